@@ -1,0 +1,124 @@
+"""Backbone: a pretrained network without its classifier, frozen, with its preprocessing, its sites and its identity.
+
+Made by the files of backbones/, edited by tuners, called by ImageClassifier.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.site import Layout, SiteMap, dry_run
+from vet.errors import DataError, UserError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the network wants its images: RGB in [0, 1], normalised by mean and std; evaluated on a centre crop."""
+
+    size: tuple[int, int] = (224, 224)                          # (H, W), pixels
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    crop_pct: float = 0.875                                     # the crop's share of the resized image's short side
+    interpolation: str = 'bicubic'
+
+    def with_changes(self, changes: Mapping[str, Any]) -> 'Preprocessing':
+        """A copy with `changes`; UserError for a name that is none of the fields. `size` may be one int."""
+        unknown = set(changes) - set(asdict(self))
+        if unknown:
+            raise UserError(f'unknown preprocessing settings {sorted(unknown)}; allowed: {", ".join(asdict(self))}.')
+        values = asdict(self) | {name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in changes.items()}
+        if isinstance(values['size'], int):
+            values['size'] = (values['size'], values['size'])
+        return Preprocessing(**values)
+
+
+class Backbone(nn.Module):
+    """`network` maps normalised images (B, 3, H, W) to pooled features (B, C); all its parameters are frozen.
+
+    identity: what a model folder needs to make it again: type, name, tag, sha256 of the weights, and hints.
+    layout: which modules play which role.
+    """
+
+    def __init__(self, network: nn.Module, layout: Layout, preprocessing: Preprocessing, identity: Mapping[str, Any]):
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.preprocessing = preprocessing
+        self.identity = dict(identity, sha256=weights_sha256(network.state_dict()))
+        image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
+        try:
+            calls = dry_run(network, image)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(f'{identity.get("name")} does not take images of {preprocessing.size} (height, width): {error} '
+                            f'Set model.backbone.preprocessing.size to what it takes.') from error
+        features = calls[''].out_shape
+        if len(features) != 1:
+            raise UserError(f'{identity.get("name")} gives {tuple(features)} per image, not pooled features (C,); '
+                            f'choose a pooling with model.backbone.kwargs, such as global_pool="avg".')
+        self.num_features = features[0]
+        self.sites = SiteMap(network, layout, calls, family=f'{identity.get("name")} ({type(network).__name__})')
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images (B, 3, H, W) -> features (B, C)"""
+        return self.network(images)
+
+    def train(self, mode: bool = True) -> 'Backbone':
+        """As in torch, but a norm with running statistics stays in eval unless its scale trains: they would drift."""
+        super().train(mode)
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(mode and module.weight is not None and module.weight.requires_grad)
+        return self
+
+
+def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """The sha256 of named tensors (name, dtype, shape, bytes, in the order of names), whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors or torch file, read without running code. DataError for what cannot be read so."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
+    try:
+        state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise DataError(f'the weight file {str(path)!r} cannot be read: {error}') from error
+    except Exception as error:  # pickle.UnpicklingError and its like, whose module depends on the torch version
+        raise DataError(f'the weight file {str(path)!r} holds more than tensors and is refused: {error}') from error
+    for wrapper in ('state_dict', 'model', 'state_dict_ema'):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(f'the weight file {str(path)!r} is not a dict of tensors.')
+    return {name.removeprefix('module.'): value for name, value in state.items()}
+
+
+def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], source: str, classifier: tuple[str, ...]) -> None:
+    """Loads `state` into `network`, whose classifier (dotted prefixes) may be left over; all else must fit exactly."""
+    own = network.state_dict()
+    left_over = [name for name in state if name not in own and not name.startswith(tuple(f'{c}.' for c in classifier))]
+    missing = [name for name in own if name not in state and not name.endswith('num_batches_tracked')]
+    misfit = [f'{name} is {tuple(state[name].shape)}, needed {tuple(own[name].shape)}'
+              for name in own if name in state and state[name].shape != own[name].shape]
+    if left_over or missing or misfit:
+        def some(names: list[str]) -> str:
+            return f'{", ".join(names[:3])}{" …" if len(names) > 3 else ""} ({len(names)})'
+        faults = [f'{what}: {some(names)}' for what, names in
+                  (('missing', missing), ('not of this network', left_over), ('of another shape', misfit)) if names]
+        raise DataError(f'{source} holds the weights of another architecture than {type(network).__name__} here. '
+                        f'{"; ".join(faults)}. Give the checkpoint of this backbone, or the backbone of this checkpoint.')
+    network.load_state_dict({name: state.get(name, own[name]) for name in own})

@@ -1,0 +1,139 @@
+"""The edits a tuner makes on a network, each of which can be undone bit for bit. Used by core.tuner alone.
+
+A reweighted module keeps its class, its parameters and their names: only its instance's `forward` is replaced, by the
+class's own forward on other tensors. So `state_dict` keys, hooks, deepcopy, pickle and torch.compile stay what they were,
+and so do padding rules, weight standardisation and whatever else the class does with its weight.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from vet.core.site import NORMS
+
+
+@dataclass(eq=False)
+class Thaw:
+    """A parameter (or a norm's statistic) that trains: a copy stands in the network, the original is kept here."""
+
+    module: nn.Module
+    name: str
+    key: str
+    original: torch.Tensor
+    mergeable = True
+
+    @classmethod
+    def of(cls, module: nn.Module, name: str, key: str) -> 'Thaw':
+        original = getattr(module, name)
+        copy = original.detach().clone()
+        setattr(module, name, nn.Parameter(copy) if isinstance(original, nn.Parameter) else copy)
+        return cls(module, name, key, original)
+
+    @property
+    def value(self) -> torch.Tensor:
+        return getattr(self.module, self.name)
+
+    def undo(self) -> None:
+        self.original.data = self.original.data.to(self.value.device)
+        setattr(self.module, self.name, self.original)
+
+
+@dataclass(eq=False)
+class Reweight:
+    """`delta(weight, bias) -> (weight, bias)` of one module that has them; several at one module act in order."""
+
+    host: nn.Module
+    weight_name: str
+    bias_name: str
+    delta: nn.Module
+    mergeable = True
+
+    def apply(self) -> None:
+        if '_reweights' not in self.host.__dict__:
+            object.__setattr__(self.host, '_reweights', [])
+            object.__setattr__(self.host, 'forward', partial(_reweighted, self.host))
+        self.host._reweights.append(self)
+
+    def undo(self) -> None:
+        self.host._reweights.remove(self)
+        if not self.host._reweights:
+            del self.host.__dict__['_reweights'], self.host.__dict__['forward']
+
+
+@dataclass(eq=False)
+class Hook:
+    """`delta(x)` before a module, or `delta(x, y)` after it."""
+
+    handle: RemovableHandle
+    mergeable = False
+
+    @classmethod
+    def before(cls, module: nn.Module, delta: nn.Module) -> 'Hook':
+        return cls(module.register_forward_pre_hook(partial(_edit_input, delta)))
+
+    @classmethod
+    def after(cls, module: nn.Module, delta: nn.Module) -> 'Hook':
+        return cls(module.register_forward_hook(partial(_edit_output, delta)))
+
+    def undo(self) -> None:
+        self.handle.remove()
+
+
+def new_tensors(host: nn.Module) -> dict[str, torch.Tensor | None]:
+    """The tensors of `host` that its reweights change, by parameter path, as they make them."""
+    tensors: dict[str, torch.Tensor | None] = {}
+    for edit in host._reweights:
+        weight, bias = (tensors[name] if name in tensors else parameter_or_none(host, name)
+                        for name in (edit.weight_name, edit.bias_name))
+        tensors[edit.weight_name], tensors[edit.bias_name] = edit.delta(weight, bias)
+    return tensors
+
+
+def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
+    """The parameter at a dotted path; None where the module has none, such as the bias of a bias-free convolution."""
+    owner, _, name = path.rpartition('.')
+    return module.get_submodule(owner)._parameters.get(name)
+
+
+def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The forward of a reweighted module: W x + B(A x) where every delta can be split off, else the class's on new tensors."""
+    if len(args) == 1 and all(hasattr(edit.delta, 'split') and edit.delta.splits(host) for edit in host._reweights):
+        y = type(host).forward(host, *args)
+        for edit in host._reweights:
+            y = y + edit.delta.split(host, args[0])
+        return y
+    return type(host).forward(_with_tensors(host, new_tensors(host)), *args, **kwargs)
+
+
+def _with_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn.Module:
+    """A shadow of `module` that reads `tensors` for its parameters. Nothing of `module` changes, so threads may share it."""
+    shadow = object.__new__(type(module))
+    shadow.__dict__ = {**module.__dict__, '_parameters': dict(module._parameters), '_modules': dict(module._modules)}
+    below: dict[str, dict[str, torch.Tensor | None]] = {}
+    for path, tensor in tensors.items():
+        child, _, rest = path.partition('.')
+        if rest:
+            below.setdefault(child, {})[rest] = tensor
+        else:
+            shadow._parameters[child] = tensor
+    for child, inner in below.items():
+        shadow._modules[child] = _with_tensors(module._modules[child], inner)
+    return shadow
+
+
+def _edit_input(delta: nn.Module, module: nn.Module, args: tuple) -> tuple:
+    return delta(args[0]), *args[1:]
+
+
+def _edit_output(delta: nn.Module, module: nn.Module, args: tuple, out: Any) -> Any:
+    return delta(args[0], out)
+
+
+def statistics(module: nn.Module) -> list[str]:
+    """The names of a norm's running statistics, which train with its scale."""
+    return [name for name, buffer in module._buffers.items() if buffer is not None] if isinstance(module, NORMS) else []

@@ -1,0 +1,97 @@
+"""ImageClassifier: a backbone, the tuners attached to it and a head; what is trained, saved and merged."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.backbone import Backbone
+from vet.core.edits import Reweight, new_tensors, parameter_or_none
+from vet.core.tuner import Tuner
+from vet.errors import DataError, UserError
+
+
+class ImageClassifier(nn.Module):
+    """Normalised images (B, 3, H, W) -> logits (B, K). Attaches `tuners` to `backbone`, in order.
+
+    classes: the K class names. Only the tuners' parameters and the head's train.
+    """
+
+    def __init__(self, backbone: Backbone, tuners: Iterable[Tuner], head: nn.Module, classes: Sequence[str] = ()):
+        super().__init__()
+        self.backbone, self.head, self.classes = backbone, head, list(classes)
+        self.tuners = nn.ModuleList(tuners)
+        for tuner in self.tuners:
+            tuner.attach(backbone)
+        self._merged: list[tuple[nn.Module, str, nn.Parameter | None, dict[str, Any]]] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images (B, 3, H, W) -> logits (B, K), float32"""
+        return self.head(self.backbone(images))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by the names they are saved under: 'tuners.0.deltas.….A', 'head.weight'."""
+        tuned = {f'tuners.{i}.{name}': p for i, tuner in enumerate(self.tuners) for name, p in tuner.trainable()}
+        return tuned | {f'head.{name}': p for name, p in self.head.named_parameters() if p.requires_grad}
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """All that training made, buffers and thawed values included, by the names it is saved under."""
+        tuned = {f'tuners.{i}.{name}': value for i, tuner in enumerate(self.tuners) for name, value in tuner.state().items()}
+        return tuned | {f'head.{name}': value for name, value in self.head.state_dict().items()}
+
+    def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
+        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is loaded."""
+        own = self.trained_state()
+        wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
+        if wrong:
+            raise DataError(f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
+                            f'(given {_shape(state, wrong[0])}, needed {_shape(own, wrong[0])}).')
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(state[name])
+
+    def count(self) -> dict[str, int]:
+        """Numbers of parameters: 'tuners', 'head', 'trainable' (their sum), 'backbone' and 'total'."""
+        head = sum(p.numel() for p in self.head.parameters() if p.requires_grad)
+        trainable = sum(p.numel() for p in self.trainable().values())
+        backbone = sum(p.numel() for p in self.backbone.parameters())
+        deltas = sum(p.numel() for p in self.tuners.parameters())
+        return dict(tuners=trainable - head, head=head, trainable=trainable, backbone=backbone,
+                    total=backbone + deltas + sum(p.numel() for p in self.head.parameters()))
+
+    def merge(self) -> nn.Module:
+        """Writes all reweights into plain weights, at no cost at inference, and returns the network; see `unmerge`.
+
+        UserError if a tuner edits what flows through the network, which no weight can hold. Computed in float32.
+        """
+        for tuner in self.tuners:
+            if not tuner.mergeable:
+                raise UserError(f'{type(tuner).__name__} cannot be merged: it edits what flows through the network, not weights.')
+        assert not self._merged, 'merged already'
+        hosts = {id(edit.host): edit.host for tuner in self.tuners for edit in tuner._edits if isinstance(edit, Reweight)}
+        for host in hosts.values():
+            with torch.no_grad():
+                made = new_tensors(host)
+            edited = {name: host.__dict__.pop(name) for name in ('_reweights', 'forward')}
+            for path, tensor in made.items():
+                self._merged.append((host, path, parameter_or_none(host, path), edited))
+                _put(host, path, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
+        return self.backbone.network
+
+    def unmerge(self) -> None:
+        """Takes `merge` back, bit for bit, from the kept originals."""
+        while self._merged:
+            host, path, original, edited = self._merged.pop()
+            _put(host, path, original)
+            for name, value in edited.items():
+                object.__setattr__(host, name, value)
+
+
+def _put(module: nn.Module, path: str, parameter: nn.Parameter | None) -> None:
+    owner, _, name = path.rpartition('.')
+    module.get_submodule(owner)._parameters[name] = parameter
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> object:
+    return tuple(state[name].shape) if name in state else 'nothing'

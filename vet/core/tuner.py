@@ -1,0 +1,144 @@
+"""Tuner: the base of every plugin that edits a frozen backbone, by four edits: thaw, reweight, before and after.
+
+Tuner files import it; nothing else in a tuner file touches a network.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from vet.core.backbone import Backbone
+from vet.core.edits import Hook, Reweight, Thaw, statistics
+from vet.core.site import Site
+from vet.errors import NoSiteError, UserError
+
+
+class Tuner(nn.Module):
+    """Edits a backbone at the sites that `at` names. A method writes `tune(site)`; it may also write the hooks below.
+
+    at: a role ('attn.qkv'), a sliced role ('block[-2:]'), a module path with wildcards, or a list of these.
+    """
+
+    identity_at_start = True    # before training, the tuned backbone computes exactly what the frozen one does
+
+    def __init__(self, at: str | list[str]):
+        super().__init__()
+        self.at = at
+        self.deltas = nn.ModuleDict()
+        self._edits: list[Thaw | Reweight | Hook] = []
+
+    # What a method writes ------------------------------------------------------------------------------------------
+
+    def tune(self, site: Site) -> None:
+        """Edits one site, by calling thaw, reweight, before or after."""
+        raise NotImplementedError(f'{type(self).__name__} must write tune(site)')
+
+    def shared(self, sites: list[Site]) -> None:
+        """Before the first `tune`: makes what several sites share."""
+
+    def prepare(self, batches: Iterable) -> None:
+        """Before step 0: sees training batches (images (B, 3, H, W), labels), for methods that start from data."""
+
+    def on_step(self, progress: float) -> None:
+        """After each optimizer step; `progress` runs from 0 to 1 over the training."""
+
+    def penalty(self) -> torch.Tensor | None:
+        """A term that is added to the loss, or None."""
+        return None
+
+    # The four edits ------------------------------------------------------------------------------------------------
+
+    def thaw(self, site: Site, params: str = '.*') -> None:
+        """Trains the parameters of the site's module whose path below it matches `params`, whole. Repeated: no effect."""
+        for path, parameter in list(site.module.named_parameters()):
+            if parameter.requires_grad or not re.fullmatch(params, path):
+                continue
+            owner_path, _, name = path.rpartition('.')
+            owner = site.module.get_submodule(owner_path)
+            key = '.'.join(filter(None, (site.name, owner_path)))
+            self._edits.append(Thaw.of(owner, name, f'{key}.{name}'))
+            if name == 'weight':
+                self._edits += [Thaw.of(owner, buffer, f'{key}.{buffer}') for buffer in statistics(owner)]
+
+    def reweight(self, site: Site, delta: nn.Module) -> None:
+        """The module's weight and bias become `delta(weight, bias)`, a pair of the same shapes."""
+        edit = Reweight(site.host, site.weight_name, site.bias_name, self._own(site, delta, like=site.weight))
+        edit.apply()
+        self._edits.append(edit)
+
+    def before(self, site: Site, delta: nn.Module) -> None:
+        """The module's input x becomes `delta(x)`."""
+        self._edits.append(Hook.before(self._called(site), self._own(site, delta)))
+
+    def after(self, site: Site, delta: nn.Module) -> None:
+        """The module's output y becomes `delta(x, y)`."""
+        self._edits.append(Hook.after(self._called(site), self._own(site, delta)))
+
+    # What holds for every tuner ------------------------------------------------------------------------------------
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the edits are thaws and reweights alone, so that they can be written into plain weights."""
+        return all(edit.mergeable for edit in self._edits)
+
+    def attach(self, backbone: Backbone) -> None:
+        """Edits `backbone`. Should a site refuse, what was edited before it is taken back."""
+        _forget_compiled_graphs()
+        try:
+            sites = backbone.sites.find(self.at)
+            self.shared(sites)
+            for site in sites:
+                self.tune(site)
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Takes every edit back: the network is bit for bit what it was before `attach`."""
+        _forget_compiled_graphs()
+        while self._edits:
+            self._edits.pop().undo()
+        self.deltas.clear()
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The names and parameters that train, those thawed in the network included."""
+        for name, parameter in self.deltas.named_parameters():
+            if parameter.requires_grad:
+                yield f'deltas.{name.replace("/", ".")}', parameter
+        for edit in self._thaws():
+            if isinstance(edit.value, nn.Parameter):
+                yield f'thawed.{edit.key}', edit.value
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that training made: the deltas' parameters and buffers, and the thawed values."""
+        deltas = {f'deltas.{name.replace("/", ".")}': value for name, value in self.deltas.state_dict().items()}
+        return deltas | {f'thawed.{edit.key}': edit.value.detach() for edit in self._thaws()}
+
+    def _thaws(self) -> Iterator[Thaw]:
+        return (edit for edit in self._edits if isinstance(edit, Thaw))
+
+    def _own(self, site: Site, delta: nn.Module, like: torch.Tensor | None = None) -> nn.Module:
+        name = site.name.replace('.', '/') or 'backbone'
+        taken = sum(key.partition('#')[0] == name for key in self.deltas)
+        self.deltas[f'{name}#{taken}' if taken else name] = delta
+        return delta.to(device=(like if like is not None else next(site.module.parameters())).device)
+
+    def _called(self, site: Site) -> nn.Module:
+        if not site.called and site.name:
+            raise NoSiteError(f'{type(self).__name__} edits what flows through a module, but {site} is never called: its '
+                              f'{site.weight_name!r} is read by {type(site.host).__name__}. Choose the module around it.')
+        return site.module
+
+
+def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:
+    """The error of a tuner that cannot act on a site: what it needs, and what the site is."""
+    return NoSiteError(f'{type(tuner).__name__} needs {needs}, but {site} is none; choose other sites with at=….')
+
+
+def _forget_compiled_graphs() -> None:
+    """A graph that torch.compile made before an edit would go on without it, in silence."""
+    if 'torch._dynamo' in sys.modules:
+        torch.compiler.reset()

@@ -1,0 +1,31 @@
+"""The errors a user can cause. A command shows their text, without a traceback, and exits with 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: the text says what, what was given, what is allowed and what to do."""
+
+
+class UnknownNameError(UserError):
+    """A name that nothing answers to, with the names nearest to it."""
+
+    def __init__(self, what: str, given: object, allowed: Iterable[str], advice: str = ''):
+        names = sorted(allowed)
+        near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+        meant = f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
+        listed = ', '.join(names) if len(names) <= 40 else f'{", ".join(names[:40])}, … ({len(names)} in all)'
+        super().__init__(f'unknown {what} {given!r}.{meant} Allowed: {listed or "none"}.{" " + advice if advice else ""}')
+
+
+class DataError(UserError):
+    """A dataset, image or weight file that is missing, broken or not what was asked for."""
+
+
+class NoSiteError(UserError):
+    """A tuner asked for sites that the backbone does not have, or cannot act on the ones it has."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on: the loss is not finite, the disk is full, the work folder belongs to another run."""

@@ -1,0 +1,73 @@
+"""The registries of everything that varies, on mmengine's Registry.
+
+A registry imports the folder its plugins live in when it is first asked, so a plugin is one new file there; a plugin
+in the user's own code is one import, which `custom_imports` in a config can do.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from mmengine.registry import Registry as _Registry
+
+from vet.errors import UnknownNameError, UserError
+
+
+def _build(cfg: Any, *args: Any, registry: '_Registry', **kwargs: Any) -> Any:
+    """Calls the plugin that `cfg['type']` names with the rest of `cfg` and `kwargs`, after checking the argument names."""
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise UserError(f'a {registry.name} is given as a dict with a "type", such as dict(type=…); given: {cfg!r}.')
+    given = dict(cfg)
+    plugin = registry.find(given.pop('type'))
+    accepted = inspect.signature(plugin).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    for key in given:
+        if key not in accepted and not takes_any:
+            raise UnknownNameError(f'option of {registry.name} {cfg["type"]!r}', key, set(accepted) - set(kwargs))
+    missing = [name for name, p in list(accepted.items())[len(args):]
+               if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+               and name not in given and name not in kwargs]
+    if missing:
+        raise UserError(f'{registry.name} {cfg["type"]!r} needs {", ".join(map(repr, missing))}; given: {given!r}.')
+    return plugin(*args, **{**given, **kwargs})
+
+
+class Registry(_Registry):
+    """mmengine's Registry whose `build` checks argument names and whose `find` explains an unknown name."""
+
+    def __init__(self, name: str, home: str):
+        super().__init__(name, build_func=_build, scope='vet')
+        self._home = home
+
+    def import_from_location(self) -> None:
+        """Imports every module of the registry's folder (or its one module), once."""
+        if not self._imported:
+            self._imported = True
+            home = importlib.import_module(self._home)
+            for module in pkgutil.iter_modules(getattr(home, '__path__', [])):
+                importlib.import_module(f'{self._home}.{module.name}')
+
+    def names(self) -> list[str]:
+        """The names of all registered plugins, sorted."""
+        self.import_from_location()
+        return sorted(self.module_dict)
+
+    def find(self, name: Any) -> Any:
+        """The plugin called `name` (a callable passes through); UnknownNameError with the nearest names otherwise."""
+        if callable(name):
+            return name
+        self.import_from_location()
+        if name not in self.module_dict:
+            raise UnknownNameError(self.name, name, self.module_dict,
+                                   'A plugin of your own registers when custom_imports in the config names its module.')
+        return self.module_dict[name]
+
+
+BACKBONES = Registry('backbone', 'vet.backbones')
+TUNERS = Registry('tuner', 'vet.tuners')
+HEADS = Registry('head', 'vet.heads')
+DATASETS = Registry('dataset', 'vet.datasets')
+TRANSFORMS = Registry('transform', 'vet.transforms')
+METRICS = Registry('metric', 'vet.metrics')
+OPTIMIZERS = Registry('optimizer', 'vet.engine.optim')
