@@ -1,10 +1,12 @@
 """Every timm model as a backbone, by its name, with timm's own weights and preprocessing."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import timm
 import torch
 from torch import nn
@@ -33,16 +35,15 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     if from_hub and not timm.models.is_model_pretrained(name):
         raise UserError(f'timm has no weights for {name!r}; it has {timm.list_pretrained(name.partition(".")[0] + ".*")}. '
                         f'Choose one of these, or give model.backbone.checkpoint a file.')
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _cache_alone_without_network() if from_hub else nullcontext():
         torch.manual_seed(0)
         try:
             network = timm.create_model(name, pretrained=from_hub, num_classes=0, **(kwargs or {}))
-        except (OSError, RuntimeError) as error:
-            if not from_hub:
-                raise UserError(f'timm cannot make {name!r} with {dict(kwargs or {})}: {error}') from error
+        except OSError as error:
             raise DataError(_not_downloaded(name, error)) from error
-        except TypeError as error:
-            raise UserError(f'timm cannot make {name!r} with model.backbone.kwargs={dict(kwargs or {})}: {error}') from error
+        except Exception as error:      # timm's constructors check little: any error of theirs is an argument's
+            raise UserError(f'timm cannot make {name!r} with model.backbone.kwargs={dict(kwargs or {})}: '
+                            f'{type(error).__name__}: {error}') from error
     if checkpoint is not None:
         _load(network, Path(checkpoint).expanduser())
     patches = getattr(network, 'patch_embed', None)
@@ -55,6 +56,21 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
         type='timm', name=name, tag=tag or (network.pretrained_cfg or {}).get('tag', ''), pretrained=pretrained,
         checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
         kwargs=dict(kwargs or {})))
+
+
+@contextmanager
+def _cache_alone_without_network() -> Iterator[None]:
+    """The hub's client retries for most of a minute; where one look finds no hub, it reads its cache and asks nobody."""
+    settings = huggingface_hub.constants
+    offline = settings.HF_HUB_OFFLINE
+    try:
+        huggingface_hub.get_session().head(settings.ENDPOINT, timeout=4)
+    except Exception:       # httpx's or requests' errors, by the version of huggingface_hub
+        settings.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        settings.HF_HUB_OFFLINE = offline
 
 
 def _load(network: nn.Module, path: Path) -> None:

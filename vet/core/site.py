@@ -30,7 +30,7 @@ class Site:
     in_shape: torch.Size            # of the host
     out_shape: torch.Size
     axis: int                       # channel axis of the output: -1, or -3 for (C, H, W) maps
-    depth: int                      # which block, counted from the input; -1 before the first, num_blocks after the last
+    depth: int                      # its block (between two: the one before) from 0; -1 before all, num_blocks after all
     num_blocks: int
     grid: tuple[int, int] | None    # (H, W) of the patch tokens
     num_prefix_tokens: int          # class, distillation and register tokens
@@ -187,8 +187,8 @@ class SiteMap:
         below = path[len(host):].lstrip('.') + '.' if path != host else ''
         weight, bias = ('in_proj_weight', 'in_proj_bias') if packed else ('weight', 'bias')
         call, block = self.calls[host], self._block_of(name)
-        first = self.calls[self.blocks[0]].order if self.blocks else 0
-        depth = self.blocks.index(block) if block else -1 if call.order < first else len(self.blocks)
+        passed = sum(self.calls[earlier].order < call.order for earlier in self.blocks)
+        depth = self.blocks.index(block) if block else passed if passed == len(self.blocks) else passed - 1
         return Site(name, module, self.network.get_submodule(host), below + weight, below + bias,
                     call.in_shape, call.out_shape, self._axis(host), depth, len(self.blocks),
                     self.layout.grid, self.layout.num_prefix_tokens, call.batch)

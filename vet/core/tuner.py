@@ -23,6 +23,7 @@ class Tuner(nn.Module):
     """
 
     identity_at_start = True    # before training, the tuned backbone computes exactly what the frozen one does
+    length_key: tuple[str, str] | None = None   # ('lora_length', 'rank'): the short form in model.backbone, its argument
 
     def __init__(self, at: str | list[str]):
         super().__init__()
@@ -58,10 +59,10 @@ class Tuner(nn.Module):
                 continue
             owner_path, _, name = path.rpartition('.')
             owner = site.module.get_submodule(owner_path)
-            key = '.'.join(filter(None, (site.name, owner_path)))
-            self._edits.append(Thaw.of(owner, name, f'{key}.{name}'))
+            key = ''.join(f'{part}.' for part in (site.name, owner_path) if part)
+            self._edits.append(Thaw.of(owner, name, key + name))
             if name == 'weight':
-                self._edits += [Thaw.of(owner, buffer, f'{key}.{buffer}') for buffer in statistics(owner)]
+                self._edits += [Thaw.of(owner, buffer, key + buffer) for buffer in statistics(owner)]
 
     def reweight(self, site: Site, delta: nn.Module) -> None:
         """The module's weight and bias become `delta(weight, bias)`, a pair of the same shapes."""

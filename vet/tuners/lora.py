@@ -20,6 +20,8 @@ class LoRA(Tuner):
     Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; per part with `parts`.
     """
 
+    length_key = ('lora_length', 'rank')
+
     def __init__(self, rank: int | list[int] | dict[str, int] = 10, alpha: float | None = None, dropout: float = 0.0,
                  parts: str | None = None, at: str | list[str] = 'attn.qkv'):
         super().__init__(at)

@@ -1,0 +1,7 @@
+"""Stanford Dogs: 12,000 train and 8,580 test images; no official validation split."""
+
+dataset = dict(
+    train=dict(type='StanfordDogs', split='train'),
+    val=None,
+    test=dict(type='StanfordDogs', split='test'))
+model = dict(head=dict(num_classes=120))

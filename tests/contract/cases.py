@@ -1,0 +1,151 @@
+"""What the contract suite runs: every registered tuner, with the arguments below or, lacking an entry, with its defaults.
+
+A new plugin is tested from its first day without an entry; an entry adds arguments, closed formulas and the families on
+which it must work (elsewhere it must refuse). Two tuners of the suite's own cover the edits `before` and `after`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.nets import FAMILIES
+from vet.core.backbone import Backbone
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.registry import TUNERS
+
+EVERY = tuple(FAMILIES)
+ATTENTION = ('vit', 'swin', 'clip', 'deit-distilled', 'torchvision-vit')
+TOKENS = ('vit', 'clip', 'deit-distilled', 'torchvision-vit')
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tuner and its arguments. on: families where it works (None: it may also refuse). count: the closed formula."""
+
+    tuner: Any
+    config: Callable[[Backbone], dict] = field(default=lambda backbone: {})
+    on: tuple[str, ...] | None = None
+    count: Callable[[Backbone], int] | None = None
+    label: str = ''
+
+    def make(self, backbone: Backbone) -> Tuner:
+        return TUNERS.build(dict(type=self.tuner, **self.config(backbone)))
+
+    @property
+    def name(self) -> str:
+        return self.tuner if isinstance(self.tuner, str) else self.tuner.__name__
+
+    def __str__(self) -> str:
+        return f'{self.name}-{self.label}' if self.label else self.name
+
+
+class Bottleneck(nn.Module):
+    """y + U gelu(D y) along the channel axis; U starts at zero."""
+
+    def __init__(self, channels: int, width: int, axis: int):
+        super().__init__()
+        self.axis = axis
+        self.down, self.up = nn.Linear(channels, width), nn.Linear(width, channels)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y + self.up(F.gelu(self.down(y.movedim(self.axis, -1)))).movedim(-1, self.axis)
+
+
+class AfterBlocks(Tuner):
+    """A bottleneck after every block: the edit `after` on tokens and on maps of both channel orders."""
+
+    def __init__(self, at: str = 'block'):
+        super().__init__(at)
+
+    def tune(self, site: Site) -> None:
+        self.after(site, Bottleneck(site.out_shape[site.axis], 2, site.axis))
+
+
+class Append(nn.Module):
+    """Two learned tokens after the others: (B, N, C) -> (B, N + 2, C)"""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.prompt = nn.Parameter(0.5 * torch.randn(2, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, self.prompt.expand(len(x), -1, -1).to(x.dtype)], 1)
+
+
+class Drop(nn.Module):
+    """(B, N + 2, C) -> (B, N, C)"""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y[:, :-2]
+
+
+class PromptBlocks(Tuner):
+    """Prompts before every block, dropped after it: the edits `before` and `after` at one site."""
+
+    identity_at_start = False
+
+    def __init__(self, at: str = 'block'):
+        super().__init__(at)
+
+    def tune(self, site: Site) -> None:
+        if len(site.in_shape) != 2:
+            raise refuse(self, site, 'tokens (N, C)')
+        self.before(site, Append(site.in_shape[-1]))
+        self.after(site, Drop())
+
+
+# Closed formulas, from the network's own parameter names alone --------------------------------------------------------
+
+def _sizes(backbone: Backbone, pattern: str) -> int:
+    return sum(p.numel() for name, p in backbone.network.named_parameters() if re.fullmatch(pattern, name))
+
+
+def _low_rank(shapes: Iterable[torch.Size], rank: int) -> int:
+    return sum(rank * (shape[0] + shape[1:].numel()) for shape in shapes)
+
+
+def _fused(backbone: Backbone) -> list[torch.Size]:
+    return [p.shape for name, p in backbone.network.named_parameters() if re.search(r'(qkv\.|in_proj_)weight$', name)]
+
+
+def _weights(backbone: Backbone, block: str) -> list[torch.Size]:
+    return [p.shape for name, p in backbone.network.named_parameters()
+            if name.startswith(f'{block}.') and name.endswith('weight') and p.dim() in (2, 4)]
+
+
+def _last(backbone: Backbone) -> str:
+    return re.escape(backbone.sites.blocks[-1]) + r'\..*'
+
+
+# The last norms; Swin's and ConvNeXt's downsampling norms lie between the last two blocks.
+FINAL_NORMS = r'(norm|fc_norm|head\.norm|bn2|encoder\.ln|layers\.1\.downsample\.norm|stages\.3\.downsample\.0)\.(weight|bias)'
+
+
+CASES: tuple[Case, ...] = (
+    Case('LinearProbe', on=EVERY, count=lambda b: 0),
+    Case('Full', on=EVERY, count=lambda b: _sizes(b, '.*')),
+    Case('Partial', on=EVERY, count=lambda b: _sizes(b, _last(b))),
+    Case('Partial', lambda b: dict(blocks=2, norm=True), on=tuple(f for f in EVERY if f != 'vgg'), label='norm', count=lambda b:
+         _sizes(b, _last(b)) + _sizes(b, re.escape(b.sites.blocks[-2]) + r'\..*') + _sizes(b, FINAL_NORMS)),
+    Case('BitFit', on=EVERY, count=lambda b: _sizes(b, r'.*bias')),
+    Case('LoRA', lambda b: dict(rank=2), on=ATTENTION, count=lambda b: _low_rank(_fused(b), 2)),
+    Case('LoRA', lambda b: dict(rank=2, parts='qv', alpha=4, dropout=0.1), on=('vit', 'swin', 'clip', 'deit-distilled'),
+         label='qv', count=lambda b: sum(2 * 2 * (out // 3 + inside) for out, inside in _fused(b))),
+    Case('LoRA', lambda b: dict(rank=2, alpha=6, at='weight'), on=EVERY, label='weight',
+         count=lambda b: sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks)),
+    Case('LoRA', lambda b: dict(rank=[0] + [i + 1 for i in range(len(b.sites.blocks) - 1)], at='weight'), on=EVERY,
+         label='by-depth', count=lambda b: sum(_low_rank(_weights(b, block), i) for i, block in enumerate(b.sites.blocks))),
+    Case('LoRA', lambda b: dict(rank=2, at=['attn.proj', 'mlp.fc1', 'mlp.fc2']), on=ATTENTION, label='proj-mlp',
+         count=lambda b: sum(_low_rank([s for s in _weights(b, block)], 2) for block in b.sites.blocks) - _low_rank(_fused(b), 2)),
+    Case(AfterBlocks, on=EVERY),
+    Case(PromptBlocks, on=TOKENS),
+)
+CASES += tuple(Case(name) for name in TUNERS.names() if name not in {case.name for case in CASES})

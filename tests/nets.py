@@ -1,0 +1,93 @@
+"""Real timm and torchvision networks made small: one builder per backbone family, with weights that hide no gradient."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from timm.models.efficientnet import EfficientNet, decode_arch_def
+from timm.models.vgg import VGG
+from torch import nn
+from torchvision.models import VisionTransformer
+
+from vet.backbones.roles import find_layout
+from vet.core.backbone import Backbone, Preprocessing
+from vet.registry import BACKBONES
+
+torch.set_num_threads(1)    # the nets are too small to share out
+
+VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
+SWIN = dict(img_size=32, embed_dim=16, depths=(2, 1), num_heads=(2, 2), window_size=4, drop_path_rate=0.0)
+
+
+def timm_net(name: str, size: int | None = None, **kwargs: object) -> Backbone:
+    """A timm network of random weights, built by its plugin."""
+    return BACKBONES.build(dict(type='timm', name=name, pretrained=False, kwargs=kwargs,
+                                preprocessing=dict(size=size) if size else {}))
+
+
+def _plain(name: str, network: nn.Module, **tokens: object) -> Backbone:
+    return Backbone(network, find_layout(network, **tokens), Preprocessing(size=(32, 32)), dict(type='test', name=name))
+
+
+def _mobilenet() -> Backbone:
+    blocks = decode_arch_def([['ds_r1_k3_s1_c8'], ['ir_r2_k3_s2_e2_c16'], ['ir_r1_k3_s1_e2_c16']])
+    return _plain('mobilenetv2 of 4 blocks', EfficientNet(blocks, num_classes=0, num_features=32, stem_size=8))
+
+
+def _vgg() -> Backbone:
+    network = VGG([8, 'M', 16, 'M', 16], num_classes=0, mlp_ratio=1 / 128)
+    network.pre_logits.fc1 = nn.Conv2d(16, 32, 7)
+    network.pre_logits.fc2 = nn.Conv2d(32, 24, 1)
+    return _plain('vgg of 3 layers', network)
+
+
+def _torchvision_vit() -> Backbone:
+    network = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
+    network.heads.head = nn.Identity()
+    return _plain('torchvision vit of 2 blocks', network, grid=(4, 4), num_prefix_tokens=1)
+
+
+FAMILIES: dict[str, Callable[[], Backbone]] = {
+    'vit': functools.partial(timm_net, 'vit_tiny_patch16_224', **VIT),
+    'swin': functools.partial(timm_net, 'swin_tiny_patch4_window7_224', **SWIN),
+    'convnext': functools.partial(timm_net, 'convnext_tiny', 32, depths=(1, 1, 1, 1), dims=(8, 16, 16, 24)),
+    'resnet': functools.partial(timm_net, 'resnet18', 32, layers=(1, 1, 1, 1), channels=(8, 16, 24, 32)),
+    'clip': functools.partial(timm_net, 'vit_base_patch16_clip_quickgelu_224', **VIT),
+    'deit-distilled': functools.partial(timm_net, 'deit_tiny_distilled_patch16_224', **VIT),
+    'mobilenet': _mobilenet,
+    'vgg': _vgg,
+    'torchvision-vit': _torchvision_vit,
+}
+DEFAULT_FAMILIES = ('vit', 'swin', 'convnext', 'resnet')
+
+
+def randomised(backbone: Backbone, seed: int = 1) -> Backbone:
+    """The same backbone with norms, biases, layer scales and running statistics drawn at random: zeros hide gradients."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, parameter in backbone.network.named_parameters():
+            leaf = name.rpartition('.')[2]
+            if leaf == 'bias' or leaf.endswith('_bias'):
+                parameter.normal_(0, 0.3)
+            elif parameter.dim() == 1:
+                parameter.uniform_(0.7, 1.3)
+            elif parameter.dim() == 2 or parameter.dim() == 4:
+                nn.init.xavier_normal_(parameter)
+        for name, buffer in backbone.network.named_buffers():
+            if name.endswith('running_mean'):
+                buffer.normal_(0, 0.3)
+            elif name.endswith('running_var'):
+                buffer.uniform_(0.5, 1.5)
+    return backbone
+
+
+def tiny(family: str) -> Backbone:
+    """A fresh randomised backbone of the family: the same weights at every call, in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return randomised(FAMILIES[family]())
+
+
+def images(count: int = 4, size: int = 32, seed: int = 2) -> torch.Tensor:
+    """images (count, 3, size, size), the same at every call"""
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,136 @@
+"""From a config to what it names: datasets, model, trainer. The public way in for training from Python."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from torch.utils.data import Dataset
+
+from vet.config import Plugin, Settings, load_config, read_settings
+from vet.core.model import ImageClassifier
+from vet.datasets.hold_out import hold_out
+from vet.engine.seeding import seed_everything
+from vet.engine.trainer import Trainer
+from vet.engine.work_folder import WorkFolder
+from vet.errors import UnknownNameError, UserError
+from vet.hub.model_folder import build_classifier, find_model_folder, load_model, read_configuration, save_model
+from vet.hub.presets import preset
+from vet.registry import BACKBONES, DATASETS
+
+TASK = 'vision-efficient-tuning'
+
+
+def resolve_data_root(data_root: str | Path | None = None) -> Path:
+    """Where datasets are: `data_root`, else the environment variable VET_DATA_ROOT, else ./data."""
+    return Path(data_root or os.environ.get('VET_DATA_ROOT') or 'data').expanduser()
+
+
+def build_dataset(entry: Plugin | Dataset | None, data_root: str | Path | None = None) -> Dataset | None:
+    """The dataset of a config entry; its `root` is the data root where it gives none. A dataset passes through."""
+    if entry is None or not isinstance(entry, Mapping):
+        return entry
+    return DATASETS.build(dict(entry), **({} if 'root' in entry else dict(root=resolve_data_root(data_root))))
+
+
+def build_datasets(settings: Settings, data_root: str | Path | None = None, **given: Dataset | None) -> dict[str, Dataset | None]:
+    """'train', 'val' and 'test'. `given` datasets take the place of the config's.
+
+    Where evaluation.select is 'best' and there is no official validation split, part of train is held out for it.
+    """
+    entries = {split: given.get(split) or getattr(settings.dataset, split) for split in ('train', 'val', 'test')}
+    data = {split: build_dataset(entry, data_root) for split, entry in entries.items()}
+    if data['val'] is None and settings.evaluation.select == 'best':
+        data['train'], data['val'] = hold_out(data['train'], settings.evaluation.holdout, seed=0)
+    classes = list(data['train'].classes)
+    for split in ('val', 'test'):
+        if data[split] is not None and list(data[split].classes) != classes:
+            raise UserError(f'dataset.{split} has other classes than dataset.train: {len(data[split].classes)} '
+                            f'({", ".join(map(str, data[split].classes[:3]))}, …) and {len(classes)} ({", ".join(classes[:3])}, …).')
+    return data
+
+
+def build_model(settings: Settings, classes: list[str]) -> ImageClassifier:
+    """Backbone, tuners and head, freshly initialised from the seed. UserError if the head is for another number of classes."""
+    head = settings.model.head
+    wanted = head.get('num_classes')
+    if wanted is not None and wanted != len(classes):
+        raise UserError(f'model.head.num_classes is {wanted}, but the dataset has {len(classes)} classes; set it to that, or leave '
+                        f'it out.')
+    backbone = BACKBONES.build(settings.model.backbone)
+    seed_everything(settings.seed, 'init')
+    return build_classifier(backbone, settings.model.tuners, head, classes)
+
+
+def find_config(model: str | Path | Mapping[str, Any]) -> Config:
+    """The config of a config file, a model folder or the id of a known model; a config passes through."""
+    if isinstance(model, Mapping):
+        return Config(dict(model)) if not isinstance(model, Config) else model
+    path = Path(model)
+    if path.is_dir():
+        configuration = read_configuration(find_model_folder(path))
+        sections = {name: configuration[name] for name in ('dataset', 'evaluation') if configuration.get(name)}
+        identity = {key: value for key, value in configuration['model']['backbone'].items() if key not in ('tag', 'sha256')}
+        return Config(dict(model=dict(configuration['model'], backbone=identity), **sections))
+    if path.suffix in ('.py', '.yaml', '.yml', '.json'):
+        return load_config(path)
+    return Config(preset(str(model)))
+
+
+def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Trainer:
+    """A Trainer with .train(), .evaluate() -> {'accuracy': 0..1, …} and .predict().
+
+    name: the task. default_args (or keyword arguments):
+        model: a config path, a model folder, the id of a known model, or a config.
+        work_dir: default work_dirs/<name of the config>.
+        train_dataset, eval_dataset: datasets or config entries, in place of the config's train and test.
+        cfg_modify_fn: config -> config, called before anything is read from it.
+        cfg_options: {'train.max_epochs': 5, …}, applied after it.
+        seed, device, data_root, resume ('auto' or a checkpoint's path).
+    """
+    if name != TASK:
+        raise UnknownNameError('task', name, [TASK])
+    args = {**(default_args or {}), **kwargs}
+    allowed = ('model', 'work_dir', 'train_dataset', 'eval_dataset', 'cfg_modify_fn', 'cfg_options', 'seed', 'device', 'data_root',
+               'resume')
+    for key in args:
+        if key not in allowed:
+            raise UnknownNameError('argument of build_trainer', key, allowed)
+    if 'model' not in args:
+        raise UserError('build_trainer needs model=…: a config path, a model folder or the id of a known model.')
+    source = args['model']
+    config = modified(find_config(source), args.get('cfg_modify_fn'), args.get('cfg_options'))
+    given = dict(train=args.get('train_dataset'), test=args.get('eval_dataset'))
+    dataset = config.setdefault('dataset', {})
+    for split, entry in given.items():
+        if entry is not None:
+            dataset[split] = dict(entry) if isinstance(entry, Mapping) else dict(type='given', classes=list(entry.classes))
+            if split == 'train':
+                dataset['val'] = None
+    if args.get('seed') is not None:
+        config.seed = args['seed']
+    settings = read_settings(config)
+    datasets = build_datasets(settings, args.get('data_root'), **given)
+    if not settings.model.finetune and Path(str(source)).is_dir():
+        model = load_model(find_model_folder(source))
+        if model.classes != list(datasets['train'].classes):
+            raise UserError('model.finetune is False, which goes on from the folder\'s head, but the dataset has other classes; '
+                            'set it to True.')
+    else:
+        model = build_model(settings, list(datasets['train'].classes))
+    work_dir = args.get('work_dir') or config.get('work_dir') or Path('work_dirs') / Path(str(source)).stem
+    return Trainer(model, datasets, settings, WorkFolder(work_dir, args.get('resume')), save_model, args.get('device'))
+
+
+def modified(config: Config, modify: Callable[[Config], Config | None] | None, options: Mapping[str, Any] | None) -> Config:
+    """`config` after the user's function and then `options`, whose keys are dotted paths."""
+    if modify is not None:
+        config = modify(config) or config
+    if options:
+        try:
+            config.merge_from_dict(dict(options))
+        except (TypeError, KeyError, AssertionError, AttributeError) as error:
+            raise UserError(f'--cfg-options {dict(options)} do not fit the config: {error}') from error
+    return config
+

@@ -1,0 +1,14 @@
+"""vet export: writes the merged backbone of a model as a plain file of weights, for model.backbone.checkpoint or timm."""
+
+import argparse
+
+from vet.cli.command import run
+from vet.hub.export import export_backbone
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog='export', description=__doc__)
+    parser.add_argument('model', help='a model folder, or the work folder of a finished run')
+    parser.add_argument('file', help='the .safetensors file to write')
+    args = parser.parse_args()
+    run(lambda: export_backbone(args.model, args.file))

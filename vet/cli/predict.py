@@ -1,0 +1,49 @@
+"""vet predict: labels images, or all images of a folder, as JSON or as a table."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from vet.cli.command import run
+from vet.errors import DataError
+from vet.pipeline import pipeline
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog='predict', description=__doc__)
+    parser.add_argument('model', help='a model folder, or the work folder of a finished run')
+    parser.add_argument('images', nargs='+', help='image files, URLs, or folders of images')
+    parser.add_argument('--topk', type=int, default=5)
+    parser.add_argument('--batch-size', type=int, default=32)
+    parser.add_argument('--format', choices=('table', 'json'), default='table')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best there is)')
+    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    args = parser.parse_args()
+    run(lambda: _predict(args))
+
+
+def _predict(args: argparse.Namespace) -> None:
+    images = [image for given in args.images for image in find_images(given)]
+    results = pipeline(model=args.model, device=args.device, backbone=args.backbone)(images, args.topk, args.batch_size)
+    if args.format == 'json':
+        print(json.dumps([dict(image=image, **result) for image, result in zip(images, results)], indent=1, ensure_ascii=False))
+        return
+    table = Table('image', 'label', 'score')
+    for image, result in zip(images, results):
+        for i, (label, score) in enumerate(zip(result['labels'], result['scores'])):
+            table.add_row('' if i else image, label, f'{score:.4f}')
+    Console().print(table)
+
+
+def find_images(given: str) -> list[str]:
+    """A folder's images, at any depth, sorted; anything else as it is. DataError for a folder without images."""
+    if not Path(given).is_dir():
+        return [given]
+    found = sorted(str(path) for path in Path(given).rglob('*') if path.suffix.lower() in IMG_EXTENSIONS)
+    if not found:
+        raise DataError(f'the folder {given!r} holds no images; their names must end in {", ".join(IMG_EXTENSIONS)}.')
+    return found

@@ -1,0 +1,40 @@
+"""vet test: evaluates the model of a work folder or model folder on the dataset it was trained for, or another one."""
+
+import argparse
+import json
+
+from vet.builders import build_datasets, find_config, modified
+from vet.cli.command import add_common, add_options, run
+from vet.config import read_settings
+from vet.engine.device import make_accelerator
+from vet.engine.evaluate import compute_metrics, score
+from vet.errors import UserError
+from vet.hub.model_folder import find_model_folder, load_model
+from vet.transforms.torchvision import build_transform
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog='test', description=__doc__)
+    parser.add_argument('model', help='a work folder or a model folder')
+    parser.add_argument('--split', default='test', choices=('train', 'val', 'test'))
+    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_common(parser)
+    add_options(parser)
+    args = parser.parse_args()
+    run(lambda: print(json.dumps(evaluate(args), indent=1)))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, float]:
+    """The metrics of a saved model on one split."""
+    settings = read_settings(modified(find_config(args.model), None, args.cfg_options))
+    accelerator = make_accelerator(args.device, settings.train.precision)
+    model = load_model(find_model_folder(args.model), args.backbone).to(accelerator.device)
+    dataset = build_datasets(settings, args.data_root)[args.split]
+    if dataset is None:
+        raise UserError(f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….')
+    if list(dataset.classes) != model.classes:
+        raise UserError(f'the dataset has other classes ({len(dataset.classes)}) than the model ({len(model.classes)}).')
+    view = build_transform(settings.evaluation.transform, **vars(model.backbone.preprocessing))
+    loader = settings.evaluation.dataloader
+    scores, labels = score(model, dataset, view, accelerator, loader.batch_size_per_gpu, loader.workers_per_gpu)
+    return compute_metrics(settings.evaluation.metrics, scores, labels)

@@ -1,0 +1,250 @@
+"""The sections of a config and what may stand in them. A config file (mmengine's .py with `_base_`, .yaml or .json) is
+loaded by `load_config`, changed by --cfg-options or cfg_modify_fn, and then read, once, by `read_settings`.
+
+Imports registry and errors; every room may import it.
+"""
+
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from vet.errors import UnknownNameError, UserError
+from vet.registry import TUNERS
+
+Plugin = dict[str, Any]     # dict(type=NAME, …): what a registry builds
+
+
+@dataclass
+class Model:
+    backbone: Plugin
+    tuners: list[Plugin] = field(default_factory=lambda: [dict(type='LinearProbe')])
+    head: Plugin = field(default_factory=lambda: dict(type='Linear'))   # num_classes: the dataset's where not given
+    finetune: bool = True           # of a model folder: True starts its tuners and head anew, False goes on from them
+
+
+@dataclass
+class Data:
+    train: Plugin
+    val: Plugin | None = None       # the official validation split; None: `evaluation.holdout` where one is needed
+    test: Plugin | None = None      # read before step 0 and after the last step only, for reporting
+
+
+@dataclass
+class Dataloader:
+    batch_size_per_gpu: int = 64
+    workers_per_gpu: int = 2
+
+
+@dataclass
+class Schedule:
+    type: str = 'CosineAnnealingLR'  # CosineAnnealingLR, LinearLR or ConstantLR, stepped per iteration
+    T_max: int | None = None         # epochs; max_epochs where not given
+    warmup_epochs: float = 0
+    eta_min: float = 0               # the last learning rate, as a share of the first
+
+
+@dataclass
+class Checkpoints:
+    every_steps: int | None = None   # None: at the end of each epoch
+    keep: int = 2
+
+
+@dataclass
+class Train:
+    max_epochs: int = 20
+    optimizer: Plugin = field(default_factory=lambda: dict(type='AdamW', lr=2e-3, weight_decay=1e-4))
+    lr_scheduler: Schedule = field(default_factory=Schedule)
+    head_lr: float | None = None     # the head's own learning rate; the tuners' where not given
+    dataloader: Dataloader = field(default_factory=Dataloader)
+    transform: list[Plugin] = field(default_factory=lambda: [dict(type='RandomResizedCrop'), dict(type='RandomHorizontalFlip')])
+    mixup: float = 0                 # alpha of the Beta distribution; 0: off
+    cutmix: float = 0
+    label_smoothing: float = 0
+    ema: float | None = None         # decay per step of the average of the trained parameters
+    accumulate: int = 1              # batches per optimizer step
+    clip_norm: float | None = None
+    precision: str = 'auto'          # auto: bf16 where the hardware has it; fp32, bf16
+    compile: bool = False
+    deterministic: bool = False
+    early_stop: int | None = None    # epochs without a better validation result; needs a validation split
+    checkpoint: Checkpoints = field(default_factory=Checkpoints)
+    log_every: int = 10              # steps
+
+
+@dataclass
+class Evaluation:
+    metrics: str | list[str] = 'accuracy'
+    dataloader: Dataloader = field(default_factory=lambda: Dataloader(batch_size_per_gpu=128))
+    transform: list[Plugin] | None = None   # None: resize and centre crop, as the backbone was evaluated
+    select: str = 'last'             # which epoch counts: 'last', or 'best' on the validation split
+    holdout: float = 0.1             # where 'best' has no official validation split: this share of train, stratified
+    every: int = 1                   # epochs between validations
+    before: bool = True              # also report the test result before step 0
+
+
+@dataclass
+class Settings:
+    """A config, complete and checked."""
+
+    model: Model
+    dataset: Data
+    train: Train = field(default_factory=Train)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are written to config.json."""
+        return asdict(self)
+
+
+CHOICES = {'lr_scheduler.type': ('CosineAnnealingLR', 'LinearLR', 'ConstantLR'), 'precision': ('auto', 'fp32', 'bf16'),
+           'select': ('last', 'best')}
+OWN_NAMES = ('work_dir', 'custom_imports', 'env_variables', 'default_scope')
+
+
+def load_config(path: str | Path) -> Config:
+    """The config in a file, with its `_base_` parts; its `custom_imports` are imported (also from beside the file)."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'the config {str(path)!r} does not exist; give a .py, .yaml or .json file, such as configs/quickstart.py.')
+    for folder in (str(path.parent.resolve()), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    try:
+        return Config.fromfile(str(path))
+    except UserError:
+        raise
+    except Exception as error:      # whatever the user's own Python does
+        raise UserError(f'the config {str(path)!r} cannot be read: {type(error).__name__}: {error}') from error
+
+
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """Expands the short forms, fills in defaults and checks every key and type. UserError names what is wrong."""
+    given = _plain(config)
+    sections = {f.name for f in dataclasses.fields(Settings)}
+    for name in list(given):
+        if name not in sections:
+            if name not in OWN_NAMES and difflib.get_close_matches(name, sections, n=1, cutoff=0.75):
+                raise UnknownNameError('section', name, sections)
+            given.pop(name)         # a helper variable of the config file
+    if isinstance(given.get('model'), dict):
+        _expand_lengths(given['model'])
+    settings = _read(Settings, given, '')
+    if isinstance(settings.evaluation.metrics, str):
+        settings.evaluation.metrics = [settings.evaluation.metrics]
+    if settings.train.lr_scheduler.T_max is None:
+        settings.train.lr_scheduler.T_max = settings.train.max_epochs
+    _check_ranges(settings)
+    return settings
+
+
+def _expand_lengths(model: dict[str, Any]) -> None:
+    """model.backbone.lora_length = 10 becomes the entry dict(type='LoRA', rank=10) of model.tuners, or changes that one."""
+    backbone = model.get('backbone')
+    if not isinstance(backbone, dict):
+        return
+    short = {plugin.length_key[0]: (name, plugin.length_key[1]) for name in TUNERS.names()
+             if getattr(plugin := TUNERS.find(name), 'length_key', None)}
+    for key in [key for key in backbone if key.endswith('_length')]:
+        if key not in short:
+            raise UnknownNameError('short form in model.backbone', key, short)
+        (name, argument), value = short[key], backbone.pop(key)
+        tuners = [dict(tuner) for tuner in model.get('tuners') or []]
+        entry = next((tuner for tuner in tuners if tuner.get('type') == name), None)
+        if not any(value) if isinstance(value, (list, tuple)) else not value:
+            tuners = [tuner for tuner in tuners if tuner is not entry]
+        elif entry is not None:
+            entry[argument] = value
+        else:
+            tuners.append({'type': name, argument: value})
+        model['tuners'] = tuners
+
+
+def _read(section: type, given: Any, path: str) -> Any:
+    """`given` as the dataclass `section`, every key known and every value of its type."""
+    if not isinstance(given, dict):
+        raise UserError(f'{path or "the config"} is {given!r}; it must be a dict with the keys {_names(section)}.')
+    hints = typing.get_type_hints(section)
+    values = {}
+    for key, value in given.items():
+        where = f'{path}.{key}' if path else key
+        if key not in hints:
+            raise UnknownNameError(f'key in {path}', key, hints)
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            values[key] = _read(hint, value, where)
+            continue
+        if not _fits(value, hint):
+            raise UserError(f'{where} is {value!r}; it must be {_describe(hint)}.')
+        choices = next((c for name, c in CHOICES.items() if f'.{where}'.endswith(f'.{name}')), None)
+        if choices and value not in choices:
+            raise UnknownNameError(where, value, choices)
+        values[key] = value
+    missing = [f.name for f in dataclasses.fields(section) if f.name not in values
+               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise UserError(f'{path or "the config"} lacks {", ".join(missing)}; its keys are {_names(section)}.')
+    return section(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is list:
+        return isinstance(value, (list, tuple)) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return value is None if hint is type(None) else isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    names = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'True or False', type(None): 'None'}
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return ' or '.join(_describe(option) for option in typing.get_args(hint))
+    return names.get(hint) or ('a list' if origin is list else 'a dict with a "type"')
+
+
+def _names(section: type) -> str:
+    return ', '.join(f.name for f in dataclasses.fields(section))
+
+
+def _check_ranges(settings: Settings) -> None:
+    train, evaluation = settings.train, settings.evaluation
+    for name, value, allowed, right in (
+            ('train.max_epochs', train.max_epochs, 'at least 0', train.max_epochs >= 0),
+            ('train.accumulate', train.accumulate, 'at least 1', train.accumulate >= 1),
+            ('train.log_every', train.log_every, 'at least 1', train.log_every >= 1),
+            ('train.dataloader.batch_size_per_gpu', train.dataloader.batch_size_per_gpu, 'at least 1',
+             train.dataloader.batch_size_per_gpu >= 1),
+            ('train.lr_scheduler.T_max', train.lr_scheduler.T_max, 'at least 1', (train.lr_scheduler.T_max or 1) >= 1),
+            ('train.label_smoothing', train.label_smoothing, 'from 0 to below 1', 0 <= train.label_smoothing < 1),
+            ('train.ema', train.ema, 'above 0 and below 1', train.ema is None or 0 < train.ema < 1),
+            ('train.checkpoint.keep', train.checkpoint.keep, 'at least 1', train.checkpoint.keep >= 1),
+            ('train.checkpoint.every_steps', train.checkpoint.every_steps, 'at least 1', (train.checkpoint.every_steps or 1) >= 1),
+            ('evaluation.holdout', evaluation.holdout, 'above 0 and below 1', 0 < evaluation.holdout < 1),
+            ('evaluation.every', evaluation.every, 'at least 1', evaluation.every >= 1)):
+        if not right:
+            raise UserError(f'{name} is {value}; it must be {allowed}.')
+
+
+def _plain(value: Any) -> Any:
+    """Dicts, lists and plain values of a config, as copies: what is read is never the caller's own."""
+    if isinstance(value, Config):
+        value = value._cfg_dict.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value

@@ -1,0 +1,43 @@
+"""CIFAR-10 and CIFAR-100."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from torchvision import datasets
+
+from vet.datasets.base import Sample
+from vet.datasets.published import PublishedDataset
+from vet.registry import DATASETS
+
+
+@DATASETS.register_module()
+class CIFAR10(PublishedDataset):
+    """CIFAR-10: 10 classes, 50,000 train and 10,000 test images of 32 x 32.
+
+    Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html; read by torchvision, which checks the md5 of every
+    file. The source of a sample is the image itself, uint8 (32, 32, 3).
+    """
+
+    reader: ClassVar = datasets.CIFAR10
+    folder = 'cifar-10-batches-py'
+    layout = 'cifar-10-batches-py/ with data_batch_1 … data_batch_5, test_batch and batches.meta'
+    needs = (*(f'data_batch_{number}' for number in range(1, 6)), 'test_batch', 'batches.meta')
+    url = 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'
+
+    def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
+        data = self.reader(root, train=split == 'train')
+        return data.classes, list(zip(data.data, data.targets, strict=True))
+
+    def fetch(self, root: Path) -> None:
+        self.reader(root, download=True)
+
+
+@DATASETS.register_module()
+class CIFAR100(CIFAR10):
+    """CIFAR-100: 100 (fine) classes, 50,000 train and 10,000 test images of 32 x 32; otherwise as CIFAR-10."""
+
+    reader = datasets.CIFAR100
+    folder = 'cifar-100-python'
+    layout = 'cifar-100-python/ with train, test and meta'
+    needs = ('train', 'test', 'meta')
+    url = 'https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz'

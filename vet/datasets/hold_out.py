@@ -1,0 +1,47 @@
+"""A part of the training images held out for validation, where there is no official validation split."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import StratifiedShuffleSplit
+from torch.utils.data import Subset
+
+from vet.datasets.base import ImageData, targets_of
+from vet.errors import DataError, UserError
+
+
+class Part(Subset):
+    """Some items of a dataset, with its `classes` and their own `targets`."""
+
+    def __init__(self, dataset: Any, indices: Sequence[int], targets: Sequence[int]):
+        super().__init__(dataset, indices)
+        self.classes = list(dataset.classes)
+        self.targets = list(targets)
+
+
+def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[Part, Part]:
+    """The dataset in two: what is left for training, and `fraction` of it held out, stratified by label.
+
+    The same dataset, fraction and seed give the same parts, each in the order of the dataset. A class with a single
+    image stays in training. At least as many images are held out as there are other classes, so that a small dataset
+    of many classes holds out more than `fraction`. Raises DataError where no class has two images, UserError where
+    `fraction` is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f'a held-out fraction lies between 0 and 1, such as 0.1; given: {fraction!r}.')
+    targets = np.array(targets_of(dataset))
+    count = Counter(targets.tolist())
+    shared = np.array([index for index, label in enumerate(targets.tolist()) if count[label] > 1], dtype=int)
+    if not len(shared):
+        raise DataError('no class has two images, so that none can be held out for validation; '
+                        'give more images or a validation split of your own.')
+    kinds = len(np.unique(targets[shared]))
+    size = min(max(round(fraction * len(targets)), kinds), len(shared) - kinds)
+    splitter = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
+    _, picked = next(splitter.split(shared, targets[shared]))
+    held = np.sort(shared[picked])
+    kept = np.setdiff1d(np.arange(len(targets)), held)
+    train, val = (Part(dataset, part.tolist(), targets[part].tolist()) for part in (kept, held))
+    return train, val

@@ -1,0 +1,108 @@
+"""Datasets with a published folder layout and official splits, downloaded where their makers allow it."""
+
+import socket
+import tempfile
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from vet.datasets.base import ImageDataset, Sample, require_files, resolve_split
+from vet.errors import DataError
+
+NETWORK_TIMEOUT_SECONDS = 10
+
+
+class PublishedDataset(ImageDataset):
+    """A dataset in `root`/`folder`, in the layout its makers published.
+
+    root: the data root, which holds one folder per dataset. split: one of `splits`, see `resolve_split`. What is there
+    is only read. What is not there is downloaded beside it, read whole, and then moved into place by one rename, so
+    that an interrupted download leaves no half-filled folder. Raises DataError, within seconds where there is no
+    network, if data are missing, incomplete or not the published ones.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ('train', 'test')
+    folder: ClassVar[str]
+    layout: ClassVar[str]  # of the data root, for people
+    needs: ClassVar[tuple[str, ...]]  # the files and folders in `folder` that every split needs
+    url: ClassVar[str] = ''  # of the download, where there is one
+    by_hand: ClassVar[str] = ''  # how to come by the data where there is none
+
+    def __init__(self, root: str | Path = 'data', split: str = 'train', download: bool = True):
+        parts = resolve_split(split, self.splits, type(self).__name__)
+        root = Path(root).expanduser()
+        self._provide(root, download)
+        tables = [self._checked(root, part) for part in parts]
+        super().__init__(tables[0][0], [sample for _, samples in tables for sample in samples])
+
+    @abstractmethod
+    def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
+        """Class names and samples of one official split."""
+
+    def fetch(self, root: Path) -> None:
+        """Downloads to `root`/`folder`, a place of its own; OSError or RuntimeError if that fails."""
+        raise NotImplementedError
+
+    def _checked(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
+        try:
+            classes, samples = self.read(root, split)
+        except Exception as error:  # a broken index file makes its reader raise almost anything
+            raise DataError(f'{type(self).__name__}: {str(root / self.folder)!r} cannot be read: {error!r}. A file in '
+                            f'it is not the published one; expected: {self.layout}. Move the folder away and provide '
+                            f'it again.') from error
+        require_files(samples, type(self).__name__)
+        return classes, samples
+
+    def _missing(self, root: Path) -> Path | None:
+        paths = (root / self.folder / name for name in self.needs)
+        return next((path for path in paths if not path.exists()), None)
+
+    def _provide(self, root: Path, download: bool) -> None:
+        missing = self._missing(root)
+        if missing is None:
+            return
+        reason, cause = '', None
+        if _is_filled(root / self.folder):
+            reason = f' (the rest of {str(root / self.folder)!r} is left as it is: complete it, or move it away)'
+        elif self.url and download:
+            try:
+                return self._download(root)
+            except Exception as error:  # of the network, the archive or the disk: all end in one message
+                if self._missing(root) is None:  # another process was faster
+                    return
+                reason, cause = f', and the download from {self.url} failed: {error or type(error).__name__}', error
+        second = self.by_hand or f'run once with a network, so that it is downloaded from {self.url}'
+        raise DataError(f'{type(self).__name__}: {str(missing)!r} is missing{reason}. '
+                        + two_ways(self.layout, second)) from cause
+
+    def _download(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix='.download-') as name, network_timeout():
+            staging = Path(name)
+            self.fetch(staging)
+            for split in self.splits:
+                self._checked(staging, split)
+            (staging / self.folder).rename(root / self.folder)
+
+
+def two_ways(layout: str, second: str) -> str:
+    """The sentence that tells how to provide data."""
+    return (f'There are two ways to provide it: (1) --data-root DIR, or the environment variable VET_DATA_ROOT, '
+            f'pointing at a folder that holds {layout}; (2) {second}.')
+
+
+def _is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+@contextmanager
+def network_timeout() -> Iterator[None]:
+    """Bounds the wait for a silent server: torchvision opens its connections without a timeout."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

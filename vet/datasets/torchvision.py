@@ -1,0 +1,121 @@
+"""Any image classification dataset of torchvision, by name."""
+
+import inspect
+import operator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import ConcatDataset
+from torchvision import datasets
+
+from vet.datasets.base import ImageDataset, resolve_split
+from vet.datasets.image import open_image
+from vet.datasets.published import network_timeout, two_ways
+from vet.errors import DataError, UnknownNameError, UserError
+from vet.registry import DATASETS
+
+SPELLINGS = {'val': ('val', 'valid'), 'eval': ('test',), 'train+val': ('trainval',)}
+PUBLIC_TARGETS = ('targets', 'labels')
+TARGETS = (*PUBLIC_TARGETS, '_labels', 'y')
+RESERVED = {'self', 'kwargs', 'root', 'download', 'loader', 'transform', 'target_transform', 'transforms'}
+
+
+@DATASETS.register_module(name='torchvision')
+class TorchvisionDataset(ImageDataset):
+    """The torchvision dataset `name`, such as 'Food101', in `root` as torchvision lays it out and downloads it.
+
+    split: 'train', 'val', 'test' (also 'eval') and 'train+val' become the dataset's own argument and spelling; its
+    other words (SVHN's 'extra') pass as they are. None, and only None, for a dataset without splits. options: further
+    arguments of the dataset. Class names are the dataset's; their numbers where it has none. Raises UserError for an
+    unknown name, split or option and for what is no image classification dataset, DataError where data are missing.
+    """
+
+    def __init__(self, root: str | Path = 'data', split: str | None = 'train', *, name: str, download: bool = True,
+                 options: Mapping[str, Any] | None = None):
+        if name not in datasets.__all__:
+            raise UnknownNameError('torchvision dataset', name, datasets.__all__)
+        plugin, options = getattr(datasets, name), dict(options or {})
+        accepted = _accepted(plugin)
+        if unknown := sorted(set(options) - (accepted - RESERVED)):
+            raise UnknownNameError(f'option of torchvision.datasets.{name}', unknown[0], accepted - RESERVED)
+        # a loader that only names the file: then no image is decoded before it is asked for, and then by open_image
+        own = {'root': Path(root).expanduser(), 'download': download, 'loader': str}
+        given = {**{key: value for key, value in own.items() if key in accepted}, **options}
+        try:
+            with network_timeout():
+                parts = _open(plugin, split, accepted - set(options), given)
+                samples = [sample for part in parts for sample in _samples(part, given)]
+        except (OSError, RuntimeError) as error:
+            raise DataError(f'torchvision.datasets.{name} cannot be read from {str(root)!r}: {error}. '
+                            + two_ways('it in the layout of torchvision', 'run once with a network')) from error
+        except TypeError as error:
+            raise UserError(f'torchvision.datasets.{name} cannot be used with options={options!r}: {error}.') from error
+        self._data: ConcatDataset = ConcatDataset(parts)
+        if 'loader' not in given:
+            samples = [(index, label) for index, (_, label) in enumerate(samples)]
+        super().__init__(_classes(parts[0], samples), samples)
+
+    def open(self, source: Any) -> Image.Image:
+        return open_image(self._data[source][0] if isinstance(source, int) else source)
+
+
+def _accepted(plugin: type) -> set[str]:
+    """The arguments of a dataset, also those of the class to which it hands its **kwargs on."""
+    names: set[str] = set()
+    for base in plugin.__mro__:
+        if '__init__' in vars(base):
+            parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+            names |= set(parameters)
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+    return names
+
+
+def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, Any]) -> list[Any]:
+    """The dataset's parts that make up the split: one, or two for train+val."""
+    name = f'torchvision.datasets.{plugin.__name__}'
+    argument = next((word for word in ('train', 'split', 'image_set') if word in accepted), None)
+    if argument is None and split is None:
+        return [plugin(**given)]
+    if argument is None or split is None:
+        raise UserError(f'{name} has {"no" if argument is None else "several"} splits; given: split={split!r}. '
+                        f'{"Say split=None" if argument is None else "Name one"}.')
+    if argument == 'train':
+        [split] = resolve_split(split, ('train', 'test'), name)
+        return [plugin(train=split == 'train', **given)]
+    refusal = None
+    for value in SPELLINGS.get(split, (split,)):
+        try:
+            return [plugin(**{argument: value}, **given)]
+        except ValueError as error:
+            refusal = error
+    if split == 'train+val':
+        return [part for half in ('train', 'val') for part in _open(plugin, half, accepted, given)]
+    raise UserError(f'{name} refuses split={split!r}: {refusal}') from refusal
+
+
+def _samples(part: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
+    """Pairs of which only the label counts if the dataset takes no `loader`."""
+    name = f'torchvision.datasets.{type(part).__name__}'
+    try:
+        _, label = part[0]
+        operator.index(label)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{name} is no image classification dataset: its items are not an image and a class '
+                        f'number.') from error
+    if 'loader' in given:
+        return [part[index] for index in range(len(part))]
+    # an option may change what a label is, and then the private attributes are not the labels
+    names = PUBLIC_TARGETS if set(given) - {'root', 'download'} else TARGETS
+    targets = next((getattr(part, name) for name in names if hasattr(part, name)), None)
+    try:
+        return [(None, operator.index(label)) for label in targets]  # type: ignore[union-attr]
+    except TypeError:  # none, or not one number per image (QMNIST)
+        return [(None, part[index][1]) for index in range(len(part))]
+
+
+def _classes(part: Any, samples: list[tuple[Any, int]]) -> list[str]:
+    names = getattr(part, 'classes', None) or getattr(part, 'categories', None)
+    return list(names or map(str, range(1 + max(label for _, label in samples))))

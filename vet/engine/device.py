@@ -1,0 +1,29 @@
+"""Where a run computes and in which precision: an Accelerator."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+
+from vet.errors import UserError
+
+
+def make_accelerator(device: str | None = None, precision: str = 'auto') -> Accelerator:
+    """An Accelerator on `device` ('cpu', 'cuda', 'cuda:1', 'mps'; None: the best there is).
+
+    precision: 'fp32', 'bf16' (autocast), or 'auto': bf16 where the hardware has it.
+    """
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f'the device {device!r} cannot be used: {str(error).splitlines()[0]} '
+                            f'Allowed: cpu, cuda, cuda:N, mps, where the machine has it.') from error
+        if device.startswith('cuda'):
+            torch.cuda.set_device(device)
+    is_gpu = device != 'cpu' and torch.cuda.is_available()
+    if precision == 'auto':
+        precision = 'bf16' if is_gpu and torch.cuda.is_bf16_supported() else 'fp32'
+    if not torch.distributed.is_initialized():      # accelerate keeps one device a process; a later trainer's may differ
+        PartialState._reset_state()
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else precision)

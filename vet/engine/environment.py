@@ -1,0 +1,34 @@
+"""What a result depends on beside its config: versions, machine, device and the code's git revision."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vet
+
+PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'accelerate', 'numpy', 'safetensors')
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """A JSON-able description of where a run happens."""
+    is_gpu = device.type == 'cuda'
+    return dict(vet=vet.__version__, git_revision=_git('rev-parse', 'HEAD'), git_changes=bool(_git('status', '--porcelain')),
+                python=platform.python_version(), platform=platform.platform(), command=sys.argv,
+                device=torch.cuda.get_device_name(device) if is_gpu else f'{device.type}, {platform.processor() or platform.machine()}',
+                cores=os.cpu_count(), threads=torch.get_num_threads(),
+                packages={name: metadata.version(name) for name in PACKAGES})
+
+
+def _git(*args: str) -> str | None:
+    """What git says of the source vet runs from; None where it is no checkout."""
+    try:
+        answer = subprocess.run(['git', *args], cwd=Path(vet.__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -1,0 +1,54 @@
+"""Scores of a dataset under a model, over any number of processes, and the metrics computed from them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import Dataset
+
+from vet.engine.batches import load
+from vet.registry import METRICS
+
+
+@torch.no_grad()
+def score(model: nn.Module, dataset: Dataset, transform: Callable[[Any], torch.Tensor], accelerator: Accelerator,
+          batch_size: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Softmax scores (N, K) and labels (N,) of all N images, in order: each image counts once, however N divides."""
+    rank, world, length = accelerator.process_index, accelerator.num_processes, len(dataset)
+    mine = range(rank, length, world)
+    keys = [[(0, i, 1) for i in mine[start:start + batch_size]] for start in range(0, len(mine), batch_size)]
+    was_training = model.training
+    model.eval()
+    found = []
+    for batch in load(dataset, transform, 0, keys, workers, accelerator.device):
+        with accelerator.autocast():
+            found.append((model(batch.images).float().softmax(1), batch.labels))
+    model.train(was_training)
+    if world == 1:
+        scores, labels = (torch.cat(parts) for parts in zip(*found))
+        return scores.cpu().numpy(), labels.cpu().numpy()
+    share = -(-length // world)             # all processes gather equal shares; what fills them is cut off below
+    classes = _agree(accelerator, found[0][0].shape[1] if found else 0)
+    scores = torch.zeros(share, classes, device=accelerator.device)
+    labels = torch.zeros(share, dtype=torch.long, device=accelerator.device)
+    if found:
+        scores[:len(mine)], labels[:len(mine)] = (torch.cat(parts) for parts in zip(*found))
+    gathered = [accelerator.gather(tensor).view(world, share, *tensor.shape[1:]).transpose(0, 1).flatten(0, 1)[:length]
+                for tensor in (scores, labels)]
+    return gathered[0].cpu().numpy(), gathered[1].cpu().numpy()
+
+
+def compute_metrics(names: Iterable[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Each metric by its name; ModelScope's 'vision-efficient-tuning-metric' is called 'accuracy'."""
+    results = {}
+    for name in names:
+        metric = METRICS.find(name)
+        results[metric.__name__] = metric(scores, labels)
+    return results
+
+
+def _agree(accelerator: Accelerator, number: int) -> int:
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())

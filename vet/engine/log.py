@@ -1,0 +1,72 @@
+"""The record of a run: log.jsonl (one JSON object a line), TensorBoard events, and curves.png drawn from the log."""
+
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LOG = 'log.jsonl'
+
+
+class Log:
+    """Appends records to `folder/log.jsonl` and to TensorBoard. `cut_at`: the length to which a resumed run cuts it back."""
+
+    def __init__(self, folder: Path, step: int, cut_at: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = open(folder / LOG, 'ab')
+        self._file.truncate(cut_at)
+        self._events = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
+
+    def write(self, step: int, **values: Any) -> None:
+        self._file.write((json.dumps(dict(step=step, **values)) + '\n').encode())
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and name != 'epoch':
+                self._events.add_scalar(name, value, step)
+
+    def flush(self) -> int:
+        """Makes what was written last, and returns the log's length in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._events.flush()
+        return self._file.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> 'Log':
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in order."""
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory held so far, MiB: on the GPU as torch counts it, else of this process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
+
+
+def draw_curves(folder: Path, target: Path) -> None:
+    """Loss and accuracy of training and validation over steps, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    records = read_log(folder)
+    figure = Figure(figsize=(9, 3.5), layout='constrained')
+    for axes, quantity in zip(figure.subplots(1, 2), ('loss', 'accuracy')):
+        for name in sorted({key for record in records for key in record if key.rpartition('_')[2] == quantity}):
+            points = [(record['step'], record[name]) for record in records if name in record]
+            axes.plot(*zip(*points), marker='o' if len(points) < 40 else None, markersize=3, label=name)
+        axes.set(xlabel='step', ylabel=quantity)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    FigureCanvasAgg(figure).print_png(str(target))

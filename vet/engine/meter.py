@@ -1,0 +1,29 @@
+"""Running means of what training shows, kept on the device so that no step waits for them."""
+
+import time
+
+import torch
+from accelerate import Accelerator
+
+
+class Meter:
+    """Means of loss and accuracy over images since the last `read`, and images per second."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums = torch.zeros(3, device=self._device)       # loss, correct, images
+        self._began = time.perf_counter()
+
+    def add(self, losses_B: torch.Tensor, logits_BK: torch.Tensor, labels_B: torch.Tensor, weights_B: torch.Tensor) -> None:
+        correct_B = (logits_BK.argmax(1) == labels_B).float()
+        self._sums += torch.stack([(losses_B * weights_B).sum(), (correct_B * weights_B).sum(), weights_B.sum()])
+
+    def read(self, accelerator: Accelerator) -> tuple[float, float, float]:
+        """Loss, accuracy and images per second, over all processes; then counts anew."""
+        loss, correct, images = accelerator.reduce(self._sums, 'sum').tolist()
+        seconds = time.perf_counter() - self._began
+        self._reset()
+        return loss / images, correct / images, images / seconds

@@ -1,0 +1,48 @@
+"""Every optimizer of torch.optim by its name, the groups of parameters it gets, and the learning rate at each step."""
+
+import inspect
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from vet.config import Plugin, Schedule
+from vet.errors import UserError
+from vet.registry import OPTIMIZERS
+
+for _name, _optimizer in vars(torch.optim).items():
+    if inspect.isclass(_optimizer) and issubclass(_optimizer, torch.optim.Optimizer) and _optimizer is not torch.optim.Optimizer:
+        OPTIMIZERS.register_module(name=_name, module=_optimizer)
+
+
+def build_optimizer(config: Plugin, parameters: Mapping[str, nn.Parameter], head_lr: float | None = None) -> torch.optim.Optimizer:
+    """The optimizer over `parameters` alone, in groups: tuners and head ('head.…', at `head_lr`), each with and without decay.
+
+    No weight decay on vectors (biases, norms, scales) and on what a delta marks with `no_weight_decay = True`.
+    """
+    if not parameters:
+        raise UserError('nothing trains: the tuners match no parameters and the head has none; add a tuner to model.tuners.')
+    lr = config.get('lr', OPTIMIZERS.find(config.get('type')) and 1e-3)
+    if not lr > 0 or (head_lr is not None and not head_lr > 0):
+        raise UserError(f'learning rates are {lr} and {head_lr} (head); they must be above 0.')
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decays = parameter.ndim > 1 and not getattr(parameter, 'no_weight_decay', False)
+        groups.setdefault((name.startswith('head.'), decays), []).append(parameter)
+    listed = [dict(params=params, lr=(head_lr or lr) if is_head else lr) | ({} if decays else dict(weight_decay=0.0))
+              for (is_head, decays), params in groups.items()]
+    try:
+        return OPTIMIZERS.build({**config, 'lr': lr}, params=listed)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, UserError) else UserError(f'the optimizer {config} cannot be made: {error}') from error
+
+
+def lr_factor(schedule: Schedule, epoch: float) -> float:
+    """The share of the base learning rate at `epoch` (fractional): linear warmup, then the schedule down to eta_min."""
+    if epoch < schedule.warmup_epochs:
+        return epoch / schedule.warmup_epochs
+    assert schedule.T_max is not None
+    passed = min(1.0, (epoch - schedule.warmup_epochs) / max(schedule.T_max - schedule.warmup_epochs, 1e-8))
+    falls = dict(CosineAnnealingLR=(1 + math.cos(math.pi * passed)) / 2, LinearLR=1 - passed, ConstantLR=1.0)
+    return schedule.eta_min + (1 - schedule.eta_min) * falls[schedule.type]

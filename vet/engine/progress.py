@@ -1,0 +1,33 @@
+"""What a person sees while a run goes on: a bar with loss, accuracy and time left, and a line for each epoch."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+class ProgressBar:
+    """A bar over all steps of a run. Silent on all processes but the first; where no terminal is, only lines are printed."""
+
+    def __init__(self, total: int, done: int, enabled: bool):
+        self.enabled = enabled
+        self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[state]}'),
+                             TextColumn('left'), TimeRemainingColumn(), console=console,
+                             disable=not (enabled and console.is_terminal), transient=True)
+        self._task = self._bar.add_task('training', total=total, completed=done, state='')
+
+    def update(self, step: int, epoch: str, state: str | None = None) -> None:
+        self._bar.update(self._task, completed=step, description=epoch, **({} if state is None else dict(state=state)))
+
+    def say(self, line: str) -> None:
+        if self.enabled:
+            console.print(line, soft_wrap=True)
+
+    def __enter__(self) -> 'ProgressBar':
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()

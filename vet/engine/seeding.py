@@ -1,0 +1,40 @@
+"""Randomness as a function of what it is for: (seed, epoch, image) for augmentation, (seed, step, process) for a step.
+
+Nothing is carried from one draw to the next, so a resumed run, and any number of workers, draw the same.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def mix(*key: int | str) -> int:
+    """63 bits that depend on every part of `key`, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), 'little') >> 1
+
+
+def seed_everything(*key: int | str) -> None:
+    """Seeds Python's, NumPy's and torch's generators (those of all devices) with `mix(*key)`."""
+    number = mix(*key)
+    random.seed(number)
+    np.random.seed(number % 2 ** 32)
+    torch.manual_seed(number)
+
+
+@contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """Draws within depend on `key` alone; draws after it go on as if nothing had been drawn."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(number := mix(*key))
+        np.random.seed(number % 2 ** 32)
+        torch.random.default_generator.manual_seed(number)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)

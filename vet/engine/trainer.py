@@ -1,0 +1,195 @@
+"""Trainer: trains an ImageClassifier on a dataset, from a work folder's start or checkpoint to its model folder.
+
+Made by builders.build_trainer. It knows no tuner, head or dataset by name.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import Dataset
+
+from vet.config import Settings
+from vet.core.model import ImageClassifier
+from vet.engine.batches import Batch, Order, load
+from vet.engine.checkpoint import Progress, save_checkpoint
+from vet.engine.device import make_accelerator
+from vet.engine.ema import copy_into, swapped
+from vet.engine.environment import describe
+from vet.engine.evaluate import compute_metrics, score
+from vet.engine.learner import Learner
+from vet.engine.log import Log, draw_curves, peak_memory_mb
+from vet.engine.meter import Meter
+from vet.engine.progress import ProgressBar
+from vet.engine.seeding import seed_everything
+from vet.engine.work_folder import WorkFolder
+from vet.errors import TrainingError, UserError
+from vet.transforms.torchvision import build_transform
+
+
+class Trainer:
+    """Trains `model` on data['train'], validates on data['val'] where there is one, reports on data['test'].
+
+    save_output(model, folder, facts): writes the model folder when training ends.
+    """
+
+    def __init__(self, model: ImageClassifier, data: dict[str, Dataset | None], settings: Settings, folder: WorkFolder,
+                 save_output: Callable[[ImageClassifier, Path, dict[str, Any]], None], device: str | None = None):
+        self.settings, self.data, self.folder, self._save_output = settings, data, folder, save_output
+        if settings.train.deterministic:
+            torch.use_deterministic_algorithms(True)
+        self.accelerator = make_accelerator(device, settings.train.precision)
+        self.model = model.to(self.accelerator.device)
+        views = vars(model.backbone.preprocessing)
+        self._augment = build_transform(settings.train.transform, **views)
+        self._view = build_transform(settings.evaluation.transform, **views)
+        self._best: dict[str, torch.Tensor] | None = None
+        self._training = False
+
+    def train(self) -> dict[str, Any]:
+        """Trains to the end, from the start or a checkpoint, and writes the model folder. Returns the summary: the test
+        metrics ('accuracy': 0..1, …), 'before', 'parameters', 'train_seconds', 'selected', 'output', …."""
+        summary = self.folder.finished()
+        if summary is not None:
+            self.model.load_trained_state(load_file(self.folder.output / 'tuner.safetensors'), str(self.folder.output))
+            return summary
+        self._training = True
+        try:
+            return self._train()
+        finally:
+            self._training = False
+
+    def evaluate(self, split: str = 'test') -> dict[str, float]:
+        """The metrics of the model as it stands: {'accuracy': 0..1, …}. TrainingError while training goes on."""
+        if self._training:
+            raise TrainingError('no split is evaluated on demand while training goes on, or it could be chosen by; '
+                                'evaluate before train() or after it.')
+        return self._measure(split)
+
+    @torch.no_grad()
+    def predict(self, images: list[Any], topk: int = 1) -> list[dict[str, list]]:
+        """PIL RGB images to {'scores': […], 'labels': […]} each, the `topk` best first."""
+        self.model.eval()
+        batch = torch.stack([self._view(image) for image in images]).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            best = self.model(batch).float().softmax(1).topk(min(topk, len(self.model.classes)))
+        return [dict(scores=scores, labels=[self.model.classes[i] for i in indices])
+                for scores, indices in zip(best.values.tolist(), best.indices.tolist())]
+
+    def _train(self) -> dict[str, Any]:
+        settings, accelerator, train = self.settings, self.accelerator, self.settings.train
+        is_main = accelerator.is_main_process
+        progress, parts = self.folder.begin(settings, describe(accelerator.device) if is_main else None)
+        accelerator.wait_for_everyone()
+        order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
+                      train.accumulate, settings.seed, accelerator.process_index, accelerator.num_processes)
+        if not parts:
+            seed_everything(settings.seed, 'prepare')
+            for tuner in self.model.tuners:
+                tuner.prepare((batch.images, batch.labels) for batch in self._batches(order, 0))
+            if settings.evaluation.before and self.data.get('test') is not None:
+                progress.before = self._measure('test')
+        learner = Learner(self.model, train, order, accelerator)
+        if parts:
+            learner.restore(parts)
+            self._best = parts.get('best')
+        try:
+            with (Log(self.folder.path, progress.step, progress.log_bytes) if is_main else nullcontext() as log,
+                  ProgressBar(train.max_epochs * order.steps, progress.step, is_main) as bar):
+                self._epochs(learner, progress, log, bar)
+        finally:
+            learner.close()
+        copy_into(self.model.trained_state(), self._best or learner.weights())
+        return self._finish(progress, order)
+
+    def _epochs(self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
+        train, order = self.settings.train, learner.order
+        batches = self._batches(order, progress.step)
+        meter = Meter(self.accelerator.device)
+        learner.net.train()
+        while progress.step < train.max_epochs * order.steps and not progress.stopped:
+            began = time.perf_counter()
+            lr = learner.step(list(islice(batches, order.step_batches(progress.step))), progress.step, meter)
+            progress.step += 1
+            progress.train_seconds += time.perf_counter() - began
+            ends_epoch = progress.step % order.steps == 0
+            epoch, every = math.ceil(progress.step / order.steps), train.checkpoint.every_steps
+            if ends_epoch or progress.step % train.log_every == 0:
+                self._record(meter, epoch, lr, progress, log, bar)
+            if ends_epoch:
+                self._end_epoch(learner, epoch, progress, log, bar)
+            if ends_epoch or (every and progress.step % every == 0):
+                self._save(learner, progress, log)
+
+    def _record(self, meter: Meter, epoch: int, lr: float, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
+        loss, accuracy, rate = meter.read(self.accelerator)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f'the loss is {loss} at step {progress.step}; nothing saved before in {str(self.folder.path)!r} is lost. Lower '
+                f'train.optimizer.lr (now {lr:g}), set train.clip_norm, or choose train.precision="fp32".')
+        bar.update(progress.step, f'epoch {epoch}/{self.settings.train.max_epochs}', f'loss {loss:.3f} accuracy {accuracy:.3f}')
+        if log:
+            log.write(progress.step, epoch=epoch, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate,
+                      memory_mb=peak_memory_mb(self.accelerator.device))
+
+    def _end_epoch(self, learner: Learner, epoch: int, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
+        """Validates where that is due, keeps the best, and stops the run where it no longer gets better."""
+        evaluation, patience = self.settings.evaluation, self.settings.train.early_stop
+        if self.data.get('val') is None or epoch % evaluation.every:
+            return
+        with swapped(self.model.trained_state(), learner.average.state if learner.average else None):
+            results = self._measure('val')
+        if log:
+            log.write(progress.step, epoch=epoch, **{f'val_{name}': value for name, value in results.items()})
+        bar.say(f'epoch {epoch}: ' + ', '.join(f'validation {name} {value:.4f}' for name, value in results.items()))
+        result = next(iter(results.values()))
+        if progress.best is None or result > progress.best:
+            progress.best, progress.best_epoch = result, epoch
+            if evaluation.select == 'best':
+                self._best = {name: value.detach().clone() for name, value in learner.weights().items()}
+        progress.stopped = patience is not None and epoch - progress.best_epoch >= patience
+
+    def _finish(self, progress: Progress, order: Order) -> dict[str, Any]:
+        after = self._measure('test') if self.data.get('test') is not None else {}
+        selected = f'epoch {progress.best_epoch}, the best on validation' if self._best else 'last epoch'
+        summary = dict(**after, before=progress.before, validation=progress.best, selected=selected,
+                       epochs=progress.step / order.steps, steps=progress.step, train_images=order.length,
+                       parameters=self.model.count(), train_seconds=progress.train_seconds, seed=self.settings.seed,
+                       peak_memory_mb=peak_memory_mb(self.accelerator.device), work_dir=str(self.folder.path))
+        if self.accelerator.is_main_process:
+            facts = dict(metrics=after, settings=self.settings.to_dict())
+            self._save_output(self.model, self.folder.output, facts)
+            size = (self.folder.output / 'tuner.safetensors').stat().st_size
+            summary |= dict(output=str(self.folder.output), output_bytes=size)
+            draw_curves(self.folder.path, self.folder.path / 'curves.png')
+            self.folder.finish(summary)
+        self.accelerator.wait_for_everyone()
+        return summary
+
+    def _measure(self, split: str) -> dict[str, float]:
+        dataset, loader = self.data.get(split), self.settings.evaluation.dataloader
+        if dataset is None:
+            raise UserError(f'there is no {split!r} split to evaluate on; give dataset.{split} in the config.')
+        scores, labels = score(self.model, dataset, self._view, self.accelerator, loader.batch_size_per_gpu, loader.workers_per_gpu)
+        return compute_metrics(self.settings.evaluation.metrics, scores, labels)
+
+    def _batches(self, order: Order, step: int) -> Iterator[Batch]:
+        """This process's batches from step `step` to the end of training; nothing is read before the first is asked for."""
+        first, train = step // order.steps, self.settings.train
+        keys = (key for epoch in range(first, train.max_epochs)
+                for key in order.keys(epoch, step % order.steps if epoch == first else 0))
+        return load(self.data['train'], self._augment, self.settings.seed, keys, train.dataloader.workers_per_gpu,
+                    self.accelerator.device)
+
+    def _save(self, learner: Learner, progress: Progress, log: Log | None) -> None:
+        if log:
+            parts = learner.state() | (dict(best=self._best) if self._best else {})
+            save_checkpoint(self.folder.checkpoints, replace(progress, log_bytes=log.flush()), parts,
+                            self.settings.train.checkpoint.keep)

@@ -1,0 +1,117 @@
+"""The model folder: configuration.json and tuner.safetensors, which with the backbone's own weights are the whole model.
+
+Read with json and safetensors alone: nothing in a model folder is executed.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+import vet
+from vet.core.backbone import Backbone
+from vet.core.model import ImageClassifier
+from vet.engine.files import publish_folder, write_file
+from vet.errors import DataError
+from vet.registry import BACKBONES, HEADS, TUNERS
+
+CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
+REFUSED = ('_base_', 'custom_imports', 'env_variables')     # what mmengine's Config would run or read beside the file
+IDENTITY = ('tag', 'sha256')                                # of a backbone: what identifies it, beside what builds it
+
+
+def save_model(model: ImageClassifier, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Publishes the model folder by one rename.
+
+    facts: 'settings' (the run's config, whose tuner and head entries are kept) and 'metrics' (measured on the test split).
+    """
+    settings = facts['settings']
+    identity = dict(model.backbone.identity)
+    if identity.get('checkpoint'):
+        identity['checkpoint'] = str(Path(identity['checkpoint']).expanduser().absolute())
+    configuration = dict(
+        framework='pytorch', task='vision-efficient-tuning', vet_version=vet.__version__,
+        model=dict(backbone=identity, tuners=settings['model']['tuners'], head=settings['model']['head']),
+        classes=model.classes, preprocessing=vars(model.backbone.preprocessing),
+        dataset=settings['dataset'], evaluation=settings['evaluation'], metrics=dict(facts['metrics']))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trained_state().items()}
+
+    def fill(temporary: Path) -> None:
+        write_file(temporary / CONFIGURATION, json.dumps(configuration, indent=1, ensure_ascii=False))
+        write_file(temporary / TENSORS, save(tensors))
+
+    publish_folder(folder, fill)
+
+
+def find_model_folder(path: str | Path) -> Path:
+    """`path`, or the model folder `output/` within it where `path` is the work folder of a finished run."""
+    path = Path(path)
+    return path / 'output' if (path / 'output' / CONFIGURATION).is_file() else path
+
+
+def read_configuration(folder: str | Path) -> dict[str, Any]:
+    """The configuration of a model folder. DataError where it is none, or asks for more than reading."""
+    path = Path(folder) / CONFIGURATION
+    try:
+        configuration = json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f'{str(folder)!r} is no model folder: {CONFIGURATION} cannot be read ({error.strerror}). Give the output/ '
+                        f'folder of a training run.') from error
+    except ValueError as error:
+        raise DataError(f'{str(path)!r} is not valid JSON: {error}.') from error
+    refused = [key for key in REFUSED if isinstance(configuration, dict) and key in configuration]
+    if refused:
+        raise DataError(f'{str(path)!r} asks for {refused[0]!r}, which could run code; a model folder holds data only.')
+    try:
+        backbone, head = configuration['model']['backbone'], configuration['model']['head']
+        assert isinstance(backbone, dict) and isinstance(head, dict) and isinstance(configuration['model']['tuners'], list)
+        assert isinstance(configuration['classes'], list)
+    except (KeyError, TypeError, AssertionError) as error:
+        raise DataError(f'{str(path)!r} is not the configuration of a vet model: model.backbone, model.tuners, model.head '
+                        f'and classes are needed.') from error
+    return configuration
+
+
+def load_model(folder: str | Path, backbone: str | Path | None = None, weights: bool = True) -> ImageClassifier:
+    """The classifier of a model folder, in eval mode on the CPU.
+
+    backbone: where the backbone's weights are now, if not where the folder says. Other weights than those that were tuned
+    are refused, by their sha256. weights: False builds the tuners and the head anew.
+    """
+    folder = Path(folder)
+    configuration = read_configuration(folder)
+    model = build_classifier(load_backbone(configuration['model']['backbone'], backbone), configuration['model']['tuners'],
+                             configuration['model']['head'], configuration['classes'])
+    if weights:
+        path = folder / TENSORS
+        try:
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f'{str(path)!r} cannot be read: {error}. Copy the model folder again, whole.') from error
+        model.load_trained_state(state, str(path))
+    return model.eval()
+
+
+def load_backbone(identity: Mapping[str, Any], checkpoint: str | Path | None = None) -> Backbone:
+    """The backbone that `identity` names; DataError where its weights are not the ones named."""
+    plugin = {key: value for key, value in identity.items() if key not in IDENTITY}
+    if checkpoint is not None:
+        plugin['checkpoint'] = str(checkpoint)
+    try:
+        backbone = BACKBONES.build(plugin)
+    except DataError as error:
+        raise DataError(f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)') from error
+    wanted = identity.get('sha256')
+    if backbone.identity['sha256'] != wanted:
+        raise DataError(f'these are not the backbone weights that were tuned: {identity.get("name")} with sha256 {wanted} is '
+                        f'needed, given {backbone.identity["sha256"]}. Give the right file as backbone=PATH.')
+    return backbone
+
+
+def build_classifier(backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]) -> ImageClassifier:
+    """Puts the plugins together: tuners attached in order, a head for as many classes as are named."""
+    return ImageClassifier(backbone, [TUNERS.build(tuner) for tuner in tuners],
+                           HEADS.build({**head, 'num_classes': len(classes)}, in_features=backbone.num_features), classes)

@@ -1,0 +1,31 @@
+"""Known models: ids that stand for a config, so that `build_trainer` and `pipeline` take them like a path."""
+
+import copy
+from typing import Any
+
+from vet.errors import UnknownNameError
+
+BACKBONES = dict(vitb16=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
+                 vitl14=dict(type='timm', name='vit_large_patch14_clip_224.openai'))
+TUNERS = dict(lora=dict(lora_length=10))
+
+
+def _id(backbone: str, tuner: str) -> str:
+    return f'damo/cv_{backbone}_classification_vision-efficient-tuning-{tuner}'
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    _id(backbone, tuner): dict(
+        model=dict(backbone=dict(BACKBONES[backbone], **TUNERS[tuner]), tuners=[], head=dict(type='Linear', num_classes=None),
+                   finetune=True),
+        dataset=dict(),
+        train=dict(max_epochs=20, lr_scheduler=dict(type='CosineAnnealingLR', T_max=None, warmup_epochs=1)))
+    for backbone in BACKBONES for tuner in TUNERS}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The config of a known model, with or without its owner ('damo/…'). UnknownNameError with the ids there are."""
+    for known, config in PRESETS.items():
+        if name in (known, known.partition('/')[2]):
+            return copy.deepcopy(config)
+    raise UnknownNameError('model', name, PRESETS, 'Or give a config file (.py, .yaml, .json) or a model folder that exists.')

@@ -1,0 +1,31 @@
+"""Metrics of classification, computed by scikit-learn: functions of scores (N, K) and labels (N,) to a number in 0..1."""
+
+import numpy as np
+from sklearn import metrics
+
+from vet.registry import METRICS
+
+
+@METRICS.register_module(name=['accuracy', 'vision-efficient-tuning-metric'])
+def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The share of images whose highest score is their label's."""
+    return float(metrics.accuracy_score(labels, scores.argmax(1)))
+
+
+@METRICS.register_module()
+def top5(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The share of images whose label is among the five highest scores."""
+    ranked = np.argsort(-scores, axis=1, kind='stable')[:, :5]
+    return float((ranked == labels[:, None]).any(1).mean())
+
+
+@METRICS.register_module()
+def mean_per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over the classes present of each class's accuracy."""
+    return float(metrics.recall_score(labels, scores.argmax(1), labels=np.unique(labels), average='macro', zero_division=0))
+
+
+@METRICS.register_module()
+def macro_f1(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over classes of the harmonic mean of precision and recall."""
+    return float(metrics.f1_score(labels, scores.argmax(1), average='macro', zero_division=0))

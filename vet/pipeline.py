@@ -1,0 +1,88 @@
+"""pipeline: a trained model folder as a function of images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vet.datasets.image import open_image
+from vet.engine.device import make_accelerator
+from vet.errors import DataError, UnknownNameError, UserError
+from vet.hub.model_folder import find_model_folder, load_model, read_configuration
+from vet.hub.presets import PRESETS
+from vet.transforms.torchvision import build_transform
+
+TASK = 'vision-efficient-tuning'
+ONE_IMAGE = (str, Path, bytes, Image.Image, np.ndarray, dict)
+
+
+class Classifier:
+    """Images to {'scores': [...], 'labels': [...]}, best first. Made by `pipeline`."""
+
+    def __init__(self, folder: str | Path, device: str | None = None, backbone: str | Path | None = None):
+        folder = find_model_folder(folder)
+        self._accelerator = make_accelerator(device, 'fp32')
+        self.model = load_model(folder, backbone).to(self._accelerator.device)
+        transform = read_configuration(folder).get('evaluation', {}).get('transform')
+        self._view = build_transform(transform, **vars(self.model.backbone.preprocessing))
+
+    @property
+    def classes(self) -> list[str]:
+        return self.model.classes
+
+    def __call__(self, images: Any, topk: int = 5, batch_size: int = 32) -> Any:
+        """images: a path, an http(s) URL, bytes, a PIL image, an RGB array (H, W, 3), or a dict with one as 'image'; or a list or
+        iterator of these.
+
+        One image gives {'scores': floats that sum to at most 1, 'labels': class names}, `topk` of each, best first; a list gives
+        a list of these, an iterator an iterator, which reads `batch_size` images at a time.
+        """
+        if topk < 1 or batch_size < 1:
+            raise UserError(f'topk is {topk} and batch_size {batch_size}; both must be at least 1.')
+        if isinstance(images, ONE_IMAGE):
+            return next(self._classify(iter([images]), topk, 1))
+        if isinstance(images, (list, tuple)):
+            return list(self._classify(iter(images), topk, batch_size))
+        if hasattr(images, '__iter__'):
+            return self._classify(iter(images), topk, batch_size)
+        raise DataError(f'cannot read an image from {type(images).__name__}; allowed: a path, URL, bytes, PIL image, RGB array, a '
+                        f'dict with "image", or a list or iterator of these.')
+
+    def _classify(self, images: Iterator[Any], topk: int, batch_size: int) -> Iterator[dict[str, list]]:
+        done = False
+        while not done:
+            views = []
+            while len(views) < batch_size and not done:
+                try:
+                    views.append(self._view(open_image(next(images))))
+                except StopIteration:
+                    done = True
+            if views:
+                yield from self._scores(torch.stack(views), topk)
+
+    @torch.inference_mode()
+    def _scores(self, batch: torch.Tensor, topk: int) -> list[dict[str, list]]:
+        """(B, 3, H, W) normalised -> B results"""
+        scores = self.model(batch.to(self._accelerator.device)).float().softmax(1)
+        best = scores.topk(min(topk, len(self.classes)))
+        return [dict(scores=values, labels=[self.classes[i] for i in indices])
+                for values, indices in zip(best.values.tolist(), best.indices.tolist())]
+
+
+def pipeline(task: str = TASK, model: str | Path | None = None, device: str | None = None,
+             backbone: str | Path | None = None) -> Classifier:
+    """The classifier of a model folder (or of a work folder's output): `pipeline('vision-efficient-tuning', folder)(image)`.
+
+    device: 'cpu', 'cuda', …; None: the best there is. backbone: where the backbone's weights are now, if they have moved.
+    """
+    if task != TASK:
+        raise UnknownNameError('task', task, [TASK])
+    if model is None:
+        raise UserError('pipeline needs model=…: the output/ folder of a training run.')
+    if not Path(model).is_dir():
+        known = ' It is the id of a model to be trained: build_trainer(model=…) trains it.' if str(model) in PRESETS else ''
+        raise DataError(f'the model folder {str(model)!r} does not exist.{known} Give the output/ folder of a training run.')
+    return Classifier(model, device, backbone)
