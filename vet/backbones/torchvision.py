@@ -44,8 +44,9 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     elif checkpoint is not None:
         load_weights(network, read_weights(checkpoint), str(checkpoint), (classifier, 'AuxLogits', 'aux1', 'aux2'))
     eval_transform = chosen.transforms()
-    size, resized = eval_transform.crop_size[0], eval_transform.resize_size[0]
-    wanted = Preprocessing((size, size), tuple(eval_transform.mean), tuple(eval_transform.std), size / resized,
+    crop, resized = eval_transform.crop_size[0], eval_transform.resize_size[0]
+    size = getattr(network, 'image_size', crop)
+    wanted = Preprocessing((size, size), tuple(eval_transform.mean), tuple(eval_transform.std), crop / resized,
                            eval_transform.interpolation.value)
     patch = getattr(network, 'patch_size', None)
     grid = (size // patch, size // patch) if isinstance(patch, int) else None

@@ -52,8 +52,7 @@ class Site:
     def at_depth(self, value: object, what: str) -> int:
         """The entry for this site of `value`: one int, a list by depth (0 skips), or a dict of path patterns to ints."""
         if isinstance(value, Mapping):
-            value = next((number for pattern, number in value.items()
-                          if fnmatchcase(self.name, pattern) or re.search(pattern, self.name)), 0)
+            value = next((number for pattern, number in value.items() if self._answers_to(pattern, what)), 0)
         elif isinstance(value, (list, tuple)):
             if len(value) != self.num_blocks:
                 raise UserError(f'{what} has {len(value)} values, but the backbone has {self.num_blocks} blocks; '
@@ -66,6 +65,13 @@ class Site:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UserError(f'{what} is {value!r}; allowed: a positive int, a list of ints by depth, a dict of patterns.')
         return value
+
+    def _answers_to(self, pattern: str, what: str) -> bool:
+        try:
+            return fnmatchcase(self.name, pattern) or bool(re.search(pattern, self.name))
+        except re.error as error:
+            raise UserError(f'{what} has the pattern {pattern!r}, neither a module path with wildcards that fits '
+                            f'{self.name!r} nor a regular expression: {error}.') from error
 
     def __str__(self) -> str:
         takes = f', which takes {tuple(self.in_shape)} per image' if self.in_shape else ''
@@ -139,7 +145,7 @@ class SiteMap:
         UnknownNameError for a role that does not exist, NoSiteError for one that matches nothing: never an empty list.
         """
         if not isinstance(at, str):
-            return [site for one in at for site in self.find(one)]
+            return list({site.name: site for one in at for site in self.find(one)}.values())
         parsed = AT.fullmatch(at)
         if parsed is None:
             raise UserError(f'cannot read the place {at!r}; allowed: a role, a sliced role such as "block[-2:]", a module path.')

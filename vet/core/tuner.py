@@ -23,6 +23,7 @@ class Tuner(nn.Module):
     """
 
     identity_at_start = True    # before training, the tuned backbone computes exactly what the frozen one does
+    head_only = False           # edits nothing, on purpose; of other tuners, that is an error
     length_key: tuple[str, str] | None = None   # ('lora_length', 'rank'): the short form in model.backbone, its argument
 
     def __init__(self, at: str | list[str]):
@@ -93,6 +94,9 @@ class Tuner(nn.Module):
             self.shared(sites)
             for site in sites:
                 self.tune(site)
+            if not self._edits and not self.head_only:
+                raise NoSiteError(f'{type(self).__name__} has nothing to train at the {len(sites)} sites of {self.at!r} in '
+                                  f'{backbone.sites.family}, the first being {sites[0]}; choose others with at=….')
         except BaseException:
             self.detach()
             raise

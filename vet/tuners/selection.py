@@ -10,6 +10,8 @@ from vet.registry import TUNERS
 class LinearProbe(Tuner):
     """Only the head trains. Parameters: none but the head's."""
 
+    head_only = True
+
     def __init__(self) -> None:
         super().__init__('backbone')
 

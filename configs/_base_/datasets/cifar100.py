@@ -4,4 +4,3 @@ dataset = dict(
     train=dict(type='CIFAR100', split='train'),
     val=None,
     test=dict(type='CIFAR100', split='test'))
-model = dict(head=dict(num_classes=100))

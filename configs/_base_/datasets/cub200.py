@@ -4,4 +4,3 @@ dataset = dict(
     train=dict(type='CUB200', split='train'),
     val=None,
     test=dict(type='CUB200', split='test'))
-model = dict(head=dict(num_classes=200))

@@ -4,4 +4,3 @@ dataset = dict(
     train=dict(type='Flowers102', split='train'),
     val=dict(type='Flowers102', split='val'),
     test=dict(type='Flowers102', split='test'))
-model = dict(head=dict(num_classes=102))

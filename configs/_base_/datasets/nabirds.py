@@ -4,4 +4,3 @@ dataset = dict(
     train=dict(type='NABirds', split='train'),
     val=None,
     test=dict(type='NABirds', split='test'))
-model = dict(head=dict(num_classes=555))

@@ -4,4 +4,3 @@ dataset = dict(
     train=dict(type='StanfordCars', split='train'),
     val=None,
     test=dict(type='StanfordCars', split='test'))
-model = dict(head=dict(num_classes=196))

@@ -4,4 +4,3 @@ dataset = dict(
     train=dict(type='StanfordDogs', split='train'),
     val=None,
     test=dict(type='StanfordDogs', split='test'))
-model = dict(head=dict(num_classes=120))

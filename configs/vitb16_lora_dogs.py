@@ -1,0 +1,10 @@
+"""LoRA r=10 on qkv, ViT-B/16 IN-21k (orig), Stanford Dogs.
+
+    python tools/train.py configs/vitb16_lora_dogs.py
+
+Measured: not measured here (the weights and images could not be downloaded). ModelScope's card: 89.81.
+"""
+
+_base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/datasets/stanford_dogs.py', '_base_/recipes/vet.py']
+
+model = dict(backbone=dict(lora_length=10))
