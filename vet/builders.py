@@ -1,5 +1,6 @@
 """From a config to what it names: datasets, model, trainer. The public way in for training from Python."""
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from vet.hub.presets import preset
 from vet.registry import BACKBONES, DATASETS
 
 TASK = 'vision-efficient-tuning'
+GIVEN = dict(type='given')     # stands in a recorded config for a dataset that was handed over as an object
 
 
 def resolve_data_root(data_root: str | Path | None = None) -> Path:
@@ -31,24 +33,33 @@ def build_dataset(entry: Plugin | Dataset | None, data_root: str | Path | None =
     """The dataset of a config entry; its `root` is the data root where it gives none. A dataset passes through."""
     if entry is None or not isinstance(entry, Mapping):
         return entry
-    return DATASETS.build(dict(entry), **({} if 'root' in entry else dict(root=resolve_data_root(data_root))))
+    return DATASETS.build(dict(entry), root=resolve_data_root(data_root))
 
 
 def build_datasets(settings: Settings, data_root: str | Path | None = None, **given: Dataset | None) -> dict[str, Dataset | None]:
     """'train', 'val' and 'test'. `given` datasets take the place of the config's.
 
-    Where evaluation.select is 'best' and there is no official validation split, part of train is held out for it.
+    Where evaluation.select is 'best' or training may stop early, and there is no official validation split, part of train
+    is held out for it.
     """
-    entries = {split: given.get(split) or getattr(settings.dataset, split) for split in ('train', 'val', 'test')}
-    data = {split: build_dataset(entry, data_root) for split, entry in entries.items()}
-    if data['val'] is None and settings.evaluation.select == 'best':
+    data = {split: build_dataset(getattr(settings.dataset, split) if given.get(split) is None else given[split], data_root)
+            for split in ('train', 'val', 'test')}
+    if data['val'] is None and (settings.evaluation.select == 'best' or settings.train.early_stop):
         data['train'], data['val'] = hold_out(data['train'], settings.evaluation.holdout, seed=0)
-    classes = list(data['train'].classes)
+    classes = class_names(data['train'])
     for split in ('val', 'test'):
-        if data[split] is not None and list(data[split].classes) != classes:
-            raise UserError(f'dataset.{split} has other classes than dataset.train: {len(data[split].classes)} '
-                            f'({", ".join(map(str, data[split].classes[:3]))}, …) and {len(classes)} ({", ".join(classes[:3])}, …).')
+        if data[split] is not None and (other := class_names(data[split])) != classes:
+            raise UserError(f'dataset.{split} has other classes than dataset.train: {len(other)} ({", ".join(other[:3])}, …) and '
+                            f'{len(classes)} ({", ".join(classes[:3])}, …).')
     return data
+
+
+def class_names(dataset: Dataset) -> list[str]:
+    """The names of a dataset's classes, in the order of its labels. UserError where it has none."""
+    if not hasattr(dataset, 'classes'):
+        raise UserError(f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in the order of '
+                        f'the labels 0, 1, ….')
+    return [str(name) for name in dataset.classes]
 
 
 def build_model(settings: Settings, classes: list[str]) -> ImageClassifier:
@@ -64,13 +75,14 @@ def build_model(settings: Settings, classes: list[str]) -> ImageClassifier:
 
 
 def find_config(model: str | Path | Mapping[str, Any]) -> Config:
-    """The config of a config file, a model folder or the id of a known model; a config passes through."""
-    if isinstance(model, Mapping):
-        return Config(dict(model)) if not isinstance(model, Config) else model
+    """The config of a config file, a model folder or the id of a known model; of a config, a copy."""
+    if isinstance(model, (Config, Mapping)):
+        return Config({key: copy.deepcopy(model[key]) for key in model})
     path = Path(model)
     if path.is_dir():
         configuration = read_configuration(find_model_folder(path))
         sections = {name: configuration[name] for name in ('dataset', 'evaluation') if configuration.get(name)}
+        sections['dataset'] = {split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN}
         identity = {key: value for key, value in configuration['model']['backbone'].items() if key not in ('tag', 'sha256')}
         return Config(dict(model=dict(configuration['model'], backbone=identity), **sections))
     if path.suffix in ('.py', '.yaml', '.yml', '.json'):
@@ -105,21 +117,22 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     dataset = config.setdefault('dataset', {})
     for split, entry in given.items():
         if entry is not None:
-            dataset[split] = dict(entry) if isinstance(entry, Mapping) else dict(type='given', classes=list(entry.classes))
+            dataset[split] = dict(entry) if isinstance(entry, Mapping) else GIVEN
             if split == 'train':
                 dataset['val'] = None
     if args.get('seed') is not None:
         config.seed = args['seed']
     settings = read_settings(config)
     datasets = build_datasets(settings, args.get('data_root'), **given)
-    if not settings.model.finetune and Path(str(source)).is_dir():
+    named = isinstance(source, (str, os.PathLike))
+    if not settings.model.finetune and named and Path(source).is_dir():
         model = load_model(find_model_folder(source))
-        if model.classes != list(datasets['train'].classes):
+        if model.classes != class_names(datasets['train']):
             raise UserError('model.finetune is False, which goes on from the folder\'s head, but the dataset has other classes; '
                             'set it to True.')
     else:
-        model = build_model(settings, list(datasets['train'].classes))
-    work_dir = args.get('work_dir') or config.get('work_dir') or Path('work_dirs') / Path(str(source)).stem
+        model = build_model(settings, class_names(datasets['train']))
+    work_dir = args.get('work_dir') or config.get('work_dir') or Path('work_dirs') / (Path(source).stem if named else 'run')
     return Trainer(model, datasets, settings, WorkFolder(work_dir, args.get('resume')), save_model, args.get('device'))
 
 

@@ -6,10 +6,12 @@ Imports registry and errors; every room may import it.
 
 import dataclasses
 import difflib
+import operator
+import os
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,17 @@ class Settings:
 
 CHOICES = {'lr_scheduler.type': ('CosineAnnealingLR', 'LinearLR', 'ConstantLR'), 'precision': ('auto', 'fp32', 'bf16'),
            'select': ('last', 'best')}
+RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    ('at least 0', lambda value: value >= 0, (
+        'train.max_epochs', 'train.lr_scheduler.warmup_epochs', 'train.mixup', 'train.cutmix',
+        'train.dataloader.workers_per_gpu', 'evaluation.dataloader.workers_per_gpu')),
+    ('at least 1', lambda value: value >= 1, (
+        'train.dataloader.batch_size_per_gpu', 'train.accumulate', 'train.log_every', 'train.early_stop', 'train.lr_scheduler.T_max',
+        'train.checkpoint.keep', 'train.checkpoint.every_steps', 'evaluation.dataloader.batch_size_per_gpu', 'evaluation.every')),
+    ('above 0', lambda value: value > 0, ('train.clip_norm', 'train.head_lr')),
+    ('from 0 to 1', lambda value: 0 <= value <= 1, ('train.lr_scheduler.eta_min',)),
+    ('from 0 to below 1', lambda value: 0 <= value < 1, ('train.label_smoothing',)),
+    ('above 0 and below 1', lambda value: 0 < value < 1, ('train.ema', 'evaluation.holdout')))
 OWN_NAMES = ('work_dir', 'custom_imports', 'env_variables', 'default_scope')
 
 
@@ -128,21 +141,19 @@ def load_config(path: str | Path) -> Config:
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
     """Expands the short forms, fills in defaults and checks every key and type. UserError names what is wrong."""
-    given = _plain(config)
     sections = {f.name for f in dataclasses.fields(Settings)}
-    for name in list(given):
-        if name not in sections:
-            if name not in OWN_NAMES and difflib.get_close_matches(name, sections, n=1, cutoff=0.75):
-                raise UnknownNameError('section', name, sections)
-            given.pop(name)         # a helper variable of the config file
+    for name in config:             # what is no section is a helper variable of the config file
+        if name not in sections and name not in OWN_NAMES and difflib.get_close_matches(name, sections, n=1, cutoff=0.75):
+            raise UnknownNameError('section', name, sections)
+    given = {name: _plain(config[name], name) for name in config if name in sections}
     if isinstance(given.get('model'), dict):
         _expand_lengths(given['model'])
     settings = _read(Settings, given, '')
+    _check_ranges(settings)
     if isinstance(settings.evaluation.metrics, str):
         settings.evaluation.metrics = [settings.evaluation.metrics]
     if settings.train.lr_scheduler.T_max is None:
         settings.train.lr_scheduler.T_max = settings.train.max_epochs
-    _check_ranges(settings)
     return settings
 
 
@@ -157,14 +168,16 @@ def _expand_lengths(model: dict[str, Any]) -> None:
         if key not in short:
             raise UnknownNameError('short form in model.backbone', key, short)
         (name, argument), value = short[key], backbone.pop(key)
-        tuners = [dict(tuner) for tuner in model.get('tuners') or []]
+        tuners = model.get('tuners') or []
+        if not _fits(tuners, list[Plugin]):
+            return                  # `_read` says what is wrong with it
         entry = next((tuner for tuner in tuners if tuner.get('type') == name), None)
         if not any(value) if isinstance(value, (list, tuple)) else not value:
             tuners = [tuner for tuner in tuners if tuner is not entry]
         elif entry is not None:
-            entry[argument] = value
+            tuners = [{**tuner, argument: value} if tuner is entry else tuner for tuner in tuners]
         else:
-            tuners.append({'type': name, argument: value})
+            tuners = [*tuners, {'type': name, argument: value}]
         model['tuners'] = tuners
 
 
@@ -221,30 +234,22 @@ def _names(section: type) -> str:
 
 
 def _check_ranges(settings: Settings) -> None:
-    train, evaluation = settings.train, settings.evaluation
-    for name, value, allowed, right in (
-            ('train.max_epochs', train.max_epochs, 'at least 0', train.max_epochs >= 0),
-            ('train.accumulate', train.accumulate, 'at least 1', train.accumulate >= 1),
-            ('train.log_every', train.log_every, 'at least 1', train.log_every >= 1),
-            ('train.dataloader.batch_size_per_gpu', train.dataloader.batch_size_per_gpu, 'at least 1',
-             train.dataloader.batch_size_per_gpu >= 1),
-            ('train.lr_scheduler.T_max', train.lr_scheduler.T_max, 'at least 1', (train.lr_scheduler.T_max or 1) >= 1),
-            ('train.label_smoothing', train.label_smoothing, 'from 0 to below 1', 0 <= train.label_smoothing < 1),
-            ('train.ema', train.ema, 'above 0 and below 1', train.ema is None or 0 < train.ema < 1),
-            ('train.checkpoint.keep', train.checkpoint.keep, 'at least 1', train.checkpoint.keep >= 1),
-            ('train.checkpoint.every_steps', train.checkpoint.every_steps, 'at least 1', (train.checkpoint.every_steps or 1) >= 1),
-            ('evaluation.holdout', evaluation.holdout, 'above 0 and below 1', 0 < evaluation.holdout < 1),
-            ('evaluation.every', evaluation.every, 'at least 1', evaluation.every >= 1)):
-        if not right:
-            raise UserError(f'{name} is {value}; it must be {allowed}.')
+    for allowed, is_right, names in RANGES:
+        for name in names:
+            value = operator.attrgetter(name)(settings)
+            if value is not None and not is_right(value):
+                raise UserError(f'{name} is {value}; it must be {allowed}.')
 
 
-def _plain(value: Any) -> Any:
-    """Dicts, lists and plain values of a config, as copies: what is read is never the caller's own."""
-    if isinstance(value, Config):
-        value = value._cfg_dict.to_dict()
+def _plain(value: Any, where: str) -> Any:
+    """A section in what JSON can hold, as a copy: what is read is never the caller's own, and it can be saved with the model."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value
+        return {key: _plain(inner, f'{where}.{key}') for key, inner in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [_plain(inner, f'{where}[{i}]') for i, inner in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UserError(f'{where} is {value!r}; a config holds texts, numbers, lists and dicts, so that it can be saved. Register what '
+                    f'is your own, and give its name.')

@@ -1,6 +1,7 @@
 """pipeline: a trained model folder as a function of images."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vet.hub.presets import PRESETS
 from vet.transforms.torchvision import build_transform
 
 TASK = 'vision-efficient-tuning'
-ONE_IMAGE = (str, Path, bytes, Image.Image, np.ndarray, dict)
+ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping)
 
 
 class Classifier:
@@ -26,7 +27,7 @@ class Classifier:
         folder = find_model_folder(folder)
         self._accelerator = make_accelerator(device, 'fp32')
         self.model = load_model(folder, backbone).to(self._accelerator.device)
-        transform = read_configuration(folder).get('evaluation', {}).get('transform')
+        transform = (read_configuration(folder).get('evaluation') or {}).get('transform')
         self._view = build_transform(transform, **vars(self.model.backbone.preprocessing))
 
     @property
@@ -42,7 +43,7 @@ class Classifier:
         """
         if topk < 1 or batch_size < 1:
             raise UserError(f'topk is {topk} and batch_size {batch_size}; both must be at least 1.')
-        if isinstance(images, ONE_IMAGE):
+        if isinstance(images, ONE_IMAGE) or hasattr(images, 'read'):
             return next(self._classify(iter([images]), topk, 1))
         if isinstance(images, (list, tuple)):
             return list(self._classify(iter(images), topk, batch_size))

@@ -14,8 +14,11 @@ from mmengine.registry import Registry as _Registry
 from vet.errors import UnknownNameError, UserError
 
 
-def _build(cfg: Any, *args: Any, registry: '_Registry', **kwargs: Any) -> Any:
-    """Calls the plugin that `cfg['type']` names with the rest of `cfg` and `kwargs`, after checking the argument names."""
+def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
+    """Calls the plugin that `cfg['type']` names with the rest of `cfg`, after checking the argument names.
+
+    offered: further arguments, for a plugin that takes them, where `cfg` does not give them.
+    """
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise UserError(f'a {registry.name} is given as a dict with a "type", such as dict(type=…); given: {cfg!r}.')
     given = dict(cfg)
@@ -24,13 +27,19 @@ def _build(cfg: Any, *args: Any, registry: '_Registry', **kwargs: Any) -> Any:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for key in given:
         if key not in accepted and not takes_any:
-            raise UnknownNameError(f'option of {registry.name} {cfg["type"]!r}', key, set(accepted) - set(kwargs))
+            raise UnknownNameError(f'option of {registry.name} {cfg["type"]!r}', key, set(accepted) - set(offered))
     missing = [name for name, p in list(accepted.items())[len(args):]
                if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-               and name not in given and name not in kwargs]
+               and name not in given and name not in offered]
     if missing:
         raise UserError(f'{registry.name} {cfg["type"]!r} needs {", ".join(map(repr, missing))}; given: {given!r}.')
-    return plugin(*args, **{**given, **kwargs})
+    offered = {name: value for name, value in offered.items() if takes_any or name in accepted}
+    try:
+        return plugin(*args, **{**offered, **given})
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:    # of an argument that the plugin did not expect
+        raise UserError(f'the {registry.name} {cfg["type"]!r} cannot be made from {given!r}: {error}') from error
 
 
 class Registry(_Registry):
@@ -58,9 +67,10 @@ class Registry(_Registry):
         if callable(name):
             return name
         self.import_from_location()
-        if name not in self.module_dict:
+        if not isinstance(name, str) or name not in self.module_dict:
             raise UnknownNameError(self.name, name, self.module_dict,
-                                   'A plugin of your own registers when custom_imports in the config names its module.')
+                                   'A plugin of your own registers when its module is imported: by custom_imports in a config, by '
+                                   '--import MODULE of a command, by import in Python.')
         return self.module_dict[name]
 
 

@@ -144,7 +144,8 @@ CASES: tuple[Case, ...] = (
     Case('LoRA', lambda b: dict(rank=[0] + [i + 1 for i in range(len(b.sites.blocks) - 1)], at='weight'), on=EVERY,
          label='by-depth', count=lambda b: sum(_low_rank(_weights(b, block), i) for i, block in enumerate(b.sites.blocks))),
     Case('LoRA', lambda b: dict(rank=2, at=['attn.proj', 'mlp.fc1', 'mlp.fc2']), on=ATTENTION, label='proj-mlp',
-         count=lambda b: sum(_low_rank([s for s in _weights(b, block)], 2) for block in b.sites.blocks) - _low_rank(_fused(b), 2)),
+         count=lambda b: sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks)
+         - _low_rank(_fused(b), 2)),
     Case(AfterBlocks, on=EVERY),
     Case(PromptBlocks, on=TOKENS),
 )

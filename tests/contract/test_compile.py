@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.contract.cases import CASES, Case
+from tests.contract.cases import CASES, AfterBlocks, Case
 from tests.contract.runs import LABELS, Run, classifier, gradients, logits, run, trained, with_head
 from tests.nets import images, tiny
 from vet.registry import TUNERS
@@ -40,16 +40,18 @@ def test_compiled_in_one_graph_equals_eager(case):
         assert torch.allclose(gradient, found[name], rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize('edit', ['reweight', 'thaw'])
-def test_edits_after_compile_are_seen_by_the_compiled_model(edit):
+@pytest.mark.parametrize('config', [dict(type='LoRA', at='weight', rank=2), dict(type='BitFit'), dict(type=AfterBlocks)],
+                         ids=['reweight', 'thaw', 'after'])
+def test_edits_after_compile_are_seen_by_the_compiled_model(config):
+    torch.manual_seed(0)
     backbone = tiny('vit').eval()
     fast = compiled(backbone)
     frozen = logits(fast)
-    tuner = TUNERS.build(dict(type='LoRA', at='weight', rank=2) if edit == 'reweight' else dict(type='BitFit'))
+    tuner = TUNERS.build(config)
     tuner.attach(backbone)
     with torch.no_grad():
         for _, parameter in tuner.trainable():
-            parameter.add_(0.1)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     tuned = logits(backbone)
     assert (tuned - frozen).abs().max() > 1e-2
     assert torch.allclose(logits(fast), tuned, rtol=1e-5, atol=1e-5)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests.contract.runs import LABELS, Refusal, classifier, differing, gradients, leftovers, logits, run, snapshot, trained
+from tests.contract.runs import LABELS, Refusal, differing, gradients, leftovers, logits, run, snapshot, trained
 from tests.nets import images, tiny
 from vet.errors import UserError
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.contract.cases import AfterBlocks
-from tests.contract.runs import LABELS, Run, differing, gradients, leftovers, logits, run, snapshot, with_head
+from tests.contract.runs import LABELS, differing, gradients, leftovers, logits, snapshot, with_head
 from tests.nets import images, tiny
 from vet.registry import TUNERS
 
@@ -55,7 +55,3 @@ def test_stack_of_three_mergeable_tuners_merges(family):
     assert (merged - before).abs().max() <= 1e-5 * before.abs().max()
     model.unmerge()
     assert torch.equal(logits(model.backbone), before)
-
-
-def test_run_is_made_once_for_all_tests(case, family):
-    assert run(case, family) is run(case, family) and (isinstance(run(case, family), Run) or case.on is None)

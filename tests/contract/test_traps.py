@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import SwinTransformer
 
 from tests.contract.runs import LABELS, differing, gradients, logits, snapshot, with_head
-from tests.nets import SWIN, VIT, images, randomised, tiny, timm_net
+from tests.nets import SWIN, VIT, images, randomised, timm_net, tiny
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing
 from vet.core.site import Site

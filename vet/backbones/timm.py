@@ -1,12 +1,14 @@
 """Every timm model as a backbone, by its name, with timm's own weights and preprocessing."""
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import timm
 import torch
 from torch import nn
@@ -78,8 +80,12 @@ def _load(network: nn.Module, path: Path) -> None:
         if not path.is_file():
             raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
         try:
+            with np.load(path) as arrays:
+                blocks = {match[0] for name in arrays if (match := re.match(r'Transformer/encoderblock_\d+', name))}
+            if len(blocks) != len(network.blocks):
+                raise ValueError(f'it has {len(blocks)} blocks, needed {len(network.blocks)}')
             network.load_pretrained(str(path))
-        except (AttributeError, KeyError, ValueError, RuntimeError, AssertionError, OSError) as error:
+        except Exception as error:      # numpy's, zipfile's and timm's, of many kinds
             raise DataError(f'{path} holds no Google .npz weights of {type(network).__name__}: {error}') from error
         return
     state = read_weights(path)

@@ -1,9 +1,12 @@
 """What all commands share: how they report a user's mistake, and the options with one meaning everywhere."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import DictAction
 
@@ -25,13 +28,41 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """--import, for commands that read a model folder: it names its plugins, but holds no code."""
+    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
+                        help='a Python module or file with plugins of your own that the model uses')
+
+
+def import_plugins(modules: list[str]) -> None:
+    """Imports modules, each by its name or by the path of its file."""
+    for module in modules:
+        path = Path(module)
+        sys.path.append(str(path.parent.resolve()))
+        try:
+            importlib.import_module(path.stem if path.suffix == '.py' else module)
+        except Exception as error:      # whatever the user's own Python does
+            raise UserError(f'--import {module} failed: {type(error).__name__}: {error}') from error
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """--device and --data-root."""
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best there is)')
     parser.add_argument('--data-root', metavar='DIR', help='where the datasets are (default: $VET_DATA_ROOT, else ./data)')
 
 
+class Options(DictAction):
+    """KEY=VALUE …, with argparse's own message for what is none."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError) as error:
+            parser.error(f'{option_string} takes KEY=VALUE …; given: {" ".join(values)} ({error})')
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--cfg-options key=value …"""
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
                         help='changes to the config: train.max_epochs=5 model.backbone.lora_length=4')

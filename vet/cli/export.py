@@ -2,7 +2,7 @@
 
 import argparse
 
-from vet.cli.command import run
+from vet.cli.command import add_import, import_plugins, run
 from vet.hub.export import export_backbone
 
 
@@ -10,5 +10,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog='export', description=__doc__)
     parser.add_argument('model', help='a model folder, or the work folder of a finished run')
     parser.add_argument('file', help='the .safetensors file to write')
+    add_import(parser)
     args = parser.parse_args()
-    run(lambda: export_backbone(args.model, args.file))
+    run(lambda: (import_plugins(args.imports), export_backbone(args.model, args.file)))

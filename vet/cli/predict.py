@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vet.cli.command import run
+from vet.cli.command import add_import, import_plugins, run
 from vet.errors import DataError
 from vet.pipeline import pipeline
 
@@ -22,21 +22,23 @@ def main() -> None:
     parser.add_argument('--format', choices=('table', 'json'), default='table')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best there is)')
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_import(parser)
     args = parser.parse_args()
     run(lambda: _predict(args))
 
 
 def _predict(args: argparse.Namespace) -> None:
+    import_plugins(args.imports)
     images = [image for given in args.images for image in find_images(given)]
     results = pipeline(model=args.model, device=args.device, backbone=args.backbone)(images, args.topk, args.batch_size)
     if args.format == 'json':
         print(json.dumps([dict(image=image, **result) for image, result in zip(images, results)], indent=1, ensure_ascii=False))
         return
-    table = Table('image', 'label', 'score')
+    table = Table(*(Column(name, overflow='fold') for name in ('image', 'label', 'score')))
     for image, result in zip(images, results):
         for i, (label, score) in enumerate(zip(result['labels'], result['scores'])):
             table.add_row('' if i else image, label, f'{score:.4f}')
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)     # names may hold brackets and colons
 
 
 def find_images(given: str) -> list[str]:

@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from vet.builders import build_datasets, find_config, modified
-from vet.cli.command import add_common, add_options, run
+from vet.builders import build_dataset, build_datasets, class_names, find_config, modified
+from vet.cli.command import add_common, add_import, add_options, import_plugins, run
 from vet.config import read_settings
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import compute_metrics, score
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument('model', help='a work folder or a model folder')
     parser.add_argument('--split', default='test', choices=('train', 'val', 'test'))
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_import(parser)
     add_common(parser)
     add_options(parser)
     args = parser.parse_args()
@@ -26,14 +27,19 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, float]:
     """The metrics of a saved model on one split."""
+    import_plugins(args.imports)
     settings = read_settings(modified(find_config(args.model), None, args.cfg_options))
     accelerator = make_accelerator(args.device, settings.train.precision)
     model = load_model(find_model_folder(args.model), args.backbone).to(accelerator.device)
-    dataset = build_datasets(settings, args.data_root)[args.split]
+    if args.split == 'val':         # may be held out of train
+        dataset = build_datasets(settings, args.data_root)['val']
+    else:
+        dataset = build_dataset(getattr(settings.dataset, args.split), args.data_root)
     if dataset is None:
         raise UserError(f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….')
-    if list(dataset.classes) != model.classes:
-        raise UserError(f'the dataset has other classes ({len(dataset.classes)}) than the model ({len(model.classes)}).')
+    if (classes := class_names(dataset)) != model.classes:
+        raise UserError(f'the dataset has other classes ({len(classes)}: {", ".join(classes[:3])}, …) than the model '
+                        f'({len(model.classes)}: {", ".join(model.classes[:3])}, …).')
     view = build_transform(settings.evaluation.transform, **vars(model.backbone.preprocessing))
     loader = settings.evaluation.dataloader
     scores, labels = score(model, dataset, view, accelerator, loader.batch_size_per_gpu, loader.workers_per_gpu)

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from vet.builders import build_trainer
 from vet.cli.command import add_common, add_options, run
+from vet.datasets.image import open_image
 from vet.engine.progress import console
+from vet.engine.trainer import Trainer
+from vet.registry import METRICS
 
 
 def main() -> None:
@@ -32,7 +33,8 @@ def _train(args: argparse.Namespace) -> None:
                             resume=args.resume)
     summary = trainer.train()
     if trainer.accelerator.is_main_process:
-        _show(summary)
+        _show(summary, [METRICS.find(name).__name__ for name in trainer.settings.evaluation.metrics])
+        print(_line_of_python(trainer))
 
 
 def _default_work_dir(config: str, resume: str | None) -> Path:
@@ -46,16 +48,29 @@ def _default_work_dir(config: str, resume: str | None) -> Path:
     return folder / os.environ.get('TORCHELASTIC_RUN_ID', '').replace('none', '') / time.strftime('%Y%m%d-%H%M%S')
 
 
-def _show(summary: dict[str, Any]) -> None:
-    """The summary as a table, and the line of Python that uses what was trained."""
-    parameters, table = summary['parameters'], Table(show_header=False, box=None)
-    for name, value in (summary.get('before') or {}).items():
-        table.add_row(f'test {name} before', f'{value:.4f}')
-        table.add_row(f'test {name} after', f'{summary[name]:.4f}  ({summary["selected"]})')
-    table.add_row('trainable parameters', f'{parameters["trainable"]:,} (tuners {parameters["tuners"]:,}, head {parameters["head"]:,})')
-    table.add_row('total parameters', f'{parameters["total"]:,}')
-    table.add_row('saved', f'{summary["output_bytes"]:,} bytes')
-    table.add_row('training', f'{summary["train_seconds"]:.1f} s, {summary["epochs"]:g} epochs of {summary["train_images"]:,} images')
-    table.add_row('written to', summary['work_dir'])
-    console.print(table)
-    print(f"from vet import pipeline; pipeline('vision-efficient-tuning', {summary['output']!r})(image)")
+def _show(summary: dict[str, Any], metrics: list[str]) -> None:
+    """The summary, one fact a line."""
+    parameters, before = summary['parameters'], summary.get('before') or {}
+    rows = {}
+    for name in (name for name in metrics if name in summary):
+        if name in before:
+            rows[f'test {name} before'] = f'{before[name]:.4f}'
+        rows[f'test {name} after'] = f'{summary[name]:.4f}  ({summary["selected"]})'
+    rows |= {
+        'trainable parameters': f'{parameters["trainable"]:,} (tuners {parameters["tuners"]:,}, head {parameters["head"]:,})',
+        'total parameters': f'{parameters["total"]:,}',
+        'saved': f'{summary["output_bytes"]:,} bytes',
+        'training': f'{summary["train_seconds"]:.1f} s, {summary["epochs"]:g} epochs of {summary["train_images"]:,} images',
+        'written to': summary['work_dir']}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        console.print(f'{name:{width}}  {value}', soft_wrap=True, markup=False, emoji=False)
+
+
+def _line_of_python(trainer: Trainer) -> str:
+    """What uses the result, on an image of the dataset, which is put beside it: runs as it stands."""
+    dataset = trainer.data['train'] if trainer.data['test'] is None else trainer.data['test']
+    example = trainer.folder.path.absolute() / 'example.png'
+    open_image(dataset[0][0]).save(example)
+    output = str(trainer.folder.output.absolute())
+    return f"from vet import pipeline; print(pipeline('vision-efficient-tuning', {output!r})({str(example)!r}))"

@@ -79,6 +79,11 @@ class Tuner(nn.Module):
         """The module's output y becomes `delta(x, y)`."""
         self._edits.append(Hook.after(self._called(site), self._own(site, delta)))
 
+    def share(self, module: nn.Module, device: torch.device | None = None) -> nn.Module:
+        """Owns what several deltas use: saved once. A delta keeps it with `object.__setattr__`, so as not to own it too."""
+        self.deltas['shared'] = module
+        return module.to(device)
+
     # What holds for every tuner ------------------------------------------------------------------------------------
 
     @property

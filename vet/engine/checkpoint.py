@@ -6,7 +6,6 @@ Every random draw is a function of the seed and the step (see seeding), so those
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from vet.engine.files import publish_folder, write_file
+from vet.engine.files import publish_folder, remove_folder, write_file
 from vet.errors import DataError
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
@@ -27,6 +26,7 @@ class Progress:
 
     seed: int
     step: int = 0
+    processes: int = 1                  # that share a global batch
     log_bytes: int = 0                  # the log's length, to which a resumed run cuts it back
     best: float | None = None           # the best validation result so far, and its epoch
     best_epoch: int = 0
@@ -36,7 +36,7 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> None:
-    """Publishes `folder/step-…`, then removes all but the newest `keep`, and later ones that a resume has abandoned.
+    """Publishes `folder/step-…`, then removes all but the newest `keep`.
 
     parts: 'model', 'optimizer', … to named tensors.
     """
@@ -47,12 +47,9 @@ def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mappin
         write_file(temporary / TENSORS, save(tensors))
         write_file(temporary / PROGRESS, json.dumps(asdict(progress), indent=1))
 
-    this = folder / f'step-{progress.step:08d}'
-    publish_folder(this, fill)
-    saved = list_checkpoints(folder)
-    position = saved.index(this) + 1
-    for old in saved[:max(position - keep, 0)] + saved[position:]:
-        shutil.rmtree(old)
+    publish_folder(folder / f'step-{progress.step:08d}', fill)
+    for old in list_checkpoints(folder)[:-keep]:
+        remove_folder(old)
 
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Tensor]]]:

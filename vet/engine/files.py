@@ -1,50 +1,71 @@
-"""Files and folders that appear whole or not at all: written under a temporary name, flushed, renamed."""
+"""Files and folders that appear and go whole or not at all: written under a temporary name, flushed, renamed."""
 
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vet.errors import TrainingError
 
 
+TEMPORARY = '.*.[0-9]*.tmp'   # what a killed process leaves behind
+
+
 def write_file(path: Path, data: bytes | str) -> None:
     """Puts `data` at `path` by one rename. TrainingError when the disk is full; what was there before stays."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _explained(error, path) from error
-    _sync(path.parent)
+    temporary = _temporary(path)
+    with writing(path):
+        try:
+            with open(temporary, 'wb') as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)
 
 
 def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Makes the folder `path` by one rename, after `fill(temporary folder)` has written its files. Replaces an old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        fill(temporary)
-        _sync(temporary)
-        if path.exists():
-            old = path.with_name(f'.{path.name}.{os.getpid()}.old')
-            os.rename(path, old)
-            os.rename(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.rename(temporary, path)
-    except OSError as error:
-        raise _explained(error, path) from error
-    finally:
+    temporary = _temporary(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync(path.parent)
+        try:
+            temporary.mkdir()
+            fill(temporary)
+            _sync(temporary)
+            old = _put_aside(path) if path.exists() else None
+            os.rename(temporary, path)
+            if old:
+                shutil.rmtree(old)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _sync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes the folder, by a rename first: half of it is never there under its own name."""
+    shutil.rmtree(_put_aside(path))
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes what a process that was killed had begun to write in `folder`."""
+    for path in folder.glob(TEMPORARY):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _temporary(path: Path, what: str = '') -> Path:
+    return path.with_name(f'.{path.name}{what}.{os.getpid()}.tmp')
+
+
+def _put_aside(path: Path) -> Path:
+    old = _temporary(path, '.old')
+    os.rename(path, old)
+    return old
 
 
 def _sync(folder: Path) -> None:
@@ -55,10 +76,15 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _explained(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TrainingError(f'no space is left to write {str(path)!r}. What was saved before is untouched: '
-                             f'free some space, then go on with --resume auto.')
-    if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
-        return TrainingError(f'cannot write {str(path)!r}: {error.strerror}. Choose another folder with --work-dir.')
-    return error
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, what the disk refuses becomes a TrainingError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TrainingError(f'no space is left to write {str(path)!r}. What was saved before is untouched: '
+                                f'free some space, then go on with --resume auto.') from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            raise TrainingError(f'cannot write {str(path)!r}: {error.strerror}. Choose another folder with --work-dir.') from error
+        raise

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from vet.engine.files import writing
+
 LOG = 'log.jsonl'
 
 
@@ -17,29 +19,34 @@ class Log:
     def __init__(self, folder: Path, step: int, cut_at: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = open(folder / LOG, 'ab')
-        self._file.truncate(cut_at)
-        self._events = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
+        self._path = folder / LOG
+        with writing(self._path):
+            self._file = open(self._path, 'ab')
+            self._file.truncate(min(cut_at, self._file.tell()))     # of a checkpoint from elsewhere, the log is not here
+            self._events = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
 
     def write(self, step: int, **values: Any) -> None:
-        self._file.write((json.dumps(dict(step=step, **values)) + '\n').encode())
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and name != 'epoch':
-                self._events.add_scalar(name, value, step)
+        with writing(self._path):
+            self._file.write((json.dumps(dict(step=step, **values)) + '\n').encode())
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and name != 'epoch':
+                    self._events.add_scalar(name, value, step)
 
     def flush(self) -> int:
         """Makes what was written last, and returns the log's length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._events.flush()
-        return self._file.seek(0, os.SEEK_END)
+        with writing(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._events.flush()
+            return self._file.seek(0, os.SEEK_END)
 
     def __enter__(self) -> 'Log':
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
-        self._events.close()
+        with writing(self._path):
+            self._file.close()
+            self._events.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -69,4 +76,5 @@ def draw_curves(folder: Path, target: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    FigureCanvasAgg(figure).print_png(str(target))
+    with writing(target):
+        FigureCanvasAgg(figure).print_png(str(target))

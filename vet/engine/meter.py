@@ -21,6 +21,10 @@ class Meter:
         correct_B = (logits_BK.argmax(1) == labels_B).float()
         self._sums += torch.stack([(losses_B * weights_B).sum(), (correct_B * weights_B).sum(), weights_B.sum()])
 
+    def pause_over(self) -> None:
+        """What passed since the last `read` was no training, such as a validation."""
+        self._began = time.perf_counter()
+
     def read(self, accelerator: Accelerator) -> tuple[float, float, float]:
         """Loss, accuracy and images per second, over all processes; then counts anew."""
         loss, correct, images = accelerator.reduce(self._sums, 'sum').tolist()

@@ -4,6 +4,7 @@ Made by builders.build_trainer. It knows no tuner, head or dataset by name.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -44,6 +45,7 @@ class Trainer:
                  save_output: Callable[[ImageClassifier, Path, dict[str, Any]], None], device: str | None = None):
         self.settings, self.data, self.folder, self._save_output = settings, data, folder, save_output
         if settings.train.deterministic:
+            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # without it cuBLAS refuses
             torch.use_deterministic_algorithms(True)
         self.accelerator = make_accelerator(device, settings.train.precision)
         self.model = model.to(self.accelerator.device)
@@ -56,7 +58,7 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """Trains to the end, from the start or a checkpoint, and writes the model folder. Returns the summary: the test
         metrics ('accuracy': 0..1, …), 'before', 'parameters', 'train_seconds', 'selected', 'output', …."""
-        summary = self.folder.finished()
+        summary = self.folder.finished(self.settings)
         if summary is not None:
             self.model.load_trained_state(load_file(self.folder.output / 'tuner.safetensors'), str(self.folder.output))
             return summary
@@ -90,6 +92,10 @@ class Trainer:
         accelerator.wait_for_everyone()
         order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
                       train.accumulate, settings.seed, accelerator.process_index, accelerator.num_processes)
+        if parts and progress.processes != accelerator.num_processes:
+            raise TrainingError(f'the run was begun with {progress.processes} processes, which share each batch; go on with as many '
+                                f'(given: {accelerator.num_processes}).')
+        progress.processes = accelerator.num_processes
         if not parts:
             seed_everything(settings.seed, 'prepare')
             for tuner in self.model.tuners:
@@ -121,19 +127,22 @@ class Trainer:
             progress.train_seconds += time.perf_counter() - began
             ends_epoch = progress.step % order.steps == 0
             epoch, every = math.ceil(progress.step / order.steps), train.checkpoint.every_steps
-            if ends_epoch or progress.step % train.log_every == 0:
+            saves = ends_epoch or (every is not None and progress.step % every == 0)
+            if saves or progress.step % train.log_every == 0:   # a checkpoint holds no half-filled meter
                 self._record(meter, epoch, lr, progress, log, bar)
             if ends_epoch:
                 self._end_epoch(learner, epoch, progress, log, bar)
-            if ends_epoch or (every and progress.step % every == 0):
+            if saves:
                 self._save(learner, progress, log)
+                meter.pause_over()
 
     def _record(self, meter: Meter, epoch: int, lr: float, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
         loss, accuracy, rate = meter.read(self.accelerator)
-        if not math.isfinite(loss):
+        broken = [name for name, value in self.model.trained_state().items() if not value.isfinite().all()]
+        if broken or not math.isfinite(loss):
             raise TrainingError(
-                f'the loss is {loss} at step {progress.step}; nothing saved before in {str(self.folder.path)!r} is lost. Lower '
-                f'train.optimizer.lr (now {lr:g}), set train.clip_norm, or choose train.precision="fp32".')
+                f'at step {progress.step} the loss is {loss} and {len(broken)} trained tensors are not finite; nothing saved before '
+                f'in {str(self.folder.path)!r} is lost. Lower train.optimizer.lr (now {lr:g}), set train.clip_norm, or choose train.precision="fp32".')
         bar.update(progress.step, f'epoch {epoch}/{self.settings.train.max_epochs}', f'loss {loss:.3f} accuracy {accuracy:.3f}')
         if log:
             log.write(progress.step, epoch=epoch, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate,
@@ -158,7 +167,8 @@ class Trainer:
 
     def _finish(self, progress: Progress, order: Order) -> dict[str, Any]:
         after = self._measure('test') if self.data.get('test') is not None else {}
-        selected = f'epoch {progress.best_epoch}, the best on validation' if self._best else 'last epoch'
+        val = 'images held out of train' if self.settings.dataset.val is None else 'images of the validation split'
+        selected = f'epoch {progress.best_epoch}, the best on {len(self.data["val"])} {val}' if self._best else 'last epoch'
         summary = dict(**after, before=progress.before, validation=progress.best, selected=selected,
                        epochs=progress.step / order.steps, steps=progress.step, train_images=order.length,
                        parameters=self.model.count(), train_seconds=progress.train_seconds, seed=self.settings.seed,

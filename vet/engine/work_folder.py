@@ -5,7 +5,6 @@ last of all, summary.json.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 from vet.config import Settings
 from vet.engine.checkpoint import Progress, list_checkpoints, load_checkpoint
-from vet.engine.files import write_file
+from vet.engine.files import remove_folder, remove_temporary, write_file
 from vet.errors import TrainingError, UserError
 
 
@@ -45,15 +44,22 @@ class WorkFolder:
                 self.checkpoints.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f'cannot make {str(self.path)!r}: {error.strerror}; give another --work-dir.') from error
-            for unfinished in self.checkpoints.glob('.step-*'):
-                shutil.rmtree(unfinished)
+            for folder in (self.path, self.checkpoints):
+                remove_temporary(folder)
+            self._summary.unlink(missing_ok=True)
+            for later in found:     # than the one the user goes back to: the next --resume auto must not find it
+                if checkpoint and later.name > checkpoint.name:
+                    remove_folder(later)
             write_file(self.path / 'config.json', json.dumps(config, indent=1))
             write_file(self.path / 'environment.json', json.dumps(environment, indent=1))
         return start
 
-    def finished(self) -> dict[str, Any] | None:
+    def finished(self, settings: Settings) -> dict[str, Any] | None:
         """The summary of a finished run that `resume` asks to see; None where there is still something to do."""
-        return json.loads(self._summary.read_text()) if self.resume == 'auto' and self._summary.is_file() else None
+        if self.resume != 'auto' or not self._summary.is_file():
+            return None
+        self._check_config(settings.to_dict())
+        return json.loads(self._summary.read_text())
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The last thing a run writes."""

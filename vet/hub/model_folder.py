@@ -106,8 +106,8 @@ def load_backbone(identity: Mapping[str, Any], checkpoint: str | Path | None = N
         raise DataError(f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)') from error
     wanted = identity.get('sha256')
     if backbone.identity['sha256'] != wanted:
-        raise DataError(f'these are not the backbone weights that were tuned: {identity.get("name")} with sha256 {wanted} is '
-                        f'needed, given {backbone.identity["sha256"]}. Give the right file as backbone=PATH.')
+        raise DataError(f'these are not the backbone weights that were tuned: {identity.get("name", identity["type"])} with '
+                        f'sha256 {wanted} is needed, given {backbone.identity["sha256"]}. Give the right file as backbone=PATH.')
     return backbone
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from vet.errors import UserError
+from vet.errors import UnknownNameError
 from vet.registry import TRANSFORMS
 
 for _name, _transform in vars(v2).items():
@@ -26,21 +26,24 @@ class EvaluationCrop(v2.Compose):
     def __init__(self, size: tuple[int, int], crop_pct: float, interpolation: str = 'bicubic'):
         short = int(min(size) / crop_pct)
         resized = short if size[0] == size[1] else [int(side / crop_pct) for side in size]
-        super().__init__([v2.Resize(resized, v2.InterpolationMode(interpolation)), v2.CenterCrop(size)])
+        super().__init__([v2.Resize(resized, _mode(interpolation)), v2.CenterCrop(size)])
 
 
 def build_transform(entries: Sequence[Mapping[str, Any]] | None, size: tuple[int, int], mean: Sequence[float],
                     std: Sequence[float], crop_pct: float, interpolation: str) -> Callable[[Image.Image], torch.Tensor]:
     """PIL RGB image -> float tensor (3, H, W), normalised. `entries` None: the evaluation crop."""
-    settings = dict(size=size, crop_pct=crop_pct, interpolation=interpolation)
+    settings = dict(size=size, crop_pct=crop_pct, interpolation=_mode(interpolation))
     steps = []
     for entry in entries if entries is not None else [dict(type='EvaluationCrop')]:
-        accepted = inspect.signature(TRANSFORMS.find(entry.get('type'))).parameters
-        given = {name: value for name, value in settings.items() if name in accepted} | dict(entry)
+        given = dict(entry)
         if 'interpolation' in given:
-            given['interpolation'] = v2.InterpolationMode(given['interpolation'])
-        try:
-            steps.append(TRANSFORMS.build(given))
-        except (TypeError, ValueError) as error:
-            raise error if isinstance(error, UserError) else UserError(f'the transform {dict(entry)} cannot be made: {error}') from error
+            given['interpolation'] = _mode(given['interpolation'])
+        steps.append(TRANSFORMS.build(given, **settings))
     return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def _mode(name: Any) -> v2.InterpolationMode:
+    try:
+        return v2.InterpolationMode(name)
+    except ValueError:
+        raise UnknownNameError('interpolation', name, [mode.value for mode in v2.InterpolationMode]) from None

@@ -1,0 +1,22 @@
+"""A tuner of one's own: a learned scale of each channel's weights. config.py, beside it, trains it."""
+
+import torch
+from torch import nn
+
+from vet.core.tuner import Tuner
+from vet.registry import TUNERS
+
+
+class Scale(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, weight, bias):                    # of the layer it sits on: the new weight and bias
+        return self.gain * weight, bias
+
+
+@TUNERS.register_module()
+class NormScale(Tuner):
+    def tune(self, site):                               # called for each site that `at` names
+        self.reweight(site, Scale(len(site.weight)))

@@ -1,0 +1,93 @@
+"""Runs that the engine's tests train: LoRA on the shipped digits ViT, and how one is killed at a chosen moment."""
+
+import os
+import shutil
+import signal
+
+import torch
+
+from vet.builders import build_trainer
+from vet.datasets.digits import Digits
+from vet.engine import trainer as trainer_module
+from vet.engine.learner import Learner
+
+NEW = [5, 6, 7, 8, 9]       # the digits that the backbone has not seen
+
+
+def config(**options):
+    """A config of two epochs (ten steps each) over the 599 training digits; `options` are 'train.max_epochs'=… and the like."""
+    made = dict(
+        model=dict(backbone=dict(type='DigitsViT'), tuners=[dict(type='LoRA', rank=4)]),
+        dataset=dict(train=dict(type='Digits', split='train', digits=NEW), test=dict(type='Digits', split='test', digits=NEW)),
+        train=dict(max_epochs=2, optimizer=dict(type='AdamW', lr=5e-3, weight_decay=1e-4), transform=[], precision='fp32',
+                   dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=0)),
+        evaluation=dict(dataloader=dict(batch_size_per_gpu=256, workers_per_gpu=0)))
+    for path, value in options.items():
+        *sections, key = path.split('.')
+        section = made
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+    return made
+
+
+def build(work_dir, resume=None, data=None, **options):
+    """A trainer of `config(**options)` on the CPU; data: datasets in place of the config's."""
+    return build_trainer(model=config(**options), work_dir=work_dir, resume=resume, device='cpu', **(data or {}))
+
+
+class SmallDigits(Digits):
+    """Every fifth digit: 120 training images, 60 test images."""
+
+    def __init__(self, split):
+        super().__init__(split=split, digits=NEW)
+        self.samples, self.targets = self.samples[::5], self.targets[::5]
+
+
+def small(work_dir, resume=None, **options):
+    """A trainer on SmallDigits, in batches of 32: four steps an epoch."""
+    return build(work_dir, resume, dict(train_dataset=SmallDigits('train'), eval_dataset=SmallDigits('test')),
+                 **{'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=0)} | options)
+
+
+EVERYTHING = {
+    'model.tuners': [dict(type='LoRA', rank=4, dropout=0.2)],
+    'train.max_epochs': 3, 'train.mixup': 0.4, 'train.cutmix': 1.0, 'train.ema': 0.8, 'train.accumulate': 2,
+    'train.clip_norm': 1.0, 'train.label_smoothing': 0.1, 'train.head_lr': 1e-2,
+    'train.transform': [dict(type='RandomAffine', degrees=8, translate=(0.06, 0.06))],
+    'train.checkpoint': dict(every_steps=3, keep=2), 'train.log_every': 2,
+    'train.dataloader': dict(batch_size_per_gpu=64, workers_per_gpu=2),
+    'evaluation.select': 'best'}    # 539 images of which 60 are held out: nine batches, five steps an epoch
+
+
+def train_everything(work_dir, resume=None, moment=None):
+    """Trains with everything random turned on; `moment` (a name, a count): kills this process then."""
+    if moment:
+        kill_at(*moment)
+    torch.set_num_threads(1)
+    build(work_dir, resume, **EVERYTHING).train()
+
+
+def kill_at(name, count):
+    """From now, the `count`-th call of what `name` stands for is where this process dies (before it does anything)."""
+    owner, attribute, matches = {
+        'step': (Learner, 'step', lambda *args: True),                      # its images are already read, and some after it
+        'backward': (torch.Tensor, 'backward', lambda *args: True),         # a step has two
+        'validation': (trainer_module, 'score', lambda *args: True),        # the first one is the test before step 0
+        'tensors': (os, 'replace', lambda source, target: target.name == 'state.safetensors'),
+        'progress': (os, 'replace', lambda source, target: target.name == 'progress.json'),
+        'checkpoint': (os, 'rename', lambda source, target: target.name.startswith('step-')),
+        'removal': (shutil, 'rmtree', lambda path, **_: '.old.' in path.name),
+        'output': (os, 'rename', lambda source, target: target.name == 'output'),
+        'summary': (os, 'replace', lambda source, target: target.name == 'summary.json'),
+    }[name]
+    original, calls = getattr(owner, attribute), []
+
+    def dying(*args, **kwargs):
+        if matches(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    setattr(owner, attribute, dying)

@@ -1,0 +1,220 @@
+"""A run that is killed at any moment and resumed ends as one that was never stopped, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.engine.runs import build, small, train_everything
+from vet.engine.checkpoint import list_checkpoints
+from vet.engine.log import read_log
+from vet.errors import DataError, TrainingError
+
+TIMES = ('images_per_second', 'memory_mb', 'train_seconds', 'peak_memory_mb', 'work_dir', 'output')
+MOMENTS = [
+    ('step', 2),            # before there is any checkpoint
+    ('tensors', 1),         # the first checkpoint, half written
+    ('backward', 8),        # step 4 begun, one of its batches done; the newest checkpoint is of step 3
+    ('checkpoint', 1),      # all of a checkpoint written, but not under its name
+    ('validation', 1),      # of the first epoch
+    ('progress', 2),
+    ('removal', 2),         # of the oldest checkpoint, set aside
+    ('step', 4),
+    ('output', 1),          # trained to the end
+    ('summary', 1),         # all but the summary written
+]
+
+
+def without_times(values):
+    return {name: value for name, value in values.items() if name not in TIMES}
+
+
+def result(folder):
+    """All that a run ends with, apart from times."""
+    newest = list_checkpoints(folder / 'checkpoints')[-1]
+    progress = json.loads((newest / 'progress.json').read_text())
+    assert progress.pop('log_bytes') == (folder / 'log.jsonl').stat().st_size
+    return dict(
+        tensors={name: tensor.tolist() for name, tensor in load_file(newest / 'state.safetensors').items()},
+        output=(folder / 'output' / 'tuner.safetensors').read_bytes(), progress=without_times(progress),
+        log=[without_times(record) for record in read_log(folder)],
+        summary=without_times(json.loads((folder / 'summary.json').read_text())))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob('*')) if path.is_file()}
+
+
+@pytest.fixture(scope='module')
+def unbroken(process, tmp_path_factory):
+    """The work folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp('unbroken') / 'run'
+    child = process(train_everything, folder)
+    child.join()
+    assert child.exitcode == 0
+    return folder
+
+
+def test_killed_again_and_again(process, unbroken, tmp_path):
+    folder = tmp_path / 'run'
+    for moment in MOMENTS:
+        child = process(train_everything, folder, 'auto', moment)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, f'{moment} never came'
+    child = process(train_everything, folder, 'auto')
+    child.join()
+    assert child.exitcode == 0
+    expected, found = result(unbroken), result(folder)
+    for what in expected:
+        assert found[what] == expected[what], what
+    assert {name.partition('.')[0] for name in expected['tensors']} == {'model', 'optimizer', 'ema', 'best'}
+    assert names(folder) == names(unbroken)             # no temporary file is left
+    assert names(folder / 'checkpoints') == names(unbroken / 'checkpoints') == ['step-00000012', 'step-00000015']
+
+    events = EventAccumulator(str(folder / 'tensorboard')).Reload()
+    for name in ('loss', 'val_accuracy'):
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [
+            (record['step'], pytest.approx(record[name])) for record in read_log(folder) if name in record]
+
+
+def test_killed_from_outside(process, unbroken, tmp_path):
+    """With SIGKILL from another process, as soon as the checkpoint of step 3 is seen."""
+    folder = tmp_path / 'run'
+    child = process(train_everything, folder)
+    while not (folder / 'checkpoints' / 'step-00000003').exists():
+        assert child.is_alive()
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert not (folder / 'summary.json').exists()
+    child = process(train_everything, folder, 'auto')
+    child.join()
+    assert child.exitcode == 0
+    assert result(folder) == result(unbroken)
+
+
+def test_from_an_earlier_checkpoint(process, unbroken, tmp_path):
+    """--resume PATH goes back there: what came after is forgotten at once, the summary included."""
+    folder = shutil.copytree(unbroken, tmp_path / 'run')
+    earlier = folder / 'checkpoints' / 'step-00000012'
+    child = process(train_everything, folder, str(earlier), ('step', 2))
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert not (folder / 'summary.json').exists() and names(folder / 'checkpoints') == ['step-00000012']
+    child = process(train_everything, folder, 'auto')
+    child.join()
+    assert child.exitcode == 0
+    assert result(folder) == result(unbroken)
+
+
+def test_checkpoint_of_another_folder(unbroken, tmp_path):
+    """The log begins where that checkpoint stood: no line of the other folder's, and no hole."""
+    run = small(tmp_path / 'one', **{'train.max_epochs': 2})
+    run.train()
+    elsewhere = small(tmp_path / 'two', str(tmp_path / 'one' / 'checkpoints' / 'step-00000004'), **{'train.max_epochs': 2})
+    elsewhere.train()
+    assert [record['step'] for record in read_log(tmp_path / 'two')] == [8]
+    tensors = [load_file(tmp_path / name / 'output' / 'tuner.safetensors') for name in ('one', 'two')]
+    assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A small run of one epoch, finished, and its summary."""
+    return tmp_path / 'run', small(tmp_path / 'run', 'auto', **{'train.max_epochs': 1}).train()
+
+
+def test_auto_begins_in_an_empty_folder(finished):
+    folder, summary = finished
+    assert summary['steps'] == 4 and (folder / 'summary.json').is_file()
+
+
+def test_auto_does_nothing_on_a_finished_run(finished):
+    folder, summary = finished
+    before = snapshot(folder)
+    again = small(folder, 'auto', **{'train.max_epochs': 1})
+    assert again.train() == summary
+    assert snapshot(folder) == before
+    assert again.evaluate() == {'accuracy': summary['accuracy']}        # it has the trained weights
+
+
+@pytest.mark.parametrize('state', ['a finished', 'an unfinished'])
+def test_occupied_folder_is_refused(finished, state):
+    folder, _ = finished
+    if state == 'an unfinished':
+        (folder / 'summary.json').unlink()
+    before = snapshot(folder)
+    with pytest.raises(TrainingError, match=f'{state} run.*--resume auto.*--work-dir'):
+        small(folder, **{'train.max_epochs': 1}).train()
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize('is_finished', [True, False])
+def test_another_config_is_refused(finished, is_finished):
+    folder, _ = finished
+    if not is_finished:
+        (folder / 'summary.json').unlink()
+    with pytest.raises(TrainingError, match=r'another config: train\.ema, train\.lr_scheduler\.eta_min differ'):
+        small(folder, 'auto', **{'train.max_epochs': 1, 'train.ema': 0.5, 'train.lr_scheduler': dict(eta_min=0.1)}).train()
+
+
+def test_another_number_of_processes_is_refused(finished):
+    folder, _ = finished
+    (folder / 'summary.json').unlink()
+    progress = folder / 'checkpoints' / 'step-00000004' / 'progress.json'
+    progress.write_text(json.dumps(json.loads(progress.read_text()) | dict(processes=2)))
+    with pytest.raises(TrainingError, match='begun with 2 processes.*given: 1'):
+        small(folder, 'auto', **{'train.max_epochs': 1}).train()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGES = {
+    'tensors cut short': lambda folder: cut(folder / 'state.safetensors'),
+    'tensors empty': lambda folder: (folder / 'state.safetensors').write_bytes(b''),
+    'no tensors': lambda folder: (folder / 'state.safetensors').unlink(),
+    'progress cut short': lambda folder: cut(folder / 'progress.json'),
+    'no progress': lambda folder: (folder / 'progress.json').unlink(),
+    'nothing there': shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damaged_checkpoint_is_refused(finished, damage):
+    folder, _ = finished
+    (folder / 'summary.json').unlink()
+    checkpoint = folder / 'checkpoints' / 'step-00000004'
+    DAMAGES[damage](checkpoint)
+    resume = str(checkpoint) if damage == 'nothing there' else 'auto'
+    with pytest.raises(DataError, match='step-00000004.*cannot be read.*--resume PATH'):
+        small(folder, resume, **{'train.max_epochs': 1}).train()
+
+
+def test_what_a_killed_process_left_is_removed(finished):
+    folder, summary = finished
+    (folder / 'summary.json').unlink()
+    for left in ('checkpoints/.step-00000008.1234.tmp', 'checkpoints/.step-00000002.old.1234.tmp', '.output.1234.tmp'):
+        (folder / left).mkdir()
+        (folder / left / 'state.safetensors').write_bytes(b'half')
+    (folder / '.config.json.1234.tmp').write_text('{')
+    (folder / '.notes').write_text('mine')
+    assert without_times(small(folder, 'auto', **{'train.max_epochs': 1}).train()) == without_times(summary)
+    assert not list(folder.rglob('*.tmp')) and (folder / '.notes').read_text() == 'mine'
+
+
+def test_no_epochs(tmp_path):
+    """Nothing is trained, but all is written: the model as it starts."""
+    trainer = build(tmp_path / 'run', **{'train.max_epochs': 0})
+    summary = trainer.train()
+    assert summary['steps'] == 0 and summary['accuracy'] == summary['before']['accuracy']
