@@ -8,7 +8,7 @@ from tests.contract.runs import LABELS, Run, classifier, gradients, logits, run,
 from tests.nets import images, tiny
 from vet.registry import TUNERS
 
-DEFAULT = {'LoRA', 'LoRA-qv', 'Full', 'PromptBlocks'}      # each compilation takes a second
+DEFAULT = {'LoRA-qv', 'PromptBlocks'}      # each compilation takes a second
 
 
 def on_vit(slow_others: bool = False) -> list:
@@ -79,6 +79,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(case):
     assert len(plain) == len(model.trainable())
 
 
+@pytest.mark.slow
 def test_attaching_a_stack_after_compile_equals_the_same_stack_in_eager():
     backbone = tiny('vit').eval()
     fast = compiled(backbone)

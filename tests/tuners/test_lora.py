@@ -58,7 +58,8 @@ def test_linear_is_W_x_plus_scaled_B_A_x(alpha, scale):
 
 
 @pytest.mark.parametrize('options', [dict(), dict(stride=2), dict(padding=1, stride=2), dict(groups=2),
-                                     dict(dilation=2, bias=False), dict(groups=4, padding=1), dict(padding=1, padding_mode='reflect')], ids=str)
+                                     dict(dilation=2, bias=False), dict(groups=4, padding=1),
+                                     dict(padding=1, padding_mode='reflect')], ids=str)
 def test_convolution_is_that_of_patches(options):
     conv = nn.Conv2d(4, 8, 3, **options)
     module, A, B = tuned(conv, 'conv', rank=2, alpha=3)

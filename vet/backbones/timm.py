@@ -40,7 +40,7 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     with torch.random.fork_rng(devices=[]), _cache_alone_without_network() if from_hub else nullcontext():
         torch.manual_seed(0)
         try:
-            network = timm.create_model(name, pretrained=from_hub, num_classes=0, **(kwargs or {}))
+            network: Any = timm.create_model(name, pretrained=from_hub, num_classes=0, **(kwargs or {}))
         except OSError as error:
             raise DataError(_not_downloaded(name, error)) from error
         except Exception as error:      # timm's constructors check little: any error of theirs is an argument's
@@ -53,7 +53,7 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     settings = timm.data.resolve_model_data_config(network)
     size = getattr(patches, 'img_size', None) or settings['input_size'][1:]
     wanted = Preprocessing(tuple(size), settings['mean'], settings['std'], settings['crop_pct'], settings['interpolation'])
-    architecture, _, tag = name.partition('.')
+    tag = name.partition('.')[2]
     return Backbone(network, layout, wanted.with_changes(preprocessing or {}), dict(
         type='timm', name=name, tag=tag or (network.pretrained_cfg or {}).get('tag', ''), pretrained=pretrained,
         checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
@@ -75,7 +75,7 @@ def _cache_alone_without_network() -> Iterator[None]:
         settings.HF_HUB_OFFLINE = offline
 
 
-def _load(network: nn.Module, path: Path) -> None:
+def _load(network: Any, path: Path) -> None:
     if path.suffix == '.npz':
         if not path.is_file():
             raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
@@ -100,7 +100,7 @@ def _load(network: nn.Module, path: Path) -> None:
 
 
 def _not_downloaded(name: str, error: Exception) -> str:
-    settings = timm.get_pretrained_cfg(name)
+    settings: Any = timm.get_pretrained_cfg(name)
     source = f'{settings.hf_hub_id} (file model.safetensors) on the Hugging Face hub' if settings.hf_hub_id else settings.url
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return (f'the weights of {name!r} are missing: {source} could not be downloaded ({reason}). Either give the file with '

@@ -57,7 +57,7 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
         kwargs=dict(kwargs or {})))
 
 
-def _remove_classifier(network: nn.Module) -> str:
+def _remove_classifier(network: Any) -> str:
     """Puts an Identity in place of the last layer, a Linear (SqueezeNet: a 1 x 1 convolution), and returns its path."""
     for name in ('aux1', 'aux2', 'AuxLogits'):          # GoogLeNet's and Inception's training-time classifiers
         if getattr(network, name, None) is not None:

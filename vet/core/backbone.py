@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
             calls = dry_run(network, image)
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, IndexError) as error:
             raise UserError(f'{identity.get("name")} does not take images of {preprocessing.size} (height, width): {error} '
                             f'Set model.backbone.preprocessing.size to what it takes.') from error
         features = calls[''].out_shape
@@ -81,7 +81,7 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from vet.core.site import NORMS
+from vet.errors import NoSiteError
 
 
 @dataclass(eq=False)
@@ -50,18 +51,25 @@ class Reweight:
     host: nn.Module
     weight_name: str
     bias_name: str
-    delta: nn.Module
+    delta: Any                      # nn.Module; with `splits(host)` and `split(host, x)` where it need not form the weight
     mergeable = True
 
     def apply(self) -> None:
         if '_reweights' not in self.host.__dict__:
             object.__setattr__(self.host, '_reweights', [])
             object.__setattr__(self.host, 'forward', partial(_reweighted, self.host))
-        self.host._reweights.append(self)
+        edits = reweights_of(self.host)
+        edits.append(self)
+        if not _all_split(self.host) and any(getattr(edit.delta, 'dropout', 0) for edit in edits):
+            edits.remove(self)
+            raise NoSiteError(f'{type(self.delta).__name__} needs the whole weight of {self.weight_name!r} in '
+                              f'{type(self.host).__name__}, where another update has a dropout of its input. Set that dropout to 0.')
 
     def undo(self) -> None:
-        self.host._reweights.remove(self)
-        if not self.host._reweights:
+        edits = reweights_of(self.host)
+        if self in edits:
+            edits.remove(self)
+        if not edits:
             del self.host.__dict__['_reweights'], self.host.__dict__['forward']
 
 
@@ -84,10 +92,15 @@ class Hook:
         self.handle.remove()
 
 
+def reweights_of(host: nn.Module) -> list[Reweight]:
+    """The reweights of a reweighted module, in the order they act."""
+    return host.__dict__['_reweights']
+
+
 def new_tensors(host: nn.Module) -> dict[str, torch.Tensor | None]:
     """The tensors of `host` that its reweights change, by parameter path, as they make them."""
     tensors: dict[str, torch.Tensor | None] = {}
-    for edit in host._reweights:
+    for edit in reweights_of(host):
         weight, bias = (tensors[name] if name in tensors else parameter_or_none(host, name)
                         for name in (edit.weight_name, edit.bias_name))
         tensors[edit.weight_name], tensors[edit.bias_name] = edit.delta(weight, bias)
@@ -102,17 +115,21 @@ def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
 
 def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward of a reweighted module: W x + B(A x) where every delta can be split off, else the class's on new tensors."""
-    if len(args) == 1 and all(hasattr(edit.delta, 'split') and edit.delta.splits(host) for edit in host._reweights):
+    if len(args) == 1 and _all_split(host):
         y = type(host).forward(host, *args)
-        for edit in host._reweights:
+        for edit in reweights_of(host):
             y = y + edit.delta.split(host, args[0])
         return y
     return type(host).forward(_with_tensors(host, new_tensors(host)), *args, **kwargs)
 
 
+def _all_split(host: nn.Module) -> bool:
+    return all(hasattr(edit.delta, 'split') and edit.delta.splits(host) for edit in reweights_of(host))
+
+
 def _with_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn.Module:
     """A shadow of `module` that reads `tensors` for its parameters. Nothing of `module` changes, so threads may share it."""
-    shadow = object.__new__(type(module))
+    shadow: Any = object.__new__(type(module))
     shadow.__dict__ = {**module.__dict__, '_parameters': dict(module._parameters), '_modules': dict(module._modules)}
     below: dict[str, dict[str, torch.Tensor | None]] = {}
     for path, tensor in tensors.items():
@@ -122,7 +139,7 @@ def _with_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor | None])
         else:
             shadow._parameters[child] = tensor
     for child, inner in below.items():
-        shadow._modules[child] = _with_tensors(module._modules[child], inner)
+        shadow._modules[child] = _with_tensors(module.get_submodule(child), inner)
     return shadow
 
 

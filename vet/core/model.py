@@ -18,13 +18,15 @@ class ImageClassifier(nn.Module):
     classes: the K class names. Only the tuners' parameters and the head's train.
     """
 
+    tuners: Any         # nn.ModuleList of Tuner
+
     def __init__(self, backbone: Backbone, tuners: Iterable[Tuner], head: nn.Module, classes: Sequence[str] = ()):
         super().__init__()
         self.backbone, self.head, self.classes = backbone, head, list(classes)
         self.tuners = nn.ModuleList(tuners)
         for tuner in self.tuners:
             tuner.attach(backbone)
-        self._merged: list[tuple[nn.Module, str, nn.Parameter | None, dict[str, Any]]] = []
+        self._merged: list[tuple[nn.Module, str, torch.Tensor | None, dict[str, Any]]] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, K), float32"""
@@ -88,7 +90,7 @@ class ImageClassifier(nn.Module):
                 object.__setattr__(host, name, value)
 
 
-def _put(module: nn.Module, path: str, parameter: nn.Parameter | None) -> None:
+def _put(module: nn.Module, path: str, parameter: Any) -> None:
     owner, _, name = path.rpartition('.')
     module.get_submodule(owner)._parameters[name] = parameter
 

@@ -225,7 +225,5 @@ def _first_tensor(value: object) -> torch.Tensor | None:
 
 def _as_slice(text: str) -> slice:
     if ':' not in text:
-        start = int(text)
-        return slice(start, start + 1 or None)
-    start, end = (int(part) if part else None for part in text.split(':'))
-    return slice(start, end)
+        return slice(int(text), int(text) + 1 or None)
+    return slice(*(int(part) if part else None for part in text.split(':')))

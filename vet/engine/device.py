@@ -18,7 +18,7 @@ def make_accelerator(device: str | None = None, precision: str = 'auto') -> Acce
         except (RuntimeError, AssertionError) as error:
             raise UserError(f'the device {device!r} cannot be used: {str(error).splitlines()[0]} '
                             f'Allowed: cpu, cuda, cuda:N, mps, where the machine has it.') from error
-        if device.startswith('cuda'):
+        if device.startswith('cuda:'):
             torch.cuda.set_device(device)
     is_gpu = device != 'cpu' and torch.cuda.is_available()
     if precision == 'auto':

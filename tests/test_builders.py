@@ -1,0 +1,134 @@
+"""build_trainer and what it is made of: sources of a config, datasets, classes, and what a user gets wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from vet import build_trainer
+from vet.builders import build_datasets, find_config, resolve_data_root
+from vet.config import read_settings
+from vet.datasets.digits import Digits
+from vet.errors import DataError, UnknownNameError, UserError
+
+QUICKSTART = Path(__file__).parents[1] / 'configs/quickstart.py'
+FAST = {'train.max_epochs': 1, 'evaluation.before': False}
+
+
+class Own:
+    """The least a dataset of a user's own can be."""
+
+    def __init__(self, count=12, classes=(0, 1)):
+        self.classes, self.count = classes, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return np.full((8, 8, 3), index * 20, np.uint8), index % 2
+
+
+def make(tmp_path, **args):
+    return build_trainer(default_args=dict(dict(model=QUICKSTART, work_dir=tmp_path / 'work', device='cpu'), **args))
+
+
+def test_task_and_arguments(tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown task 'image-classification'"):
+        build_trainer(name='image-classification')
+    with pytest.raises(UnknownNameError, match="argument of build_trainer 'workdir'. Did you mean 'work_dir'"):
+        build_trainer(default_args=dict(model=QUICKSTART, workdir=tmp_path))
+    with pytest.raises(UserError, match='build_trainer needs model='):
+        build_trainer()
+    with pytest.raises(UnknownNameError, match="unknown model 'damo/cv_vitb16'.*Allowed: damo/cv_vitb16_classification_vision-efficient-tuning-lora"):
+        make(tmp_path, model='damo/cv_vitb16')
+
+
+def test_default_args_and_keywords_are_one(tmp_path):
+    trainer = build_trainer(default_args=dict(model=QUICKSTART, work_dir=tmp_path, seed=1), seed=2, device='cpu')
+    assert trainer.settings.seed == 2 and trainer.folder.path == tmp_path
+
+
+def test_a_config_object_is_not_changed(tmp_path):
+    config = Config.fromfile(str(QUICKSTART))
+    before = config.to_dict()
+    trainer = make(tmp_path, model=config, seed=5, train_dataset=Own(), eval_dataset=Own(), cfg_options={'train.max_epochs': 3},
+                   cfg_modify_fn=lambda c: c.model.head.update(num_classes=2))
+    assert trainer.settings.seed == 5 and trainer.settings.train.max_epochs == 3
+    assert config.to_dict() == before
+    plain = dict(model=dict(backbone=dict(type='DigitsViT')), dataset=dict(train=dict(type='Digits')))
+    assert make(tmp_path, model=plain, seed=5).folder.path.name == 'work' and 'seed' not in plain
+
+
+def test_work_dir_without_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert build_trainer(model=QUICKSTART, device='cpu').folder.path == Path('work_dirs/quickstart')
+    assert build_trainer(model=find_config(QUICKSTART), device='cpu').folder.path == Path('work_dirs/run')
+    assert build_trainer(model=QUICKSTART, device='cpu', cfg_options=dict(work_dir='mine')).folder.path == Path('mine')
+
+
+def test_datasets_of_ones_own(tmp_path):
+    trainer = make(tmp_path, train_dataset=Own(), eval_dataset=Own(7), cfg_options=dict(FAST, **{'model.head.num_classes': None}))
+    assert trainer.model.classes == ['0', '1']
+    assert set(trainer.train()) >= {'accuracy', 'output'} and 0 <= trainer.evaluate()['accuracy'] <= 1
+    config = find_config(tmp_path / 'work')     # an object cannot be built again from its record
+    assert 'train' not in config.dataset
+    with pytest.raises(UserError, match='dataset lacks train'):
+        make(tmp_path, model=tmp_path / 'work/output', work_dir=tmp_path / 'b')
+    again = make(tmp_path, model=tmp_path / 'work/output', work_dir=tmp_path / 'b', train_dataset=Own(), eval_dataset=Own(7))
+    assert again.model.classes == ['0', '1']
+
+
+def test_dataset_without_classes_or_with_others(tmp_path):
+    with pytest.raises(UserError, match='TensorDataset has no `classes`'):
+        make(tmp_path, train_dataset=torch.utils.data.TensorDataset(torch.zeros(2)))
+    with pytest.raises(UserError, match=r'dataset.test has other classes than dataset.train: 5 \(5, 6, 7, …\) and 2 \(a, b, …\)'):
+        make(tmp_path, train_dataset=Own(classes=('a', 'b')))
+
+
+def test_an_empty_dataset_is_not_replaced(tmp_path):
+    settings = read_settings(find_config(QUICKSTART))
+    assert build_datasets(settings, test=Own(0, [str(i) for i in range(5, 10)]))['test'].count == 0
+
+
+def test_class_count_that_disagrees(tmp_path):
+    with pytest.raises(UserError, match='model.head.num_classes is 4, but the dataset has 5 classes'):
+        make(tmp_path, cfg_options={'model.head.num_classes': 4})
+
+
+def test_head_initialisation_follows_the_seed(tmp_path):
+    a, b, c = (make(tmp_path, seed=seed).model.head.fc.weight for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_hold_out_where_best_is_selected(tmp_path):
+    trainer = make(tmp_path, cfg_options={'evaluation.select': 'best'})
+    assert len(trainer.data['val']) == 60 and len(trainer.data['train']) == 599 - 60 and len(trainer.data['test']) == 297
+
+
+def test_data_root(monkeypatch, tmp_path):
+    monkeypatch.delenv('VET_DATA_ROOT', raising=False)
+    assert resolve_data_root() == Path('data')
+    monkeypatch.setenv('VET_DATA_ROOT', str(tmp_path))
+    assert resolve_data_root() == tmp_path and resolve_data_root('~/x') == Path.home() / 'x'
+    with pytest.raises(DataError, match=str(tmp_path / 'flowers')):
+        build_datasets(read_settings(dict(model=dict(backbone=dict(type='DigitsViT')),
+                                          dataset=dict(train=dict(type='ImageFolder', path='flowers')))))
+
+
+def test_finetune_false_goes_on_from_a_folder(trainer, tmp_path):
+    options = {'model.finetune': False}
+    again = make(tmp_path, model=trainer.folder.path, cfg_options=options)
+    assert again.evaluate() == trainer.evaluate()
+    fresh = make(tmp_path, model=trainer.folder.output)
+    assert not torch.equal(fresh.model.head.fc.weight, trainer.model.head.fc.weight)
+    with pytest.raises(UserError, match='model.finetune is False.*other classes'):
+        make(tmp_path, model=trainer.folder.output, cfg_options=options, eval_dataset=Digits(digits=[1, 2]),
+             train_dataset=Digits(digits=[1, 2]))
+
+
+@pytest.mark.parametrize('options', [{'model.tuners.3.rank': 1}, {'train.max_epochs.x': 1}])
+def test_options_that_do_not_fit(tmp_path, options):
+    with pytest.raises(UserError):
+        make(tmp_path, cfg_options=options)

@@ -1,0 +1,227 @@
+"""Config files and the checks of what stands in them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from vet.builders import modified
+from vet.config import load_config, read_settings
+from vet.errors import UnknownNameError, UserError
+from vet.registry import TUNERS
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+
+
+def config(**sections):
+    return {'model': dict(backbone=dict(type='DigitsViT')), 'dataset': dict(train=dict(type='Digits')), **sections}
+
+
+def changed(**options):
+    return read_settings(modified(Config(config()), None, options))
+
+
+def test_defaults_are_complete_and_can_be_saved():
+    settings = read_settings(config())
+    assert settings.model.tuners == [dict(type='LinearProbe')] and settings.dataset.test is None
+    assert settings.evaluation.metrics == ['accuracy'] and settings.seed == 0
+    assert json.loads(json.dumps(settings.to_dict())) == settings.to_dict()
+    assert read_settings(settings.to_dict()) == settings
+
+
+def test_what_is_read_is_a_copy():
+    given = config()
+    settings = read_settings(given)
+    settings.model.backbone['type'] = 'other'
+    assert given['model']['backbone'] == dict(type='DigitsViT')
+    assert read_settings(config()).train.lr_scheduler is not read_settings(config()).train.lr_scheduler
+
+
+@pytest.mark.parametrize('key, near', [
+    ('model.finetun', 'finetune'), ('model.tuner', 'tuners'), ('dataset.tets', 'test'), ('train.max_epoch', 'max_epochs'),
+    ('train.lr_scheduler.tmax', 'T_max'), ('train.dataloader.batch_size', 'batch_size_per_gpu'),
+    ('train.checkpoint.keeps', 'keep'), ('evaluation.metric', 'metrics'), ('evaluation.dataloader.workers', 'workers_per_gpu'),
+    ('model.backbone.loral_length', 'lora_length')])
+def test_unknown_key_in_a_section(key, near):
+    with pytest.raises(UnknownNameError, match=f'{key.rpartition(".")[0]}.*{key.rpartition(".")[2]!r}.*Did you mean .*{near!r}'):
+        changed(**{key: 3})
+
+
+@pytest.mark.parametrize('name', ['evaluations', 'datasets', 'trian', 'models', 'sed', 'seeds'])
+def test_top_level_name_near_a_section(name):
+    with pytest.raises(UnknownNameError, match=f'unknown section {name!r}. Did you mean'):
+        read_settings(config(**{name: dict()}))
+
+
+def test_helper_variables_are_allowed():
+    settings = read_settings(config(num_images=3, lr=1e-3, my_paths=[Path('a')], helper=object(), work_dir='x', default_scope='vet',
+                                    custom_imports=dict(imports=[])))
+    assert settings == read_settings(config())
+
+
+@pytest.mark.parametrize('key, value, message', [
+    ('train.max_epochs', 'abc', "train.max_epochs is 'abc'; it must be a whole number"),
+    ('train.max_epochs', 1.5, 'a whole number'), ('train.max_epochs', True, 'a whole number'),
+    ('train.compile', 1, 'True or False'), ('train.ema', 'x', 'a number or None'), ('seed', None, 'seed is None'),
+    ('model.tuners', 'LoRA', "model.tuners is 'LoRA'; it must be a list"), ('model.tuners', ['LoRA'], 'must be a list'),
+    ('model.backbone', 'DigitsViT', "model.backbone is 'DigitsViT'; it must be a dict with a \"type\""),
+    ('model', 3, 'model is 3; it must be a dict with the keys backbone, tuners, head, finetune'),
+    ('train.lr_scheduler', 'Cosine', 'must be a dict with the keys type, T_max'),
+    ('evaluation.metrics', 3, 'a text or a list'),
+    ('train.precision', 'fp8', "unknown train.precision 'fp8'.*bf16, fp32"), ('evaluation.select', 'first', "Allowed: best, last"),
+    ('train.lr_scheduler.type', 'Cosine', 'CosineAnnealingLR'),
+    ('model.head.weights', {1, 2}, 'model.head.weights is .*register what is your own|Register'),
+    ('dataset.train.loader', open, 'dataset.train.loader is <built-in')])
+def test_wrong_type_or_choice(key, value, message):
+    with pytest.raises(UserError, match=message):
+        changed(**{key: value})
+
+
+@pytest.mark.parametrize('short', [4, [4, 0]])
+@pytest.mark.parametrize('tuners', ['LoRA', ['LoRA'], dict(type='LoRA')])
+def test_tuners_that_are_no_list_of_dicts_beside_a_short_form(tuners, short):
+    with pytest.raises(UserError, match='model.tuners is .* it must be a list'):
+        read_settings(config(model=dict(backbone=dict(type='DigitsViT', lora_length=short), tuners=tuners)))
+
+
+@pytest.mark.parametrize('key, value, allowed', [
+    ('train.max_epochs', -1, 'at least 0'), ('train.accumulate', 0, 'at least 1'), ('train.log_every', 0, 'at least 1'),
+    ('train.dataloader.batch_size_per_gpu', 0, 'at least 1'), ('train.dataloader.workers_per_gpu', -1, 'at least 0'),
+    ('evaluation.dataloader.batch_size_per_gpu', 0, 'at least 1'), ('evaluation.dataloader.workers_per_gpu', -2, 'at least 0'),
+    ('train.lr_scheduler.T_max', 0, 'at least 1'), ('train.lr_scheduler.warmup_epochs', -1, 'at least 0'),
+    ('train.lr_scheduler.eta_min', 2, 'from 0 to 1'), ('train.label_smoothing', 1, 'from 0 to below 1'),
+    ('train.mixup', -0.1, 'at least 0'), ('train.cutmix', float('nan'), 'at least 0'), ('train.clip_norm', 0, 'above 0'),
+    ('train.head_lr', -1, 'above 0'), ('train.ema', 1, 'above 0 and below 1'), ('train.checkpoint.keep', 0, 'at least 1'),
+    ('train.checkpoint.every_steps', 0, 'at least 1'), ('train.early_stop', 0, 'at least 1'),
+    ('evaluation.holdout', 1, 'above 0 and below 1'), ('evaluation.every', 0, 'at least 1')])
+def test_out_of_range(key, value, allowed):
+    with pytest.raises(UserError, match=f'^{key} is {value}; it must be {allowed}.$'):
+        changed(**{key: value})
+
+
+def test_missing_sections():
+    with pytest.raises(UserError, match='the config lacks model, dataset; its keys are model, dataset, train, evaluation, seed'):
+        read_settings({})
+    with pytest.raises(UserError, match='dataset lacks train; its keys are train, val, test'):
+        read_settings(config(dataset=dict()))
+
+
+def test_t_max_follows_max_epochs():
+    assert changed(**{'train.max_epochs': 7}).train.lr_scheduler.T_max == 7
+    assert changed(**{'train.max_epochs': 7, 'train.lr_scheduler.T_max': 9}).train.lr_scheduler.T_max == 9
+    assert changed(**{'train.max_epochs': 0}).train.lr_scheduler.T_max == 0
+
+
+def test_paths_and_ranges_become_what_json_holds():
+    settings = changed(**{'dataset.train.path': Path('a/b'), 'dataset.train.digits': range(2)})
+    assert settings.dataset.train == dict(type='Digits', path='a/b', digits=[0, 1])
+
+
+# The short forms ---------------------------------------------------------------------------------------------------
+
+
+def tuners_of(config, **options):
+    return read_settings(modified(Config(config), None, options)).model.tuners
+
+
+def with_tuners(*tuners, **short):
+    return config(model=dict(backbone=dict(type='DigitsViT', **short), tuners=list(tuners)))
+
+
+def test_lora_length_is_short_for_an_entry():
+    assert tuners_of(with_tuners(lora_length=4)) == [dict(type='LoRA', rank=4)]
+    assert tuners_of(with_tuners(dict(type='BitFit'), lora_length=4)) == [dict(type='BitFit'), dict(type='LoRA', rank=4)]
+    assert tuners_of(config(model=dict(backbone=dict(type='DigitsViT', lora_length=4))))[-1] == dict(type='LoRA', rank=4)
+    assert 'lora_length' not in read_settings(with_tuners(lora_length=4)).model.backbone
+
+
+def test_lora_length_replaces_the_entrys_rank():
+    entry = dict(type='LoRA', rank=2, at='mlp.fc1', alpha=8)
+    given = with_tuners(entry, dict(type='BitFit'), lora_length=[4, 0, 4, 0, 0, 0])
+    assert tuners_of(given) == [dict(entry, rank=[4, 0, 4, 0, 0, 0]), dict(type='BitFit')]
+    assert given['model']['tuners'][0]['rank'] == 2
+
+
+@pytest.mark.parametrize('nothing', [0, [0] * 6, None])
+def test_all_zero_removes_the_entry(nothing):
+    assert tuners_of(with_tuners(dict(type='LoRA', rank=2), lora_length=nothing)) == []
+    assert tuners_of(with_tuners(dict(type='BitFit'), lora_length=nothing)) == [dict(type='BitFit')]
+
+
+def test_short_form_is_expanded_after_modify_and_options():
+    def modify(config):
+        config.model.backbone.lora_length = 3
+        return config
+    given = with_tuners(dict(type='LoRA', rank=2), lora_length=1)
+    assert read_settings(modified(Config(given), modify, None)).model.tuners == [dict(type='LoRA', rank=3)]
+    both = modified(Config(given), modify, {'model.backbone.lora_length': 5})
+    assert read_settings(both).model.tuners == [dict(type='LoRA', rank=5)]
+
+
+def test_modify_may_return_nothing():
+    config = modified(Config(with_tuners()), lambda c: c.model.update(finetune=False), None)
+    assert read_settings(config).model.finetune is False
+
+
+def test_unknown_short_form():
+    with pytest.raises(UnknownNameError, match=r"short form in model.backbone 'loro_length'.*lora_length"):
+        read_settings(with_tuners(loro_length=4))
+
+
+# Files -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_config_of_the_project_is_complete():
+    found = sorted(path for path in CONFIGS.glob('*.py'))
+    assert found
+    for path in found:
+        assert read_settings(load_config(path)), path
+
+
+def test_base_is_inherited_and_overridden(tmp_path):
+    (tmp_path / 'base.py').write_text("model = dict(backbone=dict(type='DigitsViT', lora_length=8), head=dict(type='Linear'))\n"
+                                      "dataset = dict(train=dict(type='Digits', digits=[1, 2]))\n")
+    (tmp_path / 'own.py').write_text("_base_ = ['base.py']\nrank = 2\nmodel = dict(backbone=dict(lora_length=rank))\n"
+                                     "dataset = dict(train=dict(_delete_=True, type='Digits'))\n")
+    settings = read_settings(load_config(tmp_path / 'own.py'))
+    assert settings.model.backbone == dict(type='DigitsViT') and settings.model.tuners == [dict(type='LoRA', rank=2)]
+    assert settings.dataset.train == dict(type='Digits')
+
+
+def test_yaml_and_json(tmp_path):
+    (tmp_path / 'a.yaml').write_text('model: {backbone: {type: DigitsViT, lora_length: 2}}\ndataset: {train: {type: Digits}}\n'
+                                     'train: {max_epochs: 3, head_lr: 0.01}\n')
+    (tmp_path / 'a.json').write_text(json.dumps(config(train=dict(max_epochs=3))))
+    assert read_settings(load_config(tmp_path / 'a.yaml')).train.head_lr == 0.01
+    assert read_settings(load_config(str(tmp_path / 'a.json'))).train.max_epochs == 3
+
+
+@pytest.mark.parametrize('name, text, message', [
+    ('a.py', 'model = (', 'cannot be read'), ('b.py', 'raise RuntimeError("mine")', 'RuntimeError: mine'),
+    ('c.yaml', 'model: [', 'cannot be read'), ('d.json', '{', 'cannot be read'), ('e.txt', 'x', 'cannot be read'),
+    ('f.py', "_base_ = ['missing.py']", 'missing.py'),
+    ('g.py', "custom_imports = dict(imports=['no_such_module_of_mine'])", 'no_such_module_of_mine'),
+    ('h.py', "custom_imports = ['json']", 'cannot be read')])
+def test_config_file_that_cannot_be_read(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / name)
+
+
+def test_missing_config_file(tmp_path):
+    with pytest.raises(UserError, match=r"no\.py' does not exist; give a \.py, \.yaml or \.json file"):
+        load_config(tmp_path / 'no.py')
+
+
+def test_custom_imports_from_beside_the_config(tmp_path, monkeypatch):
+    (tmp_path / 'tuner_of_test_config.py').write_text(
+        'from vet.core.tuner import Tuner\nfrom vet.registry import TUNERS\n\n\n@TUNERS.register_module()\n'
+        "class OfTestConfig(Tuner):\n    length_key = ('mine_length', 'rank')\n\n    def __init__(self, rank=1):\n        super().__init__('norm')\n")
+    (tmp_path / 'a.py').write_text("custom_imports = dict(imports=['tuner_of_test_config'])\ndataset = dict(train=dict(type='Digits'))\n"
+                                   "model = dict(backbone=dict(type='DigitsViT', mine_length=3), tuners=[])\n")
+    try:
+        assert read_settings(load_config(tmp_path / 'a.py')).model.tuners == [dict(type='OfTestConfig', rank=3)]
+        assert type(TUNERS.build(dict(type='OfTestConfig'))).__name__ == 'OfTestConfig'
+    finally:
+        TUNERS.module_dict.pop('OfTestConfig', None)

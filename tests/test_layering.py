@@ -1,0 +1,103 @@
+"""The import arrows: imports point one way between the rooms of vet, and plugins of one room never import each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each room and the rooms it may import directly, itself always among them.
+BASE = {'errors', 'registry', 'config'}
+ENGINE = BASE | {'core', 'datasets', 'transforms', 'metrics'}
+HUB = ENGINE | {'engine'}
+API = HUB | {'hub', 'builders', 'pipeline'}
+ARROWS = {
+    'errors': set(), 'registry': {'errors'}, 'config': {'errors', 'registry'},
+    'core': BASE, 'backbones': BASE | {'core'}, 'tuners': BASE | {'core'}, 'heads': BASE | {'core'},
+    'datasets': {'errors', 'registry'}, 'transforms': {'errors', 'registry'}, 'metrics': {'errors', 'registry'},
+    'engine': ENGINE, 'hub': HUB, 'builders': HUB | {'hub'}, 'pipeline': HUB | {'hub', 'builders'},
+    'compat': API, 'cli': API, 'tools': API | {'cli'}, 'benchmarks': API | {'cli', 'tools'},
+}
+# What several plugins of a room stand on, beside modules that register nothing.
+SHARED = {'vet.backbones.timm': {'vet.backbones.digits'}}
+PLUGIN_ROOMS = ('backbones', 'tuners', 'heads', 'datasets', 'transforms', 'metrics')
+
+
+def imports(source: str, module: str) -> set[str]:
+    """The modules below vet (or tools) that `module` imports anywhere, functions and relative imports included."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ''
+            if node.level:
+                base = '.'.join(filter(None, [*module.split('.')[:-node.level], node.module]))
+            found |= {f'{base}.{name.name}' if is_module(f'{base}.{name.name}') else base for name in node.names}
+    return {name for name in found if name.split('.')[0] in ('vet', 'tools', 'benchmarks')}
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace('.', '/')
+    return path.is_dir() or path.with_suffix('.py').is_file()
+
+
+def room(module: str) -> str:
+    parts = module.split('.')
+    return parts[1] if parts[0] == 'vet' and len(parts) > 1 else parts[0]
+
+
+def registers(source: str) -> bool:
+    return '.register_module(' in source
+
+
+def wrong_arrows(source: str, module: str, is_plugin=None) -> list[str]:
+    """What `module` imports against the arrows. is_plugin: whether a module registers plugins; read from its file."""
+    is_plugin = is_plugin or (lambda name: registers((ROOT / (name.replace('.', '/') + '.py')).read_text()))
+    own, wrong = room(module), []
+    for name in sorted(imports(source, module) - {'vet', module}):
+        if room(name) != own:
+            if room(name) not in ARROWS[own]:
+                wrong.append(f'{module} -> {name}')
+        elif own in PLUGIN_ROOMS and is_plugin(name) and module not in SHARED.get(name, ()):
+            wrong.append(f'{module} -> {name}, two plugins')
+    return wrong
+
+
+def modules() -> dict[str, Path]:
+    """All but vet/__init__.py, which offers the public names."""
+    files = [path for folder in ('vet', 'tools', 'benchmarks') for path in (ROOT / folder).rglob('*.py')]
+    return {'.'.join(path.relative_to(ROOT).with_suffix('').parts): path for path in files
+            if path != ROOT / 'vet/__init__.py' and path.name != '__init__.py' or path.read_text().strip()}
+
+
+@pytest.mark.parametrize('module', sorted(set(modules()) - {'vet.__init__'}))
+def test_imports_point_one_way(module):
+    assert wrong_arrows(modules()[module].read_text(), module) == []
+
+
+def test_the_arrows_have_no_circle():
+    def below(name, path=()):
+        assert name not in path, path
+        return {name}.union(*(below(inner, (*path, name)) for inner in ARROWS[name]))
+    rooms = {room(module) for module in modules()} - {'__init__', 'vet'}
+    assert rooms <= set(ARROWS)
+    assert all(below(name) for name in ARROWS)
+
+
+@pytest.mark.parametrize('module, source, wrong', [
+    ('vet.core.made_up', 'from vet.engine.trainer import Trainer', ['vet.core.made_up -> vet.engine.trainer']),
+    ('vet.core.made_up', 'from vet import builders', ['vet.core.made_up -> vet.builders']),
+    ('vet.tuners.made_up', 'def f():\n    import vet.heads.linear', ['vet.tuners.made_up -> vet.heads.linear']),
+    ('vet.tuners.made_up', 'from vet.tuners.lora import LoRA', ['vet.tuners.made_up -> vet.tuners.lora, two plugins']),
+    ('vet.tuners.made_up', 'from .lora import LoRA', ['vet.tuners.made_up -> vet.tuners.lora, two plugins']),
+    ('vet.tuners.made_up', 'from . import lora', ['vet.tuners.made_up -> vet.tuners.lora, two plugins']),
+    ('vet.tuners.made_up', 'from ..hub import presets', ['vet.tuners.made_up -> vet.hub.presets']),
+    ('vet.datasets.made_up', 'from vet.core.site import Site', ['vet.datasets.made_up -> vet.core.site']),
+    ('vet.datasets.made_up', 'from vet.datasets.base import ImageDataset\nfrom vet.registry import DATASETS', []),
+    ('vet.engine.made_up', 'class C:\n    def f(self):\n        from vet.hub.presets import preset', ['vet.engine.made_up -> vet.hub.presets']),
+    ('vet.pipeline', 'from vet.cli.command import run', ['vet.pipeline -> vet.cli.command']),
+    ('vet.core.made_up', 'import torch\nfrom vet.errors import UserError\nfrom vet.core.site import Site', [])])
+def test_a_wrong_arrow_is_found(module, source, wrong):
+    assert wrong_arrows(source, module) == wrong
