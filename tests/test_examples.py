@@ -9,11 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize('name, accuracy', [('own_tuner', 0.4), ('own_parts', 0.75)])
+@pytest.mark.parametrize('name, accuracy', [('own_tuner', 0.3), ('own_parts', 0.65)])
 def test_example(name, accuracy, python, tmp_path):
     folder, work = ROOT / 'examples' / name, tmp_path / 'work'
     done = python(ROOT / 'tools/train.py', folder / 'config.py', '--work-dir', work, '--device', 'cpu',
-                  '--cfg-options', 'train.max_epochs=2')
+                  '--cfg-options', 'train.max_epochs=1', 'evaluation.before=False')
     assert done.returncode == 0, done.stderr
     summary = json.loads((work / 'summary.json').read_text())
     assert summary['accuracy'] > accuracy

@@ -42,8 +42,10 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
     Where evaluation.select is 'best' or training may stop early, and there is no official validation split, part of train
     is held out for it.
     """
-    data = {split: build_dataset(getattr(settings.dataset, split) if given.get(split) is None else given[split], data_root)
-            for split in ('train', 'val', 'test')}
+    data: dict[str, Any] = {}
+    for split in ('train', 'val', 'test'):
+        own = given.get(split)
+        data[split] = build_dataset(getattr(settings.dataset, split) if own is None else own, data_root)
     if data['val'] is None and (settings.evaluation.select == 'best' or settings.train.early_stop):
         data['train'], data['val'] = hold_out(data['train'], settings.evaluation.holdout, seed=0)
     classes = class_names(data['train'])
@@ -54,7 +56,7 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
     return data
 
 
-def class_names(dataset: Dataset) -> list[str]:
+def class_names(dataset: Any) -> list[str]:
     """The names of a dataset's classes, in the order of its labels. UserError where it has none."""
     if not hasattr(dataset, 'classes'):
         raise UserError(f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in the order of '
@@ -123,7 +125,7 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     if args.get('seed') is not None:
         config.seed = args['seed']
     settings = read_settings(config)
-    datasets = build_datasets(settings, args.get('data_root'), **given)
+    datasets: dict[str, Any] = build_datasets(settings, args.get('data_root'), **given)
     named = isinstance(source, (str, os.PathLike))
     if not settings.model.finetune and named and Path(source).is_dir():
         model = load_model(find_model_folder(source))
@@ -142,6 +144,8 @@ def modified(config: Config, modify: Callable[[Config], Config | None] | None, o
         config = modify(config) or config
     if options:
         try:
+            for split in [split for split, entry in (config.get('dataset') or {}).items() if entry is None]:
+                del config.dataset[split]       # mmengine sets no key below None
             config.merge_from_dict(dict(options))
         except (TypeError, KeyError, AssertionError, AttributeError) as error:
             raise UserError(f'--cfg-options {dict(options)} do not fit the config: {error}') from error

@@ -13,7 +13,8 @@ class UnknownNameError(UserError):
 
     def __init__(self, what: str, given: object, allowed: Iterable[str], advice: str = ''):
         names = sorted(allowed)
-        near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+        lower = {name.lower(): name for name in names}
+        near = [lower[name] for name in difflib.get_close_matches(str(given).lower(), lower, n=3, cutoff=0.5)]
         meant = f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
         listed = ', '.join(names) if len(names) <= 40 else f'{", ".join(names[:40])}, … ({len(names)} in all)'
         super().__init__(f'unknown {what} {given!r}.{meant} Allowed: {listed or "none"}.{" " + advice if advice else ""}')

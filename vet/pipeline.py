@@ -55,7 +55,7 @@ class Classifier:
     def _classify(self, images: Iterator[Any], topk: int, batch_size: int) -> Iterator[dict[str, list]]:
         done = False
         while not done:
-            views = []
+            views: list[torch.Tensor] = []
             while len(views) < batch_size and not done:
                 try:
                     views.append(self._view(open_image(next(images))))

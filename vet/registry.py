@@ -27,7 +27,7 @@ def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for key in given:
         if key not in accepted and not takes_any:
-            raise UnknownNameError(f'option of {registry.name} {cfg["type"]!r}', key, set(accepted) - set(offered))
+            raise UnknownNameError(f'option of {registry.name} {cfg["type"]!r}', key, accepted)
     missing = [name for name, p in list(accepted.items())[len(args):]
                if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
                and name not in given and name not in offered]

@@ -22,6 +22,7 @@ from vet.registry import TUNERS
 EVERY = tuple(FAMILIES)
 ATTENTION = ('vit', 'swin', 'clip', 'deit-distilled', 'torchvision-vit')
 TOKENS = ('vit', 'clip', 'deit-distilled', 'torchvision-vit')
+MLPS = ATTENTION + ('convnext',)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,12 @@ def _weights(backbone: Backbone, block: str) -> list[torch.Size]:
             if name.startswith(f'{block}.') and name.endswith('weight') and p.dim() in (2, 4)]
 
 
+def _bottlenecks(backbone: Backbone, role: str, width: int, into: bool = False) -> int:
+    """Of adapters behind (or `into`) the sites of a role; with a scale per channel where they go into."""
+    channels = [(site.in_shape if into else site.out_shape)[site.axis] for site in backbone.sites.find(role)]
+    return sum(2 * width * c + width + c + into * c for c in channels)
+
+
 def _last(backbone: Backbone) -> str:
     return re.escape(backbone.sites.blocks[-1]) + r'\..*'
 
@@ -146,6 +153,31 @@ CASES: tuple[Case, ...] = (
     Case('LoRA', lambda b: dict(rank=2, at=['attn.proj', 'mlp.fc1', 'mlp.fc2']), on=ATTENTION, label='proj-mlp',
          count=lambda b: sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks)
          - _low_rank(_fused(b), 2)),
+    Case('LoRA', lambda b: dict(rank=2, variant='rslora', at='weight'), on=EVERY, label='rslora',
+         count=lambda b: sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks)),
+    Case('LoRA', lambda b: dict(rank=2, variant='dora', at='weight'), on=EVERY, label='dora', count=lambda b: sum(
+         _low_rank(_weights(b, block), 2) + sum(shape[0] for shape in _weights(b, block)) for block in b.sites.blocks)),
+    Case('LoRA', lambda b: dict(rank=2, variant='dora', parts='qv'), on=('vit', 'swin', 'clip', 'deit-distilled'),
+         label='dora-qv', count=lambda b: sum(2 * (2 * (out // 3 + inside) + out // 3) for out, inside in _fused(b))),
+    Case('LoRA', lambda b: dict(r=1, lora_alpha=2, variant='pissa', at='weight'), on=EVERY, label='pissa',
+         count=lambda b: sum(_low_rank(_weights(b, block), 1) for block in b.sites.blocks)),
+    Case('LoRA', lambda b: dict(rank=8, variant='vera', at='weight'), on=EVERY, label='vera', count=lambda b: sum(
+         8 + shape[0] for block in b.sites.blocks for shape in _weights(b, block))),
+    Case('LoRA', lambda b: dict(rank=8, variant='vera', parts='qv'), on=('vit', 'swin', 'clip', 'deit-distilled'),
+         label='vera-qv', count=lambda b: sum(2 * (8 + out // 3) for out, _ in _fused(b))),
+    Case('Adapter', lambda b: dict(width=2), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
+    Case('Adapter', lambda b: dict(width=2, position='before', scale='channel', activation='silu', at='block'), on=EVERY,
+         label='before', count=lambda b: _bottlenecks(b, 'block', 2, into=True)),
+    Case('Houlsby', lambda b: dict(width=2), on=ATTENTION,
+         count=lambda b: _bottlenecks(b, 'attn', 2) + _bottlenecks(b, 'mlp', 2)),
+    Case('Pfeiffer', lambda b: dict(width=[2] * len(b.sites.blocks)), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
+    Case('AdaptFormer', lambda b: dict(width=2), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
+    Case('AdapterPlus', lambda b: dict(width=2), on=EVERY, count=lambda b: _bottlenecks(b, 'block', 2)
+         + sum(site.out_shape[site.axis] for site in b.sites.find('block'))),
+    Case('VPT', lambda b: dict(length=[0] + [2] * (len(b.sites.blocks) - 1)), on=TOKENS,
+         count=lambda b: 2 * 32 * (len(b.sites.blocks) - 1)),
+    Case('VPT', lambda b: dict(length=2, depth='shallow'), on=TOKENS, label='shallow', count=lambda b: 2 * 32),
+    Case('Prefix', lambda b: dict(length=2), on=('vit', 'clip', 'deit-distilled'), count=lambda b: 3 * 2 * 2 * 32),
     Case(AfterBlocks, on=EVERY),
     Case(PromptBlocks, on=TOKENS),
 )

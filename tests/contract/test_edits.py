@@ -39,10 +39,10 @@ def test_every_trainable_tensor_moves_the_loss(ran):
 
 def test_every_delta_has_a_gradient_from_the_first_step(ran):
     by_delta: dict[str, float] = {}
-    for name, gradient in ran.first_gradients.items():
-        if '.deltas.' in name:
-            delta = name.rpartition('.')[0].removesuffix('.up').removesuffix('.down')
-            by_delta[delta] = by_delta.get(delta, 0) + gradient.abs().sum().item()
+    for key, delta in ran.model.tuners[0].deltas.items():
+        for name, _ in delta.named_parameters():
+            gradient = ran.first_gradients[f'tuners.0.deltas.{key.replace("/", ".")}.{name}']
+            by_delta[key] = by_delta.get(key, 0) + gradient.abs().sum().item()
     assert all(by_delta.values())
 
 

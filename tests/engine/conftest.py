@@ -8,6 +8,8 @@ os.environ['OMP_NUM_THREADS'] = '1'     # the nets are too small to share out; c
 import pytest
 import torch
 
+from vet.registry import TUNERS
+
 torch.set_num_threads(1)
 
 
@@ -23,6 +25,12 @@ def process():
         return child
 
     return start
+
+
+@pytest.fixture
+def register_tuner(monkeypatch):
+    """register_tuner(class): a tuner that a config can name for one test, and that no other suite meets."""
+    return lambda tuner: monkeypatch.setitem(TUNERS.module_dict, tuner.__name__, tuner)
 
 
 @pytest.fixture

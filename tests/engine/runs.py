@@ -1,5 +1,6 @@
 """Runs that the engine's tests train: LoRA on the shipped digits ViT, and how one is killed at a chosen moment."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -65,6 +66,7 @@ def train_everything(work_dir, resume=None, moment=None):
     if moment:
         kill_at(*moment)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method('fork', force=True)    # of the loader's workers, which a server would outlive
     build(work_dir, resume, **EVERYTHING).train()
 
 

@@ -103,7 +103,7 @@ def test_missing_extra_and_misshaped_tensors(folder):
     path, tensors = folder / 'tuner.safetensors', load_file(folder / 'tuner.safetensors')
     for wrong, message in (({k: v for k, v in tensors.items() if k != 'head.fc.bias'}, "'head.fc.bias' .given nothing"),
                            ({**tensors, 'extra': torch.zeros(2)}, "'extra' .given .2,., needed nothing"),
-                           ({**tensors, 'head.fc.bias': torch.zeros(4)}, r"given \(4,\), needed \(5,\)")):
+                           ({**tensors, 'head.fc.bias': torch.zeros(4)}, r"'head.fc.bias' \(given \(4,\), needed \(5,\)")):
         save_file(wrong, path)
         refused(folder, f'does not fit this model at 1 tensors, such as {message}')
 

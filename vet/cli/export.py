@@ -12,4 +12,9 @@ def main() -> None:
     parser.add_argument('file', help='the .safetensors file to write')
     add_import(parser)
     args = parser.parse_args()
-    run(lambda: (import_plugins(args.imports), export_backbone(args.model, args.file)))
+    run(lambda: _export(args))
+
+
+def _export(args: argparse.Namespace) -> None:
+    import_plugins(args.imports)
+    export_backbone(args.model, args.file)

@@ -69,7 +69,7 @@ def _show(summary: dict[str, Any], metrics: list[str]) -> None:
 
 def _line_of_python(trainer: Trainer) -> str:
     """What uses the result, on an image of the dataset, which is put beside it: runs as it stands."""
-    dataset = trainer.data['train'] if trainer.data['test'] is None else trainer.data['test']
+    dataset: Any = trainer.data['train'] if trainer.data['test'] is None else trainer.data['test']
     example = trainer.folder.path.absolute() / 'example.png'
     open_image(dataset[0][0]).save(example)
     output = str(trainer.folder.output.absolute())

@@ -1,45 +1,29 @@
 """Deltas: the small trainable modules that tuners place at sites. This file holds the ones several tuners share."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
-class LowRank(nn.Module):
-    """W + scale B A, on whole weights or on slices of their rows (the q, k or v of a fused projection).
+class LowRankUpdate(nn.Module):
+    """W + B A, for a class whose `factors` says A (k, in) and B (out, k).
 
-    weight_shape: (out, in) of a Linear or (out, in / groups, kH, kW) of a convolution, taken as (out, in kH kW / groups).
-    rows: the slices of `out` that get a pair (A_i, B_i) of their own. A is (pairs x rank, in), B is (rows, rank).
-    A starts uniform as nn.Linear does, B at zero, so that the update starts at zero.
+    A convolution's weight (out, in / groups, kH, kW) is taken as (out, in kH kW / groups).
     """
 
-    def __init__(self, weight_shape: torch.Size, rank: int, scale: float = 1.0, dropout: float = 0.0,
-                 rows: list[slice] | None = None):
-        super().__init__()
-        self.out_features, in_features = weight_shape[0], math.prod(weight_shape[1:])
-        self.rows = rows or [slice(0, self.out_features)]
-        self.rank, self.scale, self.dropout = rank, scale, dropout
-        self.A = nn.Parameter(torch.empty(len(self.rows) * rank, in_features))
-        self.B = nn.Parameter(torch.zeros(sum(r.stop - r.start for r in self.rows), rank))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+    dropout = 0.0               # of the update's input, in training
 
-    def full_B(self) -> torch.Tensor:
-        """scale B as (out, pairs x rank): block-diagonal over the slices, zero in the rows of no slice."""
-        if len(self.B) == self.out_features and len(self.rows) == 1:
-            return self.scale * self.B
-        B = self.B.new_zeros(self.out_features, len(self.A))
-        start = 0
-        for pair, rows in enumerate(self.rows):
-            size = rows.stop - rows.start
-            B[rows, pair * self.rank:(pair + 1) * self.rank] = self.scale * self.B[start:start + size]
-            start += size
-        return B
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (k, in) and B (out, k), whatever scales them included"""
+        raise NotImplementedError(f'{type(self).__name__} must write factors()')
 
     def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, in, …), bias (out,) or None -> the same shapes"""
-        return weight + (self.full_B() @ self.A).view_as(weight).to(weight.dtype), bias
+        A, B = self.factors()
+        return weight + (B @ A).view_as(weight).to(weight.dtype), bias
 
     @staticmethod
     def splits(module: nn.Module) -> bool:
@@ -47,12 +31,111 @@ class LowRank(nn.Module):
         return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
 
     def split(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """scale B A x: of tokens (…, in) -> (…, out), or of maps (B, in, H, W) -> (B, out, H', W')."""
-        x = F.dropout(x, self.dropout, self.training)
-        if isinstance(module, nn.Linear):
-            return F.linear(F.linear(x, self.A), self.full_B())
-        A = self.A.view(len(self.A), module.in_channels, *module.kernel_size)
-        return F.conv2d(module._conv_forward(x, A, None), self.full_B()[:, :, None, None])
+        """B A x: of tokens (…, in) -> (…, out), or of maps (B, in, H, W) -> (B, out, H', W')."""
+        return through(module, F.dropout(x, self.dropout, self.training), *self.factors())
+
+
+def through(module: nn.Module, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """B A x as `module`, a Linear or a plain Conv2d of that weight, computes it; A (k, in) and B (out, k)"""
+    if isinstance(module, nn.Linear):
+        return F.linear(F.linear(x, A), B)
+    A = A.view(len(A), module.in_channels, *module.kernel_size)
+    return F.conv2d(module._conv_forward(x, A, None), B[:, :, None, None])
+
+
+class LowRank(LowRankUpdate):
+    """W + scale B A, on whole weights or on slices of their rows (the q, k or v of a fused projection).
+
+    weight_shape: (out, in) of a Linear or (out, in / groups, kH, kW) of a convolution, taken as (out, in kH kW / groups).
+    rows: the slices of `out` that get a pair (A_i, B_i) of their own. A is (pairs x rank, in), B is (rows, rank).
+    A starts uniform as nn.Linear does, B at zero, so that the update starts at zero.
+    """
+
+    shares: type[nn.Module] | None = None   # what all deltas of this kind use, made once for a tuner
+    takes_dropout = True
+
+    def __init__(self, weight_shape: torch.Size, rank: int, scale: float = 1.0, dropout: float = 0.0,
+                 rows: list[slice] | None = None):
+        super().__init__()
+        self.out_features, in_features = weight_shape[0], math.prod(weight_shape[1:])
+        self.rows = rows or [slice(0, self.out_features)]
+        self.rank, self.scale, self.dropout = rank, scale, dropout
+        self.make(in_features, sum(r.stop - r.start for r in self.rows))
+
+    def make(self, in_features: int, num_rows: int) -> None:
+        """Makes the parameters."""
+        self.A = nn.Parameter(torch.empty(len(self.rows) * self.rank, in_features))
+        self.B = nn.Parameter(torch.zeros(num_rows, self.rank))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
+        """Before training: what a kind takes from the frozen weight (out, in, …), or from what its deltas share."""
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.A, self.full_B()
+
+    def full_B(self) -> torch.Tensor:
+        """scale B as (out, pairs x rank): block-diagonal over the slices, zero in the rows of no slice."""
+        return self.placed(self.scale * self.B)
+
+    def placed(self, B: torch.Tensor) -> torch.Tensor:
+        """(rows, rank) -> (out, pairs x rank)"""
+        if len(B) == self.out_features and len(self.rows) == 1:
+            return B
+        full = B.new_zeros(self.out_features, len(self.rows) * self.rank)
+        start = 0
+        for pair, rows in enumerate(self.rows):
+            size = rows.stop - rows.start
+            full[rows, pair * self.rank:(pair + 1) * self.rank] = B[start:start + size]
+            start += size
+        return full
 
     def extra_repr(self) -> str:
-        return f'{self.A.shape[1]} -> {self.out_features}, rank={self.rank}, scale={self.scale:g}, pairs={len(self.rows)}'
+        return f'{self.out_features} rows, rank={self.rank}, scale={self.scale:g}, pairs={len(self.rows)}'
+
+
+class Bottleneck(nn.Module):
+    """u(h) = scale (W2 act(W1 h + b1) + b2) along the channel axis, added to what flows: y + u(y), or y + u(x) in parallel.
+
+    axis: -1 for tokens (B, N, C) and maps (B, H, W, C), -3 for maps (B, C, H, W).
+    scale: a number, or 'learned' (one number) or 'channel' (one per channel), which start at 1.
+    init: 'zero' (W1 as nn.Linear draws it, W2 = 0: the identity), 'houlsby' (normal of std 0.01, cut at two), 'bert' (normal
+        of std 0.02) or 'xavier'; biases start at zero. Parameters: width (C + C') + width + C', and the learned scale's.
+    """
+
+    ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU, silu=nn.SiLU, tanh=nn.Tanh, none=nn.Identity)
+    INITS = dict(zero=lambda weight: None, bert=partial(nn.init.normal_, std=0.02), xavier=nn.init.xavier_uniform_,
+                 houlsby=partial(nn.init.trunc_normal_, std=0.01, a=-0.02, b=0.02))
+    SCALES = ('learned', 'channel')
+
+    def __init__(self, channels: int, width: int, axis: int = -1, *, out_channels: int | None = None, parallel: bool = False,
+                 activation: str = 'gelu', scale: float | str = 1.0, dropout: float = 0.0, init: str = 'zero'):
+        super().__init__()
+        out_channels = out_channels or channels
+        self.axis, self.parallel = axis, parallel
+        self.down, self.up = nn.Linear(channels, width), nn.Linear(width, out_channels)
+        self.act, self.drop = self.ACTIVATIONS[activation](), nn.Dropout(dropout)
+        self.scale = nn.Parameter(torch.ones(out_channels if scale == 'channel' else 1)) if scale in self.SCALES else scale
+        for layer in (self.down, self.up):
+            self.INITS[init](layer.weight)
+            nn.init.zeros_(layer.bias)
+        if init == 'zero':
+            nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """x, what flows in, and y, what flows out (None: x is edited itself) -> the edited y"""
+        y = x if y is None else y
+        h = (x if self.parallel else y).movedim(self.axis, -1)
+        u = self.scale * self.up(self.drop(self.act(self.down(h))))
+        return y + u.movedim(-1, self.axis).to(y.dtype)
+
+
+class DropLast(nn.Module):
+    """(B, N + count, C) -> (B, N, C): takes added tokens away, which stay last."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y[:, :-self.count]

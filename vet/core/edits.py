@@ -148,6 +148,8 @@ def _edit_input(delta: nn.Module, module: nn.Module, args: tuple) -> tuple:
 
 
 def _edit_output(delta: nn.Module, module: nn.Module, args: tuple, out: Any) -> Any:
+    if isinstance(out, tuple):          # nn.MultiheadAttention gives (output, weights): as in the dry run, the first counts
+        return delta(args[0], out[0]), *out[1:]
     return delta(args[0], out)
 
 

@@ -1,10 +1,15 @@
-"""LoRA: low-rank updates of frozen weights.   Hu et al. 2021, arXiv:2106.09685"""
+"""LoRA: low-rank updates of frozen weights, and its variants.   Hu et al. 2021, arXiv:2106.09685"""
 
 from vet.core.deltas import LowRank
+from vet.core.low_rank import DoRA, PiSSA, VeRA
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
-from vet.errors import UserError
+from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
+
+
+VARIANTS: dict[str, tuple[type[LowRank], float]] = {    # the delta, and the power of the rank that divides alpha
+    'plain': (LowRank, 1.0), 'rslora': (LowRank, 0.5), 'dora': (DoRA, 1.0), 'pissa': (PiSSA, 1.0), 'vera': (VeRA, 1.0)}
 
 
 @TUNERS.register_module()
@@ -17,19 +22,37 @@ class LoRA(Tuner):
     parts: which slices of a fused qkv get an update, each with its own A and B: 'qv' is the paper's choice. None: one
         update of the whole weight, so that q, k and v share A, as in ModelScope.
     at: 'attn.qkv', 'attn.proj', 'mlp.fc1', 'weight' (every Linear and convolution of the blocks), …
-    Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; per part with `parts`.
+    variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera'; seed: vera's.
+    r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names, which overrule.
+    Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; per part with `parts`;
+        dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344, vera 24,576 (rank 256).
     """
 
     length_key = ('lora_length', 'rank')
 
     def __init__(self, rank: int | list[int] | dict[str, int] = 10, alpha: float | None = None, dropout: float = 0.0,
-                 parts: str | None = None, at: str | list[str] = 'attn.qkv'):
-        super().__init__(at)
+                 parts: str | None = None, at: str | list[str] = 'attn.qkv', variant: str = 'plain', seed: int = 0, *,
+                 r: int | None = None, lora_alpha: float | None = None, lora_dropout: float | None = None,
+                 target_modules: list[str] | None = None):
+        rank, alpha, dropout = (old if new is None else new
+                                for old, new in ((rank, r), (alpha, lora_alpha), (dropout, lora_dropout)))
         if parts is not None and (not parts or set(parts) - set('qkv') or len(set(parts)) < len(parts)):
             raise UserError(f'parts is {parts!r}; allowed: letters of "qkv", each once, or None for the whole weight.')
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
-        self.rank, self.alpha, self.dropout, self.parts = rank, alpha, dropout, parts
+        if variant not in VARIANTS:
+            raise UnknownNameError('variant of LoRA', variant, VARIANTS)
+        if isinstance(target_modules, str):
+            raise UserError(f'target_modules is {target_modules!r}; allowed: a list of module names. For patterns, use at=….')
+        if dropout and not VARIANTS[variant][0].takes_dropout:
+            raise UserError(f'dropout is {dropout}, but {variant!r} has no input of its own to drop; set it to 0.')
+        super().__init__(at if target_modules is None else [f'*.{name}' for name in target_modules])
+        self.rank, self.alpha, self.dropout, self.parts, self.seed = rank, alpha, dropout, parts, seed
+        self.delta, self.power = VARIANTS[variant]
+
+    def shared(self, sites: list[Site]) -> None:
+        if self.delta.shares:
+            self.share(self.delta.shares(self.seed))
 
     def tune(self, site: Site) -> None:
         rank = site.at_depth(self.rank, 'rank')
@@ -38,10 +61,12 @@ class LoRA(Tuner):
         shape = site.weight.shape
         if len(shape) < 2:
             raise refuse(self, site, 'a weight matrix')
-        if self.dropout and not (site.called and LowRank.splits(site.module)):
+        if self.dropout and not (site.called and self.delta.splits(site.module)):
             raise refuse(self, site, 'a Linear or a plain Conv2d that is called (for its dropout)')
-        scale = 1.0 if self.alpha is None else self.alpha / rank
-        self.reweight(site, LowRank(shape, rank, scale, self.dropout, self._rows(site)))
+        scale = (rank if self.alpha is None else self.alpha) / rank ** self.power
+        delta = self.delta(shape, rank, scale, self.dropout, self._rows(site))
+        delta.start(site.weight.detach(), self.deltas['shared'] if self.delta.shares else None)
+        self.reweight(site, delta)
 
     def _rows(self, site: Site) -> list[slice] | None:
         if self.parts is None:

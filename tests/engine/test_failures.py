@@ -1,0 +1,132 @@
+"""What goes wrong on the way: one clear message, and nothing lost that was saved before."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engine.runs import build, config, small
+from vet.core.tuner import Tuner
+from vet.engine.checkpoint import list_checkpoints
+from vet.engine.files import publish_folder, write_file
+from vet.engine.log import Log, read_log
+from vet.errors import TrainingError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Exploding(Tuner):
+    """Thaws the norms; from step `at` on one of their values is not finite, as too high a learning rate makes them."""
+
+    def __init__(self, at):
+        super().__init__('norm')
+        self.at, self.steps = at, 0
+
+    def tune(self, site):
+        self.thaw(site)
+
+    def on_step(self, progress):
+        self.steps += 1
+        if self.steps >= self.at:
+            next(self.trainable())[1].data.fill_(float('nan'))
+
+
+@pytest.mark.parametrize('at', [5, 6])      # in the log's and the checkpoint's step 6, the loss of which is still finite; before it
+def test_weights_that_are_not_finite(tmp_path, register_tuner, at):
+    """They reach no checkpoint, though log_every is far: the newest one can be gone on from."""
+    folder = tmp_path / 'run'
+    register_tuner(Exploding)
+    options = {'train.checkpoint': dict(every_steps=3, keep=1), 'train.log_every': 1000}
+    trainer = small(folder, **options, **{'model.tuners': [dict(type='Exploding', at=at)]})
+    with pytest.raises(TrainingError, match=r'at step 6 the loss is .* not finite.*train\.optimizer\.lr.*now 0\.00'):
+        trainer.train()
+    [checkpoint] = list_checkpoints(folder / 'checkpoints')
+    assert checkpoint.name == 'step-00000004'       # the end of the first epoch
+    assert all(value.isfinite().all() for value in load_file(checkpoint / 'state.safetensors').values())
+
+
+def test_loss_that_is_not_finite(tmp_path):
+    """A real one, of a learning rate of 1e30; with one of 1e-3 a new run in its place is possible."""
+    trainer = small(tmp_path / 'run', **{'train.optimizer': dict(type='SGD', lr=1e30)})
+    with pytest.raises(TrainingError, match=r'Lower train\.optimizer\.lr \(now [\d.]+e\+\d+\)'):
+        trainer.train()
+    assert not list_checkpoints(tmp_path / 'run' / 'checkpoints')
+    small(tmp_path / 'run', **{'train.optimizer': dict(type='SGD', lr=1e-3)}).train()
+
+
+@pytest.fixture
+def full():
+    """A file system without space."""
+    if not os.path.exists('/dev/full'):
+        pytest.skip('no /dev/full here')
+    return '/dev/full'
+
+
+def test_full_disk_refuses_a_file(tmp_path, full, monkeypatch):
+    """The real error of a full device, under the name of a temporary file."""
+    path = tmp_path / 'config.json'
+    write_file(path, 'old')
+    real_open = open
+    monkeypatch.setattr('builtins.open', lambda name, mode='r', *args: real_open(full if 'w' in mode else name, mode, *args))
+    with pytest.raises(TrainingError, match=r'no space is left to write .*config\.json.*--resume auto'):
+        write_file(path, 'new')
+    with pytest.raises(TrainingError, match='no space is left'):
+        publish_folder(tmp_path / 'step-00000003', lambda temporary: write_file(temporary / 'state.safetensors', b'new'))
+    monkeypatch.undo()
+    assert path.read_text() == 'old' and [found.name for found in tmp_path.iterdir()] == ['config.json']
+
+
+def test_full_disk_refuses_the_log(tmp_path, full):
+    with pytest.raises(TrainingError, match=r'no space is left to write .*log\.jsonl'), Log(tmp_path, 0, 0) as log:
+        log._file = open(full, 'ab')
+        log.write(1, loss=1.0)
+        log.flush()
+
+
+def test_full_disk_while_training(tmp_path):
+    """On a real file system of 900 KiB: the checkpoints before stay, and with more space the run goes on to the end."""
+    unshare = ['unshare', '-m'] if os.geteuid() == 0 else ['unshare', '-Urm']
+    if not shutil.which('unshare') or subprocess.run([*unshare, 'true'], capture_output=True).returncode:
+        pytest.skip('this user may not mount a small file system')
+    small_disk, kept = tmp_path / 'disk', tmp_path / 'kept'
+    small_disk.mkdir()
+    options = {'train.checkpoint': dict(every_steps=2, keep=4), 'train.max_epochs': 1, 'model.tuners': [dict(type='LoRA', rank=16)]}
+    (tmp_path / 'config.json').write_text(json.dumps(config(**options)))
+    train = f'{sys.executable} tools/train.py {tmp_path}/config.json --device cpu'
+    script = (f'mount -t tmpfs -o size=900k tmpfs {small_disk} && {train} --work-dir {small_disk}/run; code=$?; '
+              f'cp -r {small_disk}/run {kept}; exit $code')
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    answer = subprocess.run([*unshare, 'sh', '-c', script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert answer.returncode == 2, answer.stderr
+    assert 'error: no space is left' in answer.stderr and 'Traceback' not in answer.stderr
+    saved = list_checkpoints(kept / 'checkpoints')
+    assert saved and saved[-1].name < 'step-00000010'
+    assert not list(kept.rglob('*.tmp'))
+    summary = build(kept, 'auto', **options).train()
+    assert summary['steps'] == 10 and [record['step'] for record in read_log(kept)] == [2, 4, 6, 8, 10]
+    whole = build(tmp_path / 'whole', **options)
+    whole.train()
+    tensors = [load_file(folder / 'output' / 'tuner.safetensors') for folder in (kept, tmp_path / 'whole')]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_work_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match='--work-dir'):
+        small(tmp_path / 'file' / 'run').train()
+
+
+def test_command_refuses_an_occupied_folder(tmp_path):
+    """Exit code 2, one message, no traceback."""
+    small(tmp_path / 'run', **{'train.max_epochs': 1}).train()
+    (tmp_path / 'config.json').write_text(json.dumps(config()))
+    answer = subprocess.run([sys.executable, 'tools/train.py', f'{tmp_path}/config.json', '--work-dir', f'{tmp_path}/run', '--device', 'cpu'],
+                            cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=100)
+    assert answer.returncode == 2, answer.stderr
+    assert 'holds a finished run' in answer.stderr and 'Traceback' not in answer.stderr and not answer.stdout

@@ -1,0 +1,276 @@
+"""One optimizer step: its gradient, what it updates, and its learning rate, against independent computation."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.nets import images, tiny
+from vet.config import Schedule, Train
+from vet.core.model import ImageClassifier
+from vet.core.tuner import Tuner
+from vet.engine.batches import Batch, Order
+from vet.engine.device import make_accelerator
+from vet.engine.ema import Average, swapped
+from vet.engine.learner import Learner
+from vet.engine.meter import Meter
+from vet.engine.optim import build_optimizer, lr_factor
+from vet.heads.linear import LinearHead
+from vet.registry import OPTIMIZERS, TUNERS
+
+CONSTANT = Schedule('ConstantLR', T_max=10)
+
+
+def make(tuner='BitFit', family='vit', order=None, **train):
+    """A Learner on a tiny classifier of 3 classes; SGD of rate 1, so that a step shows the gradient."""
+    torch.manual_seed(0)
+    backbone = tiny(family)
+    tuners = [TUNERS.build(dict(type=tuner)) if isinstance(tuner, str) else tuner]
+    model = ImageClassifier(backbone, tuners, LinearHead(backbone.num_features, 3), ['a', 'b', 'c'])
+    settings = Train(**dict(optimizer=dict(type='SGD', lr=1.0), lr_scheduler=CONSTANT, max_epochs=10) | train)
+    learner = Learner(model, settings, order or Order(8, 8, 1, seed=0), make_accelerator('cpu', 'fp32'))
+    learner.net.train()
+    return learner
+
+
+def batches_of(*sizes, seed=2):
+    labels = torch.tensor([0, 1, 2, 2, 1, 0, 0, 2, 1, 1])
+    return [Batch(x, y, torch.ones(len(y))) for x, y in
+            zip(images(sum(sizes), seed=seed).split(sizes), labels[:sum(sizes)].split(sizes))]
+
+
+def step(learner, batches, number=0):
+    return learner.step(batches, number, Meter(torch.device('cpu')))
+
+
+def values(learner):
+    return {name: value.detach().clone() for name, value in learner.parameters.items()}
+
+
+def gradients(model, x, targets, **options):
+    """Of the mean loss of one batch, by plain torch."""
+    model = copy.deepcopy(model).train()
+    F.cross_entropy(model(x), targets, **options).backward()
+    return {name: parameter.grad for name, parameter in model.trainable().items()}
+
+
+@pytest.mark.parametrize('sizes', [(8,), (3, 3, 2), (5, 1, 1, 1)])
+def test_uneven_batches_have_the_gradient_of_one(sizes):
+    learner = make(order=Order(8, 8, 1, seed=0))    # a step of 8 images
+    [whole] = batches_of(8)
+    expected, before = gradients(learner.model, whole.images, whole.labels), values(learner)
+    step(learner, batches_of(*sizes))
+    for name, after in values(learner).items():
+        torch.testing.assert_close(before[name] - after, expected[name], rtol=1e-4, atol=2e-6)
+    assert sum(gradient.abs().sum() for gradient in expected.values()) > 1
+
+
+def test_filling_images_have_no_gradient():
+    learner, other = make(order=Order(5, 5, 1, seed=0)), make(order=Order(5, 5, 1, seed=0))
+    [batch] = batches_of(5)
+    filled = Batch(torch.cat([batch.images, images(2, seed=9)]), torch.cat([batch.labels, torch.tensor([0, 1])]),
+                   torch.tensor([1.] * 5 + [0.] * 2))
+    step(learner, [batch])
+    step(other, [filled])
+    for name, value in values(learner).items():
+        torch.testing.assert_close(values(other)[name], value, rtol=1e-4, atol=2e-6)
+
+
+def test_the_last_step_of_an_epoch_is_a_mean_too():
+    learner = make(order=Order(11, 4, 2, seed=0))   # steps of 8 and 3 images
+    [batch] = batches_of(3)
+    expected, before = gradients(learner.model, batch.images, batch.labels), values(learner)
+    step(learner, [batch], 1)
+    for name, after in values(learner).items():
+        torch.testing.assert_close(before[name] - after, expected[name], rtol=1e-4, atol=2e-6)
+
+
+def test_clipping():
+    free, clipped = make(), make(clip_norm=0.01)
+    before = values(free)
+    for learner in (free, clipped):
+        step(learner, batches_of(8))
+    free_step, clipped_step = ({name: before[name] - after for name, after in values(learner).items()} for learner in (free, clipped))
+    norm = math.sqrt(sum(float(change.double().pow(2).sum()) for change in free_step.values()))
+    assert norm > 0.1
+    for name in before:
+        torch.testing.assert_close(clipped_step[name], free_step[name] * (0.01 / norm), rtol=1e-2, atol=1e-6)
+
+
+def test_label_smoothing():
+    learner = make(label_smoothing=0.2)
+    [batch] = batches_of(8)
+    targets = 0.8 * F.one_hot(batch.labels, 3).float() + 0.2 / 3
+    expected, before = gradients(learner.model, batch.images, targets), values(learner)
+    step(learner, [batch])
+    for name, after in values(learner).items():
+        torch.testing.assert_close(before[name] - after, expected[name], rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize('kind', ['mixup', 'cutmix'])
+def test_mixed_images_and_targets(kind):
+    """What the network sees is a mixture with each image's neighbour, and the gradient is that of the same mixture of labels."""
+    learner, seen = make(**{kind: 1.0}), []
+    learner.model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    [batch] = batches_of(8)
+    before = copy.deepcopy(learner.model)
+    step(learner, [batch], 3)
+    [mixed] = seen
+    other = batch.images.roll(1, 0)
+    kept = (mixed == batch.images).flatten(1)
+    if kind == 'cutmix':
+        assert (kept | (mixed == other).flatten(1)).all()
+        share = kept[0].float().mean()
+    else:
+        share = ((mixed - other).flatten() @ (batch.images - other).flatten()) / (batch.images - other).square().sum()
+        torch.testing.assert_close(mixed, share * batch.images + (1 - share) * other, rtol=1e-4, atol=1e-5)
+    assert 0.01 < share < 0.99
+    one_hot = F.one_hot(batch.labels, 3).float()
+    expected = gradients(before, mixed, share * one_hot + (1 - share) * one_hot.roll(1, 0))
+    for name, after in values(learner).items():
+        torch.testing.assert_close(before.trainable()[name].detach() - after, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_only_trainable_parameters_reach_the_optimizer():
+    learner = make('LoRA')
+    given = {id(parameter) for group in learner.optimizer.param_groups for parameter in group['params']}
+    assert given == {id(parameter) for parameter in learner.model.trainable().values()}
+    assert not any(parameter.requires_grad for name, parameter in learner.model.backbone.network.named_parameters())
+    frozen = {name: value.clone() for name, value in learner.model.backbone.network.state_dict().items()}
+    step(learner, batches_of(8))
+    assert all(value.equal(frozen[name]) for name, value in learner.model.backbone.network.state_dict().items())
+
+
+def test_parameter_groups():
+    """Decay on matrices alone, unless they are marked; the head at its own rate."""
+    prompt = nn.Parameter(torch.zeros(4, 8))
+    prompt.no_weight_decay = True
+    parameters = {'tuners.0.deltas.A': nn.Parameter(torch.zeros(2, 8)), 'tuners.0.deltas.prompt': prompt,
+                  'tuners.0.deltas.scale': nn.Parameter(torch.zeros(8)),
+                  'head.fc.weight': nn.Parameter(torch.zeros(3, 8)), 'head.fc.bias': nn.Parameter(torch.zeros(3))}
+    optimizer = build_optimizer(dict(type='AdamW', lr=0.1, weight_decay=0.05), parameters, head_lr=0.3)
+    names = {parameter: name for name, parameter in parameters.items()}
+    found = {names[parameter]: (group['lr'], group['weight_decay']) for group in optimizer.param_groups for parameter in group['params']}
+    assert found == {'tuners.0.deltas.A': (0.1, 0.05), 'tuners.0.deltas.prompt': (0.1, 0), 'tuners.0.deltas.scale': (0.1, 0),
+                     'head.fc.weight': (0.3, 0.05), 'head.fc.bias': (0.3, 0)}
+
+
+@pytest.mark.parametrize('kind', ['CosineAnnealingLR', 'LinearLR', 'ConstantLR'])
+def test_schedule(kind):
+    """In the middle of each step: warmup over 2 epochs, then down to a tenth at epoch 10, where it stays."""
+    schedule = Schedule(kind, T_max=10, warmup_epochs=2, eta_min=0.1)
+    fall = dict(CosineAnnealingLR=lambda t: 0.55 + 0.45 * math.cos(math.pi * t), LinearLR=lambda t: 1 - 0.9 * t, ConstantLR=lambda t: 1)[kind]
+    for i in range(60):
+        epoch = (i + 0.5) / 5
+        expected = epoch / 2 if epoch < 2 else fall(min((epoch - 2) / 8, 1))
+        assert lr_factor(schedule, epoch) == pytest.approx(expected)
+
+
+def test_learning_rates_of_a_step():
+    learner = make('LoRA', order=Order(20, 4, 1, seed=0), optimizer=dict(type='AdamW', lr=0.1), head_lr=0.4,
+                   lr_scheduler=Schedule(T_max=10, warmup_epochs=2))
+    for number, expected in ((0, 0.05), (9, 0.95), (10, (1 + math.cos(math.pi * 0.0125)) / 2)):
+        assert step(learner, batches_of(4), number) == pytest.approx(0.1 * expected)
+        rates = {group['lr'] for group in learner.optimizer.param_groups}
+        assert sorted(rates) == pytest.approx([0.1 * expected, 0.4 * expected])
+
+
+def test_average_in_closed_form():
+    """After n steps: decay^n a0 + (1 - decay) sum_i decay^(n - i) t_i; what is no float is copied."""
+    states = [dict(w=torch.randn(5, dtype=torch.float64), n=torch.tensor(i)) for i in range(6)]
+    average = Average(states[0], 0.7)
+    for state in states[1:]:
+        average.update(state)
+    expected = 0.7 ** 5 * states[0]['w'] + sum(0.3 * 0.7 ** (5 - i) * states[i]['w'] for i in range(1, 6))
+    torch.testing.assert_close(average.state['w'], expected)
+    assert average.state['n'] == 5
+    trained = {name: value.clone() for name, value in states[5].items()}
+    with swapped(trained, average.state):
+        assert trained['w'].equal(average.state['w'])
+    assert all(trained[name].equal(states[5][name]) for name in trained)
+
+
+def test_average_follows_every_step():
+    learner = make(ema=0.9)
+    expected = {name: value.clone() for name, value in learner.model.trained_state().items()}
+    for number in range(3):
+        step(learner, batches_of(8, seed=number), number)
+        expected = {name: 0.9 * expected[name] + 0.1 * value for name, value in learner.model.trained_state().items()}
+    for name, value in learner.weights().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+class Observer(Tuner):
+    """Trains the norms, adds the squares of their biases to the loss, and remembers when it was asked."""
+
+    def __init__(self, penalty):
+        super().__init__('norm')
+        self.heard, self.weight = [], penalty
+
+    def tune(self, site):
+        self.thaw(site)
+
+    def on_step(self, progress):
+        self.heard.append(progress)
+
+    def penalty(self):
+        return self.weight * sum(value.square().sum() for name, value in self.trainable() if name.endswith('bias'))
+
+
+@pytest.mark.parametrize('sizes', [(8,), (4, 4)])
+def test_penalty_counts_once_a_step(sizes):
+    learner, plain = (make(Observer(weight), order=Order(8, sizes[0], len(sizes), seed=0)) for weight in (0.25, 0.0))
+    before = values(learner)
+    for one in (learner, plain):
+        step(one, batches_of(*sizes))
+    for name, value in before.items():
+        extra = 0.5 * value if name.endswith('bias') and name.startswith('tuners') else torch.zeros_like(value)
+        torch.testing.assert_close(values(plain)[name] - values(learner)[name], extra, rtol=1e-4, atol=1e-5)
+    [tuner] = learner.model.tuners
+    step(learner, batches_of(*sizes), 9)
+    assert tuner.heard == [0.1, 1.0]
+
+
+@pytest.mark.parametrize('tuner', ['LoRA', 'BitFit'])
+def test_frozen_batch_norm_keeps_its_statistics(tuner):
+    learner = make(tuner if tuner == 'BitFit' else TUNERS.build(dict(type='LoRA', rank=2, at='weight')), 'resnet')
+    norms = [module for module in learner.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.running_mean.clone(), norm.running_var.clone(), norm.num_batches_tracked.clone()) for norm in norms]
+    learner.net.train()
+    for number in range(2):
+        step(learner, batches_of(8), number)
+    assert norms and not any(norm.training for norm in norms)
+    for norm, kept in zip(norms, before):
+        assert all(new.equal(old) for new, old in zip((norm.running_mean, norm.running_var, norm.num_batches_tracked), kept))
+
+
+OTHER = ('LBFGS', 'SparseAdam')     # which need a closure, and sparse gradients
+
+
+@pytest.mark.parametrize('name', [name for name in OPTIMIZERS.names() if name not in OTHER])
+def test_every_optimizer_goes_on_exactly(name):
+    """State saved after two steps and put into a new learner: the third step is the same."""
+    if name == 'Muon':
+        pytest.skip('takes matrices only')
+    first, second = (make('LoRA', optimizer=dict(type=name, lr=1e-2), ema=0.9) for _ in range(2))
+    for number in range(2):
+        step(first, batches_of(8), number)
+    second.restore({part: {key: value.clone() for key, value in named.items()} for part, named in first.state().items()})
+    for learner in (first, second):
+        step(learner, batches_of(8), 2)
+    a, b = first.state(), second.state()
+    assert {part: set(named) for part, named in a.items()} == {part: set(named) for part, named in b.items()}
+    assert all(value.equal(b[part][key]) for part, named in a.items() for key, value in named.items())
+
+
+@pytest.mark.slow
+def test_compiled_steps_agree():
+    plain, compiled = (make('LoRA', optimizer=dict(type='SGD', lr=0.1, momentum=0.9), compile=on) for on in (False, True))
+    for number in range(3):
+        for learner in (plain, compiled):
+            step(learner, batches_of(8, seed=number), number)
+    for name, value in values(plain).items():
+        torch.testing.assert_close(values(compiled)[name], value, rtol=0, atol=1e-5)

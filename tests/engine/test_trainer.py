@@ -1,0 +1,187 @@
+"""The course of a training run: what it reads when, what it selects, when it stops and what it says of it."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from tests.engine.runs import SmallDigits, build, small
+from vet.core.tuner import Tuner
+from vet.engine.log import read_log
+from vet.errors import TrainingError, UserError
+
+
+class Recording(SmallDigits):
+    """Counts how often it is read, and where the training stands then."""
+
+    def __init__(self, split):
+        super().__init__(split)
+        self.read, self.step = [], lambda: None
+
+    def __getitem__(self, index):
+        self.read.append((self.step(), index))
+        return super().__getitem__(index)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """build(**options): a trainer whose test split tells at which step it is read."""
+    def make(**options):
+        data = dict(train_dataset=SmallDigits('train'), eval_dataset=Recording('test'))
+        options = {'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=0)} | options
+        trainer, steps = build(tmp_path / 'run', data=data, **options), []
+        data['eval_dataset'].step = lambda: len(steps)
+        trainer.model.head.fc.weight.register_hook(lambda grad: steps.append(1) and None)    # one backward a step
+        return trainer, data['eval_dataset']
+    return make
+
+
+@pytest.mark.parametrize('before', [True, False])
+@pytest.mark.parametrize('select', ['last', 'best'])
+def test_test_split_is_read_before_and_after_only(recorded, before, select):
+    trainer, test = recorded(**{'evaluation.before': before, 'evaluation.select': select, 'train.ema': 0.9})
+    summary = trainer.train()
+    times = [0] * before + [summary['steps']]
+    assert sorted(test.read) == sorted((step, index) for step in times for index in range(len(test)))
+    assert (summary['before'] is not None) == before
+
+
+class Impatient(Tuner):
+    """Asks for the test result after the first step."""
+
+    def __init__(self):
+        super().__init__('norm')
+        self.trainer = None
+
+    def tune(self, site):
+        self.thaw(site)
+
+    def on_step(self, progress):
+        self.trainer.evaluate()
+
+
+def test_no_evaluation_on_demand_while_training(recorded, register_tuner):
+    register_tuner(Impatient)
+    trainer, test = recorded(**{'model.tuners': [dict(type='Impatient')], 'evaluation.before': False})
+    [tuner] = trainer.model.tuners
+    tuner.trainer = trainer
+    with pytest.raises(TrainingError, match='while training'):
+        trainer.train()
+    assert not test.read
+    assert 0 <= trainer.evaluate()['accuracy'] <= 1        # it is over: reading is allowed again
+
+
+class Listening(Tuner):
+    """Trains the norms, and remembers what the training tells it."""
+
+    def __init__(self):
+        super().__init__('norm')
+        self.batches, self.progress, self.asked = [], [], 0
+
+    def tune(self, site):
+        self.thaw(site)
+
+    def prepare(self, batches):
+        self.batches = [next(iter(batches)) for _ in range(2)]
+
+    def on_step(self, progress):
+        self.progress.append(progress)
+
+    def penalty(self):
+        self.asked += 1
+
+
+def test_tuners_hear_of_the_course(tmp_path, register_tuner):
+    register_tuner(Listening)
+    trainer = small(tmp_path / 'run', **{'model.tuners': [dict(type='Listening')], 'train.accumulate': 2})
+    trainer.train()
+    [tuner] = trainer.model.tuners
+    for batch, labels in tuner.batches:
+        assert batch.shape == (32, 3, 8, 8) and labels.shape == (32,)
+    assert tuner.progress == [0.25, 0.5, 0.75, 1.0] and tuner.asked == 4
+
+
+def test_best_epoch_on_held_out_images(tmp_path):
+    """A tenth of each class is held out of train; a rate that explodes makes an early epoch the best one."""
+    trainer = small(tmp_path / 'run', **{'evaluation.select': 'best', 'train.max_epochs': 4, 'train.optimizer': dict(type='SGD', lr=3.0)})
+    val, train = trainer.data['val'], trainer.data['train']
+    assert len(val) == 12 and len(train) == 108
+    whole = np.bincount(np.concatenate([val.targets, train.targets]))
+    assert (abs(np.bincount(val.targets) - whole / 10) <= 1).all()
+    summary = trainer.train()
+    results = [record['val_accuracy'] for record in read_log(tmp_path / 'run') if 'val_accuracy' in record]
+    assert len(results) == 4 and summary['validation'] == max(results)
+    best = results.index(max(results)) + 1
+    assert summary['selected'] == f'epoch {best}, the best on 12 images held out of train'
+    assert summary['train_images'] == 108
+    assert trainer.evaluate('val')['accuracy'] == max(results)          # the weights are those of that epoch
+
+
+def test_last_epoch_says_so(tmp_path):
+    assert small(tmp_path / 'run').train()['selected'] == 'last epoch'
+
+
+def test_early_stop(tmp_path):
+    """Nothing is learned at a rate of 1e-9, so that the first epoch stays the best: two more, and it ends."""
+    trainer = small(tmp_path / 'run', **{'train.early_stop': 2, 'train.max_epochs': 9, 'train.optimizer': dict(type='SGD', lr=1e-9)})
+    summary = trainer.train()
+    assert summary['epochs'] == 3 and summary['steps'] == 3 * 4
+    assert summary['selected'] == 'last epoch' and summary['train_images'] == 108
+
+
+def test_unknown_split(tmp_path):
+    with pytest.raises(UserError, match="no 'val' split"):
+        small(tmp_path / 'run').evaluate('val')
+
+
+def test_metrics_are_scikit_learns(tmp_path):
+    trainer = small(tmp_path / 'run', **{'evaluation.metrics': ['accuracy', 'mean_per_class_accuracy', 'macro_f1', 'top5']})
+    summary = trainer.train()
+    data = trainer.data['test']
+    answers = trainer.predict([data[i][0] for i in range(len(data))])
+    truth = [data.classes[label] for label in data.targets]
+    given = [answer['labels'][0] for answer in answers]
+    assert 0.3 < summary['accuracy'] < 1
+    assert summary['accuracy'] == accuracy_score(truth, given)
+    assert summary['mean_per_class_accuracy'] == pytest.approx(recall_score(truth, given, average='macro'))
+    assert summary['macro_f1'] == pytest.approx(f1_score(truth, given, average='macro'))
+    assert summary['top5'] == 1.0      # of five classes
+
+
+def test_bf16_and_what_it_leaves_behind(tmp_path):
+    """Training in bf16 differs a little from float32; the weights stay float32 and the model is unwrapped again."""
+    runs = {precision: small(tmp_path / precision, **{'train.precision': precision}) for precision in ('fp32', 'bf16')}
+    losses = {}
+    for precision, trainer in runs.items():
+        trainer.train()
+        losses[precision] = read_log(tmp_path / precision)[-1]['loss']
+        assert 'forward' not in vars(trainer.model) and not hasattr(trainer.model, '_original_forward')
+    assert losses['bf16'] == pytest.approx(losses['fp32'], rel=0.05) and losses['bf16'] != losses['fp32']
+    tensors = load_file(tmp_path / 'bf16' / 'output' / 'tuner.safetensors')
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+
+
+def test_deterministic_mode(tmp_path, deterministic_mode):
+    runs = []
+    for name in ('one', 'two'):
+        small(tmp_path / name, **{'train.deterministic': True, 'train.max_epochs': 1}).train()
+        assert torch.are_deterministic_algorithms_enabled()
+        runs.append(load_file(tmp_path / name / 'output' / 'tuner.safetensors'))
+    assert all(runs[0][name].equal(runs[1][name]) for name in runs[0])
+
+
+def test_seed_decides(tmp_path):
+    one, two, other = (small(tmp_path / name, seed=seed, **{'train.max_epochs': 1}) for name, seed in (('a', 1), ('b', 1), ('c', 2)))
+    for trainer in (one, two, other):
+        trainer.train()
+    states = [trainer.model.trained_state() for trainer in (one, two, other)]
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+    assert not states[0]['head.fc.weight'].equal(states[2]['head.fc.weight'])
+
+
+def test_no_process_is_left(tmp_path):
+    small(tmp_path / 'run', **{'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=2), 'train.max_epochs': 1}).train()
+    assert not multiprocessing.active_children()

@@ -1,0 +1,196 @@
+"""Adapters against their equations written out in float64, and against the published counts."""
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tests.nets import images, timm_net, tiny
+from vet.core.backbone import Backbone
+from vet.core.tuner import Tuner
+from vet.errors import NoSiteError, UnknownNameError, UserError
+from vet.registry import TUNERS
+
+
+def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
+    """A float64 backbone with the tuner, every number of it random."""
+    torch.manual_seed(0)
+    backbone, tuner = tiny(family).eval(), TUNERS.build(config)
+    tuner.attach(backbone)
+    backbone.double(), tuner.double().eval()
+    with torch.no_grad():
+        for _, parameter in tuner.trainable():
+            parameter.normal_(0, 0.5)
+    return backbone, tuner
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def relu(x: torch.Tensor) -> torch.Tensor:
+    return x * (x > 0)
+
+
+def u(delta: nn.Module, h: torch.Tensor, act=gelu) -> torch.Tensor:
+    """W2 act(W1 h + b1) + b2 for channels last"""
+    return act(h @ delta.down.weight.T + delta.down.bias) @ delta.up.weight.T + delta.up.bias
+
+
+def vit_features(backbone: Backbone, attn=lambda i, x, y: y, mlp=lambda i, x, y: y, block=lambda i, x: x) -> torch.Tensor:
+    """The plain ViT written out: what follows each attention, FFN and block is given as functions."""
+    net, x = backbone.network, images(2).double()
+    x = net.patch_embed(x)
+    x = torch.cat([net.cls_token.expand(len(x), -1, -1), x], 1) + net.pos_embed
+    for i, part in enumerate(net.blocks):
+        h = part.norm1(x)
+        x = x + attn(i, h, type(part.attn).forward(part.attn, h))
+        h = part.norm2(x)
+        x = block(i, x + mlp(i, h, type(part.mlp).forward(part.mlp, h)))
+    return net.norm(x)[:, 0]
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=1e-8)
+
+
+def test_the_written_out_vit_is_the_backbone():
+    backbone = tiny('vit').eval().double()
+    assert close(backbone(images(2).double()), vit_features(backbone))
+
+
+def test_houlsby_is_a_residual_bottleneck_behind_attention_and_ffn():
+    backbone, tuner = tuned('vit', type='Houlsby', width=3)
+
+    def behind(part):
+        return lambda i, x, y: y + u(tuner.deltas[f'blocks/{i}/{part}'], y)
+    assert len(tuner.deltas) == 6
+    assert close(backbone(images(2).double()), vit_features(backbone, behind('attn'), behind('mlp')))
+
+
+@pytest.mark.parametrize('name', ['Pfeiffer', 'Adapter'])
+def test_pfeiffer_and_modelscopes_adapter_stand_behind_the_ffn(name):
+    backbone, tuner = tuned('vit', type=name, width=3)
+    expected = vit_features(backbone, mlp=lambda i, x, y: y + u(tuner.deltas[f'blocks/{i}/mlp'], y))
+    assert close(backbone(images(2).double()), expected)
+
+
+def test_adaptformer_runs_beside_the_ffn_on_its_normed_input():
+    backbone, tuner = tuned('vit', type='AdaptFormer', width=3)
+    expected = vit_features(backbone, mlp=lambda i, x, y: y + 0.1 * u(tuner.deltas[f'blocks/{i}/mlp'], x, relu))
+    assert close(backbone(images(2).double()), expected)
+
+
+def test_adapter_plus_scales_each_channel_behind_the_block():
+    backbone, tuner = tuned('vit', type='AdapterPlus', width=3)
+
+    def behind(i, x):
+        delta = tuner.deltas[f'blocks/{i}']
+        assert delta.scale.shape == (32,)
+        return x + delta.scale * u(delta, x)
+    assert close(backbone(images(2).double()), vit_features(backbone, block=behind))
+
+
+def test_before_edits_the_input():
+    backbone, tuner = tuned('vit', type='Adapter', width=3, position='before', scale='learned')
+
+    def changed(i, x, y):
+        delta, mlp = tuner.deltas[f'blocks/{i}/mlp'], backbone.network.blocks[i].mlp
+        return type(mlp).forward(mlp, x + delta.scale * u(delta, x))
+    assert close(backbone(images(2).double()), vit_features(backbone, mlp=changed))
+
+
+@pytest.mark.parametrize('family, at, last', [('resnet', 'layer2.0', False), ('swin', 'layers.0.blocks.0', True),
+                                              ('convnext', 'stages.1.blocks.0', False), ('vgg', 'features.3', False)])
+@pytest.mark.parametrize('position', ['after', 'before'])
+def test_maps_are_edited_along_their_channels(family, at, last, position):
+    backbone, tuner = tuned(family, type='Adapter', width=3, at=at, position=position)
+    site, delta = backbone.sites.find(at)[0], tuner.deltas[at.replace('.', '/')]
+    x = torch.randn(2, *site.in_shape, dtype=torch.float64)
+    frozen = tiny(family).eval().double().network.get_submodule(at)
+
+    def edited(h):
+        return h + (u(delta, h) if last else u(delta, h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    expected = edited(frozen(x)) if position == 'after' else frozen(edited(x))
+    assert close(site.module(x), expected)
+
+
+def test_attention_that_gives_a_tuple_is_edited_too():
+    backbone, tuner = tuned('torchvision-vit', type='Houlsby', width=3, at='attn')
+    attention = backbone.network.encoder.layers[0].self_attention
+    x = torch.randn(2, 17, 32, dtype=torch.float64)
+    frozen, _ = type(attention).forward(attention, x, x, x, need_weights=False)
+    out, weights = attention(x, x, x, need_weights=False)
+    assert weights is None
+    assert close(out, frozen + u(tuner.deltas['encoder/layers/encoder_layer_0/self_attention'], frozen))
+
+
+@pytest.mark.parametrize('init, std', [('houlsby', 0.0088), ('bert', 0.02), ('xavier', (2 / (32 + 200)) ** 0.5)])
+def test_starts(init, std):
+    torch.manual_seed(0)
+    tuner = TUNERS.build(dict(type='Adapter', width=200, init=init))
+    tuner.attach(tiny('vit'))
+    assert not tuner.identity_at_start
+    for delta in tuner.deltas.values():
+        for layer in (delta.down, delta.up):
+            assert layer.weight.std().item() == pytest.approx(std, rel=0.05) and not layer.bias.any()
+        assert init != 'houlsby' or delta.up.weight.abs().max() <= 0.02
+
+
+def test_dropout_acts_in_training_alone():
+    backbone, tuner = tuned('vit', type='AdaptFormer', width=3, dropout=0.5)
+    mlp, x = backbone.network.blocks[0].mlp, torch.randn(2, 5, 32, dtype=torch.float64)
+    assert close(mlp(x), mlp(x))
+    tuner.train()
+    assert not close(mlp(x), mlp(x))
+
+
+# Counts --------------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def vit_b16() -> Backbone:
+    return timm_net('vit_base_patch16_224', img_size=32, weight_init='skip')
+
+
+@pytest.mark.parametrize('name, count', [('Houlsby', 313_536), ('Pfeiffer', 156_768), ('AdaptFormer', 156_768),
+                                         ('AdapterPlus', 165_984), ('Adapter', 156_768)])
+def test_published_counts_on_vit_b16(name, count):
+    tuner = TUNERS.build(dict(type=name, width=8))
+    tuner.attach(vit_b16())
+    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == count
+    tuner.detach()
+
+
+def test_width_is_one_value_a_list_by_depth_or_a_dict_of_patterns():
+    def widths(**config):
+        tuner = TUNERS.build(dict(type='Adapter', **config))
+        tuner.attach(tiny('vit'))
+        return {name: delta.down.out_features for name, delta in tuner.deltas.items()}
+    assert widths(width=[4, 0, 2]) == {'blocks/0/mlp': 4, 'blocks/2/mlp': 2}
+    assert widths(width={'attn': 5, 'mlp': 1}, at=['attn[0]', 'mlp[0]']) == {'blocks/0/attn': 5, 'blocks/0/mlp': 1}
+
+
+def test_only_modelscopes_adapter_answers_to_adapter_length():
+    assert TUNERS.find('Adapter').length_key == ('adapter_length', 'width')
+    assert all(TUNERS.find(name).length_key is None for name in ('Houlsby', 'Pfeiffer', 'AdaptFormer', 'AdapterPlus'))
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('config, family, error, text', [
+    (dict(width=0), 'vit', UserError, r'width is 0; it must be at least 1'),
+    (dict(position='beside'), 'vit', UnknownNameError, r"position of Adapter 'beside'.*after, before, parallel"),
+    (dict(activation='geluu'), 'vit', UnknownNameError, r"activation of Adapter 'geluu'.*Did you mean 'gelu'"),
+    (dict(init='zeros'), 'vit', UnknownNameError, r"init of Adapter 'zeros'.*Did you mean 'zero'"),
+    (dict(scale='chanel'), 'vit', UserError, r"scale is 'chanel'; allowed: a number, \"learned\""),
+    (dict(dropout=1), 'vit', UserError, r'dropout is 1; allowed'),
+    (dict(), 'resnet', UnknownNameError, r"'mlp'.*roles of resnet18"),
+    (dict(at='block', position='parallel'), 'resnet', NoSiteError,
+     r"Adapter needs a module that keeps the number of its places \(this one gives \(16, 4, 4\)\), but 'layer2\.0' \(BasicBlock"),
+    (dict(at='attn.proj'), 'torchvision-vit', NoSiteError, r"out_proj.* is never called"),
+], ids=str)
+def test_refusals(config, family, error, text):
+    with pytest.raises(error, match='(?s)' + text):
+        TUNERS.build(dict(type='Adapter', **config)).attach(tiny(family))

@@ -1,0 +1,110 @@
+"""Kinds of LowRank that start from the frozen weight or from shared projections: DoRA, PiSSA and VeRA.
+
+r: rank. m, norms: (out,). A (r, in), B (out, r), stacked where there are several slices of rows, as in LowRank.
+"""
+
+import torch
+from torch import nn
+
+from vet.core.deltas import LowRank, through
+from vet.errors import UserError
+
+
+class DoRA(LowRank):
+    """m (W + scale B A) / ||W + scale B A||, m and norms by output row.   Liu et al. 2024, 2402.09353, eq. 5
+
+    The norm counts as a constant in the backward pass (their sec. 4.3). m starts as ||W||: m / norm is then exactly 1.
+    """
+
+    takes_dropout = False
+
+    def make(self, in_features: int, num_rows: int) -> None:
+        super().make(in_features, num_rows)
+        self.m = nn.Parameter(torch.empty(num_rows))
+
+    def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
+        self.m.data = self._norms(weight)
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        moved, _ = super().forward(weight, None)
+        ratio = self.m / self._norms(moved.detach()).clamp_min(1e-12)       # a pruned row has norm 0
+        if len(ratio) < self.out_features:
+            start, full = 0, ratio.new_ones(self.out_features)
+            for rows in self.rows:
+                full[rows] = ratio[start:start + rows.stop - rows.start]
+                start += rows.stop - rows.start
+            ratio = full
+        return ratio.view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * moved, bias
+
+    def _norms(self, weight: torch.Tensor) -> torch.Tensor:
+        norms = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+        return torch.cat([norms[rows] for rows in self.rows])
+
+    @staticmethod
+    def splits(module: nn.Module) -> bool:
+        """Never: the norms need the whole weight."""
+        return False
+
+
+class PiSSA(LowRank):
+    """W + scale (B A - B0 A0), where scale B0 A0 is W's best rank-r part and B, A start there.   2404.02948, eq. 2-4
+
+    With W = U S V': A0 = sqrt(S / scale) V', B0 = U sqrt(S / scale), the first r of each. A0 and B0 are saved.
+    """
+
+    def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
+        if self.scale <= 0:
+            raise UserError(f'alpha / rank is {self.scale:g}, but PiSSA divides singular values by it; give a positive alpha.')
+        smallest = min(self.rows[0].stop - self.rows[0].start, weight[0].numel())
+        if self.rank > smallest:
+            raise UserError(f'rank is {self.rank}, but PiSSA starts from singular values, and {tuple(weight.shape)} has {smallest}.')
+        parts = [torch.linalg.svd(weight.flatten(1)[rows].float(), full_matrices=False) for rows in self.rows]
+        root = [(S[:self.rank] / self.scale).sqrt() for _, S, _ in parts]
+        self.A.data = torch.cat([s[:, None] * V[:self.rank] for s, (_, _, V) in zip(root, parts)])
+        self.B.data = torch.cat([U[:, :self.rank] * s for s, (U, _, _) in zip(root, parts)])
+        self.register_buffer('A0', self.A.detach().clone())
+        self.register_buffer('B0', self.B.detach().clone())
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        A, B = self.factors()
+        update = B @ A - self.placed(self.scale * self.B0) @ self.A0
+        return weight + update.view_as(weight).to(weight.dtype), bias
+
+    def split(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return super().split(module, x) - through(module, x, self.A0, self.placed(self.scale * self.B0))
+
+
+class Projections(nn.Module):
+    """VeRA's frozen random A and B, one pair for each shape: drawn from `seed` on the CPU, so never saved."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+
+    def pair(self, rank: int, in_features: int, out: int, like: torch.Tensor) -> tuple[str, str]:
+        """The names of A (rank, in) and B (out, rank), drawn when first asked for."""
+        generator = torch.Generator().manual_seed(self.seed)
+        names = f'A_{rank}x{in_features}_{out}', f'B_{out}x{rank}_{in_features}'
+        for name, shape in zip(names, ((rank, in_features), (out, rank))):
+            if name not in self._buffers:
+                drawn = nn.init.kaiming_uniform_(torch.empty(shape), generator=generator)
+                self.register_buffer(name, drawn.to(like.device), persistent=False)
+        return names
+
+
+class VeRA(LowRank):
+    """W + scale diag(b) B diag(d) A: A and B frozen and shared by equal shapes, b and d trained.   2310.11454, eq. 2"""
+
+    shares = Projections
+
+    def make(self, in_features: int, num_rows: int) -> None:
+        self.d = nn.Parameter(torch.full((len(self.rows) * self.rank,), 0.1))
+        self.b = nn.Parameter(torch.zeros(num_rows))
+
+    def start(self, weight: torch.Tensor, shared: nn.Module) -> None:
+        self.names = shared.pair(self.rank, weight[0].numel(), self.rows[0].stop - self.rows[0].start, weight)
+        object.__setattr__(self, 'shared', shared)
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        A, B = (getattr(self.shared, name).repeat(len(self.rows), 1) for name in self.names)
+        return self.d[:, None] * A, self.placed(self.scale * self.b[:, None] * B)

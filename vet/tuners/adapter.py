@@ -1,0 +1,114 @@
+"""Adapters: small bottlenecks beside or behind the frozen modules. One class; the papers' choices are presets of it."""
+
+from vet.core.deltas import Bottleneck
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UnknownNameError, UserError
+from vet.registry import TUNERS
+
+POSITIONS = ('after', 'parallel', 'before')
+
+
+@TUNERS.register_module()
+class Adapter(Tuner):
+    """u(h) = scale W2 act(W1 h + b1) + b2 is added to what flows through a module m at the places `at`:
+
+    position 'after': m(x) + u(m(x)); 'parallel': m(x) + u(x); 'before': m(x + u(x)).
+
+    The defaults are ModelScope's adapter, x + h + W2 GELU(W1 h) with h the FFN's output, but start as the identity;
+    ModelScope's own start is init='xavier'. In a network with layer scales or a stochastic depth, h is taken before those.
+    width: one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
+    activation: 'gelu', 'relu', 'silu', 'tanh' or 'none'.
+    scale: a number, 'learned' (one per site) or 'channel' (one per channel). dropout: before W2, in training.
+    init: 'zero' (W2 = 0, the identity), 'houlsby', 'bert' or 'xavier'.
+    Parameters per site: width (C + C') + width + C', with C' channels out; C' more for scale='channel', 1 for 'learned'.
+    """
+
+    length_key: tuple[str, str] | None = ('adapter_length', 'width')
+
+    def __init__(self, width: int | list[int] | dict[str, int] = 8, position: str = 'after', activation: str = 'gelu',
+                 scale: float | str = 1.0, dropout: float = 0.0, init: str = 'zero', at: str | list[str] = 'mlp'):
+        super().__init__(at)
+        for what, given, allowed in (('position', position, POSITIONS), ('activation', activation, Bottleneck.ACTIVATIONS),
+                                     ('init', init, Bottleneck.INITS)):
+            if given not in allowed:
+                raise UnknownNameError(f'{what} of {type(self).__name__}', given, allowed)
+        if isinstance(scale, str) and scale not in Bottleneck.SCALES:
+            raise UserError(f'scale is {scale!r}; allowed: a number, "learned" (one at each site) or "channel" (one per channel).')
+        if not 0 <= dropout < 1:
+            raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
+        self.width, self.position = width, position
+        self.options = dict(activation=activation, scale=scale, dropout=dropout, init=init)
+        self.identity_at_start = init == 'zero'
+
+    def tune(self, site: Site) -> None:
+        width = site.at_depth(self.width, 'width')
+        if not width:
+            return
+        shape = site.out_shape if self.position == 'after' else site.in_shape
+        out_shape = site.in_shape if self.position == 'before' else site.out_shape
+        places, out_places = ([size for i, size in enumerate(s) if i != len(s) + site.axis] for s in (shape, out_shape))
+        if not shape or places != out_places:
+            raise refuse(self, site, f'a module that keeps the number of its places (this one gives {tuple(out_shape)})')
+        delta = Bottleneck(shape[site.axis], width, site.axis, out_channels=out_shape[site.axis],
+                           parallel=self.position == 'parallel', **self.options)
+        (self.before if self.position == 'before' else self.after)(site, delta)
+
+
+@TUNERS.register_module()
+class Houlsby(Adapter):
+    """m(x) + W2 GELU(W1 m(x)) behind the attention and the FFN.   Houlsby et al. 2019, arXiv:1902.00751, sec. 2.1
+
+    Weights start normal of std 0.01, cut at two: near the identity, not at it.
+    Parameters: 2 (2 width C + width + C) per block; ViT-B/16, width 8: 313,536.
+    """
+
+    length_key = None
+
+    def __init__(self, width: int | list[int] | dict[str, int] = 8, activation: str = 'gelu', init: str = 'houlsby',
+                 at: str | list[str] = ('attn', 'mlp')):
+        super().__init__(width, 'after', activation, init=init, at=at)
+
+
+@TUNERS.register_module()
+class Pfeiffer(Adapter):
+    """m(x) + W2 GELU(W1 m(x)) behind the FFN alone.   Pfeiffer et al. 2021, arXiv:2005.00247, sec. 3
+
+    Without the layer norms that the paper inherits from BERT's post-norm blocks. Weights start as in BERT, normal of std 0.02.
+    Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
+    """
+
+    length_key = None
+
+    def __init__(self, width: int | list[int] | dict[str, int] = 8, activation: str = 'gelu', init: str = 'bert',
+                 at: str | list[str] = 'mlp'):
+        super().__init__(width, 'after', activation, init=init, at=at)
+
+
+@TUNERS.register_module()
+class AdaptFormer(Adapter):
+    """MLP(x) + s (W2 ReLU(W1 x + b1) + b2), with x = LN(x') the FFN's input.   Chen et al. 2022, arXiv:2205.13535, eq. 3-4
+
+    W2 starts at zero: the identity. The paper's vision runs use width 64, scale 0.1 and dropout 0.1.
+    Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
+    """
+
+    length_key = None
+
+    def __init__(self, width: int | list[int] | dict[str, int] = 8, scale: float | str = 0.1, dropout: float = 0.0,
+                 at: str | list[str] = 'mlp'):
+        super().__init__(width, 'parallel', 'relu', scale, dropout, at=at)
+
+
+@TUNERS.register_module()
+class AdapterPlus(Adapter):
+    """block(x) + s * (W2 GELU(W1 block(x) + b1) + b2), with s learned per channel.   Steitz and Roth 2024, arXiv:2406.06820
+
+    "Adapter+": post-adapter, channel-wise scale, Houlsby's start (near the identity, not at it), no layer norm.
+    Parameters: 2 width C + width + 2 C per block; ViT-B/16, width 8: 165,984.
+    """
+
+    length_key = None
+
+    def __init__(self, width: int | list[int] | dict[str, int] = 8, init: str = 'houlsby', at: str | list[str] = 'block'):
+        super().__init__(width, 'after', 'gelu', 'channel', init=init, at=at)

@@ -1,0 +1,81 @@
+"""Prefix tuning: learned keys and values in every attention.   Li and Liang 2021, arXiv:2101.00190"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vet.core.attention import tie_to_positions
+from vet.core.backbone import Backbone
+from vet.core.deltas import DropLast
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.registry import TUNERS
+
+# B images, N tokens, P prefix tokens, C channels
+
+
+@TUNERS.register_module()
+class Prefix(Tuner):
+    """softmax(q [K; P_k]^T / sqrt(d)) [V; P_v] in each head (the paper's sec. 4, as in He et al. 2022, arXiv:2110.04366, eq. 3).
+
+    P empty tokens join the attention's input, their keys and values are replaced by the prefix's after the projection, and
+    they leave after the attention. The paper's reparametrisation by an MLP is left out, as in ModelScope and VPT's tables.
+    length: P, one value, a list by depth (0 skips a block), or a dict of path patterns. They start Xavier-uniform, do not decay.
+    Parameters: 2 P C per attention; ViT-B/16: 18,432 per token.
+    Plain attention over all tokens with a fused qkv: windows, relative and rotary positions and normed keys are refused.
+    """
+
+    identity_at_start = False
+    length_key = ('prefix_length', 'length')
+
+    def __init__(self, length: int | list[int] | dict[str, int] = 10, at: str | list[str] = 'attn'):
+        super().__init__(at)
+        self.length = length
+
+    def attach(self, backbone: Backbone) -> None:
+        self._sites = backbone.sites
+        try:
+            super().attach(backbone)
+        finally:
+            del self._sites
+
+    def tune(self, site: Site) -> None:
+        length = site.at_depth(self.length, 'length')
+        if not length:
+            return
+        fused, tie = getattr(site.module, 'qkv', None), tie_to_positions(site.module)
+        normed = not isinstance(getattr(site.module, 'k_norm', None), nn.Identity | None)
+        if len(site.in_shape) != 2 or site.windows_per_image != 1 or tie or normed or not isinstance(fused, nn.Linear) \
+                or fused.out_features % 3:
+            raise refuse(self, site, 'plain attention over all tokens, with a fused qkv layer'
+                                     + (f' and free of {tie!r}' if tie else ' and unnormed keys' if normed else ''))
+        self.before(site, EmptyTokens(length))
+        self.after(self._sites.find(f'{site.name}.qkv')[0], KeysAndValues(length, fused.out_features // 3))
+        self.after(site, DropLast(length))
+
+
+class EmptyTokens(nn.Module):
+    """(B, N, C) -> (B, N + P, C): zeros behind the others."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length = length
+
+    def forward(self, x_BNC: torch.Tensor) -> torch.Tensor:
+        return F.pad(x_BNC, (0, 0, 0, self.length))
+
+
+class KeysAndValues(nn.Module):
+    """qkv of N + P tokens: the last P keys and values become the learned ones; their queries ask for nothing."""
+
+    def __init__(self, length: int, channels: int):
+        super().__init__()
+        self.key, self.value = (nn.Parameter(torch.empty(length, channels)) for _ in range(2))
+        for prefix in (self.key, self.value):
+            nn.init.xavier_uniform_(prefix)
+            prefix.no_weight_decay = True
+
+    def forward(self, x: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
+        """x (B, N + P, C), qkv (B, N + P, 3 C) -> qkv"""
+        prefix = torch.cat([torch.zeros_like(self.key), self.key, self.value], -1).to(qkv.dtype)
+        return torch.cat([qkv[:, :-len(prefix)], prefix.expand(len(qkv), -1, -1)], 1)

@@ -1,0 +1,81 @@
+"""VPT: learned tokens that flow through the frozen blocks beside the image's.   Jia et al. 2022, arXiv:2203.12119"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vet.core.attention import attends, tie_to_positions
+from vet.core.backbone import Backbone
+from vet.core.deltas import DropLast
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UnknownNameError, UserError
+from vet.registry import TUNERS
+
+# B images, N tokens, P prompts, C channels
+
+
+@TUNERS.register_module()
+class VPT(Tuner):
+    """[x_i, _] = block_i([x_{i-1}, P_{i-1}]): 'deep', new prompts P at every block (eq. 5-6), or
+    [x_i, Z_i] = block_i([x_{i-1}, Z_{i-1}]), Z_0 = P: 'shallow', prompts at the first block that flow on (eq. 3-4).
+
+    The prompts stand last, not behind the class token: without positions of their own, their order changes nothing.
+    length: tokens at each block, one value; for 'deep' also a list by depth (0 skips a block) or a dict of path patterns.
+    dropout: of the prompts, in training. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and do not decay.
+    Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
+    Blocks of tokens with plain attention: maps, windows, relative and rotary positions are refused.
+    """
+
+    identity_at_start = False
+    length_key = ('prompt_length', 'length')
+
+    def __init__(self, length: int | list[int] | dict[str, int] = 10, depth: str = 'deep', dropout: float = 0.0,
+                 at: str | list[str] = 'block'):
+        super().__init__(at)
+        if depth not in ('deep', 'shallow'):
+            raise UnknownNameError('depth of VPT', depth, ('deep', 'shallow'))
+        if depth == 'shallow' and not isinstance(length, int):
+            raise UserError(f'length is {length!r}; a shallow prompt has one length, an int. Or set depth="deep".')
+        if not 0 <= dropout < 1:
+            raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
+        self.length, self.depth, self.dropout = length, depth, dropout
+
+    def attach(self, backbone: Backbone) -> None:
+        stem = backbone.sites.find('stem')[0].weight                # (C, 3, p, p)
+        self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
+        super().attach(backbone)
+
+    def shared(self, sites: list[Site]) -> None:
+        for site in sites:
+            tie = tie_to_positions(site.module)
+            if len(site.in_shape) != 2 or site.out_shape != site.in_shape or tie or not attends(site.module):
+                raise refuse(self, site, 'tokens (N, C) under attention that takes any number of them'
+                                         + (f', free of {tie!r}' if tie else ''))
+        depths = [site.depth for site in sites]
+        self.first, self.last = min(depths), max(depths)
+
+    def tune(self, site: Site) -> None:
+        length = site.at_depth(self.length, 'length')
+        if not length:
+            return
+        if self.depth == 'deep' or site.depth == self.first:
+            self.before(site, Prompts(length, site.in_shape[-1], self.bound, self.dropout))
+        if self.depth == 'deep' or site.depth == self.last:
+            self.after(site, DropLast(length))
+
+
+class Prompts(nn.Module):
+    """(B, N, C) -> (B, N + P, C): learned tokens behind the others."""
+
+    def __init__(self, length: int, channels: int, bound: float, dropout: float):
+        super().__init__()
+        self.dropout = dropout
+        self.prompts = nn.Parameter(torch.empty(length, channels).uniform_(-bound, bound))
+        self.prompts.no_weight_decay = True
+
+    def forward(self, x_BNC: torch.Tensor) -> torch.Tensor:
+        p_BPC = F.dropout(self.prompts.expand(len(x_BNC), -1, -1), self.dropout, self.training)
+        return torch.cat([x_BNC, p_BPC.to(x_BNC.dtype)], 1)
