@@ -59,8 +59,12 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
 def class_names(dataset: Any) -> list[str]:
     """The names of a dataset's classes, in the order of its labels. UserError where it has none."""
     if not hasattr(dataset, 'classes'):
-        raise UserError(f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in the order of '
-                        f'the labels 0, 1, ….')
+        raise UserError(f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in the order '
+                        f'of the labels 0, 1, ….')
+    wrong = set(getattr(dataset, 'targets', ())) - set(range(len(dataset.classes)))
+    if wrong:
+        raise UserError(f'the dataset {type(dataset).__name__} has labels such as {min(wrong)}, but {len(dataset.classes)} classes; '
+                        f'labels are 0 to the number of classes - 1.')
     return [str(name) for name in dataset.classes]
 
 

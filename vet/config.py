@@ -192,7 +192,7 @@ def _read(section: type, given: Any, path: str) -> Any:
         if key not in hints:
             raise UnknownNameError(f'key in {path}', key, hints)
         hint = hints[key]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[key] = _read(hint, value, where)
             continue
         if not _fits(value, hint):

@@ -45,6 +45,8 @@ def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
 class Registry(_Registry):
     """mmengine's Registry whose `build` checks argument names and whose `find` explains an unknown name."""
 
+    _imported: bool
+
     def __init__(self, name: str, home: str):
         super().__init__(name, build_func=_build, scope='vet')
         self._home = home

@@ -22,28 +22,28 @@ ROOT = Path(__file__).parents[2]
 
 
 class Exploding(Tuner):
-    """Thaws the norms; from step `at` on one of their values is not finite, as too high a learning rate makes them."""
+    """Thaws the norms; from step `since` on one of their values is not finite, as too high a learning rate makes them."""
 
-    def __init__(self, at):
+    def __init__(self, since):
         super().__init__('norm')
-        self.at, self.steps = at, 0
+        self.since, self.steps = since, 0
 
     def tune(self, site):
         self.thaw(site)
 
     def on_step(self, progress):
         self.steps += 1
-        if self.steps >= self.at:
+        if self.steps >= self.since:
             next(self.trainable())[1].data.fill_(float('nan'))
 
 
-@pytest.mark.parametrize('at', [5, 6])      # in the log's and the checkpoint's step 6, the loss of which is still finite; before it
-def test_weights_that_are_not_finite(tmp_path, register_tuner, at):
+@pytest.mark.parametrize('since', [5, 6])      # a checkpoint is due at step 6, whose own loss is still finite with 6
+def test_weights_that_are_not_finite(tmp_path, register_tuner, since):
     """They reach no checkpoint, though log_every is far: the newest one can be gone on from."""
     folder = tmp_path / 'run'
     register_tuner(Exploding)
     options = {'train.checkpoint': dict(every_steps=3, keep=1), 'train.log_every': 1000}
-    trainer = small(folder, **options, **{'model.tuners': [dict(type='Exploding', at=at)]})
+    trainer = small(folder, **options, **{'model.tuners': [dict(type='Exploding', since=since)]})
     with pytest.raises(TrainingError, match=r'at step 6 the loss is .* not finite.*train\.optimizer\.lr.*now 0\.00'):
         trainer.train()
     [checkpoint] = list_checkpoints(folder / 'checkpoints')
@@ -126,7 +126,7 @@ def test_command_refuses_an_occupied_folder(tmp_path):
     """Exit code 2, one message, no traceback."""
     small(tmp_path / 'run', **{'train.max_epochs': 1}).train()
     (tmp_path / 'config.json').write_text(json.dumps(config()))
-    answer = subprocess.run([sys.executable, 'tools/train.py', f'{tmp_path}/config.json', '--work-dir', f'{tmp_path}/run', '--device', 'cpu'],
-                            cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=100)
+    command = [sys.executable, 'tools/train.py', f'{tmp_path}/config.json', '--work-dir', f'{tmp_path}/run', '--device', 'cpu']
+    answer = subprocess.run(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=100)
     assert answer.returncode == 2, answer.stderr
     assert 'holds a finished run' in answer.stderr and 'Traceback' not in answer.stderr and not answer.stdout

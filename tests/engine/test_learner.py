@@ -93,7 +93,8 @@ def test_clipping():
     before = values(free)
     for learner in (free, clipped):
         step(learner, batches_of(8))
-    free_step, clipped_step = ({name: before[name] - after for name, after in values(learner).items()} for learner in (free, clipped))
+    free_step, clipped_step = ({name: before[name] - after for name, after in values(learner).items()}
+                               for learner in (free, clipped))
     norm = math.sqrt(sum(float(change.double().pow(2).sum()) for change in free_step.values()))
     assert norm > 0.1
     for name in before:
@@ -153,7 +154,8 @@ def test_parameter_groups():
                   'head.fc.weight': nn.Parameter(torch.zeros(3, 8)), 'head.fc.bias': nn.Parameter(torch.zeros(3))}
     optimizer = build_optimizer(dict(type='AdamW', lr=0.1, weight_decay=0.05), parameters, head_lr=0.3)
     names = {parameter: name for name, parameter in parameters.items()}
-    found = {names[parameter]: (group['lr'], group['weight_decay']) for group in optimizer.param_groups for parameter in group['params']}
+    found = {names[parameter]: (group['lr'], group['weight_decay'])
+             for group in optimizer.param_groups for parameter in group['params']}
     assert found == {'tuners.0.deltas.A': (0.1, 0.05), 'tuners.0.deltas.prompt': (0.1, 0), 'tuners.0.deltas.scale': (0.1, 0),
                      'head.fc.weight': (0.3, 0.05), 'head.fc.bias': (0.3, 0)}
 
@@ -162,7 +164,8 @@ def test_parameter_groups():
 def test_schedule(kind):
     """In the middle of each step: warmup over 2 epochs, then down to a tenth at epoch 10, where it stays."""
     schedule = Schedule(kind, T_max=10, warmup_epochs=2, eta_min=0.1)
-    fall = dict(CosineAnnealingLR=lambda t: 0.55 + 0.45 * math.cos(math.pi * t), LinearLR=lambda t: 1 - 0.9 * t, ConstantLR=lambda t: 1)[kind]
+    fall = dict(CosineAnnealingLR=lambda t: 0.55 + 0.45 * math.cos(math.pi * t), LinearLR=lambda t: 1 - 0.9 * t,
+                ConstantLR=lambda t: 1)[kind]
     for i in range(60):
         epoch = (i + 0.5) / 5
         expected = epoch / 2 if epoch < 2 else fall(min((epoch - 2) / 8, 1))

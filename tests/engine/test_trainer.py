@@ -106,7 +106,8 @@ def test_tuners_hear_of_the_course(tmp_path, register_tuner):
 
 def test_best_epoch_on_held_out_images(tmp_path):
     """A tenth of each class is held out of train; a rate that explodes makes an early epoch the best one."""
-    trainer = small(tmp_path / 'run', **{'evaluation.select': 'best', 'train.max_epochs': 4, 'train.optimizer': dict(type='SGD', lr=3.0)})
+    options = {'evaluation.select': 'best', 'train.max_epochs': 4, 'train.optimizer': dict(type='SGD', lr=3.0)}
+    trainer = small(tmp_path / 'run', **options)
     val, train = trainer.data['val'], trainer.data['train']
     assert len(val) == 12 and len(train) == 108
     whole = np.bincount(np.concatenate([val.targets, train.targets]))
@@ -126,7 +127,8 @@ def test_last_epoch_says_so(tmp_path):
 
 def test_early_stop(tmp_path):
     """Nothing is learned at a rate of 1e-9, so that the first epoch stays the best: two more, and it ends."""
-    trainer = small(tmp_path / 'run', **{'train.early_stop': 2, 'train.max_epochs': 9, 'train.optimizer': dict(type='SGD', lr=1e-9)})
+    options = {'train.early_stop': 2, 'train.max_epochs': 9, 'train.optimizer': dict(type='SGD', lr=1e-9)}
+    trainer = small(tmp_path / 'run', **options)
     summary = trainer.train()
     assert summary['epochs'] == 3 and summary['steps'] == 3 * 4
     assert summary['selected'] == 'last epoch' and summary['train_images'] == 108
@@ -174,7 +176,8 @@ def test_deterministic_mode(tmp_path, deterministic_mode):
 
 
 def test_seed_decides(tmp_path):
-    one, two, other = (small(tmp_path / name, seed=seed, **{'train.max_epochs': 1}) for name, seed in (('a', 1), ('b', 1), ('c', 2)))
+    one, two, other = (small(tmp_path / name, seed=seed, **{'train.max_epochs': 1})
+                       for name, seed in (('a', 1), ('b', 1), ('c', 2)))
     for trainer in (one, two, other):
         trainer.train()
     states = [trainer.model.trained_state() for trainer in (one, two, other)]

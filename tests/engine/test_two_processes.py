@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.engine.runs import config
-from tests.engine.two_processes import CASES, train_all
+from tests.engine.two_processes import CASES, METRICS, train_all
 from vet.engine.log import read_log
 from vet.registry import DATASETS
 
@@ -47,7 +47,7 @@ def test_metrics_agree(runs, name):
     lengths = {split: len(DATASETS.build(dataset[split], root='')) for split in dataset}
     assert lengths['train'] == 599
     one, two = (json.loads((folder / f'{name}.json').read_text()) for folder in runs)
-    keys = ('accuracy', 'mean_per_class_accuracy', 'macro_f1', 'before', 'validation', 'on_train', 'selected', 'steps', 'parameters')
+    keys = (*METRICS, 'before', 'validation', 'on_train', 'selected', 'steps', 'parameters')
     assert {key: two[key] for key in keys} == {key: one[key] for key in keys}
     assert len(set(one['on_train'].values())) == 3      # three metrics that agree by chance would prove little
 

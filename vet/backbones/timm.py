@@ -11,7 +11,6 @@ import huggingface_hub
 import numpy as np
 import timm
 import torch
-from torch import nn
 
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weights

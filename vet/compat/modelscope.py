@@ -45,8 +45,8 @@ class MsDataset:
             raise UnknownNameError('subset_name', subset_name, SUBSETS)
         dataset = builders.build_dataset(dict(type=SUBSETS[subset_name], split=split))
         if download_mode is DownloadMode.FORCE_REDOWNLOAD:
-            warnings.warn(f'{subset_name} is not downloaded again: the local copy under {builders.resolve_data_root()} is used as it '
-                          f'is. To have a new one, move that away.', stacklevel=2)
+            warnings.warn(f'{subset_name} is not downloaded again: the copy under {builders.resolve_data_root()} is used as it is. '
+                          f'To have a new one, move that away.', stacklevel=2)
         return dataset
 
 

@@ -63,7 +63,7 @@ class Reweight:
         if not _all_split(self.host) and any(getattr(edit.delta, 'dropout', 0) for edit in edits):
             edits.remove(self)
             raise NoSiteError(f'{type(self.delta).__name__} needs the whole weight of {self.weight_name!r} in '
-                              f'{type(self.host).__name__}, where another update has a dropout of its input. Set that dropout to 0.')
+                              f'{type(self.host).__name__}, where another update drops out its input: set that dropout to 0.')
 
     def undo(self) -> None:
         edits = reweights_of(self.host)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -72,7 +73,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob('step-*') if re.fullmatch(r'step-\d+', path.name))
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str]) -> dict[str, torch.Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
     """The optimizer's tensors and numbers by 'parameter:entry'."""
     return {f'{names[parameter]}:{entry}': value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
             for parameter, state in optimizer.state.items() for entry, value in state.items() if value is not None}

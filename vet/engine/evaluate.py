@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import Dataset
 
 from vet.engine.batches import load
 from vet.registry import METRICS
 
 
 @torch.no_grad()
-def score(model: nn.Module, dataset: Dataset, transform: Callable[[Any], torch.Tensor], accelerator: Accelerator,
+def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tensor], accelerator: Accelerator,
           batch_size: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
     """Softmax scores (N, K) and labels (N,) of all N images, in order: each image counts once, however N divides."""
     rank, world, length = accelerator.process_index, accelerator.num_processes, len(dataset)

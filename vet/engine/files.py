@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vet.errors import TrainingError
 
-
 TEMPORARY = '.*.[0-9]*.tmp'   # what a killed process leaves behind
 
 

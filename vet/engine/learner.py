@@ -86,3 +86,4 @@ class Learner:
     def close(self) -> None:
         """Takes off what accelerate put around the model."""
         self.accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
+        vars(self.model).pop('forward', None)       # of bf16, accelerate leaves the class's own behind, bound to this instance

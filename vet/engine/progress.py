@@ -12,16 +12,19 @@ class ProgressBar:
     """A bar over all steps of a run. Silent on all processes but the first; where no terminal is, only lines are printed."""
 
     def __init__(self, total: int, done: int, enabled: bool):
-        self.enabled = enabled
-        self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[state]}'),
-                             TextColumn('left'), TimeRemainingColumn(), console=console,
+        self.enabled, self.state = enabled, ''
+        self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+                             TextColumn('{task.fields[state]}'), TextColumn('left'), TimeRemainingColumn(), console=console,
                              disable=not (enabled and console.is_terminal), transient=True)
         self._task = self._bar.add_task('training', total=total, completed=done, state='')
 
-    def update(self, step: int, epoch: str, state: str | None = None) -> None:
-        self._bar.update(self._task, completed=step, description=epoch, **({} if state is None else dict(state=state)))
+    def update(self, step: int, epoch: str, state: str) -> None:
+        """Shows that `step` steps are done, and the `state` of training: its loss and accuracy."""
+        self.state = state
+        self._bar.update(self._task, completed=step, description=epoch, state=state)
 
     def say(self, line: str) -> None:
+        """Prints a line that stays."""
         if self.enabled:
             console.print(line, soft_wrap=True)
 

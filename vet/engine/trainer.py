@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import Dataset
 
 from vet.config import Settings
 from vet.core.model import ImageClassifier
@@ -41,7 +40,7 @@ class Trainer:
     save_output(model, folder, facts): writes the model folder when training ends.
     """
 
-    def __init__(self, model: ImageClassifier, data: dict[str, Dataset | None], settings: Settings, folder: WorkFolder,
+    def __init__(self, model: ImageClassifier, data: dict[str, Any], settings: Settings, folder: WorkFolder,
                  save_output: Callable[[ImageClassifier, Path, dict[str, Any]], None], device: str | None = None):
         self.settings, self.data, self.folder, self._save_output = settings, data, folder, save_output
         if settings.train.deterministic:
@@ -93,8 +92,8 @@ class Trainer:
         order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
                       train.accumulate, settings.seed, accelerator.process_index, accelerator.num_processes)
         if parts and progress.processes != accelerator.num_processes:
-            raise TrainingError(f'the run was begun with {progress.processes} processes, which share each batch; go on with as many '
-                                f'(given: {accelerator.num_processes}).')
+            raise TrainingError(f'the run was begun with {progress.processes} processes, which share each batch; go on with as '
+                                f'many (given: {accelerator.num_processes}).')
         progress.processes = accelerator.num_processes
         if not parts:
             seed_everything(settings.seed, 'prepare')
@@ -141,9 +140,10 @@ class Trainer:
         broken = [name for name, value in self.model.trained_state().items() if not value.isfinite().all()]
         if broken or not math.isfinite(loss):
             raise TrainingError(
-                f'at step {progress.step} the loss is {loss} and {len(broken)} trained tensors are not finite; nothing saved before '
-                f'in {str(self.folder.path)!r} is lost. Lower train.optimizer.lr (now {lr:g}), set train.clip_norm, or choose train.precision="fp32".')
-        bar.update(progress.step, f'epoch {epoch}/{self.settings.train.max_epochs}', f'loss {loss:.3f} accuracy {accuracy:.3f}')
+                f'at step {progress.step} the loss is {loss} and {len(broken)} trained tensors are not finite; nothing saved '
+                f'before in {str(self.folder.path)!r} is lost. Lower train.optimizer.lr (now {lr:g}), set train.clip_norm, or '
+                f'choose train.precision="fp32".')
+        bar.update(progress.step, f'epoch {epoch}/{self.settings.train.max_epochs}', f'loss {loss:.3f}, accuracy {accuracy:.3f}')
         if log:
             log.write(progress.step, epoch=epoch, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate,
                       memory_mb=peak_memory_mb(self.accelerator.device))
@@ -152,12 +152,13 @@ class Trainer:
         """Validates where that is due, keeps the best, and stops the run where it no longer gets better."""
         evaluation, patience = self.settings.evaluation, self.settings.train.early_stop
         if self.data.get('val') is None or epoch % evaluation.every:
+            bar.say(f'epoch {epoch}: {bar.state}')
             return
         with swapped(self.model.trained_state(), learner.average.state if learner.average else None):
             results = self._measure('val')
         if log:
             log.write(progress.step, epoch=epoch, **{f'val_{name}': value for name, value in results.items()})
-        bar.say(f'epoch {epoch}: ' + ', '.join(f'validation {name} {value:.4f}' for name, value in results.items()))
+        bar.say(', '.join([f'epoch {epoch}: {bar.state}', *(f'validation {name} {value:.4f}' for name, value in results.items())]))
         result = next(iter(results.values()))
         if progress.best is None or result > progress.best:
             progress.best, progress.best_epoch = result, epoch

@@ -75,23 +75,21 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
     return configuration
 
 
-def load_model(folder: str | Path, backbone: str | Path | None = None, weights: bool = True) -> ImageClassifier:
+def load_model(folder: str | Path, backbone: str | Path | None = None) -> ImageClassifier:
     """The classifier of a model folder, in eval mode on the CPU.
 
     backbone: where the backbone's weights are now, if not where the folder says. Other weights than those that were tuned
-    are refused, by their sha256. weights: False builds the tuners and the head anew.
+    are refused, by their sha256. Images are prepared as the folder says, whatever the library's settings are by now.
     """
-    folder = Path(folder)
-    configuration = read_configuration(folder)
-    model = build_classifier(load_backbone(configuration['model']['backbone'], backbone), configuration['model']['tuners'],
-                             configuration['model']['head'], configuration['classes'])
-    if weights:
-        path = folder / TENSORS
-        try:
-            state = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f'{str(path)!r} cannot be read: {error}. Copy the model folder again, whole.') from error
-        model.load_trained_state(state, str(path))
+    configuration, path = read_configuration(folder), Path(folder) / TENSORS
+    network = load_backbone(configuration['model']['backbone'], backbone)
+    network.preprocessing = network.preprocessing.with_changes(configuration.get('preprocessing', {}))
+    model = build_classifier(network, configuration['model']['tuners'], configuration['model']['head'], configuration['classes'])
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f'{str(path)!r} cannot be read: {error}. Copy the model folder again, whole.') from error
+    model.load_trained_state(state, str(path))
     return model.eval()
 
 

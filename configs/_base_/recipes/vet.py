@@ -6,4 +6,4 @@ train = dict(
     lr_scheduler=dict(type='CosineAnnealingLR', warmup_epochs=1),
     dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=2),
     transform=[dict(type='RandomResizedCrop', scale=[0.4, 1.0]), dict(type='RandomHorizontalFlip')])
-evaluation = dict(metrics='accuracy', dataloader=dict(batch_size_per_gpu=128, workers_per_gpu=2), select='last')
+evaluation = dict(metrics='accuracy', dataloader=dict(batch_size_per_gpu=128, workers_per_gpu=2), select='last', every=5)
