@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from timm.models.mlp_mixer import MlpMixer
 
 from tests.nets import VIT, images, randomised, timm_net, tiny
-from vet.core.backbone import Backbone
+from vet.backbones.roles import find_layout
+from vet.core.backbone import Backbone, Preprocessing
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
@@ -81,7 +83,7 @@ def test_start_is_uniform_within_the_papers_bound_and_does_not_decay():
     tuner = vpt(length=500)
     tuner.attach(randomised(timm_net('vit_tiny_patch16_224', **VIT)))
     bound = math.sqrt(6 / (3 * 8 * 8 + 32))
-    for name, prompts in tuner.trainable():
+    for _, prompts in tuner.trainable():
         assert prompts.no_weight_decay
         assert prompts.abs().max() <= bound and prompts.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.02)
 
@@ -108,14 +110,19 @@ def test_published_counts_on_vit_b16(config, count):
     tuner.detach()
 
 
+def mixer() -> Backbone:
+    network = MlpMixer(num_classes=0, img_size=32, patch_size=8, embed_dim=32, num_blocks=2)
+    return Backbone(network, find_layout(network), Preprocessing(size=(32, 32)), dict(type='test', name='mixer'))
+
+
 @pytest.mark.parametrize('net, text', [
     (lambda: tiny('resnet'), r"tokens \(N, C\).*'layer1\.0' \(BasicBlock, which takes \(\d+, 8, 8\)"),
     (lambda: tiny('vgg'), r"'features\.0' \(Conv2d, which takes \(3, 32, 32\)"),
     (lambda: tiny('swin'), r"free of 'window_size', but 'layers\.0\.blocks\.0' \(SwinTransformerBlock, which takes \(8, 8, 16\)"),
     (lambda: timm_net('beit_base_patch16_224', **VIT), r"free of 'shared_rel_pos_bias'.*'blocks\.0' \(Block, which takes \(17, 32\)"),
     (lambda: timm_net('eva02_tiny_patch14_224', **VIT), r"free of 'rope'.*'blocks\.0' \(EvaBlock, which takes \(17, 32\)"),
-    (lambda: timm_net('mixer_s32_224', img_size=64, embed_dim=32, num_blocks=2),
-     r"under attention.*'blocks\.0' \(MixerBlock, which takes \(4, 32\)"),
+    (mixer,
+     r"under attention.*'blocks\.0' \(MixerBlock, which takes \(16, 32\)"),
 ], ids=['resnet', 'vgg', 'swin', 'beit', 'eva', 'mixer'])
 @pytest.mark.parametrize('depth', ['deep', 'shallow'])
 def test_refuses_what_is_not_tokens_under_plain_attention(net, text, depth):

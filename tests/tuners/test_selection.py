@@ -66,6 +66,65 @@ def test_partial_refuses_blocks_that_do_not_exist(blocks, text):
         trained('vit', type='Partial', blocks=blocks)
 
 
+@pytest.mark.parametrize('family, given, expected', [
+    ('vit', 'blocks.2', lambda all: {n for n in all if n.startswith('blocks.2.')}),
+    ('vit', ['norm.', r'blocks\.\d\.attn\..*bias'], lambda all: {n for n in all if n.startswith('norm.') or 'attn' in n and 'bias' in n}),
+    ('resnet', 'layer4', lambda all: {n for n in all if n.startswith('layer4')}),
+    ('vit', 'cls_token', lambda all: {'cls_token'}),
+])
+def test_partial_trains_the_named_parameters(family, given, expected):
+    assert trained(family, type='Partial', names=given) == expected(names(family))
+
+
+@pytest.mark.parametrize('indices', [(-3, None), (0, 2), (None, None), [5, 9]])
+def test_partial_trains_a_range_of_the_parameters_in_their_order(indices):
+    assert trained('resnet', type='Partial', indices=indices) == set(names('resnet')[slice(*indices)])
+
+
+@pytest.mark.parametrize('config, text', [
+    (dict(names='blok'), r"unknown start or pattern of parameter names 'blok'"),
+    (dict(names='*bias'), r"names has '\*bias', neither"),
+    (dict(names='norm', indices=(0, 1)), r'give one of them'),
+    (dict(indices=(1, 2, 3)), r'indices is \(1, 2, 3\); allowed: \(start, stop\)'),
+    (dict(indices=(900, None)), r'indices is \(900, None\), but the backbone has \d+ parameters'),
+])
+def test_partial_refuses_what_chooses_nothing(config, text):
+    with pytest.raises(UserError, match=text):
+        trained('vit', type='Partial', **config)
+
+
+def test_norm_tune_trains_the_norms_and_keeps_their_statistics_with_them():
+    assert trained('vit', type='NormTune') == {name for name in names('vit') if 'norm' in name}
+    backbone = tiny('resnet')
+    tuner = TUNERS.build(dict(type='NormTune', at='layer4.0.bn1'))
+    tuner.attach(backbone)
+    assert set(tuner.state()) == {f'thawed.layer4.0.bn1.{leaf}' for leaf in (
+        'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')}
+
+
+def test_diff_fit_is_a_scaled_attention_and_mlp_beside_biases_and_norms():
+    torch.manual_seed(0)
+    backbone = tiny('vit')
+    tuner = TUNERS.build(dict(type='DiffFit'))
+    tuner.attach(backbone)
+    assert {name for name, _ in tuner.trainable() if name.startswith('thawed.')} == {
+        f'thawed.{name}' for name in names('vit') if 'bias' in name or 'norm' in name}
+    backbone.double().eval(), tuner.double()
+    for delta in tuner.deltas.values():
+        torch.nn.init.normal_(delta.gamma)
+    block, x = backbone.network.blocks[1], torch.randn(2, 17, 32, dtype=torch.float64)
+    gamma1, gamma2 = (tuner.deltas[f'blocks/1/{part}'].gamma for part in ('attn/proj', 'mlp/fc2'))
+    y = block(x)
+    plain = tiny('vit').double().eval().network.blocks[1]
+    middle = x + gamma1 * plain.attn(plain.norm1(x))
+    assert torch.allclose(y, middle + gamma2 * plain.mlp(plain.norm2(middle)), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize('config, number', [(dict(type='NormTune'), 38_400), (dict(type='DiffFit'), 140_544)], ids=str)
+def test_published_counts_on_vit_b16(count_on_vit_b16, config, number):
+    assert count_on_vit_b16(**config) == number
+
+
 def test_optimizer_steps_move_copies_and_never_the_originals():
     backbone = tiny('resnet')
     originals = dict(backbone.network.named_parameters())

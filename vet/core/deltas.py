@@ -2,10 +2,14 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from vet.core.edits import reweights_of
+from vet.core.site import Site
 
 
 class LowRankUpdate(nn.Module):
@@ -25,8 +29,7 @@ class LowRankUpdate(nn.Module):
         A, B = self.factors()
         return weight + (B @ A).view_as(weight).to(weight.dtype), bias
 
-    @staticmethod
-    def splits(module: nn.Module) -> bool:
+    def splits(self, module: nn.Module) -> bool:
         """Whether `split` holds for this module: B (A x) is exact, and cheaper than forming W + B A and its gradient."""
         return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
 
@@ -35,7 +38,7 @@ class LowRankUpdate(nn.Module):
         return through(module, F.dropout(x, self.dropout, self.training), *self.factors())
 
 
-def through(module: nn.Module, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+def through(module: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """B A x as `module`, a Linear or a plain Conv2d of that weight, computes it; A (k, in) and B (out, k)"""
     if isinstance(module, nn.Linear):
         return F.linear(F.linear(x, A), B)
@@ -139,3 +142,61 @@ class DropLast(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return y[:, :-self.count]
+
+
+class InputLowRank(nn.Module):
+    """W (I + B A) and bias + W shift: x becomes x + B A x + shift before a pointwise weight W (out, in).
+
+    A class says A (k, in) and B (in, k) in `factors`, and its (in,) or None in `shift`.
+    """
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (k, in) and B (in, k), whatever scales them included"""
+        raise NotImplementedError(f'{type(self).__name__} must write factors()')
+
+    def shift(self) -> torch.Tensor | None:
+        """(in,), or None where the weight has no bias that could take it up"""
+
+    @staticmethod
+    def fits(site: Site) -> bool:
+        """Whether the site's weight sees one position at a time: a Linear, or an ungrouped 1 x 1 convolution."""
+        conv: Any = site.module
+        kernel = tuple(site.weight.shape[2:])
+        if not kernel:
+            return site.weight.dim() == 2
+        return set(kernel) == {1} and conv.groups == 1 and conv.padding in ((0,) * len(kernel), 'same', 'valid')
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """weight (out, in, …), bias (out,) or None -> the same shapes"""
+        (A, B), shift, W = self.factors(), self.shift(), weight.flatten(1)
+        new = weight + ((W @ B) @ A).view_as(weight).to(weight.dtype)
+        return new, bias if shift is None or bias is None else bias + (W @ shift).to(bias.dtype)
+
+    def splits(self, module: nn.Module) -> bool:
+        """(W B) (A x) is exact where W is the module's own: nothing else may reweight it."""
+        return type(module) is nn.Linear and len(reweights_of(module)) == 1
+
+    def split(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """W B A x + W shift: (…, in) -> (…, out)"""
+        (A, B), shift = self.factors(), self.shift()
+        return F.linear(F.linear(x, A), module.weight @ B, None if shift is None else module.weight @ shift)
+
+
+class Scale(nn.Module):
+    """gamma W and gamma b + beta: an output channel's scale and, with `shift`, its shift; of any weight that has channels.
+
+    gamma starts at 1 and beta at 0, both with normal noise of `std`.
+    """
+
+    def __init__(self, channels: int, shift: bool = False, std: float = 0.0):
+        super().__init__()
+        self.gamma = nn.Parameter(1 + std * torch.randn(channels))
+        self.beta = nn.Parameter(std * torch.randn(channels)) if shift else None
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """weight (out, …), bias (out,) or None -> the same shapes"""
+        scaled = self.gamma.view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * weight
+        if bias is None:
+            return scaled, None
+        shifted = self.gamma.to(bias.dtype) * bias
+        return scaled, shifted if self.beta is None else shifted + self.beta.to(bias.dtype)

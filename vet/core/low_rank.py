@@ -13,7 +13,8 @@ from vet.errors import UserError
 class DoRA(LowRank):
     """m (W + scale B A) / ||W + scale B A||, m and norms by output row.   Liu et al. 2024, 2402.09353, eq. 5
 
-    The norm counts as a constant in the backward pass (their sec. 4.3). m starts as ||W||: m / norm is then exactly 1.
+    The norm counts as a constant in the backward pass (their sec. 4.3). m starts as ||W||: m / norm is then exactly 1 on
+    the device where it was attached.
     """
 
     takes_dropout = False
@@ -40,8 +41,7 @@ class DoRA(LowRank):
         norms = torch.linalg.vector_norm(weight.flatten(1), dim=1)
         return torch.cat([norms[rows] for rows in self.rows])
 
-    @staticmethod
-    def splits(module: nn.Module) -> bool:
+    def splits(self, module: nn.Module) -> bool:
         """Never: the norms need the whole weight."""
         return False
 
@@ -52,12 +52,16 @@ class PiSSA(LowRank):
     With W = U S V': A0 = sqrt(S / scale) V', B0 = U sqrt(S / scale), the first r of each. A0 and B0 are saved.
     """
 
+    A0: torch.Tensor
+    B0: torch.Tensor
+
     def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
         if self.scale <= 0:
             raise UserError(f'alpha / rank is {self.scale:g}, but PiSSA divides singular values by it; give a positive alpha.')
         smallest = min(self.rows[0].stop - self.rows[0].start, weight[0].numel())
         if self.rank > smallest:
-            raise UserError(f'rank is {self.rank}, but PiSSA starts from singular values, and {tuple(weight.shape)} has {smallest}.')
+            raise UserError(f'rank is {self.rank}, but PiSSA starts from singular values, of which '
+                            f'{tuple(weight.shape)} has {smallest}.')
         parts = [torch.linalg.svd(weight.flatten(1)[rows].float(), full_matrices=False) for rows in self.rows]
         root = [(S[:self.rank] / self.scale).sqrt() for _, S, _ in parts]
         self.A.data = torch.cat([s[:, None] * V[:self.rank] for s, (_, _, V) in zip(root, parts)])
@@ -96,12 +100,14 @@ class VeRA(LowRank):
     """W + scale diag(b) B diag(d) A: A and B frozen and shared by equal shapes, b and d trained.   2310.11454, eq. 2"""
 
     shares = Projections
+    shared: Projections
 
     def make(self, in_features: int, num_rows: int) -> None:
         self.d = nn.Parameter(torch.full((len(self.rows) * self.rank,), 0.1))
         self.b = nn.Parameter(torch.zeros(num_rows))
 
-    def start(self, weight: torch.Tensor, shared: nn.Module) -> None:
+    def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
+        assert isinstance(shared, Projections)
         self.names = shared.pair(self.rank, weight[0].numel(), self.rows[0].stop - self.rows[0].start, weight)
         object.__setattr__(self, 'shared', shared)
 

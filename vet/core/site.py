@@ -49,6 +49,12 @@ class Site:
         except AttributeError:
             raise NoSiteError(f'{self} has no weight to change; ask for a role that has one, such as "weight".') from None
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias beside the weight; None where there is none."""
+        owner, _, name = self.bias_name.rpartition('.')
+        return self.host.get_submodule(owner)._parameters.get(name)
+
     def at_depth(self, value: object, what: str) -> int:
         """The entry for this site of `value`: one int, a list by depth (0 skips), or a dict of path patterns to ints."""
         if isinstance(value, Mapping):

@@ -26,7 +26,7 @@ class Tuner(nn.Module):
     head_only = False           # edits nothing, on purpose; of other tuners, that is an error
     length_key: tuple[str, str] | None = None   # ('lora_length', 'rank'): the short form in model.backbone, its argument
 
-    def __init__(self, at: str | list[str]):
+    def __init__(self, at: str | list[str] | tuple[str, ...]):
         super().__init__()
         self.at = at
         self.deltas = nn.ModuleDict()

@@ -1,5 +1,8 @@
 """Adapters: small bottlenecks beside or behind the frozen modules. One class; the papers' choices are presets of it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from vet.core.deltas import Bottleneck
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -11,7 +14,7 @@ POSITIONS = ('after', 'parallel', 'before')
 
 @TUNERS.register_module()
 class Adapter(Tuner):
-    """u(h) = scale W2 act(W1 h + b1) + b2 is added to what flows through a module m at the places `at`:
+    """u(h) = scale (W2 act(W1 h + b1) + b2) is added to what flows through a module m at the places `at`:
 
     position 'after': m(x) + u(m(x)); 'parallel': m(x) + u(x); 'before': m(x + u(x)).
 
@@ -27,8 +30,8 @@ class Adapter(Tuner):
     length_key: tuple[str, str] | None = ('adapter_length', 'width')
 
     def __init__(self, width: int | list[int] | dict[str, int] = 8, position: str = 'after', activation: str = 'gelu',
-                 scale: float | str = 1.0, dropout: float = 0.0, init: str = 'zero', at: str | list[str] = 'mlp'):
-        super().__init__(at)
+                 scale: float | str = 1.0, dropout: float = 0.0, init: str = 'zero', at: str | Sequence[str] = 'mlp'):
+        super().__init__(at if isinstance(at, str) else list(at))
         for what, given, allowed in (('position', position, POSITIONS), ('activation', activation, Bottleneck.ACTIVATIONS),
                                      ('init', init, Bottleneck.INITS)):
             if given not in allowed:
@@ -38,7 +41,7 @@ class Adapter(Tuner):
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         self.width, self.position = width, position
-        self.options = dict(activation=activation, scale=scale, dropout=dropout, init=init)
+        self.options: dict[str, Any] = dict(activation=activation, scale=scale, dropout=dropout, init=init)
         self.identity_at_start = init == 'zero'
 
     def tune(self, site: Site) -> None:
@@ -66,13 +69,13 @@ class Houlsby(Adapter):
     length_key = None
 
     def __init__(self, width: int | list[int] | dict[str, int] = 8, activation: str = 'gelu', init: str = 'houlsby',
-                 at: str | list[str] = ('attn', 'mlp')):
+                 at: str | Sequence[str] = ('attn', 'mlp')):
         super().__init__(width, 'after', activation, init=init, at=at)
 
 
 @TUNERS.register_module()
 class Pfeiffer(Adapter):
-    """m(x) + W2 GELU(W1 m(x)) behind the FFN alone.   Pfeiffer et al. 2021, arXiv:2005.00247, sec. 3
+    """m(x) + W2 GELU(W1 m(x)) behind the FFN alone.   Pfeiffer et al. 2021, arXiv:2005.00247
 
     Without the layer norms that the paper inherits from BERT's post-norm blocks. Weights start as in BERT, normal of std 0.02.
     Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
@@ -81,13 +84,13 @@ class Pfeiffer(Adapter):
     length_key = None
 
     def __init__(self, width: int | list[int] | dict[str, int] = 8, activation: str = 'gelu', init: str = 'bert',
-                 at: str | list[str] = 'mlp'):
+                 at: str | Sequence[str] = 'mlp'):
         super().__init__(width, 'after', activation, init=init, at=at)
 
 
 @TUNERS.register_module()
 class AdaptFormer(Adapter):
-    """MLP(x) + s (W2 ReLU(W1 x + b1) + b2), with x = LN(x') the FFN's input.   Chen et al. 2022, arXiv:2205.13535, eq. 3-4
+    """MLP(x) + s (W2 ReLU(W1 x + b1) + b2), with x = LN(x') the FFN's input.   Chen et al. 2022, arXiv:2205.13535, sec. 3.2
 
     W2 starts at zero: the identity. The paper's vision runs use width 64, scale 0.1 and dropout 0.1.
     Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
@@ -96,7 +99,7 @@ class AdaptFormer(Adapter):
     length_key = None
 
     def __init__(self, width: int | list[int] | dict[str, int] = 8, scale: float | str = 0.1, dropout: float = 0.0,
-                 at: str | list[str] = 'mlp'):
+                 at: str | Sequence[str] = 'mlp'):
         super().__init__(width, 'parallel', 'relu', scale, dropout, at=at)
 
 
@@ -110,5 +113,5 @@ class AdapterPlus(Adapter):
 
     length_key = None
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, init: str = 'houlsby', at: str | list[str] = 'block'):
+    def __init__(self, width: int | list[int] | dict[str, int] = 8, init: str = 'houlsby', at: str | Sequence[str] = 'block'):
         super().__init__(width, 'after', 'gelu', 'channel', init=init, at=at)

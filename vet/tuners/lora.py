@@ -7,7 +7,6 @@ from vet.core.tuner import Tuner, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
-
 VARIANTS: dict[str, tuple[type[LowRank], float]] = {    # the delta, and the power of the rank that divides alpha
     'plain': (LowRank, 1.0), 'rslora': (LowRank, 0.5), 'dora': (DoRA, 1.0), 'pissa': (PiSSA, 1.0), 'vera': (VeRA, 1.0)}
 
@@ -34,8 +33,8 @@ class LoRA(Tuner):
                  parts: str | None = None, at: str | list[str] = 'attn.qkv', variant: str = 'plain', seed: int = 0, *,
                  r: int | None = None, lora_alpha: float | None = None, lora_dropout: float | None = None,
                  target_modules: list[str] | None = None):
-        rank, alpha, dropout = (old if new is None else new
-                                for old, new in ((rank, r), (alpha, lora_alpha), (dropout, lora_dropout)))
+        rank, alpha = rank if r is None else r, alpha if lora_alpha is None else lora_alpha
+        dropout = dropout if lora_dropout is None else lora_dropout
         if parts is not None and (not parts or set(parts) - set('qkv') or len(set(parts)) < len(parts)):
             raise UserError(f'parts is {parts!r}; allowed: letters of "qkv", each once, or None for the whole weight.')
         if not 0 <= dropout < 1:
@@ -61,10 +60,10 @@ class LoRA(Tuner):
         shape = site.weight.shape
         if len(shape) < 2:
             raise refuse(self, site, 'a weight matrix')
-        if self.dropout and not (site.called and self.delta.splits(site.module)):
-            raise refuse(self, site, 'a Linear or a plain Conv2d that is called (for its dropout)')
         scale = (rank if self.alpha is None else self.alpha) / rank ** self.power
         delta = self.delta(shape, rank, scale, self.dropout, self._rows(site))
+        if self.dropout and not (site.called and delta.splits(site.module)):
+            raise refuse(self, site, 'a Linear or a plain Conv2d that is called (for its dropout)')
         delta.start(site.weight.detach(), self.deltas['shared'] if self.delta.shares else None)
         self.reweight(site, delta)
 

@@ -16,7 +16,7 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class Prefix(Tuner):
-    """softmax(q [K; P_k]^T / sqrt(d)) [V; P_v] in each head (the paper's sec. 4, as in He et al. 2022, arXiv:2110.04366, eq. 3).
+    """softmax(q [K; P_k]^T / sqrt(d)) [V; P_v] in each head (as He et al. 2022 write it, arXiv:2110.04366, sec. 2.2).
 
     P empty tokens join the attention's input, their keys and values are replaced by the prefix's after the projection, and
     they leave after the attention. The paper's reparametrisation by an MLP is left out, as in ModelScope and VPT's tables.
@@ -73,7 +73,7 @@ class KeysAndValues(nn.Module):
         self.key, self.value = (nn.Parameter(torch.empty(length, channels)) for _ in range(2))
         for prefix in (self.key, self.value):
             nn.init.xavier_uniform_(prefix)
-            prefix.no_weight_decay = True
+            setattr(prefix, 'no_weight_decay', True)
 
     def forward(self, x: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
         """x (B, N + P, C), qkv (B, N + P, 3 C) -> qkv"""

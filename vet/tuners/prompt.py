@@ -19,8 +19,8 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class VPT(Tuner):
-    """[x_i, _] = block_i([x_{i-1}, P_{i-1}]): 'deep', new prompts P at every block (eq. 5-6), or
-    [x_i, Z_i] = block_i([x_{i-1}, Z_{i-1}]), Z_0 = P: 'shallow', prompts at the first block that flow on (eq. 3-4).
+    """[x_i, _] = block_i([x_{i-1}, P_{i-1}]): 'deep', new prompts P at every block (eq. 7), or
+    [x_i, Z_i] = block_i([x_{i-1}, Z_{i-1}]), Z_0 = P: 'shallow', prompts at the first block that flow on (eq. 4-5).
 
     The prompts stand last, not behind the class token: without positions of their own, their order changes nothing.
     length: tokens at each block, one value; for 'deep' also a list by depth (0 skips a block) or a dict of path patterns.
@@ -74,7 +74,7 @@ class Prompts(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.prompts = nn.Parameter(torch.empty(length, channels).uniform_(-bound, bound))
-        self.prompts.no_weight_decay = True
+        setattr(self.prompts, 'no_weight_decay', True)
 
     def forward(self, x_BNC: torch.Tensor) -> torch.Tensor:
         p_BPC = F.dropout(self.prompts.expand(len(x_BNC), -1, -1), self.dropout, self.training)

@@ -1,8 +1,11 @@
 """Tuners that add nothing and train some of the backbone's own parameters, as copies in their place."""
 
-from vet.core.site import Site
+import re
+
+from vet.core.deltas import Scale
+from vet.core.site import NORMS, Site
 from vet.core.tuner import Tuner
-from vet.errors import UserError
+from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
 
@@ -32,19 +35,48 @@ class Full(Tuner):
 
 @TUNERS.register_module()
 class Partial(Tuner):
-    """The last `blocks` blocks train, whole; with `norm`, so does a norm that follows them.   VPT's "Partial-k" (2203.12119)"""
+    """The last `blocks` blocks train, whole; with `norm`, so does a norm that follows them.   VPT's "Partial-k" (2203.12119)
 
-    def __init__(self, blocks: int = 1, norm: bool = False):
+    names: instead, the parameters whose path starts with one of these, or that one of these fits as a regular expression.
+    indices: instead, the parameters of these places in the backbone's own order: (start, stop), as in a slice; None is an end.
+    """
+
+    def __init__(self, blocks: int = 1, norm: bool = False, names: str | list[str] | None = None,
+                 indices: tuple[int | None, int | None] | None = None):
         if blocks < 1:
             raise UserError(f'blocks is {blocks}; it must be at least 1.')
-        super().__init__([f'block[-{blocks}:]'] + ['norm'] * norm)
-        self.blocks = blocks
+        if names is not None and indices is not None:
+            raise UserError(f'names is {names!r} and indices is {indices!r}; give one of them.')
+        if indices is not None and (len(indices) != 2 or not all(i is None or type(i) is int for i in indices)):
+            raise UserError(f'indices is {indices!r}; allowed: (start, stop), each an int or None.')
+        whole = names is not None or indices is not None
+        super().__init__('backbone' if whole else [f'block[-{blocks}:]'] + ['norm'] * norm)
+        self.blocks, self.indices = blocks, indices
+        self.names = [names] if isinstance(names, str) else names
 
     def tune(self, site: Site) -> None:
+        if self.names is not None or self.indices is not None:
+            self.thaw(site, '|'.join(map(re.escape, self._chosen([name for name, _ in site.module.named_parameters()]))))
+            return
         if self.blocks > site.num_blocks:
             raise UserError(f'blocks is {self.blocks}, but the backbone has {site.num_blocks}.')
         if site.depth >= site.num_blocks - self.blocks:
             self.thaw(site)
+
+    def _chosen(self, given: list[str]) -> list[str]:
+        if self.names is None:
+            assert self.indices is not None
+            chosen = given[slice(*self.indices)]
+            if not chosen:
+                raise UserError(f'indices is {self.indices!r}, but the backbone has {len(given)} parameters.')
+            return chosen
+        for pattern in self.names:
+            try:
+                if not any(name.startswith(pattern) or re.fullmatch(pattern, name) for name in given):
+                    raise UnknownNameError('start or pattern of parameter names', pattern, given)
+            except re.error as error:
+                raise UserError(f'names has {pattern!r}, neither the start of a name nor a regular expression: {error}.') from error
+        return [name for name in given if any(name.startswith(p) or re.fullmatch(p, name) for p in self.names)]
 
 
 @TUNERS.register_module()
@@ -59,3 +91,38 @@ class BitFit(Tuner):
 
     def tune(self, site: Site) -> None:
         self.thaw(site, r'(.*[._])?bias')
+
+
+@TUNERS.register_module()
+class NormTune(Tuner):
+    """Every norm's scale and shift train, a batch norm's statistics with them.   Basu et al. 2023, arXiv:2304.01917
+
+    ViT-B/16: 38,400 parameters, that is 25 norms of 2 C.
+    """
+
+    def __init__(self, at: str | list[str] = 'norm'):
+        super().__init__(at)
+
+    def tune(self, site: Site) -> None:
+        self.thaw(site)
+
+
+@TUNERS.register_module()
+class DiffFit(Tuner):
+    """Biases and norms train, and so does a scale gamma of each channel that attention and FFN give:
+    x + gamma1 attn(x), x + gamma2 ffn(x).   Xie et al. 2023, arXiv:2304.06648
+
+    gamma starts at 1 and acts on the last weight of each, so it merges.
+    ViT-B/16: 140,544 parameters, that is BitFit's 102,912, 25 C of the norms' scales and 12 blocks of 2 C gammas.
+    """
+
+    def __init__(self, outputs: str | list[str] | tuple[str, ...] = ('attn.proj', 'mlp.fc2')):
+        super().__init__(['backbone', 'norm', *([outputs] if isinstance(outputs, str) else outputs)])
+
+    def tune(self, site: Site) -> None:
+        if not site.name:
+            self.thaw(site, r'(.*[._])?bias')
+        elif isinstance(site.module, NORMS):
+            self.thaw(site)
+        else:
+            self.reweight(site, Scale(len(site.weight)))

@@ -1,0 +1,52 @@
+"""Writes what was measured into README.md, between its markers, from the files in results/: nobody types a number.
+
+    python benchmarks/tables.py
+"""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / 'README.md'
+
+
+def quickstart() -> str:
+    """LoRA against the linear probe on the quickstart's digits: mean and deviation over seeds."""
+    found = json.loads((HERE / 'results' / 'quickstart.json').read_text())
+    rows = ['| digits 5 to 9 (599 train, 297 test images) | accuracy, % | trained numbers | seconds |', '|---|---|---|---|']
+    for tuner in dict.fromkeys(run['tuner'] for run in found['runs']):
+        runs = [run for run in found['runs'] if run['tuner'] == tuner]
+        accuracies = [100 * run['accuracy'] for run in runs]
+        rows.append(f'| {tuner}, {len(runs)} seeds | {statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} | '
+                    f'{runs[0]["trainable"]:,} | {statistics.mean(run["seconds"] for run in runs):.1f} |')
+    return '\n'.join(rows) + f'\n\n{machine(found["environment"])}; `python benchmarks/quickstart.py`.'
+
+
+def flowers() -> str:
+    """DeiT-Tiny on Flowers 102: vet's configs and PEFT; accuracy from the runs that were tested, time from those in turns."""
+    runs = json.loads((HERE / 'results' / 'peft_flowers.json').read_text())
+    rows = ['| DeiT-Tiny, Flowers 102 (1,020 train, 6,149 test images) | accuracy, % | one epoch, s, median |', '|---|---|---|']
+    for side in dict.fromkeys(run['side'] for run in runs):
+        own = [run for run in runs if run['side'] == side]
+        tested = [f'{100 * run["accuracy"]:.2f} ({run["epochs"]} epochs)' for run in own if run['accuracy'] is not None]
+        timed = [run['seconds'] for run in own if run['epochs'] == 1 and run['accuracy'] is None]
+        rows.append(f'| {side} | {", ".join(tested) or "not measured"} | '
+                    f'{f"{statistics.median(timed):.1f} of {len(timed)}" if timed else "not measured"} |')
+    return '\n'.join(rows) + (f'\n\n{machine(runs[-1]["environment"])}; images of 224 pixels on the short side; '
+                              f'`python benchmarks/peft_flowers.py`.')
+
+
+def machine(environment: dict) -> str:
+    packages = environment['packages']
+    return f'{environment["cores"]} CPU cores, torch {packages["torch"]}, timm {packages["timm"]}'
+
+
+def main() -> None:
+    text = f'<!-- measured -->\n\n{quickstart()}\n\n{flowers()}\n\n<!-- end -->'
+    README.write_text(re.sub(r'<!-- measured -->.*<!-- end -->', lambda _: text, README.read_text(), flags=re.DOTALL))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,100 @@
+"""SCT: its update and its choice of channels, written out in float64."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from tests.nets import images, timm_net, tiny
+from vet.core.backbone import Backbone
+from vet.core.tuner import Tuner
+from vet.errors import NoSiteError, UserError
+from vet.registry import TUNERS
+
+
+def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
+    torch.manual_seed(0)
+    backbone, tuner = tiny(family).eval(), TUNERS.build(dict(type='SCT', channels=5, **config))
+    tuner.attach(backbone)
+    backbone.double(), tuner.double()
+    return backbone, tuner
+
+
+@pytest.mark.parametrize('family, name, order', [('vit', 'blocks.1', (0, 1, 2)), ('swin', 'layers.0.blocks.1', (0, 1, 2, 3)),
+                                                 ('resnet', 'layer2.0', (0, 2, 3, 1))])
+def test_chosen_channels_alone_change(family, name, order):
+    backbone, tuner = tuned(family, scale=0.7)
+    site, delta = backbone.sites.find(name)[0], tuner.deltas[name.replace('.', '/')]
+    delta.index.copy_(torch.tensor([0, 3, 4, 6, 7]))
+    with torch.no_grad():
+        delta.linear.weight.normal_(), delta.linear.bias.normal_()
+    x = torch.randn(2, *site.in_shape, dtype=torch.float64)
+    frozen = tiny(family).eval().double().network.get_submodule(name)(x)
+    expected = frozen.permute(order).clone()
+    for place in torch.cartesian_prod(*map(torch.arange, expected.shape[:-1])).tolist():
+        y = expected[tuple(place)]
+        y[[0, 3, 4, 6, 7]] += 0.7 * (delta.linear.weight.mv(y[[0, 3, 4, 6, 7]]) + delta.linear.bias)
+    assert torch.allclose(site.module(x).permute(order), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize('family, prefix', [('vit', 1), ('deit-distilled', 2), ('swin', 0), ('resnet', 0)])
+def test_prepare_takes_the_channels_of_the_largest_class_mean_norm(family, prefix):
+    backbone, tuner = tuned(family)
+    x, labels = images(6).double(), torch.tensor([2, 0, 2, 2, 0, 7])
+    blocks, outputs = backbone.sites.find('block'), []
+    frozen = tiny(family).eval().double()
+    for site in blocks:
+        frozen.network.get_submodule(site.name).register_forward_hook(lambda _, args, out: outputs.append(out.detach()))
+    frozen(x)
+    backbone.train()
+    tuner.prepare([(x[:4], labels[:4]), (x[4:], labels[4:])])
+    assert backbone.training
+    for site, y in zip(blocks, outputs):
+        y = y.movedim(site.axis, -1)[:, prefix:].flatten(1, -2)
+        norms = [torch.stack([torch.sqrt(sum((y[b, :, c] ** 2).sum() for b in range(6) if labels[b] == label))
+                              for c in range(y.shape[-1])]) for label in (0, 2, 7)]
+        wanted = sorted((sum(norms) / 3).argsort(descending=True)[:5].tolist())
+        delta = tuner.deltas[site.name.replace('.', '/')]
+        assert delta.index.tolist() == wanted and delta.watch is None
+
+
+def test_prepare_stops_after_its_images():
+    backbone, tuner = tuned('vit', images=5)
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield images(2).double(), torch.tensor([0, 1])
+    tuner.prepare(endless())
+    assert len(asked) == 3
+
+
+def test_choice_is_saved_copied_and_pickled():
+    backbone, tuner = tuned('vit')
+    tuner.prepare([(images(4).double(), torch.arange(4))])
+    index = tuner.deltas['blocks/1'].index
+    assert index.tolist() != list(range(5))
+    assert torch.equal(tuner.state()['deltas.blocks.1.index'], index)
+    for again in (copy.deepcopy(tuner), pickle.loads(pickle.dumps(tuner))):
+        assert torch.equal(again.deltas['blocks/1'].index, index)
+        again.prepare([(images(4, seed=5).double(), torch.arange(4))])
+    assert torch.equal(tuner.deltas['blocks/1'].index, index)
+
+
+def test_papers_count_on_vit_b16():
+    tuner = TUNERS.build(dict(type='SCT', channels=96))
+    tuner.attach(timm_net('vit_base_patch16_224', img_size=32, weight_init='skip'))
+    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 111_744
+
+
+@pytest.mark.parametrize('config, family, error, text', [
+    (dict(channels=33), 'vit', NoSiteError, r"SCT needs 33 channels or more, but 'blocks\.0' \(Block, which takes \(17, 32\)"),
+    (dict(channels=0), 'vit', UserError, r'channels is 0'),
+    (dict(channels=2, scale=0), 'vit', UserError, r'scale is 0'),
+    (dict(channels=2, images=0), 'vit', UserError, r'images is 0'),
+], ids=str)
+def test_refusals(config, family, error, text):
+    with pytest.raises(error, match=text):
+        TUNERS.build(dict(type='SCT', **config)).attach(tiny(family))

@@ -1,0 +1,127 @@
+"""Ladder side-tuning: a thin transformer beside the frozen one, fed by its blocks. No gradient passes through the backbone."""
+
+import threading
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+# B images, N tokens, C channels of the backbone, R of the ladder, h its heads
+
+
+@TUNERS.register_module()
+class LadderSide(Tuner):
+    """s_i = T_i(m_i D_i b_i + (1 - m_i) s_{i-1}), s_0 = D_0 b_0: a thin transformer whose rungs are the backbone's own tokens.
+
+    Ladder side-tuning, Sung et al. 2022, arXiv:2206.06522, sec. 3. b_0 enters the backbone's first block, b_i leaves block i;
+    D_i is linear, C to R = C / reduction; T_i a pre-norm transformer block of width R, drawn at random (the paper prunes the
+    backbone's); m_i = sigmoid(a_i / 0.1), a_i learned from 0. The features become f + U LN(s_L), of the class token or the
+    tokens' mean, with U zero at the start: the identity.
+    Parameters: (L + 1) (C R + R) + L (12 R^2 + 13 R + 1) + 2 R + R C + C; ViT-B/16, reduction 8: 2,376,492.
+    Blocks that all take and give the same tokens (N, C).
+    """
+
+    def __init__(self, reduction: int = 8, heads: int = 4):
+        super().__init__(['block', 'backbone'])
+        if reduction < 1 or heads < 1:
+            raise UserError(f'reduction is {reduction} and heads is {heads}; both must be at least 1.')
+        self.reduction, self.heads = reduction, heads
+
+    def shared(self, sites: list[Site]) -> None:
+        *blocks, backbone = sites
+        for site in blocks:
+            if len(site.in_shape) != 2 or not site.in_shape == site.out_shape == blocks[0].in_shape:
+                raise refuse(self, site, 'a block of tokens (N, C), the same in and out in every block')
+        N, C = blocks[0].in_shape
+        width = C // self.reduction
+        if not width or width % self.heads:
+            raise UserError(f'{C} channels by reduction={self.reduction} are {width}, which {self.heads} heads cannot share; '
+                            f'choose others.')
+        self.tokens = N
+        self.rungs: dict[int, list[torch.Tensor]] = {}          # by thread, within one forward; empty after it
+        self.sizes: dict[str, Any] = dict(blocks=len(blocks), channels=C, width=width, heads=self.heads, features=backbone.out_shape[0],
+                          has_class_token=backbone.num_prefix_tokens > 0)
+
+    def tune(self, site: Site) -> None:
+        if not site.name:
+            self.before(site, NewRungs(self.rungs))
+            self.after(site, Ladder(self.rungs, **self.sizes))
+            return
+        if site.depth == 0:
+            self.before(site, Rung(self.rungs, self.tokens))
+        self.after(site, Rung(self.rungs, self.tokens))
+
+
+def _this_forward() -> int:
+    """Threads share the modules, not their rungs. A compiled graph holds one forward alone, and cannot ask for its thread."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
+
+
+class NewRungs(nn.Module):
+    """Passes images on, and forgets what a forward that failed has left."""
+
+    def __init__(self, rungs: dict[int, list[torch.Tensor]]):
+        super().__init__()
+        self.rungs = rungs
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.rungs[_this_forward()] = []
+        return images
+
+
+class Rung(nn.Module):
+    """Passes tokens on, and keeps the image's own for the ladder (prompts stand last), without their gradient."""
+
+    def __init__(self, rungs: dict[int, list[torch.Tensor]], tokens: int):
+        super().__init__()
+        self.rungs, self.tokens = rungs, tokens
+
+    def forward(self, x_BNC: torch.Tensor, y_BNC: torch.Tensor | None = None) -> torch.Tensor:
+        tokens_BNC = x_BNC if y_BNC is None else y_BNC
+        rungs = self.rungs.get(_this_forward())
+        if rungs is not None:           # none: gradient checkpointing runs the block again, after the ladder
+            rungs.append(tokens_BNC[:, :self.tokens].detach())
+        return tokens_BNC
+
+
+class Ladder(nn.Module):
+    def __init__(self, rungs: dict[int, list[torch.Tensor]], blocks: int, channels: int, width: int, heads: int, features: int,
+                 has_class_token: bool):
+        super().__init__()
+        self.rungs, self.has_class_token = rungs, has_class_token
+        self.downs = nn.ModuleList(nn.Linear(channels, width) for _ in range(blocks + 1))
+        self.blocks = nn.ModuleList(ThinBlock(width, heads) for _ in range(blocks))
+        self.a = nn.Parameter(torch.zeros(blocks))
+        self.norm, self.up = nn.LayerNorm(width), nn.Linear(width, features)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """images (B, 3, H, W), features (B, C) -> (B, C)"""
+        first, *others = self.rungs.pop(_this_forward())
+        s_BNR = self.downs[0](first)
+        for m, down, block, b_BNC in zip((self.a / 0.1).sigmoid(), self.downs[1:], self.blocks, others):
+            s_BNR = block(m * down(b_BNC) + (1 - m) * s_BNR)
+        s_BR = s_BNR[:, 0] if self.has_class_token else s_BNR.mean(1)
+        return features + self.up(self.norm(s_BR)).to(features.dtype)
+
+
+class ThinBlock(nn.Module):
+    """The pre-norm transformer block: x + attention(LN x), then + MLP(LN x)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm2, self.fc1, self.fc2 = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x_BNR: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm1(x_BNR)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)    # (B, h, N, R / h)
+        x_BNR = x_BNR + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x_BNR + self.fc2(F.gelu(self.fc1(self.norm2(x_BNR))))

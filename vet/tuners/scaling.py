@@ -1,0 +1,120 @@
+"""Tuners that scale what frozen layers take and give: IA3, SSF and RLRR. All merge."""
+
+import torch
+from torch import nn
+
+from vet.core.deltas import Scale
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.registry import TUNERS
+
+NOT_SCALED = dict(qkv=1 / 3, in_proj=1 / 3, q=1, q_proj=1, k=0, k_proj=0, v=0, v_proj=0, kv=0)    # the queries' share of rows
+
+
+class ScaleRows(nn.Module):
+    """gamma W and gamma b on the output channels from `first` on. gamma starts at 1."""
+
+    def __init__(self, out: int, first: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(out - first))
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        gamma = torch.cat([self.gamma.new_ones(len(weight) - len(self.gamma)), self.gamma]).to(weight.dtype)
+        return gamma.view(-1, *[1] * (weight.dim() - 1)) * weight, None if bias is None else gamma * bias
+
+
+class ScaleInput(nn.Module):
+    """W diag(gamma): the input channels of a Linear or of a convolution in `groups`. gamma starts at 1."""
+
+    def __init__(self, weight_shape: torch.Size, groups: int = 1):
+        super().__init__()
+        self.groups = groups
+        self.gamma = nn.Parameter(torch.ones(weight_shape[1] * groups))
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        by_group = weight.view(self.groups, -1, *weight.shape[1:])                  # (groups, out / groups, in / groups, …)
+        gamma = self.gamma.to(weight.dtype).view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
+        return (by_group * gamma).view_as(weight), bias
+
+
+class Rescale(nn.Module):
+    """W + (s_left s_right') * W and b + f; of a fused projection, each of its `parts` has an s_right of its own."""
+
+    def __init__(self, weight_shape: torch.Size, parts: int, shift: bool):
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.empty(weight_shape[0], 1)), nn.Parameter(torch.empty(parts, weight_shape[1]))
+        self.f = nn.Parameter(torch.zeros(weight_shape[0])) if shift else None
+        nn.init.kaiming_uniform_(self.left)
+        nn.init.kaiming_uniform_(self.right)
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        scale = self.left * self.right.repeat_interleave(len(weight) // len(self.right), 0)         # (out, in)
+        scaled = weight + scale.view(*scale.shape, *[1] * (weight.dim() - 2)).to(weight.dtype) * weight
+        return scaled, bias if self.f is None or bias is None else bias + self.f.to(bias.dtype)
+
+
+@TUNERS.register_module()
+class IA3(Tuner):
+    """softmax(Q (l_k * K)') (l_v * V) and W2 (l_ff * act(W1 x)): keys, values and hidden features are scaled, from 1 on.
+    Liu et al. 2022, arXiv:2205.05638, sec. 3.3
+
+    at: fused projections (3 C, C) have their keys and values scaled, and so have single ones named k or v; of any other
+        weight, such as mlp.fc2 or a convolution, it is the input channels.
+    ViT-B/16: 55,296 parameters, that is 12 blocks of 2 C + 4 C.
+    """
+
+    def __init__(self, at: str | list[str] | tuple[str, ...] = ('attn.qkv', 'mlp.fc2')):
+        super().__init__(at)
+
+    def tune(self, site: Site) -> None:
+        shape, leaf = site.weight.shape, site.name.rpartition('.')[2]
+        if len(shape) < 2:
+            raise refuse(self, site, 'a weight matrix')
+        if leaf not in NOT_SCALED:
+            self.reweight(site, ScaleInput(shape, getattr(site.module, 'groups', 1)))
+            return
+        if leaf in ('qkv', 'in_proj') and shape[0] != 3 * shape[1]:
+            raise refuse(self, site, 'a fused (3 x C, C) projection')
+        first = round(NOT_SCALED[leaf] * shape[0])
+        if first < shape[0]:
+            self.reweight(site, ScaleRows(shape[0], first))
+
+
+@TUNERS.register_module()
+class SSF(Tuner):
+    """gamma * y + beta after every operation: the stem, the norms, the weights of the blocks.   Lian et al. 2022, arXiv:2210.08823
+
+    gamma ~ N(1, std), beta ~ N(0, std), as in the paper; std=0 starts as the identity.
+    Where a module has no bias, as convolutions before batch norms, no beta is added: merged, the network has the same keys.
+    ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the last norm.
+    """
+
+    def __init__(self, std: float = 0.02, at: str | list[str] | tuple[str, ...] = ('stem', 'norm', 'weight')):
+        super().__init__(at)
+        self.std, self.identity_at_start = std, std == 0
+
+    def tune(self, site: Site) -> None:
+        self.reweight(site, Scale(len(site.weight), site.bias is not None, self.std))
+
+
+@TUNERS.register_module()
+class RLRR(Tuner):
+    """W + (s_left s_right') * W and b + f at every weight of the blocks, SSF at the stem and the norms.
+    Dong et al. 2024, arXiv:2403.19067
+
+    s_left (out), s_right (in) start as the authors' code draws them, so not as the identity; f at zero, and only where
+    there is a bias. q, k and v of a fused projection have an s_right each.
+    ViT-B/16: 288,768 parameters; the published 0.33M add the mean head of VTAB-1k's 19 tasks.
+    """
+
+    identity_at_start = False
+
+    def __init__(self, at: str | list[str] | tuple[str, ...] = ('stem', 'norm', 'weight')):
+        super().__init__(at)
+
+    def tune(self, site: Site) -> None:
+        shape, shift = site.weight.shape, site.bias is not None
+        if len(shape) < 2 or site.depth < 0:
+            self.reweight(site, Scale(shape[0], shift, std=0.02))
+        else:
+            self.reweight(site, Rescale(shape, 3 if shape[0] == 3 * shape[1] else 1, shift))

@@ -1,0 +1,113 @@
+"""SCT: only the channels that matter to the task are tuned.   Zhao et al. 2023, arXiv:2309.08513"""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.backbone import Backbone
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+# B images, C channels, K salient ones
+
+
+@TUNERS.register_module()
+class SCT(Tuner):
+    """y_S + s (W y_S + b) in place of y_S, the K salient channels S of a block's output; W is (K, K).
+
+    S, by class-aware importance: the K channels of the largest mean over classes of the L2 norm of their values over all patch
+    tokens of the training images of the class; chosen by `prepare`, on the frozen network, and saved. Before that: the first K.
+    images: from how many training images S is chosen, as they are augmented (the paper: all, not augmented; VTAB-1k has 1000).
+    The paper's module stands behind the attention's residual sum or, as here, behind the FFN's: only a block's output is the
+    module's own. at='attn' tunes the attention's output before that sum instead.
+    scale: s, chosen for each task in the paper. W starts normal of std 0.02, cut at ±2, b at zero: near the identity, not at it.
+    Parameters: K^2 + K per block; ViT-B/16, K = 96: 111,744 (the paper's 0.11 M).
+    """
+
+    identity_at_start = False
+    _backbone: Backbone | None = None
+
+    def __init__(self, channels: int | list[int] | dict[str, int] = 96, scale: float = 1.0, images: int = 1000,
+                 at: str | list[str] = 'block'):
+        super().__init__(at)
+        if scale == 0 or images < 1:
+            raise UserError(f'scale is {scale} and images is {images}; scale must not be 0, and images be at least 1.')
+        self.channels, self.scale, self.images = channels, scale, images
+
+    def attach(self, backbone: Backbone) -> None:
+        super().attach(backbone)
+        object.__setattr__(self, '_backbone', backbone)         # for `prepare`; not ours to own
+
+    def detach(self) -> None:
+        super().detach()
+        object.__setattr__(self, '_backbone', None)
+
+    def tune(self, site: Site) -> None:
+        count = site.at_depth(self.channels, 'channels')
+        if not count:
+            return
+        if not site.out_shape or count > site.out_shape[site.axis]:
+            raise refuse(self, site, f'{count} channels or more')
+        prefix = site.num_prefix_tokens if len(site.out_shape) == 2 else 0
+        self.after(site, SalientChannels(count, site.out_shape[site.axis], site.axis, prefix, self.scale))
+
+    def prepare(self, batches: Iterable) -> None:
+        """Chooses the channels from batches of images (B, 3, H, W) and labels (B,), with every update switched off."""
+        assert self._backbone is not None, 'attach first'
+        deltas: list[Any] = list(self.deltas.values())
+        was_training, seen = self._backbone.training, 0
+        squares: list[dict[int, torch.Tensor]] = [{} for _ in deltas]
+        self._backbone.eval()
+        try:
+            with torch.no_grad():
+                for images, labels in batches:
+                    for delta, by_class in zip(deltas, squares):
+                        delta.watch = partial(_add_squares, by_class, labels)
+                    self._backbone(images)
+                    seen += len(images)
+                    if seen >= self.images:
+                        break
+                for delta, by_class in zip(deltas, squares):
+                    if by_class:
+                        importance_C = torch.stack([square.sqrt() for square in by_class.values()]).mean(0)
+                        delta.index.copy_(importance_C.topk(len(delta.index)).indices.sort().values)
+                    if torch.distributed.is_initialized():      # each process has seen its own images
+                        torch.distributed.broadcast(delta.index, 0)
+        finally:
+            for delta in deltas:
+                delta.watch = None
+            self._backbone.train(was_training)
+
+
+class SalientChannels(nn.Module):
+    """y (.., C, ..) -> y with K of its channels changed; `index` says which."""
+
+    def __init__(self, count: int, channels: int, axis: int, num_prefix_tokens: int, scale: float):
+        super().__init__()
+        self.channels, self.axis, self.num_prefix_tokens, self.scale = channels, axis, num_prefix_tokens, scale
+        self.linear = nn.Linear(count, count)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+        self.index: torch.Tensor
+        self.register_buffer('index', torch.arange(count))
+        self.watch: partial | None = None       # set by `prepare` alone: sees y instead of changing it
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if self.watch is not None:
+            self.watch(y.movedim(self.axis, -1)[:, self.num_prefix_tokens:])
+            return y
+        salient = y.index_select(self.axis, self.index).movedim(self.axis, -1)
+        update = self.scale * self.linear(salient).movedim(-1, self.axis).to(y.dtype)
+        return y.index_add(self.axis, self.index, update)
+
+
+def _add_squares(by_class: dict[int, torch.Tensor], labels: torch.Tensor, y: torch.Tensor) -> None:
+    """Adds, per class, the sum of squares over places of y (B, …, C), in float64."""
+    squares_BC = y.double().square().flatten(1, -2).sum(1)
+    for label in labels.unique().tolist():
+        by_class[label] = by_class.get(label, 0) + squares_BC[labels == label].sum(0)
