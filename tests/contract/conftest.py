@@ -9,7 +9,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {'case', 'family'} <= set(metafunc.fixturenames):
         refuses = metafunc.function.__name__.startswith('test_refusal')
         metafunc.parametrize('case, family', [
-            pytest.param(case, family, id=f'{case}-{family}', marks=[] if is_default(family) else pytest.mark.slow)
+            pytest.param(case, family, id=f'{case}-{family}', marks=[] if is_default(case, family) else pytest.mark.slow)
             for case, family in pairs() if case.on is None or (family in case.on) != refuses])
 
 

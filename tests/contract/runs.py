@@ -46,8 +46,19 @@ def pairs(*cases: Case) -> list[tuple[Case, str]]:
     return [(case, family) for case in (cases or CASES) for family in FAMILIES]
 
 
-def is_default(family: str) -> bool:
-    return family in DEFAULT_FAMILIES
+def widest() -> dict[str, Case]:
+    """Of each tuner's cases, the first of those that work on the most families."""
+    by_tuner: dict[str, Case] = {}
+    for case in CASES:
+        best = by_tuner.setdefault(case.name, case)
+        if len(case.on or FAMILIES) > len(best.on or FAMILIES):
+            by_tuner[case.name] = case
+    return by_tuner
+
+
+def is_default(case: Case, family: str) -> bool:
+    """Whether the default suite runs it: every case on the ViT, each tuner's widest on all default families."""
+    return family == 'vit' or (family in DEFAULT_FAMILIES and case is widest()[case.name])
 
 
 def classifier(case: Case, family: str) -> ImageClassifier:

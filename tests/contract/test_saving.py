@@ -23,7 +23,7 @@ def reloaded(default: bool) -> dict[str, torch.Tensor]:
     """The logits of every trained model, computed by one fresh process from the saved files."""
     with tempfile.TemporaryDirectory() as folder:
         jobs = [(case, family) for case, family in pairs()
-                if is_default(family) == default and isinstance(run(case, family), Run)]
+                if is_default(case, family) == default and isinstance(run(case, family), Run)]
         for case, family in jobs:
             save_file({k: v.contiguous() for k, v in run(case, family).model.trained_state().items()},
                       Path(folder, f'{case}-{family}.safetensors'))
@@ -33,7 +33,7 @@ def reloaded(default: bool) -> dict[str, torch.Tensor]:
 
 
 def test_fresh_process_loads_the_file_and_gives_the_same_logits(ran, case, family):
-    assert torch.equal(reloaded(is_default(family))[f'{case}-{family}'], logits(ran.model))
+    assert torch.equal(reloaded(is_default(case, family))[f'{case}-{family}'], logits(ran.model))
 
 
 def test_pickle_round_trip_computes_the_same(ran):

@@ -45,8 +45,8 @@ class LadderSide(Tuner):
                             f'choose others.')
         self.tokens = N
         self.rungs: dict[int, list[torch.Tensor]] = {}          # by thread, within one forward; empty after it
-        self.sizes: dict[str, Any] = dict(blocks=len(blocks), channels=C, width=width, heads=self.heads, features=backbone.out_shape[0],
-                          has_class_token=backbone.num_prefix_tokens > 0)
+        self.sizes: dict[str, Any] = dict(blocks=len(blocks), channels=C, width=width, heads=self.heads,
+                                          features=backbone.out_shape[0], has_class_token=backbone.num_prefix_tokens > 0)
 
     def tune(self, site: Site) -> None:
         if not site.name:

@@ -1,5 +1,7 @@
 """Prefix tuning: learned keys and values in every attention.   Li and Liang 2021, arXiv:2101.00190"""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -70,10 +72,12 @@ class KeysAndValues(nn.Module):
 
     def __init__(self, length: int, channels: int):
         super().__init__()
-        self.key, self.value = (nn.Parameter(torch.empty(length, channels)) for _ in range(2))
-        for prefix in (self.key, self.value):
+        key: Any = nn.Parameter(torch.empty(length, channels))
+        value: Any = nn.Parameter(torch.empty(length, channels))
+        for prefix in (key, value):
             nn.init.xavier_uniform_(prefix)
-            setattr(prefix, 'no_weight_decay', True)
+            prefix.no_weight_decay = True
+        self.key, self.value = key, value
 
     def forward(self, x: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
         """x (B, N + P, C), qkv (B, N + P, 3 C) -> qkv"""

@@ -1,6 +1,7 @@
 """VPT: learned tokens that flow through the frozen blocks beside the image's.   Jia et al. 2022, arXiv:2203.12119"""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +74,9 @@ class Prompts(nn.Module):
     def __init__(self, length: int, channels: int, bound: float, dropout: float):
         super().__init__()
         self.dropout = dropout
-        self.prompts = nn.Parameter(torch.empty(length, channels).uniform_(-bound, bound))
-        setattr(self.prompts, 'no_weight_decay', True)
+        prompts: Any = nn.Parameter(torch.empty(length, channels).uniform_(-bound, bound))
+        prompts.no_weight_decay = True
+        self.prompts = prompts
 
     def forward(self, x_BNC: torch.Tensor) -> torch.Tensor:
         p_BPC = F.dropout(self.prompts.expand(len(x_BNC), -1, -1), self.dropout, self.training)
