@@ -63,8 +63,8 @@ def test_a_config_object_is_not_changed(tmp_path):
 
 def test_work_dir_without_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert build_trainer(model=QUICKSTART, device='cpu').folder.path == Path('work_dirs/quickstart')
-    assert build_trainer(model=find_config(QUICKSTART), device='cpu').folder.path == Path('work_dirs/run')
+    assert build_trainer(model=QUICKSTART, device='cpu').folder.path.parent == Path('work_dirs/quickstart')
+    assert build_trainer(model=find_config(QUICKSTART), device='cpu').folder.path.parent == Path('work_dirs/run')
     assert build_trainer(model=QUICKSTART, device='cpu', cfg_options=dict(work_dir='mine')).folder.path == Path('mine')
 
 
@@ -74,7 +74,7 @@ def test_datasets_of_ones_own(tmp_path):
     assert set(trainer.train()) >= {'accuracy', 'output'} and 0 <= trainer.evaluate()['accuracy'] <= 1
     config = find_config(tmp_path / 'work')     # an object cannot be built again from its record
     assert 'train' not in config.dataset
-    with pytest.raises(UserError, match='dataset lacks train'):
+    with pytest.raises(UserError, match='there is no training set: give dataset.train'):
         make(tmp_path, model=tmp_path / 'work/output', work_dir=tmp_path / 'b')
     again = make(tmp_path, model=tmp_path / 'work/output', work_dir=tmp_path / 'b', train_dataset=Own(), eval_dataset=Own(7))
     assert again.model.classes == ['0', '1']
@@ -87,9 +87,10 @@ def test_dataset_without_classes_or_with_others(tmp_path):
         make(tmp_path, train_dataset=Own(classes=('a', 'b')))
 
 
-def test_an_empty_dataset_is_not_replaced(tmp_path):
+def test_an_empty_dataset_is_refused_not_replaced(tmp_path):
     settings = read_settings(find_config(QUICKSTART))
-    assert build_datasets(settings, test=Own(0, [str(i) for i in range(5, 10)]))['test'].count == 0
+    with pytest.raises(UserError, match='the dataset Own is empty'):
+        build_datasets(settings, test=Own(0, [str(i) for i in range(5, 10)]))
 
 
 def test_class_count_that_disagrees(tmp_path):

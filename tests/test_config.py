@@ -103,8 +103,17 @@ def test_out_of_range(key, value, allowed):
 def test_missing_sections():
     with pytest.raises(UserError, match='the config lacks model, dataset; its keys are model, dataset, train, evaluation, seed'):
         read_settings({})
-    with pytest.raises(UserError, match='dataset lacks train; its keys are train, val, test'):
-        read_settings(config(dataset=dict()))
+
+
+def test_a_section_given_in_part_keeps_its_other_defaults():
+    settings = changed(**{'evaluation.dataloader': dict(workers_per_gpu=0), 'train.optimizer': dict(lr=1e-2)})
+    assert settings.evaluation.dataloader.batch_size_per_gpu == 128
+    assert settings.train.optimizer == dict(type='AdamW', lr=1e-2, weight_decay=1e-4)
+    assert changed(**{'train.optimizer': dict(type='SGD')}).train.optimizer == dict(type='SGD')
+
+
+def test_yaml_numbers_without_a_point_are_numbers():
+    assert changed(**{'train.optimizer.lr': '1e-3'}).train.optimizer['lr'] == 1e-3
 
 
 def test_t_max_follows_max_epochs():

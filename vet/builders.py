@@ -2,6 +2,7 @@
 
 import copy
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from vet.datasets.hold_out import hold_out
 from vet.engine.seeding import seed_everything
 from vet.engine.trainer import Trainer
 from vet.engine.work_folder import WorkFolder
-from vet.errors import UnknownNameError, UserError
-from vet.hub.model_folder import build_classifier, find_model_folder, load_model, read_configuration, save_model
+from vet.errors import DataError, UnknownNameError, UserError
+from vet.hub.model_folder import IDENTITY, build_classifier, find_model_folder, load_model, read_configuration, save_model
 from vet.hub.presets import preset
 from vet.registry import BACKBONES, DATASETS
 
@@ -46,6 +47,9 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
     for split in ('train', 'val', 'test'):
         own = given.get(split)
         data[split] = build_dataset(getattr(settings.dataset, split) if own is None else own, data_root)
+    if data['train'] is None:
+        raise UserError('there is no training set: give dataset.train in the config, such as dict(type="ImageFolder", path=…), or '
+                        'train_dataset= to build_trainer.')
     if data['val'] is None and (settings.evaluation.select == 'best' or settings.train.early_stop):
         data['train'], data['val'] = hold_out(data['train'], settings.evaluation.holdout, seed=0)
     classes = class_names(data['train'])
@@ -57,14 +61,16 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
 
 
 def class_names(dataset: Any) -> list[str]:
-    """The names of a dataset's classes, in the order of its labels. UserError where it has none."""
+    """The names of a dataset's classes, in the order of its labels. UserError where it has none, or labels beyond them."""
     if not hasattr(dataset, 'classes'):
         raise UserError(f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in the order '
                         f'of the labels 0, 1, ….')
-    wrong = set(getattr(dataset, 'targets', ())) - set(range(len(dataset.classes)))
+    if not len(dataset):
+        raise UserError(f'the dataset {type(dataset).__name__} is empty.')
+    wrong = {int(label) for label in getattr(dataset, 'targets', ())} - set(range(len(dataset.classes)))
     if wrong:
-        raise UserError(f'the dataset {type(dataset).__name__} has labels such as {min(wrong)}, but {len(dataset.classes)} classes; '
-                        f'labels are 0 to the number of classes - 1.')
+        raise UserError(f'the dataset {type(dataset).__name__} has labels such as {min(wrong)}, but {len(dataset.classes)} '
+                        f'classes: labels are 0 to the number of classes - 1.')
     return [str(name) for name in dataset.classes]
 
 
@@ -73,8 +79,8 @@ def build_model(settings: Settings, classes: list[str]) -> ImageClassifier:
     head = settings.model.head
     wanted = head.get('num_classes')
     if wanted is not None and wanted != len(classes):
-        raise UserError(f'model.head.num_classes is {wanted}, but the dataset has {len(classes)} classes; set it to that, or leave '
-                        f'it out.')
+        raise UserError(f'model.head.num_classes is {wanted!r}, but the dataset has {len(classes)} classes; set it to '
+                        f'that, or leave it out.')
     backbone = BACKBONES.build(settings.model.backbone)
     seed_everything(settings.seed, 'init')
     return build_classifier(backbone, settings.model.tuners, head, classes)
@@ -87,9 +93,9 @@ def find_config(model: str | Path | Mapping[str, Any]) -> Config:
     path = Path(model)
     if path.is_dir():
         configuration = read_configuration(find_model_folder(path))
-        sections = {name: configuration[name] for name in ('dataset', 'evaluation') if configuration.get(name)}
+        sections = {name: configuration[name] for name in ('dataset', 'train', 'evaluation', 'seed') if configuration.get(name)}
         sections['dataset'] = {split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN}
-        identity = {key: value for key, value in configuration['model']['backbone'].items() if key not in ('tag', 'sha256')}
+        identity = {key: value for key, value in configuration['model']['backbone'].items() if key not in IDENTITY}
         return Config(dict(model=dict(configuration['model'], backbone=identity), **sections))
     if path.suffix in ('.py', '.yaml', '.yml', '.json'):
         return load_config(path)
@@ -101,7 +107,7 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
 
     name: the task. default_args (or keyword arguments):
         model: a config path, a model folder, the id of a known model, or a config.
-        work_dir: default work_dirs/<name of the config>.
+        work_dir: default work_dirs/<name of the config>/<time>.
         train_dataset, eval_dataset: datasets or config entries, in place of the config's train and test.
         cfg_modify_fn: config -> config, called before anything is read from it.
         cfg_options: {'train.max_epochs': 5, …}, applied after it.
@@ -129,7 +135,10 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     if args.get('seed') is not None:
         config.seed = args['seed']
     settings = read_settings(config)
-    datasets: dict[str, Any] = build_datasets(settings, args.get('data_root'), **given)
+    try:
+        datasets: dict[str, Any] = build_datasets(settings, args.get('data_root'), **given)
+    except DataError as error:
+        raise _with_missing_weights(error, settings) from error
     named = isinstance(source, (str, os.PathLike))
     if not settings.model.finetune and named and Path(source).is_dir():
         model = load_model(find_model_folder(source))
@@ -138,8 +147,22 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
                             'set it to True.')
     else:
         model = build_model(settings, class_names(datasets['train']))
-    work_dir = args.get('work_dir') or config.get('work_dir') or Path('work_dirs') / (Path(source).stem if named else 'run')
+    work_dir = args.get('work_dir') or config.get('work_dir') or new_work_dir(source if named else 'run')
     return Trainer(model, datasets, settings, WorkFolder(work_dir, args.get('resume')), save_model, args.get('device'))
+
+
+def new_work_dir(source: str | os.PathLike) -> Path:
+    """A folder for a run of its own: work_dirs/<name of the config>/<time>."""
+    return Path('work_dirs') / Path(source).stem / time.strftime('%Y%m%d-%H%M%S')
+
+
+def _with_missing_weights(error: DataError, settings: Settings) -> DataError:
+    """`error` of a missing dataset, and what is missing of the backbone's weights too: both are told at once."""
+    try:
+        BACKBONES.build(settings.model.backbone)
+    except DataError as also:
+        return DataError(f'{error}\nAlso, {also}')
+    return error
 
 
 def modified(config: Config, modify: Callable[[Config], Config | None] | None, options: Mapping[str, Any] | None) -> Config:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import operator
 import os
+import re
 import sys
 import types
 import typing
@@ -34,7 +35,7 @@ class Model:
 
 @dataclass
 class Data:
-    train: Plugin
+    train: Plugin | None = None     # may be given to build_trainer instead; evaluation needs none
     val: Plugin | None = None       # the official validation split; None: `evaluation.holdout` where one is needed
     test: Plugin | None = None      # read before step 0 and after the last step only, for reporting
 
@@ -114,8 +115,8 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         'train.max_epochs', 'train.lr_scheduler.warmup_epochs', 'train.mixup', 'train.cutmix',
         'train.dataloader.workers_per_gpu', 'evaluation.dataloader.workers_per_gpu')),
     ('at least 1', lambda value: value >= 1, (
-        'train.dataloader.batch_size_per_gpu', 'train.accumulate', 'train.log_every', 'train.early_stop', 'train.lr_scheduler.T_max',
-        'train.checkpoint.keep', 'train.checkpoint.every_steps', 'evaluation.dataloader.batch_size_per_gpu', 'evaluation.every')),
+        'train.dataloader.batch_size_per_gpu', 'train.accumulate', 'train.log_every', 'train.early_stop',
+        'train.lr_scheduler.T_max', 'train.checkpoint.keep', 'train.checkpoint.every_steps', 'evaluation.dataloader.batch_size_per_gpu', 'evaluation.every')),
     ('above 0', lambda value: value > 0, ('train.clip_norm', 'train.head_lr')),
     ('from 0 to 1', lambda value: 0 <= value <= 1, ('train.lr_scheduler.eta_min',)),
     ('from 0 to below 1', lambda value: 0 <= value < 1, ('train.label_smoothing',)),
@@ -182,16 +183,19 @@ def _expand_lengths(model: dict[str, Any]) -> None:
 
 
 def _read(section: type, given: Any, path: str) -> Any:
-    """`given` as the dataclass `section`, every key known and every value of its type."""
+    """`given` as the dataclass `section`, every key known and every value of its type; what it leaves out is the default."""
     if not isinstance(given, dict):
         raise UserError(f'{path or "the config"} is {given!r}; it must be a dict with the keys {_names(section)}.')
     hints = typing.get_type_hints(section)
+    defaults = {f.name: f.default_factory() for f in dataclasses.fields(section) if f.default_factory is not dataclasses.MISSING}
     values = {}
     for key, value in given.items():
         where = f'{path}.{key}' if path else key
         if key not in hints:
             raise UnknownNameError(f'key in {path}', key, hints)
-        hint = hints[key]
+        hint, default = hints[key], defaults.get(key)
+        if isinstance(value, dict) and (isinstance(default, dict) or dataclasses.is_dataclass(default)) and 'type' not in value:
+            value = {**(default if isinstance(default, dict) else asdict(default)), **value}
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[key] = _read(hint, value, where)
             continue
@@ -249,6 +253,8 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(inner, f'{where}[{i}]') for i, inner in enumerate(value)]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, str) and where.startswith('train.') and re.fullmatch(r'[+-]?\d+e[+-]?\d+', value):
+        return float(value)         # YAML takes 1e-3 for a text
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UserError(f'{where} is {value!r}; a config holds texts, numbers, lists and dicts, so that it can be saved. Register what '

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vet.builders import TASK
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
+from vet.engine.evaluate import best_classes
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.model_folder import find_model_folder, load_model, read_configuration
 from vet.hub.presets import PRESETS
 from vet.transforms.torchvision import build_transform
 
-TASK = 'vision-efficient-tuning'
 ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping)
 
 
@@ -62,15 +63,9 @@ class Classifier:
                 except StopIteration:
                     done = True
             if views:
-                yield from self._scores(torch.stack(views), topk)
-
-    @torch.inference_mode()
-    def _scores(self, batch: torch.Tensor, topk: int) -> list[dict[str, list]]:
-        """(B, 3, H, W) normalised -> B results"""
-        scores = self.model(batch.to(self._accelerator.device)).float().softmax(1)
-        best = scores.topk(min(topk, len(self.classes)))
-        return [dict(scores=values, labels=[self.classes[i] for i in indices])
-                for values, indices in zip(best.values.tolist(), best.indices.tolist())]
+                with torch.inference_mode():
+                    results = best_classes(self.model, torch.stack(views).to(self._accelerator.device), topk)
+                yield from results
 
 
 def pipeline(task: str = TASK, model: str | Path | None = None, device: str | None = None,

@@ -72,7 +72,7 @@ def test_train_as_a_user(python, tmp_path):
     [line] = process.stdout.read().splitlines()
     assert process.wait() == 0, text
     summary = json.loads((work / 'summary.json').read_text())
-    for part in ('epoch 1/1', 'loss ', 'accuracy ', 'left', 'epoch 1: validation accuracy', 'epoch 1, the best on 60 images',
+    for part in ('epoch 1/1', 'loss ', 'accuracy ', 'left', 'epoch 1: loss', 'validation accuracy', 'epoch 1, the best on 60 images',
                  f'{summary["before"]["accuracy"]:.4f}', f'{summary["accuracy"]:.4f}', '12,613', '314,629',
                  f'{summary["output_bytes"]:,} bytes', f'written to            {work}', '1 epochs of 539 images'):
         assert part in text, (part, text)
@@ -103,7 +103,7 @@ def test_options_of_train(command, tmp_path):
     again = ['train', QUICKSTART, '--work-dir', 'work', '--seed', 7, '--device', 'cpu', '--cfg-options', 'train.max_epochs=2',
              'model.backbone.lora_length=[2,0,2,0,0,0]', 'evaluation.before=False']
     code, _, err = command(*again)
-    assert code == 2 and 'holds a finished run; go on with --resume auto, or give another --work-dir' in err
+    assert code == 2 and 'holds a finished run; go on with --resume auto (from Python: resume="auto"), or give another work folder' in err
     assert command(*again[:4], '--resume', *again[4:])[:2] == (0, out)      # auto: nothing is left to do
     checkpoint = sorted(Path('work/checkpoints').iterdir())[0]
     shutil.rmtree('work/output')
@@ -191,7 +191,7 @@ def test_export(command, trainer, tmp_path):
     ('dataset.train.split=training', ["'training'", 'Allowed: test, train']),
     ('dataset.train.digits=[5,6]', ['dataset.test has other classes']),
     ('train.optimizer.type=Adamw', ["unknown optimizer 'Adamw'", "'AdamW'"]),
-    ('train.optimizer.lr=0', ['must be above 0']),
+    ('train.optimizer.lr=0', ['it must be a number above 0']),
     ('evaluation.metrics=acc', ["unknown metric 'acc'"]),
     ('train.transform.0.type=RandomAffin', ["unknown transform 'RandomAffin'", "'RandomAffine'"])])
 def test_config_mistakes(fails, option, parts):

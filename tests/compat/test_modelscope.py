@@ -115,7 +115,7 @@ def test_splits_and_download_mode(flowers, monkeypatch):
         return MsDataset.load('foundation_model_evaluation_benchmark', namespace='damo', subset_name='OxfordFlowers', split=split, **options)
     assert load('train').targets == [0, 101, 76, 4]
     assert load('eval').targets == load('test').targets == [76, 4, 0, 101, 76, 4]     # the official test, never val
-    with pytest.warns(UserWarning, match=f'OxfordFlowers is not downloaded again: the local copy under {root}'):
+    with pytest.warns(UserWarning, match=f'OxfordFlowers is not downloaded again: the copy under {root}'):
         load('train', download_mode=DownloadMode.FORCE_REDOWNLOAD)
     assert stamps(root) == before
 

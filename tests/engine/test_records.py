@@ -34,7 +34,7 @@ def test_log(run):
         assert 50 < record['memory_mb'] < 1e6
         assert record['lr'] == pytest.approx(5e-3 * (1 + math.cos(math.pi * (record['step'] - 0.5) / 12)) / 2)
     validation = [record for record in records if 'val_accuracy' in record]
-    assert [(record['step'], record['epoch']) for record in validation] == [(8, 2)]
+    assert [(record['step'], record['epoch']) for record in validation] == [(8, 2), (12, 3)]     # every second, and the last
 
 
 def test_log_means_over_images(tmp_path):

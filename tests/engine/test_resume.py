@@ -153,7 +153,7 @@ def test_occupied_folder_is_refused(finished, state):
     if state == 'an unfinished':
         (folder / 'summary.json').unlink()
     before = snapshot(folder)
-    with pytest.raises(TrainingError, match=f'{state} run.*--resume auto.*--work-dir'):
+    with pytest.raises(TrainingError, match=f'{state} run.*--resume auto.*another work folder'):
         small(folder, **{'train.max_epochs': 1}).train()
     assert snapshot(folder) == before
 

@@ -1,6 +1,7 @@
 """What all commands share: how they report a user's mistake, and the options with one meaning everywhere."""
 
 import argparse
+import ast
 import importlib
 import os
 import sys
@@ -52,14 +53,35 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 class Options(DictAction):
-    """KEY=VALUE …, with argparse's own message for what is none."""
+    """KEY=VALUE …, where VALUE is what mmengine reads, or Python's dict(…), {…} and […] of constants, as in a config file."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: str | None = None) -> None:
         try:
-            super().__call__(parser, namespace, values, option_string)
-        except (ValueError, AssertionError) as error:
+            python = {key: literal(text) for key, _, text in (value.partition('=') for value in values) if text[:1] in tuple('[{d')
+                      and literal(text) is not None}
+            super().__call__(parser, namespace, [value for value in values if value.partition('=')[0] not in python], option_string)
+            getattr(namespace, self.dest).update(python)
+        except (ValueError, AssertionError, RecursionError) as error:
             parser.error(f'{option_string} takes KEY=VALUE …; given: {" ".join(values)} ({error})')
+
+
+def literal(text: str) -> Any:
+    """A Python value of constants, lists, dicts and dict(…) calls; None for any other text. Nothing is executed."""
+    try:
+        return _value(ast.parse(text, mode='eval').body)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        return {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        return {ast.literal_eval(key): _value(value) for key, value in zip(node.keys, node.values) if key is not None}
+    return ast.literal_eval(node)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

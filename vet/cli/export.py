@@ -1,4 +1,4 @@
-"""vet export: writes the merged backbone of a model as a plain file of weights, for model.backbone.checkpoint or timm."""
+"""Writes the merged backbone of a model as a plain file of weights, for model.backbone.checkpoint or timm."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""vet predict: labels images, or all images of a folder, as JSON or as a table."""
+"""Labels images, or all images of a folder, as JSON or as a table."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""vet test: evaluates the model of a work folder or model folder on the dataset it was trained for, or another one."""
+"""Evaluates the model of a work folder or model folder on the dataset it was trained for, or another one."""
 
 import argparse
 import json

@@ -1,14 +1,16 @@
-"""vet train: trains what a config says and shows what came of it."""
+"""Trains what a config says and shows what came of it."""
 
 import argparse
 import os
-import time
 from pathlib import Path
 from typing import Any
 
-from vet.builders import build_trainer
+from accelerate.utils import broadcast_object_list
+
+from vet.builders import build_trainer, new_work_dir
 from vet.cli.command import add_common, add_options, run
 from vet.datasets.image import open_image
+from vet.engine.device import make_accelerator
 from vet.engine.progress import console
 from vet.engine.trainer import Trainer
 from vet.registry import METRICS
@@ -28,24 +30,36 @@ def main() -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    trainer = build_trainer(model=args.config, work_dir=args.work_dir or _default_work_dir(args.config, args.resume),
-                            cfg_options=args.cfg_options, seed=args.seed, device=args.device, data_root=args.data_root,
-                            resume=args.resume)
+    work_dir, resume = _work_dir(args)
+    trainer = build_trainer(model=args.config, work_dir=work_dir, cfg_options=args.cfg_options, seed=args.seed, device=args.device,
+                            data_root=args.data_root, resume=resume)
     summary = trainer.train()
     if trainer.accelerator.is_main_process:
         _show(summary, [METRICS.find(name).__name__ for name in trainer.settings.evaluation.metrics])
         print(_line_of_python(trainer))
 
 
-def _default_work_dir(config: str, resume: str | None) -> Path:
-    """A new folder for each run; the newest one where a run is to go on."""
-    folder = Path('work_dirs') / Path(config).stem
-    runs = sorted(path for path in folder.glob('*') if path.is_dir())
-    if resume == 'auto' and runs:
-        return runs[-1]
-    if resume not in (None, 'auto'):
-        return Path(resume).resolve().parents[1]
-    return folder / os.environ.get('TORCHELASTIC_RUN_ID', '').replace('none', '') / time.strftime('%Y%m%d-%H%M%S')
+def _work_dir(args: argparse.Namespace) -> tuple[Path, str | None]:
+    """The work folder, and what to resume in it: 'auto', a checkpoint's path or None."""
+    resume = args.resume
+    if resume not in (None, 'auto') and (Path(resume) / 'config.json').is_file():      # a work folder
+        return Path(resume), 'auto'
+    if args.work_dir:
+        return Path(args.work_dir), resume
+    if resume == 'auto':
+        beside = Path(args.config).parent
+        if (beside / 'checkpoints').is_dir():               # the config is a run's own config.json
+            return beside, resume
+        runs = [config.parent for config in Path('work_dirs', Path(args.config).stem).glob('*/config.json')]
+        if runs:
+            return max(runs, key=lambda run: run.stat().st_mtime), resume
+    elif resume is not None:
+        return Path(resume).resolve().parents[1], resume    # of WORK_DIR/checkpoints/step-…
+    name = [new_work_dir(args.config)]
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:            # the clock of one process counts for all
+        make_accelerator(args.device)
+        broadcast_object_list(name)
+    return name[0], resume
 
 
 def _show(summary: dict[str, Any], metrics: list[str]) -> None:
@@ -55,7 +69,10 @@ def _show(summary: dict[str, Any], metrics: list[str]) -> None:
     for name in (name for name in metrics if name in summary):
         if name in before:
             rows[f'test {name} before'] = f'{before[name]:.4f}'
-        rows[f'test {name} after'] = f'{summary[name]:.4f}  ({summary["selected"]})'
+        rows[f'test {name} after'] = f'{summary[name]:.4f}'
+    rows['selected'] = summary['selected']
+    if summary.get('validation') is not None:
+        rows['best validation'] = f'{summary["validation"]:.4f}'
     rows |= {
         'trainable parameters': f'{parameters["trainable"]:,} (tuners {parameters["tuners"]:,}, head {parameters["head"]:,})',
         'total parameters': f'{parameters["total"]:,}',

@@ -159,7 +159,8 @@ class SiteMap:
         names = roles.get(role) or [name for name in self._names() if fnmatchcase(name, role)]
         if not names:
             raise UnknownNameError('role or module path', role, roles,
-                                   f'These are the roles of {self.family}; others can be given in model.backbone.roles.')
+                                   f'These are the roles of {self.family}; choose one with at=…, or give others in '
+                                   f'model.backbone.roles.')
         sites = [self._site(name) for name in names]
         if cut is not None:
             depths = range(max(len(self.blocks), 1))[_as_slice(cut)]

@@ -78,6 +78,9 @@ class Seeded(Dataset):
                 return self.transform(open_image(image)), label, weight
         except UserError as error:
             return error
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            return UserError(f'image {index} of {type(self.dataset).__name__} cannot be read or transformed: '
+                             f'{type(error).__name__}: {error}. Look at the dataset and at train.transform.')
 
 
 def _collate(items: list) -> Batch | UserError:

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from vet.core.model import ImageClassifier
 from vet.engine.batches import load
 from vet.registry import METRICS
 
@@ -38,6 +39,13 @@ def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tenso
     gathered = [accelerator.gather(tensor).view(world, share, *tensor.shape[1:]).transpose(0, 1).flatten(0, 1)[:length]
                 for tensor in (scores, labels)]
     return gathered[0].cpu().numpy(), gathered[1].cpu().numpy()
+
+
+def best_classes(model: ImageClassifier, images: torch.Tensor, topk: int) -> list[dict[str, list]]:
+    """Normalised images (B, 3, H, W) to {'scores': [...], 'labels': [...]} each: the `topk` softmax scores, best first."""
+    best = model(images).float().softmax(1).topk(min(topk, len(model.classes)))
+    return [dict(scores=scores, labels=[model.classes[i] for i in indices])
+            for scores, indices in zip(best.values.tolist(), best.indices.tolist())]
 
 
 def compute_metrics(names: Iterable[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

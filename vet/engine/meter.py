@@ -11,6 +11,7 @@ class Meter:
 
     def __init__(self, device: torch.device):
         self._device = device
+        self._epoch = [0.0, 0.0, 0.0]
         self._reset()
 
     def _reset(self) -> None:
@@ -29,5 +30,12 @@ class Meter:
         """Loss, accuracy and images per second, over all processes; then counts anew."""
         loss, correct, images = accelerator.reduce(self._sums, 'sum').tolist()
         seconds = time.perf_counter() - self._began
+        self._epoch = [a + b for a, b in zip(self._epoch, (loss, correct, images))]
         self._reset()
         return loss / images, correct / images, images / seconds
+
+    def read_epoch(self) -> tuple[float, float]:
+        """Loss and accuracy over all that was read since the last call."""
+        loss, correct, images = self._epoch
+        self._epoch = [0.0, 0.0, 0.0]
+        return loss / images, correct / images

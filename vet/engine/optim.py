@@ -23,9 +23,9 @@ def build_optimizer(config: Plugin, parameters: Mapping[str, nn.Parameter], head
     """
     if not parameters:
         raise UserError('nothing trains: the tuners match no parameters and the head has none; add a tuner to model.tuners.')
-    lr = config.get('lr', OPTIMIZERS.find(config.get('type')) and 1e-3)
-    if not lr > 0 or (head_lr is not None and not head_lr > 0):
-        raise UserError(f'learning rates are {lr} and {head_lr} (head); they must be above 0.')
+    lr = config.get('lr', 1e-3)
+    if not isinstance(lr, int | float) or not lr > 0:
+        raise UserError(f'train.optimizer.lr is {lr!r}; it must be a number above 0, such as 0.001.')
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         decays = parameter.ndim > 1 and not getattr(parameter, 'no_weight_decay', False)

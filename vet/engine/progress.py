@@ -12,7 +12,7 @@ class ProgressBar:
     """A bar over all steps of a run. Silent on all processes but the first; where no terminal is, only lines are printed."""
 
     def __init__(self, total: int, done: int, enabled: bool):
-        self.enabled, self.state = enabled, ''
+        self.enabled = enabled
         self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                              TextColumn('{task.fields[state]}'), TextColumn('left'), TimeRemainingColumn(), console=console,
                              disable=not (enabled and console.is_terminal), transient=True)
@@ -20,7 +20,6 @@ class ProgressBar:
 
     def update(self, step: int, epoch: str, state: str) -> None:
         """Shows that `step` steps are done, and the `state` of training: its loss and accuracy."""
-        self.state = state
         self._bar.update(self._task, completed=step, description=epoch, state=state)
 
     def say(self, line: str) -> None:

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 
 from vet.config import Settings
 from vet.core.model import ImageClassifier
+from vet.datasets.image import open_image
 from vet.engine.batches import Batch, Order, load
 from vet.engine.checkpoint import Progress, save_checkpoint
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
-from vet.engine.evaluate import compute_metrics, score
+from vet.engine.evaluate import best_classes, compute_metrics, score
 from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
@@ -76,13 +77,13 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, images: list[Any], topk: int = 1) -> list[dict[str, list]]:
-        """PIL RGB images to {'scores': […], 'labels': […]} each, the `topk` best first."""
+        """A list of images, as `pipeline` takes them, to {'scores': […], 'labels': […]} each, the `topk` best first."""
         self.model.eval()
-        batch = torch.stack([self._view(image) for image in images]).to(self.accelerator.device)
+        views = [self._view(open_image(image)) for image in images]
+        if not views:
+            return []
         with self.accelerator.autocast():
-            best = self.model(batch).float().softmax(1).topk(min(topk, len(self.model.classes)))
-        return [dict(scores=scores, labels=[self.model.classes[i] for i in indices])
-                for scores, indices in zip(best.values.tolist(), best.indices.tolist())]
+            return best_classes(self.model, torch.stack(views).to(self.accelerator.device), topk)
 
     def _train(self) -> dict[str, Any]:
         settings, accelerator, train = self.settings, self.accelerator, self.settings.train
@@ -130,7 +131,7 @@ class Trainer:
             if saves or progress.step % train.log_every == 0:   # a checkpoint holds no half-filled meter
                 self._record(meter, epoch, lr, progress, log, bar)
             if ends_epoch:
-                self._end_epoch(learner, epoch, progress, log, bar)
+                self._end_epoch(learner, epoch, progress, meter, log, bar)
             if saves:
                 self._save(learner, progress, log)
                 meter.pause_over()
@@ -148,17 +149,18 @@ class Trainer:
             log.write(progress.step, epoch=epoch, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate,
                       memory_mb=peak_memory_mb(self.accelerator.device))
 
-    def _end_epoch(self, learner: Learner, epoch: int, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
+    def _end_epoch(self, learner: Learner, epoch: int, progress: Progress, meter: Meter, log: Log | None, bar: ProgressBar) -> None:
         """Validates where that is due, keeps the best, and stops the run where it no longer gets better."""
         evaluation, patience = self.settings.evaluation, self.settings.train.early_stop
-        if self.data.get('val') is None or epoch % evaluation.every:
-            bar.say(f'epoch {epoch}: {bar.state}')
+        line = f'epoch {epoch}: ' + 'loss {:.3f}, accuracy {:.3f}'.format(*meter.read_epoch())
+        if self.data.get('val') is None or (epoch % evaluation.every and epoch != self.settings.train.max_epochs):
+            bar.say(line)
             return
         with swapped(self.model.trained_state(), learner.average.state if learner.average else None):
             results = self._measure('val')
         if log:
             log.write(progress.step, epoch=epoch, **{f'val_{name}': value for name, value in results.items()})
-        bar.say(', '.join([f'epoch {epoch}: {bar.state}', *(f'validation {name} {value:.4f}' for name, value in results.items())]))
+        bar.say(', '.join([line, *(f'validation {name} {value:.4f}' for name, value in results.items())]))
         result = next(iter(results.values()))
         if progress.best is None or result > progress.best:
             progress.best, progress.best_epoch = result, epoch

@@ -20,6 +20,8 @@ class WorkFolder:
     """One run's folder. resume: None (must hold no run), 'auto' (goes on from the newest checkpoint, if any), or the path
     of a checkpoint."""
 
+    free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps')      # settings that a resumed run may change: no weight does
+
     def __init__(self, path: str | Path, resume: str | None = None):
         self.path, self.resume = Path(path), resume
         self.checkpoints, self.output = self.path / 'checkpoints', self.path / 'output'
@@ -34,7 +36,8 @@ class WorkFolder:
         found = list_checkpoints(self.checkpoints)
         if self.resume is None and (found or self._summary.exists()):
             state = 'a finished' if self._summary.exists() else 'an unfinished'
-            raise TrainingError(f'{str(self.path)!r} holds {state} run; go on with --resume auto, or give another --work-dir.')
+            raise TrainingError(f'{str(self.path)!r} holds {state} run; go on with --resume auto (from Python: '
+                                f'resume="auto"), or give another work folder.')
         checkpoint = Path(self.resume) if self.resume not in (None, 'auto') else found[-1] if found else None
         if checkpoint:
             self._check_config(config)
@@ -68,10 +71,11 @@ class WorkFolder:
     def _check_config(self, config: dict[str, Any]) -> None:
         path = self.path / 'config.json'
         begun = json.loads(path.read_text()) if path.is_file() else config
-        changed = sorted(_differences(begun, json.loads(json.dumps(config))))
+        changed = sorted(name for name in _differences(begun, json.loads(json.dumps(config)))
+                         if name.rpartition('.')[2] not in self.free)
         if changed:
             raise TrainingError(f'the run in {str(self.path)!r} was begun with another config: {", ".join(changed)} differ. '
-                                f'Resume with its own ({path}), or begin anew in another --work-dir.')
+                                f'Resume with its own ({path}), or begin anew in another work folder.')
 
 
 def _differences(a: Any, b: Any, path: str = '') -> set[str]:

@@ -36,7 +36,7 @@ def save_model(model: ImageClassifier, folder: Path, facts: Mapping[str, Any]) -
         framework='pytorch', task='vision-efficient-tuning', vet_version=vet.__version__,
         model=dict(backbone=identity, tuners=settings['model']['tuners'], head=settings['model']['head']),
         classes=model.classes, preprocessing=vars(model.backbone.preprocessing),
-        dataset=settings['dataset'], evaluation=settings['evaluation'], metrics=dict(facts['metrics']))
+        **{section: settings[section] for section in ('dataset', 'train', 'evaluation', 'seed')}, metrics=dict(facts['metrics']))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trained_state().items()}
 
     def fill(temporary: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from vet.errors import UnknownNameError
 
-BACKBONES = dict(vitb16=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
+CHECKPOINTS = dict(vitb16=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
                  vitl14=dict(type='timm', name='vit_large_patch14_clip_224.openai'))
-TUNERS = dict(lora=dict(lora_length=10))
+METHODS = dict(lora=dict(lora_length=10))
 
 
 def _id(backbone: str, tuner: str) -> str:
@@ -16,11 +16,11 @@ def _id(backbone: str, tuner: str) -> str:
 
 PRESETS: dict[str, dict[str, Any]] = {
     _id(backbone, tuner): dict(
-        model=dict(backbone=dict(BACKBONES[backbone], **TUNERS[tuner]), tuners=[], head=dict(type='Linear', num_classes=None),
+        model=dict(backbone=dict(CHECKPOINTS[backbone], **METHODS[tuner]), tuners=[], head=dict(type='Linear', num_classes=None),
                    finetune=True),
         dataset=dict(),
         train=dict(max_epochs=20, lr_scheduler=dict(type='CosineAnnealingLR', T_max=None, warmup_epochs=1)))
-    for backbone in BACKBONES for tuner in TUNERS}
+    for backbone in CHECKPOINTS for tuner in METHODS}
 
 
 def preset(name: str) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The project's own recipe: AdamW with warmup and cosine, random resized crops and flips, the last epoch counts."""
+"""The project's own recipe: AdamW with warmup and cosine, random resized crops and flips.
+
+Trains on the official training split alone, never on validation images (on Flowers, the setting of ten images a class). The
+last epoch counts; a validation split, where there is one, is only looked at.
+"""
 
 train = dict(
     max_epochs=20,
