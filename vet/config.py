@@ -116,7 +116,8 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         'train.dataloader.workers_per_gpu', 'evaluation.dataloader.workers_per_gpu')),
     ('at least 1', lambda value: value >= 1, (
         'train.dataloader.batch_size_per_gpu', 'train.accumulate', 'train.log_every', 'train.early_stop',
-        'train.lr_scheduler.T_max', 'train.checkpoint.keep', 'train.checkpoint.every_steps', 'evaluation.dataloader.batch_size_per_gpu', 'evaluation.every')),
+        'train.lr_scheduler.T_max', 'train.checkpoint.keep', 'train.checkpoint.every_steps',
+        'evaluation.dataloader.batch_size_per_gpu', 'evaluation.every')),
     ('above 0', lambda value: value > 0, ('train.clip_norm', 'train.head_lr')),
     ('from 0 to 1', lambda value: 0 <= value <= 1, ('train.lr_scheduler.eta_min',)),
     ('from 0 to below 1', lambda value: 0 <= value < 1, ('train.label_smoothing',)),

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from vet.cli.command import literal
+
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / 'configs/quickstart.py'
 QUICK = ['--cfg-options', 'train.max_epochs=1', 'evaluation.before=False']
@@ -299,3 +301,27 @@ def test_missing_weights_without_network(fails, monkeypatch, tmp_path):
     fails("the weights of 'vit_base_patch16_224.orig_in21k' are missing", 'model.safetensors', '--cfg-options model.backbone.checkpoint=PATH',
           'or run once with a network', of=train(config='vit.py'))
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize('text, value', [
+    ("[dict(type='LoRA', rank=2, at='mlp.fc1')]", [dict(type='LoRA', rank=2, at='mlp.fc1')]),
+    ('[{"type": "FiveCrop"}]', [dict(type='FiveCrop')]), ("{'a': (1, 2)}", dict(a=[1, 2])),
+    ('[__import__("os")]', None), ('[open("x")]', None), ('[1', None), ('dictionary', None)])
+def test_options_as_python_values(text, value):
+    assert literal(text) == value
+
+
+def test_a_tuner_list_and_a_work_folder_to_resume(command, tmp_path):
+    options = ['--device', 'cpu', '--cfg-options', 'train.max_epochs=1', 'evaluation.before=False', 'dataset.test=None',
+               'evaluation.select=best', 'evaluation.every=5', 'model.backbone.type=DigitsViT',
+               "model.tuners=[dict(type='LoRA', rank=1, at='mlp.fc1')]"]
+    code, _, err = command('train', ROOT / 'examples/own_tuner/config.py', '--work-dir', 'work', *options)
+    assert code == 0, err
+    assert json.loads(Path('work/config.json').read_text())['model']['tuners'] == [dict(type='LoRA', rank=1, at='mlp.fc1')]
+    summary = json.loads(Path('work/summary.json').read_text())
+    assert summary['selected'].startswith('epoch 1, the best on 60 images') and summary['selected'] in err
+    code, out, err = command('test', 'work', '--device', 'cpu', '--split', 'val')       # held out as in training
+    assert code == 0 and json.loads(out)['accuracy'] == summary['validation'], err
+    log = Path('work/log.jsonl').read_bytes()
+    assert command('train', 'work/config.json', '--resume', 'work', '--device', 'cpu')[0] == 0
+    assert Path('work/log.jsonl').read_bytes() == log
