@@ -9,6 +9,7 @@ dataset = dict(
 model = dict(backbone=dict(type='DigitsViT', pretrained=False), tuners=[dict(type='Full')], head=dict(type='Linear'))
 train = dict(
     max_epochs=60,
+    threads=1,
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     lr_scheduler=dict(warmup_epochs=3),
     dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=0),

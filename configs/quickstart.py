@@ -11,6 +11,7 @@ model = dict(
     head=dict(type='Linear', num_classes=5))
 train = dict(
     max_epochs=30,
+    threads=1,
     optimizer=dict(type='AdamW', lr=2e-2, weight_decay=1e-4),
     lr_scheduler=dict(warmup_epochs=2),
     dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=0),

@@ -77,6 +77,7 @@ class Train:
     precision: str = 'auto'          # auto: bf16 where the hardware has it; fp32, bf16
     compile: bool = False
     deterministic: bool = False
+    threads: int | None = None       # of each process on a CPU; None: torch's choice. 1 is best for a tiny network
     early_stop: int | None = None    # epochs without a better validation result; needs a validation split
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     log_every: int = 10              # steps
@@ -115,7 +116,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         'train.max_epochs', 'train.lr_scheduler.warmup_epochs', 'train.mixup', 'train.cutmix',
         'train.dataloader.workers_per_gpu', 'evaluation.dataloader.workers_per_gpu')),
     ('at least 1', lambda value: value >= 1, (
-        'train.dataloader.batch_size_per_gpu', 'train.accumulate', 'train.log_every', 'train.early_stop',
+        'train.dataloader.batch_size_per_gpu', 'train.accumulate', 'train.threads', 'train.log_every', 'train.early_stop',
         'train.lr_scheduler.T_max', 'train.checkpoint.keep', 'train.checkpoint.every_steps',
         'evaluation.dataloader.batch_size_per_gpu', 'evaluation.every')),
     ('above 0', lambda value: value > 0, ('train.clip_norm', 'train.head_lr')),

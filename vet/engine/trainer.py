@@ -47,6 +47,8 @@ class Trainer:
         if settings.train.deterministic:
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # without it cuBLAS refuses
             torch.use_deterministic_algorithms(True)
+        if settings.train.threads is not None:
+            torch.set_num_threads(settings.train.threads)
         self.accelerator = make_accelerator(device, settings.train.precision)
         self.model = model.to(self.accelerator.device)
         views = vars(model.backbone.preprocessing)
