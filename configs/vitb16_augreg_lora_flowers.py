@@ -2,7 +2,7 @@
 
     python tools/train.py configs/vitb16_augreg_lora_flowers.py
 
-Measured: not measured here (the weights and images could not be downloaded).
+Not measured.
 """
 
 _base_ = ['_base_/models/vitb16_augreg_in21k.py', '_base_/datasets/flowers102.py', '_base_/recipes/vet.py']

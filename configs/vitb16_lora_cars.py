@@ -2,7 +2,7 @@
 
     python tools/train.py configs/vitb16_lora_cars.py
 
-Measured: not measured here (the weights and images could not be downloaded). ModelScope's card: 85.82.
+Not measured. ModelScope's card: 85.82.
 """
 
 _base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/datasets/stanford_cars.py', '_base_/recipes/vet.py']

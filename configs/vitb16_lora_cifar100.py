@@ -2,7 +2,7 @@
 
     python tools/train.py configs/vitb16_lora_cifar100.py
 
-Measured: not measured here (the weights and images could not be downloaded). ModelScope's card: 92.24.
+Not measured. ModelScope's card: 92.24.
 """
 
 _base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/datasets/cifar100.py', '_base_/recipes/vet.py']

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/vitb16_lora_dogs.py
 
-Measured: not measured here (the weights and images could not be downloaded). ModelScope's card: 89.81.
+Not measured. ModelScope's card: 89.81.
 """
 
 _base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/datasets/stanford_dogs.py', '_base_/recipes/vet.py']

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/vitb16_lora_nabirds.py
 
-Measured: not measured here (the weights and images could not be downloaded). ModelScope's card: 84.11.
+Not measured. ModelScope's card: 84.11.
 """
 
 _base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/datasets/nabirds.py', '_base_/recipes/vet.py']

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/vitl14_clip_lora_flowers.py
 
-Measured: not measured here (the weights and images could not be downloaded). ModelScope's card: 95.45.
+Not measured. ModelScope's card: 95.45.
 """
 
 _base_ = ['_base_/models/vitl14_clip.py', '_base_/datasets/flowers102.py', '_base_/recipes/vet.py']
