@@ -196,8 +196,10 @@ def _read(section: type, given: Any, path: str) -> Any:
         if key not in hints:
             raise UnknownNameError(f'key in {path}', key, hints)
         hint, default = hints[key], defaults.get(key)
-        if isinstance(value, dict) and (isinstance(default, dict) or dataclasses.is_dataclass(default)) and 'type' not in value:
-            value = {**(default if isinstance(default, dict) else asdict(default)), **value}
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            default = asdict(default)
+        if isinstance(value, dict) and isinstance(default, dict) and 'type' not in value:
+            value = {**default, **value}
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[key] = _read(hint, value, where)
             continue
