@@ -11,7 +11,8 @@ from torchvision.models import VisionTransformer
 
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing
-from vet.registry import BACKBONES
+from vet.core.tuner import Tuner
+from vet.registry import BACKBONES, TUNERS
 
 torch.set_num_threads(1)    # the nets are too small to share out
 
@@ -91,3 +92,15 @@ def tiny(family: str) -> Backbone:
 def images(count: int = 4, size: int = 32, seed: int = 2) -> torch.Tensor:
     """images (count, 3, size, size), the same at every call"""
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
+    """A float64 backbone with the tuner, every number of it random."""
+    torch.manual_seed(0)
+    backbone, tuner = tiny(family).eval(), TUNERS.build(config)
+    tuner.attach(backbone)
+    backbone.double(), tuner.double().eval()
+    with torch.no_grad():
+        for _, parameter in tuner.trainable():
+            parameter.normal_(0, 0.5)
+    return backbone, tuner

@@ -7,23 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.nets import images, timm_net, tiny
+from tests.nets import images, timm_net, tiny, tuned
 from vet.core.backbone import Backbone
-from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
-
-
-def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
-    """A float64 backbone with the tuner, every number of it random."""
-    torch.manual_seed(0)
-    backbone, tuner = tiny(family).eval(), TUNERS.build(config)
-    tuner.attach(backbone)
-    backbone.double(), tuner.double().eval()
-    with torch.no_grad():
-        for _, parameter in tuner.trainable():
-            parameter.normal_(0, 0.5)
-    return backbone, tuner
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:

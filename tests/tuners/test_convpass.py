@@ -5,22 +5,10 @@ import functools
 import pytest
 import torch
 
-from tests.nets import images, timm_net, tiny
+from tests.nets import images, timm_net, tiny, tuned
 from vet.core.backbone import Backbone
-from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
-
-
-def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
-    torch.manual_seed(0)
-    backbone, tuner = tiny(family).eval(), TUNERS.build(dict(type='Convpass', **config))
-    tuner.attach(backbone)
-    backbone.double(), tuner.double().eval()
-    with torch.no_grad():
-        for _, parameter in tuner.trainable():
-            parameter.normal_(0, 0.5)
-    return backbone, tuner
 
 
 def act(h: torch.Tensor) -> torch.Tensor:
@@ -44,7 +32,7 @@ def bypass(delta, x_BHWC: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize('family, prefix', [('vit', 1), ('deit-distilled', 2)])
 @pytest.mark.parametrize('part', ['attn', 'mlp'])
 def test_patches_are_a_map_and_each_class_token_a_map_of_one(family, prefix, part):
-    backbone, tuner = tuned(family, width=3, scale=0.7)
+    backbone, tuner = tuned(family, type='Convpass', width=3, scale=0.7)
     module, delta = getattr(backbone.network.blocks[1], part), tuner.deltas[f'blocks/1/{part}']
     x = torch.randn(2, prefix + 16, 32, dtype=torch.float64)
     tokens = [bypass(delta, x[:, None, i:i + 1]).flatten(1, 2) for i in range(prefix)]
@@ -56,7 +44,7 @@ def test_patches_are_a_map_and_each_class_token_a_map_of_one(family, prefix, par
 @pytest.mark.parametrize('family, at, last', [('convnext', 'stages.0.blocks.0', False), ('mobilenet', 'blocks.1.1', False),
                                               ('swin', 'layers.0.blocks.0', True)])
 def test_maps_of_both_channel_orders(family, at, last):
-    backbone, tuner = tuned(family, width=3, at=at)
+    backbone, tuner = tuned(family, type='Convpass', width=3, at=at)
     site, delta = backbone.sites.find(at)[0], tuner.deltas[at.replace('.', '/')]
     x = torch.randn(2, *site.in_shape, dtype=torch.float64)
     frozen = tiny(family).eval().double().network.get_submodule(at)
@@ -65,7 +53,7 @@ def test_maps_of_both_channel_orders(family, at, last):
 
 
 def test_added_prompts_pass_through():
-    backbone, tuner = tuned('vit', width=3)
+    backbone, tuner = tuned('vit', type='Convpass', width=3)
     mlp, x = backbone.network.blocks[0].mlp, torch.randn(2, 17 + 4, 32, dtype=torch.float64)
     assert torch.equal(mlp(x)[:, 17:], type(mlp).forward(mlp, x)[:, 17:])
     assert torch.allclose(mlp(x)[:, :17], mlp(x[:, :17]), atol=1e-12)
@@ -83,7 +71,7 @@ def test_start():
 
 
 def test_dropout_acts_in_training_alone():
-    backbone, tuner = tuned('vit', width=3)
+    backbone, tuner = tuned('vit', type='Convpass', width=3)
     assert torch.equal(backbone(images(2).double()), backbone(images(2).double()))
     tuner.train()
     assert not torch.equal(backbone(images(2).double()), backbone(images(2).double()))
