@@ -102,7 +102,19 @@ def test_places_that_do_not_exist_are_errors(sites, at, error, text):
     (3, 3, 3), ([5, 1, 0], 5, 0), ((0, 0, 2), 0, 2), ({'first*': 4}, 4, 0),
     ({'last': 1, '*': 9}, 9, 1), ({r'^(la|fi)': 6}, 6, 6)], ids=str)
 def test_at_depth(sites, value, first, last):
-    assert (sites.find('first')[0].at_depth(value, 'x'), sites.find('last')[0].at_depth(value, 'x')) == (first, last)
+    one, other = sites.find(['first', 'last'])
+    assert (one.at_depth(value, 'x'), other.at_depth(value, 'x')) == (first, last)
+
+
+def test_pattern_that_fits_no_site_is_an_error(sites):
+    with pytest.raises(UserError, match="width has the pattern 'lats', which fits none of the 2 sites: first, last"):
+        sites.find(['first', 'last'])[0].at_depth({'first': 2, 'lats': 1}, 'width')
+
+
+def test_any_value_may_be_chosen_by_depth_or_pattern(sites):
+    one, other = sites.find(['first', 'last'])
+    assert [site.choose({'last': 0.5}, 'alpha') for site in (one, other)] == [None, 0.5]
+    assert [site.choose([1.5, 2, 3], 'alpha') for site in (one, other)] == [1.5, 3] and one.choose(4.0, 'alpha') == 4.0
 
 
 @pytest.mark.parametrize('value', [0, -1, True, 2.0, '3', None, [1, 2], [1.5, 1, 1],

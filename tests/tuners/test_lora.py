@@ -208,6 +208,12 @@ def test_rank_is_one_value_a_list_by_depth_or_a_dict_of_patterns():
     assert given(2, 'blocks.*.mlp.fc1') == {f'blocks.{i}.mlp.fc1': 2 for i in range(3)}
 
 
+def test_alpha_is_given_like_rank_and_is_the_rank_where_no_pattern_fits():
+    tuner = lora(rank={'blocks.0': 2, '.*': 4}, alpha={'blocks.[01]': 8})
+    tuner.attach(tiny('vit'))
+    assert [delta.scale for delta in tuner.deltas.values()] == [4, 2, 1]
+
+
 def test_place_named_twice_is_tuned_once():
     tuner = lora(rank=2, at=['attn.qkv', 'weight', 'blocks.0.attn.qkv'])
     tuner.attach(tiny('vit'))
@@ -224,7 +230,8 @@ def test_place_named_twice_is_tuned_once():
     (dict(rank=[1, 2]), 'vit', UserError, r'rank has 2 values, but the backbone has 3 blocks'),
     (dict(rank=[1, -2, 3]), 'vit', UserError, r'rank is -2; allowed'),
     (dict(rank=[0, 0, 0]), 'vit', NoSiteError, r'LoRA has nothing to train at the 3 sites'),
-    (dict(rank={'nowhere': 2}), 'vit', NoSiteError, r'LoRA has nothing to train at the 3 sites'),
+    (dict(rank={'nowhere': 2}), 'vit', UserError, r"rank has the pattern 'nowhere', which fits none of the 3 sites"),
+    (dict(rank={'.*': 2}, alpha={'block.7': 2}), 'vit', UserError, r"alpha has the pattern 'block\.7', which fits none"),
     (dict(rank={'*qkw': 2}), 'vit', UserError, r"rank has the pattern '\*qkw'.*regular expression"),
     (dict(rank=[1, 2, 3], at='stem'), 'vit', UserError, r"'patch_embed\.proj' .* lies in no block"),
     (dict(at='attn.qvk'), 'vit', UnknownNameError, r"unknown role or module path 'attn\.qvk'.*Did you mean 'attn\.qkv'"),

@@ -33,8 +33,12 @@ class LowRankUpdate(nn.Module):
         """Whether `split` holds for this module: B (A x) is exact, and cheaper than forming W + B A and its gradient."""
         return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
 
-    def split(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """B A x: of tokens (…, in) -> (…, out), or of maps (B, in, H, W) -> (B, out, H', W')."""
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y + B A x: of tokens x (…, in), y (…, out), or of maps (B, in, H, W), (B, out, H', W')."""
+        return y + self.update(module, x)
+
+    def update(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """B A x"""
         return through(module, F.dropout(x, self.dropout, self.training), *self.factors())
 
 
@@ -176,10 +180,10 @@ class InputLowRank(nn.Module):
         """(W B) (A x) is exact where W is the module's own: nothing else may reweight it."""
         return type(module) is nn.Linear and len(reweights_of(module)) == 1
 
-    def split(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """W B A x + W shift: (…, in) -> (…, out)"""
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y + W B A x + W shift: x (…, in), y (…, out)"""
         (A, B), shift = self.factors(), self.shift()
-        return F.linear(F.linear(x, A), module.weight @ B, None if shift is None else module.weight @ shift)
+        return y + F.linear(F.linear(x, A), module.weight @ B, None if shift is None else module.weight @ shift)
 
 
 class Scale(nn.Module):
@@ -200,3 +204,13 @@ class Scale(nn.Module):
             return scaled, None
         shifted = self.gamma.to(bias.dtype) * bias
         return scaled, shifted if self.beta is None else shifted + self.beta.to(bias.dtype)
+
+    def splits(self, module: nn.Module) -> bool:
+        """Whether the output's channels are where `split` expects them."""
+        return type(module) in (nn.Linear, nn.Conv2d)
+
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """gamma y + beta: tokens (…, out) or maps (B, out, H, W)"""
+        shape = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
+        scaled = self.gamma.view(shape).to(y.dtype) * y
+        return scaled if self.beta is None else scaled + self.beta.view(shape).to(y.dtype)

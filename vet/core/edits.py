@@ -51,7 +51,7 @@ class Reweight:
     host: nn.Module
     weight_name: str
     bias_name: str
-    delta: Any                      # nn.Module; with `splits(host)` and `split(host, x)` where it need not form the weight
+    delta: Any                      # nn.Module; with `splits(host)` and `split(host, x, y)` where it need not form the weight
     mergeable = True
 
     def apply(self) -> None:
@@ -114,11 +114,12 @@ def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
 
 
 def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The forward of a reweighted module: W x + B(A x) where every delta can be split off, else the class's on new tensors."""
+    """The forward of a reweighted module: W x and what each delta makes of it, as W x + B(A x), where all can; else the class's
+    on new tensors."""
     if len(args) == 1 and _all_split(host):
         y = type(host).forward(host, *args)
         for edit in reweights_of(host):
-            y = y + edit.delta.split(host, args[0])
+            y = edit.delta.split(host, args[0], y)
         return y
     return type(host).forward(_with_tensors(host, new_tensors(host)), *args, **kwargs)
 

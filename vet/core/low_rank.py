@@ -3,10 +3,13 @@
 r: rank. m, norms: (out,). A (r, in), B (out, r), stacked where there are several slices of rows, as in LowRank.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from vet.core.deltas import LowRank, through
+from vet.core.edits import reweights_of
 from vet.errors import UserError
 
 
@@ -28,22 +31,38 @@ class DoRA(LowRank):
 
     def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         moved, _ = super().forward(weight, None)
-        ratio = self.m / self._norms(moved.detach()).clamp_min(1e-12)       # a pruned row has norm 0
+        return self._ratio(moved.detach()).view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * moved, bias
+
+    def _ratio(self, moved: torch.Tensor) -> torch.Tensor:
+        """m / ||W + scale B A|| (out,), 1 in the rows of no slice"""
+        ratio = self.m / self._norms(moved).clamp_min(1e-12)       # a pruned row has norm 0
         if len(ratio) < self.out_features:
             start, full = 0, ratio.new_ones(self.out_features)
             for rows in self.rows:
                 full[rows] = ratio[start:start + rows.stop - rows.start]
                 start += rows.stop - rows.start
             ratio = full
-        return ratio.view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * moved, bias
+        return ratio
 
     def _norms(self, weight: torch.Tensor) -> torch.Tensor:
         norms = torch.linalg.vector_norm(weight.flatten(1), dim=1)
         return torch.cat([norms[rows] for rows in self.rows])
 
     def splits(self, module: nn.Module) -> bool:
-        """Never: the norms need the whole weight."""
-        return False
+        """Only where nothing else reweights the module: the norms are those of its own weight and this update."""
+        return super().splits(module) and len(reweights_of(module)) == 1
+
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y + (ratio - 1) (y - bias) + ratio B A x: exactly y where ratio is 1 and B is 0, as at the start"""
+        layer: Any = module
+        A, B = self.factors()
+        with torch.no_grad():
+            moved = layer.weight + (B @ A).view_as(layer.weight)
+        ratio, bias = self._ratio(moved), layer.bias
+        if y.dim() > 3 and isinstance(module, nn.Conv2d):
+            ratio, bias = ratio[:, None, None], None if bias is None else bias[:, None, None]
+        plain = y if bias is None else y - bias.to(y.dtype)
+        return y + (ratio - 1).to(y.dtype) * plain + ratio.to(y.dtype) * through(module, x, A, B)
 
 
 class PiSSA(LowRank):
@@ -74,8 +93,8 @@ class PiSSA(LowRank):
         update = B @ A - self.placed(self.scale * self.B0) @ self.A0
         return weight + update.view_as(weight).to(weight.dtype), bias
 
-    def split(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        return super().split(module, x) - through(module, x, self.A0, self.placed(self.scale * self.B0))
+    def update(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return super().update(module, x) - through(module, x, self.A0, self.placed(self.scale * self.B0))
 
 
 class Projections(nn.Module):

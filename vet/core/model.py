@@ -42,6 +42,10 @@ class ImageClassifier(nn.Module):
         tuned = {f'tuners.{i}.{name}': value for i, tuner in enumerate(self.tuners) for name, value in tuner.state().items()}
         return tuned | {f'head.{name}': value for name, value in self.head.state_dict().items()}
 
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """What only further training needs, beside `trained_state`: a checkpoint's, not a model folder's."""
+        return {f'{i}.{name}': value for i, tuner in enumerate(self.tuners) for name, value in tuner.training_state().items()}
+
     def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
         """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is loaded."""
         own = self.trained_state()

@@ -5,8 +5,9 @@ Read by backbones (which say what plays which role) and by tuners (which ask for
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +36,7 @@ class Site:
     grid: tuple[int, int] | None    # (H, W) of the patch tokens
     num_prefix_tokens: int          # class, distillation and register tokens
     windows_per_image: int          # Swin's attention sees (windows x B, N, C)
+    found: tuple[str, ...] = ()     # the names of all sites that one `find` gave, this one among them
 
     @property
     def called(self) -> bool:
@@ -56,28 +58,33 @@ class Site:
         return self.host.get_submodule(owner)._parameters.get(name)
 
     def at_depth(self, value: object, what: str) -> int:
-        """The entry for this site of `value`: one int, a list by depth (0 skips), or a dict of path patterns to ints."""
+        """The entry for this site of `value`, as `choose` finds it, where it must be an int; 0, where no pattern fits."""
+        if isinstance(value, int) and value < 1:
+            raise UserError(f'{what} is {value}; it must be at least 1 (in a list by depth, 0 skips a block).')
+        chosen = self.choose(value, what)
+        if chosen is None and isinstance(value, Mapping):
+            return 0
+        if not isinstance(chosen, int) or isinstance(chosen, bool) or chosen < 0:
+            raise UserError(f'{what} is {chosen!r}; allowed: a positive int, a list of ints by depth, a dict of patterns.')
+        return chosen
+
+    def choose(self, value: Any, what: str) -> Any:
+        """The entry for this site of `value`: one value, a list by depth, or a dict of path patterns, of which the first that
+        fits counts; None where none does. UserError for a pattern that fits no site at all."""
         if isinstance(value, Mapping):
-            value = next((number for pattern, number in value.items() if self._answers_to(pattern, what)), 0)
-        elif isinstance(value, (list, tuple)):
+            for pattern in value:
+                if not any(_answers(name, pattern, what) for name in self.found or (self.name,)):
+                    raise UserError(f'{what} has the pattern {pattern!r}, which fits none of the {len(self.found)} sites: '
+                                    f'{", ".join(self.found[:3])}, …. Mend it, or leave it out.')
+            return next((entry for pattern, entry in value.items() if _answers(self.name, pattern, what)), None)
+        if isinstance(value, (list, tuple)):
             if len(value) != self.num_blocks:
                 raise UserError(f'{what} has {len(value)} values, but the backbone has {self.num_blocks} blocks; '
                                 f'give one value, or one for each block (0 skips it).')
             if not 0 <= self.depth < self.num_blocks:
                 raise UserError(f'{what} is a list by depth, but {self} lies in no block; give one value there.')
-            value = value[self.depth]
-        elif isinstance(value, int) and value < 1:
-            raise UserError(f'{what} is {value}; it must be at least 1 (in a list by depth, 0 skips a block).')
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise UserError(f'{what} is {value!r}; allowed: a positive int, a list of ints by depth, a dict of patterns.')
+            return value[self.depth]
         return value
-
-    def _answers_to(self, pattern: str, what: str) -> bool:
-        try:
-            return fnmatchcase(self.name, pattern) or bool(re.search(pattern, self.name))
-        except re.error as error:
-            raise UserError(f'{what} has the pattern {pattern!r}, neither a module path with wildcards that fits '
-                            f'{self.name!r} nor a regular expression: {error}.') from error
 
     def __str__(self) -> str:
         takes = f', which takes {tuple(self.in_shape)} per image' if self.in_shape else ''
@@ -150,8 +157,10 @@ class SiteMap:
 
         UnknownNameError for a role that does not exist, NoSiteError for one that matches nothing: never an empty list.
         """
-        if not isinstance(at, str):
-            return list({site.name: site for one in at for site in self.find(one)}.values())
+        sites = {site.name: site for one in ([at] if isinstance(at, str) else at) for site in self._find(one)}
+        return [replace(site, found=tuple(sites)) for site in sites.values()]
+
+    def _find(self, at: str) -> list[Site]:
         parsed = AT.fullmatch(at)
         if parsed is None:
             raise UserError(f'cannot read the place {at!r}; allowed: a role, a sliced role such as "block[-2:]", a module path.')
@@ -222,6 +231,14 @@ class SiteMap:
                   and isinstance(self.network.get_submodule(part), NORMS + WEIGHTED))
         first = next(inside, None)
         return self._axis(first) if first else -3
+
+
+def _answers(name: str, pattern: str, what: str) -> bool:
+    try:
+        return fnmatchcase(name, pattern) or bool(re.search(pattern, name))
+    except re.error as error:
+        raise UserError(f'{what} has the pattern {pattern!r}, neither a module path with wildcards that fits {name!r} nor a '
+                        f'regular expression: {error}.') from error
 
 
 def _first_tensor(value: object) -> torch.Tensor | None:

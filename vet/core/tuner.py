@@ -45,7 +45,7 @@ class Tuner(nn.Module):
         """Before step 0: sees training batches (images (B, 3, H, W), labels), for methods that start from data."""
 
     def on_step(self, progress: float) -> None:
-        """After each optimizer step; `progress` runs from 0 to 1 over the training."""
+        """After each optimizer step, while the step's gradients are there; `progress` runs from 0 to 1 over the training."""
 
     def penalty(self) -> torch.Tensor | None:
         """A term that is added to the loss, or None."""
@@ -126,6 +126,10 @@ class Tuner(nn.Module):
         """Everything that training made: the deltas' parameters and buffers, and the thawed values."""
         deltas = {f'deltas.{name.replace("/", ".")}': value for name, value in self.deltas.state_dict().items()}
         return deltas | {f'thawed.{edit.key}': edit.value.detach() for edit in self._thaws()}
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """What only further training needs, beside `state`: saved in checkpoints, not in model folders."""
+        return {}
 
     def _thaws(self) -> Iterator[Thaw]:
         return (edit for edit in self._edits if isinstance(edit, Thaw))

@@ -59,9 +59,9 @@ class Learner:
         if train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), train.clip_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         for tuner in self.model.tuners:
             tuner.on_step((step + 1) / (train.max_epochs * self.order.steps))
+        self.optimizer.zero_grad()
         if self.average:
             self.average.update(self.model.trained_state())
         return self.base_lrs[0] * factor
@@ -71,14 +71,16 @@ class Learner:
         return self.average.state if self.average else self.model.trained_state()
 
     def state(self) -> dict[str, dict[str, torch.Tensor]]:
-        """What a checkpoint holds: the parts 'model', 'optimizer' and 'ema'."""
+        """What a checkpoint holds: the parts 'model', 'tuners', 'optimizer' and 'ema'."""
         names = {parameter: name for name, parameter in self.parameters.items()}
         average = dict(ema=self.average.state) if self.average else {}
-        return dict(model=self.model.trained_state(), optimizer=optimizer_state(self.optimizer, names), **average)
+        return dict(model=self.model.trained_state(), tuners=self.model.training_state(),
+                    optimizer=optimizer_state(self.optimizer, names), **average)
 
     def restore(self, parts: dict[str, dict[str, torch.Tensor]]) -> None:
         """Puts `state` back."""
         self.model.load_trained_state(parts['model'], 'the checkpoint')
+        copy_into(self.model.training_state(), parts.get('tuners', {}))
         load_optimizer_state(self.optimizer, self.parameters, parts.get('optimizer', {}))
         if self.average:
             copy_into(self.average.state, parts['ema'])

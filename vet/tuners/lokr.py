@@ -47,10 +47,10 @@ class Kronecker(nn.Module):
         """Whether `split` is exact for this module."""
         return type(module) is nn.Linear
 
-    def split(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) -> (…, out)"""
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x (…, in), y (…, out) -> (…, out)"""
         x = x.unflatten(-1, (self.w1.shape[1], -1))
-        return self.scale * (self.w1 @ (x @ self.w2.T)).flatten(-2)
+        return y + self.scale * (self.w1 @ (x @ self.w2.T)).flatten(-2)
 
 
 def factorized(size: int, factor: int) -> tuple[int, int]:

@@ -15,8 +15,9 @@ VARIANTS: dict[str, tuple[type[LowRank], float]] = {    # the delta, and the pow
 class LoRA(Tuner):
     """h = W x + (alpha / rank) B A x   (eq. 3), with A (rank, in) random and B (out, rank) zero at the start.
 
-    rank: one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
-    alpha: the update is scaled by alpha / rank; None means alpha = rank, that is no scaling, as in ModelScope.
+    rank: one value, a list by depth (0 skips a block), or a dict from module path patterns to values, the first that fits.
+    alpha: the update is scaled by alpha / rank; given like rank. None, or no pattern that fits, means alpha = rank, that is
+        no scaling, as in ModelScope.
     dropout: of the update's input, in training. Linear layers and plain convolutions.
     parts: which slices of a fused qkv get an update, each with its own A and B: 'qv' is the paper's choice. None: one
         update of the whole weight, so that q, k and v share A, as in ModelScope.
@@ -29,7 +30,8 @@ class LoRA(Tuner):
 
     length_key = ('lora_length', 'rank')
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 10, alpha: float | None = None, dropout: float = 0.0,
+    def __init__(self, rank: int | list[int] | dict[str, int] = 10,
+                 alpha: float | list[float] | dict[str, float] | None = None, dropout: float = 0.0,
                  parts: str | None = None, at: str | list[str] = 'attn.qkv', variant: str = 'plain', seed: int = 0, *,
                  r: int | None = None, lora_alpha: float | None = None, lora_dropout: float | None = None,
                  target_modules: list[str] | None = None):
@@ -60,7 +62,8 @@ class LoRA(Tuner):
         shape = site.weight.shape
         if len(shape) < 2:
             raise refuse(self, site, 'a weight matrix')
-        scale = (rank if self.alpha is None else self.alpha) / rank ** self.power
+        alpha = site.choose(self.alpha, 'alpha')
+        scale = (rank if alpha is None else alpha) / rank ** self.power
         delta = self.delta(shape, rank, scale, self.dropout, self._rows(site))
         if self.dropout and not (site.called and delta.splits(site.module)):
             raise refuse(self, site, 'a Linear or a plain Conv2d that is called (for its dropout)')
