@@ -61,8 +61,19 @@ class Checkpoints:
 
 
 @dataclass
+class Stage:
+    """A part of the training with an optimizer and a schedule of its own: freeze, then unfreeze."""
+
+    epochs: int
+    train: str = '.*'                # regular expression over whole names of trained parameters, such as r'head\..*'
+    optimizer: Plugin | None = None  # train.optimizer where not given
+    head_lr: float | None = None     # train.head_lr where not given
+
+
+@dataclass
 class Train:
-    max_epochs: int = 20
+    max_epochs: int = 20             # with stages: the sum of theirs
+    stages: list[Stage] = field(default_factory=list)   # none: one, of all parameters
     optimizer: Plugin = field(default_factory=lambda: dict(type='AdamW', lr=2e-3, weight_decay=1e-4))
     lr_scheduler: Schedule = field(default_factory=Schedule)
     head_lr: float | None = None     # the head's own learning rate; the tuners' where not given
@@ -155,6 +166,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     _check_ranges(settings)
     if isinstance(settings.evaluation.metrics, str):
         settings.evaluation.metrics = [settings.evaluation.metrics]
+    if settings.train.stages:
+        settings.train.max_epochs = sum(stage.epochs for stage in settings.train.stages)
     if settings.train.lr_scheduler.T_max is None:
         settings.train.lr_scheduler.T_max = settings.train.max_epochs
     return settings
@@ -203,6 +216,11 @@ def _read(section: type, given: Any, path: str) -> Any:
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[key] = _read(hint, value, where)
             continue
+        if typing.get_origin(hint) is list and dataclasses.is_dataclass(inner := typing.get_args(hint)[0]):
+            if not isinstance(value, list):
+                raise UserError(f'{where} is {value!r}; it must be a list of dicts with the keys {_names(inner)}.')
+            values[key] = [_read(inner, entry, f'{where}[{i}]') for i, entry in enumerate(value)]
+            continue
         if not _fits(value, hint):
             raise UserError(f'{where} is {value!r}; it must be {_describe(hint)}.')
         choices = next((c for name, c in CHOICES.items() if f'.{where}'.endswith(f'.{name}')), None)
@@ -242,6 +260,9 @@ def _names(section: type) -> str:
 
 
 def _check_ranges(settings: Settings) -> None:
+    for i, stage in enumerate(settings.train.stages):
+        if stage.epochs < 1:
+            raise UserError(f'train.stages[{i}].epochs is {stage.epochs}; it must be at least 1.')
     for allowed, is_right, names in RANGES:
         for name in names:
             value = operator.attrgetter(name)(settings)

@@ -261,7 +261,7 @@ def test_every_optimizer_goes_on_exactly(name):
     first, second = (make('LoRA', optimizer=dict(type=name, lr=1e-2), ema=0.9) for _ in range(2))
     for number in range(2):
         step(first, batches_of(8), number)
-    second.restore({part: {key: value.clone() for key, value in named.items()} for part, named in first.state().items()})
+    second.restore({part: {key: value.clone() for key, value in named.items()} for part, named in first.state().items()}, 2)
     for learner in (first, second):
         step(learner, batches_of(8), 2)
     a, b = first.state(), second.state()

@@ -1,8 +1,7 @@
 """Checkpoints: what was trained, the optimizer's state and where the run stands, as tensors and JSON in one folder.
 
 `step-00000120/state.safetensors` holds tensors under 'model.', 'tuners.', 'optimizer.', 'ema.' and 'best.'; `progress.json`
-the rest.
-Every random draw is a function of the seed and the step (see seeding), so those two are the whole random state.
+the rest. Every random draw is a function of the seed and the step (see seeding), so those two are the whole random state.
 """
 
 import json

@@ -1,6 +1,9 @@
 """Learner: one optimizer step, and all that must be saved to take the next one as if nothing had come between."""
 
+import re
+from bisect import bisect
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 from torchvision.transforms import v2
 
-from vet.config import Train
+from vet.config import Stage, Train
 from vet.core.model import ImageClassifier
 from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
@@ -16,21 +19,43 @@ from vet.engine.ema import Average, copy_into
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
 from vet.engine.seeding import seed_everything
+from vet.errors import UserError
 
 
 class Learner:
-    """Trains the trainable parameters of `model`, and no others, as `train` says, in the order that `order` gives."""
+    """Trains the trainable parameters of `model`, and no others, as `train` says, in the order that `order` gives.
 
-    def __init__(self, model: ImageClassifier, train: Train, order: Order, accelerator: Accelerator):
+    In stages (of train.stages, or one), each with parameters, optimizer and schedule of its own. step: the first to be taken.
+    """
+
+    def __init__(self, model: ImageClassifier, train: Train, order: Order, accelerator: Accelerator, step: int = 0):
         self.model, self.train, self.order, self.accelerator = model, train, order, accelerator
-        self.parameters = model.trainable()
-        self.optimizer = build_optimizer(train.optimizer, self.parameters, train.head_lr)
-        self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.average = Average(model.trained_state(), train.ema) if train.ema else None
-        self.net: nn.Module = accelerator.prepare_model(torch.compile(model) if train.compile else model)
+        self._all = model.trainable()
+        self._stages = train.stages or [Stage(train.max_epochs)]
+        self._begins = [sum(stage.epochs for stage in self._stages[:i]) * order.steps for i in range(len(self._stages) + 1)]
         mixes = [kind(alpha=alpha, num_classes=len(model.classes))
                  for kind, alpha in ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix)) if alpha > 0]
         self._mix = v2.RandomChoice(mixes) if mixes else None
+        for stage in self._stages:
+            if not any(re.fullmatch(stage.train, name) for name in self._all):
+                raise UserError(f'the stage train={stage.train!r} trains none of the {len(self._all)} parameters, such as '
+                                f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
+        self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
+
+    def _begin(self, stage: int) -> None:
+        """Freezes what the stage does not train, and makes its optimizer. DDP is told anew which parameters train."""
+        self.close()
+        this, train = self._stages[stage], self.train
+        for name, parameter in self._all.items():
+            parameter.requires_grad_(bool(re.fullmatch(this.train, name)))
+        self.stage = stage
+        self.parameters = {name: parameter for name, parameter in self._all.items() if parameter.requires_grad}
+        self.optimizer = build_optimizer(this.optimizer or train.optimizer, self.parameters, this.head_lr or train.head_lr)
+        self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
+        self.schedule = replace(train.lr_scheduler, T_max=this.epochs) if train.stages else train.lr_scheduler
+        self.net: nn.Module = self.accelerator.prepare_model(torch.compile(self.model) if train.compile else self.model)
+        self.net.train()
 
     def step(self, batches: list[Batch], step: int, meter: Meter) -> float:
         """Step number `step`: the gradient of the mean loss over all its images, however they are spread and batched.
@@ -38,7 +63,9 @@ class Learner:
         Returns the tuners' learning rate.
         """
         accelerator, train = self.accelerator, self.train
-        factor = lr_factor(train.lr_scheduler, (step + 0.5) / self.order.steps)
+        if step == self._begins[self.stage + 1]:
+            self._begin(self.stage + 1)
+        factor = lr_factor(self.schedule, (step - self._begins[self.stage] + 0.5) / self.order.steps)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs):
             group['lr'] = base * factor
         seed_everything(self.order.seed, 'step', step, accelerator.process_index)
@@ -77,15 +104,19 @@ class Learner:
         return dict(model=self.model.trained_state(), tuners=self.model.training_state(),
                     optimizer=optimizer_state(self.optimizer, names), **average)
 
-    def restore(self, parts: dict[str, dict[str, torch.Tensor]]) -> None:
-        """Puts `state` back."""
+    def restore(self, parts: dict[str, dict[str, torch.Tensor]], step: int) -> None:
+        """Puts back the `state` that was saved before `step`; of a stage that begins there, the optimizer starts afresh."""
         self.model.load_trained_state(parts['model'], 'the checkpoint')
         copy_into(self.model.training_state(), parts.get('tuners', {}))
-        load_optimizer_state(self.optimizer, self.parameters, parts.get('optimizer', {}))
+        if step != self._begins[self.stage]:
+            load_optimizer_state(self.optimizer, self.parameters, parts.get('optimizer', {}))
         if self.average:
             copy_into(self.average.state, parts['ema'])
 
     def close(self) -> None:
-        """Takes off what accelerate put around the model."""
-        self.accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
+        """Takes off what accelerate put around the model; all parameters may train again."""
+        if hasattr(self, 'net'):
+            self.accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
+        for parameter in self._all.values():
+            parameter.requires_grad_()
         vars(self.model).pop('forward', None)       # of bf16, accelerate leaves the class's own behind, bound to this instance

@@ -104,9 +104,9 @@ class Trainer:
                 tuner.prepare((batch.images, batch.labels) for batch in self._batches(order, 0))
             if settings.evaluation.before and self.data.get('test') is not None:
                 progress.before = self._measure('test')
-        learner = Learner(self.model, train, order, accelerator)
+        learner = Learner(self.model, train, order, accelerator, progress.step)
         if parts:
-            learner.restore(parts)
+            learner.restore(parts, progress.step)
             self._best = parts.get('best')
         try:
             with (Log(self.folder.path, progress.step, progress.log_bytes) if is_main else nullcontext() as log,
@@ -121,7 +121,6 @@ class Trainer:
         train, order = self.settings.train, learner.order
         batches = self._batches(order, progress.step)
         meter = Meter(self.accelerator.device)
-        learner.net.train()
         while progress.step < train.max_epochs * order.steps and not progress.stopped:
             began = time.perf_counter()
             lr = learner.step(list(islice(batches, order.step_batches(progress.step))), progress.step, meter)
