@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from vet.backbones.roles import find_layout
-from vet.core.backbone import Backbone, Preprocessing
+from vet.core.backbone import Backbone, Preprocessing, weights_sha256
 from vet.core.tuner import Tuner
 from vet.registry import BACKBONES, TUNERS
 
@@ -79,6 +79,7 @@ def randomised(backbone: Backbone, seed: int = 1) -> Backbone:
                 buffer.normal_(0, 0.3)
             elif name.endswith('running_var'):
                 buffer.uniform_(0.5, 1.5)
+    backbone.identity['sha256'] = weights_sha256(backbone.network.state_dict())
     return backbone
 
 

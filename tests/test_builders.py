@@ -83,7 +83,7 @@ def test_datasets_of_ones_own(tmp_path):
 def test_dataset_without_classes_or_with_others(tmp_path):
     with pytest.raises(UserError, match='TensorDataset has no `classes`'):
         make(tmp_path, train_dataset=torch.utils.data.TensorDataset(torch.zeros(2)))
-    with pytest.raises(UserError, match=r'dataset.test has other classes than dataset.train: 5 \(5, 6, 7, …\) and 2 \(a, b, …\)'):
+    with pytest.raises(UserError, match=r'dataset.test has other classes \(5: 5, 6, 7, …\) than dataset.train \(2: a, b, …\)'):
         make(tmp_path, train_dataset=Own(classes=('a', 'b')))
 
 

@@ -66,7 +66,7 @@ def test_helper_variables_are_allowed():
     ('train.compile', 1, 'True or False'), ('train.ema', 'x', 'a number or None'), ('seed', None, 'seed is None'),
     ('model.tuners', 'LoRA', "model.tuners is 'LoRA'; it must be a list"), ('model.tuners', ['LoRA'], 'must be a list'),
     ('model.backbone', 'DigitsViT', "model.backbone is 'DigitsViT'; it must be a dict with a \"type\""),
-    ('model', 3, 'model is 3; it must be a dict with the keys backbone, tuners, head, finetune'),
+    ('model', 3, 'model is 3; it must be a dict with the keys backbone, tuners, head, tasks, shared, finetune'),
     ('train.lr_scheduler', 'Cosine', 'must be a dict with the keys type, T_max'),
     ('evaluation.metrics', 3, 'a text or a list'),
     ('train.precision', 'fp8', "unknown train.precision 'fp8'.*bf16, fp32"), ('evaluation.select', 'first', "Allowed: best, last"),

@@ -11,13 +11,13 @@ from mmengine.config import Config
 from torch.utils.data import Dataset
 
 from vet.config import Plugin, Settings, load_config, read_settings
-from vet.core.model import ImageClassifier
 from vet.datasets.hold_out import hold_out
+from vet.datasets.multitask import MultiTask
 from vet.engine.seeding import seed_everything
 from vet.engine.trainer import Trainer
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DataError, UnknownNameError, UserError
-from vet.hub.model_folder import IDENTITY, build_classifier, find_model_folder, load_model, read_configuration, save_model
+from vet.hub.model_folder import IDENTITY, build_classifiers, find_model_folder, load_model, read_configuration, save_model
 from vet.hub.presets import preset
 from vet.registry import BACKBONES, DATASETS
 
@@ -51,17 +51,40 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
         raise UserError('there is no training set: give dataset.train in the config, such as dict(type="ImageFolder", path=…), or '
                         'train_dataset= to build_trainer.')
     if data['val'] is None and (settings.evaluation.select == 'best' or settings.train.early_stop):
-        data['train'], data['val'] = hold_out(data['train'], settings.evaluation.holdout, seed=0)
+        data['train'], data['val'] = _held_out(data['train'], settings.evaluation.holdout)
     classes = class_names(data['train'])
     for split in ('val', 'test'):
-        if data[split] is not None and (other := class_names(data[split])) != classes:
-            raise UserError(f'dataset.{split} has other classes than dataset.train: {len(other)} ({", ".join(other[:3])}, …) and '
-                            f'{len(classes)} ({", ".join(classes[:3])}, …).')
+        if data[split] is not None:
+            check_classes(class_names(data[split]), classes, f'dataset.{split}', 'dataset.train')
     return data
 
 
-def class_names(dataset: Any) -> list[str]:
-    """The names of a dataset's classes, in the order of its labels. UserError where it has none, or labels beyond them."""
+def _held_out(dataset: Any, share: float) -> tuple[Any, Any]:
+    """Train and validation parts of a dataset, of each task where it has several."""
+    if not isinstance(dataset, MultiTask):
+        return hold_out(dataset, share, seed=0)
+    parts = {task: hold_out(part, share, seed=0) for task, part in dataset.tasks.items()}
+    return MultiTask({task: part[0] for task, part in parts.items()}), MultiTask({task: part[1] for task, part in parts.items()})
+
+
+def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None:
+    """UserError where two datasets, or a dataset and a model, have other classes, or other tasks."""
+    if classes == others:
+        return
+    if isinstance(classes, dict) and isinstance(others, dict) and set(classes) == set(others):
+        task = next(task for task in classes if classes[task] != others[task])
+        name, other_name, classes, others = f'{name} ({task})', f'{other_name} ({task})', classes[task], others[task]
+    raise UserError(f'{name} has other classes ({len(classes)}: {", ".join(list(classes)[:3])}, …) than {other_name} '
+                    f'({len(others)}: {", ".join(list(others)[:3])}, …).')
+
+
+def class_names(dataset: Any) -> Any:
+    """The names of a dataset's classes, in the order of its labels; of several tasks, {task: names}.
+
+    UserError where it has none, or labels beyond them.
+    """
+    if isinstance(dataset, MultiTask):
+        return {task: class_names(part) for task, part in dataset.tasks.items()}
     if not hasattr(dataset, 'classes'):
         raise UserError(f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in the order '
                         f'of the labels 0, 1, ….')
@@ -74,16 +97,30 @@ def class_names(dataset: Any) -> list[str]:
     return [str(name) for name in dataset.classes]
 
 
-def build_model(settings: Settings, classes: list[str]) -> ImageClassifier:
-    """Backbone, tuners and head, freshly initialised from the seed. UserError if the head is for another number of classes."""
-    head = settings.model.head
-    wanted = head.get('num_classes')
-    if wanted is not None and wanted != len(classes):
-        raise UserError(f'model.head.num_classes is {wanted!r}, but the dataset has {len(classes)} classes; set it to '
-                        f'that, or leave it out.')
-    backbone = BACKBONES.build(settings.model.backbone)
+def build_model(settings: Settings, classes: Any) -> Any:
+    """Backbone, tuners and head, freshly initialised from the seed, for class names or {task: class names}.
+
+    UserError if a head is for another number of classes.
+    """
+    own = settings.model.tasks
+    several = isinstance(classes, dict)
+    unknown = [task for task in own if not several or task not in classes]
+    if unknown:
+        raise UnknownNameError('task in model.tasks', unknown[0], classes if several else [],
+                               'The tasks are those of the datasets of type MultiTask.')
+    parts: dict[Any, Any] = {}
+    for task, names in (classes if several else {None: classes}).items():
+        changes = own.get(task or '', {})
+        if set(changes) - {'backbone', 'head'}:
+            raise UnknownNameError(f'key in model.tasks.{task}', min(set(changes) - {'backbone', 'head'}), ['backbone', 'head'])
+        head = changes.get('head', settings.model.head)
+        if head.get('num_classes') not in (None, len(names)):
+            raise UserError(f'model.head.num_classes is {head["num_classes"]!r}, but the dataset has {len(names)} classes; set it '
+                            f'to that, or leave it out.')
+        backbone = changes.get('backbone', {})
+        parts[task] = BACKBONES.build(backbone if 'type' in backbone else {**settings.model.backbone, **backbone}), head, names
     seed_everything(settings.seed, 'init')
-    return build_classifier(backbone, settings.model.tuners, head, classes)
+    return build_classifiers(parts, settings.model.tuners, settings.model.shared)
 
 
 def find_config(model: str | Path | Mapping[str, Any]) -> Config:
@@ -95,11 +132,17 @@ def find_config(model: str | Path | Mapping[str, Any]) -> Config:
         configuration = read_configuration(find_model_folder(path))
         sections = {name: configuration[name] for name in ('dataset', 'train', 'evaluation', 'seed') if configuration.get(name)}
         sections['dataset'] = {split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN}
-        identity = {key: value for key, value in configuration['model']['backbone'].items() if key not in IDENTITY}
-        return Config(dict(model=dict(configuration['model'], backbone=identity), **sections))
+        model = dict(configuration['model'], **_without_identity(configuration['model']))
+        if model.get('tasks'):
+            model['tasks'] = {task: dict(part, **_without_identity(part)) for task, part in model['tasks'].items()}
+        return Config(dict(model=model, **sections))
     if path.suffix in ('.py', '.yaml', '.yml', '.json'):
         return load_config(path)
     return Config(preset(str(model)))
+
+
+def _without_identity(part: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(backbone={key: value for key, value in part['backbone'].items() if key not in IDENTITY})
 
 
 def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Trainer:

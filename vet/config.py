@@ -30,6 +30,9 @@ class Model:
     backbone: Plugin
     tuners: list[Plugin] = field(default_factory=lambda: [dict(type='LinearProbe')])
     head: Plugin = field(default_factory=lambda: dict(type='Linear'))   # num_classes: the dataset's where not given
+    tasks: dict[str, Plugin] = field(default_factory=dict)  # of dataset type MultiTask: {task: dict(backbone=…, head=…)}, what
+    #                                 differs from backbone and head above
+    shared: str = '.*'              # the tuners' parameters that are one for all tasks: a regular expression
     finetune: bool = True           # of a model folder: True starts its tuners and head anew, False goes on from them
 
 
@@ -216,7 +219,8 @@ def _read(section: type, given: Any, path: str) -> Any:
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[key] = _read(hint, value, where)
             continue
-        if typing.get_origin(hint) is list and dataclasses.is_dataclass(inner := typing.get_args(hint)[0]):
+        inner: Any = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             if not isinstance(value, list):
                 raise UserError(f'{where} is {value!r}; it must be a list of dicts with the keys {_names(inner)}.')
             values[key] = [_read(inner, entry, f'{where}[{i}]') for i, entry in enumerate(value)]

@@ -9,7 +9,7 @@ import torch
 
 from vet.builders import build_trainer
 from vet.datasets.digits import Digits
-from vet.engine import trainer as trainer_module
+from vet.engine import evaluate
 from vet.engine.learner import Learner
 
 NEW = [5, 6, 7, 8, 9]       # the digits that the backbone has not seen
@@ -75,7 +75,7 @@ def kill_at(name, count):
     owner, attribute, matches = {
         'step': (Learner, 'step', lambda *args: True),                      # its images are already read, and some after it
         'backward': (torch.Tensor, 'backward', lambda *args: True),         # a step has two
-        'validation': (trainer_module, 'score', lambda *args: True),        # the first one is the test before step 0
+        'validation': (evaluate, 'score', lambda *args: True),        # the first one is the test before step 0
         'tensors': (os, 'replace', lambda source, target: target.name == 'state.safetensors'),
         'progress': (os, 'replace', lambda source, target: target.name == 'progress.json'),
         'checkpoint': (os, 'rename', lambda source, target: target.name.startswith('step-')),

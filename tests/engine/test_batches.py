@@ -69,7 +69,7 @@ def read(workers, batch_size, epoch=0, seed=5, world=1):
     found = {}
     for order in orders(len(DATA), batch_size, 1, world, seed):
         keys = list(order.keys(epoch))
-        for batch, key in zip(load(DATA, NOISE, seed, iter(keys), workers, CPU), keys, strict=True):
+        for batch, key in zip(load(DATA, {None: NOISE}, seed, iter(keys), workers, CPU), keys, strict=True):
             assert batch.labels.tolist() == [DATA.targets[index] for _, index, _ in key]
             found |= {index: image for (_, index, weight), image in zip(key, batch.images) if weight}
     return found
@@ -93,7 +93,7 @@ def test_augmentation_leaves_the_generators_alone():
     expected = torch.rand(3)
     torch.manual_seed(0)
     np.random.seed(0)
-    batches = load(DATA, NOISE, 5, [[(0, 1, 1)], [(0, 2, 1)]], 0, CPU)
+    batches = load(DATA, {None: NOISE}, 5, [[(0, 1, 1)], [(0, 2, 1)]], 0, CPU)
     torch.manual_seed(0)
     iterator = iter(batches)
     next(iterator)
@@ -110,7 +110,7 @@ def test_truncated_image(tmp_path, workers, capfd):
     path.write_bytes(path.read_bytes()[:900])
     dataset = ImageDataset('ab', [(np.zeros((8, 8), dtype=np.uint8), 0), (path, 1)])
     with pytest.raises(DataError) as error:
-        list(load(dataset, v2.ToImage(), 0, [[(0, 0, 1), (0, 1, 1)]], workers, CPU))
+        list(load(dataset, {None: v2.ToImage()}, 0, [[(0, 0, 1), (0, 1, 1)]], workers, CPU))
     message = str(error.value)
     assert str(path) in message and 'Traceback' not in message and 'worker' not in message
     assert 'Traceback' not in capfd.readouterr().err

@@ -10,6 +10,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog='export', description=__doc__)
     parser.add_argument('model', help='a model folder, or the work folder of a finished run')
     parser.add_argument('file', help='the .safetensors file to write')
+    parser.add_argument('--task', help='of a model of several tasks: whose backbone')
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _export(args))
@@ -17,4 +18,4 @@ def main() -> None:
 
 def _export(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
-    export_backbone(args.model, args.file)
+    export_backbone(args.model, args.file, args.task)

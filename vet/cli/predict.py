@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument('--format', choices=('table', 'json'), default='table')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best there is)')
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    parser.add_argument('--task', help='of a model of several tasks: which one')
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _predict(args))
@@ -30,7 +31,8 @@ def main() -> None:
 def _predict(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
     images = [image for given in args.images for image in find_images(given)]
-    results = pipeline(model=args.model, device=args.device, backbone=args.backbone)(images, args.topk, args.batch_size)
+    classify = pipeline(model=args.model, device=args.device, backbone=args.backbone)
+    results = classify(images, args.topk, args.batch_size, args.task)
     if args.format == 'json':
         print(json.dumps([dict(image=image, **result) for image, result in zip(images, results)], indent=1, ensure_ascii=False))
         return

@@ -3,11 +3,11 @@
 import argparse
 import json
 
-from vet.builders import build_dataset, build_datasets, class_names, find_config, modified
+from vet.builders import build_dataset, build_datasets, check_classes, class_names, find_config, modified
 from vet.cli.command import add_common, add_import, add_options, import_plugins, run
 from vet.config import read_settings
 from vet.engine.device import make_accelerator
-from vet.engine.evaluate import compute_metrics, score
+from vet.engine.evaluate import measure
 from vet.errors import UserError
 from vet.hub.model_folder import find_model_folder, load_model
 from vet.transforms.torchvision import build_transform
@@ -37,10 +37,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
         dataset = build_dataset(getattr(settings.dataset, args.split), args.data_root)
     if dataset is None:
         raise UserError(f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….')
-    if (classes := class_names(dataset)) != model.classes:
-        raise UserError(f'the dataset has other classes ({len(classes)}: {", ".join(classes[:3])}, …) than the model '
-                        f'({len(model.classes)}: {", ".join(model.classes[:3])}, …).')
-    view = build_transform(settings.evaluation.transform, **vars(model.backbone.preprocessing))
-    loader = settings.evaluation.dataloader
-    scores, labels = score(model, dataset, view, accelerator, loader.batch_size_per_gpu, loader.workers_per_gpu)
-    return compute_metrics(settings.evaluation.metrics, scores, labels)
+    check_classes(class_names(dataset), model.classes, 'the dataset', 'the model')
+    views = {task: build_transform(settings.evaluation.transform, **vars(part.backbone.preprocessing))
+             for task, part in model.tasks.items()}
+    return measure(model, dataset, views, accelerator, settings.evaluation)

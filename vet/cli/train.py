@@ -66,7 +66,7 @@ def _show(summary: dict[str, Any], metrics: list[str]) -> None:
     """The summary, one fact a line."""
     parameters, before = summary['parameters'], summary.get('before') or {}
     rows = {}
-    for name in (name for name in metrics if name in summary):
+    for name in (name for name in summary if name.rpartition('/')[2] in metrics):      # 'accuracy', and 'task/accuracy'
         if name in before:
             rows[f'test {name} before'] = f'{before[name]:.4f}'
         rows[f'test {name} after'] = f'{summary[name]:.4f}'
@@ -90,4 +90,5 @@ def _line_of_python(trainer: Trainer) -> str:
     example = trainer.folder.path.absolute() / 'example.png'
     open_image(dataset[0][0]).save(example)
     output = str(trainer.folder.output.absolute())
-    return f"from vet import pipeline; print(pipeline('vision-efficient-tuning', {output!r})({str(example)!r}))"
+    task = f', task={dataset.task_of(0)!r}' if hasattr(dataset, 'task_of') else ''
+    return f"from vet import pipeline; print(pipeline('vision-efficient-tuning', {output!r}{task})({str(example)!r}))"

@@ -32,6 +32,17 @@ class ImageClassifier(nn.Module):
         """images (B, 3, H, W) -> logits (B, K), float32"""
         return self.head(self.backbone(images))
 
+    @property
+    def tasks(self) -> dict[str | None, 'ImageClassifier']:
+        """{None: itself}: a classifier of one task, which has no name; see MultiTaskClassifier"""
+        return {None: self}
+
+    def for_task(self, task: str | None) -> 'ImageClassifier':
+        """Itself. UserError for a task's name."""
+        if task is not None:
+            raise UserError(f'task is {task!r}, but the model has one task without a name; leave it out.')
+        return self
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by the names they are saved under: 'tuners.0.deltas.….A', 'head.weight'."""
         tuned = {f'tuners.{i}.{name}': p for i, tuner in enumerate(self.tuners) for name, p in tuner.trainable()}
@@ -48,14 +59,7 @@ class ImageClassifier(nn.Module):
 
     def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
         """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is loaded."""
-        own = self.trained_state()
-        wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
-        if wrong:
-            raise DataError(f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
-                            f'(given {_shape(state, wrong[0])}, needed {_shape(own, wrong[0])}).')
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(state[name])
+        load_into(self.trained_state(), state, source)
 
     def count(self) -> dict[str, int]:
         """Numbers of parameters: 'tuners', 'head', 'trainable' (their sum), 'backbone' and 'total'."""
@@ -92,6 +96,17 @@ class ImageClassifier(nn.Module):
             _put(host, path, original)
             for name, value in edited.items():
                 object.__setattr__(host, name, value)
+
+
+def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copies `state` into the tensors of `own`. DataError, and nothing copied, where names or shapes differ."""
+    wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
+    if wrong:
+        raise DataError(f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
+                        f'(given {_shape(state, wrong[0])}, needed {_shape(own, wrong[0])}).')
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(state[name])
 
 
 def _put(module: nn.Module, path: str, parameter: Any) -> None:

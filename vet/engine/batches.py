@@ -2,8 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,12 +15,20 @@ from vet.datasets.image import open_image
 from vet.engine.seeding import mix, seeded
 from vet.errors import UserError
 
+Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]     # of each task; {None: …} where there is one
+
 
 @dataclass(frozen=True)
 class Batch:
     images: torch.Tensor        # (B, 3, H, W), normalised
     labels: torch.Tensor        # (B,)
     weights: torch.Tensor       # (B,) 1, or 0 for an image that only fills an empty share
+    task: str | None = None     # of a dataset of several: the one that all images of the batch belong to
+
+    @property
+    def route(self) -> tuple[str, ...]:
+        """What a model takes after the images."""
+        return () if self.task is None else (self.task,)
 
 
 @dataclass(frozen=True)
@@ -32,11 +42,12 @@ class Order:
     seed: int
     rank: int = 0
     world: int = 1
+    parts: tuple[int, ...] = ()     # images of each task, which no batch mixes; (): one task
 
     @property
     def batches(self) -> int:
-        """Global batches in an epoch; the last may be smaller."""
-        return math.ceil(self.length / self.batch_size)
+        """Global batches in an epoch; the last, of each task, may be smaller."""
+        return sum(math.ceil(size / self.batch_size) for size in self.parts or (self.length,))
 
     @property
     def steps(self) -> int:
@@ -45,8 +56,8 @@ class Order:
 
     def step_size(self, step: int) -> int:
         """Images in a step (counted from the start of training), over all its batches and processes."""
-        size = self.batch_size * self.accumulate
-        return min(size, self.length - step % self.steps * size)
+        first = step % self.steps * self.accumulate
+        return sum(map(len, self._epoch(step // self.steps)[first:first + self.accumulate]))
 
     def step_batches(self, step: int) -> int:
         """Global batches in a step."""
@@ -54,28 +65,42 @@ class Order:
 
     def keys(self, epoch: int, first_step: int = 0) -> Iterator[list[tuple[int, int, int]]]:
         """This process's batches of an epoch as (epoch, image index, weight)."""
-        shuffle = torch.Generator().manual_seed(mix(self.seed, 'order', epoch))
-        order = torch.randperm(self.length, generator=shuffle).tolist()
-        for batch in range(first_step * self.accumulate, self.batches):
-            whole = order[batch * self.batch_size:(batch + 1) * self.batch_size]
+        for whole in self._epoch(epoch)[first_step * self.accumulate:]:
             yield [(epoch, i, 1) for i in whole[self.rank::self.world]] or [(epoch, whole[0], 0)]
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        return _shuffled(self.parts or (self.length,), self.batch_size, self.seed, epoch)
+
+
+@lru_cache(maxsize=2)
+def _shuffled(parts: tuple[int, ...], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The global batches of an epoch, as indices of images; those of several tasks in random order."""
+    shuffle = torch.Generator().manual_seed(mix(seed, 'order', epoch))
+    batches: list[list[int]] = []
+    for start, size in zip(accumulate((0, *parts)), parts):
+        order = (start + torch.randperm(size, generator=shuffle)).tolist()
+        batches += [order[first:first + batch_size] for first in range(0, size, batch_size)]
+    if len(parts) > 1:
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=shuffle).tolist()]
+    return batches
 
 
 class Seeded(Dataset):
-    """`dataset` with `transform`, read by (epoch, index, weight); augmentation draws from (seed, epoch, index) alone.
+    """`dataset` with the transform of each task, read by (epoch, index, weight); augmentation draws from (seed, epoch, index).
 
     A UserError comes back in place of the item, since raising it in a worker would bury its message.
     """
 
-    def __init__(self, dataset: Dataset, transform: Callable[[Any], torch.Tensor], seed: int):
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+    def __init__(self, dataset: Any, transforms: Transforms, seed: int):
+        self.dataset, self.transforms, self.seed = dataset, transforms, seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int, int] | UserError:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int, int, str | None] | UserError:
         epoch, index, weight = key
+        task = self.dataset.task_of(index) if hasattr(self.dataset, 'task_of') else None
         try:
             image, label = self.dataset[index]
             with seeded(self.seed, 'image', epoch, index):
-                return self.transform(open_image(image)), label, weight
+                return self.transforms[task](open_image(image)), label, weight, task
         except UserError as error:
             return error
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -87,18 +112,19 @@ def _collate(items: list) -> Batch | UserError:
     for item in items:
         if isinstance(item, UserError):
             return item
-    images, labels, weights = zip(*items)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32))
+    images, labels, weights, tasks = zip(*items)
+    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32), tasks[0])
 
 
-def load(dataset: Dataset, transform: Callable[[Any], torch.Tensor], seed: int, keys: Iterator[list[tuple[int, int, int]]]
+def load(dataset: Dataset, transforms: Transforms, seed: int, keys: Iterator[list[tuple[int, int, int]]]
          | Sequence[list[tuple[int, int, int]]], workers: int, device: torch.device) -> Iterator[Batch]:
     """Reads the batches that `keys` lists, in order, with `workers` processes, onto `device`."""
-    loader = DataLoader(Seeded(dataset, transform, seed), batch_sampler=keys, num_workers=workers, collate_fn=_collate,
+    loader = DataLoader(Seeded(dataset, transforms, seed), batch_sampler=keys, num_workers=workers, collate_fn=_collate,
                         pin_memory=device.type == 'cuda')
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='This DataLoader will create')     # the config chose the workers
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
-            yield Batch(*(tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.weights)))
+            images, labels, weights = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels, batch.weights))
+            yield Batch(images, labels, weights, batch.task)

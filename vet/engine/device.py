@@ -1,16 +1,17 @@
 """Where a run computes and in which precision: an Accelerator."""
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
 
 from vet.errors import UserError
 
 
-def make_accelerator(device: str | None = None, precision: str = 'auto') -> Accelerator:
+def make_accelerator(device: str | None = None, precision: str = 'auto', some_unused: bool = False) -> Accelerator:
     """An Accelerator on `device` ('cpu', 'cuda', 'cuda:1', 'mps'; None: the best there is).
 
     precision: 'fp32', 'bf16' (autocast), or 'auto': bf16 where the hardware has it.
+    some_unused: whether a step may leave trained parameters without a gradient, as one of several tasks does.
     """
     if device is not None:
         try:
@@ -26,4 +27,5 @@ def make_accelerator(device: str | None = None, precision: str = 'auto') -> Acce
     if not torch.distributed.is_initialized():      # accelerate keeps one device a process; a later trainer's may differ
         PartialState._reset_state()
     AcceleratorState._reset_state()
-    return Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else precision)
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
+    return Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else precision, kwargs_handlers=[parallel])

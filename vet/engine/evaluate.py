@@ -8,9 +8,25 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from vet.config import Evaluation
 from vet.core.model import ImageClassifier
-from vet.engine.batches import load
+from vet.core.multitask import MultiTaskClassifier
+from vet.engine.batches import Transforms, load
 from vet.registry import METRICS
+
+
+def measure(model: ImageClassifier | MultiTaskClassifier, dataset: Any, views: Transforms, accelerator: Accelerator,
+            evaluation: Evaluation) -> dict[str, float]:
+    """The metrics of a dataset by their names. Of several tasks: 'task/metric' for each, and each metric's mean over tasks."""
+    loader, found = evaluation.dataloader, {}
+    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+        scores, labels = score(model.for_task(task), part, views[task], accelerator, loader.batch_size_per_gpu,
+                               loader.workers_per_gpu)
+        found[task] = compute_metrics(evaluation.metrics, scores, labels)
+    if None in found:
+        return found[None]
+    means = {name: sum(results[name] for results in found.values()) / len(found) for name in next(iter(found.values()))}
+    return means | {f'{task}/{name}': value for task, results in found.items() for name, value in results.items()}
 
 
 @torch.no_grad()
@@ -23,7 +39,7 @@ def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tenso
     was_training = model.training
     model.eval()
     found = []
-    for batch in load(dataset, transform, 0, keys, workers, accelerator.device):
+    for batch in load(dataset, {None: transform}, 0, keys, workers, accelerator.device):
         with accelerator.autocast():
             found.append((model(batch.images).float().softmax(1), batch.labels))
     model.train(was_training)

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from vet.config import Stage, Train
 from vet.core.model import ImageClassifier
+from vet.core.multitask import MultiTaskClassifier
 from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
 from vet.engine.ema import Average, copy_into
@@ -28,17 +29,16 @@ class Learner:
     In stages (of train.stages, or one), each with parameters, optimizer and schedule of its own. step: the first to be taken.
     """
 
-    def __init__(self, model: ImageClassifier, train: Train, order: Order, accelerator: Accelerator, step: int = 0):
+    def __init__(self, model: ImageClassifier | MultiTaskClassifier, train: Train, order: Order, accelerator: Accelerator,
+                 step: int = 0):
         self.model, self.train, self.order, self.accelerator = model, train, order, accelerator
         self.average = Average(model.trained_state(), train.ema) if train.ema else None
         self._all = model.trainable()
         self._stages = train.stages or [Stage(train.max_epochs)]
         self._begins = [sum(stage.epochs for stage in self._stages[:i]) * order.steps for i in range(len(self._stages) + 1)]
-        mixes = [kind(alpha=alpha, num_classes=len(model.classes))
-                 for kind, alpha in ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix)) if alpha > 0]
-        self._mix = v2.RandomChoice(mixes) if mixes else None
+        self._mix = {task: _mixture(train, len(part.classes)) for task, part in model.tasks.items()}
         for stage in self._stages:
-            if not any(re.fullmatch(stage.train, name) for name in self._all):
+            if self._all and not any(re.fullmatch(stage.train, name) for name in self._all):
                 raise UserError(f'the stage train={stage.train!r} trains none of the {len(self._all)} parameters, such as '
                                 f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
         self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
@@ -72,11 +72,11 @@ class Learner:
         share = accelerator.num_processes / self.order.step_size(step)     # DDP takes the mean over processes, not images
         for i, batch in enumerate(batches):
             images, targets = batch.images, batch.labels
-            if self._mix and len(targets) > 1:
-                images, targets = self._mix(images, targets)
+            if (mixture := self._mix[batch.task]) and len(targets) > 1:
+                images, targets = mixture(images, targets)
             with nullcontext() if i == len(batches) - 1 else accelerator.no_sync(self.net):
                 with accelerator.autocast():
-                    logits = self.net(images)
+                    logits = self.net(images, *batch.route)
                 losses = F.cross_entropy(logits.float(), targets, reduction='none', label_smoothing=train.label_smoothing)
                 loss = (losses * batch.weights).sum() * share
                 if i == 0:
@@ -120,3 +120,9 @@ class Learner:
         for parameter in self._all.values():
             parameter.requires_grad_()
         vars(self.model).pop('forward', None)       # of bf16, accelerate leaves the class's own behind, bound to this instance
+
+
+def _mixture(train: Train, num_classes: int) -> nn.Module | None:
+    mixes = [kind(alpha=alpha, num_classes=num_classes)
+             for kind, alpha in ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix)) if alpha > 0]
+    return v2.RandomChoice(mixes) if mixes else None

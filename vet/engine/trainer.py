@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 
 from vet.config import Settings
 from vet.core.model import ImageClassifier
+from vet.core.multitask import MultiTaskClassifier
 from vet.datasets.image import open_image
 from vet.engine.batches import Batch, Order, load
 from vet.engine.checkpoint import Progress, save_checkpoint
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
-from vet.engine.evaluate import best_classes, compute_metrics, score
+from vet.engine.evaluate import best_classes, measure
 from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
@@ -41,19 +42,19 @@ class Trainer:
     save_output(model, folder, facts): writes the model folder when training ends.
     """
 
-    def __init__(self, model: ImageClassifier, data: dict[str, Any], settings: Settings, folder: WorkFolder,
-                 save_output: Callable[[ImageClassifier, Path, dict[str, Any]], None], device: str | None = None):
+    def __init__(self, model: ImageClassifier | MultiTaskClassifier, data: dict[str, Any], settings: Settings, folder: WorkFolder,
+                 save_output: Callable[[Any, Path, dict[str, Any]], None], device: str | None = None):
         self.settings, self.data, self.folder, self._save_output = settings, data, folder, save_output
         if settings.train.deterministic:
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # without it cuBLAS refuses
             torch.use_deterministic_algorithms(True)
         if settings.train.threads is not None:
             torch.set_num_threads(settings.train.threads)
-        self.accelerator = make_accelerator(device, settings.train.precision)
+        self.accelerator = make_accelerator(device, settings.train.precision, some_unused=len(model.tasks) > 1)
         self.model = model.to(self.accelerator.device)
-        views = vars(model.backbone.preprocessing)
-        self._augment = build_transform(settings.train.transform, **views)
-        self._view = build_transform(settings.evaluation.transform, **views)
+        self._augment, self._view = (
+            {task: build_transform(transform, **vars(part.backbone.preprocessing)) for task, part in model.tasks.items()}
+            for transform in (settings.train.transform, settings.evaluation.transform))
         self._best: dict[str, torch.Tensor] | None = None
         self._training = False
 
@@ -78,14 +79,14 @@ class Trainer:
         return self._measure(split)
 
     @torch.no_grad()
-    def predict(self, images: list[Any], topk: int = 1) -> list[dict[str, list]]:
+    def predict(self, images: list[Any], topk: int = 1, task: str | None = None) -> list[dict[str, list]]:
         """A list of images, as `pipeline` takes them, to {'scores': […], 'labels': […]} each, the `topk` best first."""
-        self.model.eval()
-        views = [self._view(open_image(image)) for image in images]
+        model = self.model.for_task(task).eval()
+        views = [self._view[task](open_image(image)) for image in images]
         if not views:
             return []
         with self.accelerator.autocast():
-            return best_classes(self.model, torch.stack(views).to(self.accelerator.device), topk)
+            return best_classes(model, torch.stack(views).to(self.accelerator.device), topk)
 
     def _train(self) -> dict[str, Any]:
         settings, accelerator, train = self.settings, self.accelerator, self.settings.train
@@ -93,15 +94,17 @@ class Trainer:
         progress, parts = self.folder.begin(settings, describe(accelerator.device) if is_main else None)
         accelerator.wait_for_everyone()
         order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
-                      train.accumulate, settings.seed, accelerator.process_index, accelerator.num_processes)
+                      train.accumulate, settings.seed, accelerator.process_index, accelerator.num_processes,
+                      tuple(len(part) for part in getattr(self.data['train'], 'tasks', {}).values()))
         if parts and progress.processes != accelerator.num_processes:
             raise TrainingError(f'the run was begun with {progress.processes} processes, which share each batch; go on with as '
                                 f'many (given: {accelerator.num_processes}).')
         progress.processes = accelerator.num_processes
         if not parts:
             seed_everything(settings.seed, 'prepare')
-            for tuner in self.model.tuners:
-                tuner.prepare((batch.images, batch.labels) for batch in self._batches(order, 0))
+            for task, part in self.model.tasks.items():
+                for tuner in part.tuners:
+                    tuner.prepare((batch.images, batch.labels) for batch in self._batches(order, 0) if batch.task == task)
             if settings.evaluation.before and self.data.get('test') is not None:
                 progress.before = self._measure('test')
         learner = Learner(self.model, train, order, accelerator, progress.step)
@@ -188,11 +191,10 @@ class Trainer:
         return summary
 
     def _measure(self, split: str) -> dict[str, float]:
-        dataset, loader = self.data.get(split), self.settings.evaluation.dataloader
+        dataset = self.data.get(split)
         if dataset is None:
             raise UserError(f'there is no {split!r} split to evaluate on; give dataset.{split} in the config.')
-        scores, labels = score(self.model, dataset, self._view, self.accelerator, loader.batch_size_per_gpu, loader.workers_per_gpu)
-        return compute_metrics(self.settings.evaluation.metrics, scores, labels)
+        return measure(self.model, dataset, self._view, self.accelerator, self.settings.evaluation)
 
     def _batches(self, order: Order, step: int) -> Iterator[Batch]:
         """This process's batches from step `step` to the end of training; nothing is read before the first is asked for."""

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 import vet
 from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier
+from vet.core.multitask import MultiTaskClassifier, share_equal_weights
 from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError
 from vet.registry import BACKBONES, HEADS, TUNERS
@@ -23,19 +24,20 @@ REFUSED = ('_base_', 'custom_imports', 'env_variables')     # what mmengine's Co
 IDENTITY = ('tag', 'sha256')                                # of a backbone: what identifies it, beside what builds it
 
 
-def save_model(model: ImageClassifier, folder: Path, facts: Mapping[str, Any]) -> None:
+def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts: Mapping[str, Any]) -> None:
     """Publishes the model folder by one rename.
 
     facts: 'settings' (the run's config, whose tuner and head entries are kept) and 'metrics' (measured on the test split).
     """
     settings = facts['settings']
-    identity = dict(model.backbone.identity)
-    if identity.get('checkpoint'):
-        identity['checkpoint'] = str(Path(identity['checkpoint']).expanduser().absolute())
+    own = {task: dict(backbone=_located(part.backbone.identity), head=(settings['model']['tasks'].get(task) or {}).get(
+        'head', settings['model']['head'])) for task, part in model.tasks.items()}
+    preprocessing = {task: vars(part.backbone.preprocessing) for task, part in model.tasks.items()}
+    several = dict(tasks=own, shared=settings['model']['shared']) if None not in own else {}
     configuration = dict(
         framework='pytorch', task='vision-efficient-tuning', vet_version=vet.__version__,
-        model=dict(backbone=identity, tuners=settings['model']['tuners'], head=settings['model']['head']),
-        classes=model.classes, preprocessing=vars(model.backbone.preprocessing),
+        model=dict(**next(iter(own.values())), tuners=settings['model']['tuners'], **several),
+        classes=model.classes, preprocessing=preprocessing.get(None, preprocessing),
         **{section: settings[section] for section in ('dataset', 'train', 'evaluation', 'seed')}, metrics=dict(facts['metrics']))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trained_state().items()}
 
@@ -68,29 +70,37 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
     try:
         backbone, head = configuration['model']['backbone'], configuration['model']['head']
         assert isinstance(backbone, dict) and isinstance(head, dict) and isinstance(configuration['model']['tuners'], list)
-        assert isinstance(configuration['classes'], list)
+        assert isinstance(configuration['classes'], dict if configuration['model'].get('tasks') else list)
     except (KeyError, TypeError, AssertionError) as error:
         raise DataError(f'{str(path)!r} is not the configuration of a vet model: model.backbone, model.tuners, model.head '
                         f'and classes are needed.') from error
     return configuration
 
 
-def load_model(folder: str | Path, backbone: str | Path | None = None) -> ImageClassifier:
+def load_model(folder: str | Path, backbone: str | Path | Mapping[str, str | Path] | None = None
+               ) -> ImageClassifier | MultiTaskClassifier:
     """The classifier of a model folder, in eval mode on the CPU.
 
-    backbone: where the backbone's weights are now, if not where the folder says. Other weights than those that were tuned
-    are refused, by their sha256. Images are prepared as the folder says, whatever the library's settings are by now.
+    backbone: where the backbone's weights are now, if not where the folder says; of several tasks, {task: where}. Other weights
+    than those that were tuned are refused, by their sha256. Images are prepared as the folder says, whatever the library's
+    settings are by now.
     """
     configuration, path = read_configuration(folder), Path(folder) / TENSORS
-    network = load_backbone(configuration['model']['backbone'], backbone)
-    network.preprocessing = network.preprocessing.with_changes(configuration.get('preprocessing', {}))
-    model = build_classifier(network, configuration['model']['tuners'], configuration['model']['head'], configuration['classes'])
+    model, classes, preprocessing = configuration['model'], configuration['classes'], configuration.get('preprocessing', {})
+    if not model.get('tasks'):
+        model, classes, preprocessing = dict(model, tasks={None: model}), {None: classes}, {None: preprocessing}
+    parts = {}
+    for task, part in model['tasks'].items():
+        network = load_backbone(part['backbone'], backbone.get(task) if isinstance(backbone, Mapping) else backbone)
+        network.preprocessing = network.preprocessing.with_changes(preprocessing.get(task, {}))
+        parts[task] = network, part['head'], classes[task]
+    made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f'{str(path)!r} cannot be read: {error}. Copy the model folder again, whole.') from error
-    model.load_trained_state(state, str(path))
-    return model.eval()
+    made.load_trained_state(state, str(path))
+    return made.eval()
 
 
 def load_backbone(identity: Mapping[str, Any], checkpoint: str | Path | None = None) -> Backbone:
@@ -113,3 +123,17 @@ def build_classifier(backbone: Backbone, tuners: list[dict[str, Any]], head: dic
     """Puts the plugins together: tuners attached in order, a head for as many classes as are named."""
     return ImageClassifier(backbone, [TUNERS.build(tuner) for tuner in tuners],
                            HEADS.build({**head, 'num_classes': len(classes)}, in_features=backbone.num_features), classes)
+
+
+def build_classifiers(parts: Mapping[Any, tuple[Backbone, dict[str, Any], list[str]]], tuners: list[dict[str, Any]],
+                      shared: str = '.*') -> ImageClassifier | MultiTaskClassifier:
+    """The classifier of {task: (backbone, head entry, classes)}; {None: …} where there is one task."""
+    share_equal_weights([backbone for backbone, _, _ in parts.values()])
+    made = {task: build_classifier(backbone, tuners, head, classes) for task, (backbone, head, classes) in parts.items()}
+    return made[None] if None in made else MultiTaskClassifier(made, shared)
+
+
+def _located(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """With the whole path of its checkpoint."""
+    checkpoint = identity.get('checkpoint')
+    return dict(identity, **({'checkpoint': str(Path(checkpoint).expanduser().absolute())} if checkpoint else {}))

@@ -1,0 +1,122 @@
+"""MultiTaskClassifier: several classifiers, each with its own frozen weights and head, whose tuners share parameters.
+
+With W_t = W0_t + B A for every task t: one A and B (or one A and a B each) learned from all tasks.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.backbone import Backbone
+from vet.core.model import ImageClassifier, load_into
+from vet.core.tuner import Tuner
+from vet.errors import UnknownNameError, UserError
+
+
+class MultiTaskClassifier(nn.Module):
+    """Normalised images (B, 3, H, W) of one task, and its name -> logits (B, K_task).
+
+    tasks: {name: its classifier}. shared: which of the tuners' parameters are one for all tasks, as a regular expression over
+    their whole names, 'tuners.0.deltas.<site>.A'; those that match must be there, of one shape, in every task.
+    A parameter of one task alone is named 'tuners.<task>.0.deltas…' or 'head.<task>.…'.
+    """
+
+    def __init__(self, tasks: Mapping[str, ImageClassifier], shared: str = '.*'):
+        super().__init__()
+        self._tasks = nn.ModuleDict(tasks)
+        first, *others = (_deltas(model) for model in tasks.values())
+        self._shared = [name for name in first if re.fullmatch(shared, name)]
+        misfit = [name for name in self._shared for other in others
+                  if name not in other or _get(*other[name]).shape != _get(*first[name]).shape]
+        if misfit or not self._shared:
+            what = f'{misfit[0]!r}, which is not of one shape in every task' if misfit else f'none of {list(first)[:3]} …'
+            raise UserError(f'model.shared={shared!r} matches {what}; give a regular expression of names that all tasks have, such '
+                            f'as ".*" or ".*A".')
+        for other in others:
+            for name in self._shared:
+                holder, leaf = other[name]
+                holder._parameters[leaf] = _get(*first[name])
+
+    @property
+    def tasks(self) -> dict[str | None, Any]:
+        """{task: its ImageClassifier}"""
+        return dict(self._tasks.items())
+
+    @property
+    def classes(self) -> dict[str | None, list[str]]:
+        """{task: its class names}"""
+        return {name: model.classes for name, model in self.tasks.items()}
+
+    @property
+    def tuners(self) -> list[Tuner]:
+        """Those of every task."""
+        return [tuner for model in self.tasks.values() for tuner in model.tuners]
+
+    def for_task(self, task: str | None) -> ImageClassifier:
+        """The classifier of one task. UserError for a name that is none."""
+        if task not in self._tasks:
+            raise UnknownNameError('task', task, self._tasks, 'The model has several: name one with task=….')
+        return self.tasks[task]
+
+    def forward(self, images: torch.Tensor, task: str) -> torch.Tensor:
+        """images (B, 3, H, W) -> logits (B, K_task), float32"""
+        return self._tasks[task](images)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, those that are shared once."""
+        return {self._name(task, name): p for task, model in self.tasks.items() for name, p in model.trainable().items()}
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """All that training made, by the names it is saved under."""
+        return {self._name(task, name): value
+                for task, model in self.tasks.items() for name, value in model.trained_state().items()}
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """What only further training needs."""
+        return {f'{task}.{name}': value for task, model in self.tasks.items() for name, value in model.training_state().items()}
+
+    def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
+        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is loaded."""
+        load_into(self.trained_state(), state, source)
+
+    def count(self) -> dict[str, int]:
+        """Numbers of parameters, as ImageClassifier's; what tasks share counts once."""
+        trainable = self.trainable()
+        head = sum(p.numel() for name, p in trainable.items() if name.startswith('head.'))
+        total = sum(p.numel() for p in trainable.values())
+        backbone = sum(p.numel() for p in {p for model in self.tasks.values() for p in model.backbone.parameters()})
+        return dict(tuners=total - head, head=head, trainable=total, backbone=backbone,
+                    total=sum(p.numel() for p in self.parameters()))
+
+    def _name(self, task: str | None, name: str) -> str:
+        if name in self._shared:
+            return name
+        kind, _, rest = name.partition('.')
+        return f'{kind}.{task}.{rest}'
+
+
+def _deltas(model: ImageClassifier) -> dict[str, tuple[nn.Module, str]]:
+    """The module that holds each parameter of the tuners' deltas and its name there, by the name it is saved under."""
+    found = {}
+    for i, tuner in enumerate(model.tuners):
+        for path, _ in tuner.deltas.named_parameters():
+            owner, _, leaf = path.rpartition('.')
+            found[f'tuners.{i}.deltas.{path.replace("/", ".")}'] = tuner.deltas.get_submodule(owner), leaf
+    return found
+
+
+def _get(holder: nn.Module, name: str) -> Any:
+    return getattr(holder, name)
+
+
+def share_equal_weights(backbones: Sequence[Backbone]) -> None:
+    """Lets untouched backbones of the same weights hold the same tensors, so that they take the memory of one."""
+    first: dict[str, Backbone] = {}
+    for backbone in backbones:
+        other = first.setdefault(backbone.identity['sha256'], backbone)
+        for name, module in backbone.network.named_modules():
+            module._parameters.update(other.network.get_submodule(name)._parameters)
+            module._buffers.update(other.network.get_submodule(name)._buffers)

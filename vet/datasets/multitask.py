@@ -1,0 +1,32 @@
+"""Several datasets as one, for a model with one head for each of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.data import ConcatDataset
+
+from vet.errors import UserError
+from vet.registry import DATASETS
+
+
+@DATASETS.register_module()
+class MultiTask(ConcatDataset):
+    """The datasets of several tasks, one after another. An item is (image, its label among the classes of its task).
+
+    tasks: task names to datasets, or to config entries such as dict(type='Flowers102', split='train').
+    classes: {task: class names}.
+    """
+
+    def __init__(self, tasks: Mapping[str, Any], root: Any = 'data'):
+        wrong = [name for name in tasks if not str(name).isidentifier()]
+        if wrong or not tasks:
+            raise UserError(f'tasks has the names {list(map(str, tasks))}; allowed: one or more of letters, digits and _, each with '
+                            f'a dataset, such as tasks=dict(flowers=dict(type="Flowers102", split="train")).')
+        self.tasks = {name: DATASETS.build(dict(entry), root=root) if isinstance(entry, Mapping) else entry
+                      for name, entry in tasks.items()}
+        super().__init__(self.tasks.values())
+        self.classes = {name: list(dataset.classes) for name, dataset in self.tasks.items()}
+
+    def task_of(self, index: int) -> str:
+        """The task that item `index` belongs to."""
+        return next(name for name, end in zip(self.tasks, self.cumulative_sizes) if index < end)
