@@ -49,7 +49,7 @@ def test_metrics_agree(runs, name):
     one, two = (json.loads((folder / f'{name}.json').read_text()) for folder in runs)
     keys = (*METRICS, 'before', 'validation', 'on_train', 'selected', 'steps', 'parameters')
     assert {key: two[key] for key in keys} == {key: one[key] for key in keys}
-    assert len(set(one['on_train'].values())) == 3      # three metrics that agree by chance would prove little
+    assert len(set(one['on_train'].values())) >= 3      # three metrics that agree by chance would prove little
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -12,7 +12,12 @@ import torch
 from tests.engine.runs import build
 
 METRICS = ['accuracy', 'mean_per_class_accuracy', 'macro_f1']
-CASES = {'plain': 1, 'accumulated': 2}
+CASES = {
+    'plain': {}, 'accumulated': {'train.accumulate': 2},
+    'stages': {'train.stages': [dict(epochs=1, train='head.*'), dict(epochs=1, optimizer=dict(type='SGD', lr=0.1))]},
+    'tasks': {'model.shared': r'.*\.A', **{f'dataset.{split}': dict(type='MultiTask', tasks={
+        name: dict(type='Digits', split=split, digits=digits) for name, digits in dict(high=[7, 8, 9], middle=[5, 6]).items()})
+        for split in ('train', 'test')}}}
 
 
 def train_all(folder, processes):
@@ -20,11 +25,11 @@ def train_all(folder, processes):
 
     Writes each summary, and the metrics of the 599 training images, which two do not divide.
     """
-    for name, accumulate in CASES.items():
+    for name, options in CASES.items():
         trainer = build(folder / name, **{
-            'train.accumulate': accumulate, 'train.clip_norm': 1.0, 'train.label_smoothing': 0.1, 'train.ema': 0.9,
+            'train.clip_norm': 1.0, 'train.label_smoothing': 0.1, 'train.ema': 0.9,
             'train.dataloader': dict(batch_size_per_gpu=46 // processes, workers_per_gpu=0),
-            'evaluation.metrics': METRICS, 'evaluation.select': 'best'})
+            'evaluation.metrics': METRICS, 'evaluation.select': 'best', **options})
         summary = trainer.train()
         assert trainer.accelerator.num_processes == processes
         summary['on_train'] = trainer.evaluate('train')

@@ -116,7 +116,8 @@ def mixer() -> Backbone:
 
 
 @pytest.mark.parametrize('net, text', [
-    (lambda: tiny('resnet'), r"tokens \(N, C\).*'layer1\.0' \(BasicBlock, which takes \(\d+, 8, 8\)"),
+    (lambda: tiny('resnet'),
+     r"tokens \(N, C\).* \(for convolutional networks see BorderPrompt\), but 'layer1\.0' \(BasicBlock, which takes \(\d+, 8, 8\)"),
     (lambda: tiny('vgg'), r"'features\.0' \(Conv2d, which takes \(3, 32, 32\)"),
     (lambda: tiny('swin'), r"free of 'window_size', but 'layers\.0\.blocks\.0' \(SwinTransformerBlock, which takes \(8, 8, 16\)"),
     (lambda: timm_net('beit_base_patch16_224', **VIT), r"free of 'shared_rel_pos_bias'.*'blocks\.0' \(Block, which takes \(17, 32\)"),

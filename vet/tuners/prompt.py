@@ -54,7 +54,7 @@ class VPT(Tuner):
             tie = tie_to_positions(site.module)
             if len(site.in_shape) != 2 or site.out_shape != site.in_shape or tie or not attends(site.module):
                 raise refuse(self, site, 'tokens (N, C) under attention that takes any number of them'
-                                         + (f', free of {tie!r}' if tie else ''))
+                                         + (f', free of {tie!r}' if tie else ' (for convolutional networks see BorderPrompt)'))
         depths = [site.depth for site in sites]
         self.first, self.last = min(depths), max(depths)
 

@@ -1,0 +1,13 @@
+"""Oxford Flowers 102 and CIFAR-100 with one LoRA r=10 on qkv, DeiT-Tiny; a head for each.
+
+    python tools/train.py configs/deit_tiny_multitask.py
+
+Not measured.
+"""
+
+_base_ = ['_base_/models/deit_tiny.py', '_base_/recipes/vet.py']
+
+model = dict(backbone=dict(lora_length=10), shared='.*')
+dataset = dict(
+    train=dict(type='MultiTask', tasks=dict(flowers=dict(type='Flowers102', split='train'), cifar=dict(type='CIFAR100', split='train'))),
+    test=dict(type='MultiTask', tasks=dict(flowers=dict(type='Flowers102', split='test'), cifar=dict(type='CIFAR100', split='test'))))

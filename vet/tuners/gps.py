@@ -1,0 +1,120 @@
+"""GPS: of each neuron's input connections, the few with the largest gradients are tuned.   Zhang et al. 2023, arXiv:2312.10136"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vet.core.backbone import Backbone
+from vet.core.edits import Reweight
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+# N views of images, C channels, k connections
+
+
+@TUNERS.register_module()
+class GPS(Tuner):
+    """W_ij + v_ij for the k inputs j of each output i of the largest |dL / dW_ij|, and b + f; all else stays frozen.
+
+    L is the supervised contrastive loss of the features, so that no head is needed; the connections are chosen by `prepare`, on
+    the frozen network, and saved. Before that: the k largest |W_ij| of each output. v and f start at zero: the identity.
+    A convolution's output has in / groups kH kW inputs.
+    k: one value, a list by depth (0 skips a block; then at='weight'), or a dict from module path patterns to values.
+    bias: whether the biases b train too, as in the authors' code; it takes every weight but the norms', here those of the stem
+        and the blocks.
+    images: from how many training images the choice is made (the authors: all). A batch holds each of them once, so that its
+        second view is its mirror image: `prepare` takes the memory of full tuning at twice the batch.
+    Parameters per site: k out, and out of a bias; ViT-B/16, k = 1: 83,712, and 83,712 of biases.
+    """
+
+    _backbone: Backbone | None = None
+
+    def __init__(self, k: int | list[int] | dict[str, int] = 1, bias: bool = True, images: int = 1000,
+                 at: str | list[str] | tuple[str, ...] = ('stem', 'weight')):
+        super().__init__(at)
+        if images < 1:
+            raise UserError(f'images is {images}; it must be at least 1.')
+        self.k, self.bias, self.images = k, bias, images
+
+    def attach(self, backbone: Backbone) -> None:
+        super().attach(backbone)
+        object.__setattr__(self, '_backbone', backbone)         # for `prepare`; not ours to own
+
+    def detach(self) -> None:
+        super().detach()
+        object.__setattr__(self, '_backbone', None)
+
+    def tune(self, site: Site) -> None:
+        k = site.at_depth(self.k, 'k')
+        if not k:
+            return
+        if site.weight.dim() < 2 or k > site.weight[0].numel():
+            raise refuse(self, site, f'a weight matrix with {k} inputs or more to each output')
+        self.reweight(site, Connections(site.weight, k, self.bias and site.bias is not None))
+
+    def prepare(self, batches: Iterable) -> None:
+        """Chooses the connections from batches of images (B, 3, H, W) and labels (B,), while every update is zero."""
+        assert self._backbone is not None, 'attach first'
+        edits = [edit for edit in self._edits if isinstance(edit, Reweight)]
+        weights = [edit.host.get_parameter(edit.weight_name) for edit in edits]
+        sums, was_training, seen = [torch.zeros_like(weight) for weight in weights], self._backbone.training, 0
+        frozen = [weight for weight in weights if not weight.requires_grad]
+        self._backbone.eval()
+        try:
+            for weight in frozen:
+                weight.requires_grad_(True)
+            for images, labels in batches:
+                loss = contrastive_loss(self._backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2))
+                for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
+                    total += gradient
+                seen += len(images)
+                if seen >= self.images:
+                    break
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+            self._backbone.train(was_training)
+        if not any(total.any() for total in sums):
+            raise UserError(f'{type(self).__name__} compares the images of a batch, but in {seen} images there was nothing to '
+                            f'compare; set train.dataloader.batch_size_per_gpu to 2 or more.')
+        for edit, total in zip(edits, sums):
+            edit.delta.index.copy_(largest(total, edit.delta.index.shape[1]))
+            if torch.distributed.is_initialized():              # each process has seen its own images
+                torch.distributed.broadcast(edit.delta.index, 0)
+
+
+class Connections(nn.Module):
+    """W + values at `index`, k inputs to each output, and bias + shift."""
+
+    def __init__(self, weight: torch.Tensor, k: int, shift: bool):
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(len(weight), k))
+        self.shift = nn.Parameter(torch.zeros(len(weight))) if shift else None
+        self.index: torch.Tensor
+        self.register_buffer('index', largest(weight, k).int())
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """weight (out, in, …), bias (out,) or None -> the same shapes"""
+        moved = weight.flatten(1).scatter_add(1, self.index.long(), self.values.to(weight.dtype)).view_as(weight)
+        return moved, bias if self.shift is None or bias is None else bias + self.shift.to(bias.dtype)
+
+
+def largest(tensor: torch.Tensor, k: int) -> torch.Tensor:
+    """(out, …) -> (out, k): the places of the k largest absolute values of each row, in order."""
+    return tensor.detach().flatten(1).abs().topk(k).indices.sort().values
+
+
+def contrastive_loss(features_NC: torch.Tensor, labels_N: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
+    """-mean over i, and over the others p of i's label, of log softmax_{a != i}(z_i z_a / temperature)_p, z = features / |.|.
+
+    Khosla et al. 2020, arXiv:2004.11362, eq. 2. Every label must be there twice.
+    """
+    z_NC = F.normalize(features_NC)
+    self_NN = torch.eye(len(z_NC), dtype=torch.bool, device=z_NC.device)
+    log_p_NN = (z_NC @ z_NC.T / temperature).masked_fill(self_NN, -torch.inf).log_softmax(-1)
+    positive_NN = (labels_N == labels_N[:, None]) & ~self_NN
+    return -(log_p_NN.masked_fill(~positive_NN, 0).sum(1) / positive_NN.sum(1)).mean()

@@ -1,0 +1,43 @@
+"""A low-rank branch from the pixels to the network's output, past the frozen network: no gradient passes through it."""
+
+import torch
+from torch import nn
+
+from vet.core.site import Site
+from vet.core.tuner import Tuner
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+
+@TUNERS.register_module()
+class PixelBranch(Tuner):
+    """f(x) + scale B A vec(x): f the frozen backbone, x its normalised images, A (rank, 3 H W), B (C, rank) zero at the start.
+
+    f gives features, or logits where the backbone keeps its classifier. A starts as nn.Linear draws it.
+    Images of one size, the backbone's.
+    Parameters: rank (3 H W + C); VGG-19 with its 1000 logits at 224 pixels, rank 10: 1,515,280.
+    """
+
+    def __init__(self, rank: int = 10, scale: float = 1.0):
+        super().__init__('backbone')
+        if rank < 1 or scale == 0:
+            raise UserError(f'rank is {rank} and scale is {scale}; rank must be at least 1, and scale not be 0.')
+        self.rank, self.scale = rank, scale
+
+    def tune(self, site: Site) -> None:
+        self.after(site, Branch(site.in_shape, site.out_shape[0], self.rank, self.scale))
+
+
+class Branch(nn.Module):
+    def __init__(self, image_shape: torch.Size, features: int, rank: int, scale: float):
+        super().__init__()
+        self.image_shape, self.scale = image_shape, scale
+        self.A, self.B = nn.Linear(image_shape.numel(), rank, bias=False), nn.Linear(rank, features, bias=False)
+        nn.init.zeros_(self.B.weight)
+
+    def forward(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """images (B, 3, H, W), features (B, C) -> (B, C)"""
+        if images.shape[1:] != self.image_shape:
+            raise UserError(f'the branch was made for images of {tuple(self.image_shape)}, but got {tuple(images.shape[1:])}; '
+                            f'give those, or set model.backbone.preprocessing.size.')
+        return features + self.scale * self.B(self.A(images.flatten(1))).to(features.dtype)
