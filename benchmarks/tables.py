@@ -38,13 +38,35 @@ def flowers() -> str:
                               f'`python benchmarks/peft_flowers.py`.')
 
 
+def tuners() -> str:
+    """Every tuner by one recipe on a part of CIFAR-100: the best first."""
+    found = json.loads((HERE / 'results' / 'tuners.json').read_text())
+    settings, runs = found['settings'], found['runs']
+    train, test = (100 * settings[f'{split}_per_class'] for split in ('train', 'test'))
+    headers = (f'DeiT-Tiny, CIFAR-100 subset ({train:,} train, {test:,} test images)', 'accuracy, %', 'trained numbers',
+               's / step', 'kept for backward, MB', 'peak memory, MB', 'folder, kB')
+    rows = [f'| {" | ".join(headers)} |', '|---' * len(headers) + '|']
+    for name, run in sorted(runs.items(), key=lambda item: -item[1]['accuracy']):
+        rows.append(f'| {name} | {100 * run["accuracy"]:.2f} | {run["parameters"]:,} | {run["seconds"]:.3f} | '
+                    f'{run["saved_bytes"] / 1e6:.1f} | {run["peak_mb"]:.0f} | {run["folder_bytes"] / 1e3:.0f} |')
+    environment = list(runs.values())[-1]['environment']
+    return '\n'.join(rows) + (
+        f'\n\n{machine(environment)}, threads: {environment["threads"]}; images of 32 pixels taken at {settings["pixels"]}, '
+        f'{settings["epochs"]} epochs, seed {settings["seed"]}, the recipe and the learning rate ({settings["lr"]:g}) the same for '
+        f'all, the head not counted in trained numbers; `python benchmarks/tuners.py`.')
+
+
 def machine(environment: dict) -> str:
     packages = environment['packages']
     return f'{environment["cores"]} CPU cores, torch {packages["torch"]}, timm {packages["timm"]}'
 
 
+TABLES = {'quickstart.json': quickstart, 'peft_flowers.json': flowers, 'tuners.json': tuners}
+
+
 def main() -> None:
-    text = f'<!-- measured -->\n\n{quickstart()}\n\n{flowers()}\n\n<!-- end -->'
+    measured = [table() for name, table in TABLES.items() if (HERE / 'results' / name).exists()]
+    text = '\n\n'.join(['<!-- measured -->', *measured, '<!-- end -->'])
     README.write_text(re.sub(r'<!-- measured -->.*<!-- end -->', lambda _: text, README.read_text(), flags=re.DOTALL))
 
 

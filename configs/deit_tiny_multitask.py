@@ -8,6 +8,5 @@ Not measured.
 _base_ = ['_base_/models/deit_tiny.py', '_base_/recipes/vet.py']
 
 model = dict(backbone=dict(lora_length=10), shared='.*')
-dataset = dict(
-    train=dict(type='MultiTask', tasks=dict(flowers=dict(type='Flowers102', split='train'), cifar=dict(type='CIFAR100', split='train'))),
-    test=dict(type='MultiTask', tasks=dict(flowers=dict(type='Flowers102', split='test'), cifar=dict(type='CIFAR100', split='test'))))
+dataset = {split: dict(type='MultiTask', tasks=dict(
+    flowers=dict(type='Flowers102', split=split), cifar=dict(type='CIFAR100', split=split))) for split in ('train', 'test')}

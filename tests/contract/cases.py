@@ -23,6 +23,7 @@ EVERY = tuple(FAMILIES)
 ATTENTION = ('vit', 'swin', 'clip', 'deit-distilled', 'torchvision-vit')
 NORMED = tuple(family for family in EVERY if family != 'vgg')
 TOKENS = ('vit', 'clip', 'deit-distilled', 'torchvision-vit')
+CONVOLUTIONAL = ('convnext', 'resnet', 'mobilenet', 'vgg')
 MLPS = ATTENTION + ('convnext',)
 
 
@@ -216,6 +217,17 @@ CASES: tuple[Case, ...] = (
          8 + shape[0] for block in b.sites.blocks for shape in _weights(b, block))),
     Case('LoRA', lambda b: dict(rank=8, variant='vera', parts='qv'), on=ATTENTION,
          label='vera-qv', count=lambda b: sum(2 * (8 + out // 3) for out, _ in _fused(b))),
+    Case('DyLoRA', lambda b: dict(rank=4, at='weight'), on=EVERY, count=lambda b: sum(
+        _low_rank(_weights(b, block), 4) for block in b.sites.blocks)),
+    Case('DyLoRA', lambda b: dict(rank=3, alpha=6, schedule='shrink', use=2), on=ATTENTION, label='shrink',
+         count=lambda b: _low_rank(_fused(b), 3)),
+    Case('AdaLoRA', lambda b: dict(rank=3, target=2, at='weight'), on=EVERY, count=lambda b: sum(
+        _low_rank([shape], 3) + 3 for block in b.sites.blocks for shape in _weights(b, block))),
+    Case('MoLoRA', lambda b: dict(rank=2, experts=3), on=('vit', 'swin', 'clip', 'deit-distilled'), count=lambda b: sum(
+        3 * (2 * (out + inside) + inside) for out, inside in _fused(b))),
+    Case('MoLoRA', lambda b: dict(rank=2, experts=3, topk=2, alpha=4, at='weight'), label='weight', on=(
+        'vit', 'swin', 'clip', 'deit-distilled', 'resnet', 'vgg'), count=lambda b: sum(
+        3 * (2 * (shape[0] + shape[1:].numel()) + shape[1]) for block in b.sites.blocks for shape in _weights(b, block))),
     Case('Adapter', lambda b: dict(width=2), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
     Case('Adapter', lambda b: dict(width=2, position='before', scale='channel', activation='silu', at='block'), on=EVERY,
          label='before', count=lambda b: _bottlenecks(b, 'block', 2, into=True)),
@@ -228,6 +240,7 @@ CASES: tuple[Case, ...] = (
     Case('VPT', lambda b: dict(length=[0] + [2] * (len(b.sites.blocks) - 1)), on=TOKENS,
          count=lambda b: 2 * 32 * (len(b.sites.blocks) - 1)),
     Case('VPT', lambda b: dict(length=2, depth='shallow'), on=TOKENS, label='shallow', count=lambda b: 2 * 32),
+    Case('BorderPrompt', lambda b: dict(pad=3), on=CONVOLUTIONAL, count=lambda b: 3 * (6 * 38 + 6 * 32)),
     Case('Prefix', lambda b: dict(length=2), on=('vit', 'clip', 'deit-distilled'), count=lambda b: 3 * 2 * 2 * 32),
     Case('IA3', on=ATTENTION, count=lambda b: sum(2 * inside for _, inside in _fused(b)) + sum(
         _weights(b, block)[-1][1] for block in b.sites.blocks)),
@@ -243,10 +256,14 @@ CASES: tuple[Case, ...] = (
     Case('UTuning', lambda b: dict(width=2), on=ATTENTION, count=lambda b: sum(
          _bottlenecks(b, role, 2) for role in ('attn', 'mlp', 'block'))),
     Case('SCT', lambda b: dict(channels=4), on=EVERY, count=lambda b: (16 + 4) * len(b.sites.blocks)),
+    Case('GPS', on=EVERY, count=lambda b: _scales(b) - _sizes(b, _norm_names(b))),
+    Case('GPS', lambda b: dict(k=2, bias=False, at='weight'), on=EVERY, label='weight',
+         count=lambda b: sum(2 * shape[0] for block in b.sites.blocks for shape in _weights(b, block))),
     Case('SideTuning', on=EVERY, count=lambda b: 26_033 + 65 * b.num_features),
     Case('SideTuning', lambda b: dict(side=dict(type='timm', name='resnet18', pretrained=False, kwargs=dict(
          layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))), on=EVERY, label='resnet'),
     Case('LadderSide', lambda b: dict(reduction=4, heads=2), on=TOKENS, count=lambda b: _ladder(len(b.sites.blocks), 32, 8)),
+    Case('PixelBranch', lambda b: dict(rank=2, scale=0.5), on=EVERY, count=lambda b: 2 * (3 * 32 * 32 + b.num_features)),
     Case('FacT', lambda b: dict(rank=2), on=TOKENS, count=lambda b: _factors(b, 2) + 2 ** 3),
     Case('FacT', lambda b: dict(rank=2, variant='tt', scale=0.5), on=TOKENS, label='tt', count=lambda b:
          _factors(b, 2, middle=2 * 2)),

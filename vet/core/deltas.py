@@ -19,6 +19,7 @@ class LowRankUpdate(nn.Module):
     """
 
     dropout = 0.0               # of the update's input, in training
+    linear_in: tuple[str, ...] = ()     # the state B A is linear in, whatever W is; not inherited: a subclass may differ
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A (k, in) and B (out, k), whatever scales them included"""
@@ -60,6 +61,7 @@ class LowRank(LowRankUpdate):
 
     shares: type[nn.Module] | None = None   # what all deltas of this kind use, made once for a tuner
     takes_dropout = True
+    linear_in: tuple[str, ...] = ('B',)
 
     def __init__(self, weight_shape: torch.Size, rank: int, scale: float = 1.0, dropout: float = 0.0,
                  rows: list[slice] | None = None):

@@ -71,6 +71,7 @@ class PiSSA(LowRank):
     With W = U S V': A0 = sqrt(S / scale) V', B0 = U sqrt(S / scale), the first r of each. A0 and B0 are saved.
     """
 
+    linear_in = ('B', 'B0')
     A0: torch.Tensor
     B0: torch.Tensor
 
@@ -119,6 +120,7 @@ class VeRA(LowRank):
     """W + scale diag(b) B diag(d) A: A and B frozen and shared by equal shapes, b and d trained.   2310.11454, eq. 2"""
 
     shares = Projections
+    linear_in = ('b',)
     shared: Projections
 
     def make(self, in_features: int, num_rows: int) -> None:

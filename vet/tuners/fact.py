@@ -16,6 +16,8 @@ from vet.registry import TUNERS
 class TensorTrain(nn.Module):
     """Sigma_i is a matrix (r, r) of each of the n matrices.   FacT-TT"""
 
+    linear_in = ('V',)
+
     def __init__(self, width: int, rank: int, n: int):
         super().__init__()
         self.U, self.V = nn.Parameter(torch.empty(width, rank)), nn.Parameter(torch.zeros(width, rank))
@@ -32,6 +34,8 @@ class TensorTrain(nn.Module):
 
 class Tucker(TensorTrain):
     """Sigma_i = sum_k P_ik core_k, with one core (r, r, r) for all and P (n, r).   FacT-TK"""
+
+    linear_in = ('V',)
 
     def make_middle(self, rank: int, n: int) -> None:
         self.core, self.P = nn.Parameter(torch.empty(rank, rank, rank)), nn.Parameter(torch.empty(n, rank))

@@ -90,6 +90,8 @@ class GPS(Tuner):
 class Connections(nn.Module):
     """W + values at `index`, k inputs to each output, and bias + shift."""
 
+    linear_in = ('values', 'shift')
+
     def __init__(self, weight: torch.Tensor, k: int, shift: bool):
         super().__init__()
         self.values = nn.Parameter(torch.zeros(len(weight), k))

@@ -17,6 +17,8 @@ class Hadamard(LowRankUpdate):
     weight (out, in / groups, kH, kW) taken as (out, in kH kW / groups). w2_b starts at zero, the others as PEFT draws them.
     """
 
+    linear_in = ('w2_b',)
+
     def __init__(self, weight_shape: torch.Size, rank: int, scale: float):
         super().__init__()
         out, inside = weight_shape[0], math.prod(weight_shape[1:])

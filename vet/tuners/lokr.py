@@ -17,6 +17,8 @@ class Kronecker(nn.Module):
     x (…, i1 i2) as (…, i1, i2): the update gives w1 x w2', so that a Linear forms neither the product nor W's gradient.
     """
 
+    linear_in = ('w1',)
+
     def __init__(self, weight_shape: torch.Size, rank: int, scale: float, factor: int):
         super().__init__()
         (o1, o2), (i1, i2) = factorized(weight_shape[0], factor), factorized(weight_shape[1], factor)

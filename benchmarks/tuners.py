@@ -1,0 +1,191 @@
+"""Every tuner on DeiT-Tiny and a part of CIFAR-100 (subset), by one recipe: accuracy, size, time and memory.
+
+    python benchmarks/tuners.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
+    python benchmarks/tuners.py --data-root DIR --checkpoint … --only LoRA VPT-deep --train-per-class 2 --epochs 1 --output try.json
+
+The recipe is configs/_base_/recipes/vet.py (AdamW, random resized crops, flips), with one learning rate for all: a tuner that
+wants another fares worse here than it can. Trains on the first images of each class in DIR/cifar100-subset/train, tests once,
+after the last epoch, on the first of …/test. Each tuner has a process of its own, and its result is written when it is there:
+run again, the same command goes on with those that are missing.
+
+seconds: of an optimizer step on a batch in memory, the median of 15 after 3. saved: what autograd keeps of one step for its
+backward, each storage once, the model's own parameters and buffers left out. peak: the process's memory at the end of training,
+torch and the data included. folder: bytes of the model folder, the head of 100 classes in it.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Column, Table
+
+from vet import build_trainer
+from vet.config import load_config
+from vet.datasets.base import ImageDataset
+from vet.datasets.image_folder import ImageFolder
+from vet.engine.batches import Batch, Order
+from vet.engine.environment import describe
+from vet.engine.files import write_file
+from vet.engine.learner import Learner
+from vet.engine.meter import Meter
+from vet.engine.trainer import Trainer
+
+HERE = Path(__file__).parent
+WARMUP, TIMED = 3, 15
+TUNERS: dict[str, list[dict]] = {
+    'LinearProbe': [dict(type='LinearProbe')],
+    'Full': [dict(type='Full')],
+    'Partial': [dict(type='Partial')],
+    'BitFit': [dict(type='BitFit')],
+    'NormTune': [dict(type='NormTune')],
+    'DiffFit': [dict(type='DiffFit')],
+    'GPS': [dict(type='GPS')],
+    'LoRA': [dict(type='LoRA', rank=10)],
+    'LoRA-qv': [dict(type='LoRA', rank=8, parts='qv')],
+    'LoRA-weight': [dict(type='LoRA', rank=4, at='weight')],
+    'rsLoRA': [dict(type='LoRA', rank=10, variant='rslora')],
+    'DoRA': [dict(type='LoRA', rank=10, variant='dora')],
+    'PiSSA': [dict(type='LoRA', rank=10, variant='pissa')],
+    'VeRA': [dict(type='LoRA', rank=256, variant='vera')],
+    'LoRA-ensemble': [dict(type='LoRA', rank=4), dict(type='LoRA', rank=4), dict(type='LoRA', rank=2)],
+    'DyLoRA': [dict(type='DyLoRA', rank=8)],
+    'AdaLoRA': [dict(type='AdaLoRA')],
+    'MoLoRA': [dict(type='MoLoRA', rank=4)],
+    'LoHa': [dict(type='LoHa')],
+    'LoKr': [dict(type='LoKr')],
+    'FacT-TT': [dict(type='FacT', rank=16, variant='tt')],
+    'FacT-TK': [dict(type='FacT', rank=32, variant='tk')],
+    'IA3': [dict(type='IA3')],
+    'SSF': [dict(type='SSF')],
+    'RLRR': [dict(type='RLRR')],
+    'ARC': [dict(type='ARC')],
+    'RepAdapter': [dict(type='RepAdapter')],
+    'Adapter': [dict(type='Adapter')],
+    'Houlsby': [dict(type='Houlsby')],
+    'Pfeiffer': [dict(type='Pfeiffer')],
+    'AdaptFormer': [dict(type='AdaptFormer', width=64, dropout=0.1)],
+    'AdapterPlus': [dict(type='AdapterPlus')],
+    'Convpass': [dict(type='Convpass')],
+    'UTuning': [dict(type='UTuning')],
+    'SCT': [dict(type='SCT', channels=24)],
+    'VPT-deep': [dict(type='VPT', length=10)],
+    'VPT-shallow': [dict(type='VPT', length=10, depth='shallow')],
+    'Prefix': [dict(type='Prefix', length=10)],
+    'SideTuning': [dict(type='SideTuning')],
+    'LadderSide': [dict(type='LadderSide')],
+    'PixelBranch': [dict(type='PixelBranch')],
+}
+
+
+def measure(name: str, args: argparse.Namespace) -> dict:
+    """Trains one tuner, in this process, and says what it cost."""
+    recipe = load_config(HERE.parent / 'configs/_base_/recipes/vet.py')
+    recipe.merge_from_dict({
+        'model': dict(backbone=dict(type='timm', name='deit_tiny_patch16_224.fb_in1k', checkpoint=args.checkpoint,
+                                    kwargs=dict(img_size=args.pixels)), tuners=TUNERS[name], head=dict(type='Linear')),
+        'train.max_epochs': args.epochs, 'train.optimizer.lr': args.lr, 'train.dataloader.workers_per_gpu': 0,
+        'evaluation.dataloader': dict(batch_size_per_gpu=64, workers_per_gpu=0), 'evaluation.before': False})
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(model=recipe, work_dir=folder, seed=args.seed, device='cpu',
+                                train_dataset=part(args.data_root, 'train', args.train_per_class),
+                                eval_dataset=part(args.data_root, 'test', args.test_per_class))
+        summary = trainer.train()
+        folder_bytes = sum(path.stat().st_size for path in Path(summary['output']).iterdir())
+    return dict(tuners=TUNERS[name], accuracy=summary['accuracy'], parameters=summary['parameters']['tuners'],
+                peak_mb=summary['peak_memory_mb'], folder_bytes=folder_bytes, **cost_of_a_step(trainer))
+
+
+def part(data_root: str, split: str, per_class: int) -> ImageDataset:
+    """The first images of each class, in the order of their names."""
+    whole = ImageFolder(data_root, split, path='cifar100-subset')
+    classes = itertools.groupby(sorted(whole.samples, key=lambda sample: sample[::-1]), key=lambda sample: sample[1])
+    return ImageDataset(whole.classes, [sample for _, samples in classes for sample in itertools.islice(samples, per_class)])
+
+
+def cost_of_a_step(trainer: Trainer) -> dict:
+    """Seconds of one optimizer step, and bytes that its forward keeps for its backward."""
+    model: Any = trainer.model
+    train, seconds = trainer.settings.train, []
+    size = train.dataloader.batch_size_per_gpu
+    torch.manual_seed(0)
+    images = torch.randn(size, 3, *model.backbone.preprocessing.size)
+    batch = Batch(images, torch.arange(size) % len(model.classes), torch.ones(size))
+    learner = Learner(model, train, Order(size * (WARMUP + TIMED + 1), size, 1, trainer.settings.seed), trainer.accelerator)
+    own = {tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    for step in range(WARMUP + TIMED):
+        began = time.perf_counter()
+        learner.step([batch], step, Meter(torch.device('cpu')))
+        seconds.append(time.perf_counter() - began)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        learner.step([batch], WARMUP + TIMED, Meter(torch.device('cpu')))
+    learner.close()
+    return dict(seconds=statistics.median(seconds[WARMUP:]), saved_bytes=sum(saved.values()))
+
+
+def in_a_process(name: str) -> dict | None:
+    """`measure`, by this command again, in a process of its own; None where it fails, which has then been said."""
+    with tempfile.NamedTemporaryFile('r', suffix='.json') as file:
+        done = subprocess.run([sys.executable, __file__, *sys.argv[1:], '--measure', name, '--into', file.name])
+        return json.load(file) if done.returncode == 0 else None
+
+
+def show(runs: dict[str, dict]) -> None:
+    table = Table('tuner', *(Column(header, justify='right') for header in (
+        'accuracy, %', 'parameters', 's / step', 'saved, MB', 'peak, MB', 'folder, kB')))
+    for name, run in runs.items():
+        table.add_row(name, f'{100 * run["accuracy"]:.2f}', f'{run["parameters"]:,}', f'{run["seconds"]:.3f}',
+                      f'{run["saved_bytes"] / 1e6:.1f}', f'{run["peak_mb"]:.0f}', f'{run["folder_bytes"] / 1e3:.0f}')
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data-root', required=True)
+    parser.add_argument('--checkpoint', required=True)
+    parser.add_argument('--pixels', type=int, default=64)
+    parser.add_argument('--train-per-class', type=int, default=20)
+    parser.add_argument('--test-per-class', type=int, default=10)
+    parser.add_argument('--epochs', type=int, default=4)
+    parser.add_argument('--lr', type=float, default=2e-3)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--only', nargs='+', choices=TUNERS, default=list(TUNERS), metavar='NAME', help=', '.join(TUNERS))
+    parser.add_argument('--output', type=Path, default=HERE / 'results' / 'tuners.json')
+    parser.add_argument('--measure', help=argparse.SUPPRESS)
+    parser.add_argument('--into', type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        args.into.write_text(json.dumps(measure(args.measure, args)))
+        return
+    settings = {key: getattr(args, key) for key in ('pixels', 'train_per_class', 'test_per_class', 'epochs', 'lr', 'seed')}
+    environment = dict(describe(torch.device('cpu')), command=['benchmarks/tuners.py'])     # without this machine's paths
+    found = json.loads(args.output.read_text()) if args.output.exists() else dict(settings=settings, runs={})
+    if found['settings'] != settings:
+        sys.exit(f'{args.output} was measured with {found["settings"]}; give other --output, or remove it.')
+    for name in args.only:
+        if name not in found['runs'] and (run := in_a_process(name)):
+            found['runs'][name] = run | dict(environment=environment)
+            write_file(args.output, json.dumps(found, indent=1) + '\n')
+    show({name: found['runs'][name] for name in TUNERS if name in found['runs']})
+    if missing := [name for name in args.only if name not in found['runs']]:
+        sys.exit(f'failed, and will be tried again by the same command: {", ".join(missing)}')
+
+
+if __name__ == '__main__':
+    main()

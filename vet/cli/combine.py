@@ -1,0 +1,25 @@
+"""Combines trained models of one backbone into a new model folder: a soup of their tensors, or a sum of their updates."""
+
+import argparse
+
+from vet.cli.command import add_import, import_plugins, run
+from vet.hub.combine import METHODS, combine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog='combine', description=__doc__)
+    parser.add_argument('output', help='the model folder to write')
+    parser.add_argument('models', nargs='+', help='model folders, or the work folders of finished runs')
+    parser.add_argument('--method', choices=METHODS, default='soup')
+    parser.add_argument('--weights', nargs='+', type=float, help='one for each model; with sum, a negative one takes away')
+    parser.add_argument('--head', type=int, metavar='N',
+                        help='the model, from 0, whose head and classes are kept (default: the mean)')
+    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_import(parser)
+    args = parser.parse_args()
+    run(lambda: _combine(args))
+
+
+def _combine(args: argparse.Namespace) -> None:
+    import_plugins(args.imports)
+    combine(args.models, args.output, args.weights, args.method, args.head, args.backbone)

@@ -1,0 +1,155 @@
+"""Combines model folders over one backbone into a new one, without training: a soup of their tensors, or a sum of updates.
+
+soup: theta = sum_i w_i theta_i / sum_i w_i, of every trained tensor.   Wortsman et al. 2022, arXiv:2203.05482
+sum: W = W0 + sum_i w_i (W_i - W0), every folder's tuners attached, one after another.   Ilharco et al. 2022, arXiv:2212.04089
+"""
+
+import math
+import reprlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vet.core.edits import Reweight
+from vet.core.tuner import Tuner
+from vet.errors import UnknownNameError, UserError
+from vet.hub.model_folder import build_classifier, find_model_folder, load_model, read_configuration, save_model
+
+Tensors = dict[str, torch.Tensor]
+SAME_WEIGHTS = ('type', 'name', 'tag', 'sha256', 'pretrained', 'checkpoint', 'weights')    # whence they came, not how they are used
+
+
+def combine(folders: Sequence[str | Path], output: str | Path, weights: Sequence[float] | None = None, method: str = 'soup',
+            head: int | None = None, backbone: str | Path | None = None) -> None:
+    """Writes the model folder `output`, which loads as any other.
+
+    folders: model folders or work folders, tuned from the same backbone weights.
+    weights: one for each; None: all equal, which is the mean of a soup and the plain sum.
+    method: 'soup', for runs of one config: equal tuners and classes, weights of at least 0. The mean of A and that of B are not
+        the mean of B A, which is a 'sum' of weights 1 / n. 'sum' is for tuners whose update is linear in some of its tensors,
+        as LoRA's is in B: these are scaled, by weights that may be negative.
+    head: the folder, counted from 0, whose head and classes the result has; None: the weighted mean of the heads, whose
+        classes must be equal. What is neither tuner nor head, such as the evaluation, is that folder's, or the first's.
+    backbone: where the backbone's weights are now, if not where the folders say.
+    """
+    if method not in METHODS:
+        raise UnknownNameError('method of combining', method, METHODS)
+    if Path(output).exists():
+        raise UserError(f'{str(output)!r} exists already; give a new folder to write.')
+    parts = [Part(folder) for folder in folders]
+    if not parts:
+        raise UserError('there is nothing to combine; give one model folder or more.')
+    weights = [1.0] * len(parts) if weights is None else list(weights)
+    if len(weights) != len(parts) or not all(map(math.isfinite, weights)):
+        raise UserError(f'weights are {weights}; allowed: a finite number for each of the {len(parts)} folders.')
+    if head is not None and head not in range(len(parts)):
+        raise UserError(f'head is {head}; allowed: 0 to {len(parts) - 1}, the number of the folder whose head is taken, or None.')
+    _require_equal(parts, 'backbone weights', lambda part: part.backbone.get('sha256'),
+                   shown=lambda part: f'{part.backbone.get("name", part.backbone["type"])}, sha256 {part.backbone.get("sha256")}')
+    _require_equal(parts, 'backbone settings', lambda part: part.settings)
+    for part in parts:
+        part.load(backbone)
+    tuners, tensors = METHODS[method](parts, weights)
+    main, tensors = parts[head or 0], tensors | _head(parts, weights, head)
+    model: Any = load_model(main.path, backbone)
+    for tuner in model.tuners:
+        tuner.detach()
+    entry = main.configuration['model']['head']
+    model = build_classifier(model.backbone, tuners, entry, main.configuration['classes'])
+    model.load_trained_state(tensors, 'what was combined')
+    settings = dict.fromkeys(('dataset', 'train', 'evaluation', 'seed')) | main.configuration | dict(
+        model=dict(tuners=tuners, head=entry, tasks={}))
+    save_model(model, Path(output), dict(settings=settings, metrics={}))
+
+
+class Part:
+    """One folder. state: its trained tensors; linear: of each tuner, the names of those in which its update is linear."""
+
+    def __init__(self, folder: str | Path):
+        self.path = find_model_folder(folder)
+        self.configuration = read_configuration(self.path)
+        self.backbone: dict[str, Any] = self.configuration['model']['backbone']
+        self.tuners: list[dict[str, Any]] = self.configuration['model']['tuners']
+        self.settings = {key: value for key, value in self.backbone.items() if key not in SAME_WEIGHTS} | dict(
+            preprocessing=self.configuration.get('preprocessing'))
+        if self.configuration['model'].get('tasks'):
+            raise UserError(f'{str(self.path)!r} is a model of several tasks, which are trained together; combine models of one.')
+
+    def load(self, backbone: str | Path | None) -> None:
+        model = load_model(self.path, backbone)
+        self.state = model.trained_state()
+        self.linear = [{f'tuners.{i}.{name}' for name in _linear(tuner)} for i, tuner in enumerate(model.tuners)]
+
+
+def _linear(tuner: Tuner) -> set[str]:
+    """The names in `state` of the tensors in which the tuner's whole update is linear; none where some of it is not."""
+    said = {key: vars(type(delta)).get('linear_in', ()) for key, delta in tuner.deltas.items() if delta.state_dict()}
+    if not all(said.values()) or not all(isinstance(edit, Reweight) for edit in tuner._edits):
+        return set()
+    return {f'deltas.{key.replace("/", ".")}.{name}' for key, names in said.items() for name in names}
+
+
+def _soup(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
+    if min(weights) < 0:
+        raise UserError(f'weights are {weights}, but those of a mean are at least 0; for negative ones, use method "sum".')
+    _require_equal(parts, 'tuners', lambda part: part.tuners)
+    _require_equal(parts, 'classes', lambda part: part.configuration['classes'])
+    return parts[0].tuners, _mean(parts, weights, 'tuners.')
+
+
+def _sum(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
+    tuners: list[dict] = []
+    tensors: Tensors = {}
+    for part, weight in zip(parts, weights):
+        for i, (entry, linear) in enumerate(zip(part.tuners, part.linear)):
+            own = {name: tensor for name, tensor in part.state.items() if name.startswith(f'tuners.{i}.')}
+            if own and not linear:
+                raise UserError(f'the update of {entry["type"]} in {str(part.path)!r} is not linear in its tensors, so it cannot '
+                                f'be scaled and summed ({entry}); LoRA and its kin can, or use method "soup".')
+            for name, tensor in own.items():
+                place = f'tuners.{len(tuners)}.{name.split(".", 2)[2]}'
+                tensors[place] = weight * tensor if name in linear else tensor
+            tuners.append(entry)
+    return tuners, tensors
+
+
+METHODS = dict(soup=_soup, sum=_sum)
+
+
+def _head(parts: list[Part], weights: list[float], head: int | None) -> Tensors:
+    if head is not None:
+        parts, weights = [parts[head]], [1.0]
+    advice = 'Say which one the result has (head=0: the first folder\'s).'
+    _require_equal(parts, 'classes', lambda part: part.configuration['classes'], advice)
+    _require_equal(parts, 'heads', lambda part: part.configuration['model']['head'], advice)
+    return _mean(parts, weights, 'head.')
+
+
+def _mean(parts: list[Part], weights: list[float], start: str) -> Tensors:
+    """The weighted mean of the tensors whose names begin so, taken in float64; whole numbers have none, and must be equal."""
+    mean: Tensors = {}
+    total = sum(weights)
+    if total == 0:
+        raise UserError(f'weights are {weights}, whose sum is 0, so there is no mean; change one or, of a sum, say whose head the '
+                        f'result has (head=0: the first folder\'s).')
+    for name in sorted({name for part in parts for name in part.state if name.startswith(start)}):
+        tensors = [part.state.get(name, torch.empty(0)) for part in parts]
+        first = tensors[0]
+        for part, tensor in zip(parts, tensors):
+            if tensor.shape != first.shape or not (tensor.is_floating_point() or torch.equal(tensor, first)):
+                raise UserError(f'{name!r} in {str(parts[0].path)!r} and {str(part.path)!r} have no mean: they must have one shape '
+                                f'(given {tuple(first.shape)} and {tuple(tensor.shape)}), and equal values where they are whole '
+                                f'numbers. Combine runs of one config and one seed.')
+        mean[name] = first if not first.is_floating_point() else sum(
+            (weight / total * tensor.double() for weight, tensor in zip(weights, tensors)), torch.tensor(0.0)).to(first.dtype)
+    return mean
+
+
+def _require_equal(parts: list[Part], what: str, of: Callable[[Part], Any], advice: str = 'Combine folders that agree in them.',
+                   shown: Callable[[Part], str] | None = None) -> None:
+    for part in parts[1:]:
+        if of(part) != of(parts[0]):
+            one, other = (shown(each) if shown else reprlib.repr(of(each)) for each in (parts[0], part))
+            raise UserError(f'{str(parts[0].path)!r} and {str(part.path)!r} have different {what}: {one} and {other}. {advice}')

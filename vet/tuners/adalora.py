@@ -1,0 +1,127 @@
+"""AdaLoRA: a budget of ranks that goes to the sites where it matters.   Zhang et al. 2023, arXiv:2303.10512"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.deltas import LowRank
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+
+@TUNERS.register_module()
+class AdaLoRA(Tuner):
+    """W + (alpha / rank) P diag(lambda) Q, of which the least important triplets (P's column, lambda, Q's row) are pruned.
+
+    Importance of a triplet: s(lambda_i) + mean s(P_i) + mean s(Q_i), with s = mean I x mean |I - mean I| of the sensitivity
+    I = |w dL/dw|, smoothed over the steps by beta1 and beta2 (sec. 3.2). After each step, of all sites' triplets together, only
+    the `budget` most important keep their lambda; the others' becomes zero, from which a later step may take it up again.
+    rank: at the start; one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
+    target: the average rank at the end. alpha: as of LoRA.
+    warmup, final: the shares of the training before the budget falls, and after it has reached the target; in the last one
+        the importance counts as it is. Between them the budget falls as (1 - t)^3 (sec. 3.3).
+    gamma: weight of the penalty sum over the sites of ||P'P - I||^2 + ||Q Q' - I||^2, squared Frobenius norms as in the paper
+        (sec. 3.1; the authors' code, and PEFT, take the mean of the norms).
+    P and Q start normal of std 0.02, as the authors' code has it, lambda at zero.
+    Parameters per site: rank (in + out + 1), with in = in_channels / groups x kernel of a convolution.
+        ViT-B/16 on qkv, rank 12: 442,512.
+    """
+
+    def __init__(self, rank: int | list[int] | dict[str, int] = 12, target: float = 8,
+                 alpha: float | list[float] | dict[str, float] | None = None, warmup: float = 0.1, final: float = 0.5,
+                 gamma: float = 0.1, beta1: float = 0.85, beta2: float = 0.85, at: str | list[str] = 'attn.qkv'):
+        super().__init__(at)
+        if min(warmup, final) < 0 or warmup + final >= 1:
+            raise UserError(f'warmup is {warmup} and final is {final}; allowed: shares of the training from 0 up, '
+                            f'less than 1 together.')
+        if not (0 < beta1 < 1 and 0 < beta2 < 1):
+            raise UserError(f'beta1 is {beta1} and beta2 is {beta2}; allowed: between 0 and 1.')
+        if gamma < 0:
+            raise UserError(f'gamma is {gamma}; allowed: 0 (no penalty) or more.')
+        self.rank, self.target, self.alpha, self.warmup, self.final = rank, target, alpha, warmup, final
+        self.gamma, self.beta1, self.beta2 = gamma, beta1, beta2
+
+    def shared(self, sites: list[Site]) -> None:
+        ranks = [rank for site in sites if (rank := site.at_depth(self.rank, 'rank'))]
+        if ranks and not 0 < self.target <= sum(ranks) / len(ranks):
+            raise UserError(f'target is {self.target}; allowed: an average rank above 0, up to that of the start, '
+                            f'{sum(ranks) / len(ranks):g}.')
+
+    def tune(self, site: Site) -> None:
+        rank = site.at_depth(self.rank, 'rank')
+        if not rank:
+            return
+        if len(site.weight.shape) < 2:
+            raise refuse(self, site, 'a weight matrix')
+        alpha = site.choose(self.alpha, 'alpha')
+        self.reweight(site, Triplets(site.weight.shape, rank, 1.0 if alpha is None else alpha / rank))
+
+    def penalty(self) -> torch.Tensor | None:
+        return self.gamma * torch.stack([delta.far_from_orthogonal() for delta in self._triplets()]).sum() if self.gamma else None
+
+    @torch.no_grad()
+    def on_step(self, progress: float) -> None:
+        deltas = self._triplets()
+        if progress < 1 - self.final:
+            for delta in deltas:
+                delta.observe(self.beta1, self.beta2)
+        importance = torch.cat([delta.importance() for delta in deltas])
+        order = importance.argsort(descending=True, stable=True)    # of equals, all processes take the same
+        pruned = torch.ones_like(importance, dtype=torch.bool).index_fill_(0, order[:self.budget(progress)], False)
+        for delta, mine in zip(deltas, pruned.split([delta.rank for delta in deltas])):
+            delta.Lambda.masked_fill_(mine, 0)
+
+    def budget(self, progress: float) -> int:
+        """How many triplets are kept at `progress`."""
+        start, end = sum(delta.rank for delta in self._triplets()), int(self.target * len(self.deltas))
+        left = 1 - min(max((progress - self.warmup) / (1 - self.warmup - self.final), 0), 1)
+        return end + int((start - end) * left ** 3)
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        return {f'deltas.{name.replace("/", ".")}': value for name, value in self.deltas.named_buffers()}
+
+    def _triplets(self) -> list[Any]:
+        return list(self.deltas.values())
+
+
+class Triplets(LowRank):
+    """W + scale P diag(Lambda) Q, with P (out, rank), Lambda (rank,), Q (rank, in), and the smoothed statistics of each.
+
+    A triplet is P[:, i], Lambda[i] and Q[i].
+    """
+
+    def make(self, in_features: int, num_rows: int) -> None:
+        self.P = nn.Parameter(torch.empty(num_rows, self.rank).normal_(0, 0.02))
+        self.Lambda = nn.Parameter(torch.zeros(self.rank))
+        self.Q = nn.Parameter(torch.empty(self.rank, in_features).normal_(0, 0.02))
+        for name, parameter in list(self.named_parameters()):
+            for statistic in ('sensitivity', 'uncertainty'):
+                self.register_buffer(f'{name}_{statistic}', torch.zeros_like(parameter), persistent=False)
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.Q, self.scale * self.P * self.Lambda
+
+    def far_from_orthogonal(self) -> torch.Tensor:
+        """||P'P - I||^2 + ||Q Q' - I||^2, as a sum of squares"""
+        eye = torch.eye(self.rank, device=self.P.device, dtype=self.P.dtype)
+        return (self.P.T @ self.P - eye).square().sum() + (self.Q @ self.Q.T - eye).square().sum()
+
+    def observe(self, beta1: float, beta2: float) -> None:
+        """Takes this step's gradients into the statistics; what does not train now has none, and keeps its own."""
+        for name, parameter in self.named_parameters():
+            if parameter.grad is not None:
+                sensitivity, uncertainty = self._statistics(name)
+                now = (parameter * parameter.grad).abs()
+                sensitivity.lerp_(now, 1 - beta1)
+                uncertainty.lerp_((now - sensitivity).abs(), 1 - beta2)
+
+    def importance(self) -> torch.Tensor:
+        """(rank,), of each triplet"""
+        P, Lambda, Q = (torch.mul(*self._statistics(name)) for name in ('P', 'Lambda', 'Q'))
+        return Lambda + P.mean(0) + Q.mean(1)
+
+    def _statistics(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.get_buffer(f'{name}_sensitivity'), self.get_buffer(f'{name}_uncertainty')

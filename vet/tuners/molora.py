@@ -1,0 +1,76 @@
+"""MoLoRA: a mixture of low-rank experts, gated by the input.   Zadouri et al. 2023, arXiv:2309.05444"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+# E experts of rank r
+
+
+@TUNERS.register_module()
+class MoLoRA(Tuner):
+    """h = W x + (alpha / rank) sum over e of g_e(x) B_e A_e x, with g = softmax(G x); each B_e is zero at the start.
+
+    rank, alpha: as of LoRA, of each expert. experts: E, at least 2.
+    topk: only the k largest g_e count, and sum to 1 (the paper's mixture is soft: None). At least 2, or G would never train.
+    At a Linear the gate is each token's own; at a plain Conv2d, which the paper has not, each image's, from the mean of x over
+    its places. No router loss balances the experts. The update depends on the input: it cannot be merged.
+    Parameters per site: E (rank (in + out) + C), with C channels in and in = C x kernel of a convolution.
+        ViT-B/16 on qkv, four experts of rank 4: 626,688.
+    """
+
+    def __init__(self, rank: int | list[int] | dict[str, int] = 4, experts: int = 4, topk: int | None = None,
+                 alpha: float | list[float] | dict[str, float] | None = None, at: str | list[str] = 'attn.qkv'):
+        super().__init__(at)
+        if experts < 2:
+            raise UserError(f'experts is {experts}; allowed: 2 or more (for one, use LoRA).')
+        if topk is not None and not 2 <= topk <= experts:
+            raise UserError(f'topk is {topk}; allowed: 2 to {experts}, the number of experts, or None for all.')
+        self.rank, self.experts, self.topk, self.alpha = rank, experts, topk, alpha
+
+    def tune(self, site: Site) -> None:
+        rank, layer = site.at_depth(self.rank, 'rank'), site.module
+        if not rank:
+            return
+        if type(layer) is not nn.Linear and (type(layer) is not nn.Conv2d or layer.groups != 1):
+            raise refuse(self, site, 'a Linear or a plain Conv2d of one group')
+        alpha = site.choose(self.alpha, 'alpha')
+        self.after(site, Experts(layer, rank, self.experts, self.topk, 1.0 if alpha is None else alpha / rank))
+
+
+class Experts(nn.Module):
+    """y + scale sum over e of g_e B_e A_e x beside a Linear or Conv2d. A: all A_e, (E r, in, …); B: all B_e, (out, E r)."""
+
+    def __init__(self, layer: Any, rank: int, experts: int, topk: int | None, scale: float):
+        super().__init__()
+        self.experts, self.topk, self.scale = experts, topk, scale
+        self.is_conv = isinstance(layer, nn.Conv2d)
+        out, channels = layer.weight.shape[:2]
+        self.A = nn.Linear(channels, experts * rank, bias=False) if not self.is_conv else nn.Conv2d(
+            channels, experts * rank, layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False,
+            padding_mode=layer.padding_mode)
+        self.B = nn.Parameter(torch.zeros(out, experts * rank))
+        self.G = nn.Linear(channels, experts, bias=False)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Tokens x (…, in), y (…, out), or maps x (B, in, H, W), y (B, out, H', W')"""
+        h = self.A(x).movedim(1, -1) if self.is_conv else self.A(x)
+        g = self.gate(x.mean((2, 3))[:, None, None] if self.is_conv else x)
+        gated = (h.unflatten(-1, (self.experts, -1)) * g[..., None]).flatten(-2)
+        update = self.scale * F.linear(gated, self.B)
+        return y + (update.movedim(-1, 1) if self.is_conv else update).to(y.dtype)
+
+    def gate(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) -> (…, E), which sum to 1"""
+        scores = self.G(x)
+        if self.topk is not None:
+            values, index = scores.topk(self.topk)
+            scores = torch.full_like(scores, -torch.inf).scatter(-1, index, values)
+        return scores.softmax(-1)
