@@ -25,13 +25,16 @@ INNER = {                                           # below a block
 
 
 def find_layout(network: nn.Module, roles: Mapping[str, str] | None = None, grid: tuple[int, int] | None = None,
-                num_prefix_tokens: int = 0) -> Layout:
-    """The layout of `network`; `roles` maps names to regular expressions over whole module paths, and overrules."""
+                num_prefix_tokens: int = 0, classifier: tuple[str, ...] = ()) -> Layout:
+    """The layout of `network`; `roles` maps names to regular expressions over whole module paths, and overrules.
+
+    classifier: the paths of its last layers, where they are kept: they are its 'head', and what it gives are 'logits'.
+    """
     blocks = _blocks(network)
-    found = {}
+    found = {'head': '|'.join(map(re.escape, classifier)), 'logits': ''} if classifier else {}
     if blocks:
         any_block = '|'.join(map(re.escape, blocks))
-        found = {'block': any_block} | {role: f'({any_block})\\.{inner}' for role, inner in INNER.items()}
+        found |= {'block': any_block} | {role: f'({any_block})\\.{inner}' for role, inner in INNER.items()}
         weighted = [name for name, module in network.named_modules() if isinstance(module, WEIGHTED)]
         mlps = {name.rpartition('.')[0] for name in weighted if re.fullmatch(found['mlp.fc1'], name)}
         found['mlp'] = '|'.join(map(re.escape, sorted(mlps))) or '(?!)'

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torchvision import models
 
@@ -13,18 +14,28 @@ from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weight
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import BACKBONES
 
+POOLS = ('avg', 'max', 'avgmax', 'catavgmax')
+AUXILIARY = ('aux1', 'aux2', 'AuxLogits')           # GoogLeNet's and Inception's training-time classifiers
+
 
 @BACKBONES.register_module(name='torchvision')
 def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool = True, checkpoint: str | Path | None = None,
                          roles: Mapping[str, str] | None = None, preprocessing: Mapping[str, Any] | None = None,
-                         kwargs: Mapping[str, Any] | None = None) -> Backbone:
+                         kwargs: Mapping[str, Any] | None = None, classifier: bool = False, pool: str | None = None) -> Backbone:
     """`torchvision.models.get_model(name)` without its last linear layer, frozen.
 
     weights: which of torchvision's weights, such as 'IMAGENET1K_V2'; they also say the preprocessing.
+    pool: 'avg', 'max', 'avgmax' or 'catavgmax' in place of the network's own pool, and of all that follows it (two layers of
+        AlexNet and VGG beside the last): features are C wide, cat(mean, max) 2 C.
     Other arguments as for 'timm'.
     """
     if name not in models.list_models(module=models):
         raise UnknownNameError('torchvision classifier', name, models.list_models(module=models))
+    if pool is not None and pool not in POOLS:
+        raise UnknownNameError('model.backbone.pool', pool, POOLS)
+    if pool and classifier:
+        raise UserError(f'model.backbone.pool is {pool!r}, but the classifier that is kept needs the pool it was trained with; '
+                        f'leave one of them out.')
     choices = models.get_model_weights(name)
     try:
         chosen = choices[weights] if weights != 'DEFAULT' else choices.DEFAULT
@@ -38,11 +49,18 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
             network = models.get_model(name, weights=None, **options, **(kwargs or {}))
         except (TypeError, ValueError) as error:
             raise UserError(f'torchvision cannot make {name!r} with model.backbone.kwargs={dict(kwargs or {})}: {error}') from error
-    classifier = _remove_classifier(network)
+    head = _find_classifier(network)
+    if pool:
+        head = head.partition('.')[0]
+        _replace_pool(network, name, pool)
+    if not classifier:
+        owner, _, last = head.rpartition('.')
+        setattr(network.get_submodule(owner), last, nn.Identity())
+    may_be_left = AUXILIARY if classifier else (head, *AUXILIARY)
     if from_hub:
-        load_weights(network, _download(chosen), chosen.url, (classifier, 'AuxLogits', 'aux1', 'aux2'))
+        load_weights(network, _download(chosen), chosen.url, may_be_left)
     elif checkpoint is not None:
-        load_weights(network, read_weights(checkpoint), str(checkpoint), (classifier, 'AuxLogits', 'aux1', 'aux2'))
+        load_weights(network, read_weights(checkpoint), str(checkpoint), may_be_left)
     eval_transform = chosen.transforms()
     crop, resized = eval_transform.crop_size[0], eval_transform.resize_size[0]
     size = getattr(network, 'image_size', crop)
@@ -50,23 +68,27 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
                            eval_transform.interpolation.value)
     patch = getattr(network, 'patch_size', None)
     grid = (size // patch, size // patch) if isinstance(patch, int) else None
-    return Backbone(network, find_layout(network, roles, grid, 1 if hasattr(network, 'class_token') else 0),
-                    wanted.with_changes(preprocessing or {}), dict(
+    layout = find_layout(network, roles, grid, 1 if hasattr(network, 'class_token') else 0, (head,) if classifier else ())
+    return Backbone(network, layout, wanted.with_changes(preprocessing or {}), dict(
         type='torchvision', name=name, tag=chosen.name, weights=weights, pretrained=pretrained,
         checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
-        kwargs=dict(kwargs or {})))
+        kwargs=dict(kwargs or {}), classifier=classifier, pool=pool))
 
 
-def _remove_classifier(network: Any) -> str:
-    """Puts an Identity in place of the last layer, a Linear (SqueezeNet: a 1 x 1 convolution), and returns its path."""
-    for name in ('aux1', 'aux2', 'AuxLogits'):          # GoogLeNet's and Inception's training-time classifiers
+def _find_classifier(network: Any) -> str:
+    """The path of the last layer, a Linear (SqueezeNet: a 1 x 1 convolution), once the auxiliary ones are gone."""
+    for name in AUXILIARY:
         if getattr(network, name, None) is not None:
             setattr(network, name, None)
             network.aux_logits = False
-    path = [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
-    owner, _, name = path.rpartition('.')
-    setattr(network.get_submodule(owner), name, nn.Identity())
-    return path
+    return [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+
+
+def _replace_pool(network: Any, name: str, pool: str) -> None:
+    if not isinstance(getattr(network, 'avgpool', None), nn.AdaptiveAvgPool2d):
+        raise UserError(f'model.backbone.pool is {pool!r}, but torchvision {name!r} has no pool of maps (avgpool) to replace; '
+                        f'leave it out.')
+    network.avgpool = SelectAdaptivePool2d(pool_type=pool, flatten=True)
 
 
 def _download(weights: Any) -> dict[str, torch.Tensor]:

@@ -147,6 +147,8 @@ class SiteMap:
             found[role] = [name for name in self._names() if re.fullmatch(pattern, name)]
         found.setdefault('norm', [name for name, module in self.network.named_modules() if isinstance(module, NORMS)])
         found.setdefault('weight', [name for name in self._names() if self._is_weight(name)])
+        for role, kind in (('linear', nn.Linear), ('conv', nn.Conv2d)):
+            found.setdefault(role, [name for name in self.calls if isinstance(self._module(name), kind)])
         found.setdefault('stem', [name for name in self.calls if isinstance(self._module(name), WEIGHTED)][:1])
         if 'block' in found:
             found['block'] = self.blocks

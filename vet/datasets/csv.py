@@ -1,10 +1,11 @@
 """A CSV file of image paths and labels."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vet.datasets.base import ImageDataset, require_files, resolve_split
+from vet.datasets.label_map import class_list, numbered
 from vet.errors import DataError, UserError
 from vet.registry import DATASETS
 
@@ -19,13 +20,18 @@ class CSV(ImageDataset):
     A label is a class name, or, if all labels are whole numbers, a class number 0 … K-1. classes: the K names in order
     of their numbers; by default the sorted names (or '0' … 'K-1') of the whole file, whatever the split. Give it where
     train and test are two files, so that both number the classes equally. Raises DataError with the line's number.
+    label_map, and a name for `classes`: as for ImageFolder.
     """
 
     def __init__(self, root: str | Path = 'data', split: str | None = None, *, file: str | Path,
-                 classes: Sequence[str] | None = None):
+                 classes: str | Sequence[str] | None = None, label_map: Mapping[str, int] | None = None):
         path = Path(root).expanduser() / Path(file).expanduser()
         rows = _read(path)
-        names, label = _numbering([row['label'] for row in rows], classes, path)
+        found = [row['label'] for row in rows]
+        if label_map is None:
+            names, label = _numbering(found, classes and class_list(classes), path)
+        else:
+            names, label = numbered(sorted(set(found)), classes, label_map)
         if split is not None:
             splits = sorted({row['split'] for row in rows} - {''})
             if not splits:

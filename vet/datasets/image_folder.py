@@ -1,10 +1,12 @@
 """A folder of class folders."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from vet.datasets.base import ImageDataset, resolve_split
+from vet.datasets.label_map import numbered
 from vet.errors import DataError, UserError
 from vet.registry import DATASETS
 
@@ -18,16 +20,22 @@ class ImageFolder(ImageDataset):
     split: 'train', 'val', 'test' (also 'eval') or 'train+val', where `path` has such folders; None where it has none.
     Classes are the folders, sorted by name; images may lie deeper; names that begin with a dot are left out. Raises
     DataError if a folder is missing, a class folder holds no image, or a split has other classes than 'train'.
+
+    For a backbone that keeps its classifier: classes, all class names of its output, or 'imagenet-1k', or
+    'imagenet-1k+background' (1,001, background first); label_map, the place there of each folder, such as
+    dict(jellyfish=107), where its name is not among them.
     """
 
-    def __init__(self, root: str | Path = 'data', split: str | None = None, path: str | Path = ''):
+    def __init__(self, root: str | Path = 'data', split: str | None = None, path: str | Path = '',
+                 classes: str | Sequence[str] | None = None, label_map: Mapping[str, int] | None = None):
         home = Path(root).expanduser() / Path(path).expanduser()
         if not home.is_dir():
             raise DataError(f'there is no image folder {str(home)!r}. Give its `path`, absolute or relative to the '
                             f'data root {str(root)!r} (--data-root DIR or VET_DATA_ROOT).')
         folders = _split_folders(home, split)
-        classes = _subfolders(home / 'train' if split and (home / 'train').is_dir() else folders[0])
-        super().__init__(classes, [sample for folder in folders for sample in _read(folder, classes)])
+        names = _subfolders(home / 'train' if split and (home / 'train').is_dir() else folders[0])
+        every, labels = numbered(names, classes, label_map)
+        super().__init__(every, [sample for folder in folders for sample in _read(folder, labels)])
 
 
 def _split_folders(home: Path, split: str | None) -> list[Path]:
@@ -46,18 +54,18 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
 
 
-def _read(folder: Path, classes: list[str]) -> list[tuple[str, int]]:
-    found = _subfolders(folder)
+def _read(folder: Path, labels: dict[str, int]) -> list[tuple[str, int]]:
+    found, classes = _subfolders(folder), list(labels)
     if found != classes:
         raise DataError(f'{str(folder)!r} has other class folders than the training images: too many: '
                         f'{sorted(set(found) - set(classes))}, missing: {sorted(set(classes) - set(found))}.')
     if not classes:
         raise DataError(f'{str(folder)!r} has no class folders; images lie in {str(folder / "<class>")}/.')
-    labels = {name: label for label, name in enumerate(classes)}
     samples = make_dataset(folder, labels, is_valid_file=_is_image, allow_empty=True)
-    empty = set(range(len(classes))) - {label for _, label in samples}
+    taken = {label for _, label in samples}
+    empty = [name for name, label in labels.items() if label not in taken]
     if empty:
-        raise DataError(f'the class folder {str(folder / classes[min(empty)])!r} holds no image '
+        raise DataError(f'the class folder {str(folder / empty[0])!r} holds no image '
                         f'({", ".join(IMG_EXTENSIONS)}). Put images in it, or remove the folder.')
     return samples
 

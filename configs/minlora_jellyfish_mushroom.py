@@ -1,0 +1,29 @@
+"""minLoRA's system, LoRA r=16 on every nn.Linear (MobileNetV2's only one is its classifier): jellyfish and mushrooms.
+
+    python tools/train.py configs/minlora_jellyfish_mushroom.py --data-root DATA_ROOT \
+        --cfg-options model.backbone.checkpoint=DATA_ROOT/weights/mobilenetv2_100.safetensors --work-dir runs/minlora
+    python tools/export.py runs/minlora runs/mobilenetv2_tuned.safetensors      # merged: the same network, plain weights
+
+The pretrained classifier is kept, with its 1,001 outputs; the two folders are ImageNet's classes.
+
+Measured: 18.75 % of the 16 test images before, 87.50 % after and merged, among 1,001 classes (24 training images; 36,496
+parameters, 146 KB; Tiny-ImageNet images of 64 pixels, seed 0, one CPU thread, float32, torch 2.15). A walk-through, not an
+accuracy claim: ImageNet images seen in training.
+"""
+
+dataset = dict(
+    train=dict(type='ImageFolder', path='seed-images/jellyfish-mushroom', split='train',
+               classes='imagenet-1k+background', label_map=dict(jellyfish=108, mushroom=948)),
+    test=dict(type='ImageFolder', path='seed-images/jellyfish-mushroom', split='test',
+              classes='imagenet-1k+background', label_map=dict(jellyfish=108, mushroom=948)))
+model = dict(
+    backbone=dict(type='timm', name='mobilenetv2_100', classifier=True, kwargs=dict(num_classes=1001, pad_type='same'),
+                  preprocessing=dict(mean=[0.5] * 3, std=[0.5] * 3)),
+    tuners=[dict(type='LoRA', rank=16, alpha=1, at='linear')],
+    head=dict(type='Pretrained'))
+train = dict(
+    max_epochs=10,
+    optimizer=dict(type='AdamW', lr=1e-2, weight_decay=0.0),
+    dataloader=dict(batch_size_per_gpu=8, workers_per_gpu=0),
+    transform=[dict(type='RandomResizedCrop', scale=[0.5, 1.0]), dict(type='RandomHorizontalFlip')])
+evaluation = dict(dataloader=dict(workers_per_gpu=0))

@@ -1,0 +1,40 @@
+"""A head of two linear layers, as fastai puts on a pretrained network; behind a pool that concatenates mean and maximum."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vet.errors import UserError
+from vet.registry import HEADS
+
+
+@HEADS.register_module()
+class MLP(nn.Module):
+    """logits = W2 drop(BN(ReLU(W1 drop(BN(f)) + b1))) + b2: features (B, C) -> (B, K), in float32.   Howard 2020, 2002.04688
+
+    The first dropout is of half the rate. A batch norm's running statistics are saved with its parameters. In training, a
+    batch of one image is normalised by them, and leaves them: it has no statistics of its own.
+    Parameters: 2 C + C hidden + hidden + 2 hidden + hidden K + K.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, hidden: int = 512, dropout: float = 0.5):
+        super().__init__()
+        for what, given in (('num_classes', num_classes), ('hidden', hidden)):
+            if given < 1:
+                raise UserError(f'model.head.{what} is {given}; it must be at least 1.')
+        self.layers = nn.Sequential(
+            BatchNorm(in_features), nn.Dropout(dropout / 2), nn.Linear(in_features, hidden), nn.ReLU(),
+            BatchNorm(hidden), nn.Dropout(dropout), nn.Linear(hidden, num_classes))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return self.layers(features.float())
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """As torch's, but for a batch of one image in training, which torch refuses."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)

@@ -1,0 +1,26 @@
+"""The head of a backbone that keeps its own classifier: nothing is added."""
+
+import torch
+from torch import nn
+
+from vet.errors import UserError
+from vet.registry import HEADS
+
+
+@HEADS.register_module()
+class Pretrained(nn.Module):
+    """logits = f, what the backbone's own classifier gives (model.backbone.classifier=True): (B, K) -> (B, K), in float32.
+
+    The dataset's labels are the classifier's: see label_map of ImageFolder. Parameters: none.
+    """
+
+    def __init__(self, in_features: int, num_classes: int):
+        super().__init__()
+        if in_features != num_classes:
+            raise UserError(f'the backbone gives {in_features} numbers per image, but the dataset has {num_classes} classes, and '
+                            f'the head Pretrained adds no layer between them. Keep the classifier with '
+                            f'model.backbone.classifier=True, and number the classes as it does: label_map=… and classes=… of '
+                            f'the dataset.')
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.float()
