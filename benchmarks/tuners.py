@@ -2,6 +2,7 @@
 
     python benchmarks/tuners.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
     python benchmarks/tuners.py --data-root DIR --checkpoint … --only LoRA VPT-deep --train-per-class 2 --epochs 1 --output try.json
+    python benchmarks/tuners.py --data-root DIR --checkpoint … --time       # the seconds of what was trained, again, in one go
 
 The recipe is configs/_base_/recipes/vet.py (AdamW, random resized crops, flips), with one learning rate for all: a tuner that
 wants another fares worse here than it can. Trains on the first images of each class in DIR/cifar100-subset/train, tests once,
@@ -87,7 +88,7 @@ TUNERS: dict[str, list[dict]] = {
 
 
 def measure(name: str, args: argparse.Namespace) -> dict:
-    """Trains one tuner, in this process, and says what it cost."""
+    """Trains one tuner, in this process, and says what it cost; with --time, only what a step costs."""
     recipe = load_config(HERE.parent / 'configs/_base_/recipes/vet.py')
     recipe.merge_from_dict({
         'model': dict(backbone=dict(type='timm', name='deit_tiny_patch16_224.fb_in1k', checkpoint=args.checkpoint,
@@ -98,6 +99,8 @@ def measure(name: str, args: argparse.Namespace) -> dict:
         trainer = build_trainer(model=recipe, work_dir=folder, seed=args.seed, device='cpu',
                                 train_dataset=part(args.data_root, 'train', args.train_per_class),
                                 eval_dataset=part(args.data_root, 'test', args.test_per_class))
+        if args.time:
+            return cost_of_a_step(trainer)
         summary = trainer.train()
         folder_bytes = sum(path.stat().st_size for path in Path(summary['output']).iterdir())
     return dict(tuners=TUNERS[name], accuracy=summary['accuracy'], parameters=summary['parameters']['tuners'],
@@ -167,6 +170,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--only', nargs='+', choices=TUNERS, default=list(TUNERS), metavar='NAME', help=', '.join(TUNERS))
     parser.add_argument('--output', type=Path, default=HERE / 'results' / 'tuners.json')
+    parser.add_argument('--time', action='store_true', help='time the steps of what was trained again')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     parser.add_argument('--into', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -179,8 +183,8 @@ def main() -> None:
     if found['settings'] != settings:
         sys.exit(f'{args.output} was measured with {found["settings"]}; give other --output, or remove it.')
     for name in args.only:
-        if name not in found['runs'] and (run := in_a_process(name)):
-            found['runs'][name] = run | dict(environment=environment)
+        if (name in found['runs']) == args.time and (run := in_a_process(name)):
+            found['runs'][name] = found['runs'].get(name, {}) | run | dict(environment=environment)
             write_file(args.output, json.dumps(found, indent=1) + '\n')
     show({name: found['runs'][name] for name in TUNERS if name in found['runs']})
     if missing := [name for name in args.only if name not in found['runs']]:
