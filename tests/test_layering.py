@@ -17,7 +17,8 @@ ARROWS = {
     'core': BASE, 'backbones': BASE | {'core'}, 'tuners': BASE | {'core'}, 'heads': BASE | {'core'},
     'datasets': {'errors', 'registry'}, 'transforms': {'errors', 'registry'}, 'metrics': {'errors', 'registry'},
     'engine': ENGINE, 'hub': HUB, 'builders': HUB | {'hub'}, 'pipeline': HUB | {'hub', 'builders'},
-    'compat': API, 'cli': API, 'tools': API | {'cli'}, 'benchmarks': API | {'cli', 'tools'},
+    'compat': API, 'benchmark': API, 'cli': API | {'benchmark'}, 'tools': API | {'cli'},
+    'benchmarks': API | {'benchmark', 'cli', 'tools'},
 }
 # What several plugins of a room stand on, beside modules that register nothing.
 SHARED = {'vet.backbones.timm': {'vet.backbones.digits'}}

@@ -69,7 +69,7 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     return Backbone(network, layout, wanted.with_changes(preprocessing or {}), dict(
         type='timm', name=name, tag=tag or (network.pretrained_cfg or {}).get('tag', ''), pretrained=pretrained,
         checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
-        kwargs=options, classifier=classifier))
+        kwargs=options, classifier=classifier), wanted)
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     return Backbone(network, layout, wanted.with_changes(preprocessing or {}), dict(
         type='torchvision', name=name, tag=chosen.name, weights=weights, pretrained=pretrained,
         checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
-        kwargs=dict(kwargs or {}), classifier=classifier, pool=pool))
+        kwargs=dict(kwargs or {}), classifier=classifier, pool=pool), wanted)
 
 
 def _find_classifier(network: Any) -> str:

@@ -1,4 +1,4 @@
-"""Backbone: a pretrained network without its classifier, frozen, with its preprocessing, its sites and its identity.
+"""Backbone: a pretrained network, mostly without its classifier, frozen, with its preprocessing, its sites and its identity.
 
 Made by the files of backbones/, edited by tuners, called by ImageClassifier.
 """
@@ -38,16 +38,18 @@ class Preprocessing:
 
 
 class Backbone(nn.Module):
-    """`network` maps normalised images (B, 3, H, W) to pooled features (B, C); all its parameters are frozen.
+    """`network` maps normalised images (B, 3, H, W) to pooled features (B, C), or to the logits of a kept classifier; all its
+    parameters are frozen.
 
     identity: what a model folder needs to make it again: type, name, tag, sha256 of the weights, and hints.
-    layout: which modules play which role.
+    layout: which modules play which role. published: the preprocessing that the weights were trained with.
     """
 
-    def __init__(self, network: nn.Module, layout: Layout, preprocessing: Preprocessing, identity: Mapping[str, Any]):
+    def __init__(self, network: nn.Module, layout: Layout, preprocessing: Preprocessing, identity: Mapping[str, Any],
+                 published: Preprocessing | None = None):
         super().__init__()
         self.network = network.requires_grad_(False)
-        self.preprocessing = preprocessing
+        self.preprocessing, self.published = preprocessing, published or preprocessing
         self.identity = dict(identity, sha256=weights_sha256(network.state_dict()))
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
@@ -65,6 +67,12 @@ class Backbone(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> features (B, C)"""
         return self.network(images)
+
+    def warnings(self) -> list[str]:
+        """Where images are normalised or resized otherwise than for the training of the weights."""
+        name, here, there = self.identity.get('name', self.identity['type']), vars(self.preprocessing), vars(self.published)
+        return [f'{name} takes images of {field} {here[field]}, but its weights were trained with {there[field]}.'
+                for field in ('mean', 'std', 'interpolation') if here[field] != there[field]]
 
     def train(self, mode: bool = True) -> 'Backbone':
         """As in torch, but a norm with running statistics stays in eval unless its scale trains: they would drift."""

@@ -20,8 +20,8 @@ class MultiTask(ConcatDataset):
     def __init__(self, tasks: Mapping[str, Any], root: Any = 'data'):
         wrong = [name for name in tasks if not str(name).isidentifier()]
         if wrong or not tasks:
-            raise UserError(f'tasks has the names {list(map(str, tasks))}; allowed: one or more of letters, digits and _, each with '
-                            f'a dataset, such as tasks=dict(flowers=dict(type="Flowers102", split="train")).')
+            raise UserError(f'tasks has the names {list(map(str, tasks))}; allowed: one or more of letters, digits and _, each '
+                            f'with a dataset, such as tasks=dict(flowers=dict(type="Flowers102", split="train")).')
         self.tasks = {name: DATASETS.build(dict(entry), root=root) if isinstance(entry, Mapping) else entry
                       for name, entry in tasks.items()}
         super().__init__(self.tasks.values())

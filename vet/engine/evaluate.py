@@ -1,6 +1,7 @@
 """Scores of a dataset under a model, over any number of processes, and the metrics computed from them."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,18 @@ from vet.registry import METRICS
 
 
 def measure(model: ImageClassifier | MultiTaskClassifier, dataset: Any, views: Transforms, accelerator: Accelerator,
-            evaluation: Evaluation) -> dict[str, float]:
-    """The metrics of a dataset by their names. Of several tasks: 'task/metric' for each, and each metric's mean over tasks."""
+            evaluation: Evaluation, answers: Path | None = None) -> dict[str, float]:
+    """The metrics of a dataset by their names. Of several tasks: 'task/metric' for each, and each metric's mean over tasks.
+
+    answers: an .npz file to write, with the images' 'labels' and the labels 'given' by the model; of one task.
+    """
     loader, found = evaluation.dataloader, {}
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         scores, labels = score(model.for_task(task), part, views[task], accelerator, loader.batch_size_per_gpu,
                                loader.workers_per_gpu)
         found[task] = compute_metrics(evaluation.metrics, scores, labels)
+        if answers and task is None and accelerator.is_main_process:
+            np.savez(answers, labels=labels, given=scores.argmax(1))
     if None in found:
         return found[None]
     means = {name: sum(results[name] for results in found.values()) / len(found) for name in next(iter(found.values()))}

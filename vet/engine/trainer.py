@@ -173,7 +173,7 @@ class Trainer:
         progress.stopped = patience is not None and epoch - progress.best_epoch >= patience
 
     def _finish(self, progress: Progress, order: Order) -> dict[str, Any]:
-        after = self._measure('test') if self.data.get('test') is not None else {}
+        after = self._measure('test', self.folder.path / 'predictions.npz') if self.data.get('test') is not None else {}
         val = 'images held out of train' if self.settings.dataset.val is None else 'images of the validation split'
         selected = f'epoch {progress.best_epoch}, the best on {len(self.data["val"])} {val}' if self._best else 'last epoch'
         summary = dict(**after, before=progress.before, validation=progress.best, selected=selected,
@@ -190,11 +190,11 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return summary
 
-    def _measure(self, split: str) -> dict[str, float]:
+    def _measure(self, split: str, answers: Path | None = None) -> dict[str, float]:
         dataset = self.data.get(split)
         if dataset is None:
             raise UserError(f'there is no {split!r} split to evaluate on; give dataset.{split} in the config.')
-        return measure(self.model, dataset, self._view, self.accelerator, self.settings.evaluation)
+        return measure(self.model, dataset, self._view, self.accelerator, self.settings.evaluation, answers)
 
     def _batches(self, order: Order, step: int) -> Iterator[Batch]:
         """This process's batches from step `step` to the end of training; nothing is read before the first is asked for."""

@@ -1,7 +1,7 @@
 """WorkFolder: what one training run writes, who may go on from it, and how it is known to be finished.
 
-config.json, environment.json, log.jsonl, tensorboard/, checkpoints/step-…/, output/ (the model folder), curves.png and,
-last of all, summary.json.
+config.json, environment.json, log.jsonl, tensorboard/, checkpoints/step-…/, predictions.npz (of the test split), output/ (the
+model folder), curves.png and, last of all, summary.json.
 """
 
 import json

@@ -1,0 +1,149 @@
+"""Suite: the runs of a benchmark - backbones x tuners x datasets x seeds - read from one config file.
+
+A suite file is a config whose `train` and `evaluation` come from a recipe by `_base_`, with these in place of model and dataset:
+
+    backbones = {name: an entry of model.backbone}
+    tuners = {name: the entries of model.tuners, or dict(tuners=…, head=…, options=…, grid=…)}
+    datasets = {name: dict(train=…, val=…, test=…, group=…, options=…)}
+    seeds = [0, 1, 2]
+    options = {'train.optimizer.lr': 1e-3}      changes to every run's config; a tuner's and a dataset's come after
+    grid = {'train.optimizer.lr': [1e-3, 1e-2]}   values to choose from, on validation images alone
+"""
+
+import ast
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from vet.builders import modified
+from vet.config import load_config, read_settings
+from vet.errors import UnknownNameError, UserError
+
+KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head')
+TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
+DATASET_KEYS = ('train', 'val', 'test', 'group', 'options')
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a suite. config: complete and checked, as plain values. point: what the grid chose, or tries."""
+
+    suite: str
+    dataset: str
+    backbone: str
+    tuner: str
+    seed: int
+    config: dict[str, Any]
+    point: dict[str, Any] = field(default_factory=dict)
+    is_search: bool = False         # judges `point` on validation images; reads no test image
+    group: str = ''                 # of the dataset, for means over groups
+
+    @property
+    def name(self) -> str:
+        """'flowers.vitb16.lora.seed0', and of a search its point; unique within the suite, fit for a file."""
+        point = hashlib.sha256(json.dumps(self.point, sort_keys=True).encode()).hexdigest()[:6]
+        parts = self.dataset, self.backbone, self.tuner, f'seed{self.seed}'
+        return '.'.join((*parts, f'search-{point}') if self.is_search else parts)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the table: a dataset, a backbone and a tuner."""
+
+    suite: 'Suite'
+    dataset: str
+    backbone: str
+    tuner: str
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """What the grid tries; [] without one."""
+        grid = self.suite.tuners[self.tuner].get('grid', self.suite.grid)
+        return [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
+
+    def searches(self) -> list[Run]:
+        """One run for each point, with the first seed, judged on validation images alone."""
+        return [self._run(self.suite.seeds[0], point, is_search=True) for point in self.points]
+
+    def runs(self, point: Mapping[str, Any] | None = None) -> list[Run]:
+        """One run for each seed, at the point that was chosen."""
+        return [self._run(seed, dict(point or {})) for seed in self.suite.seeds]
+
+    def _run(self, seed: int, point: dict[str, Any], is_search: bool = False) -> Run:
+        suite, tuner, dataset = self.suite, self.suite.tuners[self.tuner], self.suite.datasets[self.dataset]
+        config = Config(dict(
+            model=dict(backbone=suite.backbones[self.backbone], tuners=tuner['tuners'], head=tuner.get('head', suite.head)),
+            dataset={split: dataset.get(split) for split in ('train', 'val', 'test')}, **suite.sections, seed=seed))
+        options = {**suite.options, **tuner.get('options', {}), **dataset.get('options', {}), **point}
+        if is_search:
+            options |= {'evaluation.select': 'best', 'evaluation.before': False}
+            config.dataset.test = None
+        settings = read_settings(modified(config, None, options))
+        return Run(suite.name, self.dataset, self.backbone, self.tuner, seed, settings.to_dict(), point, is_search,
+                   dataset.get('group', ''))
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    name: str
+    title: str                      # the first line of the file's docstring
+    backbones: dict[str, dict[str, Any]]
+    tuners: dict[str, dict[str, Any]]
+    datasets: dict[str, dict[str, Any]]
+    seeds: list[int]
+    options: dict[str, Any]
+    grid: dict[str, list[Any]]
+    head: dict[str, Any]
+    sections: dict[str, Any]        # train and evaluation, from the recipe
+
+    def cells(self, only: str = '*') -> list[Cell]:
+        """Every place of the table whose 'dataset.backbone.tuner' fits the pattern. UserError where none does."""
+        found = [Cell(self, *names) for names in itertools.product(self.datasets, self.backbones, self.tuners)
+                 if fnmatchcase('.'.join(names), only)]
+        if not found:
+            raise UserError(f'--only {only!r} fits none of the runs; they are named dataset.backbone.tuner, with the datasets '
+                            f'{list(self.datasets)}, backbones {list(self.backbones)} and tuners {list(self.tuners)}.')
+        return found
+
+
+def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Suite:
+    """The suite of a file. options: changes to every run's config, or to `seeds`. UserError for what cannot be read."""
+    config, options = load_config(path), dict(options or {})
+    for key in ('backbones', 'tuners', 'datasets'):
+        if not isinstance(config.get(key), Mapping) or not config[key]:
+            raise UserError(f'the suite {str(path)!r} lacks {key}; it is a dict of names and what they stand for.')
+    plain = {key: Config({key: config[key]}).to_dict()[key] for key in KEYS if key in config}
+    tuners = {name: entry if isinstance(entry, dict) else dict(tuners=entry) for name, entry in plain['tuners'].items()}
+    for kind, entries, allowed in (('tuner', tuners, TUNER_KEYS), ('dataset', plain['datasets'], DATASET_KEYS)):
+        for name, entry in entries.items():
+            for key in entry:
+                if key not in allowed:
+                    raise UnknownNameError(f'key of the {kind} {name!r} in a suite', key, allowed)
+    for name in itertools.chain(plain['backbones'], tuners, plain['datasets']):
+        if not str(name).replace('_', '').replace('-', '').isalnum():
+            raise UserError(f'the name {name!r} in a suite is no part of a file name; allowed: letters, digits, _ and -.')
+    seeds = options.pop('seeds', plain.get('seeds', [0]))
+    sections = {key: config[key] for key in ('train', 'evaluation') if key in config}
+    title = (ast.get_docstring(ast.parse(Path(path).read_text())) or '').partition('\n')[0] if Path(path).suffix == '.py' else ''
+    return Suite(Path(path).stem, title, plain['backbones'], tuners, plain['datasets'], list(seeds),
+                 {**plain.get('options', {}), **options}, plain.get('grid', {}), plain.get('head', dict(type='Linear')), sections)
+
+
+def distinct(runs: list[Run], *keys: str) -> Iterator[tuple[dict[str, Any], Run]]:
+    """The different entries at config[keys[0]][keys[1]]… that are not None, each with the first run that has it."""
+    seen = set()
+    for run in runs:
+        entry: Any = run.config
+        for key in keys:
+            entry = entry[key]
+        text = json.dumps(entry, sort_keys=True)
+        if entry is not None and text not in seen:
+            seen.add(text)
+            yield entry, run

@@ -1,0 +1,119 @@
+"""Worker: makes one run of a suite and writes its result. A process of its own, so that its peak memory is its own.
+
+    python -m vet.benchmark.worker JOB.json
+"""
+
+import fcntl
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vet.benchmark.results import is_done, write_result
+from vet.benchmark.suite import Run
+from vet.builders import build_trainer
+from vet.engine.environment import describe
+from vet.engine.log import read_log
+from vet.errors import UserError
+from vet.registry import METRICS
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, and all that a process needs to make it, as JSON."""
+
+    run: Run
+    identity: str
+    data: dict[str, Any]            # the fingerprint of each split
+    backbone_sha256: str            # of its weights
+    result: str                     # the file to write
+    work_dir: str
+    data_root: str
+    device: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def write(self) -> Path:
+        """Puts the job into its work folder; returns the file."""
+        path = Path(self.work_dir) / 'job.json'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)))
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> 'Job':
+        values = json.loads(Path(path).read_text())
+        return cls(**{**values, 'run': Run(**values['run']), 'warnings': tuple(values['warnings'])})
+
+
+def work(job: Job) -> None:
+    """Makes the run, from its newest checkpoint where it was begun before, and writes its result; a failure is one too.
+
+    A second process at the same run waits for the first, and then finds it done.
+    """
+    with _alone(Path(job.work_dir)):
+        if is_done(Path(job.result), job.identity):
+            return
+        began = time.time()
+        try:
+            measured = dict(status='done', **_train(job))
+        except Exception as error:
+            traceback.print_exc()
+            what = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
+            measured = dict(status='failed', error=what)
+        write_result(Path(job.result), head(job) | measured | dict(wall_seconds=time.time() - began))
+
+
+def head(job: Job) -> dict[str, Any]:
+    """What a result says of its run before anything is measured."""
+    return asdict(job.run) | dict(identity=job.identity, data=job.data, backbone_sha256=job.backbone_sha256,
+                               warnings=list(job.warnings))
+
+
+def _train(job: Job) -> dict[str, Any]:
+    folder = Path(job.work_dir) / 'run'
+    trainer = build_trainer(model=job.run.config, work_dir=folder, resume='auto', device=job.device, data_root=job.data_root)
+    summary = trainer.train()
+    environment = {key: value for key, value in describe(trainer.accelerator.device).items() if key != 'command'}
+    metrics = {} if job.run.is_search else {name: summary[name] for name in _names(summary, job)}
+    facts = ('before', 'validation', 'selected', 'epochs', 'steps', 'train_images', 'parameters', 'train_seconds', 'peak_memory_mb')
+    return dict(metrics=metrics, **{name: summary[name] for name in facts}, file_bytes=summary['output_bytes'],
+                images_per_second=summary['train_images'] * summary['epochs'] / max(summary['train_seconds'], 1e-9),
+                curves=[record for record in read_log(folder) if 'loss' in record or 'val_accuracy' in record],
+                environment=environment, **_by_class(folder / 'predictions.npz'))
+
+
+def _names(summary: dict[str, Any], job: Job) -> list[str]:
+    """The names of the metrics in a summary, those of single tasks included."""
+    wanted = {METRICS.find(name).__name__ for name in job.run.config['evaluation']['metrics']}
+    return [name for name in summary if name.rpartition('/')[2] in wanted]
+
+
+def _by_class(path: Path) -> dict[str, Any]:
+    """Accuracy by class, and the wrong answers as [truth, given, how often]; of models of several tasks, nothing."""
+    if not path.exists():
+        return {}
+    with np.load(path) as found:
+        truth, given = found['labels'], found['given']
+    pairs, counts = np.unique(np.stack([truth, given], 1)[truth != given], axis=0, return_counts=True)
+    right, all_ = np.bincount(truth[truth == given], minlength=truth.max() + 1), np.bincount(truth)
+    return dict(per_class=(right / np.maximum(all_, 1)).tolist(), images_by_class=all_.tolist(),
+                confusion=np.column_stack([pairs, counts]).tolist())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == '__main__':
+    work(Job.read(sys.argv[1]))
