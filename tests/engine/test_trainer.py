@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from tests.engine.runs import SmallDigits, build, small
+from vet import pipeline
 from vet.core.tuner import Tuner
 from vet.engine.log import read_log
 from vet.errors import TrainingError, UserError
@@ -188,3 +189,21 @@ def test_seed_decides(tmp_path):
 def test_no_process_is_left(tmp_path):
     small(tmp_path / 'run', **{'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=2), 'train.max_epochs': 1}).train()
     assert not multiprocessing.active_children()
+
+
+def test_predictions_and_a_saved_copy(tmp_path):
+    """What the folder says of the test split agrees with the metric; `save_pretrained` writes what `pipeline` reads."""
+    trainer = small(tmp_path / 'run', **{'train.max_epochs': 1})
+    summary = trainer.train()
+    with np.load(tmp_path / 'run' / 'predictions.npz') as answers:
+        assert (answers['labels'] == SmallDigits('test').targets).all()
+        assert (answers['labels'] == answers['given']).mean() == pytest.approx(summary['accuracy'])
+    for _ in range(2):      # the second replaces the first
+        trainer.save_pretrained(tmp_path / 'copy')
+    image = SmallDigits('test')[3][0]
+    assert pipeline(model=tmp_path / 'copy')(image, topk=5) == trainer.predict([image], 5)[0]
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos' / 'one.jpg').write_bytes(b'')
+    with pytest.raises(UserError, match='photos. exists and is no model folder; give a new or an empty one'):
+        trainer.save_pretrained(tmp_path / 'photos')
+    assert (tmp_path / 'photos' / 'one.jpg').exists()

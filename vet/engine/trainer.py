@@ -78,6 +78,18 @@ class Trainer:
                                 'evaluate before train() or after it.')
         return self._measure(split)
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the model as it stands as a model folder, in place of one that is there; without metrics.
+
+        UserError for a folder that holds something else.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / 'tuner.safetensors').is_file() and (folder.is_file() or any(folder.iterdir())):
+            raise UserError(f'{str(folder)!r} exists and is no model folder; give a new or an empty one.')
+        if self.accelerator.is_main_process:
+            self._save_output(self.model, folder, dict(metrics={}, settings=self.settings.to_dict()))
+        self.accelerator.wait_for_everyone()
+
     @torch.no_grad()
     def predict(self, images: list[Any], topk: int = 1, task: str | None = None) -> list[dict[str, list]]:
         """A list of images, as `pipeline` takes them, to {'scores': […], 'labels': […]} each, the `topk` best first."""
