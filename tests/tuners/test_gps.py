@@ -137,7 +137,7 @@ def test_choice_is_saved_small_copied_and_pickled():
     index = state['deltas.blocks.1.mlp.fc1.index']
     assert not torch.equal(index, first['deltas.blocks.1.mlp.fc1.index']) and index.dtype == torch.int32
     assert {name.rpartition('.')[2] for name in state} == {'values', 'index', 'shift'}
-    assert sum(value.numel() for value in state.values()) < 0.3 * sum(p.numel() for p in tuner._backbone.parameters())
+    assert sum(value.numel() for value in state.values()) < 0.3 * sum(p.numel() for p in tuner.backbone.parameters())
     for again in (copy.deepcopy(tuner), pickle.loads(pickle.dumps(tuner))):
         assert torch.equal(again.state()['deltas.blocks.1.mlp.fc1.index'], index)
         again.prepare([(images(6, seed=5).double(), LABELS)])

@@ -25,6 +25,7 @@ class Tuner(nn.Module):
     identity_at_start = True    # before training, the tuned backbone computes exactly what the frozen one does
     head_only = False           # edits nothing, on purpose; of other tuners, that is an error
     length_key: tuple[str, str] | None = None   # ('lora_length', 'rank'): the short form in model.backbone, its argument
+    backbone: Backbone | None = None            # the one it is attached to, for `prepare`; not owned
 
     def __init__(self, at: str | list[str] | tuple[str, ...]):
         super().__init__()
@@ -94,6 +95,7 @@ class Tuner(nn.Module):
     def attach(self, backbone: Backbone) -> None:
         """Edits `backbone`. Should a site refuse, what was edited before it is taken back."""
         _forget_compiled_graphs()
+        object.__setattr__(self, 'backbone', backbone)
         try:
             sites = backbone.sites.find(self.at)
             self.shared(sites)
@@ -112,6 +114,7 @@ class Tuner(nn.Module):
         while self._edits:
             self._edits.pop().undo()
         self.deltas.clear()
+        object.__setattr__(self, 'backbone', None)
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The names and parameters that train, those thawed in the network included."""

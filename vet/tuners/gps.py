@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vet.core.backbone import Backbone
 from vet.core.edits import Reweight
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -31,22 +30,12 @@ class GPS(Tuner):
     Parameters per site: k out, and out of a bias; ViT-B/16, k = 1: 83,712, and 83,712 of biases.
     """
 
-    _backbone: Backbone | None = None
-
     def __init__(self, k: int | list[int] | dict[str, int] = 1, bias: bool = True, images: int = 1000,
                  at: str | list[str] | tuple[str, ...] = ('stem', 'weight')):
         super().__init__(at)
         if images < 1:
             raise UserError(f'images is {images}; it must be at least 1.')
         self.k, self.bias, self.images = k, bias, images
-
-    def attach(self, backbone: Backbone) -> None:
-        super().attach(backbone)
-        object.__setattr__(self, '_backbone', backbone)         # for `prepare`; not ours to own
-
-    def detach(self) -> None:
-        super().detach()
-        object.__setattr__(self, '_backbone', None)
 
     def tune(self, site: Site) -> None:
         k = site.at_depth(self.k, 'k')
@@ -58,17 +47,17 @@ class GPS(Tuner):
 
     def prepare(self, batches: Iterable) -> None:
         """Chooses the connections from batches of images (B, 3, H, W) and labels (B,), while every update is zero."""
-        assert self._backbone is not None, 'attach first'
+        assert self.backbone is not None, 'attach first'
         edits = [edit for edit in self._edits if isinstance(edit, Reweight)]
         weights = [edit.host.get_parameter(edit.weight_name) for edit in edits]
-        sums, was_training, seen = [torch.zeros_like(weight) for weight in weights], self._backbone.training, 0
+        sums, was_training, seen = [torch.zeros_like(weight) for weight in weights], self.backbone.training, 0
         frozen = [weight for weight in weights if not weight.requires_grad]
-        self._backbone.eval()
+        self.backbone.eval()
         try:
             for weight in frozen:
                 weight.requires_grad_(True)
             for images, labels in batches:
-                loss = contrastive_loss(self._backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2))
+                loss = contrastive_loss(self.backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2))
                 for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
                     total += gradient
                 seen += len(images)
@@ -77,7 +66,7 @@ class GPS(Tuner):
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
-            self._backbone.train(was_training)
+            self.backbone.train(was_training)
         if not any(total.any() for total in sums):
             raise UserError(f'{type(self).__name__} compares the images of a batch, but in {seen} images there was nothing to '
                             f'compare; set train.dataloader.batch_size_per_gpu to 2 or more.')

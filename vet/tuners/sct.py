@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.core.backbone import Backbone
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -30,7 +29,6 @@ class SCT(Tuner):
     """
 
     identity_at_start = False
-    _backbone: Backbone | None = None
 
     def __init__(self, channels: int | list[int] | dict[str, int] = 96, scale: float = 1.0, images: int = 1000,
                  at: str | list[str] = 'block'):
@@ -38,14 +36,6 @@ class SCT(Tuner):
         if scale == 0 or images < 1:
             raise UserError(f'scale is {scale} and images is {images}; scale must not be 0, and images be at least 1.')
         self.channels, self.scale, self.images = channels, scale, images
-
-    def attach(self, backbone: Backbone) -> None:
-        super().attach(backbone)
-        object.__setattr__(self, '_backbone', backbone)         # for `prepare`; not ours to own
-
-    def detach(self) -> None:
-        super().detach()
-        object.__setattr__(self, '_backbone', None)
 
     def tune(self, site: Site) -> None:
         count = site.at_depth(self.channels, 'channels')
@@ -58,17 +48,17 @@ class SCT(Tuner):
 
     def prepare(self, batches: Iterable) -> None:
         """Chooses the channels from batches of images (B, 3, H, W) and labels (B,), with every update switched off."""
-        assert self._backbone is not None, 'attach first'
+        assert self.backbone is not None, 'attach first'
         deltas: list[Any] = list(self.deltas.values())
-        was_training, seen = self._backbone.training, 0
+        was_training, seen = self.backbone.training, 0
         squares: list[dict[int, torch.Tensor]] = [{} for _ in deltas]
-        self._backbone.eval()
+        self.backbone.eval()
         try:
             with torch.no_grad():
                 for images, labels in batches:
                     for delta, by_class in zip(deltas, squares):
                         delta.watch = partial(_add_squares, by_class, labels)
-                    self._backbone(images)
+                    self.backbone(images)
                     seen += len(images)
                     if seen >= self.images:
                         break
@@ -81,7 +71,7 @@ class SCT(Tuner):
         finally:
             for delta in deltas:
                 delta.watch = None
-            self._backbone.train(was_training)
+            self.backbone.train(was_training)
 
 
 class SalientChannels(nn.Module):
