@@ -1,6 +1,5 @@
 """The commands as a user types them: what they write and print, and one message and exit code 2 for each mistake."""
 
-import importlib
 import json
 import os
 import pty
@@ -20,35 +19,6 @@ from vet.cli.command import literal
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / 'configs/quickstart.py'
 QUICK = ['--cfg-options', 'train.max_epochs=1', 'evaluation.before=False']
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """command('train', *arguments): (exit code, stdout, stderr) of the command, in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        try:
-            importlib.import_module(f'vet.cli.{name}').main()
-            code = 0
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        return code, out, err
-    return call
-
-
-@pytest.fixture
-def fails(command):
-    """fails(*parts of the message, of=[command, …]): exit code 2, one message, no traceback."""
-    def check(*parts, of):
-        code, out, err = command(*of)
-        assert (code, out) == (2, '') and err.startswith('error: ') and 'Traceback' not in err, err
-        assert len(err.splitlines()) == 1
-        for part in parts:
-            assert part in err, err
-    return check
 
 
 def train(*options, config=QUICKSTART):
@@ -79,7 +49,7 @@ def test_train_as_a_user(python, tmp_path):
                  f'{summary["output_bytes"]:,} bytes', f'written to            {work}', '1 epochs of 539 images'):
         assert part in text, (part, text)
     assert {path.name for path in work.iterdir()} == {'checkpoints', 'config.json', 'curves.png', 'environment.json', 'example.png',
-                                                      'log.jsonl', 'output', 'summary.json', 'tensorboard'}
+                                                      'log.jsonl', 'output', 'predictions.npz', 'summary.json', 'tensorboard'}
     assert summary['output_bytes'] == (work / 'output/tuner.safetensors').stat().st_size
     used = python('-c', line)
     assert used.returncode == 0, used.stderr

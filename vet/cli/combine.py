@@ -7,7 +7,7 @@ from vet.hub.combine import METHODS, combine
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog='combine', description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('output', help='the model folder to write')
     parser.add_argument('models', nargs='+', help='model folders, or the work folders of finished runs')
     parser.add_argument('--method', choices=METHODS, default='soup')

@@ -7,7 +7,7 @@ from vet.hub.export import export_backbone
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog='export', description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('model', help='a model folder, or the work folder of a finished run')
     parser.add_argument('file', help='the .safetensors file to write')
     parser.add_argument('--task', help='of a model of several tasks: whose backbone')

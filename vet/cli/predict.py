@@ -14,7 +14,7 @@ from vet.pipeline import pipeline
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog='predict', description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('model', help='a model folder, or the work folder of a finished run')
     parser.add_argument('images', nargs='+', help='image files, URLs, or folders of images')
     parser.add_argument('--topk', type=int, default=5)

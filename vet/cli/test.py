@@ -14,7 +14,7 @@ from vet.transforms.torchvision import build_transform
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog='test', description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('model', help='a work folder or a model folder')
     parser.add_argument('--split', default='test', choices=('train', 'val', 'test'))
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")

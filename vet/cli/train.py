@@ -17,7 +17,7 @@ from vet.registry import METRICS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog='train', description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a config file, a model folder, or the id of a known model')
     parser.add_argument('--work-dir', metavar='DIR', help='what the run writes (default: work_dirs/CONFIG/TIME)')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='auto|PATH',

@@ -1,0 +1,71 @@
+"""Lists what a config can name: tuners, backbones, datasets, …, with one line each; or the roles of a backbone."""
+
+import argparse
+import inspect
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from vet import registry
+from vet.cli.command import add_import, import_plugins, run
+from vet.core.backbone import Backbone
+from vet.errors import UnknownNameError, UserError
+
+KINDS = {f'{found.name}s': found for found in vars(registry).values() if isinstance(found, registry.Registry)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('kind', help=', '.join([*KINDS, 'roles']))
+    parser.add_argument('--backbone', metavar='NAME', help="of 'roles': a timm or torchvision model; its weights are not needed")
+    parser.add_argument('--filter', metavar='PATTERN', help="of 'backbones': also the timm models that fit, such as 'vit_base*'")
+    parser.add_argument('--json', action='store_true', help='for programs')
+    add_import(parser)
+    args = parser.parse_args()
+    run(lambda: _list(args))
+
+
+def _list(args: argparse.Namespace) -> None:
+    import_plugins(args.imports)
+    if args.kind == 'roles':
+        rows = _roles(args.backbone)
+    elif args.kind in KINDS:
+        rows = {name: first_line(KINDS[args.kind].find(name)) for name in KINDS[args.kind].names()}
+    else:
+        raise UnknownNameError('kind of plugin', args.kind, [*KINDS, 'roles'])
+    if args.kind == 'backbones' and args.filter:
+        import timm
+
+        rows |= dict.fromkeys(timm.list_models(args.filter), "a name for dict(type='timm', name=…)")
+    if args.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    table = Table(Column(args.kind.removesuffix('s'), no_wrap=True), Column('', overflow='fold'), box=None, show_header=False)
+    for name, line in rows.items():
+        table.add_row(name, line)
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def first_line(plugin: Any) -> str:
+    """What the docstring of a plugin says first; its module's, where it has none."""
+    own = plugin.__dict__.get('__doc__') if inspect.isclass(plugin) else plugin.__doc__
+    text = own or inspect.getdoc(inspect.getmodule(plugin)) or ''
+    return ' '.join(text.strip().partition('\n\n')[0].split())
+
+
+def _roles(name: str | None) -> dict[str, str]:
+    """Each role, how many modules play it, and the first of them with its weight or what it takes."""
+    if name is None:
+        raise UserError('roles are those of a backbone; say which one with --backbone NAME.')
+    source = dict(type=name) if name in registry.BACKBONES.names() else dict(type=_source(name), name=name)
+    backbone: Backbone = registry.BACKBONES.build(dict(source, pretrained=False))
+    return {role: f'{len(sites)}, such as {sites[0]}' for role, sites in
+            ((role, backbone.sites.find(role)) for role in backbone.sites.roles())}
+
+
+def _source(name: str) -> str:
+    import timm
+
+    return 'timm' if timm.is_model(name) else 'torchvision'
