@@ -1,0 +1,41 @@
+"""VTAB-1k: 19 tasks, ViT-B/16 of ImageNet-21k (orig), eighteen tuners, three seeds: 1,026 runs of a few minutes, for a GPU.
+
+    python tools/benchmark.py benchmarks/suites/vtab1k.py --data-root DATA
+
+One protocol, fact2023, with its drop path and its normalisation; the last epoch counts, never the best on the test images. Tuners
+with a grid choose their scale for each task out of five, by 380 runs that come first. A run of the grid holds 200 of the 1,000
+training images out (stratified, not VTAB's own val200), the runs that count train on all 1,000. Tables give both means, over the
+19 tasks and over the 3 groups.
+
+Into DATA: vtab-1k/<task>/, as NOAH's script writes it (vet/datasets/vtab.py). The weights come from timm's hub, or from Google's
+imagenet21k/ViT-B_16.npz, by --cfg-options model.backbone.checkpoint=ViT-B_16.npz.
+"""
+
+_base_ = ['../../configs/_base_/recipes/fact2023.py', '../../configs/_base_/datasets/vtab1k.py']
+
+backbones = dict(vitb16_orig=dict(type='timm', name='vit_base_patch16_224.orig_in21k'))
+scales = {'model.tuners.0.scale': [0.01, 0.1, 1.0, 10.0, 100.0]}
+tuners = dict(
+    linear=[dict(type='LinearProbe')],
+    full=dict(tuners=[dict(type='Full')], options={'train.optimizer.lr': 1e-4}),
+    bitfit=[dict(type='BitFit')],
+    norm_tune=[dict(type='NormTune')],
+    difffit=[dict(type='DiffFit')],
+    vpt_shallow=[dict(type='VPT', length=10, depth='shallow')],
+    vpt_deep=[dict(type='VPT', length=10)],
+    lora=[dict(type='LoRA', rank=8)],
+    adapter=[dict(type='Adapter', width=8)],
+    houlsby=[dict(type='Houlsby', width=8)],
+    pfeiffer=[dict(type='Pfeiffer', width=8)],
+    adaptformer=[dict(type='AdaptFormer', width=8)],
+    ssf=[dict(type='SSF')],
+    fact_tt=dict(tuners=[dict(type='FacT', variant='tt', rank=16)], grid=scales),
+    fact_tk=dict(tuners=[dict(type='FacT', variant='tk', rank=32)], grid=scales),
+    convpass=dict(tuners=[dict(type='Convpass', width=8)], grid=scales),
+    repadapter=dict(tuners=[dict(type='RepAdapter', width=8)], grid={'model.tuners.0.scale': [0.1, 0.5, 1.0, 5.0, 10.0]}),
+    sct=[dict(type='SCT')])
+seeds = [0, 1, 2]
+options = {
+    'model.backbone.kwargs.drop_path_rate': 0.1,
+    'model.backbone.preprocessing': dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+    'evaluation.holdout': 0.2}

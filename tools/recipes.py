@@ -1,0 +1,6 @@
+"""python tools/recipes.py: see `vet/cli/recipes.py`."""
+
+from vet.cli.recipes import main
+
+if __name__ == '__main__':
+    main()

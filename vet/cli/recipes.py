@@ -1,0 +1,63 @@
+"""Prints what differs between two recipes, both completed with the defaults."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vet.cli.command import run
+from vet.config import load_config, read_settings
+from vet.errors import UnknownNameError
+
+OWN = Path(__file__).parents[2] / 'configs/_base_/recipes'
+FOLDER = OWN if OWN.is_dir() else Path('configs/_base_/recipes')    # an installed vet has none: those of the folder it is called in
+SECTIONS = ('train', 'evaluation')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('a', metavar='A', help='a recipe of configs/_base_/recipes, such as vpt2022, or a config file')
+    parser.add_argument('b', metavar='B', help='another one')
+    args = parser.parse_args()
+    run(lambda: _compare(args.a, args.b))
+
+
+def _compare(a: str, b: str) -> None:
+    left, right = (dict(_flat(read_recipe(name))) for name in (a, b))
+    table = Table('key', a, b)
+    for key in [*left, *(key for key in right if key not in left)]:
+        if key not in left or key not in right or left[key] != right[key]:
+            table.add_row(key, *(_text(values[key]) if key in values else '-' for values in (left, right)))
+    console = Console(markup=False, highlight=False)
+    console.print(table if table.rows else f'{a} and {b} do not differ.')
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The complete train and evaluation sections of a recipe, by its name or its file."""
+    path = Path(name) if Path(name).suffix else FOLDER / f'{name}.py'
+    if not path.is_file():
+        raise UnknownNameError('recipe', name, (path.stem for path in FOLDER.glob('*.py')), 'Or give a config file that exists.')
+    config = load_config(path)
+    given = {section: config[section] for section in SECTIONS if section in config}
+    settings = read_settings(dict(model=dict(backbone={}), dataset={}, **given)).to_dict()
+    return {section: settings[section] for section in SECTIONS}
+
+
+def _flat(values: dict[str, Any], path: str = '') -> Iterator[tuple[str, Any]]:
+    """(dotted key, value)"""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f'{path}{key}.')
+        else:
+            yield f'{path}{key}', value
+
+
+def _text(value: Any) -> str:
+    """As a config file has it; a list of plugins is one line for each."""
+    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        return '\n'.join(f'{entry.get("type")}({", ".join(f"{key}={entry[key]!r}" for key in entry if key != "type")})'
+                         for entry in value)
+    return repr(value)
