@@ -123,7 +123,7 @@ RUNS = [
     ('resnet50_minlora_jellyfish_mushroom', {'model.backbone.pretrained': False, 'model.backbone.preprocessing': dict(size=32)},
      48_768, 1000),
     ('deit_tiny_pixels_goldfish', {'model.backbone.pretrained': False}, 1_515_280, 1000),
-    ('finetune_jellyfish_mushroom', SMALL | {'train.stages': [dict(epochs=1, train=r'head\..*'), dict(epochs=1)]}, 2_206_816, 2),
+    ('finetune_jellyfish_mushroom', SMALL | {'train.max_epochs': 2, 'train.stages': [dict(epochs=1, train=r'head\..*'), dict(epochs=1)]}, 2_206_816, 2),
     pytest.param('vgg19_pixels_goldfish', {'model.backbone.pretrained': False}, 1_515_280, 1000, marks=pytest.mark.slow)]
 
 

@@ -55,6 +55,9 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
     classes = class_names(data['train'])
     for split in ('val', 'test'):
         if data[split] is not None:
+            own, train = (getattr(data[part], 'label_map', None) for part in (split, 'train'))
+            if own and train and own != train:
+                raise UserError(f'dataset.{split}.label_map is {own}, but dataset.train.label_map is {train}; make them equal.')
             check_classes(class_names(data[split]), classes, f'dataset.{split}', 'dataset.train')
     return data
 
@@ -183,15 +186,21 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     except DataError as error:
         raise _with_missing_weights(error, settings) from error
     named = isinstance(source, (str, os.PathLike))
-    if not settings.model.finetune and named and Path(source).is_dir():
-        model = load_model(find_model_folder(source))
+    goes_on = not settings.model.finetune and named and Path(source).is_dir()
+    if goes_on:
+        folder = find_model_folder(source)
+        model, saved = load_model(folder), read_configuration(folder)['model']
+        for part in ('tuners', 'head'):
+            if getattr(settings.model, part) != saved[part]:
+                raise UserError(f'model.finetune is False, which goes on with the folder\'s model, but model.{part} is changed to '
+                                f'{getattr(settings.model, part)}; set finetune to True, or leave it as it is.')
         if model.classes != class_names(datasets['train']):
             raise UserError('model.finetune is False, which goes on from the folder\'s head, but the dataset has other classes; '
                             'set it to True.')
     else:
         model = build_model(settings, class_names(datasets['train']))
     work_dir = args.get('work_dir') or config.get('work_dir') or new_work_dir(source if named else 'run')
-    return Trainer(model, datasets, settings, WorkFolder(work_dir, args.get('resume')), save_model, args.get('device'))
+    return Trainer(model, datasets, settings, WorkFolder(work_dir, args.get('resume')), save_model, args.get('device'), goes_on)
 
 
 def new_work_dir(source: str | os.PathLike) -> Path:

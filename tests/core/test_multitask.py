@@ -126,7 +126,7 @@ def test_refusals():
     one: ImageClassifier = model.for_task('cars')
     with pytest.raises(UserError, match="task is 'cars', but the model has one task without a name"):
         one.for_task('cars')
-    with pytest.raises(UserError, match=r"model.shared='C' matches none of \['tuners.0.deltas.blocks.0.attn.qkv.A'"):
+    with pytest.raises(UserError, match=r"model.shared='C' matches nothing that tasks can share among \['tuners.0.deltas.blocks.0.attn.qkv.A'"):
         make('C')
     with pytest.raises(UserError, match=r"'tuners.0.deltas.blocks.0.attn.qkv.A', which is not of one shape in every task"):
         make(backbones=(lambda: tiny('vit'), lambda: tiny('torchvision-vit')))

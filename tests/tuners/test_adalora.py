@@ -164,8 +164,20 @@ def test_statistics_are_for_further_training_alone():
     tuner = attached(rank=2, target=1)
     parts = {name.rpartition('.')[2] for name in tuner.state()}
     statistics = {name.rpartition('.')[2] for name in tuner.training_state()}
-    assert parts == {'P', 'Lambda', 'Q'}
-    assert statistics == {f'{part}_{what}' for part in parts for what in ('sensitivity', 'uncertainty')}
+    assert parts == {'P', 'Lambda', 'Q', 'kept'}
+    assert statistics == {f'{part}_{what}' for part in parts - {'kept'} for what in ('sensitivity', 'uncertainty')}
+
+
+def test_an_average_keeps_to_the_budget_and_unseen_triplets_are_not_pruned(tmp_path):
+    options = {'model.tuners': [dict(type='AdaLoRA', rank=4, target=1, warmup=0, final=0.4)], 'train.max_epochs': 4}
+    trainer = small(tmp_path / 'one', **options | {'train.ema': 0.9})
+    trainer.train()
+    deltas = list(trainer.model.tuners[0].eval().deltas.values())
+    assert sum(int((delta.factors()[1].abs().sum(0) > 0).sum()) for delta in deltas) == len(deltas)
+    assert sum(int((delta.Lambda != 0).sum()) for delta in deltas) > len(deltas)        # the average itself
+    with pytest.raises(UserError, match='final is 0.4, but AdaLoRA has seen no gradient in the first 60% of the training'):
+        small(tmp_path / 'two', **options | {'train.max_epochs': 5, 'train.stages': [
+            dict(epochs=4, train='head.*'), dict(epochs=1)]}).train()
 
 
 def test_resumed_run_ends_as_the_unbroken_one(tmp_path):

@@ -208,6 +208,16 @@ def test_rank_is_one_value_a_list_by_depth_or_a_dict_of_patterns():
     assert given(2, 'blocks.*.mlp.fc1') == {f'blocks.{i}.mlp.fc1': 2 for i in range(3)}
 
 
+@pytest.mark.parametrize('rank, wanted', [
+    ({'blocks.[0-3].*': 2, 'attn.qkv': 8}, [2] * 4 + [8] * 8), ({'blocks.1': 2, '.*': 4}, [4, 2] + [4] * 10),
+    ({'*.qkv': 3}, [3] * 12), ({r'blocks\.1[01]?\.': 2, 'blocks': 1}, [1, 2] + [1] * 8 + [2, 2])], ids=str)
+def test_a_pattern_is_a_path_first(rank, wanted):
+    """A wildcard's dot is a dot: 'blocks.[0-3]' is not block 10."""
+    tuner = lora(rank=rank)
+    tuner.attach(timm_net('vit_tiny_patch16_224', img_size=32, patch_size=16, embed_dim=8, num_heads=2))
+    assert list(ranks(tuner).values()) == wanted
+
+
 def test_alpha_is_given_like_rank_and_is_the_rank_where_no_pattern_fits():
     tuner = lora(rank={'blocks.0': 2, '.*': 4}, alpha={'blocks.[01]': 8})
     tuner.attach(tiny('vit'))
@@ -231,6 +241,7 @@ def test_place_named_twice_is_tuned_once():
     (dict(rank=[1, -2, 3]), 'vit', UserError, r'rank is -2; allowed'),
     (dict(rank=[0, 0, 0]), 'vit', NoSiteError, r'LoRA has nothing to train at the 3 sites'),
     (dict(rank={'nowhere': 2}), 'vit', UserError, r"rank has the pattern 'nowhere', which fits none of the 3 sites"),
+    (dict(alpha='a'), 'vit', UserError, "alpha is 'a'; allowed: a number"),
     (dict(rank={'.*': 2}, alpha={'block.7': 2}), 'vit', UserError, r"alpha has the pattern 'block\.7', which fits none"),
     (dict(rank={'*qkw': 2}), 'vit', UserError, r"rank has the pattern '\*qkw'.*regular expression"),
     (dict(rank=[1, 2, 3], at='stem'), 'vit', UserError, r"'patch_embed\.proj' .* lies in no block"),

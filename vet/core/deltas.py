@@ -19,6 +19,7 @@ class LowRankUpdate(nn.Module):
     """
 
     dropout = 0.0               # of the update's input, in training
+    own: tuple[str, ...] = ()           # parameters that mean something beside this frozen weight alone: tasks never share them
     linear_in: tuple[str, ...] = ()     # the state B A is linear in, whatever W is; not inherited: a subclass may differ
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,6 +135,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """x, what flows in, and y, what flows out (None: x is edited itself) -> the edited y"""
         y = x if y is None else y
+        if self.parallel and x.dim() == 3:
+            x = x[:, :y.shape[1]]           # without the tokens that another tuner added to the input and took from the output
         h = (x if self.parallel else y).movedim(self.axis, -1)
         u = self.scale * self.up(self.drop(self.act(self.down(h))))
         return y + u.movedim(-1, self.axis).to(y.dtype)
@@ -212,7 +215,7 @@ class Scale(nn.Module):
         return type(module) in (nn.Linear, nn.Conv2d)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """gamma y + beta: tokens (…, out) or maps (B, out, H, W)"""
+        """gamma y + beta: tokens (…, out) or maps (B, out, H, W). As y + (gamma - 1) y: bfloat16 has no gamma near 1."""
         shape = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
-        scaled = self.gamma.view(shape).to(y.dtype) * y
+        scaled = y + (self.gamma - 1).view(shape).to(y.dtype) * y
         return scaled if self.beta is None else scaled + self.beta.view(shape).to(y.dtype)

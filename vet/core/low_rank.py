@@ -21,6 +21,7 @@ class DoRA(LowRank):
     """
 
     takes_dropout = False
+    own = ('m',)
 
     def make(self, in_features: int, num_rows: int) -> None:
         super().make(in_features, num_rows)
@@ -72,6 +73,7 @@ class PiSSA(LowRank):
     """
 
     linear_in = ('B', 'B0')
+    own = ('A', 'B')
     A0: torch.Tensor
     B0: torch.Tensor
 

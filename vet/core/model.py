@@ -1,6 +1,7 @@
 """ImageClassifier: a backbone, the tuners attached to it and a head; what is trained, saved and merged."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class ImageClassifier(nn.Module):
         assert not self._merged, 'merged already'
         hosts = {id(edit.host): edit.host for tuner in self.tuners for edit in tuner._edits if isinstance(edit, Reweight)}
         for host in hosts.values():
-            with torch.no_grad():
+            with torch.no_grad(), _in_eval(self.tuners):
                 made = new_tensors(host)
             edited = {name: host.__dict__.pop(name) for name in ('_reweights', 'forward')}
             for path, tensor in made.items():
@@ -107,6 +108,18 @@ def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(state[name])
+
+
+@contextmanager
+def _in_eval(modules: nn.Module) -> Iterator[None]:
+    """Within, all of `modules` are in eval mode, as what is merged is."""
+    training = [module for module in modules.modules() if module.training]
+    modules.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _put(module: nn.Module, path: str, parameter: Any) -> None:

@@ -20,7 +20,8 @@ class MultiTaskClassifier(nn.Module):
     """Normalised images (B, 3, H, W) of one task, and its name -> logits (B, K_task).
 
     tasks: {name: its classifier}. shared: which of the tuners' parameters are one for all tasks, as a regular expression over
-    their whole names, 'tuners.0.deltas.<site>.A'; those that match must be there, of one shape, in every task.
+    their whole names, 'tuners.0.deltas.<site>.A'; those that match must be there, of one shape, in every task. Thawed values,
+    and what a delta calls its `own` (DoRA's m, GPS's values), are each task's.
     A parameter of one task alone is named 'tuners.<task>.0.deltas…' or 'head.<task>.…'.
     """
 
@@ -28,11 +29,14 @@ class MultiTaskClassifier(nn.Module):
         super().__init__()
         self._tasks = nn.ModuleDict(tasks)
         first, *others = (_deltas(model) for model in tasks.values())
-        self._shared = [name for name in first if re.fullmatch(shared, name)]
+        own = {f'tuners.{i}.{name}' for model in tasks.values() for i, tuner in enumerate(model.tuners) for name in tuner.own()}
+        self._shared = [name for name in first if re.fullmatch(shared, name) and name not in own]
         misfit = [name for name in self._shared for other in others
                   if name not in other or _get(*other[name]).shape != _get(*first[name]).shape]
-        if misfit or not self._shared:
-            what = f'{misfit[0]!r}, which is not of one shape in every task' if misfit else f'none of {list(first)[:3]} …'
+        if misfit or (first and not self._shared):
+            what = (f'{misfit[0]!r}, which is not of one shape in every task' if misfit else
+                    f'nothing that tasks can share among {list(first)[:3]} …' + (
+                        f' (such as {min(own)!r} belongs to one frozen weight)' if own else ''))
             raise UserError(f'model.shared={shared!r} matches {what}; give a regular expression of names that all tasks have, such '
                             f'as ".*" or ".*A".')
         for other in others:
@@ -118,5 +122,7 @@ def share_equal_weights(backbones: Sequence[Backbone]) -> None:
     for backbone in backbones:
         other = first.setdefault(backbone.identity['sha256'], backbone)
         for name, module in backbone.network.named_modules():
+            if not module._parameters and not module._buffers:      # which may be another pool
+                continue
             module._parameters.update(other.network.get_submodule(name)._parameters)
             module._buffers.update(other.network.get_submodule(name)._buffers)

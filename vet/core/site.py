@@ -68,15 +68,23 @@ class Site:
             raise UserError(f'{what} is {chosen!r}; allowed: a positive int, a list of ints by depth, a dict of patterns.')
         return chosen
 
+    def number(self, value: Any, what: str) -> float | None:
+        """The entry for this site of `value`, as `choose` finds it, where it must be a number; None stays None."""
+        chosen = self.choose(value, what)
+        if chosen is not None and (not isinstance(chosen, (int, float)) or isinstance(chosen, bool)):
+            raise UserError(f'{what} is {chosen!r}; allowed: a number, a list of numbers by depth, a dict of patterns, or None.')
+        return chosen
+
     def choose(self, value: Any, what: str) -> Any:
         """The entry for this site of `value`: one value, a list by depth, or a dict of path patterns, of which the first that
-        fits counts; None where none does. UserError for a pattern that fits no site at all."""
+        fits counts; None where none does. UserError for a pattern that fits no site at all.
+
+        A pattern is a module path or a part of one, with wildcards ('blocks.[0-3]', 'attn.qkv', '*.fc1'); where it fits no site
+        as such, a regular expression that is searched for in the path.
+        """
         if isinstance(value, Mapping):
-            for pattern in value:
-                if not any(_answers(name, pattern, what) for name in self.found or (self.name,)):
-                    raise UserError(f'{what} has the pattern {pattern!r}, which fits none of the {len(self.found)} sites: '
-                                    f'{", ".join(self.found[:3])}, …. Mend it, or leave it out.')
-            return next((entry for pattern, entry in value.items() if _answers(self.name, pattern, what)), None)
+            fitting = [_fitting(pattern, self.found or (self.name,), what) for pattern in value]
+            return next((entry for names, entry in zip(fitting, value.values()) if self.name in names), None)
         if isinstance(value, (list, tuple)):
             if len(value) != self.num_blocks:
                 raise UserError(f'{what} has {len(value)} values, but the backbone has {self.num_blocks} blocks; '
@@ -167,7 +175,7 @@ class SiteMap:
         if parsed is None:
             raise UserError(f'cannot read the place {at!r}; allowed: a role, a sliced role such as "block[-2:]", a module path.')
         role, cut, roles = parsed['role'], parsed['slice'], self.roles()
-        names = roles.get(role) or [name for name in self._names() if fnmatchcase(name, role)]
+        names = roles.get(role) or [name for name in self._names() if fnmatchcase(name, role) or fnmatchcase(f'.{name}', role)]
         if not names:
             raise UnknownNameError('role or module path', role, roles,
                                    f'These are the roles of {self.family}; choose one with at=…, or give others in '
@@ -235,12 +243,18 @@ class SiteMap:
         return self._axis(first) if first else -3
 
 
-def _answers(name: str, pattern: str, what: str) -> bool:
+def _fitting(pattern: str, names: tuple[str, ...], what: str) -> list[str]:
+    """Those of the module paths that a pattern fits; UserError where it fits none."""
+    found = [name for name in names if fnmatchcase(f'.{name}.', f'*.{pattern}.*')]
     try:
-        return fnmatchcase(name, pattern) or bool(re.search(pattern, name))
+        found = found or [name for name in names if re.search(pattern, name)]
     except re.error as error:
-        raise UserError(f'{what} has the pattern {pattern!r}, neither a module path with wildcards that fits {name!r} nor a '
-                        f'regular expression: {error}.') from error
+        raise UserError(f'{what} has the pattern {pattern!r}, neither a module path with wildcards that fits one of the '
+                        f'{len(names)} sites, such as {names[0]!r}, nor a regular expression: {error}.') from error
+    if not found:
+        raise UserError(f'{what} has the pattern {pattern!r}, which fits none of the {len(names)} sites: {", ".join(names[:3])}, '
+                        f'…. Mend it, or leave it out.')
+    return found
 
 
 def _first_tensor(value: object) -> torch.Tensor | None:

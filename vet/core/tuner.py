@@ -24,7 +24,7 @@ class Tuner(nn.Module):
 
     identity_at_start = True    # before training, the tuned backbone computes exactly what the frozen one does
     head_only = False           # edits nothing, on purpose; of other tuners, that is an error
-    length_key: tuple[str, str] | None = None   # ('lora_length', 'rank'): the short form in model.backbone, its argument
+    length_key: tuple[str, ...] | None = None   # ('lora_length', 'rank', 'r'): short form in model.backbone, argument, its aliases
     backbone: Backbone | None = None            # the one it is attached to, for `prepare`; not owned
 
     def __init__(self, at: str | list[str] | tuple[str, ...]):
@@ -134,6 +134,11 @@ class Tuner(nn.Module):
         """What only further training needs, beside `state`: saved in checkpoints, not in model folders."""
         return {}
 
+    def own(self) -> set[str]:
+        """The names in `state` of parameters that mean something only beside this backbone: tasks never share them."""
+        return {f'deltas.{key.replace("/", ".")}.{name}'
+                for key, delta in self.deltas.items() for name in getattr(delta, 'own', ())}
+
     def _thaws(self) -> Iterator[Thaw]:
         return (edit for edit in self._edits if isinstance(edit, Thaw))
 
@@ -141,7 +146,7 @@ class Tuner(nn.Module):
         name = site.name.replace('.', '/') or 'backbone'
         taken = sum(key.partition('#')[0] == name for key in self.deltas)
         self.deltas[f'{name}#{taken}' if taken else name] = delta
-        return delta.to(device=(like if like is not None else next(site.module.parameters())).device)
+        return delta.to(device=(like if like is not None else next((self.backbone or site.module).parameters())).device)
 
     def _called(self, site: Site) -> nn.Module:
         if not site.called and site.name:

@@ -32,6 +32,7 @@ class CSV(ImageDataset):
             names, label = _numbering(found, classes and class_list(classes), path)
         else:
             names, label = numbered(sorted(set(found)), classes, label_map)
+        self.label_map = label_map
         if split is not None:
             splits = sorted({row['split'] for row in rows} - {''})
             if not splits:

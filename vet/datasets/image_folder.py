@@ -35,6 +35,7 @@ class ImageFolder(ImageDataset):
         folders = _split_folders(home, split)
         names = _subfolders(home / 'train' if split and (home / 'train').is_dir() else folders[0])
         every, labels = numbered(names, classes, label_map)
+        self.label_map = labels
         super().__init__(every, [sample for folder in folders for sample in _read(folder, labels)])
 
 

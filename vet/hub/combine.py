@@ -111,7 +111,7 @@ def _sum(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
             for name, tensor in own.items():
                 place = f'tuners.{len(tuners)}.{name.split(".", 2)[2]}'
                 tensors[place] = weight * tensor if name in linear else tensor
-            tuners.append(entry)
+            tuners.append({key: value for key, value in entry.items() if key not in ('dropout', 'lora_dropout')})     # of training
     return tuners, tensors
 
 

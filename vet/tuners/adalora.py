@@ -56,7 +56,7 @@ class AdaLoRA(Tuner):
             return
         if len(site.weight.shape) < 2:
             raise refuse(self, site, 'a weight matrix')
-        alpha = site.choose(self.alpha, 'alpha')
+        alpha = site.number(self.alpha, 'alpha')
         self.reweight(site, Triplets(site.weight.shape, rank, 1.0 if alpha is None else alpha / rank))
 
     def penalty(self) -> torch.Tensor | None:
@@ -69,10 +69,16 @@ class AdaLoRA(Tuner):
             for delta in deltas:
                 delta.observe(self.beta1, self.beta2)
         importance = torch.cat([delta.importance() for delta in deltas])
+        if not importance.any():
+            if progress >= 1 - self.final:
+                raise UserError(f'final is {self.final}, but AdaLoRA has seen no gradient in the first {1 - self.final:.0%} of the '
+                                f'training: make it smaller, or let its stage begin earlier.')
+            return
         order = importance.argsort(descending=True, stable=True)    # of equals, all processes take the same
         pruned = torch.ones_like(importance, dtype=torch.bool).index_fill_(0, order[:self.budget(progress)], False)
         for delta, mine in zip(deltas, pruned.split([delta.rank for delta in deltas])):
             delta.Lambda.masked_fill_(mine, 0)
+            delta.kept.copy_(~mine)
 
     def budget(self, progress: float) -> int:
         """How many triplets are kept at `progress`."""
@@ -81,7 +87,8 @@ class AdaLoRA(Tuner):
         return end + int((start - end) * left ** 3)
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        return {f'deltas.{name.replace("/", ".")}': value for name, value in self.deltas.named_buffers()}
+        return {f'deltas.{name.replace("/", ".")}': value for name, value in self.deltas.named_buffers()
+                if not name.endswith('.kept')}
 
     def _triplets(self) -> list[Any]:
         return list(self.deltas.values())
@@ -97,12 +104,14 @@ class Triplets(LowRank):
         self.P = nn.Parameter(torch.empty(num_rows, self.rank).normal_(0, 0.02))
         self.Lambda = nn.Parameter(torch.zeros(self.rank))
         self.Q = nn.Parameter(torch.empty(self.rank, in_features).normal_(0, 0.02))
+        self.kept: torch.Tensor
+        self.register_buffer('kept', torch.ones(self.rank, dtype=torch.bool))   # in evaluation, where an average may be taken
         for name, parameter in list(self.named_parameters()):
             for statistic in ('sensitivity', 'uncertainty'):
                 self.register_buffer(f'{name}_{statistic}', torch.zeros_like(parameter), persistent=False)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.Q, self.scale * self.P * self.Lambda
+        return self.Q, self.scale * self.P * (self.Lambda if self.training else self.Lambda * self.kept)
 
     def far_from_orthogonal(self) -> torch.Tensor:
         """||P'P - I||^2 + ||Q Q' - I||^2, as a sum of squares"""

@@ -6,6 +6,7 @@ from torch import nn
 from vet.core.deltas import InputLowRank
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
+from vet.errors import UserError
 from vet.registry import TUNERS
 
 
@@ -43,6 +44,8 @@ class ARC(Tuner):
 
     def __init__(self, width: int = 50, at: str | list[str] | tuple[str, ...] = ('attn.qkv', 'mlp.fc1')):
         super().__init__(at)
+        if type(width) is not int:
+            raise UserError(f'width is {width!r}; ARC has one for all sites, an int, since they share their projections.')
         self.width = width
 
     def shared(self, sites: list[Site]) -> None:

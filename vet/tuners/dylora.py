@@ -54,7 +54,7 @@ class DyLoRA(Tuner):
             raise refuse(self, site, 'a weight matrix')
         if self.smallest > rank:
             raise UserError(f'smallest is {self.smallest}, but the rank at {site} is {rank}; give a smaller one.')
-        alpha = site.choose(self.alpha, 'alpha')
+        alpha = site.number(self.alpha, 'alpha')
         delta = NestedLowRank(site.weight.shape, rank, rank if alpha is None else alpha, self.schedule != 'random')
         delta.current.fill_(self._rank_at(0.0, rank))
         delta.most.fill_(rank if self.use is None else min(self.use, rank))

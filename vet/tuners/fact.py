@@ -9,7 +9,7 @@ from torch import nn
 from vet.core.deltas import LowRankUpdate
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
-from vet.errors import UnknownNameError
+from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
 
@@ -85,6 +85,8 @@ class FacT(Tuner):
         super().__init__(at)
         if variant not in VARIANTS:
             raise UnknownNameError('variant of FacT', variant, VARIANTS)
+        if type(rank) is not int:
+            raise UserError(f'rank is {rank!r}; FacT has one for all sites, an int, since they share their factors.')
         self.rank, self.variant, self.scale = rank, variant, scale
 
     def shared(self, sites: list[Site]) -> None:

@@ -67,19 +67,23 @@ class GPS(Tuner):
             for weight in frozen:
                 weight.requires_grad_(False)
             self.backbone.train(was_training)
+        if not seen:
+            return
+        if torch.distributed.is_initialized():              # each process has seen its own images
+            for total in sums:
+                torch.distributed.all_reduce(total)
         if not any(total.any() for total in sums):
             raise UserError(f'{type(self).__name__} compares the images of a batch, but in {seen} images there was nothing to '
                             f'compare; set train.dataloader.batch_size_per_gpu to 2 or more.')
         for edit, total in zip(edits, sums):
             edit.delta.index.copy_(largest(total, edit.delta.index.shape[1]))
-            if torch.distributed.is_initialized():              # each process has seen its own images
-                torch.distributed.broadcast(edit.delta.index, 0)
 
 
 class Connections(nn.Module):
     """W + values at `index`, k inputs to each output, and bias + shift."""
 
     linear_in = ('values', 'shift')
+    own = ('values',)
 
     def __init__(self, weight: torch.Tensor, k: int, shift: bool):
         super().__init__()

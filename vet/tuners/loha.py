@@ -51,7 +51,7 @@ class LoHa(Tuner):
     The same as PEFT's LoHa, convolutions flattened (its use_effective_conv2d=False).
     """
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 4, alpha: float | None = None,
+    def __init__(self, rank: int | list[int] | dict[str, int] = 4, alpha: float | list[float] | dict[str, float] | None = None,
                  at: str | list[str] = 'attn.qkv'):
         super().__init__(at)
         self.rank, self.alpha = rank, alpha
@@ -61,4 +61,5 @@ class LoHa(Tuner):
         if len(site.weight.shape) < 2:
             raise refuse(self, site, 'a weight matrix')
         if rank:
-            self.reweight(site, Hadamard(site.weight.shape, rank, 1.0 if self.alpha is None else self.alpha / rank))
+            alpha = site.number(self.alpha, 'alpha')
+            self.reweight(site, Hadamard(site.weight.shape, rank, 1.0 if alpha is None else alpha / rank))

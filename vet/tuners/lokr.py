@@ -74,7 +74,8 @@ class LoKr(Tuner):
     The same as PEFT's LoKr, convolutions flattened (its use_effective_conv2d=False, decompose_both=False).
     """
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 4, alpha: float | None = None, factor: int = -1,
+    def __init__(self, rank: int | list[int] | dict[str, int] = 4,
+                 alpha: float | list[float] | dict[str, float] | None = None, factor: int = -1,
                  at: str | list[str] = 'attn.qkv'):
         super().__init__(at)
         if type(factor) is not int or factor == 0 or factor < -1:
@@ -86,5 +87,5 @@ class LoKr(Tuner):
         if len(site.weight.shape) < 2:
             raise refuse(self, site, 'a weight matrix')
         if rank:
-            scale = 1.0 if self.alpha is None else self.alpha / rank
-            self.reweight(site, Kronecker(site.weight.shape, rank, scale, self.factor))
+            alpha = site.number(self.alpha, 'alpha')
+            self.reweight(site, Kronecker(site.weight.shape, rank, 1.0 if alpha is None else alpha / rank, self.factor))

@@ -28,7 +28,7 @@ class LoRA(Tuner):
         dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344, vera 24,576 (rank 256).
     """
 
-    length_key = ('lora_length', 'rank')
+    length_key = ('lora_length', 'rank', 'r')
 
     def __init__(self, rank: int | list[int] | dict[str, int] = 10,
                  alpha: float | list[float] | dict[str, float] | None = None, dropout: float = 0.0,
@@ -62,7 +62,7 @@ class LoRA(Tuner):
         shape = site.weight.shape
         if len(shape) < 2:
             raise refuse(self, site, 'a weight matrix')
-        alpha = site.choose(self.alpha, 'alpha')
+        alpha = site.number(self.alpha, 'alpha')
         scale = (rank if alpha is None else alpha) / rank ** self.power
         delta = self.delta(shape, rank, scale, self.dropout, self._rows(site))
         if self.dropout and not (site.called and delta.splits(site.module)):

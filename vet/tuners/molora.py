@@ -41,7 +41,7 @@ class MoLoRA(Tuner):
             return
         if type(layer) is not nn.Linear and (type(layer) is not nn.Conv2d or layer.groups != 1):
             raise refuse(self, site, 'a Linear or a plain Conv2d of one group')
-        alpha = site.choose(self.alpha, 'alpha')
+        alpha = site.number(self.alpha, 'alpha')
         self.after(site, Experts(layer, rank, self.experts, self.topk, 1.0 if alpha is None else alpha / rank))
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from vet.core.site import Site
-from vet.core.tuner import Tuner
+from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
 from vet.registry import TUNERS
 
@@ -25,6 +25,8 @@ class PixelBranch(Tuner):
         self.rank, self.scale = rank, scale
 
     def tune(self, site: Site) -> None:
+        if site.module._forward_pre_hooks:
+            raise refuse(self, site, 'the images as the backbone takes them, which another tuner edits before')
         self.after(site, Branch(site.in_shape, site.out_shape[0], self.rank, self.scale))
 
 

@@ -1,5 +1,6 @@
 """Prefix tuning: learned keys and values in every attention.   Li and Liang 2021, arXiv:2101.00190"""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,6 +52,9 @@ class Prefix(Tuner):
                 or fused.out_features % 3:
             raise refuse(self, site, 'plain attention over all tokens, with a fused qkv layer'
                                      + (f' and free of {tie!r}' if tie else ' and unnormed keys' if normed else ''))
+        before: list[Any] = list(site.module._forward_pre_hooks.values())
+        if any(isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens) for hook in before):
+            raise refuse(self, site, 'an attention without another prefix (one may be longer)')
         self.before(site, EmptyTokens(length))
         self.after(self._sites.find(f'{site.name}.qkv')[0], KeysAndValues(length, fused.out_features // 3))
         self.after(site, DropLast(length))

@@ -77,6 +77,8 @@ class SCT(Tuner):
 class SalientChannels(nn.Module):
     """y (.., C, ..) -> y with K of its channels changed; `index` says which."""
 
+    own = ('linear.weight', 'linear.bias')
+
     def __init__(self, count: int, channels: int, axis: int, num_prefix_tokens: int, scale: float):
         super().__init__()
         self.channels, self.axis, self.num_prefix_tokens, self.scale = channels, axis, num_prefix_tokens, scale
