@@ -90,6 +90,8 @@ class Train:
     clip_norm: float | None = None
     precision: str = 'auto'          # auto: bf16 where the hardware has it; fp32, bf16
     compile: bool = False
+    cache_features: bool = False     # where the head alone trains, on images that no epoch changes: keeps the backbone's features
+    #                                  in $VET_CACHE_DIR, else ~/.cache/vet, for all epochs and runs
     deterministic: bool = False
     threads: int | None = None       # of each process on a CPU; None: torch's choice. 1 is best for a tiny network
     early_stop: int | None = None    # epochs without a better validation result; needs a validation split
@@ -170,10 +172,20 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     if isinstance(settings.evaluation.metrics, str):
         settings.evaluation.metrics = [settings.evaluation.metrics]
     if settings.train.stages:
-        settings.train.max_epochs = sum(stage.epochs for stage in settings.train.stages)
+        _set_epochs(settings.train, given.get('train') or {})
     if settings.train.lr_scheduler.T_max is None:
         settings.train.lr_scheduler.T_max = settings.train.max_epochs
     return settings
+
+
+def _set_epochs(train: Train, given: Mapping[str, Any]) -> None:
+    """Of training in stages: max_epochs is the sum of theirs, and each has a schedule of its own length."""
+    total = sum(stage.epochs for stage in train.stages)
+    for name, value in (('max_epochs', given.get('max_epochs')), ('lr_scheduler.T_max', train.lr_scheduler.T_max)):
+        if value not in (None, total):
+            raise UserError(f'train.{name} is {value}, but train.stages have {total} epochs together; leave it out, and set the '
+                            f'epochs of each stage.')
+    train.max_epochs = total
 
 
 def _expand_lengths(model: dict[str, Any]) -> None:
@@ -181,12 +193,12 @@ def _expand_lengths(model: dict[str, Any]) -> None:
     backbone = model.get('backbone')
     if not isinstance(backbone, dict):
         return
-    short = {plugin.length_key[0]: (name, plugin.length_key[1]) for name in TUNERS.names()
+    short = {plugin.length_key[0]: (name, *plugin.length_key[1:]) for name in TUNERS.names()
              if getattr(plugin := TUNERS.find(name), 'length_key', None)}
     for key in [key for key in backbone if key.endswith('_length')]:
         if key not in short:
             raise UnknownNameError('short form in model.backbone', key, short)
-        (name, argument), value = short[key], backbone.pop(key)
+        (name, argument, *aliases), value = short[key], backbone.pop(key)
         tuners = model.get('tuners') or []
         if not _fits(tuners, list[Plugin]):
             return                  # `_read` says what is wrong with it
@@ -194,7 +206,8 @@ def _expand_lengths(model: dict[str, Any]) -> None:
         if not any(value) if isinstance(value, (list, tuple)) else not value:
             tuners = [tuner for tuner in tuners if tuner is not entry]
         elif entry is not None:
-            tuners = [{**tuner, argument: value} if tuner is entry else tuner for tuner in tuners]
+            kept = {key: given for key, given in entry.items() if key not in aliases}
+            tuners = [{**kept, argument: value} if tuner is entry else tuner for tuner in tuners]
         else:
             tuners = [*tuners, {'type': name, argument: value}]
         model['tuners'] = tuners
@@ -267,6 +280,14 @@ def _check_ranges(settings: Settings) -> None:
     for i, stage in enumerate(settings.train.stages):
         if stage.epochs < 1:
             raise UserError(f'train.stages[{i}].epochs is {stage.epochs}; it must be at least 1.')
+        if stage.head_lr is not None and not stage.head_lr > 0:
+            raise UserError(f'train.stages[{i}].head_lr is {stage.head_lr}; it must be above 0.')
+    for where, pattern in [('model.shared', settings.model.shared), *(
+            (f'train.stages[{i}].train', stage.train) for i, stage in enumerate(settings.train.stages))]:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f'{where} is {pattern!r}, not a regular expression: {error}. ".*" stands for anything.') from error
     for allowed, is_right, names in RANGES:
         for name in names:
             value = operator.attrgetter(name)(settings)

@@ -1,8 +1,9 @@
 """Campaign: all runs of a suite, those already done left alone; grids first, on validation images, then the runs that count."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from vet.config import read_settings
 from vet.errors import DataError, UserError
 from vet.registry import BACKBONES
 
-Launch = Callable[[Sequence[Job]], None]        # makes the jobs, wherever; returns when each has a result or has died
+Launch = Callable[[Sequence[Job]], None]        # makes the jobs, wherever, or sees to it; what has no result is not made yet
 
 
 @dataclass
 class Campaign:
-    """What a suite needs: checked before the first run starts. launch: makes jobs, and returns when none is left to make."""
+    """What a suite needs: checked before the first run starts. launch: makes jobs."""
 
     cells: list[Cell]
     results: Path
@@ -33,17 +34,20 @@ class Campaign:
     def check(self) -> None:
         """Builds every dataset and backbone once. DataError that names all that is missing, and what to put where."""
         runs, missing = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]], []
-        for look, key in ((self._look_at_data, 'dataset'), (self._look_at_backbone, 'backbone')):
-            for entry, run in distinct(runs, *(('dataset',) if key == 'dataset' else ('model', 'backbone'))):
+        for look, entries in ((self._look_at_data, lambda run: [run.config['dataset']]), (self._look_at_backbone, _backbones)):
+            for entry, run in distinct(runs, entries):
                 try:
                     look(entry, run)
                 except UserError as error:
-                    missing.append(f'{getattr(run, key)}: {error}')
-        if missing:
+                    missing.append(f'{run.dataset if look == self._look_at_data else run.backbone}: {error}')
+        if missing := list(dict.fromkeys(missing)):
             raise DataError(f'{len(missing)} of what the suite needs cannot be read; no run was started.\n' + '\n'.join(missing))
 
     def run(self) -> list[Run]:
-        """Makes every search and every run that is not done; returns the runs that count."""
+        """Makes every search and every run that is not done; returns the runs that count.
+
+        They leave out those of a cell whose searches have all failed, or are not all made yet.
+        """
         searches = {cell: cell.searches() for cell in self.cells}
         self._make([run for found in searches.values() for run in found])
         chosen = {cell: self._best(found) for cell, found in searches.items()}
@@ -64,8 +68,7 @@ class Campaign:
 
     def seconds(self, run: Run) -> float | None:
         """What the run may take: from the nearest measured run of its tuner and backbone, by images; None without one."""
-        near = [result for result in read_results(self.results / run.suite) if result['status'] == 'done'
-                and (result['tuner'], result['backbone']) == (run.tuner, run.backbone)]
+        near = [result for result in self._measured if (result['tuner'], result['backbone']) == (run.tuner, run.backbone)]
         if not near:
             return None
         images = self._data[_key(run.config['dataset'])]['train']['images'] * run.config['train']['max_epochs']
@@ -79,11 +82,13 @@ class Campaign:
     def job(self, run: Run) -> Job:
         """The run with its identity and its places. Runs of another identity have other work folders."""
         data = self._data[_key(run.config['dataset'])]
-        sha256, warnings = self._backbones[_key(run.config['model']['backbone'])]
-        name = identity(run, data, sha256)
+        backbones = [self._backbones[_key(entry)] for entry in _backbones(run)]
+        sha256, warnings = backbones[0]
+        suite = self.cells[0].suite
+        name = identity(run, data, ' '.join(weights for weights, _ in backbones), suite.plugins)
         return Job(run, name, data, sha256, str(result_path(self.results, run).absolute()),
                    str((self.work_dir / run.suite / f'{run.name}-{name[:8]}').absolute()), str(Path(self.data_root).absolute()),
-                   self.device, warnings)
+                   self.device, warnings, suite.path if suite.plugins else None)
 
     def _make(self, runs: Iterable[Run]) -> None:
         jobs = [self.job(run) for run in runs if not self.is_done(run)]
@@ -91,12 +96,19 @@ class Campaign:
             self.launch(jobs)
 
     def _best(self, searches: list[Run]) -> dict[str, Any] | None:
-        """The point of the best validation result; {} without a grid; None where every search failed."""
+        """The point of the best validation result, the first of equal ones; {} without a grid; None where every search failed, or
+        one is not made yet."""
         if not searches:
             return {}
-        found = [(result['validation'], run.point) for run in searches
-                 if (result := read_result(result_path(self.results, run))) and result['status'] == 'done']
-        return max(found, key=lambda pair: pair[0])[1] if found else None
+        found = [(read_result(result_path(self.results, run)), run) for run in searches]
+        if any(result is None or result['identity'] != self.job(run).identity for result, run in found):
+            return None
+        judged = [(result['validation'], run.point) for result, run in found if result and result['status'] == 'done']
+        return max(judged, key=lambda pair: pair[0])[1] if judged else None
+
+    @cached_property
+    def _measured(self) -> list[dict[str, Any]]:
+        return [result for result in read_results(self.results / self.cells[0].suite.name) if result['status'] == 'done']
 
     def _look_at_data(self, entry: dict[str, Any], run: Run) -> None:
         datasets = build_datasets(read_settings(run.config), self.data_root)
@@ -105,6 +117,20 @@ class Campaign:
     def _look_at_backbone(self, entry: dict[str, Any], run: Run) -> None:
         backbone = BACKBONES.build(entry)
         self._backbones[_key(entry)] = backbone.identity['sha256'], tuple(backbone.warnings())
+
+
+def _backbones(run: Run) -> list[dict[str, Any]]:
+    """The entries of a run's backbones: model.backbone, then those that its tuners name, such as a side network."""
+    model, names = run.config['model'], set(BACKBONES.names())
+    return [model['backbone'], *(entry for entry in _entries(model['tuners']) if entry.get('type') in names)]
+
+
+def _entries(value: Any) -> Iterator[dict[str, Any]]:
+    """All dicts within lists and dicts."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _entries(inner)
 
 
 def _key(entry: Any) -> str:

@@ -7,20 +7,32 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from vet.benchmark.results import read_result, write_result
-from vet.benchmark.worker import Job, head
+from vet.benchmark.worker import Job, bury, outcome
 from vet.engine.progress import console
+from vet.errors import UserError
 
 
 class Local:
-    """jobs: processes at once, on each GPU or, without one, on the CPU, whose cores they share. gpus: their numbers."""
+    """jobs: processes at once, on each GPU or, without one, on the CPU, whose cores they share.
+
+    gpus: their numbers, as torch counts them: where CUDA_VISIBLE_DEVICES lists some, places in that list.
+    """
 
     def __init__(self, jobs: int = 1, gpus: Sequence[int] = ()):
+        if jobs < 1:
+            raise UserError(f'--jobs is {jobs}; it must be at least 1.')
+        wrong = [gpu for gpu in gpus if not 0 <= gpu < torch.cuda.device_count()]
+        if wrong:
+            raise UserError(f'--gpus has {wrong[0]}, but there are {torch.cuda.device_count()} GPUs, numbered from 0.')
+        visible = [name for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if name]
         threads = max((os.cpu_count() or 1) // jobs, 1)
-        self.slots = [dict(CUDA_VISIBLE_DEVICES=str(gpu)) for gpu in gpus] * jobs or [dict(OMP_NUM_THREADS=str(threads))] * jobs
+        self.slots = ([dict(CUDA_VISIBLE_DEVICES=visible[gpu] if visible else str(gpu)) for gpu in gpus] * jobs
+                      or [dict(OMP_NUM_THREADS=str(threads))] * jobs)
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Makes the jobs. One whose process dies without a result is recorded as failed; the others go on."""
@@ -35,40 +47,33 @@ class Local:
                         running[slot] = job, self._start(job, slot), time.time()
                     for slot, (job, process, _) in list(running.items()):
                         if process.poll() is not None:
-                            done.append((job, finished(job, process.returncode)))
+                            if process.returncode:
+                                bury(job, how(process.returncode))
+                            done.append((job, outcome(job)))
                             del running[slot]
                             free.append(slot)
-                    live.update(_table(done, [(job, time.time() - began) for job, _, began in running.values()], len(waiting)))
+                    live.update(table(f'{len(done)} done, {len(running)} running, {len(waiting)} waiting', done,
+                                      [(job, began) for job, _, began in running.values()]))
                     time.sleep(0.2)
             finally:
                 for _, process, _ in running.values():
                     process.terminate()
 
     def _start(self, job: Job, slot: int) -> subprocess.Popen:
-        path = job.write()
+        command = [sys.executable, '-m', 'vet.benchmark.worker', str(job.write()), '--with-parent']
         with open(Path(job.work_dir) / 'worker.log', 'a') as log:
-            return subprocess.Popen([sys.executable, '-m', 'vet.benchmark.worker', str(path)], stdout=log, stderr=log,
-                                    env={**os.environ, **self.slots[slot]})
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **self.slots[slot]})
 
 
-def finished(job: Job, returncode: int) -> str:
-    """What came of a job whose process has ended: its test accuracy, or why there is none, which is then its result."""
-    result = read_result(Path(job.result))
-    if result is None or result['identity'] != job.identity:
-        log = (Path(job.work_dir) / 'worker.log').read_text().strip().splitlines()
-        how = f'killed by signal {-returncode}' if returncode < 0 else f'exit code {returncode}'
-        result = head(job) | dict(status='failed', error=f'the process ended ({how}): {log[-1] if log else "it said nothing"}')
-        write_result(Path(job.result), result)
-    if result['status'] == 'failed':
-        return f'failed: {result["error"]}'
-    measured = result['metrics'] or dict(validation=result['validation'])
-    return ', '.join(f'{name} {value:.4f}' for name, value in measured.items() if '/' not in name)
+def how(returncode: int) -> str:
+    return f'killed by signal {-returncode}' if returncode < 0 else f'exit code {returncode}'
 
 
-def _table(done: list[tuple[Job, str]], running: list[tuple[Job, float]], waiting: int) -> Table:
-    table = Table('run', 'state', title=f'{len(done)} done, {len(running)} running, {waiting} waiting', title_justify='left')
-    for job, outcome in done:
-        table.add_row(job.run.name, outcome)
-    for job, seconds in running:
-        table.add_row(job.run.name, f'{seconds:.0f} s')
-    return table
+def table(title: str, done: Sequence[tuple[Job, str]], running: Sequence[tuple[Job, float]] = ()) -> Table:
+    """What came of jobs, and since when (in seconds of the clock) others run."""
+    shown = Table('run', 'state', title=title, title_justify='left')
+    for job, result in done:
+        shown.add_row(job.run.name, escape(result))
+    for job, began in running:
+        shown.add_row(job.run.name, f'{time.time() - began:.0f} s')
+    return shown

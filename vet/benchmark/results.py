@@ -2,10 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from torch.utils.data import Subset
 
 import vet
 from vet.benchmark.suite import Run
@@ -15,26 +18,35 @@ FORMAT = 1
 NO_PART = ('benchmark', 'cli', 'compat')        # rooms of vet that no number depends on
 
 
-def identity(run: Run, data: Mapping[str, Any], backbone_sha256: str) -> str:
-    """The sha256 of all that decides a run's result: its config, the data it sees, the backbone's weights and vet's code."""
-    return _digest(dict(config=run.config, data=data, backbone=backbone_sha256, code=code_sha256()))
+def identity(run: Run, data: Mapping[str, Any], backbone_sha256: str, plugins: Sequence[str] = ()) -> str:
+    """The sha256 of all that decides a run's result: its config, the data it sees, the backbone's weights and the code, which
+    is vet's own and that of `plugins`, the modules that the suite imports."""
+    return _digest(dict(config=run.config, data=data, backbone=backbone_sha256, code=code_sha256(tuple(plugins))))
 
 
 def fingerprint(dataset: Any) -> dict[str, Any]:
     """What tells a dataset from another: its length, classes and labels, and the names of its files."""
     if hasattr(dataset, 'tasks'):
         return {task: fingerprint(part) for task, part in dataset.tasks.items()}
-    sources = [Path(source).name if isinstance(source, (str, Path)) else '' for source, _ in getattr(dataset, 'samples', [])]
     labels = [int(label) for label in getattr(dataset, 'targets', [])]
-    return dict(images=len(dataset), classes=len(dataset.classes), sha256=_digest([list(dataset.classes), labels, sources]))
+    return dict(images=len(dataset), classes=len(dataset.classes), sha256=_digest([list(dataset.classes), labels, _files(dataset)]))
+
+
+def _files(dataset: Any) -> list[str]:
+    """The name of each item's file; '' where it has none."""
+    if isinstance(dataset, Subset):
+        whole = _files(dataset.dataset)
+        return [whole[i] for i in dataset.indices] if whole else []
+    return [Path(source).name if isinstance(source, (str, Path)) else '' for source, _ in getattr(dataset, 'samples', [])]
 
 
 @cache
-def code_sha256() -> str:
-    """Of vet's own source files, but those that only report."""
+def code_sha256(plugins: tuple[str, ...] = ()) -> str:
+    """Of vet's own source files, but those that only report, and of imported modules."""
     root = Path(vet.__file__).parent
     files = sorted(path for path in root.rglob('*.py') if path.relative_to(root).parts[0] not in NO_PART)
-    return _digest([[str(path.relative_to(root)), path.read_text()] for path in files])
+    return _digest([[str(path.relative_to(root)), path.read_text()] for path in files]
+                   + [[name, Path(sys.modules[name].__file__ or '').read_text()] for name in plugins])
 
 
 def result_path(results: Path, run: Run) -> Path:
@@ -44,19 +56,18 @@ def result_path(results: Path, run: Run) -> Path:
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result by one rename, with a checksum over all of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = dict(result, format=FORMAT, checksum=_digest(dict(result, format=FORMAT)))
-    lines = ',\n'.join(f'{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}' for key, value in whole.items())
-    write_file(path, f'{{\n{lines}\n}}\n')
+    write_file(path, _text(dict(result, format=FORMAT)))
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
     """The result in a file; None where there is none, or where it was cut short or changed by hand."""
     try:
-        result = json.loads(path.read_text())
-        checksum = result.pop('checksum')
-    except (OSError, ValueError, KeyError, AttributeError):
+        text = path.read_bytes()
+        result = json.loads(text)
+        del result['checksum']
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return result if checksum == _digest(result) and result.get('format') == FORMAT else None
+    return result if text == _text(result).encode() and result.get('format') == FORMAT else None
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -70,5 +81,13 @@ def is_done(path: Path, wanted: str) -> bool:
     return result is not None and result['status'] == 'done' and result['identity'] == wanted
 
 
+def _text(result: Mapping[str, Any]) -> str:
+    """A result as its file holds it, one key a line: the only text for it, so that no byte of a file can change unseen."""
+    lines = [f'{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
+             for key, value in dict(result, checksum=_digest(result)).items()]
+    return '{\n' + ',\n'.join(lines) + '\n}\n'
+
+
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    plain = json.loads(json.dumps(value))           # what a file gives back: keys are texts, and sort as such
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

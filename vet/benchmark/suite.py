@@ -14,7 +14,7 @@ import ast
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -102,6 +102,8 @@ class Suite:
     grid: dict[str, list[Any]]
     head: dict[str, Any]
     sections: dict[str, Any]        # train and evaluation, from the recipe
+    path: str = ''                  # of the file
+    plugins: tuple[str, ...] = ()   # the modules that its custom_imports name
 
     def cells(self, only: str = '*') -> list[Cell]:
         """Every place of the table whose 'dataset.backbone.tuner' fits the pattern. UserError where none does."""
@@ -129,21 +131,20 @@ def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Su
     for name in itertools.chain(plain['backbones'], tuners, plain['datasets']):
         if not str(name).replace('_', '').replace('-', '').isalnum():
             raise UserError(f'the name {name!r} in a suite is no part of a file name; allowed: letters, digits, _ and -.')
+    imports = config.get('custom_imports', {}).get('imports', [])
     seeds = options.pop('seeds', plain.get('seeds', [0]))
     sections = {key: config[key] for key in ('train', 'evaluation') if key in config}
     title = (ast.get_docstring(ast.parse(Path(path).read_text())) or '').partition('\n')[0] if Path(path).suffix == '.py' else ''
     return Suite(Path(path).stem, title, plain['backbones'], tuners, plain['datasets'], list(seeds),
-                 {**plain.get('options', {}), **options}, plain.get('grid', {}), plain.get('head', dict(type='Linear')), sections)
+                 {**plain.get('options', {}), **options}, plain.get('grid', {}), plain.get('head', dict(type='Linear')), sections,
+                 str(Path(path).absolute()), tuple([imports] if isinstance(imports, str) else imports))
 
 
-def distinct(runs: list[Run], *keys: str) -> Iterator[tuple[dict[str, Any], Run]]:
-    """The different entries at config[keys[0]][keys[1]]… that are not None, each with the first run that has it."""
+def distinct(runs: list[Run], entries: Callable[[Run], Iterable[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], Run]]:
+    """The different entries of runs, each with the first run that has it."""
     seen = set()
     for run in runs:
-        entry: Any = run.config
-        for key in keys:
-            entry = entry[key]
-        text = json.dumps(entry, sort_keys=True)
-        if entry is not None and text not in seen:
-            seen.add(text)
-            yield entry, run
+        for entry in entries(run):
+            if (text := json.dumps(entry, sort_keys=True)) not in seen:
+                seen.add(text)
+                yield entry, run

@@ -1,11 +1,15 @@
 """Worker: makes one run of a suite and writes its result. A process of its own, so that its peak memory is its own.
 
-    python -m vet.benchmark.worker JOB.json
+    python -m vet.benchmark.worker JOB.json [--with-parent]
+
+--with-parent: ends when its standard input does, as that of a process whose parent has died.
 """
 
 import fcntl
 import json
+import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -16,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from vet.benchmark.results import is_done, write_result
+from vet.benchmark.results import is_done, read_result, write_result
 from vet.benchmark.suite import Run
 from vet.builders import build_trainer
+from vet.config import load_config
 from vet.engine.environment import describe
+from vet.engine.files import write_file
 from vet.engine.log import read_log
 from vet.errors import UserError
 from vet.registry import METRICS
@@ -38,12 +44,13 @@ class Job:
     data_root: str
     device: str | None = None
     warnings: tuple[str, ...] = ()
+    suite_file: str | None = None   # where it imports plugins, which the process must import too
 
     def write(self) -> Path:
         """Puts the job into its work folder; returns the file."""
         path = Path(self.work_dir) / 'job.json'
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)))
+        write_file(path, json.dumps(asdict(self)))
         return path
 
     @classmethod
@@ -57,7 +64,7 @@ def work(job: Job) -> None:
 
     A second process at the same run waits for the first, and then finds it done.
     """
-    with _alone(Path(job.work_dir)):
+    with _alone(job):
         if is_done(Path(job.result), job.identity):
             return
         began = time.time()
@@ -70,6 +77,27 @@ def work(job: Job) -> None:
         write_result(Path(job.result), head(job) | measured | dict(wall_seconds=time.time() - began))
 
 
+def bury(job: Job, how: str) -> None:
+    """Records the end of a process that wrote no result, unless another has made the run since."""
+    log = Path(job.work_dir) / 'worker.log'
+    lines = log.read_text(errors='replace').strip().splitlines() if log.exists() else []
+    with _alone(job):
+        if not is_done(Path(job.result), job.identity):
+            error = f'the process ended ({how}): {lines[-1] if lines else "it said nothing"}'
+            write_result(Path(job.result), head(job) | dict(status='failed', error=error))
+
+
+def outcome(job: Job) -> str:
+    """What came of a job: its test accuracy, or why there is none."""
+    result = read_result(Path(job.result))
+    if result is None or result['identity'] != job.identity:
+        return 'no result'
+    if result['status'] == 'failed':
+        return f'failed: {result["error"]}'
+    measured = result['metrics'] or dict(validation=result['validation'])
+    return ', '.join(f'{name} {value:.4f}' for name, value in measured.items() if '/' not in name)
+
+
 def head(job: Job) -> dict[str, Any]:
     """What a result says of its run before anything is measured."""
     return asdict(job.run) | dict(identity=job.identity, data=job.data, backbone_sha256=job.backbone_sha256,
@@ -77,6 +105,8 @@ def head(job: Job) -> dict[str, Any]:
 
 
 def _train(job: Job) -> dict[str, Any]:
+    if job.suite_file:
+        load_config(job.suite_file)
     folder = Path(job.work_dir) / 'run'
     trainer = build_trainer(model=job.run.config, work_dir=folder, resume='auto', device=job.device, data_root=job.data_root)
     summary = trainer.train()
@@ -85,8 +115,7 @@ def _train(job: Job) -> dict[str, Any]:
     facts = ('before', 'validation', 'selected', 'epochs', 'steps', 'train_images', 'parameters', 'train_seconds', 'peak_memory_mb')
     return dict(metrics=metrics, **{name: summary[name] for name in facts}, file_bytes=summary['output_bytes'],
                 images_per_second=summary['train_images'] * summary['epochs'] / max(summary['train_seconds'], 1e-9),
-                curves=[record for record in read_log(folder) if 'loss' in record or 'val_accuracy' in record],
-                environment=environment, **_by_class(folder / 'predictions.npz'))
+                curves=read_log(folder), environment=environment, **_by_class(folder / 'predictions.npz'))
 
 
 def _names(summary: dict[str, Any], job: Job) -> list[str]:
@@ -108,12 +137,22 @@ def _by_class(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(job: Job) -> Iterator[None]:
+    """Within, no other process works at the job. The lock goes with its process, however that ends."""
+    folder = Path(job.work_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
+def _end_with_parent() -> None:
+    """Left alive, it would hold a GPU, and might overwrite the result of a later campaign whose config is another."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 if __name__ == '__main__':
+    if '--with-parent' in sys.argv:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     work(Job.read(sys.argv[1]))

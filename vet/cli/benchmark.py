@@ -1,45 +1,114 @@
-"""Runs a suite, and writes its tables: benchmarks/suites/quickstart.py takes about three minutes on two CPU cores."""
+"""Runs a suite, and writes its tables and its report: benchmarks/suites/quickstart.py takes about three minutes on two CPU cores.
+Ends with exit code 1 where a run failed; the others are made all the same.
+"""
 
 import argparse
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
-from vet.benchmark.campaign import Campaign
+from vet.benchmark.campaign import Campaign, Launch
+from vet.benchmark.cells import Result, run_name
+from vet.benchmark.compare import as_rich, compare, read_side
 from vet.benchmark.local import Local
-from vet.benchmark.suite import load_suite
+from vet.benchmark.ray import Ray
+from vet.benchmark.report import write_report
+from vet.benchmark.results import read_result, read_results, result_path
+from vet.benchmark.slurm import Slurm
+from vet.benchmark.suite import Suite, load_suite
+from vet.benchmark.tables import write_tables
 from vet.builders import resolve_data_root
-from vet.cli.command import add_common, add_options, run
+from vet.cli.command import Options, add_common, add_options, run
 from vet.engine.progress import console
+from vet.errors import UserError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog='benchmark', description=__doc__)
-    parser.add_argument('suite', help='a suite file, such as benchmarks/suites/quickstart.py')
+    parser.add_argument('suite', nargs='?', help='a suite file, such as benchmarks/suites/quickstart.py')
     parser.add_argument('--results', type=Path, default=Path('benchmarks/results'), metavar='DIR', help='default: %(default)s')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/benchmark'), metavar='DIR', help='default: %(default)s')
     parser.add_argument('--only', default='*', metavar='PATTERN', help="runs whose dataset.backbone.tuner fits, such as 'cub200.*'")
     parser.add_argument('--jobs', type=int, default=1, help='runs at once, on each GPU (default: %(default)s)')
     parser.add_argument('--gpus', metavar='N,N', help='which GPUs (default: all there are)')
+    parser.add_argument('--launcher', choices=list(LAUNCHERS), default='local',
+                        help='who makes the runs: this machine, a Ray cluster, or an array for Slurm that you start')
+    parser.add_argument('--resources', nargs='+', action=Options, metavar='KEY=VALUE',
+                        help="of each run: Ray's, such as num_gpus=0.5 num_cpus=4, or sbatch's, such as gpus=1 time=4:00:00")
     parser.add_argument('--dry-run', action='store_true', help='list the runs, and what they may take')
+    parser.add_argument('--report', action='store_true', help='only write tables and report again, from the results that are there')
+    parser.add_argument('--run', metavar='NAME',
+                        help='the run whose classes the report shows, such as digits.digits_vit.lora.seed0 (default: the best)')
+    parser.add_argument('--compare', nargs=2, metavar=('A', 'B'),
+                        help='tell whether two sets of results, folders or patterns of files, differ by more than seed noise')
     add_common(parser)
     add_options(parser)
     args = parser.parse_args()
-    run(lambda: _benchmark(args))
+    run(lambda: _compare(*args.compare) if args.compare else _benchmark(args))
 
 
 def _benchmark(args: argparse.Namespace) -> None:
+    if args.suite is None:
+        raise UserError('no suite is given; give a suite file, such as benchmarks/suites/quickstart.py, or --compare A B.')
     suite = load_suite(args.suite, args.cfg_options)
-    gpus = range(torch.cuda.device_count()) if args.gpus is None else [int(gpu) for gpu in args.gpus.split(',') if gpu]
+    if args.report:
+        _write(args.results / suite.name, suite, args.run)
+        return
     campaign = Campaign(suite.cells(args.only), args.results, args.work_dir, str(resolve_data_root(args.data_root)),
-                        Local(args.jobs, [] if args.device == 'cpu' else gpus), args.device)
+                        LAUNCHERS[args.launcher](args), args.device)
     campaign.check()
     if args.dry_run:
         _list(campaign)
         return
     campaign.run()
+    if read_results(args.results / suite.name):         # of an array that is only written, none may be there yet
+        _write(args.results / suite.name, suite, args.run)
+    if failed := _failed(campaign):
+        console.print(f'failed: {len(failed)}', markup=False)
+        for one in failed:
+            console.print(f'{run_name(one)}: {one["error"]}', markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _local(args: argparse.Namespace) -> Local:
+    gpus = range(torch.cuda.device_count()) if args.gpus is None else [int(gpu) for gpu in args.gpus.split(',') if gpu]
+    return Local(args.jobs, gpus if args.device in (None, 'cuda') else [])
+
+
+LAUNCHERS: dict[str, Callable[[argparse.Namespace], Launch]] = dict(
+    local=_local, ray=lambda args: Ray(args.resources), slurm=lambda args: Slurm(args.work_dir, args.resources))
+
+
+def _write(folder: Path, suite: Suite, run: str | None) -> None:
+    """Writes tables and report from what is in the folder, shows the tables of accuracy, and says where all is."""
+    results = read_results(folder)
+    if not results:
+        raise UserError(f'{str(folder)!r} has no whole result; run the suite without --report first, or give its --results.')
+    for table in write_tables(folder, results, suite):
+        header, *rows = table.accuracy()
+        shown = Table(*header, title=f'{table.label}, percent', title_justify='left')
+        for row in rows:
+            shown.add_row(*map(escape, row))
+        console.print(shown)
+    for path in (folder / 'table.md', folder / 'table.csv', write_report(folder, results, suite, run)):
+        console.print(f'written to {path}', soft_wrap=True, markup=False)
+
+
+def _failed(campaign: Campaign) -> list[Result]:
+    found = [(read_result(result_path(campaign.results, one)), campaign.job(one)) for one, done in campaign.plan() if not done]
+    return [result for result, job in found if result and result['status'] == 'failed' and result['identity'] == job.identity]
+
+
+def _compare(a: str, b: str) -> None:
+    found = compare(read_side(a), read_side(b))
+    if not found:
+        raise UserError(f'{a!r} and {b!r} have no cell (dataset, backbone and tuner) in common.')
+    console.print(as_rich(found))
 
 
 def _list(campaign: Campaign) -> None:

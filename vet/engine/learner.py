@@ -27,11 +27,13 @@ class Learner:
     """Trains the trainable parameters of `model`, and no others, as `train` says, in the order that `order` gives.
 
     In stages (of train.stages, or one), each with parameters, optimizer and schedule of its own. step: the first to be taken.
+    part: the part of the model that the batches go through; all of it where not given.
     """
 
     def __init__(self, model: ImageClassifier | MultiTaskClassifier, train: Train, order: Order, accelerator: Accelerator,
-                 step: int = 0):
+                 step: int = 0, part: nn.Module | None = None):
         self.model, self.train, self.order, self.accelerator = model, train, order, accelerator
+        self._part = model if part is None else part
         self.average = Average(model.trained_state(), train.ema) if train.ema else None
         self._all = model.trainable()
         self._stages = train.stages or [Stage(train.max_epochs)]
@@ -51,10 +53,12 @@ class Learner:
             parameter.requires_grad_(bool(re.fullmatch(this.train, name)))
         self.stage = stage
         self.parameters = {name: parameter for name, parameter in self._all.items() if parameter.requires_grad}
-        self.optimizer = build_optimizer(this.optimizer or train.optimizer, self.parameters, this.head_lr or train.head_lr)
+        changes = this.optimizer or {}
+        self.optimizer = build_optimizer(changes if 'type' in changes else {**train.optimizer, **changes}, self.parameters,
+                                         this.head_lr or train.head_lr)
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.schedule = replace(train.lr_scheduler, T_max=this.epochs) if train.stages else train.lr_scheduler
-        self.net: nn.Module = self.accelerator.prepare_model(torch.compile(self.model) if train.compile else self.model)
+        self.net: nn.Module = self.accelerator.prepare_model(torch.compile(self._part) if train.compile else self._part)
         self.net.train()
 
     def step(self, batches: list[Batch], step: int, meter: Meter) -> float:
@@ -80,7 +84,8 @@ class Learner:
                 losses = F.cross_entropy(logits.float(), targets, reduction='none', label_smoothing=train.label_smoothing)
                 loss = (losses * batch.weights).sum() * share
                 if i == 0:
-                    loss = sum((p for tuner in self.model.tuners if (p := tuner.penalty()) is not None), start=loss)
+                    tuners = self.model.for_task(batch.task).tuners
+                    loss = sum((p for tuner in tuners if (p := tuner.penalty()) is not None), start=loss)
                 accelerator.backward(loss)
             meter.add(losses.detach(), logits.detach(), batch.labels, batch.weights)
         if train.clip_norm is not None:
@@ -119,7 +124,7 @@ class Learner:
             self.accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
         for parameter in self._all.values():
             parameter.requires_grad_()
-        vars(self.model).pop('forward', None)       # of bf16, accelerate leaves the class's own behind, bound to this instance
+        vars(self._part).pop('forward', None)       # of bf16, accelerate leaves the class's own behind, bound to this instance
 
 
 def _mixture(train: Train, num_classes: int) -> nn.Module | None:

@@ -26,10 +26,11 @@ from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
 from vet.engine.evaluate import best_classes, measure
+from vet.engine.features import Features, cached_features, hindrance
 from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
-from vet.engine.progress import ProgressBar
+from vet.engine.progress import ProgressBar, console
 from vet.engine.seeding import seed_everything
 from vet.engine.work_folder import WorkFolder
 from vet.errors import TrainingError, UserError
@@ -40,10 +41,11 @@ class Trainer:
     """Trains `model` on data['train'], validates on data['val'] where there is one, reports on data['test'].
 
     save_output(model, folder, facts): writes the model folder when training ends.
+    is_prepared: the model was trained before, so that its tuners are not prepared again.
     """
 
     def __init__(self, model: ImageClassifier | MultiTaskClassifier, data: dict[str, Any], settings: Settings, folder: WorkFolder,
-                 save_output: Callable[[Any, Path, dict[str, Any]], None], device: str | None = None):
+                 save_output: Callable[[Any, Path, dict[str, Any]], None], device: str | None = None, is_prepared: bool = False):
         self.settings, self.data, self.folder, self._save_output = settings, data, folder, save_output
         if settings.train.deterministic:
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # without it cuBLAS refuses
@@ -56,7 +58,8 @@ class Trainer:
             {task: build_transform(transform, **vars(part.backbone.preprocessing)) for task, part in model.tasks.items()}
             for transform in (settings.train.transform, settings.evaluation.transform))
         self._best: dict[str, torch.Tensor] | None = None
-        self._training = False
+        self._features: Features | None = None
+        self._training, self._is_prepared = False, is_prepared
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, from the start or a checkpoint, and writes the model folder. Returns the summary: the test
@@ -114,12 +117,15 @@ class Trainer:
         progress.processes = accelerator.num_processes
         if not parts:
             seed_everything(settings.seed, 'prepare')
-            for task, part in self.model.tasks.items():
+            for task, part in self.model.tasks.items() if not self._is_prepared else ():
                 for tuner in part.tuners:
                     tuner.prepare((batch.images, batch.labels) for batch in self._batches(order, 0) if batch.task == task)
             if settings.evaluation.before and self.data.get('test') is not None:
                 progress.before = self._measure('test')
-        learner = Learner(self.model, train, order, accelerator, progress.step)
+        if train.cache_features:
+            self._features = self._find_features()
+        part = self.model.for_task(None).head if self._features else None
+        learner = Learner(self.model, train, order, accelerator, progress.step, part)
         if parts:
             learner.restore(parts, progress.step)
             self._best = parts.get('best')
@@ -213,8 +219,19 @@ class Trainer:
         first, train = step // order.steps, self.settings.train
         keys = (key for epoch in range(first, train.max_epochs)
                 for key in order.keys(epoch, step % order.steps if epoch == first else 0))
+        if self._features:
+            return self._features.batches(keys, self.accelerator.device)
         return load(self.data['train'], self._augment, self.settings.seed, keys, train.dataloader.workers_per_gpu,
                     self.accelerator.device)
+
+    def _find_features(self) -> Features | None:
+        data, views, train = self.data['train'], self._augment, self.settings.train
+        reason = 'there are several tasks' if None not in views else hindrance(self.model, data, views[None], train)
+        if reason is None:
+            return cached_features(self.model.for_task(None), data, views[None], train, self.accelerator)
+        if self.accelerator.is_main_process:
+            console.print(f'train.cache_features has no effect: {reason}.', soft_wrap=True)
+        return None
 
     def _save(self, learner: Learner, progress: Progress, log: Log | None) -> None:
         if log:

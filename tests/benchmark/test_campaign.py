@@ -1,0 +1,216 @@
+"""A campaign makes what is not done, chooses on validation images alone, outlives failures, and ends the same however often killed."""
+
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.benchmark.conftest import TWO_SEEDS
+from tests.benchmark.runs import campaign, here, lasting, results, run_campaign
+from vet.benchmark.results import read_result, result_path, write_result
+from vet.benchmark.worker import bury, head
+from vet.datasets.digits import Digits
+from vet.errors import DataError
+from vet.registry import DATASETS
+
+GRID = "grid = {'train.optimizer.lr': [1e-4, 1e-2, 1e-3]}\ntuners = dict(linear=[dict(type='LinearProbe')])\n" + TWO_SEEDS
+
+
+class NoTest(Digits):
+    """The test images may be counted, but not looked at."""
+
+    def __init__(self, split, **kwargs):
+        super().__init__(split=split, **kwargs)
+        self.split = split
+
+    def __getitem__(self, index):
+        assert self.split != 'test', 'a test image was read'
+        return super().__getitem__(index)
+
+
+def write(made, run, **result):
+    """A result of a run that nobody made."""
+    write_result(result_path(made.results, run), head(made.job(run)) | dict(status='done', metrics={}, validation=None) | result)
+
+
+def judged(*validations):
+    """A launcher that writes the searches' validation results, None for a failure, and keeps the names of all other jobs."""
+    def launch(jobs):
+        for job in jobs:
+            if not job.run.is_search:
+                launch.others.append(job.run)
+        searches = [job for job in jobs if job.run.is_search]
+        for job, value in zip(searches, validations):
+            result = dict(status='failed', error='-') if value is None else dict(status='done', metrics={}, validation=value)
+            write_result(Path(job.result), head(job) | result)
+    launch.others = []
+    return launch
+
+
+def test_what_is_done_is_not_made_again(unbroken, tmp_path):
+    shutil.copytree(unbroken / 'results', tmp_path / 'results')
+    jobs = []
+    made = campaign(tmp_path, jobs.extend, TWO_SEEDS)
+    assert len(made.run()) == 4 and jobs == []
+    changed = campaign(tmp_path, jobs.extend, TWO_SEEDS + "\noptions = {'train.label_smoothing': 0.1}")
+    changed.run()
+    assert [job.run.name for job in jobs] == [f'few.vit.{tuner}.seed{seed}' for tuner in ('linear', 'bias') for seed in (0, 1)]
+    assert len({job.work_dir for job in jobs} | {made.job(job.run).work_dir for job in jobs}) == 4
+
+
+def test_searches_read_no_test_image_and_the_best_on_validation_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS.module_dict, 'Digits', NoTest)
+    made = campaign(tmp_path, more=GRID)
+    cell = made.cells[0]
+    searches = cell.searches()
+    here([made.job(run) for run in searches])
+    found = [read_result(result_path(made.results, run)) for run in searches]
+    assert [result['status'] for result in found] == ['done'] * 3, found
+    assert all(result['metrics'] == {} and 'confusion' not in result and result['before'] is None for result in found)
+    assert found[1]['validation'] > found[0]['validation']
+    monkeypatch.undo()
+    runs = made.run()
+    assert [run.point for run in runs] == [{'train.optimizer.lr': 1e-2}] * 2
+    assert [read_result(result_path(made.results, run))['config']['train']['optimizer']['lr'] for run in runs] == [1e-2] * 2
+
+
+def test_a_run_that_counts_reads_the_test_split(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS.module_dict, 'Digits', NoTest)
+    campaign(tmp_path, only='*.linear').run()
+    assert 'a test image was read' in results(tmp_path)['few.vit.linear.seed0']['error']
+
+
+@pytest.mark.parametrize('validations, chosen', [
+    ((0.5, 0.7, 0.6), 1e-2), ((0.7, 0.5, 0.7), 1e-4), ((0.5, None, 0.6), 1e-3), ((None, None, 0.0), 1e-3)])
+def test_the_first_of_the_best_points_is_chosen(tmp_path, validations, chosen):
+    launch = judged(*validations)
+    made = campaign(tmp_path, launch, GRID)
+    runs = made.run()
+    assert runs == launch.others and [(run.seed, run.point['train.optimizer.lr']) for run in runs] == [(0, chosen), (1, chosen)]
+
+
+def test_a_cell_whose_searches_all_failed_has_no_runs(tmp_path):
+    launch = judged(None, None, None)
+    assert campaign(tmp_path, launch, GRID).run() == launch.others == []
+
+
+def test_no_point_is_chosen_from_some_of_the_searches_or_from_old_ones(tmp_path):
+    assert campaign(tmp_path, judged(0.1, 0.2), GRID).run() == []
+    campaign(tmp_path, judged(0.3, 0.2, 0.1), GRID).run()
+    changed = GRID + "\noptions = {'train.label_smoothing': 0.1}"
+    assert campaign(tmp_path, lambda jobs: None, changed).run() == []
+    assert campaign(tmp_path, judged(0.1, 0.2, 0.3), changed).run()[0].point == {'train.optimizer.lr': 1e-3}
+
+
+def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path):
+    broken = tmp_path / 'images/train/a/1.png'
+    for split in ('train', 'test'):
+        for label in 'ab':
+            (tmp_path / 'images' / split / label).mkdir(parents=True)
+            for i in range(2):
+                Digits(split=split).open(Digits(split=split).samples[i][0]).save(tmp_path / f'images/{split}/{label}/{i}.png')
+    broken.write_bytes(broken.read_bytes()[:40])
+    campaign(tmp_path, only='*.linear', more=f'''
+datasets['wild'] = dict(few, options={{'train.optimizer': dict(type='SGD', lr=1e38)}})
+datasets['torn'] = {{split: dict(type='ImageFolder', path={str(tmp_path / 'images')!r} + '/' + split) for split in ('train', 'test')}}
+datasets['last'] = few''').run()
+    found = {name.partition('.')[0]: result for name, result in results(tmp_path).items()}
+    assert {name: result['status'] for name, result in found.items()} == dict(few='done', last='done', torn='failed', wild='failed')
+    assert 'Lower train.optimizer.lr' in found['wild']['error'] and 'Error' not in found['wild']['error']
+    assert str(broken) in found['torn']['error']
+
+
+def test_a_failed_run_is_tried_again(tmp_path):
+    made = campaign(tmp_path, only='*.linear')
+    [run] = made.cells[0].runs()
+    write(made, run, status='failed', error='the machine was struck by lightning')
+    made.run()
+    assert results(tmp_path)[run.name]['status'] == 'done'
+
+
+def test_a_death_is_recorded_but_not_over_a_result(tmp_path):
+    made = campaign(tmp_path)
+    first, second = (made.job(cell.runs()[0]) for cell in made.cells)
+    write(made, second.run, validation=0.5)
+    for job in (first, second):
+        bury(job, 'killed by signal 9')
+    found = results(tmp_path)
+    assert found[second.run.name]['status'] == 'done'
+    assert found[first.run.name]['error'] == 'the process ended (killed by signal 9): it said nothing'
+
+
+def test_all_that_is_missing_is_named_at_once_and_nothing_runs(tmp_path):
+    jobs = []
+    with pytest.raises(DataError) as error:
+        campaign(tmp_path, jobs.extend, GRID + '''
+datasets |= {name: dict(train=dict(type=name, split='train'), test=dict(type=name, split='test')) for name in ('Flowers102', 'CUB200')}
+backbones |= {name: dict(type='timm', name='vit_tiny_patch16_224', checkpoint=f'/nowhere/{name}.pth') for name in ('one', 'two')}
+tuners['side'] = dict(tuners=[dict(type='SideTuning', side=dict(type='torchvision', name='alexnet', checkpoint='/nowhere/side.pth'))], grid={})
+''')
+    lines = str(error.value).splitlines()
+    assert 'no run was started' in lines[0] and jobs == [] and not (tmp_path / 'results').exists()
+    for what in ('Flowers102: ', 'CUB200: ', '/nowhere/one.pth', '/nowhere/two.pth', '/nowhere/side.pth'):
+        assert sum(what in line for line in lines) == 1, (what, lines)
+
+
+def test_a_side_networks_weights_are_part_of_the_identity(tmp_path):
+    def identity(pretrained):
+        made = campaign(tmp_path, only='*.side', more="tuners['side'] = [dict(type='SideTuning', side=dict(type='DigitsViT', pretrained=True))]")
+        if not pretrained:
+            other = next(key for key in made._backbones if 'pretrained' in key)
+            made._backbones[other] = 'other weights', ()
+        return made.job(made.cells[0].runs()[0]).identity
+    assert identity(True) == identity(True) != identity(False)
+
+
+def test_the_plan_lists_searches_and_runs_with_what_they_may_take(tmp_path):
+    made = campaign(tmp_path, judged(0.1, 0.3, 0.2), GRID)
+    searches = made.cells[0].searches()
+    assert made.plan() == [*((run, False) for run in searches), *((run, False) for run in made.cells[0].runs(made.cells[0].points[0]))]
+    assert made.seconds(searches[0]) is None
+    chosen = made.run()
+    write(made, chosen[0], metrics=dict(accuracy=0.5), train_images=100, epochs=2, wall_seconds=10.0)
+    made = campaign(tmp_path, more=GRID)
+    for run in searches:
+        write(made, run, validation=0.1 + run.point['train.optimizer.lr'], train_images=100, epochs=1, wall_seconds=3.0)
+    assert made.plan() == [*((run, True) for run in searches), (chosen[0], True), (chosen[1], False)]
+    images = made.job(chosen[1]).data['train']['images']
+    assert made.seconds(chosen[1]) == pytest.approx(10 * images / 200)
+
+
+@pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_as_one_that_was_not(process, unbroken, tmp_path, seed):
+    def files(folder):
+        return sum(1 for _ in folder.rglob('*'))
+
+    kept, all_files = {}, files(unbroken)
+    for moment in sorted(random.Random(seed).sample(range(5, all_files * 3 // 4), 4)):      # so many files are written
+        child = process(run_campaign, tmp_path, TWO_SEEDS)
+        while files(tmp_path) < moment:
+            child.join(0.01)
+        time.sleep(0.05)
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, f'it ended before {moment} files were written'
+        kept |= {path: path.stat().st_mtime_ns for path in (tmp_path / 'results/tiny').glob('*.json')}
+    last = process(run_campaign, tmp_path, TWO_SEEDS)
+    last.join()
+    assert last.exitcode == 0 and kept
+    assert {name: lasting(result) for name, result in results(tmp_path).items()} == {
+        name: lasting(result) for name, result in results(unbroken).items()}
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_two_campaigns_at_once_make_each_run_once(process, tmp_path):
+    children = [process(run_campaign, tmp_path, TWO_SEEDS) for _ in range(2)]
+    deadline = time.time() + 100
+    for child in children:
+        child.join(deadline - time.time())
+        assert child.exitcode == 0
+    assert [result['status'] for result in results(tmp_path).values()] == ['done'] * 4
+    logs = list((tmp_path / 'work').rglob('log.jsonl'))
+    events = list((tmp_path / 'work').rglob('events.out.*'))
+    assert len(logs) == len(events) == 4        # each start of a training begins a file of events

@@ -1,0 +1,189 @@
+"""Local, Ray and Slurm: where jobs run, what a process that dies leaves, and what is written for a cluster."""
+
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.benchmark.conftest import TWO_SEEDS
+from tests.benchmark.runs import campaign, lasting, results
+from tests.conftest import ROOT
+from vet.benchmark.local import Local
+from vet.benchmark.ray import Ray
+from vet.benchmark.slurm import Slurm
+from vet.errors import UserError
+
+PLUGIN = """
+import os, signal, time
+from vet.datasets.digits import Digits
+from vet.registry import DATASETS
+
+@DATASETS.register_module(force=True)
+class {name}(Digits):
+    def __getitem__(self, index):
+        {does}
+        return super().__getitem__(index)
+"""
+PRINT_ENVIRONMENT = """#!{python} -S
+import os, sys, time
+with open(os.path.join(os.path.dirname(sys.argv[3]), 'seen'), 'w') as file:
+    print(os.environ.get('CUDA_VISIBLE_DEVICES'), os.environ.get('OMP_NUM_THREADS'), file=file)
+time.sleep(0.3)
+"""
+RUN_LOCAL = """
+import sys
+from pathlib import Path
+from tests.benchmark.runs import campaign
+from vet.benchmark.local import Local
+campaign(Path(sys.argv[1]), Local(int(sys.argv[2])), {more!r}).run()
+"""
+needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='needs ray')
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+
+
+def with_plugin(folder, name, does):
+    """More of a suite: a dataset of a plugin beside the suite's file."""
+    (folder / f'plugin_{name.lower()}.py').write_text(PLUGIN.format(name=name, does=does))
+    return (f"custom_imports = dict(imports=['plugin_{name.lower()}'])\n"
+            f"datasets['{name}'] = {{split: dict(few[split], type='{name}') for split in few}}\n")
+
+
+def statuses(folder):
+    return {name: result['status'] for name, result in results(folder).items()}
+
+
+def seen(monkeypatch, folder, jobs, gpus, seeds):
+    """What the environment of each worker says, in the order of the seeds."""
+    script = folder / 'python'
+    script.write_text(PRINT_ENVIRONMENT.format(python=sys.executable))
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, 'executable', str(script))
+    campaign(folder, Local(jobs, gpus), f'seeds = list(range({seeds}))', only='*.linear').run()
+    return [path.read_text().split() for path in sorted(folder.rglob('seen'))]
+
+
+def test_each_gpu_gets_as_many_runs_at_once_as_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    assert [gpu for gpu, _ in seen(monkeypatch, tmp_path, 2, [1, 3], 5)] == ['1', '3', '1', '3', '1']
+
+
+def test_gpus_are_counted_among_those_that_are_visible(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,GPU-7f')
+    assert [gpu for gpu, _ in seen(monkeypatch, tmp_path, 1, [0, 1], 2)] == ['5', 'GPU-7f']
+
+
+def test_runs_on_the_cpu_share_its_cores(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    assert [threads for _, threads in seen(monkeypatch, tmp_path, 3, [], 2)] == ['2', '2']
+
+
+@pytest.mark.parametrize('jobs, gpus, text', [
+    (0, [], '--jobs is 0; it must be at least 1'), (1, [0, 2], '--gpus has 2, but there are 2 GPUs, numbered from 0')])
+def test_wrong_numbers_are_refused(monkeypatch, jobs, gpus, text):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    with pytest.raises(UserError, match=text):
+        Local(jobs, gpus)
+
+
+def test_a_killed_worker_is_recorded_and_the_others_go_on(tmp_path):
+    more = with_plugin(tmp_path, 'Deadly', 'os.kill(os.getpid(), signal.SIGKILL)')
+    campaign(tmp_path, Local(2), more, only='*.linear').run()
+    assert statuses(tmp_path) == {'few.vit.linear.seed0': 'done', 'Deadly.vit.linear.seed0': 'failed'}
+    assert results(tmp_path)['Deadly.vit.linear.seed0']['error'].startswith('the process ended (killed by signal 9)')
+
+
+def test_a_worker_ends_with_its_campaign(tmp_path):
+    mark = tmp_path / 'began'
+    made = campaign(tmp_path, None, with_plugin(tmp_path, 'Endless', f"open({str(mark)!r}, 'w'); time.sleep(1000)"), only='Endless.*linear')
+    job = made.job(made.cells[0].runs()[0])
+    worker = subprocess.Popen([sys.executable, '-m', 'vet.benchmark.worker', job.write(), '--with-parent'], stdin=subprocess.PIPE)
+    while not mark.exists():
+        assert worker.poll() is None
+        time.sleep(0.1)
+    worker.stdin.close()
+    assert worker.wait(10) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', [0, 1])
+def test_a_campaign_killed_with_its_workers_at_work_ends_as_one_that_was_not(tmp_path, unbroken, seed):
+    moment, kept, kills = random.Random(seed), {}, 0
+    command = [sys.executable, '-c', RUN_LOCAL.format(more=TWO_SEEDS), tmp_path, '2']
+    while True:
+        parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            parent.wait(moment.uniform(8, 25) if kills < 3 else None)
+        except subprocess.TimeoutExpired:
+            parent.kill()
+        if parent.wait() == 0:
+            break
+        assert parent.returncode == -signal.SIGKILL
+        kills += 1
+        kept |= {path: path.stat().st_mtime_ns for path in (tmp_path / 'results/tiny').glob('*.json')}
+    assert kills, 'it was never killed'
+    assert {name: lasting(result) for name, result in results(tmp_path).items()} == {
+        name: lasting(result) for name, result in results(unbroken).items()}
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_ray_that_is_not_installed_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    with pytest.raises(UserError, match=r'--launcher ray needs Ray, which is not installed: pip install ray'):
+        Ray()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_makes_the_same_results_and_records_lost_tasks(tmp_path, unbroken):
+    more = with_plugin(tmp_path, 'Lost', 'os.kill(os.getpid(), signal.SIGKILL)') + TWO_SEEDS
+    launch = Ray(dict(num_cpus=1))
+    launch.ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
+                    runtime_env=dict(env_vars=dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')))
+    try:
+        campaign(tmp_path, launch, more).run()
+    finally:
+        launch.ray.shutdown()
+    found = results(tmp_path)
+    lost = {name: result for name, result in found.items() if name.startswith('Lost')}
+    assert [result['status'] for result in lost.values()] == ['failed'] * 4
+    assert all('WorkerCrashed' in result['error'] for result in lost.values())
+    assert {name: result['metrics'] for name, result in found.items() if name not in lost} == {
+        name: result['metrics'] for name, result in results(unbroken).items()}
+
+
+def test_slurm_writes_an_array_and_starts_nothing(tmp_path, capsys):
+    grid = "grid = {'train.optimizer.lr': [1e-3, 1e-2]}\nseeds = [0, 1]\n"
+    made = campaign(tmp_path, Slurm(tmp_path / 'work', dict(gpus=1, time='4:00:00', array='0-1%1')), grid, only='*.linear')
+    assert made.run() == [] and results(tmp_path) == {}
+    [script] = (tmp_path / 'work').glob('*.sh')
+    said = ' '.join(capsys.readouterr().err.split())
+    assert f'2 jobs are written, and none is started: sbatch {script}' in said and '2 of them are searches' in said
+    lines = script.read_text().splitlines()
+    assert lines[0] == '#!/bin/bash'
+    assert {'#SBATCH --array=0-1%1', '#SBATCH --gpus=1', '#SBATCH --time=4:00:00', '#SBATCH --job-name=vet'} <= set(lines)
+    jobs = script.with_suffix('.txt').read_text().splitlines()
+    assert len(jobs) == 2 and all(Path(job).name == 'job.json' and Path(job).is_file() for job in jobs)
+
+
+def test_an_element_of_the_array_is_one_job(tmp_path):
+    folder = tmp_path / "it's a folder"
+    made = campaign(folder, Slurm(folder / 'work'), TWO_SEEDS, only='*.linear')
+    made.run()
+    [script] = (folder / 'work').glob('*.sh')
+    assert '#SBATCH --array=0-1' in script.read_text().splitlines()
+    subprocess.run(['bash', script], env={**os.environ, 'SLURM_ARRAY_TASK_ID': '1'}, check=True, capture_output=True, timeout=100,
+                   cwd=tmp_path)
+    assert statuses(folder) == {'few.vit.linear.seed1': 'done'}

@@ -1,0 +1,176 @@
+"""Tables: what stands in them, what does not, and what they say of how it was obtained."""
+
+import csv
+import io
+import statistics
+
+import pytest
+
+from tests.benchmark.made import B16, ENVIRONMENT, failed, result, search, suite, written
+from tests.benchmark.runs import write_suite
+from vet.benchmark.results import read_results
+from vet.benchmark.suite import load_suite
+from vet.benchmark.tables import as_csv, make_tables, markdown, write_tables
+
+
+def rows(results, of=None):
+    """The accuracy rows of the only table, by tuner."""
+    [table] = make_tables(results, of or suite())
+    header, *lines = table.accuracy()
+    return header, {line[0]: line[1:] for line in lines if line[0] != 'published'}
+
+
+def seeds(accuracies, **of):
+    return [result(seed=seed, accuracy=accuracy, **of) for seed, accuracy in enumerate(accuracies)]
+
+
+def test_mean_and_sample_deviation_in_percent():
+    # by hand: mean 92, squares 4 + 0 + 4 over n - 1 = 2
+    header, lines = rows(seeds([0.90, 0.92, 0.94]))
+    assert header == ['tuner', 'cifar100']
+    assert lines == {'lora': ['92.00 ± 2.00'], 'ssf': ['not measured']}
+
+
+@pytest.mark.parametrize('results, shown', [
+    (seeds([0.9]), '90.00 (1 of 3 seeds)'),
+    (seeds([0.90, 0.92]), '91.00 ± 1.41 (2 of 3 seeds)'),
+    ([*seeds([0.90, 0.92]), failed(seed=2)], '91.00 ± 1.41 (2 of 3 seeds, 1 failed)'),
+    (seeds([0.9] * 4), '90.00 ± 0.00 (4 seeds)'),
+    ([failed(seed=0), failed(seed=1)], 'failed'),
+    ([search({'train.optimizer.lr': 0.1}, 0.99)], 'not measured'),
+    ([failed(is_search=True, point={'lr': lr}) for lr in (1, 2)], 'failed'),
+    ([failed(is_search=True, point={'lr': 1}), search({'lr': 2}, 0.9)], 'not measured'),
+    ([result(seed=0), result(seed=1, config=dict(mixup=0.8))], 'seeds of 2 configs'),
+    ([], 'not measured')])
+def test_what_a_cell_says(results, shown):
+    assert rows(results)[1]['lora'] == [shown]
+
+
+def test_searches_are_no_numbers_but_their_point_is_shown():
+    point = {'train.optimizer.lr': 0.01}
+    results = [*seeds([0.5, 0.5, 0.5], point=point), *(search({'train.optimizer.lr': lr}, 0.77) for lr in (0.1, 0.01))]
+    [table] = make_tables(results, suite(['lora']))
+    assert table.accuracy()[1] == ['lora', '50.00 ± 0.00']
+    assert table.costs()[0][-1] == 'chosen by search' and table.costs()[1][-1] == 'train.optimizer.lr=0.01'
+    text = markdown([table], suite(), []) + as_csv([table])
+    assert '77' not in text and 'train.optimizer.lr=0.01' in as_csv([table])
+
+
+def test_two_checkpoints_never_share_a_table():
+    results = [*seeds([0.9] * 3), *seeds([0.8] * 3, tuner='ssf', backbone_sha256='b' * 64)]
+    first, second = make_tables(results, suite())
+    assert (first.label, second.label) == ('vitb16 (1 of 2)', 'vitb16 (2 of 2)')
+    assert [row[1] for row in first.accuracy() if row[0] in ('lora', 'ssf')] == ['90.00 ± 0.00', 'not measured']
+    assert [row[1] for row in second.accuracy() if row[0] in ('lora', 'ssf')] == ['not measured', '80.00 ± 0.00']
+    page = markdown([first, second], suite(), [])
+    assert page.count('vitb16 has results of several checkpoints: a table for each.') == 2
+    assert page.count('a' * 64) == page.count('b' * 64) == 1
+
+
+def test_different_images_never_share_a_column():
+    other = dict(train=dict(images=999, classes=3, sha256='9'), test=dict(images=30, classes=3, sha256='2'))
+    header, lines = rows([*seeds([0.9] * 3), *seeds([0.8] * 3, tuner='ssf', data=other)])
+    assert header[1:3] == ['cifar100 (1 of 2)', 'cifar100 (2 of 2)']
+    assert lines['lora'][:2] == ['90.00 ± 0.00', 'not measured'] and lines['ssf'][:2] == ['not measured', '80.00 ± 0.00']
+
+
+def test_a_backbone_that_nobody_measured_has_an_empty_table():
+    tables = make_tables(seeds([0.9] * 3), suite(backbones=('vitb16', 'vitl14')))
+    assert [table.label for table in tables] == ['vitb16', 'vitl14']
+    assert tables[1].accuracy()[1] == ['lora', 'not measured'] and 'nothing was measured' in tables[1].notes()[0]
+    assert tables[1].accuracy()[2] == ['published', '90.96 [1]']
+
+
+def test_references_stand_beneath_with_their_source_and_only_of_the_checkpoint():
+    [table] = make_tables(seeds([0.9] * 3), suite(['lora', 'ssf', 'no_such_method']))
+    assert table.checkpoint == B16
+    lines = table.accuracy()
+    assert [line[0] for line in lines] == ['tuner', 'lora', 'published', 'ssf', 'published', 'no_such_method']
+    assert lines[2][1].startswith('92.24 [1], 92.43 [2]') and lines[4][1] == '92.67 [3]'     # 93.99 is of another checkpoint
+    page = markdown([table], suite(), [])
+    assert '- [1] ModelScope card' in page and 'recipe not published' in page and '93.99' not in page + as_csv([table])
+    assert '92.24 (ModelScope card' in as_csv([table])
+
+
+VTAB = dict(datasets=['cifar', 'dtd', 'eurosat'], groups=['natural', 'natural', 'specialized'])
+
+
+def test_both_means_where_all_is_measured():
+    results = [one for dataset, accuracy, group in zip(VTAB['datasets'], (0.5, 0.7, 0.9), VTAB['groups'])
+               for one in seeds([accuracy] * 3, dataset=dataset, group=group)]
+    header, lines = rows([*results, *seeds([0.1] * 3, tuner='ssf', dataset='dtd', group='natural')], suite(**VTAB))
+    assert header[-2:] == ['mean of 3 datasets', 'mean of 2 groups']
+    assert lines['lora'][-2:] == ['70.00', '75.00']         # (50 + 70 + 90) / 3, ((50 + 70) / 2 + 90) / 2
+    assert lines['ssf'] == ['not measured', '10.00 ± 0.00', 'not measured', 'not measured', 'not measured']
+
+
+def test_without_a_group_for_each_dataset_there_is_no_mean_of_groups():
+    header, _ = rows([], suite(datasets=['a', 'b', 'c'], groups=['x', 'y']))
+    assert header == ['tuner', 'a', 'b', 'c', 'mean of 3 datasets']
+
+
+def test_published_means_stand_beneath_means():
+    datasets = [f'task{number}' for number in range(19)]
+    of = suite(['vpt_deep'], datasets, groups=[f'group{number % 3}' for number in range(19)], name='vtab1k')
+    [table] = make_tables([], of)
+    assert [cell[:5] for cell in table.accuracy()[2][-2:]] == ['69.40', '72.00'] and 'NOAH' not in table.sources()[0]
+    [other] = make_tables([], suite(['vpt_deep'], datasets, name='mine'))
+    assert len(other.accuracy()) == 2
+
+
+def test_costs():
+    sizes = dict(tuners=2000, head=100, trainable=2100, backbone=86000, total=88100)
+    results = [*seeds([0.9] * 3), *seeds([0.9] * 3, dataset='flowers102', parameters=sizes | dict(tuners=1000, trainable=1100))]
+    [table] = make_tables(results, suite(datasets=['cifar100', 'flowers102']))
+    header, line = table.costs()
+    assert header == ['tuner', 'parameters without head', 'with head', 'file, bytes', 'peak memory, MiB', 'training images/s',
+                      'wall time, s', 'epochs']
+    assert line == ['lora', '1,000', '1,100 … 1,300', '5,200', '900', '900', '11.0', '3']
+
+
+def test_notes_say_how_numbers_were_obtained():
+    warning = 'vitb16 takes images of mean 0.485, but its weights were trained with 0.5.'
+    other = ENVIRONMENT | dict(device='NVIDIA H200', git_revision='3475946f1bb1', git_changes=True)
+    results = [result(seed=0, warnings=[warning]), result(seed=1, warnings=[warning], environment=other)]
+    notes = make_tables(results, suite())[0].notes()
+    assert 'The last epoch counts.' in notes and notes.count(f'Warning: {warning}') == 1
+    assert 'cifar100: accuracy; 1,200 train images, 30 test images.' in notes
+    assert [note for note in notes if 'H200' in note][0].startswith('Measured on NVIDIA H200, 2 cores, threads: 1; vet 0.1.0')
+    assert 'From 2 versions of the code: 1803b872465a, 3475946f1bb1 with changes.' in notes
+    assert not any('versions of the code' in note for note in make_tables(results[:1], suite())[0].notes())
+    by_hash = [one | dict(code=code * 64) for one, code in zip(results, 'de')]
+    assert f'From 2 versions of the code: {"d" * 12}, {"e" * 12}.' in make_tables(by_hash, suite())[0].notes()
+
+
+def test_failures_are_listed_and_markdown_stays_whole():
+    page = markdown([], suite(), [failed(error='bad | value\n<b>')])
+    assert '- cifar100.vitb16.lora.seed0: bad \\| value &lt;b>' in page
+
+
+def test_csv_has_numbers_in_full():
+    results = seeds([0.9, 0.91, 0.93])
+    lines = list(csv.DictReader(io.StringIO(as_csv(make_tables(results, suite())))))
+    assert [line['state'] for line in lines] == ['measured', 'not measured'] and lines[1]['mean'] == ''
+    assert float(lines[0]['mean']) == pytest.approx(100 * 2.74 / 3, abs=1e-9)
+    assert float(lines[0]['std']) == pytest.approx(statistics.stdev([90, 91, 93]), abs=1e-9)
+    assert lines[0]['checkpoint'] == B16 and lines[0]['sha256'] == 'a' * 64 and lines[0]['seeds'] == '3'
+
+
+def test_files_cut_short_are_no_results(tmp_path):
+    written(tmp_path, *seeds([0.9, 0.92, 0.94]))
+    path = tmp_path / 'cifar100.vitb16.lora.seed2.json'
+    path.write_text(path.read_text()[:-30])
+    assert rows(read_results(tmp_path))[1]['lora'] == ['91.00 ± 1.41 (2 of 3 seeds)']
+
+
+def test_of_a_real_campaign(unbroken, tmp_path):
+    """Two tuners and two seeds that were trained: the numbers of the page are those of the files."""
+    results = read_results(unbroken / 'results' / 'tiny')
+    of = load_suite(write_suite(tmp_path, 'seeds = [0, 1]'))
+    [table] = write_tables(tmp_path, results, of)
+    for tuner in ('linear', 'bias'):
+        accuracies = [100 * one['metrics']['accuracy'] for one in results if one['tuner'] == tuner]
+        line = f'| {tuner} | {statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} |'
+        assert line in (tmp_path / 'table.md').read_text()
+    assert [row[:3] for row in table.costs()[1:]] == [['linear', '0', '130'], ['bias', '4,352', '4,482']]
+    assert len((tmp_path / 'table.csv').read_text().splitlines()) == 3

@@ -1,0 +1,102 @@
+"""Cells: what the seeds of one dataset, backbone and tuner gave together.
+
+A number is a mean over seeds and its sample standard deviation (n - 1), in percent, of the metric that a run names first.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vet.benchmark.suite import Run
+
+Result = dict[str, Any]     # a result file's
+COSTS: dict[str, tuple[Callable[[Result], float], str]] = {     # how it is read and written
+    'parameters without head': (lambda result: result['parameters']['trainable'] - result['parameters']['head'], ',.0f'),
+    'with head': (lambda result: result['parameters']['trainable'], ',.0f'),
+    'file, bytes': (lambda result: result['file_bytes'], ',.0f'),
+    'peak memory, MiB': (lambda result: result['peak_memory_mb'], ',.0f'),
+    'training images/s': (lambda result: result['images_per_second'], ',.0f'),
+    'wall time, s': (lambda result: result['wall_seconds'], ',.1f'),
+    'epochs': (lambda result: result['epochs'], 'g')}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """done: results that count, of any seeds; failed: those without a number."""
+
+    done: tuple[Result, ...] = ()
+    failed: tuple[Result, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """'measured', or why there is no number. Runs that differ in more than their seed have no mean."""
+        kinds = {exact([{**result['config'], 'seed': None}, result['data'], result['backbone_sha256']]) for result in self.done}
+        if len(kinds) > 1:
+            return f'seeds of {len(kinds)} configs'
+        return 'measured' if kinds else 'failed' if self.failed else 'not measured'
+
+    @property
+    def is_measured(self) -> bool:
+        return self.state == 'measured'
+
+    @property
+    def percents(self) -> list[float]:
+        return [100 * result['metrics'][metric(result)] for result in self.done]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.percents)
+
+    @property
+    def std(self) -> float | None:
+        """None of one seed."""
+        return statistics.stdev(self.percents) if len(self.done) > 1 else None
+
+    @property
+    def point(self) -> str:
+        """What a search chose: 'train.optimizer.lr=0.01'."""
+        return ', '.join(f'{key}={value}' for key, value in self.done[0]['point'].items())
+
+    def cost(self, name: str) -> float:
+        """The mean over seeds of one of COSTS."""
+        return statistics.fmean(COSTS[name][0](result) for result in self.done)
+
+    def show(self, seeds: int) -> str:
+        """'93.20 ± 0.41', and of how many seeds that is where it is not of `seeds`; without a number, the state."""
+        if not self.is_measured:
+            return self.state
+        count = len(self.done)
+        asides = [f'{count} of {seeds} seeds' if count < seeds else f'{count} seeds'] if count != seeds else []
+        asides += [f'{len(self.failed)} failed'] if self.failed else []
+        return (f'{self.mean:.2f}' + ('' if self.std is None else f' ± {self.std:.2f}')
+                + (f' ({", ".join(asides)})' if asides else ''))
+
+
+def make_cell(results: Iterable[Result]) -> Cell:
+    """The cell of all its results. Searches never count, but where all of them failed, so has the cell."""
+    searches, runs = ([one for one in results if one['is_search'] is kind] for kind in (True, False))
+    done = tuple(one for one in runs if one['status'] == 'done')
+    if not runs and searches and len(failures(searches)) == len(searches):
+        return Cell(failed=tuple(searches))
+    return Cell(done, tuple(failures(runs)))
+
+
+def metric(result: Result) -> str:
+    """The name of the metric that a result's number is of: the first; of several tasks, its mean over them."""
+    return next(iter(result['metrics']))
+
+
+def run_name(result: Result) -> str:
+    """The name of a result's run, and of its file: 'flowers.vitb16.lora.seed0'."""
+    return Run(**{field.name: result[field.name] for field in fields(Run)}).name
+
+
+def failures(results: Iterable[Result]) -> list[Result]:
+    return [result for result in results if result['status'] == 'failed']
+
+
+def exact(value: Any) -> str:
+    """A text that is the same for equal plain values only."""
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,62 @@
+"""Runs a suite's jobs on a Ray cluster: one task for each, placed by Ray. Needs the extra `ray`.
+
+Results and work folders must lie in a folder that all machines share under the same path, as must datasets and weights; each
+machine has vet installed.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.live import Live
+
+from vet.benchmark.local import table
+from vet.benchmark.worker import Job, bury, outcome, work
+from vet.engine.progress import console
+from vet.errors import UserError
+
+
+class Ray:
+    """resources: of each task, as ray.remote takes them: num_gpus, num_cpus, memory …; without num_gpus, one where there are any.
+
+    The cluster is that of RAY_ADDRESS, else the one that runs on this machine, else this machine alone.
+    """
+
+    def __init__(self, resources: Mapping[str, Any] | None = None):
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError('--launcher ray needs Ray, which is not installed: pip install ray, or vet with the extra [ray]; '
+                            'or choose --launcher local or slurm.') from error
+        self.ray, self.resources = ray, dict(resources or {})
+
+    def __call__(self, jobs: Sequence[Job]) -> None:
+        """Makes the jobs. One whose task is lost is recorded as failed; the others go on."""
+        ray = self.ray
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+        resources = dict(num_gpus=1 if jobs[0].device != 'cpu' and ray.cluster_resources().get('GPU') else 0) | self.resources
+        # a process for each, so that peak memory is its own; a second attempt is the next campaign's
+        task = ray.remote(**resources, max_calls=1, max_retries=0)(_task)
+        done: list[tuple[Job, str]] = []
+        running = {task.remote(job, os.getcwd()): job for job in jobs}
+        with Live(console=console, refresh_per_second=2) as live:
+            try:
+                while running:
+                    ended, _ = ray.wait(list(running), timeout=0.5)
+                    for reference in ended:
+                        job = running.pop(reference)
+                        try:
+                            ray.get(reference)
+                        except ray.exceptions.RayError as error:
+                            bury(job, f'{type(error).__name__}: {str(error).strip().splitlines()[0]}')
+                        done.append((job, outcome(job)))
+                    live.update(table(f'{len(done)} done, {len(running)} given to Ray', done))
+            finally:
+                for reference in running:
+                    ray.cancel(reference, force=True)
+
+
+def _task(job: Job, folder: str) -> None:
+    os.chdir(folder)
+    work(job)

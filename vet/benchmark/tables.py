@@ -1,0 +1,244 @@
+"""Tables of a suite from its result files: one for each backbone checkpoint, with what was published beneath what was measured."""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vet.benchmark.cells import COSTS, Cell, Result, exact, failures, make_cell, metric, run_name
+from vet.benchmark.references import Reference, find, references
+from vet.benchmark.suite import Suite
+from vet.engine.files import write_file
+
+Rows = list[list[str]]      # the first of them is the header
+SELECTED = {'last': 'The last epoch counts.', 'best': 'The epoch that is best on validation images counts.'}
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one checkpoint gave. Where a name of the suite stands for two checkpoints, or two sets of data, each has a label."""
+
+    suite: str
+    name: str                       # of the backbone in the suite
+    label: str                      # the name, and '(1 of 2)' where that is not enough
+    checkpoint: str                 # the name that references know
+    sha256: str                     # of the weights; '' where nothing was measured
+    tuners: list[str]
+    datasets: dict[str, str]        # label: the suite's name
+    groups: dict[str, str]          # label: group, or ''
+    cells: dict[tuple[str, str], Cell]      # by tuner and label of the dataset
+    seeds: int                      # that the suite asks for
+
+    @property
+    def done(self) -> list[Result]:
+        return [result for cell in self.cells.values() for result in cell.done]
+
+    @property
+    def means(self) -> dict[str, list[list[str]]]:
+        """The columns of means, over parts that are means over datasets: over each dataset, and over groups where all have one."""
+        names = list(dict.fromkeys(self.groups.values()))
+        found = {f'mean of {len(self.datasets)} datasets': [[dataset] for dataset in self.datasets]}
+        if all(names):
+            found[f'mean of {len(names)} groups'] = [[key for key, group in self.groups.items() if group == name] for name in names]
+        return {name: parts for name, parts in found.items() if len(parts) > 1}
+
+    def mean(self, tuner: str, parts: list[list[str]]) -> float | None:
+        """One of `means`; None unless every dataset is measured."""
+        if not all(self.cells[tuner, dataset].is_measured for dataset in self.datasets):
+            return None
+        return statistics.fmean(statistics.fmean(self.cells[tuner, dataset].mean for dataset in part) for part in parts)
+
+    def references(self, tuner: str, column: str) -> list[Reference]:
+        """What was published of a tuner in a column: a dataset's label, or one of `means`."""
+        names = [self.datasets[column]] if column in self.datasets else _published_means(self.suite, len(self.means[column]))
+        return [one for name in names for one in find(name, self.checkpoint, tuner)]
+
+    def sources(self) -> list[str]:
+        """Where published values are from; accuracy() numbers them, from 1."""
+        columns = [*self.datasets, *self.means]
+        return list(dict.fromkeys(source(one) for tuner in self.tuners for key in columns for one in self.references(tuner, key)))
+
+    def accuracy(self) -> Rows:
+        """A row for each tuner, and beneath it what was published."""
+        columns, sources = [*self.datasets, *self.means], self.sources()
+        rows = [['tuner', *columns]]
+        for tuner in self.tuners:
+            means = [self.mean(tuner, parts) for parts in self.means.values()]
+            rows.append([tuner, *(self.cells[tuner, dataset].show(self.seeds) for dataset in self.datasets),
+                         *('not measured' if mean is None else f'{mean:.2f}' for mean in means)])
+            published = [', '.join(f'{one.value:.2f} [{sources.index(source(one)) + 1}]' for one in self.references(tuner, column))
+                         for column in columns]
+            rows += [['published', *published]] if any(published) else []
+        return rows
+
+    def costs(self) -> Rows:
+        """A row for each tuner that was measured: means over seeds, and from the least to the most over datasets."""
+        asked = ['chosen by search'] if any(result['point'] for result in self.done) else []
+        rows = [['tuner', *COSTS, *asked]]
+        for tuner in self.tuners:
+            cells = {dataset: cell for dataset in self.datasets if (cell := self.cells[tuner, dataset]).done}
+            if cells:
+                points = {cell.point for cell in cells.values()}
+                chosen = points if len(points) == 1 else (f'{dataset}: {cell.point}' for dataset, cell in cells.items())
+                costs = ((form, [cell.cost(name) for cell in cells.values()]) for name, (_, form) in COSTS.items())
+                rows.append([tuner, *(_range(values, form) for form, values in costs),
+                             *(['; '.join(chosen)] if asked else [])])
+        return rows
+
+    def notes(self) -> list[str]:
+        """What one must know to read the numbers, a sentence each."""
+        versions = sorted({_version(result) for result in self.done})
+        weights = f', weights of sha256 {self.sha256}.' if self.sha256 else '; nothing was measured.'
+        return list(dict.fromkeys([
+            f'Checkpoint: {self.checkpoint}{weights}',
+            *([f'{self.name} has results of several checkpoints: a table for each.'] if self.label != self.name else []),
+            *(f'{name} has results of different images: a column each.' for shown, name in self.datasets.items() if shown != name),
+            *(SELECTED[result['config']['evaluation']['select']] for result in self.done),
+            *(f'{dataset}: {_describe(found)}' for dataset in self.datasets
+              if (found := [one for tuner in self.tuners for one in self.cells[tuner, dataset].done])),
+            *(_machine(result['environment']) for result in self.done),
+            *([f'From {len(versions)} versions of the code: {", ".join(versions)}.'] if len(versions) > 1 else []),
+            *(f'Warning: {warning}' for result in self.done for warning in result['warnings'])]))
+
+
+def make_tables(results: Sequence[Result], suite: Suite) -> list[Table]:
+    """The tables of results, in the order of the suite; what it has and nobody measured is in them too."""
+    backbones = _labels(suite.backbones, [(one['backbone'], one['backbone_sha256']) for one in results])
+    return [_table(label, *key, [one for one in results if (one['backbone'], one['backbone_sha256']) == key], suite)
+            for key, label in backbones.items()]
+
+
+def write_tables(folder: Path, results: Sequence[Result], suite: Suite) -> list[Table]:
+    """Writes table.md and table.csv into the folder; returns what they show."""
+    tables = make_tables(results, suite)
+    write_file(folder / 'table.md', markdown(tables, suite, failures(results)))
+    write_file(folder / 'table.csv', as_csv(tables))
+    return tables
+
+
+def markdown(tables: Sequence[Table], suite: Suite, failed: Sequence[Result]) -> str:
+    """The page of a suite."""
+    parts = [f'# {suite.name}', _plain(suite.title), heading(suite)]
+    for table in tables:
+        sources = (f'[{number}] {one}' for number, one in enumerate(table.sources(), 1))
+        parts += [f'## {table.label}', _items(table.notes()), _rows(table.accuracy()), _items(sources)]
+        parts += [_rows(table.costs())] if table.done else []
+    if failed:
+        parts += ['## Failed', _items(f'{run_name(result)}: {result["error"]}' for result in failed)]
+    return '\n\n'.join(filter(None, parts)) + '\n'
+
+
+def as_csv(tables: Sequence[Table]) -> str:
+    """A line for each cell and each mean; numbers in full, and lines without one say why in `state`."""
+    file = io.StringIO()
+    columns = ['backbone', 'checkpoint', 'sha256', 'tuner', 'dataset', 'group', 'state', 'metric', 'mean', 'std', 'seeds', *COSTS,
+               'chosen by search', 'published']
+    writer = csv.DictWriter(file, columns, lineterminator='\n')
+    writer.writeheader()
+    for table in tables:
+        for tuner in table.tuners:
+            for column in [*table.datasets, *table.means]:
+                published = '; '.join(f'{one.value} ({source(one)})' for one in table.references(tuner, column))
+                writer.writerow(dict(backbone=table.label, checkpoint=table.checkpoint, sha256=table.sha256, tuner=tuner,
+                                     dataset=column, published=published, **_numbers(table, tuner, column)))
+    return file.getvalue()
+
+
+def heading(suite: Suite) -> str:
+    count = len(suite.seeds)
+    seeds = f'mean ± sample standard deviation over {count} seeds' if count > 1 else 'of one seed'
+    return (f'Percent; {seeds}. Written from the result files beside this page, '
+            f'each of which says how its number was obtained. Published values are top-1 accuracies of the same checkpoint.')
+
+
+def source(reference: Reference) -> str:
+    """'VPT, arXiv:2203.12119; recipe vpt2022; split train / test'."""
+    note = f'; {reference.note}' if reference.note else ''
+    return f'{reference.source}; recipe {reference.recipe}; split {reference.split}{note}'
+
+
+def _table(label: str, name: str, sha256: str, results: list[Result], suite: Suite) -> Table:
+    entry = results[0]['config']['model']['backbone'] if results else suite.backbones[name]
+    tuners = list(dict.fromkeys([*suite.tuners, *(one['tuner'] for one in results)]))
+    counting = [one for one in results if not one['is_search']]
+    datasets = _labels(suite.datasets, [(one['dataset'], exact(one['data'])) for one in counting])
+    groups = {key: value.get('group', '') for key, value in suite.datasets.items()}
+    groups |= {one['dataset']: one['group'] for one in results}
+    cells = {(tuner, shown): make_cell([one for one in results if (one['tuner'], one['dataset']) == (tuner, key)
+                                        and (one['is_search'] or exact(one['data']) == data)])
+             for tuner in tuners for (key, data), shown in datasets.items()}
+    return Table(suite.name, name, label, entry.get('name') or entry['type'], sha256, tuners,
+                 {shown: key for (key, _), shown in datasets.items()},
+                 {shown: groups[key] for (key, _), shown in datasets.items()}, cells, len(suite.seeds))
+
+
+def _labels(names: Iterable[str], found: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What each (name, what it was found to be) is called: its name, and where that means several things, a number too."""
+    meant: dict[str, list[str]] = {name: [] for name in names}
+    for name, thing in dict.fromkeys(found):
+        meant.setdefault(name, []).append(thing)
+    return {(name, thing): name if len(things) < 2 else f'{name} ({number} of {len(things)})'
+            for name, things in meant.items() for number, thing in enumerate(things or [''], 1)}
+
+
+def _published_means(suite: str, count: int) -> list[str]:
+    """The names under which references have means of a suite over `count` parts: of vtab1k over 19, 'vtab_mean19'."""
+    names = dict.fromkeys(one.dataset for one in references())
+    return [name for name in names if name.endswith(f'_mean{count}') and suite.startswith(name.removesuffix(f'_mean{count}'))]
+
+
+def _numbers(table: Table, tuner: str, column: str) -> dict[str, Any]:
+    if column in table.means:
+        mean = table.mean(tuner, table.means[column])
+        return dict(state='not measured') if mean is None else dict(state='measured', mean=mean)
+    cell = table.cells[tuner, column]
+    found: dict[str, Any] = dict(group=table.groups[column], state=cell.state, seeds=len(cell.done))
+    if cell.is_measured:
+        found |= {'metric': metric(cell.done[0]), 'mean': cell.mean, 'std': cell.std, 'chosen by search': cell.point}
+        found |= {name: cell.cost(name) for name in COSTS}
+    return found
+
+
+def _describe(results: Sequence[Result]) -> str:
+    """Of results of one dataset: the metric, and the images of each split."""
+    names = ', '.join(dict.fromkeys(metric(result) for result in results))
+    return f'{names}; ' + ', '.join(f'{_images(part):,} {split} images' for split, part in results[0]['data'].items()) + '.'
+
+
+def _images(part: dict[str, Any]) -> int:
+    """The length of a split from its fingerprint, which of several tasks is one for each."""
+    return part['images'] if 'images' in part else sum(_images(task) for task in part.values())
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    packages = ', '.join(f'{name} {version}' for name, version in environment['packages'].items())
+    return (f'Measured on {environment["device"]}, {environment["cores"]} cores, threads: {environment["threads"]}; '
+            f'vet {environment["vet"]}, Python {environment["python"]}, {packages}.')
+
+
+def _version(result: Result) -> str:
+    """Of the code: its hash, or the git revision where a result does not hold it."""
+    environment = result['environment']
+    revision = (environment['git_revision'] or f'vet {environment["vet"]}')[:12]
+    return result.get('code', '')[:12] or revision + (' with changes' if environment['git_changes'] else '')
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    return ' … '.join(dict.fromkeys(format(value, form) for value in (min(values), max(values))))
+
+
+def _rows(rows: Rows) -> str:
+    lines = ['| ' + ' | '.join(map(_plain, row)) + ' |' for row in rows]
+    return '\n'.join([lines[0], '|---' * len(rows[0]) + '|', *lines[1:]])
+
+
+def _items(texts: Iterable[str]) -> str:
+    return '\n'.join(f'- {_plain(text)}' for text in texts)
+
+
+def _plain(text: str) -> str:
+    """A text for one line or one cell of Markdown."""
+    return ' '.join(text.split()).replace('|', '\\|').replace('<', '&lt;')
