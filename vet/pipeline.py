@@ -15,6 +15,7 @@ from vet.engine.device import make_accelerator
 from vet.engine.evaluate import best_classes
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.model_folder import find_model_folder, load_model, read_configuration
+from vet.hub.modelscope import is_modelscope, load_modelscope
 from vet.hub.presets import PRESETS
 from vet.transforms.torchvision import build_transform
 
@@ -28,8 +29,8 @@ class Classifier:
     def __init__(self, folder: str | Path, device: str | None = None, backbone: Weights = None, task: str | None = None):
         folder = find_model_folder(folder)
         self._accelerator = make_accelerator(device, 'fp32')
-        self.model = load_model(folder, backbone).to(self._accelerator.device)
-        transform = (read_configuration(folder).get('evaluation') or {}).get('transform')
+        model, transform = _read(folder, backbone)
+        self.model = model.to(self._accelerator.device)
         self._view = {name: build_transform(transform, **vars(part.backbone.preprocessing))
                       for name, part in self.model.tasks.items()}
         self._task = task
@@ -78,9 +79,21 @@ class Classifier:
                 yield from results
 
 
+def _read(folder: Path, backbone: Weights) -> tuple[Any, list | None]:
+    """The model of a folder, which its files say is ModelScope's or vet's, and the transform of its images."""
+    if not is_modelscope(folder):
+        return load_model(folder, backbone), (read_configuration(folder).get('evaluation') or {}).get('transform')
+    if backbone is not None:
+        raise UserError(f'backbone is {str(backbone)!r}, but {str(folder)!r} is a folder of ModelScope, which holds the weights of '
+                        f'its backbone; leave it out.')
+    return load_modelscope(folder), None
+
+
 def pipeline(name: str = TASK, /, model: str | Path | None = None, device: str | None = None, backbone: Weights = None,
              task: str | None = None) -> Classifier:
     """The classifier of a model folder (or of a work folder's output): `pipeline('vision-efficient-tuning', folder)(image)`.
+
+    A folder of ModelScope's vision-efficient-tuning models will do as well.
 
     device: 'cpu', 'cuda', …; None: the best there is. backbone: where the backbone's weights are now, if they have moved.
     task: of a model of several tasks, which one; or 'vision-efficient-tuning', as ModelScope calls the first argument.

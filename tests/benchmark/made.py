@@ -28,7 +28,8 @@ def result(tuner='lora', seed=0, accuracy=0.9, dataset='cifar100', backbone='vit
         parameters=dict(tuners=1000, head=300, trainable=1300, backbone=86000, total=87300), train_seconds=4.0, peak_memory_mb=900.4,
         file_bytes=5200, images_per_second=900.0, wall_seconds=10.0 + seed,
         curves=[dict(step=step, epoch=step // 10, loss=3 / step / accuracy, accuracy=step / 30, val_accuracy=step / 40) for step in (10, 20, 30)],
-        environment=ENVIRONMENT, per_class=[0.9, 0.5, 0.7], images_by_class=[10, 10, 10], confusion=[[0, 2, 1], [1, 0, 5], [2, 1, 3]])
+        environment=ENVIRONMENT, per_class=[0.9, 0.5, 0.7], images_by_class=[10, 10, 10], confusion=[[0, 2, 1], [1, 0, 5], [2, 1, 3]],
+        class_names=['ant', 'bee', 'cow'])
     made['data'] = {split: data for split, data in made['data'].items() if data}
     return made | changes
 

@@ -99,7 +99,7 @@ def test_a_run_is_chosen():
 
 def test_a_matrix_of_many_classes_is_left_out():
     many = result(data=dict(train=dict(images=60, classes=51, sha256='1'), test=dict(images=51, classes=51, sha256='2')),
-                  per_class=[0.5] * 51, images_by_class=[1] * 51, confusion=[[50, 0, 1]])
+                  per_class=[0.5] * 51, images_by_class=[1] * 51, confusion=[[50, 0, 1]], class_names=list(map(str, range(51))))
     assert Page(report([many], of())).tags.count('svg') == 3
 
 

@@ -81,7 +81,7 @@ def classes_plot(result: Result) -> str:
                  width=0.8 if len(classes) < 100 else 1)
         axes.set(ylabel='accuracy, %', ylim=(0, 100), xlim=(-0.6, len(classes) - 0.4), xlabel='class, sorted')
         shown = classes if len(classes) <= 50 else []
-        axes.set_xticks(range(len(shown)), map(str, shown))
+        axes.set_xticks(range(len(shown)), [result['class_names'][number] for number in shown], rotation=90)
         axes.grid(axis='x', visible=False)
         return _svg(figure)
 

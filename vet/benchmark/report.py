@@ -94,17 +94,19 @@ def _plots(table: Table) -> list[str]:
 
 def _classes(result: Result) -> list[str]:
     """Accuracy by class, and which classes are taken for which, of one run."""
-    images, classes = result['images_by_class'], result['data']['test']['classes']
+    images, names = result['images_by_class'], result['class_names']
+    classes = len(names)
     often = sorted(result['confusion'], key=lambda entry: -entry[2])[:LISTED]
     confusions = [['true class', 'answer given', 'times', 'of the class'],
-                  *([str(truth), str(given), str(count), f'{100 * count / images[truth]:.1f} %'] for truth, given, count in often)]
+                  *([names[truth], names[given], str(count), f'{100 * count / images[truth]:.1f} %']
+                    for truth, given, count in often)]
     worst = sorted((accuracy, number) for number, accuracy in enumerate(result['per_class']) if images[number])[:LISTED]
     hardest = [['class', 'accuracy', 'test images'],
-               *([str(number), f'{100 * accuracy:.1f} %', str(images[number])] for accuracy, number in worst)]
+               *([names[number], f'{100 * accuracy:.1f} %', str(images[number])] for accuracy, number in worst)]
     matrix = [(confusion_plot(result, classes), 'Share of each class that was given each answer')] if classes <= MATRIX else []
     return [_element('h2', f'By class: {run_name(result)}'),
             _element('p', f'{metric(result)} {100 * result["metrics"][metric(result)]:.2f} % on {sum(images):,} test images of '
-                          f'{classes} classes, which are numbered as the dataset has them.'),
+                          f'{classes} classes.'),
             _figures([(classes_plot(result), 'Accuracy of each class')]),
             '<h3>Hardest classes, and most frequent confusions</h3>',
             f'<div class="figures">{_table(hardest)}{_table(confusions)}{"".join(_figure(*one) for one in matrix)}</div>']

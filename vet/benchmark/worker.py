@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from vet.benchmark.results import is_done, read_result, write_result
+from vet.benchmark.results import code_sha256, is_done, read_result, write_result
 from vet.benchmark.suite import Run
 from vet.builders import build_trainer
 from vet.config import load_config
@@ -101,7 +101,7 @@ def outcome(job: Job) -> str:
 def head(job: Job) -> dict[str, Any]:
     """What a result says of its run before anything is measured."""
     return asdict(job.run) | dict(identity=job.identity, data=job.data, backbone_sha256=job.backbone_sha256,
-                               warnings=list(job.warnings))
+                               code=code_sha256(), warnings=list(job.warnings))
 
 
 def _train(job: Job) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def _train(job: Job) -> dict[str, Any]:
     facts = ('before', 'validation', 'selected', 'epochs', 'steps', 'train_images', 'parameters', 'train_seconds', 'peak_memory_mb')
     return dict(metrics=metrics, **{name: summary[name] for name in facts}, file_bytes=summary['output_bytes'],
                 images_per_second=summary['train_images'] * summary['epochs'] / max(summary['train_seconds'], 1e-9),
-                curves=read_log(folder), environment=environment, **_by_class(folder / 'predictions.npz'))
+                curves=read_log(folder), environment=environment, class_names=trainer.model.classes,
+                **_by_class(folder / 'predictions.npz'))
 
 
 def _names(summary: dict[str, Any], job: Job) -> list[str]:

@@ -54,19 +54,25 @@ def find_model_folder(path: str | Path) -> Path:
     return path / 'output' if (path / 'output' / CONFIGURATION).is_file() else path
 
 
+def read_json(path: Path, advice: str = 'Give the output/ folder of a training run.') -> Any:
+    """What a folder's JSON file holds. DataError where it cannot be read, or asks for more than reading."""
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f'{str(path.parent)!r} is no model folder: {path.name} cannot be read ({error.strerror}). '
+                        f'{advice}') from error
+    except ValueError as error:
+        raise DataError(f'{str(path)!r} is not valid JSON: {error}.') from error
+    refused = [key for key in REFUSED if isinstance(value, dict) and key in value]
+    if refused:
+        raise DataError(f'{str(path)!r} asks for {refused[0]!r}, which could run code; a model folder holds data only.')
+    return value
+
+
 def read_configuration(folder: str | Path) -> dict[str, Any]:
     """The configuration of a model folder. DataError where it is none, or asks for more than reading."""
     path = Path(folder) / CONFIGURATION
-    try:
-        configuration = json.loads(path.read_text())
-    except OSError as error:
-        raise DataError(f'{str(folder)!r} is no model folder: {CONFIGURATION} cannot be read ({error.strerror}). Give the output/ '
-                        f'folder of a training run.') from error
-    except ValueError as error:
-        raise DataError(f'{str(path)!r} is not valid JSON: {error}.') from error
-    refused = [key for key in REFUSED if isinstance(configuration, dict) and key in configuration]
-    if refused:
-        raise DataError(f'{str(path)!r} asks for {refused[0]!r}, which could run code; a model folder holds data only.')
+    configuration = read_json(path)
     try:
         backbone, head = configuration['model']['backbone'], configuration['model']['head']
         assert isinstance(backbone, dict) and isinstance(head, dict) and isinstance(configuration['model']['tuners'], list)

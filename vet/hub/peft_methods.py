@@ -1,0 +1,167 @@
+"""PEFT's methods in vet's terms: which tuner computes the same, and what its deltas' tensors are called and shaped in PEFT."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.deltas import LowRank, Scale
+from vet.core.low_rank import DoRA
+from vet.core.site import Site
+from vet.core.tuner import Tuner
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+Config = Mapping[str, Any]
+Tensors = dict[str, torch.Tensor]
+Deltas = Mapping[str, Any]      # {module path: delta}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of PEFT.
+
+    build(config, paths, rank, alpha): its tuner, at the modules of these paths.
+    tensors(delta, weight): views of a delta's tensors, by their names and in their shapes in PEFT.
+    rank(delta, weight), where the scale is alpha / rank; `alpha` is the setting's name.
+    config(deltas, tuners): settings to write.
+    reads: the settings that decide what is computed, beside rank and alpha.
+    """
+
+    build: Callable[[Config, list[str], int, float], Tuner]
+    tensors: Callable[[Any, torch.Tensor], Tensors]
+    rank: Callable[[Any, torch.Tensor], int] | None = None
+    alpha: str = 'alpha'
+    config: Callable[[Deltas, list[Any]], dict[str, Any]] = lambda deltas, tuners: {}
+    reads: tuple[str, ...] = ()
+
+
+def paths_pattern(paths: list[str]) -> str:
+    """The regular expression of exactly these paths: PEFT takes a list's names for the ends of paths."""
+    return '|'.join(map(re.escape, paths))
+
+
+def _build_lora(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
+    """rsLoRA's scale, alpha / sqrt(rank), is one of DoRA too in PEFT. Dropout is training's alone; vet's DoRA has none."""
+    is_dora = bool(config.get('use_dora'))
+    return TUNERS.build(dict(
+        type='LoRA', at=paths, rank=rank, alpha=alpha * math.sqrt(rank) if config.get('use_rslora') else alpha,
+        variant='dora' if is_dora else 'plain', dropout=0.0 if is_dora else config.get('lora_dropout', 0.0)))
+
+
+def _lora(delta: Any, weight: torch.Tensor) -> Tensors:
+    if type(delta) not in (LowRank, DoRA):
+        raise UserError(f'LoRA\'s variant {type(delta).__name__} cannot be written for PEFT; allowed: plain, rslora and dora.')
+    ones = (1,) * (weight.dim() - 2)
+    tensors = {'lora_A.weight': delta.A.view(len(delta.A), *weight.shape[1:]),
+               'lora_B.weight': delta.placed(delta.B).view(len(weight), len(delta.A), *ones)}
+    if isinstance(delta, DoRA):
+        if len(delta.m) != len(weight):
+            raise UserError('DoRA on parts of a weight cannot be written for PEFT, whose DoRA is of whole weights.')
+        tensors['lora_magnitude_vector'] = delta.m.view(*ones[:1], -1, *ones)
+    return tensors
+
+
+def _lora_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
+    kinds = {type(delta) for delta in deltas.values()}
+    if len(kinds) > 1:
+        raise UserError('some updates are DoRA and some plain LoRA; PEFT has one use_dora for all.')
+    return dict(use_dora=kinds == {DoRA}, lora_dropout=max(delta.dropout for delta in deltas.values()), bias='none')
+
+
+def _build_loha(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
+    return TUNERS.build(dict(type='LoHa', at=paths, rank=rank, alpha=alpha))
+
+
+def _loha(delta: Any, weight: torch.Tensor) -> Tensors:
+    return {f'hada_{name}': getattr(delta, name) for name in ('w1_a', 'w1_b', 'w2_a', 'w2_b')}
+
+
+def _build_lokr(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
+    return TUNERS.build(dict(type='LoKr', at=paths, rank=rank, alpha=alpha, factor=config.get('decompose_factor', -1)))
+
+
+def _lokr(delta: Any, weight: torch.Tensor) -> Tensors:
+    if delta.w2_b is None:
+        return dict(lokr_w1=delta.w1, lokr_w2=delta.w2_a.view(len(delta.w2_a), -1, *weight.shape[2:]))
+    return dict(lokr_w1=delta.w1, lokr_w2_a=delta.w2_a, lokr_w2_b=delta.w2_b)
+
+
+def _lokr_rank(delta: Any, weight: torch.Tensor) -> int:
+    """Where w2 (o2, i2 kH kW) is whole, the least rank at which PEFT has it whole."""
+    return len(delta.w2_b) if delta.w2_b is not None else math.ceil(max(len(delta.w2_a), weight.shape[1] // delta.w1.shape[1]) / 2)
+
+
+def _lokr_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
+    factors = {tuner.factor for tuner in tuners if hasattr(tuner, 'factor')}
+    if len(factors) > 1:
+        raise UserError(f'the LoKr tuners have the factors {sorted(factors)}; PEFT has one decompose_factor.')
+    return dict(decompose_factor=factors.pop())
+
+
+class PeftIA3(Tuner):
+    """l * (W x + b) at each module, and W (l * x) + b at those of `inputs`. vet's IA3 chooses by the modules' names instead."""
+
+    def __init__(self, at: list[str], inputs: list[str]):
+        super().__init__(at)
+        self.inputs = inputs
+
+    def tune(self, site: Site) -> None:
+        self.reweight(site, InputScale(site.module) if site.name in self.inputs else Scale(len(site.weight)))
+
+
+class InputScale(nn.Module):
+    """W diag(gamma), the input channels of a Linear or of a convolution in `groups`. gamma starts at 1."""
+
+    def __init__(self, module: Any):
+        super().__init__()
+        self.groups = getattr(module, 'groups', 1)
+        self.gamma = nn.Parameter(torch.ones(module.weight.shape[1] * self.groups))
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """weight (out, in / groups, …), bias (out,) or None -> the same shapes"""
+        gamma = self.gamma.view(self.groups, 1, -1, *[1] * (weight.dim() - 2)).to(weight.dtype)
+        return (weight.view(self.groups, -1, *weight.shape[1:]) * gamma).view_as(weight), bias
+
+
+def _build_ia3(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
+    inputs = config.get('feedforward_modules') or []
+    return PeftIA3(paths, [path for path in paths if (
+        re.fullmatch(inputs, path) if isinstance(inputs, str) else path.endswith(tuple(inputs)))])
+
+
+def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:
+    gamma, ones = delta.gamma, (1,) * (weight.dim() - 2)
+    if _scales_input(delta):
+        return dict(ia3_l=gamma.view(1, -1, *ones))
+    if len(gamma) < len(weight):        # vet's, of a fused projection's keys and values
+        gamma = torch.cat([gamma.new_ones(len(weight) - len(gamma)), gamma])
+    return dict(ia3_l=gamma.view(1, -1, *ones) if ones else gamma.view(-1, 1))
+
+
+def _scales_input(delta: Any) -> bool:
+    return hasattr(delta, 'groups')     # so have vet's deltas and InputScale; scales of rows have none
+
+
+def _ia3_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
+    inputs = [path for path, delta in deltas.items() if _scales_input(delta)]
+    return dict(feedforward_modules=paths_pattern(inputs) if inputs else [])
+
+
+def build_thaw(config: Config, paths: list[str], rank: int = 0, alpha: float = 0) -> Tuner:
+    """The modules of these paths train, whole."""
+    return TUNERS.build(dict(type='Partial', names=[f'{path}.' for path in paths]))
+
+
+METHODS = dict(
+    LORA=Method(_build_lora, _lora, lambda delta, weight: len(delta.A), 'lora_alpha', _lora_config,
+                ('use_dora', 'use_rslora', 'lora_dropout')),
+    LOHA=Method(_build_loha, _loha, lambda delta, weight: len(delta.w1_b)),
+    LOKR=Method(_build_lokr, _lokr, _lokr_rank, config=_lokr_config, reads=('decompose_factor',)),
+    IA3=Method(_build_ia3, _ia3, config=_ia3_config, reads=('feedforward_modules',)),
+    LN_TUNING=Method(build_thaw, lambda delta, weight: {}))
+TUNED_BY = dict(LoRA='LORA', LoHa='LOHA', LoKr='LOKR', IA3='IA3', PeftIA3='IA3')
