@@ -269,7 +269,7 @@ def test_a_file_cut_short(tmp_path):
     (lambda file: file['backbone_cfg'].update(sidetune_type='alexnet'), r"has 'alexnet' as backbone_cfg\['sidetune_type'\]"),
     (lambda file: file['backbone_cfg'].update(block_fn='x'), r"has backbone_cfg\['block_fn'\], which is no setting"),
     (lambda file: file['backbone_cfg'].update(weight_init='../../other.pt'), r"has '\.\./\.\./other\.pt' as 'weight_init', a path out of"),
-], ids=str)
+])
 def test_what_is_not_modelscopes_is_refused_by_its_key(change, text, tmp_path):
     file = content(lora_length=4)
     change(file)
