@@ -30,3 +30,7 @@ class NoSiteError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on: the loss is not finite, the disk is full, the work folder belongs to another run."""
+
+
+class DivergedError(TrainingError):
+    """The loss or what trains is no longer finite: the same config would end so again."""

@@ -131,6 +131,16 @@ def test_a_failed_run_is_tried_again(tmp_path):
     assert results(tmp_path)[run.name]['status'] == 'done'
 
 
+def test_a_point_that_diverged_is_not_tried_again(tmp_path):
+    made = campaign(tmp_path, judged(0.5, 0.7, 0.6), GRID)
+    search = made.cells[0].searches()[0]
+    for diverged in (False, True):
+        write(made, search, status='failed', error='-', diverged=diverged)
+        assert made.is_done(search) == diverged
+    write(made, made.cells[0].runs({})[0], status='failed', error='-', diverged=True)
+    assert not made.is_done(made.cells[0].runs({})[0])
+
+
 def test_a_death_is_recorded_but_not_over_a_result(tmp_path):
     made = campaign(tmp_path)
     first, second = (made.job(cell.runs()[0]) for cell in made.cells)

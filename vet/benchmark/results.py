@@ -76,9 +76,11 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def is_done(path: Path, wanted: str) -> bool:
-    """Whether the result in the file is whole, was obtained, and belongs to the identity `wanted`."""
+    """Whether the result in the file is whole, belongs to the identity `wanted`, and was obtained; or diverged, in a search."""
     result = read_result(path)
-    return result is not None and result['status'] == 'done' and result['identity'] == wanted
+    if result is None or result['identity'] != wanted:
+        return False
+    return result['status'] == 'done' or (result['is_search'] and result.get('diverged', False))
 
 
 def _text(result: Mapping[str, Any]) -> str:

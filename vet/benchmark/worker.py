@@ -27,7 +27,7 @@ from vet.config import load_config
 from vet.engine.environment import describe
 from vet.engine.files import write_file
 from vet.engine.log import read_log
-from vet.errors import UserError
+from vet.errors import DivergedError, UserError
 from vet.registry import METRICS
 
 
@@ -73,7 +73,7 @@ def work(job: Job) -> None:
         except Exception as error:
             traceback.print_exc()
             what = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
-            measured = dict(status='failed', error=what)
+            measured = dict(status='failed', error=what, diverged=isinstance(error, DivergedError))
         write_result(Path(job.result), head(job) | measured | dict(wall_seconds=time.time() - began))
 
 

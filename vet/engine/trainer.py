@@ -33,7 +33,7 @@ from vet.engine.meter import Meter
 from vet.engine.progress import ProgressBar, console
 from vet.engine.seeding import seed_everything
 from vet.engine.work_folder import WorkFolder
-from vet.errors import TrainingError, UserError
+from vet.errors import DivergedError, TrainingError, UserError
 from vet.transforms.torchvision import build_transform
 
 
@@ -162,7 +162,7 @@ class Trainer:
         loss, accuracy, rate = meter.read(self.accelerator)
         broken = [name for name, value in self.model.trained_state().items() if not value.isfinite().all()]
         if broken or not math.isfinite(loss):
-            raise TrainingError(
+            raise DivergedError(
                 f'at step {progress.step} the loss is {loss} and {len(broken)} trained tensors are not finite; nothing saved '
                 f'before in {str(self.folder.path)!r} is lost. Lower train.optimizer.lr (now {lr:g}), set train.clip_norm, or '
                 f'choose train.precision="fp32".')
