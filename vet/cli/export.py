@@ -1,16 +1,21 @@
-"""Writes the merged backbone of a model as a plain file of weights, for model.backbone.checkpoint or timm."""
+"""Writes a trained model as other libraries read it, verified: timm, torchvision, ONNX, torch.export, PEFT; or its backbone."""
 
 import argparse
 
 from vet.cli.command import add_import, import_plugins, run
-from vet.hub.export import export_backbone
+from vet.hub.export import export
+from vet.hub.exports import FORMATS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('model', help='a model folder, or the work folder of a finished run')
-    parser.add_argument('file', help='the .safetensors file to write')
-    parser.add_argument('--task', help='of a model of several tasks: whose backbone')
+    parser.add_argument('output', help='the file to write (.safetensors, .onnx, .pt2), or the folder of an adapter')
+    parser.add_argument('--to', choices=FORMATS, default='backbone',
+                        help='backbone: merged weights without the head, for model.backbone.checkpoint (the default); timm, '
+                             'torchvision: with the head; onnx, torch-export: the whole computation; peft: an adapter')
+    parser.add_argument('--task', help='of a model of several tasks: which one')
+    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _export(args))
@@ -18,4 +23,4 @@ def main() -> None:
 
 def _export(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
-    export_backbone(args.model, args.file, args.task)
+    print(export(args.model, args.output, args.to, args.task, args.backbone))

@@ -1,18 +1,114 @@
-"""A tuned backbone as a plain file of weights under the backbone's own names."""
+"""A trained model as other libraries read it; see `FORMATS` of vet/hub/exports."""
 
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from safetensors.torch import save
+import torch
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
 
-from vet.engine.files import write_file
-from vet.hub.model_folder import find_model_folder, load_model
+import vet
+from vet.core.model import ImageClassifier
+from vet.engine.files import writing
+from vet.errors import UnknownNameError, UserError
+from vet.hub.exports import FORMATS
+from vet.hub.exports.format import Format
+from vet.hub.model_folder import find_model_folder, load_model, read_configuration
+from vet.hub.modelscope import is_modelscope, load_modelscope
+from vet.transforms.torchvision import build_transform
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. difference: the largest one of the outputs between it and the model, on real images."""
+
+    format: str
+    path: Path
+    bytes: int
+    difference: float
+
+    def __str__(self) -> str:
+        return f'{self.format}: {self.path}, {self.bytes:,} bytes, max difference {self.difference:.1e}'
+
+
+def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str | None = None,
+           backbone: str | Path | None = None) -> Exported:
+    """Writes the model of a folder as `to` says: 'backbone', 'timm', 'torchvision', 'onnx', 'torch-export' or 'peft'.
+
+    What was written is read back by the library that it is for, and appears at `path` only if it then computes what the model
+    does, on scikit-learn's two photographs and the mirrored first, prepared as the model's images are: one at a time, and all
+    three. Class names, preprocessing and the backbone's identity are in it as the JSON text 'vet' (vet.json in a .pt2 file).
+    task: of a model of several tasks, which one. backbone: where the backbone's weights are now, if they have moved.
+    UserError for what the format cannot hold.
+    """
+    if to not in FORMATS:
+        raise UnknownNameError('export format', to, FORMATS)
+    made, path, folder = FORMATS[to], Path(path), find_model_folder(folder)
+    _check(to, made, path)
+    model, transform = _load(folder, task, backbone)
+    preprocessing = vars(model.backbone.preprocessing)
+    identity = {key: value for key, value in model.backbone.identity.items() if key != 'checkpoint'}
+    about = json.dumps(dict(vet_version=vet.__version__, format=to, classes=model.classes, preprocessing=preprocessing,
+                            transform=transform, backbone=identity), ensure_ascii=False)
+    images = _photographs(build_transform(transform, **preprocessing))
+    batches = images[:1], images
+    with torch.no_grad():
+        expected = [made.part(model)(batch) for batch in batches]
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent) as temporary:
+            written = Path(temporary) / path.name
+            made.write(model, written, about)
+            try:
+                network = made.read(written, model)
+                with torch.no_grad():
+                    difference = max((network(batch) - outputs).abs().max().item() for batch, outputs in zip(batches, expected))
+            except Exception as error:      # another library's, of any kind
+                raise UserError(f'what was exported to {to} cannot be read back: {type(error).__name__}: '
+                                f'{" ".join(str(error).split())[:300]} Nothing was written.') from error
+            allowed = made.tolerance * max(1.0, *(outputs.abs().max().item() for outputs in expected))
+            if not difference <= allowed:       # nan is no agreement
+                raise UserError(f'what was exported to {to} is not the model: read back, its outputs differ by {difference:.1e}; '
+                                f'allowed: {allowed:.1e}. Nothing was written.')
+            size = sum(file.stat().st_size for file in Path(temporary).rglob('*') if file.is_file())
+            for part in sorted(Path(temporary).iterdir(), reverse=True):    # <file>.data before <file>
+                os.replace(part, path.parent / part.name)
+    return Exported(to, path, size, difference)
 
 
 def export_backbone(folder: str | Path, path: str | Path, task: str | None = None) -> None:
-    """Merges what was trained into the backbone's weights and writes them, without the head, as safetensors.
+    """The merged backbone, without the head."""
+    export(folder, path, task=task)
 
-    task: of a model of several tasks, whose backbone. UserError where a tuner cannot be merged.
-    """
-    network = load_model(find_model_folder(folder)).for_task(task).merge()
-    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    write_file(Path(path), save(tensors))
+
+def _check(to: str, made: Format, path: Path) -> None:
+    if path.suffix != made.suffix and made.suffix:
+        raise UserError(f'{str(path)!r} is to be a file of {to}, whose name ends in {made.suffix!r}; give such a name.')
+    if path.is_dir() or (path.exists() and not made.suffix):
+        raise UserError(f'{str(path)!r} exists already{" as a folder" if path.is_dir() else ""}; give a new name.')
+    missing = [name for name in made.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f'exporting to {to} needs {" and ".join(missing)}: pip install "vet[export]".')
+
+
+def _load(folder: Path, task: str | None, backbone: str | Path | None) -> tuple[ImageClassifier, Any]:
+    """The classifier, in eval mode and frozen, and the transform of its images."""
+    if is_modelscope(folder):
+        if backbone is not None:
+            raise UserError(f'backbone is {str(backbone)!r}, but {str(folder)!r} holds its own weights; leave it out.')
+        model, transform = load_modelscope(folder).for_task(task), None
+    else:
+        model = load_model(folder, backbone).for_task(task)
+        transform = (read_configuration(folder).get('evaluation') or {}).get('transform')
+    return model.requires_grad_(False).eval(), transform
+
+
+def _photographs(view: Any) -> torch.Tensor:
+    """(3, 3, H, W): scikit-learn's two photographs, which need no download, and the mirrored first"""
+    first, second = (Image.fromarray(array) for array in load_sample_images().images)
+    return torch.stack([view(image) for image in (first, second, ImageOps.mirror(first))])

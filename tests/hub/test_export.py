@@ -1,0 +1,307 @@
+"""Exports, read back by the libraries that they are for; and the folder that travels."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import onnxruntime
+import peft
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_sample_images
+from torchvision import models
+
+import vet
+from tests.hub import test_modelscope_folders as modelscope
+from tests.nets import VIT, images
+from vet import pipeline
+from vet.errors import DataError, UserError
+from vet.hub.export import export
+from vet.hub.exports import FORMATS
+from vet.hub.model_folder import build_classifier, load_model, save_model
+from vet.registry import BACKBONES
+
+CLASSES = ['cat', 'dog, "small"', 'köttbulle']
+RESNET = dict(type='timm', name='resnet18', pretrained=False, preprocessing=dict(size=32),
+              kwargs=dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32)))
+TIMM_VIT = dict(type='timm', name='vit_tiny_patch16_224', pretrained=False, kwargs=VIT)
+SMALL = dict(type='torchvision', name='shufflenet_v2_x0_5', pretrained=False, preprocessing=dict(size=32))
+LORA, VPT = dict(type='LoRA', rank=2), dict(type='VPT', length=2)
+SUFFIXES = {to: made.suffix for to, made in FORMATS.items()}
+
+
+@pytest.fixture(autouse=True)
+def _untraced(monkeypatch):
+    monkeypatch.setattr(logging.getLogger('torch.__trace'), 'propagate', False)     # thousands of records, which pytest would keep
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """saved(backbone entry, *tuner entries, head=…): a model folder of random numbers."""
+    def make(backbone, *tuners, head='Linear', classes=CLASSES):
+        torch.manual_seed(0)
+        head = dict(type=head)
+        model = build_classifier(BACKBONES.build(backbone), list(tuners), head, classes).eval()
+        with torch.no_grad():
+            for parameter in model.trainable().values():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        settings = dict(model=dict(tuners=list(tuners), head=head, tasks={}, shared='.*'), dataset={}, train={}, evaluation={}, seed=0)
+        save_model(model, tmp_path / 'model', dict(settings=settings, metrics={}))
+        return tmp_path / 'model'
+    return make
+
+
+@pytest.fixture
+def exported(saved, tmp_path):
+    """exported(to, backbone, *tuners, …): (what was written, 5 images, the logits of the folder's model). Class names and
+    preprocessing are in every format."""
+    def make(to, *parts, **options):
+        folder = saved(*parts, **options)
+        done = export(folder, tmp_path / 'out' / f'made{SUFFIXES[to]}', to)
+        x = images(5)
+        assert done.difference < 1e-5 and done.format == to
+        assert [path.name for path in done.path.parent.iterdir()] == [done.path.name]
+        about, configuration = json.loads(metadata(done.path, to)), json.loads((folder / 'configuration.json').read_text())
+        assert about['classes'] == CLASSES and about['vet_version'] == vet.__version__ and about['format'] == to
+        assert about['preprocessing'] == configuration['preprocessing'] and about['preprocessing']['size'] == [32, 32]
+        assert about['backbone']['sha256'] == configuration['model']['backbone']['sha256'] and 'checkpoint' not in about['backbone']
+        with torch.no_grad():
+            return done, x, load_model(folder)(x)
+    return make
+
+
+def close(ours, theirs):
+    assert ours.shape == theirs.shape and theirs.abs().max() > 0.1
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+def metadata(path, to):
+    if to == 'onnx':
+        return onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map['vet']
+    if to == 'torch-export':
+        files = {'vet.json': ''}
+        torch.export.load(path, extra_files=files)
+        return files['vet.json']
+    with safe_open(path / 'adapter_model.safetensors' if to == 'peft' else path, 'pt') as file:
+        return file.metadata()['vet']
+
+
+def refused(message, folder, path, to):
+    with pytest.raises(UserError, match=message) as caught:
+        export(folder, path, to)
+    assert '\n' not in str(caught.value)
+    assert not path.exists() and not list(path.parent.glob('.*'))
+
+
+# Plain weights -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('backbone, tuners', [
+    (TIMM_VIT, [LORA]), (RESNET, [dict(LORA, at='weight')]), (TIMM_VIT, [dict(type='NormTune'), LORA, dict(type='SSF')]),
+    (TIMM_VIT, [dict(type='LinearProbe')])], ids=['vit', 'resnet', 'several', 'head alone'])
+@torch.no_grad()
+def test_timm_makes_it_from_its_name_and_the_file(exported, backbone, tuners):
+    done, x, logits = exported('timm', backbone, *tuners)
+    network = timm.create_model(backbone['name'], num_classes=3, checkpoint_path=done.path, **backbone['kwargs']).eval()
+    close(network(x), logits)
+    assert done.bytes == done.path.stat().st_size
+
+
+@torch.no_grad()
+def test_torchvision_loads_it_strictly(exported):
+    done, x, logits = exported('torchvision', SMALL, dict(LORA, at='weight'))
+    network = models.get_model('shufflenet_v2_x0_5', num_classes=3).eval()
+    network.load_state_dict(load_file(done.path), strict=True)
+    close(network(x), logits)
+
+
+@pytest.mark.parametrize('to, backbone', [('timm', TIMM_VIT), ('torchvision', SMALL)])
+@torch.no_grad()
+def test_a_classifier_that_was_kept_is_exported_as_it_is(exported, to, backbone):
+    kept = dict(backbone, classifier=True, kwargs=dict(backbone.get('kwargs', {}), num_classes=3))
+    done, x, logits = exported(to, kept, dict(LORA, at='weight'), dict(type='BitFit'), head='Pretrained')
+    network = (timm.create_model if to == 'timm' else models.get_model)(kept['name'], **kept['kwargs']).eval()
+    network.load_state_dict(load_file(done.path))
+    close(network(x), logits)
+
+
+def test_a_backbone_is_one_to_train_from(exported):
+    done, x, _ = exported('backbone', RESNET, dict(LORA, at='weight'))
+    plain = BACKBONES.build(dict(RESNET, checkpoint=done.path)).eval()
+    with torch.no_grad():
+        close(plain(x), load_model(done.path.parents[1] / 'model').backbone(x))
+
+
+@pytest.mark.parametrize('to, backbone, tuner, head, message', [
+    ('timm', TIMM_VIT, VPT, 'Linear', 'VPT cannot be merged.*onnx or torch-export'),
+    ('backbone', TIMM_VIT, dict(type='Adapter', width=2), 'Linear', 'Adapter cannot be merged'),
+    ('torchvision', SMALL, dict(type='SideTuning'), 'Linear', 'SideTuning cannot be merged'),
+    ('timm', TIMM_VIT, LORA, 'MLP', 'the head MLP cannot be the classifier of timm'),
+    ('timm', dict(TIMM_VIT, name='deit_tiny_distilled_patch16_224'), LORA, 'Linear', r'head \(Linear\), head_dist \(Linear\), not one Linear'),
+    ('timm', SMALL, dict(LORA, at='weight'), 'Linear', "the backbone is 'torchvision', which timm does not make"),
+    ('torchvision', RESNET, dict(LORA, at='weight'), 'Linear', "the backbone is 'timm', which torchvision does not make"),
+    ('torchvision', dict(SMALL, name='squeezenet1_1'), dict(type='Full'), 'Linear', r'squeezenet1_1 is classifier.1 \(Conv2d\), not one Linear'),
+    ('torchvision', dict(SMALL, name='resnet18', pool='max'), dict(type='BitFit'), 'Linear', "pool is 'max', which torchvision's resnet18 does not have"),
+    ('peft', TIMM_VIT, dict(type='SSF'), 'Linear', 'SSF cannot be written for PEFT')])
+def test_what_a_format_cannot_hold_is_refused_by_name(saved, tmp_path, to, backbone, tuner, head, message):
+    refused(message, saved(backbone, tuner, head=head), tmp_path / f'made{SUFFIXES[to]}', to)
+
+
+@torch.no_grad()
+def test_a_folder_of_modelscope_becomes_timms(tmp_path):
+    file = modelscope.content(lora_length=2)
+    folder = modelscope.write(tmp_path / 'model', file)
+    export(folder, tmp_path / 'made.safetensors', 'timm')
+    kwargs = json.loads(metadata(tmp_path / 'made.safetensors', 'timm'))['backbone']['kwargs']
+    network = timm.create_model('vit_base_patch16_224', num_classes=len(file['CLASSES']), checkpoint_path=tmp_path / 'made.safetensors', **kwargs)
+    close(network.eval()(images(3)), modelscope.logits(file, images(3)))
+    with pytest.raises(UserError, match='holds its own weights'):
+        export(folder, tmp_path / 'other.safetensors', 'timm', backbone='w.safetensors')
+
+
+# Graphs ------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('backbone, tuners, head', [
+    (RESNET, [dict(LORA, at='weight')], 'MLP'),
+    (TIMM_VIT, [dict(type='Prefix', length=2), dict(type='Adapter', width=2), LORA, VPT], 'Linear')], ids=['resnet', 'several'])
+def test_onnxruntime_runs_it_for_any_number_of_images(exported, backbone, tuners, head):
+    done, x, logits = exported('onnx', backbone, *tuners, head=head)
+    session = onnxruntime.InferenceSession(done.path, providers=['CPUExecutionProvider'])
+    for count in (1, 2, 5):
+        [given] = session.run(['logits'], {'images': x[:count].numpy()})
+        close(torch.from_numpy(given), logits[:count])
+    assert session.get_inputs()[0].shape[1:] == [3, 32, 32] and isinstance(session.get_inputs()[0].shape[0], str)
+    assert not paths_in(done.path.read_bytes())
+
+
+@torch.no_grad()
+def test_torch_runs_its_graph_for_any_number_of_images(exported):
+    done, x, logits = exported('torch-export', TIMM_VIT, VPT, head='MLP')
+    network = torch.export.load(done.path).module()
+    for count in (1, 2, 5):
+        close(network(x[:count]), logits[:count])
+    assert not paths_in(done.path.read_bytes())
+
+
+def paths_in(data):
+    """The folders of this machine that a file names."""
+    return [folder for folder in (*vet.__path__, *torch.__path__, *timm.__path__) if folder.encode() in data]
+
+
+def test_a_graph_that_cannot_be_drawn_is_refused(saved, tmp_path, monkeypatch):
+    folder = saved(TIMM_VIT, VPT)
+    monkeypatch.setattr('vet.core.deltas.DropLast.forward', lambda self, x, y: y[:, :-self.count] * (1 if y.sum() > 0 else 2))
+    refused(r'torch.export cannot draw the graph of vit_tiny_patch16_224 .* with VPT', folder, tmp_path / 'made.onnx', 'onnx')
+
+
+# Adapters ----------------------------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def test_peft_loads_it(exported):
+    done, x, logits = exported('peft', TIMM_VIT, LORA)
+    base = timm.create_model(TIMM_VIT['name'], num_classes=3, **VIT).eval()
+    base.load_state_dict(BACKBONES.build(TIMM_VIT).network.state_dict(), strict=False)
+    close(peft.PeftModel.from_pretrained(base, done.path).eval()(x), logits)
+    assert done.bytes == sum(path.stat().st_size for path in done.path.iterdir())
+
+
+# What holds for every format -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('to', ['timm', 'peft'])
+def test_what_does_not_compute_the_same_is_not_written(saved, tmp_path, monkeypatch, to):
+    folder = saved(TIMM_VIT, LORA)
+    read, path = type(FORMATS[to]).read, tmp_path / f'made{SUFFIXES[to]}'
+
+    def wrong(self, written, model):
+        network = read(self, written, model)
+        return lambda x: network(x) + (1e-3 if len(x) == 3 else 0)
+    monkeypatch.setattr(type(FORMATS[to]), 'read', wrong)
+    refused(f'what was exported to {to} is not the model.*differ by 1.0e-03; allowed: .*Nothing was written', folder, path, to)
+    monkeypatch.setattr(type(FORMATS[to]), 'read', lambda *_: lambda x: torch.full((len(x), 3), torch.nan))
+    refused('differ by nan', folder, path, to)
+    monkeypatch.setattr(type(FORMATS[to]), 'read', lambda *_: 1 / 0)
+    refused(f'what was exported to {to} cannot be read back: ZeroDivisionError', folder, path, to)
+
+
+def test_it_is_compared_on_photographs_one_and_three_at_a_time(saved, tmp_path, monkeypatch):
+    folder, seen, read = saved(RESNET, dict(LORA, at='weight')), [], type(FORMATS['timm']).read
+
+    def watched(self, written, model):
+        network = read(self, written, model)
+        return lambda x: seen.append(x) or network(x)
+    monkeypatch.setattr(type(FORMATS['timm']), 'read', watched)
+    export(folder, tmp_path / 'made.safetensors', 'timm')
+    assert [len(x) for x in seen] == [1, 3] and torch.equal(seen[0], seen[1][:1])
+    view = pipeline(model=folder, device='cpu')._view[None]
+    for x, photograph in zip(seen[1], load_sample_images().images):
+        assert torch.equal(x, view(Image.fromarray(photograph)))
+    assert not torch.equal(seen[1][0], seen[1][2])
+
+
+def test_names_that_do_not_fit_are_refused_and_files_replaced(saved, tmp_path):
+    folder = saved(TIMM_VIT, LORA)
+    with pytest.raises(UserError, match="unknown export format 'tim'. Did you mean 'timm'"):
+        export(folder, tmp_path / 'made', 'tim')
+    refused("file of onnx, whose name ends in '.onnx'", folder, tmp_path / 'made.safetensors', 'onnx')
+    (tmp_path / 'there.safetensors').mkdir()
+    for name, to in (('there.safetensors', 'timm'), ('model', 'peft')):
+        with pytest.raises(UserError, match='exists already'):
+            export(folder, tmp_path / name, to)
+    (tmp_path / 'old.safetensors').write_text('old')
+    export(folder, tmp_path / 'old.safetensors')
+    assert load_file(tmp_path / 'old.safetensors')
+
+
+def test_a_library_that_is_not_installed_is_named(saved, tmp_path, monkeypatch):
+    folder = saved(TIMM_VIT, LORA)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    refused(r'exporting to onnx needs onnxscript and onnxruntime: pip install "vet\[export\]"', folder, tmp_path / 'made.onnx', 'onnx')
+
+
+# The folder travels --------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def travelled(saved, tmp_path, monkeypatch):
+    """(folder elsewhere, its weights elsewhere, scores before): nothing is left where it was, nor is this process there."""
+    torch.manual_seed(1)
+    weights = tmp_path / 'weights.safetensors'
+    save_file(timm.create_model(TIMM_VIT['name'], num_classes=0, **VIT).state_dict(), weights)
+    folder = saved(dict(TIMM_VIT, checkpoint=str(weights)), LORA, VPT)
+    before = pipeline(model=folder, device='cpu')(load_sample_images().images)
+    away = tmp_path / 'away'
+    shutil.copytree(folder, away / 'copy')
+    shutil.move(weights, away / 'w.safetensors')
+    shutil.rmtree(folder)
+    monkeypatch.chdir(away)
+    return 'copy', 'w.safetensors', before
+
+
+def test_a_folder_elsewhere_gives_the_same_scores_with_the_weights_elsewhere(travelled):
+    folder, weights, before = travelled
+    photographs = load_sample_images().images
+    assert pipeline('vision-efficient-tuning', folder, device='cpu', backbone=weights)(photographs) == before
+    with pytest.raises(DataError, match='weights.safetensors. does not exist'):
+        pipeline(model=folder, device='cpu')
+    done = export(folder, 'made.onnx', 'onnx', backbone=weights)
+    session = onnxruntime.InferenceSession('made.onnx')
+    view = pipeline(model=folder, device='cpu', backbone=weights)._view[None]
+    views = torch.stack([view(Image.fromarray(photograph)) for photograph in photographs])
+    [logits] = session.run(None, {'images': views.numpy()})
+    scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    names = json.loads(metadata(done.path, 'onnx'))['classes']
+    assert [names[i] for i in scores.argmax(1)] == [result['labels'][0] for result in before]
+    assert np.allclose(scores.max(1), [result['scores'][0] for result in before], atol=1e-6)
+
+
+def test_other_weights_are_refused_wherever_they_are(travelled):
+    folder, weights, _ = travelled
+    state = load_file(weights)
+    save_file(state | {'norm.bias': state['norm.bias'] + 1e-6}, 'other.safetensors')
+    for call in (lambda: pipeline(model=folder, device='cpu', backbone='other.safetensors'),
+                 lambda: export(folder, 'made.onnx', 'onnx', backbone='other.safetensors')):
+        with pytest.raises(DataError, match='these are not the backbone weights that were tuned'):
+            call()

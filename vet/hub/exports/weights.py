@@ -1,0 +1,108 @@
+"""Plain files of weights: what was trained is merged into the network's own tensors, under the network's own names."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from vet.core.model import ImageClassifier
+from vet.engine.files import write_file
+from vet.errors import UserError
+from vet.hub.exports.format import Format, Network
+
+Tensors = dict[str, torch.Tensor]
+
+
+class BackboneWeights(Format):
+    """The backbone without the head, for model.backbone.checkpoint; its own classifier, where it is kept, is part of it."""
+
+    def part(self, model: ImageClassifier) -> nn.Module:
+        return model.backbone
+
+    def write(self, model: ImageClassifier, path: Path, about: str) -> None:
+        left = sorted({type(tuner).__name__ for tuner in model.tuners if not tuner.mergeable})
+        if left:
+            raise UserError(f'{" and ".join(left)} cannot be merged into plain weights: it edits what flows through the network. '
+                            f'Export to onnx or torch-export, which carry it.')
+        tensors = {name: tensor.detach().contiguous().clone() for name, tensor in self.tensors(model).items()}
+        write_file(path, save(tensors, metadata=dict(vet=about)))
+
+    def tensors(self, model: ImageClassifier) -> Tensors:
+        """All that the file holds."""
+        return model.merge().state_dict()
+
+    def read(self, path: Path, model: ImageClassifier) -> Network:
+        network = model.backbone.network
+        network.load_state_dict(load_file(path))
+        return network
+
+
+class _Library(BackboneWeights):
+    """The backbone with the head as its classifier, for the network that the library makes by name with as many classes."""
+
+    library: str
+
+    def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+        """The library's own network."""
+        raise NotImplementedError(f'{type(self).__name__} must write make(identity, options)')
+
+    def network(self, model: ImageClassifier, **options: Any) -> nn.Module:
+        """The network that the library makes of the backbone's name and arguments, with the model's number of classes."""
+        identity = model.backbone.identity
+        if identity['type'] != self.library:
+            raise UserError(f'the backbone is {identity["type"]!r}, which {self.library} does not make by a name; allowed: '
+                            f'{self.library!r}. Export to backbone, onnx or torch-export.')
+        return self.make(identity, {**identity['kwargs'], 'num_classes': len(model.classes), **options}).eval()
+
+    def part(self, model: ImageClassifier) -> nn.Module:
+        return model
+
+    def tensors(self, model: ImageClassifier) -> Tensors:
+        network, head = self.network(model), model.head.state_dict()
+        merged = super().tensors(model)
+        if not head:                        # Pretrained: the classifier is the backbone's
+            return merged
+        if set(head) != {'fc.weight', 'fc.bias'}:
+            raise UserError(f'the head {type(model.head).__name__} cannot be the classifier of {self.library}\'s network, which is '
+                            f'one Linear. Export to onnx or torch-export, which carry it.')
+        places = sorted({name.rpartition('.')[0] for name in network.state_dict() if name not in merged})
+        if len(places) != 1 or type(network.get_submodule(places[0])) is not nn.Linear:
+            found = ', '.join(f'{place} ({type(network.get_submodule(place)).__name__})' for place in places) or 'nowhere'
+            raise UserError(f'the classifier of {model.backbone.identity["name"]} is {found}, not one Linear, so that the head has '
+                            f'no place in it. Export to onnx or torch-export.')
+        return merged | {name.replace('fc', places[0], 1): tensor for name, tensor in head.items()}
+
+
+class TimmWeights(_Library):
+    """For `timm.create_model(name, num_classes=K, checkpoint_path=file, **kwargs)`."""
+
+    library = 'timm'
+
+    def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+        import timm  # here, since it takes seconds
+
+        return timm.create_model(identity['name'], **options)
+
+    def read(self, path: Path, model: ImageClassifier) -> Network:
+        return self.network(model, checkpoint_path=str(path))
+
+
+class TorchvisionWeights(_Library):
+    """For `torchvision.models.get_model(name, num_classes=K, **kwargs).load_state_dict(load_file(file))`."""
+
+    library = 'torchvision'
+
+    def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+        from torchvision import models
+
+        if identity.get('pool'):
+            raise UserError(f'model.backbone.pool is {identity["pool"]!r}, which torchvision\'s {identity["name"]} does not have. '
+                            f'Export to onnx or torch-export, which carry it.')
+        return models.get_model(identity['name'], weights=None, **options)
+
+    def read(self, path: Path, model: ImageClassifier) -> Network:
+        network = self.network(model)
+        network.load_state_dict(load_file(path))
+        return network
