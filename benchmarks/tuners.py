@@ -9,7 +9,7 @@ wants another fares worse here than it can. Trains on the first images of each c
 after the last epoch, on the first of …/test. Each tuner has a process of its own, and its result is written when it is there:
 run again, the same command goes on with those that are missing.
 
-seconds: of an optimizer step on a batch in memory, the median of 15 after 3. saved: what autograd keeps of one step for its
+seconds: of an optimizer step on a batch in memory, the median of 9 after 3; with --time, all tuners one after another. saved: what autograd keeps of one step for its
 backward, each storage once, the model's own parameters and buffers left out. peak: the process's memory at the end of training,
 torch and the data included. folder: bytes of the model folder, the head of 100 classes in it.
 """
@@ -41,7 +41,7 @@ from vet.engine.meter import Meter
 from vet.engine.trainer import Trainer
 
 HERE = Path(__file__).parent
-WARMUP, TIMED = 3, 15
+WARMUP, TIMED = 3, 9
 TUNERS: dict[str, list[dict]] = {
     'LinearProbe': [dict(type='LinearProbe')],
     'Full': [dict(type='Full')],
@@ -183,7 +183,7 @@ def main() -> None:
     if found['settings'] != settings:
         sys.exit(f'{args.output} was measured with {found["settings"]}; give other --output, or remove it.')
     for name in args.only:
-        if (name in found['runs']) == args.time and (run := in_a_process(name)):
+        if (name in found['runs']) == args.time and (run := measure(name, args) if args.time else in_a_process(name)):
             found['runs'][name] = found['runs'].get(name, {}) | run | dict(environment=environment)
             write_file(args.output, json.dumps(found, indent=1) + '\n')
     show({name: found['runs'][name] for name in TUNERS if name in found['runs']})

@@ -36,8 +36,9 @@ def runs():
 
 
 @pytest.mark.parametrize('name, searches, counted', [
-    ('quickstart', 0, 6 * 3), ('modelscope_vet', 0, 6 * 2 * 7 * 3), ('fgvc', 5 * 2 * (10 + 9 + 9), 5 * 2 * 11 * 3),
-    ('vtab1k', 19 * 4 * 5, 19 * 18 * 3), ('deit_tiny_real', 0, 2 * 7 * 3)])
+    ('quickstart', 0, 6 * 3), ('modelscope_vet', 0, 6 * 2 * 7 * 3), ('deit_tiny_real', 0, 2 * 7 * 3),
+    pytest.param('fgvc', 5 * 2 * (10 + 9 + 9), 5 * 2 * 11 * 3, marks=pytest.mark.slow),
+    pytest.param('vtab1k', 19 * 4 * 5, 19 * 18 * 3, marks=pytest.mark.slow)])
 def test_number_of_runs(runs, name, searches, counted):
     assert [len(part) for part in runs(name)] == [searches, counted]
     names = [run.name for part in runs(name) for run in part]
@@ -48,7 +49,8 @@ def test_no_suite_is_forgotten():
     assert set(SUITES) == {'quickstart', 'modelscope_vet', 'fgvc', 'vtab1k', 'deit_tiny_real'}
 
 
-@pytest.mark.parametrize('name', sorted(SUITES))
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow) if name in ('fgvc', 'vtab1k') else name
+                                  for name in sorted(SUITES)])
 def test_every_config_is_complete_and_can_be_built(runs, name):
     """But for data and pretrained weights, which are not here."""
     backbones, tuners, transforms, optimizers = {}, {}, {}, {}

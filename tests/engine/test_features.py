@@ -140,6 +140,7 @@ def compute_and_tell(folder, cache):
     features.cached_features(*arguments(folder / 'run'))
 
 
+@pytest.mark.slow
 def test_processes_at_once_compute_once(process, tmp_path, cache):
     children = [process(compute_and_tell, tmp_path / name, cache) for name in 'ab']
     for child in children:
