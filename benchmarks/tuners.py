@@ -9,9 +9,9 @@ wants another fares worse here than it can. Trains on the first images of each c
 after the last epoch, on the first of …/test. Each tuner has a process of its own, and its result is written when it is there:
 run again, the same command goes on with those that are missing.
 
-seconds: of an optimizer step on a batch in memory, the median of 9 after 3; with --time, all tuners one after another. saved: what autograd keeps of one step for its
-backward, each storage once, the model's own parameters and buffers left out. peak: the process's memory at the end of training,
-torch and the data included. folder: bytes of the model folder, the head of 100 classes in it.
+seconds: of an optimizer step on a batch in memory, the median of 9 after 3; with --time, all tuners one after another. saved: what
+autograd keeps of one step for its backward, each storage once, the model's own parameters and buffers left out. peak: the
+process's memory at the end of training, torch and the data included. folder: bytes of the model folder, with a head of 100 classes.
 """
 
 import argparse

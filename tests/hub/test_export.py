@@ -166,8 +166,8 @@ def test_a_folder_of_modelscope_becomes_timms(tmp_path):
 # Graphs ------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('backbone, tuners, head', [
-    (RESNET, [dict(LORA, at='weight')], 'MLP'),
-    (TIMM_VIT, [dict(type='Prefix', length=2), dict(type='Adapter', width=2), LORA, VPT], 'Linear')], ids=['resnet', 'several'])
+    pytest.param(RESNET, [dict(LORA, at='weight')], 'MLP', marks=pytest.mark.slow, id='resnet'),
+    pytest.param(TIMM_VIT, [dict(type='Prefix', length=2), dict(type='Adapter', width=2), LORA, VPT], 'Linear', id='several')])
 def test_onnxruntime_runs_it_for_any_number_of_images(exported, backbone, tuners, head):
     done, x, logits = exported('onnx', backbone, *tuners, head=head)
     session = onnxruntime.InferenceSession(done.path, providers=['CPUExecutionProvider'])
