@@ -1,5 +1,7 @@
 """A campaign makes what is not done, chooses on validation images alone, outlives failures, and ends the same however often killed."""
 
+import json
+import os
 import random
 import shutil
 import signal
@@ -7,11 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from tests.benchmark.conftest import TWO_SEEDS
 from tests.benchmark.runs import campaign, here, lasting, results, run_campaign
 from vet.benchmark.results import read_result, result_path, write_result
-from vet.benchmark.worker import bury, head
+from vet.benchmark.worker import ATTEMPT, bury, head
 from vet.datasets.digits import Digits
 from vet.errors import DataError
 from vet.registry import DATASETS
@@ -191,7 +195,61 @@ def test_the_plan_lists_searches_and_runs_with_what_they_may_take(tmp_path):
     assert made.seconds(chosen[1]) == pytest.approx(10 * images / 200)
 
 
-@pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_the_plan_is_at_the_best_point_though_another_failed(tmp_path):
+    made = campaign(tmp_path, judged(0.1, 0.3, None), GRID)
+    chosen = made.run()
+    write(made, chosen[0])
+    assert made.plan()[2:] == [(made.cells[0].searches()[2], False), (chosen[0], True), (chosen[1], False)]
+    assert chosen[0].point == {'train.optimizer.lr': 1e-2}
+
+
+def test_wall_time_is_of_all_attempts(tmp_path):
+    made = campaign(tmp_path, only='*.linear')
+    job = made.job(made.cells[0].runs()[0])
+    (Path(job.work_dir) / 'run').mkdir(parents=True)
+    last = Path(job.work_dir) / 'run/last'
+    last.touch()
+    os.utime(last, (5000, 5000))
+    (Path(job.work_dir) / ATTEMPT).write_text(json.dumps(dict(began=4000, earlier=300)))
+    began = time.time()
+    made.run()
+    assert 1300 < results(tmp_path)[job.run.name]['wall_seconds'] <= 1300 + time.time() - began
+
+
+def test_two_names_of_the_same_weights_are_refused(tmp_path):
+    kwargs = dict(img_size=32, patch_size=16, depth=1, embed_dim=48, num_heads=3)
+    torch.save(timm.create_model('vit_tiny_patch16_224', num_classes=0, **kwargs).state_dict(), tmp_path / 'w.pth')
+
+    def made(*names):
+        entries = [dict(type='timm', name=name, checkpoint=str(tmp_path / 'w.pth'), kwargs=kwargs) for name in names]
+        return campaign(tmp_path, more=f'backbones = {dict(zip("ab", entries))}')
+    with pytest.raises(DataError, match='vit_tiny_patch16_224 and vit_small_patch16_224: their weights are the same, of sha256 '):
+        made('vit_tiny_patch16_224', 'vit_small_patch16_224')
+    assert len(made('vit_tiny_patch16_224', 'vit_tiny_patch16_224').cells) == 4
+
+
+def test_the_test_split_is_neither_for_training_nor_for_validation(tmp_path):
+    with pytest.raises(DataError) as error:
+        campaign(tmp_path, more="""
+datasets = dict(a=dict(few, val=few['test']), b=dict(few, train=few['test']), c=few)""")
+    lines = str(error.value).splitlines()
+    assert [line.partition(' has')[0] for line in lines[1:]] == ['a: dataset.val', 'b: dataset.train']
+
+
+def test_data_are_of_all_that_holds_images_out(tmp_path):
+    """One dataset, of which some tuners' runs hold images out and others do not, and some more than others."""
+    made = campaign(tmp_path, more="""
+tuners = {name: dict(tuners=[dict(type='LinearProbe')], options=options) for name, options in dict(
+    all={}, some={'evaluation.select': 'best'}, more={'evaluation.select': 'best', 'evaluation.holdout': 0.5},
+    stop={'train.early_stop': 3}).items()}""")
+    found = [made.job(cell.runs()[0]).data for cell in made.cells]
+    images = [data['train']['images'] for data in found]
+    assert ['val' in data for data in found] == [False, True, True, True]
+    assert images[0] > images[1] == images[3] > images[2]
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_one_that_was_not(process, unbroken, tmp_path, seed):
     def files(folder):
         return sum(1 for _ in folder.rglob('*'))
@@ -214,6 +272,7 @@ def test_killed_at_random_moments_it_ends_as_one_that_was_not(process, unbroken,
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
+@pytest.mark.slow
 def test_two_campaigns_at_once_make_each_run_once(process, tmp_path):
     children = [process(run_campaign, tmp_path, TWO_SEEDS) for _ in range(2)]
     deadline = time.time() + 100

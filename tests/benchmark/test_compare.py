@@ -98,6 +98,16 @@ def test_what_a_side_may_be(tmp_path):
         read_side(str(tmp_path / 'none'))
 
 
+def test_a_run_that_is_there_twice_is_refused(tmp_path):
+    for folder in ('made', 'copied'):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder, *seeds([0.5, 0.6]))
+    for place in (tmp_path, tmp_path / '*/*seed0.json'):
+        with pytest.raises(DataError, match=r'has 2 results of one run, cifar100\.vitb16\.lora\.seed0 of made; give the folder of one'):
+            read_side(str(place))
+    assert len(read_side(str(tmp_path / 'copied'))) == 2
+
+
 def test_the_table_says_what_it_is():
     shown = io.StringIO()
     Console(file=shown, width=160).print(as_rich(compare(seeds([0.90, 0.91, 0.92]), seeds([0.95, 0.96, 0.97]))))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.conftest import ROOT
 from vet.benchmark.local import Local
 from vet.benchmark.ray import Ray
 from vet.benchmark.slurm import Slurm
+from vet.cli.benchmark import LAUNCHERS
 from vet.errors import UserError
 
 PLUGIN = """
@@ -90,6 +92,11 @@ def test_runs_on_the_cpu_share_its_cores(monkeypatch, tmp_path):
     assert [threads for _, threads in seen(monkeypatch, tmp_path, 3, [], 2)] == ['2', '2']
 
 
+def test_gpus_that_are_no_numbers_are_refused():
+    with pytest.raises(UserError, match="--gpus '0,one' has 'one'; give the numbers of GPUs, such as 0,1"):
+        LAUNCHERS['local'](Namespace(gpus='0,one', jobs=1, device=None))
+
+
 @pytest.mark.parametrize('jobs, gpus, text', [
     (0, [], '--jobs is 0; it must be at least 1'), (1, [0, 2], '--gpus has 2, but there are 2 GPUs, numbered from 0')])
 def test_wrong_numbers_are_refused(monkeypatch, jobs, gpus, text):
@@ -105,6 +112,7 @@ def test_a_killed_worker_is_recorded_and_the_others_go_on(tmp_path):
     assert results(tmp_path)['Deadly.vit.linear.seed0']['error'].startswith('the process ended (killed by signal 9)')
 
 
+@pytest.mark.slow
 def test_a_worker_ends_with_its_campaign(tmp_path):
     mark = tmp_path / 'began'
     made = campaign(tmp_path, None, with_plugin(tmp_path, 'Endless', f"open({str(mark)!r}, 'w'); time.sleep(1000)"), only='Endless.*linear')
@@ -178,6 +186,7 @@ def test_slurm_writes_an_array_and_starts_nothing(tmp_path, capsys):
     assert len(jobs) == 2 and all(Path(job).name == 'job.json' and Path(job).is_file() for job in jobs)
 
 
+@pytest.mark.slow
 def test_an_element_of_the_array_is_one_job(tmp_path):
     folder = tmp_path / "it's a folder"
     made = campaign(folder, Slurm(folder / 'work'), TWO_SEEDS, only='*.linear')

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.benchmark.made import result, written
 from tests.benchmark.runs import campaign, results
 from vet.benchmark import results as module
-from vet.benchmark.results import code_sha256, fingerprint, identity, read_result, write_result
+from vet.benchmark.results import code_sha256, fingerprint, identity, read_result, read_results, write_result
 from vet.benchmark.suite import Run, load_suite
 from vet.datasets.base import ImageDataset
 from vet.datasets.hold_out import hold_out
@@ -66,6 +67,23 @@ def test_fingerprint_is_of_labels_classes_and_file_names():
     others = [dataset(labels=(0, 1, 1, 1)), dataset(sources=('a.png', 'b.png', 'c.png', 'e.png')), dataset(classes='xz'),
               dataset(sources=('b.png', 'a.png', 'c.png', 'd.png')), dataset(sources='abc', labels=(0, 1, 0))]
     assert len({str(fingerprint(other)) for other in (dataset(), *others)}) == 6
+
+
+def test_fingerprint_is_of_file_sizes(tmp_path):
+    path = tmp_path / 'a.png'
+    path.write_bytes(b'12')
+    first = fingerprint(dataset(sources=[path], labels=[0]))
+    path.write_bytes(b'34')
+    assert fingerprint(dataset(sources=[str(path)], labels=[0])) == first
+    path.write_bytes(b'345')
+    assert fingerprint(dataset(sources=[path], labels=[0])) != first
+
+
+def test_a_copy_is_no_further_seed(tmp_path):
+    [one] = written(tmp_path, result())
+    for name in ('cifar100.vitb16.lora.seed1', 'cifar100.vitb16.lora.seed0 (copy)'):
+        shutil.copy(tmp_path / 'cifar100.vitb16.lora.seed0.json', tmp_path / f'{name}.json')
+    assert read_results(tmp_path) == [one]
 
 
 def test_fingerprint_of_a_held_out_part_is_of_its_own_files():

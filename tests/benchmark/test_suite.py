@@ -51,6 +51,8 @@ tuners['bias'] = dict(tuners=[dict(type='BitFit')], grid={})''')
     assert all(run.is_search and run.config['dataset']['test'] is None and run.config['evaluation']['select'] == 'best'
                and not run.config['evaluation']['before'] for run in searches)
     assert bias.searches() == []
+    options = {'dataset.test.digits': [5]}
+    assert {run.config['dataset']['test'] for run in suite(tmp_path, "grid = {'train.mixup': [0]}", options).cells()[0].searches()} == {None}
     counted = linear.runs(searches[2].point)
     assert [run.name for run in counted] == ['few.vit.linear.seed3', 'few.vit.linear.seed4']
     assert all(run.config['train']['optimizer']['lr'] == 1e-2 and run.config['dataset']['test'] and not run.is_search for run in counted)
@@ -69,6 +71,12 @@ def test_only_takes_the_cells_that_fit(tmp_path):
     ('backbones = [1]', UserError, 'lacks backbones'),
     ("tuners['bias'] = dict(tuner=[])", UnknownNameError, "key of the tuner 'bias' in a suite 'tuner'.*Did you mean 'tuners'"),
     ("datasets['few'] = dict(few, tset=1)", UnknownNameError, "key of the dataset 'few' in a suite 'tset'.*'test'"),
+    ("datasets['few'] = dict(train=few['train'])", UserError, "the dataset 'few' in a suite has no test; give it one"),
+    ("grids = {'train.optimizer.lr': [1]}", UnknownNameError, "key of a suite 'grids'. Did you mean 'grid'"),
+    ('seed = 3', UnknownNameError, "key of a suite 'seed'. Did you mean 'seeds'"),
+    ('seeds = 3', UserError, 'seeds is 3; it must be a list of different whole numbers'),
+    ('seeds = [1, 1]', UserError, r'seeds is \[1, 1\]'), ('seeds = [True]', UserError, r'seeds is \[True\]'),
+    ('seeds = []', UserError, r'seeds is \[\]'),
     ("tuners['a/b'] = []", UserError, "the name 'a/b' in a suite is no part of a file name"),
     ("tuners['a.b'] = []", UserError, "the name 'a.b' in a suite")])
 def test_what_is_wrong_is_named(tmp_path, more, error, text):

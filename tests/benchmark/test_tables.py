@@ -11,6 +11,7 @@ from tests.benchmark.runs import write_suite
 from vet.benchmark.results import read_results
 from vet.benchmark.suite import load_suite
 from vet.benchmark.tables import as_csv, make_tables, markdown, write_tables
+from vet.datasets.vtab import GROUPS
 
 
 def rows(results, of=None):
@@ -92,6 +93,19 @@ def test_references_stand_beneath_with_their_source_and_only_of_the_checkpoint()
     assert '92.24 (ModelScope card' in as_csv([table])
 
 
+def test_published_values_are_of_the_name_and_it_is_said_where_the_weights_are_a_file_s():
+    def table(**changes):
+        entry = dict(type='Timm', name=B16, **changes)
+        [made] = make_tables([one | dict(config=one['config'] | dict(model=dict(backbone=entry))) for one in seeds([0.9] * 3)], suite(['lora']))
+        return made
+    of_file, random = table(checkpoint='w.npz', pretrained=False), table(pretrained=False)
+    assert [row[0] for row in of_file.accuracy()] == [
+        'tuner', 'lora', f"published (of {B16}; the weights here are a file's, sha256 {'a' * 12}…)"]
+    assert of_file.notes()[0].startswith(f'Checkpoint: {B16} (weights of a file), weights of sha256 aaa')
+    assert of_file.title == 'vitb16 (weights of a file)' and f'{B16} (weights of a file)' in as_csv([of_file])
+    assert len(random.accuracy()) == 2 and random.sources() == [] and random.title == 'vitb16 (random weights)'
+
+
 VTAB = dict(datasets=['cifar', 'dtd', 'eurosat'], groups=['natural', 'natural', 'specialized'])
 
 
@@ -110,12 +124,39 @@ def test_without_a_group_for_each_dataset_there_is_no_mean_of_groups():
 
 
 def test_published_means_stand_beneath_means():
-    datasets = [f'task{number}' for number in range(19)]
-    of = suite(['vpt_deep'], datasets, groups=[f'group{number % 3}' for number in range(19)], name='vtab1k')
-    [table] = make_tables([], of)
+    tasks = {task: group for group, tasks in GROUPS.items() for task in tasks}
+    [table] = make_tables([], suite(['vpt_deep'], list(tasks), groups=tasks.values(), name='mine'))
+    assert table.accuracy()[0][-2:] == ['mean of 19 datasets', 'mean of 3 groups']
     assert [cell[:5] for cell in table.accuracy()[2][-2:]] == ['69.40', '72.00'] and 'NOAH' not in table.sources()[0]
-    [other] = make_tables([], suite(['vpt_deep'], datasets, name='mine'))
-    assert len(other.accuracy()) == 2
+    others = [f'task{number}' for number in range(19)]
+    for datasets, groups in ((others, list(tasks.values())), (list(tasks), others[:3] * 6 + others[:1])):
+        [other] = make_tables([], suite(['vpt_deep'], datasets, groups=groups, name='vtab1k'))
+        assert len(other.accuracy()) == 2
+
+
+@pytest.mark.parametrize('changes', [
+    dict(data=dict(train=dict(images=9, classes=3, sha256='9'), test=dict(images=30, classes=3, sha256='2'))),
+    dict(metrics=dict(macro_f1=0.5))], ids=['two columns of a dataset', 'two metrics'])
+def test_no_mean_over_what_does_not_go_together(changes):
+    results = [*seeds([0.5] * 3, dataset='a'), *seeds([0.7] * 3, dataset='b')]
+    of = suite(['lora', 'ssf'], ['a', 'b'])
+    assert rows(results, of)[0][-1] == 'mean of 2 datasets'
+    header, _ = rows([*results, *seeds([0.6] * 3, tuner='ssf', dataset='a', **changes)], of)
+    assert not any('mean' in name for name in header)
+
+
+def test_results_that_the_suite_no_longer_asks_for_are_marked(unbroken, tmp_path):
+    results = read_results(unbroken / 'results' / 'tiny')
+
+    def marked(more):
+        [table] = make_tables(results, load_suite(write_suite(tmp_path, 'seeds = [1, 0]\n' + more)))
+        shown = [row[0] for row in table.accuracy()[1:] if row[1].endswith('(of an earlier config)')]
+        lines = csv.DictReader(io.StringIO(as_csv([table])))
+        assert shown == [line['tuner'] for line in lines if line['state'] == 'measured, of an earlier config']
+        return shown
+    assert marked('') == []
+    assert marked("options = {'train.label_smoothing': 0.1}") == ['linear', 'bias']
+    assert marked("tuners['bias'] = dict(tuners=[dict(type='BitFit')], options={'train.label_smoothing': 0.1})") == ['bias']
 
 
 def test_costs():
@@ -126,6 +167,12 @@ def test_costs():
     assert header == ['tuner', 'parameters without head', 'with head', 'file, bytes', 'peak memory, MiB', 'training images/s',
                       'wall time, s', 'epochs']
     assert line == ['lora', '1,000', '1,100 … 1,300', '5,200', '900', '900', '11.0', '3']
+
+
+def test_no_costs_of_a_cell_without_a_mean():
+    mixed = [result(seed=0, dataset='dtd'), result(seed=1, dataset='dtd', file_bytes=1, config=dict(mixup=0.8))]
+    [table] = make_tables([*seeds([0.9] * 3), *mixed], suite(['lora'], ['cifar100', 'dtd']))
+    assert table.accuracy()[1][2] == 'seeds of 2 configs' and table.costs()[1][3] == '5,200'
 
 
 def test_notes_say_how_numbers_were_obtained():

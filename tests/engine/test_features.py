@@ -117,6 +117,39 @@ def test_where_features_differ_from_epoch_to_epoch_it_says_so_and_trains_on_imag
     assert not cache.exists()
 
 
+class NoisyOnce(SmallDigits):
+    def __getitem__(self, index):
+        if index == 30:
+            np.random.rand()
+        return super().__getitem__(index)
+
+
+class Turn:
+    """Draws for some images only, as RandomApply within a choice by size does."""
+
+    def __init__(self, transform):
+        self.transform, self.seen = transform, 0
+
+    def __call__(self, image):
+        self.seen += 1
+        if self.seen == 20:
+            torch.rand(())
+        return self.transform(image)
+
+
+@pytest.mark.parametrize('what, workers', [('dataset', 0), ('dataset', 1), ('transform', 0)])
+def test_a_draw_for_any_image_is_noticed(tmp_path, cache, capsys, what, workers):
+    trainer = small(tmp_path / 'run', **CACHED | {'train.max_epochs': 1, 'train.dataloader.workers_per_gpu': workers})
+    if what == 'dataset':
+        trainer.data['train'] = NoisyOnce('train')
+    else:
+        trainer._augment[None] = Turn(trainer._augment[None])
+    assert len(trainer.data['train']) > 30
+    trainer.train()
+    assert 'train.cache_features has no effect: train.transform or the dataset draws' in capsys.readouterr().err
+    assert not cache.exists()
+
+
 def test_a_computation_that_is_broken_off_leaves_no_file(tmp_path, cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(features.os, 'replace', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

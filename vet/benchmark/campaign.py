@@ -28,20 +28,20 @@ class Campaign:
     data_root: str
     launch: Launch
     device: str | None = None
-    _data: dict[str, dict[str, Any]] = field(default_factory=dict)      # fingerprints, by the dataset section as JSON
+    _data: dict[str, dict[str, Any]] = field(default_factory=dict)      # fingerprints, by _data() as JSON
     _backbones: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)    # sha256 and warnings, likewise
 
     def check(self) -> None:
         """Builds every dataset and backbone once. DataError that names all that is missing, and what to put where."""
         runs, missing = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]], []
-        for look, entries in ((self._look_at_data, lambda run: [run.config['dataset']]), (self._look_at_backbone, _backbones)):
+        for look, entries in ((self._look_at_data, lambda run: [_data(run)]), (self._look_at_backbone, _backbones)):
             for entry, run in distinct(runs, entries):
                 try:
                     look(entry, run)
                 except UserError as error:
                     missing.append(f'{run.dataset if look == self._look_at_data else run.backbone}: {error}')
-        if missing := list(dict.fromkeys(missing)):
-            raise DataError(f'{len(missing)} of what the suite needs cannot be read; no run was started.\n' + '\n'.join(missing))
+        if missing := [*dict.fromkeys(missing), *self._mistaken(runs)]:
+            raise DataError(f'{len(missing)} of what the suite needs cannot be used; no run was started.\n' + '\n'.join(missing))
 
     def run(self) -> list[Run]:
         """Makes every search and every run that is not done; returns the runs that count.
@@ -56,14 +56,14 @@ class Campaign:
         return runs
 
     def plan(self) -> list[tuple[Run, bool]]:
-        """Every run, and whether it is done; of a grid whose best is not known yet, at its first point."""
+        """Every run, and whether it is done; of a grid that not every point has a result of yet, at its first point."""
         planned = []
         for cell in self.cells:
             searches = cell.searches()
-            done = [self.is_done(run) for run in searches]
-            point = self._best(searches) if all(done) else cell.points[0]
+            known = all(self._result(run) for run in searches)
+            point = self._best(searches) if known else cell.points[0]
             runs = cell.runs(point) if point is not None else []
-            planned += [*zip(searches, done), *((run, all(done) and self.is_done(run)) for run in runs)]
+            planned += [*((run, self.is_done(run)) for run in searches), *((run, known and self.is_done(run)) for run in runs)]
         return planned
 
     def seconds(self, run: Run) -> float | None:
@@ -71,7 +71,7 @@ class Campaign:
         near = [result for result in self._measured if (result['tuner'], result['backbone']) == (run.tuner, run.backbone)]
         if not near:
             return None
-        images = self._data[_key(run.config['dataset'])]['train']['images'] * run.config['train']['max_epochs']
+        images = self._data[_key(_data(run))]['train']['images'] * run.config['train']['max_epochs']
         best = min(near, key=lambda result: (result['dataset'] != run.dataset,
                                              abs(result['train_images'] * result['epochs'] - images)))
         return best['wall_seconds'] * images / max(best['train_images'] * best['epochs'], 1)
@@ -81,7 +81,7 @@ class Campaign:
 
     def job(self, run: Run) -> Job:
         """The run with its identity and its places. Runs of another identity have other work folders."""
-        data = self._data[_key(run.config['dataset'])]
+        data = self._data[_key(_data(run))]
         backbones = [self._backbones[_key(entry)] for entry in _backbones(run)]
         sha256, warnings = backbones[0]
         suite = self.cells[0].suite
@@ -100,23 +100,50 @@ class Campaign:
         one is not made yet."""
         if not searches:
             return {}
-        found = [(read_result(result_path(self.results, run)), run) for run in searches]
-        if any(result is None or result['identity'] != self.job(run).identity for result, run in found):
-            return None
+        found = [(self._result(run), run) for run in searches]
         judged = [(result['validation'], run.point) for result, run in found if result and result['status'] == 'done']
+        if not all(result for result, _ in found):
+            return None
         return max(judged, key=lambda pair: pair[0])[1] if judged else None
+
+    def _result(self, run: Run) -> dict[str, Any] | None:
+        """What came of the run, a failure included; None of one that was not made yet, or of another identity."""
+        result = read_result(result_path(self.results, run))
+        return result if result and result['identity'] == self.job(run).identity else None
 
     @cached_property
     def _measured(self) -> list[dict[str, Any]]:
         return [result for result in read_results(self.results / self.cells[0].suite.name) if result['status'] == 'done']
 
+    def _mistaken(self, runs: Iterable[Run]) -> list[str]:
+        """Backbones of different names that turn out to be one: a checkpoint that was meant for one of them, given to all."""
+        names: dict[str, dict[str, None]] = {}
+        for _, run in distinct(runs, lambda run: [run.config['model']['backbone']]):
+            entry = run.config['model']['backbone']
+            if (key := _key(entry)) in self._backbones:
+                names.setdefault(self._backbones[key][0], {})[entry.get('name') or entry['type']] = None
+        return [f'{" and ".join(found)}: their weights are the same, of sha256 {sha256[:12]}…; give each a checkpoint of its own.'
+                for sha256, found in names.items() if len(found) > 1]
+
     def _look_at_data(self, entry: dict[str, Any], run: Run) -> None:
         datasets = build_datasets(read_settings(run.config), self.data_root)
-        self._data[_key(entry)] = {split: fingerprint(dataset) for split, dataset in datasets.items() if dataset is not None}
+        found = {split: fingerprint(dataset) for split, dataset in datasets.items() if dataset is not None}
+        for split in ('train', 'val'):
+            if 'test' in found and found.get(split) == found['test']:
+                raise UserError(f'dataset.{split} has the very images of dataset.test, which only the end result may see; give '
+                                f'another split.')
+        self._data[_key(entry)] = found
 
     def _look_at_backbone(self, entry: dict[str, Any], run: Run) -> None:
         backbone = BACKBONES.build(entry)
         self._backbones[_key(entry)] = backbone.identity['sha256'], tuple(backbone.warnings())
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """All that decides which images a run trains on, selects by and is tested on."""
+    config = run.config
+    return dict(dataset=config['dataset'], select=config['evaluation']['select'] == 'best', holdout=config['evaluation']['holdout'],
+                early_stop=bool(config['train']['early_stop']))
 
 
 def _backbones(run: Run) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ class Cell:
 
     done: tuple[Result, ...] = ()
     failed: tuple[Result, ...] = ()
+    is_earlier: bool = False        # of a config that its suite no longer asks for
 
     @property
     def state(self) -> str:
@@ -70,17 +71,18 @@ class Cell:
         count = len(self.done)
         asides = [f'{count} of {seeds} seeds' if count < seeds else f'{count} seeds'] if count != seeds else []
         asides += [f'{len(self.failed)} failed'] if self.failed else []
+        asides += ['of an earlier config'] if self.is_earlier else []
         return (f'{self.mean:.2f}' + ('' if self.std is None else f' ± {self.std:.2f}')
                 + (f' ({", ".join(asides)})' if asides else ''))
 
 
-def make_cell(results: Iterable[Result]) -> Cell:
+def make_cell(results: Iterable[Result], is_earlier: Callable[[Result], bool] = lambda result: False) -> Cell:
     """The cell of all its results. Searches never count, but where all of them failed, so has the cell."""
     searches, runs = ([one for one in results if one['is_search'] is kind] for kind in (True, False))
     done = tuple(one for one in runs if one['status'] == 'done')
     if not runs and searches and len(failures(searches)) == len(searches):
         return Cell(failed=tuple(searches))
-    return Cell(done, tuple(failures(runs)))
+    return Cell(done, tuple(failures(runs)), any(map(is_earlier, done)))
 
 
 def metric(result: Result) -> str:

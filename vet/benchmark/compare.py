@@ -8,6 +8,7 @@ Seeds that do not scatter at all are taken at their word: any difference is then
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
@@ -17,8 +18,8 @@ from pathlib import Path
 from rich.table import Column, Table
 from scipy.stats import t as student
 
-from vet.benchmark.cells import Cell, Result, make_cell, metric
-from vet.benchmark.results import read_result, read_results
+from vet.benchmark.cells import Cell, Result, make_cell, metric, run_name
+from vet.benchmark.results import read_named, read_results
 from vet.errors import DataError
 
 LEVEL = 0.05
@@ -45,13 +46,19 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> list[Comparison]:
 
 
 def read_side(place: str) -> list[Result]:
-    """The whole results in a folder, in the folders of its suites, or in the files that fit a pattern. DataError without one."""
+    """The whole results in a folder, in the folders of its suites, or in the files that fit a pattern.
+
+    DataError without one, and where a run is there twice: it would pass for two seeds.
+    """
     path = Path(place)
     found = read_results(path) or [result for folder in sorted(path.glob('*')) for result in read_results(folder)]
-    found = found or [result for file in sorted(glob(place)) if (result := read_result(Path(file))) is not None]
+    found = found or [result for file in sorted(glob(place)) if (result := read_named(Path(file))) is not None]
     if not found:
         raise DataError(f'{place!r} has no whole result; give a folder of results, one suite in it, or a quoted pattern of files, '
                         f"such as 'benchmarks/results/fgvc/*.lora.*.json'.")
+    [(run, count)] = Counter((one['suite'], run_name(one)) for one in found).most_common(1)
+    if count > 1:
+        raise DataError(f'{place!r} has {count} results of one run, {run[1]} of {run[0]}; give the folder of one of them.')
     return found
 
 

@@ -57,7 +57,7 @@ def report(results: Sequence[Result], suite: Suite, run: str | None = None) -> s
     parts = [_element('h1', suite.name), _element('p', suite.title), _element('p', heading(suite))]
     for table in make_tables(results, suite):
         sources = (f'[{number}] {one}' for number, one in enumerate(table.sources(), 1))
-        parts += [_element('h2', table.label), _items(table.notes()), _table(table.accuracy()), _items(sources)]
+        parts += [_element('h2', table.title), _items(table.notes()), _table(table.accuracy()), _items(sources)]
         parts += _plots(table) if table.done else []
     chosen = choose(results, run)
     parts += [*(_classes(chosen) if chosen else []), *_failed(failures(results))]
@@ -124,7 +124,7 @@ def _table(rows: Rows) -> str:
     body = ''
     for line in lines:
         cells = ''.join(_element('td', text, 'none' if text == 'not measured' else '') for text in line)
-        body += f'<tr class="{"published" if line[0] == "published" else "measured"}">{cells}</tr>'
+        body += f'<tr class="{"published" if line[0].startswith("published") else "measured"}">{cells}</tr>'
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.data import Subset
 
 import vet
+from vet.benchmark.cells import run_name
 from vet.benchmark.suite import Run
 from vet.engine.files import write_file
 
@@ -25,19 +26,20 @@ def identity(run: Run, data: Mapping[str, Any], backbone_sha256: str, plugins: S
 
 
 def fingerprint(dataset: Any) -> dict[str, Any]:
-    """What tells a dataset from another: its length, classes and labels, and the names of its files."""
+    """What tells a dataset from another: its length, classes and labels, and the names and sizes of its files."""
     if hasattr(dataset, 'tasks'):
         return {task: fingerprint(part) for task, part in dataset.tasks.items()}
     labels = [int(label) for label in getattr(dataset, 'targets', [])]
     return dict(images=len(dataset), classes=len(dataset.classes), sha256=_digest([list(dataset.classes), labels, _files(dataset)]))
 
 
-def _files(dataset: Any) -> list[str]:
-    """The name of each item's file; '' where it has none."""
+def _files(dataset: Any) -> list[tuple[str, int]]:
+    """The name and the bytes of each item's file; '' and 0 where it has none."""
     if isinstance(dataset, Subset):
         whole = _files(dataset.dataset)
         return [whole[i] for i in dataset.indices] if whole else []
-    return [Path(source).name if isinstance(source, (str, Path)) else '' for source, _ in getattr(dataset, 'samples', [])]
+    paths = (Path(source) if isinstance(source, (str, Path)) else Path() for source, _ in getattr(dataset, 'samples', []))
+    return [(path.name, path.stat().st_size if path.is_file() else 0) for path in paths]
 
 
 @cache
@@ -71,8 +73,14 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All whole results in a folder, in the order of their names."""
-    return [result for path in sorted(folder.glob('*.json')) if (result := read_result(path)) is not None]
+    """All whole results in a folder, in the order of their names. A copy under another name is no result."""
+    return [result for path in sorted(folder.glob('*.json')) if (result := read_named(path)) is not None]
+
+
+def read_named(path: Path) -> dict[str, Any] | None:
+    """The result in a file whose name is that of its run; None of any other."""
+    result = read_result(path)
+    return result if result is not None and path.stem == run_name(result) else None
 
 
 def is_done(path: Path, wanted: str) -> bool:

@@ -11,6 +11,7 @@ A suite file is a config whose `train` and `evaluation` come from a recipe by `_
 """
 
 import ast
+import difflib
 import hashlib
 import itertools
 import json
@@ -28,6 +29,7 @@ from vet.errors import UnknownNameError, UserError
 
 KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head')
 TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
+SECTIONS = ('model', 'dataset', 'train', 'evaluation')      # of a config, which a recipe may bring along
 DATASET_KEYS = ('train', 'val', 'test', 'group', 'options')
 
 
@@ -76,6 +78,10 @@ class Cell:
         """One run for each seed, at the point that was chosen."""
         return [self._run(seed, dict(point or {})) for seed in self.suite.seeds]
 
+    def config(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """What the suite asks for at a point, with the first seed."""
+        return self._run(self.suite.seeds[0], dict(point)).config
+
     def _run(self, seed: int, point: dict[str, Any], is_search: bool = False) -> Run:
         suite, tuner, dataset = self.suite, self.suite.tuners[self.tuner], self.suite.datasets[self.dataset]
         config = Config(dict(
@@ -84,8 +90,10 @@ class Cell:
         options = {**suite.options, **tuner.get('options', {}), **dataset.get('options', {}), **point}
         if is_search:
             options |= {'evaluation.select': 'best', 'evaluation.before': False}
-            config.dataset.test = None
-        settings = read_settings(modified(config, None, options))
+        config = modified(config, None, options)
+        if is_search:
+            config.dataset.test = None          # whatever the options say
+        settings = read_settings(config)
         return Run(suite.name, self.dataset, self.backbone, self.tuner, seed, settings.to_dict(), point, is_search,
                    dataset.get('group', ''))
 
@@ -118,6 +126,9 @@ class Suite:
 def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Suite:
     """The suite of a file. options: changes to every run's config, or to `seeds`. UserError for what cannot be read."""
     config, options = load_config(path), dict(options or {})
+    for key in config:              # what is no key is a helper variable of the file, or a section
+        if key not in KEYS and key not in SECTIONS and difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75):
+            raise UnknownNameError('key of a suite', key, KEYS)
     for key in ('backbones', 'tuners', 'datasets'):
         if not isinstance(config.get(key), Mapping) or not config[key]:
             raise UserError(f'the suite {str(path)!r} lacks {key}; it is a dict of names and what they stand for.')
@@ -128,19 +139,24 @@ def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Su
             for key in entry:
                 if key not in allowed:
                     raise UnknownNameError(f'key of the {kind} {name!r} in a suite', key, allowed)
+    for name, entry in plain['datasets'].items():
+        if not entry.get('test'):
+            raise UserError(f'the dataset {name!r} in a suite has no test; give it one, whose images no run trains on.')
     for name in itertools.chain(plain['backbones'], tuners, plain['datasets']):
         if not str(name).replace('_', '').replace('-', '').isalnum():
             raise UserError(f'the name {name!r} in a suite is no part of a file name; allowed: letters, digits, _ and -.')
     imports = config.get('custom_imports', {}).get('imports', [])
     seeds = options.pop('seeds', plain.get('seeds', [0]))
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise UserError(f'seeds is {seeds!r}; it must be a list of different whole numbers, such as [0, 1, 2].')
     sections = {key: config[key] for key in ('train', 'evaluation') if key in config}
     title = (ast.get_docstring(ast.parse(Path(path).read_text())) or '').partition('\n')[0] if Path(path).suffix == '.py' else ''
-    return Suite(Path(path).stem, title, plain['backbones'], tuners, plain['datasets'], list(seeds),
+    return Suite(Path(path).stem, title, plain['backbones'], tuners, plain['datasets'], seeds,
                  {**plain.get('options', {}), **options}, plain.get('grid', {}), plain.get('head', dict(type='Linear')), sections,
                  str(Path(path).absolute()), tuple([imports] if isinstance(imports, str) else imports))
 
 
-def distinct(runs: list[Run], entries: Callable[[Run], Iterable[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], Run]]:
+def distinct(runs: Iterable[Run], entries: Callable[[Run], Iterable[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], Run]]:
     """The different entries of runs, each with the first run that has it."""
     seen = set()
     for run in runs:

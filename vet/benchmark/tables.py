@@ -2,18 +2,25 @@
 
 import csv
 import io
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vet.benchmark.cells import COSTS, Cell, Result, exact, failures, make_cell, metric, run_name
-from vet.benchmark.references import Reference, find, references
+from vet.benchmark.references import Reference, find
+from vet.benchmark.suite import Cell as Place
 from vet.benchmark.suite import Suite
+from vet.datasets.vtab import GROUPS
 from vet.engine.files import write_file
+from vet.errors import UserError
 
 Rows = list[list[str]]      # the first of them is the header
+ORIGINS = {'name': '', 'file': ' (weights of a file)', 'random': ' (random weights)'}    # of weights, and what is said of them
+EARLIER = ', of an earlier config'
 SELECTED = {'last': 'The last epoch counts.', 'best': 'The epoch that is best on validation images counts.'}
 
 
@@ -21,10 +28,10 @@ SELECTED = {'last': 'The last epoch counts.', 'best': 'The epoch that is best on
 class Table:
     """What one checkpoint gave. Where a name of the suite stands for two checkpoints, or two sets of data, each has a label."""
 
-    suite: str
     name: str                       # of the backbone in the suite
     label: str                      # the name, and '(1 of 2)' where that is not enough
     checkpoint: str                 # the name that references know
+    origin: str                     # of the weights: one of ORIGINS
     sha256: str                     # of the weights; '' where nothing was measured
     tuners: list[str]
     datasets: dict[str, str]        # label: the suite's name
@@ -33,12 +40,27 @@ class Table:
     seeds: int                      # that the suite asks for
 
     @property
+    def title(self) -> str:
+        return self.label + ORIGINS[self.origin]
+
+    @property
+    def published(self) -> str:
+        """What a row of references is called: they are of the checkpoint's name, which a file may not hold."""
+        sha256 = f', sha256 {self.sha256[:12]}…' if self.sha256 else ''
+        return 'published' if self.origin == 'name' else f"published (of {self.checkpoint}; the weights here are a file's{sha256})"
+
+    @property
     def done(self) -> list[Result]:
         return [result for cell in self.cells.values() for result in cell.done]
 
     @property
     def means(self) -> dict[str, list[list[str]]]:
-        """The columns of means, over parts that are means over datasets: over each dataset, and over groups where all have one."""
+        """The columns of means, over parts that are means over datasets: over each dataset, and over groups where all have one.
+
+        None where a dataset has several columns, which would count it twice, or where the numbers are of different metrics.
+        """
+        if len(set(self.datasets.values())) < len(self.datasets) or len({metric(result) for result in self.done}) > 1:
+            return {}
         names = list(dict.fromkeys(self.groups.values()))
         found = {f'mean of {len(self.datasets)} datasets': [[dataset] for dataset in self.datasets]}
         if all(names):
@@ -52,8 +74,10 @@ class Table:
         return statistics.fmean(statistics.fmean(self.cells[tuner, dataset].mean for dataset in part) for part in parts)
 
     def references(self, tuner: str, column: str) -> list[Reference]:
-        """What was published of a tuner in a column: a dataset's label, or one of `means`."""
-        names = [self.datasets[column]] if column in self.datasets else _published_means(self.suite, len(self.means[column]))
+        """What was published of a tuner in a column: a dataset's label, or one of `means`. Of random weights, nothing."""
+        if self.origin == 'random':
+            return []
+        names = [self.datasets[column]] if column in self.datasets else [_published_mean(self, column)]
         return [one for name in names for one in find(name, self.checkpoint, tuner)]
 
     def sources(self) -> list[str]:
@@ -71,7 +95,7 @@ class Table:
                          *('not measured' if mean is None else f'{mean:.2f}' for mean in means)])
             published = [', '.join(f'{one.value:.2f} [{sources.index(source(one)) + 1}]' for one in self.references(tuner, column))
                          for column in columns]
-            rows += [['published', *published]] if any(published) else []
+            rows += [[self.published, *published]] if any(published) else []
         return rows
 
     def costs(self) -> Rows:
@@ -79,7 +103,7 @@ class Table:
         asked = ['chosen by search'] if any(result['point'] for result in self.done) else []
         rows = [['tuner', *COSTS, *asked]]
         for tuner in self.tuners:
-            cells = {dataset: cell for dataset in self.datasets if (cell := self.cells[tuner, dataset]).done}
+            cells = {dataset: cell for dataset in self.datasets if (cell := self.cells[tuner, dataset]).is_measured}
             if cells:
                 points = {cell.point for cell in cells.values()}
                 chosen = points if len(points) == 1 else (f'{dataset}: {cell.point}' for dataset, cell in cells.items())
@@ -93,7 +117,7 @@ class Table:
         versions = sorted({_version(result) for result in self.done})
         weights = f', weights of sha256 {self.sha256}.' if self.sha256 else '; nothing was measured.'
         return list(dict.fromkeys([
-            f'Checkpoint: {self.checkpoint}{weights}',
+            f'Checkpoint: {self.checkpoint}{ORIGINS[self.origin]}{weights}',
             *([f'{self.name} has results of several checkpoints: a table for each.'] if self.label != self.name else []),
             *(f'{name} has results of different images: a column each.' for shown, name in self.datasets.items() if shown != name),
             *(SELECTED[result['config']['evaluation']['select']] for result in self.done),
@@ -124,7 +148,7 @@ def markdown(tables: Sequence[Table], suite: Suite, failed: Sequence[Result]) ->
     parts = [f'# {suite.name}', _plain(suite.title), heading(suite)]
     for table in tables:
         sources = (f'[{number}] {one}' for number, one in enumerate(table.sources(), 1))
-        parts += [f'## {table.label}', _items(table.notes()), _rows(table.accuracy()), _items(sources)]
+        parts += [f'## {table.title}', _items(table.notes()), _rows(table.accuracy()), _items(sources)]
         parts += [_rows(table.costs())] if table.done else []
     if failed:
         parts += ['## Failed', _items(f'{run_name(result)}: {result["error"]}' for result in failed)]
@@ -141,9 +165,10 @@ def as_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for tuner in table.tuners:
             for column in [*table.datasets, *table.means]:
-                published = '; '.join(f'{one.value} ({source(one)})' for one in table.references(tuner, column))
-                writer.writerow(dict(backbone=table.label, checkpoint=table.checkpoint, sha256=table.sha256, tuner=tuner,
-                                     dataset=column, published=published, **_numbers(table, tuner, column)))
+                known = '; '.join(f'{one.value} ({source(one)})' for one in table.references(tuner, column))
+                writer.writerow(dict(backbone=table.label, checkpoint=table.checkpoint + ORIGINS[table.origin],
+                                     sha256=table.sha256, tuner=tuner, dataset=column, published=known,
+                                     **_numbers(table, tuner, column)))
     return file.getvalue()
 
 
@@ -151,7 +176,7 @@ def heading(suite: Suite) -> str:
     count = len(suite.seeds)
     seeds = f'mean ± sample standard deviation over {count} seeds' if count > 1 else 'of one seed'
     return (f'Percent; {seeds}. Written from the result files beside this page, '
-            f'each of which says how its number was obtained. Published values are top-1 accuracies of the same checkpoint.')
+            f'each of which says how its number was obtained. Published values: top-1 accuracy of the checkpoint of that name.')
 
 
 def source(reference: Reference) -> str:
@@ -168,11 +193,33 @@ def _table(label: str, name: str, sha256: str, results: list[Result], suite: Sui
     groups = {key: value.get('group', '') for key, value in suite.datasets.items()}
     groups |= {one['dataset']: one['group'] for one in results}
     cells = {(tuner, shown): make_cell([one for one in results if (one['tuner'], one['dataset']) == (tuner, key)
-                                        and (one['is_search'] or exact(one['data']) == data)])
+                                        and (one['is_search'] or exact(one['data']) == data)],
+                                       lambda one: _is_earlier(one, suite))
              for tuner in tuners for (key, data), shown in datasets.items()}
-    return Table(suite.name, name, label, entry.get('name') or entry['type'], sha256, tuners,
+    origin = 'file' if entry.get('checkpoint') else 'random' if entry.get('pretrained') is False else 'name'
+    return Table(name, label, entry.get('name') or entry['type'], origin, sha256, tuners,
                  {shown: key for (key, _), shown in datasets.items()},
                  {shown: groups[key] for (key, _), shown in datasets.items()}, cells, len(suite.seeds))
+
+
+def _is_earlier(result: Result, suite: Suite) -> bool:
+    """Whether the suite's file now asks for another config, the seed and what a grid chose apart."""
+    names = result['dataset'], result['backbone'], result['tuner']
+    known = all(name in entries for name, entries in zip(names, (suite.datasets, suite.backbones, suite.tuners)))
+    return bool(suite.path) and known and _asked(Place(suite, *names), exact(result['point'])) != _seedless(result['config'])
+
+
+@cache
+def _asked(place: Place, point: str) -> str | None:
+    """What _seedless says of the config that a suite asks for; None where the point fits no more."""
+    try:
+        return _seedless(place.config(json.loads(point)))
+    except UserError:
+        return None
+
+
+def _seedless(config: dict[str, Any]) -> str:
+    return exact({**config, 'seed': None})
 
 
 def _labels(names: Iterable[str], found: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -184,10 +231,12 @@ def _labels(names: Iterable[str], found: Iterable[tuple[str, str]]) -> dict[tupl
             for name, things in meant.items() for number, thing in enumerate(things or [''], 1)}
 
 
-def _published_means(suite: str, count: int) -> list[str]:
-    """The names under which references have means of a suite over `count` parts: of vtab1k over 19, 'vtab_mean19'."""
-    names = dict.fromkeys(one.dataset for one in references())
-    return [name for name in names if name.endswith(f'_mean{count}') and suite.startswith(name.removesuffix(f'_mean{count}'))]
+def _published_mean(table: Table, column: str) -> str:
+    """The name under which references have a mean: there is none but of VTAB-1k whole, over its tasks and over its groups."""
+    tasks = {table.datasets[key]: group for key, group in table.groups.items()}
+    if tasks != {task: group for group, tasks in GROUPS.items() for task in tasks}:
+        return ''
+    return 'vtab_mean3' if column == f'mean of {len(GROUPS)} groups' else 'vtab_mean19'
 
 
 def _numbers(table: Table, tuner: str, column: str) -> dict[str, Any]:
@@ -195,7 +244,7 @@ def _numbers(table: Table, tuner: str, column: str) -> dict[str, Any]:
         mean = table.mean(tuner, table.means[column])
         return dict(state='not measured') if mean is None else dict(state='measured', mean=mean)
     cell = table.cells[tuner, column]
-    found: dict[str, Any] = dict(group=table.groups[column], state=cell.state, seeds=len(cell.done))
+    found: dict[str, Any] = dict(group=table.groups[column], state=cell.state + EARLIER * cell.is_earlier, seeds=len(cell.done))
     if cell.is_measured:
         found |= {'metric': metric(cell.done[0]), 'mean': cell.mean, 'std': cell.std, 'chosen by search': cell.point}
         found |= {name: cell.cost(name) for name in COSTS}

@@ -30,6 +30,8 @@ from vet.engine.log import read_log
 from vet.errors import DivergedError, UserError
 from vet.registry import METRICS
 
+ATTEMPT = 'attempt.json'        # in the work folder: when the newest attempt began, and what those before it took
+
 
 @dataclass(frozen=True)
 class Job:
@@ -62,19 +64,22 @@ class Job:
 def work(job: Job) -> None:
     """Makes the run, from its newest checkpoint where it was begun before, and writes its result; a failure is one too.
 
+    Its wall time is that of all attempts.
+
     A second process at the same run waits for the first, and then finds it done.
     """
     with _alone(job):
         if is_done(Path(job.result), job.identity):
             return
-        began = time.time()
+        began, earlier = time.time(), _earlier(job)
+        write_file(Path(job.work_dir) / ATTEMPT, json.dumps(dict(began=began, earlier=earlier)))
         try:
             measured = dict(status='done', **_train(job))
         except Exception as error:
             traceback.print_exc()
             what = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
             measured = dict(status='failed', error=what, diverged=isinstance(error, DivergedError))
-        write_result(Path(job.result), head(job) | measured | dict(wall_seconds=time.time() - began))
+        write_result(Path(job.result), head(job) | measured | dict(wall_seconds=earlier + time.time() - began))
 
 
 def bury(job: Job, how: str) -> None:
@@ -135,6 +140,16 @@ def _by_class(path: Path) -> dict[str, Any]:
     right, all_ = np.bincount(truth[truth == given], minlength=truth.max() + 1), np.bincount(truth)
     return dict(per_class=(right / np.maximum(all_, 1)).tolist(), images_by_class=all_.tolist(),
                 confusion=np.column_stack([pairs, counts]).tolist())
+
+
+def _earlier(job: Job) -> float:
+    """The seconds that earlier attempts took, each until it last wrote anything: a process that was killed says no more."""
+    attempt = Path(job.work_dir) / ATTEMPT
+    if not attempt.exists():
+        return 0.0
+    last = json.loads(attempt.read_text())
+    written = (path.stat().st_mtime for path in (Path(job.work_dir) / 'run').rglob('*'))
+    return last['earlier'] + max(0.0, max(written, default=0.0) - last['began'])
 
 
 @contextmanager

@@ -76,7 +76,10 @@ def _benchmark(args: argparse.Namespace) -> None:
 
 
 def _local(args: argparse.Namespace) -> Local:
-    gpus = range(torch.cuda.device_count()) if args.gpus is None else [int(gpu) for gpu in args.gpus.split(',') if gpu]
+    given = [gpu.strip() for gpu in (args.gpus or '').split(',') if gpu]
+    if wrong := [gpu for gpu in given if not gpu.isdecimal()]:
+        raise UserError(f'--gpus {args.gpus!r} has {wrong[0]!r}; give the numbers of GPUs, such as 0,1.')
+    gpus = range(torch.cuda.device_count()) if args.gpus is None else list(map(int, given))
     return Local(args.jobs, gpus if args.device in (None, 'cuda') else [])
 
 
@@ -91,7 +94,7 @@ def _write(folder: Path, suite: Suite, run: str | None) -> None:
         raise UserError(f'{str(folder)!r} has no whole result; run the suite without --report first, or give its --results.')
     for table in write_tables(folder, results, suite):
         header, *rows = table.accuracy()
-        shown = Table(*header, title=f'{table.label}, percent', title_justify='left')
+        shown = Table(*header, title=f'{table.title}, percent', title_justify='left')
         for row in rows:
             shown.add_row(*map(escape, row))
         console.print(shown)
