@@ -1,4 +1,4 @@
-"""Writes what was measured into README.md, between its markers, from the files in results/: nobody types a number.
+"""Writes what was measured into README.md and docs/tuners.md, between their markers, from results/: nobody types a number.
 
     python benchmarks/tables.py
 """
@@ -61,13 +61,14 @@ def machine(environment: dict) -> str:
     return f'{environment["cores"]} CPU cores, torch {packages["torch"]}, timm {packages["timm"]}'
 
 
-TABLES = {'quickstart.json': quickstart, 'peft_flowers.json': flowers, 'tuners.json': tuners}
+TABLES = {README: {'quickstart.json': quickstart, 'peft_flowers.json': flowers}, HERE.parent / 'docs/tuners.md': {'tuners.json': tuners}}
 
 
 def main() -> None:
-    measured = [table() for name, table in TABLES.items() if (HERE / 'results' / name).exists()]
-    text = '\n\n'.join(['<!-- measured -->', *measured, '<!-- end -->'])
-    README.write_text(re.sub(r'<!-- measured -->.*<!-- end -->', lambda _: text, README.read_text(), flags=re.DOTALL))
+    for page, tables in TABLES.items():
+        measured = [table() for name, table in tables.items() if (HERE / 'results' / name).exists()]
+        text = '\n\n'.join(['<!-- measured -->', *measured, '<!-- end -->'])
+        page.write_text(re.sub(r'<!-- measured -->.*<!-- end -->', lambda _: text, page.read_text(), flags=re.DOTALL))
 
 
 if __name__ == '__main__':
