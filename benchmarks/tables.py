@@ -61,14 +61,15 @@ def machine(environment: dict) -> str:
     return f'{environment["cores"]} CPU cores, torch {packages["torch"]}, timm {packages["timm"]}'
 
 
-TABLES = {README: {'quickstart.json': quickstart, 'peft_flowers.json': flowers}, HERE.parent / 'docs/tuners.md': {'tuners.json': tuners}}
+TABLES = {README: {'quickstart.json': quickstart, 'peft_flowers.json': flowers},
+          HERE.parent / 'docs/tuners.md': {'tuners.json': tuners}}
 
 
 def main() -> None:
     for page, tables in TABLES.items():
         measured = [table() for name, table in tables.items() if (HERE / 'results' / name).exists()]
         text = '\n\n'.join(['<!-- measured -->', *measured, '<!-- end -->'])
-        page.write_text(re.sub(r'<!-- measured -->.*<!-- end -->', lambda _: text, page.read_text(), flags=re.DOTALL))
+        page.write_text(re.sub(r'<!-- measured -->.*<!-- end -->', lambda _, text=text: text, page.read_text(), flags=re.DOTALL))
 
 
 if __name__ == '__main__':

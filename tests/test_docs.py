@@ -12,7 +12,7 @@ from vet.errors import UserError
 from vet.registry import TUNERS
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / 'docs/tuners.md').read_text()
+TEXT = (ROOT / 'docs/tuners.md').read_text().partition('## Measured')[0]
 SNIPPETS = re.findall(r'`(\[?dict\(type=[^`]*)`', TEXT)
 OWN = [name for name in TUNERS.names() if TUNERS.find(name).__module__.startswith('vet.')]
 
