@@ -105,6 +105,7 @@ def test_wrong_numbers_are_refused(monkeypatch, jobs, gpus, text):
         Local(jobs, gpus)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_recorded_and_the_others_go_on(tmp_path):
     more = with_plugin(tmp_path, 'Deadly', 'os.kill(os.getpid(), signal.SIGKILL)')
     campaign(tmp_path, Local(2), more, only='*.linear').run()

@@ -8,7 +8,7 @@ from tests.contract.runs import LABELS, Run, classifier, gradients, logits, run,
 from tests.nets import images, tiny
 from vet.registry import TUNERS
 
-DEFAULT = {'LoRA-qv', 'PromptBlocks'}      # each compilation takes a second
+DEFAULT = {'LoRA-qv'}      # each compilation takes a second
 
 
 def on_vit(slow_others: bool = False) -> list:

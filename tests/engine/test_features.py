@@ -50,6 +50,7 @@ def test_a_head_that_computes_otherwise_on_strided_features_learns_the_same_but_
         torch.testing.assert_close(torch.tensor(found[name]), torch.tensor(tensor), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     expected = ended(small(tmp_path / 'whole', **CACHED | HARD))
     begun = small(tmp_path / 'begun', **CACHED | HARD)
@@ -77,6 +78,7 @@ def test_the_backbone_sees_each_image_once_for_all_runs(tmp_path, cache, monkeyp
 @pytest.mark.parametrize('options', [
     {'train.transform': [dict(type='Pad', padding=1), dict(type='Resize')]},
     {'model.backbone.pretrained': False}, {'train.precision': 'bf16'}, {'train.dataloader.batch_size_per_gpu': 16}], ids=lambda o: next(iter(o)))
+@pytest.mark.slow
 def test_what_changes_features_has_a_file_of_its_own(tmp_path, cache, options):
     small(tmp_path / 'one', **CACHED).train()
     small(tmp_path / 'other', **CACHED | options).train()

@@ -100,6 +100,7 @@ def test_a_batch_has_one_task_and_an_epoch_every_image():
     assert tasks != sorted(tasks) and tasks != sorted(tasks)[::-1]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_the_same(finished, tmp_path):
     short = OPTIONS | {'train.max_epochs': 2, 'train.checkpoint': dict(every_steps=3, keep=9)}
     whole = build(tmp_path / 'whole', **short)

@@ -86,6 +86,7 @@ def test_killed_again_and_again(process, unbroken, tmp_path):
             (record['step'], pytest.approx(record[name])) for record in read_log(folder) if name in record]
 
 
+@pytest.mark.slow
 def test_killed_from_outside(process, unbroken, tmp_path):
     """With SIGKILL from another process, as soon as the checkpoint of step 3 is seen."""
     folder = tmp_path / 'run'
