@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from vet.core.backbone import Backbone
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -30,13 +29,11 @@ class BorderPrompt(Tuner):
             raise UserError(f'pad is {pad}; it must be at least 1.')
         self.pad = pad
 
-    def attach(self, backbone: Backbone) -> None:
-        self.mean, self.std = backbone.preprocessing.mean, backbone.preprocessing.std
-        super().attach(backbone)
-
     def tune(self, site: Site) -> None:
+        assert self.backbone is not None
         self._try(site)
-        self.before(site, Border(site.in_shape, self.pad, self.mean, self.std))
+        images = self.backbone.preprocessing
+        self.before(site, Border(site.in_shape, self.pad, images.mean, images.std))
 
     def _try(self, site: Site) -> None:
         """Refuses a network that does not give as many features of the larger images."""

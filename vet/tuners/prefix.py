@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.core.attention import tie_to_positions
-from vet.core.backbone import Backbone
 from vet.core.deltas import DropLast
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -35,14 +34,8 @@ class Prefix(Tuner):
         super().__init__(at)
         self.length = length
 
-    def attach(self, backbone: Backbone) -> None:
-        self._sites = backbone.sites
-        try:
-            super().attach(backbone)
-        finally:
-            del self._sites
-
     def tune(self, site: Site) -> None:
+        assert self.backbone is not None
         length = site.at_depth(self.length, 'length')
         if not length:
             return
@@ -56,7 +49,7 @@ class Prefix(Tuner):
         if any(isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens) for hook in before):
             raise refuse(self, site, 'an attention without another prefix (one may be longer)')
         self.before(site, EmptyTokens(length))
-        self.after(self._sites.find(f'{site.name}.qkv')[0], KeysAndValues(length, fused.out_features // 3))
+        self.after(self.backbone.sites.find(f'{site.name}.qkv')[0], KeysAndValues(length, fused.out_features // 3))
         self.after(site, DropLast(length))
 
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.core.attention import attends, tie_to_positions
-from vet.core.backbone import Backbone
 from vet.core.deltas import DropLast
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -44,12 +43,10 @@ class VPT(Tuner):
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         self.length, self.depth, self.dropout = length, depth, dropout
 
-    def attach(self, backbone: Backbone) -> None:
-        stem = backbone.sites.find('stem')[0].weight                # (C, 3, p, p)
-        self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
-        super().attach(backbone)
-
     def shared(self, sites: list[Site]) -> None:
+        assert self.backbone is not None
+        stem = self.backbone.sites.find('stem')[0].weight           # (C, 3, p, p)
+        self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
         for site in sites:
             tie = tie_to_positions(site.module)
             if len(site.in_shape) != 2 or site.out_shape != site.in_shape or tie or not attends(site.module):
