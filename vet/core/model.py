@@ -1,7 +1,6 @@
 """ImageClassifier: a backbone, the tuners attached to it and a head; what is trained, saved and merged."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from vet.core.backbone import Backbone
 from vet.core.edits import Reweight, new_tensors, parameter_or_none
+from vet.core.modes import in_eval
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
 
@@ -82,7 +82,7 @@ class ImageClassifier(nn.Module):
         assert not self._merged, 'merged already'
         hosts = {id(edit.host): edit.host for tuner in self.tuners for edit in tuner._edits if isinstance(edit, Reweight)}
         for host in hosts.values():
-            with torch.no_grad(), _in_eval(self.tuners):
+            with torch.no_grad(), in_eval(self.tuners):
                 made = new_tensors(host)
             edited = {name: host.__dict__.pop(name) for name in ('_reweights', 'forward')}
             for path, tensor in made.items():
@@ -108,18 +108,6 @@ def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(state[name])
-
-
-@contextmanager
-def _in_eval(modules: nn.Module) -> Iterator[None]:
-    """Within, all of `modules` are in eval mode, as what is merged is."""
-    training = [module for module in modules.modules() if module.training]
-    modules.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _put(module: nn.Module, path: str, parameter: Any) -> None:

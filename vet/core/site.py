@@ -1,6 +1,6 @@
 """Sites: the places of a backbone where a tuner may act, found by role, with the shapes that one dry run saw.
 
-Read by backbones (which say what plays which role) and by tuners (which ask for sites). Imports nothing of vet but errors.
+Read by backbones (which say what plays which role) and by tuners (which ask for sites). Of vet it imports errors and modes alone.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vet.core.modes import in_eval
 from vet.errors import NoSiteError, UnknownNameError, UserError
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
@@ -129,12 +130,10 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
 
     handles = [module.register_forward_hook(lambda _, args, out, name=name: record(name, args, out))
                for name, module in network.named_modules()]
-    was_training = network.training
     try:
-        with torch.no_grad():
-            network.eval()(image)
+        with torch.no_grad(), in_eval(network):
+            network(image)
     finally:
-        network.train(was_training)
         for handle in handles:
             handle.remove()
     return calls

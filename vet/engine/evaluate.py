@@ -11,6 +11,7 @@ from torch import nn
 
 from vet.config import Evaluation
 from vet.core.model import ImageClassifier
+from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
 from vet.engine.batches import Transforms, load
 from vet.registry import METRICS
@@ -42,13 +43,11 @@ def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tenso
     rank, world, length = accelerator.process_index, accelerator.num_processes, len(dataset)
     mine = range(rank, length, world)
     keys = [[(0, i, 1) for i in mine[start:start + batch_size]] for start in range(0, len(mine), batch_size)]
-    was_training = model.training
-    model.eval()
     found = []
-    for batch in load(dataset, {None: transform}, 0, keys, workers, accelerator.device):
-        with accelerator.autocast():
-            found.append((model(batch.images).float().softmax(1), batch.labels))
-    model.train(was_training)
+    with in_eval(model):
+        for batch in load(dataset, {None: transform}, 0, keys, workers, accelerator.device):
+            with accelerator.autocast():
+                found.append((model(batch.images).float().softmax(1), batch.labels))
     if world == 1:
         scores, labels = (torch.cat(parts) for parts in zip(*found))
         return scores.cpu().numpy(), labels.cpu().numpy()

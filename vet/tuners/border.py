@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from vet.core.modes import in_eval
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -40,15 +41,11 @@ class BorderPrompt(Tuner):
         channels, height, width = site.in_shape
         images = next(site.module.parameters()).new_zeros(1, channels, height + 2 * self.pad, width + 2 * self.pad)
         needs = f'a network that takes its images padded to {tuple(images.shape[1:])}'
-        modes = {module: module.training for module in site.module.modules()}
         try:
-            with torch.no_grad():
-                given = site.module.eval()(images)
+            with torch.no_grad(), in_eval(site.module):
+                given = site.module(images)
         except (RuntimeError, AssertionError, ValueError) as error:
             raise refuse(self, site, f'{needs} ({error})') from error
-        finally:
-            for module, training in modes.items():
-                module.training = training
         if given.shape[1:] != site.out_shape:
             raise refuse(self, site, f'{needs} to the same {tuple(site.out_shape)} features, not {tuple(given.shape[1:])}')
 

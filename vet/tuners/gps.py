@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.core.edits import Reweight
+from vet.core.modes import in_eval
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -50,23 +51,22 @@ class GPS(Tuner):
         assert self.backbone is not None, 'attach first'
         edits = [edit for edit in self._edits if isinstance(edit, Reweight)]
         weights = [edit.host.get_parameter(edit.weight_name) for edit in edits]
-        sums, was_training, seen = [torch.zeros_like(weight) for weight in weights], self.backbone.training, 0
+        sums, seen = [torch.zeros_like(weight) for weight in weights], 0
         frozen = [weight for weight in weights if not weight.requires_grad]
-        self.backbone.eval()
         try:
             for weight in frozen:
                 weight.requires_grad_(True)
-            for images, labels in batches:
-                loss = contrastive_loss(self.backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2))
-                for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
-                    total += gradient
-                seen += len(images)
-                if seen >= self.images:
-                    break
+            with in_eval(self.backbone):
+                for images, labels in batches:
+                    loss = contrastive_loss(self.backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2))
+                    for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
+                        total += gradient
+                    seen += len(images)
+                    if seen >= self.images:
+                        break
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
-            self.backbone.train(was_training)
         if not seen:
             return
         if torch.distributed.is_initialized():              # each process has seen its own images

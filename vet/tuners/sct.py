@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vet.core.modes import in_eval
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -50,11 +51,10 @@ class SCT(Tuner):
         """Chooses the channels from batches of images (B, 3, H, W) and labels (B,), with every update switched off."""
         assert self.backbone is not None, 'attach first'
         deltas: list[Any] = list(self.deltas.values())
-        was_training, seen = self.backbone.training, 0
         squares: list[dict[int, torch.Tensor]] = [{} for _ in deltas]
-        self.backbone.eval()
+        seen = 0
         try:
-            with torch.no_grad():
+            with torch.no_grad(), in_eval(self.backbone):
                 for images, labels in batches:
                     for delta, by_class in zip(deltas, squares):
                         delta.watch = partial(_add_squares, by_class, labels)
@@ -71,7 +71,6 @@ class SCT(Tuner):
         finally:
             for delta in deltas:
                 delta.watch = None
-            self.backbone.train(was_training)
 
 
 class SalientChannels(nn.Module):
