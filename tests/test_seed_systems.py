@@ -15,7 +15,7 @@ from vet import pipeline
 from vet.builders import build_trainer
 from vet.datasets.image_folder import ImageFolder
 from vet.errors import UserError
-from vet.hub.export import export_backbone
+from vet.hub.export import export
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 REAL_DATA = Path(__file__).parents[2] / 'shared' / 'data'
@@ -82,7 +82,7 @@ def test_resumed_run_ends_with_the_same_tensors(finished, tmp_path, data_root):
 def test_minlora_merges_into_a_plain_network_with_its_classifier(tmp_path, data_root):
     trainer = build('minlora', tmp_path / 'run', data_root)
     trainer.train()
-    export_backbone(tmp_path / 'run', tmp_path / 'plain.safetensors')
+    export(tmp_path / 'run', tmp_path / 'plain.safetensors')
     plain = timm.create_model(KEPT['name'], num_classes=6, **VIT).eval()
     plain.load_state_dict(load_file(tmp_path / 'plain.safetensors'))
     x = images(3)

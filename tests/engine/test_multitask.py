@@ -13,7 +13,7 @@ from vet.builders import build_trainer, find_config
 from vet.datasets.digits import Digits
 from vet.engine.batches import Order
 from vet.errors import UserError
-from vet.hub.export import export_backbone
+from vet.hub.export import export
 from vet.registry import BACKBONES
 
 TASKS = {task: {split: dict(type='Digits', split=split, digits=digits) for split in ('train', 'test')}
@@ -77,13 +77,13 @@ def test_a_folder_of_tasks_is_trained_further(finished, tmp_path):
 
 def test_one_task_s_backbone_is_exported(finished, tmp_path):
     trainer, _ = finished
-    export_backbone(trainer.folder.output, tmp_path / 'one.safetensors', 'middle')
+    export(trainer.folder.output, tmp_path / 'one.safetensors', task='middle')
     x = torch.randn(2, 3, *trainer.model.for_task('middle').backbone.preprocessing.size)
     plain = BACKBONES.build(network(tmp_path / 'one.safetensors'))
     tuned = trainer.model.for_task('middle').eval().backbone
     assert torch.allclose(plain.eval()(x), tuned(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match='unknown task None'):
-        export_backbone(trainer.folder.output, tmp_path / 'none.safetensors')
+        export(trainer.folder.output, tmp_path / 'none.safetensors')
 
 
 def test_a_batch_has_one_task_and_an_epoch_every_image():

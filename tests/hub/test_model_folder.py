@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from vet import build_trainer, pipeline
 from vet.builders import find_config
 from vet.errors import DataError, UserError
-from vet.hub.export import export_backbone
+from vet.hub.export import export
 from vet.hub.model_folder import load_model
 
 VIT = dict(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
@@ -156,7 +156,7 @@ def test_weights_that_have_moved(vit, tmp_path):
 
 def test_export_writes_a_plain_network(vit, tmp_path):
     trainer, _ = vit
-    export_backbone(trainer.folder.path, tmp_path / 'merged.safetensors')
+    export(trainer.folder.path, tmp_path / 'merged.safetensors')
     network = timm.create_model('vit_tiny_patch16_224', num_classes=0, **VIT).eval()
     network.load_state_dict(load_file(tmp_path / 'merged.safetensors'))
     x = torch.randn(2, 3, 32, 32)

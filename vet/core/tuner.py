@@ -6,6 +6,7 @@ Tuner files import it; nothing else in a tuner file touches a network.
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -153,6 +154,20 @@ class Tuner(nn.Module):
             raise NoSiteError(f'{type(self).__name__} edits what flows through a module, but {site} is never called: its '
                               f'{site.weight_name!r} is read by {type(site.host).__name__}. Choose the module around it.')
         return site.module
+
+
+def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
+    """What the tuner's `rank` and `alpha` say for a site that must have a weight matrix: (0, 0) where it is skipped.
+
+    An alpha that is not given is the rank.
+    """
+    rank = site.at_depth(tuner.rank, 'rank')
+    if not rank:
+        return 0, 0.0
+    if len(site.weight.shape) < 2:
+        raise refuse(tuner, site, 'a weight matrix')
+    alpha = site.number(tuner.alpha, 'alpha')
+    return rank, rank if alpha is None else alpha
 
 
 def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:

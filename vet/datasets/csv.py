@@ -57,7 +57,7 @@ def _read(path: Path) -> list[dict[str, str]]:
         header = cells.pop(0)[1]
     rows = []
     for number, row in cells:
-        record = {'split': '', **dict(zip(header, row, strict=False))}
+        record = {'split': '', **dict(zip(header, row))}
         if not record.get('path') or not record.get('label'):
             raise DataError(f'line {number} of {str(path)!r} has no path or no label; expected: {",".join(header)}; '
                             f'given: {",".join(row)!r}.')

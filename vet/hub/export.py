@@ -81,11 +81,6 @@ def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str
     return Exported(to, path, size, difference)
 
 
-def export_backbone(folder: str | Path, path: str | Path, task: str | None = None) -> None:
-    """The merged backbone, without the head."""
-    export(folder, path, task=task)
-
-
 def _check(to: str, made: Format, path: Path) -> None:
     if path.suffix != made.suffix and made.suffix:
         raise UserError(f'{str(path)!r} is to be a file of {to}, whose name ends in {made.suffix!r}; give such a name.')

@@ -7,7 +7,7 @@ from torch import nn
 
 from vet.core.deltas import LowRank
 from vet.core.site import Site
-from vet.core.tuner import Tuner, refuse
+from vet.core.tuner import Tuner, rank_and_alpha
 from vet.errors import UserError
 from vet.registry import TUNERS
 
@@ -51,13 +51,9 @@ class AdaLoRA(Tuner):
                             f'{sum(ranks) / len(ranks):g}.')
 
     def tune(self, site: Site) -> None:
-        rank = site.at_depth(self.rank, 'rank')
-        if not rank:
-            return
-        if len(site.weight.shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
-        alpha = site.number(self.alpha, 'alpha')
-        self.reweight(site, Triplets(site.weight.shape, rank, 1.0 if alpha is None else alpha / rank))
+        rank, alpha = rank_and_alpha(self, site)
+        if rank:
+            self.reweight(site, Triplets(site.weight.shape, rank, alpha / rank))
 
     def penalty(self) -> torch.Tensor | None:
         return self.gamma * torch.stack([delta.far_from_orthogonal() for delta in self._triplets()]).sum() if self.gamma else None

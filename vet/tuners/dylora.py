@@ -8,7 +8,7 @@ import torch
 
 from vet.core.deltas import LowRank
 from vet.core.site import Site
-from vet.core.tuner import Tuner, refuse
+from vet.core.tuner import Tuner, rank_and_alpha
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
@@ -47,15 +47,12 @@ class DyLoRA(Tuner):
             _check(self.use, max(site.at_depth(self.rank, 'rank') for site in sites))
 
     def tune(self, site: Site) -> None:
-        rank = site.at_depth(self.rank, 'rank')
+        rank, alpha = rank_and_alpha(self, site)
         if not rank:
             return
-        if len(site.weight.shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
         if self.smallest > rank:
             raise UserError(f'smallest is {self.smallest}, but the rank at {site} is {rank}; give a smaller one.')
-        alpha = site.number(self.alpha, 'alpha')
-        delta = NestedLowRank(site.weight.shape, rank, rank if alpha is None else alpha, self.schedule != 'random')
+        delta = NestedLowRank(site.weight.shape, rank, alpha, self.schedule != 'random')
         delta.current.fill_(self._rank_at(0.0, rank))
         delta.most.fill_(rank if self.use is None else min(self.use, rank))
         self.reweight(site, delta)

@@ -3,7 +3,7 @@
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
 from vet.core.site import Site
-from vet.core.tuner import Tuner, refuse
+from vet.core.tuner import Tuner, rank_and_alpha, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
@@ -56,15 +56,11 @@ class LoRA(Tuner):
             self.share(self.delta.shares(self.seed))
 
     def tune(self, site: Site) -> None:
-        rank = site.at_depth(self.rank, 'rank')
+        rank, alpha = rank_and_alpha(self, site)
         if not rank:
             return
-        shape = site.weight.shape
-        if len(shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
-        alpha = site.number(self.alpha, 'alpha')
-        scale = (rank if alpha is None else alpha) / rank ** self.power
-        delta = self.delta(shape, rank, scale, self.dropout, self._rows(site))
+        scale = alpha / rank ** self.power
+        delta = self.delta(site.weight.shape, rank, scale, self.dropout, self._rows(site))
         if self.dropout and not (site.called and delta.splits(site.module)):
             raise refuse(self, site, 'a Linear or a plain Conv2d that is called (for its dropout)')
         delta.start(site.weight.detach(), self.deltas['shared'] if self.delta.shares else None)

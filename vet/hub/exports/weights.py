@@ -42,7 +42,7 @@ class BackboneWeights(Format):
 class _Library(BackboneWeights):
     """The backbone with the head as its classifier, for the network that the library makes by name with as many classes."""
 
-    library: str
+    source: str                         # of backbones, which is the library's name
 
     def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
         """The library's own network."""
@@ -51,9 +51,9 @@ class _Library(BackboneWeights):
     def network(self, model: ImageClassifier, **options: Any) -> nn.Module:
         """The network that the library makes of the backbone's name and arguments, with the model's number of classes."""
         identity = model.backbone.identity
-        if identity['type'] != self.library:
-            raise UserError(f'the backbone is {identity["type"]!r}, which {self.library} does not make by a name; allowed: '
-                            f'{self.library!r}. Export to backbone, onnx or torch-export.')
+        if identity['type'] != self.source:
+            raise UserError(f'the backbone is {identity["type"]!r}, which {self.source} does not make by a name; allowed: '
+                            f'{self.source!r}. Export to backbone, onnx or torch-export.')
         return self.make(identity, {**identity['kwargs'], 'num_classes': len(model.classes), **options}).eval()
 
     def part(self, model: ImageClassifier) -> nn.Module:
@@ -65,7 +65,7 @@ class _Library(BackboneWeights):
         if not head:                        # Pretrained: the classifier is the backbone's
             return merged
         if set(head) != {'fc.weight', 'fc.bias'}:
-            raise UserError(f'the head {type(model.head).__name__} cannot be the classifier of {self.library}\'s network, which is '
+            raise UserError(f'the head {type(model.head).__name__} cannot be the classifier of {self.source}\'s network, which is '
                             f'one Linear. Export to onnx or torch-export, which carry it.')
         places = sorted({name.rpartition('.')[0] for name in network.state_dict() if name not in merged})
         if len(places) != 1 or type(network.get_submodule(places[0])) is not nn.Linear:
@@ -78,7 +78,7 @@ class _Library(BackboneWeights):
 class TimmWeights(_Library):
     """For `timm.create_model(name, num_classes=K, checkpoint_path=file, **kwargs)`."""
 
-    library = 'timm'
+    source = 'timm'
 
     def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
         import timm  # here, since it takes seconds
@@ -92,7 +92,7 @@ class TimmWeights(_Library):
 class TorchvisionWeights(_Library):
     """For `torchvision.models.get_model(name, num_classes=K, **kwargs).load_state_dict(load_file(file))`."""
 
-    library = 'torchvision'
+    source = 'torchvision'
 
     def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
         from torchvision import models
