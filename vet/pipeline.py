@@ -14,8 +14,8 @@ from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import best_classes
 from vet.errors import DataError, UnknownNameError, UserError
-from vet.hub.model_folder import find_model_folder, load_model, read_configuration
-from vet.hub.modelscope import is_modelscope, load_modelscope
+from vet.hub.folders import read_folder
+from vet.hub.model_folder import find_model_folder
 from vet.hub.presets import PRESETS
 from vet.transforms.torchvision import build_transform
 
@@ -29,7 +29,7 @@ class Classifier:
     def __init__(self, folder: str | Path, device: str | None = None, backbone: Weights = None, task: str | None = None):
         folder = find_model_folder(folder)
         self._accelerator = make_accelerator(device, 'fp32')
-        model, transform = _read(folder, backbone)
+        model, transform = read_folder(folder, backbone)
         self.model = model.to(self._accelerator.device)
         self._view = {name: build_transform(transform, **vars(part.backbone.preprocessing))
                       for name, part in self.model.tasks.items()}
@@ -77,16 +77,6 @@ class Classifier:
                 with torch.inference_mode():
                     results = best_classes(model, torch.stack(views).to(self._accelerator.device), topk)
                 yield from results
-
-
-def _read(folder: Path, backbone: Weights) -> tuple[Any, list | None]:
-    """The model of a folder, which its files say is ModelScope's or vet's, and the transform of its images."""
-    if not is_modelscope(folder):
-        return load_model(folder, backbone), (read_configuration(folder).get('evaluation') or {}).get('transform')
-    if backbone is not None:
-        raise UserError(f'backbone is {str(backbone)!r}, but {str(folder)!r} is a folder of ModelScope, which holds the weights of '
-                        f'its backbone; leave it out.')
-    return load_modelscope(folder), None
 
 
 def pipeline(name: str = TASK, /, model: str | Path | None = None, device: str | None = None, backbone: Weights = None,

@@ -13,13 +13,12 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 import vet
-from vet.core.model import ImageClassifier
 from vet.engine.files import writing
 from vet.errors import UnknownNameError, UserError
 from vet.hub.exports import FORMATS
 from vet.hub.exports.format import Format
-from vet.hub.model_folder import find_model_folder, load_model, read_configuration
-from vet.hub.modelscope import is_modelscope, load_modelscope
+from vet.hub.folders import read_folder
+from vet.hub.model_folder import find_model_folder
 from vet.transforms.torchvision import build_transform
 
 
@@ -50,7 +49,8 @@ def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str
         raise UnknownNameError('export format', to, FORMATS)
     made, path, folder = FORMATS[to], Path(path), find_model_folder(folder)
     _check(to, made, path)
-    model, transform = _load(folder, task, backbone)
+    several, transform = read_folder(folder, backbone)
+    model = several.for_task(task).requires_grad_(False).eval()
     preprocessing = vars(model.backbone.preprocessing)
     identity = {key: value for key, value in model.backbone.identity.items() if key != 'checkpoint'}
     about = json.dumps(dict(vet_version=vet.__version__, format=to, classes=model.classes, preprocessing=preprocessing,
@@ -89,18 +89,6 @@ def _check(to: str, made: Format, path: Path) -> None:
     missing = [name for name in made.needs if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'exporting to {to} needs {" and ".join(missing)}: pip install "vet[export]".')
-
-
-def _load(folder: Path, task: str | None, backbone: str | Path | None) -> tuple[ImageClassifier, Any]:
-    """The classifier, in eval mode and frozen, and the transform of its images."""
-    if is_modelscope(folder):
-        if backbone is not None:
-            raise UserError(f'backbone is {str(backbone)!r}, but {str(folder)!r} holds its own weights; leave it out.')
-        model, transform = load_modelscope(folder).for_task(task), None
-    else:
-        model = load_model(folder, backbone).for_task(task)
-        transform = (read_configuration(folder).get('evaluation') or {}).get('transform')
-    return model.requires_grad_(False).eval(), transform
 
 
 def _photographs(view: Any) -> torch.Tensor:
