@@ -1,9 +1,12 @@
-"""Fixtures of many rooms: one short run of the quickstart, and a fresh Python process."""
+"""Fixtures of many rooms: one short run of the quickstart, a fresh Python process, and a process that can be killed."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+os.environ['OMP_NUM_THREADS'] = '1'     # child processes inherit it
 
 import pytest
 import torch
@@ -17,6 +20,20 @@ QUICK = {'train.max_epochs': 1, 'train.log_every': 5}
 @pytest.fixture(scope='session', autouse=True)
 def _one_thread():
     torch.set_num_threads(1)    # the nets are too small to share out
+
+
+@pytest.fixture(scope='session')
+def process():
+    """process(target, *args): a started child, forked from a server that has imported vet but computed nothing."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['tests.engine.runs', 'tests.benchmark.runs', 'torch.utils.tensorboard'])
+
+    def start(target, *args):
+        child = context.Process(target=target, args=args)
+        child.start()
+        return child
+
+    return start
 
 
 @pytest.fixture(scope='session')

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from timm.models.efficientnet import EfficientNet, decode_arch_def
 from timm.models.vgg import VGG
 from torch import nn
@@ -105,3 +106,17 @@ def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
         for _, parameter in tuner.trainable():
             parameter.normal_(0, 0.5)
     return backbone, tuner
+
+
+def agrees(backbone: Backbone, tuner: Tuner, site: str, update: torch.Tensor) -> bool:
+    """Whether the module computes with W + update (out, in, …), and the delta says so too."""
+    module, delta = backbone.network.get_submodule(site), tuner.deltas[site.replace('.', '/')]
+    W = module.weight + update.view_as(module.weight)
+    if isinstance(module, nn.Linear):
+        x = torch.randn(2, 5, module.in_features, dtype=torch.float64)
+        expected = x @ W.T + module.bias
+    else:
+        x = torch.randn(2, module.in_channels, 9, 9, dtype=torch.float64)
+        expected = F.conv2d(x, W, module.bias, module.stride, module.padding, module.dilation, module.groups)
+    return (torch.allclose(module(x), expected, rtol=0, atol=1e-8)
+            and torch.allclose(delta(module.weight, None)[0], W, rtol=0, atol=1e-8))

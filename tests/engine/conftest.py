@@ -1,30 +1,9 @@
-"""Fixtures of the engine's tests: one thread for tiny nets, and a process that can be killed."""
-
-import multiprocessing
-import os
-
-os.environ['OMP_NUM_THREADS'] = '1'     # the nets are too small to share out; child processes inherit it
+"""Fixtures of the engine's tests: tuners of a test's own, and torch's switches put back."""
 
 import pytest
 import torch
 
 from vet.registry import TUNERS
-
-torch.set_num_threads(1)
-
-
-@pytest.fixture(scope='session')
-def process():
-    """process(target, *args): a started child, forked from a server that has imported vet but computed nothing."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['tests.engine.runs', 'torch.utils.tensorboard'])
-
-    def start(target, *args):
-        child = context.Process(target=target, args=args)
-        child.start()
-        return child
-
-    return start
 
 
 @pytest.fixture

@@ -117,18 +117,6 @@ def test_prepare_beside_another_tuner_keeps_what_trains_training():
     assert trains and {name for name, p in backbone.named_parameters() if p.requires_grad} == trains
 
 
-def test_prepare_stops_after_its_images():
-    _, tuner = attached('vit', images=5)
-    asked = []
-
-    def endless():
-        while True:
-            asked.append(1)
-            yield images(2).double(), torch.tensor([0, 1])
-    tuner.prepare(endless())
-    assert len(asked) == 3
-
-
 def test_choice_is_saved_small_copied_and_pickled():
     _, tuner = attached('vit', k=3)
     first = {name: value.clone() for name, value in tuner.state().items()}

@@ -4,10 +4,9 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from tests.nets import images, tiny
+from tests.nets import agrees, images, tiny
 from vet.core.backbone import Backbone
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UserError
@@ -24,20 +23,6 @@ def tuned(family: str, at: str, **config: object) -> tuple[Backbone, Tuner]:
     for parameter in tuner.deltas.parameters():
         nn.init.normal_(parameter, std=0.3)
     return backbone, tuner
-
-
-def agrees(backbone: Backbone, tuner: Tuner, site: str, update: torch.Tensor) -> bool:
-    """Whether the module computes with W + update (out, in, …), and the delta says so too."""
-    module, delta = backbone.network.get_submodule(site), tuner.deltas[site.replace('.', '/')]
-    W = module.weight + update.view_as(module.weight)
-    if isinstance(module, nn.Linear):
-        x = torch.randn(2, 5, module.in_features, dtype=torch.float64)
-        expected = x @ W.T + module.bias
-    else:
-        x = torch.randn(2, module.in_channels, 9, 9, dtype=torch.float64)
-        expected = F.conv2d(x, W, module.bias, module.stride, module.padding, module.dilation, module.groups)
-    return (torch.allclose(module(x), expected, rtol=0, atol=1e-8)
-            and torch.allclose(delta(module.weight, None)[0], W, rtol=0, atol=1e-8))
 
 
 @pytest.mark.parametrize('rank', [2, 4, 7])        # 4: split into 16 pairs; 7: formed whole

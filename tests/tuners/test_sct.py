@@ -59,18 +59,6 @@ def test_prepare_takes_the_channels_of_the_largest_class_mean_norm(family, prefi
         assert delta.index.tolist() == wanted and delta.watch is None
 
 
-def test_prepare_stops_after_its_images():
-    backbone, tuner = tuned('vit', images=5)
-    asked = []
-
-    def endless():
-        while True:
-            asked.append(1)
-            yield images(2).double(), torch.tensor([0, 1])
-    tuner.prepare(endless())
-    assert len(asked) == 3
-
-
 def test_choice_is_saved_copied_and_pickled():
     backbone, tuner = tuned('vit')
     tuner.prepare([(images(4).double(), torch.arange(4))])
