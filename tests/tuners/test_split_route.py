@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.nets import tiny
+from vet.core.deltas import add_product, through
 from vet.registry import TUNERS
 
 SPLIT = [dict(type='LoRA', rank=2), dict(type='LoRA', rank=2, variant='rslora'), dict(type='LoRA', rank=2, variant='pissa'),
@@ -78,3 +79,28 @@ def test_split_layer_makes_no_tensor_of_the_weights_size_and_has_the_same_gradie
     assert found[True].keys() == found[False].keys() and found[True]
     for name, gradient in found[True].items():
         assert torch.allclose(gradient, found[False][name], rtol=1e-3, atol=1e-4 * gradient.abs().max()), name
+
+
+@pytest.mark.parametrize('host, shape', [(nn.Linear(5, 7), (5,)), (nn.Linear(5, 7), (2, 3, 5)),
+                                         (nn.Conv2d(3, 6, 3, stride=2, padding=1), (2, 3, 5, 5))], ids=['vector', 'tokens', 'map'])
+def test_gradients_and_their_gradients(host, shape):
+    host = host.double().requires_grad_(False).to(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    x, A, B = (torch.randn(*size, dtype=torch.float64) for size in (shape, (2, host.weight[0].numel()), (len(host.weight), 2)))
+    if x.dim() == 4:
+        x = x.to(memory_format=torch.channels_last)
+    given = tuple(tensor.requires_grad_() for tensor in (x, A, B))
+
+    def added(x, A, B):
+        return add_product(host, x, host(x), A, B)
+
+    torch.testing.assert_close(added(*given), host(x) + through(host, x, A, B))
+    assert torch.autograd.gradcheck(added, given) and torch.autograd.gradgradcheck(added, given)
+
+
+def test_torch_func_and_jit_take_the_plain_sum():
+    qkv, x = layer(dict(type='LoRA', rank=2), True), torch.randn(4, 32)
+    assert torch.allclose(torch.vmap(qkv)(x), qkv(x), atol=1e-6)
+    assert torch.allclose(torch.func.jvp(qkv, (x,), (x,))[1], qkv(x) - qkv.bias, atol=1e-5)
+    qkv.owner.requires_grad_(False)
+    assert torch.allclose(torch.jit.trace(lambda x: qkv(x), x)(2 * x), qkv(2 * x), atol=1e-6)

@@ -4,7 +4,8 @@ Made by the files of backbones/, edited by tuners, called by ImageClassifier.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,32 @@ class Preprocessing:
         return Preprocessing(**values)
 
 
+@dataclass(frozen=True)
+class Lean:
+    """How a network computes only what its features read. Given by the file of its family, used by ImageClassifier.lean."""
+
+    within: Callable[[Any], AbstractContextManager]     # of the network: what holds for as long as it is entered
+    modules: Callable[[Any], Iterable[nn.Module]]       # those that then may see a part of the tokens, the first ones
+
+
 class Backbone(nn.Module):
     """`network` maps normalised images (B, 3, H, W) to pooled features (B, C), or to the logits of a kept classifier; all its
     parameters are frozen.
 
     identity: what a model folder needs to make it again: type, name, tag, sha256 of the weights, and hints.
     layout: which modules play which role. published: the preprocessing that the weights were trained with.
+    remarks: where else the weights were trained otherwise than they are used.
+    origin: the identity that its library's own plugin gave it, where another plugin gave it one of its own.
     """
 
+    lean: Lean | None = None
+
     def __init__(self, network: nn.Module, layout: Layout, preprocessing: Preprocessing, identity: Mapping[str, Any],
-                 published: Preprocessing | None = None):
+                 published: Preprocessing | None = None, remarks: Iterable[str] = ()):
         super().__init__()
         self.network = network.requires_grad_(False)
-        self.preprocessing, self.published = preprocessing, published or preprocessing
-        self.identity = dict(identity, sha256=weights_sha256(network.state_dict()))
+        self.preprocessing, self.published, self.remarks = preprocessing, published or preprocessing, tuple(remarks)
+        self.identity = self.origin = dict(identity, sha256=weights_sha256(network.state_dict()))
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
             calls = dry_run(network, image)
@@ -69,10 +82,10 @@ class Backbone(nn.Module):
         return self.network(images)
 
     def warnings(self) -> list[str]:
-        """Where images are normalised or resized otherwise than for the training of the weights."""
+        """Where the weights, or the images for them, are used otherwise than they were trained."""
         name, here, there = self.identity.get('name', self.identity['type']), vars(self.preprocessing), vars(self.published)
-        return [f'{name} takes images of {field} {here[field]}, but its weights were trained with {there[field]}.'
-                for field in ('mean', 'std', 'interpolation') if here[field] != there[field]]
+        return [*self.remarks, *(f'{name} takes images of {field} {here[field]}, but its weights were trained with {there[field]}.'
+                for field in ('mean', 'std', 'interpolation') if here[field] != there[field])]
 
     def train(self, mode: bool = True) -> 'Backbone':
         """As in torch, but a norm with running statistics stays in eval unless its scale trains: they would drift."""
@@ -104,6 +117,10 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        if 'TorchScript' in str(error):
+            raise DataError(f'the weight file {str(path)!r} is a TorchScript archive, as OpenAI\'s CLIP files are: it holds code, '
+                            f'and is refused. Where you trust it, keep its tensors alone and give these: torch.save(torch.jit.load('
+                            f'{path.name!r}, map_location="cpu").state_dict(), {path.with_suffix(".pth").name!r}).') from error
         raise DataError(f'the weight file {str(path)!r} cannot be read: {error}') from error
     except Exception as error:  # pickle.UnpicklingError and its like, whose module depends on the torch version
         raise DataError(f'the weight file {str(path)!r} holds more than tensors and is refused: {error}') from error

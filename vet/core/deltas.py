@@ -19,6 +19,7 @@ class LowRankUpdate(nn.Module):
     """
 
     dropout = 0.0               # of the update's input, in training
+    reads_weight = False        # whether `split` computes from the weight itself
     own: tuple[str, ...] = ()           # parameters that mean something beside this frozen weight alone: tasks never share them
     linear_in: tuple[str, ...] = ()     # the state B A is linear in, whatever W is; not inherited: a subclass may differ
 
@@ -36,20 +37,60 @@ class LowRankUpdate(nn.Module):
         return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """y + B A x: of tokens x (…, in), y (…, out), or of maps (B, in, H, W), (B, out, H', W')."""
-        return y + self.update(module, x)
-
-    def update(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """B A x"""
-        return through(module, F.dropout(x, self.dropout, self.training), *self.factors())
+        """y + B A x: of tokens x (…, in), y (…, out), or of maps (B, in, H, W), (B, out, H', W'). May write into y."""
+        return add_product(module, F.dropout(x, self.dropout, self.training), y, *self.factors())
 
 
 def through(module: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """B A x as `module`, a Linear or a plain Conv2d of that weight, computes it; A (k, in) and B (out, k)"""
+    h = down(module, x, A)
+    return F.linear(h, B) if isinstance(module, nn.Linear) else F.conv2d(h, B[:, :, None, None])
+
+
+def down(module: Any, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+    """A x as `module` computes it: (…, k) or (B, k, H', W')"""
     if isinstance(module, nn.Linear):
-        return F.linear(F.linear(x, A), B)
-    A = A.view(len(A), module.in_channels, *module.kernel_size)
-    return F.conv2d(module._conv_forward(x, A, None), B[:, :, None, None])
+        return F.linear(x, A)
+    return module._conv_forward(x, A.view(len(A), module.in_channels, *module.kernel_size), None)
+
+
+def add_product(module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """y + B A x; y, the fresh output of `module`, may be written into."""
+    is_linear = isinstance(module, nn.Linear)
+    channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
+    plain = (torch.compiler.is_compiling() or torch.jit.is_tracing()        # a compiler fuses by itself; torch.jit and torch.func
+             or torch._C._are_functorch_transforms_active())                # refuse a function that writes into its input
+    if channels_last and not plain:
+        return AddProduct.apply(down(module, x, A), y, B, -1 if is_linear else 1)
+    return y + through(module, x, A, B)
+
+
+class AddProduct(torch.autograd.Function):
+    """y + B h, written into y: h (…, k, …), y (…, out, …) with channels at `axis`, last in memory, and B (out, k).
+
+    Computed in y's dtype. No tensor of y's size is made, forward or backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: torch.Tensor, y: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
+        y.movedim(axis, -1).view(-1, len(B)).addmm_(_rows(h, axis).to(y.dtype), B.to(y.dtype).T)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(h, B)         # its own inputs: of what is made here, a second backward would know no history
+        ctx.axis = axis
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        h, B = ctx.saved_tensors
+        rows, shape = _rows(gradients[0], ctx.axis), h.movedim(ctx.axis, -1).shape
+        gh = (rows @ B.to(rows.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[0] else None
+        gB = (rows.T @ _rows(h, ctx.axis).to(rows.dtype)).to(B.dtype) if ctx.needs_input_grad[2] else None
+        return gh, gradients[0], gB, None
+
+
+def _rows(x: torch.Tensor, axis: int) -> torch.Tensor:
+    """(…, k, …) -> (n, k), channels at `axis`"""
+    return x.movedim(axis, -1).reshape(-1, x.shape[axis])
 
 
 class LowRank(LowRankUpdate):
@@ -113,6 +154,7 @@ class Bottleneck(nn.Module):
         of std 0.02) or 'xavier'; biases start at zero. Parameters: width (C + C') + width + C', and the learned scale's.
     """
 
+    by_token = True             # may be given the first tokens alone, see ImageClassifier.lean
     ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU, silu=nn.SiLU, tanh=nn.Tanh, none=nn.Identity)
     INITS = dict(zero=lambda weight: None, bert=partial(nn.init.normal_, std=0.02), xavier=nn.init.xavier_uniform_,
                  houlsby=partial(nn.init.trunc_normal_, std=0.01, a=-0.02, b=0.02))
@@ -145,12 +187,14 @@ class Bottleneck(nn.Module):
 class DropLast(nn.Module):
     """(B, N + count, C) -> (B, N, C): takes added tokens away, which stay last."""
 
+    by_token = True
+
     def __init__(self, count: int):
         super().__init__()
         self.count = count
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return y[:, :-self.count]
+        return y[:, :max(1, y.shape[1] - self.count)]       # of a lean block's output, (B, 1, C), nothing
 
 
 class InputLowRank(nn.Module):
@@ -196,6 +240,8 @@ class Scale(nn.Module):
 
     gamma starts at 1 and beta at 0, both with normal noise of `std`.
     """
+
+    reads_weight = False
 
     def __init__(self, channels: int, shift: bool = False, std: float = 0.0):
         super().__init__()

@@ -60,7 +60,7 @@ class Reweight:
             object.__setattr__(self.host, 'forward', partial(_reweighted, self.host))
         edits = reweights_of(self.host)
         edits.append(self)
-        if not _all_split(self.host) and any(getattr(edit.delta, 'dropout', 0) for edit in edits):
+        if not all_split(self.host) and any(getattr(edit.delta, 'dropout', 0) for edit in edits):
             edits.remove(self)
             raise NoSiteError(f'{type(self.delta).__name__} needs the whole weight of {self.weight_name!r} in '
                               f'{type(self.host).__name__}, where another update drops out its input: set that dropout to 0.')
@@ -77,16 +77,19 @@ class Reweight:
 class Hook:
     """`delta(x)` before a module, or `delta(x, y)` after it."""
 
+    module: nn.Module
+    delta: nn.Module
     handle: RemovableHandle
+    is_before: bool
     mergeable = False
 
     @classmethod
     def before(cls, module: nn.Module, delta: nn.Module) -> 'Hook':
-        return cls(module.register_forward_pre_hook(partial(_edit_input, delta)))
+        return cls(module, delta, module.register_forward_pre_hook(partial(_edit_input, delta)), True)
 
     @classmethod
     def after(cls, module: nn.Module, delta: nn.Module) -> 'Hook':
-        return cls(module.register_forward_hook(partial(_edit_output, delta)))
+        return cls(module, delta, module.register_forward_hook(partial(_edit_output, delta)), False)
 
     def undo(self) -> None:
         self.handle.remove()
@@ -116,7 +119,7 @@ def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
 def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward of a reweighted module: W x and what each delta makes of it, as W x + B(A x), where all can; else the class's
     on new tensors."""
-    if len(args) == 1 and _all_split(host):
+    if len(args) == 1 and all_split(host):
         y = type(host).forward(host, *args)
         for edit in reweights_of(host):
             y = edit.delta.split(host, args[0], y)
@@ -124,7 +127,8 @@ def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return type(host).forward(_with_tensors(host, new_tensors(host)), *args, **kwargs)
 
 
-def _all_split(host: nn.Module) -> bool:
+def all_split(host: nn.Module) -> bool:
+    """Whether every reweight of the module can add to its output in place of forming its weight."""
     return all(hasattr(edit.delta, 'split') and edit.delta.splits(host) for edit in reweights_of(host))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.core.deltas import LowRank, through
+from vet.core.deltas import LowRank, add_product, through
 from vet.core.edits import reweights_of
 from vet.errors import UserError
 
@@ -21,6 +21,7 @@ class DoRA(LowRank):
     """
 
     takes_dropout = False
+    reads_weight = True
     own = ('m',)
 
     def make(self, in_features: int, num_rows: int) -> None:
@@ -96,8 +97,8 @@ class PiSSA(LowRank):
         update = B @ A - self.placed(self.scale * self.B0) @ self.A0
         return weight + update.view_as(weight).to(weight.dtype), bias
 
-    def update(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        return super().update(module, x) - through(module, x, self.A0, self.placed(self.scale * self.B0))
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return add_product(module, x, super().split(module, x, y), self.A0, self.placed(-self.scale * self.B0))
 
 
 class Projections(nn.Module):

@@ -1,13 +1,14 @@
 """ImageClassifier: a backbone, the tuners attached to it and a head; what is trained, saved and merged."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
-from vet.core.edits import Reweight, new_tensors, parameter_or_none
+from vet.core.edits import Hook, Reweight, new_tensors, parameter_or_none
 from vet.core.modes import in_eval
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
@@ -70,6 +71,19 @@ class ImageClassifier(nn.Module):
         deltas = sum(p.numel() for p in self.tuners.parameters())
         return dict(tuners=trainable - head, head=head, trainable=trainable, backbone=backbone,
                     total=backbone + deltas + sum(p.numel() for p in self.head.parameters()))
+
+    def lean(self) -> AbstractContextManager:
+        """Within, the backbone computes only what its features read, where it knows how and no edit would miss the rest.
+
+        Equal to the whole but for rounding. For training; outside, scores stay those of the untouched network bit for bit.
+        """
+        lean, network = self.backbone.lean, self.backbone.network
+        if lean is None:
+            return nullcontext()
+        late, edits = set(lean.modules(network)), [edit for tuner in self.tuners for edit in tuner._edits]
+        misses = any(isinstance(edit, Hook) and edit.module in late and not getattr(edit.delta, 'by_token', False)
+                     for edit in edits)
+        return nullcontext() if misses else lean.within(network)
 
     def merge(self) -> nn.Module:
         """Writes all reweights into plain weights, at no cost at inference, and returns the network; see `unmerge`.

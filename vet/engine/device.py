@@ -29,3 +29,8 @@ def make_accelerator(device: str | None = None, precision: str = 'auto', some_un
     AcceleratorState._reset_state()
     parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
     return Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else precision, kwargs_handlers=[parallel])
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """'bf16' or 'fp32'. Its own `mixed_precision` is that of the accelerator made last, whichever one is asked."""
+    return 'bf16' if accelerator.native_amp else 'fp32'

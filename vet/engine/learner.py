@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,9 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
+from vet.engine.device import precision_of
 from vet.engine.ema import Average, copy_into
+from vet.engine.frozen import norms_keep, stored_in
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
 from vet.engine.seeding import seed_everything
@@ -44,10 +46,14 @@ class Learner:
                 raise UserError(f'the stage train={stage.train!r} trains none of the {len(self._all)} parameters, such as '
                                 f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
         self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
+        self._while_training = ExitStack()
+        if precision_of(accelerator) == 'bf16':
+            self._while_training.enter_context(stored_in(torch.bfloat16, model))
+            self._while_training.enter_context(norms_keep(torch.bfloat16, model))
 
     def _begin(self, stage: int) -> None:
         """Freezes what the stage does not train, and makes its optimizer. DDP is told anew which parameters train."""
-        self.close()
+        self._unwrap()
         this, train = self._stages[stage], self.train
         for name, parameter in self._all.items():
             parameter.requires_grad_(bool(re.fullmatch(this.train, name)))
@@ -74,6 +80,23 @@ class Learner:
             group['lr'] = base * factor
         seed_everything(self.order.seed, 'step', step, accelerator.process_index)
         share = accelerator.num_processes / self.order.step_size(step)     # DDP takes the mean over processes, not images
+        with ExitStack() as lean:           # the backward pass in it too: gradient checkpointing calls blocks again
+            for model in self.model.tasks.values() if train.lean else ():
+                lean.enter_context(model.lean())
+            self._accumulate(batches, share, meter)
+        if train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), train.clip_norm)
+        self.optimizer.step()
+        for tuner in self.model.tuners:
+            tuner.on_step((step + 1) / (train.max_epochs * self.order.steps))
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.model.trained_state())
+        return self.base_lrs[0] * factor
+
+    def _accumulate(self, batches: list[Batch], share: float, meter: Meter) -> None:
+        """Adds up the gradient of the batches."""
+        accelerator, train = self.accelerator, self.train
         for i, batch in enumerate(batches):
             images, targets = batch.images, batch.labels
             if (mixture := self._mix[batch.task]) and len(targets) > 1:
@@ -88,15 +111,6 @@ class Learner:
                     loss = sum((p for tuner in tuners if (p := tuner.penalty()) is not None), start=loss)
                 accelerator.backward(loss)
             meter.add(losses.detach(), logits.detach(), batch.labels, batch.weights)
-        if train.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters.values(), train.clip_norm)
-        self.optimizer.step()
-        for tuner in self.model.tuners:
-            tuner.on_step((step + 1) / (train.max_epochs * self.order.steps))
-        self.optimizer.zero_grad()
-        if self.average:
-            self.average.update(self.model.trained_state())
-        return self.base_lrs[0] * factor
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained tensors that are evaluated: their average where one is kept."""
@@ -119,6 +133,11 @@ class Learner:
             copy_into(self.average.state, parts['ema'])
 
     def close(self) -> None:
+        """Leaves the model as it was given, but for what trained."""
+        self._unwrap()
+        self._while_training.close()
+
+    def _unwrap(self) -> None:
         """Takes off what accelerate put around the model; all parameters may train again."""
         if hasattr(self, 'net'):
             self.accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)

@@ -48,6 +48,8 @@ class MoLoRA(Tuner):
 class Experts(nn.Module):
     """y + scale sum over e of g_e B_e A_e x beside a Linear or Conv2d. A: all A_e, (E r, in, …); B: all B_e, (out, E r)."""
 
+    by_token = True
+
     def __init__(self, layer: Any, rank: int, experts: int, topk: int | None, scale: float):
         super().__init__()
         self.experts, self.topk, self.scale = experts, topk, scale

@@ -56,6 +56,8 @@ class Prefix(Tuner):
 class EmptyTokens(nn.Module):
     """(B, N, C) -> (B, N + P, C): zeros behind the others."""
 
+    by_token = True
+
     def __init__(self, length: int):
         super().__init__()
         self.length = length
@@ -66,6 +68,8 @@ class EmptyTokens(nn.Module):
 
 class KeysAndValues(nn.Module):
     """qkv of N + P tokens: the last P keys and values become the learned ones; their queries ask for nothing."""
+
+    by_token = True
 
     def __init__(self, length: int, channels: int):
         super().__init__()

@@ -68,6 +68,8 @@ class VPT(Tuner):
 class Prompts(nn.Module):
     """(B, N, C) -> (B, N + P, C): learned tokens behind the others."""
 
+    by_token = True
+
     def __init__(self, length: int, channels: int, bound: float, dropout: float):
         super().__init__()
         self.dropout = dropout

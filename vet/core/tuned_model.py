@@ -1,0 +1,202 @@
+"""TunedModel: several tuned classifiers that hold one frozen backbone's weights between them, for inference.
+
+Each classifier has modules of its own around the same tensors, so that none can disturb another: to switch is to call another.
+One more set of modules bears the deltas of all that can mix, each on the images of its own.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.backbone import Backbone
+from vet.core.edits import Hook, Reweight, all_split
+from vet.core.model import ImageClassifier
+from vet.core.modes import in_eval
+from vet.errors import UnknownNameError, UserError
+
+
+class TunedModel(nn.Module):
+    """Normalised images (B, 3, H, W) and whose they are -> logits (B, K) of one tuner, or a list of B logits (K_i,).
+
+    tasks: {name: its classifier}, each on a copy `with_same_weights` of `backbone`, which stays untouched.
+    A batch of several tuners is one forward of the backbone where their edits act on each image by itself: low-rank updates of
+    Linear layers and convolutions, adapters, what is added to the features. Images of those that form weights or add tokens
+    (thawed values, prompts) are grouped, a forward for each tuner.
+    Threads may share it; each names its tuner in the call, as `use` is for all of them. `disabled` is for its own thread.
+    """
+
+    def __init__(self, backbone: Backbone, tasks: Mapping[str, ImageClassifier]):
+        super().__init__()
+        for name, model in tasks.items():
+            if model.backbone is backbone or model.backbone.identity['sha256'] != backbone.identity['sha256']:
+                raise UserError(f'the classifier {name!r} is on the backbone itself, which must stay untouched, or on other '
+                                f'weights; attach its tuners to a copy: with_same_weights(backbone).')
+        self.backbone, self._models = backbone, nn.ModuleList(tasks.values())
+        self._tasks = dict(tasks)
+        self._active: str | None = None
+        self._mixed = with_same_weights(backbone)
+        self.mixing = [name for name, model in tasks.items() if _mixes(self._mixed, name, model)]
+        self.eval()
+
+    @property
+    def tasks(self) -> dict[str | None, ImageClassifier]:
+        """{name: its classifier}"""
+        return dict(self._tasks.items())
+
+    @property
+    def classes(self) -> dict[str | None, list[str]]:
+        """{name: its class names}"""
+        return {name: model.classes for name, model in self._tasks.items()}
+
+    @property
+    def active(self) -> str | None:
+        """The tuner of calls that name none, as `use` said; None within `disabled`."""
+        return None if self._is_disabled() else self._active
+
+    def for_task(self, task: str | None) -> ImageClassifier:
+        """The classifier of one tuner. UnknownNameError for a name that is none."""
+        if task not in self._tasks:
+            raise UnknownNameError('task', task, self._tasks, 'The model holds several tuners: name one with task=….')
+        return self._tasks[task]
+
+    def use(self, task: str) -> None:
+        """Makes a tuner the active one. No weight is touched."""
+        self.for_task(task)
+        self._active = task
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within, a call that names no tuner gives the frozen backbone's features (B, C); after it, what was active is again."""
+        token = _DISABLED.set((*_DISABLED.get(), self))
+        try:
+            yield
+        finally:
+            _DISABLED.reset(token)
+
+    def _is_disabled(self) -> bool:
+        return any(model is self for model in _DISABLED.get())
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
+        """task: one name, or one for each image; None: the active one."""
+        if task is None and self._is_disabled():
+            return self.backbone(images)
+        if task is None or isinstance(task, str):
+            return self.for_task(task or self._active)(images)
+        if len(task) != len(images):
+            raise UserError(f'{len(task)} tasks for {len(images)} images; give one for each image, or one for all.')
+        for name in set(task):
+            self.for_task(name)
+        rows = {name: [i for i, one in enumerate(task) if one == name] for name in dict.fromkeys(task)}
+        together = [name for name in rows if name in self.mixing]
+        features: dict[str, torch.Tensor] = {}
+        if len(together) > 1:
+            with suppress(_CannotMix):      # images of another size may have other windows than the dry run's
+                features = _forward(self._mixed, images, {name: rows[name] for name in together})
+        logits: list[torch.Tensor] = [torch.empty(0)] * len(images)
+        for name, own in rows.items():
+            model = self.for_task(name)
+            for i, row in zip(own, model.head(features[name]) if name in features else model(images[own])):
+                logits[i] = row
+        return logits
+
+
+def with_same_weights(backbone: Backbone) -> Backbone:
+    """A copy whose modules are its own and whose parameters and buffers are those of `backbone`."""
+    return copy.deepcopy(backbone, {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())})
+
+
+_DISABLED: ContextVar[tuple[TunedModel, ...]] = ContextVar('_DISABLED', default=())
+_ROWS: ContextVar[tuple[int, dict[str, slice]]] = ContextVar('_ROWS')     # of a mixed forward: the images, and whose are which
+
+
+class _CannotMix(Exception):
+    """An edit does not act on each image by itself."""
+
+
+class _OnOwn(nn.Module):
+    """A delta, acting on those rows of a mixed batch that are its tuner's. windows: rows of an image at its module."""
+
+    def __init__(self, name: str, delta: nn.Module, windows: int):
+        super().__init__()
+        self.name, self.delta, self.windows = name, delta, windows
+
+    def rows(self, x: torch.Tensor, y: torch.Tensor | None = None) -> slice:
+        images, own = _ROWS.get()
+        if len(x) != images * self.windows or (y is not None and len(y) != len(x)):
+            raise _CannotMix
+        rows = own.get(self.name, slice(0, 0))
+        return slice(rows.start * self.windows, rows.stop * self.windows)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """What a hook calls: delta(x) or delta(x, y), in the rows of its own"""
+        whole, rows = x if y is None else y, self.rows(x, y)
+        if rows.start == rows.stop:
+            return whole
+        part = self.delta(x[rows]) if y is None else self.delta(x[rows], y[rows])
+        if part.shape != whole[rows].shape:
+            raise _CannotMix
+        return torch.cat([whole[:rows.start], part.to(whole.dtype), whole[rows.stop:]])
+
+    def splits(self, module: nn.Module) -> bool:
+        return True
+
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y is the module's fresh output, which nobody else holds: written in place"""
+        rows = self.rows(x)
+        if rows.start < rows.stop:
+            part = self.delta.split(module, x[rows], y[rows])
+            if part.data_ptr() != y[rows].data_ptr():
+                y[rows] = part
+        return y
+
+
+def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
+    """Puts a classifier's edits onto `mixed`, for its own rows. False, and nothing put, where they cannot mix."""
+    if model._merged:           # nothing is left to put
+        return False
+    paths = {id(module): path for path, module in model.backbone.network.named_modules()}
+    put: list[Reweight | Hook] = []
+    device = next(mixed.parameters()).device
+    try:
+        for edit in (edit for tuner in model.tuners for edit in tuner._edits):
+            put.append(_put(mixed, name, edit, paths))
+        with torch.no_grad(), in_eval(mixed), in_eval(model):
+            _forward(mixed, torch.zeros(2, 3, *mixed.preprocessing.size, device=device), {'': [0], name: [1]})
+    except _CannotMix:
+        while put:
+            put.pop().undo()
+        return False
+    return True
+
+
+def _put(mixed: Backbone, name: str, edit: Any, paths: Mapping[int, str]) -> Reweight | Hook:
+    if not isinstance(edit, (Reweight, Hook)) or (isinstance(edit, Reweight) and not all_split(edit.host)):
+        raise _CannotMix
+    path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]
+    module, own = mixed.network.get_submodule(path), _OnOwn(name, edit.delta, mixed.sites.calls[path].batch)
+    if isinstance(edit, Hook):
+        return Hook.before(module, own) if edit.is_before else Hook.after(module, own)
+    made = Reweight(module, edit.weight_name, edit.bias_name, own)
+    made.apply()
+    return made
+
+
+def _forward(mixed: Backbone, images: torch.Tensor, rows: Mapping[str, list[int]]) -> dict[str, torch.Tensor]:
+    """One forward over the images of several tuners, each one's next to each other; {name: its features (b, C)}"""
+    order = [i for own in rows.values() for i in own]
+    slices, start = {}, 0
+    for name, own in rows.items():
+        slices[name] = slice(start, start + len(own))
+        start += len(own)
+    token = _ROWS.set((len(order), slices))
+    try:
+        features = mixed(images[order])
+    finally:
+        _ROWS.reset(token)
+    return {name: features[rows] for name, rows in slices.items()}
