@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[1]
 BASE = {'errors', 'registry', 'config'}
 ENGINE = BASE | {'core', 'datasets', 'transforms', 'metrics'}
 HUB = ENGINE | {'engine'}
-API = HUB | {'hub', 'builders', 'pipeline'}
+API = HUB | {'hub', 'builders', 'pipelines'}
 ARROWS = {
     'errors': set(), 'registry': {'errors'}, 'config': {'errors', 'registry'},
     'core': BASE, 'backbones': BASE | {'core'}, 'tuners': BASE | {'core'}, 'heads': BASE | {'core'},
     'datasets': {'errors', 'registry'}, 'transforms': {'errors', 'registry'}, 'metrics': {'errors', 'registry'},
-    'engine': ENGINE, 'hub': HUB, 'builders': HUB | {'hub'}, 'pipeline': HUB | {'hub', 'builders'},
+    'engine': ENGINE, 'hub': HUB, 'builders': HUB | {'hub'}, 'pipelines': HUB | {'hub', 'builders'},
     'compat': API, 'benchmark': API, 'cli': API | {'benchmark'}, 'tools': API | {'cli'},
     'benchmarks': API | {'benchmark', 'cli', 'tools'},
 }
@@ -98,7 +98,7 @@ def test_the_arrows_have_no_circle():
     ('vet.datasets.made_up', 'from vet.core.site import Site', ['vet.datasets.made_up -> vet.core.site']),
     ('vet.datasets.made_up', 'from vet.datasets.base import ImageDataset\nfrom vet.registry import DATASETS', []),
     ('vet.engine.made_up', 'class C:\n    def f(self):\n        from vet.hub.presets import preset', ['vet.engine.made_up -> vet.hub.presets']),
-    ('vet.pipeline', 'from vet.cli.command import run', ['vet.pipeline -> vet.cli.command']),
+    ('vet.pipelines', 'from vet.cli.command import run', ['vet.pipelines -> vet.cli.command']),
     ('vet.core.made_up', 'import torch\nfrom vet.errors import UserError\nfrom vet.core.site import Site', [])])
 def test_a_wrong_arrow_is_found(module, source, wrong):
     assert wrong_arrows(source, module) == wrong

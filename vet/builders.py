@@ -17,7 +17,8 @@ from vet.engine.seeding import seed_everything
 from vet.engine.trainer import Trainer
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DataError, UnknownNameError, UserError
-from vet.hub.model_folder import IDENTITY, build_classifiers, find_model_folder, load_model, read_configuration, save_model
+from vet.hub.model_folder import IDENTITY, build_classifiers, load_model, read_configuration, save_model
+from vet.hub.names import find_folder
 from vet.hub.presets import preset
 from vet.registry import BACKBONES, DATASETS
 
@@ -132,7 +133,7 @@ def find_config(model: str | Path | Mapping[str, Any]) -> Config:
         return Config({key: copy.deepcopy(model[key]) for key in model})
     path = Path(model)
     if path.is_dir():
-        configuration = read_configuration(find_model_folder(path))
+        configuration = read_configuration(find_folder(path))
         sections = {name: configuration[name] for name in ('dataset', 'train', 'evaluation', 'seed') if configuration.get(name)}
         sections['dataset'] = {split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN}
         model = dict(configuration['model'], **_without_identity(configuration['model']))
@@ -188,7 +189,7 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     named = isinstance(source, (str, os.PathLike))
     goes_on = not settings.model.finetune and named and Path(source).is_dir()
     if goes_on:
-        folder = find_model_folder(source)
+        folder = find_folder(source)
         model, saved = load_model(folder), read_configuration(folder)['model']
         for part in ('tuners', 'head'):
             if getattr(settings.model, part) != saved[part]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -117,3 +118,14 @@ def test_the_quickstart_from_end_to_end(python, tmp_path):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = python(*call)
     assert again.returncode == 0 and {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_dry_run_tells_what_runs_may_take_though_nothing_was_measured(command, tmp_path):
+    suite = write_suite(tmp_path)
+    call = (suite, '--dry-run', '--only', '*.linear', '--device', 'cpu', '--results', tmp_path / 'results')
+    code, said = command(*call)
+    assert code == 0 and re.search(r'few.vit.linear.seed0 +│ to do +│ \d+ s of training', said)
+    assert re.search(r'0 done, 1 to do: \d+ s, .*of 1, unlike any measured, training alone, by 3 steps timed here', said)
+    assert not (tmp_path / 'results').exists()
+    assert command(*(part for part in call if part != '--dry-run'))[0] == 0
+    assert re.search(r'seed0 +│ done +│ +│', said := command(*call)[1]) and '1 done, 0 to do: 0 s, one after another' in said

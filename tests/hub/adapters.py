@@ -57,4 +57,4 @@ def adapter(family, config, folder, num_classes=5):
 
 def difference(ours, theirs):
     assert ours.shape == theirs.shape
-    return (ours - theirs).abs().max().item()
+    return (ours - theirs).abs().max().item() / max(1.0, theirs.abs().max().item())     # logits of 70 have float32 steps of 8e-6

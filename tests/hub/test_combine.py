@@ -10,35 +10,17 @@ from safetensors.torch import load_file, save_file
 
 from tests.contract.cases import CASES
 from tests.contract.runs import Run, logits, run, trained
-from tests.nets import VIT, images, tiny
+from tests.hub.conftest import BACKBONE
+from tests.nets import images, tiny
 from vet import pipeline
 from vet.config import load_config
 from vet.errors import UnknownNameError, UserError
 from vet.hub.combine import _linear, combine
-from vet.hub.model_folder import build_classifier, load_model, save_model
+from vet.hub.model_folder import load_model
 from vet.registry import BACKBONES, TUNERS
 
 ROOT = Path(__file__).parents[2]
-BACKBONE = dict(type='timm', name='vit_tiny_patch16_224', pretrained=False, kwargs=VIT)
 LORA = dict(type='LoRA', rank=2, at='weight')
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """folder(entry, …, seed=…): a saved model with these tuners, every trained number of it moved at random."""
-    def make(*tuners, seed=0, classes='abc', name=BACKBONE['name'], **preprocessing):
-        backbone = BACKBONES.build(BACKBONE | dict(name=name))
-        backbone.preprocessing = backbone.preprocessing.with_changes(preprocessing)
-        model = build_classifier(backbone, list(tuners), dict(type='Linear'), list(classes))
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.trainable().values():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        settings = dict(model=dict(tuners=list(tuners), head=dict(type='Linear'), tasks={}), dataset={}, train={}, evaluation={}, seed=seed)
-        path = tmp_path / f'model{len(list(tmp_path.iterdir()))}'
-        save_model(model, path, dict(settings=settings, metrics=dict(accuracy=0.5)))
-        return path
-    return make
 
 
 def merged(path):
@@ -198,7 +180,7 @@ def test_refusals_of_what_is_given(folder, tmp_path):
     refused(tmp_path, 'weights are .nan.; allowed: a finite number', a, weights=[float('nan')])
     refused(tmp_path, 'head is 2; allowed: 0 to 1', a, a, head=2)
     refused(tmp_path, 'different backbone settings: .*', a, folder(LORA, crop_pct=0.5))
-    refused(tmp_path, 'is no model folder', a, tmp_path / 'nothing')
+    refused(tmp_path, "the model folder '.*nothing' does not exist", a, tmp_path / 'nothing')
     several = folder(LORA)
     configuration = json.loads((several / 'configuration.json').read_text())
     configuration['model']['tasks'], configuration['classes'] = dict(pets={}), dict(pets=['a'])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -23,7 +24,7 @@ from vet import pipeline
 from vet.errors import DataError, UserError
 from vet.hub.export import export
 from vet.hub.exports import FORMATS
-from vet.hub.model_folder import build_classifier, load_model, save_model
+from vet.hub.model_folder import build_classifier, load_model, read_configuration, save_model
 from vet.registry import BACKBONES
 
 CLASSES = ['cat', 'dog, "small"', 'köttbulle']
@@ -117,6 +118,30 @@ def test_torchvision_loads_it_strictly(exported):
     network = models.get_model('shufflenet_v2_x0_5', num_classes=3).eval()
     network.load_state_dict(load_file(done.path), strict=True)
     close(network(x), logits)
+
+
+@torch.no_grad()
+def test_timm_makes_the_vit_that_ships_with_vet_from_what_the_file_says(saved, tmp_path):
+    folder, path = saved(dict(type='DigitsViT'), LORA), tmp_path / 'digits.safetensors'
+    export(folder, path, 'timm')
+    said = json.loads(metadata(path, 'timm'))['backbone']
+    network = timm.create_model(said['name'], num_classes=3, checkpoint_path=path, **said['kwargs']).eval()
+    close(network(images(5, 8)), load_model(folder)(images(5, 8)))
+    assert read_configuration(folder)['model']['backbone']['type'] == 'DigitsViT' and said['type'] == 'timm'
+    export(folder, tmp_path / 'plain.safetensors')
+    plain = BACKBONES.build({key: said[key] for key in ('type', 'name', 'kwargs')} | dict(checkpoint=tmp_path / 'plain.safetensors'))
+    close(plain.eval()(images(5, 8)), load_model(folder).backbone(images(5, 8)))
+
+
+@pytest.mark.parametrize('name, size', [('googlenet', 64), pytest.param('inception_v3', 96, marks=pytest.mark.slow)])
+@torch.no_grad()
+def test_networks_with_training_time_classifiers_go_without_them(saved, tmp_path, name, size):
+    folder, path = saved(dict(SMALL, name=name, preprocessing=dict(size=size)), dict(type='BitFit')), tmp_path / 'made.safetensors'
+    export(folder, path, 'torchvision')
+    kwargs = json.loads(metadata(path, 'torchvision'))['backbone']['kwargs']
+    network = models.get_model(name, num_classes=3, **kwargs).eval()
+    network.load_state_dict(load_file(path), strict=True)
+    close(network(images(2, size)), load_model(folder)(images(2, size)))
 
 
 @pytest.mark.parametrize('to, backbone', [('timm', TIMM_VIT), ('torchvision', SMALL)])
@@ -240,6 +265,17 @@ def test_it_is_compared_on_photographs_one_and_three_at_a_time(saved, tmp_path, 
     for x, photograph in zip(seen[1], load_sample_images().images):
         assert torch.equal(x, view(Image.fromarray(photograph)))
     assert not torch.equal(seen[1][0], seen[1][2])
+
+
+@pytest.mark.parametrize('to', ['timm', 'peft', 'torch-export', pytest.param('onnx', marks=pytest.mark.slow)])
+def test_the_disk_has_every_file_before_it_gets_its_name(saved, tmp_path, monkeypatch, to):
+    folder, events, path = saved(TIMM_VIT, LORA), [], tmp_path / f'made{SUFFIXES[to]}'
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, 'fsync', lambda handle: events.append(os.fstat(handle).st_ino) or fsync(handle))
+    monkeypatch.setattr(os, 'replace', lambda old, new: replace(old, new) or (new == path and events.append('named')))
+    export(folder, path, to)
+    named, files = events.index('named'), [path, *path.rglob('*')]
+    assert {file.stat().st_ino for file in files} <= set(events[:named]) and tmp_path.stat().st_ino in events[named:]
 
 
 def test_names_that_do_not_fit_are_refused_and_files_replaced(saved, tmp_path):

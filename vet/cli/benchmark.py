@@ -22,6 +22,7 @@ from vet.benchmark.results import read_result, read_results, result_path
 from vet.benchmark.slurm import Slurm
 from vet.benchmark.suite import Suite, load_suite
 from vet.benchmark.tables import write_tables
+from vet.benchmark.timing import STEPS
 from vet.builders import resolve_data_root
 from vet.cli.command import Options, add_common, add_options, run
 from vet.engine.progress import console
@@ -76,7 +77,9 @@ def _benchmark(args: argparse.Namespace) -> None:
 
 
 def _local(args: argparse.Namespace) -> Local:
-    given = [gpu.strip() for gpu in (args.gpus or '').split(',') if gpu]
+    given = [gpu.strip() for gpu in (args.gpus or '').split(',') if gpu.strip()]
+    if args.gpus is not None and not given:
+        raise UserError(f'--gpus {args.gpus!r} names no GPU; give numbers, such as 0,1, or for the CPU --device cpu.')
     if wrong := [gpu for gpu in given if not gpu.isdecimal()]:
         raise UserError(f'--gpus {args.gpus!r} has {wrong[0]!r}; give the numbers of GPUs, such as 0,1.')
     gpus = range(torch.cuda.device_count()) if args.gpus is None else list(map(int, given))
@@ -116,12 +119,17 @@ def _compare(a: str, b: str) -> None:
 
 def _list(campaign: Campaign) -> None:
     planned, table = campaign.plan(), Table('run', 'state', 'may take')
-    total, unknown = 0.0, 0
+    total, timed, unknown = 0.0, 0, 0
     for one, done in planned:
-        seconds = campaign.seconds(one)
-        table.add_row(one.name, 'done' if done else 'to do', '' if done else 'not known' if seconds is None else f'{seconds:.0f} s')
-        total, unknown = total + (0 if done else seconds or 0), unknown + (seconds is None and not done)
+        seconds, by_steps = None if done else campaign.seconds(one), False
+        if seconds is None and not done:
+            seconds = campaign.timed_seconds(one)
+            by_steps = seconds is not None
+        takes = '' if done else 'not known' if seconds is None else f'{seconds:.0f} s{" of training" * by_steps}'
+        table.add_row(one.name, 'done' if done else 'to do', takes)
+        total, timed, unknown = total + (seconds or 0), timed + by_steps, unknown + (seconds is None and not done)
     console.print(table)
     counted = Counter(done for _, done in planned)
     console.print(f'{counted[True]} done, {counted[False]} to do: {total:.0f} s, one after another'
-                  + (f', and {unknown} like which none was measured' if unknown else ''), soft_wrap=True)
+                  + (f'; of {timed}, unlike any measured, training alone, by {STEPS} steps timed here' if timed else '')
+                  + (f'; {unknown} cannot be told' if unknown else ''), soft_wrap=True)

@@ -9,7 +9,7 @@ from vet.hub.combine import METHODS, combine
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('output', help='the model folder to write')
-    parser.add_argument('models', nargs='+', help='model folders, or the work folders of finished runs')
+    parser.add_argument('models', nargs='+', help='model folders, work folders of finished runs, or ids OWNER/NAME of a hub')
     parser.add_argument('--method', choices=METHODS, default='soup')
     parser.add_argument('--weights', nargs='+', type=float, help='one for each model; with sum, a negative one takes away')
     parser.add_argument('--head', type=int, metavar='N',

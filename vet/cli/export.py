@@ -9,7 +9,7 @@ from vet.hub.exports import FORMATS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('model', help='a model folder, or the work folder of a finished run')
+    parser.add_argument('model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub')
     parser.add_argument('output', help='the file to write (.safetensors, .onnx, .pt2), or the folder of an adapter')
     parser.add_argument('--to', choices=FORMATS, default='backbone',
                         help='backbone: merged weights without the head, for model.backbone.checkpoint (the default); timm, '

@@ -10,12 +10,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vet.cli.command import add_import, import_plugins, run
 from vet.errors import DataError
-from vet.pipeline import pipeline
+from vet.pipelines import pipeline
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('model', help='a model folder, or the work folder of a finished run')
+    parser.add_argument('model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub')
     parser.add_argument('images', nargs='+', help='image files, URLs, or folders of images')
     parser.add_argument('--topk', type=int, default=5)
     parser.add_argument('--batch-size', type=int, default=32)

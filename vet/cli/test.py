@@ -9,13 +9,14 @@ from vet.config import read_settings
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import measure
 from vet.errors import UserError
-from vet.hub.model_folder import find_model_folder, load_model
+from vet.hub.model_folder import load_model
+from vet.hub.names import find_folder
 from vet.transforms.torchvision import build_transform
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('model', help='a work folder or a model folder')
+    parser.add_argument('model', help='a work folder, a model folder, or an id OWNER/NAME of a hub')
     parser.add_argument('--split', default='test', choices=('train', 'val', 'test'))
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     add_import(parser)
@@ -28,9 +29,10 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, float]:
     """The metrics of a saved model on one split."""
     import_plugins(args.imports)
-    settings = read_settings(modified(find_config(args.model), None, args.cfg_options))
+    folder = find_folder(args.model)
+    settings = read_settings(modified(find_config(folder), None, args.cfg_options))
     accelerator = make_accelerator(args.device, settings.train.precision)
-    model = load_model(find_model_folder(args.model), args.backbone).to(accelerator.device)
+    model = load_model(folder, args.backbone).to(accelerator.device)
     if args.split == 'val':         # may be held out of train
         dataset = build_datasets(settings, args.data_root)['val']
     else:

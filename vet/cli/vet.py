@@ -1,4 +1,4 @@
-"""The console script `vet`: vet train, vet test, vet predict, vet export, vet combine, vet benchmark, vet recipes, vet list."""
+"""The console script `vet`: vet train, test, predict, export, combine, push, benchmark, recipes, list."""
 
 import argparse
 import importlib

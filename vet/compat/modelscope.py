@@ -8,8 +8,8 @@ from typing import Any
 
 from vet import builders
 from vet.errors import UnknownNameError
-from vet.pipeline import Classifier
-from vet.pipeline import pipeline as _pipeline
+from vet.pipelines import Classifier
+from vet.pipelines import pipeline as _pipeline
 
 SUBSETS = {'OxfordFlowers': 'Flowers102', 'CIFAR100': 'CIFAR100', 'CUB': 'CUB200', 'NABirds': 'NABirds',
            'StanfordCars': 'StanfordCars', 'StanfordDogs': 'StanfordDogs'}

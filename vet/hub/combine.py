@@ -12,13 +12,21 @@ from typing import Any
 
 import torch
 
+from vet.core.backbone import Backbone
 from vet.core.edits import Reweight
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
-from vet.hub.model_folder import build_classifier, find_model_folder, load_model, read_configuration, save_model
+from vet.hub.model_folder import (
+    architecture,
+    build_classifier,
+    load_backbone,
+    load_model,
+    read_configuration,
+    save_model,
+)
+from vet.hub.names import find_folder
 
 Tensors = dict[str, torch.Tensor]
-SAME_WEIGHTS = ('type', 'name', 'tag', 'sha256', 'pretrained', 'checkpoint', 'weights')    # whence they came, not how they are used
 
 
 def combine(folders: Sequence[str | Path], output: str | Path, weights: Sequence[float] | None = None, method: str = 'soup',
@@ -49,11 +57,12 @@ def combine(folders: Sequence[str | Path], output: str | Path, weights: Sequence
     _require_equal(parts, 'backbone weights', lambda part: part.backbone.get('sha256'),
                    shown=lambda part: f'{part.backbone.get("name", part.backbone["type"])}, sha256 {part.backbone.get("sha256")}')
     _require_equal(parts, 'backbone settings', lambda part: part.settings)
+    shared = load_backbone(parts[0].backbone, backbone)
     for part in parts:
-        part.load(backbone)
+        part.load(shared)
     tuners, tensors = METHODS[method](parts, weights)
     main, tensors = parts[head or 0], tensors | _head(parts, weights, head)
-    model: Any = load_model(main.path, backbone)
+    model: Any = load_model(main.path, shared)
     for tuner in model.tuners:
         tuner.detach()
     entry = main.configuration['model']['head']
@@ -68,16 +77,15 @@ class Part:
     """One folder. state: its trained tensors; linear: of each tuner, the names of those in which its update is linear."""
 
     def __init__(self, folder: str | Path):
-        self.path = find_model_folder(folder)
+        self.path = find_folder(folder)
         self.configuration = read_configuration(self.path)
         self.backbone: dict[str, Any] = self.configuration['model']['backbone']
         self.tuners: list[dict[str, Any]] = self.configuration['model']['tuners']
-        self.settings = {key: value for key, value in self.backbone.items() if key not in SAME_WEIGHTS} | dict(
-            preprocessing=self.configuration.get('preprocessing'))
+        self.settings = architecture(self.backbone) | dict(preprocessing=self.configuration.get('preprocessing'))
         if self.configuration['model'].get('tasks'):
             raise UserError(f'{str(self.path)!r} is a model of several tasks, which are trained together; combine models of one.')
 
-    def load(self, backbone: str | Path | None) -> None:
+    def load(self, backbone: Backbone) -> None:
         model = load_model(self.path, backbone)
         self.state = model.trained_state()
         self.linear = [{f'tuners.{i}.{name}' for name in _linear(tuner)} for i, tuner in enumerate(model.tuners)]

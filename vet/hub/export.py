@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from vet.errors import UnknownNameError, UserError
 from vet.hub.exports import FORMATS
 from vet.hub.exports.format import Format
 from vet.hub.folders import read_folder
-from vet.hub.model_folder import find_model_folder
+from vet.hub.names import find_folder
 from vet.transforms.torchvision import build_transform
 
 
@@ -47,12 +48,12 @@ def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str
     """
     if to not in FORMATS:
         raise UnknownNameError('export format', to, FORMATS)
-    made, path, folder = FORMATS[to], Path(path), find_model_folder(folder)
+    made, path, folder = FORMATS[to], Path(path), find_folder(folder)
     _check(to, made, path)
     several, transform = read_folder(folder, backbone)
     model = several.for_task(task).requires_grad_(False).eval()
     preprocessing = vars(model.backbone.preprocessing)
-    identity = {key: value for key, value in model.backbone.identity.items() if key != 'checkpoint'}
+    identity = {key: value for key, value in model.backbone.origin.items() if key != 'checkpoint'}
     about = json.dumps(dict(vet_version=vet.__version__, format=to, classes=model.classes, preprocessing=preprocessing,
                             transform=transform, backbone=identity), ensure_ascii=False)
     images = _photographs(build_transform(transform, **preprocessing))
@@ -75,9 +76,12 @@ def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str
             if not difference <= allowed:       # nan is no agreement
                 raise UserError(f'what was exported to {to} is not the model: read back, its outputs differ by {difference:.1e}; '
                                 f'allowed: {allowed:.1e}. Nothing was written.')
-            size = sum(file.stat().st_size for file in Path(temporary).rglob('*') if file.is_file())
-            for part in sorted(Path(temporary).iterdir(), reverse=True):    # <file>.data before <file>
+            parts = sorted(Path(temporary).rglob('*'), reverse=True)        # files before their folder, <file>.data before <file>
+            size = sum(part.stat().st_size for part in parts if part.is_file())
+            _flush(parts)
+            for part in sorted(Path(temporary).iterdir(), reverse=True):
                 os.replace(part, path.parent / part.name)
+            _flush([path.parent])
     return Exported(to, path, size, difference)
 
 
@@ -89,6 +93,16 @@ def _check(to: str, made: Format, path: Path) -> None:
     missing = [name for name in made.needs if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'exporting to {to} needs {" and ".join(missing)}: pip install "vet[export]".')
+
+
+def _flush(paths: Iterable[Path]) -> None:
+    """Waits until the disk has them: torch's and ONNX's writers do not."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _photographs(view: Any) -> torch.Tensor:

@@ -15,13 +15,15 @@ import vet
 from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier, share_equal_weights
+from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.engine.files import publish_folder, write_file
-from vet.errors import DataError
+from vet.errors import DataError, UserError
 from vet.registry import BACKBONES, HEADS, TUNERS
 
 CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
 REFUSED = ('_base_', 'custom_imports', 'env_variables')     # what mmengine's Config would run or read beside the file
 IDENTITY = ('tag', 'sha256')                                # of a backbone: what identifies it, beside what builds it
+HINTS = ('tag', 'pretrained', 'checkpoint', 'weights', 'preprocessing')     # whence weights and settings come, not the network
 
 
 def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -46,12 +48,6 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
         write_file(temporary / TENSORS, save(tensors))
 
     publish_folder(folder, fill)
-
-
-def find_model_folder(path: str | Path) -> Path:
-    """`path`, or the model folder `output/` within it where `path` is the work folder of a finished run."""
-    path = Path(path)
-    return path / 'output' if (path / 'output' / CONFIGURATION).is_file() else path
 
 
 def read_json(path: Path, advice: str = 'Give the output/ folder of a training run.') -> Any:
@@ -83,13 +79,13 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
     return configuration
 
 
-def load_model(folder: str | Path, backbone: str | Path | Mapping[str, str | Path] | None = None
+def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str, str | Path | Backbone] | None = None
                ) -> ImageClassifier | MultiTaskClassifier:
     """The classifier of a model folder, in eval mode on the CPU.
 
-    backbone: where the backbone's weights are now, if not where the folder says; of several tasks, {task: where}. Other weights
-    than those that were tuned are refused, by their sha256. Images are prepared as the folder says, whatever the library's
-    settings are by now.
+    backbone: where the backbone's weights are now, if not where the folder says, or a backbone whose weights the model is to
+    share; of several tasks, {task: one of these}. Other weights than those that were tuned are refused, by their sha256. Images
+    are prepared as the folder says, whatever the library's settings are by now.
     """
     configuration, path = read_configuration(folder), Path(folder) / TENSORS
     model, classes, preprocessing = configuration['model'], configuration['classes'], configuration.get('preprocessing', {})
@@ -97,8 +93,12 @@ def load_model(folder: str | Path, backbone: str | Path | Mapping[str, str | Pat
         model, classes, preprocessing = dict(model, tasks={None: model}), {None: classes}, {None: preprocessing}
     parts = {}
     for task, part in model['tasks'].items():
-        network = load_backbone(part['backbone'], backbone.get(task) if isinstance(backbone, Mapping) else backbone)
-        network.preprocessing = network.preprocessing.with_changes(preprocessing.get(task, {}))
+        given = backbone.get(task) if isinstance(backbone, Mapping) else backbone
+        network = load_backbone(part['backbone'], given)
+        seen, network.preprocessing = network.preprocessing, network.preprocessing.with_changes(preprocessing.get(task, {}))
+        if isinstance(given, Backbone) and network.preprocessing.size != seen.size:     # for which its sites were found
+            raise DataError(f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone to share '
+                            f'its weights {seen.size}; only models of one size can share it.')
         parts[task] = network, part['head'], classes[task]
     made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
     try:
@@ -109,20 +109,47 @@ def load_model(folder: str | Path, backbone: str | Path | Mapping[str, str | Pat
     return made.eval()
 
 
-def load_backbone(identity: Mapping[str, Any], checkpoint: str | Path | None = None) -> Backbone:
-    """The backbone that `identity` names; DataError where its weights are not the ones named."""
+def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None = None) -> TunedModel:
+    """The models of several folders, by names of your own, on the one frozen backbone that all were tuned on; see TunedModel."""
+    shared, models = None, dict[str, Any]()
+    for name, folder in folders.items():
+        model = read_configuration(folder)['model']
+        if model.get('tasks'):
+            raise UserError(f'{str(folder)!r} is a model of several tasks; several folders can be held only of one task each.')
+        shared = shared or load_backbone(model['backbone'], backbone)
+        models[name] = load_model(folder, shared)
+    if shared is None:
+        raise UserError('no folder is given; give {name: folder, …}.')
+    return TunedModel(shared, models)
+
+
+def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | None = None) -> Backbone:
+    """The backbone that `identity` names; DataError where its weights are not the ones named.
+
+    given: where its weights are now; or a backbone, of which this is a copy with the same weights.
+    """
     plugin = {key: value for key, value in identity.items() if key not in IDENTITY}
-    if checkpoint is not None:
-        plugin['checkpoint'] = str(checkpoint)
-    try:
-        backbone = BACKBONES.build(plugin)
-    except DataError as error:
-        raise DataError(f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)') from error
+    if isinstance(given, Backbone):
+        if architecture(identity) != architecture(given.identity):
+            raise DataError(f'the backbone that was tuned is {architecture(identity)}, the one to share its weights '
+                            f'{architecture(given.identity)}; only models of one backbone can share it.')
+        backbone = with_same_weights(given)
+    else:
+        try:
+            backbone = BACKBONES.build(plugin if given is None else dict(plugin, checkpoint=str(given)))
+        except DataError as error:
+            raise DataError(f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)') from error
     wanted = identity.get('sha256')
     if backbone.identity['sha256'] != wanted:
         raise DataError(f'these are not the backbone weights that were tuned: {identity.get("name", identity["type"])} with '
                         f'sha256 {wanted} is needed, given {backbone.identity["sha256"]}. Give the right file as backbone=PATH.')
     return backbone
+
+
+def architecture(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a backbone the network that it is, whatever weights it was given."""
+    named = {key: value for key, value in identity.items() if key not in (*HINTS, *IDENTITY)}
+    return json.loads(json.dumps(named | dict(name=str(identity.get('name')).partition('.')[0])))
 
 
 def build_classifier(backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]) -> ImageClassifier:

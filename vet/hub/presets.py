@@ -6,7 +6,7 @@ from typing import Any
 from vet.errors import UnknownNameError
 
 CHECKPOINTS = dict(vitb16=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
-                 vitl14=dict(type='timm', name='vit_large_patch14_clip_224.openai'))
+                 vitl14=dict(type='timm', name='vit_large_patch14_clip_quickgelu_224.openai'))
 METHODS = dict(lora=dict(lora_length=10))
 
 

@@ -50,7 +50,7 @@ class _Library(BackboneWeights):
 
     def network(self, model: ImageClassifier, **options: Any) -> nn.Module:
         """The network that the library makes of the backbone's name and arguments, with the model's number of classes."""
-        identity = model.backbone.identity
+        identity = model.backbone.origin
         if identity['type'] != self.source:
             raise UserError(f'the backbone is {identity["type"]!r}, which {self.source} does not make by a name; allowed: '
                             f'{self.source!r}. Export to backbone, onnx or torch-export.')
@@ -70,7 +70,7 @@ class _Library(BackboneWeights):
         places = sorted({name.rpartition('.')[0] for name in network.state_dict() if name not in merged})
         if len(places) != 1 or type(network.get_submodule(places[0])) is not nn.Linear:
             found = ', '.join(f'{place} ({type(network.get_submodule(place)).__name__})' for place in places) or 'nowhere'
-            raise UserError(f'the classifier of {model.backbone.identity["name"]} is {found}, not one Linear, so that the head has '
+            raise UserError(f'the classifier of {model.backbone.origin["name"]} is {found}, not one Linear, so that the head has '
                             f'no place in it. Export to onnx or torch-export.')
         return merged | {name.replace('fc', places[0], 1): tensor for name, tensor in head.items()}
 

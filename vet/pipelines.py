@@ -1,0 +1,109 @@
+"""pipeline: a trained model folder as a function of images."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vet.builders import TASK
+from vet.core.tuned_model import TunedModel
+from vet.datasets.image import open_image
+from vet.engine.device import make_accelerator
+from vet.engine.evaluate import best_classes
+from vet.errors import DataError, UnknownNameError, UserError
+from vet.hub.folders import read_folders
+from vet.transforms.torchvision import build_transform
+
+Weights = str | Path | Mapping[str, str | Path] | None     # where a backbone's weights are, or {task: where}
+Folders = str | Path | Mapping[str, str | Path]
+ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping)
+
+
+class Classifier:
+    """Images to {'scores': [...], 'labels': [...]}, best first. Made by `pipeline`."""
+
+    def __init__(self, folder: Folders, device: str | None = None, backbone: Weights = None, task: str | None = None):
+        self._accelerator = make_accelerator(device, 'fp32')
+        model, transforms = read_folders(folder, backbone)
+        self.model = model.to(self._accelerator.device)
+        self._view = {name: build_transform(transforms[name], **vars(part.backbone.preprocessing))
+                      for name, part in self.model.tasks.items()}
+        self._task: str | None = None
+        if task is not None:
+            self.use(task)
+
+    def use(self, task: str) -> None:
+        """Makes a task that of calls that name none. Of several folders, no weight is touched."""
+        self.model.for_task(task)
+        self._task = task
+
+    @property
+    def classes(self) -> list[str] | dict[str | None, list[str]]:
+        """The class names; of a model of several tasks, {task: class names} where none was chosen."""
+        return self.model.classes if self._task is None else self.model.for_task(self._task).classes
+
+    def __call__(self, images: Any, topk: int = 5, batch_size: int = 32, task: str | Sequence[str] | None = None) -> Any:
+        """images: a path, an http(s) URL, bytes, a PIL image, an RGB array (H, W, 3), or a dict with one as 'image'; or a list or
+        iterator of these.
+
+        One image gives {'scores': floats that sum to at most 1, 'labels': class names}, `topk` of each, best first; a list gives
+        a list of these, an iterator an iterator, which reads `batch_size` images at a time.
+        task: of a model of several tasks or of several folders, in place of the one that `pipeline` was given. Of several
+        folders, it may also be one name for each image: a batch of them is one forward where their tuners can mix.
+        """
+        tasks: Iterable[str | None] = () if task is None else task
+        if task is None or isinstance(task, str):
+            chosen = self._task if task is None else task
+            self.model.for_task(chosen)
+            tasks = itertools.repeat(chosen)
+        elif not isinstance(self.model, TunedModel) or not isinstance(images, (list, tuple)) or len(task) != len(images):
+            raise UserError('task is a list; only the models of several folders take one, for a list of as many images.')
+        if topk < 1 or batch_size < 1:
+            raise UserError(f'topk is {topk} and batch_size {batch_size}; both must be at least 1.')
+        if isinstance(images, ONE_IMAGE) or hasattr(images, 'read'):
+            return next(self._classify([images], topk, 1, tasks))
+        if isinstance(images, (list, tuple)):
+            return list(self._classify(images, topk, batch_size, tasks))
+        if hasattr(images, '__iter__'):
+            return self._classify(images, topk, batch_size, tasks)
+        raise DataError(f'cannot read an image from {type(images).__name__}; allowed: a path, URL, bytes, PIL image, RGB array, a '
+                        f'dict with "image", or a list or iterator of these.')
+
+    def _classify(self, images: Iterable[Any], topk: int, batch_size: int,
+                  tasks: Iterable[str | None]) -> Iterator[dict[str, list]]:
+        pairs = zip(images, tasks)
+        while batch := list(itertools.islice(pairs, batch_size)):
+            names = [name for _, name in batch]
+            parts = [self.model.for_task(name) for name in names]
+            views = torch.stack([self._view[name](open_image(image)) for image, name in batch]).to(self._accelerator.device)
+            with torch.inference_mode():
+                if len(set(names)) == 1:
+                    found = best_classes(parts[0](views), parts[0].classes, topk)
+                else:
+                    found = [best for part, logits in zip(parts, self.model(views, names))
+                             for best in best_classes(logits[None], part.classes, topk)]
+            yield from found            # outside: while a generator waits, its caller would be in inference mode
+
+
+def pipeline(name: str = TASK, /, model: Folders | None = None, device: str | None = None, backbone: Weights = None,
+             task: str | None = None) -> Classifier:
+    """The classifier of a model folder (or of a work folder's output): `pipeline('vision-efficient-tuning', folder)(image)`.
+
+    A folder of ModelScope's vision-efficient-tuning models will do as well; so does the id 'owner/name' or 'owner/name@revision' of
+    a model on the Hugging Face hub or ModelScope.
+
+    device: 'cpu', 'cuda', …; None: the best there is. backbone: where the backbone's weights are now, if they have moved.
+    task: of a model of several tasks, which one; or 'vision-efficient-tuning', as ModelScope calls the first argument.
+    model: {name: folder, …} holds the models of several folders on one frozen backbone; each name is then a task:
+    `classify = pipeline('vision-efficient-tuning', {'flowers': …, 'cars': …})`, `classify(image, task='cars')`.
+    """
+    if name != TASK:
+        raise UnknownNameError('task', name, [TASK])
+    if model is None:
+        raise UserError('pipeline needs model=…: the output/ folder of a training run.')
+    return Classifier(model, device, backbone, None if task == TASK else task)
