@@ -218,6 +218,26 @@ def test_torchvision_checkpoint_with_its_classifier(tmp_path):
     assert torch.equal(backbone.network.features(x), wanted)
 
 
+def test_weights_from_tensorflow_have_their_own_normalisation_within(tmp_path):
+    """As torchvision makes GoogLeNet for its weights; with training-time classifiers in the file, which are left out."""
+    from torchvision import models
+    torch.manual_seed(0)
+    donor = models.googlenet(transform_input=True, aux_logits=True, init_weights=False)
+    for module in donor.modules():
+        module.momentum = 1.0       # of the batch norms: else their statistics are no one's, and what passes fades to nothing
+    donor.train()(images(8, 64))
+    donor.eval()
+    save_file(donor.state_dict(), tmp_path / 'w.safetensors')
+    backbone = build(type='torchvision', name='googlenet', kwargs={}, checkpoint=tmp_path / 'w.safetensors', preprocessing=dict(size=64))
+    donor.fc, x = torch.nn.Identity(), images(2)
+    mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        assert torch.equal(features(backbone), donor(x))
+        donor.transform_input = False
+        assert torch.allclose(features(backbone), donor((x * std + mean - 0.5) / 0.5), atol=1e-3)
+        assert not torch.allclose(features(backbone), donor(x), atol=1e-2)
+
+
 @pytest.mark.parametrize('config, error, text', [
     (dict(name='vit_tinny_patch16_224'), UnknownNameError,
      "unknown timm model 'vit_tinny_patch16_224'. Did you mean 'vit_tiny_patch16_224'"),

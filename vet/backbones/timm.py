@@ -1,19 +1,19 @@
 """Every timm model as a backbone, by its name, with timm's own weights and preprocessing."""
 
-import importlib
-import re
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import numpy as np
 import timm
 import torch
 
+from vet.backbones.class_token import class_token_only, modules_of_class_token, pools_class_token
 from vet.backbones.roles import find_layout
-from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weights
+from vet.backbones.timm_files import load_file
+from vet.core.backbone import Backbone, Lean, Preprocessing
+from vet.core.offline import cache_alone_without_network
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import BACKBONES
 
@@ -25,7 +25,8 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     """`timm.create_model(name, num_classes=0, **kwargs)`, frozen.
 
     name: timm's, with the tag of the weights: 'vit_base_patch16_224.orig_in21k'.
-    checkpoint: a file to read the weights from (.safetensors, .pth, Google's .npz), instead of timm's hub.
+    checkpoint: a file to read the weights from, instead of timm's hub: .safetensors or .pth in timm's names or in the layout of
+        OpenAI's or OpenCLIP's CLIP, SigLIP or DINOv2, or Google's .npz.
     pretrained: False, without a checkpoint: random weights, drawn from a fixed seed.
     roles: role names to regular expressions over module paths, for a family whose roles are not found.
     preprocessing: changes to timm's settings (size, mean, std, crop_pct, interpolation).
@@ -43,7 +44,7 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     if classifier and from_hub and 'num_classes' in options:        # timm would drop a classifier of another number, in silence
         raise UserError(f'model.backbone.kwargs.num_classes is {options["num_classes"]}, but the classifier of {name!r} comes with '
                         f'its own number; leave it out, or give model.backbone.checkpoint a file.')
-    with torch.random.fork_rng(devices=[]), _cache_alone_without_network() if from_hub else nullcontext():
+    with torch.random.fork_rng(devices=[]), cache_alone_without_network() if from_hub else nullcontext():
         torch.manual_seed(0)
         try:
             network: Any = timm.create_model(name, pretrained=from_hub, **output, **options)
@@ -58,60 +59,36 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
         raise UserError(f'{name!r} has no classifier to keep; leave model.backbone.classifier out, or give a checkpoint '
                         f'that has one, and kwargs=dict(num_classes=…).')
     if checkpoint is not None:
-        _load(network, Path(checkpoint).expanduser(), () if classifier else heads)
+        load_file(network, name, Path(checkpoint).expanduser(), () if classifier else heads)
     patches = getattr(network, 'patch_embed', None)
-    layout = find_layout(network, roles, getattr(patches, 'grid_size', None), getattr(network, 'num_prefix_tokens', 0),
-                         heads if classifier else ())
     settings = timm.data.resolve_model_data_config(network)
     size = getattr(patches, 'img_size', None) or settings['input_size'][1:]
     wanted = Preprocessing(tuple(size), settings['mean'], settings['std'], settings['crop_pct'], settings['interpolation'])
-    tag = name.partition('.')[2]
-    return Backbone(network, layout, wanted.with_changes(preprocessing or {}), dict(
-        type='timm', name=name, tag=tag or (network.pretrained_cfg or {}).get('tag', ''), pretrained=pretrained,
-        checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
-        kwargs=options, classifier=classifier), wanted)
+    chosen = wanted.with_changes(preprocessing or {})
+    grid = getattr(patches, 'grid_size', None)
+    if getattr(network, 'dynamic_img_size', False):
+        grid = patches.dynamic_feat_size(chosen.size)
+    layout = find_layout(network, roles, grid, getattr(network, 'num_prefix_tokens', 0), heads if classifier else ())
+    tag = name.partition('.')[2] or (network.pretrained_cfg or {}).get('tag', '')
+    remarks = list(_remarks(network, name, settings)) if pretrained or checkpoint is not None else []
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
+    made = Backbone(network, layout, chosen, dict(
+        type='timm', name=name, tag=tag, pretrained=pretrained, checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}),
+        preprocessing=dict(preprocessing or {}), kwargs=options, classifier=classifier), wanted, remarks)
+    made.lean = Lean(class_token_only, modules_of_class_token) if pools_class_token(network) else None
+    return made
 
 
-@contextmanager
-def _cache_alone_without_network() -> Iterator[None]:
-    """The hub's client retries for most of a minute; where one look finds no hub, it reads its cache and asks nobody."""
-    settings = huggingface_hub.constants
-    offline = settings.HF_HUB_OFFLINE
-    try:
-        huggingface_hub.get_session().head(settings.ENDPOINT, timeout=4)
-    except Exception:       # httpx's or requests' errors, by the version of huggingface_hub
-        settings.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        settings.HF_HUB_OFFLINE = offline
-
-
-def _load(network: Any, path: Path, may_be_left: tuple[str, ...]) -> None:
-    """may_be_left: the path of the classifier, where it is not kept."""
-    if path.suffix == '.npz':
-        if not path.is_file():
-            raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
-        try:
-            with np.load(path) as arrays:
-                classes = len(arrays['head/bias']) if network.num_classes else 0
-                blocks = {match[0] for name in arrays if (match := re.match(r'Transformer/encoderblock_\d+', name))}
-            if len(blocks) != len(network.blocks):
-                raise ValueError(f'it has {len(blocks)} blocks, needed {len(network.blocks)}')
-            if classes != network.num_classes:      # timm would leave the classifier as it was drawn
-                raise ValueError(f'it has {classes} classes, needed {network.num_classes}')
-            network.load_pretrained(str(path))
-        except Exception as error:      # numpy's, zipfile's and timm's, of many kinds
-            raise DataError(f'{path} holds no Google .npz weights of {type(network).__name__}: {error}') from error
-        return
-    state = read_weights(path)
-    adapt = getattr(importlib.import_module(type(network).__module__), 'checkpoint_filter_fn', None)
-    if adapt and set(state) != set(network.state_dict()):
-        try:
-            state = adapt(state, network)
-        except (KeyError, RuntimeError, AttributeError, TypeError, ValueError):
-            pass        # not of this family: what does not fit is named below
-    load_weights(network, state, str(path), may_be_left)
+def _remarks(network: Any, name: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """What timm's settings say of the weights, and neither the network nor the evaluation crop does."""
+    notes, kinds = str((network.pretrained_cfg or {}).get('notes')), {type(module).__name__ for module in network.modules()}
+    if 'QuickGELU' in notes and 'QuickGELU' not in kinds:
+        yield (f'{name} computes with GELU, but its weights were trained with QuickGELU, x sigmoid(1.702 x); '
+               f'{name.replace("_clip_", "_clip_quickgelu_")!r} has it.')
+    if settings['crop_mode'] == 'squash':
+        yield (f'{name} sees the centre of its images, but timm squashes them to a square for its weights; '
+               f'evaluation.transform=[dict(type="Resize")] does that.')
 
 
 def _not_downloaded(name: str, error: Exception) -> str:

@@ -16,6 +16,9 @@ from vet.registry import BACKBONES
 
 POOLS = ('avg', 'max', 'avgmax', 'catavgmax')
 AUXILIARY = ('aux1', 'aux2', 'AuxLogits')           # GoogLeNet's and Inception's training-time classifiers
+# Their weights come from TensorFlow. get_model, given `weights`, sets this too: images normalised by ImageNet's mean and std are
+# normalised anew by 0.5 within the network.
+PORTED = dict.fromkeys(('googlenet', 'inception_v3'), dict(transform_input=True, aux_logits=False, init_weights=False))
 
 
 @BACKBONES.register_module(name='torchvision')
@@ -42,13 +45,13 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     except KeyError:
         raise UnknownNameError(f'weights of torchvision {name!r}', weights, [w.name for w in choices]) from None
     from_hub = pretrained and checkpoint is None
+    options = {**PORTED.get(name, {}), **(kwargs or {})}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            options = dict(init_weights=True) if name in ('googlenet', 'inception_v3') else {}
-            network = models.get_model(name, weights=None, **options, **(kwargs or {}))
+            network = models.get_model(name, weights=None, **options)
         except (TypeError, ValueError) as error:
-            raise UserError(f'torchvision cannot make {name!r} with model.backbone.kwargs={dict(kwargs or {})}: {error}') from error
+            raise UserError(f'torchvision cannot make {name!r} with model.backbone.kwargs={options}: {error}') from error
     head = _find_classifier(network)
     if pool:
         head = head.partition('.')[0]
@@ -72,7 +75,7 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     return Backbone(network, layout, wanted.with_changes(preprocessing or {}), dict(
         type='torchvision', name=name, tag=chosen.name, weights=weights, pretrained=pretrained,
         checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
-        kwargs=dict(kwargs or {}), classifier=classifier, pool=pool), wanted)
+        kwargs=options, classifier=classifier, pool=pool), wanted)
 
 
 def _find_classifier(network: Any) -> str:

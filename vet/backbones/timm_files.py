@@ -1,0 +1,78 @@
+"""Weight files for timm's networks: in timm's own names, in the layouts of CLIP, DINOv2, … that timm reads, and Google's .npz."""
+
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from vet.core.backbone import load_weights, read_weights
+from vet.errors import DataError
+
+PATCHES = re.compile(r'(visual\.trunk\.)?patch_embed\.proj\.weight|visual\.conv1\.weight')     # timm's, OpenCLIP's, OpenAI's
+GOOGLE_PREFIXES = ('opt/target/', 'params/img/', 'params/')     # of all names; params/txt/ is SigLIP's text tower
+
+
+def load_file(network: Any, name: str, path: Path, may_be_left: tuple[str, ...]) -> None:
+    """Loads the file into timm's network `name`. DataError where it does not fit.
+
+    What else a CLIP or SigLIP holds (its text tower) is left out, as is a representation layer; positions of another grid are
+    resampled. may_be_left: the path of the classifier, where it is not kept.
+    """
+    if path.suffix == '.npz':
+        if not path.is_file():
+            raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
+        try:
+            _load_npz(network, path)
+        except Exception as error:      # numpy's, zipfile's and timm's, of many kinds
+            raise DataError(f'{path} holds no Google .npz weights of {type(network).__name__}: {error}') from error
+        return
+    state = read_weights(path)
+    if 'visual.class_embedding' in state and '.' not in name:
+        raise DataError(f'{path} is a whole CLIP model: its activation, mean and std are those of whoever trained it, which '
+                        f'{name!r} does not say. Give model.backbone.name with a tag: {timm.list_pretrained(f"{name}.*")}.')
+    adapt = getattr(importlib.import_module(type(network).__module__), 'checkpoint_filter_fn', None)
+    if adapt and _shapes(state) != _shapes(network.state_dict()):      # other names, or positions of another grid
+        try:
+            for kernel in (tensor for key, tensor in state.items() if PATCHES.fullmatch(key) and tensor.dim() == 4):
+                _check_patches(network, kernel.shape[-2:])
+            state = adapt(state, network)
+        except (KeyError, RuntimeError, AttributeError, TypeError):
+            pass        # not of this family: what does not fit is named below
+        except ValueError as error:
+            raise DataError(f'{path} holds the weights of another architecture than {name!r}: {error}. Give the checkpoint of this '
+                            f'backbone, or the backbone of this checkpoint.') from error
+    load_weights(network, state, str(path), may_be_left)
+
+
+def _load_npz(network: Any, path: Path) -> None:
+    """ValueError for what timm would load in part, or not as it was trained, in silence."""
+    with np.load(path) as arrays:
+        prefix = next((prefix for prefix in GOOGLE_PREFIXES if f'{prefix}embedding/kernel' in arrays), '')
+        classes = len(arrays[f'{prefix}head/bias']) if network.num_classes else 0
+        blocks = {match[0] for name in arrays if (match := re.match(rf'{prefix}Transformer/encoderblock_\d+', name))}
+        represented = f'{prefix}pre_logits/bias' in arrays
+        _check_patches(network, arrays[f'{prefix}embedding/kernel'].shape[:2])
+    if len(blocks) != len(network.blocks):
+        raise ValueError(f'it has {len(blocks)} blocks, needed {len(network.blocks)}')
+    if classes != network.num_classes:
+        raise ValueError(f'it has {classes} classes, needed {network.num_classes}')
+    if classes and represented:
+        raise ValueError('its classifier reads a representation layer (pre_logits), which timm has not; '
+                         'leave model.backbone.classifier out')
+    network.load_pretrained(str(path))
+
+
+def _check_patches(network: Any, given: tuple[int, ...]) -> None:
+    """timm would resample kernels of other patches, which is another network."""
+    needed = network.patch_embed.proj.weight.shape[-2:]
+    if tuple(given) != tuple(needed):
+        raise ValueError(f'its patches are of {tuple(given)} pixels, needed {tuple(needed)}')
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
