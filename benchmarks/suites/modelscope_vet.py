@@ -14,7 +14,7 @@ _base_ = ['../../configs/_base_/recipes/modelscope_vet.py', '../../configs/_base
 
 backbones = dict(
     vitb16_orig=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
-    vitl14_clip=dict(type='timm', name='vit_large_patch14_clip_224.openai'))
+    vitl14_clip=dict(type='timm', name='vit_large_patch14_clip_quickgelu_224.openai'))
 datasets = dict(cifar100=dict(train=dict(type='CIFAR100', split='train'), test=dict(type='CIFAR100', split='test')))
 tuners = dict(
     lora=[dict(type='LoRA', rank=10)],

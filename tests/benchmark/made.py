@@ -7,7 +7,7 @@ from vet.benchmark.suite import Suite
 B16 = 'vit_base_patch16_224.orig_in21k'
 ENVIRONMENT = dict(vet='0.1.0', git_revision='1803b872465abe', git_changes=False, python='3.11.7', device='cpu, x86_64', cores=2,
                    threads=1, packages=dict(torch='2.15.0', timm='1.0.31'))
-BACKBONES = dict(vit=dict(type='DigitsViT'), vitb16=dict(type='Timm', name=B16), vitl14=dict(type='Timm', name='vit_large_patch14_clip_224.openai'))
+BACKBONES = dict(vit=dict(type='DigitsViT'), vitb16=dict(type='Timm', name=B16), vitl14=dict(type='Timm', name='vit_large_patch14_clip_quickgelu_224.openai'))
 
 
 def suite(tuners=('lora', 'ssf'), datasets=('cifar100',), seeds=(0, 1, 2), groups=(), name='made', backbones=('vitb16',)):

@@ -14,7 +14,8 @@ import torch
 
 from tests.benchmark.conftest import TWO_SEEDS
 from tests.benchmark.runs import campaign, here, lasting, results, run_campaign
-from vet.benchmark.results import read_result, result_path, write_result
+from vet.benchmark import timing
+from vet.benchmark.results import code_sha256, read_result, result_path, write_result
 from vet.benchmark.worker import ATTEMPT, bury, head
 from vet.datasets.digits import Digits
 from vet.errors import DataError
@@ -193,6 +194,38 @@ def test_the_plan_lists_searches_and_runs_with_what_they_may_take(tmp_path):
     assert made.plan() == [*((run, True) for run in searches), (chosen[0], True), (chosen[1], False)]
     images = made.job(chosen[1]).data['train']['images']
     assert made.seconds(chosen[1]) == pytest.approx(10 * images / 200)
+
+
+def test_features_kept_for_all_seeds_change_no_number(tmp_path, unbroken, monkeypatch):
+    monkeypatch.setenv('VET_CACHE_DIR', str(tmp_path / 'cache'))
+    kept = "tuners['linear'] = dict(tuners=[dict(type='LinearProbe')], options={'train.cache_features': True})\n" + TWO_SEEDS
+    made = campaign(tmp_path, more=kept, only='*.linear')
+    made.run()
+    assert len(list((tmp_path / 'cache').glob('*.npy'))) == 2       # of training and test images
+    assert all(done for _, done in made.plan())
+    for name, found in results(tmp_path).items():
+        expected = results(unbroken)[name]
+        assert found['identity'] != expected['identity']
+        assert all(found[key] == expected[key] for key in ('metrics', 'per_class', 'confusion', 'steps', 'parameters', 'file_bytes'))
+        assert [record['loss'] for record in found['curves']] == [record['loss'] for record in expected['curves']]
+
+
+def test_what_is_like_nothing_measured_is_timed_once(tmp_path, monkeypatch):
+    made = campaign(tmp_path, more='seeds = [0, 1]')
+    runs = [run for cell in made.cells for run in cell.runs()]
+    found = {run.name: made.timed_seconds(run) for run in runs[::2]}
+    assert set(found) == {'few.vit.linear.seed0', 'few.vit.bias.seed0'} and all(0 < seconds < 60 for seconds in found.values())
+    assert not results(tmp_path) and not (tmp_path / 'work').exists()
+    monkeypatch.setattr(timing, 'build_trainer', lambda **_: (_ for _ in ()).throw(RuntimeError('out of memory')))
+    assert made.timed_seconds(runs[1]) == found['few.vit.linear.seed0']
+    assert campaign(tmp_path).timed_seconds(runs[0]) is None and not timing.console.quiet
+
+
+def test_a_result_s_code_is_that_of_plugins_too(tmp_path):
+    (tmp_path / 'counted_plugin.py').write_text('A = 1')
+    campaign(tmp_path, more="custom_imports = dict(imports=['counted_plugin'])", only='*.linear').run()
+    [result] = results(tmp_path).values()
+    assert result['code'] == code_sha256(('counted_plugin',)) != code_sha256()
 
 
 def test_the_plan_is_at_the_best_point_though_another_failed(tmp_path):

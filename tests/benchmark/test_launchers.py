@@ -16,6 +16,7 @@ import torch
 from tests.benchmark.conftest import TWO_SEEDS
 from tests.benchmark.runs import campaign, lasting, results
 from tests.conftest import ROOT
+from vet.benchmark import slurm
 from vet.benchmark.local import Local
 from vet.benchmark.ray import Ray
 from vet.benchmark.slurm import Slurm
@@ -95,6 +96,12 @@ def test_runs_on_the_cpu_share_its_cores(monkeypatch, tmp_path):
 def test_gpus_that_are_no_numbers_are_refused():
     with pytest.raises(UserError, match="--gpus '0,one' has 'one'; give the numbers of GPUs, such as 0,1"):
         LAUNCHERS['local'](Namespace(gpus='0,one', jobs=1, device=None))
+
+
+@pytest.mark.parametrize('gpus', ['', ' ', ','])
+def test_no_gpu_is_not_taken_for_all_of_them(gpus):
+    with pytest.raises(UserError, match='names no GPU; give numbers, such as 0,1, or for the CPU --device cpu'):
+        LAUNCHERS['local'](Namespace(gpus=gpus, jobs=1, device=None))
 
 
 @pytest.mark.parametrize('jobs, gpus, text', [
@@ -185,6 +192,20 @@ def test_slurm_writes_an_array_and_starts_nothing(tmp_path, capsys):
     assert {'#SBATCH --array=0-1%1', '#SBATCH --gpus=1', '#SBATCH --time=4:00:00', '#SBATCH --job-name=vet'} <= set(lines)
     jobs = script.with_suffix('.txt').read_text().splitlines()
     assert len(jobs) == 2 and all(Path(job).name == 'job.json' and Path(job).is_file() for job in jobs)
+
+
+def test_more_jobs_than_an_array_holds_are_several(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(slurm, 'MOST', 2)
+    folder = tmp_path / 'two words'
+    made = campaign(tmp_path, Slurm(folder), 'seeds = [0, 1, 2]', only='*.linear', work_dir='two words')
+    made.run()
+    scripts = sorted(folder.glob('*.sh'), key=lambda path: path.read_text().count('--array=0-0'))
+    assert ['#SBATCH --array=0-1' in scripts[0].read_text(), '#SBATCH --array=0-0' in scripts[1].read_text()] == [True, True]
+    assert sorted(job for script in scripts for job in script.with_suffix('.txt').read_text().splitlines()) == sorted(
+        str(path) for path in folder.rglob('job.json'))
+    assert f"#SBATCH --output='{folder}/{scripts[0].stem}-%a.log'" in scripts[0].read_text()
+    said = ' '.join(capsys.readouterr().err.split())
+    assert all(f"sbatch '{script}'" in said for script in scripts)
 
 
 @pytest.mark.slow

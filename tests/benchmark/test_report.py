@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.benchmark.made import failed, result, search, suite, written
-from vet.benchmark.plots import pareto_front
+from vet.benchmark.cells import make_cell
+from vet.benchmark.plots import accuracy_plot, pareto_front
 from vet.benchmark.report import choose, report, write_report
 from vet.benchmark.results import read_results
 from vet.errors import UnknownNameError
@@ -135,3 +136,11 @@ def browser(folder, page):
     return subprocess.run([BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--enable-logging=stderr',
                            '--window-size=1280,800', f'--user-data-dir={folder / "browser"}', '--dump-dom', page.as_uri()],
                           capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('sizes', [[1000], [1000, 1000], [0], [0, 1000], [0, 0, 5], [40, 1000, 10 ** 6]], ids=str)
+def test_every_tuner_is_named_in_the_plot_however_many_parameters_it_trains(sizes):
+    cells = {f'tuner{number}': make_cell([result(seed=seed, accuracy=0.5 + 0.1 * number, parameters=dict(trainable=size, head=0))
+                                          for seed in (0, 1)]) for number, size in enumerate(sizes)}
+    assert all(f'>{name}<' in accuracy_plot(cells) for name in cells)

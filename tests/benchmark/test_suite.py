@@ -72,6 +72,7 @@ def test_only_takes_the_cells_that_fit(tmp_path):
     ("tuners['bias'] = dict(tuner=[])", UnknownNameError, "key of the tuner 'bias' in a suite 'tuner'.*Did you mean 'tuners'"),
     ("datasets['few'] = dict(few, tset=1)", UnknownNameError, "key of the dataset 'few' in a suite 'tset'.*'test'"),
     ("datasets['few'] = dict(train=few['train'])", UserError, "the dataset 'few' in a suite has no test; give it one"),
+    ("datasets['few'] = dict(few, search=dict(test=few['test']))", UnknownNameError, "split of the searches .* 'few' in a suite 'test'"),
     ("grids = {'train.optimizer.lr': [1]}", UnknownNameError, "key of a suite 'grids'. Did you mean 'grid'"),
     ('seed = 3', UnknownNameError, "key of a suite 'seed'. Did you mean 'seeds'"),
     ('seeds = 3', UserError, 'seeds is 3; it must be a list of different whole numbers'),

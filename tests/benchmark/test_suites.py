@@ -36,7 +36,7 @@ def runs():
 
 
 @pytest.mark.parametrize('name, searches, counted', [
-    ('quickstart', 0, 6 * 3), ('modelscope_vet', 0, 6 * 2 * 7 * 3), ('deit_tiny_real', 0, 2 * 7 * 3),
+    ('quickstart', 0, 6 * 3), ('modelscope_vet', 0, 6 * 2 * 7 * 3), ('deit_tiny_real', 0, 2 * 7 * 3), ('deit_tiny_cpu', 0, 2 * 7),
     pytest.param('fgvc', 5 * 2 * (10 + 9 + 9), 5 * 2 * 11 * 3, marks=pytest.mark.slow),
     pytest.param('vtab1k', 19 * 4 * 5, 19 * 18 * 3, marks=pytest.mark.slow)])
 def test_number_of_runs(runs, name, searches, counted):
@@ -46,7 +46,7 @@ def test_number_of_runs(runs, name, searches, counted):
 
 
 def test_no_suite_is_forgotten():
-    assert set(SUITES) == {'quickstart', 'modelscope_vet', 'fgvc', 'vtab1k', 'deit_tiny_real'}
+    assert set(SUITES) == {'quickstart', 'modelscope_vet', 'fgvc', 'vtab1k', 'deit_tiny_real', 'deit_tiny_cpu'}
 
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow) if name in ('fgvc', 'vtab1k') else name
@@ -84,6 +84,9 @@ def test_vtab_has_every_task_in_its_group(runs):
     for run in runs('vtab1k')[1]:
         assert {split: entry and (entry['task'], entry['split']) for split, entry in run.config['dataset'].items()} == {
             'train': (run.dataset, 'train+val'), 'val': None, 'test': (run.dataset, 'test')}
+    for run in runs('vtab1k')[0]:
+        assert {split: entry and (entry['task'], entry['split']) for split, entry in run.config['dataset'].items()} == {
+            'train': (run.dataset, 'train'), 'val': (run.dataset, 'val'), 'test': None}
 
 
 @pytest.mark.parametrize('name, tuner, lrs', [
@@ -104,11 +107,21 @@ def test_scales_reach_the_tuner(runs):
 
 
 def test_what_a_recipe_cannot_say_reaches_the_backbone(runs):
-    [entry] = {str(run.config['model']['backbone']): run.config['model']['backbone'] for run in runs('vtab1k')[1]}.values()
+    [entry] = {str(run.config['model']['backbone']): run.config['model']['backbone'] for run in runs('vtab1k')[1]
+               if run.tuner != 'linear'}.values()
     backbone = BACKBONES.build({**entry, 'pretrained': False, 'kwargs': dict(entry['kwargs'], depth=2, embed_dim=48, num_heads=3)})
     assert backbone.network.blocks[-1].drop_path2.drop_prob == pytest.approx(0.1) and backbone.train().network.blocks[-1].training
     assert backbone.preprocessing.mean == (0.485, 0.456, 0.406) and backbone.published.mean == (0.5, 0.5, 0.5)
     assert any('mean' in warning for warning in backbone.warnings())
+
+
+@pytest.mark.parametrize('name', [pytest.param('vtab1k', marks=pytest.mark.slow), 'quickstart', 'deit_tiny_real'])
+def test_linear_probes_keep_their_features_where_nothing_in_training_is_random(runs, name):
+    for run in runs(name)[1]:
+        train, kwargs = run.config['train'], run.config['model']['backbone'].get('kwargs', {})
+        is_random = kwargs.get('drop_path_rate') or any('Random' in step['type'] for step in train['transform'])
+        assert train['cache_features'] == (run.tuner == 'linear' and not is_random), run.name
+        assert train['cache_features'] == (run.suite == 'vtab1k' and run.tuner == 'linear')
 
 
 def test_full_fine_tuning_has_a_rate_of_its_own(runs):

@@ -10,7 +10,7 @@ from tests.benchmark.made import B16, ENVIRONMENT, failed, result, search, suite
 from tests.benchmark.runs import write_suite
 from vet.benchmark.results import read_results
 from vet.benchmark.suite import load_suite
-from vet.benchmark.tables import as_csv, make_tables, markdown, write_tables
+from vet.benchmark.tables import CARDS, as_csv, make_tables, markdown, write_tables
 from vet.datasets.vtab import GROUPS
 
 
@@ -128,6 +128,9 @@ def test_published_means_stand_beneath_means():
     [table] = make_tables([], suite(['vpt_deep'], list(tasks), groups=tasks.values(), name='mine'))
     assert table.accuracy()[0][-2:] == ['mean of 19 datasets', 'mean of 3 groups']
     assert [cell[:5] for cell in table.accuracy()[2][-2:]] == ['69.40', '72.00'] and 'NOAH' not in table.sources()[0]
+    [cards] = make_tables([], suite(['lora'], sorted(CARDS), name='mine'))
+    assert [row[-1][:5] for row in cards.accuracy()] == ['mean ', 'not m', '89.84']
+    assert len(make_tables([], suite(['lora'], sorted(CARDS)[1:], name='mine'))[0].accuracy()[2][-1]) == 0
     others = [f'task{number}' for number in range(19)]
     for datasets, groups in ((others, list(tasks.values())), (list(tasks), others[:3] * 6 + others[:1])):
         [other] = make_tables([], suite(['vpt_deep'], datasets, groups=groups, name='vtab1k'))

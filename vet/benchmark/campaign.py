@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vet.benchmark.results import fingerprint, identity, is_done, read_result, read_results, result_path
+from vet.benchmark.results import code_sha256, fingerprint, identity, images, is_done, read_result, read_results, result_path
 from vet.benchmark.suite import Cell, Run, distinct
+from vet.benchmark.timing import seconds_per_image
 from vet.benchmark.worker import Job
 from vet.builders import build_datasets
 from vet.config import read_settings
@@ -30,6 +31,7 @@ class Campaign:
     device: str | None = None
     _data: dict[str, dict[str, Any]] = field(default_factory=dict)      # fingerprints, by _data() as JSON
     _backbones: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)    # sha256 and warnings, likewise
+    _timed: dict[tuple[str, str], float | None] = field(default_factory=dict)           # seconds per image, by tuner and backbone
 
     def check(self) -> None:
         """Builds every dataset and backbone once. DataError that names all that is missing, and what to put where."""
@@ -71,10 +73,18 @@ class Campaign:
         near = [result for result in self._measured if (result['tuner'], result['backbone']) == (run.tuner, run.backbone)]
         if not near:
             return None
-        images = self._data[_key(_data(run))]['train']['images'] * run.config['train']['max_epochs']
+        images = self._images(run)
         best = min(near, key=lambda result: (result['dataset'] != run.dataset,
                                              abs(result['train_images'] * result['epochs'] - images)))
         return best['wall_seconds'] * images / max(best['train_images'] * best['epochs'], 1)
+
+    def timed_seconds(self, run: Run) -> float | None:
+        """What training alone may take, from a few steps made here; of runs of one tuner and backbone, the first is timed."""
+        key = run.tuner, _key(run.config['model']['backbone'])
+        if key not in self._timed:
+            self._timed[key] = seconds_per_image(run, self.data_root, self.device)
+        rate = self._timed[key]
+        return None if rate is None else rate * self._images(run)
 
     def is_done(self, run: Run) -> bool:
         return is_done(result_path(self.results, run), self.job(run).identity)
@@ -88,7 +98,7 @@ class Campaign:
         name = identity(run, data, ' '.join(weights for weights, _ in backbones), suite.plugins)
         return Job(run, name, data, sha256, str(result_path(self.results, run).absolute()),
                    str((self.work_dir / run.suite / f'{run.name}-{name[:8]}').absolute()), str(Path(self.data_root).absolute()),
-                   self.device, warnings, suite.path if suite.plugins else None)
+                   self.device, warnings, suite.path if suite.plugins else None, code_sha256(suite.plugins))
 
     def _make(self, runs: Iterable[Run]) -> None:
         jobs = [self.job(run) for run in runs if not self.is_done(run)]
@@ -110,6 +120,10 @@ class Campaign:
         """What came of the run, a failure included; None of one that was not made yet, or of another identity."""
         result = read_result(result_path(self.results, run))
         return result if result and result['identity'] == self.job(run).identity else None
+
+    def _images(self, run: Run) -> int:
+        """How many images training reads; of several tasks, all of theirs."""
+        return images(self._data[_key(_data(run))]['train']) * run.config['train']['max_epochs']
 
     @cached_property
     def _measured(self) -> list[dict[str, Any]]:

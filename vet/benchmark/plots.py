@@ -31,9 +31,15 @@ def accuracy_plot(cells: Mapping[str, Cell]) -> str:
         figure = Figure(figsize=(5.8, 4), layout='constrained')
         axes = figure.subplots()
         measured = metric(next(iter(cells.values())).done[0])
-        axes.set(xscale='log', xlabel='trained parameters, head included', ylabel=f'{measured}, %')
+        axes.set(xlabel='trained parameters, head included', ylabel=f'{measured}, %')
         sizes = [parameters for parameters, _ in points.values()]
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(sizes) > 30 * min(sizes) else (1, 2, 3, 5, 7)))
+        if min(sizes) > 0:
+            axes.set_xscale('log')
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(sizes) > 30 * min(sizes) else (1, 2, 3, 5, 7)))
+        else:                           # of which a logarithm knows nothing
+            axes.set_xscale('symlog', linthresh=min(filter(None, sizes), default=1))
+        if min(sizes) == max(sizes):    # an axis without extent shows nothing
+            axes.set_xlim(min(sizes) / 2, max(sizes) * 2 or 1)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         for name, (parameters, accuracy) in points.items():

@@ -18,7 +18,7 @@ FILE = Path(__file__).with_name('references.yaml')
 class Reference:
     """One published number. A checkpoint, recipe or split that nothing says is 'not stated'."""
 
-    dataset: str                    # as suites name it; vtab_mean19 and vtab_mean3: VTAB-1k's means over tasks and over groups
+    dataset: str                    # as suites name it; vtab_mean19, vtab_mean3: VTAB-1k's means over tasks and groups; cards_mean6
     checkpoint: str                 # timm's name with its tag, 'vit_base_patch16_224.orig_in21k'
     method: str                     # as suites name tuners
     value: float                    # top-1, percent

@@ -33,6 +33,11 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     return dict(images=len(dataset), classes=len(dataset.classes), sha256=_digest([list(dataset.classes), labels, _files(dataset)]))
 
 
+def images(part: Mapping[str, Any]) -> int:
+    """The length of a split from its fingerprint, which of several tasks is one for each."""
+    return part['images'] if 'images' in part else sum(map(images, part.values()))
+
+
 def _files(dataset: Any) -> list[tuple[str, int]]:
     """The name and the bytes of each item's file; '' and 0 where it has none."""
     if isinstance(dataset, Subset):

@@ -1,4 +1,4 @@
-"""Writes a suite's jobs as an array for Slurm: a list of jobs and a script for sbatch. Starts nothing.
+"""Writes a suite's jobs as arrays for Slurm: a list of jobs and a script for sbatch. Starts nothing.
 
 Results and work folders must lie in a folder that the cluster's machines share.
 """
@@ -15,6 +15,7 @@ from vet.benchmark.worker import Job
 from vet.engine.files import write_file
 from vet.engine.progress import console
 
+MOST = 1000         # jobs of an array: where nothing else is set, Slurm takes no larger one (MaxArraySize is 1001)
 SCRIPT = """\
 #!/bin/bash
 {directives}
@@ -32,18 +33,22 @@ class Slurm:
         self.folder, self.options = folder.absolute(), dict(options or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:
-        """Writes one array of the jobs, and says how to start it. What depends on their results is for a later call."""
+        """Writes arrays of the jobs, and says how to start them. What depends on their results is for a later call."""
+        for first in range(0, len(jobs), MOST):
+            self._write(jobs[first:first + MOST])
+        searches = sum(job.run.is_search for job in jobs)
+        if searches:
+            console.print(f'{searches} of them are searches over a grid. When all are made, give this command again: it writes the '
+                          f'runs that count, at the points that were best on validation images.', soft_wrap=True)
+
+    def _write(self, jobs: Sequence[Job]) -> None:
         paths = '\n'.join(str(job.write()) for job in jobs) + '\n'
         name = f'array-{hashlib.sha256(paths.encode()).hexdigest()[:8]}'
         script, listed = self.folder / f'{name}.sh', self.folder / f'{name}.txt'
         options = dict(array=f'0-{len(jobs) - 1}', output=f'{self.folder}/{name}-%a.log', **{'job-name': 'vet'}) | self.options
         write_file(listed, paths)
         write_file(script, SCRIPT.format(
-            directives='\n'.join(f'#SBATCH --{key}={value}' for key, value in options.items()),
+            directives='\n'.join(f'#SBATCH --{key}={shlex.quote(str(value))}' for key, value in options.items()),
             folder=shlex.quote(os.getcwd()), jobs=shlex.quote(str(listed)), python=shlex.quote(sys.executable)))
-        searches = sum(job.run.is_search for job in jobs)
         console.print(f'{len(jobs)} jobs are written, and none is started: sbatch {shlex.quote(str(script))}', soft_wrap=True,
                       markup=False)
-        if searches:
-            console.print(f'{searches} of them are searches over a grid. When all are made, give this command again: it writes the '
-                          f'runs that count, at the points that were best on validation images.', soft_wrap=True)

@@ -4,7 +4,7 @@ A suite file is a config whose `train` and `evaluation` come from a recipe by `_
 
     backbones = {name: an entry of model.backbone}
     tuners = {name: the entries of model.tuners, or dict(tuners=…, head=…, options=…, grid=…)}
-    datasets = {name: dict(train=…, val=…, test=…, group=…, options=…)}
+    datasets = {name: dict(train=…, val=…, test=…, group=…, options=…, search=dict(train=…, val=…))}     search: of the grid's runs
     seeds = [0, 1, 2]
     options = {'train.optimizer.lr': 1e-3}      changes to every run's config; a tuner's and a dataset's come after
     grid = {'train.optimizer.lr': [1e-3, 1e-2]}   values to choose from, on validation images alone
@@ -30,7 +30,7 @@ from vet.errors import UnknownNameError, UserError
 KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head')
 TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
 SECTIONS = ('model', 'dataset', 'train', 'evaluation')      # of a config, which a recipe may bring along
-DATASET_KEYS = ('train', 'val', 'test', 'group', 'options')
+DATASET_KEYS = ('train', 'val', 'test', 'group', 'options', 'search')
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ class Cell:
 
     def _run(self, seed: int, point: dict[str, Any], is_search: bool = False) -> Run:
         suite, tuner, dataset = self.suite, self.suite.tuners[self.tuner], self.suite.datasets[self.dataset]
+        splits = dataset | dataset.get('search', {}) if is_search else dataset
         config = Config(dict(
             model=dict(backbone=suite.backbones[self.backbone], tuners=tuner['tuners'], head=tuner.get('head', suite.head)),
-            dataset={split: dataset.get(split) for split in ('train', 'val', 'test')}, **suite.sections, seed=seed))
+            dataset={split: splits.get(split) for split in ('train', 'val', 'test')}, **suite.sections, seed=seed))
         options = {**suite.options, **tuner.get('options', {}), **dataset.get('options', {}), **point}
         if is_search:
             options |= {'evaluation.select': 'best', 'evaluation.before': False}
@@ -140,6 +141,9 @@ def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Su
                 if key not in allowed:
                     raise UnknownNameError(f'key of the {kind} {name!r} in a suite', key, allowed)
     for name, entry in plain['datasets'].items():
+        for key in entry.get('search', {}):
+            if key not in ('train', 'val'):
+                raise UnknownNameError(f'split of the searches of the dataset {name!r} in a suite', key, ('train', 'val'))
         if not entry.get('test'):
             raise UserError(f'the dataset {name!r} in a suite has no test; give it one, whose images no run trains on.')
     for name in itertools.chain(plain['backbones'], tuners, plain['datasets']):

@@ -12,6 +12,7 @@ from typing import Any
 
 from vet.benchmark.cells import COSTS, Cell, Result, exact, failures, make_cell, metric, run_name
 from vet.benchmark.references import Reference, find
+from vet.benchmark.results import images
 from vet.benchmark.suite import Cell as Place
 from vet.benchmark.suite import Suite
 from vet.datasets.vtab import GROUPS
@@ -20,6 +21,7 @@ from vet.errors import UserError
 
 Rows = list[list[str]]      # the first of them is the header
 ORIGINS = {'name': '', 'file': ' (weights of a file)', 'random': ' (random weights)'}    # of weights, and what is said of them
+CARDS = {'cifar100', 'cub200', 'nabirds', 'flowers102', 'stanford_cars', 'stanford_dogs'}    # of ModelScope's model cards
 EARLIER = ', of an earlier config'
 SELECTED = {'last': 'The last epoch counts.', 'best': 'The epoch that is best on validation images counts.'}
 
@@ -232,8 +234,10 @@ def _labels(names: Iterable[str], found: Iterable[tuple[str, str]]) -> dict[tupl
 
 
 def _published_mean(table: Table, column: str) -> str:
-    """The name under which references have a mean: there is none but of VTAB-1k whole, over its tasks and over its groups."""
+    """The name under which references have a mean: of ModelScope's six datasets, of VTAB-1k whole over its tasks and its groups."""
     tasks = {table.datasets[key]: group for key, group in table.groups.items()}
+    if set(tasks) == CARDS and len(table.means[column]) == len(CARDS):
+        return 'cards_mean6'
     if tasks != {task: group for group, tasks in GROUPS.items() for task in tasks}:
         return ''
     return 'vtab_mean3' if column == f'mean of {len(GROUPS)} groups' else 'vtab_mean19'
@@ -254,12 +258,7 @@ def _numbers(table: Table, tuner: str, column: str) -> dict[str, Any]:
 def _describe(results: Sequence[Result]) -> str:
     """Of results of one dataset: the metric, and the images of each split."""
     names = ', '.join(dict.fromkeys(metric(result) for result in results))
-    return f'{names}; ' + ', '.join(f'{_images(part):,} {split} images' for split, part in results[0]['data'].items()) + '.'
-
-
-def _images(part: dict[str, Any]) -> int:
-    """The length of a split from its fingerprint, which of several tasks is one for each."""
-    return part['images'] if 'images' in part else sum(_images(task) for task in part.values())
+    return f'{names}; ' + ', '.join(f'{images(part):,} {split} images' for split, part in results[0]['data'].items()) + '.'
 
 
 def _machine(environment: dict[str, Any]) -> str:

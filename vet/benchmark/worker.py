@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from vet.benchmark.results import code_sha256, is_done, read_result, write_result
+from vet.benchmark.results import is_done, read_result, write_result
 from vet.benchmark.suite import Run
 from vet.builders import build_trainer
 from vet.config import load_config
@@ -47,6 +47,7 @@ class Job:
     device: str | None = None
     warnings: tuple[str, ...] = ()
     suite_file: str | None = None   # where it imports plugins, which the process must import too
+    code: str = ''                  # the sha256 of vet's source and of those plugins
 
     def write(self) -> Path:
         """Puts the job into its work folder; returns the file."""
@@ -106,7 +107,7 @@ def outcome(job: Job) -> str:
 def head(job: Job) -> dict[str, Any]:
     """What a result says of its run before anything is measured."""
     return asdict(job.run) | dict(identity=job.identity, data=job.data, backbone_sha256=job.backbone_sha256,
-                               code=code_sha256(), warnings=list(job.warnings))
+                               code=job.code, warnings=list(job.warnings))
 
 
 def _train(job: Job) -> dict[str, Any]:
