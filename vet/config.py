@@ -90,8 +90,10 @@ class Train:
     clip_norm: float | None = None
     precision: str = 'auto'          # auto: bf16 where the hardware has it; fp32, bf16
     compile: bool = False
-    cache_features: bool = False     # where the head alone trains, on images that no epoch changes: keeps the backbone's features
-    #                                  in $VET_CACHE_DIR, else ~/.cache/vet, for all epochs and runs
+    lean: bool = True                # the last block computes the class token alone where that is pooled: the same but for rounding
+    cache_features: bool = False     # keeps what reaches the first edited block, the second or later, in $VET_CACHE_DIR, else
+    #                                  ~/.cache/vet, for all epochs and runs: of images that no random augmentation changes
+    cache_images: bool = False       # keeps images decoded, and resized where the transform begins so, there too; results are equal
     deterministic: bool = False
     threads: int | None = None       # of each process on a CPU; None: torch's choice. 1 is best for a tiny network
     early_stop: int | None = None    # epochs without a better validation result; needs a validation split

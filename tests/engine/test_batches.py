@@ -8,7 +8,9 @@ from torchvision.transforms import v2
 
 from vet.datasets.base import ImageDataset
 from vet.engine.batches import Order, load
+from vet.engine.seeding import seeded
 from vet.errors import DataError
+from vet.transforms.torchvision import build_transform
 
 CPU = torch.device('cpu')
 SHAPES = [(10, 4, 1, 1), (10, 4, 2, 2), (9, 4, 3, 2), (13, 4, 2, 3), (8, 4, 1, 2), (5, 8, 2, 2), (41, 4, 5, 4)]
@@ -100,6 +102,21 @@ def test_augmentation_leaves_the_generators_alone():
     torch.manual_seed(0)
     next(iterator)
     assert torch.rand(3).equal(expected)
+
+
+@pytest.mark.parametrize('entries', [
+    [dict(type='RandomResizedCrop'), dict(type='ColorJitter', brightness=0.5)], [dict(type='Grayscale'), dict(type='Resize')],
+    [dict(type='RandomCrop', size=6), dict(type='ToImage'), dict(type='ToDtype', dtype=torch.float32, scale=True),
+     dict(type='RandomErasing', p=1.0)]], ids=['crop', 'gray', 'erased'])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_batch_is_normalised_as_each_image_is(entries, workers):
+    whole = build_transform(entries, (8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 0.9, 'bicubic')
+    keys = [[(1, i, 1) for i in range(start, start + 6)] for start in (2, 12)]
+    for batch, listed in zip(load(DATA, {None: whole}, 5, keys, workers, CPU), keys, strict=True):
+        assert batch.images.dtype == torch.float32 and batch.images.is_contiguous()
+        for image, (epoch, index, _) in zip(batch.images, listed, strict=True):
+            with seeded(5, 'image', epoch, index):
+                assert image.equal(whole(DATA[index][0]))
 
 
 @pytest.mark.parametrize('workers', [0, 2])

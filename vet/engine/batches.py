@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from vet.datasets.image import open_image
 from vet.engine.seeding import mix, seeded
 from vet.errors import UserError
+from vet.transforms.torchvision import split_normalisation
 
 Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]     # of each task; {None: …} where there is one
+Keys = Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]]]     # batches of (epoch, index, weight)
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,12 @@ class Batch:
     labels: torch.Tensor        # (B,)
     weights: torch.Tensor       # (B,) 1, or 0 for an image that only fills an empty share
     task: str | None = None     # of a dataset of several: the one that all images of the batch belong to
+    kept: torch.Tensor | None = None    # (B, …) what a cache has of the images
 
     @property
-    def route(self) -> tuple[str, ...]:
+    def route(self) -> tuple[str | torch.Tensor, ...]:
         """What a model takes after the images."""
-        return () if self.task is None else (self.task,)
+        return tuple(value for value in (self.task, self.kept) if value is not None)
 
 
 @dataclass(frozen=True)
@@ -116,15 +119,23 @@ def _collate(items: list) -> Batch | UserError:
     return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32), tasks[0])
 
 
-def load(dataset: Dataset, transforms: Transforms, seed: int, keys: Iterator[list[tuple[int, int, int]]]
-         | Sequence[list[tuple[int, int, int]]], workers: int, device: torch.device) -> Iterator[Batch]:
-    """Reads the batches that `keys` lists, in order, with `workers` processes, onto `device`."""
-    loader = DataLoader(Seeded(dataset, transforms, seed), batch_sampler=keys, num_workers=workers, collate_fn=_collate,
-                        pin_memory=device.type == 'cuda')
+def read(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, collate: Callable[[list], Any] = _collate,
+         pin_memory: bool = False) -> Iterator[Any]:
+    """What `collate` makes of the items of each batch that `keys` lists, in order, read with `workers` processes."""
+    loader = DataLoader(Seeded(dataset, transforms, seed), batch_sampler=keys, num_workers=workers, collate_fn=collate,
+                        pin_memory=pin_memory)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='This DataLoader will create')     # the config chose the workers
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
-            images, labels, weights = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels, batch.weights))
-            yield Batch(images, labels, weights, batch.task)
+            yield batch
+
+
+def load(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device) -> Iterator[Batch]:
+    """Reads the batches that `keys` lists, in order, with `workers` processes, onto `device`, where they are normalised."""
+    parts = {task: split_normalisation(transform) for task, transform in transforms.items()}
+    firsts = {task: first for task, (first, _) in parts.items()}
+    for batch in read(dataset, firsts, seed, keys, workers, pin_memory=device.type == 'cuda'):
+        images, labels, weights = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels, batch.weights))
+        yield Batch(parts[batch.task][1](images), labels, weights, batch.task)

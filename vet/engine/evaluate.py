@@ -14,19 +14,21 @@ from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
 from vet.engine.batches import Transforms, load
+from vet.engine.features import Features
 from vet.registry import METRICS
 
 
 def measure(model: ImageClassifier | MultiTaskClassifier, dataset: Any, views: Transforms, accelerator: Accelerator,
-            evaluation: Evaluation, answers: Path | None = None) -> dict[str, float]:
+            evaluation: Evaluation, answers: Path | None = None, features: Features | None = None) -> dict[str, float]:
     """The metrics of a dataset by their names. Of several tasks: 'task/metric' for each, and each metric's mean over tasks.
 
     answers: an .npz file to write, with the images' 'labels' and the labels 'given' by the model; of one task.
+    features: what is kept of the images, of one task.
     """
     loader, found = evaluation.dataloader, {}
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         scores, labels = score(model.for_task(task), part, views[task], accelerator, loader.batch_size_per_gpu,
-                               loader.workers_per_gpu)
+                               loader.workers_per_gpu, features)
         found[task] = compute_metrics(evaluation.metrics, scores, labels)
         if answers and task is None and accelerator.is_main_process:
             np.savez(answers, labels=labels, given=scores.argmax(1))
@@ -38,16 +40,18 @@ def measure(model: ImageClassifier | MultiTaskClassifier, dataset: Any, views: T
 
 @torch.no_grad()
 def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tensor], accelerator: Accelerator,
-          batch_size: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
+          batch_size: int, workers: int, features: Features | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Softmax scores (N, K) and labels (N,) of all N images, in order: each image counts once, however N divides."""
     rank, world, length = accelerator.process_index, accelerator.num_processes, len(dataset)
     mine = range(rank, length, world)
     keys = [[(0, i, 1) for i in mine[start:start + batch_size]] for start in range(0, len(mine), batch_size)]
+    net, batches = ((features.net, features.batches(keys, accelerator.device)) if features else
+                    (model, load(dataset, {None: transform}, 0, keys, workers, accelerator.device)))
     found = []
     with in_eval(model):
-        for batch in load(dataset, {None: transform}, 0, keys, workers, accelerator.device):
+        for batch in batches:
             with accelerator.autocast():
-                found.append((model(batch.images).float().softmax(1), batch.labels))
+                found.append((net(batch.images, *batch.route).float().softmax(1), batch.labels))
     if world == 1:
         scores, labels = (torch.cat(parts) for parts in zip(*found))
         return scores.cpu().numpy(), labels.cpu().numpy()
@@ -62,10 +66,10 @@ def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tenso
     return gathered[0].cpu().numpy(), gathered[1].cpu().numpy()
 
 
-def best_classes(model: ImageClassifier, images: torch.Tensor, topk: int) -> list[dict[str, list]]:
-    """Normalised images (B, 3, H, W) to {'scores': [...], 'labels': [...]} each: the `topk` softmax scores, best first."""
-    best = model(images).float().softmax(1).topk(min(topk, len(model.classes)))
-    return [dict(scores=scores, labels=[model.classes[i] for i in indices])
+def best_classes(logits: torch.Tensor, classes: list[str], topk: int) -> list[dict[str, list]]:
+    """logits (B, K) to {'scores': [...], 'labels': [...]} each: the `topk` softmax scores, best first."""
+    best = logits.float().softmax(1).topk(min(topk, len(classes)))
+    return [dict(scores=scores, labels=[classes[i] for i in indices])
             for scores, indices in zip(best.values.tolist(), best.indices.tolist())]
 
 

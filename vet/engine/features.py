@@ -1,21 +1,25 @@
-"""Features of a frozen backbone, computed once and kept on disk: where only the head trains, each epoch sees the same again.
+"""Features: what reaches the cut of a frozen backbone, computed once for each image and kept on disk for all epochs and runs.
 
 The file of a set of images is named by the images as the backbone sees them (all their pixels, after the transform), the
-backbone, the precision, the batch size and the versions that compute. So runs and seeds share it, and none gets what is not
-its own. It lies in $VET_CACHE_DIR, else in ~/.cache/vet, and may be deleted.
+backbone, the place of the cut, the mode, the precision, the batch size and the versions that compute. So runs and seeds share
+it, and none gets what is not its own. It lies in $VET_CACHE_DIR, else in ~/.cache/vet, and may be deleted.
 
-The head learns from the cache what it learns without: bit for bit where torch takes the same kernels, and within rounding where
-not. On a CPU it does, measured on ViTs, ResNets, Swins and ConvNeXts, but for batches of one image and for heads that begin with
-a batch norm, which sums a strided tensor, as a ViT's class tokens are, in another order.
+What trains behind the cut learns what it learns without: bit for bit where torch takes the same kernels, and within rounding
+where not. On a CPU it does, measured on ViTs, ResNets, Swins and ConvNeXts, but where the last batch of an epoch has fewer than 16
+images: some products of so few rows take kernels of their own.
 """
 
-import fcntl
 import hashlib
+import math
 import os
 import pickle
 import random
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from importlib import metadata
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +29,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 
-from vet.config import Train
+from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
+from vet.core.modes import in_eval
 from vet.datasets.image import open_image
-from vet.engine.batches import Batch, load
+from vet.engine.batches import Batch, Keys, Transforms, load
+from vet.engine.cache_folder import FULL, cache_path, locked
+from vet.engine.cut import Cut, NoCutError, Resumed, find_cut
+from vet.engine.device import precision_of
 from vet.engine.files import writing
 from vet.engine.progress import console
 from vet.errors import UserError
@@ -37,22 +45,63 @@ View = Callable[[Any], torch.Tensor]
 
 
 class Features:
-    """features_NC: float32, memory-mapped. labels_N: as torch has them."""
+    """kept_N: float32 (N, …), memory-mapped. labels_N: as torch has them. net: the model from the cut on.
 
-    def __init__(self, features_NC: np.ndarray, labels_N: torch.Tensor):
-        self.features_NC, self.labels_N = features_NC, labels_N
+    images: keys -> their batches, for a net that needs them.
+    """
 
-    def batches(self, keys: Iterable[list[tuple[int, int, int]]], device: torch.device) -> Iterator[Batch]:
-        """As batches.load: those that `keys` lists as (epoch, index, weight), but of features (B, C) in place of images."""
-        for batch in keys:
-            _, indices, weights = zip(*batch)
-            rows = list(indices)
-            features_BC, weights_B = torch.from_numpy(self.features_NC[rows]), torch.tensor(weights, dtype=torch.float32)
-            yield Batch(features_BC.to(device), self.labels_N[rows].to(device), weights_B.to(device))
+    def __init__(self, net: Resumed, kept_N: np.ndarray, labels_N: torch.Tensor, images: Callable[[Keys], Iterator[Batch]]):
+        self.net, self.kept_N, self.labels_N, self._images = net, kept_N, labels_N, images
+
+    def batches(self, keys: Keys, device: torch.device) -> Iterator[Batch]:
+        """As batches.load: those that `keys` lists, with what is kept of their images beside them, or in place of them."""
+        keys, again = tee(keys)
+        read = self._images(keys) if self.net.cut.needs_images else (self._without_images(listed, device) for listed in keys)
+        for batch, listed in zip(read, again):
+            yield replace(batch, kept=torch.from_numpy(self.kept_N[[i for _, i, _ in listed]]).to(device))
+
+    def _without_images(self, listed: list[tuple[int, int, int]], device: torch.device) -> Batch:
+        _, rows, weights = zip(*listed)
+        return Batch(self.net.cut.blank(len(rows), device), self.labels_N[list(rows)].to(device),
+                     torch.tensor(weights, dtype=torch.float32, device=device))
 
 
-class _DrawsError(UserError):
-    """What must be the same in each epoch drew at random."""
+class FeatureCache:
+    """The features of a run's splits, each found when it is first asked for."""
+
+    def __init__(self, model: Any, settings: Settings, accelerator: Accelerator):
+        self.model, self.settings, self.accelerator = model, settings, accelerator
+        self._found: dict[str, Features | None] = {}
+
+    def features(self, split: str, dataset: Any, views: Transforms) -> Features | None:
+        """Of all items of a split, in order: read from their file, or computed and written to it. Other processes wait.
+
+        None, said on the console, where they are not the same in each epoch, or cannot be kept.
+        """
+        if split not in self._found:
+            found, reason = None, ''
+            try:
+                found = self._find(split, dataset, views)
+            except NoCutError as error:
+                reason = str(error)
+            if reasons := [text for text in gather_object([reason]) if text]:   # a draw may come to light on one process only
+                found = None
+                if self.accelerator.is_main_process:
+                    console.print(f'train.cache_features has no effect on the {split} images: {reasons[0]}.', soft_wrap=True,
+                                  markup=False)
+            self._found[split] = found
+        return self._found[split]
+
+    def _find(self, split: str, dataset: Any, views: Transforms) -> Features:
+        train, is_train = self.settings.train, split == 'train'
+        for hinders, reason in ((len(self.model.tasks) > 1, 'there are several tasks'),
+                                (train.compile, 'train.compile compiles the network whole'),
+                                (is_train and (train.mixup or train.cutmix), 'mixup and cutmix mix images')):
+            if hinders:
+                raise NoCutError(reason)
+        loader = train.dataloader if is_train else self.settings.evaluation.dataloader
+        return cached_features(self.model.for_task(None), dataset, views[None], loader, self.accelerator,
+                               train if is_train else None)
 
 
 class _Still(Dataset):
@@ -71,77 +120,74 @@ class _Still(Dataset):
         before = _random_state()
         found = read(what)
         if _random_state() != before:
-            raise _DrawsError('train.transform or the dataset draws at random')
+            raise NoCutError('the transform or the dataset draws at random')
         return found
 
 
-def hindrance(model: Any, dataset: Any, view: View, train: Train) -> str | None:
-    """Why the features of a training are not the same in each epoch; None where the first image shows no reason."""
-    if not all(tuner.head_only for tuner in model.tuners):
-        return 'more than the head trains'
-    if train.mixup or train.cutmix:
-        return 'mixup and cutmix mix images'
-    device = next(model.parameters()).device
-    try:
-        image = _Still(view)(open_image(_Still(dataset)[0][0]))
-    except _DrawsError as error:
-        return str(error)
-    before = _random_state(device)
-    with torch.no_grad():
-        model.backbone.train()(image[None].to(device))
-    return 'the backbone draws at random, such as for dropout' if _random_state(device) != before else None
-
-
-def cached_features(model: ImageClassifier, dataset: Any, view: View, train: Train, accelerator: Accelerator) -> Features | None:
-    """The features of all items, in order: read from their file, or computed and written to it. Other processes wait.
-
-    None, said on the console, where the transform or the dataset draws at random for any item.
-    """
-    size, workers = train.dataloader.batch_size_per_gpu, train.dataloader.workers_per_gpu
-    keys = [[(0, i, 1) for i in range(start, min(start + size, len(dataset)))] for start in range(0, len(dataset), size)]
-
-    def batches(device: torch.device) -> Iterator[Batch]:
-        return load(_Still(dataset), {None: _Still(view)}, 0, keys, workers, device)
-
-    versions = [metadata.version(name) for name in ('torch', 'torchvision', 'timm')]
-    digest = hashlib.sha256(repr((sorted(model.backbone.identity.items(), key=str), accelerator.mixed_precision,
-                                  accelerator.device.type, size, versions)).encode())
-    labels, drawn = [], ''
-    try:
-        for batch in batches(torch.device('cpu')):
-            digest.update(batch.images.numpy().tobytes())
-            labels.append(batch.labels)
-    except _DrawsError as error:
-        drawn = str(error)
-    if found := [text for text in gather_object([drawn]) if text]:      # a draw may come to light on one process only
-        if accelerator.is_main_process:
-            console.print(f'train.cache_features has no effect: {found[0]}.', soft_wrap=True)
-        return None
-    path = Path(os.environ.get('VET_CACHE_DIR') or '~/.cache/vet').expanduser() / f'features-{digest.hexdigest()[:32]}.npy'
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix('.lock'), 'w') as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                _compute(model, batches(accelerator.device), len(dataset), path, accelerator)
-    return Features(np.load(path, mmap_mode='r'), torch.cat(labels))
-
-
 @torch.no_grad()
-def _compute(model: ImageClassifier, batches: Iterator[Batch], length: int, path: Path, accelerator: Accelerator) -> None:
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    backbone, done = model.backbone.train(), 0     # as it is in training: in eval, nn.MultiheadAttention takes other kernels
-    try:
-        features_NC = np.lib.format.open_memmap(temporary, 'w+', np.float32, (length, backbone.num_features))
+def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Dataloader, accelerator: Accelerator,
+                    train: Train | None = None) -> Features:
+    """The features of a dataset as they are in training, where `train` is given, or in evaluation. NoCutError where there are none
+    that are the same each time."""
+    device, size = accelerator.device, loader.batch_size_per_gpu
+
+    def images(keys: Keys, device: torch.device = device) -> Iterator[Batch]:
+        return load(_Still(dataset), {None: _Still(view)}, 0, keys, loader.workers_per_gpu, device)
+
+    first = _Still(view)(open_image(_Still(dataset)[0][0]))
+    with ExitStack() as mode:
+        mode.enter_context(in_eval(model))
+        mode.enter_context(accelerator.autocast())
+        cut = find_cut(model, first.shape)
+        if train:
+            model.backbone.train()          # in eval, nn.MultiheadAttention takes other kernels
+            mode.enter_context(model.lean() if train.lean else nullcontext())
+        before = _random_state(device)
+        cut.look(first[None].to(device))
+        if _random_state(device) != before:
+            raise NoCutError('the network draws at random, such as for dropout, before the first edit')
+        keys = [[(0, i, 1) for i in range(start, min(start + size, len(dataset)))] for start in range(0, len(dataset), size)]
+        made = hashlib.sha256(repr((
+            sorted(model.backbone.identity.items(), key=str), cut.name, cut.shape, cut.strides, train and train.lean, len(dataset),
+            precision_of(accelerator), device.type, size, *map(metadata.version, ('torch', 'torchvision', 'timm')))).encode())
+        stem, seen, labels = f'features-{made.hexdigest()[:16]}', hashlib.sha256(), []
+
+        def looked_at(batches: Iterator[Batch]) -> Iterator[Batch]:
+            for batch in batches:
+                seen.update(batch.images.cpu().numpy().tobytes())
+                labels.append(batch.labels.cpu())
+                yield batch
+
+        def file() -> Path:
+            return cache_path(f'{stem}-{seen.hexdigest()[:16]}.npy')
+
+        with writing(cache_path(stem)), locked(cache_path(stem)) as temporary:
+            if any(temporary.parent.glob(f'{stem}-*.npy')):     # perhaps of these images; if there is none, one look at them does
+                for _ in looked_at(images(keys, torch.device('cpu'))):
+                    pass
+            if not labels or not file().exists():
+                batches = images(keys)
+                _compute(temporary, cut, batches if labels else looked_at(batches), (len(dataset), *cut.shape))
+                os.replace(temporary, file())
+    return Features(Resumed(model, cut), np.load(file(), mmap_mode='r'), torch.cat(labels), images)
+
+
+def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[int, ...]) -> None:
+    """Writes the features. NoCutError where the disk has no room for them."""
+    folder = temporary.parent
+    size, free = 4 * math.prod(shape) / 2 ** 20, shutil.disk_usage(folder).free / 2 ** 20
+    what = f'the features of {shape[0]:,} images, {" x ".join(map(str, shape[1:]))} numbers each, take {size:,.0f} MiB'
+    if size > FULL * free:
+        raise NoCutError(f'{what}, and {str(folder)!r} has {free:,.0f} MiB free; set VET_CACHE_DIR to a folder with more')
+    console.print(f'{what} in {folder}', soft_wrap=True, markup=False)
+    with open(temporary, 'wb') as file:
+        np.lib.format.write_array_header_1_0(file, dict(descr='<f4', fortran_order=False, shape=shape))
         for batch in batches:
-            with accelerator.autocast():
-                features_BC = backbone(batch.images)
-            features_NC[done:done + len(features_BC)] = features_BC.float().cpu().numpy()
-            done += len(features_BC)
-        features_NC.flush()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            kept = cut.reach(batch.images)
+            if kept.shape[1:] != cut.shape:
+                raise UserError(f'train.cache_features needs images of one size, but some reach {cut.name!r} as '
+                                f'{tuple(kept.shape[1:])} and others as {tuple(cut.shape)}; set it to False, or resize them.')
+            file.write(kept.float().cpu().numpy().tobytes())
 
 
 def _random_state(device: torch.device | None = None) -> bytes:

@@ -20,17 +20,18 @@ from vet.config import Settings
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.datasets.image import open_image
-from vet.engine.batches import Batch, Order, load
+from vet.engine.batches import Batch, Order, Transforms, load
 from vet.engine.checkpoint import Progress, save_checkpoint
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
 from vet.engine.evaluate import best_classes, measure
-from vet.engine.features import Features, cached_features, hindrance
+from vet.engine.features import FeatureCache, Features
+from vet.engine.image_cache import ImageCache
 from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
-from vet.engine.progress import ProgressBar, console
+from vet.engine.progress import ProgressBar
 from vet.engine.seeding import seed_everything
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DivergedError, TrainingError, UserError
@@ -58,7 +59,8 @@ class Trainer:
             {task: build_transform(transform, **vars(part.backbone.preprocessing)) for task, part in model.tasks.items()}
             for transform in (settings.train.transform, settings.evaluation.transform))
         self._best: dict[str, torch.Tensor] | None = None
-        self._features: Features | None = None
+        self._cache: FeatureCache | None = None
+        self._images: ImageCache | None = None
         self._training, self._is_prepared = False, is_prepared
 
     def train(self) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Trainer:
         try:
             return self._train()
         finally:
-            self._training = False
+            self._training, self._cache, self._images = False, None, None
 
     def evaluate(self, split: str = 'test') -> dict[str, float]:
         """The metrics of the model as it stands: {'accuracy': 0..1, …}. TrainingError while training goes on."""
@@ -101,7 +103,7 @@ class Trainer:
         if not views:
             return []
         with self.accelerator.autocast():
-            return best_classes(model, torch.stack(views).to(self.accelerator.device), topk)
+            return best_classes(model(torch.stack(views).to(self.accelerator.device)), model.classes, topk)
 
     def _train(self) -> dict[str, Any]:
         settings, accelerator, train = self.settings, self.accelerator, self.settings.train
@@ -115,21 +117,21 @@ class Trainer:
             raise TrainingError(f'the run was begun with {progress.processes} processes, which share each batch; go on with as '
                                 f'many (given: {accelerator.num_processes}).')
         progress.processes = accelerator.num_processes
+        self._images = ImageCache(settings, accelerator) if train.cache_images else None
         if not parts:
             seed_everything(settings.seed, 'prepare')
             for task, part in self.model.tasks.items() if not self._is_prepared else ():
                 for tuner in part.tuners:
                     tuner.prepare((batch.images, batch.labels) for batch in self._batches(order, 0) if batch.task == task)
-            if settings.evaluation.before and self.data.get('test') is not None:
-                progress.before = self._measure('test')
-        if train.cache_features:
-            self._features = self._find_features()
-        part = self.model.for_task(None).head if self._features else None
-        learner = Learner(self.model, train, order, accelerator, progress.step, part)
-        if parts:
-            learner.restore(parts, progress.step)
-            self._best = parts.get('best')
+        self._cache = FeatureCache(self.model, settings, accelerator) if train.cache_features else None
+        if not parts and settings.evaluation.before and self.data.get('test') is not None:
+            progress.before = self._measure('test')
+        features = self._features('train')
+        learner = Learner(self.model, train, order, accelerator, progress.step, features.net if features else None)
         try:
+            if parts:
+                learner.restore(parts, progress.step)
+                self._best = parts.get('best')
             with (Log(self.folder.path, progress.step, progress.log_bytes) if is_main else nullcontext() as log,
                   ProgressBar(train.max_epochs * order.steps, progress.step, is_main) as bar):
                 self._epochs(learner, progress, log, bar)
@@ -209,29 +211,28 @@ class Trainer:
         return summary
 
     def _measure(self, split: str, answers: Path | None = None) -> dict[str, float]:
-        dataset = self.data.get(split)
-        if dataset is None:
+        if self.data.get(split) is None:
             raise UserError(f'there is no {split!r} split to evaluate on; give dataset.{split} in the config.')
-        return measure(self.model, dataset, self._view, self.accelerator, self.settings.evaluation, answers)
+        dataset, views = self._source(split)
+        return measure(self.model, dataset, views, self.accelerator, self.settings.evaluation, answers, self._features(split))
 
     def _batches(self, order: Order, step: int) -> Iterator[Batch]:
         """This process's batches from step `step` to the end of training; nothing is read before the first is asked for."""
         first, train = step // order.steps, self.settings.train
         keys = (key for epoch in range(first, train.max_epochs)
                 for key in order.keys(epoch, step % order.steps if epoch == first else 0))
-        if self._features:
-            return self._features.batches(keys, self.accelerator.device)
-        return load(self.data['train'], self._augment, self.settings.seed, keys, train.dataloader.workers_per_gpu,
-                    self.accelerator.device)
+        features, device = self._features('train'), self.accelerator.device
+        yield from (features.batches(keys, device) if features else
+                    load(*self._source('train'), self.settings.seed, keys, train.dataloader.workers_per_gpu, device))
 
-    def _find_features(self) -> Features | None:
-        data, views, train = self.data['train'], self._augment, self.settings.train
-        reason = 'there are several tasks' if None not in views else hindrance(self.model, data, views[None], train)
-        if reason is None:
-            return cached_features(self.model.for_task(None), data, views[None], train, self.accelerator)
-        if self.accelerator.is_main_process:
-            console.print(f'train.cache_features has no effect: {reason}.', soft_wrap=True)
-        return None
+    def _features(self, split: str) -> Features | None:
+        """What train.cache_features keeps of a split's images, while training goes on."""
+        return self._cache.features(split, *self._source(split)) if self._cache else None
+
+    def _source(self, split: str) -> tuple[Any, Transforms]:
+        """A split's images and how they are seen; while training goes on, as train.cache_images keeps them."""
+        dataset, views = self.data[split], self._augment if split == 'train' else self._view
+        return self._images.kept(split, dataset, views) if self._images else (dataset, views)
 
     def _save(self, learner: Learner, progress: Progress, log: Log | None) -> None:
         if log:

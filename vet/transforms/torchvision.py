@@ -14,6 +14,8 @@ from torchvision.transforms import v2
 from vet.errors import UnknownNameError
 from vet.registry import TRANSFORMS
 
+STILL = (v2.Resize, v2.CenterCrop)      # an RGB image to an RGB image, the same each time, and their repr says all that they are
+
 for _name, _transform in vars(v2).items():
     if inspect.isclass(_transform) and issubclass(_transform, v2.Transform) and not _name.startswith('_'):
         TRANSFORMS.register_module(name=_name, module=_transform)
@@ -40,6 +42,28 @@ def build_transform(entries: Sequence[Mapping[str, Any]] | None, size: tuple[int
             given['interpolation'] = _mode(given['interpolation'])
         steps.append(TRANSFORMS.build(given, **settings))
     return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def split_still(transform: Callable) -> tuple[list[v2.Transform], Callable]:
+    """What a transform begins with that gives of an image the same image each time, as a list, and what is left of it."""
+    steps = _flat(transform)
+    number = next((i for i, step in enumerate(steps) if type(step) not in STILL), len(steps))
+    return steps[:number], v2.Compose(steps[number:]) if number else transform
+
+
+def split_normalisation(transform: Callable) -> tuple[Callable, Callable]:
+    """A transform up to the conversion to normalised floats that it ends with, and that, which gives the same of a whole batch."""
+    steps = _flat(transform)
+    if list(map(type, steps[-2:])) != [v2.ToDtype, v2.Normalize] or len(steps) == 2:
+        return transform, v2.Identity()
+    return v2.Compose(steps[:-2]), v2.Compose(steps[-2:])
+
+
+def _flat(transform: Callable) -> list[Any]:
+    """The steps of a Compose, one after the other, those of each Compose within it too."""
+    if not isinstance(transform, v2.Compose) or type(transform).forward is not v2.Compose.forward:
+        return [transform]
+    return [step for part in transform.transforms for step in _flat(part)]
 
 
 def _mode(name: Any) -> v2.InterpolationMode:

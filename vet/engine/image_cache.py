@@ -1,0 +1,161 @@
+"""Images decoded once: what the still beginning of a transform (resize, centre crop) makes of them, kept on disk for all epochs
+and runs, pixel for pixel and of any size. What follows in the transform draws and computes as it does without: results are equal.
+
+The file of a set of images is named by the images (files by path, size and time of change; others by their pixels), by that
+beginning of the transform, and by the versions that decode and resize. A transform that begins at random, such as with
+RandomResizedCrop, keeps whole decoded images; with a Resize before it, small ones, from which the crops are then taken.
+
+Layout: heights and widths, int64 (N, 2); then the pixels of one image after the other, uint8 (H, W, 3).
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from vet.config import Settings
+from vet.datasets.base import ImageDataset
+from vet.datasets.hold_out import Part
+from vet.datasets.multitask import MultiTask
+from vet.datasets.torchvision import TorchvisionDataset
+from vet.engine.batches import Transforms, read
+from vet.engine.cache_folder import FULL, cache_path, make_once
+from vet.engine.progress import console
+from vet.errors import UserError
+from vet.transforms.torchvision import split_still
+
+CHUNK = 16          # images that a worker decodes at a time
+OPENS = (ImageDataset.open, TorchvisionDataset.open)
+
+
+class NotKeptError(UserError):
+    """Why images cannot be kept."""
+
+
+class CachedImages(Dataset):
+    """The images of a file, RGB, with the classes and labels of the dataset that they were read from.
+
+    Each is read where it lies, not mapped: the memory of a process does not grow with what it has seen.
+    """
+
+    def __init__(self, path: Path, classes: list[str], targets: list[int]):
+        self.path, self.classes, self.targets = path, classes, targets
+        self._file = open(path, 'rb')           # goes on to be readable where the folder is deleted meanwhile
+        self.sizes_N2 = np.fromfile(self._file, '<i8', 2 * len(targets)).reshape(-1, 2)
+        self._ends_N = self.sizes_N2.nbytes + 3 * self.sizes_N2.prod(1).cumsum()
+
+    def __reduce__(self) -> tuple:              # to workers that are not forked
+        return CachedImages, (self.path, self.classes, self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        height, width = self.sizes_N2[index].tolist()
+        length = 3 * height * width
+        pixels = os.pread(self._file.fileno(), length, int(self._ends_N[index]) - length)
+        return Image.frombytes('RGB', (width, height), pixels), self.targets[index]
+
+
+class ImageCache:
+    """The images of a run's splits, each kept when it is first asked for."""
+
+    def __init__(self, settings: Settings, accelerator: Accelerator):
+        self.settings, self._says = settings, accelerator.is_main_process
+        self._found: dict[str, tuple[Any, Transforms]] = {}
+
+    def kept(self, split: str, dataset: Any, views: Transforms) -> tuple[Any, Transforms]:
+        """A split's images after the still beginning of the view of each task, and what is left of the views.
+
+        As they are given, said on the console, where they cannot be kept.
+        """
+        if split not in self._found:
+            loader = (self.settings.train if split == 'train' else self.settings.evaluation).dataloader
+            try:
+                self._found[split] = _keep(dataset, views, loader.workers_per_gpu)
+            except NotKeptError as error:
+                self._found[split] = dataset, views
+                if self._says:
+                    console.print(f'train.cache_images has no effect on the {split} images: {error}.', soft_wrap=True, markup=False)
+        return self._found[split]
+
+
+def _keep(dataset: Any, views: Transforms, workers: int) -> tuple[Any, Transforms]:
+    parts = {task: split_still(view) for task, view in views.items()}
+    left = {task: rest for task, (_, rest) in parts.items()}
+    if not isinstance(dataset, MultiTask):
+        return cached_images(dataset, parts[None][0], workers), left
+    return MultiTask({task: cached_images(part, parts[task][0], workers) for task, part in dataset.tasks.items()}), left
+
+
+def cached_images(dataset: Any, still: list[Callable], workers: int = 0) -> CachedImages:
+    """All images of a dataset after the transforms `still`: of their file, or decoded and written to it. Other processes wait.
+
+    NotKeptError where a change of theirs would not be noticed, or where there is no room.
+    """
+    digest = hashlib.sha256(repr((still, *map(metadata.version, ('pillow', 'torchvision')))).encode())
+    for identity in _identities(dataset):
+        digest.update(repr(identity).encode())
+    path = cache_path(f'images-{digest.hexdigest()[:32]}.bin')
+    try:
+        make_once(path, lambda temporary: _fill(temporary, dataset, still, workers, path))
+        return CachedImages(path, list(dataset.classes), list(dataset.targets))
+    except OSError as error:
+        raise NotKeptError(f'{str(path)!r}: {error.strerror}; set VET_CACHE_DIR to another folder') from error
+
+
+def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, path: Path) -> None:
+    """Decodes each image once, and writes the file. NotKeptError as soon as its size, as it looks by then, is too much."""
+    count, done = len(dataset), 0
+    sizes_N2 = np.zeros((count, 2), '<i8')
+    keys = [[(0, i, 1) for i in range(start, min(start + CHUNK, count))] for start in range(0, count, CHUNK)]
+    console.print(f'{count:,} images are decoded into {path}', soft_wrap=True, markup=False)
+    with open(temporary, 'wb') as file:
+        file.seek(sizes_N2.nbytes)
+        for items in read(dataset, {None: v2.Compose([*still, v2.PILToTensor()])}, 0, keys, workers, collate=list):
+            for item in items:
+                if isinstance(item, UserError):
+                    raise item
+                pixels_HW3 = item[0].permute(1, 2, 0).numpy()
+                sizes_N2[done] = pixels_HW3.shape[:2]
+                file.write(pixels_HW3.tobytes())
+                done += 1
+            need, free = file.tell() * count / done, shutil.disk_usage(path.parent).free
+            if need > FULL * (free + file.tell()):
+                raise NotKeptError(f'{count:,} images take about {need / 2 ** 20:,.0f} MiB, and {str(path.parent)!r} has '
+                                   f'{free / 2 ** 20:,.0f} MiB free; set VET_CACHE_DIR to a folder with more, or let the transform '
+                                   f'begin with a Resize')
+        file.seek(0)
+        file.write(sizes_N2.tobytes())
+        file.flush()
+        os.fsync(file.fileno())         # or after a power failure the name might be there, and the pixels not
+
+
+def _identities(dataset: Any) -> Iterator[Any]:
+    """What tells each image from others, and from what it was before a change."""
+    indices: Sequence[int] = range(len(dataset))
+    while isinstance(dataset, Part):
+        dataset, indices = dataset.dataset, [dataset.indices[i] for i in indices]
+    kind = type(dataset)
+    if getattr(kind, '__getitem__', None) is not ImageDataset.__getitem__ or kind.open not in OPENS:
+        raise NotKeptError(f'{kind.__name__} reads them in a way of its own, so that no change of them would be noticed')
+    for index in indices:
+        source = dataset.samples[index][0]
+        if isinstance(source, str | os.PathLike):
+            try:
+                found = os.stat(source)
+            except OSError as error:
+                raise NotKeptError(f'{os.fspath(source)!r} is no file: {error.strerror}') from error
+            yield os.path.abspath(source), found.st_size, found.st_mtime_ns
+        else:
+            image = dataset.open(source)
+            yield image.size, hashlib.sha256(image.tobytes()).digest()
