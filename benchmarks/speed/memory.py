@@ -1,0 +1,44 @@
+"""What tuners keep for the backward pass, against LoRA: side networks and last blocks need no gradient in most of the backbone.
+
+    python benchmarks/speed/memory.py
+
+One training step on ViT-S/16 (random weights, 8 images), counted as in steps.py. Writes results/memory.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from steps import JOBS, Job, Sides, saved_bytes
+
+from vet.engine.environment import describe
+
+RESULTS = Path(__file__).parent / 'results' / 'memory.json'
+TUNERS = {'LoRA': dict(type='LoRA', rank=10), 'Partial, last 2 blocks': dict(type='Partial', blocks=2),
+          'LoRA, last 2 blocks': dict(type='LoRA', rank=10, at=['blocks.10.attn.qkv', 'blocks.11.attn.qkv']),
+          'SideTuning': dict(type='SideTuning'), 'LadderSide': dict(type='LadderSide'), 'PixelBranch': dict(type='PixelBranch'),
+          'LinearProbe': dict(type='LinearProbe')}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
+    args = parser.parse_args()
+    device, found = torch.device('cpu'), {}
+    for name in ('vit-fp32', 'vit-bf16'):
+        sides = Sides(JOBS[name], device)
+        found[name] = {tuner: saved_bytes(sides.vet(tuners=[entry])) for tuner, entry in TUNERS.items()}
+    job: Job = JOBS['vit-fp32']
+    table = Table('tuner', *(f'{name}, MB (x LoRA)' for name in found),
+                  title=f'{job.model}, batch {job.batch}: kept for the backward pass')
+    for tuner in TUNERS:
+        table.add_row(tuner, *(f'{own[tuner] / 1e6:.1f} ({own[tuner] / own["LoRA"]:.2f})' for own in found.values()))
+    args.output.write_text(json.dumps(dict(saved_bytes=found, environment=describe(device)), indent=1) + '\n')
+    Console(width=120).print(table)
+
+
+if __name__ == '__main__':
+    main()

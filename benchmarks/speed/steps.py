@@ -1,0 +1,243 @@
+"""The training step against PEFT's on the same timm model, side by side: seconds, and what is kept for the backward pass.
+
+    python benchmarks/speed/steps.py                                        every job, on the best device there is
+    python benchmarks/speed/steps.py --jobs vit-fp32 --rounds 21 --compile  one of them, with compiled sides too
+
+A job is a network of random weights, a dtype and a batch in memory. Its sides take turns, in each round once, after two rounds
+that do not count: the untouched network's forward pass (the yardstick), that of a merged LoRA, full fine-tuning, PEFT's LoRA in a
+plain torch loop with AdamW, and vet's Learner, which is what train.py runs. The same rank, places, batch, dtype and memory layout;
+batch norms in eval. Ratios are of one round; the table gives their median and quartiles. Results go to results/steps.json beside
+this file, by job and device.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+import torch
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from vet.config import Schedule, Train
+from vet.core.model import ImageClassifier
+from vet.engine.batches import Batch, Order
+from vet.engine.device import make_accelerator
+from vet.engine.environment import describe
+from vet.engine.learner import Learner
+from vet.engine.meter import Meter
+from vet.hub.model_folder import build_classifier
+from vet.registry import BACKBONES
+
+RESULTS = Path(__file__).parent / 'results' / 'steps.json'
+CLASSES, RANK = 100, 10
+CONVOLUTIONS = ['conv1', 'conv2', 'conv3']
+
+
+@dataclass(frozen=True)
+class Job:
+    model: str
+    precision: str
+    batch: int
+    batch_on_gpu: int = 128
+    targets: list[str] = field(default_factory=lambda: ['qkv'])     # PEFT's names; vet finds the same by '*.name'
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.targets == CONVOLUTIONS else torch.contiguous_format
+
+
+JOBS = {'vit-fp32': Job('vit_small_patch16_224', 'fp32', 8), 'vit-bf16': Job('vit_small_patch16_224', 'bf16', 8),
+        'vitb-bf16': Job('vit_base_patch16_224', 'bf16', 8), 'resnet-fp32': Job('resnet50', 'fp32', 8, targets=CONVOLUTIONS),
+        'resnet-bf16': Job('resnet50', 'bf16', 8, targets=CONVOLUTIONS)}
+
+
+class Sides:
+    """Each method makes a step, a function without arguments, that starts from a network of its own."""
+
+    def __init__(self, job: Job, device: torch.device):
+        self.job, self.device = job, device
+        size = job.batch_on_gpu if device.type == 'cuda' else job.batch
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(size, 3, 224, 224, generator=generator)
+        self.images = images.to(device, memory_format=job.layout)
+        self.labels = torch.randint(CLASSES, (size,), generator=generator).to(device)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.precision == 'bf16')
+
+    def network(self, **options: object) -> nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model(self.job.model, **options).to(self.device, memory_format=self.job.layout)
+
+    def forward(self) -> Callable[[], object]:
+        network = self.network(num_classes=CLASSES).eval()
+
+        def step() -> None:
+            with torch.no_grad(), self.autocast():
+                network(self.images)
+        return step
+
+    def merged(self) -> Callable[[], object]:
+        """The forward pass of a trained LoRA, written into the weights."""
+        model = self.tuned().eval()
+        model.merge()
+
+        def step() -> None:
+            with torch.no_grad(), self.autocast():
+                model(self.images)
+        return step
+
+    def full(self) -> Callable[[], object]:
+        return self.loop(self.network(num_classes=CLASSES))
+
+    def peft(self, compiled: bool = False) -> Callable[[], object]:
+        head = 'fc' if self.job.targets == CONVOLUTIONS else 'head'
+        model = get_peft_model(self.network(num_classes=CLASSES), LoraConfig(
+            r=RANK, lora_alpha=RANK, target_modules=self.job.targets, modules_to_save=[head]))
+        return self.loop(model, compiled)
+
+    def loop(self, model: nn.Module, compiled: bool = False) -> Callable[[], object]:
+        """A plain torch loop's step."""
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+        net = torch.compile(model) if compiled else model
+
+        def step() -> None:
+            with self.autocast():
+                loss = nn.functional.cross_entropy(net(self.images), self.labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return step
+
+    def tuned(self, tuners: list[dict] | None = None) -> ImageClassifier:
+        """With LoRA, or with other tuners."""
+        lora = dict(type='LoRA', rank=RANK, at=[f'*.{name}' for name in self.job.targets])
+        backbone = BACKBONES.build(dict(type='timm', name=self.job.model, pretrained=False))
+        model = build_classifier(backbone, tuners or [lora], dict(type='Linear'), [str(i) for i in range(CLASSES)])
+        return model.to(self.device, memory_format=self.job.layout)
+
+    def vet(self, compiled: bool = False, lean: bool = True, tuners: list[dict] | None = None) -> Callable[[], object]:
+        model = self.tuned(tuners)
+        train = Train(optimizer=dict(type='AdamW', lr=1e-4), lr_scheduler=Schedule('ConstantLR', T_max=1), max_epochs=1,
+                      compile=compiled, lean=lean)
+        accelerator = make_accelerator(str(self.device), self.job.precision)
+        learner = Learner(model, train, Order(10 ** 6, len(self.images), 1, seed=0), accelerator)
+        batch = Batch(self.images, self.labels, torch.ones(len(self.images), device=self.device))
+        meter = Meter(self.device)
+        return lambda: learner.step([batch], 0, meter)
+
+
+def saved_bytes(step: Callable[[], object]) -> int:
+    """What autograd keeps of one step for its backward, each storage once, those of parameters left out."""
+    parameters = {t.untyped_storage().data_ptr() for t in gc.get_objects() if type(t) is nn.Parameter}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)            # or its address might be given to another
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks
+
+    class Counted(hooks):               # of hooks within hooks, only the inner ones are called
+        def __init__(self, pack: Callable, unpack: Callable):
+            super().__init__(lambda tensor: keep(pack(tensor)), unpack)
+
+    torch.autograd.graph.saved_tensors_hooks = Counted
+    try:
+        with hooks(keep, lambda tensor: tensor):
+            step()
+    finally:
+        torch.autograd.graph.saved_tensors_hooks = hooks
+    return sum(size for pointer, size in kept.items() if pointer not in parameters)
+
+
+def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict:
+    sides = Sides(job, device)
+    makers: dict[str, Callable] = {
+        'forward': sides.forward, 'merged, forward': sides.merged, 'full': sides.full, 'peft': sides.peft, 'vet': sides.vet,
+        'vet, whole last block': lambda: sides.vet(lean=False)}
+    if job.targets == CONVOLUTIONS:
+        del makers['vet, whole last block']
+    if compiled:
+        makers |= {'peft, compiled': lambda: sides.peft(True), 'vet, compiled': lambda: sides.vet(True)}
+    steps = {name: make() for name, make in makers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 2):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            if device.type == 'cuda':
+                torch.cuda.synchronize(device)
+            if number > 1:
+                seconds[name].append(time.perf_counter() - began)
+    eager = [name for name in steps if 'compiled' not in name and 'forward' not in name]
+    saved = {name: saved_bytes(steps[name]) for name in eager}
+    del steps
+    peak = {name: peak_bytes(make, device) for name, make in makers.items()} if device.type == 'cuda' else {}
+    return dict(job=dict(model=job.model, precision=job.precision, batch=len(sides.images), targets=job.targets, rank=RANK),
+                rounds=rounds, seconds=seconds, saved_bytes=saved, peak_bytes=peak, environment=describe(device))
+
+
+def peak_bytes(make: Callable, device: torch.device) -> int:
+    """The most memory that a side ever holds, alone on the GPU."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device)
+    step = make()
+    for _ in range(3):
+        step()
+    return torch.cuda.max_memory_allocated(device) - held
+
+
+def shown(name: str, found: dict) -> Table:
+    job, seconds = found['job'], found['seconds']
+    table = Table('side', 'ms / step, median', 'x forward', 'x PEFT (quartiles)', 'images / s', 'kept for backward, MB', 'peak, MB',
+                  title=f'{name}: {job["model"]}, {job["precision"]}, batch {job["batch"]}, LoRA rank {job["rank"]} on '
+                        f'{", ".join(job["targets"])}; {found["rounds"]} rounds; {found["environment"]["device"]}, '
+                        f'threads: {found["environment"]["threads"]}, torch {found["environment"]["packages"]["torch"]}')
+    for side, times in seconds.items():
+        ratios = [one / other for one, other in zip(times, seconds['peft'])]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        over = statistics.median(one / other for one, other in zip(times, seconds['forward']))
+        saved, peak = found['saved_bytes'].get(side), found['peak_bytes'].get(side)
+        table.add_row(side, f'{1e3 * statistics.median(times):.1f}', f'{over:.2f}', f'{middle:.3f} ({low:.3f} to {high:.3f})',
+                      f'{job["batch"] / statistics.median(times):.1f}', '' if saved is None else f'{saved / 1e6:.1f}',
+                      '' if peak is None else f'{peak / 1e6:.0f}')
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--jobs', nargs='+', choices=JOBS, default=[name for name in JOBS if name != 'vitb-bf16'])
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--compile', action='store_true')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
+    args = parser.parse_args()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    device = torch.device(args.device)
+    for name in args.jobs:
+        found = measure(JOBS[name], device, args.rounds, args.compile)
+        results[f'{name}, {device.type}'] = found
+        args.output.write_text(json.dumps(results, indent=1) + '\n')
+        Console(width=150).print(shown(name, found))
+
+
+if __name__ == '__main__':
+    main()
