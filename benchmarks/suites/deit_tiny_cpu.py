@@ -11,7 +11,7 @@ _base_ = ['deit_tiny_real.py']
 
 seeds = [0]
 options = {'train.threads': 1, 'train.dataloader.workers_per_gpu': 0, 'evaluation.dataloader.workers_per_gpu': 0,
-           'evaluation.before': False}
+           'evaluation.before': False, 'model.backbone.kwargs.dynamic_img_size': True}      # one set of weights at every size
 datasets = dict(
-    flowers102=dict(val=None, options={'model.backbone.kwargs.img_size': 112, 'train.max_epochs': 20}),
-    cifar100_subset=dict(options={'model.backbone.kwargs.img_size': 64, 'train.max_epochs': 5}))
+    flowers102=dict(val=None, options={'model.backbone.preprocessing.size': 112, 'train.max_epochs': 20}),
+    cifar100_subset=dict(options={'model.backbone.preprocessing.size': 64, 'train.max_epochs': 5}))
