@@ -114,6 +114,27 @@ def test_pissa_is_the_residual_plus_the_trained_pair():
     assert torch.allclose(x @ weight.T + bias, expected, rtol=0, atol=1e-8)
 
 
+def test_pissa_starts_at_the_identity_however_large_the_principal_part_is():
+    backbone = tiny('vit').eval()
+    with torch.no_grad():
+        backbone.network.blocks[0].attn.qkv.weight[5] *= 1e4        # y + p - p would round y away
+    frozen = backbone(images(2))
+    lora(variant='pissa', rank=3, alpha=6).attach(backbone)
+    assert torch.equal(backbone(images(2)), frozen)
+
+
+def test_pissa_drops_out_the_input_of_the_trained_pair_alone():
+    _, qkv, delta = tuned('vit', QKV, variant='pissa', rank=3, alpha=6, dropout=0.5)
+    x = torch.randn(5, 32, dtype=torch.float64)
+    delta.train()
+    torch.manual_seed(0)
+    found = qkv(x)
+    torch.manual_seed(0)
+    dropped = nn.functional.dropout(x, 0.5)
+    expected = x @ (qkv.weight - 2 * delta.B0 @ delta.A0).T + 2 * dropped @ delta.A.T @ delta.B.T + qkv.bias
+    assert torch.allclose(found, expected, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize('parts', [None, 'kv'])
 def test_vera_scales_frozen_projections(parts):
     _, qkv, delta = tuned('vit', QKV, variant='vera', rank=6, parts=parts)

@@ -15,6 +15,8 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
+from vet.core.modes import instead
+
 
 def pools_class_token(network: Any) -> bool:
     """Whether `class_token_only` knows the network: timm's own ViT, blocks and attention, pooled by the class token."""
@@ -39,11 +41,8 @@ def class_token_only(network: Any) -> Iterator[None]:
     if not pools_class_token(network) or any('forward' in part.__dict__ for part in (last, last.attn)):
         yield
         return
-    last.forward, last.attn.forward = partial(_block, last), partial(_attention, last.attn)
-    try:
+    with instead(last, partial(_block, last)), instead(last.attn, partial(_attention, last.attn)):
         yield
-    finally:
-        del last.forward, last.attn.forward
 
 
 def _block(block: Any, x_BNC: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ r: rank. m, norms: (out,). A (r, in), B (out, r), stacked where there are severa
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vet.core.deltas import LowRank, add_product, through
@@ -92,13 +93,21 @@ class PiSSA(LowRank):
         self.register_buffer('A0', self.A.detach().clone())
         self.register_buffer('B0', self.B.detach().clone())
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        A, B = self.factors()
-        update = B @ A - self.placed(self.scale * self.B0) @ self.A0
-        return weight + update.view_as(weight).to(weight.dtype), bias
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """B A - B0 A0 as (B - B0) A + B0 (A - A0), which is zero at the start however a machine rounds"""
+        B, B0 = self.full_B(), self.full_B0()
+        return torch.cat([self.A, self.A - self.A0]), torch.cat([B - B0, B0], 1)
+
+    def full_B0(self) -> torch.Tensor:
+        """scale B0, as full_B is scale B"""
+        return self.placed(self.scale * self.B0)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return add_product(module, x, super().split(module, x, y), self.A0, self.placed(-self.scale * self.B0))
+        """y + scale (B A d(x) - B0 A0 x), d the dropout"""
+        if not (self.training and self.dropout):
+            return super().split(module, x, y)
+        dropped = F.dropout(x, self.dropout)
+        return add_product(module, dropped - x, add_product(module, dropped, y, *self.factors()), self.A0, self.full_B0())
 
 
 class Projections(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
-from vet.core.edits import Hook, Reweight, new_tensors, parameter_or_none
+from vet.core.edits import Hook, Reweight, Thaw, new_tensors, parameter_or_none
 from vet.core.modes import in_eval
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
@@ -45,6 +45,11 @@ class ImageClassifier(nn.Module):
             raise UserError(f'task is {task!r}, but the model has one task without a name; leave it out.')
         return self
 
+    @property
+    def edits(self) -> list[Thaw | Reweight | Hook]:
+        """Those of all its tuners, in the order they were made."""
+        return [edit for tuner in self.tuners for edit in tuner._edits]
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by the names they are saved under: 'tuners.0.deltas.….A', 'head.weight'."""
         tuned = {f'tuners.{i}.{name}': p for i, tuner in enumerate(self.tuners) for name, p in tuner.trainable()}
@@ -80,9 +85,9 @@ class ImageClassifier(nn.Module):
         lean, network = self.backbone.lean, self.backbone.network
         if lean is None:
             return nullcontext()
-        late, edits = set(lean.modules(network)), [edit for tuner in self.tuners for edit in tuner._edits]
+        late = set(lean.modules(network))
         misses = any(isinstance(edit, Hook) and edit.module in late and not getattr(edit.delta, 'by_token', False)
-                     for edit in edits)
+                     for edit in self.edits)
         return nullcontext() if misses else lean.within(network)
 
     def merge(self) -> nn.Module:
@@ -94,7 +99,7 @@ class ImageClassifier(nn.Module):
             if not tuner.mergeable:
                 raise UserError(f'{type(tuner).__name__} cannot be merged: it edits what flows through the network, not weights.')
         assert not self._merged, 'merged already'
-        hosts = {id(edit.host): edit.host for tuner in self.tuners for edit in tuner._edits if isinstance(edit, Reweight)}
+        hosts = {id(edit.host): edit.host for edit in self.edits if isinstance(edit, Reweight)}
         for host in hosts.values():
             with torch.no_grad(), in_eval(self.tuners):
                 made = new_tensors(host)

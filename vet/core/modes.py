@@ -1,7 +1,8 @@
-"""in_eval: a network in eval mode for a while. Imported by whatever looks at a network without training it."""
+"""A network otherwise for a while: in eval mode, or a module of it with another forward. Imported by whatever looks at networks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -16,3 +17,16 @@ def in_eval(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within, the module computes `forward`, and none of its own; after it, what it computed before."""
+    own = vars(module).get('forward')
+    object.__setattr__(module, 'forward', forward)
+    try:
+        yield
+    finally:
+        del vars(module)['forward']
+        if own is not None:
+            object.__setattr__(module, 'forward', own)

@@ -16,7 +16,29 @@ from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
 
 
-class MultiTaskClassifier(nn.Module):
+class SeveralTasks(nn.Module):
+    """What holds one classifier for each of several tasks, by name."""
+
+    _tasks: Any         # {name: its ImageClassifier}
+
+    @property
+    def tasks(self) -> dict[str | None, Any]:
+        """{task: its ImageClassifier}"""
+        return dict(self._tasks.items())
+
+    @property
+    def classes(self) -> dict[str | None, list[str]]:
+        """{task: its class names}"""
+        return {name: model.classes for name, model in self.tasks.items()}
+
+    def for_task(self, task: str | None) -> ImageClassifier:
+        """The classifier of one task. UserError for a name that is none."""
+        if task not in self._tasks:
+            raise UnknownNameError('task', task, self._tasks, 'The model has several: name one with task=….')
+        return self.tasks[task]
+
+
+class MultiTaskClassifier(SeveralTasks):
     """Normalised images (B, 3, H, W) of one task, and its name -> logits (B, K_task).
 
     tasks: {name: its classifier}. shared: which of the tuners' parameters are one for all tasks, as a regular expression over
@@ -45,25 +67,9 @@ class MultiTaskClassifier(nn.Module):
                 holder._parameters[leaf] = _get(*first[name])
 
     @property
-    def tasks(self) -> dict[str | None, Any]:
-        """{task: its ImageClassifier}"""
-        return dict(self._tasks.items())
-
-    @property
-    def classes(self) -> dict[str | None, list[str]]:
-        """{task: its class names}"""
-        return {name: model.classes for name, model in self.tasks.items()}
-
-    @property
     def tuners(self) -> list[Tuner]:
         """Those of every task."""
         return [tuner for model in self.tasks.values() for tuner in model.tuners]
-
-    def for_task(self, task: str | None) -> ImageClassifier:
-        """The classifier of one task. UserError for a name that is none."""
-        if task not in self._tasks:
-            raise UnknownNameError('task', task, self._tasks, 'The model has several: name one with task=….')
-        return self.tasks[task]
 
     def forward(self, images: torch.Tensor, task: str) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, K_task), float32"""

@@ -17,10 +17,11 @@ from vet.core.backbone import Backbone
 from vet.core.edits import Hook, Reweight, all_split
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
-from vet.errors import UnknownNameError, UserError
+from vet.core.multitask import SeveralTasks
+from vet.errors import UserError
 
 
-class TunedModel(nn.Module):
+class TunedModel(SeveralTasks):
     """Normalised images (B, 3, H, W) and whose they are -> logits (B, K) of one tuner, or a list of B logits (K_i,).
 
     tasks: {name: its classifier}, each on a copy `with_same_weights` of `backbone`, which stays untouched.
@@ -44,25 +45,9 @@ class TunedModel(nn.Module):
         self.eval()
 
     @property
-    def tasks(self) -> dict[str | None, ImageClassifier]:
-        """{name: its classifier}"""
-        return dict(self._tasks.items())
-
-    @property
-    def classes(self) -> dict[str | None, list[str]]:
-        """{name: its class names}"""
-        return {name: model.classes for name, model in self._tasks.items()}
-
-    @property
     def active(self) -> str | None:
         """The tuner of calls that name none, as `use` said; None within `disabled`."""
         return None if self._is_disabled() else self._active
-
-    def for_task(self, task: str | None) -> ImageClassifier:
-        """The classifier of one tuner. UnknownNameError for a name that is none."""
-        if task not in self._tasks:
-            raise UnknownNameError('task', task, self._tasks, 'The model holds several tuners: name one with task=….')
-        return self._tasks[task]
 
     def use(self, task: str) -> None:
         """Makes a tuner the active one. No weight is touched."""
@@ -90,17 +75,16 @@ class TunedModel(nn.Module):
             return self.for_task(task or self._active)(images)
         if len(task) != len(images):
             raise UserError(f'{len(task)} tasks for {len(images)} images; give one for each image, or one for all.')
-        for name in set(task):
-            self.for_task(name)
-        rows = {name: [i for i, one in enumerate(task) if one == name] for name in dict.fromkeys(task)}
+        models = {name: self.for_task(name) for name in dict.fromkeys(task)}
+        rows = {name: [i for i, one in enumerate(task) if one == name] for name in models}
         together = [name for name in rows if name in self.mixing]
         features: dict[str, torch.Tensor] = {}
         if len(together) > 1:
             with suppress(_CannotMix):      # images of another size may have other windows than the dry run's
                 features = _forward(self._mixed, images, {name: rows[name] for name in together})
         logits: list[torch.Tensor] = [torch.empty(0)] * len(images)
-        for name, own in rows.items():
-            model = self.for_task(name)
+        for name, model in models.items():
+            own = rows[name]
             for i, row in zip(own, model.head(features[name]) if name in features else model(images[own])):
                 logits[i] = row
         return logits
@@ -164,7 +148,7 @@ def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
     put: list[Reweight | Hook] = []
     device = next(mixed.parameters()).device
     try:
-        for edit in (edit for tuner in model.tuners for edit in tuner._edits):
+        for edit in model.edits:
             put.append(_put(mixed, name, edit, paths))
         with torch.no_grad(), in_eval(mixed), in_eval(model):
             _forward(mixed, torch.zeros(2, 3, *mixed.preprocessing.size, device=device), {'': [0], name: [1]})

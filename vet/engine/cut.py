@@ -4,7 +4,7 @@ It is the input of a block, or of what follows the blocks, or the network's own 
 no kind of network is asked for: the latest place from which the network gives, bit for bit, what it gives from images is the cut.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from vet.core.model import ImageClassifier
-from vet.core.modes import in_eval
+from vet.core.modes import in_eval, instead
 from vet.errors import UserError
 
 
@@ -82,9 +82,9 @@ class Cut:
             kept = torch.empty_strided(kept.shape, self.strides, dtype=kept.dtype, device=kept.device).copy_(kept)
         with ExitStack() as stack:
             for module, output in self.skipped.items():
-                stack.enter_context(_instead(module, partial(_for_batch, output, len(kept))))
+                stack.enter_context(instead(module, partial(_for_batch, output, len(kept))))
             if self.place is self.network:
-                stack.enter_context(_instead(self.network, lambda *_: kept))
+                stack.enter_context(instead(self.network, lambda *_: kept))
             else:
                 stack.enter_context(self.place.register_forward_pre_hook(lambda _, args: (kept, *args[1:]), prepend=True))
             yield
@@ -192,16 +192,3 @@ def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, Any]:
 def _for_batch(output: Any, batch: int, *args: Any, **kwargs: Any) -> Any:
     """The output of one image, for each of a batch. What is the same for any batch goes as it is."""
     return tree_map_only(torch.Tensor, lambda t: t.expand(batch, *t.shape[1:]) if t.shape[:1] == (1,) else t, output)
-
-
-@contextmanager
-def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Within, the module computes `forward`, and none of its own."""
-    own = vars(module).get('forward')
-    object.__setattr__(module, 'forward', forward)
-    try:
-        yield
-    finally:
-        del vars(module)['forward']
-        if own is not None:
-            object.__setattr__(module, 'forward', own)

@@ -24,7 +24,7 @@ def write_file(path: Path, data: bytes | str) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -36,14 +36,14 @@ def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
         try:
             temporary.mkdir()
             fill(temporary)
-            _sync(temporary)
+            sync(temporary)
             old = _put_aside(path) if path.exists() else None
             os.rename(temporary, path)
             if old:
                 shutil.rmtree(old)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -67,8 +67,9 @@ def _put_aside(path: Path) -> Path:
     return old
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Waits until the disk has a file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -4,7 +4,7 @@ Imported by learner.py alone.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vet.core.edits import Reweight, all_split, parameter_or_none
-from vet.core.tuner import Tuner
+from vet.core.modes import instead
 
 CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)     # whose weights autocast casts, and that read them alone
 
@@ -44,13 +44,10 @@ def norms_keep(dtype: torch.dtype, model: Any) -> Iterator[None]:
     norms: list[Any] = [module for part in model.tasks.values() for module in part.backbone.network.modules()
                         if isinstance(module, nn.LayerNorm) and 'forward' not in module.__dict__
                         and not any(parameter.requires_grad or parameter in trained for parameter in module.parameters())]
-    for norm in norms:
-        norm.forward = partial(_normed, norm, dtype)
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for norm in norms:
-            del norm.forward
+            stack.enter_context(instead(norm, partial(_normed, norm, dtype)))
+        yield
 
 
 def _normed(norm: Any, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
@@ -68,13 +65,9 @@ def _normed(norm: Any, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
 
 def _storable(model: Any) -> list[nn.Parameter]:
     left: set[Any] = {*model.trainable().values()}
-    for edit in _reweights(model.tuners):
+    for edit in (edit for part in model.tasks.values() for edit in part.edits if isinstance(edit, Reweight)):
         if getattr(edit.delta, 'reads_weight', True) or not all_split(edit.host):
             left |= {parameter_or_none(edit.host, edit.weight_name), parameter_or_none(edit.host, edit.bias_name)}
     return [parameter for part in model.tasks.values() for module in part.backbone.network.modules() if type(module) in CAST
             for parameter in module.parameters(recurse=False)
             if parameter not in left and not parameter.requires_grad and parameter.dtype == torch.float32]
-
-
-def _reweights(tuners: list[Tuner]) -> Iterator[Reweight]:
-    return (edit for tuner in tuners for edit in tuner._edits if isinstance(edit, Reweight))

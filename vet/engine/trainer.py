@@ -126,7 +126,7 @@ class Trainer:
         self._cache = FeatureCache(self.model, settings, accelerator) if train.cache_features else None
         if not parts and settings.evaluation.before and self.data.get('test') is not None:
             progress.before = self._measure('test')
-        features = self._features('train')
+        features = self._features('train', self._augment)
         learner = Learner(self.model, train, order, accelerator, progress.step, features.net if features else None)
         try:
             if parts:
@@ -213,25 +213,25 @@ class Trainer:
     def _measure(self, split: str, answers: Path | None = None) -> dict[str, float]:
         if self.data.get(split) is None:
             raise UserError(f'there is no {split!r} split to evaluate on; give dataset.{split} in the config.')
-        dataset, views = self._source(split)
-        return measure(self.model, dataset, views, self.accelerator, self.settings.evaluation, answers, self._features(split))
+        return measure(self.model, *self._source(split, self._view), self.accelerator, self.settings.evaluation, answers,
+                       self._features(split, self._view))
 
     def _batches(self, order: Order, step: int) -> Iterator[Batch]:
         """This process's batches from step `step` to the end of training; nothing is read before the first is asked for."""
         first, train = step // order.steps, self.settings.train
         keys = (key for epoch in range(first, train.max_epochs)
                 for key in order.keys(epoch, step % order.steps if epoch == first else 0))
-        features, device = self._features('train'), self.accelerator.device
+        features, device = self._features('train', self._augment), self.accelerator.device
         yield from (features.batches(keys, device) if features else
-                    load(*self._source('train'), self.settings.seed, keys, train.dataloader.workers_per_gpu, device))
+                    load(*self._source('train', self._augment), self.settings.seed, keys, train.dataloader.workers_per_gpu, device))
 
-    def _features(self, split: str) -> Features | None:
+    def _features(self, split: str, views: Transforms) -> Features | None:
         """What train.cache_features keeps of a split's images, while training goes on."""
-        return self._cache.features(split, *self._source(split)) if self._cache else None
+        return self._cache.features(split, *self._source(split, views)) if self._cache else None
 
-    def _source(self, split: str) -> tuple[Any, Transforms]:
+    def _source(self, split: str, views: Transforms) -> tuple[Any, Transforms]:
         """A split's images and how they are seen; while training goes on, as train.cache_images keeps them."""
-        dataset, views = self.data[split], self._augment if split == 'train' else self._view
+        dataset = self.data[split]
         return self._images.kept(split, dataset, views) if self._images else (dataset, views)
 
     def _save(self, learner: Learner, progress: Progress, log: Log | None) -> None:

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 import vet
-from vet.engine.files import writing
+from vet.engine.files import sync, writing
 from vet.errors import UnknownNameError, UserError
 from vet.hub.exports import FORMATS
 from vet.hub.exports.format import Format
@@ -78,10 +77,11 @@ def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str
                                 f'allowed: {allowed:.1e}. Nothing was written.')
             parts = sorted(Path(temporary).rglob('*'), reverse=True)        # files before their folder, <file>.data before <file>
             size = sum(part.stat().st_size for part in parts if part.is_file())
-            _flush(parts)
+            for part in parts:              # torch's and ONNX's writers do not wait until the disk has them
+                sync(part)
             for part in sorted(Path(temporary).iterdir(), reverse=True):
                 os.replace(part, path.parent / part.name)
-            _flush([path.parent])
+            sync(path.parent)
     return Exported(to, path, size, difference)
 
 
@@ -93,16 +93,6 @@ def _check(to: str, made: Format, path: Path) -> None:
     missing = [name for name in made.needs if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'exporting to {to} needs {" and ".join(missing)}: pip install "vet[export]".')
-
-
-def _flush(paths: Iterable[Path]) -> None:
-    """Waits until the disk has them: torch's and ONNX's writers do not."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _photographs(view: Any) -> torch.Tensor:

@@ -23,7 +23,7 @@ from vet.registry import BACKBONES, HEADS, TUNERS
 CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
 REFUSED = ('_base_', 'custom_imports', 'env_variables')     # what mmengine's Config would run or read beside the file
 IDENTITY = ('tag', 'sha256')                                # of a backbone: what identifies it, beside what builds it
-HINTS = ('tag', 'pretrained', 'checkpoint', 'weights', 'preprocessing')     # whence weights and settings come, not the network
+HINTS = ('pretrained', 'checkpoint', 'weights', 'preprocessing')            # whence weights and settings come, not the network
 
 
 def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import huggingface_hub
 from huggingface_hub import errors
 
 import vet
-from vet.core.offline import cache_alone_without_network
+from vet.core.offline import answers, cache_alone_without_network
 from vet.errors import DataError
 from vet.hub.model_folder import CONFIGURATION, TENSORS
 from vet.hub.modelscope import WEIGHTS
@@ -64,15 +64,10 @@ def _from_hugging_face(repo_id: str, revision: str | None) -> str:
 
 def _from_modelscope(repo_id: str, revision: str | None) -> str:
     try:
-        import requests  # modelscope's own client
         from modelscope import snapshot_download
     except ImportError as error:
         raise DataError('not asked, since its package is not installed (pip install "vet[modelscope]")') from error
-    try:                                            # the package would retry for half a minute
-        requests.head(os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn'), timeout=4)
-        offline = False
-    except requests.RequestException:
-        offline = True
+    offline = not answers(os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn'))   # else it retries for half a minute
     try:
         return snapshot_download(repo_id, revision=revision, allow_patterns=READ, local_files_only=offline)
     except Exception as error:
