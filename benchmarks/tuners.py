@@ -178,7 +178,7 @@ def main() -> None:
         args.into.write_text(json.dumps(measure(args.measure, args)))
         return
     settings = {key: getattr(args, key) for key in ('pixels', 'train_per_class', 'test_per_class', 'epochs', 'lr', 'seed')}
-    environment = dict(describe(torch.device('cpu')), command=['benchmarks/tuners.py'])     # without this machine's paths
+    environment = describe(torch.device('cpu'))
     found = json.loads(args.output.read_text()) if args.output.exists() else dict(settings=settings, runs={})
     if found['settings'] != settings:
         sys.exit(f'{args.output} was measured with {found["settings"]}; give other --output, or remove it.')

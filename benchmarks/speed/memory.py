@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from steps import JOBS, Job, Sides, saved_bytes
+from steps import JOBS, Sides, saved_bytes
 
 from vet.engine.environment import describe
 
@@ -27,17 +27,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
     args = parser.parse_args()
-    device, found = torch.device('cpu'), {}
+    device, saved = torch.device('cpu'), {}
     for name in ('vit-fp32', 'vit-bf16'):
         sides = Sides(JOBS[name], device)
-        found[name] = {tuner: saved_bytes(sides.vet(tuners=[entry])) for tuner, entry in TUNERS.items()}
-    job: Job = JOBS['vit-fp32']
-    table = Table('tuner', *(f'{name}, MB (x LoRA)' for name in found),
+        saved[name] = {tuner: saved_bytes(sides.vet(tuners=[entry])) for tuner, entry in TUNERS.items()}
+    found = dict(saved_bytes=saved, environment=describe(device))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(found, indent=1) + '\n')
+    Console(width=120).print(shown(found))
+
+
+def shown(found: dict) -> Table:
+    saved, job = found['saved_bytes'], JOBS['vit-fp32']
+    table = Table('tuner', *(f'{name}, MB (x LoRA)' for name in saved),
                   title=f'{job.model}, batch {job.batch}: kept for the backward pass')
     for tuner in TUNERS:
-        table.add_row(tuner, *(f'{own[tuner] / 1e6:.1f} ({own[tuner] / own["LoRA"]:.2f})' for own in found.values()))
-    args.output.write_text(json.dumps(dict(saved_bytes=found, environment=describe(device)), indent=1) + '\n')
-    Console(width=120).print(table)
+        table.add_row(tuner, *(f'{own[tuner] / 1e6:.1f} ({own[tuner] / own["LoRA"]:.2f})' for own in saved.values()))
+    return table
 
 
 if __name__ == '__main__':

@@ -77,6 +77,8 @@ def test_refusals(folder, folders, tmp_path):
         classifier(folders['lora'])(PICTURES, task=['a'] * 5)
     with pytest.raises(DataError, match='is no model folder'):
         classifier(dict(folders, none=tmp_path))
+    with pytest.raises(UserError, match='several folders share one backbone; give one path'):
+        classifier(folders, backbone={'lora': 'weights.safetensors'})
     with pytest.raises(UserError, match='no folder is given'):
         classifier({})
     with pytest.raises(DataError, match="'name': 'vit_small_patch16_224'.*only models of one backbone can share it"):

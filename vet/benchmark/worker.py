@@ -116,7 +116,7 @@ def _train(job: Job) -> dict[str, Any]:
     folder = Path(job.work_dir) / 'run'
     trainer = build_trainer(model=job.run.config, work_dir=folder, resume='auto', device=job.device, data_root=job.data_root)
     summary = trainer.train()
-    environment = {key: value for key, value in describe(trainer.accelerator.device).items() if key != 'command'}
+    environment = describe(trainer.accelerator.device)
     metrics = {} if job.run.is_search else {name: summary[name] for name in _names(summary, job)}
     facts = ('before', 'validation', 'selected', 'epochs', 'steps', 'train_images', 'parameters', 'train_seconds', 'peak_memory_mb')
     return dict(metrics=metrics, **{name: summary[name] for name in facts}, file_bytes=summary['output_bytes'],

@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     """A JSON-able description of where a run happens."""
     is_gpu, processor = device.type == 'cuda', platform.processor() or platform.machine()
     return dict(vet=vet.__version__, git_revision=_git('rev-parse', 'HEAD'), git_changes=bool(_git('status', '--porcelain')),
-                python=platform.python_version(), platform=platform.platform(), command=sys.argv,
+                python=platform.python_version(), platform=platform.platform(),
                 device=torch.cuda.get_device_name(device) if is_gpu else f'{device.type}, {processor}',
                 cores=os.cpu_count(), threads=torch.get_num_threads(),
                 packages={name: metadata.version(name) for name in PACKAGES})

@@ -5,6 +5,7 @@ Made by builders.build_trainer. It knows no tuner, head or dataset by name.
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -108,7 +109,7 @@ class Trainer:
     def _train(self) -> dict[str, Any]:
         settings, accelerator, train = self.settings, self.accelerator, self.settings.train
         is_main = accelerator.is_main_process
-        progress, parts = self.folder.begin(settings, describe(accelerator.device) if is_main else None)
+        progress, parts = self.folder.begin(settings, describe(accelerator.device) | dict(command=sys.argv) if is_main else None)
         accelerator.wait_for_everyone()
         order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
                       train.accumulate, settings.seed, accelerator.process_index, accelerator.num_processes,

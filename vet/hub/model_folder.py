@@ -111,6 +111,8 @@ def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str
 
 def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None = None) -> TunedModel:
     """The models of several folders, by names of your own, on the one frozen backbone that all were tuned on; see TunedModel."""
+    if isinstance(backbone, Mapping):
+        raise UserError(f'backbone is {dict(backbone)!r}, but several folders share one backbone; give one path.')
     shared, models = None, dict[str, Any]()
     for name, folder in folders.items():
         model = read_configuration(folder)['model']

@@ -1,6 +1,6 @@
 """A batch in which each image names its tuner: one mixed forward, against one warm merged network for each tuner.
 
-    python benchmarks/many_tuners.py
+    python benchmarks/speed/many_tuners.py
 
 LoRAs (random, rank 10 on qkv) over one backbone of random weights; time does not depend on their values. Four sides answer the
 same batch in turns, in each round once, after one round that does not count: one mixed forward; the same images grouped by tuner,
@@ -74,6 +74,7 @@ def main() -> None:
         switch_microseconds=switching(model, names), max_difference=max(
             (a - b).abs().max().item() for other in others for a, b in zip(reference, other)),
         sides={side: dict(seconds=times[1:], weights_mb=weights[side] / 1e6) for side, times in seconds.items()})
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(found, indent=1) + '\n')
     Console().print(shown(found))
 
