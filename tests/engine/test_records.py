@@ -3,14 +3,17 @@
 import json
 import math
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.engine.runs import small
+from vet.engine.environment import describe
 from vet.engine.log import read_log
 
 OPTIONS = {'train.log_every': 3, 'train.max_epochs': 3, 'evaluation.select': 'best', 'evaluation.every': 2}
@@ -76,7 +79,7 @@ def test_environment(run):
         assert found['packages'][name].startswith(__import__(name).__version__.partition('+')[0])
     git = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert found['git_revision'] == (git.stdout.strip() if git.returncode == 0 else None)
-    assert found['device'].startswith('cpu') and found['cores'] >= 1
+    assert found['device'].startswith('cpu') and found['cores'] >= 1 and found['command'] == sys.argv
 
 
 def test_config_is_written_complete(run):
@@ -90,3 +93,17 @@ def test_summary(run):
     assert summary['output_bytes'] == (folder / 'output' / 'tuner.safetensors').stat().st_size
     assert summary['parameters']['trainable'] == 6 * 4 * (64 + 192) + 64 * 5 + 5
     assert summary['steps'] == 12 and summary['epochs'] == 3 and summary['train_images'] == 108
+
+
+def test_the_revision_is_vets_own(tmp_path, monkeypatch):
+    """Not that of a repository in which somebody has installed it."""
+    for command in (['init', '-q'], ['-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-q', '--allow-empty', '-m', 'theirs']):
+        subprocess.run(['git', *command], cwd=tmp_path, check=True)
+    (tmp_path / 'vet').mkdir()
+    (tmp_path / 'vet/__init__.py').touch()
+    monkeypatch.setattr('vet.__file__', str(tmp_path / 'vet/__init__.py'))
+    found = describe(torch.device('cpu'))
+    assert (found['git_revision'], found['git_changes']) == (None, False)
+    subprocess.run(['git', 'add', 'vet'], cwd=tmp_path, check=True)
+    found = describe(torch.device('cpu'))
+    assert len(found['git_revision']) == 40 and found['git_changes']

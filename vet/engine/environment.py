@@ -17,7 +17,9 @@ PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'accelerate', 'numpy', '
 def describe(device: torch.device) -> dict[str, Any]:
     """A JSON-able description of where a run happens."""
     is_gpu, processor = device.type == 'cuda', platform.processor() or platform.machine()
-    return dict(vet=vet.__version__, git_revision=_git('rev-parse', 'HEAD'), git_changes=bool(_git('status', '--porcelain')),
+    is_checkout = bool(_git('ls-files', Path(vet.__file__).name))       # and not installed below a repository of somebody's
+    return dict(vet=vet.__version__, git_revision=_git('rev-parse', 'HEAD') if is_checkout else None,
+                git_changes=is_checkout and bool(_git('status', '--porcelain')),
                 python=platform.python_version(), platform=platform.platform(),
                 device=torch.cuda.get_device_name(device) if is_gpu else f'{device.type}, {processor}',
                 cores=os.cpu_count(), threads=torch.get_num_threads(),

@@ -7,6 +7,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,7 +23,13 @@ def seed_everything(*key: int | str) -> None:
     number = mix(*key)
     random.seed(number)
     np.random.seed(number % 2 ** 32)
-    torch.manual_seed(number)
+    (torch.manual_seed if _has_device() else torch.random.default_generator.manual_seed)(number)
+
+
+@cache
+def _has_device() -> bool:
+    """Whether there are other generators than the CPU's. torch.manual_seed formats a traceback for a GPU that is not there."""
+    return torch.accelerator.is_available()
 
 
 @contextmanager
