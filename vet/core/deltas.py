@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.core.edits import reweights_of
+from vet.core.modes import is_recorded
 from vet.core.site import Site
 
 
@@ -26,6 +27,11 @@ class LowRankUpdate(nn.Module):
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A (k, in) and B (out, k), whatever scales them included"""
         raise NotImplementedError(f'{type(self).__name__} must write factors()')
+
+    @property
+    def adds_product(self) -> bool:
+        """Whether `split` now adds B A x and nothing else, so that several can be one product."""
+        return type(self).split is LowRankUpdate.split and not (self.training and self.dropout)
 
     def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, in, …), bias (out,) or None -> the same shapes"""
@@ -58,9 +64,7 @@ def add_product(module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Te
     """y + B A x; y, the fresh output of `module`, may be written into."""
     is_linear = isinstance(module, nn.Linear)
     channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
-    plain = (torch.compiler.is_compiling() or torch.jit.is_tracing()        # a compiler fuses by itself; torch.jit and torch.func
-             or torch._C._are_functorch_transforms_active())                # refuse a function that writes into its input
-    if channels_last and not plain:
+    if channels_last and not is_recorded():
         return AddProduct.apply(down(module, x, A), y, B, -1 if is_linear else 1)
     return y + through(module, x, A, B)
 

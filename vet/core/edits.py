@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from vet.core.merged import merged, merges
 from vet.core.site import NORMS
 from vet.errors import NoSiteError
 
@@ -51,7 +52,8 @@ class Reweight:
     host: nn.Module
     weight_name: str
     bias_name: str
-    delta: Any                      # nn.Module; with `splits(host)` and `split(host, x, y)` where it need not form the weight
+    delta: Any                      # nn.Module; with `splits(host)` and `split(host, x, y)` where it need not form the weight,
+    #                                 and with `adds_product` and `factors()` where that may be B (A x), as of a LowRankUpdate
     mergeable = True
 
     def apply(self) -> None:
@@ -117,12 +119,15 @@ def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
 
 
 def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The forward of a reweighted module: W x and what each delta makes of it, as W x + B(A x), where all can; else the class's
+    """The forward of a reweighted module: where all deltas can, W x and what each makes of it, as W x + B(A x); else the class's
     on new tensors."""
     if len(args) == 1 and all_split(host):
+        deltas = [edit.delta for edit in reweights_of(host)]
+        if merges(host, deltas, args[0]):
+            return merged(host, deltas, args[0])
         y = type(host).forward(host, *args)
-        for edit in reweights_of(host):
-            y = edit.delta.split(host, args[0], y)
+        for delta in deltas:
+            y = delta.split(host, args[0], y)
         return y
     return type(host).forward(_with_tensors(host, new_tensors(host)), *args, **kwargs)
 

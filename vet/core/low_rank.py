@@ -102,9 +102,13 @@ class PiSSA(LowRank):
         """scale B0, as full_B is scale B"""
         return self.placed(self.scale * self.B0)
 
+    @property
+    def adds_product(self) -> bool:
+        return not (self.training and self.dropout)
+
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y + scale (B A d(x) - B0 A0 x), d the dropout"""
-        if not (self.training and self.dropout):
+        if self.adds_product:
             return super().split(module, x, y)
         dropped = F.dropout(x, self.dropout)
         return add_product(module, dropped - x, add_product(module, dropped, y, *self.factors()), self.A0, self.full_B0())

@@ -1,10 +1,20 @@
-"""A network otherwise for a while: in eval mode, or a module of it with another forward. Imported by whatever looks at networks."""
+"""A network otherwise for a while: in eval mode, or a module of it with another forward; and whether somebody records it.
+
+Imported by whatever looks at networks.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+
+
+def is_recorded() -> bool:
+    """Whether a compiler, torch.jit or torch.func follows what is computed: the first fuses by itself, the others refuse functions
+    of our own that write into their input."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 
 
 @contextmanager
