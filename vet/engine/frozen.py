@@ -9,11 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import LayerNorm
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from vet.core.edits import Reweight, all_split, parameter_or_none
-from vet.core.modes import instead
+from vet.core.modes import instead, is_recorded
 
+NORMS = (nn.LayerNorm, LayerNorm)
 CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)     # whose weights autocast casts, and that read them alone
 
 
@@ -38,11 +41,11 @@ def stored_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
 
 @contextmanager
 def norms_keep(dtype: torch.dtype, model: Any) -> Iterator[None]:
-    """Within, a frozen LayerNorm keeps its float32 input for the backward pass in `dtype`. Outputs stay what they are; gradients
-    change by no more than the rounding of those that autocast passes on anyway."""
+    """Within, a frozen LayerNorm of the last axes keeps its float32 input for the backward pass in `dtype`. Outputs stay what they
+    are; gradients change by no more than the rounding of those that autocast passes on anyway."""
     trained = {*model.trainable().values()}         # those that a later stage trains among them
     norms: list[Any] = [module for part in model.tasks.values() for module in part.backbone.network.modules()
-                        if isinstance(module, nn.LayerNorm) and 'forward' not in module.__dict__
+                        if type(module) in NORMS and 'forward' not in module.__dict__
                         and not any(parameter.requires_grad or parameter in trained for parameter in module.parameters())]
     with ExitStack() as stack:
         for norm in norms:
@@ -51,16 +54,28 @@ def norms_keep(dtype: torch.dtype, model: Any) -> Iterator[None]:
 
 
 def _normed(norm: Any, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
-    def pack(kept: torch.Tensor) -> torch.Tensor:
-        return kept.to(dtype) if kept.shape == x.shape else kept
-
-    def unpack(kept: torch.Tensor) -> torch.Tensor:
-        return kept.float() if kept.shape == x.shape else kept
-
-    if torch.compiler.is_compiling() or x.dtype != torch.float32:       # a compiler chooses by itself what it keeps
+    if is_recorded() or x.dtype != torch.float32:       # a compiler chooses by itself what it keeps
         return type(norm).forward(norm, x)
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        return type(norm).forward(norm, x)
+    return Norm.apply(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, dtype)
+
+
+class Norm(torch.autograd.Function):
+    """A LayerNorm of x (…, *shape) in float32 that keeps x in `dtype`, and has no gradient but that of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, shape: tuple[int, ...], weight: torch.Tensor | None, bias: torch.Tensor | None,
+                eps: float, dtype: torch.dtype) -> torch.Tensor:
+        y, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.save_for_backward(x.to(dtype), mean, rstd, weight, bias)
+        ctx.shape = shape
+        return y
+
+    @staticmethod
+    @once_differentiable        # what is kept of x has no history
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, mean, rstd, weight, bias = ctx.saved_tensors
+        return torch.ops.aten.native_layer_norm_backward(gradients[0], x.float(), ctx.shape, mean, rstd, weight, bias,
+                                                         [True, False, False])[0], *[None] * 5
 
 
 def _storable(model: Any) -> list[nn.Parameter]:
