@@ -1,4 +1,4 @@
-"""Low-rank updates of a Linear as one product: the same as the sum, and where it is computed."""
+"""A layer and its low-rank updates as one: the same as the sum, and where it is computed."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ from torch import nn
 
 from tests.nets import tiny
 from vet.core import edits
-from vet.core.merged import MergedLinear
+from vet.core.deltas import LowRank
+from vet.core.merged import MergedConv2d, MergedLinear, merges
 from vet.registry import TUNERS
 
 CONFIGS = [[dict(type='LoRA', rank=2)], [dict(type='LoRA', rank=2, variant='pissa')], [dict(type='LoRA', rank=2, variant='vera')],
@@ -28,10 +29,10 @@ def layer(configs: list[dict]) -> tuple[nn.Linear, nn.ModuleList]:
     return backbone.network.blocks[0].attn.qkv, tuners
 
 
-def computed(qkv: nn.Linear, tuners: nn.ModuleList, x: torch.Tensor) -> list[torch.Tensor]:
+def computed(layer: nn.Module, tuners: nn.ModuleList, x: torch.Tensor) -> list[torch.Tensor]:
     """The output and all gradients, those of the gradient of x among them."""
     x = x.requires_grad_()
-    y = qkv(x)
+    y = layer(x)
     [gx] = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     trained = [p for p in tuners.parameters() if p.requires_grad]
     found = torch.autograd.grad(y.sin().sum() + gx.square().sum(), [x, *trained], allow_unused=True)
@@ -39,7 +40,7 @@ def computed(qkv: nn.Linear, tuners: nn.ModuleList, x: torch.Tensor) -> list[tor
 
 
 def taken(y: torch.Tensor) -> bool:
-    return type(y.grad_fn).__name__ == f'{MergedLinear.__name__}Backward'
+    return type(y.grad_fn).__name__ in (f'{kind.__name__}Backward' for kind in (MergedLinear, MergedConv2d))
 
 
 @pytest.mark.parametrize('configs', CONFIGS, ids=str)
@@ -52,7 +53,34 @@ def test_it_is_the_sum(configs, monkeypatch):
     other = computed(qkv, tuners, x)
     assert not taken(other[0]) and len(one) == len(other) > 3
     for a, b in zip(one, other):
-        assert torch.allclose(a, b, rtol=0, atol=1e-10)
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('options', [
+    dict(kernel_size=1), dict(kernel_size=3, padding=1), dict(kernel_size=3, stride=2, bias=False),
+    dict(kernel_size=(1, 3), dilation=2, padding=(0, 2))], ids=str)
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_convolutions(options, layout, monkeypatch):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, **options).double().requires_grad_(False).to(memory_format=layout)
+    deltas = nn.ModuleList(LowRank(conv.weight.shape, rank, scale=2.0) for rank in (1, 2)).double()
+    for delta in deltas:
+        nn.init.normal_(delta.B)
+        edits.Reweight(conv, 'weight', 'bias', delta).apply()
+    x = torch.randn(3, 4, 12, 12, dtype=torch.float64).to(memory_format=layout)
+    one = computed(conv, deltas, x)
+    assert taken(one[0])
+    monkeypatch.setattr(edits, 'merges', lambda *_: False)
+    other = computed(conv, deltas, x)
+    assert not taken(other[0]) and len(one) == len(other) == 7
+    for a, b in zip(one, other):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('options', [dict(padding='same'), dict(padding=1, padding_mode='circular'), dict(groups=2)], ids=str)
+def test_other_convolutions_form_the_sum(options):
+    conv = nn.Conv2d(4, 6, 3, **options).requires_grad_(False)
+    assert not merges(conv, [LowRank(conv.weight.shape, 1)], torch.randn(3, 4, 12, 12))
 
 
 def test_a_transposed_input():
