@@ -93,7 +93,7 @@ def test_tuners_that_are_no_list_of_dicts_beside_a_short_form(tuners, short):
     ('train.lr_scheduler.eta_min', 2, 'from 0 to 1'), ('train.label_smoothing', 1, 'from 0 to below 1'),
     ('train.mixup', -0.1, 'at least 0'), ('train.cutmix', float('nan'), 'at least 0'), ('train.clip_norm', 0, 'above 0'),
     ('train.head_lr', -1, 'above 0'), ('train.ema', 1, 'above 0 and below 1'), ('train.checkpoint.keep', 0, 'at least 1'),
-    ('train.checkpoint.every_steps', 0, 'at least 1'), ('train.early_stop', 0, 'at least 1'),
+    ('train.checkpoint.every_steps', 0, 'at least 1'), ('train.checkpoint.every_epochs', 0, 'at least 1'), ('train.early_stop', 0, 'at least 1'),
     ('evaluation.holdout', 1, 'above 0 and below 1'), ('evaluation.every', 0, 'at least 1')])
 def test_out_of_range(key, value, allowed):
     with pytest.raises(UserError, match=f'^{key} is {value}; it must be {allowed}.$'):

@@ -59,7 +59,8 @@ class Schedule:
 
 @dataclass
 class Checkpoints:
-    every_steps: int | None = None   # None: at the end of each epoch
+    every_steps: int | None = None   # also within epochs
+    every_epochs: int = 1            # at the end of so many; after the last in any case. More where epochs take no time
     keep: int = 2
 
 
@@ -90,6 +91,7 @@ class Train:
     clip_norm: float | None = None
     precision: str = 'auto'          # auto: bf16 where the hardware has it; fp32, bf16
     compile: bool = False
+    gradient_checkpointing: bool = False    # blocks are computed again in the backward pass: less memory, more time
     lean: bool = True                # the last block computes the class token alone where that is pooled: the same but for rounding
     cache_features: bool = False     # keeps what reaches the first edited block, the second or later, in $VET_CACHE_DIR, else
     #                                  ~/.cache/vet, for all epochs and runs: of images that no random augmentation changes
@@ -135,7 +137,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         'train.dataloader.workers_per_gpu', 'evaluation.dataloader.workers_per_gpu')),
     ('at least 1', lambda value: value >= 1, (
         'train.dataloader.batch_size_per_gpu', 'train.accumulate', 'train.threads', 'train.log_every', 'train.early_stop',
-        'train.lr_scheduler.T_max', 'train.checkpoint.keep', 'train.checkpoint.every_steps',
+        'train.lr_scheduler.T_max', 'train.checkpoint.keep', 'train.checkpoint.every_steps', 'train.checkpoint.every_epochs',
         'evaluation.dataloader.batch_size_per_gpu', 'evaluation.every')),
     ('above 0', lambda value: value > 0, ('train.clip_norm', 'train.head_lr')),
     ('from 0 to 1', lambda value: 0 <= value <= 1, ('train.lr_scheduler.eta_min',)),

@@ -36,7 +36,7 @@ def seconds(args: argparse.Namespace, epochs: int, cached: bool) -> float:
                        tuners=[dict(type='LinearProbe')], head=dict(type='Linear')),
             dataset=dict(train=DATASETS[args.dataset]),
             train=dict(max_epochs=epochs, cache_features=cached, transform=[dict(type='Resize'), dict(type='CenterCrop')],
-                       dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=args.workers)),
+                       dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=args.workers), checkpoint=dict(every_epochs=25)),
             evaluation=dict(before=False), seed=0)
         trainer = build_trainer(model=config, work_dir=Path(folder) / 'run', data_root=args.data_root, device=args.device)
         began = time.perf_counter()

@@ -3,16 +3,17 @@
     python benchmarks/speed/steps.py                                        every job, on the best device there is
     python benchmarks/speed/steps.py --jobs vit-fp32 --rounds 21 --compile  one of them, with compiled sides too
 
-A job is a network of random weights, a dtype and a batch in memory. Its sides take turns, in each round once, after two rounds
-that do not count: the untouched network's forward pass (the yardstick), that of a merged LoRA, full fine-tuning, PEFT's LoRA in a
-plain torch loop with AdamW, and vet's Learner, which is what train.py runs. The same rank, places, batch, dtype and memory layout;
-batch norms in eval. Ratios are of one round; the table gives their median and quartiles. Results go to results/steps.json beside
-this file, by job and device.
+A job is a network of random weights, a dtype and a batch in memory. Its sides take turns, in each round once and in an order drawn
+for it (who comes after a large one finds memory warm), after two rounds that do not count: the untouched network's forward pass
+(the yardstick), that of a merged LoRA, full fine-tuning, PEFT's LoRA in a plain torch loop with AdamW, and vet's Learner, which is
+what train.py runs. The same rank, places, batch, dtype and memory layout; batch norms in eval. Ratios are of one round; the table
+gives their median and quartiles. Results go to results/steps.json beside this file, by job and device.
 """
 
 import argparse
 import gc
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -177,7 +178,7 @@ def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict
     steps = {name: make() for name, make in makers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 2):
-        for name, step in steps.items():
+        for name, step in random.Random(number).sample(list(steps.items()), len(steps)):
             began = time.perf_counter()
             step()
             if device.type == 'cuda':

@@ -149,10 +149,11 @@ class Noisy(SmallDigits):
     ({'model.tuners': [dict(type='Partial'), dict(type='LoRA', at='attn.qkv[0]')]}, "a tuner edits 'blocks.0.attn.qkv', and no block"),
     ({'train.mixup': 0.3}, 'mixup and cutmix mix images'), ({'train.cutmix': 0.3}, 'mixup and cutmix mix images'),
     ({'train.compile': True}, 'train.compile compiles the network whole'),
+    ({'train.gradient_checkpointing': True}, 'train.gradient_checkpointing computes blocks again'),
     ({'train.transform': [dict(type='RandomHorizontalFlip', p=0.001)]}, 'the transform or the dataset draws at random'),
     ('dataset', 'the transform or the dataset draws at random'), ('dropout', 'the network draws at random'),
     ('disk', 'the features of 120 images, 64 numbers each, take 0 MiB, and')],
-    ids=['bitfit', 'prompts', 'ladder', 'early', 'mixup', 'cutmix', 'compile', 'transform', 'dataset', 'dropout', 'disk'])
+    ids=['bitfit', 'prompts', 'ladder', 'early', 'mixup', 'cutmix', 'compile', 'checkpointing', 'transform', 'dataset', 'dropout', 'disk'])
 def test_where_nothing_can_be_kept_it_says_so_and_trains_on_images(tmp_path, cache, capsys, monkeypatch, change, reason):
     trainer = small(tmp_path / 'run', **CACHED | {'train.max_epochs': 0 if change == {'train.compile': True} else 1}
                     | (change if isinstance(change, dict) else {}))

@@ -219,3 +219,10 @@ def test_no_epochs(tmp_path):
     trainer = build(tmp_path / 'run', **{'train.max_epochs': 0})
     summary = trainer.train()
     assert summary['steps'] == 0 and summary['accuracy'] == summary['before']['accuracy']
+
+
+def test_checkpoints_of_some_epochs_and_of_the_last(tmp_path):
+    for name, options, steps in (('every second', dict(every_epochs=2), [8, 16, 20]),
+                                 ('within epochs too', dict(every_epochs=9, every_steps=6), [6, 12, 18, 20])):
+        small(tmp_path / name, **{'train.max_epochs': 5, 'train.checkpoint': dict(keep=9, **options)}).train()
+        assert names(tmp_path / name / 'checkpoints') == [f'step-{step:08d}' for step in steps]

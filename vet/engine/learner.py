@@ -21,6 +21,7 @@ from vet.engine.ema import Average, copy_into
 from vet.engine.frozen import norms_keep, stored_in
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
+from vet.engine.recompute import blocks_again
 from vet.engine.seeding import seed_everything
 from vet.errors import UserError
 
@@ -47,6 +48,8 @@ class Learner:
                                 f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
         self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
         self._while_training = ExitStack()
+        if train.gradient_checkpointing:
+            self._while_training.enter_context(blocks_again(model))
         if precision_of(accelerator) == 'bf16':
             self._while_training.enter_context(stored_in(torch.bfloat16, model))
             self._while_training.enter_context(norms_keep(torch.bfloat16, model))

@@ -144,19 +144,20 @@ class Trainer:
     def _epochs(self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
         train, order = self.settings.train, learner.order
         batches = self._batches(order, progress.step)
-        meter = Meter(self.accelerator.device)
-        while progress.step < train.max_epochs * order.steps and not progress.stopped:
+        meter, last = Meter(self.accelerator.device), train.max_epochs * order.steps
+        while progress.step < last and not progress.stopped:
             began = time.perf_counter()
             lr = learner.step(list(islice(batches, order.step_batches(progress.step))), progress.step, meter)
             progress.step += 1
             progress.train_seconds += time.perf_counter() - began
             ends_epoch = progress.step % order.steps == 0
             epoch, every = math.ceil(progress.step / order.steps), train.checkpoint.every_steps
-            saves = ends_epoch or (every is not None and progress.step % every == 0)
-            if saves or progress.step % train.log_every == 0:   # a checkpoint holds no half-filled meter
+            saves = every is not None and progress.step % every == 0
+            if saves or ends_epoch or progress.step % train.log_every == 0:     # a checkpoint holds no half-filled meter
                 self._record(meter, epoch, lr, progress, log, bar)
             if ends_epoch:
                 self._end_epoch(learner, epoch, progress, meter, log, bar)
+                saves |= epoch % train.checkpoint.every_epochs == 0 or progress.step == last or progress.stopped
             if saves:
                 self._save(learner, progress, log)
                 meter.pause_over()

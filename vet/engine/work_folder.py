@@ -20,7 +20,8 @@ class WorkFolder:
     """One run's folder. resume: None (must hold no run), 'auto' (goes on from the newest checkpoint, if any), or the path
     of a checkpoint."""
 
-    free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps')      # settings that a resumed run may change: no weight does
+    # settings that a resumed run may change: no weight does
+    free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs')
 
     def __init__(self, path: str | Path, resume: str | None = None):
         self.path, self.resume = Path(path), resume

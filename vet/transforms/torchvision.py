@@ -5,6 +5,7 @@ A transform that takes `size` or `interpolation` gets the backbone's own where t
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,14 @@ def split_normalisation(transform: Callable) -> tuple[Callable, Callable]:
     steps = _flat(transform)
     if list(map(type, steps[-2:])) != [v2.ToDtype, v2.Normalize] or len(steps) == 2:
         return transform, v2.Identity()
-    return v2.Compose(steps[:-2]), v2.Compose(steps[-2:])
+    return v2.Compose(steps[:-2]), partial(_normalised, *steps[-2:])
+
+
+def _normalised(convert: v2.ToDtype, normalise: v2.Normalize, images: torch.Tensor) -> torch.Tensor:
+    """In place where that can be: not of floats that are given, nor of gray images, which get as many channels as the mean has."""
+    floats = convert(images)
+    inplace = floats is not images and floats.shape[-3] == len(normalise.mean)
+    return v2.functional.normalize(floats, normalise.mean, normalise.std, inplace)
 
 
 def _flat(transform: Callable) -> list[Any]:

@@ -1,0 +1,65 @@
+"""Gradient checkpointing: the same gradients, less kept; and no trace of it after training."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.contract.cases import CASES
+from tests.contract.runs import LABELS, Run, gradients, run, trained
+from tests.engine.runs import small
+from tests.nets import images
+from vet.engine.recompute import blocks_again
+from vet.errors import UserError
+
+
+def kept(model) -> int:
+    """Bytes that are kept for the backward pass, each storage once."""
+    found = {}
+
+    def keep(tensor):
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images(6))
+    return sum(storage.nbytes() for storage in found.values())
+
+
+@pytest.mark.parametrize('case', [case for case in CASES if case.on is None or 'vit' in case.on], ids=str)
+def test_gradients_are_the_same(case):
+    if not isinstance(run(case, 'vit'), Run):
+        pytest.skip('refuses')
+    model = trained(case, 'vit').train()
+    again = copy.deepcopy(model)
+    torch.manual_seed(0)
+    loss, plain = gradients(model, images(6), LABELS)
+    torch.manual_seed(0)
+    with blocks_again(again):
+        found_loss, found = gradients(again, images(6), LABELS)
+    assert found_loss == loss and found.keys() == plain.keys()
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+def test_less_is_kept():
+    model = trained(next(case for case in CASES if str(case) == 'LoRA'), 'vit').train()
+    plain = kept(model)
+    with blocks_again(model):
+        assert kept(model) < plain / 2
+    assert kept(model) == plain
+
+
+def test_a_run_ends_with_the_same_weights_and_leaves_nothing(tmp_path):
+    options = {'train.max_epochs': 1, 'model.tuners': [dict(type='LoRA', rank=4, dropout=0.3)]}
+    plain, again = (small(tmp_path / str(on), **options, **{'train.gradient_checkpointing': on}) for on in (False, True))
+    for trainer in (plain, again):
+        trainer.train()
+        assert not trainer.model.backbone.network.grad_checkpointing
+    states = [trainer.model.trained_state() for trainer in (plain, again)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_networks_without_it_are_refused():
+    model = trained(next(case for case in CASES if str(case) == 'LoRA'), 'torchvision-vit')
+    with pytest.raises(UserError, match='VisionTransformer cannot compute its blocks again.*set it to False'), blocks_again(model):
+        pass
