@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import images
+import imports
 import many_tuners
 import memory
 import probe
@@ -24,7 +25,8 @@ SHOWN = {
     'memory': lambda found: [memory.shown(found)],
     'probe': lambda found: [probe.shown(found)],
     'images': lambda found: [images.JOBS[job][1](one['found']) for job, one in found.items()],
-    'many_tuners': lambda found: [many_tuners.shown(found)]}
+    'many_tuners': lambda found: [many_tuners.shown(found)],
+    'imports': lambda found: [imports.shown(found)]}
 
 
 def markdown(table: Table) -> str:
