@@ -162,6 +162,7 @@ def fill_and_tell(jpegs, cache, told, die_at=None):
     cached_images(ImageFolder(jpegs, 'train'), SHORT, workers=0)
 
 
+@pytest.mark.slow
 def test_processes_at_once_decode_once(process, tmp_path, jpegs, cache):
     children = [process(fill_and_tell, jpegs, cache, tmp_path / name) for name in 'abc']
     for child in children:
