@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.core.edits import reweights_of
+from vet.core.merged import flattened
 from vet.core.modes import is_recorded
 from vet.core.site import Site
 
@@ -77,7 +78,7 @@ class AddProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: torch.Tensor, y: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
-        y.movedim(axis, -1).view(-1, len(B)).addmm_(_rows(h, axis).to(y.dtype), B.to(y.dtype).T)
+        y.movedim(axis, -1).view(-1, len(B)).addmm_(flattened(h, axis).to(y.dtype), B.to(y.dtype).T)
         ctx.mark_dirty(y)
         ctx.save_for_backward(h, B)         # its own inputs: of what is made here, a second backward would know no history
         ctx.axis = axis
@@ -86,15 +87,10 @@ class AddProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         h, B = ctx.saved_tensors
-        rows, shape = _rows(gradients[0], ctx.axis), h.movedim(ctx.axis, -1).shape
-        gh = (rows @ B.to(rows.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[0] else None
-        gB = (rows.T @ _rows(h, ctx.axis).to(rows.dtype)).to(B.dtype) if ctx.needs_input_grad[2] else None
+        gy, shape = flattened(gradients[0], ctx.axis), h.movedim(ctx.axis, -1).shape
+        gh = (gy @ B.to(gy.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[0] else None
+        gB = (gy.T @ flattened(h, ctx.axis).to(gy.dtype)).to(B.dtype) if ctx.needs_input_grad[2] else None
         return gh, gradients[0], gB, None
-
-
-def _rows(x: torch.Tensor, axis: int) -> torch.Tensor:
-    """(…, k, …) -> (n, k), channels at `axis`"""
-    return x.movedim(axis, -1).reshape(-1, x.shape[axis])
 
 
 class LowRank(LowRankUpdate):

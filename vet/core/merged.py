@@ -1,4 +1,4 @@
-"""A Linear or a convolution and its low-rank updates as one: x with the weight W + B A. Used by core.edits alone.
+"""A Linear or a convolution and its low-rank updates as one: x with the weight W + B A. Used by core.edits and core.deltas.
 
 In float32 and with more positions in x than W has columns this is cheaper than B (A x): no pass over the output, and no second
 gradient of x to add. In less precision W + B A would round a small update away.
@@ -56,10 +56,10 @@ class MergedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, W, A, B = ctx.saved_tensors
-        rows, inputs = gradients[0].reshape(-1, len(W)), x.reshape(-1, W.shape[1])
-        gx = (rows @ (W + B @ A)).view_as(x) if ctx.needs_input_grad[0] else None
-        gA = (rows @ B).T @ inputs if ctx.needs_input_grad[3] else None
-        gB = rows.T @ (inputs @ A.T) if ctx.needs_input_grad[4] else None
+        gy, inputs = flattened(gradients[0], -1), flattened(x, -1)
+        gx = (gy @ (W + B @ A)).view_as(x) if ctx.needs_input_grad[0] else None
+        gA = (gy @ B).T @ inputs if ctx.needs_input_grad[3] else None
+        gB = gy.T @ (inputs @ A.T) if ctx.needs_input_grad[4] else None
         return gx, None, None, gA, gB
 
 
@@ -87,6 +87,10 @@ class MergedConv2d(torch.autograd.Function):
             gh = F.conv2d(gy, B.T[:, :, None, None])
             gA = torch.ops.aten.convolution_backward(gh, x, down, *how, [False, True, False])[1].flatten(1)
         if ctx.needs_input_grad[4]:
-            h = F.conv2d(x, down, None, *ctx.how)
-            gB = gy.movedim(1, -1).reshape(-1, len(B)).T @ h.movedim(1, -1).reshape(-1, len(A))
+            gB = flattened(gy, 1).T @ flattened(F.conv2d(x, down, None, *ctx.how), 1)
         return gx, None, None, gA, gB, None
+
+
+def flattened(x: torch.Tensor, axis: int) -> torch.Tensor:
+    """(…, k, …) -> (n, k), channels at `axis`"""
+    return x.movedim(axis, -1).reshape(-1, x.shape[axis])
