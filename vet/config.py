@@ -92,7 +92,8 @@ class Train:
     precision: str = 'auto'          # auto: bf16 where the hardware has it; fp32, bf16
     compile: bool = False
     gradient_checkpointing: bool = False    # blocks are computed again in the backward pass: less memory, more time
-    lean: bool = True                # the last block computes the class token alone where that is pooled: the same but for rounding
+    lean: bool = True                # the same but for rounding in less time: the last block computes the class token alone where
+    #                                  that is pooled; attention in bf16 on a CPU is differentiated by whole products
     cache_features: bool = False     # keeps what reaches the first edited block, the second or later, in $VET_CACHE_DIR, else
     #                                  ~/.cache/vet, for all epochs and runs: of images that no random augmentation changes
     cache_images: bool = False       # keeps images decoded, and resized where the transform begins so, there too; results are equal

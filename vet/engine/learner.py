@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from vet.config import Stage, Train
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
+from vet.engine.attention import AttentionByProducts, pays
 from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
 from vet.engine.device import precision_of
@@ -50,6 +51,7 @@ class Learner:
         self._while_training = ExitStack()
         if train.gradient_checkpointing:
             self._while_training.enter_context(blocks_again(model))
+        self._by_products = train.lean and not train.compile and precision_of(accelerator) == 'bf16' and pays(accelerator.device)
         if precision_of(accelerator) == 'bf16':
             self._while_training.enter_context(stored_in(torch.bfloat16, model))
             self._while_training.enter_context(norms_keep(torch.bfloat16, model))
@@ -86,6 +88,8 @@ class Learner:
         with ExitStack() as lean:           # the backward pass in it too: gradient checkpointing calls blocks again
             for model in self.model.tasks.values() if train.lean else ():
                 lean.enter_context(model.lean())
+            if self._by_products:
+                lean.enter_context(AttentionByProducts())
             self._accumulate(batches, share, meter)
         if train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), train.clip_norm)

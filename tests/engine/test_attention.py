@@ -1,0 +1,115 @@
+"""Attention by products: as near to the equation as torch's kernel, and in place of it only where it is that equation."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.contract.cases import CASES
+from tests.contract.runs import LABELS, Run, gradients, run, trained
+from tests.engine.runs import small
+from tests.nets import images
+from vet.engine import attention, learner
+from vet.engine.attention import Attention, AttentionByProducts
+
+FAMILIES = ('vit', 'swin', 'convnext', 'clip', 'torchvision-vit')
+
+
+def inputs(queries=7, keys=11, width=24, scale=1.0) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [(scale * torch.randn(3, 2, n, width, generator=draw)).bfloat16() for n in (queries, keys, keys, queries)]
+
+
+def differentiated(attend, qkv, dy) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    leaves = [each.detach().clone().requires_grad_() for each in qkv]
+    y = attend(*leaves)
+    return y.detach(), [each.double() for each in torch.autograd.grad(y, leaves, dy)]
+
+
+def equation(q, k, v):
+    return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1) @ v
+
+
+def error(found, exact) -> list[float]:
+    return [float((one - other).norm() / other.norm()) for one, other in zip(found, exact)]
+
+
+@pytest.mark.parametrize('shape', [dict(), dict(queries=1), dict(queries=197, keys=197, width=64), dict(scale=3.0)], ids=str)
+def test_gradients_are_as_near_to_the_equations_as_those_of_torchs_kernel(shape):
+    *qkv, dy = inputs(**shape)
+    _, exact = differentiated(equation, [each.double() for each in qkv], dy.double())
+    y_torch, of_torch = differentiated(F.scaled_dot_product_attention, qkv, dy)
+    y, found = differentiated(Attention.apply, qkv, dy)
+    assert torch.equal(y, y_torch)
+    assert all(one < 1.1 * other + 1e-3 for one, other in zip(error(found, exact), error(of_torch, exact)))
+    assert max(error(found, exact)) < 0.02
+
+
+def test_a_second_derivative_is_refused():
+    q, k, v, _ = inputs()
+    slope, = torch.autograd.grad(Attention.apply(q.requires_grad_(), k, v).square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        slope.sum().backward()
+
+
+def test_products_are_float32s_again_after_it():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    *qkv, dy = inputs()
+    differentiated(Attention.apply, qkv, dy)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize('options', [
+    dict(attn_mask=torch.ones(7, 11, dtype=torch.bool)), dict(dropout_p=0.5), dict(scale=0.5), dict(is_causal=True),
+    dict(wide=True), dict(in_float32=True), dict(without_gradient=True)], ids=lambda options: next(iter(options)))
+def test_other_attentions_are_torchs(options, monkeypatch):
+    q, k, v, _ = (each.float().requires_grad_() for each in inputs())
+    monkeypatch.setattr(Attention, 'apply', None)           # it would raise
+    if options.pop('wide', False):
+        k, v = k[:, :1], v[:, :1]
+    with (torch.autocast('cpu', torch.bfloat16, enabled=not options.pop('in_float32', False)), AttentionByProducts(),
+          torch.set_grad_enabled(not options.pop('without_gradient', False))):
+        torch.manual_seed(0)
+        y = F.scaled_dot_product_attention(q, k, v, **options)
+        assert y.shape == q.shape
+
+
+@pytest.mark.parametrize('case, family', [
+    pytest.param(case, family, id=f'{case}-{family}', marks=[] if family == 'vit' else pytest.mark.slow)
+    for family in FAMILIES for case in CASES if case.on is None or family in case.on])
+def test_every_tuners_gradients_stay_near_to_float32s(case, family):
+    if not isinstance(run(case, family), Run):
+        pytest.skip('refuses')
+    model = trained(case, family).train()
+    seen = images(6)
+
+    def measured(in_bf16: bool, by_products: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
+        one = copy.deepcopy(model)          # a norm's statistics move in training
+        torch.manual_seed(0)
+        with torch.autocast('cpu', torch.bfloat16, enabled=in_bf16), AttentionByProducts() if by_products else torch.enable_grad():
+            return gradients(one, seen, LABELS)
+
+    (_, exact), (plain_loss, plain), (loss, found) = measured(False), measured(True), measured(True, True)
+    assert loss == plain_loss
+
+    def distance(one: dict[str, torch.Tensor]) -> float:
+        return sum((one[name] - exact[name]).square().sum() for name in exact).sqrt().item()
+
+    assert distance(found) <= 1.5 * distance(plain)         # of tiny networks it scatters around 1.0, at most to 1.4
+
+
+def test_training_in_bf16_takes_it_where_it_pays(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(*qkv):
+        calls.append(torch.is_grad_enabled())
+        return F.scaled_dot_product_attention(*qkv)
+
+    monkeypatch.setattr(attention.Attention, 'apply', counted)
+    for pays, options, expected in ((True, {}, True), (True, {'train.lean': False}, False), (True, {'train.precision': 'fp32'}, False),
+                                    (False, {}, False)):
+        calls.clear()
+        monkeypatch.setattr(learner, 'pays', lambda device, pays=pays: pays)
+        small(tmp_path / f'{len(list(tmp_path.iterdir()))}', **{'train.precision': 'bf16', 'train.max_epochs': 1, **options}).train()
+        assert bool(calls) is expected and all(calls)       # evaluation does without

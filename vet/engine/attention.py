@@ -1,0 +1,67 @@
+"""Attention in bf16 on a CPU, differentiated by matrix products of the whole: torch's kernel takes 1.3 times as long, and its gradient
+is no nearer to float32's.
+
+Imported by learner.py alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+from torch.backends import mkldnn
+from torch.overrides import TorchFunctionMode
+
+
+def pays(device: torch.device) -> bool:
+    """Whether the hardware multiplies tiles of bf16. Without, nothing was measured."""
+    return device.type == 'cpu' and torch.cpu._is_amx_tile_supported()
+
+
+class AttentionByProducts(TorchFunctionMode):
+    """Within, scaled_dot_product_attention on a CPU under autocast to bf16 is `Attention` where that is its equation: without mask or
+    dropout. All else is what it is."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention and _is_plain(*args, **kwargs):
+            return Attention.apply(*(each.to(torch.bfloat16) for each in args))
+        return function(*args, **kwargs)
+
+
+def _is_plain(q: Any = None, k: Any = None, v: Any = None, /, *others: Any, dropout_p: float = 0.0, **options: Any) -> bool:
+    return (torch.is_grad_enabled() and torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu') == torch.bfloat16
+            and v is not None and not others and not dropout_p and all(value is None or value is False for value in options.values())
+            and q.device.type == 'cpu' and q.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2])
+
+
+class Attention(torch.autograd.Function):
+    """softmax(Q K^T / sqrt(d)) V of Q (B, H, M, d), K and V (B, H, N, d), all bf16; the softmax is formed again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, k, v, dy = (each.float() for each in (*ctx.saved_tensors, gradients[0]))
+        scale = q.shape[-1] ** -0.5
+        with _products_of_bf16():
+            p = (q @ k.mT).mul_(scale).softmax(-1)
+            dv = p.mT @ dy
+            ds = torch._softmax_backward_data(dy @ v.mT, p, -1, p.dtype).mul_(scale)
+            return tuple(each.bfloat16() for each in (ds @ k, ds.mT @ q, dv))
+
+
+@contextmanager
+def _products_of_bf16() -> Iterator[None]:
+    """Within, products of float32 matrices round their entries to bf16, and add up and give float32."""
+    before, mkldnn.matmul.fp32_precision = mkldnn.matmul.fp32_precision, 'bf16'
+    try:
+        yield
+    finally:
+        mkldnn.matmul.fp32_precision = before
