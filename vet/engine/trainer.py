@@ -28,6 +28,7 @@ from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
 from vet.engine.evaluate import best_classes, measure
 from vet.engine.features import FeatureCache, Features
+from vet.engine.heap import freed_memory_kept
 from vet.engine.image_cache import ImageCache
 from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
@@ -73,7 +74,8 @@ class Trainer:
             return summary
         self._training = True
         try:
-            return self._train()
+            with freed_memory_kept(self.accelerator.device):
+                return self._train()
         finally:
             self._training, self._cache, self._images = False, None, None
 
