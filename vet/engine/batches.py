@@ -137,5 +137,10 @@ def load(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: i
     parts = {task: split_normalisation(transform) for task, transform in transforms.items()}
     firsts = {task: first for task, (first, _) in parts.items()}
     for batch in read(dataset, firsts, seed, keys, workers, pin_memory=device.type == 'cuda'):
-        images, labels, weights = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels, batch.weights))
-        yield Batch(parts[batch.task][1](images), labels, weights, batch.task)
+        yield placed(batch, parts[batch.task][1], device)
+
+
+def placed(batch: Batch, normalise: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Batch:
+    """A batch of pixels, normalised on `device`."""
+    images, labels, weights = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels, batch.weights))
+    return Batch(normalise(images), labels, weights, batch.task)

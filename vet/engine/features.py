@@ -12,7 +12,6 @@ images: some products of so few rows take kernels of their own.
 import hashlib
 import math
 import os
-import pickle
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,24 +32,25 @@ from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.datasets.image import open_image
-from vet.engine.batches import Batch, Keys, Transforms, load
+from vet.engine.batches import Batch, Keys, Transforms, placed, read
 from vet.engine.cache_folder import FULL, cache_path, locked
 from vet.engine.cut import Cut, NoCutError, Resumed, find_cut
 from vet.engine.device import precision_of
 from vet.engine.files import writing
 from vet.engine.progress import console
 from vet.errors import UserError
+from vet.transforms.torchvision import split_normalisation
 
 View = Callable[[Any], torch.Tensor]
 
 
 class Features:
-    """kept_N: float32 (N, …), memory-mapped. labels_N: as torch has them. net: the model from the cut on.
+    """kept_N: float32 (N, …), mapped from its file. labels_N: (N,). net: the model from the cut on.
 
     images: keys -> their batches, for a net that needs them.
     """
 
-    def __init__(self, net: Resumed, kept_N: np.ndarray, labels_N: torch.Tensor, images: Callable[[Keys], Iterator[Batch]]):
+    def __init__(self, net: Resumed, kept_N: torch.Tensor, labels_N: torch.Tensor, images: Callable[[Keys], Iterator[Batch]]):
         self.net, self.kept_N, self.labels_N, self._images = net, kept_N, labels_N, images
 
     def batches(self, keys: Keys, device: torch.device) -> Iterator[Batch]:
@@ -58,7 +58,7 @@ class Features:
         keys, again = tee(keys)
         read = self._images(keys) if self.net.cut.needs_images else (self._without_images(listed, device) for listed in keys)
         for batch, listed in zip(read, again):
-            yield replace(batch, kept=torch.from_numpy(self.kept_N[[i for _, i, _ in listed]]).to(device))
+            yield replace(batch, kept=self.kept_N[[i for _, i, _ in listed]].to(device))
 
     def _without_images(self, listed: list[tuple[int, int, int]], device: torch.device) -> Batch:
         _, rows, weights = zip(*listed)
@@ -131,11 +131,15 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
     """The features of a dataset as they are in training, where `train` is given, or in evaluation. NoCutError where there are none
     that are the same each time."""
     device, size = accelerator.device, loader.batch_size_per_gpu
+    still, normalise = split_normalisation(view)
 
-    def images(keys: Keys, device: torch.device = device) -> Iterator[Batch]:
-        return load(_Still(dataset), {None: _Still(view)}, 0, keys, loader.workers_per_gpu, device)
+    def pixels(keys: Keys) -> Iterator[Batch]:
+        return read(_Still(dataset), {None: _Still(still)}, 0, keys, loader.workers_per_gpu, pin_memory=device.type == 'cuda')
 
-    first = _Still(view)(open_image(_Still(dataset)[0][0]))
+    def normalised(batches: Iterator[Batch]) -> Iterator[Batch]:
+        return (placed(batch, normalise, device) for batch in batches)
+
+    first = normalise(_Still(still)(open_image(_Still(dataset)[0][0])))
     with ExitStack() as mode:
         mode.enter_context(in_eval(model))
         mode.enter_context(accelerator.autocast())
@@ -150,13 +154,13 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
         keys = [[(0, i, 1) for i in range(start, min(start + size, len(dataset)))] for start in range(0, len(dataset), size)]
         made = hashlib.sha256(repr((
             sorted(model.backbone.identity.items(), key=str), cut.name, cut.shape, cut.strides, train and train.lean, len(dataset),
-            precision_of(accelerator), device.type, size, *map(metadata.version, ('torch', 'torchvision', 'timm')))).encode())
+            normalise, precision_of(accelerator), device.type, size, *map(metadata.version, ('torch', 'torchvision', 'timm')))).encode())
         stem, seen, labels = f'features-{made.hexdigest()[:16]}', hashlib.sha256(), []
 
         def looked_at(batches: Iterator[Batch]) -> Iterator[Batch]:
             for batch in batches:
-                seen.update(batch.images.cpu().numpy().tobytes())
-                labels.append(batch.labels.cpu())
+                seen.update(batch.images.numpy().data)
+                labels.append(batch.labels)
                 yield batch
 
         def file() -> Path:
@@ -164,13 +168,14 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
 
         with writing(cache_path(stem)), locked(cache_path(stem)) as temporary:
             if any(temporary.parent.glob(f'{stem}-*.npy')):     # perhaps of these images; if there is none, one look at them does
-                for _ in looked_at(images(keys, torch.device('cpu'))):
+                for _ in looked_at(pixels(keys)):
                     pass
             if not labels or not file().exists():
-                batches = images(keys)
-                _compute(temporary, cut, batches if labels else looked_at(batches), (len(dataset), *cut.shape))
+                batches = pixels(keys) if labels else looked_at(pixels(keys))
+                _compute(temporary, cut, normalised(batches), (len(dataset), *cut.shape))
                 os.replace(temporary, file())
-    return Features(Resumed(model, cut), np.load(file(), mmap_mode='r'), torch.cat(labels), images)
+    return Features(Resumed(model, cut), torch.from_numpy(np.load(file(), mmap_mode='c')), torch.cat(labels),
+                    lambda keys: normalised(pixels(keys)))
 
 
 def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[int, ...]) -> None:
@@ -191,7 +196,9 @@ def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[i
             file.write(kept.float().cpu().numpy().tobytes())
 
 
-def _random_state(device: torch.device | None = None) -> bytes:
+def _random_state(device: torch.device | None = None) -> tuple[Any, ...]:
     """Of every generator, that of a GPU too where `device` is one: it changes whenever one draws."""
-    on_device = torch.cuda.get_rng_state(device).numpy() if device is not None and device.type == 'cuda' else None
-    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy(), on_device))
+    numbers: Any
+    _, numbers, *place = np.random.get_state()
+    on_device = torch.cuda.get_rng_state(device).numpy().tobytes() if device is not None and device.type == 'cuda' else None
+    return random.getstate(), numbers.tobytes(), *place, torch.get_rng_state().numpy().tobytes(), on_device

@@ -11,6 +11,8 @@ from vet.config import Plugin, Schedule
 from vet.errors import UserError
 from vet.registry import OPTIMIZERS
 
+FUSED = ('Adam', 'AdamW', 'SGD')
+
 for _name, _optimizer in vars(torch.optim).items():
     if inspect.isclass(_optimizer) and issubclass(_optimizer, torch.optim.Optimizer) and _optimizer is not torch.optim.Optimizer:
         OPTIMIZERS.register_module(name=_name, module=_optimizer)
@@ -33,9 +35,16 @@ def build_optimizer(config: Plugin, parameters: Mapping[str, nn.Parameter], head
     listed = [dict(params=params, lr=(head_lr or lr) if is_head else lr) | ({} if decays else dict(weight_decay=0.0))
               for (is_head, decays), params in groups.items()]
     try:
-        return OPTIMIZERS.build({**config, 'lr': lr}, params=listed)
+        return OPTIMIZERS.build({**config, 'lr': lr}, params=listed, **_fused(config, parameters))
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f'the optimizer {config} cannot be made: {error}') from error
+
+
+def _fused(config: Plugin, parameters: Mapping[str, nn.Parameter]) -> dict[str, bool]:
+    """One kernel updates all parameters where torch has one, and the config chooses no other way."""
+    others = {'fused', 'foreach', 'differentiable', 'capturable'} & set(config)
+    has_kernel = config['type'] in FUSED and all(parameter.device.type in ('cpu', 'cuda') for parameter in parameters.values())
+    return dict(fused=True) if has_kernel and not others else {}
 
 
 def lr_factor(schedule: Schedule, epoch: float) -> float:

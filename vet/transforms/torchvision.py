@@ -5,7 +5,6 @@ A transform that takes `size` or `interpolation` gets the backbone's own where t
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -52,19 +51,23 @@ def split_still(transform: Callable) -> tuple[list[v2.Transform], Callable]:
     return steps[:number], v2.Compose(steps[number:]) if number else transform
 
 
+class Normalisation(v2.Compose):
+    """ToDtype and Normalize, in place where that can be: not of floats that are given, nor of gray images, which get as many
+    channels as the mean has. Of a whole batch it gives what it gives of each image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        convert, normalise = self.transforms
+        floats = convert(images)
+        inplace = floats is not images and floats.shape[-3] == len(normalise.mean)
+        return v2.functional.normalize(floats, normalise.mean, normalise.std, inplace)
+
+
 def split_normalisation(transform: Callable) -> tuple[Callable, Callable]:
-    """A transform up to the conversion to normalised floats that it ends with, and that, which gives the same of a whole batch."""
+    """A transform up to the conversion to normalised floats that it ends with, and that."""
     steps = _flat(transform)
     if list(map(type, steps[-2:])) != [v2.ToDtype, v2.Normalize] or len(steps) == 2:
         return transform, v2.Identity()
-    return v2.Compose(steps[:-2]), partial(_normalised, *steps[-2:])
-
-
-def _normalised(convert: v2.ToDtype, normalise: v2.Normalize, images: torch.Tensor) -> torch.Tensor:
-    """In place where that can be: not of floats that are given, nor of gray images, which get as many channels as the mean has."""
-    floats = convert(images)
-    inplace = floats is not images and floats.shape[-3] == len(normalise.mean)
-    return v2.functional.normalize(floats, normalise.mean, normalise.std, inplace)
+    return v2.Compose(steps[:-2]), Normalisation(steps[-2:])
 
 
 def _flat(transform: Callable) -> list[Any]:
