@@ -6,11 +6,12 @@
 Three jobs, all of them unless --jobs says which:
 reading: processor time per image of each way to read the training images of Oxford Flowers 102, in one process, without a network.
 epochs: DeiT-Tiny with LoRA r=10 on qkv, random resized crops and flips, batch 64, float32 on a CPU. vet's train() from files and
-  with train.cache_images, beginning with an empty cache, and PEFT in a plain loop, take turns; between them come as many steps of
-  vet on a batch in memory. Seconds are those of each epoch, reading and keeping included; processor time is that of a whole run.
+  with train.cache_images, beginning with an empty cache, PEFT in a plain loop, and as many steps of vet on a batch in memory take
+  turns, each in a process of its own. Seconds are those of each epoch, reading and keeping included; processor time and the most
+  memory are those of a whole run, its workers' time included.
 growth: folders of more and more images (JPEGs of 160 pixels on the short side, of which 500 differ), kept after a Resize to 128.
   Each has a process of its own with 2 workers, without a network; memory grows from when the folder is listed to the most
-  that the process holds after any batch, by glibc's own rules for what is given back, and with its MALLOC_MMAP_THRESHOLD_ fixed.
+  that the process holds after any batch, by glibc's own rules for what is given back and where freed memory is kept, as in train().
 Writes results/images.json.
 """
 
@@ -18,12 +19,16 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import re
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +49,7 @@ from vet.datasets.hold_out import Part
 from vet.datasets.image_folder import ImageFolder
 from vet.engine.batches import Batch, Order, load
 from vet.engine.environment import describe
+from vet.engine.heap import freed_memory_kept
 from vet.engine.image_cache import cached_images
 from vet.engine.learner import Learner
 from vet.engine.log import read_log
@@ -52,7 +58,6 @@ from vet.transforms.torchvision import build_transform, split_still
 
 RESULTS = Path(__file__).parent / 'results' / 'images.json'
 CPU, BATCH = torch.device('cpu'), 64
-THRESHOLD = 'MALLOC_MMAP_THRESHOLD_'        # glibc's, which else adapts, and then keeps what was freed
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROPS = [dict(type='RandomResizedCrop', scale=[0.4, 1.0]), dict(type='RandomHorizontalFlip')]
 VIEWS = {'random resized crop, flip': CROPS, 'resize, random resized crop, flip': [dict(type='Resize', size=160), *CROPS],
@@ -109,13 +114,14 @@ def with_vet(args: argparse.Namespace, cached: bool, steps_alone: bool = False) 
         order, device, seconds = Order(args.images, BATCH, 1, 0), trainer.accelerator.device, []
         images, labels = torch.randn(BATCH, 3, args.pixels, args.pixels, device=device), torch.arange(BATCH, device=device)
         meter, learner = Meter(device), Learner(trainer.model, trainer.settings.train, order, trainer.accelerator)
-        for epoch in range(args.epochs):
-            began = time.perf_counter()
-            for i, listed in enumerate(order.keys(epoch)):
-                size = len(listed)
-                learner.step([Batch(images[:size], labels[:size], torch.ones(size, device=device))], epoch * order.steps + i, meter)
-            meter.read(trainer.accelerator)         # waits for the device
-            seconds.append(time.perf_counter() - began)
+        with freed_memory_kept(device):
+            for epoch in range(args.epochs):
+                began = time.perf_counter()
+                for i, listed in enumerate(order.keys(epoch)):
+                    batch = Batch(images[:len(listed)], labels[:len(listed)], torch.ones(len(listed), device=device))
+                    learner.step([batch], epoch * order.steps + i, meter)
+                meter.read(trainer.accelerator)         # waits for the device
+                seconds.append(time.perf_counter() - began)
         return seconds
 
 
@@ -153,16 +159,34 @@ def processor_seconds() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
+SIDES: dict[str, Callable[[argparse.Namespace], list[float]]] = {
+    'vet, steps alone': partial(with_vet, cached=False, steps_alone=True), 'vet, files': partial(with_vet, cached=False),
+    'vet, kept': partial(with_vet, cached=True), 'peft': with_peft}
+
+
+def whole_run(side: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Of a child process."""
+    began, seconds = processor_seconds(), SIDES[side](args)
+    return dict(seconds=seconds, processor=processor_seconds() - began,
+                peak=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def alone(run: Callable, *args: Any) -> Any:
+    """What `run` gives in a new process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), fork) as pool:
+        return pool.submit(run, *args).result()
+
+
+def fork() -> None:
+    """The workers of a spawned process too, which would import all anew."""
+    multiprocessing.set_start_method('fork', force=True)
+
+
 def epochs(args: argparse.Namespace) -> dict[str, Any]:
-    sides: dict[str, Callable[[], list[float]]] = {
-        'vet, steps alone': lambda: with_vet(args, False, steps_alone=True), 'vet, files': lambda: with_vet(args, False),
-        'vet, kept': lambda: with_vet(args, True), 'peft': lambda: with_peft(args)}
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    for _ in range(args.rounds):
-        for side, run in sides.items():
-            began = processor_seconds()
-            seconds = run()
-            runs[side].append(dict(seconds=seconds, processor=processor_seconds() - began))
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for number in range(args.rounds):
+        for side in random.Random(number).sample(list(SIDES), len(SIDES)):
+            runs[side].append(alone(whole_run, side, args))
             print(side, runs[side][-1], flush=True)
     return dict(images=args.images, pixels=args.pixels, workers=args.workers, batch=BATCH, runs=runs)
 
@@ -172,9 +196,8 @@ def held() -> int:
     return 1024 * int(re.findall(r'RssAnon:\s*(\d+)', Path('/proc/self/status').read_text())[0])
 
 
-def grow(folder: str, count: int, queue: Any) -> None:
+def grow(folder: str, count: int, keeps: bool) -> dict[str, Any]:
     """Of a child process: keeps a folder's images and reads them twice."""
-    multiprocessing.set_start_method('fork', force=True)        # a spawned process would spawn its workers, which import all anew
     os.environ['VET_CACHE_DIR'] = f'{folder}/cache'
     torch.set_num_threads(1)
     view = build_transform([dict(type='Resize', size=128), *CROPS], (112, 112), MEAN, STD, 0.9, 'bicubic')
@@ -183,21 +206,22 @@ def grow(folder: str, count: int, queue: Any) -> None:
     began = clock()
     dataset = ImageFolder(f'{folder}/{count}')
     base = held()
-    seconds['listing'], began = clock() - began, clock()
-    kept = cached_images(dataset, still, workers=2)
-    seconds['keeping'], began = clock() - began, clock()
-    cached_images(dataset, still)
-    seconds['finding'] = clock() - began
-    for epoch in range(2):
-        began = clock()
-        for _ in load(kept, {None: rest}, 0, batches(count, epoch), 2, CPU):
-            memory.append(held())
-        seconds[f'epoch {epoch + 1}'] = clock() - began
-    queue.put(dict(images=count, seconds=seconds, grown=max(memory) - base))
+    with freed_memory_kept(CPU) if keeps else nullcontext():
+        seconds['listing'], began = clock() - began, clock()
+        kept = cached_images(dataset, still, workers=2)
+        seconds['keeping'], began = clock() - began, clock()
+        cached_images(dataset, still)
+        seconds['finding'] = clock() - began
+        for epoch in range(2):
+            began = clock()
+            for _ in load(kept, {None: rest}, 0, batches(count, epoch), 2, CPU):
+                memory.append(held())
+            seconds[f'epoch {epoch + 1}'] = clock() - began
+    return dict(images=count, seconds=seconds, grown=max(memory) - base)
 
 
 def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
-    context, found, draw = multiprocessing.get_context('spawn'), [], np.random.default_rng(0)
+    found, draw = [], np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / 'source'
         source.mkdir()
@@ -210,17 +234,11 @@ def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
             for i in range(count):
                 os.link(source / f'{i % 500}.jpg', home / f'{i}.jpg')
             rows = []
-            for threshold in (None, 1_000_000):
-                os.environ.pop(THRESHOLD, None)
-                os.environ |= {} if threshold is None else {THRESHOLD: str(threshold)}
-                queue = context.Queue()
-                child = context.Process(target=grow, args=(folder, count, queue))
-                child.start()
-                rows.append(queue.get())
-                child.join()
+            for keeps in (False, True):
+                rows.append(alone(grow, folder, count, keeps))
                 for path in (Path(folder) / 'cache').iterdir():
                     path.unlink()
-            found.append(rows[0] | dict(grown_with_threshold=rows[1]['grown']))
+            found.append(rows[0] | dict(grown_where_kept=rows[1]['grown']))
             print(found[-1], flush=True)
     return found
 
@@ -238,23 +256,24 @@ def show_reading(found: list[dict[str, Any]]) -> Table:
 def show_epochs(found: dict[str, Any]) -> Table:
     count = len(found['runs']['peft'][0]['seconds'])
     table = Table('side', *(f'epoch {i + 1}, s' for i in range(count)), 'all, x PEFT', 'steps alone / later epochs',
-                  'processor, s', title=f'{found["images"]} images of {found["pixels"]} pixels an epoch; medians over '
-                  f'{len(found["runs"]["peft"])} rounds')
+                  'processor, s', 'most memory, MB', title=f'{found["images"]} images of {found["pixels"]} pixels an epoch; '
+                  f'medians over {len(found["runs"]["peft"])} rounds')
     for side, runs in found['runs'].items():
         pairs = list(zip(runs, found['runs']['peft'], found['runs']['vet, steps alone']))
         table.add_row(side, *(f'{statistics.median(run["seconds"][i] for run in runs):.1f}' for i in range(count)),
                       f'{statistics.median(sum(own["seconds"]) / sum(peft["seconds"]) for own, peft, _ in pairs):.2f}',
                       f'{statistics.median(sum(alone["seconds"][1:]) / sum(own["seconds"][1:]) for own, _, alone in pairs):.2f}',
-                      f'{statistics.median(run["processor"] for run in runs):.1f}')
+                      f'{statistics.median(run["processor"] for run in runs):.1f}',
+                      f'{statistics.median(run["peak"] for run in runs) / 1e6:.0f}')
     return table
 
 
 def show_growth(found: list[dict[str, Any]]) -> Table:
-    table = Table('images', *(f'{name}, ms' for name in found[0]['seconds']), 'memory grows by, MB', 'with a threshold, MB',
+    table = Table('images', *(f'{name}, ms' for name in found[0]['seconds']), 'memory grows by, MB', 'as in train(), MB',
                   title='Growth: processor time per image, workers included')
     for row in found:
         table.add_row(f'{row["images"]:,}', *(f'{1e3 * seconds / row["images"]:.3f}' for seconds in row['seconds'].values()),
-                      f'{row["grown"] / 1e6:.0f}', f'{row["grown_with_threshold"] / 1e6:.0f}')
+                      f'{row["grown"] / 1e6:.0f}', f'{row["grown_where_kept"] / 1e6:.0f}')
     return table
 
 

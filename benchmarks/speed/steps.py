@@ -6,8 +6,9 @@
 A job is a network of random weights, a dtype and a batch in memory. Its sides take turns, in each round once and in an order drawn
 for it (who comes after a large one finds memory warm), after two rounds that do not count: the untouched network's forward pass
 (the yardstick), that of a merged LoRA, full fine-tuning, PEFT's LoRA in a plain torch loop with AdamW, and vet's Learner, which is
-what train.py runs. The same rank, places, batch, dtype and memory layout; batch norms in eval. Ratios are of one round; the table
-gives their median and quartiles. Results go to results/steps.json beside this file, by job and device.
+what train.py runs. The same rank, places, batch, dtype and memory layout; batch norms in eval; on a CPU all keep freed memory, as
+vet's trainer does (vet/engine/heap.py), without which the others are slower. Ratios are of one round; the table gives their median
+and quartiles. Results go to results/steps.json beside this file, by job and device.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from vet.core.model import ImageClassifier
 from vet.engine.batches import Batch, Order
 from vet.engine.device import make_accelerator
 from vet.engine.environment import describe
+from vet.engine.heap import freed_memory_kept
 from vet.engine.learner import Learner
 from vet.engine.meter import Meter
 from vet.hub.model_folder import build_classifier
@@ -234,7 +236,8 @@ def main() -> None:
     results = json.loads(args.output.read_text()) if args.output.exists() else {}
     device = torch.device(args.device)
     for name in args.jobs:
-        found = measure(JOBS[name], device, args.rounds, args.compile)
+        with freed_memory_kept(device):
+            found = measure(JOBS[name], device, args.rounds, args.compile)
         results[f'{name}, {device.type}'] = found
         args.output.write_text(json.dumps(results, indent=1) + '\n')
         Console(width=150).print(shown(name, found))

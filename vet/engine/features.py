@@ -154,7 +154,8 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
         keys = [[(0, i, 1) for i in range(start, min(start + size, len(dataset)))] for start in range(0, len(dataset), size)]
         made = hashlib.sha256(repr((
             sorted(model.backbone.identity.items(), key=str), cut.name, cut.shape, cut.strides, train and train.lean, len(dataset),
-            normalise, precision_of(accelerator), device.type, size, *map(metadata.version, ('torch', 'torchvision', 'timm')))).encode())
+            normalise, precision_of(accelerator), device.type, size,
+            *map(metadata.version, ('torch', 'torchvision', 'timm')))).encode())
         stem, seen, labels = f'features-{made.hexdigest()[:16]}', hashlib.sha256(), []
 
         def looked_at(batches: Iterator[Batch]) -> Iterator[Batch]:
