@@ -1,10 +1,11 @@
 """A linear probe of many epochs, its features cached, against one pass over the images.
 
     python benchmarks/speed/probe.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
+    python benchmarks/speed/probe.py --data-root DIR --model vit_small_patch16_224 --rounds 2                random weights
 
-DeiT-Tiny on the training images of Oxford Flowers 102 or of DIR/cifar100-subset, no augmentation, an empty cache. One pass: the
-same run without the cache, of one epoch. Seconds are those of `train()`, which reads the images, computes the features, writes
-them and trains; nothing is tested. The two take turns. Writes results/probe.json.
+The training images of Oxford Flowers 102 or of DIR/cifar100-subset, no augmentation, an empty cache. One pass: the same run without
+the cache, of one epoch. Seconds are those of `train()`, which reads the images, computes the features, writes them and trains;
+nothing is tested. The two take turns. Writes results/probe.json, by model and dataset.
 """
 
 import argparse
@@ -31,8 +32,8 @@ def seconds(args: argparse.Namespace, epochs: int, cached: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         os.environ['VET_CACHE_DIR'] = folder
         config = dict(
-            model=dict(backbone=dict(type='timm', name='deit_tiny_patch16_224.fb_in1k', checkpoint=args.checkpoint,
-                                     kwargs=dict(img_size=args.pixels)),
+            model=dict(backbone=dict(type='timm', name=args.model, checkpoint=args.checkpoint,
+                                     pretrained=args.checkpoint is not None, kwargs=dict(img_size=args.pixels)),
                        tuners=[dict(type='LinearProbe')], head=dict(type='Linear')),
             dataset=dict(train=DATASETS[args.dataset]),
             train=dict(max_epochs=epochs, cache_features=cached, transform=[dict(type='Resize'), dict(type='CenterCrop')],
@@ -47,7 +48,8 @@ def seconds(args: argparse.Namespace, epochs: int, cached: bool) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-root', required=True, metavar='DIR')
-    parser.add_argument('--checkpoint', required=True, metavar='FILE')
+    parser.add_argument('--model', default='deit_tiny_patch16_224')
+    parser.add_argument('--checkpoint', metavar='FILE', help='its weights; random ones where not given')
     parser.add_argument('--epochs', type=int, default=100)
     parser.add_argument('--dataset', choices=DATASETS, default='flowers-102')
     parser.add_argument('--pixels', type=int, default=224)
@@ -57,16 +59,17 @@ def main() -> None:
     parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
     args = parser.parse_args()
     runs = [(seconds(args, 1, False), seconds(args, args.epochs, True)) for _ in range(args.rounds)]
-    found = dict(runs=runs, epochs=args.epochs, pixels=args.pixels, dataset=args.dataset,
+    found = dict(runs=runs, model=args.model, epochs=args.epochs, pixels=args.pixels, dataset=args.dataset,
                  environment=describe(torch.device(args.device)))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(found, indent=1) + '\n')
+    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    args.output.write_text(json.dumps(results | {f'{args.model}, {args.dataset}': found}, indent=1) + '\n')
     Console().print(shown(found))
 
 
 def shown(found: dict) -> Table:
     table = Table('one pass, s', f'{found["epochs"]} epochs, cached, s', 'ratio',
-                  title=f'Linear probe, DeiT-Tiny, {found["dataset"]} at {found["pixels"]} pixels')
+                  title=f'Linear probe, {found["model"]}, {found["dataset"]} at {found["pixels"]} pixels')
     for one, cached in found['runs']:
         table.add_row(f'{one:.1f}', f'{cached:.1f}', f'{cached / one:.2f}')
     table.add_row('', 'median', f'{statistics.median(cached / one for one, cached in found["runs"]):.2f}')

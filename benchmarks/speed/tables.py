@@ -23,7 +23,7 @@ PAGE = HERE.parents[1] / 'docs' / 'speed.md'
 SHOWN = {
     'steps': lambda found: [steps.shown(job, one) for job, one in found.items()],
     'memory': lambda found: [memory.shown(found)],
-    'probe': lambda found: [probe.shown(found)],
+    'probe': lambda found: [probe.shown(one) for one in found.values()],
     'images': lambda found: [images.JOBS[job][1](one['found']) for job, one in found.items()],
     'many_tuners': lambda found: [many_tuners.shown(found)],
     'imports': lambda found: [imports.shown(found)]}
