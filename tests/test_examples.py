@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize('name, accuracy', [('own_tuner', 0.3), ('own_parts', 0.65)])
+@pytest.mark.parametrize('name, accuracy', [('own_tuner', 0.3), pytest.param('own_parts', 0.65, marks=pytest.mark.slow)])
 def test_example(name, accuracy, python, tmp_path):
     folder, work = ROOT / 'examples' / name, tmp_path / 'work'
     done = python(ROOT / 'tools/train.py', folder / 'config.py', '--work-dir', work, '--device', 'cpu',

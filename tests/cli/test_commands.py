@@ -250,6 +250,7 @@ NO_NETWORK = dict(HTTP_PROXY='http://127.0.0.1:9', HTTPS_PROXY='http://127.0.0.1
                   https_proxy='http://127.0.0.1:9', no_proxy='', NO_PROXY='')
 
 
+@pytest.mark.slow
 def test_missing_weights_and_data_without_network(python, tmp_path):
     """The headline command on a machine that has nothing: one message that names what is missing and the two ways."""
     started = time.monotonic()

@@ -91,6 +91,7 @@ def test_weights_that_have_moved_and_others(command, fails, folder, tmp_path):
     assert not Path('no.safetensors').exists()
 
 
+@pytest.mark.slow
 def test_the_tool_runs_the_command(python, folder, tmp_path):
     done = python(ROOT / 'tools/export.py', folder, 'made.safetensors', '--to', 'timm', cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith('timm: made.safetensors, '), done.stderr

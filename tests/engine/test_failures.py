@@ -89,6 +89,7 @@ def test_full_disk_refuses_the_log(tmp_path, full):
         log.flush()
 
 
+@pytest.mark.slow
 def test_full_disk_while_training(tmp_path):
     """On a real file system of 900 KiB: the checkpoints before stay, and with more space the run goes on to the end."""
     unshare = ['unshare', '-m'] if os.geteuid() == 0 else ['unshare', '-Urm']

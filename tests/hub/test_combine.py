@@ -199,6 +199,7 @@ def test_refuses_another_backbone_with_both_names(folder, tmp_path):
     refused(tmp_path, r'different backbone weights: vit_tiny_patch16_224, sha256 \w{64} and deit_tiny_patch16_224, sha256 0{64}', a, b)
 
 
+@pytest.mark.slow
 def test_pipeline_in_a_new_process(folder, tmp_path, python):
     a, b = folder(LORA, seed=1), folder(dict(type='LoRA', rank=1), seed=2)
     combine([a, b], tmp_path / 'out', [1, -0.5], 'sum', head=0)
