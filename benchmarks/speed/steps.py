@@ -172,9 +172,9 @@ def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict
     sides = Sides(job, device)
     makers: dict[str, Callable] = {
         'forward': sides.forward, 'merged, forward': sides.merged, 'full': sides.full, 'peft': sides.peft, 'vet': sides.vet,
-        'vet, whole last block': lambda: sides.vet(lean=False)}
+        'vet, lean=False': lambda: sides.vet(lean=False)}
     if job.targets == CONVOLUTIONS:
-        del makers['vet, whole last block']
+        del makers['vet, lean=False']
     if compiled:
         makers |= {'peft, compiled': lambda: sides.peft(True), 'vet, compiled': lambda: sides.vet(True)}
     steps = {name: make() for name, make in makers.items()}
