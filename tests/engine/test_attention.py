@@ -62,12 +62,15 @@ def test_products_are_float32s_again_after_it():
 
 @pytest.mark.parametrize('options', [
     dict(attn_mask=torch.ones(7, 11, dtype=torch.bool)), dict(dropout_p=0.5), dict(scale=0.5), dict(is_causal=True),
-    dict(wide=True), dict(in_float32=True), dict(without_gradient=True)], ids=lambda options: next(iter(options)))
+    dict(wide=True), dict(in_float64=True), dict(in_float32=True), dict(without_gradient=True)], ids=lambda options: next(iter(options)))
 def test_other_attentions_are_torchs(options, monkeypatch):
     q, k, v, _ = (each.float().requires_grad_() for each in inputs())
     monkeypatch.setattr(Attention, 'apply', None)           # it would raise
+    options = dict(options)
     if options.pop('wide', False):
         k, v = k[:, :1], v[:, :1]
+    if options.pop('in_float64', False):
+        q, k, v = q.double(), k.double(), v.double()
     with (torch.autocast('cpu', torch.bfloat16, enabled=not options.pop('in_float32', False)), AttentionByProducts(),
           torch.set_grad_enabled(not options.pop('without_gradient', False))):
         torch.manual_seed(0)

@@ -32,7 +32,8 @@ class AttentionByProducts(TorchFunctionMode):
 
 def _is_plain(q: Any = None, k: Any = None, v: Any = None, /, *others: Any, dropout_p: float = 0.0, **options: Any) -> bool:
     return (torch.is_grad_enabled() and torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu') == torch.bfloat16
-            and v is not None and q.device.type == 'cpu' and q.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
+            and v is not None and q.device.type == 'cpu' and q.dtype != torch.float64     # which autocast leaves
+            and q.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
             and not others and not dropout_p and all(value is None or value is False for value in options.values()))
 
 
