@@ -40,8 +40,9 @@ def test_compiled_in_one_graph_equals_eager(case):
         assert torch.allclose(gradient, found[name], rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize('config', [dict(type='LoRA', at='weight', rank=2), dict(type='BitFit'), dict(type=AfterBlocks)],
-                         ids=['reweight', 'thaw', 'after'])
+@pytest.mark.parametrize('config', [
+    pytest.param(dict(type='LoRA', at='weight', rank=2), id='reweight'), pytest.param(dict(type='BitFit'), id='thaw', marks=pytest.mark.slow),
+    pytest.param(dict(type=AfterBlocks), id='after', marks=pytest.mark.slow)])
 def test_edits_after_compile_are_seen_by_the_compiled_model(config):
     torch.manual_seed(0)
     backbone = tiny('vit').eval()

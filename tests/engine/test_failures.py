@@ -123,6 +123,7 @@ def test_work_folder_that_cannot_be_made(tmp_path):
         small(tmp_path / 'file' / 'run').train()
 
 
+@pytest.mark.slow
 def test_command_refuses_an_occupied_folder(tmp_path):
     """Exit code 2, one message, no traceback."""
     small(tmp_path / 'run', **{'train.max_epochs': 1}).train()

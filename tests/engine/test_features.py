@@ -53,7 +53,7 @@ SLOW = [('last blocks', HARD), ('side', HARD), ('lora', {'train.precision': 'bf1
 
 
 @pytest.mark.parametrize('tuner, options', [
-    *((name, {}) for name in TUNERS), ('linear', HARD),
+    *(pytest.param(name, {}, marks=[pytest.mark.slow] if name in ('side', 'two') else []) for name in TUNERS), ('linear', HARD),
     ('linear', {'train.precision': 'bf16', 'evaluation.select': 'best'}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
 def test_what_trains_learns_what_it_learns_from_images(tmp_path, cache, tuner, options):

@@ -102,7 +102,8 @@ def test_images_in_memory_and_parts(cache):
 @pytest.mark.parametrize('options', [
     {}, {'train.transform': STILL}, {'train.transform': [*STILL, *CROPS]}, {'evaluation.select': 'best'},
     {'train.transform': STILL, 'train.cache_features': True, 'model.tuners': [dict(type='LinearProbe')]},
-    {'train.dataloader': dict(batch_size_per_gpu=8, workers_per_gpu=2), 'evaluation.dataloader.workers_per_gpu': 1}],
+    pytest.param({'train.dataloader': dict(batch_size_per_gpu=8, workers_per_gpu=2), 'evaluation.dataloader.workers_per_gpu': 1},
+                 marks=pytest.mark.slow)],
     ids=['crops', 'still', 'resized crops', 'validation', 'features', 'workers'])
 def test_a_run_learns_what_it_learns_without(tmp_path, jpegs, cache, monkeypatch, options):
     expected = ended(folder_run(tmp_path / 'files', jpegs, **options))
@@ -173,7 +174,7 @@ def test_processes_at_once_decode_once(process, tmp_path, jpegs, cache):
     assert pixels(cached_images(dataset, SHORT)) == after(dataset, SHORT)
 
 
-@pytest.mark.parametrize('moment', [1, 5])
+@pytest.mark.parametrize('moment', [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_what_a_killed_process_has_begun_is_never_read(process, tmp_path, jpegs, cache, moment):
     child = process(fill_and_tell, jpegs, cache, tmp_path / 'told', moment)
     child.join()

@@ -316,6 +316,7 @@ def travelled(saved, tmp_path, monkeypatch):
     return 'copy', 'w.safetensors', before
 
 
+@pytest.mark.slow
 def test_a_folder_elsewhere_gives_the_same_scores_with_the_weights_elsewhere(travelled):
     folder, weights, before = travelled
     photographs = load_sample_images().images
