@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.nets import tiny
-from vet.core.deltas import add_product, through
+from vet.core.deltas import AddProduct, add_product, through
 from vet.registry import TUNERS
 
 SPLIT = [dict(type='LoRA', rank=2), dict(type='LoRA', rank=2, variant='rslora'), dict(type='LoRA', rank=2, variant='pissa'),
@@ -104,3 +104,17 @@ def test_torch_func_and_jit_take_the_plain_sum():
     assert torch.allclose(torch.func.jvp(qkv, (x,), (x,))[1], qkv(x) - qkv.bias, atol=1e-5)
     qkv.owner.requires_grad_(False)
     assert torch.allclose(torch.jit.trace(lambda x: qkv(x), x)(2 * x), qkv(2 * x), atol=1e-6)
+
+
+def test_a_product_written_into_a_view_has_the_gradients_of_a_sum():
+    """A Linear's output is a view in some versions of torch."""
+    draw = torch.Generator().manual_seed(0)
+    x, W, h, B = (torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True)
+                  for shape in ((10, 4), (6, 4), (2, 5, 3), (6, 3)))
+
+    def differentiated(product):
+        y = product((x @ W.T).view(2, 5, 6))
+        return y, *torch.autograd.grad(y.square().sum(), (x, W, h, B))
+
+    for found, expected in zip(differentiated(lambda y: AddProduct.apply(y, h, B, -1)), differentiated(lambda y: y + h @ B.T)):
+        torch.testing.assert_close(found, expected)

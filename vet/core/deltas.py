@@ -66,18 +66,19 @@ def add_product(module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Te
     is_linear = isinstance(module, nn.Linear)
     channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
     if channels_last and not is_recorded():
-        return AddProduct.apply(down(module, x, A), y, B, -1 if is_linear else 1)
+        return AddProduct.apply(y, down(module, x, A), B, -1 if is_linear else 1)
     return y + through(module, x, A, B)
 
 
 class AddProduct(torch.autograd.Function):
-    """y + B h, written into y: h (…, k, …), y (…, out, …) with channels at `axis`, last in memory, and B (out, k).
+    """y + B h, written into y: y (…, out, …), h (…, k, …) with channels at `axis`, last in memory, and B (out, k).
 
-    Computed in y's dtype. No tensor of y's size is made, forward or backward.
+    Computed in y's dtype. No tensor of y's size is made, forward or backward. y comes first: where it is a view, as a Linear's
+    output is in torch 2.11, autograd takes the first gradient for its own.
     """
 
     @staticmethod
-    def forward(ctx: Any, h: torch.Tensor, y: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
+    def forward(ctx: Any, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
         y.movedim(axis, -1).view(-1, len(B)).addmm_(flattened(h, axis).to(y.dtype), B.to(y.dtype).T)
         ctx.mark_dirty(y)
         ctx.save_for_backward(h, B)         # its own inputs: of what is made here, a second backward would know no history
@@ -88,9 +89,9 @@ class AddProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         h, B = ctx.saved_tensors
         gy, shape = flattened(gradients[0], ctx.axis), h.movedim(ctx.axis, -1).shape
-        gh = (gy @ B.to(gy.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[0] else None
+        gh = (gy @ B.to(gy.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[1] else None
         gB = (gy.T @ flattened(h, ctx.axis).to(gy.dtype)).to(B.dtype) if ctx.needs_input_grad[2] else None
-        return gh, gradients[0], gB, None
+        return gradients[0], gh, gB, None
 
 
 class LowRank(LowRankUpdate):
