@@ -262,7 +262,7 @@ def show_epochs(found: dict[str, Any]) -> Table:
         pairs = list(zip(runs, found['runs']['peft'], found['runs']['vet, steps alone']))
         table.add_row(side, *(f'{statistics.median(run["seconds"][i] for run in runs):.1f}' for i in range(count)),
                       f'{statistics.median(sum(own["seconds"]) / sum(peft["seconds"]) for own, peft, _ in pairs):.2f}',
-                      f'{statistics.median(sum(alone["seconds"][1:]) / sum(own["seconds"][1:]) for own, _, alone in pairs):.2f}',
+                      f'{statistics.median(sum(steps["seconds"][1:]) / sum(own["seconds"][1:]) for own, _, steps in pairs):.2f}',
                       f'{statistics.median(run["processor"] for run in runs):.1f}',
                       f'{statistics.median(run["peak"] for run in runs) / 1e6:.0f}')
     return table

@@ -56,6 +56,18 @@ def widest() -> dict[str, Case]:
     return by_tuner
 
 
+def in_autocast(model: ImageClassifier) -> tuple[float, dict[str, torch.Tensor]]:
+    """`gradients` of a batch in bf16 on a CPU."""
+    torch.manual_seed(0)
+    with torch.autocast('cpu', torch.bfloat16):
+        return gradients(model, images(6), LABELS)
+
+
+def distance(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
+    """Of two gradients of all parameters, Euclidean."""
+    return sum((found[name] - exact[name]).square().sum() for name in exact).sqrt().item()
+
+
 def is_default(case: Case, family: str) -> bool:
     """Whether the default suite runs it: every case on the ViT, each tuner's widest on all default families."""
     return family == 'vit' or (family in DEFAULT_FAMILIES and case is widest()[case.name])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.contract.cases import CASES
-from tests.contract.runs import LABELS, Run, gradients, run, trained, widest
+from tests.contract.runs import LABELS, Run, distance, gradients, in_autocast, run, trained, widest
 from tests.engine.runs import small
 from tests.nets import images
 from vet.engine import attention, learner
@@ -85,21 +85,13 @@ def test_every_tuners_gradients_stay_near_to_float32s(case, family):
     if not isinstance(run(case, family), Run):
         pytest.skip('refuses')
     model = trained(case, family).train()
-    seen = images(6)
-
-    def measured(in_bf16: bool, by_products: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
-        one = copy.deepcopy(model)          # a norm's statistics move in training
-        torch.manual_seed(0)
-        with torch.autocast('cpu', torch.bfloat16, enabled=in_bf16), AttentionByProducts() if by_products else torch.enable_grad():
-            return gradients(one, seen, LABELS)
-
-    (_, exact), (plain_loss, plain), (loss, found) = measured(False), measured(True), measured(True, True)
+    torch.manual_seed(0)
+    _, exact = gradients(copy.deepcopy(model), images(6), LABELS)       # a norm's statistics move in training
+    plain_loss, plain = in_autocast(copy.deepcopy(model))
+    with AttentionByProducts():
+        loss, found = in_autocast(model)
     assert loss == plain_loss
-
-    def distance(one: dict[str, torch.Tensor]) -> float:
-        return sum((one[name] - exact[name]).square().sum() for name in exact).sqrt().item()
-
-    assert distance(found) <= 1.5 * distance(plain)         # of tiny networks it scatters around 1.0, at most to 1.4
+    assert distance(found, exact) <= 1.5 * distance(plain, exact)       # of tiny networks it scatters around 1.0, at most to 1.4
 
 
 def test_training_in_bf16_takes_it_where_it_pays(tmp_path, monkeypatch):

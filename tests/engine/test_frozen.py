@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.contract.cases import CASES
-from tests.contract.runs import LABELS, Run, differing, gradients, run, trained
+from tests.contract.runs import LABELS, Run, differing, distance, gradients, in_autocast, run, trained
 from tests.engine.runs import small
 from tests.nets import images
 from vet.engine.frozen import Norm, norms_keep, stored_in
@@ -22,12 +22,6 @@ def stored(model) -> list[str]:
 
 def parameters(model) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.backbone.network.named_parameters()}
-
-
-def in_autocast(model) -> tuple[float, dict[str, torch.Tensor]]:
-    torch.manual_seed(0)
-    with torch.autocast('cpu', torch.bfloat16):
-        return gradients(model, images(6), LABELS)
 
 
 @pytest.mark.parametrize('case, family', [
@@ -58,10 +52,7 @@ def test_norms_that_keep_half_give_gradients_as_near_to_float32_as_autocasts(fam
     if family not in ('swin', 'convnext'):      # whose norms take bf16 anyway, but for a few of channels first
         assert any(not torch.equal(found[name], plain[name]) for name in found)
 
-    def error(gradients_: dict[str, torch.Tensor]) -> float:
-        return sum((gradients_[name] - exact[name]).square().sum() for name in exact).sqrt().item()
-
-    assert error(found) < 1.1 * error(plain)
+    assert distance(found, exact) < 1.1 * distance(plain, exact)
     assert not [module for module in model.backbone.network.modules()
                 if isinstance(module, torch.nn.LayerNorm) and 'forward' in module.__dict__]
 

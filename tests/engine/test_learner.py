@@ -18,6 +18,7 @@ from vet.engine.ema import Average, swapped
 from vet.engine.learner import Learner
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
+from vet.errors import UserError
 from vet.heads.linear import LinearHead
 from vet.registry import OPTIMIZERS, TUNERS
 
@@ -133,6 +134,19 @@ def test_mixed_images_and_targets(kind):
     expected = gradients(before, mixed, share * one_hot + (1 - share) * one_hot.roll(1, 0))
     for name, after in values(learner).items():
         torch.testing.assert_close(before.trainable()[name].detach() - after, expected[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('config, fused', [
+    (dict(type='AdamW'), True), (dict(type='SGD', momentum=0.9), True), (dict(type='AdamW', fused=False), False),
+    (dict(type='Adam', foreach=True), None), (dict(type='Adagrad'), None)], ids=str)
+def test_one_kernel_updates_all_where_nothing_else_is_chosen(config, fused):
+    optimizer = build_optimizer(config | dict(lr=0.1), {'a': nn.Parameter(torch.ones(2, 2))})
+    assert optimizer.defaults['fused'] is fused
+
+
+def test_an_optimizer_without_a_type():
+    with pytest.raises(UserError, match='given as a dict with a "type"'):
+        build_optimizer(dict(lr=0.1), {'a': nn.Parameter(torch.ones(2, 2))})
 
 
 def test_only_trainable_parameters_reach_the_optimizer():

@@ -83,10 +83,11 @@ class ImageClassifier(nn.Module):
         Equal to the whole but for rounding. For training; outside, scores stay those of the untouched network bit for bit.
         """
         lean, network = self.backbone.lean, self.backbone.network
-        seen = {edit.module for edit in self.edits if isinstance(edit, Hook) and not getattr(edit.delta, 'by_token', False)}
-        if lean is None or seen and not seen.isdisjoint(lean.modules(network)):
+        if lean is None:
             return nullcontext()
-        return lean.within(network)
+        seen = {edit.module for edit in self.edits if isinstance(edit, Hook) and not getattr(edit.delta, 'by_token', False)}
+        misses = seen and seen.intersection(lean.modules(network))
+        return nullcontext() if misses else lean.within(network)
 
     def merge(self) -> nn.Module:
         """Writes all reweights into plain weights, at no cost at inference, and returns the network; see `unmerge`.

@@ -51,8 +51,9 @@ class Learner:
         self._while_training = ExitStack()
         if train.gradient_checkpointing:
             self._while_training.enter_context(blocks_again(model))
-        self._by_products = train.lean and not train.compile and precision_of(accelerator) == 'bf16' and pays(accelerator.device)
-        if precision_of(accelerator) == 'bf16':
+        is_bf16 = precision_of(accelerator) == 'bf16'
+        self._by_products = is_bf16 and train.lean and not train.compile and pays(accelerator.device)
+        if is_bf16:
             self._while_training.enter_context(stored_in(torch.bfloat16, model))
             self._while_training.enter_context(norms_keep(torch.bfloat16, model))
 

@@ -41,10 +41,9 @@ def build_optimizer(config: Plugin, parameters: Mapping[str, nn.Parameter], head
 
 
 def _fused(config: Plugin, parameters: Mapping[str, nn.Parameter]) -> dict[str, bool]:
-    """One kernel updates all parameters where torch has one, and the config chooses no other way."""
-    others = {'fused', 'foreach', 'differentiable', 'capturable'} & set(config)
-    has_kernel = config['type'] in FUSED and all(parameter.device.type in ('cpu', 'cuda') for parameter in parameters.values())
-    return dict(fused=True) if has_kernel and not others else {}
+    """Offered to the optimizer: one kernel updates all parameters, where torch has it and the config chooses no other way."""
+    has_kernel = config.get('type') in FUSED and all(parameter.device.type in ('cpu', 'cuda') for parameter in parameters.values())
+    return dict(fused=True) if has_kernel and not {'foreach', 'differentiable', 'capturable'} & set(config) else {}
 
 
 def lr_factor(schedule: Schedule, epoch: float) -> float:
