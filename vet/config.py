@@ -96,6 +96,9 @@ class Train:
     #                                  that is pooled; attention in bf16 on a CPU is differentiated by whole products
     cache_features: bool = False     # keeps what reaches the first edited block, the second or later, in $VET_CACHE_DIR, else
     #                                  ~/.cache/vet, for all epochs and runs: of images that no random augmentation changes
+    transform_on: str = 'pil'        # what of the transform follows Resize and CenterCrop sees PIL images; 'tensor': uint8 tensors,
+    #                                  which takes half the time, and pixels differ by rounding; 'device': those on the device that
+    #                                  trains, where images of cache_images stay if a GPU's memory has room
     cache_images: bool = False       # keeps images decoded, and resized where the transform begins so, there too; results are equal
     deterministic: bool = False
     threads: int | None = None       # of each process on a CPU; None: torch's choice. 1 is best for a tiny network
@@ -131,7 +134,7 @@ class Settings:
 
 
 CHOICES = {'lr_scheduler.type': ('CosineAnnealingLR', 'LinearLR', 'ConstantLR'), 'precision': ('auto', 'fp32', 'bf16'),
-           'select': ('last', 'best')}
+           'transform_on': ('pil', 'tensor', 'device'), 'select': ('last', 'best')}
 RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ('at least 0', lambda value: value >= 0, (
         'train.max_epochs', 'train.lr_scheduler.warmup_epochs', 'train.mixup', 'train.cutmix',

@@ -252,7 +252,7 @@ def test_several_tasks(jpegs, cache):
 
 
 def test_test_images_are_read_before_step_0_and_after_the_last_step_alone(tmp_path, monkeypatch):
-    read, steps, step, pread = [], [], Learner.step, os.pread
+    read, steps, step, preadv = [], [], Learner.step, os.preadv
     monkeypatch.setattr(Learner, 'step', lambda *args: steps.append(1) or step(*args))
     trainer = small(tmp_path / 'run', **CACHED | {'train.transform': [dict(type='RandomHorizontalFlip')]})
     keep = image_cache._keep
@@ -266,7 +266,7 @@ def test_test_images_are_read_before_step_0_and_after_the_last_step_alone(tmp_pa
 
     test = []
     monkeypatch.setattr(image_cache, '_keep', watched)
-    monkeypatch.setattr(os, 'pread', lambda file, *args: (read.append(len(steps)) if file in test else None) or pread(file, *args))
+    monkeypatch.setattr(os, 'preadv', lambda file, *args: (read.append(len(steps)) if file in test else None) or preadv(file, *args))
     trainer.train()
     assert set(read) == {0, 8} and len(read) == 121 and len(steps) == 8
 

@@ -3,13 +3,15 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 
 from vet.datasets.image import open_image
 from vet.engine.seeding import mix, seeded
@@ -101,35 +103,47 @@ class Seeded(Dataset):
         epoch, index, weight = key
         task = self.dataset.task_of(index) if hasattr(self.dataset, 'task_of') else None
         try:
-            image, label = self.dataset[index]
-            with seeded(self.seed, 'image', epoch, index):
-                return self.transforms[task](open_image(image)), label, weight, task
+            with told(self.dataset, index):
+                image, label = self.dataset[index]
+                with seeded(self.seed, 'image', epoch, index):
+                    seen = image if isinstance(image, tv_tensors.Image) else open_image(image)
+                    return self.transforms[task](seen), label, weight, task
         except UserError as error:
             return error
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-            return UserError(f'image {index} of {type(self.dataset).__name__} cannot be read or transformed: '
-                             f'{type(error).__name__}: {error}. Look at the dataset and at train.transform.')
 
 
-def _collate(items: list) -> Batch | UserError:
-    for item in items:
-        if isinstance(item, UserError):
-            return item
+@contextmanager
+def told(dataset: Any, index: int) -> Iterator[None]:
+    """Whatever an image, or a transform of it, raises becomes a UserError that names the image."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f'image {index} of {type(dataset).__name__} cannot be read or transformed: '
+                        f'{type(error).__name__}: {error}. Look at the dataset and at train.transform.') from error
+
+
+def stacked(items: Sequence[tuple[torch.Tensor, int, int, str | None]]) -> Batch:
     images, labels, weights, tasks = zip(*items)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32), tasks[0])
+    return Batch(torch.stack(images).contiguous(), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32), tasks[0])
 
 
-def read(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, collate: Callable[[list], Any] = _collate,
+def read(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, collate: Callable[[list], Any] = stacked,
          pin_memory: bool = False) -> Iterator[Any]:
     """What `collate` makes of the items of each batch that `keys` lists, in order, read with `workers` processes."""
-    loader = DataLoader(Seeded(dataset, transforms, seed), batch_sampler=keys, num_workers=workers, collate_fn=collate,
-                        pin_memory=pin_memory)
+    loader = DataLoader(Seeded(dataset, transforms, seed), batch_sampler=keys, num_workers=workers,
+                        collate_fn=partial(_unless_error, collate), pin_memory=pin_memory)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='This DataLoader will create')     # the config chose the workers
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def _unless_error(collate: Callable[[list], Any], items: list) -> Any:
+    return next((item for item in items if isinstance(item, UserError)), None) or collate(items)
 
 
 def load(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device) -> Iterator[Batch]:

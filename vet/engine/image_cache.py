@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from vet.config import Settings
@@ -31,7 +33,7 @@ from vet.engine.batches import Transforms, read
 from vet.engine.cache_folder import FULL, cache_path, make_once
 from vet.engine.progress import console
 from vet.errors import UserError
-from vet.transforms.torchvision import split_still
+from vet.transforms.torchvision import begins_as_tensor, split_still
 
 CHUNK = 16          # images that a worker decodes at a time
 OPENS = (ImageDataset.open, TorchvisionDataset.open)
@@ -45,25 +47,32 @@ class CachedImages(Dataset):
     """The images of a file, RGB, with the classes and labels of the dataset that they were read from.
 
     Each is read where it lies, not mapped: the memory of a process does not grow with what it has seen.
+    as_tensors: an item's image is a uint8 tensor (3, H, W), channels last in memory, in place of a PIL image.
     """
 
-    def __init__(self, path: Path, classes: list[str], targets: list[int]):
-        self.path, self.classes, self.targets = path, classes, targets
+    def __init__(self, path: Path, classes: list[str], targets: list[int], as_tensors: bool = False):
+        self.path, self.classes, self.targets, self.as_tensors = path, classes, targets, as_tensors
         self._file = open(path, 'rb')           # goes on to be readable where the folder is deleted meanwhile
         self.sizes_N2 = np.fromfile(self._file, '<i8', 2 * len(targets)).reshape(-1, 2)
         self._ends_N = self.sizes_N2.nbytes + 3 * self.sizes_N2.prod(1).cumsum()
 
     def __reduce__(self) -> tuple:              # to workers that are not forked
-        return CachedImages, (self.path, self.classes, self.targets)
+        return CachedImages, (self.path, self.classes, self.targets, self.as_tensors)
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        height, width = self.sizes_N2[index].tolist()
-        length = 3 * height * width
-        pixels = os.pread(self._file.fileno(), length, int(self._ends_N[index]) - length)
-        return Image.frombytes('RGB', (width, height), pixels), self.targets[index]
+    @property
+    def nbytes(self) -> int:
+        """Of all pixels."""
+        return int(self._ends_N[-1]) - self.sizes_N2.nbytes
+
+    def __getitem__(self, index: int) -> tuple[Image.Image | tv_tensors.Image, int]:
+        pixels_HW3 = np.empty((*self.sizes_N2[index], 3), np.uint8)
+        os.preadv(self._file.fileno(), [pixels_HW3], int(self._ends_N[index]) - pixels_HW3.nbytes)
+        image = (tv_tensors.Image(torch.from_numpy(pixels_HW3).permute(2, 0, 1)) if self.as_tensors else
+                 Image.fromarray(pixels_HW3))
+        return image, self.targets[index]
 
 
 class ImageCache:
@@ -93,11 +102,12 @@ def _keep(dataset: Any, views: Transforms, workers: int) -> tuple[Any, Transform
     parts = {task: split_still(view) for task, view in views.items()}
     left = {task: rest for task, (_, rest) in parts.items()}
     if not isinstance(dataset, MultiTask):
-        return cached_images(dataset, parts[None][0], workers), left
-    return MultiTask({task: cached_images(part, parts[task][0], workers) for task, part in dataset.tasks.items()}), left
+        return cached_images(dataset, parts[None][0], workers, begins_as_tensor(left[None])), left
+    return MultiTask({task: cached_images(part, parts[task][0], workers, begins_as_tensor(left[task]))
+                      for task, part in dataset.tasks.items()}), left
 
 
-def cached_images(dataset: Any, still: list[Callable], workers: int = 0) -> CachedImages:
+def cached_images(dataset: Any, still: list[Callable], workers: int = 0, as_tensors: bool = False) -> CachedImages:
     """All images of a dataset after the transforms `still`: of their file, or decoded and written to it. Other processes wait.
 
     NotKeptError where a change of theirs would not be noticed, or where there is no room.
@@ -108,7 +118,7 @@ def cached_images(dataset: Any, still: list[Callable], workers: int = 0) -> Cach
     path = cache_path(f'images-{digest.hexdigest()[:32]}.bin')
     try:
         make_once(path, lambda temporary: _fill(temporary, dataset, still, workers, path))
-        return CachedImages(path, list(dataset.classes), list(dataset.targets))
+        return CachedImages(path, list(dataset.classes), list(dataset.targets), as_tensors)
     except OSError as error:
         raise NotKeptError(f'{str(path)!r}: {error.strerror}; set VET_CACHE_DIR to another folder') from error
 
@@ -123,8 +133,6 @@ def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, pa
         file.seek(sizes_N2.nbytes)
         for items in read(dataset, {None: v2.Compose([*still, v2.PILToTensor()])}, 0, keys, workers, collate=list):
             for item in items:
-                if isinstance(item, UserError):
-                    raise item
                 pixels_HW3 = item[0].permute(1, 2, 0).numpy()
                 sizes_N2[done] = pixels_HW3.shape[:2]
                 file.write(pixels_HW3.tobytes())

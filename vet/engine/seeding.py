@@ -34,12 +34,19 @@ def _has_device() -> bool:
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Draws within depend on `key` alone; draws after it go on as if nothing had been drawn."""
-    python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    """Draws within, on the CPU, depend on `key` alone; draws after it go on as if nothing had been drawn."""
+    with draws_apart():
         random.seed(number := mix(*key))
         np.random.seed(number % 2 ** 32)
         torch.random.default_generator.manual_seed(number)
+        yield
+
+
+@contextmanager
+def draws_apart(device: torch.device | None = None) -> Iterator[None]:
+    """Draws after it, on the CPU and on a GPU `device`, go on as if nothing had been drawn within."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device is not None and device.type == 'cuda' else []):
         try:
             yield
         finally:

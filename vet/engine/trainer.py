@@ -33,11 +33,12 @@ from vet.engine.image_cache import ImageCache
 from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
+from vet.engine.on_device import load_on_device
 from vet.engine.progress import ProgressBar
 from vet.engine.seeding import seed_everything
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DivergedError, TrainingError, UserError
-from vet.transforms.torchvision import build_transform
+from vet.transforms.torchvision import build_transform, on_tensors
 
 
 class Trainer:
@@ -60,6 +61,8 @@ class Trainer:
         self._augment, self._view = (
             {task: build_transform(transform, **vars(part.backbone.preprocessing)) for task, part in model.tasks.items()}
             for transform in (settings.train.transform, settings.evaluation.transform))
+        if settings.train.transform_on != 'pil':
+            self._augment = {task: on_tensors(transform) for task, transform in self._augment.items()}
         self._best: dict[str, torch.Tensor] | None = None
         self._cache: FeatureCache | None = None
         self._images: ImageCache | None = None
@@ -226,8 +229,9 @@ class Trainer:
         keys = (key for epoch in range(first, train.max_epochs)
                 for key in order.keys(epoch, step % order.steps if epoch == first else 0))
         features, device = self._features('train', self._augment), self.accelerator.device
+        loads = load_on_device if train.transform_on == 'device' else load
         yield from (features.batches(keys, device) if features else
-                    load(*self._source('train', self._augment), self.settings.seed, keys, train.dataloader.workers_per_gpu, device))
+                    loads(*self._source('train', self._augment), self.settings.seed, keys, train.dataloader.workers_per_gpu, device))
 
     def _features(self, split: str, views: Transforms) -> Features | None:
         """What train.cache_features keeps of a split's images, while training goes on."""

@@ -51,6 +51,25 @@ def split_still(transform: Callable) -> tuple[list[v2.Transform], Callable]:
     return steps[:number], v2.Compose(steps[number:]) if number else transform
 
 
+def on_tensors(transform: Callable) -> Callable:
+    """A transform of which what follows its still beginning sees a uint8 tensor (3, H, W), with channels last in memory, in place
+    of a PIL image. It draws the same; what it resizes differs by rounding."""
+    still, rest = split_still(transform)
+    return v2.Compose([*still, v2.PILToTensor(), rest])     # which leaves an image as it is that is a tensor already
+
+
+def begins_as_tensor(transform: Callable) -> bool:
+    """Whether it makes a tensor of an image before all else."""
+    return type(_flat(transform)[0]) is v2.PILToTensor
+
+
+def split_at_tensor(transform: Callable) -> tuple[Callable, Callable]:
+    """A transform that `on_tensors` gave, up to the tensor, and what is left of it."""
+    steps = _flat(transform)
+    number = next(i for i, step in enumerate(steps, 1) if type(step) is v2.PILToTensor)
+    return v2.Compose(steps[:number]), v2.Compose(steps[number:])
+
+
 class Normalisation(v2.Compose):
     """ToDtype and Normalize, in place where that can be: not of floats that are given, nor of gray images, which get as many
     channels as the mean has. Of a whole batch it gives what it gives of each image."""
