@@ -40,7 +40,7 @@ def computed(layer: nn.Module, tuners: nn.ModuleList, x: torch.Tensor) -> list[t
 
 
 def taken(y: torch.Tensor) -> bool:
-    return type(y.grad_fn).__name__ in (f'{kind.__name__}Backward' for kind in (MergedLinear, MergedConv2d))
+    return type((y if y._base is None else y._base).grad_fn).__name__ in (f'{kind.__name__}Backward' for kind in (MergedLinear, MergedConv2d))
 
 
 @pytest.mark.parametrize('configs', CONFIGS, ids=str)
@@ -81,6 +81,18 @@ def test_convolutions(options, layout, monkeypatch):
 def test_other_convolutions_form_the_sum(options):
     conv = nn.Conv2d(4, 6, 3, **options).requires_grad_(False)
     assert not merges(conv, [LowRank(conv.weight.shape, 1)], torch.randn(3, 4, 12, 12))
+
+
+def test_its_output_may_be_written_into():
+    """As a ReLU in place does, which torch forbids of a view that a function of our own made."""
+    qkv, tuners = layer([dict(type='LoRA', rank=2)])
+    x = torch.randn(2, 20, 32, dtype=torch.float64)
+    y = qkv(x)
+    assert taken(y)
+    factors = list(tuners[0].deltas['blocks/0/attn/qkv'].parameters())
+    expected = torch.autograd.grad(y.relu().square().sum(), factors)
+    for one, other in zip(torch.autograd.grad(qkv(x).relu_().square().sum(), factors), expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_a_transposed_input():

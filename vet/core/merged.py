@@ -27,7 +27,8 @@ def merged(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
     As, Bs = zip(*(delta.factors() for delta in deltas))
     A, B = (As[0], Bs[0]) if len(deltas) == 1 else (torch.cat(As), torch.cat(Bs, 1))
     if isinstance(module, nn.Linear):
-        return MergedLinear.apply(x, module.weight, module.bias, A, B)
+        y = MergedLinear.apply(flattened(x, -1), module.weight, module.bias, A, B)
+        return y.view(*x.shape[:-1], len(B))        # a view outside: whoever writes into one made inside is refused
     return MergedConv2d.apply(x, module.weight, module.bias, A, B, (module.stride, module.padding, module.dilation))
 
 
@@ -42,7 +43,7 @@ def _positions(module: nn.Module, x: torch.Tensor) -> float:
 
 
 class MergedLinear(torch.autograd.Function):
-    """x (W + B A)^T + b: x (…, in), W (out, in), b (out,) or None, A (k, in), B (out, k). W and b have no gradient.
+    """x (W + B A)^T + b: x (N, in), W (out, in), b (out,) or None, A (k, in), B (out, k). W and b have no gradient.
 
     W + B A is formed anew for the backward pass, and the full gradient of W never is.
     """
@@ -56,10 +57,10 @@ class MergedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, W, A, B = ctx.saved_tensors
-        gy, inputs = flattened(gradients[0], -1), flattened(x, -1)
-        gx = (gy @ (W + B @ A)).view_as(x) if ctx.needs_input_grad[0] else None
-        gA = (gy @ B).T @ inputs if ctx.needs_input_grad[3] else None
-        gB = gy.T @ (inputs @ A.T) if ctx.needs_input_grad[4] else None
+        gy = gradients[0]
+        gx = gy @ (W + B @ A) if ctx.needs_input_grad[0] else None
+        gA = (gy @ B).T @ x if ctx.needs_input_grad[3] else None
+        gB = gy.T @ (x @ A.T) if ctx.needs_input_grad[4] else None
         return gx, None, None, gA, gB
 
 
