@@ -63,13 +63,14 @@ def test_helper_variables_are_allowed():
 @pytest.mark.parametrize('key, value, message', [
     ('train.max_epochs', 'abc', "train.max_epochs is 'abc'; it must be a whole number"),
     ('train.max_epochs', 1.5, 'a whole number'), ('train.max_epochs', True, 'a whole number'),
-    ('train.compile', 1, 'True or False'), ('train.ema', 'x', 'a number or None'), ('seed', None, 'seed is None'),
+    ('train.compile', 1, 'True or False or a text'), ('train.compile', 'fast', "unknown train.compile 'fast'.*reduce-overhead"),
+    ('train.ema', 'x', 'a number or None'), ('seed', None, 'seed is None'),
     ('model.tuners', 'LoRA', "model.tuners is 'LoRA'; it must be a list"), ('model.tuners', ['LoRA'], 'must be a list'),
     ('model.backbone', 'DigitsViT', "model.backbone is 'DigitsViT'; it must be a dict with a \"type\""),
     ('model', 3, 'model is 3; it must be a dict with the keys backbone, tuners, head, tasks, shared, finetune'),
     ('train.lr_scheduler', 'Cosine', 'must be a dict with the keys type, T_max'),
     ('evaluation.metrics', 3, 'a text or a list'),
-    ('train.precision', 'fp8', "unknown train.precision 'fp8'.*bf16, fp32"), ('evaluation.select', 'first', "Allowed: best, last"),
+    ('train.precision', 'fp16', "unknown train.precision 'fp16'.*bf16, fp32, fp8"), ('evaluation.select', 'first', "Allowed: best, last"),
     ('train.lr_scheduler.type', 'Cosine', 'CosineAnnealingLR'),
     ('model.head.weights', {1, 2}, 'model.head.weights is .*register what is your own|Register'),
     ('dataset.train.loader', open, 'dataset.train.loader is <built-in')])

@@ -89,8 +89,8 @@ class Train:
     ema: float | None = None         # decay per step of the average of the trained parameters
     accumulate: int = 1              # batches per optimizer step
     clip_norm: float | None = None
-    precision: str = 'auto'          # auto: bf16 where the hardware has it; fp32, bf16
-    compile: bool = False
+    precision: str = 'auto'          # auto: bf16 where the hardware has it; fp32, bf16; fp8: bf16 with frozen products in float8
+    compile: bool | str = False      # True, or a mode of torch.compile: 'reduce-overhead' replays CUDA graphs
     gradient_checkpointing: bool = False    # blocks are computed again in the backward pass: less memory, more time
     lean: bool = True                # the same but for rounding in less time: the last block computes the class token alone where
     #                                  that is pooled; attention in bf16 on a CPU is differentiated by whole products
@@ -133,7 +133,8 @@ class Settings:
         return asdict(self)
 
 
-CHOICES = {'lr_scheduler.type': ('CosineAnnealingLR', 'LinearLR', 'ConstantLR'), 'precision': ('auto', 'fp32', 'bf16'),
+CHOICES = {'lr_scheduler.type': ('CosineAnnealingLR', 'LinearLR', 'ConstantLR'), 'precision': ('auto', 'fp32', 'bf16', 'fp8'),
+           'compile': ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'),
            'transform_on': ('pil', 'tensor', 'device'), 'select': ('last', 'best')}
 RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ('at least 0', lambda value: value >= 0, (
@@ -249,7 +250,7 @@ def _read(section: type, given: Any, path: str) -> Any:
         if not _fits(value, hint):
             raise UserError(f'{where} is {value!r}; it must be {_describe(hint)}.')
         choices = next((c for name, c in CHOICES.items() if f'.{where}'.endswith(f'.{name}')), None)
-        if choices and value not in choices:
+        if choices and isinstance(value, str) and value not in choices:
             raise UnknownNameError(where, value, choices)
         values[key] = value
     missing = [f.name for f in dataclasses.fields(section) if f.name not in values

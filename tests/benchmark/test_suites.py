@@ -37,6 +37,7 @@ def runs():
 
 @pytest.mark.parametrize('name, searches, counted', [
     ('quickstart', 0, 6 * 3), ('modelscope_vet', 0, 6 * 2 * 7 * 3), ('deit_tiny_real', 0, 2 * 7 * 3), ('deit_tiny_cpu', 0, 2 * 7),
+    ('float8', 0, 3 * 3),
     pytest.param('fgvc', 5 * 2 * (10 + 9 + 9), 5 * 2 * 11 * 3, marks=pytest.mark.slow),
     pytest.param('vtab1k', 19 * 4 * 5, 19 * 18 * 3, marks=pytest.mark.slow)])
 def test_number_of_runs(runs, name, searches, counted):
@@ -46,7 +47,7 @@ def test_number_of_runs(runs, name, searches, counted):
 
 
 def test_no_suite_is_forgotten():
-    assert set(SUITES) == {'quickstart', 'modelscope_vet', 'fgvc', 'vtab1k', 'deit_tiny_real', 'deit_tiny_cpu'}
+    assert set(SUITES) == {'quickstart', 'modelscope_vet', 'fgvc', 'vtab1k', 'deit_tiny_real', 'deit_tiny_cpu', 'float8'}
 
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow) if name in ('fgvc', 'vtab1k') else name

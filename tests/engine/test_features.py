@@ -20,12 +20,6 @@ HARD = {'model.head': dict(type='Linear', dropout=0.5), 'train.label_smoothing':
         'train.max_epochs': 4, 'train.stages': [dict(epochs=1), dict(epochs=3, head_lr=1e-2)], 'evaluation.select': 'best'}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('VET_CACHE_DIR', str(tmp_path / 'cache'))
-    return tmp_path / 'cache'
-
-
 def files(cache, images=120):
     """The files of so many images: 120 are trained on, 60 tested."""
     return [path for path in sorted(cache.glob('*.npy')) if len(np.load(path, mmap_mode='r')) == images]

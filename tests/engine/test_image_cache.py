@@ -32,25 +32,6 @@ CROPS = [dict(type='RandomResizedCrop'), dict(type='RandomHorizontalFlip'), dict
 STILL = [dict(type='Resize', size=12), dict(type='CenterCrop', size=8)]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('VET_CACHE_DIR', str(tmp_path / 'cache'))
-    return tmp_path / 'cache'
-
-
-@pytest.fixture(scope='module')
-def jpegs(tmp_path_factory):
-    """A folder of train/ and test/, each with two classes of JPEGs of as many sizes as images."""
-    root, draw = tmp_path_factory.mktemp('jpegs'), np.random.default_rng(0)
-    for split, images in (('train', 12), ('test', 6)):
-        for number, name in enumerate('ab'):
-            (root / split / name).mkdir(parents=True)
-            for i in range(images):
-                pixels = draw.integers(0, 256, (3 + number, 4, 3), np.uint8)
-                Image.fromarray(pixels).resize((18 + i, 30 - i)).save(root / split / name / f'{i}.jpg')
-    return root
-
-
 def files(cache):
     return sorted(cache.glob('images-*.bin'))
 

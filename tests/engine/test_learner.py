@@ -284,10 +284,14 @@ def test_every_optimizer_goes_on_exactly(name):
 
 
 @pytest.mark.slow
-def test_compiled_steps_agree():
-    plain, compiled = (make('LoRA', optimizer=dict(type='SGD', lr=0.1, momentum=0.9), compile=on) for on in (False, True))
+@pytest.mark.parametrize('mode', [True, pytest.param('reduce-overhead', marks=pytest.mark.slow)])
+def test_compiled_steps_agree(mode, monkeypatch):
+    compile, modes = torch.compile, []
+    monkeypatch.setattr(torch, 'compile', lambda net, mode: modes.append(mode) or compile(net, mode=mode))
+    plain, compiled = (make('LoRA', optimizer=dict(type='SGD', lr=0.1, momentum=0.9), compile=on) for on in (False, mode))
     for number in range(3):
         for learner in (plain, compiled):
             step(learner, batches_of(8, seed=number), number)
     for name, value in values(plain).items():
         torch.testing.assert_close(values(compiled)[name], value, rtol=0, atol=1e-5)
+    assert modes == [None if mode is True else mode]

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from tests.engine.runs import build
 from tests.engine.test_features import ended
-from tests.engine.test_image_cache import CROPS, cache, folder_run, jpegs      # noqa: F401 - fixtures
+from tests.engine.test_image_cache import CROPS, folder_run
 from vet.datasets.base import ImageDataset
 from vet.datasets.image_folder import ImageFolder
 from vet.datasets.multitask import MultiTask

@@ -5,7 +5,8 @@ class's own forward on other tensors. So `state_dict` keys, hooks, deepcopy, pic
 and so do padding rules, weight standardisation and whatever else the class does with its weight.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from vet.core.merged import merged, merges
+from vet.core.modes import instead
 from vet.core.site import NORMS
 from vet.errors import NoSiteError
 
@@ -125,11 +127,26 @@ def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
         deltas = [edit.delta for edit in reweights_of(host)]
         if merges(host, deltas, args[0]):
             return merged(host, deltas, args[0])
-        y = type(host).forward(host, *args)
+        plain = host.__dict__.get('_plain')
+        y = plain(*args) if plain else type(host).forward(host, *args)
         for delta in deltas:
             y = delta.split(host, args[0], y)
         return y
     return type(host).forward(_with_tensors(host, new_tensors(host)), *args, **kwargs)
+
+
+@contextmanager
+def beneath(module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Within, `forward` computes what the module's class does: reweights that split their product add to it."""
+    if '_reweights' not in module.__dict__:
+        with instead(module, forward):
+            yield
+        return
+    object.__setattr__(module, '_plain', forward)
+    try:
+        yield
+    finally:
+        del module.__dict__['_plain']
 
 
 def all_split(host: nn.Module) -> bool:

@@ -10,7 +10,8 @@ from vet.errors import UserError
 def make_accelerator(device: str | None = None, precision: str = 'auto', some_unused: bool = False) -> Accelerator:
     """An Accelerator on `device` ('cpu', 'cuda', 'cuda:1', 'mps'; None: the best there is).
 
-    precision: 'fp32', 'bf16' (autocast), or 'auto': bf16 where the hardware has it.
+    precision: 'fp32', 'bf16' (autocast), 'fp8' (the same; a training adds vet/engine/fp8.py), or 'auto': bf16 where the hardware
+        has it.
     some_unused: whether a step may leave trained parameters without a gradient, as one of several tasks does.
     """
     if device is not None:
@@ -28,7 +29,7 @@ def make_accelerator(device: str | None = None, precision: str = 'auto', some_un
         PartialState._reset_state()
     AcceleratorState._reset_state()
     parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
-    return Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else precision, kwargs_handlers=[parallel])
+    return Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else 'bf16', kwargs_handlers=[parallel])
 
 
 def precision_of(accelerator: Accelerator) -> str:

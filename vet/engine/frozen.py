@@ -1,6 +1,6 @@
 """What a training under autocast keeps of a frozen network: weights in the dtype that it computes in, and half of what norms keep.
 
-Imported by learner.py alone.
+Imported by learner.py and fp8.py.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def stored_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
     They need no cast in every step, which the backward pass would keep. Autocast makes the same tensors of them, so all results
     are its results, bit for bit.
     """
-    kept = {parameter: parameter.data for parameter in _storable(model)}
+    kept = {parameter: parameter.data for parameter in storable(model)}
     for parameter, exact in kept.items():
         parameter.data = exact.to(dtype)
         kept[parameter] = exact if exact.device.type == 'cpu' else exact.cpu()      # not both in a GPU's memory
@@ -78,7 +78,8 @@ class Norm(torch.autograd.Function):
                                                          [True, False, False])[0], *[None] * 5
 
 
-def _storable(model: Any) -> list[nn.Parameter]:
+def storable(model: Any) -> list[nn.Parameter]:
+    """What `stored_in` stores: weights and biases that are frozen in every stage, and that no tuner's update reads."""
     left: set[Any] = {*model.trainable().values()}
     for edit in (edit for part in model.tasks.values() for edit in part.edits if isinstance(edit, Reweight)):
         if getattr(edit.delta, 'reads_weight', True) or not all_split(edit.host):

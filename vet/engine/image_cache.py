@@ -69,7 +69,7 @@ class CachedImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image | tv_tensors.Image, int]:
         pixels_HW3 = np.empty((*self.sizes_N2[index], 3), np.uint8)
-        os.preadv(self._file.fileno(), [pixels_HW3], int(self._ends_N[index]) - pixels_HW3.nbytes)
+        os.preadv(self._file.fileno(), [pixels_HW3.data], int(self._ends_N[index]) - pixels_HW3.nbytes)
         image = (tv_tensors.Image(torch.from_numpy(pixels_HW3).permute(2, 0, 1)) if self.as_tensors else
                  Image.fromarray(pixels_HW3))
         return image, self.targets[index]

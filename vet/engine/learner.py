@@ -19,6 +19,7 @@ from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
 from vet.engine.device import precision_of
 from vet.engine.ema import Average, copy_into
+from vet.engine.fp8 import products_in_fp8
 from vet.engine.frozen import norms_keep, stored_in
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
@@ -52,6 +53,8 @@ class Learner:
         if train.gradient_checkpointing:
             self._while_training.enter_context(blocks_again(model))
         is_bf16 = precision_of(accelerator) == 'bf16'
+        if train.precision == 'fp8':
+            self._while_training.enter_context(products_in_fp8(model))
         self._by_products = is_bf16 and train.lean and not train.compile and pays(accelerator.device)
         if is_bf16:
             self._while_training.enter_context(stored_in(torch.bfloat16, model))
@@ -70,7 +73,8 @@ class Learner:
                                          this.head_lr or train.head_lr)
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.schedule = replace(train.lr_scheduler, T_max=this.epochs) if train.stages else train.lr_scheduler
-        self.net: nn.Module = self.accelerator.prepare_model(torch.compile(self._part) if train.compile else self._part)
+        mode = train.compile if isinstance(train.compile, str) else None
+        self.net: nn.Module = self.accelerator.prepare_model(torch.compile(self._part, mode=mode) if train.compile else self._part)
         self.net.train()
 
     def step(self, batches: list[Batch], step: int, meter: Meter) -> float:

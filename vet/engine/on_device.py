@@ -18,7 +18,8 @@ SHARE = 0.25            # of the memory that is free on a GPU before the first s
 Items = Sequence[tuple[torch.Tensor, int, int, str | None]]     # image, label, weight, task
 
 
-def load_on_device(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device) -> Iterator[Batch]:
+def load_on_device(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
+                   ) -> Iterator[Batch]:
     """As batches.load of transforms that begin as tensors, but that workers end with the tensor. Images of a cache lie on a GPU for
     good where they fit, and need no workers."""
     parts = {task: split_at_tensor(transform) for task, transform in transforms.items()}
@@ -48,7 +49,7 @@ def _resident(dataset: CachedImages, keys: Keys, device: torch.device) -> Iterat
 
 def _plain(items: Items) -> Items:
     """As tensors that pass from a worker without a copy."""
-    return [(image.as_subclass(torch.Tensor), *others) for image, *others in items]
+    return [(image.as_subclass(torch.Tensor), label, weight, task) for image, label, weight, task in items]
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -28,6 +28,7 @@ from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
 from vet.engine.evaluate import best_classes, measure
 from vet.engine.features import FeatureCache, Features
+from vet.engine.fp8 import refuse_without_fp8
 from vet.engine.heap import freed_memory_kept
 from vet.engine.image_cache import ImageCache
 from vet.engine.learner import Learner
@@ -114,6 +115,8 @@ class Trainer:
     def _train(self) -> dict[str, Any]:
         settings, accelerator, train = self.settings, self.accelerator, self.settings.train
         is_main = accelerator.is_main_process
+        if train.precision == 'fp8':
+            refuse_without_fp8(accelerator.device)
         progress, parts = self.folder.begin(settings, describe(accelerator.device) | dict(command=sys.argv) if is_main else None)
         accelerator.wait_for_everyone()
         order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
@@ -229,9 +232,9 @@ class Trainer:
         keys = (key for epoch in range(first, train.max_epochs)
                 for key in order.keys(epoch, step % order.steps if epoch == first else 0))
         features, device = self._features('train', self._augment), self.accelerator.device
-        loads = load_on_device if train.transform_on == 'device' else load
+        loads, workers = load_on_device if train.transform_on == 'device' else load, train.dataloader.workers_per_gpu
         yield from (features.batches(keys, device) if features else
-                    loads(*self._source('train', self._augment), self.settings.seed, keys, train.dataloader.workers_per_gpu, device))
+                    loads(*self._source('train', self._augment), self.settings.seed, keys, workers, device))
 
     def _features(self, split: str, views: Transforms) -> Features | None:
         """What train.cache_features keeps of a split's images, while training goes on."""

@@ -1,0 +1,145 @@
+"""Frozen products in float8: the numbers that the definition gives, where they are taken, and a run that learns with them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.contract.cases import CASES
+from tests.contract.runs import LABELS, differing, distance, gradients, in_autocast, logits, trained
+from tests.engine.runs import small
+from tests.engine.test_frozen import parameters
+from tests.nets import images
+from vet.engine import fp8
+from vet.engine.fp8 import FORMAT, Product, products_in_fp8, refuse_without_fp8, rounded
+from vet.engine.frozen import stored_in
+from vet.errors import UserError
+
+CPU = torch.device('cpu')
+
+
+def has_fp8() -> bool:
+    try:
+        refuse_without_fp8(CPU)
+    except UserError:
+        return False
+    return True
+
+
+needs_fp8 = pytest.mark.skipif(not has_fp8(), reason='this torch has no product of float8 with scales by rows on a CPU')
+
+
+def case(label):
+    return next(case for case in CASES if str(case) == label)
+
+
+def taken(model) -> set[str]:
+    return {name.removeprefix('blocks.') for name, module in model.backbone.network.named_modules()
+            if type(module) is nn.Linear and ('_plain' if '_reweights' in vars(module) else 'forward') in vars(module)}
+
+
+def in_fp8(model):
+    with products_in_fp8(model), stored_in(torch.bfloat16, model):
+        return in_autocast(model)
+
+
+def test_a_row_is_rounded_by_its_own_scale():
+    x = torch.randn(5, 32) * torch.logspace(-6, 6, 5)[:, None]
+    x[2] = 0
+    values, scales = rounded(x)
+    assert values.dtype == FORMAT and scales.shape == (5, 1) and scales.dtype == torch.float32
+    assert values.float().abs().amax(1).tolist() == [448, 448, 0, 448, 448]
+    again = values.float() * scales
+    assert ((again - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 * 2 ** -10).all()      # 3 bits, then the smallest step
+    assert (again - x).abs().sum() > 0
+
+
+@needs_fp8
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_the_product_and_its_gradient_are_those_of_rounded_matrices(bias, dtype):
+    torch.manual_seed(0)
+    x, W = torch.randn(40, 32).to(dtype), torch.randn(48, 32)
+    b, gy = (torch.randn(48).bfloat16() if bias else None), torch.randn(40, 48).bfloat16()
+
+    def whole(matrix):
+        values, scales = rounded(matrix)
+        return values.double() * scales
+
+    x = x.requires_grad_()
+    y = Product.apply(x, *rounded(W), *rounded(W.T), b)
+    [gx] = torch.autograd.grad(y, x, gy)
+    assert y.dtype == torch.bfloat16 and gx.dtype == dtype
+    assert torch.allclose(y.double(), F.linear(whole(x.detach()), whole(W), None if b is None else b.double()), rtol=2 ** -7, atol=0.02)
+    assert torch.allclose(gx.double(), whole(gy) @ whole(W.T).T, rtol=2 ** -7, atol=0.02)
+    assert 0.01 < (y.double() - F.linear(x.detach().double(), W.double(), None if b is None else b.double())).norm() / y.norm() < 0.06
+
+
+@needs_fp8
+@pytest.mark.parametrize('label', ['LoRA', 'LoRA-weight', 'Adapter', 'Partial'])
+def test_gradients_stay_near_float32(label):
+    model = trained(case(label), 'vit').train()
+    before = parameters(model)
+    _, exact = gradients(model, images(6), LABELS)
+    _, plain = in_autocast(model)
+    _, found = in_fp8(model)
+    nothing = {name: torch.zeros_like(gradient) for name, gradient in exact.items()}
+    assert distance(plain, exact) < distance(found, exact) < 0.35 * distance(exact, nothing)
+    assert not differing(before, parameters(model))
+
+
+@needs_fp8
+def test_compiled_in_one_graph():
+    model = trained(case('LoRA'), 'vit').train()
+    _, exact = gradients(model, images(6), LABELS)
+    names, trained_parameters = zip(*model.trainable().items())
+    with products_in_fp8(model), stored_in(torch.bfloat16, model), torch.autocast('cpu', torch.bfloat16):
+        torch.compiler.reset()
+        fast = torch.compile(model, fullgraph=True, backend='aot_eager')
+        found = dict(zip(names, torch.autograd.grad(F.cross_entropy(fast(images(6)), LABELS), trained_parameters)))
+    assert distance(found, exact) < 0.35 * distance(exact, {name: torch.zeros_like(g) for name, g in exact.items()})
+
+
+def test_frozen_linear_layers_that_nobody_reads_are_taken():
+    layers = {f'{i}.{layer}' for i in range(3) for layer in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')}
+    for label, left in (('LoRA', set()), ('Adapter', set()), ('BitFit', layers), ('Full', layers),
+                        ('LoRA-dora-qv', {f'{i}.attn.qkv' for i in range(3)}),
+                        ('Partial', {name for name in layers if name.startswith('2.')})):
+        model = trained(case(label), 'vit')
+        with products_in_fp8(model):
+            assert taken(model) == layers - left, label
+        assert not taken(model)
+
+
+@needs_fp8
+def test_evaluation_and_what_is_not_autocast_stay_exact():
+    model = trained(case('LoRA'), 'vit')
+    expected = logits(model)
+    with products_in_fp8(model):
+        assert logits(model.train()).equal(expected)        # not under autocast
+        with torch.autocast('cpu', torch.bfloat16):
+            rough = logits(model)
+            evaluated = logits(model.eval())
+    with torch.autocast('cpu', torch.bfloat16):
+        assert logits(model).equal(evaluated) and not evaluated.equal(rough)
+
+
+@needs_fp8
+def test_a_run_learns_and_ends_with_exact_weights(tmp_path):
+    runs = {precision: small(tmp_path / precision, **{'train.precision': precision, 'train.max_epochs': 8}) for precision in ('bf16', 'fp8')}
+    found = {precision: run.train() for precision, run in runs.items()}
+    assert abs(found['fp8']['accuracy'] - found['bf16']['accuracy']) < 0.15
+    assert found['fp8']['accuracy'] > found['fp8']['before']['accuracy'] + 0.2
+    states = [run.model.backbone.network.state_dict() for run in runs.values()]
+    assert not differing(*states)
+    assert differing(*(run.model.trained_state() for run in runs.values()))
+
+
+def test_a_device_without_it_is_refused(tmp_path, monkeypatch):
+    def none(*args):
+        raise NotImplementedError('no such kernel\nat all')
+    monkeypatch.setattr(fp8, '_product', none)
+    trainer = small(tmp_path / 'run', **{'train.precision': 'fp8'})
+    assert trainer.evaluate()['accuracy'] > 0           # which needs none
+    with pytest.raises(UserError, match=r'"fp8", but cpu with torch .* cannot multiply .* \(no such kernel\); .*Set it to "bf16"'):
+        trainer.train()

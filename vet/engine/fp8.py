@@ -1,0 +1,89 @@
+"""Products with frozen weights in 8 bits (float8, e4m3), forward and backward; all else of the step as in bf16.
+
+An experiment, of train.precision='fp8': for GPUs that multiply in 8 bits, from NVIDIA's Ada and Hopper on. A CPU gives the same
+numbers, slowly. Imported by learner.py and trainer.py.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import ScalingType
+
+from vet.core.edits import beneath
+from vet.engine.frozen import storable
+from vet.errors import UserError
+
+FORMAT = torch.float8_e4m3fn
+LARGEST = torch.finfo(FORMAT).max
+MULTIPLE = 16           # of which GPUs want the sides of a weight to be
+
+
+def refuse_without_fp8(device: torch.device) -> None:
+    """UserError where the device has no product of float8 matrices with a scale for each row."""
+    rows, scales = rounded(torch.ones(MULTIPLE, MULTIPLE, device=device))
+    try:
+        _product(rows, scales, rows, scales)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f'train.precision is "fp8", but {device} with torch {torch.__version__} cannot multiply matrices of float8 '
+                        f'({str(error).splitlines()[0]}); it takes an NVIDIA GPU from Ada or Hopper on, or a newer torch on a CPU. '
+                        f'Set it to "bf16".') from error
+
+
+@contextmanager
+def products_in_fp8(model: Any) -> Iterator[None]:
+    """Within, while it trains, each frozen linear layer of a model's backbone whose weight no tuner's update reads multiplies in
+    float8. In eval mode, and after it, all is what it was."""
+    left = set(storable(model))
+    layers = [module for part in model.tasks.values() for module in part.backbone.network.modules()
+              if type(module) is nn.Linear and left.issuperset(module.parameters())
+              and not any(size % MULTIPLE for size in module.weight.shape)]
+    with ExitStack() as stack:
+        for layer in layers:
+            W = layer.weight.detach()
+            stack.enter_context(beneath(layer, partial(_multiplied, layer, *rounded(W), *rounded(W.T))))
+        yield
+
+
+def rounded(x_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a matrix, each row divided by its scale, so that its largest entry is the format's, in float8; and the scales (N, 1)."""
+    scale_N1 = x_NC.abs().amax(1, keepdim=True).float().clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
+    return (x_NC / scale_N1).to(FORMAT, memory_format=torch.contiguous_format), scale_N1
+
+
+def _multiplied(module: nn.Linear, *args: Any) -> torch.Tensor:
+    *weights, x = args
+    if not module.training or not torch.is_autocast_enabled(x.device.type):
+        return nn.Linear.forward(module, x)
+    return Product.apply(x.flatten(0, -2), *weights, module.bias).view(*x.shape[:-1], module.out_features)
+
+
+class Product(torch.autograd.Function):
+    """x W^T + b in bf16, of x (N, in); W (out, in) and W^T, both rounded by rows, with their scales; b (out,) or None. Frozen W, b.
+
+    The gradient is rounded as x is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, W: torch.Tensor, scale: torch.Tensor, WT: torch.Tensor, scale_T: torch.Tensor,
+                b: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(WT, scale_T)
+        ctx.dtype = x.dtype
+        return _product(*rounded(x), W, scale, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        WT, scale_T = ctx.saved_tensors
+        return _product(*rounded(gradients[0]), WT, scale_T).to(ctx.dtype), *[None] * 5
+
+
+def _product(x: torch.Tensor, scale_x: torch.Tensor, W: torch.Tensor, scale_W: torch.Tensor,
+             b: torch.Tensor | None = None) -> torch.Tensor:
+    """x W^T + b of float8 x (N, in) and W (out, in), scales (N, 1) and (out, 1) -> bf16 (N, out)"""
+    return F.scaled_mm(x, W.T, scale_x, ScalingType.RowWise, scale_W.T, ScalingType.RowWise, bias=b, output_dtype=torch.bfloat16)
