@@ -4,11 +4,12 @@
     python benchmarks/speed/images.py --data-root DIR --checkpoint … --pixels 112 --images 256 --rounds 1      in a few minutes
 
 Three jobs, all of them unless --jobs says which:
-reading: processor time per image of each way to read the training images of Oxford Flowers 102, in one process, without a network.
+reading: processor time per image of each way to read the training images of Oxford Flowers 102, in one process, without a network:
+  from files or kept ones, and whether crops and flips are of PIL images or of tensors (train.transform_on).
 epochs: DeiT-Tiny with LoRA r=10 on qkv, random resized crops and flips, batch 64, float32 on a CPU. vet's train() from files and
-  with train.cache_images, beginning with an empty cache, PEFT in a plain loop, and as many steps of vet on a batch in memory take
-  turns, each in a process of its own. Seconds are those of each epoch, reading and keeping included; processor time and the most
-  memory are those of a whole run, its workers' time included.
+  with train.cache_images, beginning with an empty cache, then also with each train.transform_on; PEFT in a plain loop; and as many
+  steps of vet on a batch in memory take turns, each in a process of its own. Seconds are those of each epoch, reading and keeping
+  included; processor time and the most memory are those of a whole run, its workers' time included.
 growth: folders of more and more images (JPEGs of 160 pixels on the short side, of which 500 differ), kept after a Resize to 128.
   Each has a process of its own with 2 workers, without a network; memory grows from when the folder is listed to the most
   that the process holds after any batch, by glibc's own rules for what is given back and where freed memory is kept, as in train().
@@ -54,7 +55,7 @@ from vet.engine.image_cache import cached_images
 from vet.engine.learner import Learner
 from vet.engine.log import read_log
 from vet.engine.meter import Meter
-from vet.transforms.torchvision import build_transform, split_still
+from vet.transforms.torchvision import build_transform, on_tensors, split_still
 
 RESULTS = Path(__file__).parent / 'results' / 'images.json'
 CPU, BATCH = torch.device('cpu'), 64
@@ -87,15 +88,17 @@ def reading(args: argparse.Namespace) -> list[dict[str, Any]]:
             keeping = time.process_time()
             kept = cached_images(dataset, still)
             keeping = time.process_time() - keeping
-            ways: dict[str, tuple[Any, Callable]] = {'files': (dataset, view), 'kept': (kept, rest)}
+            ways: dict[str, tuple[Any, Callable]] = {
+                'files': (dataset, view), 'files, tensors': (dataset, on_tensors(view)), 'kept': (kept, rest),
+                'kept, tensors': (cached_images(dataset, still, as_tensors=True), on_tensors(rest))}
             rounds = [{way: read_through(data, seen) for way, (data, seen) in ways.items()} for _ in range(args.rounds + 1)][1:]
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
             found.append(dict(view=name, images=args.images, keeping=keeping, bytes=size,
-                              **{way: [seconds[way] for seconds in rounds] for way in ways}))
+                              seconds={way: [seconds[way] for seconds in rounds] for way in ways}))
     return found
 
 
-def with_vet(args: argparse.Namespace, cached: bool, steps_alone: bool = False) -> list[float]:
+def with_vet(args: argparse.Namespace, steps_alone: bool = False, **options: Any) -> list[float]:
     """Seconds of each epoch of train(), or of as many steps on a batch in memory."""
     dataset = Flowers102(args.data_root, 'train')
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +106,7 @@ def with_vet(args: argparse.Namespace, cached: bool, steps_alone: bool = False) 
         trainer = build_trainer(
             model=dict(model=dict(backbone=dict(type='timm', name='deit_tiny_patch16_224.fb_in1k', checkpoint=args.checkpoint,
                                                 kwargs=dict(img_size=args.pixels), lora_length=10)),
-                       train=dict(max_epochs=args.epochs, cache_images=cached, transform=CROPS, log_every=10 ** 6,
+                       train=dict(max_epochs=args.epochs, transform=CROPS, log_every=10 ** 6, **options,
                                   dataloader=dict(batch_size_per_gpu=BATCH, workers_per_gpu=args.workers)),
                        evaluation=dict(before=False)),
             train_dataset=Part(dataset, range(args.images), dataset.targets[:args.images]), work_dir=Path(folder) / 'run',
@@ -160,8 +163,10 @@ def processor_seconds() -> float:
 
 
 SIDES: dict[str, Callable[[argparse.Namespace], list[float]]] = {
-    'vet, steps alone': partial(with_vet, cached=False, steps_alone=True), 'vet, files': partial(with_vet, cached=False),
-    'vet, kept': partial(with_vet, cached=True), 'peft': with_peft}
+    'vet, steps alone': partial(with_vet, steps_alone=True), 'vet, files': with_vet,
+    'vet, kept': partial(with_vet, cache_images=True),
+    'vet, kept, tensors': partial(with_vet, cache_images=True, transform_on='tensor'),
+    'vet, kept, on the device': partial(with_vet, cache_images=True, transform_on='device'), 'peft': with_peft}
 
 
 def whole_run(side: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -244,11 +249,11 @@ def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def show_reading(found: list[dict[str, Any]]) -> Table:
-    table = Table('transform', 'files, ms', 'kept, ms', 'kept / files', 'keeping once, ms', 'bytes kept',
+    table = Table('transform', *(f'{way}, ms' for way in found[0]['seconds']), 'keeping once, ms', 'bytes kept',
                   title='Reading: processor time per image, normalisation included, median')
     for row in found:
-        files, kept = (1e3 * statistics.median(row[way]) / row['images'] for way in ('files', 'kept'))
-        table.add_row(row['view'], f'{files:.2f}', f'{kept:.2f}', f'{kept / files:.2f}',
+        times = [1e3 * statistics.median(seconds) / row['images'] for seconds in row['seconds'].values()]
+        table.add_row(row['view'], *(f'{milliseconds:.2f}' for milliseconds in times),
                       f'{1e3 * row["keeping"] / row["images"]:.2f}', f'{row["bytes"] / row["images"]:,.0f}')
     return table
 

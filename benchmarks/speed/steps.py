@@ -8,7 +8,9 @@ for it (who comes after a large one finds memory warm), after two rounds that do
 (the yardstick), that of a merged LoRA, full fine-tuning, PEFT's LoRA in a plain torch loop with AdamW, and vet's Learner, which is
 what train.py runs. The same rank, places, batch, dtype and memory layout; batch norms in eval; on a CPU all keep freed memory, as
 vet's trainer does (vet/engine/heap.py), without which the others are slower. Ratios are of one round; the table gives their median
-and quartiles. Results go to results/steps.json beside this file, by job and device.
+and quartiles. In fp8 the others compute in bf16. Utilisation: operations a second of a step's products and convolutions, as against
+those of one product of square matrices in float32 or bf16, which takes a turn in each round too. Results go to
+results/steps.json beside this file, by job and device.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from vet.config import Schedule, Train
 from vet.core.model import ImageClassifier
@@ -41,6 +45,7 @@ from vet.registry import BACKBONES
 
 RESULTS = Path(__file__).parent / 'results' / 'steps.json'
 CLASSES, RANK = 100, 10
+PRODUCT = 'a square product'
 CONVOLUTIONS = ['conv1', 'conv2', 'conv3']
 
 
@@ -58,7 +63,8 @@ class Job:
 
 
 JOBS = {'vit-fp32': Job('vit_small_patch16_224', 'fp32', 8), 'vit-bf16': Job('vit_small_patch16_224', 'bf16', 8),
-        'vitb-bf16': Job('vit_base_patch16_224', 'bf16', 8), 'resnet-fp32': Job('resnet50', 'fp32', 8, targets=CONVOLUTIONS),
+        'vitb-bf16': Job('vit_base_patch16_224', 'bf16', 8), 'vitb-fp8': Job('vit_base_patch16_224', 'fp8', 8),
+        'resnet-fp32': Job('resnet50', 'fp32', 8, targets=CONVOLUTIONS),
         'resnet-bf16': Job('resnet50', 'bf16', 8, targets=CONVOLUTIONS)}
 
 
@@ -74,7 +80,13 @@ class Sides:
         self.labels = torch.randint(CLASSES, (size,), generator=generator).to(device)
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.precision == 'bf16')
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.precision != 'fp32')
+
+    def product(self) -> Callable[[], object]:
+        """What the hardware can do."""
+        matrix = torch.randn([8192 if self.device.type == 'cuda' else 2048] * 2, device=self.device)
+        matrix = matrix if self.job.precision == 'fp32' else matrix.bfloat16()
+        return lambda: matrix @ matrix
 
     def network(self, **options: object) -> nn.Module:
         torch.manual_seed(0)
@@ -134,7 +146,7 @@ class Sides:
     def vet(self, compiled: bool = False, lean: bool = True, tuners: list[dict] | None = None) -> Callable[[], object]:
         model = self.tuned(tuners)
         train = Train(optimizer=dict(type='AdamW', lr=1e-4), lr_scheduler=Schedule('ConstantLR', T_max=1), max_epochs=1,
-                      compile=compiled, lean=lean)
+                      precision=self.job.precision, compile=compiled, lean=lean)
         accelerator = make_accelerator(str(self.device), self.job.precision)
         learner = Learner(model, train, Order(10 ** 6, len(self.images), 1, seed=0), accelerator)
         batch = Batch(self.images, self.labels, torch.ones(len(self.images), device=self.device))
@@ -168,11 +180,19 @@ def saved_bytes(step: Callable[[], object]) -> int:
     return sum(size for pointer, size in kept.items() if pointer not in parameters)
 
 
+def operations(step: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and convolutions of one step. Attention is counted as the two products of
+    its definition."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        step()
+    return counter.get_total_flops()
+
+
 def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict:
     sides = Sides(job, device)
     makers: dict[str, Callable] = {
-        'forward': sides.forward, 'merged, forward': sides.merged, 'full': sides.full, 'peft': sides.peft, 'vet': sides.vet,
-        'vet, lean=False': lambda: sides.vet(lean=False)}
+        PRODUCT: sides.product, 'forward': sides.forward, 'merged, forward': sides.merged, 'full': sides.full, 'peft': sides.peft,
+        'vet': sides.vet, 'vet, lean=False': lambda: sides.vet(lean=False)}
     if job.targets == CONVOLUTIONS:
         del makers['vet, lean=False']
     if compiled:
@@ -187,12 +207,13 @@ def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict
                 torch.cuda.synchronize(device)
             if number > 1:
                 seconds[name].append(time.perf_counter() - began)
-    eager = [name for name in steps if 'compiled' not in name and 'forward' not in name]
+    flops = {name: operations(step) for name, step in steps.items() if 'compiled' not in name}
+    eager = [name for name in flops if name != PRODUCT and 'forward' not in name]
     saved = {name: saved_bytes(steps[name]) for name in eager}
     del steps
     peak = {name: peak_bytes(make, device) for name, make in makers.items()} if device.type == 'cuda' else {}
     return dict(job=dict(model=job.model, precision=job.precision, batch=len(sides.images), targets=job.targets, rank=RANK),
-                rounds=rounds, seconds=seconds, saved_bytes=saved, peak_bytes=peak, environment=describe(device))
+                rounds=rounds, seconds=seconds, operations=flops, saved_bytes=saved, peak_bytes=peak, environment=describe(device))
 
 
 def peak_bytes(make: Callable, device: torch.device) -> int:
@@ -208,25 +229,29 @@ def peak_bytes(make: Callable, device: torch.device) -> int:
 
 
 def shown(name: str, found: dict) -> Table:
-    job, seconds = found['job'], found['seconds']
-    table = Table('side', 'ms / step, median', 'x forward', 'x PEFT (quartiles)', 'images / s', 'kept for backward, MB', 'peak, MB',
+    job, seconds, flops = found['job'], found['seconds'], found['operations']
+    table = Table('side', 'ms / step, median', 'x forward', 'x PEFT (quartiles)', 'images / s', 'GFLOP', 'utilisation',
+                  'kept for backward, MB', 'peak, MB',
                   title=f'{name}: {job["model"]}, {job["precision"]}, batch {job["batch"]}, LoRA rank {job["rank"]} on '
                         f'{", ".join(job["targets"])}; {found["rounds"]} rounds; {found["environment"]["device"]}, '
-                        f'threads: {found["environment"]["threads"]}, torch {found["environment"]["packages"]["torch"]}')
-    for side, times in seconds.items():
+                        f'threads: {found["environment"]["threads"]}, torch {found["environment"]["packages"]["torch"]}, '
+                        f'{PRODUCT}: {flops[PRODUCT] / statistics.median(seconds[PRODUCT]) / 1e9:,.0f} GFLOP/s')
+    for side, times in [item for item in seconds.items() if item[0] != PRODUCT]:
+        count = flops[side.removesuffix(', compiled')]
+        used = statistics.median(count * whole / (flops[PRODUCT] * own) for own, whole in zip(times, seconds[PRODUCT]))
         ratios = [one / other for one, other in zip(times, seconds['peft'])]
         low, middle, high = statistics.quantiles(ratios, n=4)
         over = statistics.median(one / other for one, other in zip(times, seconds['forward']))
         saved, peak = found['saved_bytes'].get(side), found['peak_bytes'].get(side)
         table.add_row(side, f'{1e3 * statistics.median(times):.1f}', f'{over:.2f}', f'{middle:.3f} ({low:.3f} to {high:.3f})',
-                      f'{job["batch"] / statistics.median(times):.1f}', '' if saved is None else f'{saved / 1e6:.1f}',
-                      '' if peak is None else f'{peak / 1e6:.0f}')
+                      f'{job["batch"] / statistics.median(times):.1f}', f'{count / 1e9:.1f}', f'{used:.2f}',
+                      '' if saved is None else f'{saved / 1e6:.1f}', '' if peak is None else f'{peak / 1e6:.0f}')
     return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--jobs', nargs='+', choices=JOBS, default=[name for name in JOBS if name != 'vitb-bf16'])
+    parser.add_argument('--jobs', nargs='+', choices=JOBS, default=[name for name in JOBS if not name.startswith('vitb')])
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--compile', action='store_true')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')

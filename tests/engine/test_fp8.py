@@ -135,6 +135,14 @@ def test_a_run_learns_and_ends_with_exact_weights(tmp_path):
     assert differing(*(run.model.trained_state() for run in runs.values()))
 
 
+@needs_fp8
+def test_what_it_trains_on_is_no_cached_feature(tmp_path, capsys):
+    small(tmp_path / 'run', **{'model.tuners': [dict(type='LinearProbe')], 'train.precision': 'fp8', 'train.cache_features': True,
+                               'train.max_epochs': 1}).train()
+    said = capsys.readouterr().err
+    assert 'has no effect on the train images: products of float8 are for training' in said and 'on the test' not in said
+
+
 def test_a_device_without_it_is_refused(tmp_path, monkeypatch):
     def none(*args):
         raise NotImplementedError('no such kernel\nat all')

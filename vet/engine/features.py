@@ -97,7 +97,8 @@ class FeatureCache:
         for hinders, reason in ((len(self.model.tasks) > 1, 'there are several tasks'),
                                 (train.compile, 'train.compile compiles the network whole'),
                                 (train.gradient_checkpointing, 'train.gradient_checkpointing computes blocks again'),
-                                (is_train and (train.mixup or train.cutmix), 'mixup and cutmix mix images')):
+                                (is_train and (train.mixup or train.cutmix), 'mixup and cutmix mix images'),
+                                (is_train and train.precision == 'fp8', 'products of float8 are for training, not for features')):
             if hinders:
                 raise NoCutError(reason)
         loader = train.dataloader if is_train else self.settings.evaluation.dataloader
