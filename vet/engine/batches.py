@@ -93,7 +93,8 @@ def _shuffled(parts: tuple[int, ...], batch_size: int, seed: int, epoch: int) ->
 class Seeded(Dataset):
     """`dataset` with the transform of each task, read by (epoch, index, weight); augmentation draws from (seed, epoch, index).
 
-    A UserError comes back in place of the item, since raising it in a worker would bury its message.
+    An image that is a tv_tensors.Image already is transformed as it is. A UserError comes back in place of the item, since raising
+    it in a worker would bury its message.
     """
 
     def __init__(self, dataset: Any, transforms: Transforms, seed: int):
