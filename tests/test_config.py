@@ -54,6 +54,12 @@ def test_top_level_name_near_a_section(name):
         read_settings(config(**{name: dict()}))
 
 
+def test_cuda_graphs_take_one_batch_a_step():
+    with pytest.raises(UserError, match="train.compile is 'reduce-overhead', .*train.accumulate is 2. Set that to 1"):
+        changed(**{'train.compile': 'reduce-overhead', 'train.accumulate': 2})
+    assert changed(**{'train.compile': True, 'train.accumulate': 2}).train.accumulate == 2
+
+
 def test_helper_variables_are_allowed():
     settings = read_settings(config(num_images=3, lr=1e-3, my_paths=[Path('a')], helper=object(), work_dir='x', default_scope='vet',
                                     custom_imports=dict(imports=[])))

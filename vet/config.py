@@ -97,7 +97,7 @@ class Train:
     cache_features: bool = False     # keeps what reaches the first edited block, the second or later, in $VET_CACHE_DIR, else
     #                                  ~/.cache/vet, for all epochs and runs: of images that no random augmentation changes
     transform_on: str = 'pil'        # what of the transform follows Resize and CenterCrop sees PIL images; 'tensor': uint8 tensors,
-    #                                  which takes half the time, and pixels differ by rounding; 'device': those on the device that
+    #                                  which takes less time, and pixels differ by rounding; 'device': those on the device that
     #                                  trains, where images of cache_images stay if a GPU's memory has room
     cache_images: bool = False       # keeps images decoded, and resized where the transform begins so, there too; results are equal
     deterministic: bool = False
@@ -148,6 +148,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ('from 0 to 1', lambda value: 0 <= value <= 1, ('train.lr_scheduler.eta_min',)),
     ('from 0 to below 1', lambda value: 0 <= value < 1, ('train.label_smoothing',)),
     ('above 0 and below 1', lambda value: 0 < value < 1, ('train.ema', 'evaluation.holdout')))
+GRAPHS = ('reduce-overhead', 'max-autotune')        # modes of torch.compile
 OWN_NAMES = ('work_dir', 'custom_imports', 'env_variables', 'default_scope')
 
 
@@ -302,6 +303,10 @@ def _check_ranges(settings: Settings) -> None:
             value = operator.attrgetter(name)(settings)
             if value is not None and not is_right(value):
                 raise UserError(f'{name} is {value}; it must be {allowed}.')
+    train = settings.train
+    if train.compile in GRAPHS and train.accumulate > 1:
+        raise UserError(f'train.compile is {train.compile!r}, which replays CUDA graphs: a batch writes over the gradients of the '
+                        f'last; train.accumulate is {train.accumulate}. Set that to 1, or train.compile to True.')
 
 
 def _plain(value: Any, where: str) -> Any:

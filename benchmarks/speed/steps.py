@@ -155,8 +155,8 @@ class Sides:
 
 
 def saved_bytes(step: Callable[[], object]) -> int:
-    """What autograd keeps of one step for its backward, each storage once, those of parameters left out."""
-    parameters = {t.untyped_storage().data_ptr() for t in gc.get_objects() if type(t) is nn.Parameter}
+    """What autograd keeps of one step for its backward, each storage once, those that were there before it left out."""
+    before = {t.untyped_storage().data_ptr() for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.layout == torch.strided}
     kept: dict[int, int] = {}
     alive = []
 
@@ -177,13 +177,14 @@ def saved_bytes(step: Callable[[], object]) -> int:
             step()
     finally:
         torch.autograd.graph.saved_tensors_hooks = hooks
-    return sum(size for pointer, size in kept.items() if pointer not in parameters)
+    return sum(size for pointer, size in kept.items() if pointer not in before)
 
 
 def operations(step: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products and convolutions of one step. Attention is counted as the two products of
     its definition."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    in_float8 = {torch.ops.aten._scaled_mm_v2: lambda x, W, *_, **__: 2 * x[0] * x[1] * W[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_float8) as counter, sdpa_kernel(SDPBackend.MATH):
         step()
     return counter.get_total_flops()
 

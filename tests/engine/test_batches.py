@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory as loader_pins
 from torchvision.transforms import v2
 
 from vet.datasets.base import ImageDataset
@@ -117,6 +118,15 @@ def test_a_batch_is_normalised_as_each_image_is(entries, workers):
         for image, (epoch, index, _) in zip(batch.images, listed, strict=True):
             with seeded(5, 'image', epoch, index):
                 assert image.equal(whole(DATA[index][0]))
+
+
+def test_a_batch_is_pinned_as_loaders_pin(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda tensor, *_: pinned.append(tensor) or tensor)
+    batch = next(load(DATA, {None: v2.ToImage()}, 5, [[(0, 1, 1)]], 0, CPU))
+    again = loader_pins(batch)
+    assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in (batch.images, batch.labels, batch.weights)]
+    assert type(again) is type(batch)
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -1,5 +1,7 @@
 """Frozen products in float8: the numbers that the definition gives, where they are taken, and a run that learns with them."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,11 +10,13 @@ from torch import nn
 from tests.contract.cases import CASES
 from tests.contract.runs import LABELS, differing, distance, gradients, in_autocast, logits, trained
 from tests.engine.runs import small
-from tests.engine.test_frozen import parameters
+from tests.engine.test_features import ended
+from tests.engine.test_frozen import failing, parameters
 from tests.nets import images
 from vet.engine import fp8
 from vet.engine.fp8 import FORMAT, Product, products_in_fp8, refuse_without_fp8, rounded
 from vet.engine.frozen import stored_in
+from vet.engine.learner import Learner
 from vet.errors import UserError
 
 CPU = torch.device('cpu')
@@ -45,12 +49,12 @@ def in_fp8(model):
 
 def test_a_row_is_rounded_by_its_own_scale():
     x = torch.randn(5, 32) * torch.logspace(-6, 6, 5)[:, None]
-    x[2] = 0
+    x[2], x[3] = 0, 1e-39           # nothing, and less than a normal number
     values, scales = rounded(x)
     assert values.dtype == FORMAT and scales.shape == (5, 1) and scales.dtype == torch.float32
-    assert values.float().abs().amax(1).tolist() == [448, 448, 0, 448, 448]
+    assert values[[0, 1, 4]].float().abs().amax(1).tolist() == [448, 448, 448] and not values[2].float().any()
     again = values.float() * scales
-    assert ((again - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 * 2 ** -10).all()      # 3 bits, then the smallest step
+    assert ((again - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 * 2 ** -10 + 1e-38).all()      # 3 bits, then the smallest step
     assert (again - x).abs().sum() > 0
 
 
@@ -106,8 +110,9 @@ def test_frozen_linear_layers_that_nobody_reads_are_taken():
                         ('LoRA-dora-qv', {f'{i}.attn.qkv' for i in range(3)}),
                         ('Partial', {name for name in layers if name.startswith('2.')})):
         model = trained(case(label), 'vit')
-        with products_in_fp8(model):
-            assert taken(model) == layers - left, label
+        with nullcontext() if left != layers else pytest.raises(UserError, match='no linear layer of the backbone is frozen'):
+            with products_in_fp8(model):
+                assert taken(model) == layers - left, label
         assert not taken(model)
 
 
@@ -127,12 +132,22 @@ def test_evaluation_and_what_is_not_autocast_stay_exact():
 @needs_fp8
 def test_a_run_learns_and_ends_with_exact_weights(tmp_path):
     runs = {precision: small(tmp_path / precision, **{'train.precision': precision, 'train.max_epochs': 8}) for precision in ('bf16', 'fp8')}
+    before = parameters(runs['fp8'].model)
     found = {precision: run.train() for precision, run in runs.items()}
     assert abs(found['fp8']['accuracy'] - found['bf16']['accuracy']) < 0.15
     assert found['fp8']['accuracy'] > found['fp8']['before']['accuracy'] + 0.2
-    states = [run.model.backbone.network.state_dict() for run in runs.values()]
-    assert not differing(*states)
+    assert not differing(parameters(runs['fp8'].model), before)
     assert differing(*(run.model.trained_state() for run in runs.values()))
+
+
+@needs_fp8
+def test_a_run_goes_on_as_if_unbroken(tmp_path, monkeypatch):
+    options = {'train.precision': 'fp8', 'train.max_epochs': 2}
+    expected = ended(small(tmp_path / 'whole', **options))
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(Learner, 'step', failing(Learner.step, at=5))
+        small(tmp_path / 'broken', **options).train()
+    assert ended(small(tmp_path / 'broken', resume='auto', **options)) == expected
 
 
 @needs_fp8

@@ -105,6 +105,13 @@ def test_draws_depend_on_the_image_alone(jpegs, workers):
         assert one.images.equal(other.images) and one.labels.equal(other.labels)
 
 
+def test_a_file_that_is_cut_short_is_told(jpegs, cache):
+    kept = cached_images(ImageFolder(jpegs, 'train'), SHORT)
+    os.truncate(kept.path, kept.path.stat().st_size - 1)
+    with pytest.raises(DataError, match=r'images-.*ends within image 23; delete it'):
+        kept[23]
+
+
 def test_a_file_that_changes_is_noticed(tmp_path, jpegs, cache):
     root = shutil.copytree(jpegs, tmp_path / 'own')
     dataset, path = ImageFolder(root, 'train'), root / 'train' / 'a' / '3.jpg'

@@ -284,7 +284,7 @@ def test_every_optimizer_goes_on_exactly(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mode', [True, pytest.param('reduce-overhead', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('mode', [True, 'reduce-overhead'])
 def test_compiled_steps_agree(mode, monkeypatch):
     compile, modes = torch.compile, []
     monkeypatch.setattr(torch, 'compile', lambda net, mode: modes.append(mode) or compile(net, mode=mode))

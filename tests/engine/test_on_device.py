@@ -1,5 +1,7 @@
 """Transforms of tensors draw what those of PIL images draw, in the workers and on the device, and give the same but for rounding."""
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,16 @@ from torchvision.transforms import v2
 
 from tests.engine.runs import build
 from tests.engine.test_features import ended
+from tests.engine.test_frozen import failing
 from tests.engine.test_image_cache import CROPS, folder_run
 from vet.datasets.base import ImageDataset
+from vet.datasets.hold_out import Part
 from vet.datasets.image_folder import ImageFolder
 from vet.datasets.multitask import MultiTask
 from vet.engine import on_device
 from vet.engine.batches import load
 from vet.engine.image_cache import CachedImages, cached_images
+from vet.engine.learner import Learner
 from vet.engine.on_device import load_on_device
 from vet.errors import DataError, UserError
 from vet.transforms.torchvision import build_transform, on_tensors, split_still
@@ -59,13 +64,15 @@ def test_each_way_draws_the_same(jpegs, monkeypatch, entries, workers):
     monkeypatch.setattr(on_device, '_free_bytes', lambda device: kept.nbytes / on_device.SHARE)
     monkeypatch.setattr(on_device, 'read', None)            # without workers
     assert images(load_on_device(kept, {None: rest}, 5, KEYS, workers, CPU)).equal(in_workers)
+    monkeypatch.setattr(CachedImages, '__getitem__', None)  # read once
+    assert images(load_on_device(kept, {None: rest}, 5, KEYS, workers, CPU)).equal(in_workers)
 
 
 def test_images_that_do_not_fit_are_read(jpegs, monkeypatch):
     kept = cached_images(ImageFolder(jpegs, 'train'), [], as_tensors=True)
     assert kept.nbytes == sum(3 * image.width * image.height for image, _ in ImageFolder(jpegs, 'train'))
     monkeypatch.setattr(on_device, '_free_bytes', lambda device: (kept.nbytes - 1) / on_device.SHARE)
-    monkeypatch.setattr(on_device, '_resident', None)
+    monkeypatch.setattr(on_device, '_picked', None)
     assert len(list(load_on_device(kept, {None: on_tensors(view(RANDOM))}, 5, KEYS, 0, CPU))) == 2
 
 
@@ -95,7 +102,7 @@ def test_pil_is_the_default(tmp_path, jpegs):
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_several_tasks(tmp_path, jpegs, room):
+def test_several_tasks(tmp_path, jpegs):
     parts = dict(a=ImageFolder(jpegs, 'train'), b=ImageFolder(jpegs, 'test'))
     runs = [ended(build(tmp_path / where, data=dict(train_dataset=MultiTask(parts), eval_dataset=MultiTask(parts)),
                         **{'train.transform_on': where, 'train.transform': CROPS, 'train.cache_images': where == 'device',
@@ -103,6 +110,43 @@ def test_several_tasks(tmp_path, jpegs, room):
                            'train.dataloader': dict(batch_size_per_gpu=8, workers_per_gpu=0)}))
             for where in ('tensor', 'device')]
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize('where', ['tensor', 'device'])
+def test_a_run_goes_on_as_if_unbroken(tmp_path, jpegs, monkeypatch, room, where):
+    options = {'train.transform_on': where, 'train.cache_images': True, 'train.checkpoint': dict(every_steps=1)}
+    expected = ended(folder_run(tmp_path / 'whole', jpegs, **options))
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(Learner, 'step', failing(Learner.step, at=4))
+        folder_run(tmp_path / 'broken', jpegs, **options).train()
+    assert ended(folder_run(tmp_path / 'broken', jpegs, resume='auto', **options)) == expected
+
+
+@pytest.mark.parametrize('where', ['tensor', 'device'])
+def test_features_of_tensors(tmp_path, jpegs, where):
+    options = {'train.transform_on': where, 'train.transform': [dict(type='EvaluationCrop')], 'model.tuners': [dict(type='LinearProbe')]}
+    expected = ended(folder_run(tmp_path / 'images', jpegs, **options))
+    assert ended(folder_run(tmp_path / 'features', jpegs, **options | {'train.cache_images': True, 'train.cache_features': True})) == expected
+
+
+def test_a_transform_may_write_into_its_image(tmp_path, jpegs, room):
+    """Not into the one that stays on the device."""
+    options = {'train.transform': [dict(type='RandomErasing', p=1.0, inplace=True), dict(type='Resize', size=[8, 8])],
+               'train.cache_images': True}
+    assert ended(folder_run(tmp_path / 'tensor', jpegs, **{'train.transform_on': 'tensor'} | options)) == ended(
+        folder_run(tmp_path / 'device', jpegs, **{'train.transform_on': 'device'} | options))
+
+
+def test_a_large_batch_needs_few_files(jpegs):
+    """A tensor that comes from a worker holds a file open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    dataset = Part(ImageFolder(jpegs, 'train'), [i % 24 for i in range(600)], [0] * 600)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        [batch] = load_on_device(dataset, {None: on_tensors(view(RANDOM))}, 5, [[(0, i, 1) for i in range(600)]], 1, CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(batch.images) == 600
 
 
 class OnlyPil:

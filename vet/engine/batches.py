@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any
@@ -29,6 +29,10 @@ class Batch:
     weights: torch.Tensor       # (B,) 1, or 0 for an image that only fills an empty share
     task: str | None = None     # of a dataset of several: the one that all images of the batch belong to
     kept: torch.Tensor | None = None    # (B, …) what a cache has of the images
+
+    def pin_memory(self) -> 'Batch':
+        """As torch's loader asks for it: in pages from which a GPU copies by itself."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), weights=self.weights.pin_memory())
 
     @property
     def route(self) -> tuple[str | torch.Tensor, ...]:
@@ -93,8 +97,7 @@ def _shuffled(parts: tuple[int, ...], batch_size: int, seed: int, epoch: int) ->
 class Seeded(Dataset):
     """`dataset` with the transform of each task, read by (epoch, index, weight); augmentation draws from (seed, epoch, index).
 
-    An image that is a tv_tensors.Image already is transformed as it is. A UserError comes back in place of the item, since raising
-    it in a worker would bury its message.
+    A UserError comes back in place of the item, since raising it in a worker would bury its message.
     """
 
     def __init__(self, dataset: Any, transforms: Transforms, seed: int):
@@ -107,10 +110,14 @@ class Seeded(Dataset):
             with told(self.dataset, index):
                 image, label = self.dataset[index]
                 with seeded(self.seed, 'image', epoch, index):
-                    seen = image if isinstance(image, tv_tensors.Image) else open_image(image)
-                    return self.transforms[task](seen), label, weight, task
+                    return self.transforms[task](opened(image)), label, weight, task
         except UserError as error:
             return error
+
+
+def opened(image: Any) -> Any:
+    """As a transform takes it: a PIL image, or the tv_tensors.Image that it is already."""
+    return image if isinstance(image, tv_tensors.Image) else open_image(image)
 
 
 @contextmanager
@@ -125,12 +132,16 @@ def told(dataset: Any, index: int) -> Iterator[None]:
                         f'{type(error).__name__}: {error}. Look at the dataset and at train.transform.') from error
 
 
-def stacked(items: Sequence[tuple[torch.Tensor, int, int, str | None]]) -> Batch:
+def stacked(images: Sequence[torch.Tensor], labels: Sequence[int], weights: Sequence[int], task: str | None) -> Batch:
+    return Batch(torch.stack(tuple(images)).contiguous(), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32), task)
+
+
+def _collate(items: list[tuple[torch.Tensor, int, int, str | None]]) -> Batch:
     images, labels, weights, tasks = zip(*items)
-    return Batch(torch.stack(images).contiguous(), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32), tasks[0])
+    return stacked(images, labels, weights, tasks[0])
 
 
-def read(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, collate: Callable[[list], Any] = stacked,
+def read(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, collate: Callable[[list], Any] = _collate,
          pin_memory: bool = False) -> Iterator[Any]:
     """What `collate` makes of the items of each batch that `keys` lists, in order, read with `workers` processes."""
     loader = DataLoader(Seeded(dataset, transforms, seed), batch_sampler=keys, num_workers=workers,

@@ -31,8 +31,7 @@ from torch.utils.data import Dataset
 from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
-from vet.datasets.image import open_image
-from vet.engine.batches import Batch, Keys, Transforms, placed, read
+from vet.engine.batches import Batch, Keys, Transforms, opened, placed, read
 from vet.engine.cache_folder import FULL, cache_path, locked
 from vet.engine.cut import Cut, NoCutError, Resumed, find_cut
 from vet.engine.device import precision_of
@@ -140,7 +139,7 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
     def normalised(batches: Iterator[Batch]) -> Iterator[Batch]:
         return (placed(batch, normalise, device) for batch in batches)
 
-    first = normalise(_Still(still)(open_image(_Still(dataset)[0][0])))
+    first = normalise(_Still(still)(opened(_Still(dataset)[0][0])))
     with ExitStack() as mode:
         mode.enter_context(in_eval(model))
         mode.enter_context(accelerator.autocast())

@@ -37,12 +37,15 @@ def refuse_without_fp8(device: torch.device) -> None:
 
 @contextmanager
 def products_in_fp8(model: Any) -> Iterator[None]:
-    """Within, while it trains, each frozen linear layer of a model's backbone whose weight no tuner's update reads multiplies in
-    float8. In eval mode, and after it, all is what it was."""
-    left = set(storable(model))
+    """Within, while it trains, each frozen linear layer of a model's backbone multiplies in float8, whose weight no tuner's update
+    reads and whose sides are multiples of 16. In eval mode, and after it, all is what it was. UserError where there is none."""
+    frozen = set(storable(model))
     layers = [module for part in model.tasks.values() for module in part.backbone.network.modules()
-              if type(module) is nn.Linear and left.issuperset(module.parameters())
+              if type(module) is nn.Linear and frozen.issuperset(module.parameters())
               and not any(size % MULTIPLE for size in module.weight.shape)]
+    if not layers:
+        raise UserError(f'train.precision is "fp8", but no linear layer of the backbone is frozen, read by no tuner, and of sides '
+                        f'that are multiples of {MULTIPLE}. Set it to "bf16".')
     with ExitStack() as stack:
         for layer in layers:
             W = layer.weight.detach()
@@ -52,7 +55,7 @@ def products_in_fp8(model: Any) -> Iterator[None]:
 
 def rounded(x_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of a matrix, each row divided by its scale, so that its largest entry is the format's, in float8; and the scales (N, 1)."""
-    scale_N1 = x_NC.abs().amax(1, keepdim=True).float().clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
+    scale_N1 = x_NC.abs().amax(1, keepdim=True).float().clamp(min=LARGEST * torch.finfo(torch.float32).tiny) / LARGEST
     return (x_NC / scale_N1).to(FORMAT, memory_format=torch.contiguous_format), scale_N1
 
 

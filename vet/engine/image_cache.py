@@ -32,7 +32,7 @@ from vet.datasets.torchvision import TorchvisionDataset
 from vet.engine.batches import Transforms, read
 from vet.engine.cache_folder import FULL, cache_path, make_once
 from vet.engine.progress import console
-from vet.errors import UserError
+from vet.errors import DataError, UserError
 from vet.transforms.torchvision import begins_as_tensor, split_still
 
 CHUNK = 16          # images that a worker decodes at a time
@@ -55,6 +55,7 @@ class CachedImages(Dataset):
         self._file = open(path, 'rb')           # goes on to be readable where the folder is deleted meanwhile
         self.sizes_N2 = np.fromfile(self._file, '<i8', 2 * len(targets)).reshape(-1, 2)
         self._ends_N = self.sizes_N2.nbytes + 3 * self.sizes_N2.prod(1).cumsum()
+        self._on: list[torch.Tensor] | None = None
 
     def __reduce__(self) -> tuple:              # to workers that are not forked
         return CachedImages, (self.path, self.classes, self.targets, self.as_tensors)
@@ -67,9 +68,17 @@ class CachedImages(Dataset):
         """Of all pixels."""
         return int(self._ends_N[-1]) - self.sizes_N2.nbytes
 
+    def on(self, device: torch.device, room: float) -> list[torch.Tensor] | None:
+        """All images, as tensors, on a device, once read; None where they take more than `room` bytes of it."""
+        if self._on is None and self.nbytes <= room:
+            self._on = [self[index][0].as_subclass(torch.Tensor).to(device) for index in range(len(self))]
+        return self._on
+
     def __getitem__(self, index: int) -> tuple[Image.Image | tv_tensors.Image, int]:
         pixels_HW3 = np.empty((*self.sizes_N2[index], 3), np.uint8)
-        os.preadv(self._file.fileno(), [pixels_HW3.data], int(self._ends_N[index]) - pixels_HW3.nbytes)
+        start = int(self._ends_N[index]) - pixels_HW3.nbytes
+        if os.preadv(self._file.fileno(), [pixels_HW3.data], start) != pixels_HW3.nbytes:
+            raise DataError(f'{str(self.path)!r} ends within image {index}; delete it, and its images are decoded again.')
         image = (tv_tensors.Image(torch.from_numpy(pixels_HW3).permute(2, 0, 1)) if self.as_tensors else
                  Image.fromarray(pixels_HW3))
         return image, self.targets[index]

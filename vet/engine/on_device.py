@@ -3,6 +3,7 @@
 Imported by trainer.py alone.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import tee
 from typing import Any
@@ -15,41 +16,47 @@ from vet.engine.seeding import draws_apart, seed_everything
 from vet.transforms.torchvision import split_at_tensor, split_normalisation
 
 SHARE = 0.25            # of the memory that is free on a GPU before the first step: more no images may take
-Items = Sequence[tuple[torch.Tensor, int, int, str | None]]     # image, label, weight, task
+Items = Iterator[tuple[Sequence[torch.Tensor], Sequence[int], Sequence[int], str | None]]   # images, labels, weights; the task
 
 
 def load_on_device(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
                    ) -> Iterator[Batch]:
-    """As batches.load of transforms that begin as tensors, but that workers end with the tensor. Images of a cache lie on a GPU for
-    good where they fit, and need no workers."""
+    """As batches.load of transforms that begin as tensors, but that workers end with the tensor. Where the images of a cache fit
+    into a GPU's memory they lie there, and need no workers."""
     parts = {task: split_at_tensor(transform) for task, transform in transforms.items()}
     firsts = {task: first for task, (first, _) in parts.items()}
     rests = {task: split_normalisation(rest) for task, (_, rest) in parts.items()}
     keys, again = tee(keys)
-    if isinstance(dataset, CachedImages) and dataset.nbytes <= SHARE * _free_bytes(device):
-        batches = _resident(dataset, keys, device)
-    else:
-        batches = read(dataset, firsts, seed, keys, workers, _plain, device.type == 'cuda')
-    for items, listed in zip(batches, again):
-        transform, normalise = rests[items[0][3]]
+    there = dataset.on(device, SHARE * _free_bytes(device)) if isinstance(dataset, CachedImages) else None
+    batches = _sent(dataset, firsts, seed, keys, workers, device) if there is None else _picked(there, dataset.targets, keys)
+    for (images, labels, weights, task), listed in zip(batches, again):
+        transform, normalise = rests[task]
         seen = []
         with draws_apart(device):
-            for (image, *others), (epoch, index, _) in zip(items, listed):
+            for image, (epoch, index, _) in zip(images, listed):
                 with told(dataset, index):
                     seed_everything(seed, 'image', epoch, index)
-                    seen.append((transform(image.to(device, non_blocking=True)), *others))
-        yield placed(stacked(seen), normalise, device)
+                    seen.append(transform(image))
+        yield placed(stacked(seen, labels, weights, task), normalise, device)
 
 
-def _resident(dataset: CachedImages, keys: Keys, device: torch.device) -> Iterator[Items]:
-    images = [dataset[index][0].to(device) for index in range(len(dataset))]
+def _picked(images: Sequence[torch.Tensor], targets: Sequence[int], keys: Keys) -> Items:
     for listed in keys:
-        yield [(images[index], dataset.targets[index], weight, None) for _, index, weight in listed]
+        _, indices, weights = zip(*listed)
+        yield [images[i].clone() for i in indices], [targets[i] for i in indices], weights, None    # a transform may write into it
 
 
-def _plain(items: Items) -> Items:
-    """As tensors that pass from a worker without a copy."""
-    return [(image.as_subclass(torch.Tensor), label, weight, task) for image, label, weight, task in items]
+def _sent(dataset: Any, firsts: Transforms, seed: int, keys: Keys, workers: int, device: torch.device) -> Items:
+    for flat, shapes, *others in read(dataset, firsts, seed, keys, workers, _flattened, device.type == 'cuda'):
+        parts = flat.to(device, non_blocking=True).split([math.prod(shape) for shape in shapes])
+        yield [part.view(shape).permute(2, 0, 1) for part, shape in zip(parts, shapes)], *others
+
+
+def _flattened(items: list[tuple[torch.Tensor, int, int, str | None]]) -> tuple:
+    """All pixels in one tensor, the shapes (H, W, C), labels, weights and the task: tensors pass from a worker by a file each."""
+    images, labels, weights, tasks = zip(*items)
+    rows = [image.as_subclass(torch.Tensor).permute(1, 2, 0) for image in images]
+    return torch.cat([row.flatten() for row in rows]), [row.shape for row in rows], labels, weights, tasks[0]
 
 
 def _free_bytes(device: torch.device) -> int:
