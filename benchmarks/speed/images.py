@@ -4,8 +4,8 @@
     python benchmarks/speed/images.py --data-root DIR --checkpoint … --pixels 112 --images 256 --rounds 1      in a few minutes
 
 Three jobs, all of them unless --jobs says which:
-reading: processor time per image of each way to read the training images of Oxford Flowers 102, in one process, without a network:
-  from files or kept ones, and whether crops and flips are of PIL images or of tensors (train.transform_on).
+reading: processor time per image of each way to read the training images of Oxford Flowers 102, in one process of one thread, as
+  workers are, without a network: from files or kept ones, with crops and flips of PIL images or of tensors (train.transform_on).
 epochs: DeiT-Tiny with LoRA r=10 on qkv, random resized crops and flips, batch 64, float32 on a CPU. vet's train() from files and
   with train.cache_images, beginning with an empty cache, then also with each train.transform_on; PEFT in a plain loop; and as many
   steps of vet on a batch in memory take turns, each in a process of its own. Seconds are those of each epoch, reading and keeping
@@ -78,7 +78,8 @@ def read_through(dataset: Any, view: Callable) -> float:
 
 
 def reading(args: argparse.Namespace) -> list[dict[str, Any]]:
-    found = []
+    found, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
     for name, entries in VIEWS.items():
         view = build_transform(entries, (args.pixels, args.pixels), MEAN, STD, 0.9, 'bicubic')
         dataset = Part(whole := Flowers102(args.data_root, 'train'), range(args.images), whole.targets[:args.images])
@@ -95,6 +96,7 @@ def reading(args: argparse.Namespace) -> list[dict[str, Any]]:
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
             found.append(dict(view=name, images=args.images, keeping=keeping, bytes=size,
                               seconds={way: [seconds[way] for seconds in rounds] for way in ways}))
+    torch.set_num_threads(threads)
     return found
 
 

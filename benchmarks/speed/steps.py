@@ -156,9 +156,9 @@ class Sides:
 
 def saved_bytes(step: Callable[[], object]) -> int:
     """What autograd keeps of one step for its backward, each storage once, those that were there before it left out."""
-    before = {t.untyped_storage().data_ptr() for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.layout == torch.strided}
+    alive = [t for t in gc.get_objects() if type(t) in (torch.Tensor, nn.Parameter) and t.layout == torch.strided]
+    before = {t.untyped_storage().data_ptr() for t in alive}
     kept: dict[int, int] = {}
-    alive = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         alive.append(tensor)            # or its address might be given to another

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.contract.cases import CASES
-from tests.contract.runs import LABELS, differing, distance, gradients, in_autocast, logits, trained
+from tests.contract.runs import LABELS, Run, differing, distance, gradients, in_autocast, logits, run, trained
 from tests.engine.runs import small
 from tests.engine.test_features import ended
 from tests.engine.test_frozen import failing, parameters
@@ -80,13 +80,20 @@ def test_the_product_and_its_gradient_are_those_of_rounded_matrices(bias, dtype)
 
 
 @needs_fp8
-@pytest.mark.parametrize('label', ['LoRA', 'LoRA-weight', 'Adapter', 'Partial'])
-def test_gradients_stay_near_float32(label):
-    model = trained(case(label), 'vit').train()
+@pytest.mark.parametrize('case', [
+    pytest.param(case, id=str(case), marks=[] if str(case) in ('LoRA', 'LoRA-weight', 'Adapter', 'Partial') else pytest.mark.slow)
+    for case in CASES if case.on is None or 'vit' in case.on])
+def test_gradients_stay_near_float32(case):
+    if not isinstance(run(case, 'vit'), Run):
+        pytest.skip('refuses')
+    model = trained(case, 'vit').train()
     before = parameters(model)
     _, exact = gradients(model, images(6), LABELS)
     _, plain = in_autocast(model)
-    _, found = in_fp8(model)
+    try:
+        _, found = in_fp8(model)
+    except UserError as error:
+        pytest.skip(str(error))         # every linear layer trains, or is read
     nothing = {name: torch.zeros_like(gradient) for name, gradient in exact.items()}
     assert distance(plain, exact) < distance(found, exact) < 0.35 * distance(exact, nothing)
     assert not differing(before, parameters(model))
