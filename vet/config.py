@@ -97,8 +97,9 @@ class Train:
     cache_features: bool = False     # keeps what reaches the first edited block, the second or later, in $VET_CACHE_DIR, else
     #                                  ~/.cache/vet, for all epochs and runs: of images that no random augmentation changes
     transform_on: str = 'pil'        # what of the transform follows Resize and CenterCrop sees PIL images; 'tensor': uint8 tensors,
-    #                                  which takes less time, and pixels differ by rounding; 'device': those on the device that
-    #                                  trains, where images of cache_images stay if a GPU's memory has room
+    #                                  which takes less time; resized pixels differ by rounding, edges of rotated images by more;
+    #                                  'device': those on the device that trains, where images of cache_images stay if a GPU's
+    #                                  memory has room
     cache_images: bool = False       # keeps images decoded, and resized where the transform begins so, there too; results are equal
     deterministic: bool = False
     threads: int | None = None       # of each process on a CPU; None: torch's choice. 1 is best for a tiny network

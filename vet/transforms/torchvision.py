@@ -53,7 +53,7 @@ def split_still(transform: Callable) -> tuple[list[v2.Transform], Callable]:
 
 def on_tensors(transform: Callable) -> Callable:
     """A transform of which what follows its still beginning sees a uint8 tensor (3, H, W), with channels last in memory, in place
-    of a PIL image. It draws the same; what it resizes differs by rounding."""
+    of a PIL image. It draws the same; what it resizes differs by rounding, what it rotates also at the edges."""
     still, rest = split_still(transform)
     return v2.Compose([*still, v2.PILToTensor(), rest])     # which leaves an image as it is that is a tensor already
 
