@@ -129,7 +129,7 @@ def told(dataset: Any, index: int) -> Iterator[None]:
         if isinstance(error, UserError):
             raise
         raise UserError(f'image {index} of {type(dataset).__name__} cannot be read or transformed: '
-                        f'{type(error).__name__}: {error}. Look at the dataset, at train.transform and train.transform_on.') from error
+                        f'{type(error).__name__}: {error}. Look at the dataset, train.transform and train.transform_on.') from error
 
 
 def stacked(images: Sequence[torch.Tensor], labels: Sequence[int], weights: Sequence[int], task: str | None) -> Batch:
