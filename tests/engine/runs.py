@@ -1,18 +1,22 @@
-"""Runs that the engine's tests train: LoRA on the shipped digits ViT, and how one is killed at a chosen moment."""
+"""Runs that the engine's tests train, all that one ends with, and how one breaks off or is killed at a chosen moment."""
 
 import multiprocessing
 import os
 import shutil
 import signal
 
+import pytest
 import torch
 
 from vet.builders import build_trainer
 from vet.datasets.digits import Digits
+from vet.datasets.image_folder import ImageFolder
 from vet.engine import evaluate
 from vet.engine.learner import Learner
+from vet.engine.log import read_log
 
 NEW = [5, 6, 7, 8, 9]       # the digits that the backbone has not seen
+CROPS = [dict(type='RandomResizedCrop'), dict(type='RandomHorizontalFlip'), dict(type='ColorJitter', brightness=0.4)]
 
 
 def config(**options):
@@ -49,6 +53,39 @@ def small(work_dir, resume=None, **options):
     """A trainer on SmallDigits, in batches of 32: four steps an epoch."""
     return build(work_dir, resume, dict(train_dataset=SmallDigits('train'), eval_dataset=SmallDigits('test')),
                  **{'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=0)} | options)
+
+
+def folder_run(work, jpegs, resume=None, **options):
+    """A trainer on a folder of train/ and test/, in batches of 8, cropped at random."""
+    data = dict(train_dataset=ImageFolder(jpegs, 'train'), eval_dataset=ImageFolder(jpegs, 'test'))
+    batches = dict(batch_size_per_gpu=8, workers_per_gpu=0)
+    return build(work, resume, data, **{'train.dataloader': batches, 'train.transform': CROPS} | options)
+
+
+def ended(trainer):
+    """All that a run ends with, apart from times."""
+    summary = trainer.train()
+    curves = [{name: value for name, value in record.items() if name not in ('images_per_second', 'memory_mb')}
+              for record in read_log(trainer.folder.path)]
+    return dict(accuracy=summary['accuracy'], validation=summary['validation'], parameters=summary['parameters'], curves=curves,
+                tensors={name: tensor.tolist() for name, tensor in trainer.model.trained_state().items()})
+
+
+def failing(function, at):
+    """`function`, until the number that it is given last but one or last is `at`."""
+    def called(*args):
+        if at in args[1:3]:
+            raise ZeroDivisionError
+        return function(*args)
+    return called
+
+
+def ended_after_a_break(make, at):
+    """What ends a run that make(resume) begins, breaks off within step `at`, and makes again to go on."""
+    with pytest.MonkeyPatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(Learner, 'step', failing(Learner.step, at))
+        make(None).train()
+    return ended(make('auto'))
 
 
 EVERYTHING = {

@@ -8,10 +8,9 @@ import pytest
 import torch
 from timm.layers import PatchEmbed
 
-from tests.engine.runs import SmallDigits, small
+from tests.engine.runs import SmallDigits, ended, small
 from vet.engine import features
 from vet.engine.learner import Learner
-from vet.engine.log import read_log
 from vet.errors import UserError
 
 PROBE = {'model.tuners': [dict(type='LinearProbe')], 'evaluation.before': False}
@@ -23,15 +22,6 @@ HARD = {'model.head': dict(type='Linear', dropout=0.5), 'train.label_smoothing':
 def files(cache, images=120):
     """The files of so many images: 120 are trained on, 60 tested."""
     return [path for path in sorted(cache.glob('*.npy')) if len(np.load(path, mmap_mode='r')) == images]
-
-
-def ended(trainer):
-    """All that a run ends with, apart from times."""
-    summary = trainer.train()
-    curves = [{name: value for name, value in record.items() if name not in ('images_per_second', 'memory_mb')}
-              for record in read_log(trainer.folder.path)]
-    return dict(accuracy=summary['accuracy'], validation=summary['validation'], parameters=summary['parameters'], curves=curves,
-                tensors={name: tensor.tolist() for name, tensor in trainer.model.trained_state().items()})
 
 
 VIT = {'model.backbone': dict(type='timm', name='vit_tiny_patch16_224', pretrained=False,      # SideTuning needs 16 pixels

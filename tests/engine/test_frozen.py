@@ -7,7 +7,7 @@ import torch
 
 from tests.contract.cases import CASES
 from tests.contract.runs import LABELS, Run, differing, distance, gradients, in_autocast, run, trained
-from tests.engine.runs import small
+from tests.engine.runs import failing, small
 from tests.nets import images
 from vet.engine.frozen import Norm, norms_keep, stored_in
 from vet.engine.learner import Learner
@@ -88,15 +88,6 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_weights_exact(tmp_path, monke
         again.train()
     assert held.traceback
     assert not stored(first.model) and not stored(again.model)
-
-
-def failing(function, at):
-    """`function`, until the number that it is given last but one or last is `at`."""
-    def called(*args):
-        if at in args[1:3]:
-            raise ZeroDivisionError
-        return function(*args)
-    return called
 
 
 def test_an_error_within_brings_the_weights_back():

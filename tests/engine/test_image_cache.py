@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from tests.engine.runs import SmallDigits, build, small
-from tests.engine.test_features import Noisy, ended
+from tests.engine.runs import CROPS, SmallDigits, ended, folder_run, small
+from tests.engine.test_features import Noisy
 from vet.datasets import image as decoding
 from vet.datasets.base import ImageDataset
 from vet.datasets.hold_out import Part
@@ -28,18 +28,11 @@ from vet.errors import DataError
 
 SHORT = [v2.Resize(12)]
 CACHED = {'train.cache_images': True}
-CROPS = [dict(type='RandomResizedCrop'), dict(type='RandomHorizontalFlip'), dict(type='ColorJitter', brightness=0.4)]
 STILL = [dict(type='Resize', size=12), dict(type='CenterCrop', size=8)]
 
 
 def files(cache):
     return sorted(cache.glob('images-*.bin'))
-
-
-def folder_run(work, jpegs, resume=None, **options):
-    data = dict(train_dataset=ImageFolder(jpegs, 'train'), eval_dataset=ImageFolder(jpegs, 'test'))
-    batches = dict(batch_size_per_gpu=8, workers_per_gpu=0)
-    return build(work, resume, data, **{'train.dataloader': batches, 'train.transform': CROPS} | options)
 
 
 def pixels(dataset):

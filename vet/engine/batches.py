@@ -125,9 +125,9 @@ def told(dataset: Any, index: int) -> Iterator[None]:
     """Whatever an image, or a transform of it, raises becomes a UserError that names the image."""
     try:
         yield
+    except UserError:
+        raise
     except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f'image {index} of {type(dataset).__name__} cannot be read or transformed: '
                         f'{type(error).__name__}: {error}. Look at the dataset, train.transform and train.transform_on.') from error
 

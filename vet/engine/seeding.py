@@ -20,10 +20,17 @@ def mix(*key: int | str) -> int:
 
 def seed_everything(*key: int | str) -> None:
     """Seeds Python's, NumPy's and torch's generators (those of all devices) with `mix(*key)`."""
-    number = mix(*key)
-    random.seed(number)
+    number = _seed_cpu(*key)
+    if _has_device():
+        torch.manual_seed(number)
+
+
+def _seed_cpu(*key: int | str) -> int:
+    """Seeds the generators of the CPU. Returns the seed."""
+    random.seed(number := mix(*key))
     np.random.seed(number % 2 ** 32)
-    (torch.manual_seed if _has_device() else torch.random.default_generator.manual_seed)(number)
+    torch.random.default_generator.manual_seed(number)
+    return number
 
 
 @cache
@@ -36,9 +43,7 @@ def _has_device() -> bool:
 def seeded(*key: int | str) -> Iterator[None]:
     """Draws within, on the CPU, depend on `key` alone; draws after it go on as if nothing had been drawn."""
     with draws_apart():
-        random.seed(number := mix(*key))
-        np.random.seed(number % 2 ** 32)
-        torch.random.default_generator.manual_seed(number)
+        _seed_cpu(*key)
         yield
 
 
