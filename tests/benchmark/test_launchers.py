@@ -157,7 +157,7 @@ def test_a_campaign_killed_with_its_workers_at_work_ends_as_one_that_was_not(tmp
 
 def test_ray_that_is_not_installed_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, 'ray', None)
-    with pytest.raises(UserError, match=r'--launcher ray needs Ray, which is not installed: pip install ray'):
+    with pytest.raises(UserError, match=r'--launcher ray needs Ray, which is not installed: pip install "vision-efficient-tuning\[ray\]"'):
         Ray()
 
 

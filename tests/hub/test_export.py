@@ -295,7 +295,7 @@ def test_names_that_do_not_fit_are_refused_and_files_replaced(saved, tmp_path):
 def test_a_library_that_is_not_installed_is_named(saved, tmp_path, monkeypatch):
     folder = saved(TIMM_VIT, LORA)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    refused(r'exporting to onnx needs onnxscript and onnxruntime: pip install "vet\[export\]"', folder, tmp_path / 'made.onnx', 'onnx')
+    refused(r'exporting to onnx needs onnxscript and onnxruntime: pip install "vision-efficient-tuning\[export\]"', folder, tmp_path / 'made.onnx', 'onnx')
 
 
 # The folder travels --------------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def test_refusals_of_the_hub(hub, folder):
     for name, message in (('owner/none', 'Hugging Face: no such repository, or a private one, which `hf auth login` opens'),
                           ('owner/other', 'Hugging Face: the repository holds no configuration.json')):
         with pytest.raises(DataError, match=f"'{name}' is no folder here, and no hub gave it .{message}; ModelScope: not asked, since"
-                                            r' its package is not installed \(pip install "vet\[modelscope\]"\)\)') as caught:
+                                            r' its package is not installed \(pip install "vision-efficient-tuning\[modelscope\]"\)\)') as caught:
             pipeline('vision-efficient-tuning', name)
         assert '\n' not in str(caught.value)
     with pytest.raises(UserError, match='could not be pushed.*401.*Log in with `hf auth login`') as caught:

@@ -26,7 +26,7 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise UserError('--launcher ray needs Ray, which is not installed: pip install ray, or vet with the extra [ray]; '
+            raise UserError('--launcher ray needs Ray, which is not installed: pip install "vision-efficient-tuning[ray]"; '
                             'or choose --launcher local or slurm.') from error
         self.ray, self.resources = ray, dict(resources or {})
 

@@ -92,7 +92,7 @@ def _check(to: str, made: Format, path: Path) -> None:
         raise UserError(f'{str(path)!r} exists already{" as a folder" if path.is_dir() else ""}; give a new name.')
     missing = [name for name in made.needs if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f'exporting to {to} needs {" and ".join(missing)}: pip install "vet[export]".')
+        raise UserError(f'exporting to {to} needs {" and ".join(missing)}: pip install "vision-efficient-tuning[export]".')
 
 
 def _photographs(view: Any) -> torch.Tensor:
