@@ -66,7 +66,8 @@ def _from_modelscope(repo_id: str, revision: str | None) -> str:
     try:
         from modelscope import snapshot_download
     except ImportError as error:
-        raise DataError('not asked, since its package is not installed (pip install "vision-efficient-tuning[modelscope]")') from error
+        raise DataError('not asked, since its package is not installed '
+                        '(pip install "vision-efficient-tuning[modelscope]")') from error
     offline = not answers(os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn'))   # else it retries for half a minute
     try:
         return snapshot_download(repo_id, revision=revision, allow_patterns=READ, local_files_only=offline)
