@@ -1,102 +1,141 @@
-"""DeiT-Tiny on Oxford Flowers 102: vet's configs against PEFT's LoRA (r=10 on qkv) in a plain torch loop.
+"""DeiT-Tiny on Oxford Flowers 102: LoRA by vet against LoRA by PEFT, by the same recipe.
 
-    python benchmarks/peft_flowers.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors              accuracy
-    python benchmarks/peft_flowers.py --data-root DIR --checkpoint … --epochs 1 --rounds 5 --no-test              time
+    python benchmarks/peft_flowers.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors            accuracy
+    python benchmarks/peft_flowers.py --data-root DIR --checkpoint … --time                                     seconds
 
-Each side trains on the 1,020 official training images with batch 64 and is tested once, after the last epoch, on the 6,149
-official test images. PEFT's side: AdamW 2e-3, resize, centre crop, flip. Seconds are those of training, loading included, from
-the first batch on; with several rounds the sides take turns. Results are added to results/peft_flowers.json.
+The recipe is configs/deit_tiny_lora_flowers.py at --pixels for --epochs. vet's side is the trainer. PEFT's side is PEFT's model in a
+plain torch loop. Both sides start from the same numbers: PEFT reads the adapter that vet wrote before the first step. Both sides
+see the same crops in the same order. Both sides have the same rank, alpha, places, optimizer, decay, warmup, schedule, batch
+and precision. Each side trains on the 1,020 official training images. Each side is tested once, after the last epoch, on the
+6,149 official test images.
+
+--time: one epoch, without a test. The sides take turns. Seconds include reading. Nothing else should run on the machine.
+Accuracy goes to results/peft_flowers.json, and seconds go to results/peft_flowers_time.json.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from peft import LoraConfig, get_peft_model
-from torch.utils.data import DataLoader
-from torchvision.datasets import Flowers102
-from torchvision.transforms import v2
+from peft import PeftModel
+from torch import nn
 
 from vet import build_trainer
+from vet.benchmark import record
+from vet.engine.batches import Order, load
 from vet.engine.environment import describe
+from vet.engine.evaluate import score
+from vet.engine.optim import lr_factor
+from vet.engine.trainer import Trainer
+from vet.hub import save_peft
+from vet.transforms.torchvision import build_transform
 
-RESULTS = Path(__file__).parent / 'results' / 'peft_flowers.json'
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RESULTS = Path(__file__).parent / 'results'
+CONFIG = Path(__file__).parents[1] / 'configs' / 'deit_tiny_lora_flowers.py'
 
 
-def with_peft(data_root: str, checkpoint: str, epochs: int, device: str, test: bool) -> dict:
-    """PEFT as its users write it."""
-    torch.manual_seed(0)
-    model = timm.create_model('deit_tiny_patch16_224', checkpoint_path=checkpoint)
-    model.reset_classifier(102)
-    model = get_peft_model(model, LoraConfig(r=10, lora_alpha=10, target_modules=['qkv'], modules_to_save=['head'])).to(device)
-    size = [v2.Resize(248, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)]
-    tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    train = Flowers102(data_root, 'train', transform=v2.Compose([*size, v2.RandomHorizontalFlip(), *tensor]))
-    batches = DataLoader(train, 64, shuffle=True, num_workers=2, persistent_workers=True)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+def make_trainer(args: argparse.Namespace, seed: int, folder: str) -> Trainer:
+    """vet's side, before its first step."""
+    options: dict[str, Any] = {
+        'model.backbone.checkpoint': args.checkpoint, 'model.backbone.kwargs.img_size': args.pixels,
+        'train.max_epochs': args.epochs, 'train.precision': 'fp32', 'evaluation.before': False, 'dataset.val': None,
+        'train.dataloader.workers_per_gpu': args.workers, 'evaluation.dataloader.workers_per_gpu': args.workers}
+    if args.time:
+        options['dataset.test'] = None
+    return build_trainer(model=str(CONFIG), work_dir=folder, data_root=args.data_root, device=args.device, seed=seed,
+                         cfg_options=options)
+
+
+def with_vet(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
+    summary = trainer.train()
+    return dict(seconds=summary['train_seconds'], accuracy=summary.get('accuracy'))
+
+
+def with_peft(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
+    """PEFT's model in a plain loop. `trainer`, which is not trained, says the recipe."""
+    train, evaluation, data = trainer.settings.train, trainer.settings.evaluation, trainer.data
+    preprocessing, device = vars(trainer.model.backbone.preprocessing), trainer.accelerator.device
+    model = same_start(trainer, args).to(device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW([
+        dict(params=[parameter for parameter in trained if parameter.ndim > 1], weight_decay=train.optimizer['weight_decay']),
+        dict(params=[parameter for parameter in trained if parameter.ndim == 1], weight_decay=0.0)], lr=train.optimizer['lr'])
+    order = Order(len(data['train']), train.dataloader.batch_size_per_gpu, 1, trainer.settings.seed)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(train.lr_scheduler, (step + 0.5) / order.steps))
+    keys = [key for epoch in range(train.max_epochs) for key in order.keys(epoch)]
+    crops = {None: build_transform(train.transform, **preprocessing)}
+    batches = load(data['train'], crops, trainer.settings.seed, keys, args.workers, device)
     began = time.perf_counter()
     model.train()
-    for _ in range(epochs):
-        for images, labels in batches:
-            loss = torch.nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    for batch in batches:
+        loss = nn.functional.cross_entropy(model(batch.images), batch.labels)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
     seconds = time.perf_counter() - began
-    return dict(side='peft', seconds=seconds, accuracy=_accuracy(model, data_root, [*size, *tensor], device) if test else None)
+    if data.get('test') is None:
+        return dict(seconds=seconds, accuracy=None)
+    view = build_transform(evaluation.transform, **preprocessing)
+    scores, labels = score(model, data['test'], view, trainer.accelerator, evaluation.dataloader.batch_size_per_gpu, args.workers)
+    return dict(seconds=seconds, accuracy=float((scores.argmax(1) == labels).mean()))
 
 
-@torch.no_grad()
-def _accuracy(model: torch.nn.Module, data_root: str, view: list, device: str) -> float:
-    data = Flowers102(data_root, 'test', transform=v2.Compose(view))
-    model.eval()
-    correct = sum((model(images.to(device)).argmax(1).cpu() == labels).sum().item()
-                  for images, labels in DataLoader(data, 128, num_workers=2))
-    return correct / len(data)
-
-
-def with_vet(config: str, data_root: str, checkpoint: str, epochs: int, device: str, test: bool) -> dict:
-    """A shipped config as it is."""
-    options = {'model.backbone.checkpoint': checkpoint, 'train.max_epochs': epochs, 'evaluation.before': False, 'dataset.val': None}
+def same_start(trainer: Trainer, args: argparse.Namespace) -> nn.Module:
+    """PEFT's model with the numbers that vet's model has now."""
+    network = timm.create_model('deit_tiny_patch16_224', img_size=args.pixels, num_classes=len(trainer.model.classes))
+    rest = network.load_state_dict(trainer.model.backbone.network.state_dict(), strict=False)
+    assert not rest.unexpected_keys and set(rest.missing_keys) == {'head.weight', 'head.bias'}, rest
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(model=config, work_dir=folder, data_root=data_root, device=device,
-                                cfg_options=options | ({} if test else {'dataset.test': None}))
-        summary = trainer.train()
-    return dict(side=Path(config).stem, seconds=summary['train_seconds'], accuracy=summary.get('accuracy'),
-                parameters=summary['parameters'])
+        save_peft(trainer.model, Path(folder) / 'adapter')
+        model = PeftModel.from_pretrained(network, str(Path(folder) / 'adapter'), is_trainable=True)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trained == trainer.model.count()['trainable'], trained
+    return model
+
+
+SIDES = {'PEFT': with_peft, 'vet': with_vet}
+
+
+def show(runs: list[dict[str, Any]]) -> None:
+    for side in SIDES:
+        own = [run for run in runs if run['side'] == side]
+        accuracies = [100 * run['accuracy'] for run in own if run.get('accuracy') is not None]
+        seconds = [run['seconds'] for run in own if run.get('seconds') is not None]
+        print(side, *(f'{one:.2f} %' for one in accuracies), *(f'{one:.1f} s' for one in seconds),
+              f'median {statistics.median(accuracies or seconds):.2f}')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-root', required=True)
     parser.add_argument('--checkpoint', required=True)
-    parser.add_argument('--sides', nargs='+', default=['peft', 'deit_tiny_lora_flowers', 'deit_tiny_linear_flowers'])
-    parser.add_argument('--epochs', type=int, default=20)
-    parser.add_argument('--rounds', type=int, default=1)
-    parser.add_argument('--no-test', action='store_true')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='with --time: one round a seed')
+    parser.add_argument('--epochs', type=int, default=10)
+    parser.add_argument('--pixels', type=int, default=112)
+    parser.add_argument('--workers', type=int, default=0)
+    parser.add_argument('--time', action='store_true')
     parser.add_argument('--device', default='cpu')
+    record.add_output(parser, RESULTS / 'peft_flowers.json')
     args = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
-    runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    seconds: dict[str, list[float]] = {side: [] for side in args.sides}
-    for _ in range(args.rounds):
-        for side in args.sides:
-            common = args.data_root, args.checkpoint, args.epochs, args.device, not args.no_test
-            run = with_peft(*common) if side == 'peft' else with_vet(f'configs/{side}.py', *common)
-            seconds[side].append(run['seconds'])
-            runs.append(run | dict(epochs=args.epochs, environment=describe(torch.device(args.device))))
-            RESULTS.write_text(json.dumps(runs, indent=1) + '\n')
-            print(run, flush=True)
-    base = statistics.median(seconds[args.sides[0]])
-    for side, own in seconds.items():
-        print(f'{side:28} median {statistics.median(own):7.1f} s ({min(own):.1f} to {max(own):.1f}), '
-              f'{statistics.median(own) / base:.2f} x {args.sides[0]}')
+    if args.time:
+        args.epochs, args.output = 1, args.output.with_name(f'{args.output.stem}_time.json')
+    path, kept, runs = record.output(args), 'seconds' if args.time else 'accuracy', []
+    environment = describe(torch.device(args.device))
+    for seed in args.seeds:
+        for side, run in SIDES.items():
+            with tempfile.TemporaryDirectory() as folder:
+                found = run(make_trainer(args, seed, folder), args)
+            runs.append(dict(side=side, seed=seed, **{kept: found[kept]}))
+            print(runs[-1], flush=True)
+            record.write(path, dict(epochs=args.epochs, pixels=args.pixels, runs=runs, environment=environment))
+    show(runs)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,30 @@ def test_the_revision_is_vets_own(tmp_path, monkeypatch):
     subprocess.run(['git', 'add', 'vet'], cwd=tmp_path, check=True)
     found = describe(torch.device('cpu'))
     assert len(found['git_revision']) == 40 and found['git_changes']
+
+
+def test_results_and_pages_are_no_changes_of_the_code(tmp_path, monkeypatch):
+    """A second result of one commit is as clean as the first, which lies there uncommitted."""
+    def git(*args):
+        subprocess.run(['git', '-c', 'user.name=a', '-c', 'user.email=a@b', *args], cwd=tmp_path, check=True)
+    for name in ('vet/__init__.py', 'benchmarks/results/one.json', 'docs/page.md'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    git('init', '-q')
+    git('add', '.')
+    git('commit', '-q', '-m', 'ours')
+    monkeypatch.setattr('vet.__file__', str(tmp_path / 'vet/__init__.py'))
+    assert not describe(torch.device('cpu'))['git_changes']
+    for name in ('benchmarks/results/one.json', 'benchmarks/results/new/two.json', 'benchmarks/speed/results/three.json', 'docs/page.md'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('1')
+    assert not describe(torch.device('cpu'))['git_changes']
+    (tmp_path / 'vet/new.py').touch()
+    assert describe(torch.device('cpu'))['git_changes']
+
+
+def test_the_processor_is_named():
+    found = describe(torch.device('cpu'))
+    assert found['processor'] and found['device'] == f'cpu, {found["processor"]}'
+    if (cpuinfo := Path('/proc/cpuinfo')).is_file() and 'model name' in cpuinfo.read_text():
+        assert re.search(rf'^model name\s*: {re.escape(found["processor"])}$', cpuinfo.read_text(), re.MULTILINE)

@@ -1,0 +1,42 @@
+"""Where the result of a script in benchmarks/ goes. A result there comes from a commit, never from changed code.
+
+`--trial` writes to build/trial/ instead, where nothing is published, and allows changed code.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vet.engine.environment import describe
+from vet.engine.files import write_file
+
+ROOT = Path(__file__).parents[2]
+
+
+def add_output(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Gives a script the options --output, which is `path` by default, and --trial."""
+    parser.add_argument('--output', type=Path, default=path, metavar='FILE', help='default: %(default)s')
+    parser.add_argument('--trial', action='store_true', help='write to build/trial/, also from changed code')
+
+
+def output(args: argparse.Namespace) -> Path:
+    """The file to write. Ends the program where changed code would write a result into benchmarks/."""
+    path = (ROOT / 'build' / 'trial' / args.output.name if args.trial else args.output).resolve()
+    refuse_changes(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def refuse_changes(path: Path) -> None:
+    """Ends the program where `path` is in benchmarks/ and the code differs from its commit."""
+    if path.is_relative_to(ROOT / 'benchmarks') and describe(torch.device('cpu'))['git_changes']:
+        sys.exit(f'The code differs from its commit, so {path.relative_to(ROOT)} could not be reproduced. '
+                 f'Commit the changes, or give --trial.')
+
+
+def write(path: Path, found: Any) -> None:
+    write_file(path, json.dumps(found, indent=1) + '\n')
