@@ -3,11 +3,11 @@
     python benchmarks/peft_flowers.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors            accuracy
     python benchmarks/peft_flowers.py --data-root DIR --checkpoint … --time                                     seconds
 
-The recipe is configs/deit_tiny_lora_flowers.py at --pixels for --epochs. vet's side is the trainer. PEFT's side is PEFT's model in a
-plain torch loop. Both sides start from the same numbers: PEFT reads the adapter that vet wrote before the first step. Both sides
-see the same crops in the same order. Both sides have the same rank, alpha, places, optimizer, decay, warmup, schedule, batch
-and precision. Each side trains on the 1,020 official training images. Each side is tested once, after the last epoch, on the
-6,149 official test images.
+The recipe is configs/deit_tiny_lora_flowers.py at --pixels for --epochs. vet's side is the trainer. PEFT's side is PEFT's
+model in a plain torch loop. Both sides start from the same numbers: PEFT reads the adapter that vet wrote before the first step.
+Both sides see the same crops in the same order. Both sides have the same rank, alpha, places, optimizer, decay, warmup,
+schedule, batch and precision. Each side trains on the 1,020 official training images. Each side is tested once, after the last
+epoch, on the 6,149 official test images.
 
 --time: one epoch, without a test. The sides take turns. Seconds include reading. Nothing else should run on the machine.
 Accuracy goes to results/peft_flowers.json, and seconds go to results/peft_flowers_time.json.
