@@ -8,7 +8,14 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from vet.errors import UnknownNameError, UserError
-from vet.transforms.torchvision import build_transform, split_normalisation, split_still
+from vet.transforms.torchvision import (
+    build_transform,
+    normalisation,
+    on_tensors,
+    refuse_unless_pixels,
+    split_normalisation,
+    split_still,
+)
 
 VIEW = dict(size=(32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), crop_pct=0.875, interpolation='bicubic')
 
@@ -87,3 +94,84 @@ def test_what_is_not_known_to_be_still_is_left_whole(transform):
 def test_errors(entry, error, message):
     with pytest.raises(error, match=message):
         build_transform([entry], **VIEW)
+
+
+SCALED = [dict(type='ToTensor')], [dict(type='ToImage'), dict(type='ConvertImageDtype')], [dict(type='PILToTensor')], [], [
+    dict(type='ToImage'), dict(type='ToDtype', dtype='float32', scale=True)]
+
+
+@pytest.mark.parametrize('entries', SCALED, ids=lambda entries: entries[-1]['type'] if entries else 'none')
+@pytest.mark.parametrize('own', [False, True], ids=['vet', 'own'])
+@pytest.mark.parametrize('kind', ['pil', 'uint8', 'float', 'on tensors'])
+def test_every_image_is_normalised_once(image, entries, own, kind):
+    """However an image is given, whatever makes a tensor of the image, and whoever writes Normalize."""
+    normalise = dict(type='Normalize', mean=list(VIEW['mean']), std=list(VIEW['std']))
+    if kind in ('uint8', 'float') and any(entry['type'] == 'PILToTensor' for entry in entries):
+        pytest.skip('torchvision takes PIL images alone there')
+    transform = build_transform(entries + [normalise] * own, **VIEW)
+    given = {'pil': image, 'on tensors': image, 'uint8': v2.functional.to_image(image),
+             'float': v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)}[kind]
+    found = (on_tensors(transform) if kind == 'on tensors' else transform)(given)
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), build_transform([], **VIEW)(image).as_subclass(torch.Tensor))
+
+
+def test_own_numbers_take_the_place_of_the_backbones(image):
+    """What follows Normalize sees what was normalised; and a batch that ends so is not normalised by others."""
+    entries = [dict(type='Normalize', mean=[0.1, 0.2, 0.3], std=[0.5]), dict(type='RandomErasing', p=1.0, value=7)]
+    transform = build_transform(entries, **VIEW)
+    assert normalisation(transform) == ([0.1, 0.2, 0.3], [0.5])
+    assert transform(image).max() == 7 and split_normalisation(transform)[0] is transform
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    expected = (pixels - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / 0.5
+    torch.testing.assert_close(build_transform(entries[:1], **VIEW)(image).as_subclass(torch.Tensor), expected)
+
+
+def test_an_image_that_is_given_is_not_written_into(image):
+    """A dataset may keep the very tensor, and give the tensor again in the next epoch."""
+    for dtype in (torch.uint8, torch.float32):
+        given = v2.functional.to_dtype(v2.functional.to_image(image), dtype, scale=True)
+        before, transform = given.clone(), build_transform([], **VIEW)
+        first = transform(given)
+        assert given.equal(before) and transform(given).equal(first)
+        normalise = split_normalisation(transform)[1]
+        assert normalise(given).equal(first) and given.equal(before)
+
+
+@pytest.mark.parametrize('values', ['normalised', 'not scaled', 'nan'])
+def test_floats_that_are_no_pixels(image, values):
+    floats = v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=values != 'not scaled')
+    floats = dict(normalised=(floats - 0.5) / 0.25, nan=floats * float('nan')).get(values, floats)
+    with pytest.raises(UserError, match='normalised already, or not scaled'):
+        build_transform([], **VIEW)(floats)
+    with pytest.raises(UserError, match='floats in 0..1. Take Normalize out of the transform of the dataset'):
+        refuse_unless_pixels(floats)
+
+
+def test_floats_that_a_resize_or_noise_left_outside(image):
+    """A bicubic resize of floats overshoots, and an erased part may be noise: neither is refused."""
+    floats = v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)
+    resized = v2.functional.resize(floats, [97, 133], v2.InterpolationMode.BICUBIC)
+    assert resized.min() < 0 and resized.max() > 1
+    refuse_unless_pixels(resized)
+    erased = [dict(type='ToTensor'), dict(type='RandomErasing', p=1.0, value='random')]
+    assert build_transform(erased, **VIEW)(image).isfinite().all()
+
+
+@pytest.mark.parametrize('tensor, message', [
+    (torch.zeros(3, 8, 8, dtype=torch.int64), 'image tensor of torch.int64; allowed: uint8, or floats'),
+    (torch.zeros(8, 8, 3), r'of shape \(8, 8, 3\) as an image; allowed: \(3, H, W\)'),
+    (torch.zeros(4, 8, 8), r'of shape \(4, 8, 8\)'), (torch.zeros(1, 3, 8, 8), r'of shape \(1, 3, 8, 8\)')])
+def test_tensors_that_are_no_images(tensor, message):
+    with pytest.raises(UserError, match=message):
+        refuse_unless_pixels(tensor)
+
+
+@pytest.mark.parametrize('entries, message', [
+    ([dict(type='Normalize', mean=[0.5], std=[0.5])] * 2, '2 steps of type Normalize; an image is normalised once'),
+    ([dict(type='Normalize', mean=[123.7, 116.3, 103.5], std=[1, 1, 1])], 'mean is .*allowed: three numbers, or one, from -1 to 2'),
+    ([dict(type='Normalize', mean=[0.5], std=[1e-45])], 'std is .*from 0.001 to 10'),
+    ([dict(type='Normalize', mean=[0.5, 0.5], std=[0.5])], 'mean is .*three numbers, or one'),
+    ([dict(type='ToDtype', dtype='flaot32')], "unknown dtype 'flaot32'. Did you mean .*'float32'")])
+def test_normalisations_that_are_refused(entries, message):
+    with pytest.raises(UserError, match=message):
+        build_transform(entries, **VIEW)

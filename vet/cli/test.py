@@ -8,6 +8,7 @@ from vet.cli.command import add_common, add_import, add_options, import_plugins,
 from vet.config import read_settings
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import measure
+from vet.engine.views import refuse_two_normalisations
 from vet.errors import UserError
 from vet.hub.model_folder import load_model
 from vet.hub.names import find_folder
@@ -42,4 +43,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     check_classes(class_names(dataset), model.classes, 'the dataset', 'the model')
     views = {task: build_transform(settings.evaluation.transform, **vars(part.backbone.preprocessing))
              for task, part in model.tasks.items()}
+    for task, part in model.tasks.items():
+        trained = build_transform(settings.train.transform, **vars(part.backbone.preprocessing))
+        refuse_two_normalisations(trained, views[task])
     return measure(model, dataset, views, accelerator, settings.evaluation)

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from vet.datasets.image import open_image
 from vet.engine.seeding import mix, seeded
 from vet.errors import UserError
-from vet.transforms.torchvision import split_normalisation
+from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
 
 Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]     # of each task; {None: …} where there is one
 Keys = Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]]]     # batches of (epoch, index, weight)
@@ -116,8 +116,11 @@ class Seeded(Dataset):
 
 
 def opened(image: Any) -> Any:
-    """As a transform takes it: a PIL image, or the tv_tensors.Image that it is already."""
-    return image if isinstance(image, tv_tensors.Image) else open_image(image)
+    """As a transform takes it: a PIL image, or a tv_tensors.Image. UserError for a tensor of other values than an image's."""
+    if not isinstance(image, torch.Tensor):
+        return open_image(image)
+    refuse_unless_pixels(image)
+    return image if isinstance(image, tv_tensors.Image) else tv_tensors.Image(image)
 
 
 @contextmanager

@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from vet.config import Settings
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
-from vet.datasets.image import open_image
-from vet.engine.batches import Batch, Order, Transforms, load
+from vet.engine.batches import Batch, Order, Transforms, load, opened
 from vet.engine.checkpoint import Progress, save_checkpoint
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
@@ -37,6 +36,7 @@ from vet.engine.meter import Meter
 from vet.engine.on_device import load_on_device
 from vet.engine.progress import ProgressBar
 from vet.engine.seeding import seed_everything
+from vet.engine.views import refuse_two_normalisations, refuse_unfit_views
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DivergedError, TrainingError, UserError
 from vet.transforms.torchvision import build_transform, on_tensors
@@ -62,6 +62,8 @@ class Trainer:
         self._augment, self._view = (
             {task: build_transform(transform, **vars(part.backbone.preprocessing)) for task, part in model.tasks.items()}
             for transform in (settings.train.transform, settings.evaluation.transform))
+        for task in model.tasks:
+            refuse_two_normalisations(self._augment[task], self._view[task])
         if settings.train.transform_on != 'pil':
             self._augment = {task: on_tensors(transform) for task, transform in self._augment.items()}
         self._best: dict[str, torch.Tensor] | None = None
@@ -106,7 +108,7 @@ class Trainer:
     def predict(self, images: list[Any], topk: int = 1, task: str | None = None) -> list[dict[str, list]]:
         """A list of images, as `pipeline` takes them, to {'scores': […], 'labels': […]} each, the `topk` best first."""
         model = self.model.for_task(task).eval()
-        views = [self._view[task](open_image(image)) for image in images]
+        views = [self._view[task](opened(image)) for image in images]
         if not views:
             return []
         with self.accelerator.autocast():
@@ -117,6 +119,8 @@ class Trainer:
         is_main = accelerator.is_main_process
         if train.precision == 'fp8':
             refuse_without_fp8(accelerator.device)
+        for key, views in (('train.transform', self._augment), ('evaluation.transform', self._view)):
+            refuse_unfit_views(self.model, self.data['train'], key, views, accelerator)
         progress, parts = self.folder.begin(settings, describe(accelerator.device) | dict(command=sys.argv) if is_main else None)
         accelerator.wait_for_everyone()
         order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,

@@ -11,13 +11,17 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from vet.errors import UnknownNameError
+from vet.errors import UnknownNameError, UserError
 from vet.registry import TRANSFORMS
 
 STILL = (v2.Resize, v2.CenterCrop)      # an RGB image to an RGB image, the same each time, and their repr says all that they are
 
+OWN = ('Normalize', 'ToTensor')         # which are registered below
+PIXELS = (-0.25, 1.25)                  # where the floats of an image lie: 0 to 1, and what a bicubic resize adds at edges
+OUTSIDE = 0.25                          # the share of an image that a transform may leave elsewhere: noise in an erased part
+
 for _name, _transform in vars(v2).items():
-    if inspect.isclass(_transform) and issubclass(_transform, v2.Transform) and not _name.startswith('_'):
+    if _name not in OWN and inspect.isclass(_transform) and issubclass(_transform, v2.Transform) and not _name.startswith('_'):
         TRANSFORMS.register_module(name=_name, module=_transform)
 
 
@@ -31,17 +35,83 @@ class EvaluationCrop(v2.Compose):
         super().__init__([v2.Resize(resized, _mode(interpolation)), v2.CenterCrop(size)])
 
 
+@TRANSFORMS.register_module()
+class ToTensor(v2.Compose):
+    """torchvision.transforms.ToTensor for every kind of image: floats (3, H, W) in 0..1."""
+
+    def __init__(self) -> None:
+        super().__init__([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+@TRANSFORMS.register_module(name='Normalize')
+class Normalisation(v2.Normalize):
+    """(image - mean) / std of image tensors (..., 3, H, W): uint8, or floats in 0..1. The only place where images are normalised.
+
+    The image that is given stays what it is. A gray image gets as many channels as the mean has. Of a whole batch the
+    normalisation gives what it gives of each image. UserError for floats that are normalised already, or that are not scaled.
+    mean: from -1 to 2, std: from 0.001 to 10, each three numbers or one, in units of images of 0..1.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], inplace: bool = False):
+        super().__init__(mean, std, inplace)
+        for name, values, low, high in (('mean', self.mean, -1, 2), ('std', self.std, 0.001, 10)):
+            if len(values) not in (1, 3) or not all(low <= value <= high for value in values):
+                raise ValueError(f'{name} is {list(values)}; allowed: three numbers, or one, from {low} to {high}')
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        floats = v2.functional.to_dtype(images, torch.float32, scale=True)
+        if images.is_floating_point():
+            low, high = PIXELS
+            if not (~((images >= low) & (images <= high))).float().mean() <= OUTSIDE:
+                raise UserError(f'images have {_values(images)} before they are normalised, so that they are normalised already, '
+                                f'or not scaled to 0..1. Let the transform give uint8, or floats in 0..1.')
+        inplace = not images.is_floating_point() and floats.shape[-3] == len(self.mean)     # `floats` is new
+        return v2.functional.normalize(floats, list(self.mean), list(self.std), inplace)
+
+
 def build_transform(entries: Sequence[Mapping[str, Any]] | None, size: tuple[int, int], mean: Sequence[float],
                     std: Sequence[float], crop_pct: float, interpolation: str) -> Callable[[Image.Image], torch.Tensor]:
-    """PIL RGB image -> float tensor (3, H, W), normalised. `entries` None: the evaluation crop."""
+    """PIL RGB image -> float tensor (3, H, W), normalised once. `entries` None: the evaluation crop.
+
+    The transform ends with a Normalize of `mean` and `std`, but where `entries` have a Normalize, which then is the only one.
+    UserError for two of them.
+    """
     settings = dict(size=size, crop_pct=crop_pct, interpolation=_mode(interpolation))
     steps = []
     for entry in entries if entries is not None else [dict(type='EvaluationCrop')]:
         given = dict(entry)
         if 'interpolation' in given:
             given['interpolation'] = _mode(given['interpolation'])
-        steps.append(TRANSFORMS.build(given, **settings))
-    return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+        if isinstance(given.get('dtype'), str):
+            given['dtype'] = _dtype(given['dtype'])
+        step = TRANSFORMS.build(given, **settings)
+        steps += [v2.ToImage(), step] if isinstance(step, v2.Normalize) else [step]
+    number = sum(isinstance(part, v2.Normalize) for step in steps for part in _flat(step))
+    if number > 1:
+        raise UserError(f'a transform has {number} steps of type Normalize; an image is normalised once. Leave them out: the '
+                        f'images are then normalised as the backbone needs it.')
+    return v2.Compose(steps if number else [*steps, v2.ToImage(), Normalisation(mean, std)])
+
+
+def normalisation(transform: Callable) -> tuple[list[float], list[float]]:
+    """The mean and std by which a transform of `build_transform` normalises."""
+    step = next(step for step in _flat(transform) if isinstance(step, v2.Normalize))
+    return list(step.mean), list(step.std)
+
+
+def refuse_unless_pixels(image: torch.Tensor) -> None:
+    """UserError for a tensor that is no image: (1, H, W) or (3, H, W) of uint8, or of floats in 0..1 that nobody has normalised."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise UserError(f'a dataset gives a tensor of shape {tuple(image.shape)} as an image; allowed: (3, H, W), or (1, H, W) for '
+                        f'gray.')
+    if image.is_floating_point():
+        low, high = PIXELS
+        if not (image.min() >= low and image.max() <= high):
+            raise UserError(f'a dataset gives a float image with {_values(image)}; allowed are floats in 0..1. Take Normalize out '
+                            f'of the transform of the dataset, or divide by 255: vet normalises by the mean and std of the '
+                            f'backbone.')
+    elif image.dtype != torch.uint8:
+        raise UserError(f'a dataset gives an image tensor of {str(image.dtype)}; allowed: uint8, or floats in 0..1.')
 
 
 def split_still(transform: Callable) -> tuple[list[v2.Transform], Callable]:
@@ -70,23 +140,12 @@ def split_at_tensor(transform: Callable) -> tuple[Callable, Callable]:
     return v2.Compose(steps[:number]), v2.Compose(steps[number:])
 
 
-class Normalisation(v2.Compose):
-    """ToDtype and Normalize, in place where that can be: not of floats that are given, nor of gray images, which get as many
-    channels as the mean has. Of a whole batch it gives what it gives of each image."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        convert, normalise = self.transforms
-        floats = convert(images)
-        inplace = floats is not images and floats.shape[-3] == len(normalise.mean)
-        return v2.functional.normalize(floats, normalise.mean, normalise.std, inplace)
-
-
 def split_normalisation(transform: Callable) -> tuple[Callable, Callable]:
-    """A transform up to the conversion to normalised floats that it ends with, and that."""
+    """A transform up to the normalisation that it ends with, and that."""
     steps = _flat(transform)
-    if list(map(type, steps[-2:])) != [v2.ToDtype, v2.Normalize] or len(steps) == 2:
+    if len(steps) < 2 or type(steps[-1]) is not Normalisation:
         return transform, v2.Identity()
-    return v2.Compose(steps[:-2]), Normalisation(steps[-2:])
+    return v2.Compose(steps[:-1]), steps[-1]
 
 
 def _flat(transform: Callable) -> list[Any]:
@@ -101,3 +160,15 @@ def _mode(name: Any) -> v2.InterpolationMode:
         return v2.InterpolationMode(name)
     except ValueError:
         raise UnknownNameError('interpolation', name, [mode.value for mode in v2.InterpolationMode]) from None
+
+
+def _dtype(name: str) -> torch.dtype:
+    """'float32' or 'torch.float32' as torch's own: a config holds texts."""
+    dtypes = {key: value for key, value in vars(torch).items() if isinstance(value, torch.dtype)}
+    if name.removeprefix('torch.') not in dtypes:
+        raise UnknownNameError('dtype', name, dtypes)
+    return dtypes[name.removeprefix('torch.')]
+
+
+def _values(images: torch.Tensor) -> str:
+    return f'values from {images.min():.3g} to {images.max():.3g}'
