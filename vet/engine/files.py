@@ -1,13 +1,23 @@
-"""Files and folders that appear and go whole or not at all: written under a temporary name, flushed, renamed."""
+"""Files and folders that appear and go whole or not at all: written under a temporary name, flushed, renamed.
+
+A file that is read again is checked first: `read_json` and `read_tensors` raise a DataError for a damaged file.
+"""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from vet.errors import TrainingError
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from vet.errors import DataError, TrainingError
 
 TEMPORARY = '.*.[0-9]*.tmp'   # what a killed process leaves behind
 
@@ -68,7 +78,9 @@ def _put_aside(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Waits until the disk has a file, or the names in a folder."""
+    """Waits until the disk has a file, or the names in a folder. Windows cannot wait for a folder."""
+    if os.name == 'nt' and path.is_dir():
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -82,9 +94,82 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TrainingError(f'no space is left to write {str(path)!r}. What was saved before is untouched: '
-                                f'free some space, then go on with --resume auto.') from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
-            raise TrainingError(f'cannot write {str(path)!r}: {error.strerror}. Choose another folder with --work-dir.') from error
-        raise
+        raise TrainingError(f'{_refused(path, error)} What was saved before is untouched.') from error
+
+
+def _refused(path: Path, error: OSError) -> str:
+    """Why the disk refuses to write a file, and what to do."""
+    goes_on = 'then try again; a run goes on with --resume auto (from Python: resume="auto").'
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f'no space is left to write {str(path)!r}. Free some space, {goes_on}'
+    if error.errno == errno.EFBIG:
+        return f'{str(path)!r} grows beyond the size that this system allows for a file (ulimit -f). Raise the limit, {goes_on}'
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return (f'cannot write {str(path)!r}: the folder was moved or removed while vet used the folder. Put the folder back, '
+                f'{goes_on}')
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (f'cannot write {str(path)!r}: {error.strerror}. Make the folder writable, {goes_on} Or choose another '
+                f'folder (of a run: with --work-dir).')
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        return f'cannot write {str(path)!r}: {error.strerror}. Choose another folder (of a run: with --work-dir).'
+    return f'cannot write {str(path)!r}: {error.strerror or error}. Look at the disk, {goes_on}'
+
+
+def sha256_of(data: bytes) -> str:
+    """The sha256 of a file's bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a regular file. DataError for a file that is missing, or for a pipe or a device, which might never end."""
+    try:
+        if not path.is_file():
+            raise DataError(f'{str(path)!r} {"is no regular file" if path.exists() else "does not exist"}.')
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f'{str(path)!r} cannot be read: {error.strerror}.') from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. DataError for a file that is missing, cut short, no JSON, or nested too deep."""
+    try:
+        return json.loads(read_bytes(path).decode())
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f'{str(path)!r} holds no valid JSON: {str(error).splitlines()[0]}.') from error
+
+
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU. DataError for a file that is damaged.
+
+    sha256: of the file's bytes, where it is known. Then every changed byte is found.
+    """
+    data = read_bytes(path)
+    if sha256 is not None and sha256_of(data) != sha256:
+        raise DataError(f'{str(path)!r} is damaged: its sha256 is {sha256_of(data)}, but {sha256} was written.')
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f'{str(path)!r} is damaged: {error}.') from error
+
+
+def check_tensors(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], source: str) -> None:
+    """DataError unless `given` has the names, shapes and dtypes of `wanted`, and only finite numbers."""
+    names = sorted(set(given) ^ set(wanted))
+    if names:
+        kind = 'lacks' if names[0] in wanted else 'has the unknown tensor'
+        raise DataError(f'{source} {kind} {names[0]!r} ({len(names)} names differ).')
+    for name, tensor in given.items():
+        right = wanted[name]
+        if tensor.shape != right.shape or tensor.dtype != right.dtype:
+            raise DataError(f'{source}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; {right.dtype} of shape '
+                            f'{tuple(right.shape)} is needed.')
+    check_finite(given, source)
+
+
+def check_finite(given: Mapping[str, torch.Tensor], source: str) -> None:
+    """DataError for a tensor with a number that is not finite."""
+    for name, tensor in given.items():
+        if not tensor.isfinite().all():
+            raise DataError(f'{source}: {name} holds numbers that are not finite.')
