@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from vet.engine.files import check_tensors, publish_folder, read_json, read_tens
 from vet.engine.lock import FileLock
 from vet.errors import DataError, TrainingError, UserError
 
+ROOT = Path(__file__).parents[2]
 TENSORS = {'weight': torch.arange(12.).view(3, 4), 'steps': torch.tensor(3)}
 
 
@@ -75,7 +77,8 @@ def test_other_tensors_are_refused(change, part):
 def limited(tmp_path, code, limit=4096):
     """Runs Python code in a process that may write files of `limit` bytes at most: (exit code, stderr)."""
     script = f'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{code}'
-    answer = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    answer = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)),
+                            capture_output=True, text=True, timeout=100)
     return answer.returncode, answer.stderr
 
 

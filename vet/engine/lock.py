@@ -50,10 +50,10 @@ class FileLock:
             return False
 
     def release(self) -> None:
-        if self._handle is not None:
+        if self._handle in _HELD:       # not of a forked child
             _HELD.discard(self._handle)
             os.close(self._handle)
-            self._handle = None
+        self._handle = None
 
 
 def _lock(handle: int, wait: bool) -> bool:
