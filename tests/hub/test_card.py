@@ -8,9 +8,10 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import vet
+from tests.hub.sealed import seal
 from vet.errors import DataError
 from vet.hub import push_to_hub
 from vet.hub.card import model_card
@@ -126,7 +127,7 @@ def test_any_name_is_literal_text(edited, name):
 def test_whole_numbers_are_not_counted_and_many_classes_are_cut(edited):
     folder = edited(classes=[str(i) for i in range(1000)])
     tensors = load_file(folder / 'tuner.safetensors')
-    save_file(tensors | {'tuners.0.index': torch.arange(7), 'tuners.0.extra': torch.zeros(2, 3)}, folder / 'tuner.safetensors')
+    seal(folder, tensors | {'tuners.0.index': torch.arange(7), 'tuners.0.extra': torch.zeros(2, 3)})
     _, rows = read(model_card(folder))
     assert rows['saved numbers'] == f'tuners {12_288 + 6:,}, head 325'
     assert rows['classes'].startswith('1000: 0, 1,') and rows['classes'].endswith('19, …')

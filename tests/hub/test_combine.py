@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tests.contract.cases import CASES
 from tests.contract.runs import Run, logits, run, trained
 from tests.hub.conftest import BACKBONE
+from tests.hub.sealed import seal
 from tests.nets import images, tiny
 from vet import pipeline
 from vet.config import load_config
@@ -164,7 +165,7 @@ def test_soup_refusals(folder, tmp_path):
     one, other = folder(dict(type='SCT', channels=4)), folder(dict(type='SCT', channels=4))
     tensors = load_file(other / 'tuner.safetensors')
     tensors['tuners.0.deltas.blocks.0.index'] += 1
-    save_file(tensors, other / 'tuner.safetensors')
+    seal(other, tensors)
     refused(tmp_path, r'blocks.0.index. in .* have no mean: .*equal values where they are whole numbers', one, other)
 
 

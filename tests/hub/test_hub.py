@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.hub.fake_hub import TOKEN, FakeHub
+from tests.hub.sealed import seal
 from tests.nets import VIT, images
 from vet import pipeline
 from vet.core.model import ImageClassifier
@@ -220,7 +221,7 @@ def test_a_local_folder_comes_before_an_id(hub, folder, trainer, tmp_path, monke
 def test_revisions(hub, folder):
     push_to_hub(folder, 'owner/name', token=TOKEN)
     first, tensors = scores('owner/name'), folder / 'tuner.safetensors'
-    save_file({name: tensor * 2 for name, tensor in load_file(tensors).items()}, tensors)
+    seal(folder, {name: tensor * 2 for name, tensor in load_file(tensors).items()})
     for _ in range(2):      # the second finds nothing changed
         push_to_hub(folder, 'owner/name', token=TOKEN, revision='doubled')
     assert {branch for _, branch in hub.branches} == {'main', 'doubled'}

@@ -10,6 +10,7 @@ from torch import nn
 from vet.core.backbone import Backbone
 from vet.core.edits import Hook, Reweight, Thaw, new_tensors, parameter_or_none
 from vet.core.modes import in_eval
+from vet.core.tensor_file import misfits, not_finite
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
 
@@ -118,14 +119,26 @@ class ImageClassifier(nn.Module):
 
 
 def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copies `state` into the tensors of `own`. DataError, and nothing copied, where names or shapes differ."""
-    wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
+    """Copies `state` into the tensors of `own`.
+
+    DataError, and nothing copied, where names, shapes or kinds of number differ, or where a number is not finite.
+    """
+    require_fit(own, state, source)
+    wrong = not_finite(state)
     if wrong:
-        raise DataError(f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
-                        f'(given {_shape(state, wrong[0])}, needed {_shape(own, wrong[0])}).')
+        raise DataError(f'{source} holds numbers that are not finite in {len(wrong)} tensors, such as {wrong[0]!r}. The file is '
+                        f'damaged, or its training diverged: copy the file again, or train again.')
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(state[name])
+
+
+def require_fit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
+    """DataError where `state` cannot be copied into `own`. The tensors of `state` may be without data, on the meta device."""
+    wrong = misfits(own, state)
+    if wrong:
+        raise DataError(f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
+                        f'(given {_shape(state, own, wrong[0])}, needed {_shape(own, state, wrong[0])}).')
 
 
 def _put(module: nn.Module, path: str, parameter: Any) -> None:
@@ -133,5 +146,9 @@ def _put(module: nn.Module, path: str, parameter: Any) -> None:
     module.get_submodule(owner)._parameters[name] = parameter
 
 
-def _shape(state: Mapping[str, torch.Tensor], name: str) -> object:
-    return tuple(state[name].shape) if name in state else 'nothing'
+def _shape(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], name: str) -> object:
+    """The shape of a tensor, and its type where the other's shape is equal."""
+    if name not in state:
+        return 'nothing'
+    shape = tuple(state[name].shape)
+    return f'{shape} of {state[name].dtype}' if name in other and other[name].shape == shape else shape

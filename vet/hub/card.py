@@ -7,11 +7,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from vet.errors import DataError
-from vet.hub.model_folder import TENSORS, read_configuration
+from vet.core.tensor_file import read_tensors
+from vet.hub.model_folder import AGAIN, TENSORS, read_configuration, tensors_sha256
 
 CARD = """---
 {front}
@@ -57,10 +55,7 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
     """
     given, path = read_configuration(folder), Path(folder) / TENSORS
     configuration = without_paths(given)
-    try:
-        counts = _count(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise DataError(f'{str(path)!r} cannot be read: {error}. Copy the model folder again, whole.') from error
+    counts = _count(read_tensors(path, AGAIN, tensors_sha256(given, folder)))
     model, metrics = configuration['model'], configuration.get('metrics') or {}
     parts, classes = _parts(configuration), configuration['classes'] if model.get('tasks') else {'': configuration['classes']}
     bases = list(dict.fromkeys(filter(None, (_base(part['backbone']) for part in _parts(given).values()))))

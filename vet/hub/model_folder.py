@@ -4,23 +4,26 @@ Read with json and safetensors alone: nothing in a model folder is executed.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 import vet
 from vet.core.backbone import Backbone
-from vet.core.model import ImageClassifier
+from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier, share_equal_weights
+from vet.core.tensor_file import read_tensors, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError, UserError
 from vet.registry import BACKBONES, HEADS, TUNERS
 
 CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
+AGAIN = 'Copy the model folder again, whole.'
+FORMAT = 2          # of the configuration. 2: with the sha256 of tensor files. Folders that do not say it are of format 1
 REFUSED = ('_base_', 'custom_imports', 'env_variables')     # what mmengine's Config would run or read beside the file
 IDENTITY = ('tag', 'sha256')                                # of a backbone: what identifies it, beside what builds it
 HINTS = ('pretrained', 'checkpoint', 'weights', 'preprocessing')            # whence weights and settings come, not the network
@@ -39,13 +42,14 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
     configuration = dict(
         framework='pytorch', task='vision-efficient-tuning', vet_version=vet.__version__,
         model=dict(**next(iter(own.values())), tuners=settings['model']['tuners'], **several),
-        classes=model.classes, preprocessing=preprocessing.get(None, preprocessing),
+        format=FORMAT, classes=model.classes, preprocessing=preprocessing.get(None, preprocessing),
         **{section: settings[section] for section in ('dataset', 'train', 'evaluation', 'seed')}, metrics=dict(facts['metrics']))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trained_state().items()}
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained_state().items()})
+    configuration['sha256'] = {TENSORS: sha256_of(data)}
 
     def fill(temporary: Path) -> None:
         write_file(temporary / CONFIGURATION, json.dumps(configuration, indent=1, ensure_ascii=False))
-        write_file(temporary / TENSORS, save(tensors))
+        write_file(temporary / TENSORS, data)
 
     publish_folder(folder, fill)
 
@@ -101,12 +105,21 @@ def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str
                             f'its weights {seen.size}; only models of one size can share it.')
         parts[task] = network, part['head'], classes[task]
     made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f'{str(path)!r} cannot be read: {error}. Copy the model folder again, whole.') from error
+    own = made.trained_state()
+    state = read_tensors(path, AGAIN, tensors_sha256(configuration, folder), lambda header: require_fit(own, header, str(path)))
     made.load_trained_state(state, str(path))
     return made.eval()
+
+
+def tensors_sha256(configuration: Mapping[str, Any], folder: str | Path) -> str | None:
+    """The sha256 that tuner.safetensors must have; None, and a warning, for a folder of format 1, which holds none."""
+    sha256 = (configuration.get('sha256') or {}).get(TENSORS)
+    if sha256 is None and configuration.get('format', 1) > 1:
+        raise DataError(f'{str(Path(folder) / CONFIGURATION)!r} lacks the sha256 of {TENSORS}. {AGAIN}')
+    if sha256 is None:
+        warnings.warn(f'{str(folder)!r} was saved by an older vet, which kept no checksum: a damaged number in {TENSORS} is not '
+                      f'noticed. `vet combine NEW_FOLDER FOLDER` writes the folder again, with a checksum.', stacklevel=3)
+    return sha256
 
 
 def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None = None) -> TunedModel:

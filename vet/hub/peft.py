@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 
 from vet.core.backbone import Backbone, Preprocessing
 from vet.core.edits import Reweight, Thaw
 from vet.core.model import ImageClassifier, load_into
 from vet.core.site import Layout
+from vet.core.tensor_file import read_tensors
 from vet.core.tuner import Tuner
 from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError, UnknownNameError, UserError
@@ -29,6 +29,7 @@ from vet.hub.peft_methods import METHODS, TUNED_BY, Config, Deltas, Tensors, bui
 from vet.registry import BACKBONES, HEADS
 
 CONFIG, TENSORS, PREFIX = 'adapter_config.json', 'adapter_model.safetensors', 'base_model.model.'
+AGAIN = 'Copy the folder again, whole; adapters in .bin files are pickles, which are not read.'
 PATTERNS = ('r', 'alpha', 'lora_alpha', 'rank_pattern', 'alpha_pattern')
 READ = ('peft_type', 'target_modules', 'exclude_modules', 'modules_to_save')
 NO_EFFECT = (       # on what is computed in eval mode; every other setting must be empty
@@ -53,7 +54,7 @@ def load_peft(folder: str | Path, backbone: str | Mapping[str, Any] | nn.Module)
     DataError, with the file and the key, for what does not fit or is not read; then nothing is loaded.
     """
     source, path = str(Path(folder) / CONFIG), Path(folder) / TENSORS
-    config, given = _read_config(Path(folder) / CONFIG), _read_tensors(path)
+    config, given = _read_config(Path(folder) / CONFIG), read_tensors(path, AGAIN)
     base, classifier = _backbone(backbone, given)
     try:
         tuners, layers = _tuners(config, base.network, source)
@@ -182,14 +183,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         if value is not None and key in KINDS and (not isinstance(value, KINDS[key]) or isinstance(value, bool)):
             raise DataError(f'{str(path)!r} has {key} = {value!r}, of the wrong kind.')
     return config
-
-
-def _read_tensors(path: Path) -> Tensors:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f'{str(path)!r} cannot be read: {error}. Copy the folder again, whole; adapters in .bin files are pickles, '
-                        f'which are not read.') from error
 
 
 def _backbone(given: str | Mapping[str, Any] | nn.Module, tensors: Tensors) -> tuple[Backbone, str | None]:

@@ -1,0 +1,87 @@
+"""Tensor files, read whole or refused: a .safetensors file may come from a stranger, or from a disk that lost a bit.
+
+The header says names, types and shapes. It is read first, and the data only where the header fits what is needed.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
+
+from vet.errors import DataError
+
+HEADER = 16 * 2**20     # bytes: the headers of the largest networks take 1 MiB
+Tensors = dict[str, torch.Tensor]
+
+
+def read_tensors(path: Path, advice: str, sha256: str | None = None,
+                 fits: Callable[[Tensors], None] | None = None) -> Tensors:
+    """The tensors of a .safetensors file. DataError, which ends with `advice`, for a file that is not whole.
+
+    sha256: of the file's bytes, where something beside the file says it; None, where nothing does.
+    fits: gets the tensors without data (on torch's meta device) and raises where they are not what is needed.
+    """
+    try:
+        require_regular(path)
+        with open(path, 'rb') as file:
+            size = int.from_bytes(file.read(8), 'little')
+        if size > HEADER:
+            raise DataError(f'{str(path)!r} cannot be read: its header is said to take {size:,} bytes; allowed: '
+                            f'{HEADER:,}. {advice}')
+        if fits:
+            fits(_header(path))
+        data = path.read_bytes()
+        if sha256 is not None and sha256_of(data) != sha256:
+            raise DataError(f'{str(path)!r} is damaged or changed: its sha256 is {sha256_of(data)}, but {sha256} was saved. '
+                            f'{advice}')
+        return load(data)
+    except (OSError, SafetensorError, ValueError, OverflowError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f'{str(path)!r} cannot be read: {error}. {advice}') from error
+
+
+def sha256_of(data: bytes) -> str:
+    """The sha256 of a file's bytes, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def require_regular(path: Path) -> None:
+    """DataError for what is no regular file: reading a pipe or a device may never end. OSError where nothing is there."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise DataError(f'{str(path)!r} cannot be read: it is no regular file. Put the file itself there.')
+
+
+def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names at which `given` cannot be copied into `own`: one of both lacks them, or shape or kind of number differ."""
+    return sorted(set(own) ^ set(given)) or sorted(
+        name for name in own if own[name].shape != given[name].shape or not _same_kind(own[name], given[name]))
+
+
+def not_finite(given: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of tensors that hold an infinite number or none (NaN)."""
+    return sorted(name for name, tensor in given.items()
+                  if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()))
+
+
+def _same_kind(own: torch.Tensor, given: torch.Tensor) -> bool:
+    """Floats of any width for floats; whole numbers and truth values of exactly their type."""
+    return given.is_floating_point() if own.is_floating_point() else own.dtype == given.dtype
+
+
+def _header(path: Path) -> Tensors:
+    """The file's tensors without data."""
+    with safe_open(path, 'pt') as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        return {name: torch.empty(part.get_shape(), dtype=_DTYPES.get(part.get_dtype(), torch.complex64), device='meta')
+                for name, part in slices.items()}
+
+
+# By the name in the header. A type that is not here stands for no number that is trained.
+_DTYPES = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64, I32=torch.int32,
+               I16=torch.int16, I8=torch.int8, U8=torch.uint8, BOOL=torch.bool)
