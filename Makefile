@@ -25,11 +25,17 @@ lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-## backbone: trains the backbone that ships with vet anew, on the digits 0 to 4
+## backbone: trains the shipped backbone anew, into build/, and compares it with the shipped one
 backbone: .venv/installed
 	rm -rf build/digits_vit
 	$(BIN)/python tools/train.py configs/digits_vit_pretrain.py --work-dir build/digits_vit --device cpu
-	$(BIN)/python tools/export.py build/digits_vit vet/backbones/digits_vit.safetensors
+	rm -f build/digits_vit.safetensors
+	$(BIN)/python tools/export.py build/digits_vit build/digits_vit.safetensors
+	$(BIN)/python benchmarks/backbone.py build/digits_vit
+
+## results: measures again what README.md and docs/ show; DATA=DIR, a quiet machine, under 20 minutes
+results: .venv/test
+	$(BIN)/python benchmarks/measure.py --data-root $(or $(DATA),../shared/data)
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -44,4 +50,4 @@ backbone: .venv/installed
 	$(BIN)/pip install --quiet -e .[lint]
 	touch $@
 
-.PHONY: help train test test-all lint backbone
+.PHONY: help train test test-all lint backbone results

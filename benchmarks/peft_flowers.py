@@ -9,11 +9,15 @@ Both sides see the same crops in the same order. Both sides have the same rank, 
 schedule, batch and precision. Each side trains on the 1,020 official training images. Each side is tested once, after the last
 epoch, on the 6,149 official test images.
 
+Accuracy goes to results/peft_flowers.json. The same command again goes on with the runs that are missing.
+
 --time: one epoch, without a test. The sides take turns. Seconds include reading. Nothing else should run on the machine.
-Accuracy goes to results/peft_flowers.json, and seconds go to results/peft_flowers_time.json.
+Seconds go to results/peft_flowers_time.json.
 """
 
 import argparse
+import itertools
+import json
 import statistics
 import tempfile
 import time
@@ -118,7 +122,7 @@ def main() -> None:
     parser.add_argument('--checkpoint', required=True)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='with --time: one round a seed')
     parser.add_argument('--epochs', type=int, default=10)
-    parser.add_argument('--pixels', type=int, default=112)
+    parser.add_argument('--pixels', type=int, default=64)
     parser.add_argument('--workers', type=int, default=0)
     parser.add_argument('--time', action='store_true')
     parser.add_argument('--device', default='cpu')
@@ -126,15 +130,18 @@ def main() -> None:
     args = parser.parse_args()
     if args.time:
         args.epochs, args.output = 1, args.output.with_name(f'{args.output.stem}_time.json')
-    path, kept, runs = record.output(args), 'seconds' if args.time else 'accuracy', []
-    environment = describe(torch.device(args.device))
-    for seed in args.seeds:
-        for side, run in SIDES.items():
-            with tempfile.TemporaryDirectory() as folder:
-                found = run(make_trainer(args, seed, folder), args)
-            runs.append(dict(side=side, seed=seed, **{kept: found[kept]}))
-            print(runs[-1], flush=True)
-            record.write(path, dict(epochs=args.epochs, pixels=args.pixels, runs=runs, environment=environment))
+    path, kept, environment = record.output(args), 'seconds' if args.time else 'accuracy', describe(torch.device(args.device))
+    settings = dict(epochs=args.epochs, pixels=args.pixels)
+    before = json.loads(path.read_text()) if path.exists() and not args.time else dict(settings=settings, runs=[])
+    runs = before['runs'] if before['settings'] == settings else []
+    for seed, side in itertools.product(args.seeds, SIDES):
+        if any((run['side'], run['seed']) == (side, seed) for run in runs):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found = SIDES[side](make_trainer(args, seed, folder), args)
+        runs.append(dict(side=side, seed=seed, **{kept: found[kept]}, environment=environment))
+        print(side, seed, found[kept], flush=True)
+        record.write(path, dict(settings=settings, runs=runs))
     show(runs)
 
 

@@ -1,75 +1,186 @@
-"""Writes what was measured into README.md and docs/tuners.md, between their markers, from results/: nobody types a number.
+"""Writes what was measured into the pages, between their markers, from result files: nobody types a number.
 
     python benchmarks/tables.py
+
+tests/test_docs.py fails where a page differs from its result files.
 """
 
 import json
 import re
 import statistics
+import sys
+from io import StringIO
 from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vet.benchmark.results import read_results
 
 HERE = Path(__file__).parent
-README = HERE.parent / 'README.md'
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE / 'speed'))
+
+import images  # noqa: E402
+import imports  # noqa: E402
+import many_tuners  # noqa: E402
+import memory  # noqa: E402
+import probe  # noqa: E402
+import steps  # noqa: E402
+
+SPEED = {
+    'steps': lambda found: [steps.shown(job, one) for job, one in found.items()],
+    'memory': lambda found: [memory.shown(found)],
+    'probe': lambda found: [probe.shown(one) for one in found.values()],
+    'images': lambda found: [images.JOBS[job][1](one['found']) for job, one in found.items()],
+    'many_tuners': lambda found: [many_tuners.shown(found)],
+    'imports': lambda found: [imports.shown(found)]}
 
 
-def quickstart() -> str:
+def quickstart(found: dict[str, Any]) -> str:
     """LoRA against the linear probe on the quickstart's digits: mean and deviation over seeds."""
-    found = json.loads((HERE / 'results' / 'quickstart.json').read_text())
-    rows = ['| digits 5 to 9 (599 train, 297 test images) | accuracy, % | trained numbers | seconds |', '|---|---|---|---|']
+    lines = []
     for tuner in dict.fromkeys(run['tuner'] for run in found['runs']):
         runs = [run for run in found['runs'] if run['tuner'] == tuner]
         accuracies = [100 * run['accuracy'] for run in runs]
-        rows.append(f'| {tuner}, {len(runs)} seeds | {statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} | '
-                    f'{runs[0]["trainable"]:,} | {statistics.mean(run["seconds"] for run in runs):.1f} |')
-    return '\n'.join(rows) + f'\n\n{machine(found["environment"])}; `python benchmarks/quickstart.py`.'
+        lines.append([f'{tuner}, {len(runs)} seeds', spread(accuracies), f'{runs[0]["trainable"]:,}',
+                      f'{statistics.mean(run["seconds"] for run in runs):.1f}'])
+    return grid(['digits 5 to 9 (599 train, 297 test images)', 'accuracy, %', 'trained numbers', 'seconds'], lines) + (
+        f'\n\n{machine(found["environment"])}; `python benchmarks/quickstart.py`.')
 
 
-def flowers() -> str:
-    """DeiT-Tiny on Flowers 102: vet's configs and PEFT; accuracy from the runs that were tested, time from those in turns."""
-    runs = json.loads((HERE / 'results' / 'peft_flowers.json').read_text())
-    rows = ['| DeiT-Tiny, Flowers 102 (1,020 train, 6,149 test images) | accuracy, % | one epoch, s, median |', '|---|---|---|']
+def flowers(found: dict[str, Any]) -> str:
+    """LoRA by vet and by PEFT on Flowers 102, by one recipe: mean and deviation over seeds, and the seconds of an epoch."""
+    settings, runs, times = found['settings'], found['runs'], results('peft_flowers_time')
+    lines = []
     for side in dict.fromkeys(run['side'] for run in runs):
-        own = [run for run in runs if run['side'] == side]
-        tested = [f'{100 * run["accuracy"]:.2f} ({run["epochs"]} epochs)' for run in own if run['accuracy'] is not None]
-        timed = [run['seconds'] for run in own if run['epochs'] == 1 and run['accuracy'] is None]
-        rows.append(f'| {side} | {", ".join(tested) or "not measured"} | '
-                    f'{f"{statistics.median(timed):.1f} of {len(timed)}" if timed else "not measured"} |')
-    return '\n'.join(rows) + (f'\n\n{machine(runs[-1]["environment"])}; images of 224 pixels on the short side; '
-                              f'`python benchmarks/peft_flowers.py`.')
+        accuracies = [100 * run['accuracy'] for run in runs if run['side'] == side]
+        seconds = [run['seconds'] for run in times['runs'] if run['side'] == side] if times else []
+        lines.append([f'{side}, {len(accuracies)} seeds', spread(accuracies),
+                      f'{statistics.median(seconds):.1f}' if seconds else 'not measured'])
+    headers = ['LoRA on DeiT-Tiny, Flowers 102 (1,020 train, 6,149 test images)', 'accuracy, %', 'one epoch, s, median']
+    return grid(headers, lines) + (
+        f'\n\n{machine(runs[-1]["environment"])}; images of {settings["pixels"]} pixels, {settings["epochs"]} epochs, the same '
+        f'recipe, start and crops for both; `python benchmarks/peft_flowers.py`.')
 
 
-def tuners() -> str:
+def tuners(found: dict[str, Any]) -> str:
     """Every tuner by one recipe on a part of CIFAR-100: the best first."""
-    found = json.loads((HERE / 'results' / 'tuners.json').read_text())
     settings, runs = found['settings'], found['runs']
     train, test = (100 * settings[f'{split}_per_class'] for split in ('train', 'test'))
-    headers = (f'DeiT-Tiny, CIFAR-100 subset ({train:,} train, {test:,} test images)', 'accuracy, %', 'trained numbers',
-               's / step', 'kept for backward, MB', 'peak memory, MB', 'folder, kB')
-    rows = [f'| {" | ".join(headers)} |', '|---' * len(headers) + '|']
-    for name, run in sorted(runs.items(), key=lambda item: -item[1]['accuracy']):
-        rows.append(f'| {name} | {100 * run["accuracy"]:.2f} | {run["parameters"]:,} | {run["seconds"]:.3f} | '
-                    f'{run["saved_bytes"] / 1e6:.1f} | {run["peak_mb"]:.0f} | {run["folder_bytes"] / 1e3:.0f} |')
+    headers = [f'DeiT-Tiny, CIFAR-100 subset ({train:,} train, {test:,} test images)', 'accuracy, %', 'trained numbers',
+               's / step', 'kept for backward, MB', 'peak memory, MB', 'folder, kB']
+    lines = [[name, f'{100 * run["accuracy"]:.2f}', f'{run["parameters"]:,}', f'{run["seconds"]:.3f}',
+              f'{run["saved_bytes"] / 1e6:.1f}', f'{run["peak_mb"]:.0f}', f'{run["folder_bytes"] / 1e3:.0f}']
+             for name, run in sorted(runs.items(), key=lambda item: -item[1]['accuracy'])]
     environment = list(runs.values())[-1]['environment']
-    return '\n'.join(rows) + (
+    return grid(headers, lines) + (
         f'\n\n{machine(environment)}, threads: {environment["threads"]}; images of 32 pixels taken at {settings["pixels"]}, '
         f'{settings["epochs"]} epochs, seed {settings["seed"]}, the recipe and the learning rate ({settings["lr"]:g}) the same for '
         f'all, the head not counted in trained numbers; `python benchmarks/tuners.py`.')
 
 
-def machine(environment: dict) -> str:
+def walkthroughs(found: dict[str, Any]) -> str:
+    """The configs on a few images."""
+    lines = [[f'configs/{run["config"]}.py', f'{run["train_images"]:,}', f'{run["test_images"]:,}', f'{100 * run["before"]:.2f}',
+              f'{100 * run["accuracy"]:.2f}', f'{run["trainable"]:,}', f'{run["bytes"]:,}'] for run in found['runs']]
+    headers = ['config', 'train images', 'test images', 'before, %', 'after, %', 'trained numbers', 'file, bytes']
+    return grid(headers, lines) + (
+        f'\n\n{machine(found["environment"])}; seed 0; `python benchmarks/walkthroughs.py`. These are walk-throughs, not claims of '
+        f'accuracy: the weights have seen the jellyfish, mushrooms and goldfish before, and the goldfish are tested on themselves.')
+
+
+def ecosystem(found: dict[str, Any]) -> str:
+    """The largest difference of the logits: folders, case by case, and exports."""
+    sides, environment = found['differences'], found['environment']
     packages = environment['packages']
-    return f'{environment["cores"]} CPU cores, torch {packages["torch"]}, timm {packages["timm"]}'
+    lines = [[case, f'{difference:.1e}'] for case, difference in sides['ModelScope, in'].items()]
+    cases = list(dict.fromkeys([*sides['PEFT, in'], *sides['PEFT, out']]))
+    both = [[case, *(f'{sides[side][case]:.1e}' if case in sides[side] else '-' for side in ('PEFT, in', 'PEFT, out'))]
+            for case in cases]
+    exports = [[f'`{to}`', f'{one["bytes"]:,}', f'{one["difference"]:.1e}'] for to, one in found['exports'].items()]
+    return '\n\n'.join([
+        grid(['ModelScope', 'in'], lines), grid(['PEFT', 'in', 'out'], both),
+        f'Exports of {found["model"]} with LoRA of rank 10:', grid(['`--to`', 'bytes', 'difference'], exports),
+        f'{machine(environment)}, peft {packages["peft"]}, onnxruntime {packages["onnxruntime"]}; '
+        f'`python benchmarks/ecosystem.py`.'])
 
 
-TABLES = {README: {'quickstart.json': quickstart, 'peft_flowers.json': flowers},
-          HERE.parent / 'docs/tuners.md': {'tuners.json': tuners}}
+def float8() -> str:
+    """What precision costs in accuracy: mean and deviation over seeds."""
+    runs = read_results(HERE / 'results' / 'float8')
+    lines = []
+    for precision in ('fp32', 'bf16', 'fp8'):
+        found = [100 * run['metrics']['accuracy'] for run in runs if run['config']['train']['precision'] == precision]
+        lines.append([f'{precision}, {len(found)} seeds', spread(found)])
+    table = grid(['LoRA r=10 on DeiT-Tiny, Flowers 102 at 112 pixels, 10 epochs', 'accuracy, %'], lines)
+    return f'`python tools/benchmark.py benchmarks/suites/float8.py`\n\n{table}'
+
+
+def speed() -> list[str]:
+    """The tables of benchmarks/speed, each below its command."""
+    found = {name: results(f'../speed/results/{name}') for name in SPEED}
+    return ['\n\n'.join([f'`python benchmarks/speed/{name}.py`, {machine(environment_of(one))}', *map(markdown, SPEED[name](one))])
+            for name, one in found.items() if one]
+
+
+def environment_of(found: Any) -> dict[str, Any]:
+    """That of a result, which may be of several parts."""
+    return found['environment'] if 'environment' in found else environment_of(list(found.values())[-1])
+
+
+def results(name: str) -> Any:
+    """What a file of results/ holds; None where nothing was measured."""
+    path = HERE / 'results' / f'{name}.json'
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample deviation."""
+    return f'{statistics.mean(values):.2f}' + (f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else '')
+
+
+def grid(headers: list[str], lines: list[list[str]]) -> str:
+    return '\n'.join([f'| {" | ".join(headers)} |', '|---' * len(headers) + '|', *(f'| {" | ".join(line)} |' for line in lines)])
+
+
+def markdown(table: Table) -> str:
+    """A rich table, below its title, as a page has them."""
+    title, table.title, table.box = str(table.title), None, box.MARKDOWN
+    console = Console(width=400, file=StringIO(), record=True)
+    console.print(table)
+    lines = [re.sub(r' {2,}', ' ', line.strip()) for line in console.export_text().splitlines()]
+    return '\n'.join([f'{title}:', '', *filter(None, lines)])
+
+
+def machine(environment: dict[str, Any]) -> str:
+    packages = environment['packages']
+    cores = f'{environment["cores"]} cores of {environment["processor"]}' if 'processor' in environment else (
+        f'{environment["cores"]} CPU cores (model not recorded)')
+    return f'{cores}, torch {packages["torch"]}, timm {packages["timm"]}'
+
+
+def pages() -> dict[Path, str]:
+    """Each page as it should be."""
+    tables = {'README.md': dict(quickstart=quickstart, peft_flowers=flowers),
+              'docs/tuners.md': dict(tuners=tuners, walkthroughs=walkthroughs), 'docs/ecosystem.md': dict(ecosystem=ecosystem)}
+    measured = {page: [table(found) for name, table in entries.items() if (found := results(name))]
+                for page, entries in tables.items()}
+    measured['docs/speed.md'] = [*speed(), float8()]
+    return {ROOT / page: filled((ROOT / page).read_text(), blocks) for page, blocks in measured.items()}
+
+
+def filled(text: str, blocks: list[str]) -> str:
+    """A page's text with the blocks between its markers."""
+    inside = '\n\n'.join(['<!-- measured -->', *(blocks or ['Not measured.']), '<!-- end -->'])
+    return re.sub(r'<!-- measured -->.*<!-- end -->', lambda _: inside, text, flags=re.DOTALL)
 
 
 def main() -> None:
-    for page, tables in TABLES.items():
-        measured = [table() for name, table in tables.items() if (HERE / 'results' / name).exists()]
-        text = '\n\n'.join(['<!-- measured -->', *measured, '<!-- end -->'])
-        page.write_text(re.sub(r'<!-- measured -->.*<!-- end -->', lambda _, text=text: text, page.read_text(), flags=re.DOTALL))
+    for page, text in pages().items():
+        page.write_text(text)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Every tuner on DeiT-Tiny and a part of CIFAR-100 (subset), by one recipe: accuracy, size, time and memory.
 
     python benchmarks/tuners.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
-    python benchmarks/tuners.py --data-root DIR --checkpoint … --only LoRA VPT-deep --train-per-class 2 --epochs 1 --output try.json
+    python benchmarks/tuners.py --data-root DIR --checkpoint … --only LoRA VPT-deep --train-per-class 2 --epochs 1 --trial
     python benchmarks/tuners.py --data-root DIR --checkpoint … --time       # the seconds of what was trained, again, in one go
 
 The recipe is configs/_base_/recipes/vet.py (AdamW, random resized crops, flips), with one learning rate for all: a tuner that
@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from vet import build_trainer
+from vet.benchmark import record
 from vet.config import load_config
 from vet.datasets.base import ImageDataset
 from vet.datasets.image_folder import ImageFolder
 from vet.engine.batches import Batch, Order
 from vet.engine.environment import describe
-from vet.engine.files import write_file
 from vet.engine.learner import Learner
 from vet.engine.meter import Meter
 from vet.engine.trainer import Trainer
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument('--lr', type=float, default=2e-3)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--only', nargs='+', choices=TUNERS, default=list(TUNERS), metavar='NAME', help=', '.join(TUNERS))
-    parser.add_argument('--output', type=Path, default=HERE / 'results' / 'tuners.json')
+    record.add_output(parser, HERE / 'results' / 'tuners.json')
     parser.add_argument('--time', action='store_true', help='time the steps of what was trained again')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     parser.add_argument('--into', type=Path, help=argparse.SUPPRESS)
@@ -178,14 +178,14 @@ def main() -> None:
         args.into.write_text(json.dumps(measure(args.measure, args)))
         return
     settings = {key: getattr(args, key) for key in ('pixels', 'train_per_class', 'test_per_class', 'epochs', 'lr', 'seed')}
-    environment = describe(torch.device('cpu'))
-    found = json.loads(args.output.read_text()) if args.output.exists() else dict(settings=settings, runs={})
+    environment, path = describe(torch.device('cpu')), record.output(args)
+    found = json.loads(path.read_text()) if path.exists() else dict(settings=settings, runs={})
     if found['settings'] != settings:
-        sys.exit(f'{args.output} was measured with {found["settings"]}; give other --output, or remove it.')
+        sys.exit(f'{path} was measured with {found["settings"]}; give other --output, or remove it.')
     for name in args.only:
         if (name in found['runs']) == args.time and (run := measure(name, args) if args.time else in_a_process(name)):
             found['runs'][name] = found['runs'].get(name, {}) | run | dict(environment=environment)
-            write_file(args.output, json.dumps(found, indent=1) + '\n')
+            record.write(path, found)
     show({name: found['runs'][name] for name in TUNERS if name in found['runs']})
     if missing := [name for name in args.only if name not in found['runs']]:
         sys.exit(f'failed, and will be tried again by the same command: {", ".join(missing)}')

@@ -45,6 +45,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from vet import build_trainer
+from vet.benchmark import record
 from vet.datasets.flowers102 import Flowers102
 from vet.datasets.hold_out import Part
 from vet.datasets.image_folder import ImageFolder
@@ -299,18 +300,18 @@ def main() -> None:
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--counts', nargs='+', type=int, default=[1_000, 3_000, 10_000, 30_000, 100_000])
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
+    record.add_output(parser, RESULTS)
     args = parser.parse_args()
     if set(args.jobs) & {'reading', 'epochs'} and not args.data_root or 'epochs' in args.jobs and not args.checkpoint:
         parser.error('the jobs reading and epochs need --data-root, and epochs needs --checkpoint')
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    path = record.output(args)
+    results = json.loads(path.read_text()) if path.exists() else {}
     environment = describe(torch.device(args.device))
     for name in args.jobs:
         run, show = JOBS[name]
         found = run(args)
         results[name] = dict(found=found, environment=environment)
-        args.output.write_text(json.dumps(results, indent=1) + '\n')
+        record.write(path, results)
         Console(width=150).print(show(found))
 
 

@@ -6,7 +6,6 @@ They take turns, after one round that does not count. Writes results/imports.jso
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vet.benchmark import record
 from vet.engine.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'imports.json'
@@ -42,13 +42,13 @@ def shown(found: dict) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=9)
-    parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
+    record.add_output(parser, RESULTS)
     args = parser.parse_args()
+    path = record.output(args)
     rounds = [{name: seconds(code) for name, code in COMMANDS.items()} for _ in range(args.rounds + 1)][1:]
     found = dict(rounds=args.rounds, seconds={name: [times[name] for times in rounds] for name in COMMANDS},
                  environment=describe(torch.device('cpu')))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(found, indent=1) + '\n')
+    record.write(path, found)
     Console().print(shown(found))
 
 

@@ -10,7 +10,6 @@ tuner. Weights: what each side must hold. Prints a table and writes results/many
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from pathlib import Path
@@ -19,13 +18,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vet.benchmark import record
 from vet.core.model import ImageClassifier
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.engine.environment import describe
 from vet.hub.model_folder import build_classifier
 from vet.registry import BACKBONES
 
-RESULT = Path(__file__).parent / 'results' / 'many_tuners.json'
+RESULTS = Path(__file__).parent / 'results' / 'many_tuners.json'
 
 
 def main() -> None:
@@ -35,8 +35,9 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=32, metavar='IMAGES')
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--output', type=Path, default=RESULT, metavar='FILE')
+    record.add_output(parser, RESULTS)
     args = parser.parse_args()
+    path = record.output(args)
 
     device = torch.device(args.device)
     backbone = BACKBONES.build(dict(type='timm', name=args.model, pretrained=False)).to(device).eval()
@@ -74,8 +75,7 @@ def main() -> None:
         switch_microseconds=switching(model, names), max_difference=max(
             (a - b).abs().max().item() for other in others for a, b in zip(reference, other)),
         sides={side: dict(seconds=times[1:], weights_mb=weights[side] / 1e6) for side, times in seconds.items()})
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(found, indent=1) + '\n')
+    record.write(path, found)
     Console().print(shown(found))
 
 

@@ -6,7 +6,6 @@ One training step on ViT-S/16 (random weights, 8 images), counted as in steps.py
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from steps import JOBS, Sides, saved_bytes
 
+from vet.benchmark import record
 from vet.engine.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'memory.json'
@@ -25,15 +25,13 @@ TUNERS = {'LoRA': dict(type='LoRA', rank=10), 'Partial, last 2 blocks': dict(typ
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
-    args = parser.parse_args()
-    device, saved = torch.device('cpu'), {}
+    record.add_output(parser, RESULTS)
+    path, device, saved = record.output(parser.parse_args()), torch.device('cpu'), {}
     for name in ('vit-fp32', 'vit-bf16'):
         sides = Sides(JOBS[name], device)
         saved[name] = {tuner: saved_bytes(sides.vet(tuners=[entry])) for tuner, entry in TUNERS.items()}
     found = dict(saved_bytes=saved, environment=describe(device))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(found, indent=1) + '\n')
+    record.write(path, found)
     Console(width=120).print(shown(found))
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vet import build_trainer
+from vet.benchmark import record
 from vet.engine.environment import describe
 
 DATASETS = {'flowers-102': dict(type='Flowers102', split='train'),
@@ -56,14 +57,14 @@ def main() -> None:
     parser.add_argument('--workers', type=int, default=0)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
+    record.add_output(parser, RESULTS)
     args = parser.parse_args()
+    path = record.output(args)
     runs = [(seconds(args, 1, False), seconds(args, args.epochs, True)) for _ in range(args.rounds)]
     found = dict(runs=runs, model=args.model, epochs=args.epochs, pixels=args.pixels, dataset=args.dataset,
                  environment=describe(torch.device(args.device)))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
-    args.output.write_text(json.dumps(results | {f'{args.model}, {args.dataset}': found}, indent=1) + '\n')
+    results = json.loads(path.read_text()) if path.exists() else {}
+    record.write(path, results | {f'{args.model}, {args.dataset}': found})
     Console().print(shown(found))
 
 

@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vet.benchmark import record
 from vet.config import Schedule, Train
 from vet.core.model import ImageClassifier
 from vet.engine.batches import Batch, Order
@@ -256,16 +257,16 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--compile', action='store_true')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE')
+    record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    path = record.output(args)
+    results = json.loads(path.read_text()) if path.exists() else {}
     device = torch.device(args.device)
     for name in args.jobs:
         with freed_memory_kept(device):
             found = measure(JOBS[name], device, args.rounds, args.compile)
         results[f'{name}, {device.type}'] = found
-        args.output.write_text(json.dumps(results, indent=1) + '\n')
+        record.write(path, results)
         Console(width=150).print(shown(name, found))
 
 

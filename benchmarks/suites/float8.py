@@ -3,8 +3,7 @@
     python tools/benchmark.py benchmarks/suites/float8.py --jobs 2 --data-root DATA --cfg-options model.backbone.checkpoint=FILE
 
 By the protocol of deit_tiny_cpu, for 10 epochs: images of 112 pixels, the 1,020 of the training split. A CPU computes float8 as a
-GPU does, but no faster than float32. DATA and FILE as there. Measured on 2 CPU cores: fp32 77.14 ± 0.39, bf16 76.93 ± 0.37, fp8
-77.28 ± 0.26 %; other programs ran beside, so that the times say nothing.
+GPU does, but no faster than float32. DATA and FILE as there. docs/speed.md has the accuracies.
 """
 
 _base_ = ['deit_tiny_cpu.py']

@@ -49,7 +49,7 @@ INTO = {
 
 
 @pytest.mark.parametrize('case', INTO)
-def test_what_peft_wrote_gives_the_same_logits(case, tmp_path):
+def test_what_peft_wrote_gives_the_same_logits(case, tmp_path, record_property):
     family, config = INTO[case]
     theirs = adapter(family, config, tmp_path)
     given = network(family)
@@ -59,7 +59,7 @@ def test_what_peft_wrote_gives_the_same_logits(case, tmp_path):
     assert not model.training
     with torch.no_grad():
         ours = model(images(3))
-    print(case, difference(ours, theirs))
+    record_property('difference', difference(ours, theirs))     # for benchmarks/ecosystem.py
     assert difference(ours, theirs) < 1e-5 and difference(plain, theirs) > 1e-2
     has_head = any(HEAD[family].startswith(name) for name in config.modules_to_save or ())
     assert isinstance(model, ImageClassifier if has_head else Backbone)
@@ -139,7 +139,7 @@ OUT = {
 
 
 @pytest.mark.parametrize('case', OUT)
-def test_peft_reads_what_is_written(case, tmp_path):
+def test_peft_reads_what_is_written(case, tmp_path, record_property):
     family, tuners = OUT[case]
     model = tuned(family, *tuners)
     save_peft(model, tmp_path)
@@ -147,7 +147,7 @@ def test_peft_reads_what_is_written(case, tmp_path):
     reference = peft.PeftModel.from_pretrained(plain, tmp_path).eval()
     with torch.no_grad():
         ours, theirs = model(images(3)), reference(images(3))
-    print(case, difference(ours, theirs))
+    record_property('difference', difference(ours, theirs))     # for benchmarks/ecosystem.py
     assert difference(ours, theirs) < 1e-5 and difference(ours, network(family)(images(3))) > 1e-2
     with torch.no_grad():
         assert difference(load_peft(tmp_path, network(family))(images(3)), ours) < 1e-5
