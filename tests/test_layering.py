@@ -18,7 +18,7 @@ ARROWS = {
     'datasets': {'errors', 'registry'}, 'transforms': {'errors', 'registry'}, 'metrics': {'errors', 'registry'},
     'engine': ENGINE, 'hub': HUB, 'builders': HUB | {'hub'}, 'pipelines': HUB | {'hub', 'builders'},
     'compat': API, 'benchmark': API, 'cli': API | {'benchmark'}, 'tools': API | {'cli'},
-    'benchmarks': API | {'benchmark', 'cli', 'tools'},
+    'benchmarks': API | {'backbones', 'benchmark', 'cli', 'tools'},
 }
 # What several plugins of a room stand on, beside modules that register nothing.
 SHARED = {'vet.backbones.timm': {'vet.backbones.digits'}}
