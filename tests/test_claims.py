@@ -80,6 +80,13 @@ def test_the_counts_of_the_readme_are_those_of_the_quickstart(tmp_path):
         count[key] for key in ('trainable', 'tuners', 'head', 'total')]
 
 
+def test_the_readme_says_about_what_the_quickstart_measured():
+    runs = [run for run in json.loads((ROOT / 'benchmarks/results/quickstart.json').read_text())['runs'] if run['tuner'] == 'LoRA']
+    accuracies = [run['accuracy'] for run in runs]
+    about = float(re.search(r'^test accuracy after +about (0\.\d\d)$', README, re.M)[1])
+    assert abs(about - sum(accuracies) / len(accuracies)) < 0.015
+
+
 def test_measure_runs_every_script_that_exists():
     measure = script('measure')
     scripts = {name: measure.command(name, Path('data'), False)[1] for name in measure.JOBS}

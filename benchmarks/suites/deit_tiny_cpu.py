@@ -1,4 +1,4 @@
-"""DeiT-Tiny on small images, one seed: deit_tiny_real by a protocol for a CPU, 14 runs in about an hour and a half on one core.
+"""DeiT-Tiny on small images, one seed: deit_tiny_real by a protocol for a CPU, 14 runs.
 
     python tools/benchmark.py benchmarks/suites/deit_tiny_cpu.py --data-root DATA --cfg-options model.backbone.checkpoint=FILE
 

@@ -1,4 +1,4 @@
-"""DeiT-Tiny on Oxford Flowers and a part of CIFAR-100, seven tuners, three seeds: 42 runs, minutes each on a GPU.
+"""DeiT-Tiny on Oxford Flowers and a part of CIFAR-100, seven tuners, three seeds: 42 runs, for a GPU.
 
     python tools/benchmark.py benchmarks/suites/deit_tiny_real.py --data-root DATA --cfg-options model.backbone.checkpoint=FILE
 

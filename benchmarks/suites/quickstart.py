@@ -1,4 +1,4 @@
-"""Handwritten digits 5 to 9 on the ViT that ships with vet: offline, about three minutes on two CPU cores.
+"""Handwritten digits 5 to 9 on the ViT that ships with vet: offline.
 
     python tools/benchmark.py benchmarks/suites/quickstart.py
 """

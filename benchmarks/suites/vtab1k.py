@@ -1,4 +1,4 @@
-"""VTAB-1k: 19 tasks, ViT-B/16 of ImageNet-21k (orig), eighteen tuners, three seeds: 1,026 runs of a few minutes, for a GPU.
+"""VTAB-1k: 19 tasks, ViT-B/16 of ImageNet-21k (orig), eighteen tuners, three seeds: 1,026 runs, for a GPU.
 
     python tools/benchmark.py benchmarks/suites/vtab1k.py --data-root DATA
 
