@@ -47,7 +47,7 @@ def test_outside_nothing_is_left_of_it():
     assert torch.allclose(lean, before, rtol=1e-5, atol=1e-5)
     with pytest.raises(ZeroDivisionError), model.lean():
         raise ZeroDivisionError
-    assert not any('forward' in part.__dict__ and '_reweights' not in part.__dict__ for part in model.backbone.network.modules())
+    assert not any('forward' in part.__dict__ and '_reweighted' not in part.__dict__ for part in model.backbone.network.modules())
 
 
 @pytest.mark.parametrize('net', [

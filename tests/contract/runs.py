@@ -99,7 +99,7 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
 def leftovers(module: nn.Module) -> list[str]:
     """Modules that still bear marks of an edit: hooks, an instance's forward, reweights, parameters that train."""
     return [name for name, part in module.named_modules()
-            if part._forward_hooks or part._forward_pre_hooks or 'forward' in part.__dict__ or '_reweights' in part.__dict__
+            if part._forward_hooks or part._forward_pre_hooks or 'forward' in part.__dict__ or '_reweighted' in part.__dict__
             or any(p.requires_grad for p in part.parameters(recurse=False))]
 
 

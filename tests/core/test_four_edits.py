@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tests.nets import tiny
-from vet.core.edits import Hook, Reweight, Thaw
+from vet.core.edits import Hook, Thaw
+from vet.core.reweight import Reweight
 
 
 class Scale(nn.Module):

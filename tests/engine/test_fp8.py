@@ -37,7 +37,7 @@ def case(label):
 
 def taken(model) -> set[str]:
     return {name.removeprefix('blocks.') for name, module in model.backbone.network.named_modules()
-            if type(module) is nn.Linear and ('_plain' if '_reweights' in vars(module) else 'forward') in vars(module)}
+            if type(module) is nn.Linear and (module._reweighted.class_forward if '_reweighted' in vars(module) else vars(module).get('forward'))}
 
 
 def in_fp8(model):

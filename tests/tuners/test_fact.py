@@ -39,7 +39,7 @@ def test_every_matrix_has_its_own_middle_between_shared_ends(variant):
             W = layer.weight + torch.cat(parts, 1 if name == 'mlp.fc2' else 0)
             x = torch.randn(5, layer.in_features, dtype=torch.float64)
             assert torch.allclose(layer(x), x @ W.T + layer.bias, rtol=0, atol=1e-8)
-            assert torch.allclose(layer._reweights[0].delta(layer.weight, layer.bias)[0], W, rtol=0, atol=1e-8)
+            assert torch.allclose(layer._reweighted.edits[0].delta(layer.weight, layer.bias)[0], W, rtol=0, atol=1e-8)
     assert sorted(seen) == list(range(36))
 
 

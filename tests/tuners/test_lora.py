@@ -98,7 +98,7 @@ def test_dropout_acts_on_the_updates_input_in_training_alone():
     module, A, B = tuned(nn.Conv2d(4, 8, 3), 'fc', rank=3, dropout=0.5)
     x = torch.ones(4000, 8, dtype=torch.float64)
     frozen = x @ module.weight.T + module.bias
-    delta = module._reweights[0].delta.train()
+    delta = module._reweighted.edits[0].delta.train()
     torch.manual_seed(0)
     update = module(x) - frozen
     torch.manual_seed(0)
@@ -156,7 +156,7 @@ def test_linear_route_makes_neither_the_updated_weight_nor_its_gradient(route, m
     tuner.attach(backbone)
     qkv = backbone.network.blocks[0].attn.qkv
     if route == 'whole':                                    # the control: what the count shows without the split
-        qkv._reweights[0].delta.splits = lambda module: False
+        qkv._reweighted.edits[0].delta.splits = lambda module: False
     x = torch.randn(7, 32, requires_grad=True)
     with Made(96 * 32) as seen:
         qkv(x).sum().backward()

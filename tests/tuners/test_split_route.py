@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.nets import tiny
-from vet.core.deltas import AddProduct, add_product, through
+from vet.core.products import AddProduct, add_product, through
 from vet.registry import TUNERS
 
 SPLIT = [dict(type='LoRA', rank=2), dict(type='LoRA', rank=2, variant='rslora'), dict(type='LoRA', rank=2, variant='pissa'),
@@ -28,7 +28,7 @@ def layer(config: dict, split: bool) -> nn.Module:
     qkv = backbone.network.blocks[0].attn.qkv
     qkv.__dict__['owner'] = tuner           # kept alive
     if not split:
-        qkv._reweights[0].delta.splits = lambda module: False
+        qkv._reweighted.edits[0].delta.splits = lambda module: False
     return qkv
 
 

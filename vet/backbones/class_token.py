@@ -15,7 +15,7 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from vet.core.modes import instead
+from vet.core.reweight import forward_replaced
 
 
 def pools_class_token(network: Any) -> bool:
@@ -41,7 +41,8 @@ def class_token_only(network: Any) -> Iterator[None]:
     if not pools_class_token(network) or any('forward' in part.__dict__ for part in (last, last.attn)):
         yield
         return
-    with instead(last, partial(_block, last)), instead(last.attn, partial(_attention, last.attn)):
+    with (forward_replaced(last, partial(_block, last)),
+          forward_replaced(last.attn, partial(_attention, last.attn))):
         yield
 
 

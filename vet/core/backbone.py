@@ -57,6 +57,7 @@ class Backbone(nn.Module):
     """
 
     lean: Lean | None = None
+    is_merged = False           # whether its classifier has written reweights into the weights, see ImageClassifier.merge
 
     def __init__(self, network: nn.Module, layout: Layout, preprocessing: Preprocessing, identity: Mapping[str, Any],
                  published: Preprocessing | None = None, remarks: Iterable[str] = ()):

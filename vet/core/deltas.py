@@ -8,30 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vet.core.edits import reweights_of
-from vet.core.merged import flattened
-from vet.core.modes import is_recorded
+from vet.core.delta import Delta
+from vet.core.products import add_product
+from vet.core.reweight import reweights_of
 from vet.core.site import Site
 
 
-class LowRankUpdate(nn.Module):
+class LowRankUpdate(Delta):
     """W + B A, for a class whose `factors` says A (k, in) and B (out, k).
 
     A convolution's weight (out, in / groups, kH, kW) is taken as (out, in kH kW / groups).
     """
 
-    dropout = 0.0               # of the update's input, in training
-    reads_weight = False        # whether `split` computes from the weight itself
-    own: tuple[str, ...] = ()           # parameters that mean something beside this frozen weight alone: tasks never share them
-    linear_in: tuple[str, ...] = ()     # the state B A is linear in, whatever W is; not inherited: a subclass may differ
+    reads_weight = False
 
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A (k, in) and B (out, k), whatever scales them included"""
-        raise NotImplementedError(f'{type(self).__name__} must write factors()')
-
-    @property
     def adds_product(self) -> bool:
-        """Whether `split` now adds B A x and nothing else, so that several can be one product."""
         return type(self).split is LowRankUpdate.split and not (self.training and self.dropout)
 
     def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -46,52 +37,6 @@ class LowRankUpdate(nn.Module):
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y + B A x: of tokens x (…, in), y (…, out), or of maps (B, in, H, W), (B, out, H', W'). May write into y."""
         return add_product(module, F.dropout(x, self.dropout, self.training), y, *self.factors())
-
-
-def through(module: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """B A x as `module`, a Linear or a plain Conv2d of that weight, computes it; A (k, in) and B (out, k)"""
-    h = down(module, x, A)
-    return F.linear(h, B) if isinstance(module, nn.Linear) else F.conv2d(h, B[:, :, None, None])
-
-
-def down(module: Any, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
-    """A x as `module` computes it: (…, k) or (B, k, H', W')"""
-    if isinstance(module, nn.Linear):
-        return F.linear(x, A)
-    return module._conv_forward(x, A.view(len(A), module.in_channels, *module.kernel_size), None)
-
-
-def add_product(module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """y + B A x; y, the fresh output of `module`, may be written into."""
-    is_linear = isinstance(module, nn.Linear)
-    channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
-    if channels_last and not is_recorded():
-        return AddProduct.apply(y, down(module, x, A), B, -1 if is_linear else 1)
-    return y + through(module, x, A, B)
-
-
-class AddProduct(torch.autograd.Function):
-    """y + B h, written into y: y (…, out, …), h (…, k, …) with channels at `axis`, last in memory, and B (out, k).
-
-    Computed in y's dtype. No tensor of y's size is made, forward or backward. y comes first: where it is a view, as a Linear's
-    output is in torch 2.11, autograd takes the first gradient for its own.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
-        y.movedim(axis, -1).view(-1, len(B)).addmm_(flattened(h, axis).to(y.dtype), B.to(y.dtype).T)
-        ctx.mark_dirty(y)
-        ctx.save_for_backward(h, B)         # its own inputs: of what is made here, a second backward would know no history
-        ctx.axis = axis
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        h, B = ctx.saved_tensors
-        gy, shape = flattened(gradients[0], ctx.axis), h.movedim(ctx.axis, -1).shape
-        gh = (gy @ B.to(gy.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[1] else None
-        gB = (gy.T @ flattened(h, ctx.axis).to(gy.dtype)).to(B.dtype) if ctx.needs_input_grad[2] else None
-        return gradients[0], gh, gB, None
 
 
 class LowRank(LowRankUpdate):
@@ -146,7 +91,7 @@ class LowRank(LowRankUpdate):
         return f'{self.out_features} rows, rank={self.rank}, scale={self.scale:g}, pairs={len(self.rows)}'
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Delta):
     """u(h) = scale (W2 act(W1 h + b1) + b2) along the channel axis, added to what flows: y + u(y), or y + u(x) in parallel.
 
     axis: -1 for tokens (B, N, C) and maps (B, H, W, C), -3 for maps (B, C, H, W).
@@ -185,7 +130,7 @@ class Bottleneck(nn.Module):
         return y + u.movedim(-1, self.axis).to(y.dtype)
 
 
-class DropLast(nn.Module):
+class DropLast(Delta):
     """(B, N + count, C) -> (B, N, C): takes added tokens away, which stay last."""
 
     by_token = True
@@ -198,15 +143,11 @@ class DropLast(nn.Module):
         return y[:, :max(1, y.shape[1] - self.count)]       # of a lean block's output, (B, 1, C), nothing
 
 
-class InputLowRank(nn.Module):
+class InputLowRank(Delta):
     """W (I + B A) and bias + W shift: x becomes x + B A x + shift before a pointwise weight W (out, in).
 
     A class says A (k, in) and B (in, k) in `factors`, and its (in,) or None in `shift`.
     """
-
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A (k, in) and B (in, k), whatever scales them included"""
-        raise NotImplementedError(f'{type(self).__name__} must write factors()')
 
     def shift(self) -> torch.Tensor | None:
         """(in,), or None where the weight has no bias that could take it up"""
@@ -236,7 +177,7 @@ class InputLowRank(nn.Module):
         return y + F.linear(F.linear(x, A), module.weight @ B, None if shift is None else module.weight @ shift)
 
 
-class Scale(nn.Module):
+class Scale(Delta):
     """gamma W and gamma b + beta: an output channel's scale and, with `shift`, its shift; of any weight that has channels.
 
     gamma starts at 1 and beta at 0, both with normal noise of `std`.
@@ -266,3 +207,18 @@ class Scale(nn.Module):
         shape = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
         scaled = y + (self.gamma - 1).view(shape).to(y.dtype) * y
         return scaled if self.beta is None else scaled + self.beta.view(shape).to(y.dtype)
+
+
+class ScaleInput(Delta):
+    """W diag(gamma): the input channels of a Linear or of a convolution in `groups`. gamma starts at 1."""
+
+    def __init__(self, weight_shape: torch.Size, groups: int = 1):
+        super().__init__()
+        self.groups = groups
+        self.gamma = nn.Parameter(torch.ones(weight_shape[1] * groups))
+
+    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """weight (out, in / groups, …), bias (out,) or None -> the same shapes"""
+        by_group = weight.view(self.groups, -1, *weight.shape[1:])                  # (groups, out / groups, in / groups, …)
+        gamma = self.gamma.to(weight.dtype).view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
+        return (by_group * gamma).view_as(weight), bias

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vet.core.deltas import LowRank, add_product, through
-from vet.core.edits import reweights_of
+from vet.core.deltas import LowRank
+from vet.core.products import add_product, through
+from vet.core.reweight import reweights_of
 from vet.errors import UserError
 
 
@@ -23,7 +24,7 @@ class DoRA(LowRank):
 
     takes_dropout = False
     reads_weight = True
-    own = ('m',)
+    bound_to_weight = ('m',)
 
     def make(self, in_features: int, num_rows: int) -> None:
         super().make(in_features, num_rows)
@@ -75,7 +76,7 @@ class PiSSA(LowRank):
     """
 
     linear_in = ('B', 'B0')
-    own = ('A', 'B')
+    bound_to_weight = ('A', 'B')
     A0: torch.Tensor
     B0: torch.Tensor
 
@@ -102,13 +103,12 @@ class PiSSA(LowRank):
         """scale B0, as full_B is scale B"""
         return self.placed(self.scale * self.B0)
 
-    @property
     def adds_product(self) -> bool:
         return not (self.training and self.dropout)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y + scale (B A d(x) - B0 A0 x), d the dropout"""
-        if self.adds_product:
+        if self.adds_product():
             return super().split(module, x, y)
         dropped = F.dropout(x, self.dropout)
         return add_product(module, dropped - x, add_product(module, dropped, y, *self.factors()), self.A0, self.full_B0())

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
-from vet.core.edits import Hook, Reweight, Thaw, new_tensors, parameter_or_none
+from vet.core.delta import declared
+from vet.core.edits import Hook, Thaw
 from vet.core.modes import in_eval
+from vet.core.reweight import Merged, Reweight, merge_reweights, unmerge_reweights
 from vet.core.tensor_file import misfits, not_finite
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
@@ -29,11 +31,16 @@ class ImageClassifier(nn.Module):
         self.tuners = nn.ModuleList(tuners)
         for tuner in self.tuners:
             tuner.attach(backbone)
-        self._merged: list[tuple[nn.Module, str, torch.Tensor | None, dict[str, Any]]] = []
+        self._merged: list[Merged] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """images (B, 3, H, W) -> logits (B, K), float32"""
-        return self.head(self.backbone(images))
+        """images (B, 3, H, W) -> logits (B, K), float32. UserError while the model is merged and trains."""
+        if self.is_merged and self.training and torch.is_grad_enabled():
+            raise _merged_error('trained: the tuners would get no gradient')
+        logits = self.head(self.backbone(images))
+        if self.is_merged and logits.requires_grad and not images.requires_grad:
+            logits.register_hook(_refuse_gradient)
+        return logits
 
     @property
     def tasks(self) -> dict[str | None, 'ImageClassifier']:
@@ -66,7 +73,12 @@ class ImageClassifier(nn.Module):
         return {f'{i}.{name}': value for i, tuner in enumerate(self.tuners) for name, value in tuner.training_state().items()}
 
     def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
-        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is loaded."""
+        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is loaded.
+
+        UserError while the model is merged.
+        """
+        if self.is_merged:
+            raise _merged_error('loaded: the merged weights would stay what they are')
         load_into(self.trained_state(), state, source)
 
     def count(self) -> dict[str, int]:
@@ -86,36 +98,45 @@ class ImageClassifier(nn.Module):
         lean, network = self.backbone.lean, self.backbone.network
         if lean is None:
             return nullcontext()
-        seen = {edit.module for edit in self.edits if isinstance(edit, Hook) and not getattr(edit.delta, 'by_token', False)}
+        seen = {edit.module for edit in self.edits if isinstance(edit, Hook) and not declared(edit.delta).by_token}
         misses = seen and seen.intersection(lean.modules(network))
         return nullcontext() if misses else lean.within(network)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether `merge` was called, and `unmerge` was not."""
+        return self.backbone.is_merged
 
     def merge(self) -> nn.Module:
         """Writes all reweights into plain weights, at no cost at inference, and returns the network; see `unmerge`.
 
-        UserError if a tuner edits what flows through the network, which no weight can hold. Computed in float32.
+        UserError if a tuner edits what flows through the network, which no weight can hold. Computed in float32. A merged model
+        stays what it is. Until `unmerge`, UserError refuses what would go wrong in silence: training, other weights, tuners that
+        are attached or detached.
         """
         for tuner in self.tuners:
             if not tuner.mergeable:
                 raise UserError(f'{type(tuner).__name__} cannot be merged: it edits what flows through the network, not weights.')
-        assert not self._merged, 'merged already'
-        hosts = {id(edit.host): edit.host for edit in self.edits if isinstance(edit, Reweight)}
-        for host in hosts.values():
-            with torch.no_grad(), in_eval(self.tuners):
-                made = new_tensors(host)
-            edited = {name: host.__dict__.pop(name) for name in ('_reweights', 'forward')}
-            for path, tensor in made.items():
-                self._merged.append((host, path, parameter_or_none(host, path), edited))
-                _put(host, path, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
+        if not self.is_merged:
+            hosts = {id(edit.host): edit.host for edit in self.edits if isinstance(edit, Reweight)}
+            with in_eval(self.tuners):
+                self._merged = [merge_reweights(host) for host in hosts.values()]
+            self.backbone.is_merged = True
         return self.backbone.network
 
     def unmerge(self) -> None:
         """Takes `merge` back, bit for bit, from the kept originals."""
         while self._merged:
-            host, path, original, edited = self._merged.pop()
-            _put(host, path, original)
-            for name, value in edited.items():
-                object.__setattr__(host, name, value)
+            unmerge_reweights(self._merged.pop())
+        self.backbone.is_merged = False
+
+
+def _merged_error(what: str) -> UserError:
+    return UserError(f'the model is merged, so that it cannot be {what}. Call unmerge() first.')
+
+
+def _refuse_gradient(gradient: torch.Tensor) -> None:
+    raise _merged_error('trained: the tuners would get no gradient')
 
 
 def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -139,11 +160,6 @@ def require_fit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tenso
     if wrong:
         raise DataError(f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
                         f'(given {_shape(state, own, wrong[0])}, needed {_shape(own, state, wrong[0])}).')
-
-
-def _put(module: nn.Module, path: str, parameter: Any) -> None:
-    owner, _, name = path.rpartition('.')
-    module.get_submodule(owner)._parameters[name] = parameter
 
 
 def _shape(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], name: str) -> object:

@@ -1,11 +1,10 @@
-"""A network otherwise for a while: in eval mode, or a module of it with another forward; and whether somebody records it.
+"""A network in eval mode for a while, and whether somebody records what a network computes.
 
 Imported by whatever looks at networks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,16 +26,3 @@ def in_eval(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Within, the module computes `forward`, and none of its own; after it, what it computed before."""
-    own = vars(module).get('forward')
-    object.__setattr__(module, 'forward', forward)
-    try:
-        yield
-    finally:
-        del vars(module)['forward']
-        if own is not None:
-            object.__setattr__(module, 'forward', own)

@@ -43,7 +43,7 @@ class MultiTaskClassifier(SeveralTasks):
 
     tasks: {name: its classifier}. shared: which of the tuners' parameters are one for all tasks, as a regular expression over
     their whole names, 'tuners.0.deltas.<site>.A'; those that match must be there, of one shape, in every task. Thawed values,
-    and what a delta calls its `own` (DoRA's m, GPS's values), are each task's.
+    and what a delta says is `bound_to_weight` (DoRA's m, GPS's values), are each task's.
     A parameter of one task alone is named 'tuners.<task>.0.deltas…' or 'head.<task>.…'.
     """
 
@@ -51,14 +51,15 @@ class MultiTaskClassifier(SeveralTasks):
         super().__init__()
         self._tasks = nn.ModuleDict(tasks)
         first, *others = (_deltas(model) for model in tasks.values())
-        own = {f'tuners.{i}.{name}' for model in tasks.values() for i, tuner in enumerate(model.tuners) for name in tuner.own()}
-        self._shared = [name for name in first if re.fullmatch(shared, name) and name not in own]
+        bound = {f'tuners.{i}.{name}' for model in tasks.values() for i, tuner in enumerate(model.tuners)
+                 for name in tuner.bound_to_weights()}
+        self._shared = [name for name in first if re.fullmatch(shared, name) and name not in bound]
         misfit = [name for name in self._shared for other in others
                   if name not in other or _get(*other[name]).shape != _get(*first[name]).shape]
         if misfit or (first and not self._shared):
             what = (f'{misfit[0]!r}, which is not of one shape in every task' if misfit else
                     f'nothing that tasks can share among {list(first)[:3]} …' + (
-                        f' (such as {min(own)!r} belongs to one frozen weight)' if own else ''))
+                        f' (such as {min(bound)!r} belongs to one frozen weight)' if bound else ''))
             raise UserError(f'model.shared={shared!r} matches {what}; give a regular expression of names that all tasks have, such '
                             f'as ".*" or ".*A".')
         for other in others:

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
-from vet.core.edits import Hook, Reweight, all_split
+from vet.core.delta import Delta
+from vet.core.edits import Hook
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import SeveralTasks
+from vet.core.reweight import Reweight, all_split
 from vet.errors import UserError
 
 
@@ -103,7 +105,7 @@ class _CannotMix(Exception):
     """An edit does not act on each image by itself."""
 
 
-class _OnOwn(nn.Module):
+class _OnOwn(Delta):
     """A delta, acting on those rows of a mixed batch that are its tuner's. windows: rows of an image at its module."""
 
     def __init__(self, name: str, delta: nn.Module, windows: int):
@@ -142,7 +144,7 @@ class _OnOwn(nn.Module):
 
 def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
     """Puts a classifier's edits onto `mixed`, for its own rows. False, and nothing put, where they cannot mix."""
-    if model._merged:           # nothing is left to put
+    if model.is_merged:           # nothing is left to put
         return False
     paths = {id(module): path for path, module in model.backbone.network.named_modules()}
     put: list[Reweight | Hook] = []

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
-from vet.core.edits import Hook, Reweight, Thaw, statistics
+from vet.core.delta import declared
+from vet.core.edits import Hook, Thaw, statistics
+from vet.core.reweight import Reweight
 from vet.core.site import Site
 from vet.errors import NoSiteError, UserError
 
@@ -94,7 +96,8 @@ class Tuner(nn.Module):
         return all(edit.mergeable for edit in self._edits)
 
     def attach(self, backbone: Backbone) -> None:
-        """Edits `backbone`. Should a site refuse, what was edited before it is taken back."""
+        """Edits `backbone`. Should a site refuse, what was edited before it is taken back. UserError on a merged backbone."""
+        _refuse_merged(backbone, 'attached')
         _forget_compiled_graphs()
         object.__setattr__(self, 'backbone', backbone)
         try:
@@ -110,7 +113,8 @@ class Tuner(nn.Module):
             raise
 
     def detach(self) -> None:
-        """Takes every edit back: the network is bit for bit what it was before `attach`."""
+        """Takes every edit back: the network is bit for bit what it was before `attach`. UserError on a merged backbone."""
+        _refuse_merged(self.backbone, 'detached')
         _forget_compiled_graphs()
         while self._edits:
             self._edits.pop().undo()
@@ -135,10 +139,12 @@ class Tuner(nn.Module):
         """What only further training needs, beside `state`: saved in checkpoints, not in model folders."""
         return {}
 
-    def own(self) -> set[str]:
+    def bound_to_weights(self) -> set[str]:
         """The names in `state` of parameters that mean something only beside this backbone: tasks never share them."""
-        return {f'deltas.{key.replace("/", ".")}.{name}'
-                for key, delta in self.deltas.items() for name in getattr(delta, 'own', ())}
+        names = set()
+        for key, delta in self.deltas.items():
+            names |= {f'deltas.{key.replace("/", ".")}.{name}' for name in declared(delta).bound_to_weight}
+        return names
 
     def _thaws(self) -> Iterator[Thaw]:
         return (edit for edit in self._edits if isinstance(edit, Thaw))
@@ -173,6 +179,12 @@ def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
 def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:
     """The error of a tuner that cannot act on a site: what it needs, and what the site is."""
     return NoSiteError(f'{type(tuner).__name__} needs {needs}, but {site} is none; choose other sites with at=….')
+
+
+def _refuse_merged(backbone: Backbone | None, what: str) -> None:
+    if backbone is not None and backbone.is_merged:
+        raise UserError(f'the tuners are merged into the weights of {backbone.sites.family}, so no tuner can be {what}; call '
+                        f'unmerge() of the model first.')
 
 
 def _forget_compiled_graphs() -> None:

@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from vet.core.model import ImageClassifier
-from vet.core.modes import in_eval, instead
+from vet.core.modes import in_eval
+from vet.core.reweight import forward_replaced, reweights_of
 from vet.errors import UserError
 
 
@@ -82,9 +83,9 @@ class Cut:
             kept = torch.empty_strided(kept.shape, self.strides, dtype=kept.dtype, device=kept.device).copy_(kept)
         with ExitStack() as stack:
             for module, output in self.skipped.items():
-                stack.enter_context(instead(module, partial(_for_batch, output, len(kept))))
+                stack.enter_context(forward_replaced(module, partial(_for_batch, output, len(kept))))
             if self.place is self.network:
-                stack.enter_context(instead(self.network, lambda *_: kept))
+                stack.enter_context(forward_replaced(self.network, lambda *_: kept))
             else:
                 stack.enter_context(self.place.register_forward_pre_hook(lambda _, args: (kept, *args[1:]), prepend=True))
             yield
@@ -147,7 +148,7 @@ def _edited(model: ImageClassifier) -> list[str]:
     """The modules whose input, weight or output a tuner changes; not the network where it is its output alone."""
     trained = {id(parameter) for parameter in model.trainable().values()}
     return [name for name, module in model.backbone.network.named_modules()
-            if module._forward_pre_hooks or (name and module._forward_hooks) or '_reweights' in vars(module)
+            if module._forward_pre_hooks or (name and module._forward_hooks) or reweights_of(module)
             or any(id(parameter) in trained for parameter in module._parameters.values())]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import ScalingType
 
-from vet.core.edits import beneath
+from vet.core.reweight import class_forward_replaced
 from vet.engine.frozen import storable
 from vet.errors import UserError
 
@@ -49,7 +49,7 @@ def products_in_fp8(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for layer in layers:
             W = layer.weight.detach()
-            stack.enter_context(beneath(layer, partial(_multiplied, layer, *rounded(W), *rounded(W.T))))
+            stack.enter_context(class_forward_replaced(layer, partial(_multiplied, layer, *rounded(W), *rounded(W.T))))
         yield
 
 

@@ -13,8 +13,9 @@ from timm.layers import LayerNorm
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from vet.core.edits import Reweight, all_split, parameter_or_none
-from vet.core.modes import instead, is_recorded
+from vet.core.delta import declared
+from vet.core.modes import is_recorded
+from vet.core.reweight import Reweight, all_split, forward_replaced, parameter_or_none
 
 NORMS = (nn.LayerNorm, LayerNorm)
 CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)     # whose weights autocast casts, and that read them alone
@@ -49,7 +50,7 @@ def norms_keep(dtype: torch.dtype, model: Any) -> Iterator[None]:
                         and not any(parameter.requires_grad or parameter in trained for parameter in module.parameters())]
     with ExitStack() as stack:
         for norm in norms:
-            stack.enter_context(instead(norm, partial(_normed, norm, dtype)))
+            stack.enter_context(forward_replaced(norm, partial(_normed, norm, dtype)))
         yield
 
 
@@ -82,7 +83,7 @@ def storable(model: Any) -> list[nn.Parameter]:
     """What `stored_in` stores: weights and biases that are frozen in every stage, and that no tuner's update reads."""
     left: set[Any] = {*model.trainable().values()}
     for edit in (edit for part in model.tasks.values() for edit in part.edits if isinstance(edit, Reweight)):
-        if getattr(edit.delta, 'reads_weight', True) or not all_split(edit.host):
+        if declared(edit.delta).reads_weight or not all_split(edit.host):
             left |= {parameter_or_none(edit.host, edit.weight_name), parameter_or_none(edit.host, edit.bias_name)}
     return [parameter for part in model.tasks.values() for module in part.backbone.network.modules() if type(module) in CAST
             for parameter in module.parameters(recurse=False)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from vet.core.backbone import Backbone
-from vet.core.edits import Reweight
+from vet.core.delta import declared
+from vet.core.reweight import Reweight
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
 from vet.hub.model_folder import (
@@ -93,7 +94,7 @@ class Part:
 
 def _linear(tuner: Tuner) -> set[str]:
     """The names in `state` of the tensors in which the tuner's whole update is linear; none where some of it is not."""
-    said = {key: vars(type(delta)).get('linear_in', ()) for key, delta in tuner.deltas.items() if delta.state_dict()}
+    said = {key: declared(delta).linear_in for key, delta in tuner.deltas.items() if delta.state_dict()}
     if not all(said.values()) or not all(isinstance(edit, Reweight) for edit in tuner._edits):
         return set()
     return {f'deltas.{key.replace("/", ".")}.{name}' for key, names in said.items() for name in names}

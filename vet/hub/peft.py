@@ -17,8 +17,9 @@ from safetensors.torch import save
 from torch import nn
 
 from vet.core.backbone import Backbone, Preprocessing
-from vet.core.edits import Reweight, Thaw
+from vet.core.edits import Thaw
 from vet.core.model import ImageClassifier, load_into
+from vet.core.reweight import Reweight
 from vet.core.site import Layout
 from vet.core.tensor_file import read_tensors
 from vet.core.tuner import Tuner

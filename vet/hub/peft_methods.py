@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from vet.core.deltas import LowRank, Scale
+from vet.core.deltas import LowRank, Scale, ScaleInput
 from vet.core.low_rank import DoRA
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -78,7 +77,7 @@ def _build_loha(config: Config, paths: list[str], rank: int, alpha: float) -> Tu
 
 
 def _loha(delta: Any, weight: torch.Tensor) -> Tensors:
-    return {f'hada_{name}': getattr(delta, name) for name in ('w1_a', 'w1_b', 'w2_a', 'w2_b')}
+    return {f'hada_{name}': delta.get_parameter(name) for name in ('w1_a', 'w1_b', 'w2_a', 'w2_b')}
 
 
 def _build_lokr(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
@@ -111,21 +110,10 @@ class PeftIA3(Tuner):
         self.inputs = inputs
 
     def tune(self, site: Site) -> None:
-        self.reweight(site, InputScale(site.module) if site.name in self.inputs else Scale(len(site.weight)))
-
-
-class InputScale(nn.Module):
-    """W diag(gamma), the input channels of a Linear or of a convolution in `groups`. gamma starts at 1."""
-
-    def __init__(self, module: Any):
-        super().__init__()
-        self.groups = getattr(module, 'groups', 1)
-        self.gamma = nn.Parameter(torch.ones(module.weight.shape[1] * self.groups))
-
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """weight (out, in / groups, …), bias (out,) or None -> the same shapes"""
-        gamma = self.gamma.view(self.groups, 1, -1, *[1] * (weight.dim() - 2)).to(weight.dtype)
-        return (weight.view(self.groups, -1, *weight.shape[1:]) * gamma).view_as(weight), bias
+        if site.name in self.inputs:
+            self.reweight(site, ScaleInput(site.weight.shape, getattr(site.module, 'groups', 1)))
+        else:
+            self.reweight(site, Scale(len(site.weight)))
 
 
 def _build_ia3(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
@@ -136,19 +124,15 @@ def _build_ia3(config: Config, paths: list[str], rank: int, alpha: float) -> Tun
 
 def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:
     gamma, ones = delta.gamma, (1,) * (weight.dim() - 2)
-    if _scales_input(delta):
+    if isinstance(delta, ScaleInput):
         return dict(ia3_l=gamma.view(1, -1, *ones))
     if len(gamma) < len(weight):        # vet's, of a fused projection's keys and values
         gamma = torch.cat([gamma.new_ones(len(weight) - len(gamma)), gamma])
     return dict(ia3_l=gamma.view(1, -1, *ones) if ones else gamma.view(-1, 1))
 
 
-def _scales_input(delta: Any) -> bool:
-    return hasattr(delta, 'groups')     # so have vet's deltas and InputScale; scales of rows have none
-
-
 def _ia3_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
-    inputs = [path for path, delta in deltas.items() if _scales_input(delta)]
+    inputs = [path for path, delta in deltas.items() if isinstance(delta, ScaleInput)]
     return dict(feedforward_modules=paths_pattern(inputs) if inputs else [])
 
 

@@ -6,6 +6,7 @@ C: width. r: rank. n: number of (C, C) matrices in all sites, 12 a block: q, k, 
 import torch
 from torch import nn
 
+from vet.core.delta import Delta
 from vet.core.deltas import LowRankUpdate
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -13,7 +14,7 @@ from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
 
-class TensorTrain(nn.Module):
+class TensorTrain(Delta):
     """Sigma_i is a matrix (r, r) of each of the n matrices.   FacT-TT"""
 
     linear_in = ('V',)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vet.core.edits import Reweight
+from vet.core.delta import Delta
 from vet.core.modes import in_eval
+from vet.core.reweight import Reweight
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -79,11 +80,11 @@ class GPS(Tuner):
             edit.delta.index.copy_(largest(total, edit.delta.index.shape[1]))
 
 
-class Connections(nn.Module):
+class Connections(Delta):
     """W + values at `index`, k inputs to each output, and bias + shift."""
 
     linear_in = ('values', 'shift')
-    own = ('values',)
+    bound_to_weight = ('values',)
 
     def __init__(self, weight: torch.Tensor, k: int, shift: bool):
         super().__init__()

@@ -5,13 +5,14 @@ import math
 import torch
 from torch import nn
 
+from vet.core.delta import Delta
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
 from vet.registry import TUNERS
 
 
-class Kronecker(nn.Module):
+class Kronecker(Delta):
     """W + scale w1 (x) w2, with w1 (o1, i1) from zero, and w2 (o2, i2 kH kW), itself low-rank where that is smaller.
 
     x (…, i1 i2) as (…, i1, i2): the update gives w1 x w2', so that a Linear forms neither the product nor W's gradient.

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vet.core.delta import Delta
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -45,7 +46,7 @@ class MoLoRA(Tuner):
         self.after(site, Experts(layer, rank, self.experts, self.topk, 1.0 if alpha is None else alpha / rank))
 
 
-class Experts(nn.Module):
+class Experts(Delta):
     """y + scale sum over e of g_e B_e A_e x beside a Linear or Conv2d. A: all A_e, (E r, in, …); B: all B_e, (out, E r)."""
 
     by_token = True

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.core.attention import tie_to_positions
+from vet.core.delta import Delta
 from vet.core.deltas import DropLast
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -53,7 +54,7 @@ class Prefix(Tuner):
         self.after(site, DropLast(length))
 
 
-class EmptyTokens(nn.Module):
+class EmptyTokens(Delta):
     """(B, N, C) -> (B, N + P, C): zeros behind the others."""
 
     by_token = True
@@ -66,7 +67,7 @@ class EmptyTokens(nn.Module):
         return F.pad(x_BNC, (0, 0, 0, self.length))
 
 
-class KeysAndValues(nn.Module):
+class KeysAndValues(Delta):
     """qkv of N + P tokens: the last P keys and values become the learned ones; their queries ask for nothing."""
 
     by_token = True

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.core.attention import attends, tie_to_positions
+from vet.core.delta import Delta
 from vet.core.deltas import DropLast
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -65,7 +66,7 @@ class VPT(Tuner):
             self.after(site, DropLast(length))
 
 
-class Prompts(nn.Module):
+class Prompts(Delta):
     """(B, N, C) -> (B, N + P, C): learned tokens behind the others."""
 
     by_token = True

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vet.core.deltas import Scale
+from vet.core.deltas import Scale, ScaleInput
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
@@ -21,20 +21,6 @@ class ScaleRows(nn.Module):
     def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         gamma = torch.cat([self.gamma.new_ones(len(weight) - len(self.gamma)), self.gamma]).to(weight.dtype)
         return gamma.view(-1, *[1] * (weight.dim() - 1)) * weight, None if bias is None else gamma * bias
-
-
-class ScaleInput(nn.Module):
-    """W diag(gamma): the input channels of a Linear or of a convolution in `groups`. gamma starts at 1."""
-
-    def __init__(self, weight_shape: torch.Size, groups: int = 1):
-        super().__init__()
-        self.groups = groups
-        self.gamma = nn.Parameter(torch.ones(weight_shape[1] * groups))
-
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        by_group = weight.view(self.groups, -1, *weight.shape[1:])                  # (groups, out / groups, in / groups, …)
-        gamma = self.gamma.to(weight.dtype).view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
-        return (by_group * gamma).view_as(weight), bias
 
 
 class Rescale(nn.Module):

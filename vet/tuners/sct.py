@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vet.core.delta import Delta
 from vet.core.modes import in_eval
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -73,10 +74,10 @@ class SCT(Tuner):
                 delta.watch = None
 
 
-class SalientChannels(nn.Module):
+class SalientChannels(Delta):
     """y (.., C, ..) -> y with K of its channels changed; `index` says which."""
 
-    own = ('linear.weight', 'linear.bias')
+    bound_to_weight = ('linear.weight', 'linear.bias')
 
     def __init__(self, count: int, channels: int, axis: int, num_prefix_tokens: int, scale: float):
         super().__init__()

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from tests.nets import tiny
-from vet.core import edits
+from vet.core import reweight
 from vet.core.deltas import LowRank
-from vet.core.merged import MergedConv2d, MergedLinear, merges
+from vet.core.products import MergedConv2d, MergedLinear, can_merge
 from vet.registry import TUNERS
 
 CONFIGS = [[dict(type='LoRA', rank=2)], [dict(type='LoRA', rank=2, variant='pissa')], [dict(type='LoRA', rank=2, variant='vera')],
@@ -49,7 +49,7 @@ def test_it_is_the_sum(configs, monkeypatch):
     qkv, tuners = layer(configs)
     one = computed(qkv, tuners, x)
     assert taken(one[0])
-    monkeypatch.setattr(edits, 'merges', lambda *_: False)
+    monkeypatch.setattr(reweight, 'can_merge', lambda *_: False)
     other = computed(qkv, tuners, x)
     assert not taken(other[0]) and len(one) == len(other) > 3
     for a, b in zip(one, other):
@@ -66,11 +66,11 @@ def test_convolutions(options, layout, monkeypatch):
     deltas = nn.ModuleList(LowRank(conv.weight.shape, rank, scale=2.0) for rank in (1, 2)).double()
     for delta in deltas:
         nn.init.normal_(delta.B)
-        edits.Reweight(conv, 'weight', 'bias', delta).apply()
+        reweight.Reweight(conv, 'weight', 'bias', delta).apply()
     x = torch.randn(3, 4, 12, 12, dtype=torch.float64).to(memory_format=layout)
     one = computed(conv, deltas, x)
     assert taken(one[0])
-    monkeypatch.setattr(edits, 'merges', lambda *_: False)
+    monkeypatch.setattr(reweight, 'can_merge', lambda *_: False)
     other = computed(conv, deltas, x)
     assert not taken(other[0]) and len(one) == len(other) == 7
     for a, b in zip(one, other):
@@ -80,7 +80,7 @@ def test_convolutions(options, layout, monkeypatch):
 @pytest.mark.parametrize('options', [dict(padding='same'), dict(padding=1, padding_mode='circular'), dict(groups=2)], ids=str)
 def test_other_convolutions_form_the_sum(options):
     conv = nn.Conv2d(4, 6, 3, **options).requires_grad_(False)
-    assert not merges(conv, [LowRank(conv.weight.shape, 1)], torch.randn(3, 4, 12, 12))
+    assert not can_merge(conv, [LowRank(conv.weight.shape, 1)], torch.randn(3, 4, 12, 12))
 
 
 def test_its_output_may_be_written_into():

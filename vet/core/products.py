@@ -1,7 +1,8 @@
-"""A Linear or a convolution and its low-rank updates as one: x with the weight W + B A. Used by core.edits and core.deltas.
+"""Products with low-rank updates: x with the weight W + B A (merged in the step), and y + B A x (split). Each has its autograd
+function here. Used by core.reweight and by the deltas.
 
-In float32 and with more positions in x than W has columns this is cheaper than B (A x): no pass over the output, and no second
-gradient of x to add. In less precision W + B A would round a small update away.
+In float32, with more positions in x than W has columns, the merged product is cheaper than B (A x): it needs no pass over the
+output, and no second gradient of x to add. In less precision W + B A would round a small update away.
 """
 
 from collections.abc import Sequence
@@ -11,18 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vet.core.delta import declared
 from vet.core.modes import is_recorded
 
 
-def merges(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
-    """Whether `merged` computes the module's reweighted output, and gains by it."""
-    return (not is_recorded() and all(getattr(delta, 'adds_product', False) for delta in deltas)
+def can_merge(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
+    """Whether `merged_product` computes the module's reweighted output, and gains by it."""
+    return (not is_recorded() and all(declared(delta).adds_product() for delta in deltas)
             and not any(parameter.requires_grad for parameter in module.parameters(recurse=False))
             and x.dtype == module.weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
             and _positions(module, x) >= module.weight[0].numel())
 
 
-def merged(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
+def merged_product(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
     """x (…, in) to (…, out), or (N, in, H, W) to (N, out, H', W'); the updates of all deltas are one"""
     As, Bs = zip(*(delta.factors() for delta in deltas))
     A, B = (As[0], Bs[0]) if len(deltas) == 1 else (torch.cat(As), torch.cat(Bs, 1))
@@ -90,6 +92,52 @@ class MergedConv2d(torch.autograd.Function):
         if ctx.needs_input_grad[4]:
             gB = flattened(gy, 1).T @ flattened(F.conv2d(x, down, None, *ctx.how), 1)
         return gx, None, None, gA, gB, None
+
+
+def through(module: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """B A x as `module`, a Linear or a plain Conv2d of that weight, computes it; A (k, in) and B (out, k)"""
+    h = down(module, x, A)
+    return F.linear(h, B) if isinstance(module, nn.Linear) else F.conv2d(h, B[:, :, None, None])
+
+
+def down(module: Any, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+    """A x as `module` computes it: (…, k) or (B, k, H', W')"""
+    if isinstance(module, nn.Linear):
+        return F.linear(x, A)
+    return module._conv_forward(x, A.view(len(A), module.in_channels, *module.kernel_size), None)
+
+
+def add_product(module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """y + B A x; y, the fresh output of `module`, may be written into."""
+    is_linear = isinstance(module, nn.Linear)
+    channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
+    if channels_last and not is_recorded():
+        return AddProduct.apply(y, down(module, x, A), B, -1 if is_linear else 1)
+    return y + through(module, x, A, B)
+
+
+class AddProduct(torch.autograd.Function):
+    """y + B h, written into y: y (…, out, …), h (…, k, …) with channels at `axis`, last in memory, and B (out, k).
+
+    Computed in y's dtype. No tensor of y's size is made, forward or backward. y comes first: where it is a view, as a Linear's
+    output is in torch 2.11, autograd takes the first gradient for its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
+        y.movedim(axis, -1).view(-1, len(B)).addmm_(flattened(h, axis).to(y.dtype), B.to(y.dtype).T)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(h, B)         # its own inputs: of what is made here, a second backward would know no history
+        ctx.axis = axis
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        h, B = ctx.saved_tensors
+        gy, shape = flattened(gradients[0], ctx.axis), h.movedim(ctx.axis, -1).shape
+        gh = (gy @ B.to(gy.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[1] else None
+        gB = (gy.T @ flattened(h, ctx.axis).to(gy.dtype)).to(B.dtype) if ctx.needs_input_grad[2] else None
+        return gradients[0], gh, gB, None
 
 
 def flattened(x: torch.Tensor, axis: int) -> torch.Tensor:

@@ -1,0 +1,193 @@
+"""A module's own `forward` has one owner: what stood there before is kept, called and given back; merged is a state of its own."""
+
+import copy
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from torch import nn
+
+from tests.nets import tiny
+from vet.core.model import ImageClassifier
+from vet.core.reweight import forward_replaced, reweights_of
+from vet.errors import NoSiteError, UserError
+from vet.heads.linear import LinearHead
+from vet.registry import TUNERS
+
+SPLIT, WHOLE = dict(type='LoRA', rank=2, at='mlp.fc1'), dict(type='LoHa', rank=8, at='mlp.fc1')    # LoHa forms this whole weight
+
+
+class Doubles(ModelHook):
+    """A hook of accelerate that changes the output."""
+
+    def post_forward(self, module, output):
+        return 2 * output
+
+
+def doubled(layer, x):
+    return 2 * nn.Linear.forward(layer, x)
+
+
+@pytest.fixture
+def backbone():
+    torch.manual_seed(0)
+    return tiny('vit')
+
+
+@pytest.fixture
+def images(backbone):
+    return torch.randn(2, 3, *backbone.preprocessing.size)
+
+
+def tuner(entry):
+    made = TUNERS.build(dict(entry))
+    made.eval()
+    return made
+
+
+def moved(made):
+    """Its tuner's numbers, away from the identity."""
+    for _, parameter in made.trainable():
+        nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+def fc1(backbone):
+    return backbone.network.blocks[0].mlp.fc1
+
+
+def classifier(backbone, *entries):
+    model = ImageClassifier(backbone, [tuner(entry) for entry in entries or [SPLIT]], LinearHead(backbone.num_features, 2)).eval()
+    for made in model.tuners:
+        moved(made)
+    return model
+
+
+@pytest.mark.parametrize('entry', [SPLIT, WHOLE], ids=['split', 'whole'])
+@pytest.mark.parametrize('wrap', ['user', 'accelerate'])
+def test_a_forward_that_stood_there_before_is_called_and_given_back(backbone, entry, wrap):
+    layer, x = fc1(backbone), torch.randn(3, fc1(backbone).in_features)
+    if wrap == 'user':
+        layer.forward = lambda x: doubled(layer, x)
+    else:
+        add_hook_to_module(layer, Doubles())
+    stood, before = layer.__dict__['forward'], layer(x)
+    assert torch.equal(before, 2 * nn.Linear.forward(layer, x))
+    made = tuner(entry)
+    made.attach(backbone)
+    assert torch.allclose(layer(x), before)
+    moved(made)
+    (edit,) = reweights_of(layer)
+    W, b = edit.delta(layer.weight, layer.bias)
+    assert torch.allclose(layer(x), 2 * (x @ W.T + b), atol=1e-5) and not torch.allclose(layer(x), before, atol=1e-3)
+    made.detach()
+    assert layer.__dict__['forward'] is stood and torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize('entry', [SPLIT, WHOLE], ids=['split', 'whole'])
+def test_a_hook_of_accelerate_that_is_put_on_afterwards_outlives_the_tuner(backbone, entry):
+    layer, x = fc1(backbone), torch.randn(3, fc1(backbone).in_features)
+    plain, made = layer(x), tuner(entry)
+    made.attach(backbone)
+    add_hook_to_module(layer, Doubles())
+    made.detach()
+    assert torch.equal(layer(x), 2 * plain)
+    again = moved(tuner(entry))
+    again.attach(backbone)
+    assert torch.allclose(layer(x), 2 * plain)
+    again.detach()
+    remove_hook_from_module(layer)
+    assert torch.equal(layer(x), plain)
+
+
+def test_a_copy_keeps_what_stood_there(backbone, images):
+    add_hook_to_module(fc1(backbone), Doubles())
+    plain, model = backbone(images), classifier(backbone)
+    expected = model(images)
+    other = copy.deepcopy(model)
+    assert torch.equal(other(images), expected)
+    other.tuners[0].detach()
+    assert torch.equal(other.backbone(images), plain) and torch.equal(model(images), expected)
+
+
+def test_dropout_of_the_input_is_refused_where_another_forward_needs_the_whole_weight(backbone):
+    layer = fc1(backbone)
+    layer.forward = lambda x: doubled(layer, x)
+    with pytest.raises(NoSiteError, match='needs the whole weight'):
+        tuner(dict(SPLIT, dropout=0.1)).attach(backbone)
+    assert not reweights_of(layer) and torch.equal(layer(torch.ones(1, 32)), doubled(layer, torch.ones(1, 32)))
+
+
+def test_a_forward_for_a_while_gives_back_what_stood_there(backbone):
+    layer, x = fc1(backbone), torch.randn(3, fc1(backbone).in_features)
+    made = moved(tuner(SPLIT))
+    made.attach(backbone)
+    before = layer(x)
+    with forward_replaced(layer, lambda x: x):
+        assert layer(x) is x
+    assert torch.equal(layer(x), before)
+
+
+# Merged ---------------------------------------------------------------------------------------------------------------
+
+def test_merging_twice_is_merging_once(backbone, images):
+    model = classifier(backbone)
+    tuned = model(images)
+    once = {name: value.clone() for name, value in model.merge().state_dict().items()}
+    twice = model.merge().state_dict()
+    assert all(torch.equal(twice[name], value) for name, value in once.items())
+    model.unmerge()
+    assert torch.equal(model(images), tuned) and not model.is_merged
+
+
+def test_a_merged_model_refuses_what_would_go_wrong_in_silence(backbone, images):
+    model = classifier(backbone)
+    tuned, state = model(images), {name: value.clone() for name, value in model.trained_state().items()}
+    model.merge()
+    merged = model(images)
+    with pytest.raises(UserError, match=r'no tuner can be detached; call unmerge\(\)'):
+        model.tuners[0].detach()
+    with pytest.raises(UserError, match=r'no tuner can be attached; call unmerge\(\)'):
+        tuner(dict(type='BitFit')).attach(backbone)
+    with pytest.raises(UserError, match=r'cannot be loaded.*Call unmerge\(\)'):
+        model.load_trained_state({name: torch.zeros_like(value) for name, value in state.items()})
+    assert torch.equal(model(images), merged)
+    with pytest.raises(UserError, match=r'cannot be trained.*Call unmerge\(\)'):
+        model.train()(images)
+    with pytest.raises(UserError, match=r'cannot be trained.*Call unmerge\(\)'):
+        model.eval()(images).sum().backward()
+    with torch.no_grad():
+        assert torch.equal(model.train()(images), merged)
+    model.eval().unmerge()
+    assert torch.equal(model(images), tuned)
+    assert all(torch.equal(model.trained_state()[name], value) for name, value in state.items())
+
+
+def test_a_merged_model_still_says_how_its_input_matters(backbone, images):
+    model = classifier(backbone)
+    images.requires_grad_()
+    (unmerged,) = torch.autograd.grad(model(images).sum(), images)
+    model.merge()
+    (merged,) = torch.autograd.grad(model(images).sum(), images)
+    assert torch.allclose(merged, unmerged, atol=1e-5)
+
+
+def test_after_unmerge_everything_works_again(backbone, images):
+    plain, model = backbone(images), classifier(backbone, SPLIT, dict(type='BitFit'))
+    model.merge()
+    model.unmerge()
+    model.train()(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.trainable().values())
+    for made in reversed(model.tuners):
+        made.detach()
+    assert torch.equal(backbone(images), plain)
+
+
+def test_merging_keeps_a_forward_that_stood_there(backbone, images):
+    add_hook_to_module(fc1(backbone), Doubles())
+    stood, model = fc1(backbone).__dict__['forward'], classifier(backbone, WHOLE)
+    tuned = model(images)
+    model.merge()
+    assert fc1(backbone).__dict__['forward'] is stood and torch.allclose(model(images), tuned, atol=1e-5)
+    model.unmerge()
+    assert torch.equal(model(images), tuned)
