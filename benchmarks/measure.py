@@ -8,6 +8,7 @@ Not measured again: results/tuners.json and results/float8, which take hours.
 """
 
 import argparse
+import resource
 import subprocess
 import sys
 import time
@@ -41,6 +42,12 @@ def command(name: str, data_root: Path, quick: bool) -> list[str]:
     return [sys.executable, str(HERE / script), *data, *weights, *([*few, '--trial'] if quick else usual)]
 
 
+def processor_seconds() -> float:
+    """Of all scripts that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-root', type=Path, required=True)
@@ -50,9 +57,9 @@ def main() -> None:
     if not args.quick:
         record.refuse_changes(HERE / 'results')
     for name in args.only:
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), processor_seconds()
         subprocess.run(command(name, args.data_root.resolve(), args.quick), check=True, cwd=record.ROOT)
-        print(f'{name}: {time.perf_counter() - began:.0f} s', flush=True)
+        print(f'{name}: {time.perf_counter() - began:.0f} s, {processor_seconds() - busy:.0f} s of a processor', flush=True)
     if not args.quick:
         subprocess.run([sys.executable, str(HERE / 'tables.py')], check=True, cwd=record.ROOT)
 

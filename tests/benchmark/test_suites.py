@@ -1,5 +1,6 @@
 """The suites that ship: each loads, every run's config is read whole, and what it names is there to be built."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def test_number_of_runs(runs, name, searches, counted):
     assert [len(part) for part in runs(name)] == [searches, counted]
     names = [run.name for part in runs(name) for run in part]
     assert len(set(names)) == len(names)
+    said = re.findall(r'([\d,]+) runs', SUITES[name].read_text().split('\n')[0])
+    assert said in ([], [f'{counted:,}'])
 
 
 def test_no_suite_is_forgotten():

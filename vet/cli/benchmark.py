@@ -1,4 +1,4 @@
-"""Runs a suite, and writes its tables and its report: benchmarks/suites/quickstart.py takes about three minutes on two CPU cores.
+"""Runs a suite, and writes its tables and its report; benchmarks/suites/quickstart.py is a small one.
 Ends with exit code 1 where a run failed; the others are made all the same.
 """
 
