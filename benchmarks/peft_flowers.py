@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument('--data-root', required=True)
     parser.add_argument('--checkpoint', required=True)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='with --time: one round a seed')
-    parser.add_argument('--epochs', type=int, default=10)
+    parser.add_argument('--epochs', type=int, default=5)
     parser.add_argument('--pixels', type=int, default=64)
     parser.add_argument('--workers', type=int, default=0)
     parser.add_argument('--time', action='store_true')

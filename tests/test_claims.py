@@ -1,5 +1,6 @@
 """What the pages say comes from result files, result files come from commits, and counts are those of the code."""
 
+import argparse
 import hashlib
 import importlib.util
 import json
@@ -8,10 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from vet.backbones.digits import SHA256, WEIGHTS
 from vet.builders import build_trainer
+from vet.datasets.base import ImageDataset
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted([*(ROOT / 'benchmarks/results').rglob('*.json'), *(ROOT / 'benchmarks/speed/results').rglob('*.json')])
@@ -107,3 +112,27 @@ def test_a_backbone_is_rebuilt_beside_the_shipped_one(tmp_path):
         assert done.returncode == 0, done.stderr
     assert re.search(r'largest difference of the weights is \d\.\de[+-]\d\d\naccuracy of a linear probe: shipped 0\.9\d+', done.stdout)
     assert WEIGHTS.read_bytes() == before
+
+
+def test_both_sides_of_the_comparison_with_peft_follow_one_recipe(tmp_path, monkeypatch):
+    """vet's trainer and PEFT's loop end at the same numbers, up to rounding."""
+    compared, random = script('peft_flowers'), np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)) for _ in range(12)]
+    dataset = ImageDataset(['a', 'b'], [(picture, i % 2) for i, picture in enumerate(pictures)])
+    args, models = argparse.Namespace(pixels=32, workers=0), []
+
+    def trainer(name):
+        return build_trainer(model=str(compared.CONFIG), work_dir=tmp_path / name, device='cpu', train_dataset=dataset, eval_dataset=dataset,
+                             cfg_options={'model.backbone.pretrained': False, 'model.backbone.kwargs.img_size': 32, 'train.max_epochs': 2,
+                                          'dataset.val': None, 'evaluation.before': False, 'train.dataloader.batch_size_per_gpu': 8,
+                                          'train.dataloader.workers_per_gpu': 0, 'evaluation.dataloader.workers_per_gpu': 0})
+    start = compared.same_start
+    monkeypatch.setattr(compared, 'same_start', lambda *given: models.append(start(*given)) or models[0])
+    theirs, ours = compared.with_peft(trainer('peft'), args), (own := trainer('vet')) and compared.with_vet(own, args)
+    assert ours['accuracy'] == theirs['accuracy']
+    peft = {re.sub(r'\.default\.weight$', '', name): value for name, value in models[0].named_parameters() if value.requires_grad}
+    for name, value in own.model.trainable().items():
+        path, _, letter = name.removeprefix('tuners.0.deltas.').rpartition('.')
+        other = peft[f'base_model.model.{path}.lora_{letter}'] if name.startswith('tuners') else next(
+            one for key, one in peft.items() if key.startswith('base_model.model.head') and one.shape == value.shape)
+        assert torch.allclose(value, other, atol=1e-5), name
