@@ -62,8 +62,8 @@ def flowers(found: dict[str, Any]) -> str:
                       f'{statistics.median(seconds):.1f}' if seconds else 'not measured'])
     headers = ['LoRA on DeiT-Tiny, Flowers 102 (1,020 train, 6,149 test images)', 'accuracy, %', 'one epoch, s, median']
     return grid(headers, lines) + (
-        f'\n\n{machine(runs[-1]["environment"])}; images of {settings["pixels"]} pixels, {settings["epochs"]} epochs, the same '
-        f'recipe, start and crops for both; `python benchmarks/peft_flowers.py`.')
+        f'\n\n{machine(runs[-1]["environment"])}; {settings["pixels"]} pixels, {settings["epochs"]} epochs, one recipe, start and '
+        f'order of crops; `python benchmarks/peft_flowers.py`.')
 
 
 def tuners(found: dict[str, Any]) -> str:
