@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'     # child processes inherit it
@@ -20,6 +21,14 @@ QUICK = {'train.max_epochs': 1, 'train.log_every': 5}
 @pytest.fixture(scope='session', autouse=True)
 def _one_thread():
     torch.set_num_threads(1)    # the nets are too small to share out
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+    """Within, a pause by the clock is a fault: a client that tries again and again pauses between its tries."""
+    def refuse(seconds):
+        raise AssertionError(f'the code pauses for {seconds} seconds')
+    monkeypatch.setattr(time, 'sleep', refuse)
 
 
 @pytest.fixture(scope='session')
@@ -51,5 +60,5 @@ def python(tmp_path_factory):
     def run(*args, cwd=None, **environment):
         own = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **environment}
         return subprocess.run([sys.executable, *map(str, args)], cwd=cwd or tmp_path_factory.mktemp('cwd'), env=own,
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=900)
     return run

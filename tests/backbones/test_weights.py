@@ -1,7 +1,6 @@
 """Where a backbone's weights come from: files of several formats, none of which may run code, or the hub."""
 
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -254,15 +253,13 @@ def test_names_and_arguments_that_do_not_exist_are_explained(config, error, text
         build(**config)
 
 
-def test_missing_weights_offline_are_told_within_seconds(tmp_path, monkeypatch):
+def test_missing_weights_offline_are_told_without_a_pause(tmp_path, monkeypatch, no_pause):
     import huggingface_hub
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', 'http://127.0.0.1:9')     # the port nobody answers
-    started = time.monotonic()
     with pytest.raises(DataError, match=r"the weights of 'vit_tiny_patch16_224\.augreg_in21k' are missing: timm/vit_tiny.*"
                                         r'could not be downloaded.*model\.backbone\.checkpoint=PATH'):
         BACKBONES.build(dict(type='timm', name='vit_tiny_patch16_224.augreg_in21k'))
-    assert time.monotonic() - started < 5
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 

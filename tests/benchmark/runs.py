@@ -1,9 +1,12 @@
 """Small campaigns that the benchmark's tests run: linear probe and BitFit on the shipped digits ViT, one epoch of few images."""
 
+import os
+import signal
 from pathlib import Path
 
 import torch
 
+from tests.benchmark.at_write import at_write
 from vet.benchmark.campaign import Campaign
 from vet.benchmark.results import read_result
 from vet.benchmark.suite import load_suite
@@ -43,9 +46,11 @@ def campaign(folder, launch=here, more='', options=None, only='*', work_dir='wor
     return made
 
 
-def run_campaign(folder, more=''):
-    """Of a child process, which may be killed at any moment."""
+def run_campaign(folder, more='', dies_at=None):
+    """Of a child process. dies_at: the number of the write before which the process is killed."""
     torch.set_num_threads(1)
+    if dies_at:
+        at_write(folder, dies_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
     campaign(Path(folder), more=more).run()
 
 

@@ -284,18 +284,11 @@ tuners = {name: dict(tuners=[dict(type='LinearProbe')], options=options) for nam
 @pytest.mark.parametrize('seed', [0, 1, 2])
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_one_that_was_not(process, unbroken, tmp_path, seed):
-    def files(folder):
-        return sum(1 for _ in folder.rglob('*'))
-
-    kept, all_files = {}, files(unbroken)
-    for moment in sorted(random.Random(seed).sample(range(5, all_files * 3 // 4), 4)):      # so many files are written
-        child = process(run_campaign, tmp_path, TWO_SEEDS)
-        while files(tmp_path) < moment:
-            child.join(0.01)
-        time.sleep(0.05)
-        child.kill()
+    kept, draw, all_files = {}, random.Random(seed), sum(1 for _ in unbroken.rglob('*'))
+    for _ in range(4):
+        child = process(run_campaign, tmp_path, TWO_SEEDS, draw.randrange(5, all_files // 2))       # every file takes two writes or more
         child.join()
-        assert child.exitcode == -signal.SIGKILL, f'it ended before {moment} files were written'
+        assert child.exitcode == -signal.SIGKILL
         kept |= {path: path.stat().st_mtime_ns for path in (tmp_path / 'results/tiny').glob('*.json')}
     last = process(run_campaign, tmp_path, TWO_SEEDS)
     last.join()
@@ -308,9 +301,8 @@ def test_killed_at_random_moments_it_ends_as_one_that_was_not(process, unbroken,
 @pytest.mark.slow
 def test_two_campaigns_at_once_make_each_run_once(process, tmp_path):
     children = [process(run_campaign, tmp_path, TWO_SEEDS) for _ in range(2)]
-    deadline = time.time() + 100
     for child in children:
-        child.join(deadline - time.time())
+        child.join()
         assert child.exitcode == 0
     assert [result['status'] for result in results(tmp_path).values()] == ['done'] * 4
     logs = list((tmp_path / 'work').rglob('log.jsonl'))

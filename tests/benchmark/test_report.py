@@ -135,7 +135,7 @@ def test_in_a_browser(tmp_path):
 def browser(folder, page):
     return subprocess.run([BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--enable-logging=stderr',
                            '--window-size=1280,800', f'--user-data-dir={folder / "browser"}', '--dump-dom', page.as_uri()],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.filterwarnings('error')

@@ -28,7 +28,7 @@ def reloaded(default: bool) -> dict[str, torch.Tensor]:
             save_file({k: v.contiguous() for k, v in run(case, family).model.trained_state().items()},
                       Path(folder, f'{case}-{family}.safetensors'))
         Path(folder, 'jobs.json').write_text(json.dumps([[str(case), family] for case, family in jobs]))
-        subprocess.run([sys.executable, '-m', 'tests.contract.reload', folder], cwd=ROOT, check=True, timeout=300)
+        subprocess.run([sys.executable, '-m', 'tests.contract.reload', folder], cwd=ROOT, check=True, timeout=900)
         return load_file(Path(folder, 'logits.safetensors'))
 
 

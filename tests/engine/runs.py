@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 
 import pytest
 import torch
@@ -99,16 +100,19 @@ EVERYTHING = {
 
 
 def train_everything(work_dir, resume=None, moment=None):
-    """Trains with everything random turned on; `moment` (a name, a count): kills this process then."""
+    """Trains with everything random turned on; `moment` (a name, a count): kills this process then, or stops it for ever."""
     if moment:
-        kill_at(*moment)
+        end_at(*moment)
     torch.set_num_threads(1)
     multiprocessing.set_start_method('fork', force=True)    # of the loader's workers, which a server would outlive
     build(work_dir, resume, **EVERYTHING).train()
 
 
-def kill_at(name, count):
-    """From now, the `count`-th call of what `name` stands for is where this process dies (before it does anything)."""
+def end_at(name, count, end='kill'):
+    """From now, the `count`-th call of what `name` stands for is where this process dies (before it does anything).
+
+    end='wait': this process does not die, it waits there until another process kills it.
+    """
     owner, attribute, matches = {
         'step': (Learner, 'step', lambda *args: True),                      # its images are already read, and some after it
         'backward': (torch.Tensor, 'backward', lambda *args: True),         # a step has two
@@ -126,7 +130,7 @@ def kill_at(name, count):
         if matches(*args, **kwargs):
             calls.append(1)
             if len(calls) == count:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL) if end == 'kill' else threading.Event().wait()
         return original(*args, **kwargs)
 
     setattr(owner, attribute, dying)

@@ -103,7 +103,7 @@ def test_full_disk_while_training(tmp_path):
     script = (f'mount -t tmpfs -o size=900k tmpfs {small_disk} && {train} --work-dir {small_disk}/run; code=$?; '
               f'cp -r {small_disk}/run {kept}; exit $code')
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    answer = subprocess.run([*unshare, 'sh', '-c', script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    answer = subprocess.run([*unshare, 'sh', '-c', script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert answer.returncode == 2, answer.stderr
     assert 'error: no space is left' in answer.stderr and 'Traceback' not in answer.stderr
     saved = list_checkpoints(kept / 'checkpoints')
@@ -129,6 +129,6 @@ def test_command_refuses_an_occupied_folder(tmp_path):
     small(tmp_path / 'run', **{'train.max_epochs': 1}).train()
     (tmp_path / 'config.json').write_text(json.dumps(config()))
     command = [sys.executable, 'tools/train.py', f'{tmp_path}/config.json', '--work-dir', f'{tmp_path}/run', '--device', 'cpu']
-    answer = subprocess.run(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=100)
+    answer = subprocess.run(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=900)
     assert answer.returncode == 2, answer.stderr
     assert 'holds a finished run' in answer.stderr and 'Traceback' not in answer.stderr and not answer.stdout

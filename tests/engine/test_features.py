@@ -107,7 +107,7 @@ def test_what_changes_features_has_a_file_of_its_own(tmp_path, cache, options):
     small(tmp_path / 'other', **CACHED | options).train()
     one, other = (np.load(path) for path in files(cache))
     assert one.shape == other.shape and one.dtype == np.float32
-    assert not np.array_equal(one, other)       # of batches of another size, only by rounding
+    # Batches of another size change features by rounding alone, and not on every processor.
     assert np.allclose(one, other, atol=1e-5) == ('train.dataloader.batch_size_per_gpu' in options)
 
 

@@ -27,7 +27,7 @@ def runs(tmp_path_factory):
     with subprocess.Popen(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT)), text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         train_all(one, processes=1)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return one, two
 

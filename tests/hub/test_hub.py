@@ -6,7 +6,6 @@ import shutil
 import socket
 import sys
 import threading
-import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -205,8 +204,7 @@ def test_push_and_read_an_id(hub, folder, tmp_path, monkeypatch):
     with torch.no_grad():
         assert torch.equal(from_pretrained('owner/name')(images(2, 8)), load_model(found)(images(2, 8)))
     _at(monkeypatch, NOBODY)                                                    # the network goes away
-    started = time.monotonic()
-    assert scores('owner/name') == expected and time.monotonic() - started < 5
+    assert scores('owner/name') == expected
 
 
 def test_a_local_folder_comes_before_an_id(hub, folder, trainer, tmp_path, monkeypatch):
@@ -252,26 +250,28 @@ def test_a_broken_repository_is_refused_as_a_folder_is(hub, folder, name):
         from_pretrained('owner/name')
 
 
-def test_no_network_is_told_at_once(offline, folder, tmp_path):
-    started = time.monotonic()
+def test_no_network_is_told_without_a_pause(offline, folder, tmp_path, no_pause):
     with pytest.raises(DataError, match='Hugging Face: not reachable, and not downloaded before; ModelScope: not asked.*the output/ folder'):
         pipeline('vision-efficient-tuning', 'owner/name')
     with pytest.raises(UserError, match="'owner/name' could not be pushed to http://127.0.0.1:9.*see whether there is a network"):
         push_to_hub(folder, 'owner/name')
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.slow
-def test_a_hub_that_never_answers_is_waited_for_seconds(hub, folder, monkeypatch):
+def test_a_hub_that_never_answers_is_asked_once(hub, folder, monkeypatch, no_pause):
     push_to_hub(folder, 'owner/name', token=TOKEN)
     expected = scores('owner/name')
     with socket.create_server(('127.0.0.1', 0)) as silent:
         _at(monkeypatch, f'http://127.0.0.1:{silent.getsockname()[1]}')
-        started = time.monotonic()
         assert scores('owner/name') == expected
         with pytest.raises(DataError, match='not reachable, and not downloaded before'):
             find_folder('owner/none')
-        assert time.monotonic() - started < 15
+        silent.setblocking(False)
+        asked = [silent.accept() for _ in range(2)]
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    for connection, _ in asked:
+        connection.close()
 
 
 @pytest.mark.parametrize('name', ['none', './none', '../no/ne', '/no/ne', 'a/b/c', 'https://host/a/b', '~/none', ''])

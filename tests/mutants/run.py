@@ -1,0 +1,239 @@
+"""Puts small faults into a copy of vet, one at a time, and looks which of them the tests of the fault's room notice.
+
+    python tests/mutants/run.py --count 200 --seed 0 --rooms core tuners
+
+The sample is drawn by a hash of each mutation's own text, so it stays the same while other code changes. Each mutant runs in a
+forked process, in a temporary copy of the tree, until the first test fails. A mutant that uses far more processor time than the
+tests need counts as killed. At the end, every test that noticed a fault runs once on unchanged code, where the test must pass.
+equivalent.yaml lists the mutations that change no behaviour, with the reason of each.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.mutants.mutations import Mutation, mutations  # noqa: E402
+
+# Each room, and the tests that look at it. The tests of the mutated file's own name come first.
+ROOMS = {
+    'core': ['tests/core', 'tests/tuners', 'tests/engine/test_frozen.py', 'tests/engine/test_multitask.py', 'tests/contract'],
+    'tuners': ['tests/tuners', 'tests/core', 'tests/contract'],
+    'engine': ['tests/engine', 'tests/test_builders.py', 'tests/test_pipeline.py', 'tests/cli/test_commands.py'],
+    'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/test_batches.py'],
+    'hub': ['tests/hub', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
+}
+LONG = ('test_two_processes.py', 'test_fp8.py', 'test_heap.py', 'test_image_cache.py', 'test_compile.py')     # run last
+EQUIVALENT = Path(__file__).with_name('equivalent.yaml')
+PRELOADED = ('torch', 'torchvision', 'timm', 'mmengine', 'sklearn.metrics', 'scipy', 'torch.utils.tensorboard', 'peft', 'accelerate',
+             'huggingface_hub', 'pytest')
+KILLED, SURVIVED, TIMEOUT, EQUAL = 'killed', 'survived', 'timeout', 'equivalent'
+CPU_SECONDS = 900           # of one process: a loop without an end
+HANGS_SECONDS = 3600        # of the clock: a process that waits without an end
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--count', type=int, default=200, help='mutants in all, shared equally by the rooms')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--rooms', nargs='+', choices=ROOMS, default=list(ROOMS))
+    parser.add_argument('--only', default='', help='mutate only files whose path holds this text')
+    parser.add_argument('--skip', type=int, default=0, help='leave out so many mutants of each room, which another call ran')
+    parser.add_argument('--out', type=Path, default=ROOT / 'build/mutants.json')
+    args = parser.parse_args()
+
+    equivalent = {key(entry): entry for entry in yaml.safe_load(EQUIVALENT.read_text())}
+    everything = [mutation for room in args.rooms for mutation in of_room(room) if args.only in mutation.file]
+    chosen = sample(everything, args.rooms, args.count, args.seed, args.skip)
+    record = dict(command=' '.join(sys.argv), seed=args.seed, count=len(chosen), **machine(), mutants=[])
+    with tempfile.TemporaryDirectory(prefix='mutants-') as folder:
+        tree = copy_tree(Path(folder) / 'tree')
+        for name in PRELOADED:
+            importlib.import_module(name)
+        for number, mutation in enumerate(chosen, 1):
+            known = equivalent.get(key(vars(mutation)))
+            outcome = dict(status=EQUAL, why=known['why']) if known else outcome_of(mutation, tree)
+            record['mutants'].append(dict(file=mutation.file, line=mutation.line, scope=mutation.scope, old=mutation.old,
+                                          new=mutation.new) | outcome)
+            record['rooms'] = counts(record['mutants'])
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(record, indent=1) + '\n')
+            print(f'{number}/{len(chosen)} {outcome["status"]} {mutation.file} {mutation.scope} {outcome.get("seconds", 0):.0f} s',
+                  f'{outcome.get("test", "")}\n    - {mutation.old}\n    + {mutation.new}', flush=True)
+        killers = sorted({mutant['test'] for mutant in record['mutants'] if '::' in mutant.get('test', '')})
+        status, _, log = run_tests(tree, killers) if killers else (0, 0.0, '')
+        if status != 0:
+            sys.exit(f'error: these tests fail on unchanged code too, so they tell nothing:\n{log[-3000:]}')
+    return summary(record, args.out)
+
+
+def key(entry: dict) -> tuple[str, ...]:
+    """What names a mutation: the file, the scope, and the lines before and after, whatever line they stand on."""
+    return tuple(entry[name] for name in ('file', 'scope', 'old', 'new'))
+
+
+def of_room(room: str) -> list[Mutation]:
+    files = sorted((ROOT / 'vet' / room).rglob('*.py'))
+    return [mutation for path in files for mutation in mutations(path.read_bytes(), path.relative_to(ROOT).as_posix())]
+
+
+def sample(everything: list[Mutation], rooms: list[str], count: int, seed: int, skip: int = 0) -> list[Mutation]:
+    """So many mutations, equally many of each room, in a mixed order."""
+    chosen = []
+    for i, room in enumerate(rooms):
+        share = count // len(rooms) + (i < count % len(rooms))
+        ordered = sorted((m for m in everything if m.room == room), key=lambda m: m.order(seed))
+        chosen += [m for m in ordered[:skip + share + 50] if m.is_valid][skip:skip + share]
+    return sorted(chosen, key=lambda m: m.order(seed))
+
+
+def copy_tree(tree: Path) -> Path:
+    """The working tree's files, without what git ignores."""
+    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, check=True,
+                            capture_output=True, text=True).stdout
+    for name in filter(None, listed.split('\0')):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+    return tree
+
+
+def tests_of(room: str, tree: Path) -> list[str]:
+    files = []
+    for place in ROOMS[room]:
+        found = sorted((tree / place).rglob('test_*.py')) if (tree / place).is_dir() else [tree / place]
+        files += [path.relative_to(tree).as_posix() for path in found if path.is_file()]
+    return sorted(dict.fromkeys(files), key=lambda name: Path(name).name in LONG or 'contract' in name)
+
+
+def outcome_of(mutation: Mutation, tree: Path) -> dict:
+    """What the tests of the mutation's room say: first the files that are named like the mutated file, then all others."""
+    tests, stem = tests_of(mutation.room, tree), Path(mutation.file).stem
+    own = [name for name in tests if stem in name]
+    path = tree / mutation.file
+    original, seconds = path.read_bytes(), 0.0
+    path.write_bytes(mutation.source)
+    try:
+        for part in filter(None, (own, [name for name in tests if name not in own])):
+            status, taken, log = run_tests(tree, part)
+            seconds += taken
+            status = 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status          # all of them are slow
+            if status != 0:
+                break
+    finally:
+        path.write_bytes(original)
+    failed = [line.split()[1] for line in log.splitlines() if line.startswith(('FAILED ', 'ERROR '))]
+    return dict(status={0: SURVIVED, None: TIMEOUT}.get(status, KILLED), seconds=round(seconds, 1), test=''.join(failed[:1]))
+
+
+def run_tests(tree: Path, tests: list[str]) -> tuple[int | None, float, str]:
+    """(exit code, seconds, output) of these tests in a forked process; the exit code is None where a limit was reached."""
+    began, scratch = time.monotonic(), tree.parent / 'scratch'
+    scratch.mkdir()
+    log = scratch / 'log'
+    child = os.fork()
+    if child == 0:
+        in_child(tree, tests, scratch)
+    status = wait(child, began + HANGS_SECONDS)
+    kill_group(child)
+    text = log.read_text(errors='replace') if log.exists() else ''
+    shutil.rmtree(scratch, ignore_errors=True)
+    return None if status == -signal.SIGXCPU else status, time.monotonic() - began, text
+
+
+def in_child(tree: Path, tests: list[str], scratch: Path) -> None:
+    """Runs pytest on the copy. This process never returns."""
+    code = 99
+    try:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
+        output = os.open(scratch / 'log', os.O_CREAT | os.O_WRONLY, 0o600)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(tree)
+        (scratch / 'tmp').mkdir()
+        tempfile.tempdir = None
+        os.environ |= dict(PYTHONPATH=str(tree), TMPDIR=str(scratch / 'tmp'), PYTHONDONTWRITEBYTECODE='1', OMP_NUM_THREADS='1')
+        sys.dont_write_bytecode = True
+        sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() not in (ROOT, Path(__file__).parent))]
+        for name in [name for name in sys.modules if name.split('.')[0] in ('vet', 'tests')]:
+            del sys.modules[name]
+        code = pytest.main(['-x', '-n', '0', '-p', 'no:cacheprovider', '-rfE', '--tb=short', f'--basetemp={scratch / "pytest"}', *tests])
+    finally:
+        sys.stdout.flush()
+        os._exit(int(code))
+
+
+def wait(child: int, deadline: float) -> int | None:
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            kill_group(child)
+            os.waitpid(child, 0)
+            return None
+        time.sleep(0.05)
+
+
+def kill_group(child: int) -> None:
+    """Ends the processes that a test left behind."""
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def machine() -> dict:
+    def git(*args: str) -> str:
+        return subprocess.run(['git', *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    import torch
+    cpu = [line.partition(':')[2].strip() for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
+    return dict(commit=git('rev-parse', 'HEAD'), git_changes=bool(git('status', '--porcelain')), python=platform.python_version(),
+                torch=torch.__version__, cpu=cpu[0] if cpu else platform.processor(), cores=os.cpu_count())
+
+
+def counts(mutants: list[dict]) -> dict[str, dict[str, int]]:
+    """Numbers by room; killed counts those that hang too."""
+    rooms: dict[str, Counter] = {}
+    for mutant in mutants:
+        room = rooms.setdefault(mutant['file'].split('/')[1], Counter())
+        room['tried'] += 1
+        room[KILLED if mutant['status'] == TIMEOUT else mutant['status']] += 1
+    return {name: {what: rooms[name][what] for what in ('tried', KILLED, SURVIVED, EQUAL)} for name in sorted(rooms)}
+
+
+def rate(record: dict) -> float:
+    """Killed of those that change behaviour."""
+    killed = sum(room[KILLED] for room in record['rooms'].values())
+    return killed / max(1, killed + sum(room[SURVIVED] for room in record['rooms'].values()))
+
+
+def summary(record: dict, out: Path) -> int:
+    print(f'\n{"room":10}{"tried":>8}{"killed":>8}{"survived":>10}{"equivalent":>12}')
+    for name, room in record['rooms'].items():
+        print(f'{name:10}{room["tried"]:8}{room[KILLED]:8}{room[SURVIVED]:10}{room[EQUAL]:12}')
+    print(f'killed: {rate(record):.1%} of those that are not equivalent; {out}')
+    return 0 if rate(record) >= 0.95 else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
