@@ -20,6 +20,10 @@ test: .venv/test
 test-all: .venv/test
 	$(BIN)/python -m pytest -m 'slow or not slow' $(TESTS)
 
+## mutants: puts 200 small faults into a copy of vet, and counts those that the tests notice; MUTANTS="--count 50 --rooms core" for others
+mutants: .venv/test
+	$(BIN)/python tests/mutants/run.py $(or $(MUTANTS),--count 200)
+
 ## lint: runs ruff and mypy
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -50,4 +54,4 @@ results: .venv/test
 	$(BIN)/pip install --quiet -e .[lint]
 	touch $@
 
-.PHONY: help train test test-all lint backbone results
+.PHONY: help train test test-all mutants lint backbone results

@@ -1,6 +1,5 @@
 """Local, Ray and Slurm: where jobs run, what a process that dies leaves, and what is written for a cluster."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -57,7 +56,6 @@ if 'vet.benchmark.worker' in sys.orig_argv:
     from tests.benchmark.at_write import at_write, wait_for_ever
     at_write({folder!r}, {moment}, lambda: wait_for_ever({mark!r}))
 """
-needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='needs ray')
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +175,6 @@ def test_ray_that_is_not_installed_is_asked_for(monkeypatch):
         Ray()
 
 
-@needs_ray
 @pytest.mark.slow
 def test_ray_makes_the_same_results_and_records_lost_tasks(tmp_path, unbroken):
     more = with_plugin(tmp_path, 'Lost', 'os.kill(os.getpid(), signal.SIGKILL)') + TWO_SEEDS

@@ -77,9 +77,9 @@ def main() -> int:
             print(f'{number}/{len(chosen)} {outcome["status"]} {mutation.file} {mutation.scope} {outcome.get("seconds", 0):.0f} s',
                   f'{outcome.get("test", "")}\n    - {mutation.old}\n    + {mutation.new}', flush=True)
         killers = sorted({mutant['test'] for mutant in record['mutants'] if '::' in mutant.get('test', '')})
-        status, _, log = run_tests(tree, killers) if killers else (0, 0.0, '')
+        status, _, failed = run_tests(tree, killers) if killers else (0, 0.0, '')
         if status != 0:
-            sys.exit(f'error: these tests fail on unchanged code too, so they tell nothing:\n{log[-3000:]}')
+            sys.exit(f'error: {failed} fails on unchanged code too (exit code {status}), so the test tells nothing.')
     return summary(record, args.out)
 
 
@@ -131,30 +131,43 @@ def outcome_of(mutation: Mutation, tree: Path) -> dict:
     path.write_bytes(mutation.source)
     try:
         for part in filter(None, (own, [name for name in tests if name not in own])):
-            status, taken, log = run_tests(tree, part)
+            status, taken, failed = run_tests(tree, part)
             seconds += taken
             status = 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status          # all of them are slow
             if status != 0:
                 break
     finally:
         path.write_bytes(original)
-    failed = [line.split()[1] for line in log.splitlines() if line.startswith(('FAILED ', 'ERROR '))]
-    return dict(status={0: SURVIVED, None: TIMEOUT}.get(status, KILLED), seconds=round(seconds, 1), test=''.join(failed[:1]))
+    return dict(status={0: SURVIVED, None: TIMEOUT}.get(status, KILLED), seconds=round(seconds, 1), test=failed)
 
 
 def run_tests(tree: Path, tests: list[str]) -> tuple[int | None, float, str]:
-    """(exit code, seconds, output) of these tests in a forked process; the exit code is None where a limit was reached."""
+    """(exit code, seconds, the first test that failed) of these tests in a forked process; the exit code is None where a limit was reached."""
     began, scratch = time.monotonic(), tree.parent / 'scratch'
     scratch.mkdir()
-    log = scratch / 'log'
     child = os.fork()
     if child == 0:
         in_child(tree, tests, scratch)
     status = wait(child, began + HANGS_SECONDS)
     kill_group(child)
-    text = log.read_text(errors='replace') if log.exists() else ''
+    failed = (scratch / 'failed').read_text() if (scratch / 'failed').exists() else ''
     shutil.rmtree(scratch, ignore_errors=True)
-    return None if status == -signal.SIGXCPU else status, time.monotonic() - began, text
+    return None if status == -signal.SIGXCPU else status, time.monotonic() - began, failed
+
+
+class Failed:
+    """Tells pytest to write the name of a test that fails."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.path.write_text(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.path.write_text(report.nodeid)
 
 
 def in_child(tree: Path, tests: list[str], scratch: Path) -> None:
@@ -175,7 +188,8 @@ def in_child(tree: Path, tests: list[str], scratch: Path) -> None:
         sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() not in (ROOT, Path(__file__).parent))]
         for name in [name for name in sys.modules if name.split('.')[0] in ('vet', 'tests')]:
             del sys.modules[name]
-        code = pytest.main(['-x', '-n', '0', '-p', 'no:cacheprovider', '-rfE', '--tb=short', f'--basetemp={scratch / "pytest"}', *tests])
+        code = pytest.main(['-x', '-n', '0', '-p', 'no:cacheprovider', '--tb=no', f'--basetemp={scratch / "pytest"}', *tests],
+                           plugins=[Failed(scratch / 'failed')])
     finally:
         sys.stdout.flush()
         os._exit(int(code))

@@ -109,7 +109,8 @@ def test_steps_prune_what_numpy_finds_least_important():
 
 
 def test_same_output_importance_and_pruning_as_peft():
-    peft, layer = pytest.importorskip('peft'), pytest.importorskip('peft.tuners.adalora.layer')
+    import peft
+    from peft.tuners.adalora import layer
     total, generator = 20, torch.Generator().manual_seed(0)
     backbone, tuner = tuned('vit', type='AdaLoRA', rank=4, target=2, warmup=4 / total, final=6 / total, alpha=8, gamma=0)
     config = peft.AdaLoraConfig(init_r=4, target_r=2, tinit=4, tfinal=6, deltaT=1, total_step=total, lora_alpha=8,

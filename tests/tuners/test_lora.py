@@ -111,7 +111,7 @@ def test_dropout_acts_on_the_updates_input_in_training_alone():
 
 @pytest.mark.parametrize('train', [False, True])
 def test_same_numbers_and_gradients_as_peft(train):
-    peft = pytest.importorskip('peft')
+    import peft
     backbone = tiny('vit')
     reference = peft.get_peft_model(copy.deepcopy(backbone.network), peft.LoraConfig(r=4, lora_alpha=8, target_modules=['qkv']))
     tuner = lora(rank=4, alpha=8)

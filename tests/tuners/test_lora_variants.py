@@ -167,7 +167,7 @@ def test_vera_shares_its_projections_and_draws_them_again_bit_for_bit():
 
 @pytest.mark.parametrize('options, ours', [(dict(use_rslora=True), 'rslora'), (dict(use_dora=True), 'dora')])
 def test_same_numbers_and_gradients_as_peft(options, ours):
-    peft = pytest.importorskip('peft')
+    import peft
     backbone = tiny('vit').eval()
     names = dict(r=4, lora_alpha=8, target_modules=['qkv'])
     reference = peft.get_peft_model(copy.deepcopy(backbone.network), peft.LoraConfig(**names, **options)).eval()

@@ -1,0 +1,67 @@
+"""The tests notice faults: of a seeded sample of small ones, at least 95 in a hundred. What changes no behaviour is listed with a reason."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.mutants.mutations import mutations
+from tests.mutants.run import EQUIVALENT, ROOMS, key, of_room, sample
+
+SOURCE = b'''
+import torch
+
+def area(size, scale=2.0, *, round_up=True):
+    """Not a mutation."""
+    if size is None or size < 0:
+        raise ValueError(f'{size} is below {0}')
+    with torch.no_grad():
+        total = min(size * size, 10) if round_up else 0
+    return torch.zeros(total, dtype=torch.int32).detach()
+'''
+
+
+def test_what_can_go_wrong_in_a_function():
+    found = {(mutation.old, mutation.new) for mutation in mutations(SOURCE, 'vet/core/area.py')}
+    for old, new in (('scale=2.0', 'scale=(4.0)'), ('round_up=True', 'round_up=(False)')):
+        assert ('def area(size, scale=2.0, *, round_up=True):', f'def area(size, scale=2.0, *, round_up=True):'.replace(old, new)) in found
+    condition, total = 'if size is None or size < 0:', 'total = min(size * size, 10) if round_up else 0'
+    result = 'return torch.zeros(total, dtype=torch.int32).detach()'
+    for old, new in ((condition, 'if not (size is None or size < 0):'), (condition, 'if (size is None and size < 0):'),
+                     (condition, 'if (size < 0):'), (condition, 'if (size is not None) or size < 0:'),
+                     (condition, 'if size is None or (size <= 0):'), (condition, 'if size is None or size < (1):'),
+                     ("raise ValueError(f'{size} is below {0}')", 'pass'), ('with torch.no_grad():', 'if True:'),
+                     (total, 'total = (max(size * size, 10)) if round_up else 0'), (total, 'total = min((size / size), 10) if round_up else 0'),
+                     (total, 'total = (min(size * size, 10) if not round_up else 0)'),
+                     (result, 'return (torch.zeros(total, dtype=torch.int32))'), (result, 'return (torch.zeros(total)).detach()'),
+                     (result, 'return (torch.ones(total, dtype=torch.int32)).detach()'), (result, 'return None')):
+        assert (old, new) in found
+    assert all(mutation.is_valid and mutation.scope == 'area' for mutation in mutations(SOURCE, 'vet/core/area.py'))
+    assert not any('Not a' in old or 'below' in old and new != 'pass' for old, new in found)
+
+
+def test_a_sample_stays_the_same_when_other_code_changes():
+    before = mutations(SOURCE, 'vet/core/area.py')
+    after = mutations(SOURCE.replace(b'import torch', b'import torch\nLIMIT = 3'), 'vet/core/area.py')
+    chosen = [key(vars(mutation)) for mutation in sample(before, ['core'], 5, seed=0)]
+    assert len(chosen) == 5
+    assert [one for one in (key(vars(mutation)) for mutation in sample(after, ['core'], 6, seed=0)) if one[2] != 'LIMIT = 3'][:5] == chosen
+    assert chosen != [key(vars(mutation)) for mutation in sample(before, ['core'], 5, seed=1)]
+
+
+@pytest.mark.slow
+def test_what_is_listed_as_equivalent_is_a_mutation_and_has_a_reason():
+    known = {key(vars(mutation)) for room in ROOMS for mutation in of_room(room)}
+    for entry in yaml.safe_load(EQUIVALENT.read_text()):
+        assert key(entry) in known and len(entry['why'].split()) > 3, entry
+
+
+@pytest.mark.slow
+def test_at_least_95_in_a_hundred_faults_are_noticed(tmp_path):
+    made = subprocess.run([sys.executable, 'tests/mutants/run.py', '--count', '60', '--seed', '0', '--out', tmp_path / 'mutants.json'],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert len(json.loads((tmp_path / 'mutants.json').read_text())['mutants']) == 60
