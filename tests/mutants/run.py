@@ -33,8 +33,8 @@ from tests.mutants.mutations import Mutation, mutations  # noqa: E402
 
 # Each room, and the tests that look at it. The tests of the mutated file's own name come first.
 ROOMS = {
-    'core': ['tests/core', 'tests/tuners', 'tests/engine/test_frozen.py', 'tests/engine/test_multitask.py', 'tests/contract'],
-    'tuners': ['tests/tuners', 'tests/core', 'tests/contract'],
+    'core': ['tests/core', 'tests/tuners', 'tests/engine/test_frozen.py', 'tests/engine/test_multitask.py'],
+    'tuners': ['tests/tuners', 'tests/core'],
     'engine': ['tests/engine', 'tests/test_builders.py', 'tests/test_pipeline.py', 'tests/cli/test_commands.py'],
     'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/test_batches.py'],
     'hub': ['tests/hub', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
@@ -119,7 +119,7 @@ def tests_of(room: str, tree: Path) -> list[str]:
     for place in ROOMS[room]:
         found = sorted((tree / place).rglob('test_*.py')) if (tree / place).is_dir() else [tree / place]
         files += [path.relative_to(tree).as_posix() for path in found if path.is_file()]
-    return sorted(dict.fromkeys(files), key=lambda name: Path(name).name in LONG or 'contract' in name)
+    return sorted(dict.fromkeys(files), key=lambda name: Path(name).name in LONG)
 
 
 def outcome_of(mutation: Mutation, tree: Path) -> dict:
