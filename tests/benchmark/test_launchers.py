@@ -149,11 +149,12 @@ def test_a_worker_ends_with_its_campaign(tmp_path):
 @pytest.mark.parametrize('moments', [(3, 20), (12, 30)])
 def test_a_campaign_killed_with_its_workers_at_work_ends_as_one_that_was_not(tmp_path, unbroken, moments):
     """moments: the writes at which each worker stops and waits, until the campaign is killed."""
-    folder, hooks, mark, kept = tmp_path / 'campaign', tmp_path / 'hooks', tmp_path / 'waits', {}
+    folder, hooks, kept = tmp_path / 'campaign', tmp_path / 'hooks', {}
     hooks.mkdir()
     command = [sys.executable, '-c', RUN_LOCAL.format(more=TWO_SEEDS), folder, '2']
     environment = os.environ | dict(PYTHONPATH=f'{hooks}:{ROOT}')
     for moment in moments:
+        mark = tmp_path / f'waits at {moment}'
         (hooks / 'sitecustomize.py').write_text(WAIT_AT_WRITE.format(folder=str(folder), moment=moment, mark=str(mark)))
         parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment)
         while not mark.exists():
@@ -161,7 +162,6 @@ def test_a_campaign_killed_with_its_workers_at_work_ends_as_one_that_was_not(tmp
             time.sleep(0.05)
         parent.kill()
         assert parent.wait() == -signal.SIGKILL
-        mark.unlink()
         kept |= {path: path.stat().st_mtime_ns for path in (folder / 'results/tiny').glob('*.json')}
     subprocess.run(command, cwd=ROOT, check=True)
     assert {name: lasting(result) for name, result in results(folder).items()} == {
