@@ -9,7 +9,7 @@ equivalent.yaml lists the mutations that change no behaviour, with the reason of
 """
 
 import argparse
-import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -126,9 +126,9 @@ def outcome_of(mutation: Mutation, tree: Path) -> dict:
     """What the tests of the mutation's room say: first the files that are named like the mutated file, then all others."""
     tests, stem = tests_of(mutation.room, tree), Path(mutation.file).stem
     own = [name for name in tests if stem in name]
-    path = tree / mutation.file
-    original, seconds = path.read_bytes(), 0.0
-    path.write_bytes(mutation.source)
+    path, seconds = tree / mutation.file, 0.0
+    original = path.read_bytes()
+    put(path, mutation.source)
     try:
         for part in filter(None, (own, [name for name in tests if name not in own])):
             status, taken, failed = run_tests(tree, part)
@@ -137,8 +137,14 @@ def outcome_of(mutation: Mutation, tree: Path) -> dict:
             if status != 0:
                 break
     finally:
-        path.write_bytes(original)
+        put(path, original)
     return dict(status={0: SURVIVED, None: TIMEOUT}.get(status, KILLED), seconds=round(seconds, 1), test=failed)
+
+
+def put(path: Path, source: bytes) -> None:
+    """Writes a module. Its bytecode goes, which Python would take for the new module's: both may be as long, and of one second."""
+    path.write_bytes(source)
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
 def run_tests(tree: Path, tests: list[str]) -> tuple[int | None, float, str]:
@@ -183,8 +189,7 @@ def in_child(tree: Path, tests: list[str], scratch: Path) -> None:
         os.chdir(tree)
         (scratch / 'tmp').mkdir()
         tempfile.tempdir = None
-        os.environ |= dict(PYTHONPATH=str(tree), TMPDIR=str(scratch / 'tmp'), PYTHONDONTWRITEBYTECODE='1', OMP_NUM_THREADS='1')
-        sys.dont_write_bytecode = True
+        os.environ |= dict(PYTHONPATH=str(tree), TMPDIR=str(scratch / 'tmp'), OMP_NUM_THREADS='1')
         sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() not in (ROOT, Path(__file__).parent))]
         for name in [name for name in sys.modules if name.split('.')[0] in ('vet', 'tests')]:
             del sys.modules[name]
