@@ -27,7 +27,7 @@ def area(size, scale=2.0, *, round_up=True):
 def test_what_can_go_wrong_in_a_function():
     found = {(mutation.old, mutation.new) for mutation in mutations(SOURCE, 'vet/core/area.py')}
     for old, new in (('scale=2.0', 'scale=(4.0)'), ('round_up=True', 'round_up=(False)')):
-        assert ('def area(size, scale=2.0, *, round_up=True):', f'def area(size, scale=2.0, *, round_up=True):'.replace(old, new)) in found
+        assert ('def area(size, scale=2.0, *, round_up=True):', 'def area(size, scale=2.0, *, round_up=True):'.replace(old, new)) in found
     condition, total = 'if size is None or size < 0:', 'total = min(size * size, 10) if round_up else 0'
     result = 'return torch.zeros(total, dtype=torch.int32).detach()'
     for old, new in ((condition, 'if not (size is None or size < 0):'), (condition, 'if (size is None and size < 0):'),
