@@ -195,15 +195,20 @@ def test_learning_rates_of_a_step():
         assert sorted(rates) == pytest.approx([0.1 * expected, 0.4 * expected])
 
 
+def decays(decay, steps):
+    return [min(decay, (1 + step) / (10 + step)) for step in range(steps)]
+
+
 def test_average_in_closed_form():
-    """After n steps: decay^n a0 + (1 - decay) sum_i decay^(n - i) t_i; what is no float is copied."""
-    states = [dict(w=torch.randn(5, dtype=torch.float64), n=torch.tensor(i)) for i in range(6)]
-    average = Average(states[0], 0.7)
-    for state in states[1:]:
-        average.update(state)
-    expected = 0.7 ** 5 * states[0]['w'] + sum(0.3 * 0.7 ** (5 - i) * states[i]['w'] for i in range(1, 6))
+    """After step s: a <- d a + (1 - d) t with d = min(decay, (1 + s) / (10 + s)); what is no float is copied."""
+    states = [dict(w=torch.randn(5, dtype=torch.float64), n=torch.tensor(i)) for i in range(31)]
+    average, expected = Average(states[0], 0.7), states[0]['w']
+    for step, (state, decay) in enumerate(zip(states[1:], decays(0.7, 30))):
+        average.update(state, step)
+        expected = decay * expected + (1 - decay) * state['w']
+    assert decays(0.7, 30)[0] == 0.1 and decays(0.7, 30)[-1] == 0.7
     torch.testing.assert_close(average.state['w'], expected)
-    assert average.state['n'] == 5
+    assert average.state['n'] == 30
     trained = {name: value.clone() for name, value in states[5].items()}
     with swapped(trained, average.state):
         assert trained['w'].equal(average.state['w'])
@@ -213,11 +218,27 @@ def test_average_in_closed_form():
 def test_average_follows_every_step():
     learner = make(ema=0.9)
     expected = {name: value.clone() for name, value in learner.model.trained_state().items()}
-    for number in range(3):
+    for number, decay in enumerate(decays(0.9, 3)):
         step(learner, batches_of(8, seed=number), number)
-        expected = {name: 0.9 * expected[name] + 0.1 * value for name, value in learner.model.trained_state().items()}
+        expected = {name: decay * expected[name] + (1 - decay) * value for name, value in learner.model.trained_state().items()}
     for name, value in learner.weights().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('decay', [0.9998, 0.99992, 0.999999])
+def test_an_average_of_a_short_run_forgets_the_untrained_start(decay):
+    """Of 100 steps, the start keeps a share below a millionth; without a warmup, 98 %."""
+    average = Average(dict(w=torch.ones(1, dtype=torch.float64)), decay)
+    for number in range(100):
+        average.update(dict(w=torch.zeros(1, dtype=torch.float64)), number)
+    assert 0 < average.state['w'] < 1e-6
+
+
+@pytest.mark.parametrize('decay, steps, warns', [(0.9998, 100, True), (0.9998, 4999, True), (0.9998, 5000, False), (0.9, 10, False)])
+def test_an_average_that_reaches_back_beyond_the_run_is_told(decay, steps, warns, capsys):
+    make(ema=decay, max_epochs=steps)
+    said = capsys.readouterr().err
+    assert (f'train.ema={decay} averages about 5,000 steps, but the run has {steps:,}: the decay rises' in said) == warns
 
 
 class Observer(Tuner):

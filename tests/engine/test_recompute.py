@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from tests.contract.cases import CASES
-from tests.contract.runs import LABELS, Run, gradients, run, trained
+from tests.contract.runs import LABELS, Run, gradients, run, trained, with_head
 from tests.engine.runs import small
-from tests.nets import images
+from tests.nets import images, tiny
 from vet.engine.recompute import blocks_again
 from vet.errors import UserError
+from vet.registry import TUNERS
 
 
 def kept(model) -> int:
@@ -54,12 +55,49 @@ def test_a_run_ends_with_the_same_weights_and_leaves_nothing(tmp_path):
     plain, again = (small(tmp_path / str(on), **options, **{'train.gradient_checkpointing': on}) for on in (False, True))
     for trainer in (plain, again):
         trainer.train()
-        assert not trainer.model.backbone.network.grad_checkpointing
+        assert 'forward' not in vars(trainer.model.backbone.network.blocks[0])
     states = [trainer.model.trained_state() for trainer in (plain, again)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_networks_without_it_are_refused():
-    model = trained(next(case for case in CASES if str(case) == 'LoRA'), 'torchvision-vit')
-    with pytest.raises(UserError, match='VisionTransformer cannot compute its blocks again.*set it to False'), blocks_again(model):
+@pytest.mark.parametrize('family', ['resnet', 'torchvision-vit', 'vgg', 'convnext'])
+def test_every_network_with_blocks_has_it(family):
+    model = trained(next(case for case in CASES if str(case) == 'LoRA-weight'), family).train()
+    _, plain = gradients(model, images(6), LABELS)
+    whole = kept(model)
+    with blocks_again(model):
+        _, again = gradients(model, images(6), LABELS)
+        assert kept(model) < whole
+    assert all(torch.equal(again[name], plain[name]) for name in plain)
+
+
+def test_networks_without_blocks_are_refused():
+    model = trained(next(case for case in CASES if str(case) == 'BitFit'), 'resnet')
+    model.backbone.sites.blocks = []
+    with pytest.raises(UserError, match='ResNet has no blocks that could be computed again; set it to False'), blocks_again(model):
         pass
+
+
+@pytest.mark.parametrize('tuner', ['Full', 'NormTune'])
+def test_statistics_are_counted_once(tuner):
+    model = trained(next(case for case in CASES if str(case) == tuner), 'resnet').train()
+    again = copy.deepcopy(model)
+    for x in images(12, seed=5).split(6):
+        _, plain = gradients(model, x, LABELS)
+        with blocks_again(again):
+            _, found = gradients(again, x, LABELS)
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    buffers, others = dict(model.backbone.named_buffers()), dict(again.backbone.named_buffers())
+    assert any(name.endswith('num_batches_tracked') for name in buffers)
+    assert all(torch.equal(others[name], buffers[name]) for name in buffers)
+
+
+def test_a_tuner_at_a_container_of_blocks_trains():
+    """timm's own mode calls the blocks past the container, so that no hook of the container is called."""
+    backbone = tiny('resnet')
+    model = with_head(backbone, [TUNERS.build(dict(type='Adapter', at='layer?', width=2))]).train()
+    _, plain = gradients(model, images(6), LABELS)
+    with blocks_again(model):
+        _, again = gradients(model, images(6), LABELS)
+    assert any(value.abs().sum() > 0 for name, value in again.items() if name.startswith('tuners'))
+    assert all(torch.equal(again[name], plain[name]) for name in plain)

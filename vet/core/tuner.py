@@ -27,6 +27,7 @@ class Tuner(nn.Module):
 
     identity_at_start = True    # before training, the tuned backbone computes exactly what the frozen one does
     head_only = False           # edits nothing, on purpose; of other tuners, that is an error
+    no_gradient: str | None = None      # why some parameters may get no gradient, if not all of them; of others, that is an error
     length_key: tuple[str, ...] | None = None   # ('lora_length', 'rank', 'r'): short form in model.backbone, argument, its aliases
     backbone: Backbone | None = None            # the one it is attached to, for `prepare`; not owned
 

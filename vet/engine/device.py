@@ -1,5 +1,7 @@
 """Where a run computes and in which precision: an Accelerator."""
 
+import os
+
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
@@ -13,7 +15,12 @@ def make_accelerator(device: str | None = None, precision: str = 'auto', some_un
     precision: 'fp32', 'bf16' (autocast), 'fp8' (the same; a training adds vet/engine/fp8.py), or 'auto': bf16 where the hardware
         has it.
     some_unused: whether a step may leave trained parameters without a gradient, as one of several tasks does.
+
+    Of several processes on a machine without a GPU, each computes on the CPU. UserError where processes cannot work together.
     """
+    processes = int(os.environ.get('WORLD_SIZE', 1))
+    if device is None and (processes > 1 or not torch.accelerator.is_available()) and not torch.cuda.is_available():
+        device = 'cpu'                              # or accelerate would let several processes train side by side
     if device is not None:
         try:
             torch.empty(0, device=device)
@@ -28,8 +35,14 @@ def make_accelerator(device: str | None = None, precision: str = 'auto', some_un
     if not torch.distributed.is_initialized():      # accelerate keeps one device a process; a later trainer's may differ
         PartialState._reset_state()
     AcceleratorState._reset_state()
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
-    return Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else 'bf16', kwargs_handlers=[parallel])
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused,
+                                             broadcast_buffers=False)       # batch_norms.py shares those that train
+    accelerator = Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else 'bf16',
+                              kwargs_handlers=[parallel])
+    if accelerator.num_processes != processes:
+        raise UserError(f'{processes} processes were started, but on the device {str(accelerator.device)!r} they cannot share the '
+                        f'work; start one, or give --device cpu.')
+    return accelerator
 
 
 def precision_of(accelerator: Accelerator) -> str:

@@ -7,19 +7,39 @@ import torch
 
 
 class Average:
-    """a <- decay a + (1 - decay) t after each step, for every floating-point tensor t of `trained`; others are copied."""
+    """a <- d a + (1 - d) t after step s (0, 1, …), with d = min(decay, (1 + s) / (10 + s)), for every floating-point tensor t of
+    `trained`; others are copied.
+
+    The warmup of d lets the average forget the untrained start: at step s it reaches back over about s / 9 steps at most.
+    """
 
     def __init__(self, trained: Mapping[str, torch.Tensor], decay: float):
         self.decay = decay
         self.state = {name: tensor.detach().clone() for name, tensor in trained.items()}
 
     @torch.no_grad()
-    def update(self, trained: Mapping[str, torch.Tensor]) -> None:
+    def update(self, trained: Mapping[str, torch.Tensor], step: int) -> None:
+        """step: the number of the step that was taken, from 0, which a run that goes on knows too."""
+        decay = decay_at(self.decay, step)
         for name, tensor in trained.items():
             if tensor.is_floating_point():
-                self.state[name].lerp_(tensor, 1 - self.decay)
+                self.state[name].lerp_(tensor, 1 - decay)
             else:
                 self.state[name].copy_(tensor)
+
+
+def decay_at(decay: float, step: int) -> float:
+    """The decay after step number `step`, from 0."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def shortened(decay: float, steps: int) -> str | None:
+    """What to tell the user where the average of `decay` reaches back over more steps than a run has; else None."""
+    reach, last = 1 / (1 - decay), decay_at(decay, max(steps, 1) - 1)
+    if round(reach) <= steps:
+        return None
+    return (f'train.ema={decay:g} averages about {reach:,.0f} steps, but the run has {steps:,}: the decay rises with the steps, to '
+            f'{last:.4g} at the end, which averages about {1 / (1 - last):,.0f}')
 
 
 @contextmanager

@@ -15,14 +15,17 @@ from vet.config import Stage, Train
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.engine.attention import AttentionByProducts, pays
+from vet.engine.batch_norms import share_statistics, single_values_normed
 from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
 from vet.engine.device import precision_of
-from vet.engine.ema import Average, copy_into
+from vet.engine.ema import Average, copy_into, shortened
 from vet.engine.fp8 import products_in_fp8
 from vet.engine.frozen import norms_keep, stored_in
+from vet.engine.gradients import GradientWatch
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
+from vet.engine.progress import console
 from vet.engine.recompute import blocks_again
 from vet.engine.seeding import seed_everything
 from vet.errors import UserError
@@ -41,6 +44,9 @@ class Learner:
         self._part = model if part is None else part
         self.average = Average(model.trained_state(), train.ema) if train.ema else None
         self._all = model.trainable()
+        told = shortened(train.ema, train.max_epochs * order.steps) if train.ema else None
+        if told and accelerator.is_main_process:
+            console.print(f'warning: {told}.', soft_wrap=True, markup=False)
         self._stages = train.stages or [Stage(train.max_epochs)]
         self._begins = [sum(stage.epochs for stage in self._stages[:i]) * order.steps for i in range(len(self._stages) + 1)]
         self._mix = {task: _mixture(train, len(part.classes)) for task, part in model.tasks.items()}
@@ -50,8 +56,10 @@ class Learner:
                                 f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
         self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
         self._while_training = ExitStack()
+        self._while_training.enter_context(single_values_normed(model))
         if train.gradient_checkpointing:
-            self._while_training.enter_context(blocks_again(model))
+            with blocks_again(model):       # refuses a network without blocks
+                pass
         is_bf16 = precision_of(accelerator) == 'bf16'
         if train.precision == 'fp8':
             self._while_training.enter_context(products_in_fp8(model))
@@ -76,6 +84,7 @@ class Learner:
         mode = train.compile if isinstance(train.compile, str) else None
         self.net: nn.Module = self.accelerator.prepare_model(torch.compile(self._part, mode=mode) if train.compile else self._part)
         self.net.train()
+        self._watch = GradientWatch(self.model, self.accelerator.is_main_process, this.epochs * self.order.steps)
 
     def step(self, batches: list[Batch], step: int, meter: Meter) -> float:
         """Step number `step`: the gradient of the mean loss over all its images, however they are spread and batched.
@@ -95,15 +104,19 @@ class Learner:
                 lean.enter_context(model.lean())
             if self._by_products:
                 lean.enter_context(AttentionByProducts())
+            if train.gradient_checkpointing:        # around what the lean blocks compute
+                lean.enter_context(blocks_again(self.model))
             self._accumulate(batches, share, meter)
+        self._watch.look(self.parameters, {batch.task for batch in batches})
         if train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), train.clip_norm)
         self.optimizer.step()
         for tuner in self.model.tuners:
             tuner.on_step((step + 1) / (train.max_epochs * self.order.steps))
         self.optimizer.zero_grad()
+        share_statistics(self.model, accelerator, int(sum(batch.weights.sum() for batch in batches)))
         if self.average:
-            self.average.update(self.model.trained_state())
+            self.average.update(self.model.trained_state(), step)
         return self.base_lrs[0] * factor
 
     def _accumulate(self, batches: list[Batch], share: float, meter: Meter) -> None:

@@ -1,35 +1,62 @@
 """Gradient checkpointing: what a block computes is not kept, but computed again in the backward pass.
 
-Imported by learner.py alone.
+Each block's own forward is wrapped, so that tuners at a block, in a block and at a container of blocks all act. timm's own mode
+calls the blocks past their container, and counts the statistics of batch norms twice. Imported by learner.py alone.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vet.core.edits import statistics
+from vet.core.modes import instead
 from vet.errors import UserError
 
 
 @contextmanager
 def blocks_again(model: Any) -> Iterator[None]:
-    """Within, the networks of a model keep for the backward pass what flows between their blocks, and nothing in them.
+    """Within, the networks of a model keep for the backward pass what flows between their blocks, and nothing in the blocks.
 
-    UserError for a network that has no such mode; timm's have it.
+    UserError for a network in which no blocks are known.
     """
-    networks = [part.backbone.network for part in model.tasks.values()]
+    with ExitStack() as stack:
+        for part in model.tasks.values():
+            network, names = part.backbone.network, part.backbone.sites.blocks
+            if not names:
+                raise UserError(f'train.gradient_checkpointing is True, but {type(network).__name__} has no blocks that could be '
+                                f'computed again; set it to False, or name the blocks in model.backbone.roles.')
+            tuned = [module for module in part.tuners.modules() if statistics(module)]
+            for block in map(network.get_submodule, names):
+                norms = [module for module in block.modules() if statistics(module)]
+                stack.enter_context(instead(block, partial(_again, block.forward, norms + tuned)))
+        yield
+
+
+def _again(forward: Callable, norms: list[nn.Module], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    if torch.compiler.is_compiling():       # a compiler computes tensors again, and no writes into buffers
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _statistics_kept(norms)
+
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+@contextmanager
+def _statistics_kept(norms: list[nn.Module]) -> Iterator[None]:
+    """Within, norms count what they see into copies of their running statistics: the first forward has counted it."""
+    kept = [(module, name, module._buffers[name]) for module in norms if module.training for name in statistics(module)]
+    for module, name, buffer in kept:
+        module._buffers[name] = buffer.clone() if buffer is not None else None
     try:
-        for network in networks:
-            _set(network, True)
         yield
     finally:
-        for network in networks:
-            _set(network, False)
-
-
-def _set(network: Any, enable: bool) -> None:
-    try:
-        network.set_grad_checkpointing(enable)
-    except (AttributeError, AssertionError) as error:       # as timm's models say that they cannot
-        if enable:
-            raise UserError(f'train.gradient_checkpointing is True, but {type(network).__name__} cannot compute its blocks again, '
-                            f"as most of timm's models can; set it to False.") from error
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from safetensors.torch import load_file
 
 from vet.config import Settings
@@ -57,7 +58,8 @@ class Trainer:
             torch.use_deterministic_algorithms(True)
         if settings.train.threads is not None:
             torch.set_num_threads(settings.train.threads)
-        self.accelerator = make_accelerator(device, settings.train.precision, some_unused=len(model.tasks) > 1)
+        unused = len(model.tasks) > 1 or any(tuner.no_gradient for tuner in model.tuners)
+        self.accelerator = make_accelerator(device, settings.train.precision, some_unused=unused)
         self.model = model.to(self.accelerator.device)
         self._augment, self._view = (
             {task: build_transform(transform, **vars(part.backbone.preprocessing)) for task, part in model.tasks.items()}
@@ -136,6 +138,8 @@ class Trainer:
             for task, part in self.model.tasks.items() if not self._is_prepared else ():
                 for tuner in part.tuners:
                     tuner.prepare((batch.images, batch.labels) for batch in self._batches(order, 0) if batch.task == task)
+            if accelerator.num_processes > 1:       # what a process found in images of its own
+                copy_into(self.model.trained_state(), broadcast(self.model.trained_state()))
         self._cache = FeatureCache(self.model, settings, accelerator) if train.cache_features else None
         if not parts and settings.evaluation.before and self.data.get('test') is not None:
             progress.before = self._measure('test')

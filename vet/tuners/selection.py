@@ -8,6 +8,8 @@ from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
+UNREAD = 'the network has parameters that its features are not computed from'
+
 
 @TUNERS.register_module()
 class LinearProbe(Tuner):
@@ -26,6 +28,8 @@ class LinearProbe(Tuner):
 class Full(Tuner):
     """Every parameter trains, running statistics included. Parameters: the backbone's."""
 
+    no_gradient = UNREAD
+
     def __init__(self) -> None:
         super().__init__('backbone')
 
@@ -40,6 +44,8 @@ class Partial(Tuner):
     names: instead, the parameters whose path starts with one of these, or that one of these fits as a regular expression.
     indices: instead, the parameters of these places in the backbone's own order: (start, stop), as in a slice; None is an end.
     """
+
+    no_gradient = UNREAD
 
     def __init__(self, blocks: int = 1, norm: bool = False, names: str | list[str] | None = None,
                  indices: tuple[int | None, int | None] | None = None):
@@ -86,6 +92,8 @@ class BitFit(Tuner):
     ViT-B/16: 102,912 parameters, that is 12 blocks of 11 C and the biases of the patch embedding and the last norm.
     """
 
+    no_gradient = UNREAD
+
     def __init__(self, at: str | list[str] = 'backbone'):
         super().__init__(at)
 
@@ -99,6 +107,8 @@ class NormTune(Tuner):
 
     ViT-B/16: 38,400 parameters, that is 25 norms of 2 C.
     """
+
+    no_gradient = UNREAD
 
     def __init__(self, at: str | list[str] = 'norm'):
         super().__init__(at)
@@ -115,6 +125,8 @@ class DiffFit(Tuner):
     gamma starts at 1 and acts on the last weight of each, so it merges.
     ViT-B/16: 140,544 parameters, that is BitFit's 102,912, 25 C of the norms' scales and 12 blocks of 2 C gammas.
     """
+
+    no_gradient = UNREAD
 
     def __init__(self, outputs: str | list[str] | tuple[str, ...] = ('attn.proj', 'mlp.fc2')):
         super().__init__(['backbone', 'norm', *([outputs] if isinstance(outputs, str) else outputs)])

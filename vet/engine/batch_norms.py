@@ -1,0 +1,57 @@
+"""What batch norms that train ask of a training: a channel with one value, and one set of statistics for all processes.
+
+Imported by learner.py alone.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from vet.core.edits import statistics
+from vet.core.modes import instead
+
+
+@contextmanager
+def single_values_normed(model: nn.Module) -> Iterator[None]:
+    """Within, a batch norm that gets one value for each channel normalises it by its running statistics, and leaves these.
+
+    torch refuses such a batch: one image, behind a pool. All other batches are what they are.
+    """
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    with ExitStack() as stack:
+        for norm in norms:
+            stack.enter_context(instead(norm, partial(_normed, norm, norm.forward)))
+        yield
+
+
+def _normed(norm: Any, forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    if not norm.training or x.numel() > x.shape[1]:
+        return forward(x)
+    norm.training = False
+    try:
+        return forward(x)
+    finally:
+        norm.training = True
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module, accelerator: Accelerator, images: int) -> None:
+    """Each running statistic that trains becomes its mean over all processes, weighted by the images of each in the step.
+
+    So all processes evaluate, and save, one model. Each has normalised by its own images alone.
+    """
+    if accelerator.num_processes == 1:
+        return
+    values = [getattr(norm, name) for norm in model.modules() if norm.training for name in statistics(norm)]
+    if not values:
+        return
+    flat = torch.cat([value.flatten().double() for value in values] + [torch.ones(1, device=values[0].device).double()])
+    total = accelerator.reduce(images * flat, 'sum')
+    means = (total[:-1] / total[-1]).split([value.numel() for value in values])
+    for value, mean in zip(values, means):
+        value.copy_((mean if value.is_floating_point() else mean.round()).view_as(value))

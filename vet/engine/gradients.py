@@ -1,0 +1,83 @@
+"""Whether what is said to train has a gradient: a tuner that nothing reads would train nothing, in silence.
+
+Imported by learner.py alone.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.tuner import Tuner
+from vet.engine.progress import console
+from vet.errors import TrainingError
+
+STEPS = 10          # in which a parameter must get a gradient that is not zero: a product with zeros at the start needs two
+LEAST = 3           # fewer steps tell nothing
+
+
+class GradientWatch:
+    """Looks at the gradients of the first steps. Nothing is changed.
+
+    says: whether this process warns. steps: how many there will be.
+    """
+
+    def __init__(self, model: Any, says: bool, steps: int):
+        self._model, self._says, self._left = model, says, min(STEPS, steps) if steps >= LEAST else 0
+        self._unseen: set[str | None] = set(model.tasks)
+        self._moved: dict[str, torch.Tensor] = {}               # by name: whether a gradient was not zero
+
+    def look(self, parameters: Mapping[str, nn.Parameter], tasks: set[str | None]) -> None:
+        """After the backward pass of a step with images of `tasks`.
+
+        TrainingError after the first step for a tuner of which parameters have no gradient, and after ten steps for a tuner that
+        got zeros alone while others train. A warning for some parameters of zeros alone, and for a tuner that says why some of
+        its parameters have none (`Tuner.no_gradient`).
+        """
+        for tuner, own in self._tuners(parameters, self._unseen & tasks):
+            missing = [name for name, parameter in own if parameter.grad is None]
+            if missing and (tuner.no_gradient is None or len(missing) == len(own)):
+                raise TrainingError(f'{_told(tuner, missing, own)} get no gradient: nothing that the network gives is computed from '
+                                    f'them. Choose other places with at=…, or, in a tuner of your own, say why in `no_gradient`.')
+            if missing:
+                self._say(f'{_told(tuner, missing, own)} get no gradient and stay what they are: {tuner.no_gradient}.')
+        self._unseen -= tasks
+        if self._left:
+            self._count(parameters)
+
+    def _count(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                moved = parameter.grad.detach().any()
+                self._moved[name] = moved | self._moved[name] if name in self._moved else moved
+        self._left -= 1
+        if self._left or not self._moved:
+            return
+        flags = torch.stack(list(self._moved.values())).tolist()
+        still = {parameters[name] for name, moved in zip(self._moved, flags) if not moved}
+        for tuner, own in self._tuners(parameters, self._model.tasks) if any(flags) else ():
+            zeros = [name for name, parameter in own if parameter in still]
+            if zeros and len(zeros) == len(own) and tuner.no_gradient is None:
+                raise TrainingError(f'{_told(tuner, zeros, own)} got a gradient of zeros alone in the first steps, while others '
+                                    f'train: nothing that the network gives depends on them. Choose other places with at=…, or, in '
+                                    f'a tuner of your own, say why in `no_gradient`.')
+            if zeros:
+                self._say(f'{_told(tuner, zeros, own)} got a gradient of zeros alone in the first steps, and may never train.')
+
+    def _tuners(self, parameters: Mapping[str, nn.Parameter], tasks: Iterable[str | None]
+                ) -> Iterator[tuple[Tuner, list[tuple[str, nn.Parameter]]]]:
+        """Each tuner of the tasks that trains now, and the names and parameters of its own that do."""
+        trained = set(parameters.values())
+        for tuner in (tuner for task in tasks for tuner in self._model.for_task(task).tuners):
+            if own := [(name, parameter) for name, parameter in tuner.trainable() if parameter in trained]:
+                yield tuner, own
+
+    def _say(self, text: str) -> None:
+        if self._says:
+            console.print(f'warning: {text}', soft_wrap=True, markup=False)
+
+
+def _told(tuner: Tuner, names: list[str], own: list) -> str:
+    listed = ', '.join(names[:3]) + (', …' if len(names) > 3 else '')
+    return f'{len(names)} of the {len(own)} tensors that {type(tuner).__name__} trains ({listed})'
