@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from tests.engine.runs import build
+from tests.engine.runs import build, config
+from vet.builders import build_trainer
+from vet.core.tuner import Tuner
+from vet.registry import TUNERS
 
 METRICS = ['accuracy', 'mean_per_class_accuracy', 'macro_f1']
 CASES = {
@@ -37,7 +41,56 @@ def train_all(folder, processes):
             (folder / f'{name}.json').write_text(json.dumps(summary))
 
 
+RESNET = dict(type='timm', name='resnet18', pretrained=False, preprocessing=dict(size=16), kwargs=dict(
+    layers=(1, 1, 1, 1), channels=(8, 8, 16, 16)))
+NORMS = {'model.backbone': RESNET, 'model.tuners': [dict(type='Full')], 'train.transform': [dict(type='Resize', size=16)],
+         'train.optimizer': dict(type='AdamW', lr=1e-2), 'train.ema': 0.9}
+GPS = {'model.tuners': [dict(type='GPS', images=32)],
+       'train.dataloader': dict(batch_size_per_gpu=16, workers_per_gpu=0)}
+
+
+class HalfRead(nn.Module):
+    """y + used; `unread` has no gradient, ever."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.used, self.unread = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x, y):
+        return y + self.used
+
+
+class Unread(Tuner):
+    """Trains twice as many numbers as the network reads, and says so."""
+
+    no_gradient = 'half of the numbers are for another use'
+
+    def __init__(self):
+        super().__init__('block')
+
+    def tune(self, site):
+        self.after(site, HalfRead(site.out_shape[-1]))
+
+
+def train_on_two(folder):
+    """What one process cannot do alike: batch norms that train, GPS's choice, numbers without a gradient. No device is given.
+
+    Each process writes what it evaluates and what it holds.
+    """
+    TUNERS.module_dict['Unread'] = Unread
+    for name, options in {'norms': NORMS, 'gps': GPS, 'unread': {'model.tuners': [dict(type='Unread')]}}.items():
+        trainer = build_trainer(model=config(**{
+            'train.max_epochs': 1, 'train.dataloader': dict(batch_size_per_gpu=23, workers_per_gpu=0), **options}), work_dir=folder / name)
+        summary = trainer.train()
+        rank = trainer.accelerator.process_index
+        state = {key: value.double().flatten().tolist() for key, value in trainer.model.trained_state().items()}
+        (folder / f'{name}-{rank}.json').write_text(json.dumps(dict(
+            processes=trainer.accelerator.num_processes, device=str(trainer.accelerator.device), accuracy=summary['accuracy'],
+            state=state, on_train=trainer.evaluate('train')['accuracy'])))
+
+
 if __name__ == '__main__':
     torch.set_num_threads(1)
     train_all(Path(sys.argv[1]), processes=2)
+    train_on_two(Path(sys.argv[1]))
     torch.distributed.destroy_process_group()

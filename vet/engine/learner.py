@@ -56,8 +56,12 @@ class Learner:
                                 f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
         self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
         self._while_training = ExitStack()
-        self._while_training.enter_context(single_values_normed(model))
+        if not train.compile:
+            self._while_training.enter_context(single_values_normed(model))
         if train.gradient_checkpointing:
+            if train.compile:
+                raise UserError('train.gradient_checkpointing and train.compile are both on, but a compiler chooses by itself what '
+                                'is kept and what is computed again; set one of them to False.')
             with blocks_again(model):       # refuses a network without blocks
                 pass
         is_bf16 = precision_of(accelerator) == 'bf16'

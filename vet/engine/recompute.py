@@ -40,8 +40,6 @@ def blocks_again(model: Any) -> Iterator[None]:
 def _again(forward: Callable, norms: list[nn.Module], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    if torch.compiler.is_compiling():       # a compiler computes tensors again, and no writes into buffers
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _statistics_kept(norms)
