@@ -164,3 +164,13 @@ def test_no_gradients_are_kept(classify, plain):
     classify(plain)
     assert all(p.grad is None for p in classify.model.parameters()) and not classify.model.training
     assert torch.is_grad_enabled()
+
+
+def test_an_iterator_that_waits_leaves_the_callers_mode(trainer):
+    """Between two images the caller may train: inference mode is on in the pipeline alone."""
+    data = trainer.data['test']
+    answers = pipeline(model=trainer.folder.output)(iter([data[i][0] for i in range(3)]), batch_size=1)
+    for _ in range(3):
+        assert next(answers)['labels']
+        assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+        torch.ones(1, requires_grad=True).exp().backward()

@@ -82,6 +82,28 @@ def test_gradient_checkpointing_calls_the_lean_block_again():
     assert all(torch.allclose(again[name], plain[name], rtol=1e-4, atol=1e-6) for name in plain)
 
 
+def test_dropout_of_attention_acts_in_training_alone():
+    """Of rate p, an attention weight is 0 or 1 / (1 - p) of itself: in the mean over draws, the lean block gives what the whole
+    gives."""
+    backbone = timm_net('vit_tiny_patch16_224', **SMALL, attn_drop_rate=0.5)
+    model = ImageClassifier(backbone, [], torch.nn.Identity()).eval()
+    x = images(2)
+    with torch.no_grad(), model.lean():
+        still, again = model(x), model(x)
+    assert torch.equal(still, again)
+    last = backbone.network.blocks[-1].attn
+    last.attn_drop.train()
+    last.training = True
+    torch.manual_seed(0)
+    with torch.no_grad(), model.lean():
+        draws = torch.stack([model(x) for _ in range(200)])
+        last.attn_drop.p = 0.0
+        assert torch.allclose(model(x), still, atol=1e-6)
+    assert (draws[0] - draws[1]).abs().max() > 1e-3
+    spread = draws.std(0).mean()
+    assert (draws.mean(0) - still).abs().mean() < 0.5 * spread
+
+
 class Mean(torch.nn.Module):
     def forward(self, x, y):
         return y + y.mean(1, keepdim=True)

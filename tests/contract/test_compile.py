@@ -60,6 +60,28 @@ def test_edits_after_compile_are_seen_by_the_compiled_model(config):
     assert torch.allclose(logits(fast), frozen, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('config', [
+    dict(type='Adapter', width=2), dict(type='VPT', length=2), dict(type='LoRA', rank=2), dict(type='BitFit')],
+    ids=lambda config: config['type'])
+def test_no_edit_is_hidden_by_a_graph_that_was_made_before(config):
+    """A graph's guards look at no hook: without a reset, a compiled network goes on as if nobody had edited it."""
+    torch.manual_seed(0)
+    backbone = tiny('vit').eval()
+    torch.compiler.reset()
+    fast = torch.compile(backbone, backend='eager')
+    frozen = logits(fast)
+    tuner = TUNERS.build(config)
+    tuner.attach(backbone)
+    with torch.no_grad():
+        for _, parameter in tuner.trainable():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    tuned = logits(backbone)
+    assert (tuned - frozen).abs().max() > 1e-3
+    torch.testing.assert_close(logits(fast), tuned)
+    tuner.detach()
+    torch.testing.assert_close(logits(fast), frozen)
+
+
 def test_merge_after_compile_counts_the_update_once():
     model = trained(next(case for case in CASES if case.label == 'weight'), 'vit')
     fast = compiled(model)

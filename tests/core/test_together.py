@@ -9,7 +9,7 @@ from vet.builders import build_trainer
 from vet.config import read_settings
 from vet.errors import NoSiteError, UserError
 from vet.hub.model_folder import build_classifier, build_classifiers
-from vet.registry import BACKBONES
+from vet.registry import BACKBONES, TUNERS
 
 LINEAR = dict(type='Linear')
 
@@ -36,6 +36,25 @@ def test_a_second_prefix_would_hide_the_first():
 def test_a_branch_from_the_pixels_needs_them_unedited():
     with pytest.raises(NoSiteError, match='images as the backbone takes them, which another tuner edits before'):
         stack(dict(type='BorderPrompt', pad=2), dict(type='PixelBranch'), family='resnet')
+
+
+DROPS, FORMS = dict(type='LoRA', rank=2, dropout=0.5), dict(type='GPS', k=2, at='attn.qkv')
+
+
+@pytest.mark.parametrize('tuners', [[DROPS, FORMS], [FORMS, DROPS]], ids=['drops first', 'drops last'])
+def test_dropout_beside_a_tuner_that_needs_the_whole_weight(tuners):
+    """The input of one update can be dropped out only while no other update forms the weight: it would be left out in silence."""
+    frozen = tiny('vit').eval()
+    backbone = tiny('vit').eval()
+    first, second = (TUNERS.build(tuner) for tuner in tuners)
+    first.attach(backbone)
+    alone = backbone(images())
+    with pytest.raises(NoSiteError, match="needs the whole weight of 'weight' in Linear.*set that dropout to 0"):
+        second.attach(backbone)
+    assert torch.equal(backbone(images()), alone)       # the refused tuner is taken back whole
+    first.detach()
+    assert torch.equal(backbone(images()), frozen(images()))
+    stack(DROPS | dict(dropout=0.0), FORMS)
 
 
 def test_hooks_at_modules_without_parameters():

@@ -78,6 +78,22 @@ def test_other_attentions_are_torchs(options, monkeypatch):
         assert y.shape == q.shape
 
 
+@pytest.mark.parametrize('positional', [False, True])
+@pytest.mark.parametrize('kind', ['bool', 'float'])
+def test_an_attention_mask_acts(positional, kind):
+    """With every trick on: what is masked has no say, and gets no gradient."""
+    q, k, v, _ = (each.float().requires_grad_() for each in inputs())
+    mask = torch.ones(7, 11, dtype=torch.bool).tril(3)
+    given = mask if kind == 'bool' else torch.zeros(7, 11).masked_fill(~mask, -torch.inf)
+    with torch.autocast('cpu', torch.bfloat16), AttentionByProducts():
+        y = (F.scaled_dot_product_attention(q, k, v, given) if positional else
+             F.scaled_dot_product_attention(q, k, v, attn_mask=given))
+    expected = torch.softmax((q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf), -1) @ v
+    torch.testing.assert_close(y.float(), expected, rtol=0, atol=0.03)
+    gradient, = torch.autograd.grad(y[:, :, 0].sum(), v)
+    assert gradient[:, :, 4:].abs().max() == 0 and gradient[:, :, :4].abs().min() > 0
+
+
 @pytest.mark.parametrize('case, family', [
     pytest.param(case, family, id=f'{case}-{family}', marks=[] if family == 'vit' and case is widest()[case.name] else pytest.mark.slow)
     for family in FAMILIES for case in CASES if case.on is None or family in case.on])

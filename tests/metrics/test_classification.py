@@ -1,10 +1,15 @@
 """Metrics on scores small enough to count by hand."""
 
+import functools
+
 import numpy as np
 import pytest
+import torch
 
+from tests.engine.runs import SmallDigits, small
 from vet.engine.evaluate import compute_metrics
-from vet.errors import UnknownNameError
+from vet.errors import TrainingError, UnknownNameError, UserError
+from vet.registry import METRICS
 
 SCORES = np.eye(6)[[0, 0, 1, 2, 2, 5]] + np.linspace(0.3, 0, 6)     # predicted 0 0 1 2 2 5; ranked below by class number
 LABELS = np.array([0, 0, 0, 2, 1, 5])
@@ -27,3 +32,72 @@ def test_modelscopes_name():
     assert list(compute_metrics(['vision-efficient-tuning-metric', 'top5'], SCORES, LABELS)) == ['accuracy', 'top5']
     with pytest.raises(UnknownNameError, match="unknown metric 'acc'"):
         compute_metrics(['acc'], SCORES, LABELS)
+
+
+def by_class(scores, labels):
+    return {str(k): np.mean(scores.argmax(1)[labels == k] == k) for k in np.unique(labels)}
+
+
+def failing(scores, labels):
+    raise IndexError('no such class')
+
+
+METRICS_OF_OTHERS = {
+    'by_class': by_class, 'failing': failing, 'text': lambda scores, labels: 'good', 'none': lambda scores, labels: None,
+    'per_image': lambda scores, labels: labels == 1, 'nested': lambda scores, labels: dict(a=dict(b=1)), 'complex': lambda *_: 1j,
+    'partial': functools.partial(lambda scores, labels, k: k, k=0.5), 'tensor': lambda *_: torch.tensor(0.25),
+    'steps': lambda *_: 1.0}
+for _name, _metric in METRICS_OF_OTHERS.items():
+    if hasattr(_metric, '__name__'):
+        _metric.__name__ = _name
+
+
+@pytest.fixture(autouse=True)
+def others(monkeypatch):
+    for name, metric in METRICS_OF_OTHERS.items():
+        monkeypatch.setitem(METRICS.module_dict, name, metric)
+
+
+def test_a_metric_may_give_numbers_by_name():
+    found = compute_metrics(['accuracy', 'by_class', 'partial', 'tensor'], SCORES, LABELS)
+    assert found == {'accuracy': pytest.approx(4 / 6), 'by_class.0': pytest.approx(2 / 3), 'by_class.1': 0, 'by_class.2': 1,
+                     'by_class.5': 1, 'partial': 0.5, 'tensor': 0.25}
+    assert {type(value) for value in found.values()} == {float}
+
+
+@pytest.mark.parametrize('name, error', [('failing', 'IndexError: no such class'), ('text', 'ValueError'), ('none', 'TypeError'),
+                                         ('per_image', 'TypeError'), ('nested', 'TypeError'), ('complex', 'TypeError')])
+def test_a_metric_that_fails_or_gives_no_number(name, error):
+    with pytest.raises(UserError, match=rf"the metric '{name}' fails on scores \(6, 6\) and labels \(6,\): {error}.*gives a numb"):
+        compute_metrics([name], SCORES, LABELS)
+
+
+@pytest.mark.parametrize('names, message', [
+    ([], 'names no metric'), (['accuracy', 'failing'], "the metric 'failing' fails"), (['steps'], "called 'steps', as another entry")])
+def test_metrics_are_tried_before_a_run(tmp_path, names, message):
+    trainer = small(tmp_path / 'run', **{'evaluation.metrics': names, 'evaluation.before': False})
+    with pytest.raises(UserError, match=message):
+        trainer.train()
+    assert not (tmp_path / 'run').exists()
+
+
+def test_numbers_by_name_reach_the_summary_and_the_selection(tmp_path):
+    options = {'evaluation.metrics': ['by_class', 'accuracy'], 'evaluation.select': 'best', 'train.max_epochs': 1}
+    summary = small(tmp_path / 'run', **options).train()
+    assert {f'by_class.{k}' for k in range(5)} <= set(summary) and 0 <= summary['validation'] <= 1
+
+
+def test_nan_chooses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS.module_dict, 'nan', lambda *_: float('nan'))
+    options = {'evaluation.metrics': ['nan', 'accuracy'], 'train.max_epochs': 1}
+    with pytest.raises(TrainingError, match='is nan on the validation images of epoch 1, and nothing can be chosen'):
+        small(tmp_path / 'best', **options, **{'evaluation.select': 'best'}).train()
+    assert small(tmp_path / 'last', **options).train()['selected'] == 'last epoch'
+
+
+def test_nothing_to_evaluate(tmp_path):
+    trainer = small(tmp_path / 'run')
+    trainer.data['test'] = SmallDigits('test')
+    trainer.data['test'].samples, trainer.data['test'].targets = [], []
+    with pytest.raises(UserError, match='the dataset SmallDigits is empty: there is nothing to evaluate'):
+        trainer.evaluate()

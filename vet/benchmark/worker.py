@@ -25,10 +25,10 @@ from vet.benchmark.suite import Run
 from vet.builders import build_trainer
 from vet.config import load_config
 from vet.engine.environment import describe
+from vet.engine.evaluate import metric_name
 from vet.engine.files import write_file
 from vet.engine.log import read_log
 from vet.errors import DivergedError, UserError
-from vet.registry import METRICS
 
 ATTEMPT = 'attempt.json'        # in the work folder: when the newest attempt began, and what those before it took
 
@@ -127,8 +127,8 @@ def _train(job: Job) -> dict[str, Any]:
 
 def _names(summary: dict[str, Any], job: Job) -> list[str]:
     """The names of the metrics in a summary, those of single tasks included."""
-    wanted = {METRICS.find(name).__name__ for name in job.run.config['evaluation']['metrics']}
-    return [name for name in summary if name.rpartition('/')[2] in wanted]
+    wanted = {metric_name(name) for name in job.run.config['evaluation']['metrics']}
+    return [name for name in summary if name.rpartition('/')[2].partition('.')[0] in wanted]
 
 
 def _by_class(path: Path) -> dict[str, Any]:

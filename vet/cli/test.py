@@ -8,7 +8,7 @@ from vet.cli.command import add_common, add_import, add_options, import_plugins,
 from vet.config import read_settings
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import measure
-from vet.engine.views import refuse_two_normalisations
+from vet.engine.views import refuse_two_normalisations, refuse_unfit_views
 from vet.errors import UserError
 from vet.hub.model_folder import load_model
 from vet.hub.names import find_folder
@@ -46,4 +46,5 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     for task, part in model.tasks.items():
         trained = build_transform(settings.train.transform, **vars(part.backbone.preprocessing))
         refuse_two_normalisations(trained, views[task])
+    refuse_unfit_views(model, dataset, 'evaluation.transform', views, accelerator)
     return measure(model, dataset, views, accelerator, settings.evaluation)

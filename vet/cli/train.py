@@ -11,9 +11,9 @@ from vet.builders import build_trainer, new_work_dir
 from vet.cli.command import add_common, add_options, run
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
+from vet.engine.evaluate import metric_name
 from vet.engine.progress import console
 from vet.engine.trainer import Trainer
-from vet.registry import METRICS
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def _train(args: argparse.Namespace) -> None:
                             data_root=args.data_root, resume=resume)
     summary = trainer.train()
     if trainer.accelerator.is_main_process:
-        _show(summary, [METRICS.find(name).__name__ for name in trainer.settings.evaluation.metrics])
+        _show(summary, [metric_name(name) for name in trainer.settings.evaluation.metrics])
         print(_line_of_python(trainer))
 
 
@@ -66,7 +66,7 @@ def _show(summary: dict[str, Any], metrics: list[str]) -> None:
     """The summary, one fact a line."""
     parameters, before = summary['parameters'], summary.get('before') or {}
     rows = {}
-    for name in (name for name in summary if name.rpartition('/')[2] in metrics):      # 'accuracy', and 'task/accuracy'
+    for name in (name for name in summary if name.rpartition('/')[2].partition('.')[0] in metrics):   # also 'task/metric.name'
         if name in before:
             rows[f'test {name} before'] = f'{before[name]:.4f}'
         rows[f'test {name} after'] = f'{summary[name]:.4f}'

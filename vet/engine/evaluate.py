@@ -1,6 +1,6 @@
 """Scores of a dataset under a model, over any number of processes, and the metrics computed from them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
 from vet.engine.batches import Transforms, load
 from vet.engine.features import Features
+from vet.errors import UserError
 from vet.registry import METRICS
 
 
@@ -34,15 +35,22 @@ def measure(model: ImageClassifier | MultiTaskClassifier, dataset: Any, views: T
             np.savez(answers, labels=labels, given=scores.argmax(1))
     if None in found:
         return found[None]
-    means = {name: sum(results[name] for results in found.values()) / len(found) for name in next(iter(found.values()))}
+    first, *others = found.values()
+    common = [name for name in first if all(name in results for results in others)]     # a metric of each class has other names
+    means = {name: sum(results[name] for results in found.values()) / len(found) for name in common}
     return means | {f'{task}/{name}': value for task, results in found.items() for name, value in results.items()}
 
 
 @torch.no_grad()
 def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tensor], accelerator: Accelerator,
           batch_size: int, workers: int, features: Features | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax scores (N, K) and labels (N,) of all N images, in order: each image counts once, however N divides."""
+    """Softmax scores (N, K) and labels (N,) of all N images, in order: each image counts once, however N divides.
+
+    UserError for no image.
+    """
     rank, world, length = accelerator.process_index, accelerator.num_processes, len(dataset)
+    if not length:
+        raise UserError(f'the dataset {type(dataset).__name__} is empty: there is nothing to evaluate.')
     mine = range(rank, length, world)
     keys = [[(0, i, 1) for i in mine[start:start + batch_size]] for start in range(0, len(mine), batch_size)]
     net, batches = ((features.net, features.batches(keys, accelerator.device)) if features else
@@ -74,12 +82,39 @@ def best_classes(logits: torch.Tensor, classes: list[str], topk: int) -> list[di
 
 
 def compute_metrics(names: Iterable[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Each metric by its name; ModelScope's 'vision-efficient-tuning-metric' is called 'accuracy'."""
+    """Each metric by its name; ModelScope's 'vision-efficient-tuning-metric' is called 'accuracy'.
+
+    A metric gives a number, or numbers by name, which are called 'metric.name'. UserError for any other, and for one that fails.
+    """
     results = {}
     for name in names:
-        metric = METRICS.find(name)
-        results[metric.__name__] = metric(scores, labels)
+        title = metric_name(name)
+        try:
+            found = METRICS.find(name)(scores, labels)
+            named = {f'{title}.{key}': value for key, value in found.items()} if isinstance(found, Mapping) else {title: found}
+            results |= {key: float(value) for key, value in named.items()}
+        except UserError:
+            raise
+        except Exception as error:      # whatever a metric of the user's own does
+            raise UserError(f'the metric {title!r} fails on scores {scores.shape} and labels {labels.shape}: '
+                            f'{type(error).__name__}: {error}. A metric takes these two arrays and gives a number, or a dict of '
+                            f'numbers.') from error
     return results
+
+
+def metric_name(name: str) -> str:
+    """What a metric is called in results."""
+    return getattr(METRICS.find(name), '__name__', str(name))
+
+
+def refuse_unfit_metrics(names: list[str], classes: int, taken: Iterable[str]) -> None:
+    """UserError where a metric fails on scores made up of as many classes, or has one of the names that are `taken`."""
+    labels = np.arange(2 * classes) % classes
+    found = compute_metrics(names, np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels)
+    if not found:
+        raise UserError('evaluation.metrics names no metric, so that nothing is evaluated; give one, such as "accuracy".')
+    if clash := sorted(set(found) & set(taken)):
+        raise UserError(f'a metric is called {clash[0]!r}, as another entry of the summary is; give the function another name.')
 
 
 def _agree(accelerator: Accelerator, number: int) -> int:

@@ -26,7 +26,7 @@ from vet.engine.checkpoint import Progress, save_checkpoint
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
-from vet.engine.evaluate import best_classes, measure
+from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
 from vet.engine.features import FeatureCache, Features
 from vet.engine.fp8 import refuse_without_fp8
 from vet.engine.heap import freed_memory_kept
@@ -41,6 +41,9 @@ from vet.engine.views import refuse_two_normalisations, refuse_unfit_views
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DivergedError, TrainingError, UserError
 from vet.transforms.torchvision import build_transform, on_tensors
+
+SUMMARY = ('before', 'validation', 'selected', 'epochs', 'steps', 'train_images', 'parameters', 'train_seconds', 'seed',
+           'peak_memory_mb', 'work_dir', 'output', 'output_bytes')         # beside the metrics
 
 
 class Trainer:
@@ -92,6 +95,7 @@ class Trainer:
         if self._training:
             raise TrainingError('no split is evaluated on demand while training goes on, or it could be chosen by; '
                                 'evaluate before train() or after it.')
+        refuse_unfit_views(self.model, self.data['train'], 'evaluation.transform', self._view, self.accelerator)
         return self._measure(split)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -123,6 +127,8 @@ class Trainer:
             refuse_without_fp8(accelerator.device)
         for key, views in (('train.transform', self._augment), ('evaluation.transform', self._view)):
             refuse_unfit_views(self.model, self.data['train'], key, views, accelerator)
+        for part in self.model.tasks.values():
+            refuse_unfit_metrics(settings.evaluation.metrics, len(part.classes), SUMMARY)
         progress, parts = self.folder.begin(settings, describe(accelerator.device) | dict(command=sys.argv) if is_main else None)
         accelerator.wait_for_everyone()
         order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
@@ -203,7 +209,10 @@ class Trainer:
         if log:
             log.write(progress.step, epoch=epoch, **{f'val_{name}': value for name, value in results.items()})
         bar.say(', '.join([line, *(f'validation {name} {value:.4f}' for name, value in results.items())]))
-        result = next(iter(results.values()))
+        name, result = next(iter(results.items()))
+        if math.isnan(result) and (evaluation.select == 'best' or patience is not None):
+            raise TrainingError(f'the metric {name!r} is nan on the validation images of epoch {epoch}, and nothing can be chosen '
+                                f'by that; let another metric be the first of evaluation.metrics.')
         if progress.best is None or result > progress.best:
             progress.best, progress.best_epoch = result, epoch
             if evaluation.select == 'best':
