@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from vet.core.edits import statistics
-from vet.core.modes import instead
+from vet.core.reweight import forward_replaced
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def single_values_normed(model: nn.Module) -> Iterator[None]:
     norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     with ExitStack() as stack:
         for norm in norms:
-            stack.enter_context(instead(norm, partial(_normed, norm, norm.forward)))
+            stack.enter_context(forward_replaced(norm, partial(_normed, norm, norm.forward)))
         yield
 
 

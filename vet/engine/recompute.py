@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vet.core.edits import statistics
-from vet.core.modes import instead
+from vet.core.reweight import forward_replaced
 from vet.errors import UserError
 
 
@@ -33,7 +33,7 @@ def blocks_again(model: Any) -> Iterator[None]:
             tuned = [module for module in part.tuners.modules() if statistics(module)]
             for block in map(network.get_submodule, names):
                 norms = [module for module in block.modules() if statistics(module)]
-                stack.enter_context(instead(block, partial(_again, block.forward, norms + tuned)))
+                stack.enter_context(forward_replaced(block, partial(_again, block.forward, norms + tuned)))
         yield
 
 
