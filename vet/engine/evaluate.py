@@ -86,7 +86,7 @@ def compute_metrics(names: Iterable[str], scores: np.ndarray, labels: np.ndarray
 
     A metric gives a number, or numbers by name, which are called 'metric.name'. UserError for any other, and for one that fails.
     """
-    results = {}
+    results: dict[str, float] = {}
     for name in names:
         title = metric_name(name)
         try:
@@ -107,7 +107,7 @@ def metric_name(name: str) -> str:
     return getattr(METRICS.find(name), '__name__', str(name))
 
 
-def refuse_unfit_metrics(names: list[str], classes: int, taken: Iterable[str]) -> None:
+def refuse_unfit_metrics(names: Iterable[str], classes: int, taken: Iterable[str]) -> None:
     """UserError where a metric fails on scores made up of as many classes, or has one of the names that are `taken`."""
     labels = np.arange(2 * classes) % classes
     found = compute_metrics(names, np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels)

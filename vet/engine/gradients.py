@@ -38,7 +38,7 @@ class GradientWatch:
         for tuner, own in self._tuners(parameters, self._unseen & tasks):
             missing = [name for name, parameter in own if parameter.grad is None]
             if missing and (tuner.no_gradient is None or len(missing) == len(own)):
-                raise TrainingError(f'{_told(tuner, missing, own)} get no gradient: no output of the network is computed from them. '
+                raise TrainingError(f'{_told(tuner, missing, own)} get no gradient: no output depends on them. '
                                     f'Choose other places with at=…, or, in a tuner of your own, say why in `no_gradient`.')
             if missing:
                 self._say(f'{_told(tuner, missing, own)} get no gradient and stay what they are: {tuner.no_gradient}.')
