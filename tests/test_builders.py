@@ -125,7 +125,7 @@ def test_finetune_false_goes_on_from_a_folder(trainer, tmp_path):
     fresh = make(tmp_path, model=trainer.folder.output)
     assert not torch.equal(fresh.model.head.fc.weight, trainer.model.head.fc.weight)
     with pytest.raises(UserError, match='model.finetune is False.*other classes'):
-        make(tmp_path, model=trainer.folder.output, cfg_options=options, eval_dataset=Digits(digits=[1, 2]),
+        make(tmp_path, model=trainer.folder.output, cfg_options=options, eval_dataset=Digits(split='test', digits=[1, 2]),
              train_dataset=Digits(digits=[1, 2]))
 
 

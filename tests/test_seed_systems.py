@@ -142,11 +142,11 @@ def test_config_runs_with_random_weights(name, changes, parameters, outputs, tmp
 
 @pytest.mark.slow
 def test_alexnet_config_runs_on_other_images_with_random_weights(tmp_path, data_root):
-    folder = ImageFolder(data_root, 'train', 'seed-images/jellyfish-mushroom')
+    train, test = (ImageFolder(data_root, split, 'seed-images/jellyfish-mushroom') for split in ('train', 'test'))
     changes = {'train.max_epochs': 1, 'train.threads': 1, 'train.dataloader.workers_per_gpu': 0, 'evaluation.before': False,
                'evaluation.dataloader.workers_per_gpu': 0, 'model.backbone.pretrained': False, 'train.precision': 'fp32'}
     trainer = build_trainer(model=CONFIGS / 'alexnet_finetune_flowers.py', work_dir=tmp_path / 'run', cfg_options=changes,
-                            train_dataset=folder, eval_dataset=folder, device='cpu')
+                            train_dataset=train, eval_dataset=test, device='cpu')
     assert trainer.train()['parameters']['tuners'] == (256 * 384 + 256 * 256) * 9 + 512
 
 

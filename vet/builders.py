@@ -11,8 +11,11 @@ from mmengine.config import Config
 from torch.utils.data import Dataset
 
 from vet.config import Plugin, Settings, load_config, read_settings
+from vet.datasets.base import targets_of
+from vet.datasets.class_names import class_list, composed
 from vet.datasets.hold_out import hold_out
 from vet.datasets.multitask import MultiTask
+from vet.datasets.overlap import refuse_overlaps
 from vet.engine.seeding import seed_everything
 from vet.engine.trainer import Trainer
 from vet.engine.work_folder import WorkFolder
@@ -56,10 +59,12 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
     classes = class_names(data['train'])
     for split in ('val', 'test'):
         if data[split] is not None:
-            own, train = (getattr(data[part], 'label_map', None) for part in (split, 'train'))
-            if own and train and own != train:
-                raise UserError(f'dataset.{split}.label_map is {own}, but dataset.train.label_map is {train}; make them equal.')
             check_classes(class_names(data[split]), classes, f'dataset.{split}', 'dataset.train')
+            ours, theirs = (getattr(data[part], 'label_map', None) or {} for part in (split, 'train'))
+            if unequal := [name for name in ours if name in theirs and ours[name] != theirs[name]]:
+                raise UserError(f'dataset.{split}.label_map gives {unequal[0]!r} the label {ours[unequal[0]]}, but '
+                                f'dataset.train.label_map gives {theirs[unequal[0]]}; make them equal.')
+    refuse_overlaps(data, chooses=settings.evaluation.select == 'best' or bool(settings.train.early_stop))
     return data
 
 
@@ -73,13 +78,20 @@ def _held_out(dataset: Any, share: float) -> tuple[Any, Any]:
 
 def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None:
     """UserError where two datasets, or a dataset and a model, have other classes, or other tasks."""
-    if classes == others:
+    if classes == others or _composed(classes) == _composed(others):
         return
     if isinstance(classes, dict) and isinstance(others, dict) and set(classes) == set(others):
         task = next(task for task in classes if classes[task] != others[task])
         name, other_name, classes, others = f'{name} ({task})', f'{other_name} ({task})', classes[task], others[task]
     raise UserError(f'{name} has other classes ({len(classes)}: {", ".join(list(classes)[:3])}, …) than {other_name} '
                     f'({len(others)}: {", ".join(list(others)[:3])}, …).')
+
+
+def _composed(classes: Any) -> Any:
+    """Class names as all systems spell them: a model trained earlier may have names as macOS stores them."""
+    if isinstance(classes, dict):
+        return {task: _composed(names) for task, names in classes.items()}
+    return [composed(str(name)) for name in classes]
 
 
 def class_names(dataset: Any) -> Any:
@@ -94,11 +106,12 @@ def class_names(dataset: Any) -> Any:
                         f'of the labels 0, 1, ….')
     if not len(dataset):
         raise UserError(f'the dataset {type(dataset).__name__} is empty.')
-    wrong = {int(label) for label in getattr(dataset, 'targets', ())} - set(range(len(dataset.classes)))
-    if wrong:
-        raise UserError(f'the dataset {type(dataset).__name__} has labels such as {min(wrong)}, but {len(dataset.classes)} '
-                        f'classes: labels are 0 to the number of classes - 1.')
-    return [str(name) for name in dataset.classes]
+    if isinstance(dataset.classes, str):
+        raise UserError(f'the dataset {type(dataset).__name__} has `classes` {dataset.classes!r}; set it to a list of class names.')
+    names = class_list(dataset.classes)
+    if getattr(dataset, 'targets', None) is not None:
+        targets_of(dataset)
+    return names
 
 
 def build_model(settings: Settings, classes: Any) -> Any:

@@ -24,6 +24,10 @@ class DataError(UserError):
     """A dataset, image or weight file that is missing, broken or not what was asked for."""
 
 
+class DataWarning(UserWarning):
+    """Something about the images that a user should know, though it is no mistake."""
+
+
 class NoSiteError(UserError):
     """A tuner asked for sites that the backbone does not have, or cannot act on the ones it has."""
 

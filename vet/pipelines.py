@@ -12,6 +12,7 @@ from PIL import Image
 
 from vet.builders import TASK
 from vet.core.tuned_model import TunedModel
+from vet.datasets.base import told
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import best_classes
@@ -76,11 +77,11 @@ class Classifier:
 
     def _classify(self, images: Iterable[Any], topk: int, batch_size: int,
                   tasks: Iterable[str | None]) -> Iterator[dict[str, list]]:
-        pairs = zip(images, tasks)
-        while batch := list(itertools.islice(pairs, batch_size)):
-            names = [name for _, name in batch]
+        numbered = zip(images, tasks, itertools.count())
+        while batch := list(itertools.islice(numbered, batch_size)):
+            names = [name for _, name, _ in batch]
             parts = [self.model.for_task(name) for name in names]
-            views = torch.stack([self._view[name](open_image(image)) for image, name in batch]).to(self._accelerator.device)
+            views = torch.stack([self._seen(*each) for each in batch]).to(self._accelerator.device)
             with torch.inference_mode():
                 if len(set(names)) == 1:
                     found = best_classes(parts[0](views), parts[0].classes, topk)
@@ -88,6 +89,13 @@ class Classifier:
                     found = [best for part, logits in zip(parts, self.model(views, names))
                              for best in best_classes(logits[None], part.classes, topk)]
             yield from found            # outside: while a generator waits, its caller would be in inference mode
+
+
+    def _seen(self, image: Any, task: str | None, number: int) -> torch.Tensor:
+        """An image as the network takes it, (3, H, W). A DataError says which of those given it is, counted from 0."""
+        path = f' ({os.fspath(image)!r})' if isinstance(image, str | os.PathLike) else ''
+        with told(lambda: f'image {number} of those given{path}', 'Give another image, or another evaluation.transform.'):
+            return self._view[task](open_image(image))
 
 
 def pipeline(name: str = TASK, /, model: Folders | None = None, device: str | None = None, backbone: Weights = None,

@@ -6,13 +6,15 @@ import pickle
 import socket
 import stat
 import tarfile
+from hashlib import sha256
 
 import numpy as np
 import pytest
 import torchvision.datasets
 from scipy.io import savemat
 
-from vet.datasets import published
+from vet.datasets import web as web_module
+from vet.datasets.archives import Download
 from vet.datasets.cifar import CIFAR10, CIFAR100
 from vet.datasets.cub200 import CUB200
 from vet.datasets.flowers102 import Flowers102
@@ -207,8 +209,9 @@ def test_a_silent_server_is_left_after_the_limit(tmp_path, monkeypatch):
     with socket.socket() as silent:  # accepts connections and never answers
         silent.bind(('127.0.0.1', 0))
         silent.listen()
-        monkeypatch.setattr(CUB200, 'url', f'http://127.0.0.1:{silent.getsockname()[1]}/CUB_200_2011.tgz')
-        monkeypatch.setattr(published, 'NETWORK_TIMEOUT_SECONDS', 0.2)
+        address = f'http://127.0.0.1:{silent.getsockname()[1]}/CUB_200_2011.tgz'
+        monkeypatch.setattr(CUB200, 'downloads', (Download(address, 'md5:0'),))
+        monkeypatch.setattr(web_module, 'ANSWER_SECONDS', 0.2)
         with pytest.raises(DataError, match='timed out.*two ways'):
             CUB200(tmp_path)
     assert socket.getdefaulttimeout() is None
@@ -267,8 +270,7 @@ def cub_archive(cub, web, monkeypatch):
     archive = folder / 'CUB_200_2011.tgz'
     with tarfile.open(archive, 'w:gz') as tar:
         tar.add(cub / 'CUB_200_2011', 'CUB_200_2011')
-    monkeypatch.setattr(CUB200, 'url', f'{address}/CUB_200_2011.tgz')
-    monkeypatch.setattr(CUB200, 'md5', md5(archive))
+    monkeypatch.setattr(CUB200, 'downloads', (Download(f'{address}/CUB_200_2011.tgz', f'md5:{md5(archive)}'),))
     return archive, cub / 'data'
 
 
@@ -307,13 +309,15 @@ def test_download_of_dogs_is_read_whole_before_it_is_kept(web, tmp_path, paint, 
     folder, address = web
     write_dogs(tmp_path / 'source', paint)
     root = tmp_path / 'data'
-    monkeypatch.setattr(StanfordDogs, 'url', address)
 
     def pack(*left_out):
         for archive, names in {'images.tar': ['Images'], 'lists.tar': ['train_list.mat', 'test_list.mat']}.items():
             with tarfile.open(folder / archive, 'w') as tar:
                 for name in names:
                     tar.add(tmp_path / 'source' / name, name, filter=lambda m: None if m.name.endswith(left_out) else m)
+        monkeypatch.setattr(StanfordDogs, 'downloads', tuple(
+            Download(f'{address}/{name}', f'sha256:{sha256((folder / name).read_bytes()).hexdigest()}')
+            for name in ('images.tar', 'lists.tar')))
 
     pack('n02086240_10.jpg')
     with pytest.raises(DataError, match='1 are missing.*n02086240_10.jpg'):

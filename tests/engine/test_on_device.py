@@ -99,8 +99,9 @@ def test_pil_is_the_default(tmp_path, jpegs):
 
 
 def test_several_tasks(tmp_path, jpegs):
-    parts = dict(a=ImageFolder(jpegs, 'train'), b=ImageFolder(jpegs, 'test'))
-    runs = [ended(build(tmp_path / where, data=dict(train_dataset=MultiTask(parts), eval_dataset=MultiTask(parts)),
+    train, test = ImageFolder(jpegs, 'train'), ImageFolder(jpegs, 'test')
+    data = dict(train_dataset=MultiTask(dict(a=train, b=test)), eval_dataset=MultiTask(dict(a=test, b=train)))
+    runs = [ended(build(tmp_path / where, data=data,
                         **{'train.transform_on': where, 'train.transform': CROPS, 'train.cache_images': where == 'device',
                            'model.tasks': dict(a={}, b=dict(head=dict(type='MLP'))),
                            'train.dataloader': dict(batch_size_per_gpu=8, workers_per_gpu=0)}))

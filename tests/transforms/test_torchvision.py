@@ -8,6 +8,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from vet.errors import UnknownNameError, UserError
+from vet.registry import TRANSFORMS
+from vet.transforms import torchvision as module
 from vet.transforms.torchvision import (
     build_transform,
     normalisation,
@@ -175,3 +177,44 @@ def test_tensors_that_are_no_images(tensor, message):
 def test_normalisations_that_are_refused(entries, message):
     with pytest.raises(UserError, match=message):
         build_transform(entries, **VIEW)
+
+
+def thin(*shape):
+    """A picture of smooth colours, uint8 (H, W, 3)."""
+    ramp = np.linspace(0, 255, max(shape))
+    ramp_HW = np.broadcast_to(ramp if shape[1] > shape[0] else ramp[:, None], shape)
+    return Image.fromarray(np.stack([ramp_HW, 255 - ramp_HW, ramp_HW / 2], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize('shape', [(1, 20_000), (20_000, 1), (2, 65_000), (65_000, 2), (1, 1_000_000)])
+def test_a_long_and_thin_image_is_its_centre(shape):
+    """Nothing but the centre is computed: the whole would have up to 256 x 256,000,000 pixels."""
+    out = build_transform(None, **VIEW | dict(size=(224, 224)))(thin(*shape))
+    whole = thin(*shape)
+    middle = torch.tensor(whole.getpixel((shape[1] // 2, shape[0] // 2))) / 255
+    expected = (middle - torch.tensor(VIEW['mean'])) / torch.tensor(VIEW['std'])
+    assert out.shape == (3, 224, 224) and (out.mean((1, 2)) - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize('shape', [(6, 900), (900, 6), (17, 4_000)])
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic', 'nearest'])
+def test_the_centre_is_that_of_the_whole(monkeypatch, shape, interpolation):
+    view = build_transform(None, **VIEW | dict(interpolation=interpolation))
+    whole = view(thin(*shape))
+    monkeypatch.setattr(module, 'LARGEST', 0)
+    assert (view(thin(*shape)) - whole).abs().max() < 0.03      # two levels of 255: Pillow may resize rows or columns first
+
+
+def test_a_resize_that_nothing_cuts_is_refused_where_it_would_be_huge():
+    resize = build_transform([dict(type='Resize', size=256), dict(type='RandomCrop')], **VIEW)
+    with pytest.raises(ValueError, match='65,000 x 2 pixels is too long and thin: .* short side to 256 would make 8,320,000 x 256'):
+        resize(thin(2, 65_000))
+    for entry in (dict(type='Resize', size=[64, 64]), dict(type='RandomResizedCrop')):
+        assert build_transform([entry, dict(type='CenterCrop')], **VIEW)(thin(2, 65_000)).shape == (3, 32, 32)
+
+
+def test_resize_is_torchvisions(image):
+    for options in (dict(size=20), dict(size=(20, 30)), dict(size=20, max_size=25), dict(size=None, max_size=33)):
+        ours, theirs = TRANSFORMS.build(dict(type='Resize', **options)), v2.Resize(**options)
+        assert np.array_equal(np.asarray(ours(image)), np.asarray(theirs(image)))
+        assert repr(ours) == repr(theirs)

@@ -5,17 +5,27 @@ import ast
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import DictAction
 
-from vet.errors import UserError
+from vet.errors import DataWarning, UserError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls `main`; a UserError becomes one message and exit code 2, Ctrl-C exit code 130."""
+    """Calls `main`; a UserError becomes one message and exit code 2, Ctrl-C exit code 130. A DataWarning is one line."""
+    shown = warnings.showwarning
+
+    def show(message: Any, category: Any, *place: Any, **options: Any) -> None:
+        if issubclass(category, DataWarning):
+            print(f'note: {message}', file=sys.stderr)
+        else:
+            shown(message, category, *place, **options)
+
+    warnings.showwarning = show
     try:
         main()
     except UserError as error:

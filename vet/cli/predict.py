@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vet.cli.command import add_import, import_plugins, run
+from vet.datasets.image_files import find_images, printable, warn_of
 from vet.errors import DataError
 from vet.pipelines import pipeline
 
@@ -30,24 +30,27 @@ def main() -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
-    images = [image for given in args.images for image in find_images(given)]
+    images = [image for given in args.images for image in list_images(given)]
     classify = pipeline(model=args.model, device=args.device, backbone=args.backbone)
     results = classify(images, args.topk, args.batch_size, args.task)
     if args.format == 'json':
-        print(json.dumps([dict(image=image, **result) for image, result in zip(images, results)], indent=1, ensure_ascii=False))
+        rows = [dict(image=printable(image), **result) for image, result in zip(images, results)]
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     table = Table(*(Column(name, overflow='fold') for name in ('image', 'label', 'score')))
     for image, result in zip(images, results):
         for i, (label, score) in enumerate(zip(result['labels'], result['scores'])):
-            table.add_row('' if i else image, label, f'{score:.4f}')
+            table.add_row('' if i else printable(image), label, f'{score:.4f}')
     Console(markup=False, emoji=False).print(table)     # names may hold brackets and colons
 
 
-def find_images(given: str) -> list[str]:
+def list_images(given: str) -> list[str]:
     """A folder's images, at any depth, sorted; anything else as it is. DataError for a folder without images."""
     if not Path(given).is_dir():
         return [given]
-    found = sorted(str(path) for path in Path(given).rglob('*') if path.suffix.lower() in IMG_EXTENSIONS)
-    if not found:
-        raise DataError(f'the folder {given!r} holds no images; their names must end in {", ".join(IMG_EXTENSIONS)}.')
-    return found
+    found = find_images(given)
+    if not found.images:
+        left_out = f' Left out: {found.says()}.' if found.left_out else ''
+        raise DataError(f'the folder {given!r} holds no image that Pillow reads.{left_out} Give another folder.')
+    warn_of(found, given)
+    return sorted(found.images)

@@ -1,14 +1,21 @@
 """What a dataset is: class names, samples and labels, with images decoded when they are asked for."""
 
+import hashlib
+import operator
 import os
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
+from vet.datasets.class_names import class_list
 from vet.datasets.image import open_image
-from vet.errors import DataError, UnknownNameError
+from vet.errors import DataError, UnknownNameError, UserError
 
 Sample = tuple[Any, int]
 """An image source that `open_image` reads (mostly a path), and its label 0 … K-1."""
@@ -31,13 +38,14 @@ class ImageData(Protocol):
 class ImageDataset(Dataset):
     """Samples with labels; item i is (PIL RGB image, label).
 
-    classes: K names, in the order of the labels. samples: (source, label) pairs. targets: the labels, as a list.
+    classes: K names, in the order of the labels, as `class_list` takes them. samples: (source, label) pairs.
+    targets: the labels, as a list.
     Images are decoded when they are asked for, never before. Raises DataError where there is no sample or a label is
     outside 0 … K-1, and from an item where its image is broken, naming the file.
     """
 
     def __init__(self, classes: Iterable[str], samples: Iterable[Sample]):
-        self.classes = [str(name) for name in classes]
+        self.classes = class_list(list(classes) if isinstance(classes, str) else classes)
         self.samples = [(source, int(label)) for source, label in samples]
         self.targets = [label for _, label in self.samples]
         name = type(self).__name__
@@ -58,13 +66,86 @@ class ImageDataset(Dataset):
         """The RGB image of a sample's source."""
         return open_image(source)
 
+    def identity(self, source: Any) -> Hashable:
+        """What tells a sample's source from all others; two splits that share one share an image."""
+        return source_identity(source)
+
+
+def source_identity(source: Any) -> Hashable:
+    """The path of a file, without the links on its way; a hash of the pixels of an array; of anything else, its place in memory."""
+    if isinstance(source, str | os.PathLike):
+        folder, name = os.path.split(os.fspath(source))
+        return os.path.join(_real(folder), name)
+    if isinstance(source, np.ndarray):
+        return hashlib.sha256(f'{source.dtype} {source.shape} '.encode() + source.tobytes()).digest()
+    return type(source).__name__, id(source)
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
 
 def targets_of(dataset: ImageData) -> list[int]:
     """All labels of a dataset, from its `targets` where it has them, otherwise by reading every item."""
     targets = getattr(dataset, 'targets', None)
     if targets is None:
-        targets = [dataset[index][1] for index in range(len(dataset))]
-    return [int(label) for label in targets]
+        return [item_of(dataset, index)[1] for index in range(len(dataset))]
+    return [as_label(label, len(dataset.classes), partial(item_name, dataset, index))
+            for index, label in enumerate(targets)]
+
+
+def item_of(dataset: Any, index: int, num_classes: int | None = None) -> tuple[Any, int]:
+    """Item `index` of any dataset: its image, as the dataset gives it, and its label, an int 0 … K-1.
+
+    num_classes: K; None: the number of the dataset's classes. A UserError names the item, whatever the dataset raises.
+    """
+    with told(lambda: item_name(dataset, index)):
+        item = dataset[index]
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        kind = f'a {type(item).__name__}' + (f' of {len(item)} parts' if isinstance(item, (tuple, list)) else '')
+        raise UserError(f'{item_name(dataset, index)} is {kind}; an item is a pair (image, label). Make `__getitem__` return one.')
+    image, label = item
+    return image, as_label(label, len(dataset.classes) if num_classes is None else num_classes, lambda: item_name(dataset, index))
+
+
+def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
+    """A label as an int. UserError where it is no whole number from 0 to K-1; `name` says of which item."""
+    try:
+        number = operator.index(label)
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number < num_classes:
+        kind = type(label).__name__ + (f' of shape {tuple(label.shape)}' if getattr(label, 'shape', ()) else '')
+        raise UserError(f'{name()} has the label {str(label)[:60]} ({kind}), but there are {num_classes} classes: a label is a '
+                        f'whole number from 0 to {num_classes - 1}, the place of the name in `classes`.')
+    return number
+
+
+def item_name(dataset: Any, index: int) -> str:
+    """An item of any dataset in words, with its file where that is known."""
+    dataset = getattr(dataset, 'inner', dataset)      # what a cache reads through
+    inner: Any = dataset
+    place = index
+    while isinstance(inner, Subset):
+        inner, place = inner.dataset, inner.indices[place]
+    samples = getattr(inner, 'samples', None)
+    source = samples[place][0] if isinstance(samples, (list, tuple)) and place < len(samples) else None
+    file = f' ({os.fspath(source)!r})' if isinstance(source, str | os.PathLike) else ''
+    return f'image {index} of {type(dataset).__name__}{file}'
+
+
+@contextmanager
+def told(name: Callable[[], str], advice: str = 'Look at the dataset.') -> Iterator[None]:
+    """Whatever an image, or a transform of it, raises becomes a UserError that names the image."""
+    try:
+        yield
+    except UserError as error:
+        if type(error) not in (UserError, DataError):       # another class says something to the program, not of the image
+            raise
+        raise type(error)(f'{name()}: {error}') from error
+    except Exception as error:      # a user's own dataset, and the libraries that it calls, raise anything
+        raise DataError(f'{name()} cannot be read or transformed: {type(error).__name__}: {error}. {advice}') from error
 
 
 def resolve_split(split: str, splits: Sequence[str], name: str) -> list[str]:
@@ -79,9 +160,23 @@ def resolve_split(split: str, splits: Sequence[str], name: str) -> list[str]:
     return asked.split('+')
 
 
-def require_files(samples: Sequence[Sample], name: str) -> None:
-    """Raises DataError if a sample's file is not there: sooner than in the middle of an epoch."""
-    missing = [source for source, _ in samples if isinstance(source, str | os.PathLike) and not os.path.isfile(source)]
+def require_files(samples: Sequence[Sample], name: str) -> list[Sample]:
+    """The samples with the names that their files have on this disk. DataError if a file is not there: sooner than in the middle
+    of an epoch.
+
+    A list and a disk may spell 'é' as one character or as two: macOS unpacks archives with two.
+    """
+    found = [(on_disk(source), label) for source, label in samples]
+    missing = [source for source, _ in found if isinstance(source, str | os.PathLike) and not os.path.isfile(source)]
     if missing:
         raise DataError(f'{name} lists {len(samples)} images of which {len(missing)} are missing, the first one: '
                         f'{os.fspath(missing[0])!r}. Complete the folder, or unpack the archive again.')
+    return found
+
+
+def on_disk(source: Any) -> Any:
+    """A path as the disk spells it, where it spells it with other Unicode forms; anything else as it is."""
+    if not isinstance(source, str | os.PathLike) or os.fspath(source).isascii() or os.path.isfile(source):
+        return source
+    forms = (unicodedata.normalize(form, os.fspath(source)) for form in ('NFC', 'NFD'))
+    return next(filter(os.path.isfile, forms), source)

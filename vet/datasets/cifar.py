@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torchvision import datasets
 
+from vet.datasets.archives import Download
 from vet.datasets.base import Sample
 from vet.datasets.published import PublishedDataset
 from vet.registry import DATASETS
@@ -22,14 +23,11 @@ class CIFAR10(PublishedDataset):
     folder = 'cifar-10-batches-py'
     layout = 'cifar-10-batches-py/ with data_batch_1 … data_batch_5, test_batch and batches.meta'
     needs = (*(f'data_batch_{number}' for number in range(1, 6)), 'test_batch', 'batches.meta')
-    url = 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'
+    downloads = (Download(datasets.CIFAR10.url, f'md5:{datasets.CIFAR10.tgz_md5}'),)
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
         data = self.reader(root, train=split == 'train')
         return data.classes, list(zip(data.data, data.targets, strict=True))
-
-    def fetch(self, root: Path) -> None:
-        self.reader(root, download=True)
 
 
 @DATASETS.register_module()
@@ -40,4 +38,4 @@ class CIFAR100(CIFAR10):
     folder = 'cifar-100-python'
     layout = 'cifar-100-python/ with train, test and meta'
     needs = ('train', 'test', 'meta')
-    url = 'https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz'
+    downloads = (Download(datasets.CIFAR100.url, f'md5:{datasets.CIFAR100.tgz_md5}'),)

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from torchvision.datasets.utils import download_and_extract_archive
-
+from vet.datasets.archives import Download
 from vet.datasets.base import Sample
 from vet.datasets.bird_lists import read_bird_lists
 from vet.datasets.published import PublishedDataset
@@ -22,12 +21,9 @@ class CUB200(PublishedDataset):
     layout = ('CUB_200_2011/ with images/001.Black_footed_Albatross/….jpg …, classes.txt, images.txt, '
               'image_class_labels.txt and train_test_split.txt')
     needs = ('images', 'classes.txt', 'images.txt', 'image_class_labels.txt', 'train_test_split.txt')
-    url = 'https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz'
-    md5 = '97eceeb196236b17998738112f37df78'
+    downloads = (Download('https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz',
+                          'md5:97eceeb196236b17998738112f37df78'),)
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
         names, samples = read_bird_lists(root / self.folder, split)
         return [name.split('.', 1)[-1] for name in names], samples
-
-    def fetch(self, root: Path) -> None:
-        download_and_extract_archive(self.url, str(root), md5=self.md5, remove_finished=True)

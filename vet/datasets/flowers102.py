@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torchvision import datasets
 
+from vet.datasets.archives import Download
 from vet.datasets.base import Sample
 from vet.datasets.published import PublishedDataset
 from vet.registry import DATASETS
@@ -14,18 +15,17 @@ class Flowers102(PublishedDataset):
     """Oxford Flowers: 102 classes; official splits of 1,020 train, 1,020 val and 6,149 test images.
 
     Nilsback & Zisserman 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/102/; read by torchvision, which checks the
-    md5 of imagelabels.mat and setid.mat.
+    md5 of imagelabels.mat and setid.mat, and names that of the images.
     """
 
     splits = ('train', 'val', 'test')
     folder = 'flowers-102'
     layout = 'flowers-102/ with jpg/image_00001.jpg … image_08189.jpg, imagelabels.mat and setid.mat'
     needs = ('jpg', 'imagelabels.mat', 'setid.mat')
-    url = 'https://www.robots.ox.ac.uk/~vgg/data/flowers/102/'
+    unpacked_in = folder
+    downloads = tuple(Download(f'https://www.robots.ox.ac.uk/~vgg/data/flowers/102/{name}', f'md5:{md5}')
+                      for name, md5 in datasets.Flowers102._file_dict.values())
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
         reader = datasets.Flowers102(root, split, loader=str)  # a loader that only names the file
         return reader.classes, [reader[index] for index in range(len(reader))]
-
-    def fetch(self, root: Path) -> None:
-        datasets.Flowers102(root, download=True)

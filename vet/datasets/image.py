@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from vet.datasets.web import read_url
 from vet.errors import DataError, UserError
 
-URL_TIMEOUT_SECONDS = 10
+URL_LIMIT_SECONDS = 30
 URL_LIMIT_BYTES = 64 * 2**20
+PROGRAMS = ('EPS',)         # formats that an interpreter would run
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -25,6 +26,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     scaled by 1/257. Of an animation, the frame that the image stands at: the first one where it was just opened.
     Raises DataError for pixels without a known range (32-bit float, integers outside 0 … 65535).
     """
+    _check_size(*image.size)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I'):
         image = _from_16_bit(image)
@@ -44,7 +46,8 @@ def open_image(source: Any) -> Image.Image:
 
     source: a path, an http(s) URL, encoded bytes, a binary file, a PIL image, a dict with any of these under 'image',
     or an array (H, W), (H, W, 1), (H, W, 3: RGB) or (H, W, 4: RGBA) of uint8, uint16, bool, or floats in [0, 1].
-    A URL is given 10 s for each answer of the server, and 64 MiB. Raises DataError, naming the source, for what is
+    A URL is given 10 s for each answer of the server, 30 s in all, and 64 MiB; it may lead on to http(s) addresses alone. An image
+    has at most twice PIL.Image.MAX_IMAGE_PIXELS, as Pillow's own readers allow. Raises DataError, naming the source, for what is
     missing, truncated or not an image, and UserError for any other kind of source.
     """
     if not hasattr(source, 'read'):
@@ -59,7 +62,7 @@ def _(source: str) -> Image.Image:
     if not source.lower().startswith(('http://', 'https://')):
         return open_image(Path(source))
     with _naming(source):
-        return _decode(io.BytesIO(_download(source)))
+        return _decode(io.BytesIO(read_url(source, URL_LIMIT_BYTES, URL_LIMIT_SECONDS)))
 
 
 @open_image.register
@@ -87,6 +90,7 @@ def _(source: np.ndarray) -> Image.Image:
     with _naming(f'the array given, {source.dtype} {source.shape},'):
         if source.ndim != 2 and not (source.ndim == 3 and source.shape[-1] in (1, 3, 4)):
             raise DataError('its shape is not (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)')
+        _check_size(source.shape[1], source.shape[0])
         values = source[..., 0] if source.shape[2:] == (1,) else source
         return to_rgb(Image.fromarray(_to_uint8(values)))
 
@@ -111,16 +115,21 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _decode(file: Any) -> Image.Image:
+    if isinstance(file, str | os.PathLike) and os.path.exists(file) and not os.path.isfile(file):
+        raise DataError('it is a folder, a pipe or a device, not a file')
     with Image.open(file) as image:
+        if image.format in PROGRAMS:
+            raise DataError(f'it is a program in {image.format}, which is not run; save it as PNG')
         return to_rgb(image)
 
 
-def _download(url: str) -> bytes:
-    with urlopen(Request(url, headers={'User-Agent': 'vet'}), timeout=URL_TIMEOUT_SECONDS) as answer:
-        data = answer.read(URL_LIMIT_BYTES + 1)
-    if len(data) > URL_LIMIT_BYTES:
-        raise DataError(f'it has more than {URL_LIMIT_BYTES} bytes')
-    return data
+def _check_size(width: int, height: int) -> None:
+    """DataError for an image without pixels, or with more of them than Pillow's readers take from a file."""
+    if not width or not height:
+        raise DataError(f'it has no pixels: {width} x {height}')
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise DataError(f'its {width:,} x {height:,} pixels are more than {2 * Image.MAX_IMAGE_PIXELS:,}; set '
+                        f'PIL.Image.MAX_IMAGE_PIXELS to allow more')
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

@@ -3,74 +3,111 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
 from vet.datasets.base import ImageDataset, resolve_split
+from vet.datasets.class_names import check_writable, composed
+from vet.datasets.image_files import Found, find_images, is_clutter, warn_of
 from vet.datasets.label_map import numbered
 from vet.errors import DataError, UserError
 from vet.registry import DATASETS
 
 SPLITS = ('train', 'val', 'test')
+OTHER_NAMES = {'valid': 'val', 'validation': 'val', 'dev': 'val', 'training': 'train', 'testing': 'test', 'eval': 'test'}
 
 
 @DATASETS.register_module()
 class ImageFolder(ImageDataset):
     """Images in path/<class>/, or, with a split, in path/<split>/<class>/; `path` is absolute or relative to `root`.
 
-    split: 'train', 'val', 'test' (also 'eval') or 'train+val', where `path` has such folders; None where it has none.
-    Classes are the folders, sorted by name; images may lie deeper; names that begin with a dot are left out. Raises
-    DataError if a folder is missing, a class folder holds no image, or a split has other classes than 'train'.
+    split: 'train', 'val', 'test' (also 'eval') or 'train+val', where `path` has such folders; None where it has none. A folder
+    'valid', 'validation' or 'dev' is the split 'val'; 'training' is 'train', 'testing' and 'eval' are 'test'.
+    Classes are the folders, sorted by name; images may lie deeper. Every file counts whose ending belongs to a format that the
+    installed Pillow decodes. Hidden files and folders, and those that file managers and notebooks make, are left out. A warning
+    names and counts other files that are left out. Raises DataError if a folder is missing, a class folder holds no image, a
+    split has other classes than 'train', or a class name is not UTF-8.
 
     For a backbone that keeps its classifier: classes, all class names of its output, or 'imagenet-1k', or
     'imagenet-1k+background' (1,001, background first); label_map, the place there of each folder, such as
-    dict(jellyfish=107), where its name is not among them.
+    dict(jellyfish=107), where its name is not among them. Without such a backbone, classes may give the folders' names in the
+    order of their labels, or as {name: number}.
     """
 
     def __init__(self, root: str | Path = 'data', split: str | None = None, path: str | Path = '',
-                 classes: str | Sequence[str] | None = None, label_map: Mapping[str, int] | None = None):
+                 classes: str | Sequence[str] | Mapping[str, int] | None = None, label_map: Mapping[str, int] | None = None):
         home = Path(root).expanduser() / Path(path).expanduser()
         if not home.is_dir():
             raise DataError(f'there is no image folder {str(home)!r}. Give its `path`, absolute or relative to the '
                             f'data root {str(root)!r} (--data-root DIR or VET_DATA_ROOT).')
-        folders = _split_folders(home, split)
-        names = _subfolders(home / 'train' if split and (home / 'train').is_dir() else folders[0])
+        splits = _splits(home)
+        folders = _split_folders(home, splits, split)
+        names = list(_subfolders(splits['train'] if split and 'train' in splits else folders[0]))
         every, labels = numbered(names, classes, label_map)
         self.label_map = labels
-        super().__init__(every, [sample for folder in folders for sample in _read(folder, labels)])
+        found = Found()
+        samples = [sample for folder in folders for sample in _read(folder, labels, found)]
+        warn_of(found, f'{type(self).__name__} {str(home)!r}')
+        super().__init__(every, samples)
 
 
-def _split_folders(home: Path, split: str | None) -> list[Path]:
-    splits = [name for name in SPLITS if (home / name).is_dir()]
+def _splits(home: Path) -> dict[str, Path]:
+    """The folders that are splits, by the names 'train', 'val' and 'test'."""
+    found: dict[str, Path] = {}
+    for folder in _subfolders(home).values():
+        name = OTHER_NAMES.get(folder.name.lower(), folder.name.lower())
+        if name not in SPLITS:
+            continue
+        if name in found:
+            raise UserError(f'{str(home)!r} has the folders {found[name].name!r} and {folder.name!r}, which both are the split '
+                            f'{name!r}. Rename one of them, or put them together.')
+        found[name] = folder
+    return {name: found[name] for name in SPLITS if name in found}
+
+
+def _split_folders(home: Path, splits: dict[str, Path], split: str | None) -> list[Path]:
     if split is None:
-        if splits and set(_subfolders(home)) <= set(SPLITS):
-            raise UserError(f'{str(home)!r} has the split folders {", ".join(splits)}: say which by split=….')
+        others = set(_subfolders(home)) - {folder.name for folder in splits.values()}
+        if splits and (not others or len(splits) > 1):
+            beside = f', and beside them {", ".join(sorted(others)[:5])}' if others else ''
+            raise UserError(f'{str(home)!r} has the split folders {", ".join(folder.name for folder in splits.values())}{beside}: '
+                            f'say which by split=…, such as split="{next(iter(splits))}".')
         return [home]
     if not splits:
         raise UserError(f'{str(home)!r} has no split folders (train, val, test); given: split={split!r}. Leave split '
                         f'out to take all of it, or make split folders.')
-    return [home / name for name in resolve_split(split, splits, f'the image folder {str(home)!r}')]
+    asked = OTHER_NAMES.get(split, split)
+    return [splits[name] for name in resolve_split(asked, list(splits), f'the image folder {str(home)!r}')]
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+def _subfolders(folder: Path) -> dict[str, Path]:
+    """The folders in a folder by their names, composed and sorted. UserError for a name that is not UTF-8, or is there twice."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or is_clutter(path.name):
+            continue
+        check_writable([path.name])
+        if (name := composed(path.name)) in found:
+            raise UserError(f'{str(folder)!r} has two folders {name!r}, which differ only in how their letters are stored (Unicode '
+                            f'NFC and NFD). Put them together.')
+        found[name] = path
+    return dict(sorted(found.items()))
 
 
-def _read(folder: Path, labels: dict[str, int]) -> list[tuple[str, int]]:
-    found, classes = _subfolders(folder), list(labels)
-    if found != classes:
+def _read(folder: Path, labels: dict[str, int], found: Found) -> list[tuple[str, int]]:
+    """The samples of a folder of class folders. What lies there is also added to `found`."""
+    folders = _subfolders(folder)
+    if list(folders) != list(labels):
         raise DataError(f'{str(folder)!r} has other class folders than the training images: too many: '
-                        f'{sorted(set(found) - set(classes))}, missing: {sorted(set(classes) - set(found))}.')
-    if not classes:
-        raise DataError(f'{str(folder)!r} has no class folders; images lie in {str(folder / "<class>")}/.')
-    samples = make_dataset(folder, labels, is_valid_file=_is_image, allow_empty=True)
-    taken = {label for _, label in samples}
-    empty = [name for name, label in labels.items() if label not in taken]
-    if empty:
-        raise DataError(f'the class folder {str(folder / empty[0])!r} holds no image '
-                        f'({", ".join(IMG_EXTENSIONS)}). Put images in it, or remove the folder.')
+                        f'{sorted(set(folders) - set(labels))}, missing: {sorted(set(labels) - set(folders))}.')
+    if not labels:
+        loose = find_images(folder).images
+        also = f' {len(loose):,} images lie in it without a class, such as {loose[0]!r}.' if loose else ''
+        raise DataError(f'{str(folder)!r} has no class folders; images lie in {str(folder / "<class>")}/.{also}')
+    samples: list[tuple[str, int]] = []
+    for name, path in folders.items():
+        own = find_images(path)
+        if not own.images:
+            left_out = f' Left out: {own.says()}.' if own.left_out else ''
+            raise DataError(f'the class folder {str(path)!r} holds no image that Pillow reads.{left_out} Put images in it, or '
+                            f'remove the folder.')
+        samples += [(image, labels[name]) for image in own.images]
+        found.add(own)
     return samples
-
-
-def _is_image(path: str) -> bool:
-    name = Path(path).name.lower()
-    return name.endswith(IMG_EXTENSIONS) and not name.startswith('.')

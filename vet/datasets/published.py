@@ -1,13 +1,15 @@
 """Datasets with a published folder layout and official splits, downloaded where their makers allow it."""
 
+import os
 import socket
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from vet.datasets.archives import Download, is_inside, only_plain_by_default, provide
 from vet.datasets.base import ImageDataset, Sample, require_files, resolve_split
 from vet.errors import DataError
 
@@ -27,7 +29,8 @@ class PublishedDataset(ImageDataset):
     folder: ClassVar[str]
     layout: ClassVar[str]  # of the data root, for people
     needs: ClassVar[tuple[str, ...]]  # the files and folders in `folder` that every split needs
-    url: ClassVar[str] = ''  # of the download, where there is one
+    downloads: ClassVar[tuple[Download, ...]] = ()  # with the hashes of their makers, or of a library; (): none is possible
+    unpacked_in: ClassVar[str] = ''  # the folder of the data root that they belong in; '': the root itself
     by_hand: ClassVar[str] = ''  # how to come by the data where there is none
 
     def __init__(self, root: str | Path = 'data', split: str = 'train', download: bool = True):
@@ -42,8 +45,9 @@ class PublishedDataset(ImageDataset):
         """Class names and samples of one official split."""
 
     def fetch(self, root: Path) -> None:
-        """Downloads to `root`/`folder`, a place of its own; OSError or RuntimeError if that fails."""
-        raise NotImplementedError
+        """Downloads to `root`/`folder`, a place of its own; OSError or DataError if that fails."""
+        for download in self.downloads:
+            provide(download, root / self.unpacked_in)
 
     def _checked(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
         try:
@@ -52,8 +56,8 @@ class PublishedDataset(ImageDataset):
             raise DataError(f'{type(self).__name__}: {str(root / self.folder)!r} cannot be read: {error!r}. A file in '
                             f'it is not the published one; expected: {self.layout}. Move the folder away and provide '
                             f'it again.') from error
-        require_files(samples, type(self).__name__)
-        return classes, samples
+        require_inside(samples, root / self.folder, type(self).__name__)
+        return classes, require_files(samples, type(self).__name__)
 
     def _missing(self, root: Path) -> Path | None:
         paths = (root / self.folder / name for name in self.needs)
@@ -66,20 +70,21 @@ class PublishedDataset(ImageDataset):
         reason, cause = '', None
         if _is_filled(root / self.folder):
             reason = f' (the rest of {str(root / self.folder)!r} is left as it is: complete it, or move it away)'
-        elif self.url and download:
+        elif self.downloads and download:
             try:
                 return self._download(root)
             except Exception as error:  # of the network, the archive or the disk: all end in one message
                 if self._missing(root) is None:  # another process was faster
                     return
-                reason, cause = f', and the download from {self.url} failed: {error or type(error).__name__}', error
-        second = self.by_hand or f'run once with a network, so that it is downloaded from {self.url}'
+                reason, cause = f', and the download from {self.downloads[0].url} failed: {error or type(error).__name__}', error
+        second = self.by_hand or (
+            f'run once with a network, so that it is downloaded from {self.downloads[0].url}')
         raise DataError(f'{type(self).__name__}: {str(missing)!r} is missing{reason}. '
                         + two_ways(self.layout, second)) from cause
 
     def _download(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix='.download-') as name, network_timeout():
+        with tempfile.TemporaryDirectory(dir=root, prefix='.download-') as name:
             staging = Path(name)
             self.fetch(staging)
             for split in self.splits:
@@ -97,12 +102,21 @@ def _is_filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
+def require_inside(samples: Sequence[Sample], folder: Path, name: str) -> None:
+    """Raises DataError if a sample's file is not below `folder`: a list of images is data from a stranger."""
+    for source, _ in samples:
+        if isinstance(source, str | os.PathLike) and not is_inside(os.path.relpath(source, folder)):
+            raise DataError(f'{name} lists the image {os.fspath(source)!r}, outside {str(folder)!r}; its list is not the '
+                            f'published one. Provide it again.')
+
+
 @contextmanager
-def network_timeout() -> Iterator[None]:
-    """Bounds the wait for a silent server: torchvision opens its connections without a timeout."""
+def torchvision_bounds() -> Iterator[None]:
+    """Bounds what torchvision's own downloads do: the wait for a silent server, and what an archive may hold."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
     try:
-        yield
+        with only_plain_by_default():
+            yield
     finally:
         socket.setdefaulttimeout(before)

@@ -2,7 +2,8 @@
 
 import inspect
 import operator
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torchvision import datasets
 
 from vet.datasets.base import ImageDataset, resolve_split
 from vet.datasets.image import open_image
-from vet.datasets.published import network_timeout, two_ways
+from vet.datasets.published import require_inside, torchvision_bounds, two_ways
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import DATASETS
 
@@ -41,17 +42,19 @@ class TorchvisionDataset(ImageDataset):
         if unknown := sorted(set(options) - (accepted - RESERVED)):
             raise UnknownNameError(f'option of torchvision.datasets.{name}', unknown[0], accepted - RESERVED)
         # a loader that only names the file: then no image is decoded before it is asked for, and then by open_image
-        own = {'root': Path(root).expanduser(), 'download': download, 'loader': str}
+        own: dict[str, Any] = {'root': Path(root).expanduser(), 'download': download, 'loader': str}
         given = {**{key: value for key, value in own.items() if key in accepted}, **options}
         try:
-            with network_timeout():
+            with torchvision_bounds():
                 parts = _open(plugin, split, accepted - set(options), given)
                 samples = [sample for part in parts for sample in _samples(part, given)]
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, DataError) as error:
             raise DataError(f'torchvision.datasets.{name} cannot be read from {str(root)!r}: {error}. '
                             + two_ways('it in the layout of torchvision', 'run once with a network')) from error
         except TypeError as error:
             raise UserError(f'torchvision.datasets.{name} cannot be used with options={options!r}: {error}.') from error
+        if 'loader' in given:
+            require_inside(samples, own['root'], f'torchvision.datasets.{name}')
         self._data: ConcatDataset = ConcatDataset(parts)
         if 'loader' not in given:
             samples = [(index, label) for index, (_, label) in enumerate(samples)]
@@ -59,6 +62,14 @@ class TorchvisionDataset(ImageDataset):
 
     def open(self, source: Any) -> Image.Image:
         return open_image(self._data[source][0] if isinstance(source, int) else source)
+
+
+    def identity(self, source: Any) -> Hashable:
+        if not isinstance(source, int):
+            return super().identity(source)
+        part = bisect_right(self._data.cumulative_sizes, source)
+        start = self._data.cumulative_sizes[part - 1] if part else 0
+        return repr(self._data.datasets[part]), source - start
 
 
 def _accepted(plugin: type) -> set[str]:
@@ -89,6 +100,8 @@ def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, 
     for value in SPELLINGS.get(split, (split,)):
         try:
             return [plugin(**{argument: value}, **given)]
+        except DataError:       # of an archive
+            raise
         except ValueError as error:
             refusal = error
     if split == 'train+val':

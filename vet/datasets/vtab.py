@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vet.datasets.base import ImageDataset, Sample, require_files, resolve_split
-from vet.datasets.published import two_ways
+from vet.datasets.published import require_inside, two_ways
 from vet.errors import DataError, UnknownNameError
 from vet.registry import DATASETS
 
@@ -31,8 +31,7 @@ class VTAB(ImageDataset):
             raise UnknownNameError('task of VTAB', task, CLASSES)
         name = LISTS['+'.join(resolve_split(split, ('train', 'val', 'test'), 'VTAB'))]
         samples = _read(Path(root).expanduser() / 'vtab-1k' / task / f'{name}.txt', CLASSES[task])
-        require_files(samples, f'VTAB ({task}, {name}.txt)')
-        super().__init__(map(str, range(CLASSES[task])), samples)
+        super().__init__(map(str, range(CLASSES[task])), require_files(samples, f'VTAB ({task}, {name}.txt)'))
 
 
 def _read(path: Path, num_classes: int) -> list[Sample]:
@@ -49,4 +48,5 @@ def _read(path: Path, num_classes: int) -> list[Sample]:
             raise DataError(f'line {number} of {str(path)!r} is {line!r}; expected: a path and a class number from 0 to '
                             f'{num_classes - 1}, such as "images/test/000000.jpg 1". Make the list again.')
         samples.append((str(path.parent / image), int(label)))
+    require_inside(samples, path.parent, f'VTAB: {str(path)!r}')
     return samples

@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -13,11 +12,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
+from vet.datasets.base import item_name, item_of, told
 from vet.datasets.image import open_image
 from vet.engine.seeding import mix, seeded
 from vet.errors import UserError
 from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
 
+ADVICE = 'Look at the dataset, train.transform and train.transform_on.'
 Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]     # of each task; {None: …} where there is one
 Keys = Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]]]     # batches of (epoch, index, weight)
 
@@ -107,10 +108,9 @@ class Seeded(Dataset):
         epoch, index, weight = key
         task = self.dataset.task_of(index) if hasattr(self.dataset, 'task_of') else None
         try:
-            with told(self.dataset, index):
-                image, label = self.dataset[index]
-                with seeded(self.seed, 'image', epoch, index):
-                    return self.transforms[task](opened(image)), label, weight, task
+            image, label = item_of(self.dataset, index, None if task is None else len(self.dataset.classes[task]))
+            with told(lambda: item_name(self.dataset, index), ADVICE), seeded(self.seed, 'image', epoch, index):
+                return self.transforms[task](opened(image)), label, weight, task
         except UserError as error:
             return error
 
@@ -121,18 +121,6 @@ def opened(image: Any) -> Any:
         return open_image(image)
     refuse_unless_pixels(image)
     return image if isinstance(image, tv_tensors.Image) else tv_tensors.Image(image)
-
-
-@contextmanager
-def told(dataset: Any, index: int) -> Iterator[None]:
-    """Whatever an image, or a transform of it, raises becomes a UserError that names the image."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
-        raise UserError(f'image {index} of {type(dataset).__name__} cannot be read or transformed: '
-                        f'{type(error).__name__}: {error}. Look at the dataset, train.transform and train.transform_on.') from error
 
 
 def stacked(images: Sequence[torch.Tensor], labels: Sequence[int], weights: Sequence[int], task: str | None) -> Batch:

@@ -109,7 +109,7 @@ class _Still(Dataset):
     """A dataset, or a transform, whose every draw at random raises: a worker's process hands a UserError on."""
 
     def __init__(self, inner: Any):
-        self.inner = inner
+        self.inner, self.classes = inner, getattr(inner, 'classes', None)
 
     def __getitem__(self, index: int) -> Any:
         return self._read(self.inner.__getitem__, index)

@@ -5,12 +5,14 @@ Imported by trainer.py alone.
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import tee
 from typing import Any
 
 import torch
 
-from vet.engine.batches import Batch, Keys, Transforms, placed, read, stacked, told
+from vet.datasets.base import item_name, told
+from vet.engine.batches import ADVICE, Batch, Keys, Transforms, placed, read, stacked
 from vet.engine.image_cache import CachedImages
 from vet.engine.seeding import draws_apart, seed_everything
 from vet.transforms.torchvision import split_at_tensor, split_normalisation
@@ -34,7 +36,7 @@ def load_on_device(dataset: Any, transforms: Transforms, seed: int, keys: Keys, 
         seen = []
         with draws_apart(device):
             for image, (epoch, index, _) in zip(images, listed):
-                with told(dataset, index):
+                with told(partial(item_name, dataset, index), ADVICE):
                     seed_everything(seed, 'image', epoch, index)
                     seen.append(transform(image))
         yield placed(stacked(seen, labels, weights, task), normalise, device)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from vet.config import Settings
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
+from vet.datasets.base import told
 from vet.engine.batches import Batch, Order, Transforms, load, opened
 from vet.engine.checkpoint import Progress, save_checkpoint
 from vet.engine.device import make_accelerator
@@ -114,7 +115,10 @@ class Trainer:
     def predict(self, images: list[Any], topk: int = 1, task: str | None = None) -> list[dict[str, list]]:
         """A list of images, as `pipeline` takes them, to {'scores': […], 'labels': […]} each, the `topk` best first."""
         model = self.model.for_task(task).eval()
-        views = [self._view[task](opened(image)) for image in images]
+        views = []
+        for number, image in enumerate(images):
+            with told(f'image {number} of those given'.format):
+                views.append(self._view[task](opened(image)))
         if not views:
             return []
         with self.accelerator.autocast():

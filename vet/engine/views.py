@@ -4,13 +4,15 @@ Used by trainer.py and by `vet test`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from vet.core.modes import in_eval
-from vet.engine.batches import Transforms, opened, told
+from vet.datasets.base import item_name, item_of, told
+from vet.engine.batches import ADVICE, Transforms, opened
 from vet.engine.seeding import seeded
 from vet.errors import UserError
 from vet.transforms.torchvision import normalisation
@@ -31,8 +33,9 @@ def refuse_unfit_views(model: Any, dataset: Any, key: str, views: Transforms, ac
     size that the network takes."""
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         classifier = model.for_task(task)
-        with seeded('view'), told(part, 0):
-            image = views[task](opened(part[0][0]))
+        given, _ = item_of(part, 0)
+        with seeded('view'), told(partial(item_name, part, 0), ADVICE):
+            image = views[task](opened(given))
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(f'{key} makes a tensor of shape {tuple(image.shape)} of an image; a network takes (3, H, W).')
         size, wanted = tuple(image.shape[1:]), classifier.backbone.preprocessing.size

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TRANSFORMS
 
-STILL = (v2.Resize, v2.CenterCrop)      # an RGB image to an RGB image, the same each time, and their repr says all that they are
+LARGEST = 2 ** 26       # pixels that a resized image may have
 
 OWN = ('Normalize', 'ToTensor')         # which are registered below
 PIXELS = (-0.25, 1.25)                  # where the floats of an image lie: 0 to 1, and what a bicubic resize adds at edges
@@ -25,6 +25,43 @@ for _name, _transform in vars(v2).items():
         TRANSFORMS.register_module(name=_name, module=_transform)
 
 
+@TRANSFORMS.register_module(force=True)
+class Resize(v2.Resize):
+    """torchvision's Resize, bit for bit, for every image that does not become larger than LARGEST pixels.
+
+    A long and thin image becomes huge where its short side is made `size`: 1 x 20,000 pixels become 256 x 5,120,000. Such a PIL
+    image becomes its centre of `kept` (height, width) alone, where a CenterCrop of that size comes next, and nothing else is
+    computed. Where `kept` is None, the image is refused with a ValueError.
+    """
+
+    def __init__(self, size: int | Sequence[int] | None, interpolation: Any = 'bilinear',
+                 max_size: int | None = None, antialias: bool | None = True, kept: Sequence[int] | None = None):
+        super().__init__(size, interpolation, max_size, antialias)
+        self.kept = None if kept is None else tuple(kept)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        height, width = v2.functional.get_size(inpt)
+        if self.size is None or len(self.size) > 1 or self.max_size is not None:    # then the config bounds both sides
+            return super().transform(inpt, params)
+        [short] = self.size
+        factor = short / min(height, width)
+        new_height, new_width = (short if side == min(height, width) else int(short * side / min(height, width))
+                                 for side in (height, width))
+        if new_height * new_width <= LARGEST:
+            return super().transform(inpt, params)
+        if self.kept is None or not isinstance(inpt, Image.Image):
+            raise ValueError(f'an image of {width:,} x {height:,} pixels is too long and thin: a Resize of its short side to '
+                             f'{short} would make {new_width:,} x {new_height:,}. Leave the image out, cut it into parts, or begin '
+                             f'the transform with RandomResizedCrop, or with a Resize of a size of two numbers')
+        sides = [min(kept, new) for kept, new in zip(self.kept, (new_height, new_width))]
+        top, left = (int(round((new - side) / 2)) for new, side in zip((new_height, new_width), sides))     # as CenterCrop cuts
+        box = (left / factor, top / factor, min((left + sides[1]) / factor, width), min((top + sides[0]) / factor, height))
+        return inpt.resize((sides[1], sides[0]), _resampling(self.interpolation), box)
+
+
+STILL = (Resize, v2.Resize, v2.CenterCrop)  # an RGB image to an RGB image, the same each time; their repr says all that they are
+
+
 @TRANSFORMS.register_module()
 class EvaluationCrop(v2.Compose):
     """Resize so that a centre crop of `size` (H, W) takes `crop_pct` of it: the evaluation of timm and torchvision."""
@@ -32,7 +69,7 @@ class EvaluationCrop(v2.Compose):
     def __init__(self, size: tuple[int, int], crop_pct: float, interpolation: str = 'bicubic'):
         short = int(min(size) / crop_pct)
         resized = short if size[0] == size[1] else [int(side / crop_pct) for side in size]
-        super().__init__([v2.Resize(resized, _mode(interpolation)), v2.CenterCrop(size)])
+        super().__init__([Resize(resized, _mode(interpolation), kept=size), v2.CenterCrop(size)])
 
 
 @TRANSFORMS.register_module()
@@ -153,6 +190,10 @@ def _flat(transform: Callable) -> list[Any]:
     if not isinstance(transform, v2.Compose) or type(transform).forward is not v2.Compose.forward:
         return [transform]
     return [step for part in transform.transforms for step in _flat(part)]
+
+
+def _resampling(mode: Any) -> Image.Resampling:
+    return Image.Resampling[v2.InterpolationMode(mode).name.removesuffix('_EXACT')]
 
 
 def _mode(name: Any) -> v2.InterpolationMode:

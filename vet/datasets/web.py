@@ -1,0 +1,164 @@
+"""Downloads over http and https, each with a limit of bytes and of seconds."""
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlsplit
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    UnknownHandler,
+    getproxies,
+)
+
+from rich.progress import wrap_file
+
+SCHEMES = ('http', 'https')
+ANSWER_SECONDS = 10         # for each answer of the server: the connection, and each part of what it sends
+CHUNK = 2 ** 20
+
+
+class DownloadError(OSError):
+    """Why a URL gave no file."""
+
+
+def read_url(url: str, limit_bytes: int, limit_seconds: float) -> bytes:
+    """What the server sends for an http(s) URL. OSError where it is more than `limit_bytes`, or is not all there in time."""
+    with _answer(url, limit_seconds) as answer:
+        data = answer.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise DownloadError(f'it has more than {limit_bytes} bytes')
+        if answer.length:
+            raise DownloadError(f'the server stopped {answer.length:,} bytes before the end')
+    return data
+
+
+def fetch_file(url: str, path: Path, limit_seconds: float) -> None:
+    """Puts what the server sends for an http(s) URL at `path`, with a progress bar. OSError where it is not all there in time."""
+    with _answer(url, limit_seconds) as answer, path.open('wb') as file:
+        with wrap_file(answer, answer.length or 0, description=path.name) as whole:
+            _copy(whole, file)
+        if answer.length:
+            raise DownloadError(f'the server stopped {answer.length:,} bytes before the end of {path.name}')
+
+
+def _copy(source: BinaryIO, file: BinaryIO) -> None:
+    while data := source.read(CHUNK):
+        file.write(data)
+
+
+@contextmanager
+def _answer(url: str, limit_seconds: float) -> Iterator[Any]:
+    """The answer of the server. What its sockets still give is cut off after `limit_seconds`, and then an OSError says so."""
+    sockets: list[socket.socket] = []
+    over = threading.Event()
+
+    def cut_off() -> None:
+        over.set()
+        for each in sockets:
+            _shut(each)
+
+    timer = threading.Timer(limit_seconds, cut_off)
+    timer.daemon = True
+    timer.start()
+    request = Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={'User-Agent': 'vet'})
+    try:
+        with opener(sockets).open(request, timeout=ANSWER_SECONDS) as answer:
+            yield answer
+    except (OSError, http.client.HTTPException) as error:
+        if not over.is_set():
+            raise DownloadError(f'{_reason(error)}{_proxy_note(url)}') from error
+    finally:
+        timer.cancel()
+        for each in sockets:
+            each.close()
+    if over.is_set():
+        raise DownloadError(f'the server took more than {limit_seconds:g} s')
+
+
+def opener(sockets: list[socket.socket]) -> OpenerDirector:
+    """Opens http and https URLs alone, through the proxies that the environment sets. Puts a copy of each socket in `sockets`."""
+    proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme in SCHEMES}
+    director = OpenerDirector()
+    for handler in (ProxyHandler(proxies), _Http(sockets), _Https(sockets), HTTPDefaultErrorHandler(), Redirects(),
+                    HTTPErrorProcessor(), UnknownHandler()):
+        director.add_handler(handler)
+    return director
+
+
+class Redirects(HTTPRedirectHandler):
+    """Follows a server to another http(s) address, never from https to http, and never to a file."""
+
+    max_redirections = 5
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if after not in SCHEMES or (before, after) == ('https', 'http'):
+            raise DownloadError(f'the server sends on to {newurl!r}, which is refused: only http(s), and not from https to http')
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Watched(http.client.HTTPConnection):
+    """Keeps a copy of its socket where `sockets` says: one that can be shut while another thread reads."""
+
+    sockets: list[socket.socket]
+
+    def connect(self) -> None:
+        super().connect()
+        self.sockets.append(self.sock.dup())
+
+
+class _WatchedTLS(http.client.HTTPSConnection, _Watched):
+    """The same with TLS, whose connect calls that of _Watched before the handshake."""
+
+
+class _Http(HTTPHandler):
+    def __init__(self, sockets: list[socket.socket]):
+        super().__init__()
+        self._sockets = sockets
+
+    def http_open(self, req: Request) -> Any:
+        return self.do_open(partial(_made, _Watched, self._sockets), req)        # type: ignore[arg-type]
+
+
+class _Https(HTTPSHandler):
+    def __init__(self, sockets: list[socket.socket]):
+        super().__init__()
+        self._sockets = sockets
+
+    def https_open(self, req: Request) -> Any:
+        return self.do_open(partial(_made, _WatchedTLS, self._sockets), req)     # type: ignore[arg-type]
+
+
+def _made(kind: type[_Watched], sockets: list[socket.socket], *args: Any, **options: Any) -> _Watched:
+    connection = kind(*args, **options)
+    connection.sockets = sockets
+    return connection
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What an error of urllib came from."""
+    reason = getattr(error, 'reason', None)
+    return reason if isinstance(reason, BaseException) else error
+
+
+def _shut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:         # it is closed already
+        pass
+
+
+def _proxy_note(url: str) -> str:
+    return ' (through the proxy that the environment sets)' if urlsplit(url).scheme.lower() in getproxies() else ''
