@@ -126,8 +126,8 @@ def _refuse_unknown_header(path: Path, cells: list[tuple[int, list[str]]]) -> No
     if len(cells) > 1 and [os.path.isfile(on_disk(path.parent / _slashes(row[0]))) for _, row in cells[:2]] == [False, True]:
         first = cells[0][1]
         raise DataError(f'the first row of {str(path)!r} is {",".join(first)!r}: its first cell names no file, and the row is no '
-                        f'header with path and label. Name the columns, such as columns=dict(path={first[0].strip()!r}, label=…), or '
-                        f'correct the path.')
+                        f'header with path and label. Name the columns, such as columns=dict(path={first[0].strip()!r}, label=…), '
+                        f'or correct the path.')
 
 
 def _slashes(path: str) -> str:
