@@ -1,0 +1,55 @@
+"""The numbers that a tuner takes where a user gives none: those of the papers. Another default is another method for every such user."""
+
+import inspect
+
+import pytest
+
+from vet.registry import TUNERS
+
+DEFAULTS = {
+    'ARC': dict(width=50, at=('attn.qkv', 'mlp.fc1')),
+    'AdaLoRA': dict(rank=12, target=8, alpha=None, warmup=0.1, final=0.5, gamma=0.1, beta1=0.85, beta2=0.85, at='attn.qkv'),
+    'AdaptFormer': dict(width=8, scale=0.1, dropout=0.0, at='mlp'),
+    'Adapter': dict(width=8, position='after', activation='gelu', scale=1.0, dropout=0.0, init='zero', at='mlp'),
+    'AdapterPlus': dict(width=8, init='houlsby', at='block'),
+    'BitFit': dict(at='backbone'),
+    'BorderPrompt': dict(pad=5),
+    'Convpass': dict(width=8, scale=1.0, dropout=0.1, xavier_conv=False, at=('attn', 'mlp')),
+    'DiffFit': dict(outputs=('attn.proj', 'mlp.fc2')),
+    'DyLoRA': dict(rank=8, alpha=None, schedule='random', smallest=1, use=None, seed=0, at='attn.qkv'),
+    'FacT': dict(rank=32, variant='tk', scale=1.0, at=('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')),
+    'Full': dict(),
+    'GPS': dict(k=1, bias=True, images=1000, at=('stem', 'weight')),
+    'Houlsby': dict(width=8, activation='gelu', init='houlsby', at=('attn', 'mlp')),
+    'IA3': dict(at=('attn.qkv', 'mlp.fc2')),
+    'LadderSide': dict(reduction=8, heads=4),
+    'LinearProbe': dict(),
+    'LoHa': dict(rank=4, alpha=None, at='attn.qkv'),
+    'LoKr': dict(rank=4, alpha=None, factor=-1, at='attn.qkv'),
+    'LoRA': dict(rank=10, alpha=None, dropout=0.0, parts=None, at='attn.qkv', variant='plain', seed=0, r=None, lora_alpha=None,
+                 lora_dropout=None, target_modules=None),
+    'MoLoRA': dict(rank=4, experts=4, topk=None, alpha=None, at='attn.qkv'),
+    'NormTune': dict(at='norm'),
+    'Partial': dict(blocks=1, norm=False, names=None, indices=None),
+    'Pfeiffer': dict(width=8, activation='gelu', init='bert', at='mlp'),
+    'PixelBranch': dict(rank=10, scale=1.0),
+    'Prefix': dict(length=10, at='attn'),
+    'RLRR': dict(at=('stem', 'norm', 'weight')),
+    'RepAdapter': dict(width=8, groups=2, scale=1.0, at=('attn.qkv', 'mlp.fc1')),
+    'SCT': dict(channels=96, scale=1.0, images=1000, at='block'),
+    'SSF': dict(std=0.02, at=('stem', 'norm', 'weight')),
+    'SideTuning': dict(side='fcn4'),
+    'UTuning': dict(width=8, scale=1.0, dropout=0.0, at=('attn', 'mlp', 'block')),
+    'VPT': dict(length=10, depth='deep', dropout=0.0, at='block'),
+}
+
+
+def test_every_tuner_is_in_the_table():
+    found = map(TUNERS.find, TUNERS.names())
+    assert set(DEFAULTS) == {tuner.__name__ for tuner in found if tuner.__module__.startswith('vet.')}
+
+
+@pytest.mark.parametrize('name', DEFAULTS)
+def test_defaults(name):
+    parameters = inspect.signature(TUNERS.find(name)).parameters.values()
+    assert {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty} == DEFAULTS[name]
