@@ -12,6 +12,28 @@ def test_listing_tuners_imports_torch_alone(python):
     assert done.returncode == 0 and done.stdout.endswith("['torch']\n") and 'LoRA' in done.stdout
 
 
+WITHOUT_UNIX = """
+import sys
+for name in ('fcntl', 'resource', 'grp', 'pwd', 'termios'):
+    sys.modules[name] = None            # importing it raises, as on Windows
+import os
+del os.preadv
+from vet import build_trainer, pipeline
+print(pipeline('vision-efficient-tuning', sys.argv[1], device='cpu')(sys.argv[2])['labels'])
+"""
+
+
+def test_inference_needs_nothing_of_unix(python, trainer, tmp_path):
+    """On Windows vet is for inference."""
+    from vet.datasets.image import open_image
+
+    image = tmp_path / 'image.png'
+    open_image(trainer.data['test'][0][0]).save(image)
+    done = python('-c', WITHOUT_UNIX, trainer.folder.output, image)
+    assert done.returncode == 0, done.stderr
+    assert len(eval(done.stdout)) == 5
+
+
 def test_a_submodule_never_stands_in_the_place_of_a_function(python):
     done = python('-c', 'import vet.pipelines, vet.builders, vet; print(callable(vet.pipeline), callable(vet.build_trainer))')
     assert done.stdout == 'True True\n', done.stderr

@@ -1,6 +1,6 @@
 """python tools/benchmark.py: see `vet/cli/benchmark.py`."""
 
-from vet.cli.benchmark import main
+from vet.cli.vet import command
 
 if __name__ == '__main__':
-    main()
+    command('benchmark')

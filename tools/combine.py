@@ -1,6 +1,6 @@
 """python tools/combine.py: see `vet/cli/combine.py`."""
 
-from vet.cli.combine import main
+from vet.cli.vet import command
 
 if __name__ == '__main__':
-    main()
+    command('combine')

@@ -1,6 +1,6 @@
 """python tools/export.py: see `vet/cli/export.py`."""
 
-from vet.cli.export import main
+from vet.cli.vet import command
 
 if __name__ == '__main__':
-    main()
+    command('export')

@@ -1,6 +1,6 @@
 """python tools/predict.py: see `vet/cli/predict.py`."""
 
-from vet.cli.predict import main
+from vet.cli.vet import command
 
 if __name__ == '__main__':
-    main()
+    command('predict')

@@ -1,6 +1,6 @@
 """python tools/push.py: see `vet/cli/push.py`."""
 
-from vet.cli.push import main
+from vet.cli.vet import command
 
 if __name__ == '__main__':
-    main()
+    command('push')

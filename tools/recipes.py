@@ -1,6 +1,6 @@
 """python tools/recipes.py: see `vet/cli/recipes.py`."""
 
-from vet.cli.recipes import main
+from vet.cli.vet import command
 
 if __name__ == '__main__':
-    main()
+    command('recipes')

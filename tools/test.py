@@ -1,6 +1,6 @@
 """python tools/test.py: see `vet/cli/test.py`."""
 
-from vet.cli.test import main
+from vet.cli.vet import command
 
 if __name__ == '__main__':
-    main()
+    command('test')

@@ -1,6 +1,6 @@
 """python tools/train.py: see `vet/cli/train.py`."""
 
-from vet.cli.train import main
+from vet.cli.vet import command
 
 if __name__ == '__main__':
-    main()
+    command('train')

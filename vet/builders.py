@@ -213,8 +213,9 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
                             'set it to True.')
     else:
         model = build_model(settings, class_names(datasets['train']))
-    work_dir = args.get('work_dir') or config.get('work_dir') or new_work_dir(source if named else 'run')
-    return Trainer(model, datasets, settings, WorkFolder(work_dir, args.get('resume')), save_model, args.get('device'), goes_on)
+    work_dir = args.get('work_dir') or config.get('work_dir')
+    work = WorkFolder(work_dir or new_work_dir(source if named else 'run'), args.get('resume'), is_new=not work_dir)
+    return Trainer(model, datasets, settings, work, save_model, args.get('device'), goes_on)
 
 
 def new_work_dir(source: str | os.PathLike) -> Path:

@@ -36,5 +36,9 @@ class TrainingError(UserError):
     """Training cannot go on: the loss is not finite, the disk is full, the work folder belongs to another run."""
 
 
+class ToldError(TrainingError):
+    """An error that another process of the run has raised, and shows."""
+
+
 class DivergedError(TrainingError):
     """The loss or what trains is no longer finite: the same config would end so again."""

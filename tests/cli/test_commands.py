@@ -47,7 +47,7 @@ def test_train_as_a_user(python, tmp_path):
                  f'{summary["before"]["accuracy"]:.4f}', f'{summary["accuracy"]:.4f}', '12,613', '314,629',
                  f'{summary["output_bytes"]:,} bytes', f'written to            {work}', '1 epochs of 539 images'):
         assert part in text, (part, text)
-    assert {path.name for path in work.iterdir()} == {'checkpoints', 'config.json', 'curves.png', 'environment.json', 'example.png',
+    assert {path.name for path in work.iterdir()} == {'.lock', 'identity.json', 'checkpoints', 'config.json', 'curves.png', 'environment.json', 'example.png',
                                                       'log.jsonl', 'output', 'predictions.npz', 'summary.json', 'tensorboard'}
     assert summary['output_bytes'] == (work / 'output/tuner.safetensors').stat().st_size
     used = python('-c', line)

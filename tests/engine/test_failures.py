@@ -3,15 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.engine.runs import build, config, small
+from tests.engine.runs import SmallDigits, build, config, small
 from vet.core.tuner import Tuner
 from vet.engine.checkpoint import list_checkpoints
 from vet.engine.files import publish_folder, write_file
@@ -115,6 +117,93 @@ def test_full_disk_while_training(tmp_path):
     whole.train()
     tensors = [load_file(folder / 'output' / 'tuner.safetensors') for folder in (kept, tmp_path / 'whole')]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+class Hungry(Tuner):
+    """Thaws the norms; at step 6 it asks for more memory than there is."""
+
+    def __init__(self, kind):
+        super().__init__('norm')
+        self.kind, self.steps = kind, 0
+
+    def tune(self, site):
+        self.thaw(site)
+
+    def on_step(self, progress):
+        self.steps += 1
+        if self.steps == 6:
+            dict(torch=lambda: torch.empty(10 ** 15), numpy=lambda: np.empty(10 ** 15), python=lambda: bytearray(10 ** 15),
+                 gpu=self._raise)[self.kind]()
+
+    def _raise(self):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
+
+
+@pytest.mark.parametrize('kind', ['torch', 'numpy', 'python', 'gpu'])
+def test_too_little_memory(tmp_path, register_tuner, kind):
+    register_tuner(Hungry)
+    with pytest.raises(TrainingError, match=r'the memory does not suffice .*batch_size_per_gpu.*step-00000004.*--resume auto'):
+        small(tmp_path / 'run', **{'model.tuners': [dict(type='Hungry', kind=kind)]}).train()
+    [checkpoint] = list_checkpoints(tmp_path / 'run' / 'checkpoints')
+    assert checkpoint.name == 'step-00000004'
+
+
+class Deadly(SmallDigits):
+    """The process that reads image 7 for the second time is killed, as for want of memory."""
+
+    def __init__(self, split, seen):
+        super().__init__(split)
+        self.seen, self.run = seen, os.getpid()
+
+    def __getitem__(self, index):
+        if index == 7 and self.seen.exists() and os.getpid() != self.run:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == 7:
+            self.seen.touch()
+        return super().__getitem__(index)
+
+
+def test_a_killed_worker(tmp_path):
+    data = dict(train_dataset=Deadly('train', tmp_path / 'seen'), eval_dataset=SmallDigits('test'))
+    options = {'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=1), 'train.checkpoint': dict(every_steps=1)}
+    with pytest.raises(TrainingError, match=r'a process that reads images ended .*--resume auto'):
+        build(tmp_path / 'run', None, data, **options).train()
+    assert list_checkpoints(tmp_path / 'run' / 'checkpoints')
+    data['train_dataset'] = SmallDigits('train')
+    assert build(tmp_path / 'run', 'auto', data, **options).train()['steps'] == 8
+
+
+WRITES = ('environment.json', 'identity.json', 'config.json', 'tuner.safetensors', 'configuration.json', 'state.safetensors',
+          'progress.json', 'predictions.npz', 'curves.png', 'summary.json', 'events.out')
+
+
+@pytest.mark.parametrize('name', WRITES)
+@pytest.mark.parametrize('count', [1, 2])
+def test_full_disk_at_each_write(tmp_path, full, monkeypatch, name, count):
+    """The real error of a full device at each file that a run writes: named; what was saved stays; the run goes on."""
+    real_open, opened = open, []
+
+    def open_full(path, mode='r', *args, **kwargs):
+        if any(letter in mode for letter in 'wax') and name in str(path):
+            opened.append(path)
+            if len(opened) == count:
+                return real_open(full, mode.replace('x', 'w'), *args, **kwargs)
+        return real_open(path, mode, *args, **kwargs)
+
+    options = {'train.max_epochs': 2, 'train.ema': 0.9}
+    with monkeypatch.context() as patch:
+        patch.setattr('builtins.open', open_full)
+        trainer = small(tmp_path / 'run', **options)
+        try:
+            trainer.train()
+        except TrainingError as error:
+            assert 'no space is left' in str(error) and '--resume auto' in str(error)
+        else:
+            assert len(opened) < count          # written once in a run
+    if not (tmp_path / 'run/summary.json').exists():
+        assert small(tmp_path / 'run', 'auto', **options).train()['steps'] == 8
+    assert [record['step'] for record in read_log(tmp_path / 'run')] == [4, 8]
+    assert not [path for path in (tmp_path / 'run').rglob('*') if path.name.endswith('.tmp')]
 
 
 def test_work_folder_that_cannot_be_made(tmp_path):

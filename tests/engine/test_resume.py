@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.engine.runs import build, small, train_everything
-from vet.engine.checkpoint import list_checkpoints
+from vet.engine.checkpoint import checksum, list_checkpoints
 from vet.engine.log import read_log
 from vet.errors import DataError, TrainingError
 
@@ -36,6 +36,7 @@ def result(folder):
     """All that a run ends with, apart from times."""
     newest = list_checkpoints(folder / 'checkpoints')[-1]
     progress = json.loads((newest / 'progress.json').read_text())
+    assert progress.pop('checksum') and progress.pop('vet')
     assert progress.pop('log_bytes') == (folder / 'log.jsonl').stat().st_size
     return dict(
         tensors={name: tensor.tolist() for name, tensor in load_file(newest / 'state.safetensors').items()},
@@ -170,7 +171,8 @@ def test_another_number_of_processes_is_refused(finished):
     folder, _ = finished
     (folder / 'summary.json').unlink()
     progress = folder / 'checkpoints' / 'step-00000004' / 'progress.json'
-    progress.write_text(json.dumps(json.loads(progress.read_text()) | dict(processes=2)))
+    values = json.loads(progress.read_text()) | dict(processes=2)
+    progress.write_text(json.dumps(values | dict(checksum=checksum(values))))
     with pytest.raises(TrainingError, match='begun with 2 processes.*given: 1'):
         small(folder, 'auto', **{'train.max_epochs': 1}).train()
 

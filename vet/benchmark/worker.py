@@ -5,7 +5,6 @@
 --with-parent: ends when its standard input does, as that of a process whose parent has died.
 """
 
-import fcntl
 import json
 import os
 import sys
@@ -27,6 +26,7 @@ from vet.config import load_config
 from vet.engine.environment import describe
 from vet.engine.evaluate import metric_name
 from vet.engine.files import write_file
+from vet.engine.lock import FileLock
 from vet.engine.log import read_log
 from vet.errors import DivergedError, UserError
 
@@ -158,9 +158,12 @@ def _alone(job: Job) -> Iterator[None]:
     """Within, no other process works at the job. The lock goes with its process, however that ends."""
     folder = Path(job.work_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / 'lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(folder / 'lock')
+    lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _end_with_parent() -> None:

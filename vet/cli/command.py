@@ -2,22 +2,29 @@
 
 import argparse
 import ast
+import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 
-from vet.errors import DataWarning, UserError
+from vet.errors import DataWarning, ToldError, UserError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls `main`; a UserError becomes one message and exit code 2, Ctrl-C exit code 130. A DataWarning is one line."""
-    shown = warnings.showwarning
+    """Calls `main`; a UserError becomes one message and exit code 2, a signal n exit code 128 + n: Ctrl-C 130, SIGTERM 143.
+
+    A DataWarning is one line.
+    """
+    shown, former = warnings.showwarning, exit_at_signals()
 
     def show(message: Any, category: Any, *place: Any, **options: Any) -> None:
         if issubclass(category, DataWarning):
@@ -29,14 +36,47 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
+    except MemoryError as error:
+        _fail(f'the memory does not suffice ({error}). Take smaller images or batches, or end other programs.')
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail('no space is left on the disk for what this command prints or writes; free some space.')
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def exit_at_signals() -> dict[int, Any]:
+    """From now, Ctrl-C raises KeyboardInterrupt, and SIGTERM and SIGHUP end the process as sys.exit does, with 128 + n.
+
+    Returns the former handlers. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                former[number] = signal.signal(number, signal.default_int_handler if name == 'SIGINT' else _exit)
+    return former
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _fail(message: object) -> NoReturn:
+    """One message, and exit code 2. A message that another process of the run shows is not shown twice."""
+    if not isinstance(message, ToldError):
+        print(f'error: {message}', file=sys.stderr)
+    sys.exit(2)
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:

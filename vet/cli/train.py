@@ -1,17 +1,18 @@
 """Trains what a config says and shows what came of it."""
 
 import argparse
+import io
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
-from vet.builders import build_trainer, new_work_dir
+from vet.builders import build_trainer
 from vet.cli.command import add_common, add_options, run
 from vet.datasets.image import open_image
-from vet.engine.device import make_accelerator
 from vet.engine.evaluate import metric_name
+from vet.engine.files import write_file
 from vet.engine.progress import console
 from vet.engine.trainer import Trainer
 
@@ -33,14 +34,31 @@ def _train(args: argparse.Namespace) -> None:
     work_dir, resume = _work_dir(args)
     trainer = build_trainer(model=args.config, work_dir=work_dir, cfg_options=args.cfg_options, seed=args.seed, device=args.device,
                             data_root=args.data_root, resume=resume)
+    trainer.how_to_go_on = _GoOn(trainer)
     summary = trainer.train()
     if trainer.accelerator.is_main_process:
         _show(summary, [metric_name(name) for name in trainer.settings.evaluation.metrics])
         print(_line_of_python(trainer))
 
 
-def _work_dir(args: argparse.Namespace) -> tuple[Path, str | None]:
-    """The work folder, and what to resume in it: 'auto', a checkpoint's path or None."""
+class _GoOn:
+    """The command that goes on with a run, as a text; the name of the work folder is known when the run has begun."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def __str__(self) -> str:
+        command = sys.argv if sys.argv[0].startswith('vet ') else ['python', *sys.argv]
+        processes = int(os.environ.get('WORLD_SIZE', 1))
+        if processes > 1:
+            command = ['torchrun', '--nproc-per-node', os.environ.get('LOCAL_WORLD_SIZE', str(processes)), *sys.argv]
+        added = ['--work-dir', str(self.trainer.folder.path), '--resume', 'auto']
+        program = command[0] if command[0].startswith('vet ') else shlex.quote(command[0])
+        return ' '.join([program, shlex.join([*command[1:], *added])])
+
+
+def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
+    """The work folder, None for a new one, and what to resume in it: 'auto', a checkpoint's path or None."""
     resume = args.resume
     if resume not in (None, 'auto') and (Path(resume) / 'config.json').is_file():      # a work folder
         return Path(resume), 'auto'
@@ -55,11 +73,7 @@ def _work_dir(args: argparse.Namespace) -> tuple[Path, str | None]:
             return max(runs, key=lambda run: run.stat().st_mtime), resume
     elif resume is not None:
         return Path(resume).resolve().parents[1], resume    # of WORK_DIR/checkpoints/step-…
-    name = [new_work_dir(args.config)]
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1:            # the clock of one process counts for all
-        make_accelerator(args.device)
-        broadcast_object_list(name)
-    return name[0], resume
+    return None, resume
 
 
 def _show(summary: dict[str, Any], metrics: list[str]) -> None:
@@ -88,7 +102,9 @@ def _line_of_python(trainer: Trainer) -> str:
     """What uses the result, on an image of the dataset, which is put beside it: runs as it stands."""
     dataset: Any = trainer.data['train'] if trainer.data['test'] is None else trainer.data['test']
     example = trainer.folder.path.absolute() / 'example.png'
-    open_image(dataset[0][0]).save(example)
+    data = io.BytesIO()
+    open_image(dataset[0][0]).save(data, 'PNG')
+    write_file(example, data.getvalue())
     output = str(trainer.folder.output.absolute())
     task = f', task={dataset.task_of(0)!r}' if hasattr(dataset, 'task_of') else ''
     return f"from vet import pipeline; print(pipeline('vision-efficient-tuning', {output!r}{task})({str(example)!r}))"

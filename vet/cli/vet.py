@@ -1,9 +1,15 @@
-"""The console script `vet`: vet train, test, predict, export, combine, push, benchmark, recipes, list."""
+"""The console script `vet`: vet train, test, predict, export, combine, push, benchmark, recipes, list.
+
+Imports nothing that takes time: a signal must find its handler before torch is imported, which takes seconds.
+"""
 
 import argparse
 import importlib
+import os
 import pkgutil
+import signal
 import sys
+from types import FrameType
 
 import vet.cli
 
@@ -17,4 +23,19 @@ def main() -> None:
     parser.add_argument('arguments', nargs=argparse.REMAINDER, help='of the command')
     args = parser.parse_args()
     sys.argv = [f'vet {args.command}', *args.arguments]
-    importlib.import_module(f'vet.cli.{args.command}').main()
+    command(args.command)
+
+
+def command(name: str) -> None:
+    """Runs the command `name` with the arguments in sys.argv. tools/train.py and its like call this."""
+    for signal_name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
+        number = getattr(signal, signal_name, None)
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _stop_at_once)        # until the command has begun, and again when it has ended
+    importlib.import_module(f'vet.cli.{name}').main()
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    """While Python imports there is nothing to save, and the imported code could catch an exception."""
+    os.write(2, b'stopped\n')
+    os._exit(128 + number)

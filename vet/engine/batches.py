@@ -1,6 +1,8 @@
 """Batches: which images make up which step, on which process, drawn from (seed, epoch); and the loader that reads them."""
 
 import math
+import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -136,13 +138,26 @@ def read(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: i
          pin_memory: bool = False) -> Iterator[Any]:
     """What `collate` makes of the items of each batch that `keys` lists, in order, read with `workers` processes."""
     loader = DataLoader(Seeded(dataset, transforms, seed), batch_sampler=keys, num_workers=workers,
-                        collate_fn=partial(_unless_error, collate), pin_memory=pin_memory)
+                        collate_fn=partial(_unless_error, collate), pin_memory=pin_memory,
+                        worker_init_fn=_leave_signals_to_the_run)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='This DataLoader will create')     # the config chose the workers
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Of a process that reads images: Ctrl-C, and a signal to the run's group, reach the run alone, which still needs the images.
+
+    The process ends with the run in any case.
+    """
+    for name in ('SIGINT', 'SIGHUP'):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(os, 'setpgid'):
+        os.setpgid(0, 0)
 
 
 def _unless_error(collate: Callable[[list], Any], items: list) -> Any:

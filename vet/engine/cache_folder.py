@@ -1,10 +1,12 @@
 """The cache folder, $VET_CACHE_DIR, else ~/.cache/vet: files that are made once, by any number of processes. It may be deleted."""
 
-import fcntl
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from vet.engine.lock import FileLock
 
 FULL = 0.9                                      # of the free space: more no file may take
 
@@ -14,7 +16,12 @@ def cache_path(name: str) -> Path:
 
 
 def make_once(path: Path, fill: Callable[[Path], None]) -> None:
-    """Puts a file at `path`, where none is, by one rename after `fill(temporary path)` has written all of it; others wait."""
+    """Puts a file at `path`, where none is, by one rename after `fill(temporary path)` has written all of it; others wait.
+
+    A file that is there is only read: the folder may be read-only.
+    """
+    if path.exists():
+        return
     with locked(path) as temporary:
         if not path.exists():
             fill(temporary)
@@ -25,8 +32,9 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
 def locked(path: Path) -> Iterator[Path]:
     """Within, no other process is: for what becomes of `path`. Gives the temporary file to write, which is gone after it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f'{path.name}.lock'), 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(path.with_name(f'{path.name}.lock'))
+    lock.acquire()
+    try:
         for left in path.parent.glob(f'.{path.name}.*.tmp'):    # by a process that was killed: the lock is ours
             left.unlink()
         temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -34,3 +42,11 @@ def locked(path: Path) -> Iterator[Path]:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def cannot_keep(path: Path, error: OSError) -> str:
+    """Why nothing can be kept in the cache folder, and what helps."""
+    reason = 'it is full' if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    return f'the cache folder {str(path.parent)!r} cannot be used ({reason}); set VET_CACHE_DIR to another folder'

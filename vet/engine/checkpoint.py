@@ -2,23 +2,31 @@
 
 `step-00000120/state.safetensors` holds tensors under 'model.', 'tuners.', 'optimizer.', 'ema.' and 'best.'; `progress.json`
 the rest. Every random draw is a function of the seed and the step (see seeding), so those two are the whole random state.
+
+progress.json has the sha256 of the tensor file and of its own values, so that a damaged checkpoint is found out.
 """
 
+import copy
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
-from vet.engine.files import publish_folder, remove_folder, write_file
-from vet.errors import DataError
+import vet
+from vet.engine.files import publish_folder, read_json, read_tensors, remove_folder, sha256_of, write_file, writing
+from vet.errors import DataError, TrainingError
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
+FORMAT = 1          # of progress.json; checkpoints before it have no sha256
+
+
+class NewerError(TrainingError):
+    """A newer version of vet wrote the run, in a way that this version cannot read."""
 
 
 @dataclass
@@ -34,6 +42,8 @@ class Progress:
     stopped: bool = False               # early
     train_seconds: float = 0.0
     before: dict[str, float] | None = None  # the test result before step 0
+    pending: bool = False               # an epoch has ended, and its validation is to come
+    meter: list[float] = field(default_factory=list)    # what the next record counts already; see Meter.state
 
 
 def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> None:
@@ -45,21 +55,29 @@ def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mappin
                for part, named in parts.items() for name, tensor in named.items()}
 
     def fill(temporary: Path) -> None:
-        write_file(temporary / TENSORS, save(tensors))
-        write_file(temporary / PROGRESS, json.dumps(asdict(progress), indent=1))
+        data = save(tensors)
+        write_file(temporary / TENSORS, data)
+        values = dict(asdict(progress), format=FORMAT, vet=vet.__version__, sha256={TENSORS: sha256_of(data)})
+        write_file(temporary / PROGRESS, json.dumps(values | dict(checksum=checksum(values)), indent=1))
 
     publish_folder(folder / f'step-{progress.step:08d}', fill)
-    for old in list_checkpoints(folder)[:-keep]:
-        remove_folder(old)
+    with writing(folder):
+        for old in list_checkpoints(folder)[:-keep]:
+            remove_folder(old)
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """The sha256 of all values of a progress.json but the checksum itself."""
+    return sha256_of(json.dumps({key: values[key] for key in sorted(values) if key != 'checksum'}, sort_keys=True).encode())
 
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Tensor]]]:
-    """The progress and the parts of one checkpoint. DataError if a file is missing or cut short."""
+    """The progress and the parts of one checkpoint. DataError where a file is missing or damaged, NewerError for a newer vet's."""
     try:
-        progress = Progress(**json.loads((path / PROGRESS).read_text()))
-        tensors = load_file(path / TENSORS)
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise DataError(f'the checkpoint {str(path)!r} cannot be read: {error}. Give another one with --resume PATH; '
+        progress, sha256 = _load_progress(path / PROGRESS)
+        tensors = read_tensors(path / TENSORS, sha256)
+    except DataError as error:
+        raise DataError(f'the checkpoint {str(path)!r} cannot be read: {error} Give another one with --resume PATH; '
                         f'a checkpoint is a folder step-… with {TENSORS} and {PROGRESS}.') from error
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
@@ -68,9 +86,32 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Ten
     return progress, parts
 
 
+def _load_progress(path: Path) -> tuple[Progress, str | None]:
+    """What progress.json says, and the sha256 of the tensor file beside it; None in a file from before checksums."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise DataError(f'{str(path)!r} holds no JSON object.')
+    made_by, form = values.get('vet'), values.get('format', 0)
+    if isinstance(form, int) and form > FORMAT:
+        raise NewerError(f'{str(path)!r} was written by a newer version of vet ({made_by}; this is {vet.__version__}). Update vet, '
+                         f'then go on with --resume auto.')
+    given = dict(values)
+    digests = [given.pop(key, None) for key in ('vet', 'format', 'sha256', 'checksum')][2:]
+    try:
+        if form and digests[1] != checksum(values):
+            raise DataError(f'{str(path)!r} is damaged: its values have another checksum than the one written.')
+        progress = Progress(**given)
+        if not all(type(number) is int and number >= 0 for number in (progress.step, progress.log_bytes)):
+            raise DataError(f'{str(path)!r} is damaged: step is {progress.step!r}, log_bytes {progress.log_bytes!r}.')
+        return progress, digests[0][TENSORS] if form else None
+    except (TypeError, KeyError) as error:
+        raise DataError(f'{str(path)!r} is damaged: {error}.') from error
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The published checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob('step-*') if re.fullmatch(r'step-\d+', path.name))
+    found = (path for path in folder.glob('step-*') if re.fullmatch(r'step-\d+', path.name))
+    return sorted(found, key=lambda path: int(path.name.partition('-')[2]))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
@@ -81,13 +122,37 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter],
                          saved: Mapping[str, torch.Tensor]) -> None:
-    """Puts `optimizer_state` back, exactly. Numbers that were no tensors come back as numbers."""
+    """Puts `optimizer_state` back, exactly. Numbers that were no tensors come back as numbers.
+
+    DataError, before anything is put back, for an entry of another name, shape or dtype than the optimizer makes itself.
+    """
+    made = _state_after_a_step(optimizer)
     for key, value in saved.items():
         name, _, entry = key.rpartition(':')
         if name not in parameters:
             raise DataError(f'the checkpoint has optimizer state for {name!r}, which does not train in this run; '
                             f'resume with the config that began the run.')
+        own = made[parameters[name]].get(entry)
+        wanted = own if isinstance(own, torch.Tensor) else torch.tensor(0, dtype=torch.float64)
+        if own is None or value.shape != wanted.shape or value.dtype != wanted.dtype or value.isnan().any():
+            raise DataError(f'the checkpoint has optimizer state {key!r}, {value.dtype} of shape {tuple(value.shape)}, which '
+                            f'{type(optimizer).__name__} cannot have here; resume with the config that began the run.')
+    for key, value in saved.items():
+        name, _, entry = key.rpartition(':')
         parameter = parameters[name]
-        is_number = value.dtype == torch.float64 and value.ndim == 0 and parameter.dtype != torch.float64
-        on_cpu = entry == 'step' or value.ndim == 0
-        optimizer.state[parameter][entry] = value.item() if is_number else value if on_cpu else value.to(parameter.device)
+        own = made[parameter][entry]
+        optimizer.state[parameter][entry] = value.to(own.device) if isinstance(own, torch.Tensor) else type(own)(value.item())
+
+
+def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, dict[str, Any]]:
+    """The state that a copy of a fresh optimizer has after one step, of zero gradients, for each of its parameters."""
+    other = copy.deepcopy(optimizer)
+    for parameter in _parameters(other):
+        parameter.grad = torch.zeros_like(parameter)
+    other.step()
+    return {own: other.state[copied] for own, copied in zip(_parameters(optimizer), _parameters(other))}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.nn.Parameter]:
+    for group in optimizer.param_groups:
+        yield from group['params']

@@ -1,5 +1,6 @@
 """Scores of a dataset under a model, over any number of processes, and the metrics computed from them."""
 
+import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
 from vet.engine.batches import Transforms, load
 from vet.engine.features import Features
+from vet.engine.files import write_file
 from vet.errors import UserError
 from vet.registry import METRICS
 
@@ -32,7 +34,9 @@ def measure(model: ImageClassifier | MultiTaskClassifier, dataset: Any, views: T
                                loader.workers_per_gpu, features)
         found[task] = compute_metrics(evaluation.metrics, scores, labels)
         if answers and task is None and accelerator.is_main_process:
-            np.savez(answers, labels=labels, given=scores.argmax(1))
+            data = io.BytesIO()
+            np.savez(data, labels=labels, given=scores.argmax(1))
+            write_file(answers, data.getvalue())
     if None in found:
         return found[None]
     first, *others = found.values()

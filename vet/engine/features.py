@@ -10,6 +10,7 @@ images: some products of so few rows take kernels of their own.
 """
 
 import hashlib
+import io
 import math
 import os
 import random
@@ -32,13 +33,14 @@ from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.engine.batches import Batch, Keys, Transforms, opened, placed, read
-from vet.engine.cache_folder import FULL, cache_path, locked
+from vet.engine.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.engine.cut import Cut, NoCutError, Resumed, find_cut
 from vet.engine.device import precision_of
-from vet.engine.files import writing
 from vet.engine.progress import console
 from vet.errors import UserError
 from vet.transforms.torchvision import split_normalisation
+
+DIGEST_BYTES = hashlib.sha256().digest_size      # at the end of a file
 
 View = Callable[[Any], torch.Tensor]
 
@@ -71,6 +73,7 @@ class FeatureCache:
     def __init__(self, model: Any, settings: Settings, accelerator: Accelerator):
         self.model, self.settings, self.accelerator = model, settings, accelerator
         self._found: dict[str, Features | None] = {}
+        self._told: set[str] = set()            # the reasons that the user has heard
 
     def features(self, split: str, dataset: Any, views: Transforms) -> Features | None:
         """Of all items of a split, in order: read from their file, or computed and written to it. Other processes wait.
@@ -85,7 +88,8 @@ class FeatureCache:
                 reason = str(error)
             if reasons := [text for text in gather_object([reason]) if text]:   # a draw may come to light on one process only
                 found = None
-                if self.accelerator.is_main_process:
+                if self.accelerator.is_main_process and reasons[0] not in self._told:
+                    self._told.add(reasons[0])
                     console.print(f'train.cache_features has no effect on the {split} images: {reasons[0]}.', soft_wrap=True,
                                   markup=False)
             self._found[split] = found
@@ -154,7 +158,7 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
         keys = [[(0, i, 1) for i in range(start, min(start + size, len(dataset)))] for start in range(0, len(dataset), size)]
         made = hashlib.sha256(repr((
             sorted(model.backbone.identity.items(), key=str), cut.name, cut.shape, cut.strides, train and train.lean, len(dataset),
-            normalise, precision_of(accelerator), device.type, size,
+            normalise, precision_of(accelerator), device.type, size, torch.backends.cpu.get_cpu_capability(),
             *map(metadata.version, ('torch', 'torchvision', 'timm')))).encode())
         stem, seen, labels = f'features-{made.hexdigest()[:16]}', hashlib.sha256(), []
 
@@ -167,16 +171,38 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
         def file() -> Path:
             return cache_path(f'{stem}-{seen.hexdigest()[:16]}.npy')
 
-        with writing(cache_path(stem)), locked(cache_path(stem)) as temporary:
-            if any(temporary.parent.glob(f'{stem}-*.npy')):     # perhaps of these images; if there is none, one look at them does
+        def look_if_any() -> None:
+            """One look at the images tells which file is theirs, if there is one."""
+            if not labels and any(cache_path(stem).parent.glob(f'{stem}-*.npy')):
                 for _ in looked_at(pixels(keys)):
                     pass
-            if not labels or not file().exists():
-                batches = pixels(keys) if labels else looked_at(pixels(keys))
-                _compute(temporary, cut, normalised(batches), (len(dataset), *cut.shape))
-                os.replace(temporary, file())
+
+        look_if_any()
+        if not labels or not _is_whole(file()):
+            try:
+                with locked(cache_path(stem)) as temporary:
+                    look_if_any()       # another process may have written it meanwhile
+                    if not labels or not _is_whole(file()):
+                        batches = pixels(keys) if labels else looked_at(pixels(keys))
+                        _compute(temporary, cut, normalised(batches), (len(dataset), *cut.shape))
+                        os.replace(temporary, file())
+            except OSError as error:
+                raise NoCutError(cannot_keep(cache_path(stem), error)) from error
     return Features(Resumed(model, cut), torch.from_numpy(np.load(file(), mmap_mode='c')), torch.cat(labels),
                     lambda keys: normalised(pixels(keys)))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there and ends with the sha256 of all that is before it, as `_compute` writes it."""
+    if not path.is_file() or path.stat().st_size <= DIGEST_BYTES:
+        return False
+    digest, left = hashlib.sha256(), path.stat().st_size - DIGEST_BYTES
+    with open(path, 'rb') as file:
+        while left:
+            chunk = file.read(min(left, 2 ** 22))
+            digest.update(chunk)
+            left -= len(chunk)
+        return file.read() == digest.digest()
 
 
 def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[int, ...]) -> None:
@@ -187,14 +213,21 @@ def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[i
     if size > FULL * free:
         raise NoCutError(f'{what}, and {str(folder)!r} has {free:,.0f} MiB free; set VET_CACHE_DIR to a folder with more')
     console.print(f'{what} in {folder}', soft_wrap=True, markup=False)
+    digest, header = hashlib.sha256(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, dict(descr='<f4', fortran_order=False, shape=shape))
     with open(temporary, 'wb') as file:
-        np.lib.format.write_array_header_1_0(file, dict(descr='<f4', fortran_order=False, shape=shape))
+        def write(data: bytes) -> None:
+            file.write(data)
+            digest.update(data)
+
+        write(header.getvalue())
         for batch in batches:
             kept = cut.reach(batch.images)
             if kept.shape[1:] != cut.shape:
                 raise UserError(f'train.cache_features needs images of one size, but some reach {cut.name!r} as '
                                 f'{tuple(kept.shape[1:])} and others as {tuple(cut.shape)}; set it to False, or resize them.')
-            file.write(kept.float().cpu().numpy().tobytes())
+            write(kept.float().cpu().numpy().tobytes())
+        file.write(digest.digest())
 
 
 def _random_state(device: torch.device | None = None) -> tuple[Any, ...]:

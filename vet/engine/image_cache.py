@@ -1,16 +1,18 @@
 """Images decoded once: what the still beginning of a transform (resize, centre crop) makes of them, kept on disk for all epochs
 and runs, pixel for pixel and of any size. What follows in the transform draws and computes as it does without: results are equal.
 
-The file of a set of images is named by the images (files by path, size and time of change; others by their pixels), by that
-beginning of the transform, and by the versions that decode and resize. A transform that begins at random, such as with
-RandomResizedCrop, keeps whole decoded images; with a Resize before it, small ones, from which the crops are then taken.
+The file of a set of images is named by the images (files by path, size, inode and times of change; others by their pixels), by
+that beginning of the transform, by the settings of the dataset, and by the code that decodes and resizes. A transform that
+begins at random, such as with RandomResizedCrop, keeps whole decoded images; with a Resize before it, small ones, from which the
+crops are then taken.
 
-Layout: heights and widths, int64 (N, 2); then the pixels of one image after the other, uint8 (H, W, 3).
+Layout: heights, widths and the CRC-32 of the pixels, int64 (N, 3); then the pixels of one image after the other, uint8 (H, W, 3).
 """
 
 import hashlib
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,23 +21,25 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from PIL import Image, ImageFile, features
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from vet.config import Settings
+from vet.datasets import image as decoding
 from vet.datasets.base import ImageDataset
 from vet.datasets.hold_out import Part
 from vet.datasets.multitask import MultiTask
 from vet.datasets.torchvision import TorchvisionDataset
 from vet.engine.batches import Transforms, read
-from vet.engine.cache_folder import FULL, cache_path, make_once
+from vet.engine.cache_folder import FULL, cache_path, cannot_keep, make_once
 from vet.engine.progress import console
 from vet.errors import DataError, UserError
 from vet.transforms.torchvision import begins_as_tensor, split_still
 
 CHUNK = 16          # images that a worker decodes at a time
+CODECS = ('jpg', 'libjpeg_turbo', 'zlib', 'libtiff', 'webp', 'jpg_2000', 'avif')
 OPENS = (ImageDataset.open, TorchvisionDataset.open)
 
 
@@ -53,8 +57,9 @@ class CachedImages(Dataset):
     def __init__(self, path: Path, classes: list[str], targets: list[int], as_tensors: bool = False):
         self.path, self.classes, self.targets, self.as_tensors = path, classes, targets, as_tensors
         self._file = open(path, 'rb')           # goes on to be readable where the folder is deleted meanwhile
-        self.sizes_N2 = np.fromfile(self._file, '<i8', 2 * len(targets)).reshape(-1, 2)
-        self._ends_N = self.sizes_N2.nbytes + 3 * self.sizes_N2.prod(1).cumsum()
+        table = np.fromfile(self._file, '<i8', 3 * len(targets))
+        self.sizes_N2, self._sums_N = table.reshape(-1, 3)[:, :2], table.reshape(-1, 3)[:, 2]
+        self._ends_N = table.nbytes + 3 * self.sizes_N2.prod(1).cumsum()
         self._on: list[torch.Tensor] | None = None
 
     def __reduce__(self) -> tuple:              # to workers that are not forked
@@ -66,7 +71,7 @@ class CachedImages(Dataset):
     @property
     def nbytes(self) -> int:
         """Of all pixels."""
-        return int(self._ends_N[-1]) - self.sizes_N2.nbytes
+        return int(3 * self.sizes_N2.prod(1).sum())
 
     def on(self, device: torch.device, room: float) -> list[torch.Tensor] | None:
         """All images, as tensors, on a device, once read; None where they take more than `room` bytes of it."""
@@ -79,6 +84,8 @@ class CachedImages(Dataset):
         start = int(self._ends_N[index]) - pixels_HW3.nbytes
         if os.preadv(self._file.fileno(), [pixels_HW3.data], start) != pixels_HW3.nbytes:
             raise DataError(f'{str(self.path)!r} ends within image {index}; delete it, and its images are decoded again.')
+        if zlib.crc32(pixels_HW3.data) != self._sums_N[index]:
+            raise DataError(f'{str(self.path)!r} is damaged at image {index}; delete it, and its images are decoded again.')
         image = (tv_tensors.Image(torch.from_numpy(pixels_HW3).permute(2, 0, 1)) if self.as_tensors else
                  Image.fromarray(pixels_HW3))
         return image, self.targets[index]
@@ -90,6 +97,7 @@ class ImageCache:
     def __init__(self, settings: Settings, accelerator: Accelerator):
         self.settings, self._says = settings, accelerator.is_main_process
         self._found: dict[str, tuple[Any, Transforms]] = {}
+        self._told: set[str] = set()            # the reasons that the user has heard
 
     def kept(self, split: str, dataset: Any, views: Transforms) -> tuple[Any, Transforms]:
         """A split's images after the still beginning of the view of each task, and what is left of the views.
@@ -102,7 +110,8 @@ class ImageCache:
                 self._found[split] = _keep(dataset, views, loader.workers_per_gpu)
             except NotKeptError as error:
                 self._found[split] = dataset, views
-                if self._says:
+                if self._says and str(error) not in self._told:
+                    self._told.add(str(error))
                     console.print(f'train.cache_images has no effect on the {split} images: {error}.', soft_wrap=True, markup=False)
         return self._found[split]
 
@@ -121,30 +130,48 @@ def cached_images(dataset: Any, still: list[Callable], workers: int = 0, as_tens
 
     NotKeptError where a change of theirs would not be noticed, or where there is no room.
     """
-    digest = hashlib.sha256(repr((still, *map(metadata.version, ('pillow', 'torchvision')))).encode())
+    digest = hashlib.sha256(repr((still, *map(metadata.version, ('pillow', 'torchvision')), _decoder())).encode())
     for identity in _identities(dataset):
         digest.update(repr(identity).encode())
     path = cache_path(f'images-{digest.hexdigest()[:32]}.bin')
     try:
+        if path.exists() and not _is_whole(path, len(dataset)):
+            path.unlink()
         make_once(path, lambda temporary: _fill(temporary, dataset, still, workers, path))
         return CachedImages(path, list(dataset.classes), list(dataset.targets), as_tensors)
     except OSError as error:
-        raise NotKeptError(f'{str(path)!r}: {error.strerror}; set VET_CACHE_DIR to another folder') from error
+        raise NotKeptError(cannot_keep(path, error)) from error
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    """Whether a file is as long as its table says. Pixels are looked at when they are read."""
+    table = np.fromfile(path, '<i8', 3 * count)
+    if table.size != 3 * count or (table < 0).any():
+        return False
+    sizes_N2 = table.reshape(-1, 3)[:, :2].astype(object)       # Python's numbers do not overflow
+    return path.stat().st_size == table.nbytes + 3 * int(sizes_N2.prod(1).sum())
+
+
+def _decoder() -> tuple[Any, ...]:
+    """What the pixels of a file depend on beside the file: vet's own code, Pillow's libraries, and Pillow's switch."""
+    own = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
+    return own, ImageFile.LOAD_TRUNCATED_IMAGES, *(features.version(name) for name in CODECS)
 
 
 def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, path: Path) -> None:
     """Decodes each image once, and writes the file. NotKeptError as soon as its size, as it looks by then, is too much."""
     count, done = len(dataset), 0
-    sizes_N2 = np.zeros((count, 2), '<i8')
+    table_N3 = np.zeros((count, 3), '<i8')
     keys = [[(0, i, 1) for i in range(start, min(start + CHUNK, count))] for start in range(0, count, CHUNK)]
     console.print(f'{count:,} images are decoded into {path}', soft_wrap=True, markup=False)
     with open(temporary, 'wb') as file:
-        file.seek(sizes_N2.nbytes)
+        file.seek(table_N3.nbytes)
         for items in read(dataset, {None: v2.Compose([*still, v2.PILToTensor()])}, 0, keys, workers, collate=list):
             for item in items:
                 pixels_HW3 = item[0].permute(1, 2, 0).numpy()
-                sizes_N2[done] = pixels_HW3.shape[:2]
-                file.write(pixels_HW3.tobytes())
+                data = pixels_HW3.tobytes()
+                table_N3[done] = *pixels_HW3.shape[:2], zlib.crc32(data)
+                file.write(data)
                 done += 1
             need, free = file.tell() * count / done, shutil.disk_usage(path.parent).free
             if need > FULL * (free + file.tell()):
@@ -152,7 +179,7 @@ def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, pa
                                    f'{free / 2 ** 20:,.0f} MiB free; set VET_CACHE_DIR to a folder with more, or let the transform '
                                    f'begin with a Resize')
         file.seek(0)
-        file.write(sizes_N2.tobytes())
+        file.write(table_N3.tobytes())
         file.flush()
         os.fsync(file.fileno())         # or after a power failure the name might be there, and the pixels not
 
@@ -165,6 +192,8 @@ def _identities(dataset: Any) -> Iterator[Any]:
     kind = type(dataset)
     if getattr(kind, '__getitem__', None) is not ImageDataset.__getitem__ or kind.open not in OPENS:
         raise NotKeptError(f'{kind.__name__} reads them in a way of its own, so that no change of them would be noticed')
+    yield {name: value for name, value in sorted(vars(dataset).items()) if isinstance(value, str | int | float | tuple | None)
+           and name not in ('classes', 'samples', 'targets')}
     for index in indices:
         source = dataset.samples[index][0]
         if isinstance(source, str | os.PathLike):
@@ -172,7 +201,7 @@ def _identities(dataset: Any) -> Iterator[Any]:
                 found = os.stat(source)
             except OSError as error:
                 raise NotKeptError(f'{os.fspath(source)!r} is no file: {error.strerror}') from error
-            yield os.path.abspath(source), found.st_size, found.st_mtime_ns
+            yield os.path.abspath(source), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
         else:
             image = dataset.open(source)
             yield image.size, hashlib.sha256(image.tobytes()).digest()

@@ -20,6 +20,7 @@ from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
 from vet.engine.device import precision_of
 from vet.engine.ema import Average, copy_into, shortened
+from vet.engine.files import check_tensors
 from vet.engine.fp8 import products_in_fp8
 from vet.engine.frozen import norms_keep, stored_in
 from vet.engine.gradients import GradientWatch
@@ -154,6 +155,10 @@ class Learner:
 
     def restore(self, parts: dict[str, dict[str, torch.Tensor]], step: int) -> None:
         """Puts back the `state` that was saved before `step`; of a stage that begins there, the optimizer starts afresh."""
+        wanted = dict(model=self.model.trained_state(), **(dict(ema=self.average.state) if self.average else {}))
+        for part, tensors in dict(wanted, tuners=self.model.training_state(), best=wanted['model']).items():
+            if part in wanted or part in parts:
+                check_tensors(parts.get(part, {}), tensors, f'the checkpoint, {part}')
         self.model.load_trained_state(parts['model'], 'the checkpoint')
         copy_into(self.model.training_state(), parts.get('tuners', {}))
         if step != self._begins[self.stage]:

@@ -1,14 +1,21 @@
 """The record of a run: log.jsonl (one JSON object a line), TensorBoard events, and curves.png drawn from the log."""
 
+import io
 import json
 import os
-import resource
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vet.engine.files import writing
+from vet.engine.files import read_bytes, write_file, writing
+from vet.errors import DataError, TrainingError
+
+try:
+    import resource
+except ImportError:             # Windows
+    resource = None             # type: ignore[assignment]
 
 LOG = 'log.jsonl'
 
@@ -17,13 +24,13 @@ class Log:
     """Appends records to `folder/log.jsonl` and to TensorBoard. `cut_at`: the length to which a resumed run cuts it back."""
 
     def __init__(self, folder: Path, step: int, cut_at: int):
-        from torch.utils.tensorboard import SummaryWriter
+        from vet.engine.events import Events  # TensorBoard takes time to import
 
         self._path = folder / LOG
         with writing(self._path):
             self._file = open(self._path, 'ab')
             self._file.truncate(min(cut_at, self._file.tell()))     # of a checkpoint from elsewhere, the log is not here
-            self._events = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
+            self._events = Events(folder / 'tensorboard', step + 1)
 
     def write(self, step: int, **values: Any) -> None:
         with writing(self._path):
@@ -43,22 +50,39 @@ class Log:
     def __enter__(self) -> 'Log':
         return self
 
-    def __exit__(self, *error: object) -> None:
-        with writing(self._path):
-            self._file.close()
-            self._events.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            with writing(self._path):
+                self._file.close()
+                self._events.close()
+        except TrainingError:
+            if error is None:           # else that is what the user must hear of
+                raise
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in order."""
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    """The records of a run, in order. DataError for a damaged line."""
+    path, records = folder / LOG, list[dict[str, Any]]()
+    for number, line in enumerate(read_bytes(path).splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or type(record.get('step')) is not int:
+            raise DataError(f'{str(path)!r} is damaged: line {number} is no record. Take the line out; the weights of the run do '
+                            f'not depend on the log.')
+        records.append(record)
+    return records
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory held so far, MiB: on the GPU as torch counts it, else of this process."""
+    """The most memory held so far, MiB: on the GPU as torch counts it, else of this process. 0 on Windows, which does not say."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2 ** 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
+    if resource is None:
+        return 0.0
+    unit = 2 ** 20 if sys.platform == 'darwin' else 2 ** 10         # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def draw_curves(folder: Path, target: Path) -> None:
@@ -70,11 +94,12 @@ def draw_curves(folder: Path, target: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout='constrained')
     for axes, quantity in zip(figure.subplots(1, 2), ('loss', 'accuracy')):
         for name in sorted({key for record in records for key in record if key.rpartition('_')[2] == quantity}):
-            points = [(record['step'], record[name]) for record in records if name in record]
+            points = [(record['step'], record[name]) for record in records if isinstance(record.get(name), int | float)]
             axes.plot(*zip(*points), marker='o' if len(points) < 40 else None, markersize=3, label=name)
         axes.set(xlabel='step', ylabel=quantity)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    with writing(target):
-        FigureCanvasAgg(figure).print_png(str(target))
+    data = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(data)
+    write_file(target, data.getvalue())

@@ -26,6 +26,16 @@ class Meter:
         """What passed since the last `read` was no training, such as a validation."""
         self._began = time.perf_counter()
 
+    def state(self, accelerator: Accelerator) -> list[float]:
+        """All that was counted since the last `read` and the last `end_epoch`, over all processes: six numbers."""
+        return [*accelerator.reduce(self._sums.clone(), 'sum').tolist(), *self._epoch]
+
+    def restore(self, state: list[float], is_main: bool) -> None:
+        """Goes on from `state`; nothing for []. What all processes counted together, the main process has from then on."""
+        if state:
+            self._sums += torch.tensor(state[:3], device=self._device) * is_main
+            self._epoch = list(state[3:])
+
     def read(self, accelerator: Accelerator) -> tuple[float, float, float]:
         """Loss, accuracy and images per second, over all processes; then counts anew."""
         loss, correct, images = accelerator.reduce(self._sums, 'sum').tolist()
@@ -34,8 +44,11 @@ class Meter:
         self._reset()
         return loss / images, correct / images, images / seconds
 
-    def read_epoch(self) -> tuple[float, float]:
-        """Loss and accuracy over all that was read since the last call."""
+    def peek_epoch(self) -> tuple[float, float]:
+        """Loss and accuracy over all that was read since the last `end_epoch`."""
         loss, correct, images = self._epoch
-        self._epoch = [0.0, 0.0, 0.0]
         return loss / images, correct / images
+
+    def end_epoch(self) -> None:
+        """Counts the next epoch anew."""
+        self._epoch = [0.0, 0.0, 0.0]

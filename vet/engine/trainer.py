@@ -16,31 +16,36 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast
-from safetensors.torch import load_file
 
 from vet.config import Settings
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.datasets.base import told
 from vet.engine.batches import Batch, Order, Transforms, load, opened
-from vet.engine.checkpoint import Progress, save_checkpoint
+from vet.engine.checkpoint import Progress
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
 from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
+from vet.engine.failures import failures_named
 from vet.engine.features import FeatureCache, Features
+from vet.engine.files import read_tensors
 from vet.engine.fp8 import refuse_without_fp8
 from vet.engine.heap import freed_memory_kept
+from vet.engine.identity import identity_of
 from vet.engine.image_cache import ImageCache
 from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
 from vet.engine.on_device import load_on_device
-from vet.engine.progress import ProgressBar
+from vet.engine.progress import ProgressBar, console
+from vet.engine.rehearsal import rehearse_the_end
 from vet.engine.seeding import seed_everything
+from vet.engine.stop import Asked, Stop
+from vet.engine.together import on_main
 from vet.engine.views import refuse_two_normalisations, refuse_unfit_views
 from vet.engine.work_folder import WorkFolder
-from vet.errors import DivergedError, TrainingError, UserError
+from vet.errors import DataError, DivergedError, TrainingError, UserError
 from vet.transforms.torchvision import build_transform, on_tensors
 
 SUMMARY = ('before', 'validation', 'selected', 'epochs', 'steps', 'train_images', 'parameters', 'train_seconds', 'seed',
@@ -52,7 +57,10 @@ class Trainer:
 
     save_output(model, folder, facts): writes the model folder when training ends.
     is_prepared: the model was trained before, so that its tuners are not prepared again.
+    how_to_go_on: what a user types after a stop; the last words of the message.
     """
+
+    how_to_go_on: object = 'build_trainer(…, work_dir=…, resume="auto").train()'
 
     def __init__(self, model: ImageClassifier | MultiTaskClassifier, data: dict[str, Any], settings: Settings, folder: WorkFolder,
                  save_output: Callable[[Any, Path, dict[str, Any]], None], device: str | None = None, is_prepared: bool = False):
@@ -79,17 +87,24 @@ class Trainer:
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, from the start or a checkpoint, and writes the model folder. Returns the summary: the test
-        metrics ('accuracy': 0..1, …), 'before', 'parameters', 'train_seconds', 'selected', 'output', …."""
-        summary = self.folder.finished(self.settings)
+        metrics ('accuracy': 0..1, …), 'before', 'parameters', 'train_seconds', 'selected', 'output', ….
+
+        At SIGINT (Ctrl-C), SIGTERM or SIGHUP the step is finished and a checkpoint written. Then the signal does what it did
+        before `train` was called: Ctrl-C raises KeyboardInterrupt. A second signal does so at once.
+        """
+        summary = on_main(self.accelerator, lambda: self.folder.finished(self.settings, self._identity))
         if summary is not None:
-            self.model.load_trained_state(load_file(self.folder.output / 'tuner.safetensors'), str(self.folder.output))
+            path = self.folder.output / 'tuner.safetensors'
+            self.model.load_trained_state(read_tensors(path), str(path))
             return summary
         self._training = True
         try:
-            with freed_memory_kept(self.accelerator.device):
-                return self._train()
+            with failures_named(self.folder.way_on), freed_memory_kept(self.accelerator.device):
+                summary, stop = self._train()
         finally:
             self._training, self._cache, self._images = False, None, None
+            self.folder.close()
+        return summary if summary is not None else stop.hand_on()
 
     def evaluate(self, split: str = 'test') -> dict[str, float]:
         """The metrics of the model as it stands: {'accuracy': 0..1, …}. TrainingError while training goes on."""
@@ -124,7 +139,8 @@ class Trainer:
         with self.accelerator.autocast():
             return best_classes(model(torch.stack(views).to(self.accelerator.device)), model.classes, topk)
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self) -> tuple[dict[str, Any] | None, Stop]:
+        """The summary; None after a signal, when the run is saved."""
         settings, accelerator, train = self.settings, self.accelerator, self.settings.train
         is_main = accelerator.is_main_process
         if train.precision == 'fp8':
@@ -133,8 +149,8 @@ class Trainer:
             refuse_unfit_views(self.model, self.data['train'], key, views, accelerator)
         for part in self.model.tasks.values():
             refuse_unfit_metrics(settings.evaluation.metrics, len(part.classes), SUMMARY)
-        progress, parts = self.folder.begin(settings, describe(accelerator.device) | dict(command=sys.argv) if is_main else None)
-        accelerator.wait_for_everyone()
+        checkpoint, self.folder.path = on_main(accelerator, self._begin)
+        progress, parts = self.folder.load(checkpoint, settings)
         order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
                       train.accumulate, settings.seed, accelerator.process_index, accelerator.num_processes,
                       tuple(len(part) for part in getattr(self.data['train'], 'tasks', {}).values()))
@@ -159,57 +175,92 @@ class Trainer:
             if parts:
                 learner.restore(parts, progress.step)
                 self._best = parts.get('best')
-            with (Log(self.folder.path, progress.step, progress.log_bytes) if is_main else nullcontext() as log,
-                  ProgressBar(train.max_epochs * order.steps, progress.step, is_main) as bar):
-                self._epochs(learner, progress, log, bar)
+            with (Stop(accelerator) as stop, Log(self.folder.path, progress.step, progress.log_bytes) if is_main else nullcontext()
+                  as log, ProgressBar(train.max_epochs * order.steps, progress.step, is_main) as bar):
+                self._epochs(learner, progress, log, bar, stop)
         finally:
             learner.close()
+        if stop.number:
+            self._tell_of(stop, progress)
+            return None, stop
         copy_into(self.model.trained_state(), self._best or learner.weights())
-        return self._finish(progress, order)
+        return self._finish(progress, order), stop
 
-    def _epochs(self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
+    def _identity(self) -> dict[str, Any]:
+        return identity_of(self.model, self.data)
+
+    def _begin(self) -> tuple[Path | None, Path]:
+        """Prepares the work folder, and tries what is written at the end. The checkpoint to go on from, and the folder."""
+        environment = describe(self.accelerator.device) | dict(command=sys.argv)
+        checkpoint = self.folder.begin(self.settings, self._identity(), environment)
+        rehearse_the_end(self.model, self.settings, self.folder.path, self._save_output)
+        return checkpoint, self.folder.path
+
+    def _tell_of(self, stop: Stop, progress: Progress) -> None:
+        if self.accelerator.is_main_process:
+            console.print(f'{stop.name}: the run is saved after step {progress.step}. To go on: {self.how_to_go_on}',
+                          soft_wrap=True, markup=False, emoji=False)
+
+    def _epochs(self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar, stop: Stop) -> None:
+        """Takes all steps that are left, or those until a signal comes."""
         train, order = self.settings.train, learner.order
         batches = self._batches(order, progress.step)
         meter, last = Meter(self.accelerator.device), train.max_epochs * order.steps
-        while progress.step < last and not progress.stopped:
-            began = time.perf_counter()
-            lr = learner.step(list(islice(batches, order.step_batches(progress.step))), progress.step, meter)
-            progress.step += 1
-            progress.train_seconds += time.perf_counter() - began
-            ends_epoch = progress.step % order.steps == 0
-            epoch, every = math.ceil(progress.step / order.steps), train.checkpoint.every_steps
-            saves = every is not None and progress.step % every == 0
-            if saves or ends_epoch or progress.step % train.log_every == 0:     # a checkpoint holds no half-filled meter
-                self._record(meter, epoch, lr, progress, log, bar)
-            if ends_epoch:
-                self._end_epoch(learner, epoch, progress, meter, log, bar)
-                saves |= epoch % train.checkpoint.every_epochs == 0 or progress.step == last or progress.stopped
-            if saves:
-                self._save(learner, progress, log)
+        meter.restore(progress.meter, self.accelerator.is_main_process)
+        saves_at, is_asked = train.checkpoint, False
+        while not is_asked and (progress.pending or (progress.step < last and not progress.stopped)):
+            saves = False
+            if not progress.pending:
+                began = time.perf_counter()
+                lr = learner.step(list(islice(batches, order.step_batches(progress.step))), progress.step, meter)
+                progress.step += 1
+                progress.train_seconds += time.perf_counter() - began
+                progress.pending = progress.step % order.steps == 0
+                saves = saves_at.every_steps is not None and progress.step % saves_at.every_steps == 0
+                if saves or progress.pending or progress.step % train.log_every == 0:
+                    self._record(meter, math.ceil(progress.step / order.steps), lr, progress, log, bar)
+            is_asked = stop.is_asked()
+            if progress.pending and not is_asked:
+                epoch = progress.step // order.steps
+                try:
+                    self._end_epoch(learner, epoch, progress, meter, log, bar, stop)
+                except Asked:
+                    is_asked = True
+                else:
+                    progress.pending = False
+                    saves |= epoch % saves_at.every_epochs == 0 or progress.step == last or progress.stopped
+            if saves or is_asked:
+                self._save(learner, progress, meter, log)
                 meter.pause_over()
 
     def _record(self, meter: Meter, epoch: int, lr: float, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
         loss, accuracy, rate = meter.read(self.accelerator)
+        self._refuse_diverged(progress, loss, lr)
+        bar.update(progress.step, f'epoch {epoch}/{self.settings.train.max_epochs}', f'loss {loss:.3f}, accuracy {accuracy:.3f}')
+        if log:
+            log.write(progress.step, epoch=epoch, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate,
+                      memory_mb=peak_memory_mb(self.accelerator.device))
+
+    def _refuse_diverged(self, progress: Progress, loss: float, lr: float) -> None:
         broken = [name for name, value in self.model.trained_state().items() if not value.isfinite().all()]
         if broken or not math.isfinite(loss):
             raise DivergedError(
                 f'at step {progress.step} the loss is {loss} and {len(broken)} trained tensors are not finite; nothing saved '
                 f'before in {str(self.folder.path)!r} is lost. Lower train.optimizer.lr (now {lr:g}), set train.clip_norm, or '
                 f'choose train.precision="fp32".')
-        bar.update(progress.step, f'epoch {epoch}/{self.settings.train.max_epochs}', f'loss {loss:.3f}, accuracy {accuracy:.3f}')
-        if log:
-            log.write(progress.step, epoch=epoch, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate,
-                      memory_mb=peak_memory_mb(self.accelerator.device))
 
-    def _end_epoch(self, learner: Learner, epoch: int, progress: Progress, meter: Meter, log: Log | None, bar: ProgressBar) -> None:
+    def _end_epoch(self, learner: Learner, epoch: int, progress: Progress, meter: Meter, log: Log | None, bar: ProgressBar,
+                   stop: Stop) -> None:
         """Validates where that is due, keeps the best, and stops the run where it no longer gets better."""
         evaluation, patience = self.settings.evaluation, self.settings.train.early_stop
-        line = f'epoch {epoch}: ' + 'loss {:.3f}, accuracy {:.3f}'.format(*meter.read_epoch())
+        line = f'epoch {epoch}: ' + 'loss {:.3f}, accuracy {:.3f}'.format(*meter.peek_epoch())
         if self.data.get('val') is None or (epoch % evaluation.every and epoch != self.settings.train.max_epochs):
             bar.say(line)
+            meter.end_epoch()
             return
-        with swapped(self.model.trained_state(), learner.average.state if learner.average else None):
+        with swapped(self.model.trained_state(), learner.average.state if learner.average else None), stop.interrupting():
             results = self._measure('val')
+        meter.end_epoch()
         if log:
             log.write(progress.step, epoch=epoch, **{f'val_{name}': value for name, value in results.items()})
         bar.say(', '.join([line, *(f'validation {name} {value:.4f}' for name, value in results.items())]))
@@ -236,7 +287,10 @@ class Trainer:
             self._save_output(self.model, self.folder.output, facts)
             size = (self.folder.output / 'tuner.safetensors').stat().st_size
             summary |= dict(output=str(self.folder.output), output_bytes=size)
-            draw_curves(self.folder.path, self.folder.path / 'curves.png')
+            try:
+                draw_curves(self.folder.path, self.folder.path / 'curves.png')
+            except DataError as error:      # no reason to lose a run
+                console.print(f'no curves are drawn: {error}', soft_wrap=True, markup=False, emoji=False)
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()
         return summary
@@ -266,8 +320,9 @@ class Trainer:
         dataset = self.data[split]
         return self._images.kept(split, dataset, views) if self._images else (dataset, views)
 
-    def _save(self, learner: Learner, progress: Progress, log: Log | None) -> None:
+    def _save(self, learner: Learner, progress: Progress, meter: Meter, log: Log | None) -> None:
+        counted = meter.state(self.accelerator)
+        self._refuse_diverged(progress, counted[0], learner.optimizer.param_groups[0]['lr'])
         if log:
             parts = learner.state() | (dict(best=self._best) if self._best else {})
-            save_checkpoint(self.folder.checkpoints, replace(progress, log_bytes=log.flush()), parts,
-                            self.settings.train.checkpoint.keep)
+            self.folder.save(replace(progress, log_bytes=log.flush(), meter=counted), parts, self.settings.train.checkpoint.keep)

@@ -1,82 +1,266 @@
 """WorkFolder: what one training run writes, who may go on from it, and how it is known to be finished.
 
-config.json, environment.json, log.jsonl, tensorboard/, checkpoints/step-…/, predictions.npz (of the test split), output/ (the
-model folder), curves.png and, last of all, summary.json.
+config.json, environment.json, identity.json, log.jsonl, tensorboard/, checkpoints/step-…/, predictions.npz (of the test split),
+output/ (the model folder), curves.png and, last of all, summary.json. A lock on the file .lock keeps a second run out.
 """
 
 import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import vet
 from vet.config import Settings
-from vet.engine.checkpoint import Progress, list_checkpoints, load_checkpoint
-from vet.engine.files import remove_folder, remove_temporary, write_file
-from vet.errors import TrainingError, UserError
+from vet.engine.checkpoint import NewerError, Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from vet.engine.files import read_json, remove_folder, remove_temporary, write_file
+from vet.engine.identity import differences, other_versions
+from vet.engine.lock import FileLock
+from vet.engine.progress import console
+from vet.errors import DataError, TrainingError, UserError
+
+Parts = dict[str, dict[str, torch.Tensor]]
+FILES = ('config.json', 'environment.json', 'identity.json', 'log.jsonl', 'predictions.npz', 'curves.png', 'summary.json',
+         'example.png')
+FOLDERS = ('checkpoints', 'output', 'tensorboard')
 
 
 class WorkFolder:
-    """One run's folder. resume: None (must hold no run), 'auto' (goes on from the newest checkpoint, if any), or the path
-    of a checkpoint."""
+    """One run's folder. resume: None (must hold no run), 'auto' (goes on from the newest whole checkpoint, if any), or the path
+    of a checkpoint.
+
+    is_new: whether the folder must be new; then a number is added to its name where the name is taken.
+    """
 
     # settings that a resumed run may change: no weight does
     free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs')
 
-    def __init__(self, path: str | Path, resume: str | None = None):
-        self.path, self.resume = Path(path), resume
-        self.checkpoints, self.output = self.path / 'checkpoints', self.path / 'output'
-        self._summary = self.path / 'summary.json'
+    def __init__(self, path: str | Path, resume: str | None = None, is_new: bool = False):
+        self.path, self.resume, self.is_new = Path(path), resume, is_new
+        self._lock: FileLock | None = None
 
-    def begin(self, settings: Settings, environment: dict[str, Any] | None) -> tuple[Progress, dict[str, dict[str, torch.Tensor]]]:
-        """A fresh start, or the progress and parts of the checkpoint to go on from.
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / 'checkpoints'
 
-        environment: written with the config; None on processes that write nothing.
+    @property
+    def output(self) -> Path:
+        return self.path / 'output'
+
+    def begin(self, settings: Settings, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> Path | None:
+        """Locks the folder and prepares it. Returns the checkpoint to go on from, None for a fresh start. On one process only.
+
+        identity: see `identity_of`. environment: written with the config.
         """
-        config = settings.to_dict()
-        found = list_checkpoints(self.checkpoints)
-        if self.resume is None and (found or self._summary.exists()):
-            state = 'a finished' if self._summary.exists() else 'an unfinished'
-            raise TrainingError(f'{str(self.path)!r} holds {state} run; go on with --resume auto (from Python: '
-                                f'resume="auto"), or give another work folder.')
-        checkpoint = Path(self.resume) if self.resume not in (None, 'auto') else found[-1] if found else None
+        self._make()
+        self._refuse_occupied()
+        config, found = settings.to_dict(), list_checkpoints(self.checkpoints)
+        checkpoint = self._choose(found)
         if checkpoint:
             self._check_config(config)
-        start = load_checkpoint(checkpoint) if checkpoint else (Progress(settings.seed), {})
-        if environment is not None:
-            try:
-                self.checkpoints.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f'cannot make {str(self.path)!r}: {error.strerror}; give another --work-dir.') from error
-            for folder in (self.path, self.checkpoints):
-                remove_temporary(folder)
-            self._summary.unlink(missing_ok=True)
-            for later in found:     # than the one the user goes back to: the next --resume auto must not find it
-                if checkpoint and later.name > checkpoint.name:
-                    remove_folder(later)
-            write_file(self.path / 'config.json', json.dumps(config, indent=1))
+            self._check_identity(checkpoint.absolute().parents[1], identity)
+        try:
+            self._clear(found, checkpoint)
             write_file(self.path / 'environment.json', json.dumps(environment, indent=1))
-        return start
+            write_file(self.path / 'config.json', json.dumps(config, indent=1))
+            if not checkpoint or not (self.path / 'identity.json').exists():
+                write_file(self.path / 'identity.json', json.dumps(identity, indent=1))
+        except OSError as error:
+            raise UserError(f'cannot write in {str(self.path)!r}: {error.strerror}; give another --work-dir.') from error
+        return checkpoint
 
-    def finished(self, settings: Settings) -> dict[str, Any] | None:
+    def load(self, checkpoint: Path | None, settings: Settings) -> tuple[Progress, Parts]:
+        """The progress and parts of the checkpoint to go on from, or those of a fresh start."""
+        return load_checkpoint(checkpoint) if checkpoint else (Progress(settings.seed), {})
+
+    def save(self, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> None:
+        """Writes a checkpoint. TrainingError where the folder was moved or removed since `begin`."""
+        if self._lock and not self._lock.is_in_place():
+            raise TrainingError(f'{str(self.path)!r} was moved, removed or replaced while the run wrote there. Put the folder '
+                                f'back, then go on with --resume auto; without the folder, begin anew.')
+        save_checkpoint(self.checkpoints, progress, parts, keep)
+
+    def finished(self, settings: Settings, identity: Callable[[], Mapping[str, Any]]) -> dict[str, Any] | None:
         """The summary of a finished run that `resume` asks to see; None where there is still something to do."""
-        if self.resume != 'auto' or not self._summary.is_file():
+        path = self.path / 'summary.json'
+        if self.resume != 'auto' or not path.is_file():
             return None
         self._check_config(settings.to_dict())
-        return json.loads(self._summary.read_text())
+        self._check_identity(self.path, identity())
+        try:
+            summary = read_json(path)
+            if isinstance(summary, dict) and {'parameters', 'selected', 'output'} <= set(summary):
+                return summary
+        except DataError:
+            pass
+        _say(f'{str(path)!r} is damaged. The run ends once more, from its newest checkpoint.')
+        return None
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The last thing a run writes."""
-        write_file(self._summary, json.dumps(summary, indent=1))
+        write_file(self.path / 'summary.json', json.dumps(summary, indent=1))
+
+    def close(self) -> None:
+        """Lets other runs in."""
+        if self._lock:
+            self._lock.release()
+
+    def way_on(self) -> str:
+        """What was saved, and how to go on from there."""
+        found = list_checkpoints(self.checkpoints)
+        if not found:
+            return 'No checkpoint was written yet: mend the cause, then begin again.'
+        return (f'Nothing that was saved before is lost: the newest checkpoint is {str(found[-1])!r}. Mend the cause, then go on '
+                f'with --resume auto (from Python: resume="auto").')
+
+    def _make(self) -> None:
+        """Makes the folder, and locks it."""
+        try:
+            wanted, count = self.path, 1
+            while self.is_new:
+                try:
+                    self.path.mkdir(parents=True)
+                    break
+                except FileExistsError:
+                    count += 1
+                    self.path = wanted.with_name(f'{wanted.name}-{count}')
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / '.lock')
+            is_free = lock.acquire(wait=False)
+        except OSError as error:
+            raise UserError(f'cannot write in {str(self.path)!r}: {error.strerror}; give another --work-dir.') from error
+        if not is_free:
+            raise TrainingError(f'another run writes in {str(self.path)!r} now. Wait until it ends, or give another work folder '
+                                f'(--work-dir).')
+        if not lock.is_real:
+            _say(f'the file system of {str(self.path)!r} has no locks. See to it that no other run writes there.')
+        self._lock = lock
+
+    def _refuse_occupied(self) -> None:
+        """Refuses what a run must not write over, and what would keep it from writing at its end."""
+        for name in (*FILES, *FOLDERS):
+            path = self.path / name
+            if path.exists() and path.is_dir() != (name in FOLDERS):
+                kind, right = ('folder', 'file') if path.is_dir() else ('file', 'folder')
+                raise TrainingError(f'{str(path)!r} is a {kind}, but a run writes a {right} of that name. Give another work '
+                                    f'folder.')
+        begun = list_checkpoints(self.checkpoints)
+        is_finished = (self.path / 'summary.json').exists()
+        if self.resume is None and (begun or is_finished):
+            state = 'a finished' if is_finished else 'an unfinished'
+            raise TrainingError(f'{str(self.path)!r} holds {state} run; go on with --resume auto (from Python: '
+                                f'resume="auto"), or give another work folder.')
+        if begun or is_finished or self.resume not in (None, 'auto'):
+            return
+        foreign = [self.output] if self.output.is_dir() and any(self.output.iterdir()) else []
+        if (self.path / 'config.json').exists() and not (self.path / 'environment.json').exists():
+            foreign.append(self.path / 'config.json')
+        if foreign:
+            raise TrainingError(f'{str(foreign[0])!r} is not from a run in this folder, and a run would write over it. Give '
+                                f'another work folder.')
+
+    def _choose(self, found: list[Path]) -> Path | None:
+        """The checkpoint to go on from: the one that the user gave, or the newest whole one."""
+        if self.resume is None:
+            return None
+        if self.resume != 'auto':
+            load_checkpoint(Path(self.resume))
+            return Path(self.resume)
+        damages = []
+        for checkpoint in reversed(found):
+            try:
+                load_checkpoint(checkpoint)
+            except NewerError:
+                raise
+            except DataError as error:
+                damages.append(error)
+                continue
+            if damages:
+                _say(f'{damages[0]} The run goes on from {str(checkpoint)!r}, which is whole.')
+            return checkpoint
+        if damages:
+            raise DataError(f'no checkpoint in {str(self.checkpoints)!r} is whole. {damages[0]} Or begin anew in another work '
+                            f'folder.') from damages[0]
+        return None
+
+    def _clear(self, found: list[Path], checkpoint: Path | None) -> None:
+        """Removes what an ended process has left, and the checkpoints after the one to go on from.
+
+        The next --resume auto must not find these. A damaged checkpoint is kept under another name.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.checkpoints):
+            remove_temporary(folder)
+        (self.path / 'summary.json').unlink(missing_ok=True)
+        for later in found:
+            if checkpoint and int(later.name[5:]) > int(checkpoint.name[5:]):
+                try:
+                    load_checkpoint(later)
+                    remove_folder(later)
+                except UserError:
+                    later.rename(_free_name(later.with_name(f'{later.name}.damaged')))
 
     def _check_config(self, config: dict[str, Any]) -> None:
         path = self.path / 'config.json'
-        begun = json.loads(path.read_text()) if path.is_file() else config
+        try:
+            begun = read_json(path) if path.is_file() else config
+        except DataError as error:
+            raise DataError(f'{error} The config of the run is not known. Begin anew in another work folder; or, where you know '
+                            f'that the config is still the same, remove {path.name}.') from error
         changed = sorted(name for name in _differences(begun, json.loads(json.dumps(config)))
                          if name.rpartition('.')[2] not in self.free)
         if changed:
             raise TrainingError(f'the run in {str(self.path)!r} was begun with another config: {", ".join(changed)} differ. '
-                                f'Resume with its own ({path}), or begin anew in another work folder.')
+                                f'Resume with its own ({path}), or begin anew in another work folder.{_newer(self.path)}')
+
+    def _check_identity(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Refuses to go on from the run in `folder` with other classes, data or backbone weights."""
+        path = folder / 'identity.json'
+        if not path.is_file():
+            _say(f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, images and the weights '
+                 f'of the backbone are still the same is not known.')
+            return
+        now = json.loads(json.dumps(identity))
+        try:
+            before = read_json(path)
+            changed, versions = differences(before, now), other_versions(before, now)
+        except (DataError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, where you know that '
+                            f'classes, images and weights are still the same, remove the file.') from error
+        if changed:
+            raise TrainingError(f'the run in {str(folder)!r} was begun with other data: what differs is {"; ".join(changed)}. Put '
+                                f'that back, or begin anew in another work folder.{_newer(folder)}')
+        if versions:
+            _say(f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by rounding.{_newer(folder)}')
+
+
+def _newer(folder: Path) -> str:
+    """A sentence about a run that a newer version of vet began, else ''."""
+    try:
+        made_by = str(read_json(folder / 'environment.json')['vet'])
+    except (DataError, KeyError, TypeError):
+        return ''
+    if _numbers(made_by) <= _numbers(vet.__version__):
+        return ''
+    return f' The run was written by a newer version of vet ({made_by}; this is {vet.__version__}): update vet.'
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r'\d+', version)[:3]]
+
+
+def _free_name(path: Path) -> Path:
+    count, free = 1, path
+    while free.exists():
+        count += 1
+        free = path.with_name(f'{path.name}-{count}')
+    return free
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, emoji=False)
 
 
 def _differences(a: Any, b: Any, path: str = '') -> set[str]:

@@ -1,0 +1,128 @@
+"""A run goes on only with the classes, images and backbone weights that it was begun with, and says what differs."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.engine.runs import folder_run, small
+from vet.engine.identity import differences, identity_of, other_versions
+from vet.errors import TrainingError
+
+QUICK = {'train.max_epochs': 1, 'evaluation.before': False}
+
+
+@pytest.fixture
+def root(tmp_path, jpegs):
+    """A copy of the images, to change."""
+    return shutil.copytree(jpegs, tmp_path / 'images')
+
+
+def identity(root, **changes):
+    """Of a run on the images as they are now."""
+    trainer = folder_run(root.parent / 'none', root)
+    return json.loads(json.dumps(identity_of(trainer.model, trainer.data) | changes))
+
+
+def rename_class(root):
+    for split in ('train', 'test'):
+        (root / split / 'b').rename(root / split / 'c')
+
+
+def double(root):
+    for path in list((root / 'train').rglob('*.jpg')):
+        shutil.copy(path, path.with_name(f'again-{path.name}'))
+
+
+def swap_contents(root):
+    """Names and labels stay."""
+    one, other = root / 'test/a/0.jpg', root / 'test/a/1.jpg'
+    Image.new('RGB', (20, 20), 'red').save(one, quality=50)
+    other.write_bytes(one.read_bytes())
+
+
+def relabel(root):
+    (root / 'train/a/3.jpg').rename(root / 'train/b/3-a.jpg')
+
+
+CHANGES = {
+    'a renamed class': (rename_class, r"the classes \(label 1 was 'b', now 'c'\)"),
+    'twice the images': (double, r'the train images \(24, now 48\)'),
+    'other contents': (swap_contents, r'the test split \(the contents of the images\)'),
+    'another label': (relabel, r'the train split \(the names of the images, the labels, the contents of the images\)')}
+
+
+@pytest.mark.parametrize('is_finished', [True, False])
+def test_a_renamed_class_is_refused(tmp_path, root, is_finished):
+    """A finished run would answer with the old names, and an unfinished one would publish the new names."""
+    folder_run(tmp_path / 'run', root, **QUICK).train()
+    if not is_finished:
+        (tmp_path / 'run/summary.json').unlink()
+    rename_class(root)
+    with pytest.raises(TrainingError, match=CHANGES['a renamed class'][1] + '.*begin anew in another work folder'):
+        folder_run(tmp_path / 'run', root, 'auto', **QUICK).train()
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_what_differs_is_named(root, change):
+    before = identity(root)
+    CHANGES[change][0](root)
+    assert re.match(CHANGES[change][1], differences(before, identity(root))[0])
+
+
+def test_a_moved_folder_is_the_same(root):
+    """And a copy of it, with other times."""
+    before = identity(root)
+    moved = shutil.copytree(root, root.parent / 'elsewhere' / 'deeper', copy_function=shutil.copyfile)
+    assert differences(before, identity(moved)) == []
+
+
+def test_images_in_memory(tmp_path):
+    one, other = small(tmp_path / 'one'), small(tmp_path / 'two')
+    assert differences(identity_of(one.model, one.data), identity_of(other.model, other.data)) == []
+    samples = other.data['train'].samples
+    source, label = samples[7]
+    samples[7] = (255 - np.asarray(source), label)
+    [text] = differences(identity_of(one.model, one.data), identity_of(other.model, other.data))
+    assert text == 'the train split (the contents of the images)'
+
+
+def test_other_weights_and_versions(root):
+    before = identity(root)
+    now = dict(before, weights={'': '0' * 64}, versions=before['versions'] | dict(torch='1.0'))
+    [text] = differences(before, now)
+    assert text.startswith("the backbone's weights (sha256 ") and text.endswith(f'now {"0" * 64})')
+    assert other_versions(before, now) == [f'torch {before["versions"]["torch"]}, now 1.0']
+
+
+@pytest.mark.slow
+def test_other_weights_at_the_same_path_are_refused(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    path = tmp_path / 'weights.safetensors'
+    options = QUICK | {'model.backbone': dict(type='timm', name='test_vit', checkpoint=str(path)), 'train.max_epochs': 1}
+    for scale in (1.0, 1.01):
+        state = timm.create_model('test_vit', num_classes=0).state_dict()
+        save_file({name: tensor * scale for name, tensor in state.items()}, path)
+        if scale == 1.0:
+            small(tmp_path / 'run', **options).train()
+    with pytest.raises(TrainingError, match="the backbone's weights .*sha256"):
+        small(tmp_path / 'run', 'auto', **options).train()
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path, capfd):
+    """Its folder has no identity, and its checkpoints have no checksums."""
+    summary = small(tmp_path / 'run', **{'train.max_epochs': 1}).train()
+    for name in ('identity.json', 'summary.json', '.lock'):
+        (tmp_path / 'run' / name).unlink()
+    [progress] = (tmp_path / 'run/checkpoints').glob('*/progress.json')
+    values = json.loads(progress.read_text())
+    old = {key: value for key, value in values.items() if key not in ('vet', 'format', 'sha256', 'checksum', 'pending', 'meter')}
+    progress.write_text(json.dumps(old))
+    capfd.readouterr()
+    assert small(tmp_path / 'run', 'auto', **{'train.max_epochs': 1}).train()['accuracy'] == summary['accuracy']
+    assert 'has no identity.json, as runs of older versions of vet' in capfd.readouterr().err

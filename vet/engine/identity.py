@@ -1,0 +1,123 @@
+"""The identity of a run: what its result depends on beside the config. A run that goes on must find the same.
+
+classes: their names, in the order of the labels. data: of each split the number of images, and digests of their names, labels and
+contents. weights: the sha256 of the backbone's weights. versions: of the packages that compute.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Subset
+
+import vet
+
+CONTENT_BYTES = 256 * 2 ** 20       # of a split: so much of its contents is read, spread over all of its files
+VERSIONS = ('torch', 'torchvision', 'timm', 'pillow')
+DATA = dict(images='the number of images', names='the names of the images', labels='the labels',
+            contents='the contents of the images')
+
+
+def identity_of(model: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a run that trains `model` on `data`: {'train': dataset, 'val': …, 'test': …}."""
+    tasks = {str(task or ''): part for task, part in model.tasks.items()}
+    return dict(
+        classes={task: list(part.classes) for task, part in tasks.items()},
+        data={split: _of_dataset(dataset) for split, dataset in data.items() if dataset is not None},
+        weights={task: part.backbone.identity['sha256'] for task, part in tasks.items()},
+        versions=dict(vet=vet.__version__) | {name: metadata.version(name) for name in VERSIONS})
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, but for versions, one text each."""
+    found = []
+    for task in sorted({*before['classes'], *now['classes']}):
+        was, is_ = before['classes'].get(task), now['classes'].get(task)
+        if was != is_:
+            found.append(f'the classes{_of(task)} ({_first(was or [], is_ or [])})')
+    for split in sorted({*before['data'], *now['data']}):
+        found += _of_split(split, before['data'].get(split), now['data'].get(split))
+    for task in sorted({*before['weights'], *now['weights']}):
+        was, is_ = before['weights'].get(task), now['weights'].get(task)
+        if was != is_:
+            found.append(f"the backbone's weights{_of(task)} (sha256 {was}, now {is_})")
+    return found
+
+
+def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The packages whose versions differ."""
+    was, is_ = before['versions'], now['versions']
+    return [f'{name} {was.get(name)}, now {is_.get(name)}' for name in sorted({*was, *is_}) if was.get(name) != is_.get(name)]
+
+
+def _of(task: str) -> str:
+    return f' of the task {task}' if task else ''
+
+
+def _first(was: list[str], is_: list[str]) -> str:
+    """The first difference of two lists of names."""
+    if len(was) != len(is_):
+        return f'{len(was)}, now {len(is_)}'
+    label = next(i for i, (a, b) in enumerate(zip(was, is_)) if a != b)
+    return f'label {label} was {was[label]!r}, now {is_[label]!r}'
+
+
+def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
+    if was is None or is_ is None:
+        yield f'the {split} split ({"none" if was is None else "one"} before, {"none" if is_ is None else "one"} now)'
+    elif was['images'] != is_['images']:
+        yield f'the {split} images ({was["images"]:,}, now {is_["images"]:,})'
+    elif kinds := [text for key, text in DATA.items() if was.get(key) != is_.get(key)]:
+        yield f'the {split} split ({", ".join(kinds)})'
+
+
+def _of_dataset(dataset: Any) -> dict[str, Any]:
+    if hasattr(dataset, 'tasks'):
+        parts = {task: _of_dataset(part) for task, part in dataset.tasks.items()}
+        return dict(images=sum(part['images'] for part in parts.values()),
+                    **{key: {task: part[key] for task, part in parts.items()} for key in DATA if key != 'images'})
+    labels = [int(label) for label in getattr(dataset, 'targets', ())]
+    sources = _sources(dataset)
+    paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]
+    files = [path for path in paths if os.path.isfile(path)]
+    above = os.path.commonpath(map(os.path.dirname, files)) if files else ''        # the whole folder may have moved
+    names = [os.path.relpath(path, above) for path in files]
+    return dict(images=len(dataset), labels=_digest(labels), names=_digest(names),
+                contents=_contents(files) if files else _digest([_in_memory(source) for source in sources]))
+
+
+def _sources(dataset: Any) -> list[Any]:
+    """What each item is read from; none where the dataset does not say."""
+    if isinstance(dataset, Subset):
+        whole = _sources(dataset.dataset)
+        return [whole[i] for i in dataset.indices] if whole else []
+    samples = getattr(dataset, 'samples', ())
+    return [sample[0] for sample in samples] if isinstance(samples, list | tuple) else []
+
+
+def _contents(files: list[str]) -> str:
+    """Of the sizes of all files, and of as many whole files, evenly spread, as CONTENT_BYTES allow."""
+    sizes = [os.stat(path).st_size for path in files]
+    every = max(1, -(-sum(sizes) // CONTENT_BYTES))
+    digest = hashlib.sha256(repr(sizes).encode())
+    for path in files[::every]:
+        with open(path, 'rb') as file:
+            digest.update(hashlib.file_digest(file, 'sha256').digest())
+    return digest.hexdigest()
+
+
+def _in_memory(source: Any) -> str | None:
+    """A digest of an image in memory; None for what is read in a way of the dataset's own."""
+    if isinstance(source, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(source).tobytes()).hexdigest()
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(source.tobytes()).hexdigest()
+    return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode(errors='surrogateescape')).hexdigest()

@@ -1,0 +1,38 @@
+"""What a run does at its very end, tried at its start, so that no run of hours cannot be saved."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vet.config import Settings
+from vet.errors import UserError
+
+
+def rehearse_the_end(model: Any, settings: Settings, folder: Path,
+                     save_output: Callable[[Any, Path, dict[str, Any]], None]) -> None:
+    """Saves the untrained model in a folder that is removed again.
+
+    UserError for class names that no file can hold, and for a model or config that cannot be saved.
+    """
+    for task, part in model.tasks.items():
+        _refuse_names(part.classes, task)
+    trial = folder / f'.trial.{os.getpid()}.tmp'
+    try:
+        save_output(model, trial, dict(metrics={}, settings=settings.to_dict()))
+    except (UnicodeEncodeError, TypeError) as error:
+        raise UserError(f'the model could not be saved when training ends: {error}. A config and class names must be texts, '
+                        f'numbers, lists and dicts that a JSON file in UTF-8 can hold.') from error
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+
+
+def _refuse_names(classes: list[str], task: str | None) -> None:
+    where = f' of the task {task}' if task else ''
+    for label, name in enumerate(classes):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f'the name of class {label}{where} is {name!r}, which is no valid UTF-8, so that no model folder can '
+                            f'hold the name. Rename the folder of the class, or give other names in label_map.') from None
