@@ -71,7 +71,7 @@ def test_what_is_offered_is_taken_where_it_is_wanted_and_not_given(registry):
 def test_an_argument_that_the_plugin_refuses(registry):
     with pytest.raises(UserError, match="the toy 'strict' cannot be made from {'size': 'abc'}: invalid literal"):
         registry.build(dict(type='strict', size='abc'))
-    with pytest.raises(UserError, match="tuner 'LoRA' cannot be made from .*'dropout': 'x'"):
+    with pytest.raises(UserError, match="dropout is 'x'; it must be a number at least 0 and below 1 .tuner 'LoRA'"):
         TUNERS.build(dict(type='LoRA', dropout='x'))
 
 

@@ -3,13 +3,14 @@
 import copy
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from torch.utils.data import Dataset
 
+from vet.changes import modified
 from vet.config import Plugin, Settings, load_config, read_settings
 from vet.datasets.base import targets_of
 from vet.datasets.class_names import class_list, composed
@@ -131,9 +132,10 @@ def build_model(settings: Settings, classes: Any) -> Any:
         if set(changes) - {'backbone', 'head'}:
             raise UnknownNameError(f'key in model.tasks.{task}', min(set(changes) - {'backbone', 'head'}), ['backbone', 'head'])
         head = changes.get('head', settings.model.head)
-        if head.get('num_classes') not in (None, len(names)):
-            raise UserError(f'model.head.num_classes is {head["num_classes"]!r}, but the dataset has {len(names)} classes; set it '
-                            f'to that, or leave it out.')
+        given = head.get('num_classes')
+        if given is not None and (type(given) is not int or given != len(names)):
+            raise UserError(f'model.head.num_classes is {given!r}, but the dataset has {len(names)} classes; set num_classes to '
+                            f'{len(names)}, or leave it out.')
         backbone = changes.get('backbone', {})
         parts[task] = BACKBONES.build(backbone if 'type' in backbone else {**settings.model.backbone, **backbone}), head, names
     seed_everything(settings.seed, 'init')
@@ -143,7 +145,12 @@ def build_model(settings: Settings, classes: Any) -> Any:
 def find_config(model: str | Path | Mapping[str, Any]) -> Config:
     """The config of a config file, a model folder or the id of a known model; of a config, a copy."""
     if isinstance(model, (Config, Mapping)):
-        return Config({key: copy.deepcopy(model[key]) for key in model})
+        try:
+            return Config({key: copy.deepcopy(model[key]) for key in model}, filename=getattr(model, 'filename', None))
+        except (TypeError, KeyError, RecursionError) as error:
+            raise UserError(f'the config cannot be read: {type(error).__name__}: {error}') from error
+    if not isinstance(model, (str, os.PathLike)):
+        raise UserError(f'model is {model!r}; give a config path, a model folder, the id of a known model, or a config.')
     path = Path(model)
     if path.is_dir():
         configuration = read_configuration(find_folder(path))
@@ -186,9 +193,9 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     source = args['model']
     config = modified(find_config(source), args.get('cfg_modify_fn'), args.get('cfg_options'))
     given = dict(train=args.get('train_dataset'), test=args.get('eval_dataset'))
-    dataset = config.setdefault('dataset', {})
+    dataset: Any = config.setdefault('dataset', {})
     for split, entry in given.items():
-        if entry is not None:
+        if entry is not None and isinstance(dataset, dict):
             dataset[split] = dict(entry) if isinstance(entry, Mapping) else GIVEN
             if split == 'train':
                 dataset['val'] = None
@@ -230,18 +237,3 @@ def _with_missing_weights(error: DataError, settings: Settings) -> DataError:
     except DataError as also:
         return DataError(f'{error}\nAlso, {also}')
     return error
-
-
-def modified(config: Config, modify: Callable[[Config], Config | None] | None, options: Mapping[str, Any] | None) -> Config:
-    """`config` after the user's function and then `options`, whose keys are dotted paths."""
-    if modify is not None:
-        config = modify(config) or config
-    if options:
-        try:
-            for split in [split for split, entry in (config.get('dataset') or {}).items() if entry is None]:
-                del config.dataset[split]       # mmengine sets no key below None
-            config.merge_from_dict(dict(options))
-        except (TypeError, KeyError, AssertionError, AttributeError) as error:
-            raise UserError(f'--cfg-options {dict(options)} do not fit the config: {error}') from error
-    return config
-

@@ -3,21 +3,33 @@
 import difflib
 from collections.abc import Iterable
 
+QUOTES = '"\''
+
+
+def shown(value: object, most: int = 300) -> str:
+    """`value` as Python writes it, for a message: cut where it is long; of a value that is too deep to write, its type."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):        # a deep list; a whole number of thousands of digits
+        return f'a {type(value).__name__} that is too deep or too long to show'
+    return text if len(text) <= most else f'{text[:most]}…'
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: the text says what, what was given, what is allowed and what to do."""
 
 
 class UnknownNameError(UserError):
-    """A name that nothing answers to, with the names nearest to it."""
+    """A name that nothing answers to, with the names nearest to it: `near`, or those of the allowed names that look alike."""
 
-    def __init__(self, what: str, given: object, allowed: Iterable[str], advice: str = ''):
-        names = sorted(allowed)
+    def __init__(self, what: str, given: object, allowed: Iterable[str], advice: str = '', near: Iterable[str] = ()):
+        names = sorted(map(str, allowed))
         lower = {name.lower(): name for name in names}
-        near = [lower[name] for name in difflib.get_close_matches(str(given).lower(), lower, n=3, cutoff=0.5)]
+        word = shown(given).strip(QUOTES).lower()
+        near = list(near) or [lower[name] for name in difflib.get_close_matches(word, lower, n=3, cutoff=0.5)]
         meant = f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
         listed = ', '.join(names) if len(names) <= 40 else f'{", ".join(names[:40])}, … ({len(names)} in all)'
-        super().__init__(f'unknown {what} {given!r}.{meant} Allowed: {listed or "none"}.{" " + advice if advice else ""}')
+        super().__init__(f'unknown {what} {shown(given)}.{meant} Allowed: {listed or "none"}.{" " + advice if advice else ""}')
 
 
 class DataError(UserError):

@@ -7,20 +7,25 @@ in the user's own code is one import, which `custom_imports` in a config can do.
 import importlib
 import inspect
 import pkgutil
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.registry import Registry as _Registry
 
-from vet.errors import UnknownNameError, UserError
+from vet.allowed import choices, fits, must_be
+from vet.errors import UnknownNameError, UserError, shown
 
 
 def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
-    """Calls the plugin that `cfg['type']` names with the rest of `cfg`, after checking the argument names.
+    """Calls the plugin that `cfg['type']` names with the rest of `cfg`, after checking the arguments' names and values.
 
     offered: further arguments, for a plugin that takes them, where `cfg` does not give them.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
-        raise UserError(f'a {registry.name} is given as a dict with a "type", such as dict(type=…); given: {cfg!r}.')
+        raise UserError(f'a {registry.name} is given as a dict with a "type", such as dict(type=…); given: {shown(cfg)}.')
+    if wrong := [key for key in cfg if not isinstance(key, str)]:
+        raise UserError(f'{registry.name} {cfg["type"]!r} has the option {wrong[0]!r}; the names of options are texts.')
     given = dict(cfg)
     plugin = registry.find(given.pop('type'))
     accepted = inspect.signature(plugin).parameters
@@ -28,18 +33,24 @@ def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
     for key in given:
         if key not in accepted and not takes_any:
             raise UnknownNameError(f'option of {registry.name} {cfg["type"]!r}', key, accepted)
+    hints = registry.hints(plugin)
+    for key, value in given.items():
+        if key in hints and not fits(value, hints[key]):
+            if isinstance(value, str) and (names := choices(hints[key])):
+                raise UnknownNameError(f'{key} of {registry.name} {cfg["type"]!r}', value, names)
+            raise UserError(f'{key} is {shown(value)}; it must be {must_be(value, hints[key])} ({registry.name} {cfg["type"]!r}).')
     missing = [name for name, p in list(accepted.items())[len(args):]
                if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
                and name not in given and name not in offered]
     if missing:
-        raise UserError(f'{registry.name} {cfg["type"]!r} needs {", ".join(map(repr, missing))}; given: {given!r}.')
+        raise UserError(f'{registry.name} {cfg["type"]!r} needs {", ".join(map(repr, missing))}; given: {shown(given)}.')
     offered = {name: value for name, value in offered.items() if takes_any or name in accepted}
     try:
         return plugin(*args, **{**offered, **given})
     except UserError:
         raise
     except (TypeError, ValueError) as error:    # of an argument that the plugin did not expect
-        raise UserError(f'the {registry.name} {cfg["type"]!r} cannot be made from {given!r}: {error}') from error
+        raise UserError(f'the {registry.name} {cfg["type"]!r} cannot be made from {shown(given)}: {error}') from error
 
 
 class Registry(_Registry):
@@ -50,6 +61,16 @@ class Registry(_Registry):
     def __init__(self, name: str, home: str):
         super().__init__(name, build_func=_build, scope='vet')
         self._home = home
+        self.arguments: dict[str, Any] = {}     # of plugins of other libraries: argument to hint, which says a range too
+
+    def hints(self, plugin: Any) -> Mapping[str, Any]:
+        """Which values each argument of a plugin may have, as its signature and `arguments` say."""
+        called = plugin.__init__ if inspect.isclass(plugin) else plugin
+        try:
+            hints = typing.get_type_hints(called, include_extras=True)
+        except (NameError, TypeError):      # names that only a type checker knows
+            hints = {}
+        return hints if plugin.__module__.partition('.')[0] == 'vet' else {**hints, **self.arguments}
 
     def import_from_location(self) -> None:
         """Imports every module of the registry's folder (or its one module), once."""
@@ -69,7 +90,7 @@ class Registry(_Registry):
         if callable(name):
             return name
         self.import_from_location()
-        if not isinstance(name, str) or name not in self.module_dict:
+        if not isinstance(name, str) or not name or name not in self.module_dict:
             raise UnknownNameError(self.name, name, self.module_dict,
                                    'A plugin of your own registers when its module is imported: by custom_imports in a config, by '
                                    '--import MODULE of a command, by import in Python.')

@@ -90,7 +90,7 @@ def test_what_is_not_known_to_be_still_is_left_whole(transform):
     (dict(type='RandomCorp'), UnknownNameError, "unknown transform 'RandomCorp'. Did you mean .*'RandomCrop'"),
     (dict(type='RandomCrop', sizes=3), UnknownNameError, "option of transform 'RandomCrop' 'sizes'. Did you mean 'size'"),
     (dict(type='RandomAffine'), UserError, "needs 'degrees'"),
-    (dict(type='RandomHorizontalFlip', p=2), UserError, 'RandomHorizontalFlip.* cannot be made'),
+    (dict(type='RandomHorizontalFlip', p=2), UserError, 'p is 2; it must be at least 0 and at most 1 .*RandomHorizontalFlip'),
     (dict(type='Resize', interpolation='cubic'), UnknownNameError, "unknown interpolation 'cubic'. Did you mean 'bicubic'"),
     (dict(size=3), UserError, 'a transform is given as a dict with a "type"')])
 def test_errors(entry, error, message):

@@ -132,7 +132,7 @@ def test_counts_on_vit_b16(count_on_vit_b16, config, number):
     (dict(type='ARC', at='weight'), 'resnet', NoSiteError, r"ARC needs a Linear or an ungrouped 1 x 1 .*'layer1\.0\.conv1'"),
     (dict(type='ARC', at='norm'), 'vit', NoSiteError, r"ARC needs a Linear .*'blocks\.0\.norm1'"),
     (dict(type='RepAdapter', width=3), 'vit', UserError, r'groups is 2, which must divide the width 3 and the 32 channels of'),
-    (dict(type='RepAdapter', groups=0), 'vit', UserError, r'groups is 0; allowed'),
+    (dict(type='RepAdapter', groups=0), 'vit', UserError, r'groups is 0; (allowed|it must be)'),
     (dict(type='RepAdapter'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18"),
     (dict(type='ARC', width=0), 'vit', UserError, r'width is 0; it must be at least 1'),
 ], ids=str)

@@ -50,8 +50,8 @@ def test_count_beside_vgg19_with_its_logits_at_224_pixels():
     assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 1_515_280
 
 
-@pytest.mark.parametrize('config, text', [(dict(rank=0), r'rank is 0 and scale is 1\.0; rank must be at least 1'),
-                                          (dict(scale=0), r'rank is 10 and scale is 0; .*scale not be 0')], ids=str)
+@pytest.mark.parametrize('config, text', [(dict(rank=0), r'rank is 0; it must be at least 1'),
+                                          (dict(scale=0), r'scale is 0; it must be above 0')], ids=str)
 def test_nonsense_is_refused(config, text):
     with pytest.raises(UserError, match=text):
         branch(**config)

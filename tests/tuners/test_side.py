@@ -99,7 +99,7 @@ def test_count_on_vit_b16():
 
 
 @pytest.mark.parametrize('side, error, text', [
-    ('fcn5', UserError, r"side is 'fcn5'; allowed: \"fcn4\", or a backbone such as dict"),
+    ('fcn5', UserError, r"side is 'fcn5'; (allowed|it must be): \"fcn4\", or a backbone such as dict"),
     (dict(type='tim'), UnknownNameError, r"unknown backbone 'tim'. Did you mean 'timm'"),
     (dict(type='timm', name='vit_tiny_patch16_224', pretrained=False), NoSiteError,
      r"SideTuning needs images that its side network takes .*, but 'the backbone' \(VisionTransformer, which takes \(3, 32, 32\)"),

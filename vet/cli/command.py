@@ -14,9 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from mmengine.config import DictAction
-
 from vet.errors import DataWarning, ToldError, UserError
+from vet.terminal import escaped
 
 
 def run(main: Callable[[], None]) -> None:
@@ -28,7 +27,7 @@ def run(main: Callable[[], None]) -> None:
 
     def show(message: Any, category: Any, *place: Any, **options: Any) -> None:
         if issubclass(category, DataWarning):
-            print(f'note: {message}', file=sys.stderr)
+            print(f'note: {escaped(str(message))}', file=sys.stderr)
         else:
             shown(message, category, *place, **options)
 
@@ -75,7 +74,7 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
 def _fail(message: object) -> NoReturn:
     """One message, and exit code 2. A message that another process of the run shows is not shown twice."""
     if not isinstance(message, ToldError):
-        print(f'error: {message}', file=sys.stderr)
+        print(f'error: {escaped(str(message))}', file=sys.stderr)
     sys.exit(2)
 
 
@@ -102,31 +101,76 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--data-root', metavar='DIR', help='where the datasets are (default: $VET_DATA_ROOT, else ./data)')
 
 
-class Options(DictAction):
-    """KEY=VALUE …, where VALUE is what mmengine reads, or Python's dict(…), {…} and […] of constants, as in a config file."""
+class Options(argparse.Action):
+    """KEY=VALUE …. A value is Python's number, True, False, None, quoted text, [list], dict(…) or {dict} of these, as in a config
+    file. Any other value is a text, and stays as it is: a path with spaces or commas needs no quotes of its own."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: str | None = None) -> None:
-        try:
-            python = {key: literal(text) for key, _, text in (value.partition('=') for value in values) if text[:1] in tuple('[{d')
-                      and literal(text) is not None}
-            super().__call__(parser, namespace, [value for value in values if value.partition('=')[0] not in python], option_string)
-            getattr(namespace, self.dest).update(python)
-        except (ValueError, AssertionError, RecursionError) as error:
-            parser.error(f'{option_string} takes KEY=VALUE …; given: {" ".join(values)} ({error})')
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for given in values:
+            key, equals, text = given.partition('=')
+            if not equals or not key:
+                parser.error(f'{option_string} takes KEY=VALUE …; given: {escaped(given)}')
+            try:
+                value = literal(text)
+            except ValueError as error:
+                parser.error(f'{option_string} takes KEY=VALUE …; given: {escaped(given)} ({error})')
+            options.pop(key, None)      # what is given last is applied last
+            options[key] = value
+        setattr(namespace, self.dest, options)
+
+
+WORDS = {'true': True, 'false': False, 'none': None, 'null': None}
+OPEN = {'[': ']', '(': ')', '{': '}'}
 
 
 def literal(text: str) -> Any:
-    """A Python value of constants, lists, dicts and dict(…) calls; None for any other text. Nothing is executed."""
+    """The value that a text writes in Python; of a list, words may stand without quotes. Any other text is itself.
+
+    Nothing is executed. ValueError for a list or dict that has no end.
+    """
+    stripped = text.strip()
+    if stripped.lower() in WORDS:
+        return WORDS[stripped.lower()]
     try:
-        return _value(ast.parse(text, mode='eval').body)
-    except (SyntaxError, ValueError):
-        return None
+        value = _value(ast.parse(stripped, mode='eval').body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return _words(stripped) if stripped[:1] in ('[', '(') else _no_dict(text)
+    return value if isinstance(value, str | int | float | list | dict) else text      # no bytes, sets or complex numbers
+
+
+def _words(text: str) -> list[Any]:
+    """[a, b] or (a, b) of words without quotes."""
+    if not text.endswith(OPEN[text[0]]):
+        raise ValueError(f'the list has no {OPEN[text[0]]}')
+    parts, depth, start, quote = [], 0, 1, ''
+    for place, char in enumerate(text):
+        if char in '"\'' and (quote == char or not quote and not text[start:place].strip()):
+            quote = '' if quote else char
+        if quote:
+            continue                # what is quoted holds no comma and no bracket of the list
+        depth += (char in OPEN) - (char in OPEN.values())
+        if depth == 1 and char == ',' or depth == 0:
+            if part := text[start:place].strip():
+                parts.append(literal(part))
+            start = place + 1
+        if depth == 0 and place < len(text) - 1 or depth > 40:
+            raise ValueError('the brackets do not fit')
+    return parts
+
+
+def _no_dict(text: str) -> str:
+    if text.strip()[:1] == '{' or text.strip().startswith('dict('):
+        raise ValueError('this is no dict of numbers, quoted texts, lists and dicts')
+    return text
 
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
         return {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Constant) and node.value is Ellipsis:
+        raise ValueError('… is no value')
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(item) for item in node.elts]
     if isinstance(node, ast.Dict):

@@ -5,13 +5,13 @@ import inspect
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from vet import registry
 from vet.cli.command import add_import, import_plugins, run
 from vet.core.backbone import Backbone
 from vet.errors import UnknownNameError, UserError
+from vet.terminal import Terminal
 
 KINDS = {f'{found.name}s': found for found in vars(registry).values() if isinstance(found, registry.Registry)}
 
@@ -45,7 +45,7 @@ def _list(args: argparse.Namespace) -> None:
     table = Table(Column(args.kind.removesuffix('s'), no_wrap=True), Column('', overflow='fold'), box=None, show_header=False)
     for name, line in rows.items():
         table.add_row(name, line)
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    Terminal(markup=False, emoji=False, highlight=False).print(table)
 
 
 def first_line(plugin: Any) -> str:

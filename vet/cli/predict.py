@@ -4,13 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from vet.cli.command import add_import, import_plugins, run
 from vet.datasets.image_files import find_images, printable, warn_of
 from vet.errors import DataError
 from vet.pipelines import pipeline
+from vet.terminal import Terminal, escaped
 
 
 def main() -> None:
@@ -35,13 +35,13 @@ def _predict(args: argparse.Namespace) -> None:
     results = classify(images, args.topk, args.batch_size, args.task)
     if args.format == 'json':
         rows = [dict(image=printable(image), **result) for image, result in zip(images, results)]
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(escaped(json.dumps(rows, indent=1, ensure_ascii=False)))      # which JSON reads back as it was
         return
     table = Table(*(Column(name, overflow='fold') for name in ('image', 'label', 'score')))
     for image, result in zip(images, results):
         for i, (label, score) in enumerate(zip(result['labels'], result['scores'])):
             table.add_row('' if i else printable(image), label, f'{score:.4f}')
-    Console(markup=False, emoji=False).print(table)     # names may hold brackets and colons
+    Terminal(markup=False, emoji=False).print(table)     # names may hold brackets and colons
 
 
 def list_images(given: str) -> list[str]:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from vet.cli.command import run
 from vet.config import load_config, read_settings
 from vet.errors import UnknownNameError
+from vet.terminal import Terminal
 
 OWN = Path(__file__).parents[2] / 'configs/_base_/recipes'
 FOLDER = OWN if OWN.is_dir() else Path('configs/_base_/recipes')    # an installed vet has none: those of the folder it is called in
@@ -31,7 +31,7 @@ def _compare(a: str, b: str) -> None:
     for key in [*left, *(key for key in right if key not in left)]:
         if key not in left or key not in right or left[key] != right[key]:
             table.add_row(key, *(_text(values[key]) if key in values else '-' for values in (left, right)))
-    console = Console(markup=False, highlight=False)
+    console = Terminal(markup=False, highlight=False)
     console.print(table if table.rows else f'{a} and {b} do not differ.')
 
 

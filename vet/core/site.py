@@ -4,7 +4,7 @@ Read by backbones (which say what plays which role) and by tuners (which ask for
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -161,7 +161,7 @@ class SiteMap:
             found['block'] = self.blocks
         return {role: names for role, names in found.items() if names}
 
-    def find(self, at: str | list[str] | tuple[str, ...]) -> list[Site]:
+    def find(self, at: str | Sequence[str]) -> list[Site]:
         """The sites that `at` names: roles, sliced roles, module paths with wildcards, or a list of these.
 
         UnknownNameError for a role that does not exist, NoSiteError for one that matches nothing: never an empty list.

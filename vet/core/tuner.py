@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vet.allowed import Places
 from vet.core.backbone import Backbone
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, statistics
@@ -31,7 +32,7 @@ class Tuner(nn.Module):
     length_key: tuple[str, ...] | None = None   # ('lora_length', 'rank', 'r'): short form in model.backbone, argument, its aliases
     backbone: Backbone | None = None            # the one it is attached to, for `prepare`; not owned
 
-    def __init__(self, at: str | list[str] | tuple[str, ...]):
+    def __init__(self, at: Places):
         super().__init__()
         self.at = at
         self.deltas = nn.ModuleDict()

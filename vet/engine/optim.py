@@ -3,18 +3,31 @@
 import inspect
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
-from vet.config import Plugin, Schedule
+from vet.allowed import Count, Dropout, Rate, Share
+from vet.config import Between, Plugin, Schedule
 from vet.errors import UserError
 from vet.registry import OPTIMIZERS
 
 FUSED = ('Adam', 'AdamW', 'SGD')
+# LBFGS calls the model again within a step. SparseAdam takes sparse gradients alone.
+LEFT_OUT = (torch.optim.LBFGS, torch.optim.SparseAdam)
+Numbers = Annotated[float, Interval(ge=0, le=1e6)]
+OPTIMIZERS.arguments.update(    # torch's signatures say no ranges
+    alpha=Share, amsgrad=bool, betas=tuple[Dropout, Dropout], centered=bool, dampening=Share, decoupled_weight_decay=bool,
+    eps=Annotated[float, Interval(ge=0, le=0.1)] | tuple[Share | None, Share],
+    etas=tuple[Between, Annotated[float, Interval(gt=1, le=1000)]], initial_accumulator_value=Numbers, lambd=Share, lr=Rate,
+    lr_decay=Share, momentum=Dropout, momentum_decay=Share, nesterov=bool, ns_steps=Count, rho=Share,
+    step_sizes=tuple[Numbers, Numbers], t0=Numbers, weight_decay=Share)
 
 for _name, _optimizer in vars(torch.optim).items():
-    if inspect.isclass(_optimizer) and issubclass(_optimizer, torch.optim.Optimizer) and _optimizer is not torch.optim.Optimizer:
+    if inspect.isclass(_optimizer) and issubclass(_optimizer, torch.optim.Optimizer) and _optimizer not in (
+            torch.optim.Optimizer, *LEFT_OUT):
         OPTIMIZERS.register_module(name=_name, module=_optimizer)
 
 
@@ -26,8 +39,10 @@ def build_optimizer(config: Plugin, parameters: Mapping[str, nn.Parameter], head
     if not parameters:
         raise UserError('nothing trains: the tuners match no parameters and the head has none; add a tuner to model.tuners.')
     lr = config.get('lr', 1e-3)
-    if not isinstance(lr, int | float) or not lr > 0:
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not lr > 0:
         raise UserError(f'train.optimizer.lr is {lr!r}; it must be a number above 0, such as 0.001.')
+    if 'params' in config:
+        raise UserError('train.optimizer.params is given; which parameters train is chosen by the tuners and by train.stages.')
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         decays = parameter.ndim > 1 and not getattr(parameter, 'no_weight_decay', False)

@@ -2,10 +2,11 @@
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+from vet.terminal import Terminal
+
+console = Terminal(stderr=True, highlight=False)
 
 
 class ProgressBar:

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from vet.allowed import Classes, Dropout
 from vet.errors import UserError
 from vet.registry import HEADS
 
@@ -14,7 +15,7 @@ class LinearHead(nn.Module):
     Parameters: C K + K.
     """
 
-    def __init__(self, in_features: int, num_classes: int, dropout: float = 0.0):
+    def __init__(self, in_features: int, num_classes: Classes, dropout: Dropout = 0.0):
         super().__init__()
         if num_classes < 1:
             raise UserError(f'model.head.num_classes is {num_classes}; it must be the number of classes, at least 1.')

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vet.allowed import Classes, Count, Dropout
 from vet.errors import UserError
 from vet.registry import HEADS
 
@@ -17,7 +18,7 @@ class MLP(nn.Module):
     Parameters: 2 C + C hidden + hidden + 2 hidden + hidden K + K.
     """
 
-    def __init__(self, in_features: int, num_classes: int, hidden: int = 512, dropout: float = 0.5):
+    def __init__(self, in_features: int, num_classes: Classes, hidden: Count = 512, dropout: Dropout = 0.5):
         super().__init__()
         for what, given in (('num_classes', num_classes), ('hidden', hidden)):
             if given < 1:

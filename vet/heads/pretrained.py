@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from vet.allowed import Classes
 from vet.errors import UserError
 from vet.registry import HEADS
 
@@ -14,7 +15,7 @@ class Pretrained(nn.Module):
     The dataset's labels are the classifier's: see label_map of ImageFolder. Parameters: none.
     """
 
-    def __init__(self, in_features: int, num_classes: int):
+    def __init__(self, in_features: int, num_classes: Classes):
         super().__init__()
         if in_features != num_classes:
             raise UserError(f'the backbone gives {in_features} numbers per image, but the dataset has {num_classes} classes, and '

@@ -169,6 +169,8 @@ def architecture(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def build_classifier(backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]) -> ImageClassifier:
     """Puts the plugins together: tuners attached in order, a head for as many classes as are named."""
+    if 'in_features' in head:
+        raise UserError(f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone says how many there are.')
     return ImageClassifier(backbone, [TUNERS.build(tuner) for tuner in tuners],
                            HEADS.build({**head, 'num_classes': len(classes)}, in_features=backbone.num_features), classes)
 

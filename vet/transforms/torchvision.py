@@ -5,20 +5,25 @@ A transform that takes `size` or `interpolation` gets the backbone's own where t
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from PIL import Image
 from torchvision.transforms import v2
 
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TRANSFORMS
+from vet.transforms.ranges import RANGES, Pixels
 
 LARGEST = 2 ** 26       # pixels that a resized image may have
 
 OWN = ('Normalize', 'ToTensor')         # which are registered below
+
 PIXELS = (-0.25, 1.25)                  # where the floats of an image lie: 0 to 1, and what a bicubic resize adds at edges
 OUTSIDE = 0.25                          # the share of an image that a transform may leave elsewhere: noise in an erased part
+
+TRANSFORMS.arguments.update(RANGES)
 
 for _name, _transform in vars(v2).items():
     if _name not in OWN and inspect.isclass(_transform) and issubclass(_transform, v2.Transform) and not _name.startswith('_'):
@@ -66,7 +71,9 @@ STILL = (Resize, v2.Resize, v2.CenterCrop)  # an RGB image to an RGB image, the 
 class EvaluationCrop(v2.Compose):
     """Resize so that a centre crop of `size` (H, W) takes `crop_pct` of it: the evaluation of timm and torchvision."""
 
-    def __init__(self, size: tuple[int, int], crop_pct: float, interpolation: str = 'bicubic'):
+    def __init__(self, size: Pixels | tuple[Pixels, Pixels], crop_pct: Annotated[float, Interval(ge=0.05, le=1)],
+                 interpolation: str = 'bicubic'):
+        size = (size, size) if isinstance(size, int) else size
         short = int(min(size) / crop_pct)
         resized = short if size[0] == size[1] else [int(side / crop_pct) for side in size]
         super().__init__([Resize(resized, _mode(interpolation), kept=size), v2.CenterCrop(size)])

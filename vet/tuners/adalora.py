@@ -1,10 +1,12 @@
 """AdaLoRA: a budget of ranks that goes to the sites where it matters.   Zhang et al. 2023, arXiv:2303.10512"""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
+from vet.allowed import MOST, Counts, Dropout, Places, Positives, Share
 from vet.core.deltas import LowRank
 from vet.core.site import Site
 from vet.core.tuner import Tuner, rank_and_alpha
@@ -30,9 +32,10 @@ class AdaLoRA(Tuner):
         ViT-B/16 on qkv, rank 12: 442,512.
     """
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 12, target: float = 8,
-                 alpha: float | list[float] | dict[str, float] | None = None, warmup: float = 0.1, final: float = 0.5,
-                 gamma: float = 0.1, beta1: float = 0.85, beta2: float = 0.85, at: str | list[str] = 'attn.qkv'):
+    def __init__(self, rank: Counts = 12, target: Annotated[float, Interval(gt=0, le=MOST)] = 8,
+                 alpha: Positives | None = None, warmup: Share = 0.1, final: Share = 0.5,
+                 gamma: Annotated[float, Interval(ge=0, le=1e6)] = 0.1, beta1: Dropout = 0.85, beta2: Dropout = 0.85,
+                 at: Places = 'attn.qkv'):
         super().__init__(at)
         if min(warmup, final) < 0 or warmup + final >= 1:
             raise UserError(f'warmup is {warmup} and final is {final}; allowed: shares of the training from 0 up, '

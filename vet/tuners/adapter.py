@@ -1,8 +1,8 @@
 """Adapters: small bottlenecks beside or behind the frozen modules. One class; the papers' choices are presets of it."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+from vet.allowed import Counts, Dropout, Places, Positive
 from vet.core.deltas import Bottleneck
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -29,8 +29,9 @@ class Adapter(Tuner):
 
     length_key: tuple[str, str] | None = ('adapter_length', 'width')
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, position: str = 'after', activation: str = 'gelu',
-                 scale: float | str = 1.0, dropout: float = 0.0, init: str = 'zero', at: str | Sequence[str] = 'mlp'):
+    def __init__(self, width: Counts = 8, position: str = 'after', activation: str = 'gelu',
+                 scale: Positive | Literal['learned', 'channel'] = 1.0, dropout: Dropout = 0.0, init: str = 'zero',
+                 at: Places = 'mlp'):
         super().__init__(at if isinstance(at, str) else list(at))
         for what, given, allowed in (('position', position, POSITIONS), ('activation', activation, Bottleneck.ACTIVATIONS),
                                      ('init', init, Bottleneck.INITS)):
@@ -68,8 +69,8 @@ class Houlsby(Adapter):
 
     length_key = None
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, activation: str = 'gelu', init: str = 'houlsby',
-                 at: str | Sequence[str] = ('attn', 'mlp')):
+    def __init__(self, width: Counts = 8, activation: str = 'gelu', init: str = 'houlsby',
+                 at: Places = ('attn', 'mlp')):
         super().__init__(width, 'after', activation, init=init, at=at)
 
 
@@ -83,8 +84,8 @@ class Pfeiffer(Adapter):
 
     length_key = None
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, activation: str = 'gelu', init: str = 'bert',
-                 at: str | Sequence[str] = 'mlp'):
+    def __init__(self, width: Counts = 8, activation: str = 'gelu', init: str = 'bert',
+                 at: Places = 'mlp'):
         super().__init__(width, 'after', activation, init=init, at=at)
 
 
@@ -98,8 +99,8 @@ class AdaptFormer(Adapter):
 
     length_key = None
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, scale: float | str = 0.1, dropout: float = 0.0,
-                 at: str | Sequence[str] = 'mlp'):
+    def __init__(self, width: Counts = 8, scale: Positive | Literal['learned', 'channel'] = 0.1, dropout: Dropout = 0.0,
+                 at: Places = 'mlp'):
         super().__init__(width, 'parallel', 'relu', scale, dropout, at=at)
 
 
@@ -113,5 +114,5 @@ class AdapterPlus(Adapter):
 
     length_key = None
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, init: str = 'houlsby', at: str | Sequence[str] = 'block'):
+    def __init__(self, width: Counts = 8, init: str = 'houlsby', at: Places = 'block'):
         super().__init__(width, 'after', 'gelu', 'channel', init=init, at=at)

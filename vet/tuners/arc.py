@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from vet.allowed import Count, Places
 from vet.core.deltas import InputLowRank
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -42,7 +43,7 @@ class ARC(Tuner):
         the mean head of VTAB-1k's 19 tasks. 'attn.qkv' alone is their ARC_att.
     """
 
-    def __init__(self, width: int = 50, at: str | list[str] | tuple[str, ...] = ('attn.qkv', 'mlp.fc1')):
+    def __init__(self, width: Count = 50, at: Places = ('attn.qkv', 'mlp.fc1')):
         super().__init__(at)
         if type(width) is not int:
             raise UserError(f'width is {width!r}; ARC has one for all sites, an int, since they share their projections.')

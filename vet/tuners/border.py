@@ -1,6 +1,9 @@
 """Border prompts: learned pixels around the image, VPT's form for convolutional networks.   Jia et al. 2022, arXiv:2203.12119"""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Interval
 from torch import nn
 
 from vet.core.modes import in_eval
@@ -24,7 +27,7 @@ class BorderPrompt(Tuner):
 
     identity_at_start = False
 
-    def __init__(self, pad: int = 5):
+    def __init__(self, pad: Annotated[int, Interval(ge=1, le=4096)] = 5):
         super().__init__('backbone')
         if pad < 1:
             raise UserError(f'pad is {pad}; it must be at least 1.')

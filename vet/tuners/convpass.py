@@ -1,10 +1,10 @@
 """Convpass: convolutional bypasses beside the frozen attention and FFN.   Jie and Deng 2022, arXiv:2207.07039"""
 
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from vet.allowed import Counts, Dropout, Places, Positive
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -24,8 +24,8 @@ class Convpass(Tuner):
     Tokens whose grid is known, or maps that keep their size; windows are refused (a window is no map of the image).
     """
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, scale: float = 1.0, dropout: float = 0.1,
-                 xavier_conv: bool = False, at: str | Sequence[str] = ('attn', 'mlp')):
+    def __init__(self, width: Counts = 8, scale: Positive = 1.0, dropout: Dropout = 0.1,
+                 xavier_conv: bool = False, at: Places = ('attn', 'mlp')):
         super().__init__(at if isinstance(at, str) else list(at))
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vet.allowed import Count, Counts, Places, Positives, Seed
 from vet.core.deltas import LowRank
 from vet.core.site import Site
 from vet.core.tuner import Tuner, rank_and_alpha
@@ -32,9 +33,9 @@ class DyLoRA(Tuner):
         ViT-B/16 on qkv, rank 8: 294,912.
     """
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 8,
-                 alpha: float | list[float] | dict[str, float] | None = None, schedule: str = 'random', smallest: int = 1,
-                 use: int | None = None, seed: int = 0, at: str | list[str] = 'attn.qkv'):
+    def __init__(self, rank: Counts = 8,
+                 alpha: Positives | None = None, schedule: str = 'random', smallest: Count = 1,
+                 use: Count | None = None, seed: Seed = 0, at: Places = 'attn.qkv'):
         super().__init__(at)
         if schedule not in SCHEDULES:
             raise UnknownNameError('schedule of DyLoRA', schedule, SCHEDULES)

@@ -6,6 +6,7 @@ C: width. r: rank. n: number of (C, C) matrices in all sites, 12 a block: q, k, 
 import torch
 from torch import nn
 
+from vet.allowed import Count, Places, Positive
 from vet.core.delta import Delta
 from vet.core.deltas import LowRankUpdate
 from vet.core.site import Site
@@ -81,8 +82,8 @@ class FacT(Tuner):
     Parameters: tt: 2 C r + n r^2; tk: 2 C r + n r + r^3. ViT-B/16 (C = 768, n = 144), tk, r = 32: 86,528.
     """
 
-    def __init__(self, rank: int = 32, variant: str = 'tk', scale: float = 1.0,
-                 at: str | list[str] | tuple[str, ...] = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')):
+    def __init__(self, rank: Count = 32, variant: str = 'tk', scale: Positive = 1.0,
+                 at: Places = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')):
         super().__init__(at)
         if variant not in VARIANTS:
             raise UnknownNameError('variant of FacT', variant, VARIANTS)

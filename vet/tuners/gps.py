@@ -1,11 +1,14 @@
 """GPS: of each neuron's input connections, the few with the largest gradients are tuned.   Zhang et al. 2023, arXiv:2312.10136"""
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import nn
 
+from vet.allowed import Counts, Places
 from vet.core.delta import Delta
 from vet.core.modes import in_eval
 from vet.core.reweight import Reweight
@@ -32,8 +35,8 @@ class GPS(Tuner):
     Parameters per site: k out, and out of a bias; ViT-B/16, k = 1: 83,712, and 83,712 of biases.
     """
 
-    def __init__(self, k: int | list[int] | dict[str, int] = 1, bias: bool = True, images: int = 1000,
-                 at: str | list[str] | tuple[str, ...] = ('stem', 'weight')):
+    def __init__(self, k: Counts = 1, bias: bool = True, images: Annotated[int, Interval(ge=1, le=10 ** 9)] = 1000,
+                 at: Places = ('stem', 'weight')):
         super().__init__(at)
         if images < 1:
             raise UserError(f'images is {images}; it must be at least 1.')

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vet.allowed import Count
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -27,7 +28,7 @@ class LadderSide(Tuner):
     Blocks that all take and give the same tokens (N, C).
     """
 
-    def __init__(self, reduction: int = 8, heads: int = 4):
+    def __init__(self, reduction: Count = 8, heads: Count = 4):
         super().__init__(['block', 'backbone'])
         if reduction < 1 or heads < 1:
             raise UserError(f'reduction is {reduction} and heads is {heads}; both must be at least 1.')

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from vet.allowed import Counts, Places, Positives
 from vet.core.deltas import LowRankUpdate
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -51,8 +52,8 @@ class LoHa(Tuner):
     The same as PEFT's LoHa, convolutions flattened (its use_effective_conv2d=False).
     """
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 4, alpha: float | list[float] | dict[str, float] | None = None,
-                 at: str | list[str] = 'attn.qkv'):
+    def __init__(self, rank: Counts = 4, alpha: Positives | None = None,
+                 at: Places = 'attn.qkv'):
         super().__init__(at)
         self.rank, self.alpha = rank, alpha
 

@@ -1,10 +1,13 @@
 """LoKr: Kronecker products as updates.   KronA, Edalati et al. 2022, arXiv:2212.10650; LyCORIS, Yeh et al. 2024, 2309.14859"""
 
 import math
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
+from vet.allowed import MOST, Counts, Places, Positives
 from vet.core.delta import Delta
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -75,9 +78,9 @@ class LoKr(Tuner):
     The same as PEFT's LoKr, convolutions flattened (its use_effective_conv2d=False, decompose_both=False).
     """
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 4,
-                 alpha: float | list[float] | dict[str, float] | None = None, factor: int = -1,
-                 at: str | list[str] = 'attn.qkv'):
+    def __init__(self, rank: Counts = 4,
+                 alpha: Positives | None = None, factor: Annotated[int, Interval(ge=-1, le=MOST)] = -1,
+                 at: Places = 'attn.qkv'):
         super().__init__(at)
         if type(factor) is not int or factor == 0 or factor < -1:
             raise UserError(f'factor is {factor!r}; allowed: a positive int, or -1.')

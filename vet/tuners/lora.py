@@ -1,5 +1,6 @@
 """LoRA: low-rank updates of frozen weights, and its variants.   Hu et al. 2021, arXiv:2106.09685"""
 
+from vet.allowed import Count, Counts, Dropout, Places, Positive, Positives, Seed
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
 from vet.core.site import Site
@@ -30,11 +31,11 @@ class LoRA(Tuner):
 
     length_key = ('lora_length', 'rank', 'r')
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 10,
-                 alpha: float | list[float] | dict[str, float] | None = None, dropout: float = 0.0,
-                 parts: str | None = None, at: str | list[str] = 'attn.qkv', variant: str = 'plain', seed: int = 0, *,
-                 r: int | None = None, lora_alpha: float | None = None, lora_dropout: float | None = None,
-                 target_modules: list[str] | None = None):
+    def __init__(self, rank: Counts = 10,
+                 alpha: Positives | None = None, dropout: Dropout = 0.0,
+                 parts: str | None = None, at: Places = 'attn.qkv', variant: str = 'plain', seed: Seed = 0, *,
+                 r: Count | None = None, lora_alpha: Positive | None = None, lora_dropout: Dropout | None = None,
+                 target_modules: Places | None = None):
         rank, alpha = rank if r is None else r, alpha if lora_alpha is None else lora_alpha
         dropout = dropout if lora_dropout is None else lora_dropout
         if parts is not None and (not parts or set(parts) - set('qkv') or len(set(parts)) < len(parts)):

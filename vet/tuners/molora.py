@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vet.allowed import Count, Counts, Places, Positives
 from vet.core.delta import Delta
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -27,8 +28,8 @@ class MoLoRA(Tuner):
         ViT-B/16 on qkv, four experts of rank 4: 626,688.
     """
 
-    def __init__(self, rank: int | list[int] | dict[str, int] = 4, experts: int = 4, topk: int | None = None,
-                 alpha: float | list[float] | dict[str, float] | None = None, at: str | list[str] = 'attn.qkv'):
+    def __init__(self, rank: Counts = 4, experts: Count = 4, topk: Count | None = None,
+                 alpha: Positives | None = None, at: Places = 'attn.qkv'):
         super().__init__(at)
         if experts < 2:
             raise UserError(f'experts is {experts}; allowed: 2 or more (for one, use LoRA).')

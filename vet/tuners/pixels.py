@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from vet.allowed import Count, Positive
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -18,7 +19,7 @@ class PixelBranch(Tuner):
     Parameters: rank (3 H W + C); VGG-19 with its 1000 logits at 224 pixels, rank 10: 1,515,280.
     """
 
-    def __init__(self, rank: int = 10, scale: float = 1.0):
+    def __init__(self, rank: Count = 10, scale: Positive = 1.0):
         super().__init__('backbone')
         if rank < 1 or scale == 0:
             raise UserError(f'rank is {rank} and scale is {scale}; rank must be at least 1, and scale not be 0.')

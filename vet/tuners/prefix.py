@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vet.allowed import Counts, Places
 from vet.core.attention import tie_to_positions
 from vet.core.delta import Delta
 from vet.core.deltas import DropLast
@@ -31,7 +32,7 @@ class Prefix(Tuner):
     identity_at_start = False
     length_key = ('prefix_length', 'length')
 
-    def __init__(self, length: int | list[int] | dict[str, int] = 10, at: str | list[str] = 'attn'):
+    def __init__(self, length: Counts = 10, at: Places = 'attn'):
         super().__init__(at)
         self.length = length
 

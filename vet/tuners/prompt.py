@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vet.allowed import Counts, Dropout, Places
 from vet.core.attention import attends, tie_to_positions
 from vet.core.delta import Delta
 from vet.core.deltas import DropLast
@@ -33,8 +34,8 @@ class VPT(Tuner):
     identity_at_start = False
     length_key = ('prompt_length', 'length')
 
-    def __init__(self, length: int | list[int] | dict[str, int] = 10, depth: str = 'deep', dropout: float = 0.0,
-                 at: str | list[str] = 'block'):
+    def __init__(self, length: Counts = 10, depth: str = 'deep', dropout: Dropout = 0.0,
+                 at: Places = 'block'):
         super().__init__(at)
         if depth not in ('deep', 'shallow'):
             raise UnknownNameError('depth of VPT', depth, ('deep', 'shallow'))

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from vet.allowed import Count, Counts, Places, Positive
 from vet.core.deltas import InputLowRank
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -43,8 +44,8 @@ class RepAdapter(Tuner):
         biases out (221,184).
     """
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, groups: int = 2, scale: float = 1.0,
-                 at: str | list[str] | tuple[str, ...] = ('attn.qkv', 'mlp.fc1')):
+    def __init__(self, width: Counts = 8, groups: Count = 2, scale: Positive = 1.0,
+                 at: Places = ('attn.qkv', 'mlp.fc1')):
         super().__init__(at)
         if type(groups) is not int or groups < 1:
             raise UserError(f'groups is {groups!r}; allowed: a positive int.')

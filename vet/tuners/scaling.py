@@ -1,8 +1,12 @@
 """Tuners that scale what frozen layers take and give: IA3, SSF and RLRR. All merge."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Interval
 from torch import nn
 
+from vet.allowed import Places
 from vet.core.deltas import Scale, ScaleInput
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -49,7 +53,7 @@ class IA3(Tuner):
     ViT-B/16: 55,296 parameters, that is 12 blocks of 2 C + 4 C.
     """
 
-    def __init__(self, at: str | list[str] | tuple[str, ...] = ('attn.qkv', 'mlp.fc2')):
+    def __init__(self, at: Places = ('attn.qkv', 'mlp.fc2')):
         super().__init__(at)
 
     def tune(self, site: Site) -> None:
@@ -75,7 +79,7 @@ class SSF(Tuner):
     ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the last norm.
     """
 
-    def __init__(self, std: float = 0.02, at: str | list[str] | tuple[str, ...] = ('stem', 'norm', 'weight')):
+    def __init__(self, std: Annotated[float, Interval(ge=0, le=10)] = 0.02, at: Places = ('stem', 'norm', 'weight')):
         super().__init__(at)
         self.std, self.identity_at_start = std, std == 0
 
@@ -95,7 +99,7 @@ class RLRR(Tuner):
 
     identity_at_start = False
 
-    def __init__(self, at: str | list[str] | tuple[str, ...] = ('stem', 'norm', 'weight')):
+    def __init__(self, at: Places = ('stem', 'norm', 'weight')):
         super().__init__(at)
 
     def tune(self, site: Site) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
+from vet.allowed import Counts, Places, Positive
 from vet.core.delta import Delta
 from vet.core.modes import in_eval
 from vet.core.site import Site
@@ -32,8 +34,8 @@ class SCT(Tuner):
 
     identity_at_start = False
 
-    def __init__(self, channels: int | list[int] | dict[str, int] = 96, scale: float = 1.0, images: int = 1000,
-                 at: str | list[str] = 'block'):
+    def __init__(self, channels: Counts = 96, scale: Positive = 1.0, images: Annotated[int, Interval(ge=1, le=10 ** 9)] = 1000,
+                 at: Places = 'block'):
         super().__init__(at)
         if scale == 0 or images < 1:
             raise UserError(f'scale is {scale} and images is {images}; scale must not be 0, and images be at least 1.')

@@ -2,6 +2,7 @@
 
 import re
 
+from vet.allowed import Count, Places
 from vet.core.deltas import Scale
 from vet.core.site import NORMS, Site
 from vet.core.tuner import Tuner
@@ -47,7 +48,7 @@ class Partial(Tuner):
 
     no_gradient = UNREAD
 
-    def __init__(self, blocks: int = 1, norm: bool = False, names: str | list[str] | None = None,
+    def __init__(self, blocks: Count = 1, norm: bool = False, names: Places | None = None,
                  indices: tuple[int | None, int | None] | None = None):
         if blocks < 1:
             raise UserError(f'blocks is {blocks}; it must be at least 1.')
@@ -94,7 +95,7 @@ class BitFit(Tuner):
 
     no_gradient = UNREAD
 
-    def __init__(self, at: str | list[str] = 'backbone'):
+    def __init__(self, at: Places = 'backbone'):
         super().__init__(at)
 
     def tune(self, site: Site) -> None:
@@ -110,7 +111,7 @@ class NormTune(Tuner):
 
     no_gradient = UNREAD
 
-    def __init__(self, at: str | list[str] = 'norm'):
+    def __init__(self, at: Places = 'norm'):
         super().__init__(at)
 
     def tune(self, site: Site) -> None:
@@ -128,7 +129,7 @@ class DiffFit(Tuner):
 
     no_gradient = UNREAD
 
-    def __init__(self, outputs: str | list[str] | tuple[str, ...] = ('attn.proj', 'mlp.fc2')):
+    def __init__(self, outputs: Places = ('attn.proj', 'mlp.fc2')):
         super().__init__(['backbone', 'norm', *([outputs] if isinstance(outputs, str) else outputs)])
 
     def tune(self, site: Site) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vet.allowed import Text
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -25,7 +26,7 @@ class SideTuning(Tuner):
 
     identity_at_start = False
 
-    def __init__(self, side: str | Mapping[str, Any] = 'fcn4'):
+    def __init__(self, side: Text | Mapping[str, Any] = 'fcn4'):
         super().__init__('backbone')
         if side != 'fcn4' and not isinstance(side, Mapping):
             raise UserError(f'side is {side!r}; allowed: "fcn4", or a backbone such as dict(type="torchvision", name="alexnet").')

@@ -1,7 +1,8 @@
 """U-Tuning: a tuner in parallel with any frozen operation.   Jiang et al. 2023, arXiv:2303.00690"""
 
-from collections.abc import Sequence
+from typing import Literal
 
+from vet.allowed import Counts, Dropout, Places, Positive
 from vet.core.deltas import Bottleneck
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -20,8 +21,8 @@ class UTuning(Tuner):
     Parameters per operation: 2 width C + width + C, and those of a learned scale; ViT-B/16, width 8, all three: 470,304.
     """
 
-    def __init__(self, width: int | list[int] | dict[str, int] = 8, scale: float | str = 1.0, dropout: float = 0.0,
-                 at: str | Sequence[str] = ('attn', 'mlp', 'block')):
+    def __init__(self, width: Counts = 8, scale: Positive | Literal['learned', 'channel'] = 1.0, dropout: Dropout = 0.0,
+                 at: Places = ('attn', 'mlp', 'block')):
         super().__init__(at if isinstance(at, str) else list(at))
         if isinstance(scale, str) and scale not in Bottleneck.SCALES:
             raise UserError(f'scale is {scale!r}; allowed: a number, "learned" (one at each site) or "channel" (one per channel).')

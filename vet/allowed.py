@@ -1,0 +1,189 @@
+"""Which values a setting or an argument of a plugin may have: a type hint, with the range of numbers in `Annotated`.
+
+The hint stands at the field, or in the signature of the plugin, and is read from there. Nothing is said twice.
+
+    warmup_epochs: Annotated[float, Interval(ge=0)] = 0
+"""
+
+import numbers
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval, Len, MinLen, Predicate
+
+MOST = 65_536       # more ranks, channels or tokens than any layer has: a number above is a slip of the hand
+
+Count = Annotated[int, Interval(ge=1, le=MOST)]
+Classes = Annotated[int, Interval(ge=1, le=10 ** 7)]                        # of a head
+CountOrNone = Annotated[int, Interval(ge=0, le=MOST)]                       # of a block: 0 skips it
+Counts = Count | Annotated[list[CountOrNone], MinLen(1)] | Annotated[dict[str, CountOrNone], MinLen(1)]  # also by depth or pattern
+Positive = Annotated[float, Interval(gt=0, le=1e6)]
+Positives = Positive | Annotated[list[Positive], MinLen(1)] | Annotated[dict[str, Positive], MinLen(1)]
+Rate = Annotated[float, Interval(ge=1e-12, le=1000)]                      # a learning rate
+Share = Annotated[float, Interval(ge=0, le=1)]
+Dropout = Annotated[float, Interval(ge=0, lt=1)]
+Seed = Annotated[int, Interval(ge=0, le=2 ** 32 - 1)]                       # NumPy takes no larger seed
+Text = Annotated[str, MinLen(1)]
+Places = Text | Annotated[Sequence[Text], MinLen(1)]                        # of a tuner: `at`
+
+NAMES = {int: 'a whole number', float: 'a number', numbers.Number: 'a number', str: 'a text', bool: 'True or False',
+         type(None): 'None', Path: 'a path', list: 'a list', tuple: 'a list', dict: 'a dict'}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type that the hint says, and in its range. A bool is no number; NaN and infinity fit nothing."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Annotated:
+        return fits(value, inner[0]) and all(_holds(value, limit) for limit in inner[1:])
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in inner)
+    if origin is Literal:
+        return any(type(value) is type(option) and value == option for option in inner)
+    if _is_a(origin or hint, Mapping):
+        return isinstance(value, Mapping) and all(_all_fit(part, inner[i:i + 1]) for i, part in enumerate((value, value.values())))
+    if _is_a(origin or hint, Sequence) and hint is not str:
+        is_list = isinstance(value, (list, tuple))
+        if origin is tuple and inner and inner[-1] is not Ellipsis:
+            return is_list and len(value) == len(inner) and all(map(fits, value, inner))
+        return is_list and _all_fit(value, inner[:1])
+    if hint in (int, float, numbers.Number):
+        is_number = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+        return is_number and abs(value) <= sys.float_info.max
+    if hint is None or hint is type(None):
+        return value is None
+    if isinstance(hint, type) and issubclass(hint, os.PathLike):
+        return isinstance(value, (str, os.PathLike))
+    if origin is Callable:
+        return callable(value)
+    return not isinstance(hint, type) or isinstance(value, hint)    # of a hint that is no type, nothing is known
+
+
+def _all_fit(values: Any, hint: tuple[Any, ...]) -> bool:
+    return not hint or all(fits(value, hint[0]) for value in values)
+
+
+def _is_a(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base) and kind is not str
+
+
+def _holds(value: Any, limit: Any) -> bool:
+    if isinstance(limit, Len):
+        return limit.min_length <= len(value) <= (limit.max_length or sys.maxsize)
+    if isinstance(limit, MinLen):
+        return len(value) >= limit.min_length
+    if isinstance(limit, Predicate):
+        return bool(limit.func(value))
+    if isinstance(limit, Interval):
+        return ((limit.ge is None or value >= limit.ge) and (limit.gt is None or value > limit.gt)
+                and (limit.le is None or value <= limit.le) and (limit.lt is None or value < limit.lt))
+    return True
+
+
+def without_ranges(hint: Any) -> Any:
+    """The hint's type alone."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return without_ranges(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(without_ranges(option) for option in inner)]      # noqa: UP007, of a computed tuple
+    if origin in (list, Sequence) and inner:
+        return list[without_ranges(inner[0])]       # type: ignore[misc]
+    if origin in (dict, Mapping) and len(inner) == 2:
+        return dict[inner[0], without_ranges(inner[1])]     # type: ignore[misc, valid-type]
+    return hint
+
+
+def without_floats(hint: Any) -> Any:
+    """The hint without those of its options that are floats: what an int must fit to stay an int."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kept = tuple(option for option in options if without_ranges(option) is not float)
+    return typing.Union[kept] if kept else type(None)       # noqa: UP007, of a computed tuple
+
+
+def choices(hint: Any) -> list[str]:
+    """The texts that a hint allows by name, where it allows nothing else but True, False and None."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option not in (bool, type(None))]
+        return choices(options[0]) if len(options) == 1 else []
+    return [option for option in typing.get_args(hint) if isinstance(option, str)] if typing.get_origin(hint) is Literal else []
+
+
+def must_be(value: Any, hint: Any) -> str:
+    """What a value that does not fit must be: its range alone, where its type is right; of a list, the entry that is wrong."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        near = next((option for option in inner if fits(value, without_ranges(option))), None)
+        near = near or next((option for option in inner if _is_of_many(value, option)), None)
+        return describe(without_ranges(hint)) if near is None else must_be(value, near)
+    if _is_of_many(value, hint):
+        entry, values = _of_entries(hint), value.values() if isinstance(value, Mapping) else value
+        if wrong := [one for one in values if not fits(one, entry)]:
+            return f'{NAMES.get(type(value), "a list")} whose values are {describe(entry)}, but {wrong[0]!r} is not'
+    return fits(value, without_ranges(hint)) and _range(hint) or describe(hint)
+
+
+def _is_of_many(value: Any, hint: Any) -> bool:
+    """Whether value and hint are both lists of any length, or both dicts, whose values the hint describes."""
+    kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    base = Mapping if isinstance(value, Mapping) else Sequence if isinstance(value, (list, tuple)) else None
+    origin = typing.get_origin(kind)
+    return base is not None and _is_a(origin, base) and origin is not tuple
+
+
+def _of_entries(hint: Any) -> Any:
+    kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return typing.get_args(kind)[-1]
+
+
+def describe(hint: Any) -> str:
+    """The hint in words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        limits = ' and '.join(filter(None, map(_limit, inner[1:])))
+        return f'{describe(inner[0])} {limits}' if limits and inner[0] in (int, float) else describe(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return ' or '.join(dict.fromkeys(map(describe, inner)))
+    if origin is Literal:
+        return ' or '.join(map(repr, inner))
+    if _is_a(origin or hint, Mapping):
+        has_values = len(inner) > 1 and inner[1] is not Any
+        return f'a dict whose values are {describe(inner[1])}' if has_values else 'a dict with a "type"'
+    if _is_a(origin or hint, Sequence):
+        if origin is tuple and inner and inner[-1] is not Ellipsis:
+            return f'a list of {len(inner)} values: {", ".join(map(describe, inner))}'
+        return f'a list, each value of which is {describe(inner[0])}' if inner and inner[0] is not Any else 'a list'
+    return NAMES.get(hint) or str(getattr(hint, '__name__', hint))
+
+
+def _range(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return ' and '.join(filter(None, map(_limit, inner[1:])))
+    if origin in (typing.Union, types.UnionType):
+        return next(filter(None, map(_range, inner)), '')
+    return ''
+
+
+def _limit(limit: Any) -> str:
+    if isinstance(limit, Len):
+        return f'of {limit.min_length} to {limit.max_length} values'
+    if isinstance(limit, MinLen):
+        return 'not empty'
+    if isinstance(limit, Predicate):
+        return limit.func.__doc__ or limit.func.__name__
+    if not isinstance(limit, Interval):
+        return ''
+    low = f'at least {_plain(limit.ge)}' if limit.ge is not None else f'above {_plain(limit.gt)}' if limit.gt is not None else ''
+    high = f'at most {_plain(limit.le)}' if limit.le is not None else f'below {_plain(limit.lt)}' if limit.lt is not None else ''
+    return ' and '.join(filter(None, (low, high)))
+
+
+def _plain(number: Any) -> str:
+    return f'{number:,}' if isinstance(number, int) else f'{number:g}'
