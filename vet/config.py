@@ -95,6 +95,7 @@ class Train:
     cutmix: Annotated[float, Interval(ge=0, le=1000)] = 0
     label_smoothing: Dropout = 0
     ema: Between | None = None       # decay per step of the average of the trained parameters
+    #                                  after step s (0, 1, …) it is at most (1 + s) / (10 + s): the average forgets the start
     accumulate: Count = 1            # batches per optimizer step
     clip_norm: Annotated[float, Interval(ge=1e-8, le=1e8)] | None = None
     # auto: bf16 where the hardware has it; fp8: bf16 with frozen products in float8

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
 from tests.engine.runs import SmallDigits, build, config, small
 from vet import build_trainer, pipeline
+from vet.cli.train import _line_of_python
 from vet.errors import UserError
 
 HALF = dict(type='Normalize', mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])        # as the backbone has it
@@ -93,3 +95,12 @@ def test_a_size_that_the_network_takes(tmp_path):
     assert build_trainer(model=made, work_dir=tmp_path / 'run', device='cpu', **data).train()['steps']
 
 
+
+
+def test_the_example_beside_a_run_may_be_a_tensor(tmp_path):
+    """The line that `vet train` ends with shows an image of the test split, which a dataset may give as a tensor."""
+    data = dict(train_dataset=SmallDigits('train'), eval_dataset=Floats('test', normalised=False))
+    trainer = build(tmp_path / 'run', data=data, **{'train.max_epochs': 1})
+    trainer.train()
+    assert 'example.png' in _line_of_python(trainer)
+    assert list(Image.open(tmp_path / 'run' / 'example.png').getdata()) == list(SmallDigits('test')[0][0].getdata())

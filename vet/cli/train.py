@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+
 from vet.builders import build_trainer
 from vet.cli.command import add_common, add_options, run
 from vet.datasets.image import open_image
@@ -103,7 +106,8 @@ def _line_of_python(trainer: Trainer) -> str:
     dataset: Any = trainer.data['train'] if trainer.data['test'] is None else trainer.data['test']
     example = trainer.folder.path.absolute() / 'example.png'
     data = io.BytesIO()
-    open_image(dataset[0][0]).save(data, 'PNG')
+    image = dataset[0][0]
+    (to_pil_image(image) if isinstance(image, torch.Tensor) else open_image(image)).save(data, 'PNG')
     write_file(example, data.getvalue())
     output = str(trainer.folder.output.absolute())
     task = f', task={dataset.task_of(0)!r}' if hasattr(dataset, 'task_of') else ''
