@@ -37,6 +37,7 @@ ARCHITECTURES = [
     ('timm', 'vgg16', 13, 13, 0, ()),
     ('torchvision', 'vit_b_16', 12, 48, 25, VIT_ROLES),
     ('torchvision', 'swin_t', 12, 48, 29, VIT_ROLES),
+    ('torchvision', 'swin_v2_t', 12, 72, 29, VIT_ROLES),
     ('torchvision', 'convnext_tiny', 18, 54, 23, ('mlp', 'mlp.fc1', 'mlp.fc2')),
     ('torchvision', 'resnet50', 16, 52, 53, ()),
     ('torchvision', 'mobilenet_v2', 17, 50, 52, ()),
@@ -81,6 +82,18 @@ SHAPES = [
     ('torchvision', 'vit_b_16', 'mlp.fc2[0]', 'encoder.layers.encoder_layer_0.mlp.3', (197, 3072), (197, 768), -1, 1),
     ('torchvision', 'swin_t', 'block[0]', 'features.1.0', (56, 56, 96), (56, 56, 96), -1, 1),
     ('torchvision', 'swin_t', 'mlp.fc1[0]', 'features.1.0.mlp.0', (56, 56, 96), (56, 56, 384), -1, 1),
+    ('torchvision', 'swin_t', 'attn[0]', 'features.1.0.attn', (56, 56, 96), (56, 56, 96), -1, 1),
+    ('torchvision', 'swin_t', 'attn[-1]', 'features.7.1.attn', (7, 7, 768), (7, 7, 768), -1, 1),
+    ('torchvision', 'swin_v2_t', 'attn[3]', 'features.3.1.attn', (28, 28, 192), (28, 28, 192), -1, 1),
+    ('torchvision', 'maxvit_t', 'block[0]', 'blocks.0', (64, 112, 112), (64, 56, 56), -3, 1),
+    ('torchvision', 'shufflenet_v2_x0_5', 'block[-1]', 'stage4.3', (192, 7, 7), (192, 7, 7), -3, 1),
+    ('timm', 'samvit_base_patch16', 'attn[2]', 'blocks.2.attn', (64, 64, 768), (64, 64, 768), -1, 1),
+    ('timm', 'davit_tiny', 'block[-1]', 'stages.3.blocks.0.1', (768, 7, 7), (768, 7, 7), -3, 1),
+    ('timm', 'mambaout_femto', 'block[-1]', 'stages.3.blocks.2', (7, 7, 288), (7, 7, 288), -1, 1),
+    ('timm', 'focalnet_tiny_lrf', 'block[-1]', 'layers.3.blocks.1', (768, 7, 7), (768, 7, 7), -3, 1),
+    ('timm', 'caformer_s18', 'mlp[5]', 'stages.1.blocks.2.mlp', (128, 28, 28), (128, 28, 28), -3, 1),
+    ('timm', 'efficientvim_m1', 'stages.2.blocks.1.mixer.out_proj.conv', 'stages.2.blocks.1.mixer.out_proj.conv', (320, 9),
+     (320, 9), -2, 1),
     ('torchvision', 'convnext_tiny', 'block[0]', 'features.1.0', (96, 56, 56), (96, 56, 56), -3, 1),
     ('torchvision', 'convnext_tiny', 'mlp.fc2[0]', 'features.1.0.block.5', (56, 56, 384), (56, 56, 96), -1, 1),
     ('torchvision', 'alexnet', 'block[0]', 'features.0', (3, 224, 224), (64, 55, 55), -3, 1),
@@ -97,17 +110,18 @@ def test_sites_have_their_shapes_and_channel_axis(source, name, at, path, in_sha
 
 
 class Odd(nn.Module):
-    """A network of a family nobody knows: no class or path that says what is what."""
+    """A network of a family nobody knows: no class or path that says what is what. Its values come first, then keys, queries."""
 
     def __init__(self) -> None:
         super().__init__()
         self.into = nn.Conv2d(3, 8, 8, 8)
-        self.rungs = nn.ModuleList(nn.ModuleDict(dict(mix=nn.Linear(8, 24), out=nn.Linear(24, 8))) for _ in range(3))
+        self.rungs = nn.ModuleList(nn.ModuleDict(dict(mix=nn.Linear(8, 24), out=nn.Linear(8, 8))) for _ in range(3))
 
     def forward(self, x):
         x = self.into(x).flatten(2).mT
         for rung in self.rungs:
-            x = x + rung['out'](torch.tanh(rung['mix'](x)))
+            v, k, q = rung['mix'](x).chunk(3, -1)
+            x = x + rung['out']((k @ q.mT).softmax(-2).mT @ v)
         return x.mean(1)
 
 

@@ -138,7 +138,8 @@ def test_pissa_drops_out_the_input_of_the_trained_pair_alone():
 @pytest.mark.parametrize('parts', [None, 'kv'])
 def test_vera_scales_frozen_projections(parts):
     _, qkv, delta = tuned('vit', QKV, variant='vera', rank=6, parts=parts)
-    A, B = (getattr(delta.shared, name) for name in delta.names)
+    assert len(set(delta.names)) == 1
+    A, B = (getattr(delta.shared, name) for name in delta.names[0])
     assert A.shape == (6, 32) and B.shape == (32 if parts else 96, 6)
     x = torch.randn(5, 32, dtype=torch.float64)
     expected = x @ qkv.weight.T + qkv.bias

@@ -12,7 +12,7 @@ from torch import nn
 from vet.core.site import WEIGHTED, Layout
 from vet.errors import UserError
 
-BLOCK_CLASS = re.compile(r'(.*(Block|Bottleneck|InvertedResidual|MBConv|SeparableConv|EdgeResidual)|Inception[A-E]?|Fire)')
+BLOCK_CLASS = re.compile(r'(.*(Block|Bottleneck|InvertedResidual|MBConv|SeparableConv|EdgeResidual)(V\d)?|Inception[A-E]?|Fire)')
 ATTENTION = r'(attn|self_attention|attention)'
 INNER = {                                           # below a block
     'attn': ATTENTION,

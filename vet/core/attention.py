@@ -1,9 +1,17 @@
-"""What ties an attention to the number or the places of its tokens. Read by tuners that add tokens."""
+"""What an attention is made of: what ties it to the number or the places of its tokens, and which rows make q, k and v."""
 
 import inspect
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from vet.core.modes import in_eval
+from vet.core.site import Site, SiteMap
 
 POSITIONS = re.compile(r'rope|rel_?pos|relative_position|window|attention_bias|bias_table')
 
@@ -26,3 +34,135 @@ def tie_to_positions(part: nn.Module) -> str | None:
 def attends(part: nn.Module) -> bool:
     """Whether an attention lies within `part`, so that its tokens exchange information whatever their number."""
     return any('attention' in type(module).__name__.lower() for module in part.modules())
+
+
+Rows = slice | torch.Tensor         # of a weight: rows that lie together, or their numbers (n,)
+PRODUCTS = ('matmul', '__matmul__', 'bmm')
+
+
+def find_parts(network: nn.Module, sites: Sequence[Site], called: SiteMap, image: torch.Tensor) -> dict[str, dict[str, Rows]]:
+    """By site, which rows of its weight make the queries 'q', the keys 'k' and the values 'v'; {} where nothing shows them.
+
+    Networks lay a fused projection out as [q; k; v], or head by head; others have a projection for each. So one forward on
+    `image` (1, 3, H, W) is watched. The products around each softmax are q k' and p v, and gradients tell which rows of a
+    weight reach q, k and v. Every row must reach exactly one of them.
+    """
+    found: dict[str, dict[str, Rows]] = {}
+    around: dict[str, str] = {}         # by site, the module whose forward is watched: the nearest around it, then the next
+    for site in sites:
+        if isinstance(site.host, nn.MultiheadAttention) and site.weight_name == 'in_proj_weight':       # as torch documents it
+            size = len(site.weight) // 3
+            found[site.name] = {part: slice(i * size, (i + 1) * size) for i, part in enumerate('qkv')}
+        elif not image.is_meta:
+            around[site.name] = called.around(site.name) if site.called else site.host_name
+    weights = {site.name: site.weight for site in sites}
+    for _ in range(3):
+        watched: dict[str, dict[str, Any]] = {}
+        for name, path in around.items():
+            watched.setdefault(path, {})[name] = weights[name]
+        if not watched:
+            break
+        found |= _watch(network, watched, image)
+        around = {name: called.around(path) for name, path in around.items() if path and name not in found}
+    return found
+
+
+def _watch(network: nn.Module, watched: Mapping[str, dict[str, Any]], image: torch.Tensor) -> dict[str, dict[str, Rows]]:
+    spy = _Spy()
+    weights = [weight for named in watched.values() for weight in named.values() if not weight.requires_grad]
+    handles = []
+    for path, named in watched.items():
+        module = network.get_submodule(path)
+        handles += [module.register_forward_pre_hook(lambda _, args, named=named: spy.enter(named, args)),
+                    module.register_forward_hook(lambda _, args, out: spy.leave(out))]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        with in_eval(network), torch.enable_grad(), spy:
+            network(image)
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+        for handle in handles:
+            handle.remove()
+    return {name: _split(masks) for name, masks in spy.masks.items()}
+
+
+class _Spy(TorchFunctionMode):
+    """Within, notes for each weight of an attention which of its rows reach q, k and v: (3, out) of bool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: dict[str, torch.Tensor] = {}
+        self.around: list[Mapping[str, Any]] = []       # the weights of each watched module that is running
+        self.product: tuple = ()                        # the factors of the last product
+        self.scores: tuple = ()                         # the queries and keys of the last softmax
+
+    @property
+    def named(self) -> Mapping[str, Any]:
+        return self.around[-1] if self.around else {}
+
+    def enter(self, named: Mapping[str, Any], args: tuple) -> tuple:
+        """Returns other numbers for the arguments: none of them zero, and none lost to a network's odd weights."""
+        self.around.append(named)
+        self.product = self.scores = ()
+        return tree_map_only(torch.Tensor, lambda given: _waves(given) if given.is_floating_point() else given, args)
+
+    def leave(self, out: Any) -> Any:
+        """Forgets the attention, and the graph of what it gives."""
+        self.around.pop()
+        self.product = self.scores = ()
+        return tree_map_only(torch.Tensor, torch.Tensor.detach, out)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        name = getattr(function, '__name__', '')
+        if not self.named:
+            return out
+        if name == 'scaled_dot_product_attention':
+            self.note(*(*args, *(kwargs or {}).values())[:3])
+        elif name in PRODUCTS and self.scores:
+            self.note(*self.scores, *args[:2])
+            self.product = self.scores = ()
+        elif name in PRODUCTS:
+            self.product = args[:2]
+        elif name == 'softmax' and self.product:
+            dim = (kwargs or {}).get('dim', args[1] if len(args) > 1 else -1)
+            over_right = dim % out.dim() == out.dim() - 1               # the columns of q k' are the keys
+            self.scores = self.product if over_right else self.product[::-1]
+        return out
+
+    def note(self, q: torch.Tensor, k: torch.Tensor, *values: torch.Tensor) -> None:
+        """values: v, or p and v in any order; p is made of q and k."""
+        reached = [self.reached(tensor) for tensor in (q, k, *values)]
+        for name in self.named:
+            q_rows, k_rows, *others = (rows[name] for rows in reached)
+            v_rows = next((rows for rows in others if not (rows & (q_rows | k_rows)).any()), others[0])
+            masks = torch.stack([q_rows, k_rows, v_rows])
+            if masks.any():
+                self.masks.setdefault(name, masks)      # the first softmax that a weight reaches is its own
+
+    def reached(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """By weight, which of its rows the tensor depends on."""
+        weights = list(self.named.values())
+        if not tensor.requires_grad:
+            return {name: torch.zeros(len(weight), dtype=torch.bool) for name, weight in self.named.items()}
+        gradients = torch.autograd.grad((tensor * _waves(tensor)).sum(), weights, retain_graph=True, allow_unused=True)
+        return {name: torch.zeros(len(weight), dtype=torch.bool) if gradient is None else gradient.flatten(1).any(1).cpu()
+                for (name, weight), gradient in zip(self.named.items(), gradients)}
+
+
+def _waves(like: torch.Tensor) -> torch.Tensor:
+    """Numbers of that shape, between -1 and 1, whose sums do not cancel."""
+    return (torch.arange(like.numel(), device=like.device) + 1.0).sin().view(like.shape).to(like.dtype)
+
+
+def _split(masks: torch.Tensor) -> dict[str, Rows]:
+    if not (masks.sum(0) == 1).all():
+        return {}
+    return {part: _rows(mask.nonzero().flatten()) for part, mask in zip('qkv', masks) if mask.any()}
+
+
+def _rows(numbers: torch.Tensor) -> Rows:
+    first, last = int(numbers[0]), int(numbers[-1]) + 1
+    return slice(first, last) if last - first == len(numbers) else numbers

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vet.core.attention import Rows
 from vet.core.delta import Delta
 from vet.core.products import add_product
 from vet.core.reweight import reweights_of
@@ -40,10 +41,10 @@ class LowRankUpdate(Delta):
 
 
 class LowRank(LowRankUpdate):
-    """W + scale B A, on whole weights or on slices of their rows (the q, k or v of a fused projection).
+    """W + scale B A, on whole weights or on parts of their rows (the q, k or v of a fused projection).
 
     weight_shape: (out, in) of a Linear or (out, in / groups, kH, kW) of a convolution, taken as (out, in kH kW / groups).
-    rows: the slices of `out` that get a pair (A_i, B_i) of their own. A is (pairs x rank, in), B is (rows, rank).
+    rows: the parts of `out` that get a pair (A_i, B_i) of their own. A is (pairs x rank, in), B is (rows, rank).
     A starts uniform as nn.Linear does, B at zero, so that the update starts at zero.
     """
 
@@ -52,12 +53,21 @@ class LowRank(LowRankUpdate):
     linear_in: tuple[str, ...] = ('B',)
 
     def __init__(self, weight_shape: torch.Size, rank: int, scale: float = 1.0, dropout: float = 0.0,
-                 rows: list[slice] | None = None):
+                 rows: list[Rows] | None = None):
         super().__init__()
         self.out_features, in_features = weight_shape[0], math.prod(weight_shape[1:])
-        self.rows = rows or [slice(0, self.out_features)]
+        self._rows = rows or [slice(0, self.out_features)]
+        for i, part in enumerate(self._rows):
+            if isinstance(part, torch.Tensor):      # a buffer, so that the numbers go to the weight's device
+                self.register_buffer(f'rows_{i}', part, persistent=False)
+        self.sizes = [part.stop - part.start if isinstance(part, slice) else len(part) for part in self._rows]
         self.rank, self.scale, self.dropout = rank, scale, dropout
-        self.make(in_features, sum(r.stop - r.start for r in self.rows))
+        self.make(in_features, sum(self.sizes))
+
+    @property
+    def rows(self) -> list[Rows]:
+        """The parts, as slices or as row numbers on the device of the weight."""
+        return [part if isinstance(part, slice) else self.get_buffer(f'rows_{i}') for i, part in enumerate(self._rows)]
 
     def make(self, in_features: int, num_rows: int) -> None:
         """Makes the parameters."""
@@ -72,7 +82,7 @@ class LowRank(LowRankUpdate):
         return self.A, self.full_B()
 
     def full_B(self) -> torch.Tensor:
-        """scale B as (out, pairs x rank): block-diagonal over the slices, zero in the rows of no slice."""
+        """scale B as (out, pairs x rank): block-diagonal over the parts, zero in the rows of no part."""
         return self.placed(self.scale * self.B)
 
     def placed(self, B: torch.Tensor) -> torch.Tensor:
@@ -80,11 +90,8 @@ class LowRank(LowRankUpdate):
         if len(B) == self.out_features and len(self.rows) == 1:
             return B
         full = B.new_zeros(self.out_features, len(self.rows) * self.rank)
-        start = 0
-        for pair, rows in enumerate(self.rows):
-            size = rows.stop - rows.start
-            full[rows, pair * self.rank:(pair + 1) * self.rank] = B[start:start + size]
-            start += size
+        for pair, (rows, part) in enumerate(zip(self.rows, B.split(self.sizes))):
+            full[rows, pair * self.rank:(pair + 1) * self.rank] = part
         return full
 
     def extra_repr(self) -> str:

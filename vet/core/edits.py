@@ -1,6 +1,7 @@
 """Thaw and Hook: the edits beside Reweight that a tuner makes on a network. Each can be undone bit for bit. Used by core.tuner.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,6 +47,7 @@ class Hook:
     delta: nn.Module
     handle: RemovableHandle
     is_before: bool
+    place: int | str | None = None      # of the tensor that is edited, in a tuple, list or dict that the module gives
     mergeable = False
 
     @classmethod
@@ -53,8 +55,8 @@ class Hook:
         return cls(module, delta, module.register_forward_pre_hook(partial(_edit_input, delta)), True)
 
     @classmethod
-    def after(cls, module: nn.Module, delta: nn.Module) -> 'Hook':
-        return cls(module, delta, module.register_forward_hook(partial(_edit_output, delta)), False)
+    def after(cls, module: nn.Module, delta: nn.Module, place: int | str | None = None) -> 'Hook':
+        return cls(module, delta, module.register_forward_hook(partial(_edit_output, delta, place)), False, place)
 
     def undo(self) -> None:
         self.handle.remove()
@@ -64,10 +66,16 @@ def _edit_input(delta: nn.Module, module: nn.Module, args: tuple) -> tuple:
     return delta(args[0]), *args[1:]
 
 
-def _edit_output(delta: nn.Module, module: nn.Module, args: tuple, out: Any) -> Any:
-    if isinstance(out, tuple):          # nn.MultiheadAttention gives (output, weights): as in the dry run, the first counts
-        return delta(args[0], out[0]), *out[1:]
-    return delta(args[0], out)
+def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, out: Any) -> Any:
+    if isinstance(out, torch.Tensor):
+        return delta(args[0], out)
+    edited = delta(args[0], out[place])
+    if isinstance(out, tuple):
+        parts = [edited if i == place else part for i, part in enumerate(out)]
+        return type(out)(*parts) if hasattr(out, '_fields') else tuple(parts)
+    changed = copy.copy(out)
+    changed[place] = edited
+    return changed
 
 
 def statistics(module: nn.Module) -> list[str]:

@@ -1,6 +1,6 @@
 """Kinds of LowRank that start from the frozen weight or from shared projections: DoRA, PiSSA and VeRA.
 
-r: rank. m, norms: (out,). A (r, in), B (out, r), stacked where there are several slices of rows, as in LowRank.
+r: rank. m, norms: (out,). A (r, in), B (out, r), stacked where there are several parts of rows, as in LowRank.
 """
 
 from typing import Any
@@ -38,13 +38,12 @@ class DoRA(LowRank):
         return self._ratio(moved.detach()).view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * moved, bias
 
     def _ratio(self, moved: torch.Tensor) -> torch.Tensor:
-        """m / ||W + scale B A|| (out,), 1 in the rows of no slice"""
+        """m / ||W + scale B A|| (out,), 1 in the rows of no part"""
         ratio = self.m / self._norms(moved).clamp_min(1e-12)       # a pruned row has norm 0
         if len(ratio) < self.out_features:
-            start, full = 0, ratio.new_ones(self.out_features)
-            for rows in self.rows:
-                full[rows] = ratio[start:start + rows.stop - rows.start]
-                start += rows.stop - rows.start
+            full = ratio.new_ones(self.out_features)
+            for rows, part in zip(self.rows, ratio.split(self.sizes)):
+                full[rows] = part
             ratio = full
         return ratio
 
@@ -83,7 +82,7 @@ class PiSSA(LowRank):
     def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
         if self.scale <= 0:
             raise UserError(f'alpha / rank is {self.scale:g}, but PiSSA divides singular values by it; give a positive alpha.')
-        smallest = min(self.rows[0].stop - self.rows[0].start, weight[0].numel())
+        smallest = min(*self.sizes, weight[0].numel())
         if self.rank > smallest:
             raise UserError(f'rank is {self.rank}, but PiSSA starts from singular values, of which '
                             f'{tuple(weight.shape)} has {smallest}.')
@@ -145,9 +144,9 @@ class VeRA(LowRank):
 
     def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
         assert isinstance(shared, Projections)
-        self.names = shared.pair(self.rank, weight[0].numel(), self.rows[0].stop - self.rows[0].start, weight)
+        self.names = [shared.pair(self.rank, weight[0].numel(), size, weight) for size in self.sizes]
         object.__setattr__(self, 'shared', shared)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        A, B = (getattr(self.shared, name).repeat(len(self.rows), 1) for name in self.names)
+        A, B = (torch.cat([getattr(self.shared, name) for name in names]) for names in zip(*self.names))
         return self.d[:, None] * A, self.placed(self.scale * self.b[:, None] * B)

@@ -1,6 +1,7 @@
 """Sites: the places of a backbone where a tuner may act, found by role, with the shapes that one dry run saw.
 
-Read by backbones (which say what plays which role) and by tuners (which ask for sites). Of vet it imports errors and modes alone.
+Read by backbones (which say what plays which role) and by tuners (which ask for sites). Of vet it imports errors, modes and
+channels alone.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vet.core.channels import Channels, tensors_in
 from vet.core.modes import in_eval
 from vet.errors import NoSiteError, UnknownNameError, UserError
 
@@ -21,23 +23,81 @@ AT = re.compile(r'(?P<role>[^\[\]]+)(\[(?P<slice>[-\d]*(:[-\d]*)?)\])?')
 
 
 @dataclass(frozen=True)
+class Call:
+    """What the dry run saw of a module: its order, its batch size, the tensor it takes first and the tensor that others read.
+
+    Shapes are per image. A channel axis is None where the dry run does not show it.
+    """
+
+    order: int
+    batch: int
+    in_shape: torch.Size
+    out_shape: torch.Size
+    in_axis: int | None = -1
+    out_axis: int | None = -1
+    place: int | str | None = None      # of the tensor that others read, in what the module gives; None: it gives a tensor
+    takes: str = ''                     # what the module takes, where its first argument is not a tensor
+    gives: str = ''                     # what the module gives, where others read several of its tensors
+    reads: bool = True                  # whether the module computes with the tensor it takes first
+
+
+@dataclass(frozen=True)
 class Site:
     """One module of a backbone, as a tuner sees it. Shapes are per image: (N, C) tokens, (C, H, W) or (H, W, C) maps."""
 
     name: str                       # dotted module path; '' is the whole network
     module: nn.Module               # the module of that name
     host: nn.Module                 # the module that is called: itself, or the nearest caller that reads its weight
+    host_name: str
     weight_name: str                # its weight, as a parameter path below host
     bias_name: str
-    in_shape: torch.Size            # of the host
-    out_shape: torch.Size
-    axis: int                       # channel axis of the output: -1, or -3 for (C, H, W) maps
+    call: Call                      # of the host
     depth: int                      # its block (between two: the one before) from 0; -1 before all, num_blocks after all
     num_blocks: int
     grid: tuple[int, int] | None    # (H, W) of the patch tokens
     num_prefix_tokens: int          # class, distillation and register tokens
-    windows_per_image: int          # Swin's attention sees (windows x B, N, C)
     found: tuple[str, ...] = ()     # the names of all sites that one `find` gave, this one among them
+
+    @property
+    def in_shape(self) -> torch.Size:
+        """Of what the host takes first, per image."""
+        return self.call.in_shape
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """Of what the host gives, per image."""
+        return self.call.out_shape
+
+    @property
+    def in_axis(self) -> int:
+        """The channel axis of the input, from behind. NoSiteError where the dry run does not show it."""
+        return self._shown(self.call.in_axis, f'takes {tuple(self.in_shape)}')
+
+    @property
+    def axis(self) -> int:
+        """The channel axis of the output, from behind. NoSiteError where the dry run does not show it."""
+        return self._shown(self.call.out_axis, f'gives {tuple(self.out_shape)}')
+
+    @property
+    def windows_per_image(self) -> int:
+        """Rows of an image at the host: Swin's attention sees (windows x B, N, C)."""
+        return self.call.batch
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether the input is (N, C) per image."""
+        return len(self.in_shape) == 2 and self.in_axis == -1
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether input and output have one shape, with the channels at one axis."""
+        return self.in_shape == self.out_shape and self.in_axis == self.axis
+
+    def _shown(self, axis: int | None, what: str) -> int:
+        if axis is None:
+            raise NoSiteError(f'{self} {what} per image, but no layer of the network shows which axis holds the channels; '
+                              f'choose other sites with at=….')
+        return axis
 
     @property
     def called(self) -> bool:
@@ -101,16 +161,6 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Call:
-    """What the dry run saw of a module: its order, batch size and shapes of the first tensor in and out."""
-
-    order: int
-    batch: int
-    in_shape: torch.Size
-    out_shape: torch.Size
-
-
-@dataclass(frozen=True)
 class Layout:
     """What plays which role in one network: regular expressions over whole module paths, beside what its tokens are."""
 
@@ -121,22 +171,59 @@ class Layout:
 
 def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
     """Runs `network` on one image (1, 3, H, W) and returns, by dotted path, each module that was called."""
-    calls: dict[str, Call] = {}
+    seen: dict[str, _Seen] = {}
+    channels = Channels()
+    entered: dict[str, int] = {}
 
-    def record(name: str, args: tuple, out: object) -> None:
-        given, gave = _first_tensor(args), _first_tensor(out)
-        if name not in calls and given is not None and gave is not None:
-            calls[name] = Call(len(calls), given.shape[0], given.shape[1:], gave.shape[1:])
+    def enter(name: str) -> None:
+        entered[name] = channels.clock
 
-    handles = [module.register_forward_hook(lambda _, args, out, name=name: record(name, args, out))
-               for name, module in network.named_modules()]
+    def leave(name: str, args: tuple, kwargs: dict, out: Any) -> None:
+        if name not in seen and all(next(tensors_in(value), None) is not None for value in ((args, kwargs), out)):
+            seen[name] = _Seen(channels, args, kwargs, out, entered[name])
+
+    handles = []
+    for name, module in network.named_modules():
+        handles += [module.register_forward_pre_hook(lambda *_, name=name: enter(name)),
+                    module.register_forward_hook(lambda _, args, kwargs, out, name=name: leave(name, args, kwargs, out),
+                                                 with_kwargs=True)]
     try:
-        with torch.no_grad(), in_eval(network):
+        with torch.no_grad(), in_eval(network), channels:
             network(image)
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    return {name: one.call(order) for order, (name, one) in enumerate(seen.items())}
+
+
+class _Seen:
+    """One call of a module, noted when the module returns; `call` answers when the network has returned. Keeps no tensor."""
+
+    def __init__(self, channels: Channels, args: tuple, kwargs: Mapping, out: Any, entered: int):
+        self.channels, self.left = channels, channels.clock
+        given = next(tensors_in((args, kwargs)))
+        self.batch, self.in_shape, self.in_axes = given.shape[0], given.shape[1:], channels.axes(given)
+        self.reads = self.channels.used_after(self.in_axes, entered)
+        self.takes = ''
+        if not args or args[0] is not given:
+            self.takes = f'a {type(args[0]).__name__} first' if args else 'its tensors by keyword'
+        entries = {None: out} if isinstance(out, torch.Tensor) else out if isinstance(out, Mapping) else dict(enumerate(out))
+        self.kind = type(out).__name__
+        self.gave = {place: [(tensor.shape[1:], channels.axes(tensor)) for tensor in tensors_in(entry)]
+                     for place, entry in entries.items()}
+
+    def call(self, order: int) -> Call:
+        given = [(place, *tensor) for place, tensors in self.gave.items() for tensor in tensors]
+        read = [tensor for tensor in given if self.channels.used_after(tensor[2], self.left)] or given
+        place, out_shape, out_axes = read[0]
+        several = max(len(read), len(self.gave[place]))
+        gives = f'{several} tensors in a {self.kind}' if several > 1 else ''
+        in_axis, out_axis = (self.channels.axis(axes) for axes in (self.in_axes, out_axes))
+        if len(self.in_shape) == len(out_shape):
+            in_axis, out_axis = in_axis or out_axis, out_axis or in_axis
+        in_axis, out_axis = (-1 if axis is None and len(shape) < 3 else axis
+                             for axis, shape in ((in_axis, self.in_shape), (out_axis, out_shape)))
+        return Call(order, self.batch, self.in_shape, out_shape, in_axis, out_axis, place, self.takes, gives, self.reads)
 
 
 class SiteMap:
@@ -144,6 +231,7 @@ class SiteMap:
 
     def __init__(self, network: nn.Module, layout: Layout, calls: Mapping[str, Call], family: str):
         self.network, self.layout, self.calls, self.family = network, layout, calls, family
+        self.parts: dict[str, Any] = {}         # by site, see Tuner.rows_of_parts
         pattern = re.compile(layout.roles.get('block', '(?!)'))
         self.blocks = sorted((name for name in calls if pattern.fullmatch(name)), key=lambda name: calls[name].order)
 
@@ -187,6 +275,13 @@ class SiteMap:
                 raise NoSiteError(f'{at!r} matches no site: {self.family} has {len(self.blocks)} blocks.')
         return sites
 
+    def around(self, name: str) -> str:
+        """The path of the nearest module around the one of that name that the dry run saw called."""
+        path = name.rpartition('.')[0]
+        while path not in self.calls:
+            path = path.rpartition('.')[0]
+        return path
+
     def _names(self) -> Iterator[str]:
         """Module paths, and the packed projection of each nn.MultiheadAttention, which is a parameter of no module."""
         for name, module in self.network.named_modules():
@@ -212,34 +307,14 @@ class SiteMap:
         packed = isinstance(module, nn.MultiheadAttention) and name.endswith('.in_proj')
         if packed:
             path = name.removesuffix('.in_proj')
-        host = path
-        while host and host not in self.calls:
-            host = host.rpartition('.')[0]
+        host = path if path in self.calls else self.around(path)
         below = path[len(host):].lstrip('.') + '.' if path != host else ''
         weight, bias = ('in_proj_weight', 'in_proj_bias') if packed else ('weight', 'bias')
         call, block = self.calls[host], self._block_of(name)
         passed = sum(self.calls[earlier].order < call.order for earlier in self.blocks)
         depth = self.blocks.index(block) if block else passed if passed == len(self.blocks) else passed - 1
-        return Site(name, module, self.network.get_submodule(host), below + weight, below + bias,
-                    call.in_shape, call.out_shape, self._axis(host), depth, len(self.blocks),
-                    self.layout.grid, self.layout.num_prefix_tokens, call.batch)
-
-    def _axis(self, name: str) -> int:
-        """Of a module with channels: where they are. Of a container: as in its first part that takes the same input."""
-        call, module = self.calls[name], self.network.get_submodule(name)
-        if len(call.out_shape) < 3:
-            return -1
-        if isinstance(module, nn.Linear):
-            return -1
-        if isinstance(module, NORMS + WEIGHTED):
-            is_last = isinstance(module, nn.LayerNorm | nn.RMSNorm) and '2d' not in type(module).__name__.lower()
-            return -1 if is_last else -3
-        prefix = name + '.' if name else ''
-        inside = (part for part in sorted(self.calls, key=lambda part: self.calls[part].order)
-                  if part != name and part.startswith(prefix) and self.calls[part].in_shape == call.in_shape
-                  and isinstance(self.network.get_submodule(part), NORMS + WEIGHTED))
-        first = next(inside, None)
-        return self._axis(first) if first else -3
+        return Site(name, module, self.network.get_submodule(host), host, below + weight, below + bias,
+                    call, depth, len(self.blocks), self.layout.grid, self.layout.num_prefix_tokens)
 
 
 def _fitting(pattern: str, names: tuple[str, ...], what: str) -> list[str]:
@@ -254,12 +329,6 @@ def _fitting(pattern: str, names: tuple[str, ...], what: str) -> list[str]:
         raise UserError(f'{what} has the pattern {pattern!r}, which fits none of the {len(names)} sites: {", ".join(names[:3])}, '
                         f'…. Mend it, or leave it out.')
     return found
-
-
-def _first_tensor(value: object) -> torch.Tensor | None:
-    if isinstance(value, torch.Tensor):
-        return value if value.dim() else None
-    return next((t for t in value if isinstance(t, torch.Tensor) and t.dim()), None) if isinstance(value, (tuple, list)) else None
 
 
 def _as_slice(text: str) -> slice:

@@ -167,7 +167,7 @@ def _put(mixed: Backbone, name: str, edit: Any, paths: Mapping[int, str]) -> Rew
     path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]
     module, own = mixed.network.get_submodule(path), _OnOwn(name, edit.delta, mixed.sites.calls[path].batch)
     if isinstance(edit, Hook):
-        return Hook.before(module, own) if edit.is_before else Hook.after(module, own)
+        return Hook.before(module, own) if edit.is_before else Hook.after(module, own, edit.place)
     made = Reweight(module, edit.weight_name, edit.bias_name, own)
     made.apply()
     return made

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vet.allowed import Places
+from vet.core.attention import Rows, find_parts
 from vet.core.backbone import Backbone
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, statistics
@@ -79,16 +80,34 @@ class Tuner(nn.Module):
 
     def before(self, site: Site, delta: nn.Module) -> None:
         """The module's input x becomes `delta(x)`."""
-        self._edits.append(Hook.before(self._called(site), self._own(site, delta)))
+        module = self._called(site)
+        if not site.call.reads:
+            raise refuse(self, site, 'a module that computes with the first tensor it takes')
+        self._edits.append(Hook.before(module, self._own(site, delta)))
 
     def after(self, site: Site, delta: nn.Module) -> None:
-        """The module's output y becomes `delta(x, y)`."""
-        self._edits.append(Hook.after(self._called(site), self._own(site, delta)))
+        """The module's output y becomes `delta(x, y)`: the tensor, or the one tensor of several that others read."""
+        module = self._called(site)
+        if site.call.gives:
+            raise refuse(self, site, f'a module that gives one tensor to the others (this one gives {site.call.gives})')
+        self._edits.append(Hook.after(module, self._own(site, delta), site.call.place))
 
     def share(self, module: nn.Module, device: torch.device | None = None) -> nn.Module:
         """Owns what several deltas use: saved once. A delta keeps it with `object.__setattr__`, so as not to own it too."""
         self.deltas['shared'] = module
         return module.to(device)
+
+    def rows_of_parts(self, site: Site) -> dict[str, Rows]:
+        """Which rows of the site's weight make the queries 'q', the keys 'k' and the values 'v'; {} where nothing shows them."""
+        assert self.backbone is not None
+        known, leaf = self.backbone.sites.parts, site.name.rpartition('.')[2]
+        if site.name not in known:
+            alike = [name for name in site.found if name.rpartition('.')[2] == leaf]
+            like = next(self.backbone.network.parameters())
+            image = like.new_zeros(1, 3, *self.backbone.preprocessing.size)
+            sites = self.backbone.sites.find(alike)
+            known |= dict.fromkeys(alike, {}) | find_parts(self.backbone.network, sites, self.backbone.sites, image)
+        return known[site.name]
 
     # What holds for every tuner ------------------------------------------------------------------------------------
 
@@ -161,6 +180,8 @@ class Tuner(nn.Module):
         if not site.called and site.name:
             raise NoSiteError(f'{type(self).__name__} edits what flows through a module, but {site} is never called: its '
                               f'{site.weight_name!r} is read by {type(site.host).__name__}. Choose the module around it.')
+        if site.call.takes:
+            raise refuse(self, site, f'a module that takes a tensor first (this one takes {site.call.takes})')
         return site.module
 
 

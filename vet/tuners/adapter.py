@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+import torch
+
 from vet.allowed import Counts, Dropout, Places, Positive
 from vet.core.deltas import Bottleneck
 from vet.core.site import Site
@@ -49,14 +51,18 @@ class Adapter(Tuner):
         width = site.at_depth(self.width, 'width')
         if not width:
             return
-        shape = site.out_shape if self.position == 'after' else site.in_shape
-        out_shape = site.in_shape if self.position == 'before' else site.out_shape
-        places, out_places = ([size for i, size in enumerate(s) if i != len(s) + site.axis] for s in (shape, out_shape))
-        if not shape or places != out_places:
+        shape, axis = (site.out_shape, site.axis) if self.position == 'after' else (site.in_shape, site.in_axis)
+        out_shape, out_axis = (site.in_shape, site.in_axis) if self.position == 'before' else (site.out_shape, site.axis)
+        if not shape or axis != out_axis or _places(shape, axis) != _places(out_shape, axis):
             raise refuse(self, site, f'a module that keeps the number of its places (this one gives {tuple(out_shape)})')
-        delta = Bottleneck(shape[site.axis], width, site.axis, out_channels=out_shape[site.axis],
-                           parallel=self.position == 'parallel', **self.options)
+        delta = Bottleneck(shape[axis], width, axis, out_channels=out_shape[axis], parallel=self.position == 'parallel',
+                           **self.options)
         (self.before if self.position == 'before' else self.after)(site, delta)
+
+
+def _places(shape: torch.Size, axis: int) -> list[int]:
+    """The shape without its channels."""
+    return [size for i, size in enumerate(shape, -len(shape)) if i != axis]
 
 
 @TUNERS.register_module()

@@ -36,7 +36,7 @@ class Convpass(Tuner):
         if not width:
             return
         is_tokens, prefix = len(site.in_shape) == 2, site.num_prefix_tokens
-        if len(site.in_shape) not in (2, 3) or site.windows_per_image != 1 or site.out_shape != site.in_shape:
+        if len(site.in_shape) not in (2, 3) or site.windows_per_image != 1 or not site.keeps_shape:
             raise refuse(self, site, 'a module that takes the whole image as tokens or a map, and keeps its shape')
         if is_tokens and (site.grid is None or site.grid[0] * site.grid[1] + prefix != site.in_shape[0]):
             raise refuse(self, site, f'{prefix} prefix tokens and a grid of {site.grid or "known size"}, or a map')

@@ -49,12 +49,17 @@ class Tucker(TensorTrain):
 
 
 class FactorUpdate(LowRankUpdate):
-    """The parts `which` of one weight: stacked rows (q, k, v; fc1), or side by side where `columns` (fc2)."""
+    """The parts `which` of one weight: stacked rows (q, k, v; fc1), or side by side where `columns` (fc2).
+
+    order: of each row of the weight, its place in the stack; None: they lie as they are stacked.
+    """
 
     shared: TensorTrain
+    order: torch.Tensor | None
 
-    def __init__(self, factors: nn.Module, which: slice, scale: float, columns: bool):
+    def __init__(self, factors: nn.Module, which: slice, scale: float, columns: bool, order: torch.Tensor | None = None):
         super().__init__()
+        self.register_buffer('order', order, persistent=False)
         object.__setattr__(self, 'shared', factors)
         self.which, self.scale, self.columns = which, scale, columns
 
@@ -62,7 +67,7 @@ class FactorUpdate(LowRankUpdate):
         A = self.shared.U.T
         B = self.scale * self.shared.V @ self.shared.middle(self.which).transpose(1, 2)         # (parts, C, r)
         if not self.columns:
-            return A, B.flatten(0, 1)
+            return A, B.flatten(0, 1) if self.order is None else B.flatten(0, 1)[self.order]
         return torch.block_diag(*[A] * len(B)), torch.cat(list(B), 1)
 
     def extra_repr(self) -> str:
@@ -105,4 +110,7 @@ class FacT(Tuner):
 
     def tune(self, site: Site) -> None:
         out, inside = site.weight.shape
-        self.reweight(site, FactorUpdate(self.deltas['shared'], self.places[site.name], self.scale, inside > out))
+        rows = list(self.rows_of_parts(site).values()) if out == 3 * inside else []
+        order = None if all(isinstance(part, slice) for part in rows) else torch.cat(
+            [torch.arange(out)[part] for part in rows]).argsort()
+        self.reweight(site, FactorUpdate(self.deltas['shared'], self.places[site.name], self.scale, inside > out, order))

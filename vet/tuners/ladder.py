@@ -37,7 +37,7 @@ class LadderSide(Tuner):
     def shared(self, sites: list[Site]) -> None:
         *blocks, backbone = sites
         for site in blocks:
-            if len(site.in_shape) != 2 or not site.in_shape == site.out_shape == blocks[0].in_shape:
+            if not (site.takes_tokens and site.keeps_shape) or site.in_shape != blocks[0].in_shape:
                 raise refuse(self, site, 'a block of tokens (N, C), the same in and out in every block')
         N, C = blocks[0].in_shape
         width = C // self.reduction

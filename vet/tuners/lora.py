@@ -1,6 +1,7 @@
 """LoRA: low-rank updates of frozen weights, and its variants.   Hu et al. 2021, arXiv:2106.09685"""
 
 from vet.allowed import Count, Counts, Dropout, Places, Positive, Positives, Seed
+from vet.core.attention import Rows
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
 from vet.core.site import Site
@@ -20,8 +21,9 @@ class LoRA(Tuner):
     alpha: the update is scaled by alpha / rank; given like rank. None, or no pattern that fits, means alpha = rank, that is
         no scaling, as in ModelScope.
     dropout: of the update's input, in training. Linear layers and plain convolutions.
-    parts: which slices of a fused qkv get an update, each with its own A and B: 'qv' is the paper's choice. None: one
-        update of the whole weight, so that q, k and v share A, as in ModelScope.
+    parts: which of queries, keys and values get an update, each with its own A and B: 'qv' is the paper's choice. None: one
+        update of the whole weight, so that q, k and v share A, as in ModelScope. Which rows of a weight make them is found by
+        a forward, since networks lay them out in blocks or head by head; where the forward does not show it, parts are refused.
     at: 'attn.qkv', 'attn.proj', 'mlp.fc1', 'weight' (every Linear and convolution of the blocks), …
     variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera'; seed: vera's.
     r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names, which overrule.
@@ -58,19 +60,20 @@ class LoRA(Tuner):
 
     def tune(self, site: Site) -> None:
         rank, alpha = rank_and_alpha(self, site)
-        if not rank:
+        rows = self._rows(site) if rank else []
+        if rows == []:
             return
         scale = alpha / rank ** self.power
-        delta = self.delta(site.weight.shape, rank, scale, self.dropout, self._rows(site))
+        delta = self.delta(site.weight.shape, rank, scale, self.dropout, rows)
         if self.dropout and not (site.called and delta.splits(site.module)):
             raise refuse(self, site, 'a Linear or a plain Conv2d that is called (for its dropout)')
         delta.start(site.weight.detach(), self.deltas['shared'] if self.delta.shares else None)
         self.reweight(site, delta)
 
-    def _rows(self, site: Site) -> list[slice] | None:
+    def _rows(self, site: Site) -> list[Rows] | None:
+        """Of the chosen parts, those that the site's weight makes; None: the whole weight."""
         if self.parts is None:
             return None
-        out, inside = site.weight.shape[:2]
-        if out != 3 * inside:
-            raise refuse(self, site, 'a fused (3 x C, C) projection for its parts')
-        return [slice(i * inside, (i + 1) * inside) for i in sorted('qkv'.index(part) for part in self.parts)]
+        if not (known := self.rows_of_parts(site)):
+            raise refuse(self, site, f'for parts={self.parts!r} a projection each of whose rows makes a query, a key or a value')
+        return [known[part] for part in 'qkv' if part in self.parts and part in known]

@@ -43,15 +43,21 @@ class Prefix(Tuner):
             return
         fused, tie = getattr(site.module, 'qkv', None), tie_to_positions(site.module)
         normed = not isinstance(getattr(site.module, 'k_norm', None), nn.Identity | None)
-        if len(site.in_shape) != 2 or site.windows_per_image != 1 or tie or normed or not isinstance(fused, nn.Linear) \
-                or fused.out_features % 3:
+        if not site.takes_tokens or site.windows_per_image != 1 or tie or normed or not isinstance(fused, nn.Linear) \
+                or fused.out_features != 3 * fused.in_features:
             raise refuse(self, site, 'plain attention over all tokens, with a fused qkv layer'
                                      + (f' and free of {tie!r}' if tie else ' and unnormed keys' if normed else ''))
         before: list[Any] = list(site.module._forward_pre_hooks.values())
         if any(isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens) for hook in before):
             raise refuse(self, site, 'an attention without another prefix (one may be longer)')
+        projection, = (other for other in self.backbone.sites.find([f'{name}.qkv' for name in site.found])
+                       if other.name == f'{site.name}.qkv')
+        parts = self.rows_of_parts(projection)
+        if set(parts) != set('qkv'):
+            raise refuse(self, site, 'an attention whose qkv rows each make a query, a key or a value')
         self.before(site, EmptyTokens(length))
-        self.after(self.backbone.sites.find(f'{site.name}.qkv')[0], KeysAndValues(length, fused.out_features // 3))
+        order = torch.cat([torch.arange(fused.out_features)[parts[part]] for part in 'qkv']).argsort()
+        self.after(projection, KeysAndValues(length, fused.out_features // 3, order))
         self.after(site, DropLast(length))
 
 
@@ -72,9 +78,11 @@ class KeysAndValues(Delta):
     """qkv of N + P tokens: the last P keys and values become the learned ones; their queries ask for nothing."""
 
     by_token = True
+    order: torch.Tensor         # of each row of the projection, its place in [q; k; v]
 
-    def __init__(self, length: int, channels: int):
+    def __init__(self, length: int, channels: int, order: torch.Tensor):
         super().__init__()
+        self.register_buffer('order', order, persistent=False)
         key: Any = nn.Parameter(torch.empty(length, channels))
         value: Any = nn.Parameter(torch.empty(length, channels))
         for prefix in (key, value):
@@ -84,5 +92,5 @@ class KeysAndValues(Delta):
 
     def forward(self, x: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
         """x (B, N + P, C), qkv (B, N + P, 3 C) -> qkv"""
-        prefix = torch.cat([torch.zeros_like(self.key), self.key, self.value], -1).to(qkv.dtype)
+        prefix = torch.cat([torch.zeros_like(self.key), self.key, self.value], -1)[:, self.order].to(qkv.dtype)
         return torch.cat([qkv[:, :-len(prefix)], prefix.expand(len(qkv), -1, -1)], 1)

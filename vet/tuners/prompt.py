@@ -51,7 +51,7 @@ class VPT(Tuner):
         self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
         for site in sites:
             tie = tie_to_positions(site.module)
-            if len(site.in_shape) != 2 or site.out_shape != site.in_shape or tie or not attends(site.module):
+            if not (site.takes_tokens and site.keeps_shape) or tie or not attends(site.module):
                 raise refuse(self, site, 'tokens (N, C) under attention that takes any number of them'
                                          + (f', free of {tie!r}' if tie else ' (for convolutional networks see BorderPrompt)'))
         depths = [site.depth for site in sites]

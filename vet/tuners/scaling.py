@@ -12,33 +12,43 @@ from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
 
-NOT_SCALED = dict(qkv=1 / 3, in_proj=1 / 3, q=1, q_proj=1, k=0, k_proj=0, v=0, v_proj=0, kv=0)    # the queries' share of rows
+FUSED, QUERIES, KEYS_OR_VALUES = ('qkv', 'in_proj'), ('q', 'q_proj'), ('k', 'k_proj', 'v', 'v_proj', 'kv')     # last names of paths
 
 
 class ScaleRows(nn.Module):
-    """gamma W and gamma b on the output channels from `first` on. gamma starts at 1."""
+    """gamma W and gamma b on the output channels `rows`. gamma starts at 1."""
 
-    def __init__(self, out: int, first: int):
+    rows: torch.Tensor
+
+    def __init__(self, rows: torch.Tensor):
         super().__init__()
-        self.gamma = nn.Parameter(torch.ones(out - first))
+        self.register_buffer('rows', rows, persistent=False)
+        self.gamma = nn.Parameter(torch.ones(len(rows)))
 
     def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        gamma = torch.cat([self.gamma.new_ones(len(weight) - len(self.gamma)), self.gamma]).to(weight.dtype)
+        gamma = self.gamma.new_ones(len(weight)).index_put((self.rows,), self.gamma).to(weight.dtype)
         return gamma.view(-1, *[1] * (weight.dim() - 1)) * weight, None if bias is None else gamma * bias
 
 
 class Rescale(nn.Module):
-    """W + (s_left s_right') * W and b + f; of a fused projection, each of its `parts` has an s_right of its own."""
+    """W + (s_left s_right') * W and b + f; of a fused projection, each of its parts has an s_right of its own.
 
-    def __init__(self, weight_shape: torch.Size, parts: int, shift: bool):
+    part: of each row (out,), which of the s_right is its own.
+    """
+
+    part: torch.Tensor
+
+    def __init__(self, weight_shape: torch.Size, part: torch.Tensor, shift: bool):
         super().__init__()
+        self.register_buffer('part', part, persistent=False)
+        parts = int(part.max()) + 1
         self.left, self.right = nn.Parameter(torch.empty(weight_shape[0], 1)), nn.Parameter(torch.empty(parts, weight_shape[1]))
         self.f = nn.Parameter(torch.zeros(weight_shape[0])) if shift else None
         nn.init.kaiming_uniform_(self.left)
         nn.init.kaiming_uniform_(self.right)
 
     def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        scale = self.left * self.right.repeat_interleave(len(weight) // len(self.right), 0)         # (out, in)
+        scale = self.left * self.right[self.part]         # (out, in)
         scaled = weight + scale.view(*scale.shape, *[1] * (weight.dim() - 2)).to(weight.dtype) * weight
         return scaled, bias if self.f is None or bias is None else bias + self.f.to(bias.dtype)
 
@@ -48,8 +58,8 @@ class IA3(Tuner):
     """softmax(Q (l_k * K)') (l_v * V) and W2 (l_ff * act(W1 x)): keys, values and hidden features are scaled, from 1 on.
     Liu et al. 2022, arXiv:2205.05638, sec. 3.3
 
-    at: fused projections (3 C, C) have their keys and values scaled, and so have single ones named k or v; of any other
-        weight, such as mlp.fc2 or a convolution, it is the input channels.
+    at: of fused projections (qkv) the rows of keys and values are scaled, found as LoRA's parts are; single ones named k or v
+        are scaled whole; of any other weight, such as mlp.fc2 or a convolution, it is the input channels.
     ViT-B/16: 55,296 parameters, that is 12 blocks of 2 C + 4 C.
     """
 
@@ -60,14 +70,15 @@ class IA3(Tuner):
         shape, leaf = site.weight.shape, site.name.rpartition('.')[2]
         if len(shape) < 2:
             raise refuse(self, site, 'a weight matrix')
-        if leaf not in NOT_SCALED:
+        if leaf in FUSED:
+            parts = self.rows_of_parts(site)
+            if not {'k', 'v'} <= set(parts):
+                raise refuse(self, site, 'a fused projection each of whose rows makes a query, a key or a value')
+            self.reweight(site, ScaleRows(torch.cat([torch.arange(shape[0])[parts[part]] for part in 'kv'])))
+        elif leaf in KEYS_OR_VALUES:
+            self.reweight(site, ScaleRows(torch.arange(shape[0])))
+        elif leaf not in QUERIES:
             self.reweight(site, ScaleInput(shape, getattr(site.module, 'groups', 1)))
-            return
-        if leaf in ('qkv', 'in_proj') and shape[0] != 3 * shape[1]:
-            raise refuse(self, site, 'a fused (3 x C, C) projection')
-        first = round(NOT_SCALED[leaf] * shape[0])
-        if first < shape[0]:
-            self.reweight(site, ScaleRows(shape[0], first))
 
 
 @TUNERS.register_module()
@@ -93,7 +104,7 @@ class RLRR(Tuner):
     Dong et al. 2024, arXiv:2403.19067
 
     s_left (out), s_right (in) start as the authors' code draws them, so not as the identity; f at zero, and only where
-    there is a bias. q, k and v of a fused projection have an s_right each.
+    there is a bias. q, k and v of a fused projection have an s_right each, where its rows can be told apart.
     ViT-B/16: 288,768 parameters; the published 0.33M add the mean head of VTAB-1k's 19 tasks.
     """
 
@@ -107,4 +118,8 @@ class RLRR(Tuner):
         if len(shape) < 2 or site.depth < 0:
             self.reweight(site, Scale(shape[0], shift, std=0.02))
         else:
-            self.reweight(site, Rescale(shape, 3 if shape[0] == 3 * shape[1] else 1, shift))
+            part = torch.zeros(shape[0], dtype=torch.long)
+            rows = self.rows_of_parts(site) if shape[0] == 3 * shape[1] else {}
+            for i, name in enumerate(rows):
+                part[rows[name]] = i
+            self.reweight(site, Rescale(shape, part, shift))

@@ -34,7 +34,7 @@ class UTuning(Tuner):
         width = site.at_depth(self.width, 'width')
         if not width:
             return
-        if not site.in_shape or site.in_shape != site.out_shape:
+        if not site.in_shape or not site.keeps_shape:
             raise refuse(self, site, f'an operation that keeps the shape of its input (this one gives {tuple(site.out_shape)})')
         self.after(site, Bottleneck(site.in_shape[site.axis], width, site.axis, parallel=True, scale=self.scale,
                                     dropout=self.dropout))

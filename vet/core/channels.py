@@ -1,0 +1,115 @@
+"""Which axis of a tensor holds the channels, found by watching one forward. Used by core.site.
+
+A layer with a weight says where its channels are: a Linear and a layer norm read the last axis, a convolution and a batch norm
+the second. Between the layers the axes of a tensor become axes of the next one. `Channels` follows both. So a residual sum, a
+permutation, windows or padding between a layer and a block's edge hide nothing, and no class needs to be known by name.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+LAST = ('linear', 'layer_norm', 'rms_norm', 'lstm', 'gru')
+SECOND = ('conv1d', 'conv2d', 'conv3d', 'batch_norm', 'group_norm', 'instance_norm')
+MIXES = ('matmul', '__matmul__', '__rmatmul__', 'mm', 'bmm', 'baddbmm', 'einsum', 'tensordot', 'scaled_dot_product_attention')
+COPIES = ('reshape', 'flatten')         # may be a view, or a view's copy
+
+
+class Channels(TorchFunctionMode):
+    """Within, follows the axes of all tensors. After it, `axis` answers; `used_after` tells what became of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = 0                                      # functions that have run
+        self._axes: Any = WeakIdKeyDictionary()             # of a tensor, one number for each axis
+        self._last_use: dict[int, int] = {}                 # by a tensor's first number
+        self._same: list[int] = []                          # a forest: of an axis's number, its parent's
+        self._channels: set[int] = set()                    # the axes that a layer takes for channels
+
+    def axes(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        """The numbers of the tensor's axes: they stay valid when the tensor is gone."""
+        if tensor not in self._axes:
+            first = len(self._same)
+            self._axes[tensor] = tuple(range(first, first + max(tensor.dim(), 1)))
+            self._same.extend(self._axes[tensor])
+        return self._axes[tensor]
+
+    def axis(self, axes: tuple[int, ...]) -> int | None:
+        """The channel axis of the tensor with these numbers, from behind: -1 is the last. None where there is not one axis."""
+        roots = {self._root(number) for number in self._channels}
+        found = [place - len(axes) for place, number in enumerate(axes) if place and self._root(number) in roots]
+        return found[0] if len(found) == 1 else None
+
+    def used_after(self, axes: tuple[int, ...], clock: int) -> bool:
+        """Whether a function took the tensor later than at `clock`."""
+        return self._last_use.get(axes[0], -1) >= clock
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        name = getattr(function, '__name__', '')
+        given, gave = list(tensors_in((args, kwargs))), list(tensors_in(out))
+        if not gave and not isinstance(out, torch.Tensor):      # asked for a shape, a type or a device
+            return out
+        for tensor in given:
+            self._last_use[self.axes(tensor)[0]] = self.clock
+        self.clock += 1
+        for made in gave:
+            for tensor in given:
+                if name not in MIXES:
+                    self._follow(tensor, made, name)
+            if given and name in LAST + SECOND:
+                self._mark(given[0], name)
+                self._mark(made, name)
+        return out
+
+    def _mark(self, tensor: torch.Tensor, name: str) -> None:
+        place = 1 if name in SECOND else -1
+        if tensor.dim() > 1:
+            self._channels.add(self.axes(tensor)[place])
+
+    def _follow(self, before: torch.Tensor, after: torch.Tensor, name: str) -> None:
+        if after is before or not before.dim():
+            return
+        shared = range(before.dim() if before.dim() == after.dim() else 0)
+        if name in COPIES:
+            pairs = _kept(_places(before, _dense(before)), _places(after, _dense(after)))
+        elif before.untyped_storage()._cdata == after.untyped_storage()._cdata:
+            pairs = _kept(_places(before, before.stride()), _places(after, after.stride()))
+            pairs += [(i, i) for i in shared if before.stride(i) == after.stride(i) and min(before.shape[i], after.shape[i]) > 1]
+        else:
+            pairs = [(i, i) for i in shared]
+        one, other = self.axes(before), self.axes(after)
+        for i, j in pairs:
+            self._same[self._root(one[i])] = self._root(other[j])
+
+    def _root(self, number: int) -> int:
+        while self._same[number] != number:
+            self._same[number] = number = self._same[self._same[number]]
+        return number
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors with axes in a value and in its tuples, lists and dicts, in order."""
+    if isinstance(value, torch.Tensor):
+        if value.dim():
+            yield value
+    elif isinstance(value, (tuple, list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(part)
+
+
+def _places(tensor: torch.Tensor, strides: tuple[int, ...]) -> dict[tuple[int, int], int]:
+    """The place of each axis longer than 1, by its length and its step in memory: a view keeps both."""
+    return {(size, step): i for i, (size, step) in enumerate(zip(tensor.shape, strides)) if size > 1}
+
+
+def _kept(before: dict[tuple[int, int], int], after: dict[tuple[int, int], int]) -> list[tuple[int, int]]:
+    return [(before[key], place) for key, place in after.items() if key in before]
+
+
+def _dense(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The steps that the tensor's axes have in a dense copy."""
+    return torch.empty(tensor.shape, device='meta').stride()
