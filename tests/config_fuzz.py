@@ -76,17 +76,18 @@ def _short(value: Any) -> str:
 # Stand-ins ---------------------------------------------------------------------------------------------------------
 
 
-def register_data() -> None:
-    """FuzzData: 5 classes of 4 images of 8 x 8, with official splits, in place of data that is not at hand."""
-    if 'FuzzData' in DATASETS.module_dict:
-        return
+class FuzzData(ImageDataset):
+    """5 classes of 4 images of 8 x 8, with official splits, in place of data that is not at hand."""
 
-    @DATASETS.register_module()
-    class FuzzData(ImageDataset):
-        def __init__(self, root: str | Path = 'data', split: str = 'train', download: bool = False):
-            resolve_split(split, ('train', 'val', 'test'), 'FuzzData')
-            noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
-            super().__init__(map(str, range(5)), [(image, i % 5) for i, image in enumerate(noise)])
+    def __init__(self, root: str | Path = 'data', split: str = 'train', download: bool = False):
+        resolve_split(split, ('train', 'val', 'test'), 'FuzzData')
+        noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+        super().__init__(map(str, range(5)), [(image, i % 5) for i, image in enumerate(noise)])
+
+
+def register_data() -> None:
+    """Makes FuzzData a dataset that configs can name."""
+    DATASETS.register_module(module=FuzzData, force=True)
 
 
 def make_images(root: Path) -> None:

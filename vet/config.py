@@ -263,8 +263,8 @@ def _set_epochs(train: Train, given: Mapping[str, Any]) -> None:
     total = sum(stage.epochs for stage in train.stages)
     for name, value in (('max_epochs', given.get('max_epochs')), ('lr_scheduler.T_max', train.lr_scheduler.T_max)):
         if value not in (None, total):
-            raise UserError(f'train.{name} is {value}, but train.stages have {total} epochs together; leave it out, and set the '
-                            f'epochs of each stage.')
+            raise UserError(f'train.{name} is {value}, but train.stages have {total} epochs together. Set the epochs of each '
+                            f'stage, and train.{name} to {total}, or leave it out.')
     train.max_epochs = total
 
 
@@ -406,6 +406,8 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) <= sys.float_info.max:
         number = value if isinstance(value, float) else 'a whole number of more than 300 digits'
         raise UserError(f'{where} is {number}; a number in a config is finite.')
+    if isinstance(value, float) and 0 < abs(value) < 1e-30:
+        raise UserError(f'{where} is {value}; no setting is so small. Give 0, or a larger number.')
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UserError(f'{where} is {shown(value)}; a config holds texts, numbers, lists and dicts, so that it can be saved. Register '

@@ -95,5 +95,6 @@ def _not_downloaded(name: str, error: Exception) -> str:
     settings: Any = timm.get_pretrained_cfg(name)
     source = f'{settings.hf_hub_id} (file model.safetensors) on the Hugging Face hub' if settings.hf_hub_id else settings.url
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return (f'the weights of {name!r} are missing: {source} could not be downloaded ({reason}). Either give the file with '
-            f'--cfg-options model.backbone.checkpoint=PATH (.safetensors, .pth or .npz), or run once with a network.')
+    return (f'the weights of {name!r} are missing: {source} could not be downloaded ({reason}). Either give the file '
+            f'(.safetensors, .pth or .npz) in model.backbone.checkpoint (of a command: --cfg-options '
+            f'model.backbone.checkpoint=PATH), or run once with a network.')

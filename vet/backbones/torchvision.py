@@ -99,5 +99,6 @@ def _download(weights: Any) -> dict[str, torch.Tensor]:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f'the weights {weights} are missing: {weights.url} could not be downloaded ({error}). Either give the file with '
-            f'--cfg-options model.backbone.checkpoint=PATH, or run once with a network.') from error
+            f'the weights {weights} are missing: {weights.url} could not be downloaded ({error}). Either give the file in '
+            f'model.backbone.checkpoint (of a command: --cfg-options model.backbone.checkpoint=PATH), or run once '
+            f'with a network.') from error

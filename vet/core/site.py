@@ -105,6 +105,12 @@ class Site:
         return self.module is self.host and self.weight_name == 'weight'
 
     @property
+    def has_weight(self) -> bool:
+        """Whether there is a `weight`."""
+        owner, _, name = self.weight_name.rpartition('.')
+        return self.host.get_submodule(owner)._parameters.get(name) is not None
+
+    @property
     def weight(self) -> torch.Tensor:
         """The weight as it stands now: (out, in) of a Linear, (out, in / groups, kH, kW) of a convolution, (C,) of a norm."""
         try:

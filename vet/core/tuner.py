@@ -185,6 +185,16 @@ class Tuner(nn.Module):
         return site.module
 
 
+def check_rank(tuner: Any, sites: list[Site]) -> None:
+    """UserError for a rank above that of every weight at `sites`: the update would have more numbers than the weights."""
+    weights = [site.weight for site in sites if site.has_weight]
+    ranks = [min(len(weight), weight[0].numel()) for weight in weights if len(weight.shape) > 1]
+    wanted = max(site.at_depth(tuner.rank, 'rank') for site in sites)
+    if ranks and wanted > max(ranks):
+        raise UserError(f'rank is {wanted}, but the largest of the {len(ranks)} weights at {tuner.at!r} has {max(ranks)}; give a '
+                        f'smaller rank.')
+
+
 def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
     """What the tuner's `rank` and `alpha` say for a site that must have a weight matrix: (0, 0) where it is skipped.
 

@@ -9,7 +9,7 @@ from torch import nn
 from vet.allowed import MOST, Counts, Dropout, Places, Positives, Share
 from vet.core.deltas import LowRank
 from vet.core.site import Site
-from vet.core.tuner import Tuner, rank_and_alpha
+from vet.core.tuner import Tuner, check_rank, rank_and_alpha
 from vet.errors import UserError
 from vet.registry import TUNERS
 
@@ -48,6 +48,7 @@ class AdaLoRA(Tuner):
         self.gamma, self.beta1, self.beta2 = gamma, beta1, beta2
 
     def shared(self, sites: list[Site]) -> None:
+        check_rank(self, sites)
         ranks = [rank for site in sites if (rank := site.at_depth(self.rank, 'rank'))]
         if ranks and not 0 < self.target <= sum(ranks) / len(ranks):
             raise UserError(f'target is {self.target}; allowed: an average rank above 0, up to that of the start, '

@@ -9,7 +9,7 @@ import torch
 from vet.allowed import Count, Counts, Places, Positives, Seed
 from vet.core.deltas import LowRank
 from vet.core.site import Site
-from vet.core.tuner import Tuner, rank_and_alpha
+from vet.core.tuner import Tuner, check_rank, rank_and_alpha
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
@@ -44,6 +44,7 @@ class DyLoRA(Tuner):
         self.rank, self.alpha, self.schedule, self.smallest, self.use, self.seed = rank, alpha, schedule, smallest, use, seed
 
     def shared(self, sites: list[Site]) -> None:
+        check_rank(self, sites)
         if self.use is not None:
             _check(self.use, max(site.at_depth(self.rank, 'rank') for site in sites))
 

@@ -5,7 +5,7 @@ from vet.core.attention import Rows
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
 from vet.core.site import Site
-from vet.core.tuner import Tuner, rank_and_alpha, refuse
+from vet.core.tuner import Tuner, check_rank, rank_and_alpha, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
@@ -38,6 +38,10 @@ class LoRA(Tuner):
                  parts: str | None = None, at: Places = 'attn.qkv', variant: str = 'plain', seed: Seed = 0, *,
                  r: Count | None = None, lora_alpha: Positive | None = None, lora_dropout: Dropout | None = None,
                  target_modules: Places | None = None):
+        for name, own, default, other, given in (('rank', rank, 10, 'r', r), ('alpha', alpha, None, 'lora_alpha', lora_alpha),
+                                                 ('dropout', dropout, 0, 'lora_dropout', lora_dropout)):
+            if given is not None and own not in (default, given):
+                raise UserError(f'{name} is {own!r} and {other} is {given!r}, two names of one number; give one of them.')
         rank, alpha = rank if r is None else r, alpha if lora_alpha is None else lora_alpha
         dropout = dropout if lora_dropout is None else lora_dropout
         if parts is not None and (not parts or set(parts) - set('qkv') or len(set(parts)) < len(parts)):
@@ -55,7 +59,9 @@ class LoRA(Tuner):
         self.delta, self.power = VARIANTS[variant]
 
     def shared(self, sites: list[Site]) -> None:
-        if self.delta.shares:
+        if not self.delta.shares:       # VeRA's rank may be larger: its matrices are random, and shared by all sites
+            check_rank(self, sites)
+        else:
             self.share(self.delta.shares(self.seed))
 
     def tune(self, site: Site) -> None:
