@@ -56,7 +56,7 @@ def exports(name: str) -> dict[str, dict[str, float]]:
                                 work_dir=home / 'run', device='cpu')
         with torch.no_grad():
             for parameter in trainer.model.trainable().values():
-                parameter.add_(0.2 * torch.randn_like(parameter))
+                parameter.add_(0.02 * torch.randn_like(parameter))
         trainer.save_pretrained(home / 'model')
         for to, file in EXPORTS.items():
             made = export(home / 'model', home / file, to)

@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 WEIGHTS = {     # of each config; None: they ship with vet
     'minlora_jellyfish_mushroom': 'mobilenetv2_100', 'minlora_conv_jellyfish_mushroom': 'mobilenetv2_100',
     'finetune_jellyfish_mushroom': 'mobilenetv2_100', 'deit_tiny_peft_names_jellyfish_mushroom': 'deit_tiny_patch16_224',
-    'deit_tiny_pixels_goldfish': 'deit_tiny_patch16_224', 'digits_multitask': None}
+    'digits_multitask': None}
 
 
 def main() -> None:

@@ -117,12 +117,12 @@ def test_a_backbone_is_rebuilt_beside_the_shipped_one(tmp_path):
 def test_both_sides_of_the_comparison_with_peft_follow_one_recipe(tmp_path, monkeypatch):
     """vet's trainer and PEFT's loop end at the same numbers, up to rounding."""
     compared, random = script('peft_flowers'), np.random.default_rng(0)
-    pictures = [Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)) for _ in range(12)]
-    dataset = ImageDataset(['a', 'b'], [(picture, i % 2) for i, picture in enumerate(pictures)])
+    pictures = [Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)) for _ in range(16)]
+    train, test = (ImageDataset(['a', 'b'], [(picture, i % 2) for i, picture in enumerate(part)]) for part in (pictures[4:], pictures[:4]))
     args, models = argparse.Namespace(pixels=32, workers=0), []
 
     def trainer(name):
-        return build_trainer(model=str(compared.CONFIG), work_dir=tmp_path / name, device='cpu', train_dataset=dataset, eval_dataset=dataset,
+        return build_trainer(model=str(compared.CONFIG), work_dir=tmp_path / name, device='cpu', train_dataset=train, eval_dataset=test,
                              cfg_options={'model.backbone.pretrained': False, 'model.backbone.kwargs.img_size': 32, 'train.max_epochs': 2,
                                           'dataset.val': None, 'evaluation.before': False, 'train.dataloader.batch_size_per_gpu': 8,
                                           'train.dataloader.workers_per_gpu': 0, 'evaluation.dataloader.workers_per_gpu': 0})
