@@ -95,7 +95,7 @@ class Classifier:
         """An image as the network takes it, (3, H, W). A DataError says which of those given it is, counted from 0."""
         path = f' ({os.fspath(image)!r})' if isinstance(image, str | os.PathLike) else ''
         with told(lambda: f'image {number} of those given{path}', 'Give another image, or another evaluation.transform.'):
-            return self._view[task](open_image(image))
+            return self._view[task](open_image(image, self.model.for_task(task).backbone.preprocessing.gray_range))
 
 
 def pipeline(name: str = TASK, /, model: Folders | None = None, device: str | None = None, backbone: Weights = None,

@@ -29,7 +29,8 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
         OpenAI's or OpenCLIP's CLIP, SigLIP or DINOv2, or Google's .npz.
     pretrained: False, without a checkpoint: random weights, drawn from a fixed seed.
     roles: role names to regular expressions over module paths, for a family whose roles are not found.
-    preprocessing: changes to timm's settings (size, mean, std, crop_pct, interpolation).
+    preprocessing: changes to timm's settings (size, mean, std, crop_pct, interpolation, and gray_range, the
+        levels of gray images of more than 8 bits that become black and white, such as (0, 4095) for 12 bits).
     kwargs: such as dict(global_pool='catavgmax') of a convolutional network: its features are cat(mean, max), 2 C.
     classifier: True keeps the pretrained classifier, of timm's or kwargs' num_classes: the output are its logits.
     """

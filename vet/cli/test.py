@@ -6,6 +6,7 @@ import json
 from vet.builders import build_dataset, build_datasets, check_classes, class_names, find_config, modified
 from vet.cli.command import add_common, add_import, add_options, import_plugins, run
 from vet.config import read_settings
+from vet.datasets.base import set_gray_range
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import measure
 from vet.engine.views import refuse_two_normalisations, refuse_unfit_views
@@ -41,6 +42,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     if dataset is None:
         raise UserError(f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….')
     check_classes(class_names(dataset), model.classes, 'the dataset', 'the model')
+    set_gray_range(dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()})
     views = {task: build_transform(settings.evaluation.transform, **vars(part.backbone.preprocessing))
              for task, part in model.tasks.items()}
     for task, part in model.tasks.items():

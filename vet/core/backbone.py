@@ -4,6 +4,7 @@ Made by the files of backbones/, edited by tuners, called by ImageClassifier.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     crop_pct: float = 0.875                                     # the crop's share of the resized image's short side
     interpolation: str = 'bicubic'
+    gray_range: tuple[float, float] | None = None               # of gray images of more than 8 bits: the levels that become black
+    #                                                             and white; None: 0 and 65,535
 
     def with_changes(self, changes: Mapping[str, Any]) -> 'Preprocessing':
         """A copy with `changes`; UserError for a name that is none of the fields. `size` may be one int."""
@@ -35,7 +38,17 @@ class Preprocessing:
         values = asdict(self) | {name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in changes.items()}
         if isinstance(values['size'], int):
             values['size'] = (values['size'], values['size'])
+        if values['gray_range'] is not None:
+            check_gray_range(values['gray_range'])
         return Preprocessing(**values)
+
+
+def check_gray_range(given: Any) -> None:
+    """UserError where it is not two finite numbers, the lower first."""
+    if not (isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(v, (int, float)) for v in given)
+            and -math.inf < given[0] < given[1] < math.inf):
+        raise UserError(f'preprocessing.gray_range is {given!r}; give two numbers, the gray levels that become black and white, '
+                        f'such as (0, 4095) for images of 12 bits.')
 
 
 @dataclass(frozen=True)

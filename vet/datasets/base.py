@@ -4,7 +4,7 @@ import hashlib
 import operator
 import os
 import unicodedata
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset
 
 from vet.datasets.class_names import class_list
-from vet.datasets.image import open_image
+from vet.datasets.image import Range, open_image
 from vet.errors import DataError, UnknownNameError, UserError
 
 Sample = tuple[Any, int]
@@ -39,10 +39,12 @@ class ImageDataset(Dataset):
     """Samples with labels; item i is (PIL RGB image, label).
 
     classes: K names, in the order of the labels, as `class_list` takes them. samples: (source, label) pairs.
-    targets: the labels, as a list.
+    targets: the labels, as a list. gray_range: as open_image takes it; a Trainer sets it, see `set_gray_range`.
     Images are decoded when they are asked for, never before. Raises DataError where there is no sample or a label is
     outside 0 … K-1, and from an item where its image is broken, naming the file.
     """
+
+    gray_range: Range = None
 
     def __init__(self, classes: Iterable[str], samples: Iterable[Sample]):
         self.classes = class_list(list(classes) if isinstance(classes, str) else classes)
@@ -64,11 +66,25 @@ class ImageDataset(Dataset):
 
     def open(self, source: Any) -> Image.Image:
         """The RGB image of a sample's source."""
-        return open_image(source)
+        return open_image(source, self.gray_range)
 
     def identity(self, source: Any) -> Hashable:
         """What tells a sample's source from all others; two splits that share one share an image."""
         return source_identity(source)
+
+
+def set_gray_range(dataset: Any, ranges: Mapping[str | None, Range]) -> None:
+    """Has a dataset, of each task, read gray images as the backbone's preprocessing says, in training and evaluation alike."""
+    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+        while part is not None:
+            if ranges[task] is not None or getattr(part, 'gray_range', None) is not None:
+                part.gray_range = ranges[task]
+            part = part.dataset if isinstance(part, Subset) else None
+
+
+def gray_range_of(dataset: Any, task: str | None = None) -> Range:
+    """What `set_gray_range` gave to a dataset, or to one of its tasks."""
+    return getattr(dataset if task is None else dataset.tasks[task], 'gray_range', None)
 
 
 def source_identity(source: Any) -> Hashable:

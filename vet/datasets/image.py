@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import singledispatch
@@ -12,27 +13,33 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vet.datasets.web import read_url
-from vet.errors import DataError, UserError
+from vet.errors import DataError, DataWarning, UserError
 
 URL_LIMIT_SECONDS = 30
 URL_LIMIT_BYTES = 64 * 2**20
+FEW_LEVELS = 2 ** 13        # of 16 bits: less than an eighth of the range leaves fewer than 32 of 256 levels
+Range = tuple[float, float] | None      # of gray levels
 PROGRAMS = ('EPS',)         # formats that an interpreter would run
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, gray_range: Range = None) -> Image.Image:
     """The PIL image as 8-bit RGB, upright.
 
     EXIF orientation is applied, transparency (alpha, or one transparent colour) is laid over white, 16-bit gray is
     scaled by 1/257. Of an animation, the frame that the image stands at: the first one where it was just opened.
-    Raises DataError for pixels without a known range (32-bit float, integers outside 0 … 65535).
+
+    gray_range: the two levels of a gray image of more than 8 bits (16-bit, integer, float) that become 0 and 255; those between
+    are scaled, those outside are cut off. Without gray_range, a DataWarning says once that an image uses a small part of
+    0 … 65535, and DataError is raised for pixels without a known range (32-bit float, integers outside 0 … 65535).
     """
     _check_size(*image.size)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith('I'):
-        image = _from_16_bit(image)
+    if image.mode.startswith('I') or (image.mode == 'F' and gray_range):
+        image = _from_deep_gray(image, gray_range)
     if image.mode == 'F':
         raise DataError('its pixels are 32-bit floats, of which the range is not known; '
-                        'save it with 8 or 16 bits, or give an array of floats in [0, 1]')
+                        'save it with 8 or 16 bits, give an array of floats in [0, 1], or set '
+                        'model.backbone.preprocessing.gray_range=(LOW, HIGH)')
     if image.mode == 'La':  # the only alpha mode that Pillow does not convert to RGBA directly
         image = image.convert('LA')
     if image.has_transparency_data:
@@ -40,12 +47,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
+_said: list[str] = []           # the image that the warning of few gray levels was said of
+
+
 @singledispatch
-def open_image(source: Any) -> Image.Image:
+def open_image(source: Any, gray_range: Range = None) -> Image.Image:
     """The RGB image (see `to_rgb`) that `source` names or holds.
 
     source: a path, an http(s) URL, encoded bytes, a binary file, a PIL image, a dict with any of these under 'image',
     or an array (H, W), (H, W, 1), (H, W, 3: RGB) or (H, W, 4: RGBA) of uint8, uint16, bool, or floats in [0, 1].
+    gray_range: the levels that become black and white, as for to_rgb; it also admits gray arrays of any real type and range.
     A URL is given 10 s for each answer of the server, 30 s in all, and 64 MiB; it may lead on to http(s) addresses alone. An image
     has at most twice PIL.Image.MAX_IMAGE_PIXELS, as Pillow's own readers allow. Raises DataError, naming the source, for what is
     missing, truncated or not an image, and UserError for any other kind of source.
@@ -54,52 +65,56 @@ def open_image(source: Any) -> Image.Image:
         raise UserError(f'an image is a path, an http(s) URL, bytes, a binary file, a PIL image, a numpy array, or a '
                         f'dict with one of these under "image"; given: {type(source).__name__}.')
     with _naming(getattr(source, 'name', 'the file given')):
-        return _decode(io.BytesIO(source.read()))
+        return _decode(io.BytesIO(source.read()), gray_range)
 
 
 @open_image.register
-def _(source: str) -> Image.Image:
+def _(source: str, gray_range: Range = None) -> Image.Image:
     if not source.lower().startswith(('http://', 'https://')):
-        return open_image(Path(source))
+        return open_image(Path(source), gray_range)
     with _naming(source):
-        return _decode(io.BytesIO(read_url(source, URL_LIMIT_BYTES, URL_LIMIT_SECONDS)))
+        return _decode(io.BytesIO(read_url(source, URL_LIMIT_BYTES, URL_LIMIT_SECONDS)), gray_range)
 
 
 @open_image.register
-def _(source: os.PathLike) -> Image.Image:
+def _(source: os.PathLike, gray_range: Range = None) -> Image.Image:
     with _naming(os.fspath(source)):
-        return _decode(source)
+        return _decode(source, gray_range)
 
 
 @open_image.register(bytes)
 @open_image.register(bytearray)
 @open_image.register(memoryview)
-def _(source: bytes) -> Image.Image:
+def _(source: bytes, gray_range: Range = None) -> Image.Image:
     with _naming('the bytes given'):
-        return _decode(io.BytesIO(source))
+        return _decode(io.BytesIO(source), gray_range)
 
 
 @open_image.register
-def _(source: Image.Image) -> Image.Image:
+def _(source: Image.Image, gray_range: Range = None) -> Image.Image:
     with _naming(getattr(source, 'filename', '') or 'the PIL image given'):
-        return to_rgb(source)
+        return to_rgb(source, gray_range)
 
 
 @open_image.register
-def _(source: np.ndarray) -> Image.Image:
+def _(source: np.ndarray, gray_range: Range = None) -> Image.Image:
     with _naming(f'the array given, {source.dtype} {source.shape},'):
         if source.ndim != 2 and not (source.ndim == 3 and source.shape[-1] in (1, 3, 4)):
             raise DataError('its shape is not (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)')
         _check_size(source.shape[1], source.shape[0])
         values = source[..., 0] if source.shape[2:] == (1,) else source
+        if gray_range and values.ndim == 2 and values.dtype.kind in 'iuf' and values.dtype != np.uint8:
+            return to_rgb(Image.fromarray(_windowed(values, gray_range)))
+        if values.ndim == 2 and values.dtype == np.uint16:
+            _warn_of_few_levels(values)
         return to_rgb(Image.fromarray(_to_uint8(values)))
 
 
 @open_image.register
-def _(source: Mapping) -> Image.Image:
+def _(source: Mapping, gray_range: Range = None) -> Image.Image:
     if 'image' not in source:
         raise UserError(f'a dict stands for an image by its key "image"; given: the keys {sorted(map(str, source))}.')
-    return open_image(source['image'])
+    return open_image(source['image'], gray_range)
 
 
 @contextmanager
@@ -114,13 +129,13 @@ def _naming(name: str) -> Iterator[None]:
                         f'Replace it by an image that opens in a viewer, or leave it out.') from error
 
 
-def _decode(file: Any) -> Image.Image:
+def _decode(file: Any, gray_range: Range = None) -> Image.Image:
     if isinstance(file, str | os.PathLike) and os.path.exists(file) and not os.path.isfile(file):
         raise DataError('it is a folder, a pipe or a device, not a file')
     with Image.open(file) as image:
         if image.format in PROGRAMS:
             raise DataError(f'it is a program in {image.format}, which is not run; save it as PNG')
-        return to_rgb(image)
+        return to_rgb(image, gray_range)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -132,15 +147,39 @@ def _check_size(width: int, height: int) -> None:
                         f'PIL.Image.MAX_IMAGE_PIXELS to allow more')
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Mode I and I;16*, which Pillow's own `convert` would clip at 255, as mode L."""
+def _from_deep_gray(image: Image.Image, gray_range: Range) -> Image.Image:
+    """Mode I, I;16* and F, of which Pillow's own `convert` would clip the first two at 255, as mode L."""
     values = np.array(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise DataError('its integer pixels lie outside 0 … 65535')
+    if gray_range is None and (values.min() < 0 or values.max() > 65535):
+        raise DataError('its integer pixels lie outside 0 … 65535; set model.backbone.preprocessing.gray_range=(LOW, HIGH)')
     transparent = image.info.get('transparency')
     if isinstance(transparent, int):
-        values[values == transparent] = 65535
+        values[values == transparent] = 65535 if gray_range is None else gray_range[1]
+    if gray_range is not None:
+        return Image.fromarray(_windowed(values, gray_range))
+    _warn_of_few_levels(values, getattr(image, 'filename', ''))
     return Image.fromarray(_to_uint8(values.astype(np.uint16)))
+
+
+def _windowed(values: np.ndarray, gray_range: tuple[float, float]) -> np.ndarray:
+    """Gray levels as uint8: the first of the range and below become 0, the second and above become 255."""
+    if not np.isfinite(values).all():
+        raise DataError('some of its gray levels are not finite numbers')
+    low, high = gray_range
+    return np.rint((np.clip(values.astype(np.float64), low, high) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def _warn_of_few_levels(values: np.ndarray, name: str = '') -> None:
+    """A DataWarning, once in a process, where gray levels fill a small part of 16 bits, as those of 12 bits do."""
+    low, high = int(values.min()), int(values.max())
+    if _said or low == high or high - low >= FEW_LEVELS:
+        return
+    _said.append(name)
+    warnings.warn(DataWarning(
+        f'the gray levels of {repr(name) if name else "an image"} are {low:,} … {high:,}, a small part of the 16 bits from 0 to '
+        f'65,535: as 8 bits, {high // 257 - low // 257 + 1} levels are left. If all images are so, train with '
+        f'model.backbone.preprocessing.gray_range=(LOW, HIGH), the levels that become black and white, such as (0, 4095) for 12 '
+        f'bits. The model folder keeps that for inference. This is said once.'), stacklevel=4)
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

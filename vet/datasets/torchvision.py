@@ -61,7 +61,7 @@ class TorchvisionDataset(ImageDataset):
         super().__init__(_classes(parts[0], samples), samples)
 
     def open(self, source: Any) -> Image.Image:
-        return open_image(self._data[source][0] if isinstance(source, int) else source)
+        return open_image(self._data[source][0] if isinstance(source, int) else source, self.gray_range)
 
 
     def identity(self, source: Any) -> Hashable:

@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from vet.datasets.base import item_name, item_of, told
-from vet.datasets.image import open_image
+from vet.datasets.base import gray_range_of, item_name, item_of, told
+from vet.datasets.image import Range, open_image
 from vet.engine.seeding import mix, seeded
 from vet.errors import UserError
 from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
@@ -112,15 +112,15 @@ class Seeded(Dataset):
         try:
             image, label = item_of(self.dataset, index, None if task is None else len(self.dataset.classes[task]))
             with told(lambda: item_name(self.dataset, index), ADVICE), seeded(self.seed, 'image', epoch, index):
-                return self.transforms[task](opened(image)), label, weight, task
+                return self.transforms[task](opened(image, gray_range_of(self.dataset, task))), label, weight, task
         except UserError as error:
             return error
 
 
-def opened(image: Any) -> Any:
+def opened(image: Any, gray_range: Range = None) -> Any:
     """As a transform takes it: a PIL image, or a tv_tensors.Image. UserError for a tensor of other values than an image's."""
     if not isinstance(image, torch.Tensor):
-        return open_image(image)
+        return open_image(image, gray_range)
     refuse_unless_pixels(image)
     return image if isinstance(image, tv_tensors.Image) else tv_tensors.Image(image)
 

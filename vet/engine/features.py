@@ -32,6 +32,7 @@ from torch.utils.data import Dataset
 from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
+from vet.datasets.base import gray_range_of
 from vet.engine.batches import Batch, Keys, Transforms, opened, placed, read
 from vet.engine.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.engine.cut import Cut, NoCutError, Resumed, find_cut
@@ -114,6 +115,7 @@ class _Still(Dataset):
 
     def __init__(self, inner: Any):
         self.inner, self.classes = inner, getattr(inner, 'classes', None)
+        self.gray_range = getattr(inner, 'gray_range', None)
 
     def __getitem__(self, index: int) -> Any:
         return self._read(self.inner.__getitem__, index)
@@ -143,7 +145,7 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
     def normalised(batches: Iterator[Batch]) -> Iterator[Batch]:
         return (placed(batch, normalise, device) for batch in batches)
 
-    first = normalise(_Still(still)(opened(_Still(dataset)[0][0])))
+    first = normalise(_Still(still)(opened(_Still(dataset)[0][0], gray_range_of(dataset))))
     with ExitStack() as mode:
         mode.enter_context(in_eval(model))
         mode.enter_context(accelerator.autocast())

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast
 from vet.config import Settings
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
-from vet.datasets.base import told
+from vet.datasets.base import set_gray_range, told
 from vet.engine.batches import Batch, Order, Transforms, load, opened
 from vet.engine.checkpoint import Progress
 from vet.engine.device import make_accelerator
@@ -76,6 +76,9 @@ class Trainer:
         self._augment, self._view = (
             {task: build_transform(transform, **vars(part.backbone.preprocessing)) for task, part in model.tasks.items()}
             for transform in (settings.train.transform, settings.evaluation.transform))
+        for dataset in data.values():
+            if dataset is not None:
+                set_gray_range(dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()})
         for task in model.tasks:
             refuse_two_normalisations(self._augment[task], self._view[task])
         if settings.train.transform_on != 'pil':
@@ -133,7 +136,7 @@ class Trainer:
         views = []
         for number, image in enumerate(images):
             with told(f'image {number} of those given'.format):
-                views.append(self._view[task](opened(image)))
+                views.append(self._view[task](opened(image, model.backbone.preprocessing.gray_range)))
         if not views:
             return []
         with self.accelerator.autocast():

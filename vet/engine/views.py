@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from vet.core.modes import in_eval
-from vet.datasets.base import item_name, item_of, told
+from vet.datasets.base import gray_range_of, item_name, item_of, told
 from vet.engine.batches import ADVICE, Transforms, opened
 from vet.engine.seeding import seeded
 from vet.errors import UserError
@@ -35,7 +35,7 @@ def refuse_unfit_views(model: Any, dataset: Any, key: str, views: Transforms, ac
         classifier = model.for_task(task)
         given, _ = item_of(part, 0)
         with seeded('view'), told(partial(item_name, part, 0), ADVICE):
-            image = views[task](opened(given))
+            image = views[task](opened(given, gray_range_of(part)))
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(f'{key} makes a tensor of shape {tuple(image.shape)} of an image; a network takes (3, H, W).')
         size, wanted = tuple(image.shape[1:]), classifier.backbone.preprocessing.size

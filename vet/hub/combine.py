@@ -82,7 +82,9 @@ class Part:
         self.configuration = read_configuration(self.path)
         self.backbone: dict[str, Any] = self.configuration['model']['backbone']
         self.tuners: list[dict[str, Any]] = self.configuration['model']['tuners']
-        self.settings = architecture(self.backbone) | dict(preprocessing=self.configuration.get('preprocessing'))
+        preprocessing = self.configuration.get('preprocessing') or {}
+        self.settings = architecture(self.backbone) | dict(
+            preprocessing={name: value for name, value in preprocessing.items() if value is not None})
         if self.configuration['model'].get('tasks'):
             raise UserError(f'{str(self.path)!r} is a model of several tasks, which are trained together; combine models of one.')
 

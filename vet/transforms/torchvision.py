@@ -114,11 +114,12 @@ class Normalisation(v2.Normalize):
 
 
 def build_transform(entries: Sequence[Mapping[str, Any]] | None, size: tuple[int, int], mean: Sequence[float],
-                    std: Sequence[float], crop_pct: float, interpolation: str) -> Callable[[Image.Image], torch.Tensor]:
+                    std: Sequence[float], crop_pct: float, interpolation: str, gray_range: Any = None
+                    ) -> Callable[[Image.Image], torch.Tensor]:
     """PIL RGB image -> float tensor (3, H, W), normalised once. `entries` None: the evaluation crop.
 
     The transform ends with a Normalize of `mean` and `std`, but where `entries` have a Normalize, which then is the only one.
-    UserError for two of them.
+    UserError for two of them. gray_range is of the opening of images, before any transform.
     """
     settings = dict(size=size, crop_pct=crop_pct, interpolation=_mode(interpolation))
     steps = []
