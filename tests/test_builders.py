@@ -133,3 +133,39 @@ def test_finetune_false_goes_on_from_a_folder(trainer, tmp_path):
 def test_options_that_do_not_fit(tmp_path, options):
     with pytest.raises(UserError):
         make(tmp_path, cfg_options=options)
+
+
+@pytest.mark.parametrize('section', [[], (), 'photos', 5])
+def test_a_dataset_section_that_is_no_dict(tmp_path, section):
+    with pytest.raises(UserError, match='dataset is .*; it must be a dict with the keys train, val, test'):
+        make(tmp_path, model=dict(model=dict(backbone=dict(type='DigitsViT')), dataset=section), train_dataset=Own())
+
+
+def test_a_path_is_no_dataset(tmp_path):
+    with pytest.raises(UserError, match="a dataset is 'photos'; give a config entry, such as dict.type=\"ImageFolder\", path='photos'"):
+        make(tmp_path, train_dataset='photos')
+
+
+class Wrong(Own):
+    """Its third image has a label that no class has, or raises."""
+
+    def __init__(self, third):
+        super().__init__(12)
+        self.third = third
+
+    def __getitem__(self, index):
+        if index == 3 and isinstance(self.third, Exception):
+            raise self.third
+        image, label = super().__getitem__(index)
+        return image, self.third if index == 3 else label
+
+
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('third, text', [
+    (-1, 'has the label -1'), (2, 'has the label 2'), ('1', 'has the label 1 .str'), (1.0, 'has the label 1.0'), (np.eye(2)[0], 'ndarray of shape'),
+    (KeyError('gone'), 'cannot be read or transformed: KeyError'), (OSError('disk'), 'OSError: disk'), (ZeroDivisionError(), 'ZeroDivisionError')], ids=str)
+def test_training_names_the_image_with_a_wrong_label_or_an_error(tmp_path, third, text, workers):
+    options = dict(FAST, **{'model.head.num_classes': None, 'train.dataloader.workers_per_gpu': workers})
+    trainer = make(tmp_path, train_dataset=Wrong(third), eval_dataset=Own(7), cfg_options=options)
+    with pytest.raises(UserError, match=f'image 3 of Wrong .*{text}'):
+        trainer.train()

@@ -37,6 +37,9 @@ def resolve_data_root(data_root: str | Path | None = None) -> Path:
 
 def build_dataset(entry: Plugin | Dataset | None, data_root: str | Path | None = None) -> Dataset | None:
     """The dataset of a config entry; its `root` is the data root where it gives none. A dataset passes through."""
+    if isinstance(entry, (str, Path)):
+        raise UserError(f'a dataset is {str(entry)!r}; give a config entry, such as dict(type="ImageFolder", path={str(entry)!r}), '
+                        f'or a dataset object.')
     if entry is None or not isinstance(entry, Mapping):
         return entry
     return DATASETS.build(dict(entry), root=resolve_data_root(data_root))

@@ -1,5 +1,6 @@
 """A run's identity is all that decides its result, and a result file that anything has touched is not read."""
 
+import os
 import shutil
 from copy import deepcopy
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 from tests.benchmark.made import result, written
 from tests.benchmark.runs import campaign, results
 from vet.benchmark import results as module
-from vet.benchmark.results import code_sha256, fingerprint, identity, read_result, read_results, write_result
+from vet.benchmark.results import code_sha256, fingerprint, identity, read_result, read_results, same_data, write_result
 from vet.benchmark.suite import Run, load_suite
 from vet.datasets.base import ImageDataset
 from vet.datasets.hold_out import hold_out
@@ -69,14 +70,47 @@ def test_fingerprint_is_of_labels_classes_and_file_names():
     assert len({str(fingerprint(other)) for other in (dataset(), *others)}) == 6
 
 
-def test_fingerprint_is_of_file_sizes(tmp_path):
+def test_fingerprint_is_of_what_files_hold(tmp_path):
+    """Also where the size and the time of a file are as before."""
     path = tmp_path / 'a.png'
     path.write_bytes(b'12')
+    before = path.stat()
     first = fingerprint(dataset(sources=[path], labels=[0]))
-    path.write_bytes(b'34')
     assert fingerprint(dataset(sources=[str(path)], labels=[0])) == first
-    path.write_bytes(b'345')
-    assert fingerprint(dataset(sources=[path], labels=[0])) != first
+    path.write_bytes(b'34')
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed = fingerprint(dataset(sources=[path], labels=[0]))
+    assert changed['contents'] != first['contents'] and changed['sha256'] == first['sha256']
+    path.write_bytes(b'12')
+    assert fingerprint(dataset(sources=[path], labels=[0])) == first
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other/a.png').write_bytes(b'12')
+    assert fingerprint(dataset(sources=[tmp_path / 'other/a.png'], labels=[0])) == first
+
+
+def test_fingerprint_is_of_pixels_in_memory():
+    pictures = [np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)]
+    first = fingerprint(dataset(sources=pictures, labels=[0, 1]))
+    assert fingerprint(dataset(sources=[each.copy() for each in pictures], labels=[0, 1])) == first
+    pictures[1][0, 0] = 7
+    assert fingerprint(dataset(sources=pictures, labels=[0, 1])) != first
+
+
+def test_sets_whose_files_have_the_same_names_and_sizes_are_told_apart(tmp_path):
+    for split in ('train', 'test'):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / '0.bmp').write_bytes(split.encode().ljust(5))
+    train, test = (fingerprint(dataset(sources=[tmp_path / split / '0.bmp'], labels=[0])) for split in ('train', 'test'))
+    assert train['sha256'] == test['sha256'] and train != test and not same_data(train, test)
+
+
+def test_fingerprints_of_earlier_results_are_compared_by_what_both_tell():
+    now = dict(images=3, classes=2, sha256='a', contents='b')
+    earlier = dict(images=3, classes=2, sha256='a')
+    assert same_data(dict(train=now, test=None), dict(train=earlier, test=None)) and same_data(earlier, earlier)
+    assert not same_data(now, dict(earlier, sha256='x')) and not same_data(now, dict(now, contents='c'))
+    assert not same_data(dict(train=now), dict(train=now, test=now)) and not same_data(now, None)
+    assert same_data(dict(train=dict(a=now, b=now)), dict(train=dict(a=earlier, b=earlier)))
 
 
 def test_a_copy_is_no_further_seed(tmp_path):

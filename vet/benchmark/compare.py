@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from scipy.stats import t as student
 
 from vet.benchmark.cells import Cell, Result, make_cell, metric, run_name
-from vet.benchmark.results import read_named, read_results
+from vet.benchmark.results import read_named, read_results, same_data
 from vet.errors import DataError
 
 LEVEL = 0.05
@@ -108,7 +108,7 @@ def _compare(name: str, a: Cell, b: Cell) -> Comparison:
             return Comparison(name, a, b, verdict=f'not compared: {side} is {cell.state}')
     ours, theirs = a.done[0], b.done[0]
     for what, differ in (('checkpoints', ours['backbone_sha256'] != theirs['backbone_sha256']),
-                         ('data', ours['data'] != theirs['data']), ('metrics', metric(ours) != metric(theirs))):
+                         ('data', not same_data(ours['data'], theirs['data'])), ('metrics', metric(ours) != metric(theirs))):
         if differ:
             return Comparison(name, a, b, verdict=f'not compared: different {what}')
     if min(len(a.done), len(b.done)) < 2:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Subset
 
 import vet
@@ -26,11 +28,25 @@ def identity(run: Run, data: Mapping[str, Any], backbone_sha256: str, plugins: S
 
 
 def fingerprint(dataset: Any) -> dict[str, Any]:
-    """What tells a dataset from another: its length, classes and labels, and the names and sizes of its files."""
+    """What tells a dataset from another: its length, classes and labels, the names and sizes of its files ('sha256'), and the bytes
+    of its files, or the pixels of its images in memory ('contents').
+
+    Results of vet before 'contents' have 'sha256' alone; `same_data` compares the two kinds.
+    """
     if hasattr(dataset, 'tasks'):
         return {task: fingerprint(part) for task, part in dataset.tasks.items()}
     labels = [int(label) for label in getattr(dataset, 'targets', [])]
-    return dict(images=len(dataset), classes=len(dataset.classes), sha256=_digest([list(dataset.classes), labels, _files(dataset)]))
+    return dict(images=len(dataset), classes=len(dataset.classes), sha256=_digest([list(dataset.classes), labels, _files(dataset)]),
+                contents=_digest(_contents(dataset)))
+
+
+def same_data(one: Any, other: Any) -> bool:
+    """Whether two fingerprints, or {split: fingerprint}, are of the same data, as far as both tell."""
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return one == other
+    if 'images' in one and ('contents' in one) != ('contents' in other):
+        one, other = ({key: value for key, value in each.items() if key != 'contents'} for each in (one, other))
+    return one.keys() == other.keys() and all(same_data(one[key], other[key]) for key in one)
 
 
 def images(part: Mapping[str, Any]) -> int:
@@ -45,6 +61,30 @@ def _files(dataset: Any) -> list[tuple[str, int]]:
         return [whole[i] for i in dataset.indices] if whole else []
     paths = (Path(source) if isinstance(source, (str, Path)) else Path() for source, _ in getattr(dataset, 'samples', []))
     return [(path.name, path.stat().st_size if path.is_file() else 0) for path in paths]
+
+
+def _contents(dataset: Any) -> list[str]:
+    """The sha256 of each item's file, or of its image in memory; '' where an item says neither."""
+    if isinstance(dataset, Subset):
+        whole = _contents(dataset.dataset)
+        return [whole[i] for i in dataset.indices] if whole else []
+    return [_content(source) for source, _ in getattr(dataset, 'samples', [])]
+
+
+def _content(source: Any) -> str:
+    if isinstance(source, np.ndarray):
+        return hashlib.sha256(f'{source.dtype} {source.shape} '.encode() + source.tobytes()).hexdigest()
+    if not isinstance(source, (str, Path)) or not os.path.isfile(source):
+        return ''
+    found = os.stat(source)
+    return _file_sha256(os.path.abspath(source), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=2 ** 21)
+def _file_sha256(path: str, *seen: int) -> str:
+    """Of a file's bytes. seen: the size, the times and the number of the file: a file that changes is read again."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 @cache

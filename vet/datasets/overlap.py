@@ -12,6 +12,10 @@ PAIRS = (('train', 'val', 'the best epoch would be chosen by images that the mod
          ('train', 'test', 'the result would be measured on images that the model is trained on'),
          ('val', 'test', 'the best epoch would be chosen by the images that the result is measured on'))
 
+ADVICE = {('train', 'val'): '. Where dataset.train is split="train+val", leave dataset.val out: a part of train is then held out',
+          ('train', 'test'): '. To see how well the training images are fitted, train without dataset.test, and run vet test MODEL '
+                             '--split train'}
+
 
 def refuse_overlaps(data: Mapping[str, Any], chooses: bool) -> None:
     """UserError where two of the splits 'train', 'val' and 'test' share images.
@@ -24,8 +28,7 @@ def refuse_overlaps(data: Mapping[str, Any], chooses: bool) -> None:
         shared, example = _shared(data[first], data[second])
         if shared:
             raise UserError(f'dataset.{first} and dataset.{second} share {shared:,} images, such as {example}: {harm}. Give splits '
-                            f'without common images' + (f'. Where dataset.{first} is split="train+val", leave dataset.val out: '
-                                                        f'a part of train is then held out' if second == 'val' else '') + '.')
+                            f'without common images{ADVICE.get((first, second), "")}.')
 
 
 def _shared(first: Any, second: Any) -> tuple[int, str]:
