@@ -8,12 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Each room and the rooms it may import directly, itself always among them.
-BASE = {'errors', 'allowed', 'registry', 'config'}
+BASE = {'errors', 'allowed', 'patterns', 'registry', 'config'}
 ENGINE = BASE | {'changes', 'terminal', 'core', 'datasets', 'transforms', 'metrics'}
 HUB = ENGINE | {'engine'}
 API = HUB | {'hub', 'builders', 'pipelines'}
 ARROWS = {
-    'errors': set(), 'allowed': set(), 'registry': {'errors', 'allowed'}, 'config': {'errors', 'allowed', 'registry'},
+    'errors': set(), 'allowed': set(), 'patterns': {'errors'}, 'registry': {'errors', 'allowed'},
+    'config': {'errors', 'allowed', 'patterns', 'registry'},
     'changes': BASE, 'terminal': set(),
     'core': BASE, 'backbones': BASE | {'core'}, 'tuners': BASE | {'core'}, 'heads': BASE | {'core'},
     'datasets': {'errors', 'allowed', 'registry'}, 'transforms': {'errors', 'allowed', 'registry'}, 'metrics': {'errors', 'registry'},

@@ -21,6 +21,7 @@ from vet.engine.seeding import seed_everything
 from vet.engine.trainer import Trainer
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DataError, UnknownNameError, UserError
+from vet.hub.contents import require_run
 from vet.hub.model_folder import IDENTITY, build_classifiers, load_model, read_configuration, save_model
 from vet.hub.names import find_folder
 from vet.hub.presets import preset
@@ -159,6 +160,7 @@ def find_config(model: str | Path | Mapping[str, Any]) -> Config:
         configuration = read_configuration(find_folder(path))
         sections = {name: configuration[name] for name in ('dataset', 'train', 'evaluation', 'seed') if configuration.get(name)}
         sections['dataset'] = {split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN}
+        require_run(sections, repr(str(path)))
         model = dict(configuration['model'], **_without_identity(configuration['model']))
         if model.get('tasks'):
             model['tasks'] = {task: dict(part, **_without_identity(part)) for task, part in model['tasks'].items()}

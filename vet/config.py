@@ -24,6 +24,7 @@ from mmengine.fileio import BaseFileHandler, register_handler
 
 from vet.allowed import Count, Dropout, Rate, Seed, Share, Text, choices, fits, must_be, without_floats
 from vet.errors import UnknownNameError, UserError, shown
+from vet.patterns import require_pattern
 from vet.registry import BACKBONES, OPTIMIZERS, TUNERS
 
 Epochs = Annotated[int, Interval(ge=1, le=100_000)]
@@ -363,10 +364,7 @@ def _check_together(settings: Settings) -> None:
     train, schedule = settings.train, settings.train.lr_scheduler
     for where, pattern in [('model.shared', settings.model.shared), *(
             (f'train.stages[{i}].train', stage.train) for i, stage in enumerate(train.stages))]:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UserError(f'{where} is {pattern!r}, not a regular expression: {error}. ".*" stands for anything.') from error
+        require_pattern(pattern, where)
     for name, epochs in [(f'train.stages[{i}].epochs', stage.epochs) for i, stage in enumerate(train.stages)] or [
             ('train.max_epochs', train.max_epochs)]:
         if schedule.warmup_epochs > epochs > 0:

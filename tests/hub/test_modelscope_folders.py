@@ -245,8 +245,8 @@ def test_a_file_cut_short(tmp_path):
 
 
 @pytest.mark.parametrize('change, text', [
-    (lambda file: file.pop('head_weight'), 'missing or left over: head_weight'),
-    (lambda file: file.update(optimizer={}), 'missing or left over: optimizer'),
+    (lambda file: file.pop('head_weight'), 'missing or left over: .head_weight.'),
+    (lambda file: file.update(optimizer={}), 'missing or left over: .optimizer.'),
     (lambda file: file.update(CLASSES='abcd'), 'has a str as CLASSES'),
     (lambda file: file.update(CLASSES=['a', 'b']), r"has 2 CLASSES, but head_cfg\['num_classes'\] is 4"),
     (lambda file: file['backbone_weight'].pop('norm.bias'), r"such as 'backbone_weight\.norm\.bias' \(given nothing, needed \(32,\)\)"),

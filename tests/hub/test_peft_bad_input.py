@@ -47,7 +47,7 @@ def refused(folder, text, given=None):
     (dict(r='4'), "has r = '4', of the wrong kind"),
     (dict(r=True), 'has r = True, of the wrong kind'),
     (dict(target_modules=3), 'has target_modules = 3, of the wrong kind'),
-    (dict(target_modules='('), r"has '\(', which is no regular expression"),
+    (dict(target_modules='('), r"has a target_modules that is '\(', not a regular expression"),
     (dict(target_modules=['nothing']), r"has target_modules = \['nothing'\], which is no module of this network"),
     (dict(target_modules=['blocks.0']), r"'blocks\.0' among its target_modules, which is a Block"),
     (dict(r=5), r"adapter_model\.safetensors.*'base_model\.model\.blocks\.0\.attn\.qkv\.lora_A\.weight' \(given \(4, 32\), needed \(5, 32\)\)"),

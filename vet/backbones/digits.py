@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vet.backbones.timm import timm_backbone
 from vet.core.backbone import Backbone
+from vet.core.permits import FLAG, permits
 from vet.registry import BACKBONES
 
 WEIGHTS = Path(__file__).with_name('digits_vit.safetensors')
@@ -19,6 +20,7 @@ ARCHITECTURE = dict(img_size=8, patch_size=2, embed_dim=64, depth=6, num_heads=4
 
 
 @BACKBONES.register_module()
+@permits(pretrained=FLAG)
 def DigitsViT(pretrained: bool = True) -> Backbone:
     """A ViT of 6 blocks, 64 wide, on 8 x 8 images in patches of 2 x 2: 0.3 million parameters.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from vet.core.site import WEIGHTED, Layout
-from vet.errors import UserError
+from vet.patterns import NOTHING, fits, require_pattern
 
 BLOCK_CLASS = re.compile(r'(.*(Block|Bottleneck|InvertedResidual|MBConv|SeparableConv|EdgeResidual)(V\d)?|Inception[A-E]?|Fire)')
 ATTENTION = r'(attn|self_attention|attention)'
@@ -36,16 +36,13 @@ def find_layout(network: nn.Module, roles: Mapping[str, str] | None = None, grid
         any_block = '|'.join(map(re.escape, blocks))
         found |= {'block': any_block} | {role: f'({any_block})\\.{inner}' for role, inner in INNER.items()}
         weighted = [name for name, module in network.named_modules() if isinstance(module, WEIGHTED)]
-        mlps = {name.rpartition('.')[0] for name in weighted if re.fullmatch(found['mlp.fc1'], name)}
-        found['mlp'] = '|'.join(map(re.escape, sorted(mlps))) or '(?!)'
+        mlps = {name.rpartition('.')[0] for name in weighted if fits(found['mlp.fc1'], name)}
+        found['mlp'] = '|'.join(map(re.escape, sorted(mlps))) or NOTHING
         for role in ('mlp.fc1', 'mlp.fc2'):
-            parts = [name for name in weighted if re.fullmatch(found[role], name) and name.rpartition('.')[0] in mlps]
-            found[role] = '|'.join(map(re.escape, parts)) or '(?!)'
+            parts = [name for name in weighted if fits(found[role], name) and name.rpartition('.')[0] in mlps]
+            found[role] = '|'.join(map(re.escape, parts)) or NOTHING
     for role, pattern in (roles or {}).items():
-        try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
-            raise UserError(f'model.backbone.roles[{role!r}] is {pattern!r}, not a regular expression: {error}.') from error
+        require_pattern(pattern, f'model.backbone.roles[{role!r}]')
     return Layout(found | dict(roles or {}), grid, num_prefix_tokens)
 
 

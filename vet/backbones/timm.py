@@ -14,11 +14,31 @@ from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file
 from vet.core.backbone import Backbone, Lean, Preprocessing
 from vet.core.offline import cache_alone_without_network
+from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, dicts, permits, text
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import BACKBONES
 
+# What a model folder may say in kwargs: sizes, depths and flags of networks. What is not here may name a URL, a path, a file, a
+# cache, weights or code (pretrained_cfg, cache_dir, checkpoint_path, features_only, …), or configures a whole network at once.
+ARCHITECTURE = """
+    act_layer attn_drop_rate attn_ratio avg_down base_width block_reduce_first bottle_ratio cardinality channels class_token
+    conv_bias conv_mlp conv_ratio depth depth_mult depth_token_only depths dim dims down_kernel_size drop_block_rate
+    drop_path_rate drop_rate dynamic_img_pad dynamic_img_size embed_dim embed_dims expand_ratio fc_norm final_norm fix_stem
+    global_pool groups growth_rate head_bias head_dim head_hidden_size head_init_scale head_norm head_norm_first heads img_scale
+    img_size in_chans init_values kernel_size kernel_sizes key_dim layer_scale_init_value layers ls_init_value mlp_bias mlp_ratio
+    mlp_ratios neck_chans no_embed_class norm_eps norm_layer num_blocks num_classes num_features num_heads num_init_features
+    num_kv_heads num_reg_tokens output_stride pad_type patch_drop_rate patch_norm patch_size pool_include_prefix pool_size
+    pos_drop_rate pos_embed pre_norm proj_bias proj_drop_rate qk_norm qkv_bias qkv_fused rel_pos_type reg_tokens rope_rotate_half
+    rope_temperature rope_theta rope_type scale_attn_inner_norm scale_mlp_norm se_ratio serial_depths sr_ratios stem_chs stem_size
+    stem_type stem_width strict_img_size stride strides swiglu_align_to swiglu_mlp transformer_depths use_abs_pos use_rel_pos
+    use_rel_pos_bias use_rot_pos_emb use_shared_rel_pos_bias weight_init width width_factor width_mult widths window_ratio
+    window_size window_sizes zero_init_last""".split()
+KWARGS = dicts(dict.fromkeys(ARCHITECTURE, SETTINGS), 'sizes, depths and flags of a network (see vet/backbones/timm.py)')
+
 
 @BACKBONES.register_module(name='timm')
+@permits(name=text(r'\w+(\.\w+)?', 'the name of a timm network, with or without the tag of its weights'), pretrained=FLAG,
+         roles=ROLES, preprocessing=PREPROCESSING, kwargs=NOTHING | KWARGS, classifier=FLAG)
 def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | None = None,
                   roles: Mapping[str, str] | None = None, preprocessing: Mapping[str, Any] | None = None,
                   kwargs: Mapping[str, Any] | None = None, classifier: bool = False) -> Backbone:

@@ -11,6 +11,7 @@ from torchvision import models
 
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weights
+from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, WORD, dicts, permits
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import BACKBONES
 
@@ -20,8 +21,19 @@ AUXILIARY = ('aux1', 'aux2', 'AuxLogits')           # GoogLeNet's and Inception'
 # normalised anew by 0.5 within the network.
 PORTED = dict.fromkeys(('googlenet', 'inception_v3'), dict(transform_input=True, aux_logits=False, init_weights=False))
 
+# What a model folder may say in kwargs; torchvision takes further ones, some of which are code.
+ARCHITECTURE = """
+    alpha attention_dropout aux_logits bn_size depths dropout dropout_aux drop_rate embed_dim groups growth_rate head_dim hidden_dim
+    image_size in_channels init_weights last_channel layer_scale layers memory_efficient mlp_dim mlp_ratio num_classes num_heads
+    num_init_features num_layers partition_size patch_size replace_stride_with_dilation representation_size round_nearest
+    stem_channels stem_width stochastic_depth_prob transform_input width_mult width_per_group window_size
+    zero_init_residual""".split()
+KWARGS = dicts(dict.fromkeys(ARCHITECTURE, SETTINGS), 'sizes, depths and flags of a network (see vet/backbones/torchvision.py)')
+
 
 @BACKBONES.register_module(name='torchvision')
+@permits(name=WORD, weights=WORD, pretrained=FLAG, roles=ROLES, preprocessing=PREPROCESSING,
+         kwargs=NOTHING | KWARGS, classifier=FLAG, pool=NOTHING | WORD)
 def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool = True, checkpoint: str | Path | None = None,
                          roles: Mapping[str, str] | None = None, preprocessing: Mapping[str, Any] | None = None,
                          kwargs: Mapping[str, Any] | None = None, classifier: bool = False, pool: str | None = None) -> Backbone:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vet.core.site import Layout, SiteMap, dry_run
+from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError
 
 
@@ -129,7 +130,10 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
     try:
+        require_stored(path)
         state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    except DataError:
+        raise
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         if 'TorchScript' in str(error):
             raise DataError(f'the weight file {str(path)!r} is a TorchScript archive, as OpenAI\'s CLIP files are: it holds code, '

@@ -3,7 +3,6 @@
 With W_t = W0_t + B A for every task t: one A and B (or one A and a B each) learned from all tasks.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier, load_into
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
+from vet.patterns import fits
 
 
 class SeveralTasks(nn.Module):
@@ -53,7 +53,7 @@ class MultiTaskClassifier(SeveralTasks):
         first, *others = (_deltas(model) for model in tasks.values())
         bound = {f'tuners.{i}.{name}' for model in tasks.values() for i, tuner in enumerate(model.tuners)
                  for name in tuner.bound_to_weights()}
-        self._shared = [name for name in first if re.fullmatch(shared, name) and name not in bound]
+        self._shared = [name for name in first if fits(shared, name) and name not in bound]
         misfit = [name for name in self._shared for other in others
                   if name not in other or _get(*other[name]).shape != _get(*first[name]).shape]
         if misfit or (first and not self._shared):

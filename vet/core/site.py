@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from torch import nn
 from vet.core.channels import Channels, tensors_in
 from vet.core.modes import in_eval
 from vet.errors import NoSiteError, UnknownNameError, UserError
+from vet.patterns import NOTHING, fits, occurs, require_pattern
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-AT = re.compile(r'(?P<role>[^\[\]]+)(\[(?P<slice>[-\d]*(:[-\d]*)?)\])?')
+AT = re.compile(r'(?P<role>[^\[\]]+)(\[(?P<slice>-?\d{1,9}|(-?\d{1,9})?:(-?\d{1,9})?)\])?')
 
 
 @dataclass(frozen=True)
@@ -238,14 +240,14 @@ class SiteMap:
     def __init__(self, network: nn.Module, layout: Layout, calls: Mapping[str, Call], family: str):
         self.network, self.layout, self.calls, self.family = network, layout, calls, family
         self.parts: dict[str, Any] = {}         # by site, see Tuner.rows_of_parts
-        pattern = re.compile(layout.roles.get('block', '(?!)'))
-        self.blocks = sorted((name for name in calls if pattern.fullmatch(name)), key=lambda name: calls[name].order)
+        pattern = layout.roles.get('block', NOTHING)
+        self.blocks = sorted((name for name in calls if fits(pattern, name)), key=lambda name: calls[name].order)
 
     def roles(self) -> dict[str, list[str]]:
         """Every role and the module paths that play it (a role that no module plays is left out)."""
         found: dict[str, list[str]] = {'backbone': ['']}
         for role, pattern in self.layout.roles.items():
-            found[role] = [name for name in self._names() if re.fullmatch(pattern, name)]
+            found[role] = [name for name in self._names() if fits(pattern, name)]
         found.setdefault('norm', [name for name, module in self.network.named_modules() if isinstance(module, NORMS)])
         found.setdefault('weight', [name for name in self._names() if self._is_weight(name)])
         for role, kind in (('linear', nn.Linear), ('conv', nn.Conv2d)):
@@ -264,7 +266,7 @@ class SiteMap:
         return [replace(site, found=tuple(sites)) for site in sites.values()]
 
     def _find(self, at: str) -> list[Site]:
-        parsed = AT.fullmatch(at)
+        parsed = AT.fullmatch(at) if isinstance(at, str) else None
         if parsed is None:
             raise UserError(f'cannot read the place {at!r}; allowed: a role, a sliced role such as "block[-2:]", a module path.')
         role, cut, roles = parsed['role'], parsed['slice'], self.roles()
@@ -323,14 +325,13 @@ class SiteMap:
                     call, depth, len(self.blocks), self.layout.grid, self.layout.num_prefix_tokens)
 
 
+@lru_cache(maxsize=4096)
 def _fitting(pattern: str, names: tuple[str, ...], what: str) -> list[str]:
     """Those of the module paths that a pattern fits; UserError where it fits none."""
     found = [name for name in names if fnmatchcase(f'.{name}.', f'*.{pattern}.*')]
-    try:
-        found = found or [name for name in names if re.search(pattern, name)]
-    except re.error as error:
-        raise UserError(f'{what} has the pattern {pattern!r}, neither a module path with wildcards that fits one of the '
-                        f'{len(names)} sites, such as {names[0]!r}, nor a regular expression: {error}.') from error
+    if not found:
+        require_pattern(pattern, f'{what} fits none of the {len(names)} sites, such as {names[0]!r}, as a module path, and')
+        found = [name for name in names if occurs(pattern, name)]
     if not found:
         raise UserError(f'{what} has the pattern {pattern!r}, which fits none of the {len(names)} sites: {", ".join(names[:3])}, '
                         f'…. Mend it, or leave it out.')

@@ -6,6 +6,7 @@ The header says names, types and shapes. It is read first, and the data only whe
 import hashlib
 import os
 import stat
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def require_regular(path: Path) -> None:
     """DataError for what is no regular file: reading a pipe or a device may never end. OSError where nothing is there."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f'{str(path)!r} cannot be read: it is no regular file. Put the file itself there.')
+
+
+def require_stored(path: Path) -> None:
+    """DataError for a torch file whose parts are compressed, as torch never writes them: unpacked they may take any size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if sum(part.file_size for part in file.infolist()) > 2 * path.stat().st_size:
+                raise DataError(f'{str(path)!r} is compressed, and takes more space than it says. Save it again with torch.save.')
 
 
 def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:

@@ -1,6 +1,5 @@
 """Learner: one optimizer step, and all that must be saved to take the next one as if nothing had come between."""
 
-import re
 from bisect import bisect
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -30,6 +29,7 @@ from vet.engine.progress import console
 from vet.engine.recompute import blocks_again
 from vet.engine.seeding import seed_everything
 from vet.errors import UserError
+from vet.patterns import fits
 
 
 class Learner:
@@ -52,7 +52,7 @@ class Learner:
         self._begins = [sum(stage.epochs for stage in self._stages[:i]) * order.steps for i in range(len(self._stages) + 1)]
         self._mix = {task: _mixture(train, len(part.classes)) for task, part in model.tasks.items()}
         for stage in self._stages:
-            if self._all and not any(re.fullmatch(stage.train, name) for name in self._all):
+            if self._all and not any(fits(stage.train, name) for name in self._all):
                 raise UserError(f'the stage train={stage.train!r} trains none of the {len(self._all)} parameters, such as '
                                 f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
         self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
@@ -78,7 +78,7 @@ class Learner:
         self._unwrap()
         this, train = self._stages[stage], self.train
         for name, parameter in self._all.items():
-            parameter.requires_grad_(bool(re.fullmatch(this.train, name)))
+            parameter.requires_grad_(fits(this.train, name))
         self.stage = stage
         self.parameters = {name: parameter for name, parameter in self._all.items() if parameter.requires_grad}
         changes = this.optimizer or {}

@@ -56,7 +56,7 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
     given, path = read_configuration(folder), Path(folder) / TENSORS
     configuration = without_paths(given)
     counts = _count(read_tensors(path, AGAIN, tensors_sha256(given, folder)))
-    model, metrics = configuration['model'], configuration.get('metrics') or {}
+    model, metrics = configuration['model'], _numbers(configuration.get('metrics'))
     parts, classes = _parts(configuration), configuration['classes'] if model.get('tasks') else {'': configuration['classes']}
     bases = list(dict.fromkeys(filter(None, (_base(part['backbone']) for part in _parts(given).values()))))
     rows: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def without_paths(configuration: Entry) -> dict[str, Any]:
 
 
 def _front(configuration: Entry, bases: list[str], repo_id: str, license: str | None) -> ModelCardData:
-    metrics, datasets = configuration.get('metrics') or {}, configuration.get('dataset') or {}
+    metrics, datasets = _numbers(configuration.get('metrics')), configuration.get('dataset') or {}
     results = [EvalResult('image-classification', title, title, metric, value, dataset_split=entry.get('split'))
                for task, entry in _by_task(datasets.get('test')).items() if (title := _title(entry))
                for name, value in metrics.items() for before, _, metric in [name.rpartition('/')] if before == task]
@@ -133,6 +133,11 @@ def _base(backbone: Entry) -> str | None:
 def _origin(backbone: Entry) -> dict[str, Any]:
     """The entry of a config that makes the network, without what is told elsewhere or is of this machine."""
     return {key: value for key, value in backbone.items() if value and key not in ('sha256', 'checkpoint', 'tag', 'pretrained')}
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    """Of the metrics, those that are numbers."""
+    return {name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
 
 
 def _by_task(entry: Entry | None) -> Mapping[str, Entry]:

@@ -9,19 +9,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
 from safetensors.torch import save
 
 import vet
 from vet.core.backbone import Backbone
+from vet.core.budget import bounded
 from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier, share_equal_weights
-from vet.core.tensor_file import read_tensors, sha256_of
+from vet.core.permits import shown
+from vet.core.tensor_file import read_tensors, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError, UserError
+from vet.hub.contents import require_harmless, require_texts
 from vet.registry import BACKBONES, HEADS, TUNERS
 
 CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
+LARGEST_JSON = 16 * 2**20    # bytes
 AGAIN = 'Copy the model folder again, whole.'
 FORMAT = 2          # of the configuration. 2: with the sha256 of tensor files. Folders that do not say it are of format 1
 REFUSED = ('_base_', 'custom_imports', 'env_variables')     # what mmengine's Config would run or read beside the file
@@ -57,12 +62,20 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
 def read_json(path: Path, advice: str = 'Give the output/ folder of a training run.') -> Any:
     """What a folder's JSON file holds. DataError where it cannot be read, or asks for more than reading."""
     try:
-        value = json.loads(path.read_text())
+        require_regular(path)
+        if path.stat().st_size > LARGEST_JSON:
+            raise DataError(f'{str(path)!r} takes {path.stat().st_size:,} bytes; allowed: {LARGEST_JSON:,}.')
+        value = json.loads(path.read_bytes())
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f'{str(path.parent)!r} is no model folder: {path.name} cannot be read ({error.strerror}). '
                         f'{advice}') from error
+    except RecursionError as error:
+        raise DataError(f'{str(path)!r} is nested too deep; what a model folder says is not.') from error
     except ValueError as error:
         raise DataError(f'{str(path)!r} is not valid JSON: {error}.') from error
+    require_texts(value, repr(str(path)))
     refused = [key for key in REFUSED if isinstance(value, dict) and key in value]
     if refused:
         raise DataError(f'{str(path)!r} asks for {refused[0]!r}, which could run code; a model folder holds data only.')
@@ -77,10 +90,30 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
         backbone, head = configuration['model']['backbone'], configuration['model']['head']
         assert isinstance(backbone, dict) and isinstance(head, dict) and isinstance(configuration['model']['tuners'], list)
         assert isinstance(configuration['classes'], dict if configuration['model'].get('tasks') else list)
-    except (KeyError, TypeError, AssertionError) as error:
+    except (KeyError, TypeError, AssertionError, AttributeError) as error:
         raise DataError(f'{str(path)!r} is not the configuration of a vet model: model.backbone, model.tuners, model.head '
-                        f'and classes are needed.') from error
+                        f'and classes are needed.{since_newer(configuration)}') from error
+    given = configuration.get('format', 1)
+    if type(given) is not int or given > FORMAT:
+        raise DataError(f'{str(path)!r} is of format {shown(given)}; this vet ({vet.__version__}) reads formats 1 to {FORMAT}. '
+                        f'A newer vet wrote the folder ({shown(configuration.get("vet_version"))}): update vet.')
+    try:
+        require_harmless(configuration, repr(str(path)))
+    except UserError as error:
+        raise DataError(f'{error}{since_newer(configuration)}') from error
     return configuration
+
+
+def since_newer(configuration: Any) -> str:
+    """What to add to an error about a folder that a newer vet wrote; '' for other folders."""
+    written = configuration.get('vet_version') if isinstance(configuration, dict) else None
+    try:
+        is_newer = Version(str(written)) > Version(vet.__version__)
+    except InvalidVersion:
+        return ''
+    if not is_newer:
+        return ''
+    return f' The folder was written by vet {Version(str(written))}, which is newer than this vet {vet.__version__}: update vet.'
 
 
 def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str, str | Path | Backbone] | None = None
@@ -92,6 +125,8 @@ def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str
     are prepared as the folder says, whatever the library's settings are by now.
     """
     configuration, path = read_configuration(folder), Path(folder) / TENSORS
+    if newer := since_newer(configuration):
+        warnings.warn(f'{str(folder)!r} opens, but may mean what this vet does not know.{newer}', stacklevel=2)
     model, classes, preprocessing = configuration['model'], configuration['classes'], configuration.get('preprocessing', {})
     if not model.get('tasks'):
         model, classes, preprocessing = dict(model, tasks={None: model}), {None: classes}, {None: preprocessing}
@@ -104,7 +139,8 @@ def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str
             raise DataError(f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone to share '
                             f'its weights {seen.size}; only models of one size can share it.')
         parts[task] = network, part['head'], classes[task]
-    made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
+    with bounded(repr(str(folder)), since_newer(configuration)):
+        made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
     own = made.trained_state()
     state = read_tensors(path, AGAIN, tensors_sha256(configuration, folder), lambda header: require_fit(own, header, str(path)))
     made.load_trained_state(state, str(path))
@@ -151,7 +187,8 @@ def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | No
         backbone = with_same_weights(given)
     else:
         try:
-            backbone = BACKBONES.build(plugin if given is None else dict(plugin, checkpoint=str(given)))
+            with bounded(f'the backbone {shown(identity.get("name", identity["type"]))}'):
+                backbone = BACKBONES.build(plugin if given is None else dict(plugin, checkpoint=str(given)))
         except DataError as error:
             raise DataError(f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)') from error
     wanted = identity.get('sha256')

@@ -13,8 +13,11 @@ import torch
 from torch import nn
 
 from vet.core.backbone import Backbone, weights_sha256
+from vet.core.budget import bounded
 from vet.core.model import ImageClassifier, load_into
+from vet.core.permits import ENTRIES, require_plain_settings, shown
 from vet.core.site import Site
+from vet.core.tensor_file import require_regular, require_stored
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
 from vet.hub.model_folder import CONFIGURATION, read_json
@@ -60,18 +63,21 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
     given, source = _read(path), str(path)
     configuration = read_json(Path(folder) / CONFIGURATION, 'Give the folder of a ModelScope vision-efficient-tuning model.')
     _refuse_paths(configuration, str(Path(folder) / CONFIGURATION))
-    _refuse_paths(given['backbone_cfg'], source)
-    cfg, classes = _known(given['backbone_cfg'], source), [str(name) for name in given['CLASSES']]
+    for part in ('backbone_cfg', 'head_cfg'):
+        _refuse_paths(given[part], source)
+        require_plain_settings(given[part], f'{source!r}: {part}')
+    cfg, classes = _known(given['backbone_cfg'], source), _classes(given['CLASSES'], source)
     count = given['head_cfg'].get('num_classes', len(classes))
     if count != len(classes):
         raise DataError(f"{source!r} has {len(classes)} CLASSES, but head_cfg['num_classes'] is {count!r}.")
     try:
-        backbone: Backbone = BACKBONES.build(dict(
-            type='timm', name='vit_base_patch16_224', pretrained=False, preprocessing=PREPROCESSING,
-            kwargs=dict({key: cfg[key] for key in TO_TIMM if key in cfg}, weight_init='skip')))
-        head = HEADS.build(dict(type='Linear', dropout=given['head_cfg'].get('dropout_rate') or 0.0),
-                           in_features=backbone.num_features, num_classes=len(classes))
-        model = ImageClassifier(backbone, _tuners(cfg), head, classes)
+        with bounded(repr(source)):
+            backbone: Backbone = BACKBONES.build(dict(
+                type='timm', name='vit_base_patch16_224', pretrained=False, preprocessing=PREPROCESSING,
+                kwargs=dict({key: cfg[key] for key in TO_TIMM if key in cfg}, weight_init='skip')))
+            head = HEADS.build(dict(type='Linear', dropout=given['head_cfg'].get('dropout_rate') or 0.0),
+                               in_features=backbone.num_features, num_classes=len(classes))
+            model = ImageClassifier(backbone, _tuners(cfg), head, classes)
     except UserError as error:
         raise DataError(f'{source!r} cannot be built from its backbone_cfg and head_cfg: {error}') from error
     load_into(_tensors(model), _given_tensors(given, source), source)
@@ -80,17 +86,28 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
     return model.eval()
 
 
+def _classes(given: Any, source: str) -> list[str]:
+    for name in given:
+        if not isinstance(name, str | int) or len(str(name)) > 1000:
+            raise DataError(f'{source!r} has {shown(name)} among its CLASSES; allowed: names of at most 1,000 characters.')
+    return [str(name) for name in given]
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The parts of the file, each of its kind; no code in it is run."""
     try:
+        require_regular(path)
+        require_stored(path)
         given = torch.load(path, map_location='cpu', weights_only=True)
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f'{str(path)!r} cannot be read: {error.strerror or error}.') from error
     except Exception as error:      # pickle's, zipfile's and torch's, of many kinds
         raise DataError(f'{str(path)!r} is cut short, or holds more than tensors and plain values; it is refused, and nothing in '
                         f'it was run ({type(error).__name__}: {str(error).partition(chr(10))[0]}).') from error
     if not isinstance(given, dict) or set(given) != set(PARTS):
-        wrong = sorted(map(str, set(given) ^ set(PARTS))) if isinstance(given, dict) else [type(given).__name__]
+        wrong = sorted(map(shown, set(given) ^ set(PARTS))) if isinstance(given, dict) else [type(given).__name__]
         raise DataError(f'{str(path)!r} is not the file of a ModelScope model: it must hold {", ".join(PARTS)} and nothing else; '
                         f'missing or left over: {", ".join(wrong)}.')
     for key, kind in PARTS.items():
@@ -116,8 +133,8 @@ def _refuse_paths(value: Any, source: str, key: str = '') -> None:
 def _known(cfg: Mapping[str, Any], source: str) -> dict[str, Any]:
     """`cfg` with lengths by layer. DataError for a setting that the backbone here does not have."""
     depth = cfg.get('depth', 12)
-    if type(depth) is not int:
-        raise DataError(f"{source!r} has {depth!r} as backbone_cfg['depth']; allowed: an int.")
+    if type(depth) is not int or not 0 < depth <= ENTRIES:
+        raise DataError(f"{source!r} has {shown(depth)} as backbone_cfg['depth']; allowed: an int from 1 to {ENTRIES:,}.")
     for key, value in cfg.items():
         allowed = ONLY.get(key)
         if allowed and value not in allowed:

@@ -17,8 +17,10 @@ from safetensors.torch import save
 from torch import nn
 
 from vet.core.backbone import Backbone, Preprocessing
+from vet.core.budget import bounded
 from vet.core.edits import Thaw
 from vet.core.model import ImageClassifier, load_into
+from vet.core.permits import ENTRIES, LARGEST, shown, walk
 from vet.core.reweight import Reweight
 from vet.core.site import Layout
 from vet.core.tensor_file import read_tensors
@@ -27,6 +29,7 @@ from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.model_folder import read_json
 from vet.hub.peft_methods import METHODS, TUNED_BY, Config, Deltas, Tensors, build_thaw, paths_pattern
+from vet.patterns import fits, fits_start, require_pattern
 from vet.registry import BACKBONES, HEADS
 
 CONFIG, TENSORS, PREFIX = 'adapter_config.json', 'adapter_model.safetensors', 'base_model.model.'
@@ -58,29 +61,33 @@ def load_peft(folder: str | Path, backbone: str | Mapping[str, Any] | nn.Module)
     config, given = _read_config(Path(folder) / CONFIG), read_tensors(path, AGAIN)
     base, classifier = _backbone(backbone, given)
     try:
-        tuners, layers = _tuners(config, base.network, source)
-        tuned: ImageClassifier | Backbone = base
-        if classifier:
-            count = len(given[f'{PREFIX}{classifier}.weight'])
-            head = HEADS.build(dict(type='Linear'), in_features=base.num_features, num_classes=count)
-            tuned = ImageClassifier(base, tuners, head.to(next(base.parameters()).device), [str(label) for label in range(count)])
-        else:
-            base.tuners = nn.ModuleList(tuners)
-            for tuner in tuners:
-                tuner.attach(base)
-        with torch.no_grad():
-            _, deltas, thawed = _trained(tuners, base.network)
-            own = _tensors(config['peft_type'], deltas, thawed, layers, base.network)
-            if classifier:
-                own |= {f'{PREFIX}{classifier}.{name}': tuned.head.fc.get_parameter(name) for name in ('weight', 'bias')}
-            load_into(own, given, f'{str(path)!r}')
-    except re.error as error:
-        raise DataError(f'{source!r} has {error.pattern!r}, which is no regular expression: {error}.') from error
+        with bounded(repr(source)):
+            return _tuned(config, given, base, classifier, source, path).eval()
     except DataError:
         raise
     except UserError as error:
         raise DataError(f'{source!r} cannot be put on {base.sites.family}: {error}') from error
-    return tuned.eval()
+
+
+def _tuned(config: Config, given: Tensors, base: Backbone, classifier: str | None, source: str, path: Path) -> Any:
+    """The backbone, or its classifier, with the adapter's tuners and tensors."""
+    tuners, layers = _tuners(config, base.network, source)
+    tuned: ImageClassifier | Backbone = base
+    if classifier:
+        count = len(given[f'{PREFIX}{classifier}.weight'])
+        head = HEADS.build(dict(type='Linear'), in_features=base.num_features, num_classes=count)
+        tuned = ImageClassifier(base, tuners, head.to(next(base.parameters()).device), [str(label) for label in range(count)])
+    else:
+        base.tuners = nn.ModuleList(tuners)
+        for tuner in tuners:
+            tuner.attach(base)
+    with torch.no_grad():
+        _, deltas, thawed = _trained(tuners, base.network)
+        own = _tensors(config['peft_type'], deltas, thawed, layers, base.network)
+        if classifier:
+            own |= {f'{PREFIX}{classifier}.{name}': tuned.head.fc.get_parameter(name) for name in ('weight', 'bias')}
+        load_into(own, given, f'{str(path)!r}')
+    return tuned
 
 
 def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
@@ -183,7 +190,24 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise DataError(f'{str(path)!r} has {key} = {value!r}, a setting that vet does not read for {config["peft_type"]}.')
         if value is not None and key in KINDS and (not isinstance(value, KINDS[key]) or isinstance(value, bool)):
             raise DataError(f'{str(path)!r} has {key} = {value!r}, of the wrong kind.')
+    for key in ('target_modules', 'exclude_modules', 'feedforward_modules', 'modules_to_save', 'rank_pattern', 'alpha_pattern'):
+        _require_patterns(config.get(key), f'{str(path)!r} has a {key} that')
+    for _, value in walk(config, ''):
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
+            raise DataError(f'{str(path)!r} has the number {shown(value)}; allowed: -{LARGEST:,} to {LARGEST:,}.')
     return config
+
+
+def _require_patterns(given: Any, where: str) -> None:
+    """DataError unless these are patterns: one, a list of them, or the keys of a dict of numbers."""
+    patterns = [given] if isinstance(given, str) else list(given or ())
+    if len(patterns) > ENTRIES or (isinstance(given, dict) and not all(type(value) in (int, float) for value in given.values())):
+        raise DataError(f'{where} is {shown(given)}; allowed: at most {ENTRIES:,} patterns, with numbers as values.')
+    for pattern in patterns:
+        try:
+            require_pattern(pattern, where)
+        except UserError as error:
+            raise DataError(str(error)) from error
 
 
 def _backbone(given: str | Mapping[str, Any] | nn.Module, tensors: Tensors) -> tuple[Backbone, str | None]:
@@ -228,7 +252,7 @@ def _tuners(config: Config, network: nn.Module, source: str) -> tuple[list[Tuner
     modules = {path: module for path, module in network.named_modules() if path}
     targets = [path for path in modules if _is_in(config.get('target_modules') or [], path)
                and not _is_in(config.get('exclude_modules') or [], path)
-               and not any(re.match(rf'(^|.*\.){name}($|\..*)', path) for name in saved)]
+               and not any(fits_start(rf'(^|.*\.){name}($|\..*)', path) for name in saved)]
     if not targets:
         raise DataError(f'{source!r} has target_modules = {config.get("target_modules")!r}, which is no module of this network; '
                         f'give the backbone that was tuned.')
@@ -250,12 +274,12 @@ def _tuners(config: Config, network: nn.Module, source: str) -> tuple[list[Tuner
 def _is_in(pattern: str | list[str], path: str) -> bool:
     """As PEFT matches: a string is a regular expression, a list holds paths or ends of paths."""
     if isinstance(pattern, str):
-        return bool(re.fullmatch(pattern, path))
+        return fits(pattern, path)
     return path in pattern or path.endswith(tuple(f'.{name}' for name in pattern))
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any:
-    return next((value for pattern, value in (patterns or {}).items() if re.match(rf'(.*\.)?({pattern})$', path)), default)
+    return next((value for pattern, value in (patterns or {}).items() if fits_start(rf'(.*\.)?({pattern})$', path)), default)
 
 
 # Writing -----------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from vet.core.low_rank import DoRA
 from vet.core.site import Site
 from vet.core.tuner import Tuner
 from vet.errors import UserError
+from vet.patterns import fits
 from vet.registry import TUNERS
 
 Config = Mapping[str, Any]
@@ -119,7 +120,7 @@ class PeftIA3(Tuner):
 def _build_ia3(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
     inputs = config.get('feedforward_modules') or []
     return PeftIA3(paths, [path for path in paths if (
-        re.fullmatch(inputs, path) if isinstance(inputs, str) else path.endswith(tuple(inputs)))])
+        fits(inputs, path) if isinstance(inputs, str) else path.endswith(tuple(inputs)))])
 
 
 def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:

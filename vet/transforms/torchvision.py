@@ -22,6 +22,8 @@ OWN = ('Normalize', 'ToTensor')         # which are registered below
 
 PIXELS = (-0.25, 1.25)                  # where the floats of an image lie: 0 to 1, and what a bicubic resize adds at edges
 OUTSIDE = 0.25                          # the share of an image that a transform may leave elsewhere: noise in an erased part
+FIXED = ('CenterCrop', 'ConvertImageDtype', 'Grayscale', 'Identity', 'Normalize', 'PILToTensor', 'Pad', 'RGB', 'Resize', 'ToDtype',
+         'ToImage', 'ToPureTensor', 'ToTensor')
 
 TRANSFORMS.arguments.update(RANGES)
 
@@ -65,6 +67,11 @@ class Resize(v2.Resize):
 
 
 STILL = (Resize, v2.Resize, v2.CenterCrop)  # an RGB image to an RGB image, the same each time; their repr says all that they are
+
+
+def may_evaluate(name: str) -> bool:
+    """Whether a model folder may name this transform of images to evaluate: a fixed one of torchvision, or the user's own."""
+    return name in FIXED or name not in vars(v2)
 
 
 @TRANSFORMS.register_module()

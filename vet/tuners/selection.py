@@ -7,6 +7,7 @@ from vet.core.deltas import Scale
 from vet.core.site import NORMS, Site
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
+from vet.patterns import fits, require_pattern
 from vet.registry import TUNERS
 
 UNREAD = 'the network has parameters that its features are not computed from'
@@ -77,13 +78,16 @@ class Partial(Tuner):
             if not chosen:
                 raise UserError(f'indices is {self.indices!r}, but the backbone has {len(given)} parameters.')
             return chosen
+        chosen: set[str] = set()
         for pattern in self.names:
-            try:
-                if not any(name.startswith(pattern) or re.fullmatch(pattern, name) for name in given):
-                    raise UnknownNameError('start or pattern of parameter names', pattern, given)
-            except re.error as error:
-                raise UserError(f'names has {pattern!r}, neither the start of a name nor a regular expression: {error}.') from error
-        return [name for name in given if any(name.startswith(p) or re.fullmatch(p, name) for p in self.names)]
+            found = [name for name in given if name.startswith(pattern)]
+            if not found:
+                require_pattern(pattern, 'an entry of names, with which no parameter\'s name begins,')
+                found = [name for name in given if fits(pattern, name)]
+            if not found:
+                raise UnknownNameError('start or pattern of parameter names', pattern, given)
+            chosen.update(found)
+        return [name for name in given if name in chosen]
 
 
 @TUNERS.register_module()

@@ -1,0 +1,79 @@
+"""What building a stranger's model may cost: memory, calls and operations are counted before they are spent."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from vet.errors import DataError, UserError
+
+MEMORY = 0.75           # of the machine's, for new tensors
+TENSORS = 20_000        # new ones; the largest networks have a few thousand parameters
+OPERATIONS = 1e13       # floating point, of matrix products and attention; seven billion parameters on one image take 5e12
+
+
+class Budget(TorchDispatchMode):
+    """Within, a new tensor beyond the machine's memory is refused before it is made, as is one tensor or product too many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self.tensors, self.operations = MEMORY * psutil.virtual_memory().total, TENSORS, OPERATIONS
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not any(isinstance(value, torch.Tensor) for value in args) or op.overloadpacket in _NEW:
+            self._spend_memory(args, kwargs)
+        count = flop_registry.get(_KNOWN_AS.get(op.overloadpacket, op.overloadpacket))
+        if count and op.overloadpacket not in _CONVOLUTIONS:
+            self._spend_operations(count(*args, **kwargs))
+        made = op(*args, **kwargs)
+        if count and op.overloadpacket in _CONVOLUTIONS:
+            self._spend_operations(count(*args, **kwargs, out_val=made))
+        return made
+
+    def _spend_memory(self, args: Any, kwargs: Any) -> None:
+        sizes = [value for value in (*args, *kwargs.values()) if _is_size(value)]
+        if args and type(args[-1]) is int and not sizes:        # arange, eye
+            sizes = [[max(abs(value) for value in args if type(value) is int)]]
+        self.bytes -= 4 * max((math.prod(size) for size in sizes), default=0)
+        self.tensors -= bool(sizes)
+        if self.bytes < 0:
+            raise DataError(f'the network and what is trained of it need more than {MEMORY:.0%} of the memory of this machine '
+                            f'({psutil.virtual_memory().total / 2**30:.0f} GiB).')
+        if self.tensors < 0:
+            raise DataError(f'the network and what is trained of it have more than {TENSORS:,} tensors.')
+
+    def _spend_operations(self, operations: float) -> None:
+        self.operations -= operations
+        if self.operations < 0:
+            raise DataError(f'the network needs more than {OPERATIONS:.0e} operations for one image.')
+
+
+@contextmanager
+def bounded(source: str, advice: str = '') -> Iterator[None]:
+    """Within, a stranger's model is built: within a Budget, and any error of a library becomes a DataError about `source`."""
+    try:
+        with Budget():
+            yield
+    except UserError as error:
+        if not advice or str(error).endswith(advice):
+            raise
+        raise DataError(f'{error} {advice}') from error
+    except Exception as error:      # a library's, about a value that the library did not expect
+        said = next(iter(str(error).strip().splitlines()), '')
+        raise DataError(f'{source} cannot be built: {type(error).__name__}: {said[:300]} {advice}'.rstrip()) from error
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(type(one) is int and one >= 0 for one in value)
+
+
+aten = torch.ops.aten
+_NEW = {aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full}
+_KNOWN_AS = {aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention}
+_CONVOLUTIONS = {aten.convolution, aten._convolution}

@@ -1,0 +1,152 @@
+"""What a stranger may say: the values that a model folder may give a plugin, checked before anything is built.
+
+A plugin of a registry says so with `@permits(…)`, a rule for each argument. Of a plugin that says nothing, plain settings are
+taken: no path, no URL.
+"""
+
+import os
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vet.errors import DataError, UserError
+from vet.patterns import require_pattern
+
+LARGEST = 1_000_000     # of a number that a folder gives: no size, depth or rank of a network is larger
+ENTRIES = 1_000         # of a list or dict within an entry
+DEPTH = 32              # of lists and dicts within one another
+LENGTH = 1_000          # of a text within an entry
+MOST = dict(tuners=64, tasks=256, transforms=16)
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 100
+
+
+def shown(value: Any) -> str:
+    """A stranger's value for a message: its repr, cut."""
+    return _SHOWN.repr(value)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Whether a value may stand somewhere, and how to say what may."""
+
+    allows: Callable[[Any], bool]
+    text: str
+
+    def __or__(self, other: 'Rule') -> 'Rule':
+        return Rule(lambda value: self.allows(value) or other.allows(value), f'{self.text}, or {other.text}')
+
+
+def whole(least: int, most: int) -> Rule:
+    """A whole number from `least` to `most`."""
+    return Rule(lambda value: type(value) is int and least <= value <= most, f'a whole number from {least} to {most}')
+
+
+def number(least: float, most: float) -> Rule:
+    """A finite number from `least` to `most`."""
+    return Rule(lambda value: type(value) in (int, float) and least <= value <= most, f'a number from {least:g} to {most:g}')
+
+
+def text(pattern: str, what: str) -> Rule:
+    """A text that `pattern` matches whole."""
+    known = re.compile(pattern)
+    return Rule(lambda value: isinstance(value, str) and len(value) <= LENGTH and known.fullmatch(value) is not None, what)
+
+
+def lists(rule: Rule, least: int = 0, most: int = ENTRIES) -> Rule:
+    """A list of `least` to `most` values that `rule` allows."""
+    return Rule(lambda value: isinstance(value, list | tuple) and least <= len(value) <= most and all(map(rule.allows, value)),
+                f'a list of {least} to {most} values, each {rule.text}')
+
+
+def dicts(rules: Mapping[str, Rule], what: str) -> Rule:
+    """A dict of some of these keys."""
+    return Rule(lambda value: isinstance(value, Mapping) and all(
+        key in rules and rules[key].allows(value[key]) for key in value), what)
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        require_pattern(value, '')
+    except UserError:
+        return False
+    return True
+
+
+def _is_checkpoint(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LENGTH and os.path.isabs(value) and '..' not in re.split(r'[/\\]', value) and (
+        not value.startswith(('//', '\\\\')) and '://' not in value and value.isprintable())
+
+
+NOTHING = Rule(lambda value: value is None, 'null')
+FLAG = Rule(lambda value: type(value) is bool, 'true or false')
+NUMBER = number(-LARGEST, LARGEST)
+WORD = text(r'[\w.+-]*', 'a word of letters, digits, "_", ".", "+" and "-"')
+SETTING = NOTHING | FLAG | NUMBER | WORD
+SETTINGS = SETTING | lists(SETTING | lists(SETTING))
+SHA256 = text('[0-9a-f]{64}', 'a sha256 of 64 hexadecimal digits')
+CHECKPOINT = NOTHING | Rule(_is_checkpoint, 'the absolute path of a file on this machine, as a training run writes it')
+PATTERN = Rule(_is_pattern, 'a pattern of RE2\'s syntax')
+ROLES = Rule(lambda value: isinstance(value, Mapping) and len(value) <= ENTRIES and all(
+    WORD.allows(role) and _is_pattern(pattern) for role, pattern in value.items()), 'a dict of roles, each with a pattern')
+SIZE = whole(1, 4096)
+THREE = lists(number(-1e3, 1e3), 1, 4)
+PREPROCESSING = dicts(dict(
+    size=SIZE | lists(SIZE, 2, 2), mean=THREE, std=lists(number(1e-3, 1e3), 1, 4), crop_pct=number(0.01, 4),
+    interpolation=text('nearest|nearest-exact|bilinear|bicubic|box|hamming|lanczos', 'the name of an interpolation')),
+    'a dict of size (1 to 4096 pixels), mean, std (finite, std above 0.001), crop_pct and interpolation')
+
+
+def permits(**rules: Rule) -> Callable[[Any], Any]:
+    """Declares what a model folder may say to a plugin: a rule for each argument. Others are refused."""
+    def declared(plugin: Any) -> Any:
+        plugin.permits = rules
+        return plugin
+    return declared
+
+
+def require_type(entry: Any, where: str) -> str:
+    """The type of an entry dict(type=…). DataError where it has none."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get('type'), str) or not WORD.allows(entry['type']):
+        raise DataError(f'{where} is {shown(entry)}; allowed: a dict with a "type", the name of a plugin.')
+    return entry['type']
+
+
+def require_permitted(entry: Mapping[str, Any], where: str, rules: Mapping[str, Rule]) -> None:
+    """DataError where an entry dict(type=…) of a folder says what `rules` do not allow."""
+    for key, value in entry.items():
+        if key not in rules:
+            raise DataError(f'{where} says {shown(key)}, which a model folder may not say. Allowed: {", ".join(rules)}.')
+        if not rules[key].allows(value):
+            wrong = [name for name in value if not rules[key].allows({name: value[name]})] if isinstance(value, Mapping) else []
+            given = {wrong[0]: value[wrong[0]]} if wrong else value
+            raise DataError(f'{where}.{key} is {shown(given)}, which a model folder may not say. Allowed: {rules[key].text}.')
+
+
+def require_plain_settings(value: Any, where: str) -> None:
+    """DataError for numbers, texts, lists or dicts beyond the limits of a folder, and for a path or a URL among them."""
+    for place, inner in walk(value, where):
+        if isinstance(inner, str) and (len(inner) > LENGTH or '://' in inner or '/' in inner):
+            raise DataError(f'{place} is {shown(inner)}; a model folder may say no path and no URL there, and no text of more '
+                            f'than {LENGTH:,} characters.')
+        if isinstance(inner, int | float) and not (abs(inner) <= LARGEST or (place.endswith('seed') and type(inner) is int)):
+            raise DataError(f'{place} is {shown(inner)}; allowed: numbers from {-LARGEST:,} to {LARGEST:,}.')
+        if isinstance(inner, Mapping | list) and len(inner) > ENTRIES:
+            raise DataError(f'{place} has {len(inner):,} entries; allowed: {ENTRIES:,}.')
+
+
+def walk(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every value within `value`, with its place; the keys of dicts too. DataError where it is nested too deep."""
+    waiting = [(where, value, 0)]
+    while waiting:
+        place, inner, depth = waiting.pop()
+        yield place, inner
+        if depth > DEPTH:
+            raise DataError(f'{where} is nested deeper than {DEPTH} levels; what a model folder says is not.')
+        if isinstance(inner, Mapping):
+            waiting += [(f'a key of {place}', key, depth) for key in inner]
+            waiting += [(f'{place}.{key}', value, depth + 1) for key, value in inner.items()]
+        elif isinstance(inner, list | tuple):
+            waiting += [(f'{place}[{i}]', one, depth + 1) for i, one in enumerate(inner)]

@@ -1,0 +1,158 @@
+"""What configuration.json of a model folder may say. A folder is a stranger's: all of it is checked before anything is built."""
+
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from vet.core.permits import (
+    CHECKPOINT,
+    MOST,
+    NOTHING,
+    PATTERN,
+    PREPROCESSING,
+    SHA256,
+    WORD,
+    require_permitted,
+    require_plain_settings,
+    require_type,
+    shown,
+    walk,
+)
+from vet.errors import DataError
+from vet.registry import BACKBONES
+from vet.transforms.torchvision import may_evaluate
+
+CLASSES, NAME = 100_000, 1_000      # classes, and characters of a name
+MODEL = ('backbone', 'tuners', 'head', 'tasks', 'shared', 'finetune')
+PIXELS = 8192                       # of all sizes of an evaluation's transforms together
+IDENTITY = dict(type=WORD, tag=NOTHING | WORD, sha256=SHA256, checkpoint=CHECKPOINT)
+PROCESSES = dict(workers_per_gpu=256, threads=1024, batch_size_per_gpu=65_536)
+
+
+def require_harmless(configuration: Any, source: str) -> None:
+    """DataError where a configuration says more than the sizes, names and settings of a model.
+
+    It may name no URL, no path but that of a checkpoint, no callable, and no option of a library that fetches or executes.
+    """
+    model = configuration['model']
+    for key in model:
+        if key not in MODEL:
+            raise DataError(f'{source} says model.{key}, which this vet does not read. Allowed: {", ".join(MODEL)}.')
+    tasks = model.get('tasks') or {}
+    if not isinstance(tasks, dict) or len(tasks) > MOST['tasks'] or not all(task.isidentifier() for task in tasks):
+        raise DataError(f'{source} has model.tasks {shown(tasks)}; allowed: a dict of at most {MOST["tasks"]} tasks, whose names '
+                        f'are of letters, digits and "_".')
+    for where, part in {'model': model, **{f'model.tasks.{task}': part for task, part in tasks.items()}}.items():
+        if not isinstance(part, dict):
+            raise DataError(f'{source} has {shown(part)} as {where}; allowed: a dict with "backbone" and "head".')
+        require_backbone(part.get('backbone'), f'{source}: {where}.backbone')
+        _require_plugin(part.get('head'), f'{source}: {where}.head')
+    if len(model['tuners']) > MOST['tuners']:
+        raise DataError(f'{source} has {len(model["tuners"]):,} tuners; allowed: {MOST["tuners"]}.')
+    for i, tuner in enumerate(model['tuners']):
+        _require_plugin(tuner, f'{source}: model.tuners[{i}]')
+    if not PATTERN.allows(model.get('shared', '.*')):
+        raise DataError(f'{source} has {shown(model["shared"])} as model.shared; allowed: {PATTERN.text}.')
+    _require_classes(configuration['classes'], tasks, source)
+    _require_preprocessing(configuration.get('preprocessing'), tasks, source)
+    _require_evaluation(configuration.get('evaluation'), source)
+    sha256 = configuration.get('sha256') or {}
+    if not isinstance(sha256, dict) or not all(map(SHA256.allows, sha256.values())):
+        raise DataError(f'{source} has {shown(sha256)} as sha256; allowed: a dict of file names, each with {SHA256.text}.')
+
+
+def require_backbone(entry: Any, where: str) -> None:
+    """DataError where an entry of model.backbone says more than its plugin permits a folder to say."""
+    rules = getattr(BACKBONES.find(require_type(entry, where)), 'permits', None)
+    own = {key: value for key, value in entry.items() if rules is None and key not in IDENTITY}
+    require_permitted({key: value for key, value in entry.items() if key not in own}, where, {**IDENTITY, **(rules or {})})
+    require_plain_settings(own, where)
+
+
+def require_run(sections: Mapping[str, Any], source: str) -> None:
+    """DataError where the sections dataset and train of a folder, from which a run begins, could do harm.
+
+    A dataset's place is the user's: `root` is refused, as is a URL, and a path to what is no file or folder (a pipe, a device).
+    """
+    for where, value in walk(sections.get('dataset'), 'dataset'):
+        if where.startswith('a key of') and value == 'root':
+            raise DataError(f'{source} says where data are ({where[9:]}.root), which is for you to say: give --data-root DIR, or a '
+                            f'dataset of your own.')
+        if isinstance(value, str) and ('://' in value or _is_special(value)):
+            raise DataError(f'{source} has {shown(value)} as {where}; allowed: names, and paths of files and folders.')
+    for where, value in walk(sections.get('train'), 'train'):
+        most = PROCESSES.get(where.rpartition('.')[2].strip("'"))
+        if most and isinstance(value, int) and value > most:
+            raise DataError(f'{source} has {shown(value)} as {where}; allowed: at most {most:,}.')
+
+
+def require_texts(value: Any, source: str) -> None:
+    """DataError for what is nested too deep, and for text that no file can hold."""
+    for _, inner in walk(value, source):
+        if isinstance(inner, str) and not _is_text(inner):
+            raise DataError(f'{source} holds the text {shown(inner)}, which is not Unicode.')
+
+
+def _require_plugin(entry: Any, where: str) -> None:
+    """Of a tuner or a head. A dict with a type within it is a backbone, as the side network of SideTuning is."""
+    require_type(entry, where)
+    for key, value in entry.items():
+        if isinstance(value, dict) and 'type' in value:
+            require_backbone(value, f'{where}.{key}')
+        elif key != 'type':
+            require_plain_settings(value, f'{where}.{key}')
+
+
+def _require_classes(classes: Any, tasks: Mapping[str, Any], source: str) -> None:
+    parts = classes if tasks else {'': classes}
+    if not isinstance(parts, dict) or (tasks and set(parts) != set(tasks)):
+        raise DataError(f'{source} must have a list of class names for each task: {", ".join(tasks)}.')
+    for names in parts.values():
+        if not isinstance(names, list) or len(names) > CLASSES or not all(
+                isinstance(name, str) and len(name) <= NAME for name in names):
+            raise DataError(f'{source} has {shown(names)} as classes; allowed: at most {CLASSES:,} names, each a text of at most '
+                            f'{NAME:,} characters.')
+
+
+def _require_preprocessing(given: Any, tasks: Mapping[str, Any], source: str) -> None:
+    parts = given if tasks and isinstance(given, dict) else {'': given}
+    for task, part in parts.items():
+        if part is not None and not PREPROCESSING.allows(part):
+            raise DataError(f'{source} has {shown(part)} as preprocessing{task and "." + task}; allowed: '
+                            f'{PREPROCESSING.text}.')
+
+
+def _require_evaluation(evaluation: Any, source: str) -> None:
+    """Of the transforms of images. Their sizes are bounded together: an image grows with each."""
+    entries = (evaluation or {}).get('transform') if isinstance(evaluation or {}, dict) else evaluation
+    if entries is None:
+        return
+    if not isinstance(entries, list) or len(entries) > MOST['transforms']:
+        raise DataError(f'{source} has {shown(entries)} as evaluation.transform; allowed: a list of at most {MOST["transforms"]}.')
+    pixels = 0
+    for i, entry in enumerate(entries):
+        where = f'{source}: evaluation.transform[{i}]'
+        if not may_evaluate(require_type(entry, where)):
+            raise DataError(f'{where} is {shown(entry["type"])}, which a model folder may not use to evaluate.')
+        require_plain_settings({key: value for key, value in entry.items() if key != 'type'}, where)
+        pixels += sum(abs(value) for _, value in walk(entry, '') if type(value) is int)
+    if pixels > PIXELS:
+        raise DataError(f'{source} makes images of {pixels:,} pixels in evaluation.transform; allowed: {PIXELS:,} in all.')
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_special(path: str) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
