@@ -112,7 +112,7 @@ def test_what_networks_are_made_of_may_be_said(says):
 
 def test_no_argument_that_is_allowed_names_a_place_or_code():
     assert not [name for name in ARCHITECTURE if any(word in name for word in (
-        'url', 'path', 'file', 'cache', 'hub', 'pretrained', 'cfg', 'fn', 'feature_', 'module', 'block_args', 'weights'))]
+        'url', 'checkpoint', 'file', 'cache', 'hub', 'pretrained', 'cfg', 'fn', 'feature_', 'module', 'block_args', 'weights'))]
 
 
 @pytest.mark.parametrize('place, value', [
@@ -221,5 +221,5 @@ def test_three_hundred_hostile_folders(trainer, tmp_path):
 
 
 def test_a_config_file_stays_free():
-    settings = read_settings(dict(model=dict(backbone={**TIMM, 'kwargs': dict(TIMM['kwargs'], cache_dir='/tmp/x')})))
+    settings = read_settings(dict(dataset={}, model=dict(backbone={**TIMM, 'kwargs': dict(TIMM['kwargs'], cache_dir='/tmp/x')})))
     assert settings.model.backbone['kwargs']['cache_dir'] == '/tmp/x'

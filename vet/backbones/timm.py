@@ -11,8 +11,8 @@ import torch
 
 from vet.backbones.class_token import class_token_only, modules_of_class_token, pools_class_token
 from vet.backbones.roles import find_layout
-from vet.backbones.timm_files import load_file
-from vet.core.backbone import Backbone, Lean, Preprocessing
+from vet.backbones.timm_files import load_file, read_again
+from vet.core.backbone import Backbone, Lean, Preprocessing, Resampling
 from vet.core.offline import cache_alone_without_network
 from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, dicts, permits, text
 from vet.errors import DataError, UnknownNameError, UserError
@@ -68,7 +68,11 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     with torch.random.fork_rng(devices=[]), cache_alone_without_network() if from_hub else nullcontext():
         torch.manual_seed(0)
         try:
-            network: Any = timm.create_model(name, pretrained=from_hub, **output, **options)
+            with Resampling() as resampling:
+                network: Any = timm.create_model(name, pretrained=from_hub, **output, **options)
+            read = read_again(network) if from_hub and resampling.seen else None
+        except UserError:
+            raise
         except OSError as error:
             raise DataError(_not_downloaded(name, error)) from error
         except Exception as error:      # timm's constructors check little: any error of theirs is an argument's
@@ -80,7 +84,7 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
         raise UserError(f'{name!r} has no classifier to keep; leave model.backbone.classifier out, or give a checkpoint '
                         f'that has one, and kwargs=dict(num_classes=…).')
     if checkpoint is not None:
-        load_file(network, name, Path(checkpoint).expanduser(), () if classifier else heads)
+        read = load_file(network, name, Path(checkpoint).expanduser(), () if classifier else heads)
     patches = getattr(network, 'patch_embed', None)
     settings = timm.data.resolve_model_data_config(network)
     size = getattr(patches, 'img_size', None) or settings['input_size'][1:]
@@ -96,7 +100,7 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
         warnings.warn(remark, stacklevel=2)
     made = Backbone(network, layout, chosen, dict(
         type='timm', name=name, tag=tag, pretrained=pretrained, checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}),
-        preprocessing=dict(preprocessing or {}), kwargs=options, classifier=classifier), wanted, remarks)
+        preprocessing=dict(preprocessing or {}), kwargs=options, classifier=classifier), wanted, remarks, read)
     made.lean = Lean(class_token_only, modules_of_class_token) if pools_class_token(network) else None
     return made
 

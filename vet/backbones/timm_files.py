@@ -10,15 +10,17 @@ import numpy as np
 import timm
 import torch
 
-from vet.core.backbone import load_weights, read_weights
+from vet.core.backbone import Resampling, load_weights, read_weights
 from vet.errors import DataError
 
+Tensors = dict[str, torch.Tensor]
 PATCHES = re.compile(r'(visual\.trunk\.)?patch_embed\.proj\.weight|visual\.conv1\.weight')     # timm's, OpenCLIP's, OpenAI's
 GOOGLE_PREFIXES = ('opt/target/', 'params/img/', 'params/')     # of all names; params/txt/ is SigLIP's text tower
 
 
-def load_file(network: Any, name: str, path: Path, may_be_left: tuple[str, ...]) -> None:
-    """Loads the file into timm's network `name`. DataError where it does not fit.
+def load_file(network: Any, name: str, path: Path, may_be_left: tuple[str, ...]) -> Tensors | None:
+    """Loads the file into timm's network `name`. DataError where it does not fit. Returns what was read, where the positions of
+    the network were resampled from it; else None.
 
     What else a CLIP or SigLIP holds (its text tower) is left out, as is a representation layer; positions of another grid are
     resampled. may_be_left: the path of the classifier, where it is not kept.
@@ -27,26 +29,48 @@ def load_file(network: Any, name: str, path: Path, may_be_left: tuple[str, ...])
         if not path.is_file():
             raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
         try:
-            _load_npz(network, path)
+            with Resampling() as resampling:
+                _load_npz(network, path)
+            return _arrays(path) if resampling.seen else None
         except Exception as error:      # numpy's, zipfile's and timm's, of many kinds
             raise DataError(f'{path} holds no Google .npz weights of {type(network).__name__}: {error}') from error
-        return
     state = read_weights(path)
     if 'visual.class_embedding' in state and '.' not in name:
         raise DataError(f'{path} is a whole CLIP model: its activation, mean and std are those of whoever trained it, which '
                         f'{name!r} does not say. Give model.backbone.name with a tag: {timm.list_pretrained(f"{name}.*")}.')
+    read, resampling = dict(state), Resampling()
     adapt = getattr(importlib.import_module(type(network).__module__), 'checkpoint_filter_fn', None)
     if adapt and _shapes(state) != _shapes(network.state_dict()):      # other names, or positions of another grid
         try:
             for kernel in (tensor for key, tensor in state.items() if PATCHES.fullmatch(key) and tensor.dim() == 4):
                 _check_patches(network, kernel.shape[-2:])
-            state = adapt(state, network)
+            with resampling:
+                state = adapt(state, network)
         except (KeyError, RuntimeError, AttributeError, TypeError):
             pass        # not of this family: what does not fit is named below
         except ValueError as error:
             raise DataError(f'{path} holds the weights of another architecture than {name!r}: {error}. Give the checkpoint of this '
                             f'backbone, or the backbone of this checkpoint.') from error
     load_weights(network, state, str(path), may_be_left)
+    grown = any(name in read and read[name].numel() != tensor.numel() for name, tensor in state.items())
+    return read if resampling.seen or grown else None
+
+
+def read_again(network: Any) -> Tensors | None:
+    """What timm read for a pretrained network, from the cache of its hub or of torch; None where it is not there."""
+    settings = network.pretrained_cfg or {}
+    try:
+        if settings.get('hf_hub_id'):
+            name = settings.get('hf_hub_filename')
+            return timm.models.load_state_dict_from_hf(settings['hf_hub_id'], **(dict(filename=name) if name else {}))
+        return torch.hub.load_state_dict_from_url(settings['url'], map_location='cpu', weights_only=True)
+    except Exception:       # of many kinds: then the sha256 is of the network's own weights, as of any other
+        return None
+
+
+def _arrays(path: Path) -> Tensors:
+    with np.load(path) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 def _load_npz(network: Any, path: Path) -> None:

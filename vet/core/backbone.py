@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from vet.core.site import Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
@@ -68,20 +70,27 @@ class Backbone(nn.Module):
     layout: which modules play which role. published: the preprocessing that the weights were trained with.
     remarks: where else the weights were trained otherwise than they are used.
     origin: the identity that its library's own plugin gave it, where another plugin gave it one of its own.
+    read: the weights as they were read, where the network's own were computed from them (positions of another grid). Then the
+        sha256 is of these: what is computed differs between processors. is_resampled: whether it is so.
     """
 
     lean: Lean | None = None
     is_merged = False           # whether its classifier has written reweights into the weights, see ImageClassifier.merge
 
     def __init__(self, network: nn.Module, layout: Layout, preprocessing: Preprocessing, identity: Mapping[str, Any],
-                 published: Preprocessing | None = None, remarks: Iterable[str] = ()):
+                 published: Preprocessing | None = None, remarks: Iterable[str] = (),
+                 read: Mapping[str, torch.Tensor] | None = None):
         super().__init__()
         self.network = network.requires_grad_(False)
         self.preprocessing, self.published, self.remarks = preprocessing, published or preprocessing, tuple(remarks)
-        self.identity = self.origin = dict(identity, sha256=weights_sha256(network.state_dict()))
+        self.is_resampled = read is not None
+        sha256 = weights_sha256(network.state_dict()) if read is None else resampled_sha256(read, network)
+        self.identity = self.origin = dict(identity, sha256=sha256)
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
             calls = dry_run(network, image)
+        except UserError:
+            raise
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, IndexError) as error:
             raise UserError(f'{identity.get("name")} does not take images of {preprocessing.size} (height, width): {error} '
                             f'Set model.backbone.preprocessing.size to what it takes.') from error
@@ -119,6 +128,22 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def resampled_sha256(read: Mapping[str, torch.Tensor], network: nn.Module) -> str:
+    """The sha256 of weights as they were read, and of the names and shapes of the network for which they were resampled."""
+    shapes = ''.join(f'{name} {tuple(tensor.shape)}\n' for name, tensor in sorted(network.state_dict().items()))
+    return hashlib.sha256(f'{weights_sha256(read)}\n{shapes}'.encode()).hexdigest()
+
+
+class Resampling(TorchFunctionMode):
+    """Within, `seen` tells whether a tensor was resampled, as positions are for another grid."""
+
+    seen = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or function in (F.interpolate, F.grid_sample, torch.linalg.pinv)
+        return function(*args, **(kwargs or {}))
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 from safetensors.torch import save
 
 import vet
-from vet.core.backbone import Backbone
+from vet.core.backbone import Backbone, weights_sha256
 from vet.core.budget import bounded
 from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier, share_equal_weights
@@ -192,9 +192,13 @@ def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | No
         except DataError as error:
             raise DataError(f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)') from error
     wanted = identity.get('sha256')
-    if backbone.identity['sha256'] != wanted:
+    if wanted != backbone.identity['sha256'] and not (
+            backbone.is_resampled and wanted == weights_sha256(backbone.network.state_dict())):     # as older folders say it
+        older = backbone.is_resampled * (' (A folder of an older vet says the sha256 of resampled positions, which differs between '
+                                       'processors: train or combine the folder again on the kind of processor that made it.)')
         raise DataError(f'these are not the backbone weights that were tuned: {identity.get("name", identity["type"])} with '
-                        f'sha256 {wanted} is needed, given {backbone.identity["sha256"]}. Give the right file as backbone=PATH.')
+                        f'sha256 {wanted} is needed, given {backbone.identity["sha256"]}. Give the right file as backbone=PATH.'
+                        f'{older}')
     return backbone
 
 
