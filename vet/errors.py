@@ -16,7 +16,13 @@ def shown(value: object, most: int = 300) -> str:
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: the text says what, what was given, what is allowed and what to do."""
+    """A mistake in what the user gave: the text says what, what was given, what is allowed and what to do.
+
+    Control characters in it are shown escaped: a file of a stranger may put some into the text, which reaches a terminal.
+    """
+
+    def __init__(self, text: object = ''):
+        super().__init__(''.join(part if part.isprintable() or part == '\n' else repr(part)[1:-1] for part in str(text)))
 
 
 class UnknownNameError(UserError):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from vet.builders import TASK
+from vet.core.budget import bounded
 from vet.core.tuned_model import TunedModel
 from vet.datasets.base import told
 from vet.datasets.image import open_image
@@ -34,9 +35,20 @@ class Classifier:
         self.model = model.to(self._accelerator.device)
         self._view = {name: build_transform(transforms[name], **vars(part.backbone.preprocessing))
                       for name, part in self.model.tasks.items()}
+        with bounded(repr(folder)):
+            self._try()
         self._task: str | None = None
         if task is not None:
             self.use(task)
+
+    def _try(self) -> None:
+        """Makes a tensor of one small image for each task: a folder may say transforms that do not fit one another."""
+        for name, view in self._view.items():
+            shape = tuple(view(Image.new('RGB', (64, 48))).shape)
+            wanted = (3, *self.model.for_task(name).backbone.preprocessing.size)
+            if shape != wanted:
+                with torch.inference_mode():
+                    self.model.for_task(name)(torch.zeros(1, *shape, device=self._accelerator.device))
 
     def use(self, task: str) -> None:
         """Makes a task that of calls that name none. Of several folders, no weight is touched."""

@@ -133,8 +133,8 @@ def test_patterns_take_linear_time(says, place, value):
     ('model.head', dict(type='MLP', hidden=10 ** 9), 'allowed: numbers from'),
     ('model.backbone.kwargs.depth', 10 ** 9, 'may not say'), ('model.backbone.kwargs.depth', 10 ** 5, 'more than 20,000 tensors'),
     ('model.backbone.kwargs.img_size', 10 ** 6, 'more than 75% of the memory of this machine'),
-    ('preprocessing', dict(size=[10 ** 6, 10 ** 6]), '1 to 4096 pixels'), ('preprocessing', dict(std=[1e-45] * 3), 'std above 0.001'),
-    ('evaluation', dict(transform=[dict(type='Pad', padding=4000)] * 5), 'allowed: 8,192 in all'),
+    ('preprocessing', dict(size=[10 ** 6, 10 ** 6]), '1 to 2048 pixels'), ('preprocessing', dict(std=[1e-45] * 3), 'std above 0.001'),
+    ('evaluation', dict(transform=[dict(type='Pad', padding=4000)] * 5), 'allowed: 4,096 in all'),
     ('evaluation', dict(transform=[dict(type='Lambda', lambd='os.system')]), "'Lambda', which a model folder may not use"),
     ('classes', ['a'] * 200_000, 'at most 100,000 names')], ids=lambda value: str(value)[:40])
 def test_sizes_and_counts_are_bounded(says, place, value, message):

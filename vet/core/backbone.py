@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from vet.core.budget import rehearse
 from vet.core.site import Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError
@@ -88,6 +89,7 @@ class Backbone(nn.Module):
         self.identity = self.origin = dict(identity, sha256=sha256)
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
+            rehearse(network, image)
             calls = dry_run(network, image)
         except UserError:
             raise

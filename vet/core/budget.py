@@ -7,9 +7,12 @@ from typing import Any
 
 import psutil
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils.flop_counter import flop_registry
 
+from vet.core.modes import in_eval
 from vet.errors import DataError, UserError
 
 MEMORY = 0.75           # of the machine's, for new tensors
@@ -52,6 +55,20 @@ class Budget(TorchDispatchMode):
         self.operations -= operations
         if self.operations < 0:
             raise DataError(f'the network needs more than {OPERATIONS:.0e} operations for one image.')
+
+
+def rehearse(network: nn.Module, image: torch.Tensor) -> None:
+    """Within a Budget: counts what one image costs, without computing it. Of a network that cannot run so, nothing is counted."""
+    if not isinstance(_get_current_dispatch_mode(), Budget):
+        return
+    state = {name: tensor.to('meta') for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    try:
+        with torch.no_grad(), in_eval(network):
+            functional_call(network, state, (image.to('meta'),))
+    except UserError:
+        raise
+    except Exception:       # a step that needs numbers, or an image that does not fit, which the dry run names
+        return
 
 
 @contextmanager

@@ -91,12 +91,12 @@ CHECKPOINT = NOTHING | Rule(_is_checkpoint, 'the absolute path of a file on this
 PATTERN = Rule(_is_pattern, 'a pattern of RE2\'s syntax')
 ROLES = Rule(lambda value: isinstance(value, Mapping) and len(value) <= ENTRIES and all(
     WORD.allows(role) and _is_pattern(pattern) for role, pattern in value.items()), 'a dict of roles, each with a pattern')
-SIZE = whole(1, 4096)
+SIZE = whole(1, 2048)
 THREE = lists(number(-1e3, 1e3), 1, 4)
 PREPROCESSING = dicts(dict(
-    size=SIZE | lists(SIZE, 2, 2), mean=THREE, std=lists(number(1e-3, 1e3), 1, 4), crop_pct=number(0.01, 4),
+    size=SIZE | lists(SIZE, 2, 2), mean=THREE, std=lists(number(1e-3, 1e3), 1, 4), crop_pct=number(0.2, 4),
     interpolation=text('nearest|nearest-exact|bilinear|bicubic|box|hamming|lanczos', 'the name of an interpolation')),
-    'a dict of size (1 to 4096 pixels), mean, std (finite, std above 0.001), crop_pct and interpolation')
+    'a dict of size (1 to 2048 pixels), mean, std (finite, std above 0.001), crop_pct (0.2 to 4) and interpolation')
 
 
 def permits(**rules: Rule) -> Callable[[Any], Any]:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -64,6 +64,18 @@ def require_stored(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             if sum(part.file_size for part in file.infolist()) > 2 * path.stat().st_size:
                 raise DataError(f'{str(path)!r} is compressed, and takes more space than it says. Save it again with torch.save.')
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """DataError for a link out of the folder, which could name any file of this machine. The hub's client links into its cache."""
+    allowed = folder.resolve(), folder.resolve().parent.parent / 'blobs'
+    for name in names:
+        try:
+            target = (folder / name).resolve()
+        except (OSError, RuntimeError) as error:        # a link to itself
+            raise DataError(f'{str(folder / name)!r} cannot be read: {error}.') from error
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise DataError(f'{str(folder / name)!r} is a link out of its folder, and is refused; put the file itself there.')
 
 
 def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:

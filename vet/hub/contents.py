@@ -25,7 +25,7 @@ from vet.transforms.torchvision import may_evaluate
 
 CLASSES, NAME = 100_000, 1_000      # classes, and characters of a name
 MODEL = ('backbone', 'tuners', 'head', 'tasks', 'shared', 'finetune')
-PIXELS = 8192                       # of all sizes of an evaluation's transforms together
+PIXELS = 4096                       # of all sizes of an evaluation's transforms together
 IDENTITY = dict(type=WORD, tag=NOTHING | WORD, sha256=SHA256, checkpoint=CHECKPOINT)
 PROCESSES = dict(workers_per_gpu=256, threads=1024, batch_size_per_gpu=65_536)
 

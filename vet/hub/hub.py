@@ -13,12 +13,13 @@ from huggingface_hub import CommitOperationAdd, HfApi
 import vet
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
+from vet.core.tensor_file import refuse_links
 from vet.engine.files import publish_folder, write_file
 from vet.errors import UserError
 from vet.hub.card import model_card, without_paths
 from vet.hub.folders import read_folder
 from vet.hub.model_folder import CONFIGURATION, TENSORS, read_configuration
-from vet.hub.names import CARD, ID, find_folder, reason, refuse_links, to_path
+from vet.hub.names import CARD, ID, READ, find_folder, reason, to_path
 
 
 def from_pretrained(name: str | Path, backbone: str | Path | Mapping[str, str | Path] | None = None
@@ -65,7 +66,7 @@ def push_to_hub(folder: str | Path, repo_id: str | Path, *, private: bool | None
 
 def _files(folder: Path, repo_id: str, license: str | None) -> dict[str, bytes]:
     """What is sent of a folder. DataError, of one that is no whole model folder or has links out of it."""
-    refuse_links(folder)
+    refuse_links(folder, READ)
     card, own = model_card(folder, repo_id, license), folder / CARD
     configuration = json.dumps(without_paths(read_configuration(folder)), indent=1, ensure_ascii=False)
     return {CONFIGURATION: configuration.encode(), TENSORS: (folder / TENSORS).read_bytes(),

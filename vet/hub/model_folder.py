@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from packaging.version import InvalidVersion, Version
 from safetensors.torch import save
 
 import vet
 from vet.core.backbone import Backbone, weights_sha256
-from vet.core.budget import bounded
+from vet.core.budget import bounded, rehearse
 from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier, share_equal_weights
 from vet.core.permits import shown
-from vet.core.tensor_file import read_tensors, require_regular, sha256_of
+from vet.core.tensor_file import read_tensors, refuse_links, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError, UserError
@@ -85,6 +86,7 @@ def read_json(path: Path, advice: str = 'Give the output/ folder of a training r
 def read_configuration(folder: str | Path) -> dict[str, Any]:
     """The configuration of a model folder. DataError where it is none, or asks for more than reading."""
     path = Path(folder) / CONFIGURATION
+    refuse_links(Path(folder), (CONFIGURATION, TENSORS))
     configuration = read_json(path)
     try:
         backbone, head = configuration['model']['backbone'], configuration['model']['head']
@@ -135,6 +137,8 @@ def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str
         given = backbone.get(task) if isinstance(backbone, Mapping) else backbone
         network = load_backbone(part['backbone'], given)
         seen, network.preprocessing = network.preprocessing, network.preprocessing.with_changes(preprocessing.get(task, {}))
+        if network.preprocessing.size != seen.size:
+            _require_size(network, seen.size, str(folder))
         if isinstance(given, Backbone) and network.preprocessing.size != seen.size:     # for which its sites were found
             raise DataError(f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone to share '
                             f'its weights {seen.size}; only models of one size can share it.')
@@ -144,7 +148,27 @@ def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str
     own = made.trained_state()
     state = read_tensors(path, AGAIN, tensors_sha256(configuration, folder), lambda header: require_fit(own, header, str(path)))
     made.load_trained_state(state, str(path))
-    return made.eval()
+    made.eval()
+    if not all(tensor.is_floating_point() for tensor in state.values()):       # such as indices, which may point outside
+        with bounded(repr(str(folder)), since_newer(configuration)):
+            _try(made)
+    return made
+
+
+def _require_size(backbone: Backbone, seen: tuple[int, int], folder: str) -> None:
+    """DataError where the network does not take images of the size that the folder says, in place of the size `seen`."""
+    size = backbone.preprocessing.size
+    with bounded(f'{folder!r} says images of {size} (height, width), the network takes {seen}: its network'), torch.no_grad():
+        image = torch.zeros(1, 3, *size)
+        rehearse(backbone.network, image)
+        backbone.network.eval()(image)
+
+
+@torch.no_grad()
+def _try(model: ImageClassifier | MultiTaskClassifier) -> None:
+    """Computes the scores of one image. Whatever error a wrong number makes is raised here."""
+    for part in model.tasks.values():
+        part(torch.zeros(1, 3, *part.backbone.preprocessing.size, device=next(part.parameters()).device))
 
 
 def tensors_sha256(configuration: Mapping[str, Any], folder: str | Path) -> str | None:

@@ -17,7 +17,7 @@ from vet.core.budget import bounded
 from vet.core.model import ImageClassifier, load_into
 from vet.core.permits import ENTRIES, require_plain_settings, shown
 from vet.core.site import Site
-from vet.core.tensor_file import require_regular, require_stored
+from vet.core.tensor_file import refuse_links, require_regular, require_stored
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
 from vet.hub.model_folder import CONFIGURATION, read_json
@@ -60,6 +60,7 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
     DataError, with the file and the key, for what is not ModelScope's; nothing in the folder is executed.
     """
     path = Path(folder) / WEIGHTS
+    refuse_links(Path(folder), (WEIGHTS, CONFIGURATION))
     given, source = _read(path), str(path)
     configuration = read_json(Path(folder) / CONFIGURATION, 'Give the folder of a ModelScope vision-efficient-tuning model.')
     _refuse_paths(configuration, str(Path(folder) / CONFIGURATION))

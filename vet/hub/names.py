@@ -12,6 +12,7 @@ from huggingface_hub import errors
 
 import vet
 from vet.core.offline import answers, cache_alone_without_network
+from vet.core.tensor_file import refuse_links
 from vet.errors import DataError
 from vet.hub.model_folder import CONFIGURATION, TENSORS
 from vet.hub.modelscope import WEIGHTS
@@ -37,7 +38,7 @@ def find_folder(name: str | Path) -> Path:
     path = to_path(name)
     if path.is_dir():
         if str(name).startswith('file:'):           # not the user's own
-            refuse_links(path)
+            refuse_links(path, READ)
         return path / 'output' if (path / 'output' / CONFIGURATION).is_file() else path
     known = ' It is the id of a model to be trained: build_trainer(model=…) trains it.' if str(name) in PRESETS else ''
     match = ID.fullmatch(name) if isinstance(name, str) else None
@@ -89,8 +90,3 @@ def to_path(name: str | Path) -> Path:
     return Path(url2pathname(urlsplit(name).path) if isinstance(name, str) and name.startswith('file:') else name)
 
 
-def refuse_links(folder: Path) -> None:
-    """DataError for a link out of the folder, which could name any file of this machine."""
-    for name in READ:
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise DataError(f'{str(folder / name)!r} is a link out of its folder, and is refused; put the file itself there.')

@@ -23,7 +23,7 @@ from vet.core.model import ImageClassifier, load_into
 from vet.core.permits import ENTRIES, LARGEST, shown, walk
 from vet.core.reweight import Reweight
 from vet.core.site import Layout
-from vet.core.tensor_file import read_tensors
+from vet.core.tensor_file import read_tensors, refuse_links
 from vet.core.tuner import Tuner
 from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError, UnknownNameError, UserError
@@ -58,6 +58,7 @@ def load_peft(folder: str | Path, backbone: str | Mapping[str, Any] | nn.Module)
     DataError, with the file and the key, for what does not fit or is not read; then nothing is loaded.
     """
     source, path = str(Path(folder) / CONFIG), Path(folder) / TENSORS
+    refuse_links(Path(folder), (CONFIG, TENSORS))
     config, given = _read_config(Path(folder) / CONFIG), read_tensors(path, AGAIN)
     base, classifier = _backbone(backbone, given)
     try:

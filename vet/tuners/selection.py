@@ -78,7 +78,7 @@ class Partial(Tuner):
             if not chosen:
                 raise UserError(f'indices is {self.indices!r}, but the backbone has {len(given)} parameters.')
             return chosen
-        chosen: set[str] = set()
+        named: set[str] = set()
         for pattern in self.names:
             found = [name for name in given if name.startswith(pattern)]
             if not found:
@@ -86,8 +86,8 @@ class Partial(Tuner):
                 found = [name for name in given if fits(pattern, name)]
             if not found:
                 raise UnknownNameError('start or pattern of parameter names', pattern, given)
-            chosen.update(found)
-        return [name for name in given if name in chosen]
+            named.update(found)
+        return [name for name in given if name in named]
 
 
 @TUNERS.register_module()
