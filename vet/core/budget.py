@@ -16,12 +16,13 @@ from vet.core.modes import in_eval
 from vet.errors import DataError, UserError
 
 MEMORY = 0.75           # of the machine's, for new tensors
+NUMBERS = 2 ** 28       # in one new tensor; the largest matrix of a published network has 2^27
 TENSORS = 20_000        # new ones; the largest networks have a few thousand parameters
 OPERATIONS = 1e13       # floating point, of matrix products and attention; seven billion parameters on one image take 5e12
 
 
 class Budget(TorchDispatchMode):
-    """Within, a new tensor beyond the machine's memory is refused before it is made, as is one tensor or product too many."""
+    """Within, a new tensor that is too large is refused before it is made, as is one tensor or product too many."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,8 +44,11 @@ class Budget(TorchDispatchMode):
         sizes = [value for value in (*args, *kwargs.values()) if _is_size(value)]
         if args and type(args[-1]) is int and not sizes:        # arange, eye
             sizes = [[max(abs(value) for value in args if type(value) is int)]]
-        self.bytes -= 4 * max((math.prod(size) for size in sizes), default=0)
+        numbers = max((math.prod(size) for size in sizes), default=0)
+        self.bytes -= 4 * numbers
         self.tensors -= bool(sizes)
+        if numbers > NUMBERS:
+            raise DataError(f'the network or what is trained of it has a tensor of {numbers:,} numbers; allowed: {NUMBERS:,}.')
         if self.bytes < 0:
             raise DataError(f'the network and what is trained of it need more than {MEMORY:.0%} of the memory of this machine '
                             f'({psutil.virtual_memory().total / 2**30:.0f} GiB).')
