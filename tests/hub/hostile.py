@@ -4,6 +4,11 @@ import copy
 import json
 import os
 
+import torch
+from safetensors.torch import load_file
+
+from tests.hub.sealed import seal
+
 URL = 'http://127.0.0.1:9/a.pth'
 DEEP = 100_000
 BACKTRACKS = '((.+)+)+X'
@@ -143,6 +148,57 @@ def _files(folder, outside):
         yield f'safetensors {i}', lambda data=data: tensors.write_bytes(data)
 
 
+def _further(good, folder, outside):
+    """(what, function that makes the folder so): kinds that were thought of after the first mend."""
+    config, tensors = folder / 'configuration.json', folder / 'tuner.safetensors'
+
+    def says(path, value):
+        return lambda: config.write_text(json.dumps(changed(good, path, value)))
+
+    def holds(change):
+        return lambda: seal(folder, change({name: tensor.clone() for name, tensor in load_file(tensors).items()}))
+    for i, steps in enumerate((
+            [dict(type='Normalize', mean=[0, 0, 0], std=[0, 0, 0])], [dict(type='ToDtype', dtype='x')], [dict(type='Grayscale', num_output_channels=1)],
+            [dict(type='Normalize', mean=[0] * 7, std=[1] * 7)], [dict(type='Resize', size=[4, 4])], [dict(type='CenterCrop', size=0)],
+            [dict(type='Pad', padding=-5)], [dict(type='RGB')] * 16, [dict(type='Resize', size=4000)], [dict(type='ToTensor'), dict(type='ToImage')],
+            [dict(type='Resize', interpolation='os.system')], [dict(type='EvaluationCrop', crop_pct=1e-6)])):
+        yield f'steps {i}', says('evaluation', dict(transform=steps))
+    for i, prepared in enumerate((dict(size=[64, 64]), dict(mean=[0.5] * 4), dict(size=[1, 2048]), dict(crop_pct=0.2), dict(std=[1000.0]))):
+        yield f'prepared {i}', says('preprocessing', prepared)
+    yield 'huge numbers', holds(lambda state: {name: tensor.fill_(3e38) for name, tensor in state.items()})
+    yield '100,000 tensors', holds(lambda state: state | {f'a{i}': torch.zeros(0) for i in range(100_000)})
+    yield 'names of control characters', holds(lambda state: state | {'\x1b[2J\n': torch.zeros(1)})
+    yield 'empty tensors', holds(lambda state: {name: tensor[:0] for name, tensor in state.items()})
+    for name in ('keys', 'forward', '__class__', 'training', 'ａ', 'None'):
+        part = dict(backbone=good['model']['backbone'], head=good['model']['head'])
+        yield f'task {name}', lambda name=name, part=part: config.write_text(json.dumps(
+            {**good, 'classes': {name: good['classes']}, 'model': {**good['model'], 'tasks': {name: part}}}))
+    many = {f't{i}': dict(backbone=good['model']['backbone'], head=good['model']['head']) for i in range(256)}
+    yield '256 tasks', lambda: config.write_text(json.dumps({**good, 'classes': {name: ['a'] for name in many}, 'model': {**good['model'], 'tasks': many}}))
+    yield 'UTF-16', lambda: config.write_text(json.dumps(good), encoding='utf-16')
+    yield 'BOM', lambda: config.write_text(json.dumps(good), encoding='utf-8-sig')
+    yield 'twice a key', lambda: config.write_text(json.dumps(good)[:-1] + ', "model": 7}')
+    yield '20 MB', lambda: config.write_text(json.dumps({**good, 'x': 'y' * 20_000_000}))
+    for i, roles in enumerate((dict(block=''), dict(block='.*'), {f'r{i}': '.*' for i in range(900)}, {'': ''}, dict(block='(((a{9}){9}){9}){9}'))):
+        yield f'roles {i}', says('model.backbone', {**TIMM, 'roles': roles})
+    for kind in ('Full', 'LadderSide', 'VPT', 'Adapter', 'SideTuning', 'GPS', 'LinearProbe', 'AdaLoRA'):
+        yield f'64 x {kind}', says('model.tuners', [dict(type=kind)] * 64)
+    for name in ('vit_7b_patch16_dinov3', 'eva_giant_patch14_560', 'regnet_y_128gf'):
+        kind = 'torchvision' if name.startswith('regnet') else 'timm'
+        yield f'large {name}', says('model.backbone', dict(type=kind, name=name, pretrained=False, sha256='0' * 64))
+        yield f'large beside {name}', says('model.tuners', [dict(type='SideTuning', side=dict(type=kind, name=name, pretrained=False))])
+    yield 'checkpoint is the folder', says('model.backbone', {**TIMM, 'checkpoint': str(folder)})
+    yield 'checkpoint is its tensors', says('model.backbone', {**TIMM, 'checkpoint': str(tensors)})
+    yield 'checkpoint is its JSON', says('model.backbone', {**TIMM, 'checkpoint': str(config)})
+    for i, (section, value) in enumerate((
+            ('seed', 10 ** 40), ('seed', 'x'), ('train', dict(transform=[dict(type='Lambda', lambd='os.system')])), ('train', 7), ('dataset', 7),
+            ('train', dict(dataloader=dict(workers_per_gpu=10 ** 12))), ('train', dict(stages=[dict(epochs=1, train=BACKTRACKS)])),
+            ('dataset', dict(train=dict(type='MultiTask', tasks=dict(a=dict(type='torchvision', name='CIFAR10', root='/tmp'))))),
+            ('dataset', dict(test=dict(type='CSV', file=f'{outside}/pipe'))), ('evaluation', dict(metrics=['os.system'])), ('evaluation', dict(every=10 ** 30)),
+            ('train', dict(optimizer=dict(type='os.system'))), ('train', dict(compile='__import__')))):
+        yield f'run {i}', says(section, value)
+
+
 def hostile_folders(folder, outside):
     """(what, function that makes `folder` so): some 300 of them. `folder` is whole before each."""
     path = folder / 'configuration.json'
@@ -159,3 +215,4 @@ def hostile_folders(folder, outside):
     for what, place, value in _of_the_rest(outside):
         yield what, writes(changed(good, place, value))
     yield from _files(folder, outside)
+    yield from _further(good, folder, outside)

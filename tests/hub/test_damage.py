@@ -45,7 +45,7 @@ def test_a_folder_with_a_flipped_bit_does_not_open(folder):
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)
-    with pytest.raises(DataError, match='tuner.safetensors. is damaged or changed: its sha256 is .* Copy the model folder again'):
+    with pytest.raises(DataError, match='tuner.safetensors. cannot be read: it is damaged or changed, its sha256 is .* Copy the model folder again'):
         load_model(folder)
 
 

@@ -13,6 +13,7 @@ from vet.backbones.class_token import class_token_only, modules_of_class_token, 
 from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
 from vet.core.backbone import Backbone, Lean, Preprocessing, Resampling
+from vet.core.budget import rehearse_building
 from vet.core.offline import cache_alone_without_network
 from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, dicts, permits, text
 from vet.errors import DataError, UnknownNameError, UserError
@@ -65,6 +66,7 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     if classifier and from_hub and 'num_classes' in options:        # timm would drop a classifier of another number, in silence
         raise UserError(f'model.backbone.kwargs.num_classes is {options["num_classes"]}, but the classifier of {name!r} comes with '
                         f'its own number; leave it out, or give model.backbone.checkpoint a file.')
+    rehearse_building(lambda: timm.create_model(name, **output, **options))
     with torch.random.fork_rng(devices=[]), cache_alone_without_network() if from_hub else nullcontext():
         torch.manual_seed(0)
         try:

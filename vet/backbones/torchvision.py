@@ -11,6 +11,7 @@ from torchvision import models
 
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weights
+from vet.core.budget import rehearse_building
 from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, WORD, dicts, permits
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import BACKBONES
@@ -58,6 +59,7 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
         raise UnknownNameError(f'weights of torchvision {name!r}', weights, [w.name for w in choices]) from None
     from_hub = pretrained and checkpoint is None
     options = {**PORTED.get(name, {}), **(kwargs or {})}
+    rehearse_building(lambda: models.get_model(name, weights=None, **options))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:

@@ -1,7 +1,7 @@
 """What building a stranger's model may cost: memory, calls and operations are counted before they are spent."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from vet.core.modes import in_eval
 from vet.errors import DataError, UserError
 
-MEMORY = 0.75           # of the machine's, for new tensors
+MEMORY = 0.75           # of what is free, for new tensors
 NUMBERS = 2 ** 28       # in one new tensor; the largest matrix of a published network has 2^27
 TENSORS = 20_000        # new ones; the largest networks have a few thousand parameters
 OPERATIONS = 1e13       # floating point, of matrix products and attention; seven billion parameters on one image take 5e12
@@ -26,7 +26,7 @@ class Budget(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes, self.tensors, self.operations = MEMORY * psutil.virtual_memory().total, TENSORS, OPERATIONS
+        self.bytes, self.tensors, self.operations = MEMORY * psutil.virtual_memory().available, TENSORS, OPERATIONS
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -50,8 +50,8 @@ class Budget(TorchDispatchMode):
         if numbers > NUMBERS:
             raise DataError(f'the network or what is trained of it has a tensor of {numbers:,} numbers; allowed: {NUMBERS:,}.')
         if self.bytes < 0:
-            raise DataError(f'the network and what is trained of it need more than {MEMORY:.0%} of the memory of this machine '
-                            f'({psutil.virtual_memory().total / 2**30:.0f} GiB).')
+            raise DataError(f'the network and what is trained of it need more than {MEMORY:.0%} of the memory that is free here '
+                            f'({psutil.virtual_memory().available / 2**30:.1f} GiB).')
         if self.tensors < 0:
             raise DataError(f'the network and what is trained of it have more than {TENSORS:,} tensors.')
 
@@ -59,6 +59,23 @@ class Budget(TorchDispatchMode):
         self.operations -= operations
         if self.operations < 0:
             raise DataError(f'the network needs more than {OPERATIONS:.0e} operations for one image.')
+
+
+def rehearse_building(build: Callable[[], Any]) -> None:
+    """Within a Budget: counts what the network costs that `build` makes, without its memory."""
+    budget = _get_current_dispatch_mode()
+    if not isinstance(budget, Budget):
+        return
+    left = budget.bytes, budget.tensors, budget.operations
+    try:
+        with torch.device('meta'):
+            build()
+    except UserError:
+        raise
+    except Exception:       # a constructor that needs numbers, or arguments that do not fit, which the real one names
+        pass
+    finally:
+        budget.bytes, budget.tensors, budget.operations = left
 
 
 def rehearse(network: nn.Module, image: torch.Tensor) -> None:

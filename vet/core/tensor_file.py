@@ -38,8 +38,8 @@ def read_tensors(path: Path, advice: str, sha256: str | None = None,
             fits(_header(path))
         data = path.read_bytes()
         if sha256 is not None and sha256_of(data) != sha256:
-            raise DataError(f'{str(path)!r} is damaged or changed: its sha256 is {sha256_of(data)}, but {sha256} was saved. '
-                            f'{advice}')
+            raise DataError(f'{str(path)!r} cannot be read: it is damaged or changed, its sha256 is {sha256_of(data)}, but '
+                            f'{sha256} was saved. {advice}')
         return load(data)
     except (OSError, SafetensorError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
