@@ -4,6 +4,7 @@ import copy
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from vet.changes import modified
 from vet.config import Plugin, Settings, load_config, read_settings
+from vet.core.budget import bounded
 from vet.datasets.base import targets_of
 from vet.datasets.class_names import class_list, composed
 from vet.datasets.hold_out import hold_out
@@ -224,7 +226,9 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
             raise UserError('model.finetune is False, which goes on from the folder\'s head, but the dataset has other classes; '
                             'set it to True.')
     else:
-        model = build_model(settings, class_names(datasets['train']))
+        of_folder = named and Path(source).is_dir()     # a stranger's, perhaps
+        with bounded(f'the model of {str(source)!r}') if of_folder else nullcontext():
+            model = build_model(settings, class_names(datasets['train']))
     work_dir = args.get('work_dir') or config.get('work_dir')
     work = WorkFolder(work_dir or new_work_dir(source if named else 'run'), args.get('resume'), is_new=not work_dir)
     return Trainer(model, datasets, settings, work, save_model, args.get('device'), goes_on)

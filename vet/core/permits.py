@@ -16,6 +16,7 @@ from vet.patterns import require_pattern
 
 LARGEST = 1_000_000     # of a number that a folder gives: no size, depth or rank of a network is larger
 ENTRIES = 1_000         # of a list or dict within an entry
+VALUES = 1_000_000      # within one another, in all
 DEPTH = 32              # of lists and dicts within one another
 LENGTH = 1_000          # of a text within an entry
 MOST = dict(tuners=64, tasks=256, transforms=16)
@@ -138,10 +139,14 @@ def require_plain_settings(value: Any, where: str) -> None:
 
 
 def walk(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every value within `value`, with its place; the keys of dicts too. DataError where it is nested too deep."""
-    waiting = [(where, value, 0)]
+    """Every value within `value`, with its place; the keys of dicts too. DataError where it is nested too deep, or holds too much:
+    lists of a pickle may hold one another many times."""
+    waiting, left = [(where, value, 0)], VALUES
     while waiting:
         place, inner, depth = waiting.pop()
+        left -= 1
+        if left < 0:
+            raise DataError(f'{where} holds more than {VALUES:,} values; what a model folder says does not.')
         yield place, inner
         if depth > DEPTH:
             raise DataError(f'{where} is nested deeper than {DEPTH} levels; what a model folder says is not.')

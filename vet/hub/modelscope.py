@@ -20,6 +20,7 @@ from vet.core.site import Site
 from vet.core.tensor_file import refuse_links, require_regular, require_stored
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
+from vet.hub.contents import require_texts
 from vet.hub.model_folder import CONFIGURATION, read_json
 from vet.registry import BACKBONES, HEADS, TUNERS
 
@@ -65,6 +66,7 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
     configuration = read_json(Path(folder) / CONFIGURATION, 'Give the folder of a ModelScope vision-efficient-tuning model.')
     _refuse_paths(configuration, str(Path(folder) / CONFIGURATION))
     for part in ('backbone_cfg', 'head_cfg'):
+        require_texts(given[part], f'{source!r}: {part}')
         _refuse_paths(given[part], source)
         require_plain_settings(given[part], f'{source!r}: {part}')
     cfg, classes = _known(given['backbone_cfg'], source), _classes(given['CLASSES'], source)
