@@ -16,7 +16,7 @@ from vet.core.modes import in_eval
 from vet.errors import DataError, UserError
 
 MEMORY = 0.75           # of what is free, for new tensors
-NUMBERS = 2 ** 28       # in one new tensor; the largest matrix of a published network has 2^27
+NUMBERS = 2 ** 27       # in one new tensor; the largest matrix of a published network, VGG's, has 103 million
 TENSORS = 20_000        # new ones; the largest networks have a few thousand parameters
 OPERATIONS = 1e13       # floating point, of matrix products and attention; seven billion parameters on one image take 5e12
 
