@@ -96,8 +96,9 @@ SIZE = whole(1, 2048)
 THREE = lists(number(-1e3, 1e3), 1, 4)
 PREPROCESSING = dicts(dict(
     size=SIZE | lists(SIZE, 2, 2), mean=THREE, std=lists(number(1e-3, 1e3), 1, 4), crop_pct=number(0.2, 4),
-    interpolation=text('nearest|nearest-exact|bilinear|bicubic|box|hamming|lanczos', 'the name of an interpolation')),
-    'a dict of size (1 to 2048 pixels), mean, std (finite, std above 0.001), crop_pct (0.2 to 4) and interpolation')
+    interpolation=text('nearest|nearest-exact|bilinear|bicubic|box|hamming|lanczos', 'the name of an interpolation'),
+    gray_range=NOTHING | lists(number(-1e12, 1e12), 2, 2)),
+    'a dict of size (1 to 2048 pixels), mean, std (finite, std above 0.001), crop_pct (0.2 to 4), interpolation and gray_range')
 
 
 def permits(**rules: Rule) -> Callable[[Any], Any]:
