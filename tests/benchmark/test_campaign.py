@@ -284,9 +284,9 @@ tuners = {name: dict(tuners=[dict(type='LinearProbe')], options=options) for nam
 @pytest.mark.parametrize('seed', [0, 1, 2])
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_one_that_was_not(process, unbroken, tmp_path, seed):
-    kept, draw, all_files = {}, random.Random(seed), sum(1 for _ in unbroken.rglob('*'))
-    for _ in range(4):
-        child = process(run_campaign, tmp_path, TWO_SEEDS, draw.randrange(5, all_files // 2))       # every file takes two writes or more
+    kept, draw = {}, random.Random(seed)
+    for _ in range(3):
+        child = process(run_campaign, tmp_path, TWO_SEEDS, draw.randrange(30, 60))      # of some 180 writes, 45 a run
         child.join()
         assert child.exitcode == -signal.SIGKILL
         kept |= {path: path.stat().st_mtime_ns for path in (tmp_path / 'results/tiny').glob('*.json')}
