@@ -47,10 +47,10 @@ def campaign(folder, launch=here, more='', options=None, only='*', work_dir='wor
 
 
 def run_campaign(folder, more='', dies_at=None):
-    """Of a child process. dies_at: the number of the write before which the process is killed."""
+    """Of a child process. dies_at: a folder, and the number of the write in the folder before which the process is killed."""
     torch.set_num_threads(1)
     if dies_at:
-        at_write(folder, dies_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        at_write(*dies_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
     campaign(Path(folder), more=more).run()
 
 
