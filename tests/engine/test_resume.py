@@ -87,9 +87,9 @@ def test_killed_again_and_again(process, unbroken, tmp_path):
 
 @pytest.mark.slow
 def test_killed_from_outside(process, unbroken, tmp_path):
-    """With SIGKILL from another process, as soon as the checkpoint of step 3 is seen. The child gets no further than the validation."""
+    """With SIGKILL from another process, as soon as the checkpoint of step 3 is seen. The child waits before step 5."""
     folder = tmp_path / 'run'
-    child = process(train_everything, folder, None, ('validation', 1, 'wait'))
+    child = process(train_everything, folder, None, ('step', 5, 'wait'))
     while not (folder / 'checkpoints' / 'step-00000003').exists():
         child.join(0.01)
         assert child.is_alive()
