@@ -285,8 +285,8 @@ tuners = {name: dict(tuners=[dict(type='LinearProbe')], options=options) for nam
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_one_that_was_not(process, unbroken, tmp_path, seed):
     kept, draw = {}, random.Random(seed)
-    for below, most in (('', 40), ('results', 9), ('', 40)):        # a run writes more than 40 times, four results 12 times
-        child = process(run_campaign, tmp_path, TWO_SEEDS, (tmp_path / below, draw.randrange(4, most)))
+    for below, first, last in (('', 4, 40), ('results', 7, 11), ('', 4, 40)):     # a run writes more than 40 times, four results 12 times
+        child = process(run_campaign, tmp_path, TWO_SEEDS, (tmp_path / below, draw.randint(first, last)))
         child.join()
         assert child.exitcode == -signal.SIGKILL
         kept |= {path: path.stat().st_mtime_ns for path in (tmp_path / 'results/tiny').glob('*.json')}
