@@ -8,7 +8,7 @@ import torchvision
 from scipy.io import loadmat, savemat
 
 from tests.datasets.test_published import write_bird_lists, write_dogs
-from vet.datasets import published
+from vet.datasets import image, published, web
 from vet.datasets.csv import CSV
 from vet.datasets.cub200 import CUB200
 from vet.datasets.image import open_image
@@ -63,3 +63,8 @@ def test_torchvision_s_downloads_have_a_limit_which_ends_with_them(monkeypatch):
     monkeypatch.setattr(torchvision.datasets.FakeData, '__getitem__', lambda self, index: seen.add(socket.getdefaulttimeout()) or read(self, index))
     TorchvisionDataset('.', None, name='FakeData', options=dict(size=1, image_size=(3, 4, 4)))
     assert seen == {published.NETWORK_TIMEOUT_SECONDS} and socket.getdefaulttimeout() is None
+
+
+def test_the_limits_of_a_url_are_those_that_the_documentation_gives():
+    assert '10 s' in open_image.__doc__ and '64 MiB' in open_image.__doc__
+    assert (web.ANSWER_SECONDS, image.URL_LIMIT_SECONDS, image.URL_LIMIT_BYTES) == (10, 30, 64 * 2**20)
