@@ -161,8 +161,8 @@ def find_config(model: str | Path | Mapping[str, Any]) -> Config:
     if path.is_dir():
         configuration = read_configuration(find_folder(path))
         sections = {name: configuration[name] for name in ('dataset', 'train', 'evaluation', 'seed') if configuration.get(name)}
-        sections['dataset'] = {split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN}
         require_run(sections, repr(str(path)))
+        sections['dataset'] = {split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN}
         model = dict(configuration['model'], **_without_identity(configuration['model']))
         if model.get('tasks'):
             model['tasks'] = {task: dict(part, **_without_identity(part)) for task, part in model['tasks'].items()}

@@ -33,9 +33,9 @@ class Classifier:
         self._accelerator = make_accelerator(device, 'fp32')
         model, transforms = read_folders(folder, backbone)
         self.model = model.to(self._accelerator.device)
-        self._view = {name: build_transform(transforms[name], **vars(part.backbone.preprocessing))
-                      for name, part in self.model.tasks.items()}
         with bounded(repr(folder)):
+            self._view = {name: build_transform(transforms[name], **vars(part.backbone.preprocessing))
+                          for name, part in self.model.tasks.items()}
             self._try()
         self._task: str | None = None
         if task is not None:

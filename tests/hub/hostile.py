@@ -183,8 +183,8 @@ def _further(good, folder, outside):
         yield f'roles {i}', says('model.backbone', {**TIMM, 'roles': roles})
     for kind in ('Full', 'LadderSide', 'VPT', 'Adapter', 'SideTuning', 'GPS', 'LinearProbe', 'AdaLoRA'):
         yield f'64 x {kind}', says('model.tuners', [dict(type=kind)] * 64)
-    for name in ('vit_7b_patch16_dinov3', 'eva_giant_patch14_560', 'regnet_y_128gf'):
-        kind = 'torchvision' if name.startswith('regnet') else 'timm'
+    for name in ('vit_7b_patch16_dinov3',):
+        kind = 'timm'
         yield f'large {name}', says('model.backbone', dict(type=kind, name=name, pretrained=False, sha256='0' * 64))
         yield f'large beside {name}', says('model.tuners', [dict(type='SideTuning', side=dict(type=kind, name=name, pretrained=False))])
     yield 'checkpoint is the folder', says('model.backbone', {**TIMM, 'checkpoint': str(folder)})

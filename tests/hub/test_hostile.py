@@ -224,3 +224,9 @@ def test_three_hundred_hostile_folders(trainer, tmp_path):
 def test_a_config_file_stays_free():
     settings = read_settings(dict(dataset={}, model=dict(backbone={**TIMM, 'kwargs': dict(TIMM['kwargs'], cache_dir='/tmp/x')})))
     assert settings.model.backbone['kwargs']['cache_dir'] == '/tmp/x'
+
+
+@pytest.mark.parametrize('place, value', [('dataset', 7), ('train', 7)])
+def test_sections_that_are_no_dict(says, place, value):
+    with pytest.raises(DataError, match=f'has 7 as {place}; allowed: a dict'):
+        find_config(says(place, value))

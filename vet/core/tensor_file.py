@@ -41,7 +41,7 @@ def read_tensors(path: Path, advice: str, sha256: str | None = None,
             raise DataError(f'{str(path)!r} cannot be read: it is damaged or changed, its sha256 is {sha256_of(data)}, but '
                             f'{sha256} was saved. {advice}')
         return load(data)
-    except (OSError, SafetensorError, ValueError, OverflowError) as error:
+    except (OSError, SafetensorError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f'{str(path)!r} cannot be read: {error}. {advice}') from error

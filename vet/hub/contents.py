@@ -75,6 +75,9 @@ def require_run(sections: Mapping[str, Any], source: str) -> None:
 
     A dataset's place is the user's: `root` is refused, as is a URL, and a path to what is no file or folder (a pipe, a device).
     """
+    for name in ('dataset', 'train', 'evaluation'):
+        if not isinstance(sections.get(name, {}), dict):
+            raise DataError(f'{source} has {shown(sections[name])} as {name}; allowed: a dict.')
     for where, value in walk(sections.get('dataset'), 'dataset'):
         if where.startswith('a key of') and value == 'root':
             raise DataError(f'{source} says where data are ({where[9:]}.root), which is for you to say: give --data-root DIR, or a '
