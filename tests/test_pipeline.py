@@ -174,3 +174,22 @@ def test_an_iterator_that_waits_leaves_the_callers_mode(trainer):
         assert next(answers)['labels']
         assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
         torch.ones(1, requires_grad=True).exp().backward()
+
+
+SOURCES = dict(
+    thin=np.zeros((1, 20_000, 3), np.uint8), tall=np.zeros((65_000, 2), np.uint8), line=np.zeros((1, 10**6), np.uint8), dot=np.zeros((1, 1), np.uint8),
+    none=np.zeros((0, 5, 3), np.uint8), many=np.broadcast_to(np.uint8(0), (10**6, 10**6, 3)), cube=np.zeros((5, 5, 5), np.uint8), scalar=np.zeros((), np.uint8),
+    nan=np.full((4, 4), np.nan), complex=np.zeros((4, 4), complex), text=np.zeros((4, 4), 'U1'), zeros=bytes(100), html=b'<html>', nested=dict(image=dict(image=GRAY)),
+    empty='', blank=' ', nul='\0', long='a' * 5000, ftp='ftp://x/y', file='file:///etc/hostname', folder='/', url='http://127.0.0.1:1/x', broken='http://[')
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_an_odd_source_is_classified_or_refused_by_name(classify, plain, name):
+    """Nothing else comes of it, also in the middle of a list, which says which image it is."""
+    try:
+        result = classify(SOURCES[name])
+    except UserError:
+        with pytest.raises(UserError, match='image 1 of those given'):
+            classify([plain, SOURCES[name]])
+    else:
+        assert name in ('thin', 'tall', 'line', 'dot', 'nested') and sum(result['scores']) == pytest.approx(1)

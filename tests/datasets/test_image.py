@@ -189,3 +189,13 @@ def test_a_path_is_not_opened_as_a_url(photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photo.save('http.png')
     assert open_image('http.png').size == open_image(Path('http.png')).size == (2, 2)
+
+
+@pytest.mark.parametrize('source, message', [
+    (np.zeros((0, 5, 3), np.uint8), 'has no pixels: 5 x 0'), (np.zeros((5, 0), np.uint8), 'has no pixels: 0 x 5'),
+    (Image.new('RGB', (0, 4)), 'has no pixels: 0 x 4'), (np.broadcast_to(np.uint8(0), (10**6, 10**6, 3)), '1,000,000 x 1,000,000 pixels are more'),
+    (np.broadcast_to(np.uint8(0), (20_000, 20_000)), '20,000 x 20,000 pixels are more than .*set PIL.Image.MAX_IMAGE_PIXELS'),
+    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n', 'a program in EPS, which is not run')], ids=lambda value: type(value).__name__)
+def test_no_pixels_too_many_pixels_and_programs(source, message):
+    with pytest.raises(DataError, match=message):
+        open_image(source)
