@@ -142,7 +142,7 @@ def test_going_on_from_a_folder_prepares_nothing_anew(tmp_path):
 @pytest.mark.parametrize('change, text', [
     (dict(train=dict(max_epochs=2, stages=[dict(epochs=3)])), 'train.max_epochs is 2, but train.stages have 3 epochs together'),
     (dict(train=dict(lr_scheduler=dict(T_max=2), stages=[dict(epochs=3)])), 'train.lr_scheduler.T_max is 2, but train.stages'),
-    (dict(train=dict(stages=[dict(epochs=1, head_lr=-1.0)])), r'train.stages\[0\].head_lr is -1.0; it must be above 0'),
+    (dict(train=dict(stages=[dict(epochs=1, head_lr=-1.0)])), r'train.stages\[0\].head_lr is -1.0; it must be at least 1e-12'),
     (dict(train=dict(stages=[dict(epochs=1, train='*head')])), r"train.stages\[0\].train is '\*head', not a regular expression"),
     (dict(model=dict(shared='*A')), r"model.shared is '\*A', not a regular expression")])
 def test_configs_that_contradict_themselves(change, text):
@@ -150,13 +150,12 @@ def test_configs_that_contradict_themselves(change, text):
         read_settings(dict(dict(model=dict(dict(backbone=dict(type='DigitsViT')), **change.pop('model', {})), dataset={}), **change))
 
 
-def test_short_form_overrules_the_alias():
-    settings = read_settings(dict(model=dict(backbone=dict(type='DigitsViT', lora_length=4), tuners=[dict(type='LoRA', r=16)]),
-                                  dataset={}))
-    assert settings.model.tuners == [dict(type='LoRA', rank=4)]
+def test_a_short_form_beside_the_alias_is_refused():
+    with pytest.raises(UserError, match=r"model.tuners is \[\{'type': 'LoRA', 'r': 16\}\], and model.backbone.lora_length is 4.*Give one"):
+        read_settings(dict(model=dict(backbone=dict(type='DigitsViT', lora_length=4), tuners=[dict(type='LoRA', r=16)]), dataset={}))
 
 
 @pytest.mark.parametrize('tuner', [dict(type='FacT', rank=[1, 2, 3]), dict(type='ARC', width=[1, 2, 3])], ids=str)
 def test_what_is_shared_has_one_size(tuner):
-    with pytest.raises(UserError, match=r'is \[1, 2, 3\]; .* has one for all sites, an int'):
+    with pytest.raises(UserError, match=r'is \[1, 2, 3\]; it must be a whole number'):
         stack(tuner)
