@@ -44,6 +44,14 @@ WRITERS = {
     'state_dict': lambda state, path: torch.save(dict(state_dict=state, epoch=3), path.with_suffix('.pth')),
     'model': lambda state, path: torch.save(dict(model=state), path.with_suffix('.pth')),
     'module.': lambda state, path: torch.save({f'module.{k}': v for k, v in state.items()}, path.with_suffix('.pth')),
+    '_orig_mod.': lambda state, path: torch.save({f'_orig_mod.module.{k}': v for k, v in state.items()}, path.with_suffix('.pth')),
+    'lightning': lambda state, path: torch.save(
+        dict(state_dict={f'model.{k}': v for k, v in state.items()}, epoch=3, **{'pytorch-lightning_version': '2'}),
+        path.with_suffix('.pth')),
+    'nested': lambda state, path: torch.save(dict(model=dict(state_dict={f'module.{k}': v for k, v in state.items()}), epoch=1),
+                                             path.with_suffix('.pth')),
+    'averaged': lambda state, path: torch.save(dict(model_ema={f'module.{k}': v for k, v in state.items()} | dict(
+        n_averaged=torch.tensor(3))), path.with_suffix('.pth')),
     'legacy': lambda state, path: torch.save(state, path.with_suffix('.pth'), _use_new_zipfile_serialization=False),
 }
 
@@ -60,6 +68,46 @@ def test_checkpoint_gives_the_donors_features_and_one_identity(donor, tmp_path, 
     backbone = build(checkpoint=written(state, tmp_path / 'weights', writer))
     assert torch.equal(features(backbone), expected(donor))
     assert backbone.identity['sha256'] == build(checkpoint=written(state, tmp_path / 'other')).identity['sha256']
+
+
+@pytest.mark.parametrize('raw, average', [('model', 'model_ema'), ('state_dict', 'state_dict_ema'), ('model', 'ema'),
+                                          ('model_state_dict', 'ema_state_dict'), ('model', 'state_dict_ema')])
+def test_of_weights_and_their_average_timms_choice_is_taken_and_told(donor, tmp_path, raw, average):
+    other = {name: value + 0.1 if value.is_floating_point() else value for name, value in donor.state_dict().items()}
+    path = tmp_path / 'both.pth'
+    torch.save({raw: other, average: donor.state_dict(), 'epoch': 3}, path)
+    with pytest.warns(UserWarning, match=f"holds weights, '{raw}', and their average .*'{average}': '{average}' is used"):
+        averaged = build(checkpoint=path)
+    assert torch.equal(features(averaged), expected(donor)) and 'use_ema' not in averaged.identity
+    if average in ('state_dict_ema', 'model_ema'):
+        theirs = timm.models.load_state_dict(str(path), weights_only=True)
+        assert all(torch.equal(theirs[name], donor.state_dict()[name]) for name in theirs)
+    with pytest.warns(UserWarning, match=f"'{raw}' is used, and '{average}' is not. model.backbone.use_ema=True uses that"):
+        plain = build(checkpoint=path, use_ema=False)
+    assert plain.identity['use_ema'] is False and plain.identity['sha256'] != averaged.identity['sha256']
+    donor.load_state_dict(other)
+    assert torch.equal(features(plain), expected(donor))
+
+
+def test_one_set_of_weights_is_not_told_of(donor, tmp_path, recwarn):
+    build(checkpoint=written(donor.state_dict(), tmp_path / 'w', 'averaged'))
+    assert not [w for w in recwarn if 'average' in str(w.message)]
+
+
+@pytest.mark.parametrize('config, text', [
+    (dict(kwargs=dict(num_classes=7)), r'kwargs\.num_classes is 7, but the backbone gives features'),
+    (dict(type='torchvision', name='resnet18', kwargs=dict(num_classes=7)), r'kwargs\.num_classes is 7, but'),
+    (dict(kwargs=dict(in_chans=1)), r'kwargs\.in_chans is 1, but vet reads every image as RGB'),
+    (dict(kwargs=dict(global_pool='')), r'gives \(197, 192\) per image, not pooled features'),
+    (dict(name='resnet18', kwargs=dict(global_pool='')), r'gives \(512, 7, 7\) per image, not pooled features'),
+    (dict(kwargs=dict(global_pool='nonsense')), "timm cannot make 'vit_tiny_patch16_224'"),
+    (dict(kwargs=dict(depth=1), preprocessing=dict(size=100)), r'does not take images of \(100, 100\)'),
+    (dict(type='torchvision', name='vit_b_16', kwargs={}, preprocessing=dict(size=100)), r'does not take images of \(100, 100\)'),
+    (dict(name='resnet18', kwargs={}, preprocessing=dict(size=0)), 'size'),
+], ids=str)
+def test_kwargs_and_sizes_that_a_backbone_cannot_have_are_refused_by_name(config, text):
+    with pytest.raises(UserError, match=text):
+        build(**config)
 
 
 def test_identity_changes_with_one_bit_of_one_weight(donor, tmp_path):

@@ -10,6 +10,7 @@ import timm
 import torch
 
 from vet.backbones.class_token import class_token_only, modules_of_class_token, pools_class_token
+from vet.backbones.kwargs import check_kwargs
 from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
 from vet.core.backbone import Backbone, Lean, Preprocessing, Resampling
@@ -39,10 +40,10 @@ KWARGS = dicts(dict.fromkeys(ARCHITECTURE, SETTINGS), 'sizes, depths and flags o
 
 @BACKBONES.register_module(name='timm')
 @permits(name=text(r'\w+(\.\w+)?', 'the name of a timm network, with or without the tag of its weights'), pretrained=FLAG,
-         roles=ROLES, preprocessing=PREPROCESSING, kwargs=NOTHING | KWARGS, classifier=FLAG)
+         roles=ROLES, preprocessing=PREPROCESSING, kwargs=NOTHING | KWARGS, classifier=FLAG, use_ema=FLAG)
 def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | None = None,
                   roles: Mapping[str, str] | None = None, preprocessing: Mapping[str, Any] | None = None,
-                  kwargs: Mapping[str, Any] | None = None, classifier: bool = False) -> Backbone:
+                  kwargs: Mapping[str, Any] | None = None, classifier: bool = False, use_ema: bool = True) -> Backbone:
     """`timm.create_model(name, num_classes=0, **kwargs)`, frozen.
 
     name: timm's, with the tag of the weights: 'vit_base_patch16_224.orig_in21k'.
@@ -54,11 +55,13 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
         levels of gray images of more than 8 bits that become black and white, such as (0, 4095) for 12 bits).
     kwargs: such as dict(global_pool='catavgmax') of a convolutional network: its features are cat(mean, max), 2 C.
     classifier: True keeps the pretrained classifier, of timm's or kwargs' num_classes: the output are its logits.
+    use_ema: of a checkpoint that holds weights and their average over the training, the average is used; False: the others.
     """
     if not timm.is_model(name):
         raise UnknownNameError('timm model', name, timm.list_models(), 'timm.list_models("*name*") finds names.')
     from_hub = pretrained and checkpoint is None
     options: dict[str, Any] = dict(kwargs or {})
+    check_kwargs(options, classifier, 'in_chans')
     output: dict[str, Any] = {} if classifier else dict(num_classes=0)
     if from_hub and not timm.models.is_model_pretrained(name):
         raise UserError(f'timm has no weights for {name!r}; it has {timm.list_pretrained(name.partition(".")[0] + ".*")}. '
@@ -86,7 +89,7 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
         raise UserError(f'{name!r} has no classifier to keep; leave model.backbone.classifier out, or give a checkpoint '
                         f'that has one, and kwargs=dict(num_classes=…).')
     if checkpoint is not None:
-        read = load_file(network, name, Path(checkpoint).expanduser(), () if classifier else heads)
+        read = load_file(network, name, Path(checkpoint).expanduser(), () if classifier else heads, use_ema)
     patches = getattr(network, 'patch_embed', None)
     settings = timm.data.resolve_model_data_config(network)
     size = getattr(patches, 'img_size', None) or settings['input_size'][1:]
@@ -100,9 +103,10 @@ def timm_backbone(name: str, pretrained: bool = True, checkpoint: str | Path | N
     remarks = list(_remarks(network, name, settings)) if pretrained or checkpoint is not None else []
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
+    raw = {} if use_ema else dict(use_ema=False)       # folders without the choice stay as they were
     made = Backbone(network, layout, chosen, dict(
         type='timm', name=name, tag=tag, pretrained=pretrained, checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}),
-        preprocessing=dict(preprocessing or {}), kwargs=options, classifier=classifier), wanted, remarks, read)
+        preprocessing=dict(preprocessing or {}), kwargs=options, classifier=classifier, **raw), wanted, remarks, read)
     made.lean = Lean(class_token_only, modules_of_class_token) if pools_class_token(network) else None
     return made
 

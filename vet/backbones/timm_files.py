@@ -18,7 +18,8 @@ PATCHES = re.compile(r'(visual\.trunk\.)?patch_embed\.proj\.weight|visual\.conv1
 GOOGLE_PREFIXES = ('opt/target/', 'params/img/', 'params/')     # of all names; params/txt/ is SigLIP's text tower
 
 
-def load_file(network: Any, name: str, path: Path, may_be_left: tuple[str, ...]) -> Tensors | None:
+def load_file(network: Any, name: str, path: Path, may_be_left: tuple[str, ...],
+              use_ema: bool = True) -> Tensors | None:
     """Loads the file into timm's network `name`. DataError where it does not fit. Returns what was read, where the positions of
     the network were resampled from it; else None.
 
@@ -34,7 +35,7 @@ def load_file(network: Any, name: str, path: Path, may_be_left: tuple[str, ...])
             return _arrays(path) if resampling.seen else None
         except Exception as error:      # numpy's, zipfile's and timm's, of many kinds
             raise DataError(f'{path} holds no Google .npz weights of {type(network).__name__}: {error}') from error
-    state = read_weights(path)
+    state = read_weights(path, use_ema)
     if 'visual.class_embedding' in state and '.' not in name:
         raise DataError(f'{path} is a whole CLIP model: its activation, mean and std are those of whoever trained it, which '
                         f'{name!r} does not say. Give model.backbone.name with a tag: {timm.list_pretrained(f"{name}.*")}.')

@@ -9,6 +9,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torchvision import models
 
+from vet.backbones.kwargs import check_kwargs
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weights
 from vet.core.budget import rehearse_building
@@ -34,10 +35,11 @@ KWARGS = dicts(dict.fromkeys(ARCHITECTURE, SETTINGS), 'sizes, depths and flags o
 
 @BACKBONES.register_module(name='torchvision')
 @permits(name=WORD, weights=WORD, pretrained=FLAG, roles=ROLES, preprocessing=PREPROCESSING,
-         kwargs=NOTHING | KWARGS, classifier=FLAG, pool=NOTHING | WORD)
+         kwargs=NOTHING | KWARGS, classifier=FLAG, pool=NOTHING | WORD, use_ema=FLAG)
 def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool = True, checkpoint: str | Path | None = None,
                          roles: Mapping[str, str] | None = None, preprocessing: Mapping[str, Any] | None = None,
-                         kwargs: Mapping[str, Any] | None = None, classifier: bool = False, pool: str | None = None) -> Backbone:
+                         kwargs: Mapping[str, Any] | None = None, classifier: bool = False, pool: str | None = None,
+                         use_ema: bool = True) -> Backbone:
     """`torchvision.models.get_model(name)` without its last linear layer, frozen.
 
     weights: which of torchvision's weights, such as 'IMAGENET1K_V2'; they also say the preprocessing.
@@ -58,6 +60,7 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     except KeyError:
         raise UnknownNameError(f'weights of torchvision {name!r}', weights, [w.name for w in choices]) from None
     from_hub = pretrained and checkpoint is None
+    check_kwargs(kwargs or {}, classifier)
     options = {**PORTED.get(name, {}), **(kwargs or {})}
     rehearse_building(lambda: models.get_model(name, weights=None, **options))
     with torch.random.fork_rng(devices=[]):
@@ -77,7 +80,7 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     if from_hub:
         load_weights(network, _download(chosen), chosen.url, may_be_left)
     elif checkpoint is not None:
-        load_weights(network, read_weights(checkpoint), str(checkpoint), may_be_left)
+        load_weights(network, read_weights(checkpoint, use_ema), str(checkpoint), may_be_left)
     eval_transform = chosen.transforms()
     crop, resized = eval_transform.crop_size[0], eval_transform.resize_size[0]
     size = getattr(network, 'image_size', crop)
@@ -86,10 +89,11 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     patch = getattr(network, 'patch_size', None)
     grid = (size // patch, size // patch) if isinstance(patch, int) else None
     layout = find_layout(network, roles, grid, 1 if hasattr(network, 'class_token') else 0, (head,) if classifier else ())
+    raw = {} if use_ema else dict(use_ema=False)       # folders without the choice stay as they were
     return Backbone(network, layout, wanted.with_changes(preprocessing or {}), dict(
         type='torchvision', name=name, tag=chosen.name, weights=weights, pretrained=pretrained,
         checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
-        kwargs=options, classifier=classifier, pool=pool), wanted)
+        kwargs=options, classifier=classifier, pool=pool, **raw), wanted)
 
 
 def _find_classifier(network: Any) -> str:

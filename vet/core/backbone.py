@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vet.core.budget import rehearse
+from vet.core.checkpoint_layout import plain_names, unwrapped
 from vet.core.site import Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError
@@ -148,8 +149,12 @@ class Resampling(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors or torch file, read without running code. DataError for what cannot be read so."""
+def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors or torch file, read without running code. DataError for what cannot be read so.
+
+    use_ema: of a file that holds weights and their average over the training, the average is taken, as timm does, with a
+        warning; False: the others.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -169,12 +174,10 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise DataError(f'the weight file {str(path)!r} cannot be read: {error}') from error
     except Exception as error:  # pickle.UnpicklingError and its like, whose module depends on the torch version
         raise DataError(f'the weight file {str(path)!r} holds more than tensors and is refused: {error}') from error
-    for wrapper in ('state_dict', 'model', 'state_dict_ema'):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
+    state = unwrapped(state, str(path), use_ema)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(f'the weight file {str(path)!r} is not a dict of tensors.')
-    return {name.removeprefix('module.'): value for name, value in state.items()}
+    return plain_names(state)
 
 
 def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], source: str, classifier: tuple[str, ...]) -> None:
