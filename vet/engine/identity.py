@@ -83,7 +83,7 @@ def _of_dataset(dataset: Any) -> dict[str, Any]:
     labels = [int(label) for label in getattr(dataset, 'targets', ())]
     sources = _sources(dataset)
     paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]
-    files = [path for path in paths if os.path.isfile(path)]
+    files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
     above = os.path.commonpath(map(os.path.dirname, files)) if files else ''        # the whole folder may have moved
     names = [os.path.relpath(path, above) for path in files]
     return dict(images=len(dataset), labels=_digest(labels), names=_digest(names),
