@@ -41,7 +41,7 @@ class Own:
     (['caf\u00e9', 'cafe\u0301'], UserError), ({'dog': 1, 'cat': 2}, UserError), ({'dog': 0, 'cat': 0}, UserError),
     ({'dog': 'x', 'cat': 'y'}, UserError), ({'dog': 0.0, 'cat': 1.0}, UserError), ({'dog': True, 'cat': False}, UserError),
     ({'dog': 1, 0: 'cat'}, UserError), (7, UserError), (None, UserError), ('imagenet-2k', UserError),
-    ([b'\xff'.decode('utf-8', 'surrogateescape')], UserError)], ids=str)
+    ([b'\xff'.decode('utf-8', 'surrogateescape')], UserError)], ids=lambda value: type(value).__name__)
 def test_class_lists(classes, names):
     if names is UserError:
         with pytest.raises(UserError):

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save
 
 import vet
-from vet.engine.files import publish_folder, read_json, read_tensors, remove_folder, sha256_of, write_file, writing
+from vet.core.tensor_file import read_tensors, sha256_of
+from vet.engine.files import publish_folder, read_json, remove_folder, write_file, writing
 from vet.errors import DataError, TrainingError
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
@@ -75,9 +76,9 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Ten
     """The progress and the parts of one checkpoint. DataError where a file is missing or damaged, NewerError for a newer vet's."""
     try:
         progress, sha256 = _load_progress(path / PROGRESS)
-        tensors = read_tensors(path / TENSORS, sha256)
+        tensors = read_tensors(path / TENSORS, '', sha256)
     except DataError as error:
-        raise DataError(f'the checkpoint {str(path)!r} cannot be read: {error} Give another one with --resume PATH; '
+        raise DataError(f'the checkpoint {str(path)!r} cannot be read: {str(error).rstrip()} Give another one with --resume PATH; '
                         f'a checkpoint is a folder step-… with {TENSORS} and {PROGRESS}.') from error
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():

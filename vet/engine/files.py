@@ -1,10 +1,9 @@
 """Files and folders that appear and go whole or not at all: written under a temporary name, flushed, renamed.
 
-A file that is read again is checked first: `read_json` and `read_tensors` raise a DataError for a damaged file.
+A file that is read again is checked first: `read_json` raises a DataError for a damaged file. core.tensor_file reads tensors.
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from vet.errors import DataError, TrainingError
 
@@ -115,11 +112,6 @@ def _refused(path: Path, error: OSError) -> str:
     return f'cannot write {str(path)!r}: {error.strerror or error}. Look at the disk, {goes_on}'
 
 
-def sha256_of(data: bytes) -> str:
-    """The sha256 of a file's bytes, as 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def read_bytes(path: Path) -> bytes:
     """All bytes of a regular file. DataError for a file that is missing, or for a pipe or a device, which might never end."""
     try:
@@ -138,20 +130,6 @@ def read_json(path: Path) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(f'{str(path)!r} holds no valid JSON: {str(error).splitlines()[0]}.') from error
-
-
-def read_tensors(path: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, on the CPU. DataError for a file that is damaged.
-
-    sha256: of the file's bytes, where it is known. Then every changed byte is found.
-    """
-    data = read_bytes(path)
-    if sha256 is not None and sha256_of(data) != sha256:
-        raise DataError(f'{str(path)!r} is damaged: its sha256 is {sha256_of(data)}, but {sha256} was written.')
-    try:
-        return load(data)
-    except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, OverflowError) as error:
-        raise DataError(f'{str(path)!r} is damaged: {error}.') from error
 
 
 def check_tensors(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], source: str) -> None:

@@ -20,6 +20,7 @@ from accelerate.utils import broadcast
 from vet.config import Settings
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
+from vet.core.tensor_file import read_tensors
 from vet.datasets.base import set_gray_range, told
 from vet.engine.batches import Batch, Order, Transforms, load, opened
 from vet.engine.checkpoint import Progress
@@ -29,7 +30,7 @@ from vet.engine.environment import describe
 from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
 from vet.engine.failures import failures_named
 from vet.engine.features import FeatureCache, Features
-from vet.engine.files import read_tensors
+from vet.engine.files import read_json
 from vet.engine.fp8 import refuse_without_fp8
 from vet.engine.heap import freed_memory_kept
 from vet.engine.identity import identity_of
@@ -97,8 +98,7 @@ class Trainer:
         """
         summary = on_main(self.accelerator, lambda: self.folder.finished(self.settings, self._identity))
         if summary is not None:
-            path = self.folder.output / 'tuner.safetensors'
-            self.model.load_trained_state(read_tensors(path), str(path))
+            self._load_output()
             return summary
         self._training = True
         try:
@@ -141,6 +141,13 @@ class Trainer:
             return []
         with self.accelerator.autocast():
             return best_classes(model(torch.stack(views).to(self.accelerator.device)), model.classes, topk)
+
+    def _load_output(self) -> None:
+        """Puts what a finished run has saved into the model. DataError for a file that is damaged."""
+        path = self.folder.output / 'tuner.safetensors'
+        saved = read_json(self.folder.output / 'configuration.json').get('sha256') or {}
+        tensors = read_tensors(path, 'Start the run again in another work folder.', saved.get(path.name))
+        self.model.load_trained_state(tensors, str(path))
 
     def _train(self) -> tuple[dict[str, Any] | None, Stop]:
         """The summary; None after a signal, when the run is saved."""
