@@ -91,6 +91,6 @@ def train_on_two(folder):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
+    train_on_two(Path(sys.argv[1]))         # first: a process keeps the way in which its first trainer met the others
     train_all(Path(sys.argv[1]), processes=2)
-    train_on_two(Path(sys.argv[1]))
     torch.distributed.destroy_process_group()
