@@ -197,7 +197,7 @@ def test_missing_things(fails, trainer, tmp_path):
         'test', trainer.folder.path, '--device', 'cpu', '--cfg-options', 'dataset.test.digits=[1,2]'])
     fails('none.png', of=['predict', trainer.folder.path, 'none.png', '--device', 'cpu'])
     (tmp_path / 'empty').mkdir()
-    fails('holds no images', of=['predict', trainer.folder.path, tmp_path / 'empty', '--device', 'cpu'])
+    fails('holds no image that Pillow reads', of=['predict', trainer.folder.path, tmp_path / 'empty', '--device', 'cpu'])
     fails('--import none.py failed: ModuleNotFoundError', of=['predict', trainer.folder.path, 'x.png', '--import', 'none.py'])
 
 

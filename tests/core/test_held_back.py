@@ -36,7 +36,7 @@ def test_a_model_in_train_mode_is_merged_as_it_evaluates(config):
 
 @pytest.mark.parametrize('config, own', [
     (dict(type='LoRA', rank=2, variant='dora'), {'m'}), (dict(type='GPS', at='attn.qkv'), {'values'}),
-    (dict(type='SCT', channels=4), {'linear.weight', 'linear.bias'}), (dict(type='LoRA', rank=2, variant='pissa'), {'A', 'B'})], ids=str)
+    (dict(type='SCT', channels=4), {'linear.weight', 'linear.bias'}), (dict(type='LoRA', rank=2, variant='pissa'), {'A', 'B'})], ids=lambda value: value['type'] if isinstance(value, dict) else '')
 def test_tasks_never_share_what_belongs_to_one_frozen_weight(config, own):
     tasks = {name: (tiny('vit'), dict(type='Linear'), ['a', 'b']) for name in ('one', 'two')}
     tuners = [config, dict(type='LoRA', rank=1, at='mlp.fc1')]
