@@ -316,3 +316,21 @@ def test_compiled_steps_agree(mode, monkeypatch):
     for name, value in values(plain).items():
         torch.testing.assert_close(values(compiled)[name], value, rtol=0, atol=1e-5)
     assert modes == [None if mode is True else mode]
+
+
+def test_a_learner_that_is_refused_leaves_the_network_as_it_was():
+    model = ImageClassifier(tiny('vit'), [TUNERS.build(dict(type='Full'))], LinearHead(32, 3))
+    order = Order(length=8, batch_size=8, accumulate=1, seed=0)
+    before = [vars(module).get('forward') for module in model.modules()]
+    with pytest.raises(UserError, match='no linear layer of the backbone is frozen'):
+        Learner(model, Train(max_epochs=1, precision='fp8'), order, make_accelerator('cpu', 'bf16'))
+    assert [vars(module).get('forward') for module in model.modules()] == before
+    assert all(parameter.requires_grad for parameter in model.trainable().values())
+
+
+def test_a_forward_of_the_users_own_is_there_again_after_training():
+    model = ImageClassifier(tiny('vit'), [TUNERS.build(dict(type='BitFit'))], LinearHead(32, 3))
+    model.forward = own = lambda images: ImageClassifier.forward(model, images)
+    learner = Learner(model, Train(max_epochs=1, precision='bf16'), Order(8, 8, 1, 0), make_accelerator('cpu', 'bf16'))
+    learner.close()
+    assert vars(model)['forward'] is own

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from vet.config import Stage, Train
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
+from vet.core.reweight import forward_kept
 from vet.engine.attention import AttentionByProducts, pays
 from vet.engine.batch_norms import share_statistics, single_values_normed
 from vet.engine.batches import Batch, Order
@@ -55,8 +56,17 @@ class Learner:
             if self._all and not any(fits(stage.train, name) for name in self._all):
                 raise UserError(f'the stage train={stage.train!r} trains none of the {len(self._all)} parameters, such as '
                                 f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
-        self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
-        self._while_training = ExitStack()
+        self._wrapped, self._while_training = ExitStack(), ExitStack()
+        try:
+            self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
+            self._change_for_training()
+        except BaseException:
+            self.close()
+            raise
+
+    def _change_for_training(self) -> None:
+        """Makes the changes of the network that `close` takes back. UserError where a setting does not fit the network."""
+        model, train, accelerator = self.model, self.train, self.accelerator
         if not train.compile:
             self._while_training.enter_context(single_values_normed(model))
         if train.gradient_checkpointing:
@@ -87,6 +97,7 @@ class Learner:
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.schedule = replace(train.lr_scheduler, T_max=this.epochs) if train.stages else train.lr_scheduler
         mode = train.compile if isinstance(train.compile, str) else None
+        self._wrapped.enter_context(forward_kept(self._part))       # accelerate leaves its own behind
         self.net: nn.Module = self.accelerator.prepare_model(torch.compile(self._part, mode=mode) if train.compile else self._part)
         self.net.train()
         self._watch = GradientWatch(self.model, self.accelerator.is_main_process, this.epochs * self.order.steps)
@@ -177,7 +188,7 @@ class Learner:
             self.accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
         for parameter in self._all.values():
             parameter.requires_grad_()
-        vars(self._part).pop('forward', None)       # of bf16, accelerate leaves the class's own behind, bound to this instance
+        self._wrapped.close()
 
 
 def _mixture(train: Train, num_classes: int) -> nn.Module | None:
