@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from vet import build_trainer
 from vet.builders import build_datasets, find_config, resolve_data_root
@@ -127,6 +128,40 @@ def test_finetune_false_goes_on_from_a_folder(trainer, tmp_path):
     with pytest.raises(UserError, match='model.finetune is False.*other classes'):
         make(tmp_path, model=trainer.folder.output, cfg_options=options, eval_dataset=Digits(split='test', digits=[1, 2]),
              train_dataset=Digits(digits=[1, 2]))
+
+
+@pytest.mark.parametrize('options, part', [({'model.head': dict(type='MLP', width=4)}, 'head'),
+                                           ({'model.tuners': [dict(type='BitFit')]}, 'tuners')], ids=['head', 'tuners'])
+def test_finetune_false_takes_no_other_parts(trainer, tmp_path, options, part):
+    with pytest.raises(UserError, match=rf"goes on with the folder's model, but model\.{part} is changed to"):
+        make(tmp_path, model=trainer.folder.output, cfg_options={'model.finetune': False, **options})
+
+
+def test_the_configs_val_does_not_choose_for_a_training_set_that_is_given(tmp_path):
+    val = dict(type='Digits', split='test', digits=[5, 6, 7, 8, 9])
+    config = find_config(QUICKSTART)
+    config.merge_from_dict({'dataset.val': val, 'dataset.test': None})
+    assert len(make(tmp_path, model=config).data['val']) == 297
+    given = make(tmp_path, model=config, train_dataset=Digits(digits=[5, 6, 7, 8, 9]))
+    assert given.data['val'] is None and given.settings.dataset.val is None
+    chosen = make(tmp_path, model=config, train_dataset=Digits(digits=[5, 6, 7, 8, 9]), cfg_options={'evaluation.select': 'best'})
+    assert len(chosen.data['val']) == 60
+
+
+def test_label_maps_of_train_and_test_are_equal(tmp_path):
+    for split in ('train', 'test'):
+        for number, name in enumerate(('cat', 'dog')):
+            (tmp_path / split / name).mkdir(parents=True)
+            noise = np.random.default_rng([len(split), number]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / split / name / 'a.png')
+    maps = dict(train=dict(cat=0, dog=2), test=dict(cat=2, dog=0))
+    entries = {split: dict(type='ImageFolder', path='.', split=split, classes=['a', 'b', 'c'], label_map=label_map)
+               for split, label_map in maps.items()}
+    settings = read_settings(dict(model=dict(backbone=dict(type='DigitsViT')), dataset=entries))
+    with pytest.raises(UserError, match="dataset.test.label_map gives 'cat' the label 2, but dataset.train.label_map gives 0; make them equal"):
+        build_datasets(settings, tmp_path)
+    settings.dataset.test['label_map'] = maps['train']
+    assert build_datasets(settings, tmp_path)['test'].targets == [0, 2]
 
 
 @pytest.mark.parametrize('options', [{'model.tuners.3.rank': 1}, {'train.max_epochs.x': 1}])
