@@ -87,8 +87,8 @@ def test_killed_at_a_dozen_states(process, tmp_path, jpegs, kind):
                     child.kill()
             for child in children:
                 child.join()
-        for child in children:
-            child.join()
+        ended = [child.join() or child.exitcode for child in children]
+        assert all(code in (0, -signal.SIGKILL) for code in ended), ended
     print(f'kills of {kind}: {kills}')
     assert kills >= 6
     assert result(folder) == result(whole)
