@@ -61,7 +61,7 @@ def newest(folder):
 def state(draw, folder):
     """Something that a run comes to: a step further on, a file half written, or the test results at its end."""
     steps = newest(folder) + draw.randint(1, 2)
-    return draw.choice([lambda: newest(folder) >= steps, lambda: newest(folder) >= steps and any(folder.rglob('.*.tmp')),
+    return draw.choice([lambda: newest(folder) >= steps, lambda: newest(folder) >= steps and any((folder / 'checkpoints').glob('.*.tmp')),
                         lambda: newest(folder) >= steps or (folder / 'predictions.npz').exists()])
 
 
