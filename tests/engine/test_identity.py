@@ -104,7 +104,8 @@ def test_other_weights_at_the_same_path_are_refused(tmp_path):
     from safetensors.torch import save_file
 
     path = tmp_path / 'weights.safetensors'
-    options = QUICK | {'model.backbone': dict(type='timm', name='test_vit', checkpoint=str(path)), 'train.max_epochs': 1}
+    options = QUICK | {'model.backbone': dict(type='timm', name='test_vit', checkpoint=str(path)), 'train.max_epochs': 1,
+                       'train.transform': [dict(type='Resize', size=[160, 160])]}
     for scale in (1.0, 1.01):
         state = timm.create_model('test_vit', num_classes=0).state_dict()
         save_file({name: tensor * scale for name, tensor in state.items()}, path)
