@@ -80,8 +80,8 @@ class FuzzData(ImageDataset):
     """5 classes of 4 images of 8 x 8, with official splits, in place of data that is not at hand."""
 
     def __init__(self, root: str | Path = 'data', split: str = 'train', download: bool = False):
-        resolve_split(split, ('train', 'val', 'test'), 'FuzzData')
-        noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+        [split] = resolve_split(split, ('train', 'val', 'test'), 'FuzzData')
+        noise = np.random.default_rng(sum(map(ord, split))).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
         super().__init__(map(str, range(5)), [(image, i % 5) for i, image in enumerate(noise)])
 
 
@@ -117,7 +117,10 @@ def stand_in(config: dict[str, Any]) -> None:
                 backbone['weights'] = 'IMAGENET1K_V1'
         if name in ('mobilenetv2_100', 'resnet50', 'vgg19', 'alexnet') and isinstance(backbone.get('preprocessing', {}), dict):
             backbone['preprocessing'] = {'size': 64, **backbone.get('preprocessing', {})}
-    _small_data(config.get('dataset'))
+    data = config.get('dataset')
+    _small_data(data)
+    if isinstance(data, dict) and data.get('train') == data.get('test') and 'test' in data:
+        data['test'] = None         # of a config that shows how the training images are learned
     for section in ('train', 'evaluation'):
         loader = config.get(section, {}).get('dataloader') if isinstance(config.get(section), dict) else None
         if isinstance(loader, dict) and loader.get('workers_per_gpu') in (2, 4):
@@ -265,7 +268,7 @@ def of_plugin(tuner: str) -> list[dict[str, Any]]:
         if isinstance(default, bool):
             values = [1, 'x', '', []]
         elif isinstance(default, int):
-            values = [-7, True, NAN, 'x', '', 10 ** 9, 1.5, {}] + ([] if name in ('seed', 'factor') else [0])
+            values = [-7, True, NAN, 'x', '', 1.5, {}] + ([] if name in ('seed', 'factor') else [0]) + [10 ** 9] * (name != 'seed')
         elif isinstance(default, float):
             values = [-7.0, True, NAN, INF, '', [], {}, 'x'] + [0] * (name in ('scale', 'target', 'std'))
         elif name in ('at', 'outputs', 'target_modules'):
@@ -276,6 +279,11 @@ def of_plugin(tuner: str) -> list[dict[str, Any]]:
             values = [True, NAN, '', [], {}, -7]
         found += [{'type': tuner, name: value} for value in values]
     return found
+
+
+def no_mutations() -> list[Mutation]:
+    """Every config as it is: a value is set to itself."""
+    return [Mutation(path.stem, ('seed',), 'set', 0) for path in CONFIGS]
 
 
 def targeted_mutations(number: int, seed: int, part: int = 0, parts: int = 1) -> list[Mutation]:

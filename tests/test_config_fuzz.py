@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.config_fuzz import Mutation, faults, random_mutations, run, shown, targeted_mutations
+from tests.config_fuzz import Mutation, faults, no_mutations, random_mutations, run, shown, targeted_mutations
 
 PARTS = 8
 
@@ -12,6 +12,13 @@ PARTS = 8
 def test_a_sensible_value_is_accepted(mutation):
     [outcome] = run(list, [mutation])
     assert outcome.kind == 'accepted', shown(outcome)
+
+
+@pytest.mark.slow
+def test_every_config_is_accepted_as_it_is():
+    outcomes = run(no_mutations)
+    assert len(outcomes) > 20
+    assert not (wrong := [outcome for outcome in outcomes if outcome.kind != 'accepted']), '\n'.join(map(shown, wrong))
 
 
 @pytest.mark.slow
