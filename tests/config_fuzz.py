@@ -357,7 +357,7 @@ def attempt(mutation: Mutation, configs: dict[str, dict[str, Any]], root: Path) 
             stage.epochs = 1
         train.max_epochs = len(train.stages) or train.max_epochs
         for loader in (train.dataloader, trainer.settings.evaluation.dataloader):      # what is accepted must not fill the machine
-            loader.workers_per_gpu, loader.batch_size_per_gpu = min(loader.workers_per_gpu, 2), min(loader.batch_size_per_gpu, 4096)
+            loader.workers_per_gpu, loader.batch_size_per_gpu = min(loader.workers_per_gpu, 2), min(loader.batch_size_per_gpu, 8)
         trainer.train()
         return 'accepted', ''
     except UserError as error:

@@ -190,6 +190,13 @@ def test_an_option_that_changes_nothing_is_refused(option, meant):
         changed(**{option: 1})
 
 
+@pytest.mark.parametrize('key, value', [('train.optimizer', {}), ('model.tuners', {}), ('model.tuners', dict(type='LoRA')), ('model.backbone', {})])
+def test_an_empty_dict_and_a_dict_in_place_of_a_list_are_refused(key, value):
+    given = config(train=dict(optimizer=dict(type='SGD')), model=dict(backbone=dict(type='DigitsViT'), tuners=[dict(type='BitFit')]))
+    with pytest.raises(UserError, match=f'the option {key}=.* would change nothing, or has no place'):
+        modified(Config(given), None, {key: value})
+
+
 def test_no_option_or_function_sets_a_helper_variable():
     for name in ('foo', 'helper', 'custom_imports'):
         with pytest.raises(UnknownNameError, match=f'{name!r}.* The option would change nothing'):
