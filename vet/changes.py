@@ -86,8 +86,8 @@ def _set(config: Config, key: Any, value: Any) -> None:
             owner = owner[int(part)]
     there = owner.get(key.rpartition('.')[2]) if isinstance(owner, dict | Config) else None
     if isinstance(value, Mapping) and (not value and there or isinstance(there, list)):
-        raise UserError(f'the option {key}={shown(value)} would change nothing, or has no place: there stands {shown(there)}. Give a '
-                        f'value, or {"a list" if isinstance(there, list) else "a dict with keys"}.')
+        raise UserError(f'the option {key}={shown(value)} would change nothing, or has no place: there stands {shown(there)}. Give '
+                        f'a value, or {"a list" if isinstance(there, list) else "a dict with keys"}.')
     try:
         config.merge_from_dict({key: value})
     except (TypeError, KeyError, IndexError, ValueError, AssertionError, AttributeError, RecursionError) as error:
