@@ -13,15 +13,18 @@ import copy
 import inspect
 import json
 import multiprocessing
+import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -372,6 +375,7 @@ def attempt(mutation: Mutation, configs: dict[str, dict[str, Any]], root: Path) 
 
 def _try_all(connection: Any, make: Callable[..., list[Mutation]], args: tuple, root: Path) -> None:
     """Of the process that tries: takes numbers of mutations, and gives what came of them."""
+    os.setpgid(0, 0)        # what it starts ends with it
     own = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     torch.set_num_threads(1)
@@ -382,6 +386,14 @@ def _try_all(connection: Any, make: Callable[..., list[Mutation]], args: tuple, 
     mutations, configs = make(*args), {path.stem: complete(path) for path in CONFIGS}
     while (number := connection.recv()) is not None:
         connection.send(attempt(mutations[number], configs, root))
+
+
+def _end(process: Any) -> None:
+    """Ends the process that tries, and the workers that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 def run(make: Callable[..., list[Mutation]], *args: Any) -> list[Outcome]:
@@ -407,14 +419,12 @@ def run(make: Callable[..., list[Mutation]], *args: Any) -> list[Outcome]:
             except (EOFError, ConnectionError):
                 outcomes.append(Outcome(mutation, 'crash', 'the process died'))
             if outcomes[-1].kind in ('hang', 'crash'):
-                process.kill()
-                process.join()
+                _end(process)
                 process = None
-        if process is not None:
-            here.send(None)
-            process.join()
         return outcomes
     finally:
+        if process is not None:
+            _end(process)
         shutil.rmtree(root, ignore_errors=True)
 
 
