@@ -204,3 +204,11 @@ def test_training_names_the_image_with_a_wrong_label_or_an_error(tmp_path, third
     trainer = make(tmp_path, train_dataset=Wrong(third), eval_dataset=Own(7), cfg_options=options)
     with pytest.raises(UserError, match=f'image 3 of Wrong .*{text}'):
         trainer.train()
+
+
+@pytest.mark.parametrize('count', [8, 20])
+def test_one_label_for_each_image(tmp_path, count):
+    data = Own()
+    data.targets = [index % 2 for index in range(count)]
+    with pytest.raises(UserError, match=f'has {count} `targets`, but 12 images'):
+        make(tmp_path, train_dataset=data, eval_dataset=Own(7), cfg_options=FAST)

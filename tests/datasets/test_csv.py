@@ -1,6 +1,7 @@
 import unicodedata
 
 import pytest
+from PIL import Image
 
 from vet.datasets.csv import CSV
 from vet.errors import DataError, UserError
@@ -140,3 +141,21 @@ def test_names_whose_letters_are_stored_otherwise(tmp_path, paint, ids_of, liste
     (tmp_path / 'list.csv').write_text(unicodedata.normalize(listed, 'caf\u00e9/\u00e4.png,caf\u00e9\n'), encoding='utf-8')
     data = CSV(tmp_path, file='list.csv')
     assert ids_of(data) == [(5, 0)] and data.classes == ['caf\u00e9']
+
+
+def test_numbers_are_names_where_the_classes_are_numbers(tmp_path):
+    for name, labels in dict(train='012', test='12').items():
+        (tmp_path / f'{name}.csv').write_text('path,label\n' + ''.join(f'{name}{label}.png,{label}\n' for label in labels))
+        for label in labels:
+            Image.new('RGB', (4, 4)).save(tmp_path / f'{name}{label}.png')
+    with pytest.raises(DataError, match='labels that are not among the 3 classes: 0'):
+        CSV(tmp_path, file='train.csv', classes=['1', '2', '3'])
+    assert CSV(tmp_path, file='test.csv', classes=['1', '2', '3']).targets == [0, 1]
+
+
+@pytest.mark.parametrize('word', ['train', 'TRAIN', 'Train', 'training', 'TRAINING'])
+def test_words_for_a_split(tmp_path, word):
+    (tmp_path / 'list.csv').write_text(f'path,label,split\na.png,x,{word}\nb.png,y,TEST\n')
+    for name in 'ab':
+        Image.new('RGB', (4, 4)).save(tmp_path / f'{name}.png')
+    assert [len(CSV(tmp_path, file='list.csv', split=split)) for split in ('train', 'test')] == [1, 1]

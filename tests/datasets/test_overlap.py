@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vet.builders import build_datasets
 from vet.config import read_settings
@@ -13,6 +14,7 @@ from vet.datasets.digits import Digits
 from vet.datasets.hold_out import hold_out
 from vet.datasets.image_folder import ImageFolder
 from vet.datasets.multitask import MultiTask
+from vet.datasets.overlap import refuse_overlaps
 from vet.errors import UserError
 
 
@@ -107,3 +109,13 @@ def test_tasks_are_compared_one_by_one(pets):
     assert build(dict(train=MultiTask(dict(a=train, b=test)), test=MultiTask(dict(a=test, b=train))))['test'] is not None
     with pytest.raises(UserError, match='share 4 images'):
         build(dict(train=MultiTask(dict(a=train, b=test)), test=MultiTask(dict(a=test, b=test))))
+
+
+def test_a_link_to_a_training_image_is_the_training_image(tmp_path):
+    for split in ('train', 'test'):
+        (tmp_path / split / 'a').mkdir(parents=True)
+    Image.new('RGB', (4, 4)).save(tmp_path / 'train/a/x.png')
+    (tmp_path / 'test/a/y.png').symlink_to(tmp_path / 'train/a/x.png')
+    data = {split: ImageFolder(tmp_path, split, path='.') for split in ('train', 'test')}
+    with pytest.raises(UserError):
+        refuse_overlaps(data, False)

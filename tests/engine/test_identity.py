@@ -127,3 +127,27 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, capfd):
     capfd.readouterr()
     assert small(tmp_path / 'run', 'auto', **{'train.max_epochs': 1}).train()['accuracy'] == summary['accuracy']
     assert 'has no identity.json, as runs of older versions of vet' in capfd.readouterr().err
+
+
+class Own:
+    """A dataset that does not say what its items are read from."""
+
+    classes = ['a', 'b']
+
+    def __init__(self, shift=0, is_random=False):
+        self.shift, self.is_random = shift, is_random
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        draw = np.random.default_rng() if self.is_random else np.random.default_rng(index + self.shift)
+        return draw.integers(0, 256, (8, 8, 3), dtype=np.uint8), (index + self.shift) % 2
+
+
+def test_items_of_a_users_own_dataset_are_compared_where_they_stay_the_same(tmp_path):
+    model = small(tmp_path / 'run').model
+    was, same, other, random, again = (
+        identity_of(model, dict(train=data)) for data in (Own(), Own(), Own(1), Own(0, True), Own(0, True)))
+    assert not list(differences(was, same)) and not list(differences(random, again))
+    assert 'the contents of the images' in ' '.join(differences(was, other))

@@ -293,3 +293,18 @@ def test_a_class_name_that_no_file_can_hold(tmp_path, jpegs):
     with pytest.raises(UserError, match=r'\\udce4pfel.* UTF-8, so that no model folder c.* hold .*Rename'):
         folder_run(tmp_path / 'run', root, **ONE).train()
     assert not (tmp_path / 'run/log.jsonl').exists()
+
+
+@pytest.mark.parametrize('name', ['log.jsonl', 'tensorboard', 'checkpoints'])
+def test_links_within_a_work_folder_are_refused(tmp_path, unfinished, name):
+    """A stranger's folder would have the run write, or cut, what the link leads to."""
+    outside, path = tmp_path / 'outside', unfinished / name
+    if path.exists():
+        path.rename(outside)
+    else:
+        outside.mkdir()
+    before = sorted(outside.rglob('*')) if outside.is_dir() else outside.read_bytes()
+    path.symlink_to(outside)
+    with pytest.raises(TrainingError, match=f"{name}' is a link"):
+        small(unfinished, 'auto', **OFTEN).train()
+    assert before == (sorted(outside.rglob('*')) if outside.is_dir() else outside.read_bytes())

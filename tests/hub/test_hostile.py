@@ -174,7 +174,7 @@ def test_deep_json_is_refused(folder, text):
 def test_a_folder_of_a_newer_vet_says_so(says, place, value):
     path = says(place, value)
     if place == 'format':
-        with pytest.raises(DataError, match=r'is of format 3; this vet \(.*\) reads formats 1 to 2. A newer vet wrote the folder .*: update vet'):
+        with pytest.raises(DataError, match=r'is of format 3; this vet \(.*\) reads formats 1 to 2. If a newer vet wrote the folder .*, update vet'):
             load_model(path)
         return
     with pytest.warns(UserWarning, match='was written by vet 99.1, which is newer than this vet .*: update vet'):

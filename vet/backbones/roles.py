@@ -12,7 +12,8 @@ from torch import nn
 from vet.core.site import WEIGHTED, Layout
 from vet.patterns import NOTHING, fits, require_pattern
 
-BLOCK_CLASS = re.compile(r'(.*(Block|Bottleneck|InvertedResidual|MBConv|SeparableConv|EdgeResidual)(V\d)?|Inception[A-E]?|Fire)')
+BLOCK_CLASS = re.compile(r'(.*(Block|Bottleneck|InvertedResidual|MBConv|SeparableConv|EdgeResidual)(V\d|\dd)?'
+                         r'|Inception[A-E]?|Fire)')
 ATTENTION = r'(attn|self_attention|attention)'
 INNER = {                                           # below a block
     'attn': ATTENTION,

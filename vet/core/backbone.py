@@ -177,6 +177,10 @@ def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tens
     state = unwrapped(state, str(path), use_ema)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(f'the weight file {str(path)!r} is not a dict of tensors.')
+    for name, tensor in state.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise DataError(f'the weight file {str(path)!r} holds {name!r} of {tuple(tensor.shape)}, which is larger than what the '
+                            f'file stores of the tensor. Save it again from contiguous tensors.')
     return plain_names(state)
 
 

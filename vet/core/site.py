@@ -262,7 +262,7 @@ class SiteMap:
 
         UnknownNameError for a role that does not exist, NoSiteError for one that matches nothing: never an empty list.
         """
-        sites = {site.name: site for one in ([at] if isinstance(at, str) else at) for site in self._find(one)}
+        sites = {site.name: site for one in ([at] if isinstance(at, str) else dict.fromkeys(at)) for site in self._find(one)}
         return [replace(site, found=tuple(sites)) for site in sites.values()]
 
     def _find(self, at: str) -> list[Site]:

@@ -91,7 +91,8 @@ def source_identity(source: Any) -> Hashable:
     """The path of a file, without the links on its way; a hash of the pixels of an array; of anything else, its place in memory."""
     if isinstance(source, str | os.PathLike):
         folder, name = os.path.split(os.fspath(source))
-        return os.path.join(_real(folder), name)
+        path = os.path.join(_real(folder), name)
+        return os.path.realpath(path) if os.path.islink(path) else path
     if isinstance(source, np.ndarray):
         return hashlib.sha256(f'{source.dtype} {source.shape} '.encode() + source.tobytes()).digest()
     return type(source).__name__, id(source)
@@ -107,6 +108,9 @@ def targets_of(dataset: ImageData) -> list[int]:
     targets = getattr(dataset, 'targets', None)
     if targets is None:
         return [item_of(dataset, index)[1] for index in range(len(dataset))]
+    if len(targets) != len(dataset):
+        raise UserError(f'the dataset {type(dataset).__name__} has {len(targets)} `targets`, but {len(dataset)} images. Give '
+                        f'one label for each image, in the order of the images; or leave `targets` out.')
     return [as_label(label, len(dataset.classes), partial(item_name, dataset, index))
             for index, label in enumerate(targets)]
 

@@ -73,7 +73,7 @@ def _read(path: Path, columns: Mapping[str, str], encoding: str | None) -> list[
             raise DataError(f'line {number} of {str(path)!r} has no path or no label; expected: path,label; given: '
                             f'{",".join(row)!r}.')
         record['label'] = composed(record['label'])
-        record['split'] = SPLIT_WORDS.get(record['split'].lower(), record['split'])
+        record['split'] = _split_word(record['split'])
         record['path'] = _slashes(record['path'])
         label, line = labels.setdefault(record['path'], (record['label'], number))
         if label != record['label']:
@@ -158,6 +158,12 @@ def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[s
     return places
 
 
+def _split_word(text: str) -> str:
+    """train, val and test in small letters, whatever the spelling; another word as it is."""
+    word = text.lower()
+    return SPLIT_WORDS.get(word, word if word in ('train', 'val', 'test') else text)
+
+
 def _numbering(labels: list[str], classes: Sequence[str] | None, path: Path) -> tuple[list[str], dict[str, int]]:
     """Class names, and the class number of each label."""
     found = set(labels)
@@ -169,7 +175,7 @@ def _numbering(labels: list[str], classes: Sequence[str] | None, path: Path) -> 
                             f'classes=[…].')
     names = sorted(found) if classes is None else list(classes)
     label = {name: number for number, name in enumerate(names)}
-    if all(map(str.isdecimal, found)) and not found <= set(names):
+    if all(map(str.isdecimal, found)) and not found <= set(names) and not all(map(str.isdecimal, names)):
         label = {text: int(text) for text in found if int(text) < len(names)}
     if unknown := sorted(found - set(label)):
         raise DataError(f'{str(path)!r} has labels that are not among the {len(names)} classes: '

@@ -15,8 +15,11 @@ from PIL import Image
 from torch.utils.data import Subset
 
 import vet
+from vet.datasets.base import item_of
+from vet.engine.batches import opened
 
 CONTENT_BYTES = 256 * 2 ** 20       # of a split: so much of its contents is read, spread over all of its files
+ITEMS = 8                           # about so many of a dataset that does not say what its items are read from
 VERSIONS = ('torch', 'torchvision', 'timm', 'pillow')
 DATA = dict(images='the number of images', names='the names of the images', labels='the labels',
             contents='the contents of the images')
@@ -86,8 +89,23 @@ def _of_dataset(dataset: Any) -> dict[str, Any]:
     files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
     above = os.path.commonpath(map(os.path.dirname, files)) if files else ''        # the whole folder may have moved
     names = [os.path.relpath(path, above) for path in files]
-    return dict(images=len(dataset), labels=_digest(labels), names=_digest(names),
-                contents=_contents(files) if files else _digest([_in_memory(source) for source in sources]))
+    memory = [_in_memory(source) for source in sources]
+    contents = _contents(files) if files else _digest(memory if any(memory) else _items(dataset))
+    return dict(images=len(dataset), labels=_digest(labels), names=_digest(names), contents=contents)
+
+
+def _items(dataset: Any) -> list[Any]:
+    """Some items of a dataset that does not say what it reads: their pixels and labels, as far as they stay the same.
+
+    An item is read twice. Nothing is known of items that differ each time, as random transforms make them.
+    """
+    found = []
+    for index in range(0, len(dataset), max(1, len(dataset) // ITEMS)):
+        first, second = (item_of(dataset, index) for _ in range(2))
+        pixels = [np.asarray(opened(image)) for image, _ in (first, second)]
+        is_same = np.array_equal(*pixels) and first[1] == second[1]
+        found.append((_in_memory(pixels[0]), first[1]) if is_same else None)
+    return found
 
 
 def _sources(dataset: Any) -> list[Any]:

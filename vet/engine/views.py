@@ -45,8 +45,9 @@ def refuse_unfit_views(model: Any, dataset: Any, key: str, views: Transforms, ac
             with in_eval(classifier), accelerator.autocast():
                 classifier(image[None].to(accelerator.device))
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, IndexError) as error:
-            raise UserError(f'{key} makes images of {size} (height, width), which the network does not take: {error}. Let the '
-                            f'transform end with the size {tuple(wanted)}, or set model.backbone.preprocessing.size.') from error
+            raise UserError(f'{key} makes images of {size} (height, width), which the network does not take: '
+                            f'{str(error).rstrip(".")}. Let the transform end with the size {tuple(wanted)}, or set '
+                            f'model.backbone.preprocessing.size.') from error
 
 
 def _told(mean: list[float], std: list[float]) -> str:

@@ -142,6 +142,9 @@ class WorkFolder:
         """Refuses what a run must not write over, and what would keep it from writing at its end."""
         for name in (*FILES, *FOLDERS):
             path = self.path / name
+            if path.is_symlink():
+                raise TrainingError(f'{str(path)!r} is a link, and a run would write where the link leads. Replace the link by '
+                                    f'what it leads to, or make the whole work folder a link.')
             if path.exists() and path.is_dir() != (name in FOLDERS):
                 kind, right = ('folder', 'file') if path.is_dir() else ('file', 'folder')
                 raise TrainingError(f'{str(path)!r} is a {kind}, but a run writes a {right} of that name. Give another work '
@@ -213,7 +216,9 @@ class WorkFolder:
                          if name.rpartition('.')[2] not in self.free)
         if changed:
             raise TrainingError(f'the run in {str(self.path)!r} was begun with another config: {", ".join(changed)} differ. '
-                                f'Resume with its own ({path}), or begin anew in another work folder.{_newer(self.path)}')
+                                f'Resume with its own ({path}), or begin anew in another work folder. '
+                                f'The schedule of a run spans all its epochs. To train further, begin a run from the model folder, '
+                                f'{str(self.output)!r}, with model.finetune=False.{_newer(self.path)}')
 
     def _check_identity(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Refuses to go on from the run in `folder` with other classes, data or backbone weights."""

@@ -116,6 +116,8 @@ def _require_classes(classes: Any, tasks: Mapping[str, Any], source: str) -> Non
                 isinstance(name, str) and len(name) <= NAME for name in names):
             raise DataError(f'{source} has {shown(names)} as classes; allowed: at most {CLASSES:,} names, each a text of at most '
                             f'{NAME:,} characters.')
+        if len(set(names)) < len(names):
+            raise DataError(f'{source} has a class name twice: {shown(names)}. Each class needs a name of its own.')
 
 
 def _require_preprocessing(given: Any, tasks: Mapping[str, Any], source: str) -> None:

@@ -96,9 +96,9 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
         raise DataError(f'{str(path)!r} is not the configuration of a vet model: model.backbone, model.tuners, model.head '
                         f'and classes are needed.{since_newer(configuration)}') from error
     given = configuration.get('format', 1)
-    if type(given) is not int or given > FORMAT:
+    if type(given) is not int or not 1 <= given <= FORMAT:
         raise DataError(f'{str(path)!r} is of format {shown(given)}; this vet ({vet.__version__}) reads formats 1 to {FORMAT}. '
-                        f'A newer vet wrote the folder ({shown(configuration.get("vet_version"))}): update vet.')
+                        f'If a newer vet wrote the folder ({shown(configuration.get("vet_version"))}), update vet.')
     try:
         require_harmless(configuration, repr(str(path)))
     except UserError as error:
@@ -111,7 +111,7 @@ def since_newer(configuration: Any) -> str:
     written = configuration.get('vet_version') if isinstance(configuration, dict) else None
     try:
         is_newer = Version(str(written)) > Version(vet.__version__)
-    except InvalidVersion:
+    except (InvalidVersion, ValueError):        # a number of thousands of digits is a ValueError
         return ''
     if not is_newer:
         return ''
@@ -129,14 +129,14 @@ def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str
     configuration, path = read_configuration(folder), Path(folder) / TENSORS
     if newer := since_newer(configuration):
         warnings.warn(f'{str(folder)!r} opens, but may mean what this vet does not know.{newer}', stacklevel=2)
-    model, classes, preprocessing = configuration['model'], configuration['classes'], configuration.get('preprocessing', {})
+    model, classes, preprocessing = configuration['model'], configuration['classes'], configuration.get('preprocessing') or {}
     if not model.get('tasks'):
         model, classes, preprocessing = dict(model, tasks={None: model}), {None: classes}, {None: preprocessing}
     parts = {}
     for task, part in model['tasks'].items():
         given = backbone.get(task) if isinstance(backbone, Mapping) else backbone
         network = load_backbone(part['backbone'], given)
-        seen, network.preprocessing = network.preprocessing, network.preprocessing.with_changes(preprocessing.get(task, {}))
+        seen, network.preprocessing = network.preprocessing, network.preprocessing.with_changes(preprocessing.get(task) or {})
         if network.preprocessing.size != seen.size:
             _require_size(network, seen.size, str(folder))
         if isinstance(given, Backbone) and network.preprocessing.size != seen.size:     # for which its sites were found
