@@ -7,6 +7,7 @@ from tests.config_fuzz import Mutation, faults, no_mutations, random_mutations, 
 PARTS = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mutation', [
     Mutation('quickstart', ('train', 'mixup'), 'set', 1), Mutation('quickstart', ('train', 'max_epochs'), 'set', 1, by_options=True)])
 def test_a_sensible_value_is_accepted(mutation):
