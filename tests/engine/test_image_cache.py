@@ -85,7 +85,7 @@ def test_a_run_learns_what_it_learns_without(tmp_path, jpegs, cache, monkeypatch
     assert ended(folder_run(tmp_path / 'kept', jpegs, **CACHED | options)) == expected
     assert len(files(cache)) == (3 if 'evaluation.select' in options else 2)
     decode = decoding._decode       # nothing is decoded again, but the first image, by which the transforms are tried
-    monkeypatch.setattr(decoding, '_decode', lambda file: {'train/a/0.jpg': decode}['/'.join(str(file).split('/')[-3:])](file))
+    monkeypatch.setattr(decoding, '_decode', lambda file, *range_: {'train/a/0.jpg': decode}['/'.join(str(file).split('/')[-3:])](file, *range_))
     assert ended(folder_run(tmp_path / 'again', jpegs, **CACHED | options)) == expected
 
 

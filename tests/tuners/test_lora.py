@@ -243,7 +243,7 @@ def test_place_named_twice_is_tuned_once():
     (dict(rank={'nowhere': 2}), 'vit', UserError, r"rank has the pattern 'nowhere', which fits none of the 3 sites"),
     (dict(alpha='a'), 'vit', UserError, "alpha is 'a'; (allowed:|it must be) a number"),
     (dict(rank={'.*': 2}, alpha={'block.7': 2}), 'vit', UserError, r"alpha has the pattern 'block\.7', which fits none"),
-    (dict(rank={'*qkw': 2}), 'vit', UserError, r"rank has the pattern '\*qkw'.*regular expression"),
+    (dict(rank={'*qkw': 2}), 'vit', UserError, r"rank fits none of the 3 sites.*is '\*qkw', not a regular expression"),
     (dict(rank=[1, 2, 3], at='stem'), 'vit', UserError, r"'patch_embed\.proj' .* lies in no block"),
     (dict(at='attn.qvk'), 'vit', UnknownNameError, r"unknown role or module path 'attn\.qvk'.*Did you mean 'attn\.qkv'"),
     (dict(at='attn.qkv'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18 \(ResNet\)"),
