@@ -55,9 +55,9 @@ def test_weights_that_are_not_finite(tmp_path, register_tuner, since):
 
 
 def test_loss_that_is_not_finite(tmp_path):
-    """A real one, of a learning rate of 1e30; with one of 1e-3 a new run in its place is possible."""
-    trainer = small(tmp_path / 'run', **{'train.optimizer': dict(type='SGD', lr=1e30)})
-    with pytest.raises(TrainingError, match=r'Lower train\.optimizer\.lr \(now [\d.]+e\+\d+\)'):
+    """A real one, of a learning rate of 1000 with a decay of 1; with one of 1e-3 a new run in its place is possible."""
+    trainer = small(tmp_path / 'run', **{'train.optimizer': dict(type='SGD', lr=1000, weight_decay=1)})
+    with pytest.raises(TrainingError, match=r'Lower train\.optimizer\.lr \(now [\d.e+]+\)'):
         trainer.train()
     assert not list_checkpoints(tmp_path / 'run' / 'checkpoints')
     small(tmp_path / 'run', **{'train.optimizer': dict(type='SGD', lr=1e-3)}).train()
