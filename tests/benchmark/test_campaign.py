@@ -119,7 +119,7 @@ def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path):
                 Digits(split=split).open(Digits(split=split).samples[i][0]).save(tmp_path / f'images/{split}/{label}/{i}.png')
     broken.write_bytes(broken.read_bytes()[:40])
     campaign(tmp_path, only='*.linear', more=f'''
-datasets['wild'] = dict(few, options={{'train.optimizer': dict(type='SGD', lr=1e38)}})
+datasets['wild'] = dict(few, options={{'train.max_epochs': 30, 'train.optimizer': dict(type='SGD', lr=1000, weight_decay=1)}})
 datasets['torn'] = {{split: dict(type='ImageFolder', path={str(tmp_path / 'images')!r} + '/' + split) for split in ('train', 'test')}}
 datasets['last'] = few''').run()
     found = {name.partition('.')[0]: result for name, result in results(tmp_path).items()}

@@ -42,7 +42,7 @@ def test_files_are_completed_with_the_defaults(recipes, tmp_path):
     long.write_text('train: {max_epochs: 7, lr_scheduler: {T_max: 7}, label_smoothing: 0.0, mixup: 0.5}\n'
                     'evaluation: {select: last}\n')
     code, rows, _ = recipes(short, long)
-    assert code == 0 and [row for row in rows[1:] if row[0]] == [['train.mixup', '0', '0.5']]
+    assert code == 0 and [row for row in rows[1:] if row[0]] == [['train.mixup', '0.0', '0.5']]
 
 
 def test_no_difference(recipes):

@@ -184,7 +184,9 @@ def test_refusals_of_what_is_given(folder, tmp_path):
     refused(tmp_path, "the model folder '.*nothing' does not exist", a, tmp_path / 'nothing')
     several = folder(LORA)
     configuration = json.loads((several / 'configuration.json').read_text())
-    configuration['model']['tasks'], configuration['classes'] = dict(pets={}), dict(pets=['a'])
+    task = {part: configuration['model'][part] for part in ('backbone', 'head')}
+    configuration['model']['tasks'], configuration['classes'] = dict(pets=task), dict(pets=configuration['classes'])
+    configuration['preprocessing'] = dict(pets=configuration['preprocessing'])
     (several / 'configuration.json').write_text(json.dumps(configuration))
     refused(tmp_path, f'{several.name}. is a model of several tasks', a, several)
     with pytest.raises(UserError, match=f'{a.name}. exists already; give a new folder'):

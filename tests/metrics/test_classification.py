@@ -73,7 +73,7 @@ def test_a_metric_that_fails_or_gives_no_number(name, error):
 
 
 @pytest.mark.parametrize('names, message', [
-    ([], 'names no metric'), (['accuracy', 'failing'], "the metric 'failing' fails"), (['steps'], "called 'steps', as another entry")])
+    (['accuracy', 'failing'], "the metric 'failing' fails"), (['steps'], "called 'steps', as another entry")])
 def test_metrics_are_tried_before_a_run(tmp_path, names, message):
     trainer = small(tmp_path / 'run', **{'evaluation.metrics': names, 'evaluation.before': False})
     with pytest.raises(UserError, match=message):
