@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,10 @@ import pytest
 import torch
 
 from vet import build_trainer
+
+for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signal) == signal.SIG_IGN:     # as in the background of a shell; child processes would inherit that
+        signal.signal(_signal, _default)
 
 ROOT = Path(__file__).parents[1]
 QUICK = {'train.max_epochs': 1, 'train.log_every': 5}

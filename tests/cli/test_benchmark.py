@@ -94,7 +94,7 @@ def test_a_failed_run_is_told_after_all_else_and_is_made_again(command, tmp_path
     arguments = write_suite(tmp_path, broken), '--results', 'results', '--device', 'cpu'
     code, shown = command(*arguments)
     lines = shown.splitlines()
-    assert code == 1 and lines[-2] == 'failed: 1' and lines[-1].startswith('few.vit.bias.seed0: at step ')
+    assert code == 1 and lines[-2] == 'failed: 1' and lines[-1].startswith('few.vit.bias.seed0: lr is 1e+30')
     assert 'written to results/tiny/report.html' in shown and '| bias | failed |' in Path('results/tiny/table.md').read_text()
     write_suite(tmp_path)
     code, shown = command(*arguments)

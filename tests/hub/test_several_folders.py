@@ -83,7 +83,7 @@ def test_refusals(folder, folders, tmp_path):
         classifier({})
     with pytest.raises(DataError, match="'name': 'vit_small_patch16_224'.*only models of one backbone can share it"):
         classifier(dict(folders, other=folder(LORA, name='vit_small_patch16_224')))
-    with pytest.raises(DataError, match=r"images of \(64, 64\) .*only models of one size"):
+    with pytest.raises(DataError, match=r"images of \(64, 64\) .*the network takes \(32, 32\)"):
         classifier(dict(folders, large=folder(LORA, size=64)))
 
 
