@@ -103,7 +103,7 @@ def _items(dataset: Any) -> list[Any]:
     for index in range(0, len(dataset), max(1, len(dataset) // ITEMS)):
         first, second = (item_of(dataset, index) for _ in range(2))
         pixels = [np.asarray(opened(image)) for image, _ in (first, second)]
-        is_same = np.array_equal(*pixels) and first[1] == second[1]
+        is_same = np.array_equal(pixels[0], pixels[1]) and first[1] == second[1]
         found.append((_in_memory(pixels[0]), first[1]) if is_same else None)
     return found
 
