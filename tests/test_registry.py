@@ -79,3 +79,10 @@ def test_building_leaves_the_entry_alone(registry):
     entry = dict(type='plain', size=3)
     registry.build(entry)
     assert entry == dict(type='plain', size=3)
+
+
+@pytest.mark.parametrize('entry', [dict(type='ImageFolder', path='a' * 5000), dict(type='ImageFolder', path='a\0b'), dict(type='CSV', file='a' * 5000),
+                                   dict(type='MultiTask', tasks=dict(low='.*')), dict(type='MultiTask', tasks=dict(low=3))])
+def test_a_path_that_no_disk_takes_and_a_task_that_is_no_dataset(entry, tmp_path):
+    with pytest.raises(UserError, match='cannot be made from|tasks.low is|there is no'):
+        DATASETS.build(entry, root=tmp_path)

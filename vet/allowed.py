@@ -134,12 +134,13 @@ def _is_of_many(value: Any, hint: Any) -> bool:
     kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
     base = Mapping if isinstance(value, Mapping) else Sequence if isinstance(value, (list, tuple)) else None
     origin = typing.get_origin(kind)
-    return base is not None and _is_a(origin, base) and origin is not tuple
+    return base is not None and _is_a(origin, base) and (origin is not tuple or typing.get_args(kind)[-1] is Ellipsis)
 
 
 def _of_entries(hint: Any) -> Any:
     kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-    return typing.get_args(kind)[-1]
+    entries = typing.get_args(kind)
+    return entries[0] if entries[-1] is Ellipsis else entries[-1]
 
 
 def describe(hint: Any) -> str:

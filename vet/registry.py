@@ -4,6 +4,7 @@ A registry imports the folder its plugins live in when it is first asked, so a p
 in the user's own code is one import, which `custom_imports` in a config can do.
 """
 
+import errno
 import importlib
 import inspect
 import pkgutil
@@ -50,6 +51,10 @@ def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
     except UserError:
         raise
     except (TypeError, ValueError) as error:    # of an argument that the plugin did not expect
+        raise UserError(f'the {registry.name} {cfg["type"]!r} cannot be made from {shown(given)}: {error}') from error
+    except OSError as error:                    # of a path that no file system takes, or that the user may not read
+        if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR):
+            raise
         raise UserError(f'the {registry.name} {cfg["type"]!r} cannot be made from {shown(given)}: {error}') from error
 
 

@@ -34,3 +34,18 @@ def test_network_without_pooled_features_is_refused():
 def test_all_parameters_are_frozen():
     backbone = timm_net('resnet18', 32, layers=(1, 1, 1, 1), channels=(8, 8, 8, 8))
     assert backbone.num_features == 8 and not any(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(std=0), 'std is 0; it must be a list'), (dict(mean=[0.5, -5, 0.5]), r'mean is \[0.5, -5, 0.5\]; it must be .*but -5 is not'),
+    (dict(mean=[0.5, 'pil', 0.5]), "'pil' is not"), (dict(mean=[0.5, 0.5, False]), 'False is not'), (dict(std=[1e-45] * 3), 'std is'),
+    (dict(std=[]), 'std is'), (dict(size=0), 'size is 0'), (dict(size=[8]), 'size is'), (dict(size=True), 'size is True'), (dict(size='8'), 'size is'),
+    (dict(crop_pct=0), 'crop_pct is 0; it must be at least 0.05'), (dict(crop_pct=2), 'at most 1'), (dict(interpolation=3), 'interpolation is 3')])
+def test_values_out_of_range(changes, message):
+    with pytest.raises(UserError, match=message):
+        Preprocessing().with_changes(changes)
+
+
+def test_values_in_range():
+    changed = Preprocessing().with_changes(dict(size=8, mean=[0.5] * 3, std=(0.5,), crop_pct=1))
+    assert (changed.size, changed.mean, changed.std) == ((8, 8), (0.5, 0.5, 0.5), (0.5,))

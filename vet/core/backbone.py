@@ -5,44 +5,55 @@ Made by the files of backbones/, edited by tuners, called by ImageClassifier.
 
 import hashlib
 import math
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval, Len
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from vet.allowed import Text, fits, must_be
 from vet.core.budget import rehearse
 from vet.core.checkpoint_layout import plain_names, unwrapped
 from vet.core.site import Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
-from vet.errors import DataError, UserError
+from vet.errors import DataError, UserError, shown
+
+Pixels = Annotated[int, Interval(ge=1, le=16_384)]
+Mean = Annotated[float, Interval(ge=-1, le=2)]
+Std = Annotated[float, Interval(ge=0.001, le=10)]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How the network wants its images: RGB in [0, 1], normalised by mean and std; evaluated on a centre crop."""
 
-    size: tuple[int, int] = (224, 224)                          # (H, W), pixels
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    crop_pct: float = 0.875                                     # the crop's share of the resized image's short side
-    interpolation: str = 'bicubic'
+    size: tuple[Pixels, Pixels] = (224, 224)                    # (H, W)
+    mean: Annotated[tuple[Mean, ...], Len(1, 3)] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[Std, ...], Len(1, 3)] = (0.229, 0.224, 0.225)
+    crop_pct: Annotated[float, Interval(ge=0.05, le=1)] = 0.875    # the crop's share of the resized short side
+    interpolation: Text = 'bicubic'
     gray_range: tuple[float, float] | None = None               # of gray images of more than 8 bits: the levels that become black
     #                                                             and white; None: 0 and 65,535
 
     def with_changes(self, changes: Mapping[str, Any]) -> 'Preprocessing':
-        """A copy with `changes`; UserError for a name that is none of the fields. `size` may be one int."""
+        """A copy with `changes`. `size` may be one int. UserError for an unknown name, or a value out of range."""
         unknown = set(changes) - set(asdict(self))
         if unknown:
-            raise UserError(f'unknown preprocessing settings {sorted(unknown)}; allowed: {", ".join(asdict(self))}.')
+            raise UserError(f'unknown preprocessing settings {sorted(map(str, unknown))}; allowed: {", ".join(asdict(self))}.')
         values = asdict(self) | {name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in changes.items()}
         if isinstance(values['size'], int):
             values['size'] = (values['size'], values['size'])
+        hints = typing.get_type_hints(Preprocessing, include_extras=True)
+        for name in changes:
+            if name != 'gray_range' and not fits(values[name], hints[name]):
+                raise UserError(f'preprocessing.{name} is {shown(changes[name])}; it must be {must_be(values[name], hints[name])}.')
         if values['gray_range'] is not None:
             check_gray_range(values['gray_range'])
         return Preprocessing(**values)

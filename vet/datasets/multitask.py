@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset
 
-from vet.errors import UserError
+from vet.errors import UserError, shown
 from vet.registry import DATASETS
 
 
@@ -22,6 +22,10 @@ class MultiTask(ConcatDataset):
         if wrong or not tasks:
             raise UserError(f'tasks has the names {list(map(str, tasks))}; allowed: one or more of letters, digits and _, each '
                             f'with a dataset, such as tasks=dict(flowers=dict(type="Flowers102", split="train")).')
+        for name, entry in tasks.items():
+            if not isinstance(entry, Mapping) and not hasattr(entry, 'classes'):
+                raise UserError(f'tasks.{name} is {shown(entry)}; give a dataset that has `classes`, or a config entry such as '
+                                f'dict(type="Flowers102", split="train").')
         self.tasks = {name: DATASETS.build(dict(entry), root=root) if isinstance(entry, Mapping) else entry
                       for name, entry in tasks.items()}
         super().__init__(self.tasks.values())
