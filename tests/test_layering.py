@@ -9,11 +9,11 @@ ROOT = Path(__file__).parents[1]
 
 # Each room and the rooms it may import directly, itself always among them.
 BASE = {'errors', 'allowed', 'patterns', 'registry', 'config'}
-ENGINE = BASE | {'changes', 'terminal', 'core', 'datasets', 'transforms', 'metrics'}
+ENGINE = BASE | {'changes', 'terminal', 'versions', 'core', 'datasets', 'transforms', 'metrics'}
 HUB = ENGINE | {'engine'}
 API = HUB | {'hub', 'builders', 'pipelines'}
 ARROWS = {
-    'errors': set(), 'allowed': set(), 'patterns': {'errors'}, 'registry': {'errors', 'allowed'},
+    'errors': set(), 'allowed': set(), 'patterns': {'errors'}, 'versions': set(), 'registry': {'errors', 'allowed'},
     'config': {'errors', 'allowed', 'patterns', 'registry'},
     'changes': BASE, 'terminal': set(),
     'core': BASE, 'backbones': BASE | {'core'}, 'tuners': BASE | {'core'}, 'heads': BASE | {'core'},

@@ -40,6 +40,16 @@ def test_compiled_in_one_graph_equals_eager(case):
         assert torch.allclose(gradient, found[name], rtol=1e-4, atol=1e-5), name
 
 
+def moved(config, backbone):
+    """A tuner on the backbone, away from its start."""
+    tuner = TUNERS.build(config)
+    tuner.attach(backbone)
+    with torch.no_grad():
+        for _, parameter in tuner.trainable():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return tuner
+
+
 @pytest.mark.parametrize('config', [
     pytest.param(dict(type='LoRA', at='weight', rank=2), id='reweight'), pytest.param(dict(type='BitFit'), id='thaw', marks=pytest.mark.slow),
     pytest.param(dict(type=AfterBlocks), id='after', marks=pytest.mark.slow)])
@@ -48,11 +58,7 @@ def test_edits_after_compile_are_seen_by_the_compiled_model(config):
     backbone = tiny('vit').eval()
     fast = compiled(backbone)
     frozen = logits(fast)
-    tuner = TUNERS.build(config)
-    tuner.attach(backbone)
-    with torch.no_grad():
-        for _, parameter in tuner.trainable():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    tuner = moved(config, backbone)
     tuned = logits(backbone)
     assert (tuned - frozen).abs().max() > 1e-2
     assert torch.allclose(logits(fast), tuned, rtol=1e-5, atol=1e-5)
@@ -70,11 +76,7 @@ def test_no_edit_is_hidden_by_a_graph_that_was_made_before(config):
     torch.compiler.reset()
     fast = torch.compile(backbone, backend='eager')
     frozen = logits(fast)
-    tuner = TUNERS.build(config)
-    tuner.attach(backbone)
-    with torch.no_grad():
-        for _, parameter in tuner.trainable():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    tuner = moved(config, backbone)
     tuned = logits(backbone)
     assert (tuned - frozen).abs().max() > 1e-3
     torch.testing.assert_close(logits(fast), tuned)

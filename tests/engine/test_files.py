@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from vet.core.tensor_file import read_tensors, sha256_of
-from vet.engine.files import check_tensors, publish_folder, read_json, write_file
+from vet.core.tensor_file import check_tensors, read_tensors, sha256_of
+from vet.engine.files import publish_folder, read_json, write_file
 from vet.engine.lock import FileLock
 from vet.errors import DataError, TrainingError, UserError
 

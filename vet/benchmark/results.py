@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Subset
 
 import vet
 from vet.benchmark.cells import run_name
 from vet.benchmark.suite import Run
+from vet.datasets.base import pixels_digest, sources_of
 from vet.engine.files import write_file
 
 FORMAT = 1
@@ -37,7 +37,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         return {task: fingerprint(part) for task, part in dataset.tasks.items()}
     labels = [int(label) for label in getattr(dataset, 'targets', [])]
     return dict(images=len(dataset), classes=len(dataset.classes), sha256=_digest([list(dataset.classes), labels, _files(dataset)]),
-                contents=_digest(_contents(dataset)))
+                contents=_digest(list(map(_content, sources_of(dataset)))))
 
 
 def same_data(one: Any, other: Any) -> bool:
@@ -56,24 +56,14 @@ def images(part: Mapping[str, Any]) -> int:
 
 def _files(dataset: Any) -> list[tuple[str, int]]:
     """The name and the bytes of each item's file; '' and 0 where it has none."""
-    if isinstance(dataset, Subset):
-        whole = _files(dataset.dataset)
-        return [whole[i] for i in dataset.indices] if whole else []
-    paths = (Path(source) if isinstance(source, (str, Path)) else Path() for source, _ in getattr(dataset, 'samples', []))
+    paths = (Path(source) if isinstance(source, (str, Path)) else Path() for source in sources_of(dataset))
     return [(path.name, path.stat().st_size if path.is_file() else 0) for path in paths]
 
 
-def _contents(dataset: Any) -> list[str]:
-    """The sha256 of each item's file, or of its image in memory; '' where an item says neither."""
-    if isinstance(dataset, Subset):
-        whole = _contents(dataset.dataset)
-        return [whole[i] for i in dataset.indices] if whole else []
-    return [_content(source) for source, _ in getattr(dataset, 'samples', [])]
-
-
 def _content(source: Any) -> str:
+    """The sha256 of an item's file, or of its image in memory; '' where an item says neither."""
     if isinstance(source, np.ndarray):
-        return hashlib.sha256(f'{source.dtype} {source.shape} '.encode() + source.tobytes()).hexdigest()
+        return pixels_digest(source).hex()
     if not isinstance(source, (str, Path)) or not os.path.isfile(source):
         return ''
     found = os.stat(source)

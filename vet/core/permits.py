@@ -6,12 +6,11 @@ taken: no path, no URL.
 
 import os
 import re
-import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vet.errors import DataError, UserError
+from vet.errors import DataError, UserError, shown
 from vet.patterns import require_pattern
 
 LARGEST = 1_000_000     # of a number that a folder gives: no size, depth or rank of a network is larger
@@ -20,13 +19,6 @@ VALUES = 1_000_000      # within one another, in all
 DEPTH = 32              # of lists and dicts within one another
 LENGTH = 1_000          # of a text within an entry
 MOST = dict(tuners=64, tasks=256, transforms=16)
-_SHOWN = reprlib.Repr()
-_SHOWN.maxstring = _SHOWN.maxother = 100
-
-
-def shown(value: Any) -> str:
-    """A stranger's value for a message: its repr, cut."""
-    return _SHOWN.repr(value)
 
 
 @dataclass(frozen=True)

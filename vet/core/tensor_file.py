@@ -90,6 +90,21 @@ def not_finite(given: Mapping[str, torch.Tensor]) -> list[str]:
                   if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()))
 
 
+def check_tensors(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], source: str) -> None:
+    """DataError unless `given` has the names, shapes and dtypes of `wanted`, and only finite numbers."""
+    names = sorted(set(given) ^ set(wanted))
+    if names:
+        kind = 'lacks' if names[0] in wanted else 'has the unknown tensor'
+        raise DataError(f'{source} {kind} {names[0]!r} ({len(names)} names differ).')
+    for name, tensor in given.items():
+        right = wanted[name]
+        if tensor.shape != right.shape or tensor.dtype != right.dtype:
+            raise DataError(f'{source}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; {right.dtype} of shape '
+                            f'{tuple(right.shape)} is needed.')
+    if broken := not_finite(given):
+        raise DataError(f'{source}: {broken[0]} holds numbers that are not finite.')
+
+
 def _same_kind(own: torch.Tensor, given: torch.Tensor) -> bool:
     """Floats of any width for floats; whole numbers and truth values of exactly their type."""
     return given.is_floating_point() if own.is_floating_point() else own.dtype == given.dtype

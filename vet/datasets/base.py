@@ -87,6 +87,20 @@ def gray_range_of(dataset: Any, task: str | None = None) -> Range:
     return getattr(dataset if task is None else dataset.tasks[task], 'gray_range', None)
 
 
+def sources_of(dataset: Any) -> list[Any]:
+    """What each item is read from, in the order of the items; none where the dataset does not say."""
+    if isinstance(dataset, Subset):
+        whole = sources_of(dataset.dataset)
+        return [whole[index] for index in dataset.indices] if whole else []
+    samples = getattr(dataset, 'samples', ())
+    return [sample[0] for sample in samples] if isinstance(samples, list | tuple) else []
+
+
+def pixels_digest(pixels: np.ndarray) -> bytes:
+    """The sha256 of an image in memory: of its type, its shape and its values."""
+    return hashlib.sha256(f'{pixels.dtype} {pixels.shape} '.encode() + pixels.tobytes()).digest()
+
+
 def source_identity(source: Any) -> Hashable:
     """The path of a file, without the links on its way; a hash of the pixels of an array; of anything else, its place in memory."""
     if isinstance(source, str | os.PathLike):
@@ -94,7 +108,7 @@ def source_identity(source: Any) -> Hashable:
         path = os.path.join(_real(folder), name)
         return os.path.realpath(path) if os.path.islink(path) else path
     if isinstance(source, np.ndarray):
-        return hashlib.sha256(f'{source.dtype} {source.shape} '.encode() + source.tobytes()).digest()
+        return pixels_digest(source)
     return type(source).__name__, id(source)
 
 

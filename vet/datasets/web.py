@@ -123,20 +123,20 @@ class _WatchedTLS(http.client.HTTPSConnection, _Watched):
     """The same with TLS, whose connect calls that of _Watched before the handshake."""
 
 
-class _Http(HTTPHandler):
+class _Watching:
+    """A handler of urllib whose connections put copies of their sockets in `sockets`."""
+
     def __init__(self, sockets: list[socket.socket]):
         super().__init__()
         self._sockets = sockets
 
+
+class _Http(_Watching, HTTPHandler):
     def http_open(self, req: Request) -> Any:
         return self.do_open(partial(_made, _Watched, self._sockets), req)        # type: ignore[arg-type]
 
 
-class _Https(HTTPSHandler):
-    def __init__(self, sockets: list[socket.socket]):
-        super().__init__()
-        self._sockets = sockets
-
+class _Https(_Watching, HTTPSHandler):
     def https_open(self, req: Request) -> Any:
         return self.do_open(partial(_made, _WatchedTLS, self._sockets), req)     # type: ignore[arg-type]
 

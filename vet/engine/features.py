@@ -37,7 +37,7 @@ from vet.engine.batches import Batch, Keys, Transforms, opened, placed, read
 from vet.engine.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.engine.cut import Cut, NoCutError, Resumed, find_cut
 from vet.engine.device import precision_of
-from vet.engine.progress import console
+from vet.engine.progress import say
 from vet.errors import UserError
 from vet.transforms.torchvision import split_normalisation
 
@@ -91,8 +91,7 @@ class FeatureCache:
                 found = None
                 if self.accelerator.is_main_process and reasons[0] not in self._told:
                     self._told.add(reasons[0])
-                    console.print(f'train.cache_features has no effect on the {split} images: {reasons[0]}.', soft_wrap=True,
-                                  markup=False)
+                    say(f'train.cache_features has no effect on the {split} images: {reasons[0]}.')
             self._found[split] = found
         return self._found[split]
 
@@ -214,7 +213,7 @@ def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[i
     what = f'the features of {shape[0]:,} images, {" x ".join(map(str, shape[1:]))} numbers each, take {size:,.0f} MiB'
     if size > FULL * free:
         raise NoCutError(f'{what}, and {str(folder)!r} has {free:,.0f} MiB free; set VET_CACHE_DIR to a folder with more')
-    console.print(f'{what} in {folder}', soft_wrap=True, markup=False)
+    say(f'{what} in {folder}')
     digest, header = hashlib.sha256(), io.BytesIO()
     np.lib.format.write_array_header_1_0(header, dict(descr='<f4', fortran_order=False, shape=shape))
     with open(temporary, 'wb') as file:

@@ -1,18 +1,17 @@
 """Files and folders that appear and go whole or not at all: written under a temporary name, flushed, renamed.
 
-A file that is read again is checked first: `read_json` raises a DataError for a damaged file. core.tensor_file reads tensors.
+`read_json` checks a JSON file that is read again, and raises a DataError for a damaged file. core.tensor_file reads and checks
+tensors.
 """
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from vet.errors import DataError, TrainingError
 
@@ -130,24 +129,3 @@ def read_json(path: Path) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(f'{str(path)!r} holds no valid JSON: {str(error).splitlines()[0]}.') from error
-
-
-def check_tensors(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], source: str) -> None:
-    """DataError unless `given` has the names, shapes and dtypes of `wanted`, and only finite numbers."""
-    names = sorted(set(given) ^ set(wanted))
-    if names:
-        kind = 'lacks' if names[0] in wanted else 'has the unknown tensor'
-        raise DataError(f'{source} {kind} {names[0]!r} ({len(names)} names differ).')
-    for name, tensor in given.items():
-        right = wanted[name]
-        if tensor.shape != right.shape or tensor.dtype != right.dtype:
-            raise DataError(f'{source}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; {right.dtype} of shape '
-                            f'{tuple(right.shape)} is needed.')
-    check_finite(given, source)
-
-
-def check_finite(given: Mapping[str, torch.Tensor], source: str) -> None:
-    """DataError for a tensor with a number that is not finite."""
-    for name, tensor in given.items():
-        if not tensor.isfinite().all():
-            raise DataError(f'{source}: {name} holds numbers that are not finite.')

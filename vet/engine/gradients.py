@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vet.core.tuner import Tuner
-from vet.engine.progress import console
+from vet.engine.progress import say
 from vet.errors import TrainingError
 
 STEPS = 10          # in which a parameter must get a gradient that is not zero: a product with zeros at the start needs two
@@ -75,7 +75,7 @@ class GradientWatch:
 
     def _say(self, text: str) -> None:
         if self._says:
-            console.print(f'warning: {text}', soft_wrap=True, markup=False)
+            say(f'warning: {text}')
 
 
 def _told(tuner: Tuner, names: list[str], own: list) -> str:

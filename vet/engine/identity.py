@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Subset
 
 import vet
-from vet.datasets.base import item_of
+from vet.datasets.base import item_of, sources_of
 from vet.engine.batches import opened
 
 CONTENT_BYTES = 256 * 2 ** 20       # of a split: so much of its contents is read, spread over all of its files
@@ -84,7 +83,7 @@ def _of_dataset(dataset: Any) -> dict[str, Any]:
         return dict(images=sum(part['images'] for part in parts.values()),
                     **{key: {task: part[key] for task, part in parts.items()} for key in DATA if key != 'images'})
     labels = [int(label) for label in getattr(dataset, 'targets', ())]
-    sources = _sources(dataset)
+    sources = sources_of(dataset)
     paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]
     files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
     above = os.path.commonpath(map(os.path.dirname, files)) if files else ''        # the whole folder may have moved
@@ -106,15 +105,6 @@ def _items(dataset: Any) -> list[Any]:
         is_same = np.array_equal(pixels[0], pixels[1]) and first[1] == second[1]
         found.append((_in_memory(pixels[0]), first[1]) if is_same else None)
     return found
-
-
-def _sources(dataset: Any) -> list[Any]:
-    """What each item is read from; none where the dataset does not say."""
-    if isinstance(dataset, Subset):
-        whole = _sources(dataset.dataset)
-        return [whole[i] for i in dataset.indices] if whole else []
-    samples = getattr(dataset, 'samples', ())
-    return [sample[0] for sample in samples] if isinstance(samples, list | tuple) else []
 
 
 def _contents(files: list[str]) -> str:

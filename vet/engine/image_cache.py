@@ -34,7 +34,7 @@ from vet.datasets.multitask import MultiTask
 from vet.datasets.torchvision import TorchvisionDataset
 from vet.engine.batches import Transforms, read
 from vet.engine.cache_folder import FULL, cache_path, cannot_keep, make_once
-from vet.engine.progress import console
+from vet.engine.progress import say
 from vet.errors import DataError, UserError
 from vet.transforms.torchvision import begins_as_tensor, split_still
 
@@ -112,7 +112,7 @@ class ImageCache:
                 self._found[split] = dataset, views
                 if self._says and str(error) not in self._told:
                     self._told.add(str(error))
-                    console.print(f'train.cache_images has no effect on the {split} images: {error}.', soft_wrap=True, markup=False)
+                    say(f'train.cache_images has no effect on the {split} images: {error}.')
         return self._found[split]
 
 
@@ -163,7 +163,7 @@ def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, pa
     count, done = len(dataset), 0
     table_N3 = np.zeros((count, 3), '<i8')
     keys = [[(0, i, 1) for i in range(start, min(start + CHUNK, count))] for start in range(0, count, CHUNK)]
-    console.print(f'{count:,} images are decoded into {path}', soft_wrap=True, markup=False)
+    say(f'{count:,} images are decoded into {path}')
     with open(temporary, 'wb') as file:
         file.seek(table_N3.nbytes)
         for items in read(dataset, {None: v2.Compose([*still, v2.PILToTensor()])}, 0, keys, workers, collate=list):

@@ -14,19 +14,19 @@ from vet.config import Stage, Train
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.reweight import forward_kept
+from vet.core.tensor_file import check_tensors
 from vet.engine.attention import AttentionByProducts, pays
 from vet.engine.batch_norms import share_statistics, single_values_normed
 from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
 from vet.engine.device import precision_of
 from vet.engine.ema import Average, copy_into, shortened
-from vet.engine.files import check_tensors
 from vet.engine.fp8 import products_in_fp8
 from vet.engine.frozen import norms_keep, stored_in
 from vet.engine.gradients import GradientWatch
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
-from vet.engine.progress import console
+from vet.engine.progress import say
 from vet.engine.recompute import blocks_again
 from vet.engine.seeding import seed_everything
 from vet.errors import UserError
@@ -48,7 +48,7 @@ class Learner:
         self._all = model.trainable()
         told = shortened(train.ema, train.max_epochs * order.steps) if train.ema else None
         if told and accelerator.is_main_process:
-            console.print(f'warning: {told}.', soft_wrap=True, markup=False)
+            say(f'warning: {told}.')
         self._stages = train.stages or [Stage(train.max_epochs)]
         self._begins = [sum(stage.epochs for stage in self._stages[:i]) * order.steps for i in range(len(self._stages) + 1)]
         self._mix = {task: _mixture(train, len(part.classes)) for task, part in model.tasks.items()}

@@ -9,6 +9,11 @@ from vet.terminal import Terminal
 console = Terminal(stderr=True, highlight=False)
 
 
+def say(text: str) -> None:
+    """Prints a line for the user, as it is: no markup and no emoji, and a long line is not broken."""
+    console.print(text, soft_wrap=True, markup=False, emoji=False)
+
+
 class ProgressBar:
     """A bar over all steps of a run. Silent on all processes but the first; where no terminal is, only lines are printed."""
 
@@ -26,7 +31,7 @@ class ProgressBar:
     def say(self, line: str) -> None:
         """Prints a line that stays."""
         if self.enabled:
-            console.print(line, soft_wrap=True)
+            say(line)
 
     def __enter__(self) -> 'ProgressBar':
         self._bar.start()

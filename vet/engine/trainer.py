@@ -39,7 +39,7 @@ from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
 from vet.engine.on_device import load_on_device
-from vet.engine.progress import ProgressBar, console
+from vet.engine.progress import ProgressBar, say
 from vet.engine.rehearsal import rehearse_the_end
 from vet.engine.seeding import seed_everything
 from vet.engine.stop import Asked, Stop
@@ -208,8 +208,7 @@ class Trainer:
 
     def _tell_of(self, stop: Stop, progress: Progress) -> None:
         if self.accelerator.is_main_process:
-            console.print(f'{stop.name}: the run is saved after step {progress.step}. To go on: {self.how_to_go_on}',
-                          soft_wrap=True, markup=False, emoji=False)
+            say(f'{stop.name}: the run is saved after step {progress.step}. To go on: {self.how_to_go_on}')
 
     def _epochs(self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar, stop: Stop) -> None:
         """Takes all steps that are left, or those until a signal comes."""
@@ -300,7 +299,7 @@ class Trainer:
             try:
                 draw_curves(self.folder.path, self.folder.path / 'curves.png')
             except DataError as error:      # no reason to lose a run
-                console.print(f'no curves are drawn: {error}', soft_wrap=True, markup=False, emoji=False)
+                say(f'no curves are drawn: {error}')
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()
         return summary

@@ -5,7 +5,6 @@ output/ (the model folder), curves.png and, last of all, summary.json. A lock on
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from vet.engine.checkpoint import NewerError, Progress, list_checkpoints, load_c
 from vet.engine.files import read_json, remove_folder, remove_temporary, write_file
 from vet.engine.identity import differences, other_versions
 from vet.engine.lock import FileLock
-from vet.engine.progress import console
+from vet.engine.progress import say
 from vet.errors import DataError, TrainingError, UserError
+from vet.versions import is_newer
 
 Parts = dict[str, dict[str, torch.Tensor]]
 FILES = ('config.json', 'environment.json', 'identity.json', 'log.jsonl', 'predictions.npz', 'curves.png', 'summary.json',
@@ -95,7 +95,7 @@ class WorkFolder:
                 return summary
         except DataError:
             pass
-        _say(f'{str(path)!r} is damaged. The run ends once more, from its newest checkpoint.')
+        say(f'{str(path)!r} is damaged. The run ends once more, from its newest checkpoint.')
         return None
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ class WorkFolder:
             raise TrainingError(f'another run writes in {str(self.path)!r} now. Wait until it ends, or give another work folder '
                                 f'(--work-dir).')
         if not lock.is_real:
-            _say(f'the file system of {str(self.path)!r} has no locks. See to it that no other run writes there.')
+            say(f'the file system of {str(self.path)!r} has no locks. See to it that no other run writes there.')
         self._lock = lock
 
     def _refuse_occupied(self) -> None:
@@ -181,7 +181,7 @@ class WorkFolder:
                 damages.append(error)
                 continue
             if damages:
-                _say(f'{damages[0]} The run goes on from {str(checkpoint)!r}, which is whole.')
+                say(f'{damages[0]} The run goes on from {str(checkpoint)!r}, which is whole.')
             return checkpoint
         if damages:
             raise DataError(f'no checkpoint in {str(self.checkpoints)!r} is whole. {damages[0]} Or begin anew in another work '
@@ -224,7 +224,7 @@ class WorkFolder:
         """Refuses to go on from the run in `folder` with other classes, data or backbone weights."""
         path = folder / 'identity.json'
         if not path.is_file():
-            _say(f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, images and the weights '
+            say(f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, images and the weights '
                  f'of the backbone are still the same is not known.')
             return
         now = json.loads(json.dumps(identity))
@@ -238,7 +238,7 @@ class WorkFolder:
             raise TrainingError(f'the run in {str(folder)!r} was begun with other data: what differs is {"; ".join(changed)}. Put '
                                 f'that back, or begin anew in another work folder.{_newer(folder)}')
         if versions:
-            _say(f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by rounding.{_newer(folder)}')
+            say(f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by rounding.{_newer(folder)}')
 
 
 def _newer(folder: Path) -> str:
@@ -247,13 +247,9 @@ def _newer(folder: Path) -> str:
         made_by = str(read_json(folder / 'environment.json')['vet'])
     except (DataError, KeyError, TypeError):
         return ''
-    if _numbers(made_by) <= _numbers(vet.__version__):
+    if not is_newer(made_by):
         return ''
     return f' The run was written by a newer version of vet ({made_by}; this is {vet.__version__}): update vet.'
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r'\d+', version)[:3]]
 
 
 def _free_name(path: Path) -> Path:
@@ -262,10 +258,6 @@ def _free_name(path: Path) -> Path:
         count += 1
         free = path.with_name(f'{path.name}-{count}')
     return free
-
-
-def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, emoji=False)
 
 
 def _differences(a: Any, b: Any, path: str = '') -> set[str]:

@@ -16,10 +16,9 @@ from vet.core.permits import (
     require_permitted,
     require_plain_settings,
     require_type,
-    shown,
     walk,
 )
-from vet.errors import DataError
+from vet.errors import DataError, shown
 from vet.registry import BACKBONES
 from vet.transforms.torchvision import may_evaluate
 

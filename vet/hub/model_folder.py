@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.version import InvalidVersion, Version
 from safetensors.torch import save
 
 import vet
@@ -18,13 +17,13 @@ from vet.core.backbone import Backbone, weights_sha256
 from vet.core.budget import bounded, rehearse
 from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier, share_equal_weights
-from vet.core.permits import shown
 from vet.core.tensor_file import read_tensors, refuse_links, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.engine.files import publish_folder, write_file
-from vet.errors import DataError, UserError
+from vet.errors import DataError, UserError, shown
 from vet.hub.contents import require_harmless, require_texts
 from vet.registry import BACKBONES, HEADS, TUNERS
+from vet.versions import is_newer
 
 CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
 LARGEST_JSON = 16 * 2**20    # bytes
@@ -109,13 +108,9 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
 def since_newer(configuration: Any) -> str:
     """What to add to an error about a folder that a newer vet wrote; '' for other folders."""
     written = configuration.get('vet_version') if isinstance(configuration, dict) else None
-    try:
-        is_newer = Version(str(written)) > Version(vet.__version__)
-    except (InvalidVersion, ValueError):        # a number of thousands of digits is a ValueError
+    if not is_newer(written):
         return ''
-    if not is_newer:
-        return ''
-    return f' The folder was written by vet {Version(str(written))}, which is newer than this vet {vet.__version__}: update vet.'
+    return f' The folder was written by vet {written}, which is newer than this vet {vet.__version__}: update vet.'
 
 
 def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str, str | Path | Backbone] | None = None

@@ -15,11 +15,11 @@ from torch import nn
 from vet.core.backbone import Backbone, weights_sha256
 from vet.core.budget import bounded
 from vet.core.model import ImageClassifier, load_into
-from vet.core.permits import ENTRIES, require_plain_settings, shown
+from vet.core.permits import ENTRIES, require_plain_settings
 from vet.core.site import Site
 from vet.core.tensor_file import refuse_links, require_regular, require_stored
 from vet.core.tuner import Tuner
-from vet.errors import DataError, UserError
+from vet.errors import DataError, UserError, shown
 from vet.hub.contents import require_texts
 from vet.hub.model_folder import CONFIGURATION, read_json
 from vet.registry import BACKBONES, HEADS, TUNERS

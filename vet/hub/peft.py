@@ -20,13 +20,13 @@ from vet.core.backbone import Backbone, Preprocessing
 from vet.core.budget import bounded
 from vet.core.edits import Thaw
 from vet.core.model import ImageClassifier, load_into
-from vet.core.permits import ENTRIES, LARGEST, shown, walk
+from vet.core.permits import ENTRIES, LARGEST, walk
 from vet.core.reweight import Reweight
 from vet.core.site import Layout
 from vet.core.tensor_file import read_tensors, refuse_links
 from vet.core.tuner import Tuner
 from vet.engine.files import publish_folder, write_file
-from vet.errors import DataError, UnknownNameError, UserError
+from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import read_json
 from vet.hub.peft_methods import METHODS, TUNED_BY, Config, Deltas, Tensors, build_thaw, paths_pattern
 from vet.patterns import fits, fits_start, require_pattern
