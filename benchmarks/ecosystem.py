@@ -2,8 +2,9 @@
 
     python benchmarks/ecosystem.py
 
-Folders: the tests of tests/hub measure the largest difference of the logits of 3 images, in float32, on tiny networks of random
-weights. Each test fails above its bound. This script runs these tests and keeps what they measured.
+Folders: the tests of tests/hub measure the largest difference of the logits of 3 images, in float32, on tiny
+networks of random weights. Each test fails above its bound. This script runs these tests and keeps what they
+measured.
 Exports: a vit_base_patch16_224 of random weights with LoRA of rank 10, written in each format and read back.
 Writes results/ecosystem.json.
 """
@@ -30,7 +31,8 @@ MODELSCOPE, PEFT = 'tests/hub/test_modelscope_folders.py', 'tests/hub/test_peft_
 TESTS = {
     'ModelScope, in': f'{MODELSCOPE}::test_each_kind_computes_what_modelscope_writes',
     'PEFT, in': f'{PEFT}::test_what_peft_wrote_gives_the_same_logits',
-    'PEFT, out': f'{PEFT}::test_peft_reads_what_is_written'}
+    'PEFT, out': f'{PEFT}::test_peft_reads_what_is_written',
+}
 EXPORTS = {'timm': 'model.safetensors', 'onnx': 'model.onnx', 'torch-export': 'model.pt2', 'peft': 'adapter'}
 
 
@@ -38,10 +40,17 @@ def measured_by(test: str) -> dict[str, float]:
     """The difference that each case of a test measured."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / 'report.xml'
-        subprocess.run([sys.executable, '-m', 'pytest', '-n', '0', f'--junitxml={report}', test], cwd=record.ROOT, check=True)
+        subprocess.run(
+            [sys.executable, '-m', 'pytest', '-n', '0', f'--junitxml={report}', test],
+            cwd=record.ROOT,
+            check=True,
+        )
         cases = ElementTree.parse(report).iter('testcase')
-        return {case.attrib['name'].partition('[')[2].rstrip(']'): float(kept.attrib['value'])
-                for case in cases for kept in case.iter('property')}
+        return {
+            case.attrib['name'].partition('[')[2].rstrip(']'): float(kept.attrib['value'])
+            for case in cases
+            for kept in case.iter('property')
+        }
 
 
 def exports(name: str) -> dict[str, dict[str, float]]:
@@ -52,8 +61,11 @@ def exports(name: str) -> dict[str, dict[str, float]]:
         home = Path(folder)
         save_file(timm.create_model(name, num_classes=0).state_dict(), home / 'weights.safetensors')
         backbone = dict(type='timm', name=name, checkpoint=str(home / 'weights.safetensors'), lora_length=10)
-        trainer = build_trainer(model=dict(model=dict(backbone=backbone), dataset=dict(train=dict(type='Digits', split='train'))),
-                                work_dir=home / 'run', device='cpu')
+        trainer = build_trainer(
+            model=dict(model=dict(backbone=backbone), dataset=dict(train=dict(type='Digits', split='train'))),
+            work_dir=home / 'run',
+            device='cpu',
+        )
         with torch.no_grad():
             for parameter in trainer.model.trainable().values():
                 parameter.add_(0.02 * torch.randn_like(parameter))
@@ -66,14 +78,21 @@ def exports(name: str) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model', default='vit_base_patch16_224', help='of the exports (default: %(default)s)')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--model', default='vit_base_patch16_224', help='of the exports (default: %(default)s)'
+    )
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
     path, environment = record.output(args), describe(torch.device('cpu'))
     environment['packages'] |= {name: metadata.version(name) for name in ('peft', 'onnxruntime')}
     differences = {side: measured_by(test) for side, test in TESTS.items()}
-    record.write(path, dict(differences=differences, model=args.model, exports=exports(args.model), environment=environment))
+    record.write(
+        path,
+        dict(differences=differences, model=args.model, exports=exports(args.model), environment=environment),
+    )
 
 
 if __name__ == '__main__':

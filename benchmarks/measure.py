@@ -1,9 +1,10 @@
 """Measures again what README.md and docs/ show, and writes their tables. `make results` runs this.
 
-    python benchmarks/measure.py --data-root DIR            on a quiet machine: under 20 minutes on 2 CPU cores
+    python benchmarks/measure.py --data-root DIR   on a quiet machine: under 20 minutes on 2 CPU cores
     python benchmarks/measure.py --data-root DIR --quick    few rounds, into build/trial: shows that everything runs
 
-DIR holds flowers-102/, seed-images/ and weights/. The code must be that of a commit. Commit the result files and the pages after.
+DIR holds flowers-102/, seed-images/ and weights/. The code must be that of a commit. Commit the result files
+and the pages after.
 Not measured again: results/tuners.json and results/float8, which take hours.
 """
 
@@ -18,19 +19,27 @@ from vet.benchmark import record
 
 HERE = Path(__file__).parent
 SMALL = ['--images', '256', '--pixels', '112', '--epochs', '2', '--rounds', '1']
-JOBS = {        # a name, the script, its usual options, and those of a quick trial
+JOBS = {  # a name, the script, its usual options, and those of a quick trial
     'imports': ('speed/imports.py', ['--rounds', '4'], ['--rounds', '2']),
     'memory': ('speed/memory.py', [], []),
     'steps': ('speed/steps.py', ['--rounds', '6'], ['--rounds', '2', '--jobs', 'vit-fp32']),
     'many_tuners': ('speed/many_tuners.py', ['--rounds', '5'], ['--rounds', '2', '--batch', '8']),
-    'probe': ('speed/probe.py', ['--rounds', '3', '--pixels', '112'], ['--rounds', '1', '--pixels', '64', '--epochs', '2']),
-    'images': ('speed/images.py', [*SMALL, '--counts', '1000', '3000', '10000'],
-               ['--images', '64', '--pixels', '64', '--epochs', '2', '--rounds', '1', '--counts', '100']),
+    'probe': (
+        'speed/probe.py',
+        ['--rounds', '3', '--pixels', '112'],
+        ['--rounds', '1', '--pixels', '64', '--epochs', '2'],
+    ),
+    'images': (
+        'speed/images.py',
+        [*SMALL, '--counts', '1000', '3000', '10000'],
+        ['--images', '64', '--pixels', '64', '--epochs', '2', '--rounds', '1', '--counts', '100'],
+    ),
     'time': ('peft_flowers.py', ['--time'], ['--time', '--seeds', '0', '--pixels', '32']),
     'quickstart': ('quickstart.py', [], ['--seeds', '1']),
     'walkthroughs': ('walkthroughs.py', [], ['--only', 'digits_multitask']),
     'ecosystem': ('ecosystem.py', [], ['--model', 'vit_tiny_patch16_224']),
-    'accuracy': ('peft_flowers.py', [], ['--seeds', '0', '--epochs', '1', '--pixels', '32'])}
+    'accuracy': ('peft_flowers.py', [], ['--seeds', '0', '--epochs', '1', '--pixels', '32']),
+}
 DATA = ('speed/probe.py', 'speed/images.py', 'peft_flowers.py', 'walkthroughs.py')
 WEIGHTS = DATA[:3]
 
@@ -38,7 +47,11 @@ WEIGHTS = DATA[:3]
 def command(name: str, data_root: Path, quick: bool) -> list[str]:
     script, usual, few = JOBS[name]
     data = ['--data-root', str(data_root)] if script in DATA else []
-    weights = ['--checkpoint', str(data_root / 'weights/deit_tiny_patch16_224.safetensors')] if script in WEIGHTS else []
+    weights = (
+        ['--checkpoint', str(data_root / 'weights/deit_tiny_patch16_224.safetensors')]
+        if script in WEIGHTS
+        else []
+    )
     return [sys.executable, str(HERE / script), *data, *weights, *([*few, '--trial'] if quick else usual)]
 
 
@@ -49,7 +62,9 @@ def processor_seconds() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--data-root', type=Path, required=True)
     parser.add_argument('--only', nargs='+', choices=JOBS, default=list(JOBS))
     parser.add_argument('--quick', action='store_true')
@@ -59,7 +74,10 @@ def main() -> None:
     for name in args.only:
         began, busy = time.perf_counter(), processor_seconds()
         subprocess.run(command(name, args.data_root.resolve(), args.quick), check=True, cwd=record.ROOT)
-        print(f'{name}: {time.perf_counter() - began:.0f} s, {processor_seconds() - busy:.0f} s of a processor', flush=True)
+        print(
+            f'{name}: {time.perf_counter() - began:.0f} s, {processor_seconds() - busy:.0f} s of a processor',
+            flush=True,
+        )
     if not args.quick:
         subprocess.run([sys.executable, str(HERE / 'tables.py')], check=True, cwd=record.ROOT)
 

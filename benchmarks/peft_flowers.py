@@ -1,18 +1,19 @@
 """DeiT-Tiny on Oxford Flowers 102: LoRA by vet against LoRA by PEFT, by the same recipe.
 
     python benchmarks/peft_flowers.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors            accuracy
-    python benchmarks/peft_flowers.py --data-root DIR --checkpoint … --time                                     seconds
+    python benchmarks/peft_flowers.py --data-root DIR --checkpoint … --time   seconds
 
-The recipe is configs/deit_tiny_lora_flowers.py at --pixels for --epochs. vet's side is the trainer. PEFT's side is PEFT's
-model in a plain torch loop. Both sides start from the same numbers: PEFT reads the adapter that vet wrote before the first step.
-Both sides see the same crops in the same order. Both sides have the same rank, alpha, places, optimizer, decay, warmup,
-schedule, batch and precision. Each side trains on the 1,020 official training images. Each side is tested once, after the last
-epoch, on the 6,149 official test images.
+The recipe is configs/deit_tiny_lora_flowers.py at --pixels for --epochs. vet's side is the trainer. PEFT's
+side is PEFT's model in a plain torch loop. Both sides start from the same numbers: PEFT reads the adapter
+that vet wrote before the first step. Both sides see the same crops in the same order. Both sides have the
+same rank, alpha, places, optimizer, decay, warmup, schedule, batch and precision. Each side trains on the
+1,020 official training images. Each side is tested once, after the last epoch, on the 6,149 official test
+images.
 
 Accuracy goes to results/peft_flowers.json. The same command again goes on with the runs that are missing.
 
---time: one epoch, without a test. The sides take turns. Seconds include reading. Nothing else should run on the machine.
-Seconds go to results/peft_flowers_time.json.
+--time: one epoch, without a test. The sides take turns. Seconds include reading. Nothing else should run on
+the machine. Seconds go to results/peft_flowers_time.json.
 """
 
 import argparse
@@ -46,13 +47,25 @@ CONFIG = Path(__file__).parents[1] / 'configs' / 'deit_tiny_lora_flowers.py'
 def make_trainer(args: argparse.Namespace, seed: int, folder: str) -> Trainer:
     """vet's side, before its first step."""
     options: dict[str, Any] = {
-        'model.backbone.checkpoint': args.checkpoint, 'model.backbone.kwargs.img_size': args.pixels,
-        'train.max_epochs': args.epochs, 'train.precision': 'fp32', 'evaluation.before': False, 'dataset.val': None,
-        'train.dataloader.workers_per_gpu': args.workers, 'evaluation.dataloader.workers_per_gpu': args.workers}
+        'model.backbone.checkpoint': args.checkpoint,
+        'model.backbone.kwargs.img_size': args.pixels,
+        'train.max_epochs': args.epochs,
+        'train.precision': 'fp32',
+        'evaluation.before': False,
+        'dataset.val': None,
+        'train.dataloader.workers_per_gpu': args.workers,
+        'evaluation.dataloader.workers_per_gpu': args.workers,
+    }
     if args.time:
         options['dataset.test'] = None
-    return build_trainer(model=str(CONFIG), work_dir=folder, data_root=args.data_root, device=args.device, seed=seed,
-                         cfg_options=options)
+    return build_trainer(
+        model=str(CONFIG),
+        work_dir=folder,
+        data_root=args.data_root,
+        device=args.device,
+        seed=seed,
+        cfg_options=options,
+    )
 
 
 def with_vet(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
@@ -66,12 +79,20 @@ def with_peft(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
     preprocessing, device = vars(trainer.model.backbone.preprocessing), trainer.accelerator.device
     model = same_start(trainer, args).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW([
-        dict(params=[parameter for parameter in trained if parameter.ndim > 1], weight_decay=train.optimizer['weight_decay']),
-        dict(params=[parameter for parameter in trained if parameter.ndim == 1], weight_decay=0.0)], lr=train.optimizer['lr'])
+    optimizer = torch.optim.AdamW(
+        [
+            dict(
+                params=[parameter for parameter in trained if parameter.ndim > 1],
+                weight_decay=train.optimizer['weight_decay'],
+            ),
+            dict(params=[parameter for parameter in trained if parameter.ndim == 1], weight_decay=0.0),
+        ],
+        lr=train.optimizer['lr'],
+    )
     order = Order(len(data['train']), train.dataloader.batch_size_per_gpu, 1, trainer.settings.seed)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(train.lr_scheduler, (step + 0.5) / order.steps))
+        optimizer, lambda step: lr_factor(train.lr_scheduler, (step + 0.5) / order.steps)
+    )
     keys = [key for epoch in range(train.max_epochs) for key in order.keys(epoch)]
     crops = {None: build_transform(train.transform, **preprocessing)}
     batches = load(data['train'], crops, trainer.settings.seed, keys, args.workers, device)
@@ -87,13 +108,17 @@ def with_peft(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
     if data.get('test') is None:
         return dict(seconds=seconds, accuracy=None)
     view = build_transform(evaluation.transform, **preprocessing)
-    scores, labels = score(model, data['test'], view, trainer.accelerator, evaluation.dataloader.batch_size_per_gpu, args.workers)
+    scores, labels = score(
+        model, data['test'], view, trainer.accelerator, evaluation.dataloader.batch_size_per_gpu, args.workers
+    )
     return dict(seconds=seconds, accuracy=float((scores.argmax(1) == labels).mean()))
 
 
 def same_start(trainer: Trainer, args: argparse.Namespace) -> nn.Module:
     """PEFT's model with the numbers that vet's model has now."""
-    network = timm.create_model('deit_tiny_patch16_224', img_size=args.pixels, num_classes=len(trainer.model.classes))
+    network = timm.create_model(
+        'deit_tiny_patch16_224', img_size=args.pixels, num_classes=len(trainer.model.classes)
+    )
     rest = network.load_state_dict(trainer.model.backbone.network.state_dict(), strict=False)
     assert not rest.unexpected_keys and set(rest.missing_keys) == {'head.weight', 'head.bias'}, rest
     with tempfile.TemporaryDirectory() as folder:
@@ -112,15 +137,23 @@ def show(runs: list[dict[str, Any]]) -> None:
         own = [run for run in runs if run['side'] == side]
         accuracies = [100 * run['accuracy'] for run in own if run.get('accuracy') is not None]
         seconds = [run['seconds'] for run in own if run.get('seconds') is not None]
-        print(side, *(f'{one:.2f} %' for one in accuracies), *(f'{one:.1f} s' for one in seconds),
-              f'median {statistics.median(accuracies or seconds):.2f}')
+        print(
+            side,
+            *(f'{one:.2f} %' for one in accuracies),
+            *(f'{one:.1f} s' for one in seconds),
+            f'median {statistics.median(accuracies or seconds):.2f}',
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--data-root', required=True)
     parser.add_argument('--checkpoint', required=True)
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='with --time: one round a seed')
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, default=[0, 1, 2], help='with --time: one round a seed'
+    )
     parser.add_argument('--epochs', type=int, default=5)
     parser.add_argument('--pixels', type=int, default=64)
     parser.add_argument('--workers', type=int, default=0)
@@ -130,9 +163,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.time:
         args.epochs, args.output = 1, args.output.with_name(f'{args.output.stem}_time.json')
-    path, kept, environment = record.output(args), 'seconds' if args.time else 'accuracy', describe(torch.device(args.device))
+    path, kept, environment = (
+        record.output(args),
+        'seconds' if args.time else 'accuracy',
+        describe(torch.device(args.device)),
+    )
     settings = dict(epochs=args.epochs, pixels=args.pixels)
-    before = json.loads(path.read_text()) if path.exists() and not args.time else dict(settings=settings, runs=[])
+    before = (
+        json.loads(path.read_text()) if path.exists() and not args.time else dict(settings=settings, runs=[])
+    )
     runs = before['runs'] if before['settings'] == settings else []
     for seed, side in itertools.product(args.seeds, SIDES):
         if any((run['side'], run['seed']) == (side, seed) for run in runs):

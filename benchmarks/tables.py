@@ -37,7 +37,8 @@ SPEED = {
     'probe': lambda found: [probe.shown(one) for one in found.values()],
     'images': lambda found: [images.JOBS[job][1](one['found']) for job, one in found.items()],
     'many_tuners': lambda found: [many_tuners.shown(found)],
-    'imports': lambda found: [imports.shown(found)]}
+    'imports': lambda found: [imports.shown(found)],
+}
 
 
 def quickstart(found: dict[str, Any]) -> str:
@@ -46,52 +47,109 @@ def quickstart(found: dict[str, Any]) -> str:
     for tuner in dict.fromkeys(run['tuner'] for run in found['runs']):
         runs = [run for run in found['runs'] if run['tuner'] == tuner]
         accuracies = [100 * run['accuracy'] for run in runs]
-        lines.append([f'{tuner}, {len(runs)} seeds', spread(accuracies), f'{runs[0]["trainable"]:,}',
-                      f'{statistics.mean(run["seconds"] for run in runs):.1f}'])
-    return grid(['digits 5 to 9 (599 train, 297 test images)', 'accuracy, %', 'trained numbers', 'seconds'], lines) + (
-        f'\n\n{machine(found["environment"])}; `python benchmarks/quickstart.py`.')
+        lines.append(
+            [
+                f'{tuner}, {len(runs)} seeds',
+                spread(accuracies),
+                f'{runs[0]["trainable"]:,}',
+                f'{statistics.mean(run["seconds"] for run in runs):.1f}',
+            ]
+        )
+    return grid(
+        ['digits 5 to 9 (599 train, 297 test images)', 'accuracy, %', 'trained numbers', 'seconds'], lines
+    ) + (f'\n\n{machine(found["environment"])}; `python benchmarks/quickstart.py`.')
 
 
 def flowers(found: dict[str, Any]) -> str:
-    """LoRA by vet and by PEFT on Flowers 102, by one recipe: mean and deviation over seeds, and the seconds of an epoch."""
+    """LoRA by vet and by PEFT on Flowers 102, by one recipe: mean and deviation over seeds, and the
+    seconds of an epoch.
+    """
     settings, runs, times = found['settings'], found['runs'], results('peft_flowers_time')
     lines = []
     for side in dict.fromkeys(run['side'] for run in runs):
         accuracies = [100 * run['accuracy'] for run in runs if run['side'] == side]
         seconds = [run['seconds'] for run in times['runs'] if run['side'] == side] if times else []
-        lines.append([f'{side}, {len(accuracies)} seeds', spread(accuracies),
-                      f'{statistics.median(seconds):.1f}' if seconds else 'not measured'])
-    headers = ['LoRA on DeiT-Tiny, Flowers 102 (1,020 train, 6,149 test images)', 'accuracy, %', 'one epoch, s, median']
+        lines.append(
+            [
+                f'{side}, {len(accuracies)} seeds',
+                spread(accuracies),
+                f'{statistics.median(seconds):.1f}' if seconds else 'not measured',
+            ]
+        )
+    headers = [
+        'LoRA on DeiT-Tiny, Flowers 102 (1,020 train, 6,149 test images)',
+        'accuracy, %',
+        'one epoch, s, median',
+    ]
     return grid(headers, lines) + (
-        f'\n\n{machine(runs[-1]["environment"])}; {settings["pixels"]} pixels, {settings["epochs"]} epochs, one recipe, start and '
-        f'order of crops; `python benchmarks/peft_flowers.py`.')
+        f'\n\n{machine(runs[-1]["environment"])}; {settings["pixels"]} pixels, {settings["epochs"]} epochs, '
+        'one recipe, start and order of crops; `python benchmarks/peft_flowers.py`.'
+    )
 
 
 def tuners(found: dict[str, Any]) -> str:
     """Every tuner by one recipe on a part of CIFAR-100: the best first."""
     settings, runs = found['settings'], found['runs']
     train, test = (100 * settings[f'{split}_per_class'] for split in ('train', 'test'))
-    headers = [f'DeiT-Tiny, CIFAR-100 subset ({train:,} train, {test:,} test images)', 'accuracy, %', 'trained numbers',
-               's / step', 'kept for backward, MB', 'peak memory, MB', 'folder, kB']
-    lines = [[name, f'{100 * run["accuracy"]:.2f}', f'{run["parameters"]:,}', f'{run["seconds"]:.3f}',
-              f'{run["saved_bytes"] / 1e6:.1f}', f'{run["peak_mb"]:.0f}', f'{run["folder_bytes"] / 1e3:.0f}']
-             for name, run in sorted(runs.items(), key=lambda item: -item[1]['accuracy'])]
+    headers = [
+        f'DeiT-Tiny, CIFAR-100 subset ({train:,} train, {test:,} test images)',
+        'accuracy, %',
+        'trained numbers',
+        's / step',
+        'kept for backward, MB',
+        'peak memory, MB',
+        'folder, kB',
+    ]
+    lines = [
+        [
+            name,
+            f'{100 * run["accuracy"]:.2f}',
+            f'{run["parameters"]:,}',
+            f'{run["seconds"]:.3f}',
+            f'{run["saved_bytes"] / 1e6:.1f}',
+            f'{run["peak_mb"]:.0f}',
+            f'{run["folder_bytes"] / 1e3:.0f}',
+        ]
+        for name, run in sorted(runs.items(), key=lambda item: -item[1]['accuracy'])
+    ]
     environment = list(runs.values())[-1]['environment']
     return grid(headers, lines) + (
-        f'\n\n{machine(environment)}, threads: {environment["threads"]}; images of 32 pixels taken at {settings["pixels"]}, '
-        f'{settings["epochs"]} epochs, seed {settings["seed"]}, the recipe and the learning rate ({settings["lr"]:g}) the same for '
-        f'all, the head not counted in trained numbers; `python benchmarks/tuners.py`.')
+        f'\n\n{machine(environment)}, threads: {environment["threads"]}; images of 32 pixels taken at '
+        f'{settings["pixels"]}, {settings["epochs"]} epochs, seed {settings["seed"]}, the recipe and the '
+        f'learning rate ({settings["lr"]:g}) the same for all, the head not counted in trained numbers; '
+        '`python benchmarks/tuners.py`.'
+    )
 
 
 def walkthroughs(found: dict[str, Any]) -> str:
     """The configs on a few images that benchmarks/walkthroughs.py runs."""
-    lines = [[f'configs/{run["config"]}.py', f'{run["train_images"]:,}', f'{run["test_images"]:,}', f'{100 * run["before"]:.2f}',
-              f'{100 * run["accuracy"]:.2f}', f'{run["trainable"]:,}', f'{run["bytes"]:,}']
-             for run in found['runs'] if run['config'] in WEIGHTS]
-    headers = ['config', 'train images', 'test images', 'before, %', 'after, %', 'trained numbers', 'file, bytes']
+    lines = [
+        [
+            f'configs/{run["config"]}.py',
+            f'{run["train_images"]:,}',
+            f'{run["test_images"]:,}',
+            f'{100 * run["before"]:.2f}',
+            f'{100 * run["accuracy"]:.2f}',
+            f'{run["trainable"]:,}',
+            f'{run["bytes"]:,}',
+        ]
+        for run in found['runs']
+        if run['config'] in WEIGHTS
+    ]
+    headers = [
+        'config',
+        'train images',
+        'test images',
+        'before, %',
+        'after, %',
+        'trained numbers',
+        'file, bytes',
+    ]
     return grid(headers, lines) + (
-        f'\n\n{machine(found["environment"])}; seed 0; `python benchmarks/walkthroughs.py`. These are walk-throughs, not claims of '
-        f'accuracy: the weights have seen the jellyfish and mushrooms in training.')
+        f'\n\n{machine(found["environment"])}; seed 0; `python benchmarks/walkthroughs.py`. These are '
+        'walk-throughs, not claims of accuracy: the weights have seen the jellyfish and mushrooms in '
+        'training.'
+    )
 
 
 def ecosystem(found: dict[str, Any]) -> str:
@@ -100,14 +158,29 @@ def ecosystem(found: dict[str, Any]) -> str:
     packages = environment['packages']
     lines = [[case, f'{difference:.1e}'] for case, difference in sides['ModelScope, in'].items()]
     cases = list(dict.fromkeys([*sides['PEFT, in'], *sides['PEFT, out']]))
-    both = [[case, *(f'{sides[side][case]:.1e}' if case in sides[side] else '-' for side in ('PEFT, in', 'PEFT, out'))]
-            for case in cases]
-    exports = [[f'`{to}`', f'{one["bytes"]:,}', f'{one["difference"]:.1e}'] for to, one in found['exports'].items()]
-    return '\n\n'.join([
-        grid(['ModelScope', 'in'], lines), grid(['PEFT', 'in', 'out'], both),
-        f'Exports of {found["model"]} with LoRA of rank 10:', grid(['`--to`', 'bytes', 'difference'], exports),
-        f'{machine(environment)}, peft {packages["peft"]}, onnxruntime {packages["onnxruntime"]}; '
-        f'`python benchmarks/ecosystem.py`.'])
+    both = [
+        [
+            case,
+            *(
+                f'{sides[side][case]:.1e}' if case in sides[side] else '-'
+                for side in ('PEFT, in', 'PEFT, out')
+            ),
+        ]
+        for case in cases
+    ]
+    exports = [
+        [f'`{to}`', f'{one["bytes"]:,}', f'{one["difference"]:.1e}'] for to, one in found['exports'].items()
+    ]
+    return '\n\n'.join(
+        [
+            grid(['ModelScope', 'in'], lines),
+            grid(['PEFT', 'in', 'out'], both),
+            f'Exports of {found["model"]} with LoRA of rank 10:',
+            grid(['`--to`', 'bytes', 'difference'], exports),
+            f'{machine(environment)}, peft {packages["peft"]}, onnxruntime {packages["onnxruntime"]}; '
+            f'`python benchmarks/ecosystem.py`.',
+        ]
+    )
 
 
 def float8() -> str:
@@ -115,7 +188,11 @@ def float8() -> str:
     runs = read_results(HERE / 'results' / 'float8')
     lines = []
     for precision in ('fp32', 'bf16', 'fp8'):
-        found = [100 * run['metrics']['accuracy'] for run in runs if run['config']['train']['precision'] == precision]
+        found = [
+            100 * run['metrics']['accuracy']
+            for run in runs
+            if run['config']['train']['precision'] == precision
+        ]
         lines.append([f'{precision}, {len(found)} seeds', spread(found)])
     table = grid(['LoRA r=10 on DeiT-Tiny, Flowers 102 at 112 pixels, 10 epochs', 'accuracy, %'], lines)
     return f'`python tools/benchmark.py benchmarks/suites/float8.py`\n\n{table}'
@@ -124,8 +201,16 @@ def float8() -> str:
 def speed() -> list[str]:
     """The tables of benchmarks/speed, each below its command."""
     found = {name: results(f'../speed/results/{name}') for name in SPEED}
-    return ['\n\n'.join([f'`python benchmarks/speed/{name}.py`, {machine(environment_of(one))}', *map(markdown, SPEED[name](one))])
-            for name, one in found.items() if one]
+    return [
+        '\n\n'.join(
+            [
+                f'`python benchmarks/speed/{name}.py`, {machine(environment_of(one))}',
+                *map(markdown, SPEED[name](one)),
+            ]
+        )
+        for name, one in found.items()
+        if one
+    ]
 
 
 def environment_of(found: Any) -> dict[str, Any]:
@@ -141,11 +226,19 @@ def results(name: str) -> Any:
 
 def spread(values: list[float]) -> str:
     """Mean and sample deviation."""
-    return f'{statistics.mean(values):.2f}' + (f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else '')
+    return f'{statistics.mean(values):.2f}' + (
+        f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    )
 
 
 def grid(headers: list[str], lines: list[list[str]]) -> str:
-    return '\n'.join([f'| {" | ".join(headers)} |', '|---' * len(headers) + '|', *(f'| {" | ".join(line)} |' for line in lines)])
+    return '\n'.join(
+        [
+            f'| {" | ".join(headers)} |',
+            '|---' * len(headers) + '|',
+            *(f'| {" | ".join(line)} |' for line in lines),
+        ]
+    )
 
 
 def markdown(table: Table) -> str:
@@ -159,17 +252,25 @@ def markdown(table: Table) -> str:
 
 def machine(environment: dict[str, Any]) -> str:
     packages = environment['packages']
-    cores = f'{environment["cores"]} cores of {environment["processor"]}' if 'processor' in environment else (
-        f'{environment["cores"]} CPU cores (model not recorded)')
+    cores = (
+        f'{environment["cores"]} cores of {environment["processor"]}'
+        if 'processor' in environment
+        else (f'{environment["cores"]} CPU cores (model not recorded)')
+    )
     return f'{cores}, torch {packages["torch"]}, timm {packages["timm"]}'
 
 
 def pages() -> dict[Path, str]:
     """Each page as it should be."""
-    tables = {'README.md': dict(quickstart=quickstart, peft_flowers=flowers),
-              'docs/tuners.md': dict(tuners=tuners, walkthroughs=walkthroughs), 'docs/ecosystem.md': dict(ecosystem=ecosystem)}
-    measured = {page: [table(found) for name, table in entries.items() if (found := results(name))]
-                for page, entries in tables.items()}
+    tables = {
+        'README.md': dict(quickstart=quickstart, peft_flowers=flowers),
+        'docs/tuners.md': dict(tuners=tuners, walkthroughs=walkthroughs),
+        'docs/ecosystem.md': dict(ecosystem=ecosystem),
+    }
+    measured = {
+        page: [table(found) for name, table in entries.items() if (found := results(name))]
+        for page, entries in tables.items()
+    }
     measured['docs/speed.md'] = [*speed(), float8()]
     return {ROOT / page: filled((ROOT / page).read_text(), blocks) for page, blocks in measured.items()}
 

@@ -1,17 +1,20 @@
 """Every tuner on DeiT-Tiny and a part of CIFAR-100 (subset), by one recipe: accuracy, size, time and memory.
 
     python benchmarks/tuners.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
-    python benchmarks/tuners.py --data-root DIR --checkpoint … --only LoRA VPT-deep --train-per-class 2 --epochs 1 --trial
+    python benchmarks/tuners.py --data-root DIR --checkpoint … --only LoRA VPT-deep --train-per-class 2
+    --epochs 1 --trial
     python benchmarks/tuners.py --data-root DIR --checkpoint … --time       # the seconds of what was trained, again, in one go
 
-The recipe is configs/_base_/recipes/vet.py (AdamW, random resized crops, flips), with one learning rate for all: a tuner that
-wants another fares worse here than it can. Trains on the first images of each class in DIR/cifar100-subset/train, tests once,
-after the last epoch, on the first of …/test. Each tuner has a process of its own, and its result is written when it is there:
-run again, the same command goes on with those that are missing.
+The recipe is configs/_base_/recipes/vet.py (AdamW, random resized crops, flips), with one learning rate for
+all: a tuner that wants another fares worse here than it can. Trains on the first images of each class in
+DIR/cifar100-subset/train, tests once, after the last epoch, on the first of …/test. Each tuner has a process
+of its own, and its result is written when it is there: run again, the same command goes on with those that
+are missing.
 
-seconds: of an optimizer step on a batch in memory, the median of 9 after 3; with --time, all tuners one after another. saved: what
-autograd keeps of one step for its backward, each storage once, the model's own parameters and buffers left out. peak: the
-process's memory at the end of training, torch and the data included. folder: bytes of the model folder, with a head of 100 classes.
+seconds: of an optimizer step on a batch in memory, the median of 9 after 3; with --time, all tuners one after
+another. saved: what autograd keeps of one step for its backward, each storage once, the model's own
+parameters and buffers left out. peak: the process's memory at the end of training, torch and the data
+included. folder: bytes of the model folder, with a head of 100 classes.
 """
 
 import argparse
@@ -90,28 +93,57 @@ TUNERS: dict[str, list[dict]] = {
 def measure(name: str, args: argparse.Namespace) -> dict:
     """Trains one tuner, in this process, and says what it cost; with --time, only what a step costs."""
     recipe = load_config(HERE.parent / 'configs/_base_/recipes/vet.py')
-    recipe.merge_from_dict({
-        'model': dict(backbone=dict(type='timm', name='deit_tiny_patch16_224.fb_in1k', checkpoint=args.checkpoint,
-                                    kwargs=dict(img_size=args.pixels)), tuners=TUNERS[name], head=dict(type='Linear')),
-        'train.max_epochs': args.epochs, 'train.optimizer.lr': args.lr, 'train.dataloader.workers_per_gpu': 0,
-        'evaluation.dataloader': dict(batch_size_per_gpu=64, workers_per_gpu=0), 'evaluation.before': False})
+    recipe.merge_from_dict(
+        {
+            'model': dict(
+                backbone=dict(
+                    type='timm',
+                    name='deit_tiny_patch16_224.fb_in1k',
+                    checkpoint=args.checkpoint,
+                    kwargs=dict(img_size=args.pixels),
+                ),
+                tuners=TUNERS[name],
+                head=dict(type='Linear'),
+            ),
+            'train.max_epochs': args.epochs,
+            'train.optimizer.lr': args.lr,
+            'train.dataloader.workers_per_gpu': 0,
+            'evaluation.dataloader': dict(batch_size_per_gpu=64, workers_per_gpu=0),
+            'evaluation.before': False,
+        }
+    )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(model=recipe, work_dir=folder, seed=args.seed, device='cpu',
-                                train_dataset=part(args.data_root, 'train', args.train_per_class),
-                                eval_dataset=part(args.data_root, 'test', args.test_per_class))
+        trainer = build_trainer(
+            model=recipe,
+            work_dir=folder,
+            seed=args.seed,
+            device='cpu',
+            train_dataset=part(args.data_root, 'train', args.train_per_class),
+            eval_dataset=part(args.data_root, 'test', args.test_per_class),
+        )
         if args.time:
             return cost_of_a_step(trainer)
         summary = trainer.train()
         folder_bytes = sum(path.stat().st_size for path in Path(summary['output']).iterdir())
-    return dict(tuners=TUNERS[name], accuracy=summary['accuracy'], parameters=summary['parameters']['tuners'],
-                peak_mb=summary['peak_memory_mb'], folder_bytes=folder_bytes, **cost_of_a_step(trainer))
+    return dict(
+        tuners=TUNERS[name],
+        accuracy=summary['accuracy'],
+        parameters=summary['parameters']['tuners'],
+        peak_mb=summary['peak_memory_mb'],
+        folder_bytes=folder_bytes,
+        **cost_of_a_step(trainer),
+    )
 
 
 def part(data_root: str, split: str, per_class: int) -> ImageDataset:
     """The first images of each class, in the order of their names."""
     whole = ImageFolder(data_root, split, path='cifar100-subset')
-    classes = itertools.groupby(sorted(whole.samples, key=lambda sample: sample[::-1]), key=lambda sample: sample[1])
-    return ImageDataset(whole.classes, [sample for _, samples in classes for sample in itertools.islice(samples, per_class)])
+    classes = itertools.groupby(
+        sorted(whole.samples, key=lambda sample: sample[::-1]), key=lambda sample: sample[1]
+    )
+    return ImageDataset(
+        whole.classes, [sample for _, samples in classes for sample in itertools.islice(samples, per_class)]
+    )
 
 
 def cost_of_a_step(trainer: Trainer) -> dict:
@@ -122,8 +154,12 @@ def cost_of_a_step(trainer: Trainer) -> dict:
     torch.manual_seed(0)
     images = torch.randn(size, 3, *model.backbone.preprocessing.size)
     batch = Batch(images, torch.arange(size) % len(model.classes), torch.ones(size))
-    learner = Learner(model, train, Order(size * (WARMUP + TIMED + 1), size, 1, trainer.settings.seed), trainer.accelerator)
-    own = {tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())}
+    learner = Learner(
+        model, train, Order(size * (WARMUP + TIMED + 1), size, 1, trainer.settings.seed), trainer.accelerator
+    )
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())
+    }
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -143,23 +179,41 @@ def cost_of_a_step(trainer: Trainer) -> dict:
 
 
 def in_a_process(name: str) -> dict | None:
-    """`measure`, by this command again, in a process of its own; None where it fails, which has then been said."""
+    """`measure`, by this command again, in a process of its own; None where it fails, which has then
+    been said.
+    """
     with tempfile.NamedTemporaryFile('r', suffix='.json') as file:
-        done = subprocess.run([sys.executable, __file__, *sys.argv[1:], '--measure', name, '--into', file.name])
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], '--measure', name, '--into', file.name]
+        )
         return json.load(file) if done.returncode == 0 else None
 
 
 def show(runs: dict[str, dict]) -> None:
-    table = Table('tuner', *(Column(header, justify='right') for header in (
-        'accuracy, %', 'parameters', 's / step', 'saved, MB', 'peak, MB', 'folder, kB')))
+    table = Table(
+        'tuner',
+        *(
+            Column(header, justify='right')
+            for header in ('accuracy, %', 'parameters', 's / step', 'saved, MB', 'peak, MB', 'folder, kB')
+        ),
+    )
     for name, run in runs.items():
-        table.add_row(name, f'{100 * run["accuracy"]:.2f}', f'{run["parameters"]:,}', f'{run["seconds"]:.3f}',
-                      f'{run["saved_bytes"] / 1e6:.1f}', f'{run["peak_mb"]:.0f}', f'{run["folder_bytes"] / 1e3:.0f}')
+        table.add_row(
+            name,
+            f'{100 * run["accuracy"]:.2f}',
+            f'{run["parameters"]:,}',
+            f'{run["seconds"]:.3f}',
+            f'{run["saved_bytes"] / 1e6:.1f}',
+            f'{run["peak_mb"]:.0f}',
+            f'{run["folder_bytes"] / 1e3:.0f}',
+        )
     Console().print(table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--data-root', required=True)
     parser.add_argument('--checkpoint', required=True)
     parser.add_argument('--pixels', type=int, default=64)
@@ -168,7 +222,9 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=4)
     parser.add_argument('--lr', type=float, default=2e-3)
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--only', nargs='+', choices=TUNERS, default=list(TUNERS), metavar='NAME', help=', '.join(TUNERS))
+    parser.add_argument(
+        '--only', nargs='+', choices=TUNERS, default=list(TUNERS), metavar='NAME', help=', '.join(TUNERS)
+    )
     record.add_output(parser, HERE / 'results' / 'tuners.json')
     parser.add_argument('--time', action='store_true', help='time the steps of what was trained again')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
@@ -177,13 +233,18 @@ def main() -> None:
     if args.measure:
         args.into.write_text(json.dumps(measure(args.measure, args)))
         return
-    settings = {key: getattr(args, key) for key in ('pixels', 'train_per_class', 'test_per_class', 'epochs', 'lr', 'seed')}
+    settings = {
+        key: getattr(args, key)
+        for key in ('pixels', 'train_per_class', 'test_per_class', 'epochs', 'lr', 'seed')
+    }
     environment, path = describe(torch.device('cpu')), record.output(args)
     found = json.loads(path.read_text()) if path.exists() else dict(settings=settings, runs={})
     if found['settings'] != settings:
         sys.exit(f'{path} was measured with {found["settings"]}; give other --output, or remove it.')
     for name in args.only:
-        if (name in found['runs']) == args.time and (run := measure(name, args) if args.time else in_a_process(name)):
+        if (name in found['runs']) == args.time and (
+            run := measure(name, args) if args.time else in_a_process(name)
+        ):
             found['runs'][name] = found['runs'].get(name, {}) | run | dict(environment=environment)
             record.write(path, found)
     show({name: found['runs'][name] for name in TUNERS if name in found['runs']})

@@ -1,4 +1,5 @@
-"""Fine-tuning AlexNet's last two convolutions behind concatenated pools and a new MLP head, Oxford Flowers 102.
+"""Fine-tuning AlexNet's last two convolutions behind concatenated pools and a new MLP head, Oxford Flowers
+102.
 
     python tools/train.py configs/alexnet_finetune_flowers.py
 
@@ -10,5 +11,6 @@ _base_ = ['_base_/datasets/flowers102.py', '_base_/recipes/vet.py']
 model = dict(
     backbone=dict(type='torchvision', name='alexnet', pool='catavgmax'),
     tuners=[dict(type='Partial', names=['features.8.', 'features.10.'])],
-    head=dict(type='MLP', hidden=512, dropout=0.5))
+    head=dict(type='MLP', hidden=512, dropout=0.5),
+)
 train = dict(optimizer=dict(lr=1e-4), head_lr=1e-3)

@@ -8,7 +8,10 @@ Not measured.
 
 _base_ = ['_base_/models/deit_tiny.py', '_base_/datasets/flowers102.py', '_base_/recipes/vet.py']
 
-model = dict(tuners=[
-    dict(type='LoRA', rank=4, alpha=4),
-    dict(type='LoRA', rank=4, alpha=8),
-    dict(type='LoRA', rank=2, alpha=8)])
+model = dict(
+    tuners=[
+        dict(type='LoRA', rank=4, alpha=4),
+        dict(type='LoRA', rank=4, alpha=8),
+        dict(type='LoRA', rank=2, alpha=8),
+    ]
+)

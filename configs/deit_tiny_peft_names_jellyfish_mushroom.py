@@ -5,17 +5,20 @@
 
 Afterwards, build_trainer(…).save_pretrained(folder) or the run's output/ folder is what `pipeline` reads.
 
-A walk-through, not an accuracy claim: the weights have seen these ImageNet images in training. docs/tuners.md has the numbers.
+A walk-through, not an accuracy claim: the weights have seen these ImageNet images in training. docs/tuners.md
+has the numbers.
 """
 
 _base_ = ['_base_/models/deit_tiny.py']
 
 dataset = dict(
     train=dict(type='ImageFolder', path='seed-images/jellyfish-mushroom', split='train'),
-    test=dict(type='ImageFolder', path='seed-images/jellyfish-mushroom', split='test'))
+    test=dict(type='ImageFolder', path='seed-images/jellyfish-mushroom', split='test'),
+)
 model = dict(tuners=[dict(type='LoRA', r=16, lora_alpha=16, lora_dropout=0.1, target_modules=['qkv'])])
 train = dict(
     max_epochs=10,
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
-    dataloader=dict(batch_size_per_gpu=8, workers_per_gpu=0))
+    dataloader=dict(batch_size_per_gpu=8, workers_per_gpu=0),
+)
 evaluation = dict(dataloader=dict(workers_per_gpu=0))

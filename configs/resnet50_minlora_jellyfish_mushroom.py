@@ -9,5 +9,10 @@ _base_ = ['minlora_jellyfish_mushroom.py']
 
 dataset = dict(
     train=dict(classes='imagenet-1k', label_map=dict(jellyfish=107, mushroom=947)),
-    test=dict(classes='imagenet-1k', label_map=dict(jellyfish=107, mushroom=947)))
-model = dict(backbone=dict(_delete_=True, type='torchvision', name='resnet50', weights='IMAGENET1K_V2', classifier=True))
+    test=dict(classes='imagenet-1k', label_map=dict(jellyfish=107, mushroom=947)),
+)
+model = dict(
+    backbone=dict(
+        _delete_=True, type='torchvision', name='resnet50', weights='IMAGENET1K_V2', classifier=True
+    )
+)

@@ -1,4 +1,6 @@
-"""Fixtures of many rooms: one short run of the quickstart, a fresh Python process, and a process that can be killed."""
+"""Fixtures of many rooms: one short run of the quickstart, a fresh Python process, and a process that
+can be killed.
+"""
 
 import multiprocessing
 import os
@@ -8,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ['OMP_NUM_THREADS'] = '1'     # child processes inherit it
+os.environ['OMP_NUM_THREADS'] = '1'  # child processes inherit it
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ import torch
 from vet import build_trainer
 
 for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(_signal) == signal.SIG_IGN:     # as in the background of a shell; child processes would inherit that
+    if (
+        signal.getsignal(_signal) == signal.SIG_IGN
+    ):  # as in the background of a shell; child processes would inherit that
         signal.signal(_signal, _default)
 
 ROOT = Path(__file__).parents[1]
@@ -25,20 +29,26 @@ QUICK = {'train.max_epochs': 1, 'train.log_every': 5}
 
 @pytest.fixture(scope='session', autouse=True)
 def _one_thread():
-    torch.set_num_threads(1)    # the nets are too small to share out
+    torch.set_num_threads(1)  # the nets are too small to share out
 
 
 @pytest.fixture
 def no_pause(monkeypatch):
-    """Within, a pause by the clock is a fault: a client that tries again and again pauses between its tries."""
+    """Within, a pause by the clock is a fault: a client that tries again and again pauses between its
+    tries.
+    """
+
     def refuse(seconds):
         raise AssertionError(f'the code pauses for {seconds} seconds')
+
     monkeypatch.setattr(time, 'sleep', refuse)
 
 
 @pytest.fixture(scope='session')
 def process():
-    """process(target, *args): a started child, forked from a server that has imported vet but computed nothing."""
+    """process(target, *args): a started child, forked from a server that has imported vet but computed
+    nothing.
+    """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['tests.engine.runs', 'tests.benchmark.runs', 'torch.utils.tensorboard'])
 
@@ -52,18 +62,34 @@ def process():
 
 @pytest.fixture(scope='session')
 def trainer(tmp_path_factory):
-    """A trainer that has trained the quickstart for one epoch. Look at it and its folder, change only copies."""
-    trainer = build_trainer(model=ROOT / 'configs/quickstart.py', work_dir=tmp_path_factory.mktemp('quickstart') / 'work',
-                            cfg_options=QUICK, device='cpu')
+    """A trainer that has trained the quickstart for one epoch. Look at it and its folder, change only
+    copies.
+    """
+    trainer = build_trainer(
+        model=ROOT / 'configs/quickstart.py',
+        work_dir=tmp_path_factory.mktemp('quickstart') / 'work',
+        cfg_options=QUICK,
+        device='cpu',
+    )
     trainer.summary = trainer.train()
     return trainer
 
 
 @pytest.fixture(scope='session')
 def python(tmp_path_factory):
-    """python(*args, cwd=…, **environment): a finished fresh process, with vet but nothing else of this one."""
+    """python(*args, cwd=…, **environment): a finished fresh process, with vet but nothing else of this
+    one.
+    """
+
     def run(*args, cwd=None, **environment):
         own = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **environment}
-        return subprocess.run([sys.executable, *map(str, args)], cwd=cwd or tmp_path_factory.mktemp('cwd'), env=own,
-                              capture_output=True, text=True, timeout=900)
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=cwd or tmp_path_factory.mktemp('cwd'),
+            env=own,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+
     return run

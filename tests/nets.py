@@ -1,4 +1,6 @@
-"""Real timm and torchvision networks made small: one builder per backbone family, with weights that hide no gradient."""
+"""Real timm and torchvision networks made small: one builder per backbone family, with weights that
+hide no gradient.
+"""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from vet.core.backbone import Backbone, Preprocessing, weights_sha256
 from vet.core.tuner import Tuner
 from vet.registry import BACKBONES, TUNERS
 
-torch.set_num_threads(1)    # the nets are too small to share out
+torch.set_num_threads(1)  # the nets are too small to share out
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
 SWIN = dict(img_size=32, embed_dim=16, depths=(2, 1), num_heads=(2, 2), window_size=4, drop_path_rate=0.0)
@@ -23,17 +25,28 @@ SWIN = dict(img_size=32, embed_dim=16, depths=(2, 1), num_heads=(2, 2), window_s
 
 def timm_net(name: str, size: int | None = None, **kwargs: object) -> Backbone:
     """A timm network of random weights, built by its plugin."""
-    return BACKBONES.build(dict(type='timm', name=name, pretrained=False, kwargs=kwargs,
-                                preprocessing=dict(size=size) if size else {}))
+    return BACKBONES.build(
+        dict(
+            type='timm',
+            name=name,
+            pretrained=False,
+            kwargs=kwargs,
+            preprocessing=dict(size=size) if size else {},
+        )
+    )
 
 
 def _plain(name: str, network: nn.Module, **tokens: object) -> Backbone:
-    return Backbone(network, find_layout(network, **tokens), Preprocessing(size=(32, 32)), dict(type='test', name=name))
+    return Backbone(
+        network, find_layout(network, **tokens), Preprocessing(size=(32, 32)), dict(type='test', name=name)
+    )
 
 
 def _mobilenet() -> Backbone:
     blocks = decode_arch_def([['ds_r1_k3_s1_c8'], ['ir_r2_k3_s2_e2_c16'], ['ir_r1_k3_s1_e2_c16']])
-    return _plain('mobilenetv2 of 4 blocks', EfficientNet(blocks, num_classes=0, num_features=32, stem_size=8))
+    return _plain(
+        'mobilenetv2 of 4 blocks', EfficientNet(blocks, num_classes=0, num_features=32, stem_size=8)
+    )
 
 
 def _vgg() -> Backbone:
@@ -44,7 +57,9 @@ def _vgg() -> Backbone:
 
 
 def _torchvision_vit() -> Backbone:
-    network = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
+    network = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64
+    )
     network.heads.head = nn.Identity()
     return _plain('torchvision vit of 2 blocks', network, grid=(4, 4), num_prefix_tokens=1)
 
@@ -64,7 +79,9 @@ DEFAULT_FAMILIES = ('vit', 'swin', 'convnext', 'resnet')
 
 
 def randomised(backbone: Backbone, seed: int = 1) -> Backbone:
-    """The same backbone with norms, biases, layer scales and running statistics drawn at random: zeros hide gradients."""
+    """The same backbone with norms, biases, layer scales and running statistics drawn at random: zeros
+    hide gradients.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for name, parameter in backbone.network.named_parameters():
@@ -118,5 +135,6 @@ def agrees(backbone: Backbone, tuner: Tuner, site: str, update: torch.Tensor) ->
     else:
         x = torch.randn(2, module.in_channels, 9, 9, dtype=torch.float64)
         expected = F.conv2d(x, W, module.bias, module.stride, module.padding, module.dilation, module.groups)
-    return (torch.allclose(module(x), expected, rtol=0, atol=1e-8)
-            and torch.allclose(delta(module.weight, None)[0], W, rtol=0, atol=1e-8))
+    return torch.allclose(module(x), expected, rtol=0, atol=1e-8) and torch.allclose(
+        delta(module.weight, None)[0], W, rtol=0, atol=1e-8
+    )

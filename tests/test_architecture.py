@@ -8,12 +8,19 @@ PAGE = (ROOT / 'docs/architecture.md').read_text()
 
 
 def test_every_file_and_room_that_the_page_names_exists():
-    named = set(re.findall(r'`((?:\w+/)*\w+\.py)\b', PAGE)) | set(re.findall(r'`((?:vet|benchmarks|tests|docs)/[\w/.]*)', PAGE))
+    named = set(re.findall(r'`((?:\w+/)*\w+\.py)\b', PAGE)) | set(
+        re.findall(r'`((?:vet|benchmarks|tests|docs)/[\w/.]*)', PAGE)
+    )
     assert len(named) > 15
-    assert [name for name in sorted(named) if not any((ROOT / room / name).exists() for room in ('', 'vet'))] == []
+    assert [
+        name for name in sorted(named) if not any((ROOT / room / name).exists() for room in ('', 'vet'))
+    ] == []
 
 
 def test_every_delta_capability_is_on_the_page():
     from vet.core.delta import Delta
-    declared = {name for name in (*vars(Delta), *Delta.__annotations__) if not name.startswith('_')} - {'splits'}
+
+    declared = {name for name in (*vars(Delta), *Delta.__annotations__) if not name.startswith('_')} - {
+        'splits'
+    }
     assert [name for name in sorted(declared) if f'`{name}`' not in PAGE] == []

@@ -1,4 +1,6 @@
-"""build_trainer and what it is made of: sources of a config, datasets, classes, and what a user gets wrong."""
+"""build_trainer and what it is made of: sources of a config, datasets, classes, and what a user gets
+wrong.
+"""
 
 from pathlib import Path
 
@@ -32,30 +34,46 @@ class Own:
 
 
 def make(tmp_path, **args):
-    return build_trainer(default_args=dict(dict(model=QUICKSTART, work_dir=tmp_path / 'work', device='cpu'), **args))
+    return build_trainer(
+        default_args=dict(dict(model=QUICKSTART, work_dir=tmp_path / 'work', device='cpu'), **args)
+    )
 
 
 def test_task_and_arguments(tmp_path):
     with pytest.raises(UnknownNameError, match="unknown task 'image-classification'"):
         build_trainer(name='image-classification')
-    with pytest.raises(UnknownNameError, match="argument of build_trainer 'workdir'. Did you mean 'work_dir'"):
+    with pytest.raises(
+        UnknownNameError, match="argument of build_trainer 'workdir'. Did you mean 'work_dir'"
+    ):
         build_trainer(default_args=dict(model=QUICKSTART, workdir=tmp_path))
     with pytest.raises(UserError, match='build_trainer needs model='):
         build_trainer()
-    with pytest.raises(UnknownNameError, match="unknown model 'damo/cv_vitb16'.*Allowed: damo/cv_vitb16_classification_vision-efficient-tuning-lora"):
+    with pytest.raises(
+        UnknownNameError,
+        match="unknown model 'damo/cv_vitb16'.*Allowed: damo/cv_vitb16_classification_vision-efficient-tuning-lora",
+    ):
         make(tmp_path, model='damo/cv_vitb16')
 
 
 def test_default_args_and_keywords_are_one(tmp_path):
-    trainer = build_trainer(default_args=dict(model=QUICKSTART, work_dir=tmp_path, seed=1), seed=2, device='cpu')
+    trainer = build_trainer(
+        default_args=dict(model=QUICKSTART, work_dir=tmp_path, seed=1), seed=2, device='cpu'
+    )
     assert trainer.settings.seed == 2 and trainer.folder.path == tmp_path
 
 
 def test_a_config_object_is_not_changed(tmp_path):
     config = Config.fromfile(str(QUICKSTART))
     before = config.to_dict()
-    trainer = make(tmp_path, model=config, seed=5, train_dataset=Own(), eval_dataset=Own(), cfg_options={'train.max_epochs': 3},
-                   cfg_modify_fn=lambda c: c.model.head.update(num_classes=2))
+    trainer = make(
+        tmp_path,
+        model=config,
+        seed=5,
+        train_dataset=Own(),
+        eval_dataset=Own(),
+        cfg_options={'train.max_epochs': 3},
+        cfg_modify_fn=lambda c: c.model.head.update(num_classes=2),
+    )
     assert trainer.settings.seed == 5 and trainer.settings.train.max_epochs == 3
     assert config.to_dict() == before
     plain = dict(model=dict(backbone=dict(type='DigitsViT')), dataset=dict(train=dict(type='Digits')))
@@ -65,26 +83,43 @@ def test_a_config_object_is_not_changed(tmp_path):
 def test_work_dir_without_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert build_trainer(model=QUICKSTART, device='cpu').folder.path.parent == Path('work_dirs/quickstart')
-    assert build_trainer(model=find_config(QUICKSTART), device='cpu').folder.path.parent == Path('work_dirs/run')
-    assert build_trainer(model=QUICKSTART, device='cpu', cfg_options=dict(work_dir='mine')).folder.path == Path('mine')
+    assert build_trainer(model=find_config(QUICKSTART), device='cpu').folder.path.parent == Path(
+        'work_dirs/run'
+    )
+    assert build_trainer(
+        model=QUICKSTART, device='cpu', cfg_options=dict(work_dir='mine')
+    ).folder.path == Path('mine')
 
 
 def test_datasets_of_ones_own(tmp_path):
-    trainer = make(tmp_path, train_dataset=Own(), eval_dataset=Own(7), cfg_options=dict(FAST, **{'model.head.num_classes': None}))
+    trainer = make(
+        tmp_path,
+        train_dataset=Own(),
+        eval_dataset=Own(7),
+        cfg_options=dict(FAST, **{'model.head.num_classes': None}),
+    )
     assert trainer.model.classes == ['0', '1']
     assert set(trainer.train()) >= {'accuracy', 'output'} and 0 <= trainer.evaluate()['accuracy'] <= 1
-    config = find_config(tmp_path / 'work')     # an object cannot be built again from its record
+    config = find_config(tmp_path / 'work')  # an object cannot be built again from its record
     assert 'train' not in config.dataset
     with pytest.raises(UserError, match='there is no training set: give dataset.train'):
         make(tmp_path, model=tmp_path / 'work/output', work_dir=tmp_path / 'b')
-    again = make(tmp_path, model=tmp_path / 'work/output', work_dir=tmp_path / 'b', train_dataset=Own(), eval_dataset=Own(7))
+    again = make(
+        tmp_path,
+        model=tmp_path / 'work/output',
+        work_dir=tmp_path / 'b',
+        train_dataset=Own(),
+        eval_dataset=Own(7),
+    )
     assert again.model.classes == ['0', '1']
 
 
 def test_dataset_without_classes_or_with_others(tmp_path):
     with pytest.raises(UserError, match='TensorDataset has no `classes`'):
         make(tmp_path, train_dataset=torch.utils.data.TensorDataset(torch.zeros(2)))
-    with pytest.raises(UserError, match=r'dataset.test has other classes \(5: 5, 6, 7, …\) than dataset.train \(2: a, b, …\)'):
+    with pytest.raises(
+        UserError, match=r'dataset.test has other classes \(5: 5, 6, 7, …\) than dataset.train \(2: a, b, …\)'
+    ):
         make(tmp_path, train_dataset=Own(classes=('a', 'b')))
 
 
@@ -106,7 +141,11 @@ def test_head_initialisation_follows_the_seed(tmp_path):
 
 def test_hold_out_where_best_is_selected(tmp_path):
     trainer = make(tmp_path, cfg_options={'evaluation.select': 'best'})
-    assert len(trainer.data['val']) == 60 and len(trainer.data['train']) == 599 - 60 and len(trainer.data['test']) == 297
+    assert (
+        len(trainer.data['val']) == 60
+        and len(trainer.data['train']) == 599 - 60
+        and len(trainer.data['test']) == 297
+    )
 
 
 def test_data_root(monkeypatch, tmp_path):
@@ -115,8 +154,14 @@ def test_data_root(monkeypatch, tmp_path):
     monkeypatch.setenv('VET_DATA_ROOT', str(tmp_path))
     assert resolve_data_root() == tmp_path and resolve_data_root('~/x') == Path.home() / 'x'
     with pytest.raises(DataError, match=str(tmp_path / 'flowers')):
-        build_datasets(read_settings(dict(model=dict(backbone=dict(type='DigitsViT')),
-                                          dataset=dict(train=dict(type='ImageFolder', path='flowers')))))
+        build_datasets(
+            read_settings(
+                dict(
+                    model=dict(backbone=dict(type='DigitsViT')),
+                    dataset=dict(train=dict(type='ImageFolder', path='flowers')),
+                )
+            )
+        )
 
 
 def test_finetune_false_goes_on_from_a_folder(trainer, tmp_path):
@@ -126,12 +171,23 @@ def test_finetune_false_goes_on_from_a_folder(trainer, tmp_path):
     fresh = make(tmp_path, model=trainer.folder.output)
     assert not torch.equal(fresh.model.head.fc.weight, trainer.model.head.fc.weight)
     with pytest.raises(UserError, match='model.finetune is False.*other classes'):
-        make(tmp_path, model=trainer.folder.output, cfg_options=options, eval_dataset=Digits(split='test', digits=[1, 2]),
-             train_dataset=Digits(digits=[1, 2]))
+        make(
+            tmp_path,
+            model=trainer.folder.output,
+            cfg_options=options,
+            eval_dataset=Digits(split='test', digits=[1, 2]),
+            train_dataset=Digits(digits=[1, 2]),
+        )
 
 
-@pytest.mark.parametrize('options, part', [({'model.head': dict(type='MLP', width=4)}, 'head'),
-                                           ({'model.tuners': [dict(type='BitFit')]}, 'tuners')], ids=['head', 'tuners'])
+@pytest.mark.parametrize(
+    'options, part',
+    [
+        ({'model.head': dict(type='MLP', width=4)}, 'head'),
+        ({'model.tuners': [dict(type='BitFit')]}, 'tuners'),
+    ],
+    ids=['head', 'tuners'],
+)
 def test_finetune_false_takes_no_other_parts(trainer, tmp_path, options, part):
     with pytest.raises(UserError, match=rf"goes on with the folder's model, but model\.{part} is changed to"):
         make(tmp_path, model=trainer.folder.output, cfg_options={'model.finetune': False, **options})
@@ -144,7 +200,12 @@ def test_the_configs_val_does_not_choose_for_a_training_set_that_is_given(tmp_pa
     assert len(make(tmp_path, model=config).data['val']) == 297
     given = make(tmp_path, model=config, train_dataset=Digits(digits=[5, 6, 7, 8, 9]))
     assert given.data['val'] is None and given.settings.dataset.val is None
-    chosen = make(tmp_path, model=config, train_dataset=Digits(digits=[5, 6, 7, 8, 9]), cfg_options={'evaluation.select': 'best'})
+    chosen = make(
+        tmp_path,
+        model=config,
+        train_dataset=Digits(digits=[5, 6, 7, 8, 9]),
+        cfg_options={'evaluation.select': 'best'},
+    )
     assert len(chosen.data['val']) == 60
 
 
@@ -155,10 +216,15 @@ def test_label_maps_of_train_and_test_are_equal(tmp_path):
             noise = np.random.default_rng([len(split), number]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / split / name / 'a.png')
     maps = dict(train=dict(cat=0, dog=2), test=dict(cat=2, dog=0))
-    entries = {split: dict(type='ImageFolder', path='.', split=split, classes=['a', 'b', 'c'], label_map=label_map)
-               for split, label_map in maps.items()}
+    entries = {
+        split: dict(type='ImageFolder', path='.', split=split, classes=['a', 'b', 'c'], label_map=label_map)
+        for split, label_map in maps.items()
+    }
     settings = read_settings(dict(model=dict(backbone=dict(type='DigitsViT')), dataset=entries))
-    with pytest.raises(UserError, match="dataset.test.label_map gives 'cat' the label 2, but dataset.train.label_map gives 0; make them equal"):
+    with pytest.raises(
+        UserError,
+        match="dataset.test.label_map gives 'cat' the label 2, but dataset.train.label_map gives 0; make them equal",
+    ):
         build_datasets(settings, tmp_path)
     settings.dataset.test['label_map'] = maps['train']
     assert build_datasets(settings, tmp_path)['test'].targets == [0, 2]
@@ -173,11 +239,18 @@ def test_options_that_do_not_fit(tmp_path, options):
 @pytest.mark.parametrize('section', [[], (), 'photos', 5])
 def test_a_dataset_section_that_is_no_dict(tmp_path, section):
     with pytest.raises(UserError, match='dataset is .*; it must be a dict with the keys train, val, test'):
-        make(tmp_path, model=dict(model=dict(backbone=dict(type='DigitsViT')), dataset=section), train_dataset=Own())
+        make(
+            tmp_path,
+            model=dict(model=dict(backbone=dict(type='DigitsViT')), dataset=section),
+            train_dataset=Own(),
+        )
 
 
 def test_a_path_is_no_dataset(tmp_path):
-    with pytest.raises(UserError, match="a dataset is 'photos'; give a config entry, such as dict.type=\"ImageFolder\", path='photos'"):
+    with pytest.raises(
+        UserError,
+        match="a dataset is 'photos'; give a config entry, such as dict.type=\"ImageFolder\", path='photos'",
+    ):
         make(tmp_path, train_dataset='photos')
 
 
@@ -196,9 +269,20 @@ class Wrong(Own):
 
 
 @pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('third, text', [
-    (-1, 'has the label -1'), (2, 'has the label 2'), ('1', 'has the label 1 .str'), (1.0, 'has the label 1.0'), (np.eye(2)[0], 'ndarray of shape'),
-    (KeyError('gone'), 'cannot be read or transformed: KeyError'), (OSError('disk'), 'OSError: disk'), (ZeroDivisionError(), 'ZeroDivisionError')], ids=str)
+@pytest.mark.parametrize(
+    'third, text',
+    [
+        (-1, 'has the label -1'),
+        (2, 'has the label 2'),
+        ('1', 'has the label 1 .str'),
+        (1.0, 'has the label 1.0'),
+        (np.eye(2)[0], 'ndarray of shape'),
+        (KeyError('gone'), 'cannot be read or transformed: KeyError'),
+        (OSError('disk'), 'OSError: disk'),
+        (ZeroDivisionError(), 'ZeroDivisionError'),
+    ],
+    ids=str,
+)
 def test_training_names_the_image_with_a_wrong_label_or_an_error(tmp_path, third, text, workers):
     options = dict(FAST, **{'model.head.num_classes': None, 'train.dataloader.workers_per_gpu': workers})
     trainer = make(tmp_path, train_dataset=Wrong(third), eval_dataset=Own(7), cfg_options=options)

@@ -1,4 +1,6 @@
-"""The config fuzz of tests/config_fuzz.py: no traceback, no hang, and no value accepted that no person can mean."""
+"""The config fuzz of tests/config_fuzz.py: no traceback, no hang, and no value accepted that no person
+can mean.
+"""
 
 import pytest
 
@@ -8,8 +10,13 @@ PARTS = 8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mutation', [
-    Mutation('quickstart', ('train', 'mixup'), 'set', 1), Mutation('quickstart', ('train', 'max_epochs'), 'set', 1, by_options=True)])
+@pytest.mark.parametrize(
+    'mutation',
+    [
+        Mutation('quickstart', ('train', 'mixup'), 'set', 1),
+        Mutation('quickstart', ('train', 'max_epochs'), 'set', 1, by_options=True),
+    ],
+)
 def test_a_sensible_value_is_accepted(mutation):
     [outcome] = run(list, [mutation])
     assert outcome.kind == 'accepted', shown(outcome)
@@ -19,7 +26,9 @@ def test_a_sensible_value_is_accepted(mutation):
 def test_every_config_is_accepted_as_it_is():
     outcomes = run(no_mutations)
     assert len(outcomes) > 20
-    assert not (wrong := [outcome for outcome in outcomes if outcome.kind != 'accepted']), '\n'.join(map(shown, wrong))
+    assert not (wrong := [outcome for outcome in outcomes if outcome.kind != 'accepted']), '\n'.join(
+        map(shown, wrong)
+    )
 
 
 @pytest.mark.slow

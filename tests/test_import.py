@@ -8,7 +8,10 @@ def test_the_package_imports_nothing_until_it_is_asked(python):
 
 
 def test_listing_tuners_imports_torch_alone(python):
-    done = python('-c', f'import sys; sys.argv = ["vet", "list", "tuners"]; import vet.cli.vet; vet.cli.vet.main(); {CHECK}')
+    done = python(
+        '-c',
+        f'import sys; sys.argv = ["vet", "list", "tuners"]; import vet.cli.vet; vet.cli.vet.main(); {CHECK}',
+    )
     assert done.returncode == 0 and done.stdout.endswith("['torch']\n") and 'LoRA' in done.stdout
 
 
@@ -36,6 +39,9 @@ def test_inference_needs_nothing_of_unix(python, trainer, tmp_path):
 
 
 def test_a_submodule_never_stands_in_the_place_of_a_function(python):
-    done = python('-c', 'import vet.pipelines, vet.builders, vet; print(callable(vet.pipeline), callable(vet.build_trainer))')
+    done = python(
+        '-c',
+        'import vet.pipelines, vet.builders, vet; print(callable(vet.pipeline), callable(vet.build_trainer))',
+    )
     assert done.stdout == 'True True\n', done.stderr
     assert 'AttributeError' in python('-c', 'import vet; vet.nothing').stderr

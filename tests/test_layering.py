@@ -1,4 +1,6 @@
-"""The import arrows: imports point one way between the rooms of vet, and plugins of one room never import each other."""
+"""The import arrows: imports point one way between the rooms of vet, and plugins of one room never
+import each other.
+"""
 
 import ast
 from pathlib import Path
@@ -13,13 +15,29 @@ ENGINE = BASE | {'changes', 'terminal', 'versions', 'core', 'datasets', 'transfo
 HUB = ENGINE | {'engine'}
 API = HUB | {'hub', 'builders', 'pipelines'}
 ARROWS = {
-    'errors': set(), 'allowed': set(), 'patterns': {'errors'}, 'versions': set(), 'registry': {'errors', 'allowed'},
+    'errors': set(),
+    'allowed': set(),
+    'patterns': {'errors'},
+    'versions': set(),
+    'registry': {'errors', 'allowed'},
     'config': {'errors', 'allowed', 'patterns', 'registry'},
-    'changes': BASE, 'terminal': set(),
-    'core': BASE, 'backbones': BASE | {'core'}, 'tuners': BASE | {'core'}, 'heads': BASE | {'core'},
-    'datasets': {'errors', 'allowed', 'registry'}, 'transforms': {'errors', 'allowed', 'registry'}, 'metrics': {'errors', 'registry'},
-    'engine': ENGINE, 'hub': HUB, 'builders': HUB | {'hub'}, 'pipelines': HUB | {'hub', 'builders'},
-    'compat': API, 'benchmark': API, 'cli': API | {'benchmark'}, 'tools': API | {'cli'},
+    'changes': BASE,
+    'terminal': set(),
+    'core': BASE,
+    'backbones': BASE | {'core'},
+    'tuners': BASE | {'core'},
+    'heads': BASE | {'core'},
+    'datasets': {'errors', 'allowed', 'registry'},
+    'transforms': {'errors', 'allowed', 'registry'},
+    'metrics': {'errors', 'registry'},
+    'engine': ENGINE,
+    'hub': HUB,
+    'builders': HUB | {'hub'},
+    'pipelines': HUB | {'hub', 'builders'},
+    'compat': API,
+    'benchmark': API,
+    'cli': API | {'benchmark'},
+    'tools': API | {'cli'},
     'benchmarks': API | {'backbones', 'benchmark', 'cli', 'tools'},
 }
 # What several plugins of a room stand on, beside modules that register nothing.
@@ -28,7 +46,9 @@ PLUGIN_ROOMS = ('backbones', 'tuners', 'heads', 'datasets', 'transforms', 'metri
 
 
 def imports(source: str, module: str) -> set[str]:
-    """The modules below vet (or tools) that `module` imports anywhere, functions and relative imports included."""
+    """The modules below vet (or tools) that `module` imports anywhere, functions and relative imports
+    included.
+    """
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -36,8 +56,10 @@ def imports(source: str, module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ''
             if node.level:
-                base = '.'.join(filter(None, [*module.split('.')[:-node.level], node.module]))
-            found |= {f'{base}.{name.name}' if is_module(f'{base}.{name.name}') else base for name in node.names}
+                base = '.'.join(filter(None, [*module.split('.')[: -node.level], node.module]))
+            found |= {
+                f'{base}.{name.name}' if is_module(f'{base}.{name.name}') else base for name in node.names
+            }
     return {name for name in found if name.split('.')[0] in ('vet', 'tools', 'benchmarks')}
 
 
@@ -56,7 +78,9 @@ def registers(source: str) -> bool:
 
 
 def wrong_arrows(source: str, module: str, is_plugin=None) -> list[str]:
-    """What `module` imports against the arrows. is_plugin: whether a module registers plugins; read from its file."""
+    """What `module` imports against the arrows. is_plugin: whether a module registers plugins; read
+    from its file.
+    """
     is_plugin = is_plugin or (lambda name: registers((ROOT / (name.replace('.', '/') + '.py')).read_text()))
     own, wrong = room(module), []
     for name in sorted(imports(source, module) - {'vet', module}):
@@ -71,8 +95,11 @@ def wrong_arrows(source: str, module: str, is_plugin=None) -> list[str]:
 def modules() -> dict[str, Path]:
     """All but vet/__init__.py, which offers the public names."""
     files = [path for folder in ('vet', 'tools', 'benchmarks') for path in (ROOT / folder).rglob('*.py')]
-    return {'.'.join(path.relative_to(ROOT).with_suffix('').parts): path for path in files
-            if path != ROOT / 'vet/__init__.py' and path.name != '__init__.py' or path.read_text().strip()}
+    return {
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
+        for path in files
+        if path != ROOT / 'vet/__init__.py' and path.name != '__init__.py' or path.read_text().strip()
+    }
 
 
 @pytest.mark.parametrize('module', sorted(set(modules()) - {'vet.__init__'}))
@@ -84,23 +111,56 @@ def test_the_arrows_have_no_circle():
     def below(name, path=()):
         assert name not in path, path
         return {name}.union(*(below(inner, (*path, name)) for inner in ARROWS[name]))
+
     rooms = {room(module) for module in modules()} - {'__init__', 'vet'}
     assert rooms <= set(ARROWS)
     assert all(below(name) for name in ARROWS)
 
 
-@pytest.mark.parametrize('module, source, wrong', [
-    ('vet.core.made_up', 'from vet.engine.trainer import Trainer', ['vet.core.made_up -> vet.engine.trainer']),
-    ('vet.core.made_up', 'from vet import builders', ['vet.core.made_up -> vet.builders']),
-    ('vet.tuners.made_up', 'def f():\n    import vet.heads.linear', ['vet.tuners.made_up -> vet.heads.linear']),
-    ('vet.tuners.made_up', 'from vet.tuners.lora import LoRA', ['vet.tuners.made_up -> vet.tuners.lora, two plugins']),
-    ('vet.tuners.made_up', 'from .lora import LoRA', ['vet.tuners.made_up -> vet.tuners.lora, two plugins']),
-    ('vet.tuners.made_up', 'from . import lora', ['vet.tuners.made_up -> vet.tuners.lora, two plugins']),
-    ('vet.tuners.made_up', 'from ..hub import presets', ['vet.tuners.made_up -> vet.hub.presets']),
-    ('vet.datasets.made_up', 'from vet.core.site import Site', ['vet.datasets.made_up -> vet.core.site']),
-    ('vet.datasets.made_up', 'from vet.datasets.base import ImageDataset\nfrom vet.registry import DATASETS', []),
-    ('vet.engine.made_up', 'class C:\n    def f(self):\n        from vet.hub.presets import preset', ['vet.engine.made_up -> vet.hub.presets']),
-    ('vet.pipelines', 'from vet.cli.command import run', ['vet.pipelines -> vet.cli.command']),
-    ('vet.core.made_up', 'import torch\nfrom vet.errors import UserError\nfrom vet.core.site import Site', [])])
+@pytest.mark.parametrize(
+    'module, source, wrong',
+    [
+        (
+            'vet.core.made_up',
+            'from vet.engine.trainer import Trainer',
+            ['vet.core.made_up -> vet.engine.trainer'],
+        ),
+        ('vet.core.made_up', 'from vet import builders', ['vet.core.made_up -> vet.builders']),
+        (
+            'vet.tuners.made_up',
+            'def f():\n    import vet.heads.linear',
+            ['vet.tuners.made_up -> vet.heads.linear'],
+        ),
+        (
+            'vet.tuners.made_up',
+            'from vet.tuners.lora import LoRA',
+            ['vet.tuners.made_up -> vet.tuners.lora, two plugins'],
+        ),
+        (
+            'vet.tuners.made_up',
+            'from .lora import LoRA',
+            ['vet.tuners.made_up -> vet.tuners.lora, two plugins'],
+        ),
+        ('vet.tuners.made_up', 'from . import lora', ['vet.tuners.made_up -> vet.tuners.lora, two plugins']),
+        ('vet.tuners.made_up', 'from ..hub import presets', ['vet.tuners.made_up -> vet.hub.presets']),
+        ('vet.datasets.made_up', 'from vet.core.site import Site', ['vet.datasets.made_up -> vet.core.site']),
+        (
+            'vet.datasets.made_up',
+            'from vet.datasets.base import ImageDataset\nfrom vet.registry import DATASETS',
+            [],
+        ),
+        (
+            'vet.engine.made_up',
+            'class C:\n    def f(self):\n        from vet.hub.presets import preset',
+            ['vet.engine.made_up -> vet.hub.presets'],
+        ),
+        ('vet.pipelines', 'from vet.cli.command import run', ['vet.pipelines -> vet.cli.command']),
+        (
+            'vet.core.made_up',
+            'import torch\nfrom vet.errors import UserError\nfrom vet.core.site import Site',
+            [],
+        ),
+    ],
+)
 def test_a_wrong_arrow_is_found(module, source, wrong):
     assert wrong_arrows(source, module) == wrong

@@ -23,7 +23,9 @@ def installs():
 def test_what_a_user_is_told_to_install_is_this_package_and_an_extra_that_exists():
     told = list(installs())
     assert len(told) >= 4
-    wrong = [line for line in told if line[1] != PROJECT['name'] or line[2] not in PROJECT['optional-dependencies']]
+    wrong = [
+        line for line in told if line[1] != PROJECT['name'] or line[2] not in PROJECT['optional-dependencies']
+    ]
     assert wrong == []
 
 
@@ -37,7 +39,9 @@ def test_workflows_call_targets_that_the_makefile_has():
     called = set()
     for path in (ROOT / '.github/workflows').glob('*.yml'):
         for job in yaml.safe_load(path.read_text())['jobs'].values():
-            called |= set(re.findall(r'make ([\w-]+)', ' '.join(step.get('run', '') for step in job['steps'])))
+            called |= set(
+                re.findall(r'make ([\w-]+)', ' '.join(step.get('run', '') for step in job['steps']))
+            )
     assert {'test', 'lint', 'test-all'} <= called <= targets
 
 

@@ -1,4 +1,6 @@
-"""The pipeline: every kind of input gives the scores of the plain RGB image; outputs are plain; errors say what to do."""
+"""The pipeline: every kind of input gives the scores of the plain RGB image; outputs are plain; errors
+say what to do.
+"""
 
 import io
 import json
@@ -14,7 +16,7 @@ from PIL import Image
 from vet import pipeline
 from vet.errors import DataError, UnknownNameError, UserError
 
-GRAY = (np.arange(6 * 9, dtype=np.uint8).reshape(6, 9) * 4)     # not square: a turned image shows
+GRAY = np.arange(6 * 9, dtype=np.uint8).reshape(6, 9) * 4  # not square: a turned image shows
 
 
 @pytest.fixture(scope='module')
@@ -41,8 +43,12 @@ def encoded(image, kind='PNG', **options):
 def test_result_is_plain_and_sorted(classify, plain):
     result = classify(plain)
     assert set(result) == {'scores', 'labels'} and json.loads(json.dumps(result)) == result
-    assert all(type(score) is float for score in result['scores']) and all(type(label) is str for label in result['labels'])
-    assert result['scores'] == sorted(result['scores'], reverse=True) and sum(result['scores']) == pytest.approx(1)
+    assert all(type(score) is float for score in result['scores']) and all(
+        type(label) is str for label in result['labels']
+    )
+    assert result['scores'] == sorted(result['scores'], reverse=True) and sum(
+        result['scores']
+    ) == pytest.approx(1)
     assert sorted(result['labels']) == classify.classes == ['5', '6', '7', '8', '9']
 
 
@@ -64,8 +70,20 @@ def test_every_kind_of_source(classify, plain, tmp_path):
     try:
         url = f'http://127.0.0.1:{server.server_port}'
         with open(tmp_path / 'a.png', 'rb') as file:
-            for source in (str(tmp_path / 'a.png'), tmp_path / 'a.png', f'{url}/a.png', data, bytearray(data), memoryview(data),
-                           array, array[..., :1], file, io.BytesIO(data), dict(image=plain), dict(image=array, label=3)):
+            for source in (
+                str(tmp_path / 'a.png'),
+                tmp_path / 'a.png',
+                f'{url}/a.png',
+                data,
+                bytearray(data),
+                memoryview(data),
+                array,
+                array[..., :1],
+                file,
+                io.BytesIO(data),
+                dict(image=plain),
+                dict(image=array, label=3),
+            ):
                 assert classify(source) == expected, source
         with pytest.raises(DataError, match='cannot read http.*404'):
             classify(f'{url}/b.png')
@@ -76,17 +94,31 @@ def test_every_kind_of_source(classify, plain, tmp_path):
 
 def rotated():
     exif = Image.Exif()
-    exif[0x0112] = 6        # to be shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
     return encoded(Image.fromarray(GRAY).convert('RGB').transpose(Image.Transpose.ROTATE_90), exif=exif)
 
 
-@pytest.mark.parametrize('source', [
-    Image.fromarray(GRAY), Image.fromarray(GRAY).convert('P'), Image.fromarray(GRAY).convert('RGBA'),
-    Image.fromarray(GRAY).convert('LA'), Image.fromarray(GRAY.astype(np.uint16) * 257),
-    GRAY, GRAY[..., None], GRAY.astype(np.uint16) * 257, GRAY / 255, np.dstack([GRAY] * 3 + [np.full_like(GRAY, 255)]),
-    encoded(Image.fromarray(GRAY.astype(np.uint16) * 257)), encoded(Image.fromarray(GRAY).convert('P')), rotated(),
-    encoded(Image.fromarray(GRAY).convert('RGB'), 'TIFF'), encoded(Image.merge('CMYK', [Image.fromarray(255 - GRAY)] * 3 + [
-        Image.new('L', (9, 6), 0)]), 'TIFF')], ids=lambda source: f'{type(source).__name__}-{getattr(source, "mode", getattr(source, "shape", ""))}')
+@pytest.mark.parametrize(
+    'source',
+    [
+        Image.fromarray(GRAY),
+        Image.fromarray(GRAY).convert('P'),
+        Image.fromarray(GRAY).convert('RGBA'),
+        Image.fromarray(GRAY).convert('LA'),
+        Image.fromarray(GRAY.astype(np.uint16) * 257),
+        GRAY,
+        GRAY[..., None],
+        GRAY.astype(np.uint16) * 257,
+        GRAY / 255,
+        np.dstack([GRAY] * 3 + [np.full_like(GRAY, 255)]),
+        encoded(Image.fromarray(GRAY.astype(np.uint16) * 257)),
+        encoded(Image.fromarray(GRAY).convert('P')),
+        rotated(),
+        encoded(Image.fromarray(GRAY).convert('RGB'), 'TIFF'),
+        encoded(Image.merge('CMYK', [Image.fromarray(255 - GRAY)] * 3 + [Image.new('L', (9, 6), 0)]), 'TIFF'),
+    ],
+    ids=lambda source: f'{type(source).__name__}-{getattr(source, "mode", getattr(source, "shape", ""))}',
+)
 def test_every_kind_of_pixels(classify, plain, source):
     assert classify(source) == classify(plain)
 
@@ -108,6 +140,7 @@ def test_an_iterator_is_read_a_batch_ahead_and_no_more(classify, digits):
         for i in range(10**9):
             taken.append(i)
             yield dict(image=digits[i % 3])
+
     results = classify(source(), batch_size=4)
     assert taken == []
     first = [next(results) for _ in range(4)]
@@ -118,9 +151,19 @@ def test_an_iterator_is_read_a_batch_ahead_and_no_more(classify, digits):
 def test_errors_of_images(classify, plain, tmp_path):
     (tmp_path / 'cut.png').write_bytes(encoded(plain)[:60])
     (tmp_path / 'text.jpg').write_text('no image')
-    for source, message in ((tmp_path / 'none.png', 'none.png'), (tmp_path / 'cut.png', 'cut.png'), (tmp_path / 'text.jpg', 'text.jpg'),
-                            (b'', 'bytes'), (tmp_path, str(tmp_path)), (np.zeros((2, 3, 4, 5)), r'\(2, 3, 4, 5\)'),
-                            (np.full((2, 2), 3.0), r'\[0, 1\]'), (dict(img=1), 'image'), ([3], 'int'), (3, 'int'), (None, 'NoneType')):
+    for source, message in (
+        (tmp_path / 'none.png', 'none.png'),
+        (tmp_path / 'cut.png', 'cut.png'),
+        (tmp_path / 'text.jpg', 'text.jpg'),
+        (b'', 'bytes'),
+        (tmp_path, str(tmp_path)),
+        (np.zeros((2, 3, 4, 5)), r'\(2, 3, 4, 5\)'),
+        (np.full((2, 2), 3.0), r'\[0, 1\]'),
+        (dict(img=1), 'image'),
+        ([3], 'int'),
+        (3, 'int'),
+        (None, 'NoneType'),
+    ):
         with pytest.raises(UserError, match=message):
             classify(source)
 
@@ -152,7 +195,10 @@ def test_work_folder_stands_for_its_output(trainer, classify, plain):
 
 def test_threads_share_a_pipeline(classify, digits):
     expected, found = [classify(image) for image in digits], {}
-    threads = [threading.Thread(target=lambda i=i: found.update({i: classify(digits[i])})) for i in range(len(digits))]
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: classify(digits[i])}))
+        for i in range(len(digits))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -177,10 +223,30 @@ def test_an_iterator_that_waits_leaves_the_callers_mode(trainer):
 
 
 SOURCES = dict(
-    thin=np.zeros((1, 20_000, 3), np.uint8), tall=np.zeros((65_000, 2), np.uint8), line=np.zeros((1, 10**6), np.uint8), dot=np.zeros((1, 1), np.uint8),
-    none=np.zeros((0, 5, 3), np.uint8), many=np.broadcast_to(np.uint8(0), (10**6, 10**6, 3)), cube=np.zeros((5, 5, 5), np.uint8), scalar=np.zeros((), np.uint8),
-    nan=np.full((4, 4), np.nan), complex=np.zeros((4, 4), complex), text=np.zeros((4, 4), 'U1'), zeros=bytes(100), html=b'<html>', nested=dict(image=dict(image=GRAY)),
-    empty='', blank=' ', nul='\0', long='a' * 5000, ftp='ftp://x/y', file='file:///etc/hostname', folder='/', url='http://127.0.0.1:1/x', broken='http://[')
+    thin=np.zeros((1, 20_000, 3), np.uint8),
+    tall=np.zeros((65_000, 2), np.uint8),
+    line=np.zeros((1, 10**6), np.uint8),
+    dot=np.zeros((1, 1), np.uint8),
+    none=np.zeros((0, 5, 3), np.uint8),
+    many=np.broadcast_to(np.uint8(0), (10**6, 10**6, 3)),
+    cube=np.zeros((5, 5, 5), np.uint8),
+    scalar=np.zeros((), np.uint8),
+    nan=np.full((4, 4), np.nan),
+    complex=np.zeros((4, 4), complex),
+    text=np.zeros((4, 4), 'U1'),
+    zeros=bytes(100),
+    html=b'<html>',
+    nested=dict(image=dict(image=GRAY)),
+    empty='',
+    blank=' ',
+    nul='\0',
+    long='a' * 5000,
+    ftp='ftp://x/y',
+    file='file:///etc/hostname',
+    folder='/',
+    url='http://127.0.0.1:1/x',
+    broken='http://[',
+)
 
 
 @pytest.mark.parametrize('name', SOURCES)

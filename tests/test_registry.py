@@ -21,24 +21,56 @@ def registry():
     @registry.register_module()
     def anything(**options):
         return options
+
     return registry
 
 
-@pytest.mark.parametrize('registry, names', [
-    (BACKBONES, {'timm', 'torchvision', 'DigitsViT'}), (TUNERS, {'LoRA', 'LinearProbe', 'Full', 'Partial', 'BitFit'}),
-    (HEADS, {'Linear', 'ClassifierHead'}), (METRICS, {'accuracy', 'top5', 'vision-efficient-tuning-metric'}),
-    (DATASETS, {'Digits', 'ImageFolder', 'CSV', 'Flowers102', 'CIFAR100', 'CUB200', 'NABirds', 'StanfordCars', 'StanfordDogs',
-                'torchvision'}),
-    (TRANSFORMS, {'EvaluationCrop', 'RandomResizedCrop', 'RandAugment'}), (OPTIMIZERS, {'AdamW', 'SGD'})])
+@pytest.mark.parametrize(
+    'registry, names',
+    [
+        (BACKBONES, {'timm', 'torchvision', 'DigitsViT'}),
+        (TUNERS, {'LoRA', 'LinearProbe', 'Full', 'Partial', 'BitFit'}),
+        (HEADS, {'Linear', 'ClassifierHead'}),
+        (METRICS, {'accuracy', 'top5', 'vision-efficient-tuning-metric'}),
+        (
+            DATASETS,
+            {
+                'Digits',
+                'ImageFolder',
+                'CSV',
+                'Flowers102',
+                'CIFAR100',
+                'CUB200',
+                'NABirds',
+                'StanfordCars',
+                'StanfordDogs',
+                'torchvision',
+            },
+        ),
+        (TRANSFORMS, {'EvaluationCrop', 'RandomResizedCrop', 'RandAugment'}),
+        (OPTIMIZERS, {'AdamW', 'SGD'}),
+    ],
+)
 def test_a_registry_imports_its_own_folder(registry, names):
     assert names <= set(registry.names()) and registry.names() == sorted(registry.names())
 
 
-@pytest.mark.parametrize('registry, name, near', [
-    (TUNERS, 'Lora', 'LoRA'), (BACKBONES, 'Timm', 'timm'), (DATASETS, 'Flower102', 'Flowers102'), (HEADS, 'linear', 'Linear'),
-    (OPTIMIZERS, 'AdmW', 'AdamW'), (METRICS, 'acuracy', 'accuracy'), (TRANSFORMS, 'RandomCorp', 'RandomCrop')])
+@pytest.mark.parametrize(
+    'registry, name, near',
+    [
+        (TUNERS, 'Lora', 'LoRA'),
+        (BACKBONES, 'Timm', 'timm'),
+        (DATASETS, 'Flower102', 'Flowers102'),
+        (HEADS, 'linear', 'Linear'),
+        (OPTIMIZERS, 'AdmW', 'AdamW'),
+        (METRICS, 'acuracy', 'accuracy'),
+        (TRANSFORMS, 'RandomCorp', 'RandomCrop'),
+    ],
+)
 def test_unknown_name_tells_the_nearest(registry, name, near):
-    with pytest.raises(UnknownNameError, match=f'unknown {registry.name} {name!r}. Did you mean .*{near!r}.*--import MODULE'):
+    with pytest.raises(
+        UnknownNameError, match=f'unknown {registry.name} {name!r}. Did you mean .*{near!r}.*--import MODULE'
+    ):
         registry.find(name)
 
 
@@ -69,9 +101,13 @@ def test_what_is_offered_is_taken_where_it_is_wanted_and_not_given(registry):
 
 
 def test_an_argument_that_the_plugin_refuses(registry):
-    with pytest.raises(UserError, match="the toy 'strict' cannot be made from {'size': 'abc'}: invalid literal"):
+    with pytest.raises(
+        UserError, match="the toy 'strict' cannot be made from {'size': 'abc'}: invalid literal"
+    ):
         registry.build(dict(type='strict', size='abc'))
-    with pytest.raises(UserError, match="dropout is 'x'; it must be a number at least 0 and below 1 .tuner 'LoRA'"):
+    with pytest.raises(
+        UserError, match="dropout is 'x'; it must be a number at least 0 and below 1 .tuner 'LoRA'"
+    ):
         TUNERS.build(dict(type='LoRA', dropout='x'))
 
 
@@ -81,8 +117,16 @@ def test_building_leaves_the_entry_alone(registry):
     assert entry == dict(type='plain', size=3)
 
 
-@pytest.mark.parametrize('entry', [dict(type='ImageFolder', path='a' * 5000), dict(type='ImageFolder', path='a\0b'), dict(type='CSV', file='a' * 5000),
-                                   dict(type='MultiTask', tasks=dict(low='.*')), dict(type='MultiTask', tasks=dict(low=3))])
+@pytest.mark.parametrize(
+    'entry',
+    [
+        dict(type='ImageFolder', path='a' * 5000),
+        dict(type='ImageFolder', path='a\0b'),
+        dict(type='CSV', file='a' * 5000),
+        dict(type='MultiTask', tasks=dict(low='.*')),
+        dict(type='MultiTask', tasks=dict(low=3)),
+    ],
+)
 def test_a_path_that_no_disk_takes_and_a_task_that_is_no_dataset(entry, tmp_path):
     with pytest.raises(UserError, match='cannot be made from|tasks.low is|there is no'):
         DATASETS.build(entry, root=tmp_path)

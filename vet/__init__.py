@@ -14,7 +14,9 @@ _HOMES = dict(build_trainer='vet.builders', pipeline='vet.pipelines')
 
 
 def __getattr__(name: str) -> Any:
-    """build_trainer and pipeline when they are first asked for: torch, timm and torchvision take seconds to import."""
+    """build_trainer and pipeline when they are first asked for: torch, timm and torchvision take
+    seconds to import.
+    """
     if name not in _HOMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,6 +1,8 @@
-"""Which values a setting or an argument of a plugin may have: a type hint, with the range of numbers in `Annotated`.
+"""Which values a setting or an argument of a plugin may have: a type hint, with the range of numbers in
+`Annotated`.
 
-The hint stands at the field, or in the signature of the plugin, and is read from there. Nothing is said twice.
+The hint stands at the field, or in the signature of the plugin, and is read from there. Nothing is said
+twice.
 
     warmup_epochs: Annotated[float, Interval(ge=0)] = 0
 """
@@ -16,27 +18,41 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, Len, MinLen, Predicate
 
-MOST = 65_536       # more ranks, channels or tokens than any layer has: a number above is a slip of the hand
+MOST = 65_536  # more ranks, channels or tokens than any layer has: a number above is a slip of the hand
 
 Count = Annotated[int, Interval(ge=1, le=MOST)]
-Classes = Annotated[int, Interval(ge=1, le=10 ** 7)]                        # of a head
-CountOrNone = Annotated[int, Interval(ge=0, le=MOST)]                       # of a block: 0 skips it
-Counts = Count | Annotated[list[CountOrNone], MinLen(1)] | Annotated[dict[str, CountOrNone], MinLen(1)]  # also by depth or pattern
+Classes = Annotated[int, Interval(ge=1, le=10**7)]  # of a head
+CountOrNone = Annotated[int, Interval(ge=0, le=MOST)]  # of a block: 0 skips it
+Counts = (
+    Count | Annotated[list[CountOrNone], MinLen(1)] | Annotated[dict[str, CountOrNone], MinLen(1)]
+)  # also by depth or pattern
 Positive = Annotated[float, Interval(gt=0, le=1e6)]
 Positives = Positive | Annotated[list[Positive], MinLen(1)] | Annotated[dict[str, Positive], MinLen(1)]
-Rate = Annotated[float, Interval(ge=1e-12, le=1000)]                      # a learning rate
+Rate = Annotated[float, Interval(ge=1e-12, le=1000)]  # a learning rate
 Share = Annotated[float, Interval(ge=0, le=1)]
 Dropout = Annotated[float, Interval(ge=0, lt=1)]
-Seed = Annotated[int, Interval(ge=0, le=2 ** 32 - 1)]                       # NumPy takes no larger seed
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # NumPy takes no larger seed
 Text = Annotated[str, MinLen(1)]
-Places = Text | Annotated[Sequence[Text], MinLen(1)]                        # of a tuner: `at`
+Places = Text | Annotated[Sequence[Text], MinLen(1)]  # of a tuner: `at`
 
-NAMES = {int: 'a whole number', float: 'a number', numbers.Number: 'a number', str: 'a text', bool: 'True or False',
-         type(None): 'None', Path: 'a path', list: 'a list', tuple: 'a list', dict: 'a dict'}
+NAMES = {
+    int: 'a whole number',
+    float: 'a number',
+    numbers.Number: 'a number',
+    str: 'a text',
+    bool: 'True or False',
+    type(None): 'None',
+    Path: 'a path',
+    list: 'a list',
+    tuple: 'a list',
+    dict: 'a dict',
+}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type that the hint says, and in its range. A bool is no number; NaN and infinity fit nothing."""
+    """Whether `value` is of the type that the hint says, and in its range. A bool is no number; NaN and
+    infinity fit nothing.
+    """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -47,7 +63,9 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in inner)
     if _is_a(origin or hint, Mapping):
-        return isinstance(value, Mapping) and all(_all_fit(part, inner[i:i + 1]) for i, part in enumerate((value, value.values())))
+        return isinstance(value, Mapping) and all(
+            _all_fit(part, inner[i : i + 1]) for i, part in enumerate((value, value.values()))
+        )
     if _is_a(origin or hint, Sequence) and hint is not str:
         is_list = isinstance(value, (list, tuple))
         if origin is tuple and inner and inner[-1] is not Ellipsis:
@@ -62,7 +80,9 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (str, os.PathLike))
     if origin is Callable:
         return callable(value)
-    return not isinstance(hint, type) or isinstance(value, hint)    # of a hint that is no type, nothing is known
+    return not isinstance(hint, type) or isinstance(
+        value, hint
+    )  # of a hint that is no type, nothing is known
 
 
 def _all_fit(values: Any, hint: tuple[Any, ...]) -> bool:
@@ -81,8 +101,12 @@ def _holds(value: Any, limit: Any) -> bool:
     if isinstance(limit, Predicate):
         return bool(limit.func(value))
     if isinstance(limit, Interval):
-        return ((limit.ge is None or value >= limit.ge) and (limit.gt is None or value > limit.gt)
-                and (limit.le is None or value <= limit.le) and (limit.lt is None or value < limit.lt))
+        return (
+            (limit.ge is None or value >= limit.ge)
+            and (limit.gt is None or value > limit.gt)
+            and (limit.le is None or value <= limit.le)
+            and (limit.lt is None or value < limit.lt)
+        )
     return True
 
 
@@ -92,11 +116,11 @@ def without_ranges(hint: Any) -> Any:
     if origin is Annotated:
         return without_ranges(inner[0])
     if origin in (typing.Union, types.UnionType):
-        return typing.Union[tuple(without_ranges(option) for option in inner)]      # noqa: UP007, of a computed tuple
+        return typing.Union[tuple(without_ranges(option) for option in inner)]  # noqa: UP007, of a computed tuple
     if origin in (list, Sequence) and inner:
-        return list[without_ranges(inner[0])]       # type: ignore[misc]
+        return list[without_ranges(inner[0])]  # type: ignore[misc]
     if origin in (dict, Mapping) and len(inner) == 2:
-        return dict[inner[0], without_ranges(inner[1])]     # type: ignore[misc, valid-type]
+        return dict[inner[0], without_ranges(inner[1])]  # type: ignore[misc, valid-type]
     return hint
 
 
@@ -104,7 +128,7 @@ def without_floats(hint: Any) -> Any:
     """The hint without those of its options that are floats: what an int must fit to stay an int."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kept = tuple(option for option in options if without_ranges(option) is not float)
-    return typing.Union[kept] if kept else type(None)       # noqa: UP007, of a computed tuple
+    return typing.Union[kept] if kept else type(None)  # noqa: UP007, of a computed tuple
 
 
 def choices(hint: Any) -> list[str]:
@@ -112,11 +136,17 @@ def choices(hint: Any) -> list[str]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option not in (bool, type(None))]
         return choices(options[0]) if len(options) == 1 else []
-    return [option for option in typing.get_args(hint) if isinstance(option, str)] if typing.get_origin(hint) is Literal else []
+    return (
+        [option for option in typing.get_args(hint) if isinstance(option, str)]
+        if typing.get_origin(hint) is Literal
+        else []
+    )
 
 
 def must_be(value: Any, hint: Any) -> str:
-    """What a value that does not fit must be: its range alone, where its type is right; of a list, the entry that is wrong."""
+    """What a value that does not fit must be: its range alone, where its type is right; of a list, the
+    entry that is wrong.
+    """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         near = next((option for option in inner if fits(value, without_ranges(option))), None)
@@ -134,7 +164,11 @@ def _is_of_many(value: Any, hint: Any) -> bool:
     kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
     base = Mapping if isinstance(value, Mapping) else Sequence if isinstance(value, (list, tuple)) else None
     origin = typing.get_origin(kind)
-    return base is not None and _is_a(origin, base) and (origin is not tuple or typing.get_args(kind)[-1] is Ellipsis)
+    return (
+        base is not None
+        and _is_a(origin, base)
+        and (origin is not tuple or typing.get_args(kind)[-1] is Ellipsis)
+    )
 
 
 def _of_entries(hint: Any) -> Any:
@@ -159,7 +193,11 @@ def describe(hint: Any) -> str:
     if _is_a(origin or hint, Sequence):
         if origin is tuple and inner and inner[-1] is not Ellipsis:
             return f'a list of {len(inner)} values: {", ".join(map(describe, inner))}'
-        return f'a list, each value of which is {describe(inner[0])}' if inner and inner[0] is not Any else 'a list'
+        return (
+            f'a list, each value of which is {describe(inner[0])}'
+            if inner and inner[0] is not Any
+            else 'a list'
+        )
     return NAMES.get(hint) or str(getattr(hint, '__name__', hint))
 
 
@@ -181,8 +219,20 @@ def _limit(limit: Any) -> str:
         return limit.func.__doc__ or limit.func.__name__
     if not isinstance(limit, Interval):
         return ''
-    low = f'at least {_plain(limit.ge)}' if limit.ge is not None else f'above {_plain(limit.gt)}' if limit.gt is not None else ''
-    high = f'at most {_plain(limit.le)}' if limit.le is not None else f'below {_plain(limit.lt)}' if limit.lt is not None else ''
+    low = (
+        f'at least {_plain(limit.ge)}'
+        if limit.ge is not None
+        else f'above {_plain(limit.gt)}'
+        if limit.gt is not None
+        else ''
+    )
+    high = (
+        f'at most {_plain(limit.le)}'
+        if limit.le is not None
+        else f'below {_plain(limit.lt)}'
+        if limit.lt is not None
+        else ''
+    )
     return ' and '.join(filter(None, (low, high)))
 
 

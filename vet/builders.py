@@ -30,7 +30,7 @@ from vet.hub.presets import preset
 from vet.registry import BACKBONES, DATASETS
 
 TASK = 'vision-efficient-tuning'
-GIVEN = dict(type='given')     # stands in a recorded config for a dataset that was handed over as an object
+GIVEN = dict(type='given')  # stands in a recorded config for a dataset that was handed over as an object
 
 
 def resolve_data_root(data_root: str | Path | None = None) -> Path:
@@ -39,28 +39,36 @@ def resolve_data_root(data_root: str | Path | None = None) -> Path:
 
 
 def build_dataset(entry: Plugin | Dataset | None, data_root: str | Path | None = None) -> Dataset | None:
-    """The dataset of a config entry; its `root` is the data root where it gives none. A dataset passes through."""
+    """The dataset of a config entry; its `root` is the data root where it gives none. A dataset passes
+    through.
+    """
     if isinstance(entry, (str, Path)):
-        raise UserError(f'a dataset is {str(entry)!r}; give a config entry, such as dict(type="ImageFolder", path={str(entry)!r}), '
-                        f'or a dataset object.')
+        raise UserError(
+            f'a dataset is {str(entry)!r}; give a config entry, such as dict(type="ImageFolder", '
+            f'path={str(entry)!r}), or a dataset object.'
+        )
     if entry is None or not isinstance(entry, Mapping):
         return entry
     return DATASETS.build(dict(entry), root=resolve_data_root(data_root))
 
 
-def build_datasets(settings: Settings, data_root: str | Path | None = None, **given: Dataset | None) -> dict[str, Dataset | None]:
+def build_datasets(
+    settings: Settings, data_root: str | Path | None = None, **given: Dataset | None
+) -> dict[str, Dataset | None]:
     """'train', 'val' and 'test'. `given` datasets take the place of the config's.
 
-    Where evaluation.select is 'best' or training may stop early, and there is no official validation split, part of train
-    is held out for it.
+    Where evaluation.select is 'best' or training may stop early, and there is no official validation split,
+    part of train is held out for it.
     """
     data: dict[str, Any] = {}
     for split in ('train', 'val', 'test'):
         own = given.get(split)
         data[split] = build_dataset(getattr(settings.dataset, split) if own is None else own, data_root)
     if data['train'] is None:
-        raise UserError('there is no training set: give dataset.train in the config, such as dict(type="ImageFolder", path=…), or '
-                        'train_dataset= to build_trainer.')
+        raise UserError(
+            'there is no training set: give dataset.train in the config, such as dict(type="ImageFolder", '
+            'path=…), or train_dataset= to build_trainer.'
+        )
     if data['val'] is None and (settings.evaluation.select == 'best' or settings.train.early_stop):
         data['train'], data['val'] = _held_out(data['train'], settings.evaluation.holdout)
     classes = class_names(data['train'])
@@ -69,8 +77,10 @@ def build_datasets(settings: Settings, data_root: str | Path | None = None, **gi
             check_classes(class_names(data[split]), classes, f'dataset.{split}', 'dataset.train')
             ours, theirs = (getattr(data[part], 'label_map', None) or {} for part in (split, 'train'))
             if unequal := [name for name in ours if name in theirs and ours[name] != theirs[name]]:
-                raise UserError(f'dataset.{split}.label_map gives {unequal[0]!r} the label {ours[unequal[0]]}, but '
-                                f'dataset.train.label_map gives {theirs[unequal[0]]}; make them equal.')
+                raise UserError(
+                    f'dataset.{split}.label_map gives {unequal[0]!r} the label {ours[unequal[0]]}, but '
+                    f'dataset.train.label_map gives {theirs[unequal[0]]}; make them equal.'
+                )
     refuse_overlaps(data, chooses=settings.evaluation.select == 'best' or bool(settings.train.early_stop))
     return data
 
@@ -80,7 +90,9 @@ def _held_out(dataset: Any, share: float) -> tuple[Any, Any]:
     if not isinstance(dataset, MultiTask):
         return hold_out(dataset, share, seed=0)
     parts = {task: hold_out(part, share, seed=0) for task, part in dataset.tasks.items()}
-    return MultiTask({task: part[0] for task, part in parts.items()}), MultiTask({task: part[1] for task, part in parts.items()})
+    return MultiTask({task: part[0] for task, part in parts.items()}), MultiTask(
+        {task: part[1] for task, part in parts.items()}
+    )
 
 
 def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None:
@@ -89,9 +101,16 @@ def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None
         return
     if isinstance(classes, dict) and isinstance(others, dict) and set(classes) == set(others):
         task = next(task for task in classes if classes[task] != others[task])
-        name, other_name, classes, others = f'{name} ({task})', f'{other_name} ({task})', classes[task], others[task]
-    raise UserError(f'{name} has other classes ({len(classes)}: {", ".join(list(classes)[:3])}, …) than {other_name} '
-                    f'({len(others)}: {", ".join(list(others)[:3])}, …).')
+        name, other_name, classes, others = (
+            f'{name} ({task})',
+            f'{other_name} ({task})',
+            classes[task],
+            others[task],
+        )
+    raise UserError(
+        f'{name} has other classes ({len(classes)}: {", ".join(list(classes)[:3])}, …) than {other_name} '
+        f'({len(others)}: {", ".join(list(others)[:3])}, …).'
+    )
 
 
 def _composed(classes: Any) -> Any:
@@ -109,12 +128,17 @@ def class_names(dataset: Any) -> Any:
     if isinstance(dataset, MultiTask):
         return {task: class_names(part) for task, part in dataset.tasks.items()}
     if not hasattr(dataset, 'classes'):
-        raise UserError(f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in the order '
-                        f'of the labels 0, 1, ….')
+        raise UserError(
+            f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in '
+            'the order of the labels 0, 1, ….'
+        )
     if not len(dataset):
         raise UserError(f'the dataset {type(dataset).__name__} is empty.')
     if isinstance(dataset.classes, str):
-        raise UserError(f'the dataset {type(dataset).__name__} has `classes` {dataset.classes!r}; set it to a list of class names.')
+        raise UserError(
+            f'the dataset {type(dataset).__name__} has `classes` {dataset.classes!r}; set it to a list of '
+            'class names.'
+        )
     names = class_list(dataset.classes)
     if getattr(dataset, 'targets', None) is not None:
         targets_of(dataset)
@@ -130,20 +154,32 @@ def build_model(settings: Settings, classes: Any) -> Any:
     several = isinstance(classes, dict)
     unknown = [task for task in own if not several or task not in classes]
     if unknown:
-        raise UnknownNameError('task in model.tasks', unknown[0], classes if several else [],
-                               'The tasks are those of the datasets of type MultiTask.')
+        raise UnknownNameError(
+            'task in model.tasks',
+            unknown[0],
+            classes if several else [],
+            'The tasks are those of the datasets of type MultiTask.',
+        )
     parts: dict[Any, Any] = {}
     for task, names in (classes if several else {None: classes}).items():
         changes = own.get(task or '', {})
         if set(changes) - {'backbone', 'head'}:
-            raise UnknownNameError(f'key in model.tasks.{task}', min(set(changes) - {'backbone', 'head'}), ['backbone', 'head'])
+            raise UnknownNameError(
+                f'key in model.tasks.{task}', min(set(changes) - {'backbone', 'head'}), ['backbone', 'head']
+            )
         head = changes.get('head', settings.model.head)
         given = head.get('num_classes')
         if given is not None and (type(given) is not int or given != len(names)):
-            raise UserError(f'model.head.num_classes is {given!r}, but the dataset has {len(names)} classes; set num_classes to '
-                            f'{len(names)}, or leave it out.')
+            raise UserError(
+                f'model.head.num_classes is {given!r}, but the dataset has {len(names)} classes; set '
+                f'num_classes to {len(names)}, or leave it out.'
+            )
         backbone = changes.get('backbone', {})
-        parts[task] = BACKBONES.build(backbone if 'type' in backbone else {**settings.model.backbone, **backbone}), head, names
+        parts[task] = (
+            BACKBONES.build(backbone if 'type' in backbone else {**settings.model.backbone, **backbone}),
+            head,
+            names,
+        )
     seed_everything(settings.seed, 'init')
     return build_classifiers(parts, settings.model.tuners, settings.model.shared)
 
@@ -152,20 +188,32 @@ def find_config(model: str | Path | Mapping[str, Any]) -> Config:
     """The config of a config file, a model folder or the id of a known model; of a config, a copy."""
     if isinstance(model, (Config, Mapping)):
         try:
-            return Config({key: copy.deepcopy(model[key]) for key in model}, filename=getattr(model, 'filename', None))
+            return Config(
+                {key: copy.deepcopy(model[key]) for key in model}, filename=getattr(model, 'filename', None)
+            )
         except (TypeError, KeyError, RecursionError) as error:
             raise UserError(f'the config cannot be read: {type(error).__name__}: {error}') from error
     if not isinstance(model, (str, os.PathLike)):
-        raise UserError(f'model is {model!r}; give a config path, a model folder, the id of a known model, or a config.')
+        raise UserError(
+            f'model is {model!r}; give a config path, a model folder, the id of a known model, or a config.'
+        )
     path = Path(model)
     if path.is_dir():
         configuration = read_configuration(find_folder(path))
-        sections = {name: configuration[name] for name in ('dataset', 'train', 'evaluation', 'seed') if configuration.get(name)}
+        sections = {
+            name: configuration[name]
+            for name in ('dataset', 'train', 'evaluation', 'seed')
+            if configuration.get(name)
+        }
         require_run(sections, repr(str(path)))
-        sections['dataset'] = {split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN}
+        sections['dataset'] = {
+            split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN
+        }
         model = dict(configuration['model'], **_without_identity(configuration['model']))
         if model.get('tasks'):
-            model['tasks'] = {task: dict(part, **_without_identity(part)) for task, part in model['tasks'].items()}
+            model['tasks'] = {
+                task: dict(part, **_without_identity(part)) for task, part in model['tasks'].items()
+            }
         return Config(dict(model=model, **sections))
     if path.suffix in ('.py', '.yaml', '.yml', '.json'):
         return load_config(path)
@@ -190,13 +238,25 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     if name != TASK:
         raise UnknownNameError('task', name, [TASK])
     args = {**(default_args or {}), **kwargs}
-    allowed = ('model', 'work_dir', 'train_dataset', 'eval_dataset', 'cfg_modify_fn', 'cfg_options', 'seed', 'device', 'data_root',
-               'resume')
+    allowed = (
+        'model',
+        'work_dir',
+        'train_dataset',
+        'eval_dataset',
+        'cfg_modify_fn',
+        'cfg_options',
+        'seed',
+        'device',
+        'data_root',
+        'resume',
+    )
     for key in args:
         if key not in allowed:
             raise UnknownNameError('argument of build_trainer', key, allowed)
     if 'model' not in args:
-        raise UserError('build_trainer needs model=…: a config path, a model folder or the id of a known model.')
+        raise UserError(
+            'build_trainer needs model=…: a config path, a model folder or the id of a known model.'
+        )
     source = args['model']
     config = modified(find_config(source), args.get('cfg_modify_fn'), args.get('cfg_options'))
     given = dict(train=args.get('train_dataset'), test=args.get('eval_dataset'))
@@ -220,17 +280,25 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
         model, saved = load_model(folder), read_configuration(folder)['model']
         for part in ('tuners', 'head'):
             if getattr(settings.model, part) != saved[part]:
-                raise UserError(f'model.finetune is False, which goes on with the folder\'s model, but model.{part} is changed to '
-                                f'{getattr(settings.model, part)}; set finetune to True, or leave it as it is.')
+                raise UserError(
+                    f"model.finetune is False, which goes on with the folder's model, but model.{part} is changed "
+                    'to '
+                    f'{getattr(settings.model, part)}; set finetune to True, or leave it as it is.'
+                )
         if model.classes != class_names(datasets['train']):
-            raise UserError('model.finetune is False, which goes on from the folder\'s head, but the dataset has other classes; '
-                            'set it to True.')
+            raise UserError(
+                "model.finetune is False, which goes on from the folder's head, but the dataset has other "
+                'classes; '
+                'set it to True.'
+            )
     else:
-        of_folder = named and Path(source).is_dir()     # a stranger's, perhaps
+        of_folder = named and Path(source).is_dir()  # a stranger's, perhaps
         with bounded(f'the model of {str(source)!r}') if of_folder else nullcontext():
             model = build_model(settings, class_names(datasets['train']))
     work_dir = args.get('work_dir') or config.get('work_dir')
-    work = WorkFolder(work_dir or new_work_dir(source if named else 'run'), args.get('resume'), is_new=not work_dir)
+    work = WorkFolder(
+        work_dir or new_work_dir(source if named else 'run'), args.get('resume'), is_new=not work_dir
+    )
     return Trainer(model, datasets, settings, work, save_model, args.get('device'), goes_on)
 
 
@@ -240,7 +308,9 @@ def new_work_dir(source: str | os.PathLike) -> Path:
 
 
 def _with_missing_weights(error: DataError, settings: Settings) -> DataError:
-    """`error` of a missing dataset, and what is missing of the backbone's weights too: both are told at once."""
+    """`error` of a missing dataset, and what is missing of the backbone's weights too: both are told at
+    once.
+    """
     try:
         BACKBONES.build(settings.model.backbone)
     except DataError as also:

@@ -1,4 +1,5 @@
-"""Changes to a config: the user's function (cfg_modify_fn), then options, whose keys are dotted paths. The last change wins.
+"""Changes to a config: the user's function (cfg_modify_fn), then options, whose keys are dotted paths. The
+last change wins.
 
 A change takes along what was derived from the old value. So no message names a key that the user never wrote.
 """
@@ -16,11 +17,18 @@ from vet.config import Settings, expand_short_forms, nearest_settings, short_for
 from vet.errors import UnknownNameError, UserError, shown
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(Settings))
-EFFECTIVE = (*SECTIONS, 'work_dir')         # the first names of options; on the command line there are no helper variables
+EFFECTIVE = (
+    *SECTIONS,
+    'work_dir',
+)  # the first names of options; on the command line there are no helper variables
 
 
-def modified(config: Config, modify: Callable[[Config], Config | None] | None, options: Mapping[str, Any] | None) -> Config:
-    """`config` after the user's function and then `options`. UserError for a change that changes nothing, or does not fit."""
+def modified(
+    config: Config, modify: Callable[[Config], Config | None] | None, options: Mapping[str, Any] | None
+) -> Config:
+    """`config` after the user's function and then `options`. UserError for a change that changes
+    nothing, or does not fit.
+    """
     before = _plain(config)
     if modify is not None:
         config = _after_function(config, modify, before)
@@ -37,7 +45,9 @@ def _plain(config: Any) -> dict[str, Any]:
     return {key: copy.deepcopy(config[key]) for key in config if key in SECTIONS}
 
 
-def _after_function(config: Config, modify: Callable[[Config], Config | None], before: dict[str, Any]) -> Config:
+def _after_function(
+    config: Config, modify: Callable[[Config], Config | None], before: dict[str, Any]
+) -> Config:
     filename, helpers = config.filename, {key: config[key] for key in config if key not in EFFECTIVE}
     changed: Any = modify(config)
     changed = config if changed is None else changed
@@ -45,16 +55,23 @@ def _after_function(config: Config, modify: Callable[[Config], Config | None], b
         raise UserError(f'cfg_modify_fn returned {changed!r}; it must return a config, or nothing.')
     config = changed if isinstance(changed, Config) else Config(dict(changed), filename=filename)
     for key in config:
-        if key not in EFFECTIVE and (key not in helpers or config[key] is not helpers[key] and config[key] != helpers[key]):
-            raise UnknownNameError('section that cfg_modify_fn sets', key, EFFECTIVE, 'It would change nothing.',
-                                   nearest_settings(str(key)))
+        if key not in EFFECTIVE and (
+            key not in helpers or config[key] is not helpers[key] and config[key] != helpers[key]
+        ):
+            raise UnknownNameError(
+                'section that cfg_modify_fn sets',
+                key,
+                EFFECTIVE,
+                'It would change nothing.',
+                nearest_settings(str(key)),
+            )
     old, new = before.get('model'), config.get('model')
     if isinstance(old, Mapping) and isinstance(new, Mapping) and isinstance(new.get('backbone'), Mapping):
         was = old.get('backbone') if isinstance(old.get('backbone'), Mapping) else {}
         lengths = [key for key in new['backbone'] if key in short_forms()]
         stale = [key for key in lengths if was.get(key) == new['backbone'][key]]
         if old.get('tuners') != new.get('tuners'):
-            for key in stale:               # the function gave tuners after it
+            for key in stale:  # the function gave tuners after it
                 del new['backbone'][key]
         elif len(stale) < len(lengths):
             _expand(config, 'change')
@@ -75,9 +92,11 @@ def _set(config: Config, key: Any, value: Any) -> None:
         raise UserError(f'the option {key!r} is no path of a setting; give one such as train.max_epochs.')
     first, *below = key.split('.')
     if first not in EFFECTIVE:
-        raise UnknownNameError('section in the option', key, EFFECTIVE, 'The option would change nothing.', nearest_settings(key))
+        raise UnknownNameError(
+            'section in the option', key, EFFECTIVE, 'The option would change nothing.', nearest_settings(key)
+        )
     owner: Any = config
-    for part, _ in zip([first, *below], below):     # mmengine sets no key below None
+    for part, _ in zip([first, *below], below):  # mmengine sets no key below None
         if isinstance(owner, dict | Config) and owner.get(part) is None:
             owner[part] = {}
         if isinstance(owner, dict | Config):
@@ -86,21 +105,35 @@ def _set(config: Config, key: Any, value: Any) -> None:
             owner = owner[int(part)]
     there = owner.get(key.rpartition('.')[2]) if isinstance(owner, dict | Config) else None
     if isinstance(value, Mapping) and (not value and there or isinstance(there, list)):
-        raise UserError(f'the option {key}={shown(value)} would change nothing, or has no place: there stands {shown(there)}. Give '
-                        f'a value, or {"a list" if isinstance(there, list) else "a dict with keys"}.')
+        raise UserError(
+            f'the option {key}={shown(value)} would change nothing, or has no place: there stands '
+            f'{shown(there)}. Give a value, or {"a list" if isinstance(there, list) else "a dict with keys"}.'
+        )
     try:
         config.merge_from_dict({key: value})
-    except (TypeError, KeyError, IndexError, ValueError, AssertionError, AttributeError, RecursionError) as error:
+    except (
+        TypeError,
+        KeyError,
+        IndexError,
+        ValueError,
+        AssertionError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UserError(f'the option {key}={shown(value)} does not fit the config: {error}') from error
 
 
 def _take_along(config: Config, before: dict[str, Any]) -> None:
-    """What the old epochs had set goes with them: max_epochs, the sum of the stages; T_max; a warmup that is longer now."""
+    """What the old epochs had set goes with them: max_epochs, the sum of the stages; T_max; a warmup
+    that is longer now.
+    """
     old, new = before.get('train'), config.get('train')
     if not isinstance(old, dict) or not isinstance(new, dict):
         return
     schedules: list[dict[str, Any]] = [
-        dict(part['lr_scheduler']) if isinstance(part.get('lr_scheduler'), dict) else {} for part in (old, new)]
+        dict(part['lr_scheduler']) if isinstance(part.get('lr_scheduler'), dict) else {}
+        for part in (old, new)
+    ]
     was, now = old.get('max_epochs'), new.get('max_epochs')
     staged = old.get('stages') != new.get('stages') and bool(new.get('stages'))
     if staged and was == now:
@@ -111,8 +144,11 @@ def _take_along(config: Config, before: dict[str, Any]) -> None:
     warmup = schedules[1].get('warmup_epochs')
     if staged or not all(fits(value, float) for value in (was, now, warmup)):
         return
-    was, now, warmup = float(was), float(now), float(warmup)        # type: ignore[arg-type]    # as `fits` has seen
+    was, now, warmup = float(was), float(now), float(warmup)  # type: ignore[arg-type]    # as `fits` has seen
     if warmup == schedules[0].get('warmup_epochs') and 0 < now < warmup <= was:
         new['lr_scheduler']['warmup_epochs'] = warmup * now / was
-        warnings.warn(f'train.lr_scheduler.warmup_epochs is {warmup:g}, more than the {now:g} epochs of this run. The warmup is '
-                      f'shortened to {warmup * now / was:g}, the same share of the run as before.', stacklevel=3)
+        warnings.warn(
+            f'train.lr_scheduler.warmup_epochs is {warmup:g}, more than the {now:g} epochs of this run. The '
+            f'warmup is shortened to {warmup * now / was:g}, the same share of the run as before.',
+            stacklevel=3,
+        )

@@ -7,10 +7,12 @@ QUOTES = '"\''
 
 
 def shown(value: object, most: int = 300) -> str:
-    """`value` as Python writes it, for a message: cut where it is long; of a value that is too deep to write, its type."""
+    """`value` as Python writes it, for a message: cut where it is long; of a value that is too deep to
+    write, its type.
+    """
     try:
         text = repr(value)
-    except (RecursionError, ValueError):        # a deep list; a whole number of thousands of digits
+    except (RecursionError, ValueError):  # a deep list; a whole number of thousands of digits
         return f'a {type(value).__name__} that is too deep or too long to show'
     return text if len(text) <= most else f'{text[:most]}…'
 
@@ -18,24 +20,34 @@ def shown(value: object, most: int = 300) -> str:
 class UserError(ValueError):
     """A mistake in what the user gave: the text says what, what was given, what is allowed and what to do.
 
-    Control characters in it are shown escaped: a file of a stranger may put some into the text, which reaches a terminal.
+    Control characters in it are shown escaped: a file of a stranger may put some into the text, which reaches
+    a terminal.
     """
 
     def __init__(self, text: object = ''):
-        super().__init__(''.join(part if part.isprintable() or part == '\n' else repr(part)[1:-1] for part in str(text)))
+        super().__init__(
+            ''.join(part if part.isprintable() or part == '\n' else repr(part)[1:-1] for part in str(text))
+        )
 
 
 class UnknownNameError(UserError):
-    """A name that nothing answers to, with the names nearest to it: `near`, or those of the allowed names that look alike."""
+    """A name that nothing answers to, with the names nearest to it: `near`, or those of the allowed
+    names that look alike.
+    """
 
-    def __init__(self, what: str, given: object, allowed: Iterable[str], advice: str = '', near: Iterable[str] = ()):
+    def __init__(
+        self, what: str, given: object, allowed: Iterable[str], advice: str = '', near: Iterable[str] = ()
+    ):
         names = sorted(map(str, allowed))
         lower = {name.lower(): name for name in names}
         word = shown(given).strip(QUOTES).lower()
         near = list(near) or [lower[name] for name in difflib.get_close_matches(word, lower, n=3, cutoff=0.5)]
         meant = f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
         listed = ', '.join(names) if len(names) <= 40 else f'{", ".join(names[:40])}, … ({len(names)} in all)'
-        super().__init__(f'unknown {what} {shown(given)}.{meant} Allowed: {listed or "none"}.{" " + advice if advice else ""}')
+        super().__init__(
+            f'unknown {what} {shown(given)}.{meant} Allowed: '
+            f'{listed or "none"}.{" " + advice if advice else ""}'
+        )
 
 
 class DataError(UserError):
@@ -51,7 +63,9 @@ class NoSiteError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on: the loss is not finite, the disk is full, the work folder belongs to another run."""
+    """Training cannot go on: the loss is not finite, the disk is full, the work folder belongs to
+    another run.
+    """
 
 
 class ToldError(TrainingError):

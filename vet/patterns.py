@@ -1,7 +1,7 @@
 """Patterns over names: regular expressions that take linear time, whoever wrote them (RE2's syntax).
 
-Python's own `re` may try for ever: '((.+)+)+X' on a name of thirty letters. RE2 has no look-ahead, look-behind or back-reference,
-and in return none of its patterns takes long.
+Python's own `re` may try for ever: '((.+)+)+X' on a name of thirty letters. RE2 has no look-ahead,
+look-behind or back-reference, and in return none of its patterns takes long.
 """
 
 from functools import lru_cache
@@ -11,14 +11,16 @@ import re2
 
 from vet.errors import UserError
 
-NOTHING = r'[^\s\S]'        # fits no name
-LENGTH = 100_000            # of a pattern: PEFT's name every module of a network
+NOTHING = r'[^\s\S]'  # fits no name
+LENGTH = 100_000  # of a pattern: PEFT's name every module of a network
 
 
 def require_pattern(pattern: Any, where: str) -> None:
     """UserError for what is no regular expression of RE2's syntax."""
     if not isinstance(pattern, str) or len(pattern) > LENGTH:
-        raise UserError(f'{where} is {str(pattern)[:100]!r}, not a regular expression of at most {LENGTH:,} characters.')
+        raise UserError(
+            f'{where} is {str(pattern)[:100]!r}, not a regular expression of at most {LENGTH:,} characters.'
+        )
     try:
         _compiled(pattern)
     except UserError as error:
@@ -48,5 +50,8 @@ def _compiled(pattern: str) -> Any:
         return re2.compile(pattern, options)
     except (re2.error, UnicodeError) as error:
         said = error.args[0] if error.args and isinstance(error, re2.error) else b'it is no Unicode'
-        raise UserError(f'{pattern[:100]!r}, not a regular expression: {said.decode(errors="replace")}. Patterns are of RE2\'s '
-                        f'syntax, without look-ahead, look-behind and back-references. ".*" stands for anything.') from error
+        raise UserError(
+            f'{pattern[:100]!r}, not a regular expression: {said.decode(errors="replace")}. Patterns are of '
+            "RE2's "
+            f'syntax, without look-ahead, look-behind and back-references. ".*" stands for anything.'
+        ) from error

@@ -21,7 +21,7 @@ from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.folders import read_folders
 from vet.transforms.torchvision import build_transform
 
-Weights = str | Path | Mapping[str, str | Path] | None     # where a backbone's weights are, or {task: where}
+Weights = str | Path | Mapping[str, str | Path] | None  # where a backbone's weights are, or {task: where}
 Folders = str | Path | Mapping[str, str | Path]
 ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping)
 
@@ -29,20 +29,26 @@ ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.nda
 class Classifier:
     """Images to {'scores': [...], 'labels': [...]}, best first. Made by `pipeline`."""
 
-    def __init__(self, folder: Folders, device: str | None = None, backbone: Weights = None, task: str | None = None):
+    def __init__(
+        self, folder: Folders, device: str | None = None, backbone: Weights = None, task: str | None = None
+    ):
         self._accelerator = make_accelerator(device, 'fp32')
         model, transforms = read_folders(folder, backbone)
         self.model = model.to(self._accelerator.device)
         with bounded(repr(folder)):
-            self._view = {name: build_transform(transforms[name], **vars(part.backbone.preprocessing))
-                          for name, part in self.model.tasks.items()}
+            self._view = {
+                name: build_transform(transforms[name], **vars(part.backbone.preprocessing))
+                for name, part in self.model.tasks.items()
+            }
             self._try()
         self._task: str | None = None
         if task is not None:
             self.use(task)
 
     def _try(self) -> None:
-        """Makes a tensor of one small image for each task: a folder may say transforms that do not fit one another."""
+        """Makes a tensor of one small image for each task: a folder may say transforms that do not fit
+        one another.
+        """
         for name, view in self._view.items():
             shape = tuple(view(Image.new('RGB', (64, 48))).shape)
             wanted = (3, *self.model.for_task(name).backbone.preprocessing.size)
@@ -60,22 +66,33 @@ class Classifier:
         """The class names; of a model of several tasks, {task: class names} where none was chosen."""
         return self.model.classes if self._task is None else self.model.for_task(self._task).classes
 
-    def __call__(self, images: Any, topk: int = 5, batch_size: int = 32, task: str | Sequence[str] | None = None) -> Any:
-        """images: a path, an http(s) URL, bytes, a PIL image, an RGB array (H, W, 3), or a dict with one as 'image'; or a list or
-        iterator of these.
+    def __call__(
+        self, images: Any, topk: int = 5, batch_size: int = 32, task: str | Sequence[str] | None = None
+    ) -> Any:
+        """images: a path, an http(s) URL, bytes, a PIL image, an RGB array (H, W, 3), or a dict with one as
+        'image'; or a list or iterator of these.
 
-        One image gives {'scores': floats that sum to at most 1, 'labels': class names}, `topk` of each, best first; a list gives
-        a list of these, an iterator an iterator, which reads `batch_size` images at a time.
-        task: of a model of several tasks or of several folders, in place of the one that `pipeline` was given. Of several
-        folders, it may also be one name for each image: a batch of them is one forward where their tuners can mix.
+        One image gives {'scores': floats that sum to at most 1, 'labels': class names}, `topk` of each, best
+        first; a list gives a list of these, an iterator an iterator, which reads `batch_size` images at a
+        time.
+        task: of a model of several tasks or of several folders, in place of the one that `pipeline` was
+            given. Of several
+        folders, it may also be one name for each image: a batch of them is one forward where their tuners can
+        mix.
         """
         tasks: Iterable[str | None] = () if task is None else task
         if task is None or isinstance(task, str):
             chosen = self._task if task is None else task
             self.model.for_task(chosen)
             tasks = itertools.repeat(chosen)
-        elif not isinstance(self.model, TunedModel) or not isinstance(images, (list, tuple)) or len(task) != len(images):
-            raise UserError('task is a list; only the models of several folders take one, for a list of as many images.')
+        elif (
+            not isinstance(self.model, TunedModel)
+            or not isinstance(images, (list, tuple))
+            or len(task) != len(images)
+        ):
+            raise UserError(
+                'task is a list; only the models of several folders take one, for a list of as many images.'
+            )
         if topk < 1 or batch_size < 1:
             raise UserError(f'topk is {topk} and batch_size {batch_size}; both must be at least 1.')
         if isinstance(images, ONE_IMAGE) or hasattr(images, 'read'):
@@ -84,11 +101,14 @@ class Classifier:
             return list(self._classify(images, topk, batch_size, tasks))
         if hasattr(images, '__iter__'):
             return self._classify(images, topk, batch_size, tasks)
-        raise DataError(f'cannot read an image from {type(images).__name__}; allowed: a path, URL, bytes, PIL image, RGB array, a '
-                        f'dict with "image", or a list or iterator of these.')
+        raise DataError(
+            f'cannot read an image from {type(images).__name__}; allowed: a path, URL, bytes, PIL image, RGB '
+            'array, a dict with "image", or a list or iterator of these.'
+        )
 
-    def _classify(self, images: Iterable[Any], topk: int, batch_size: int,
-                  tasks: Iterable[str | None]) -> Iterator[dict[str, list]]:
+    def _classify(
+        self, images: Iterable[Any], topk: int, batch_size: int, tasks: Iterable[str | None]
+    ) -> Iterator[dict[str, list]]:
         numbered = zip(images, tasks, itertools.count())
         while batch := list(itertools.islice(numbered, batch_size)):
             names = [name for _, name, _ in batch]
@@ -98,29 +118,48 @@ class Classifier:
                 if len(set(names)) == 1:
                     found = best_classes(parts[0](views), parts[0].classes, topk)
                 else:
-                    found = [best for part, logits in zip(parts, self.model(views, names))
-                             for best in best_classes(logits[None], part.classes, topk)]
-            yield from found            # outside: while a generator waits, its caller would be in inference mode
-
+                    found = [
+                        best
+                        for part, logits in zip(parts, self.model(views, names))
+                        for best in best_classes(logits[None], part.classes, topk)
+                    ]
+            yield from found  # outside: while a generator waits, its caller would be in inference mode
 
     def _seen(self, image: Any, task: str | None, number: int) -> torch.Tensor:
-        """An image as the network takes it, (3, H, W). A DataError says which of those given it is, counted from 0."""
+        """An image as the network takes it, (3, H, W). A DataError says which of those given it is,
+        counted from 0.
+        """
         path = f' ({os.fspath(image)!r})' if isinstance(image, str | os.PathLike) else ''
-        with told(lambda: f'image {number} of those given{path}', 'Give another image, or another evaluation.transform.'):
-            return self._view[task](open_image(image, self.model.for_task(task).backbone.preprocessing.gray_range))
+        with told(
+            lambda: f'image {number} of those given{path}',
+            'Give another image, or another evaluation.transform.',
+        ):
+            return self._view[task](
+                open_image(image, self.model.for_task(task).backbone.preprocessing.gray_range)
+            )
 
 
-def pipeline(name: str = TASK, /, model: Folders | None = None, device: str | None = None, backbone: Weights = None,
-             task: str | None = None) -> Classifier:
-    """The classifier of a model folder (or of a work folder's output): `pipeline('vision-efficient-tuning', folder)(image)`.
+def pipeline(
+    name: str = TASK,
+    /,
+    model: Folders | None = None,
+    device: str | None = None,
+    backbone: Weights = None,
+    task: str | None = None,
+) -> Classifier:
+    """The classifier of a model folder (or of a work folder's output): `pipeline('vision-efficient-tuning',
+    folder)(image)`.
 
-    A folder of ModelScope's vision-efficient-tuning models will do as well; so does the id 'owner/name' or 'owner/name@revision' of
-    a model on the Hugging Face hub or ModelScope.
+    A folder of ModelScope's vision-efficient-tuning models will do as well; so does the id 'owner/name' or
+    'owner/name@revision' of a model on the Hugging Face hub or ModelScope.
 
-    device: 'cpu', 'cuda', …; None: the best there is. backbone: where the backbone's weights are now, if they have moved.
-    task: of a model of several tasks, which one; or 'vision-efficient-tuning', as ModelScope calls the first argument.
-    model: {name: folder, …} holds the models of several folders on one frozen backbone; each name is then a task:
-    `classify = pipeline('vision-efficient-tuning', {'flowers': …, 'cars': …})`, `classify(image, task='cars')`.
+    device: 'cpu', 'cuda', …; None: the best there is. backbone: where the backbone's weights are now, if they
+        have moved.
+    task: of a model of several tasks, which one; or 'vision-efficient-tuning', as ModelScope calls the first
+        argument.
+    model: {name: folder, …} holds the models of several folders on one frozen backbone; each name is then a
+    task: `classify = pipeline('vision-efficient-tuning', {'flowers': …, 'cars': …})`, `classify(image,
+    task='cars')`.
     """
     if name != TASK:
         raise UnknownNameError('task', name, [TASK])

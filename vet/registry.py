@@ -1,7 +1,7 @@
 """The registries of everything that varies, on mmengine's Registry.
 
-A registry imports the folder its plugins live in when it is first asked, so a plugin is one new file there; a plugin
-in the user's own code is one import, which `custom_imports` in a config can do.
+A registry imports the folder its plugins live in when it is first asked, so a plugin is one new file there; a
+plugin in the user's own code is one import, which `custom_imports` in a config can do.
 """
 
 import errno
@@ -19,14 +19,19 @@ from vet.errors import UnknownNameError, UserError, shown
 
 
 def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
-    """Calls the plugin that `cfg['type']` names with the rest of `cfg`, after checking the arguments' names and values.
+    """Calls the plugin that `cfg['type']` names with the rest of `cfg`, after checking the arguments' names
+    and values.
 
     offered: further arguments, for a plugin that takes them, where `cfg` does not give them.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
-        raise UserError(f'a {registry.name} is given as a dict with a "type", such as dict(type=…); given: {shown(cfg)}.')
+        raise UserError(
+            f'a {registry.name} is given as a dict with a "type", such as dict(type=…); given: {shown(cfg)}.'
+        )
     if wrong := [key for key in cfg if not isinstance(key, str)]:
-        raise UserError(f'{registry.name} {cfg["type"]!r} has the option {wrong[0]!r}; the names of options are texts.')
+        raise UserError(
+            f'{registry.name} {cfg["type"]!r} has the option {wrong[0]!r}; the names of options are texts.'
+        )
     given = dict(cfg)
     plugin = registry.find(given.pop('type'))
     accepted = inspect.signature(plugin).parameters
@@ -39,23 +44,37 @@ def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
         if key in hints and not fits(value, hints[key]):
             if isinstance(value, str) and (names := choices(hints[key])):
                 raise UnknownNameError(f'{key} of {registry.name} {cfg["type"]!r}', value, names)
-            raise UserError(f'{key} is {shown(value)}; it must be {must_be(value, hints[key])} ({registry.name} {cfg["type"]!r}).')
-    missing = [name for name, p in list(accepted.items())[len(args):]
-               if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-               and name not in given and name not in offered]
+            raise UserError(
+                f'{key} is {shown(value)}; it must be {must_be(value, hints[key])} ({registry.name} '
+                f'{cfg["type"]!r}).'
+            )
+    missing = [
+        name
+        for name, p in list(accepted.items())[len(args) :]
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and name not in given
+        and name not in offered
+    ]
     if missing:
-        raise UserError(f'{registry.name} {cfg["type"]!r} needs {", ".join(map(repr, missing))}; given: {shown(given)}.')
+        raise UserError(
+            f'{registry.name} {cfg["type"]!r} needs {", ".join(map(repr, missing))}; given: {shown(given)}.'
+        )
     offered = {name: value for name, value in offered.items() if takes_any or name in accepted}
     try:
         return plugin(*args, **{**offered, **given})
     except UserError:
         raise
-    except (TypeError, ValueError) as error:    # of an argument that the plugin did not expect
-        raise UserError(f'the {registry.name} {cfg["type"]!r} cannot be made from {shown(given)}: {error}') from error
-    except OSError as error:                    # of a path that no file system takes, or that the user may not read
+    except (TypeError, ValueError) as error:  # of an argument that the plugin did not expect
+        raise UserError(
+            f'the {registry.name} {cfg["type"]!r} cannot be made from {shown(given)}: {error}'
+        ) from error
+    except OSError as error:  # of a path that no file system takes, or that the user may not read
         if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR):
             raise
-        raise UserError(f'the {registry.name} {cfg["type"]!r} cannot be made from {shown(given)}: {error}') from error
+        raise UserError(
+            f'the {registry.name} {cfg["type"]!r} cannot be made from {shown(given)}: {error}'
+        ) from error
 
 
 class Registry(_Registry):
@@ -66,14 +85,16 @@ class Registry(_Registry):
     def __init__(self, name: str, home: str):
         super().__init__(name, build_func=_build, scope='vet')
         self._home = home
-        self.arguments: dict[str, Any] = {}     # of plugins of other libraries: argument to hint, which says a range too
+        self.arguments: dict[
+            str, Any
+        ] = {}  # of plugins of other libraries: argument to hint, which says a range too
 
     def hints(self, plugin: Any) -> Mapping[str, Any]:
         """Which values each argument of a plugin may have, as its signature and `arguments` say."""
         called = plugin.__init__ if inspect.isclass(plugin) else plugin
         try:
             hints = typing.get_type_hints(called, include_extras=True)
-        except (NameError, TypeError):      # names that only a type checker knows
+        except (NameError, TypeError):  # names that only a type checker knows
             hints = {}
         return hints if plugin.__module__.partition('.')[0] == 'vet' else {**hints, **self.arguments}
 
@@ -91,14 +112,20 @@ class Registry(_Registry):
         return sorted(self.module_dict)
 
     def find(self, name: Any) -> Any:
-        """The plugin called `name` (a callable passes through); UnknownNameError with the nearest names otherwise."""
+        """The plugin called `name` (a callable passes through); UnknownNameError with the nearest names
+        otherwise.
+        """
         if callable(name):
             return name
         self.import_from_location()
         if not isinstance(name, str) or not name or name not in self.module_dict:
-            raise UnknownNameError(self.name, name, self.module_dict,
-                                   'A plugin of your own registers when its module is imported: by custom_imports in a config, by '
-                                   '--import MODULE of a command, by import in Python.')
+            raise UnknownNameError(
+                self.name,
+                name,
+                self.module_dict,
+                'A plugin of your own registers when its module is imported: by custom_imports in a '
+                'config, by --import MODULE of a command, by import in Python.',
+            )
         return self.module_dict[name]
 
 

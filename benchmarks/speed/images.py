@@ -4,15 +4,18 @@
     python benchmarks/speed/images.py --data-root DIR --checkpoint … --pixels 112 --images 256 --rounds 1      in a few minutes
 
 Three jobs, all of them unless --jobs says which:
-reading: processor time per image of each way to read the training images of Oxford Flowers 102, in one process of one thread, as
-  workers are, without a network: from files or kept ones, with crops and flips of PIL images or of tensors (train.transform_on).
-epochs: DeiT-Tiny with LoRA r=10 on qkv, random resized crops and flips, batch 64, float32 on a CPU. vet's train() from files and
-  with train.cache_images, beginning with an empty cache, then also with each train.transform_on; PEFT in a plain loop; and as many
-  steps of vet on a batch in memory take turns, each in a process of its own. Seconds are those of each epoch, reading and keeping
-  included; processor time and the most memory are those of a whole run, its workers' time included.
-growth: folders of more and more images (JPEGs of 160 pixels on the short side, of which 500 differ), kept after a Resize to 128.
-  Each has a process of its own with 2 workers, without a network; memory grows from when the folder is listed to the most
-  that the process holds after any batch, by glibc's own rules for what is given back and where freed memory is kept, as in train().
+reading: processor time per image of each way to read the training images of Oxford Flowers 102, in one
+  process of one thread, as workers are, without a network: from files or kept ones, with crops and flips of
+  PIL images or of tensors (train.transform_on).
+epochs: DeiT-Tiny with LoRA r=10 on qkv, random resized crops and flips, batch 64, float32 on a CPU. vet's
+  train() from files and with train.cache_images, beginning with an empty cache, then also with each
+  train.transform_on; PEFT in a plain loop; and as many steps of vet on a batch in memory take turns, each in
+  a process of its own. Seconds are those of each epoch, reading and keeping included; processor time and the
+  most memory are those of a whole run, its workers' time included.
+growth: folders of more and more images (JPEGs of 160 pixels on the short side, of which 500 differ), kept
+  after a Resize to 128. Each has a process of its own with 2 workers, without a network; memory grows from
+  when the folder is listed to the most that the process holds after any batch, by glibc's own rules for what
+  is given back and where freed memory is kept, as in train().
 Writes results/images.json.
 """
 
@@ -62,8 +65,11 @@ RESULTS = Path(__file__).parent / 'results' / 'images.json'
 CPU, BATCH = torch.device('cpu'), 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROPS = [dict(type='RandomResizedCrop', scale=[0.4, 1.0]), dict(type='RandomHorizontalFlip')]
-VIEWS = {'random resized crop, flip': CROPS, 'resize, random resized crop, flip': [dict(type='Resize', size=160), *CROPS],
-         'resize, centre crop, flip': [dict(type='EvaluationCrop'), dict(type='RandomHorizontalFlip')]}
+VIEWS = {
+    'random resized crop, flip': CROPS,
+    'resize, random resized crop, flip': [dict(type='Resize', size=160), *CROPS],
+    'resize, centre crop, flip': [dict(type='EvaluationCrop'), dict(type='RandomHorizontalFlip')],
+}
 
 
 def batches(length: int, epoch: int = 0) -> list[list[tuple[int, int, int]]]:
@@ -83,7 +89,9 @@ def reading(args: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     for name, entries in VIEWS.items():
         view = build_transform(entries, (args.pixels, args.pixels), MEAN, STD, 0.9, 'bicubic')
-        dataset = Part(whole := Flowers102(args.data_root, 'train'), range(args.images), whole.targets[:args.images])
+        dataset = Part(
+            whole := Flowers102(args.data_root, 'train'), range(args.images), whole.targets[: args.images]
+        )
         still, rest = split_still(view)
         with tempfile.TemporaryDirectory() as folder:
             os.environ['VET_CACHE_DIR'] = folder
@@ -91,12 +99,25 @@ def reading(args: argparse.Namespace) -> list[dict[str, Any]]:
             kept = cached_images(dataset, still)
             keeping = time.process_time() - keeping
             ways: dict[str, tuple[Any, Callable]] = {
-                'files': (dataset, view), 'files, tensors': (dataset, on_tensors(view)), 'kept': (kept, rest),
-                'kept, tensors': (cached_images(dataset, still, as_tensors=True), on_tensors(rest))}
-            rounds = [{way: read_through(data, seen) for way, (data, seen) in ways.items()} for _ in range(args.rounds + 1)][1:]
+                'files': (dataset, view),
+                'files, tensors': (dataset, on_tensors(view)),
+                'kept': (kept, rest),
+                'kept, tensors': (cached_images(dataset, still, as_tensors=True), on_tensors(rest)),
+            }
+            rounds = [
+                {way: read_through(data, seen) for way, (data, seen) in ways.items()}
+                for _ in range(args.rounds + 1)
+            ][1:]
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
-            found.append(dict(view=name, images=args.images, keeping=keeping, bytes=size,
-                              seconds={way: [seconds[way] for seconds in rounds] for way in ways}))
+            found.append(
+                dict(
+                    view=name,
+                    images=args.images,
+                    keeping=keeping,
+                    bytes=size,
+                    seconds={way: [seconds[way] for seconds in rounds] for way in ways},
+                )
+            )
     torch.set_num_threads(threads)
     return found
 
@@ -107,26 +128,50 @@ def with_vet(args: argparse.Namespace, steps_alone: bool = False, **options: Any
     with tempfile.TemporaryDirectory() as folder:
         os.environ['VET_CACHE_DIR'] = folder
         trainer = build_trainer(
-            model=dict(model=dict(backbone=dict(type='timm', name='deit_tiny_patch16_224.fb_in1k', checkpoint=args.checkpoint,
-                                                kwargs=dict(img_size=args.pixels), lora_length=10)),
-                       train=dict(max_epochs=args.epochs, transform=CROPS, log_every=10 ** 6, **options,
-                                  dataloader=dict(batch_size_per_gpu=BATCH, workers_per_gpu=args.workers)),
-                       evaluation=dict(before=False)),
-            train_dataset=Part(dataset, range(args.images), dataset.targets[:args.images]), work_dir=Path(folder) / 'run',
-            device=args.device)
+            model=dict(
+                model=dict(
+                    backbone=dict(
+                        type='timm',
+                        name='deit_tiny_patch16_224.fb_in1k',
+                        checkpoint=args.checkpoint,
+                        kwargs=dict(img_size=args.pixels),
+                        lora_length=10,
+                    )
+                ),
+                train=dict(
+                    max_epochs=args.epochs,
+                    transform=CROPS,
+                    log_every=10**6,
+                    **options,
+                    dataloader=dict(batch_size_per_gpu=BATCH, workers_per_gpu=args.workers),
+                ),
+                evaluation=dict(before=False),
+            ),
+            train_dataset=Part(dataset, range(args.images), dataset.targets[: args.images]),
+            work_dir=Path(folder) / 'run',
+            device=args.device,
+        )
         if not steps_alone:
             trainer.train()
             return [args.images / record['images_per_second'] for record in read_log(Path(folder) / 'run')]
         order, device, seconds = Order(args.images, BATCH, 1, 0), trainer.accelerator.device, []
-        images, labels = torch.randn(BATCH, 3, args.pixels, args.pixels, device=device), torch.arange(BATCH, device=device)
-        meter, learner = Meter(device), Learner(trainer.model, trainer.settings.train, order, trainer.accelerator)
+        images, labels = (
+            torch.randn(BATCH, 3, args.pixels, args.pixels, device=device),
+            torch.arange(BATCH, device=device),
+        )
+        meter, learner = (
+            Meter(device),
+            Learner(trainer.model, trainer.settings.train, order, trainer.accelerator),
+        )
         with freed_memory_kept(device):
             for epoch in range(args.epochs):
                 began = time.perf_counter()
                 for i, listed in enumerate(order.keys(epoch)):
-                    batch = Batch(images[:len(listed)], labels[:len(listed)], torch.ones(len(listed), device=device))
+                    batch = Batch(
+                        images[: len(listed)], labels[: len(listed)], torch.ones(len(listed), device=device)
+                    )
                     learner.step([batch], epoch * order.steps + i, meter)
-                meter.read(trainer.accelerator)         # waits for the device
+                meter.read(trainer.accelerator)  # waits for the device
                 seconds.append(time.perf_counter() - began)
         return seconds
 
@@ -134,23 +179,42 @@ def with_vet(args: argparse.Namespace, steps_alone: bool = False, **options: Any
 def with_peft(args: argparse.Namespace) -> list[float]:
     """PEFT as its users write it."""
     torch.manual_seed(0)
-    model = timm.create_model('deit_tiny_patch16_224', pretrained=True, pretrained_cfg_overlay=dict(file=args.checkpoint),
-                              img_size=args.pixels)
+    model = timm.create_model(
+        'deit_tiny_patch16_224',
+        pretrained=True,
+        pretrained_cfg_overlay=dict(file=args.checkpoint),
+        img_size=args.pixels,
+    )
     model.reset_classifier(102)
     targets = LoraConfig(r=10, lora_alpha=10, target_modules=['qkv'], modules_to_save=['head'])
     model = get_peft_model(model, targets).to(args.device).train()
-    view = v2.Compose([v2.RandomResizedCrop(args.pixels, (0.4, 1), interpolation=v2.InterpolationMode.BICUBIC),
-                       v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    view = v2.Compose(
+        [
+            v2.RandomResizedCrop(args.pixels, (0.4, 1), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
     train = Subset(datasets.Flowers102(args.data_root, 'train', transform=view), range(args.images))
-    read = DataLoader(train, BATCH, shuffle=True, num_workers=args.workers, persistent_workers=args.workers > 0,
-                      pin_memory=args.device == 'cuda')
+    read = DataLoader(
+        train,
+        BATCH,
+        shuffle=True,
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+        pin_memory=args.device == 'cuda',
+    )
     optimizer, seconds = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3), []
     for _ in range(args.epochs):
         began = time.perf_counter()
         for images, labels in read:
             with torch.autocast(args.device, torch.bfloat16, enabled=args.device == 'cuda'):
-                loss = torch.nn.functional.cross_entropy(model(images.to(args.device, non_blocking=True)),
-                                                         labels.to(args.device, non_blocking=True))
+                loss = torch.nn.functional.cross_entropy(
+                    model(images.to(args.device, non_blocking=True)),
+                    labels.to(args.device, non_blocking=True),
+                )
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -166,17 +230,23 @@ def processor_seconds() -> float:
 
 
 SIDES: dict[str, Callable[[argparse.Namespace], list[float]]] = {
-    'vet, steps alone': partial(with_vet, steps_alone=True), 'vet, files': with_vet,
+    'vet, steps alone': partial(with_vet, steps_alone=True),
+    'vet, files': with_vet,
     'vet, kept': partial(with_vet, cache_images=True),
     'vet, kept, tensors': partial(with_vet, cache_images=True, transform_on='tensor'),
-    'vet, kept, on the device': partial(with_vet, cache_images=True, transform_on='device'), 'peft': with_peft}
+    'vet, kept, on the device': partial(with_vet, cache_images=True, transform_on='device'),
+    'peft': with_peft,
+}
 
 
 def whole_run(side: str, args: argparse.Namespace) -> dict[str, Any]:
     """Of a child process."""
     began, seconds = processor_seconds(), SIDES[side](args)
-    return dict(seconds=seconds, processor=processor_seconds() - began,
-                peak=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return dict(
+        seconds=seconds,
+        processor=processor_seconds() - began,
+        peak=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    )
 
 
 def alone(run: Callable, *args: Any) -> Any:
@@ -200,7 +270,9 @@ def epochs(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def held() -> int:
-    """Bytes of memory that this process holds for itself: pages of files and of other processes are not among them."""
+    """Bytes of memory that this process holds for itself: pages of files and of other processes are not
+    among them.
+    """
     return 1024 * int(re.findall(r'RssAnon:\s*(\d+)', Path('/proc/self/status').read_text())[0])
 
 
@@ -252,36 +324,64 @@ def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def show_reading(found: list[dict[str, Any]]) -> Table:
-    table = Table('transform', *(f'{way}, ms' for way in found[0]['seconds']), 'keeping once, ms', 'bytes kept',
-                  title='Reading: processor time per image, normalisation included, median')
+    table = Table(
+        'transform',
+        *(f'{way}, ms' for way in found[0]['seconds']),
+        'keeping once, ms',
+        'bytes kept',
+        title='Reading: processor time per image, normalisation included, median',
+    )
     for row in found:
         times = [1e3 * statistics.median(seconds) / row['images'] for seconds in row['seconds'].values()]
-        table.add_row(row['view'], *(f'{milliseconds:.2f}' for milliseconds in times),
-                      f'{1e3 * row["keeping"] / row["images"]:.2f}', f'{row["bytes"] / row["images"]:,.0f}')
+        table.add_row(
+            row['view'],
+            *(f'{milliseconds:.2f}' for milliseconds in times),
+            f'{1e3 * row["keeping"] / row["images"]:.2f}',
+            f'{row["bytes"] / row["images"]:,.0f}',
+        )
     return table
 
 
 def show_epochs(found: dict[str, Any]) -> Table:
     count = len(found['runs']['peft'][0]['seconds'])
-    table = Table('side', *(f'epoch {i + 1}, s' for i in range(count)), 'all, x PEFT', 'steps alone / later epochs',
-                  'processor, s', 'most memory, MB', title=f'{found["images"]} images of {found["pixels"]} pixels an epoch; '
-                  f'medians over {len(found["runs"]["peft"])} rounds')
+    table = Table(
+        'side',
+        *(f'epoch {i + 1}, s' for i in range(count)),
+        'all, x PEFT',
+        'steps alone / later epochs',
+        'processor, s',
+        'most memory, MB',
+        title=f'{found["images"]} images of {found["pixels"]} pixels an epoch; '
+        f'medians over {len(found["runs"]["peft"])} rounds',
+    )
     for side, runs in found['runs'].items():
         pairs = list(zip(runs, found['runs']['peft'], found['runs']['vet, steps alone']))
-        table.add_row(side, *(f'{statistics.median(run["seconds"][i] for run in runs):.1f}' for i in range(count)),
-                      f'{statistics.median(sum(own["seconds"]) / sum(peft["seconds"]) for own, peft, _ in pairs):.2f}',
-                      f'{statistics.median(sum(steps["seconds"][1:]) / sum(own["seconds"][1:]) for own, _, steps in pairs):.2f}',
-                      f'{statistics.median(run["processor"] for run in runs):.1f}',
-                      f'{statistics.median(run["peak"] for run in runs) / 1e6:.0f}')
+        table.add_row(
+            side,
+            *(f'{statistics.median(run["seconds"][i] for run in runs):.1f}' for i in range(count)),
+            f'{statistics.median(sum(own["seconds"]) / sum(peft["seconds"]) for own, peft, _ in pairs):.2f}',
+            f'{statistics.median(sum(steps["seconds"][1:]) / sum(own["seconds"][1:]) for own, _, steps in pairs):.2f}',
+            f'{statistics.median(run["processor"] for run in runs):.1f}',
+            f'{statistics.median(run["peak"] for run in runs) / 1e6:.0f}',
+        )
     return table
 
 
 def show_growth(found: list[dict[str, Any]]) -> Table:
-    table = Table('images', *(f'{name}, ms' for name in found[0]['seconds']), 'memory grows by, MB', 'as in train(), MB',
-                  title='Growth: processor time per image, workers included')
+    table = Table(
+        'images',
+        *(f'{name}, ms' for name in found[0]['seconds']),
+        'memory grows by, MB',
+        'as in train(), MB',
+        title='Growth: processor time per image, workers included',
+    )
     for row in found:
-        table.add_row(f'{row["images"]:,}', *(f'{1e3 * seconds / row["images"]:.3f}' for seconds in row['seconds'].values()),
-                      f'{row["grown"] / 1e6:.0f}', f'{row["grown_where_kept"] / 1e6:.0f}')
+        table.add_row(
+            f'{row["images"]:,}',
+            *(f'{1e3 * seconds / row["images"]:.3f}' for seconds in row['seconds'].values()),
+            f'{row["grown"] / 1e6:.0f}',
+            f'{row["grown_where_kept"] / 1e6:.0f}',
+        )
     return table
 
 
@@ -289,7 +389,9 @@ JOBS = {'reading': (reading, show_reading), 'epochs': (epochs, show_epochs), 'gr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--data-root')
     parser.add_argument('--checkpoint')
     parser.add_argument('--jobs', nargs='+', choices=JOBS, default=list(JOBS))
@@ -302,7 +404,12 @@ def main() -> None:
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    if set(args.jobs) & {'reading', 'epochs'} and not args.data_root or 'epochs' in args.jobs and not args.checkpoint:
+    if (
+        set(args.jobs) & {'reading', 'epochs'}
+        and not args.data_root
+        or 'epochs' in args.jobs
+        and not args.checkpoint
+    ):
         parser.error('the jobs reading and epochs need --data-root, and epochs needs --checkpoint')
     path = record.output(args)
     results = json.loads(path.read_text()) if path.exists() else {}

@@ -21,8 +21,14 @@ from vet.engine.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'imports.json'
 LIST = "import sys; sys.argv = ['vet', 'list', 'tuners']; from vet.cli.vet import main; main()"
-COMMANDS = {'nothing': '', 'import torch': 'import torch', 'import vet': 'import vet', 'import vet, torch': 'import vet, torch',
-            'from vet import pipeline': 'from vet import pipeline', 'vet list tuners': LIST}
+COMMANDS = {
+    'nothing': '',
+    'import torch': 'import torch',
+    'import vet': 'import vet',
+    'import vet, torch': 'import vet, torch',
+    'from vet import pipeline': 'from vet import pipeline',
+    'vet list tuners': LIST,
+}
 
 
 def seconds(code: str) -> float:
@@ -40,14 +46,19 @@ def shown(found: dict) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--rounds', type=int, default=9)
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
     path = record.output(args)
     rounds = [{name: seconds(code) for name, code in COMMANDS.items()} for _ in range(args.rounds + 1)][1:]
-    found = dict(rounds=args.rounds, seconds={name: [times[name] for times in rounds] for name in COMMANDS},
-                 environment=describe(torch.device('cpu')))
+    found = dict(
+        rounds=args.rounds,
+        seconds={name: [times[name] for times in rounds] for name in COMMANDS},
+        environment=describe(torch.device('cpu')),
+    )
     record.write(path, found)
     Console().print(shown(found))
 

@@ -1,10 +1,12 @@
-"""A batch in which each image names its tuner: one mixed forward, against one warm merged network for each tuner.
+"""A batch in which each image names its tuner: one mixed forward, against one warm merged network for each
+tuner.
 
     python benchmarks/speed/many_tuners.py
 
-LoRAs (random, rank 10 on qkv) over one backbone of random weights; time does not depend on their values. Four sides answer the
-same batch in turns, in each round once, after one round that does not count: one mixed forward; the same images grouped by tuner,
-a forward each, on the shared weights; grouped, on a merged network of each tuner's own; and the bare backbone, which knows no
+LoRAs (random, rank 10 on qkv) over one backbone of random weights; time does not depend on their values. Four
+sides answer the same batch in turns, in each round once, after one round that does not count: one mixed
+forward; the same images grouped by tuner, a forward each, on the shared weights; grouped, on a merged network
+of each tuner's own; and the bare backbone, which knows no
 tuner. Weights: what each side must hold. Prints a table and writes results/many_tuners.json.
 """
 
@@ -29,7 +31,9 @@ RESULTS = Path(__file__).parent / 'results' / 'many_tuners.json'
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--model', default='vit_small_patch16_224', help="timm's name (default: %(default)s)")
     parser.add_argument('--tuners', type=int, default=8, metavar='N')
     parser.add_argument('--batch', type=int, default=32, metavar='IMAGES')
@@ -44,8 +48,11 @@ def main() -> None:
     names = [f'tuner {i}' for i in range(args.tuners)]
     model = TunedModel(backbone, {name: tuned(backbone, i).to(device) for i, name in enumerate(names)})
     merged = {name: merge(one) for name, one in model.tasks.items()}
-    images, whose = torch.randn(args.batch, 3, *backbone.preprocessing.size, device=device), names * args.batch
-    whose = whose[:args.batch]
+    images, whose = (
+        torch.randn(args.batch, 3, *backbone.preprocessing.size, device=device),
+        names * args.batch,
+    )
+    whose = whose[: args.batch]
 
     def grouped(networks: dict) -> list[torch.Tensor]:
         logits = [torch.empty(0)] * len(images)
@@ -55,8 +62,12 @@ def main() -> None:
                 logits[i] = row
         return logits
 
-    sides = {'mixed, one forward': lambda: model(images, whose), 'grouped, shared weights': lambda: grouped(model.tasks),
-             'grouped, a merged network each': lambda: grouped(merged), 'bare backbone': lambda: backbone(images)}
+    sides = {
+        'mixed, one forward': lambda: model(images, whose),
+        'grouped, shared weights': lambda: grouped(model.tasks),
+        'grouped, a merged network each': lambda: grouped(merged),
+        'bare backbone': lambda: backbone(images),
+    }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     answers = {}
     with torch.inference_mode():
@@ -71,10 +82,17 @@ def main() -> None:
     weights = dict(zip(sides, (frozen + own, frozen + own, sum(map(size, merged.values())), frozen)))
     reference, *others = list(answers.values())[:3]
     found = dict(
-        environment=describe(device), model=args.model, tuners=args.tuners, batch=args.batch, rounds=args.rounds,
-        switch_microseconds=switching(model, names), max_difference=max(
-            (a - b).abs().max().item() for other in others for a, b in zip(reference, other)),
-        sides={side: dict(seconds=times[1:], weights_mb=weights[side] / 1e6) for side, times in seconds.items()})
+        environment=describe(device),
+        model=args.model,
+        tuners=args.tuners,
+        batch=args.batch,
+        rounds=args.rounds,
+        switch_microseconds=switching(model, names),
+        max_difference=max((a - b).abs().max().item() for other in others for a, b in zip(reference, other)),
+        sides={
+            side: dict(seconds=times[1:], weights_mb=weights[side] / 1e6) for side, times in seconds.items()
+        },
+    )
     record.write(path, found)
     Console().print(shown(found))
 
@@ -82,8 +100,12 @@ def main() -> None:
 def tuned(backbone, seed: int) -> ImageClassifier:
     """A LoRA over the same weights, none of its numbers zero, with a head for 100 classes."""
     torch.manual_seed(seed)
-    model = build_classifier(with_same_weights(backbone), [dict(type='LoRA', rank=10)], dict(type='Linear'),
-                             [str(i) for i in range(100)]).eval()
+    model = build_classifier(
+        with_same_weights(backbone),
+        [dict(type='LoRA', rank=10)],
+        dict(type='Linear'),
+        [str(i) for i in range(100)],
+    ).eval()
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -115,15 +137,25 @@ def synchronise(device: torch.device) -> None:
 
 def shown(found: dict) -> Table:
     """Images a second, the ratio to the merged networks in the same round, and the weights held."""
-    table = Table('side', 'images / s, median', 'against merged, median (quartiles)', 'weights, MB',
-                  title=f'{found["batch"]} images of {found["tuners"]} LoRAs on {found["model"]}, {found["rounds"]} rounds; '
-                        f'a switch: {found["switch_microseconds"]:.2f} µs; logits differ by {found["max_difference"]:.1e} at most')
+    table = Table(
+        'side',
+        'images / s, median',
+        'against merged, median (quartiles)',
+        'weights, MB',
+        title=f'{found["batch"]} images of {found["tuners"]} LoRAs on {found["model"]}, {found["rounds"]} rounds; '
+        f'a switch: {found["switch_microseconds"]:.2f} µs; logits differ by {found["max_difference"]:.1e} '
+        'at most',
+    )
     merged = found['sides']['grouped, a merged network each']['seconds']
     for side, measured in found['sides'].items():
         ratios = [one / other for one, other in zip(merged, measured['seconds'])]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        table.add_row(side, f'{found["batch"] / statistics.median(measured["seconds"]):.1f}',
-                      f'{middle:.2f} ({low:.2f} to {high:.2f})', f'{measured["weights_mb"]:.0f}')
+        table.add_row(
+            side,
+            f'{found["batch"] / statistics.median(measured["seconds"]):.1f}',
+            f'{middle:.2f} ({low:.2f} to {high:.2f})',
+            f'{measured["weights_mb"]:.0f}',
+        )
     return table
 
 

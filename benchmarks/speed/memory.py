@@ -1,4 +1,5 @@
-"""What tuners keep for the backward pass, against LoRA: side networks and last blocks need no gradient in most of the backbone.
+"""What tuners keep for the backward pass, against LoRA: side networks and last blocks need no gradient in
+most of the backbone.
 
     python benchmarks/speed/memory.py
 
@@ -17,14 +18,21 @@ from vet.benchmark import record
 from vet.engine.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'memory.json'
-TUNERS = {'LoRA': dict(type='LoRA', rank=10), 'Partial, last 2 blocks': dict(type='Partial', blocks=2),
-          'LoRA, last 2 blocks': dict(type='LoRA', rank=10, at=['blocks.10.attn.qkv', 'blocks.11.attn.qkv']),
-          'SideTuning': dict(type='SideTuning'), 'LadderSide': dict(type='LadderSide'), 'PixelBranch': dict(type='PixelBranch'),
-          'LinearProbe': dict(type='LinearProbe')}
+TUNERS = {
+    'LoRA': dict(type='LoRA', rank=10),
+    'Partial, last 2 blocks': dict(type='Partial', blocks=2),
+    'LoRA, last 2 blocks': dict(type='LoRA', rank=10, at=['blocks.10.attn.qkv', 'blocks.11.attn.qkv']),
+    'SideTuning': dict(type='SideTuning'),
+    'LadderSide': dict(type='LadderSide'),
+    'PixelBranch': dict(type='PixelBranch'),
+    'LinearProbe': dict(type='LinearProbe'),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     record.add_output(parser, RESULTS)
     path, device, saved = record.output(parser.parse_args()), torch.device('cpu'), {}
     for name in ('vit-fp32', 'vit-bf16'):
@@ -37,10 +45,15 @@ def main() -> None:
 
 def shown(found: dict) -> Table:
     saved, job = found['saved_bytes'], JOBS['vit-fp32']
-    table = Table('tuner', *(f'{name}, MB (x LoRA)' for name in saved),
-                  title=f'{job.model}, batch {job.batch}: kept for the backward pass')
+    table = Table(
+        'tuner',
+        *(f'{name}, MB (x LoRA)' for name in saved),
+        title=f'{job.model}, batch {job.batch}: kept for the backward pass',
+    )
     for tuner in TUNERS:
-        table.add_row(tuner, *(f'{own[tuner] / 1e6:.1f} ({own[tuner] / own["LoRA"]:.2f})' for own in saved.values()))
+        table.add_row(
+            tuner, *(f'{own[tuner] / 1e6:.1f} ({own[tuner] / own["LoRA"]:.2f})' for own in saved.values())
+        )
     return table
 
 

@@ -1,16 +1,19 @@
-"""The training step against PEFT's on the same timm model, side by side: seconds, and what is kept for the backward pass.
+"""The training step against PEFT's on the same timm model, side by side: seconds, and what is kept for the
+backward pass.
 
-    python benchmarks/speed/steps.py                                        every job, on the best device there is
-    python benchmarks/speed/steps.py --jobs vit-fp32 --rounds 21 --compile  one of them, with compiled sides too
+    python benchmarks/speed/steps.py   every job, on the best device there is
+    python benchmarks/speed/steps.py --jobs vit-fp32 --rounds 21 --compile  one of them, with compiled sides
+    too
 
-A job is a network of random weights, a dtype and a batch in memory. Its sides take turns, in each round once and in an order drawn
-for it (who comes after a large one finds memory warm), after two rounds that do not count: the untouched network's forward pass
-(the yardstick), that of a merged LoRA, full fine-tuning, PEFT's LoRA in a plain torch loop with AdamW, and vet's Learner, which is
-what train.py runs. The same rank, places, batch, dtype and memory layout; batch norms in eval; on a CPU all keep freed memory, as
-vet's trainer does (vet/engine/heap.py), without which the others are slower. Ratios are of one round; the table gives their median
-and quartiles. In fp8 the others compute in bf16. Utilisation: operations a second of a step's products and convolutions, as against
-those of one product of square matrices in float32 or bf16, which takes a turn in each round too. Results go to
-results/steps.json beside this file, by job and device.
+A job is a network of random weights, a dtype and a batch in memory. Its sides take turns, in each round once
+and in an order drawn for it (who comes after a large one finds memory warm), after two rounds that do not
+count: the untouched network's forward pass (the yardstick), that of a merged LoRA, full fine-tuning, PEFT's
+LoRA in a plain torch loop with AdamW, and vet's Learner, which is what train.py runs. The same rank, places,
+batch, dtype and memory layout; batch norms in eval; on a CPU all keep freed memory, as vet's trainer does
+(vet/engine/heap.py), without which the others are slower. Ratios are of one round; the table gives their
+median and quartiles. In fp8 the others compute in bf16. Utilisation: operations a second of a step's products
+and convolutions, as against those of one product of square matrices in float32 or bf16, which takes a turn in
+each round too. Results go to results/steps.json beside this file, by job and device.
 """
 
 import argparse
@@ -56,17 +59,23 @@ class Job:
     precision: str
     batch: int
     batch_on_gpu: int = 128
-    targets: list[str] = field(default_factory=lambda: ['qkv'])     # PEFT's names; vet finds the same by '*.name'
+    targets: list[str] = field(
+        default_factory=lambda: ['qkv']
+    )  # PEFT's names; vet finds the same by '*.name'
 
     @property
     def layout(self) -> torch.memory_format:
         return torch.channels_last if self.targets == CONVOLUTIONS else torch.contiguous_format
 
 
-JOBS = {'vit-fp32': Job('vit_small_patch16_224', 'fp32', 8), 'vit-bf16': Job('vit_small_patch16_224', 'bf16', 8),
-        'vitb-bf16': Job('vit_base_patch16_224', 'bf16', 8), 'vitb-fp8': Job('vit_base_patch16_224', 'fp8', 8),
-        'resnet-fp32': Job('resnet50', 'fp32', 8, targets=CONVOLUTIONS),
-        'resnet-bf16': Job('resnet50', 'bf16', 8, targets=CONVOLUTIONS)}
+JOBS = {
+    'vit-fp32': Job('vit_small_patch16_224', 'fp32', 8),
+    'vit-bf16': Job('vit_small_patch16_224', 'bf16', 8),
+    'vitb-bf16': Job('vit_base_patch16_224', 'bf16', 8),
+    'vitb-fp8': Job('vit_base_patch16_224', 'fp8', 8),
+    'resnet-fp32': Job('resnet50', 'fp32', 8, targets=CONVOLUTIONS),
+    'resnet-bf16': Job('resnet50', 'bf16', 8, targets=CONVOLUTIONS),
+}
 
 
 class Sides:
@@ -99,6 +108,7 @@ class Sides:
         def step() -> None:
             with torch.no_grad(), self.autocast():
                 network(self.images)
+
         return step
 
     def merged(self) -> Callable[[], object]:
@@ -109,6 +119,7 @@ class Sides:
         def step() -> None:
             with torch.no_grad(), self.autocast():
                 model(self.images)
+
         return step
 
     def full(self) -> Callable[[], object]:
@@ -116,8 +127,10 @@ class Sides:
 
     def peft(self, compiled: bool = False) -> Callable[[], object]:
         head = 'fc' if self.job.targets == CONVOLUTIONS else 'head'
-        model = get_peft_model(self.network(num_classes=CLASSES), LoraConfig(
-            r=RANK, lora_alpha=RANK, target_modules=self.job.targets, modules_to_save=[head]))
+        model = get_peft_model(
+            self.network(num_classes=CLASSES),
+            LoraConfig(r=RANK, lora_alpha=RANK, target_modules=self.job.targets, modules_to_save=[head]),
+        )
         return self.loop(model, compiled)
 
     def loop(self, model: nn.Module, compiled: bool = False) -> Callable[[], object]:
@@ -135,40 +148,55 @@ class Sides:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+
         return step
 
     def tuned(self, tuners: list[dict] | None = None) -> ImageClassifier:
         """With LoRA, or with other tuners."""
         lora = dict(type='LoRA', rank=RANK, at=[f'*.{name}' for name in self.job.targets])
         backbone = BACKBONES.build(dict(type='timm', name=self.job.model, pretrained=False))
-        model = build_classifier(backbone, tuners or [lora], dict(type='Linear'), [str(i) for i in range(CLASSES)])
+        model = build_classifier(
+            backbone, tuners or [lora], dict(type='Linear'), [str(i) for i in range(CLASSES)]
+        )
         return model.to(self.device, memory_format=self.job.layout)
 
-    def vet(self, compiled: bool = False, lean: bool = True, tuners: list[dict] | None = None) -> Callable[[], object]:
+    def vet(
+        self, compiled: bool = False, lean: bool = True, tuners: list[dict] | None = None
+    ) -> Callable[[], object]:
         model = self.tuned(tuners)
-        train = Train(optimizer=dict(type='AdamW', lr=1e-4), lr_scheduler=Schedule('ConstantLR', T_max=1), max_epochs=1,
-                      precision=self.job.precision, compile=compiled, lean=lean)
+        train = Train(
+            optimizer=dict(type='AdamW', lr=1e-4),
+            lr_scheduler=Schedule('ConstantLR', T_max=1),
+            max_epochs=1,
+            precision=self.job.precision,
+            compile=compiled,
+            lean=lean,
+        )
         accelerator = make_accelerator(str(self.device), self.job.precision)
-        learner = Learner(model, train, Order(10 ** 6, len(self.images), 1, seed=0), accelerator)
+        learner = Learner(model, train, Order(10**6, len(self.images), 1, seed=0), accelerator)
         batch = Batch(self.images, self.labels, torch.ones(len(self.images), device=self.device))
         meter = Meter(self.device)
         return lambda: learner.step([batch], 0, meter)
 
 
 def saved_bytes(step: Callable[[], object]) -> int:
-    """What autograd keeps of one step for its backward, each storage once, those that were there before it left out."""
-    alive = [t for t in gc.get_objects() if type(t) in (torch.Tensor, nn.Parameter) and t.layout == torch.strided]
+    """What autograd keeps of one step for its backward, each storage once, those that were there before
+    it left out.
+    """
+    alive = [
+        t for t in gc.get_objects() if type(t) in (torch.Tensor, nn.Parameter) and t.layout == torch.strided
+    ]
     before = {t.untyped_storage().data_ptr() for t in alive}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        alive.append(tensor)            # or its address might be given to another
+        alive.append(tensor)  # or its address might be given to another
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks
 
-    class Counted(hooks):               # of hooks within hooks, only the inner ones are called
+    class Counted(hooks):  # of hooks within hooks, only the inner ones are called
         def __init__(self, pack: Callable, unpack: Callable):
             super().__init__(lambda tensor: keep(pack(tensor)), unpack)
 
@@ -182,8 +210,8 @@ def saved_bytes(step: Callable[[], object]) -> int:
 
 
 def operations(step: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products and convolutions of one step. Attention is counted as the two products of
-    its definition."""
+    """Floating-point operations of the matrix products and convolutions of one step. Attention is counted as
+    the two products of its definition."""
     in_float8 = {torch.ops.aten._scaled_mm_v2: lambda x, W, *_, **__: 2 * x[0] * x[1] * W[1]}
     with FlopCounterMode(display=False, custom_mapping=in_float8) as counter, sdpa_kernel(SDPBackend.MATH):
         step()
@@ -193,8 +221,14 @@ def operations(step: Callable[[], object]) -> int:
 def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict:
     sides = Sides(job, device)
     makers: dict[str, Callable] = {
-        PRODUCT: sides.product, 'forward': sides.forward, 'merged, forward': sides.merged, 'full': sides.full, 'peft': sides.peft,
-        'vet': sides.vet, 'vet, lean=False': lambda: sides.vet(lean=False)}
+        PRODUCT: sides.product,
+        'forward': sides.forward,
+        'merged, forward': sides.merged,
+        'full': sides.full,
+        'peft': sides.peft,
+        'vet': sides.vet,
+        'vet, lean=False': lambda: sides.vet(lean=False),
+    }
     if job.targets == CONVOLUTIONS:
         del makers['vet, lean=False']
     if compiled:
@@ -214,8 +248,17 @@ def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict
     saved = {name: saved_bytes(steps[name]) for name in eager}
     del steps
     peak = {name: peak_bytes(make, device) for name, make in makers.items()} if device.type == 'cuda' else {}
-    return dict(job=dict(model=job.model, precision=job.precision, batch=len(sides.images), targets=job.targets, rank=RANK),
-                rounds=rounds, seconds=seconds, operations=flops, saved_bytes=saved, peak_bytes=peak, environment=describe(device))
+    return dict(
+        job=dict(
+            model=job.model, precision=job.precision, batch=len(sides.images), targets=job.targets, rank=RANK
+        ),
+        rounds=rounds,
+        seconds=seconds,
+        operations=flops,
+        saved_bytes=saved,
+        peak_bytes=peak,
+        environment=describe(device),
+    )
 
 
 def peak_bytes(make: Callable, device: torch.device) -> int:
@@ -232,28 +275,51 @@ def peak_bytes(make: Callable, device: torch.device) -> int:
 
 def shown(name: str, found: dict) -> Table:
     job, seconds, flops = found['job'], found['seconds'], found['operations']
-    table = Table('side', 'ms / step, median', 'x forward', 'x PEFT (quartiles)', 'images / s', 'GFLOP', 'utilisation',
-                  'kept for backward, MB', 'peak, MB',
-                  title=f'{name}: {job["model"]}, {job["precision"]}, batch {job["batch"]}, LoRA rank {job["rank"]} on '
-                        f'{", ".join(job["targets"])}; {found["rounds"]} rounds; {found["environment"]["device"]}, '
-                        f'threads: {found["environment"]["threads"]}, torch {found["environment"]["packages"]["torch"]}, '
-                        f'{PRODUCT}: {flops[PRODUCT] / statistics.median(seconds[PRODUCT]) / 1e9:,.0f} GFLOP/s')
+    table = Table(
+        'side',
+        'ms / step, median',
+        'x forward',
+        'x PEFT (quartiles)',
+        'images / s',
+        'GFLOP',
+        'utilisation',
+        'kept for backward, MB',
+        'peak, MB',
+        title=f'{name}: {job["model"]}, {job["precision"]}, batch {job["batch"]}, LoRA rank {job["rank"]} on '
+        f'{", ".join(job["targets"])}; {found["rounds"]} rounds; {found["environment"]["device"]}, '
+        f'threads: {found["environment"]["threads"]}, torch {found["environment"]["packages"]["torch"]}, '
+        f'{PRODUCT}: {flops[PRODUCT] / statistics.median(seconds[PRODUCT]) / 1e9:,.0f} GFLOP/s',
+    )
     for side, times in [item for item in seconds.items() if item[0] != PRODUCT]:
         count = flops[side.removesuffix(', compiled')]
-        used = statistics.median(count * whole / (flops[PRODUCT] * own) for own, whole in zip(times, seconds[PRODUCT]))
+        used = statistics.median(
+            count * whole / (flops[PRODUCT] * own) for own, whole in zip(times, seconds[PRODUCT])
+        )
         ratios = [one / other for one, other in zip(times, seconds['peft'])]
         low, middle, high = statistics.quantiles(ratios, n=4)
         over = statistics.median(one / other for one, other in zip(times, seconds['forward']))
         saved, peak = found['saved_bytes'].get(side), found['peak_bytes'].get(side)
-        table.add_row(side, f'{1e3 * statistics.median(times):.1f}', f'{over:.2f}', f'{middle:.3f} ({low:.3f} to {high:.3f})',
-                      f'{job["batch"] / statistics.median(times):.1f}', f'{count / 1e9:.1f}', f'{used:.2f}',
-                      '' if saved is None else f'{saved / 1e6:.1f}', '' if peak is None else f'{peak / 1e6:.0f}')
+        table.add_row(
+            side,
+            f'{1e3 * statistics.median(times):.1f}',
+            f'{over:.2f}',
+            f'{middle:.3f} ({low:.3f} to {high:.3f})',
+            f'{job["batch"] / statistics.median(times):.1f}',
+            f'{count / 1e9:.1f}',
+            f'{used:.2f}',
+            '' if saved is None else f'{saved / 1e6:.1f}',
+            '' if peak is None else f'{peak / 1e6:.0f}',
+        )
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--jobs', nargs='+', choices=JOBS, default=[name for name in JOBS if not name.startswith('vitb')])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--jobs', nargs='+', choices=JOBS, default=[name for name in JOBS if not name.startswith('vitb')]
+    )
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--compile', action='store_true')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')

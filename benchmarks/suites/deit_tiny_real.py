@@ -1,12 +1,15 @@
 """DeiT-Tiny on Oxford Flowers and a part of CIFAR-100, seven tuners, three seeds: 42 runs, for a GPU.
 
-    python tools/benchmark.py benchmarks/suites/deit_tiny_real.py --data-root DATA --cfg-options model.backbone.checkpoint=FILE
+    python tools/benchmark.py benchmarks/suites/deit_tiny_real.py --data-root DATA --cfg-options
+    model.backbone.checkpoint=FILE
 
 On a CPU, one seed and fewer epochs: add seeds=[0] train.max_epochs=5.
 
-Into DATA: flowers-102 (downloaded where there is a network) and cifar100-subset/{train,test}/<class>/, a part of CIFAR-100 as
-image files, whose accuracy is not CIFAR-100's. FILE: deit_tiny_patch16_224.safetensors; without the option, timm's hub.
-On Flowers it trains on the 1,020 images of the training split, and only looks at the validation split.
+Into DATA: flowers-102 (downloaded where there is a network) and cifar100-subset/{train,test}/<class>/, a part
+    of CIFAR-100 as
+image files, whose accuracy is not CIFAR-100's. FILE: deit_tiny_patch16_224.safetensors; without the option,
+timm's hub. On Flowers it trains on the 1,020 images of the training split, and only looks at the validation
+split.
 """
 
 _base_ = ['../../configs/_base_/recipes/vet.py']
@@ -14,7 +17,10 @@ _base_ = ['../../configs/_base_/recipes/vet.py']
 backbones = dict(deit_tiny=dict(type='timm', name='deit_tiny_patch16_224.fb_in1k'))
 datasets = dict(
     flowers102={split: dict(type='Flowers102', split=split) for split in ('train', 'val', 'test')},
-    cifar100_subset={split: dict(type='ImageFolder', path='cifar100-subset', split=split) for split in ('train', 'test')})
+    cifar100_subset={
+        split: dict(type='ImageFolder', path='cifar100-subset', split=split) for split in ('train', 'test')
+    },
+)
 tuners = dict(
     linear=[dict(type='LinearProbe')],
     full=dict(tuners=[dict(type='Full')], options={'train.optimizer.lr': 1e-4, 'train.head_lr': 2e-3}),
@@ -22,5 +28,6 @@ tuners = dict(
     adapter=[dict(type='Adapter', width=8)],
     vpt_deep=[dict(type='VPT', length=10)],
     ssf=[dict(type='SSF')],
-    bitfit=[dict(type='BitFit')])
+    bitfit=[dict(type='BitFit')],
+)
 seeds = [0, 1, 2]

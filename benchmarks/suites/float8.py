@@ -1,20 +1,28 @@
-"""What frozen products in float8 cost in accuracy: LoRA r=10 on DeiT-Tiny and Oxford Flowers in three precisions, three seeds.
+"""What frozen products in float8 cost in accuracy: LoRA r=10 on DeiT-Tiny and Oxford Flowers in three
+precisions, three seeds.
 
-    python tools/benchmark.py benchmarks/suites/float8.py --jobs 2 --data-root DATA --cfg-options model.backbone.checkpoint=FILE
+    python tools/benchmark.py benchmarks/suites/float8.py --jobs 2 --data-root DATA --cfg-options
+    model.backbone.checkpoint=FILE
 
-By the protocol of deit_tiny_cpu, for 10 epochs: images of 112 pixels, the 1,020 of the training split. A CPU computes float8 as a
-GPU does, but no faster than float32. DATA and FILE as there. docs/speed.md has the accuracies.
+By the protocol of deit_tiny_cpu, for 10 epochs: images of 112 pixels, the 1,020 of the training split. A CPU
+computes float8 as a GPU does, but no faster than float32. DATA and FILE as there. docs/speed.md has the
+accuracies.
 """
 
 _base_ = ['deit_tiny_cpu.py']
 
 datasets = dict(
     _delete_=True,
-    flowers102=dict(train=dict(type='Flowers102', split='train'), test=dict(type='Flowers102', split='test'),
-                    options={'model.backbone.preprocessing.size': 112, 'train.max_epochs': 10}))
+    flowers102=dict(
+        train=dict(type='Flowers102', split='train'),
+        test=dict(type='Flowers102', split='test'),
+        options={'model.backbone.preprocessing.size': 112, 'train.max_epochs': 10},
+    ),
+)
 tuners = dict(
     _delete_=True,
     lora_fp32=dict(tuners=[dict(type='LoRA', rank=10)], options={'train.precision': 'fp32'}),
     lora_bf16=dict(tuners=[dict(type='LoRA', rank=10)], options={'train.precision': 'bf16'}),
-    lora_fp8=dict(tuners=[dict(type='LoRA', rank=10)], options={'train.precision': 'fp8'}))
+    lora_fp8=dict(tuners=[dict(type='LoRA', rank=10)], options={'train.precision': 'fp8'}),
+)
 seeds = [0, 1, 2]

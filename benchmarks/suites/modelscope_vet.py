@@ -1,21 +1,26 @@
-"""ModelScope's model cards again: six datasets, two backbones, seven tuners, three seeds: 252 runs, for a GPU.
+"""ModelScope's model cards again: six datasets, two backbones, seven tuners, three seeds: 252 runs, for a
+GPU.
 
     python tools/benchmark.py benchmarks/suites/modelscope_vet.py --data-root DATA
 
-No recipe was published with the cards; configs/_base_/recipes/modelscope_vet.py says what is known and what is assumed. Sizes are
-10, the cards' example. On Flowers it trains on the 1,020 images of the training split.
+No recipe was published with the cards; configs/_base_/recipes/modelscope_vet.py says what is known and what
+is assumed. Sizes are 10, the cards' example. On Flowers it trains on the 1,020 images of the training split.
 
-Into DATA: cifar-100-python, CUB_200_2011, flowers-102 and stanford_dogs are downloaded where there is a network; nabirds and
-stanford_cars are put there by hand (the command says how). The weights come from timm's hub, or from a file: for ViT-B/16 Google's
-imagenet21k/ViT-B_16.npz, by --only '*.vitb16_orig.*' --cfg-options model.backbone.checkpoint=ViT-B_16.npz.
+Into DATA: cifar-100-python, CUB_200_2011, flowers-102 and stanford_dogs are downloaded where there is a
+network; nabirds and stanford_cars are put there by hand (the command says how). The weights come from timm's
+hub, or from a file: for ViT-B/16 Google's imagenet21k/ViT-B_16.npz, by --only '*.vitb16_orig.*' --cfg-options
+model.backbone.checkpoint=ViT-B_16.npz.
 """
 
 _base_ = ['../../configs/_base_/recipes/modelscope_vet.py', '../../configs/_base_/datasets/fgvc.py']
 
 backbones = dict(
     vitb16_orig=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
-    vitl14_clip=dict(type='timm', name='vit_large_patch14_clip_quickgelu_224.openai'))
-datasets = dict(cifar100=dict(train=dict(type='CIFAR100', split='train'), test=dict(type='CIFAR100', split='test')))
+    vitl14_clip=dict(type='timm', name='vit_large_patch14_clip_quickgelu_224.openai'),
+)
+datasets = dict(
+    cifar100=dict(train=dict(type='CIFAR100', split='train'), test=dict(type='CIFAR100', split='test'))
+)
 tuners = dict(
     lora=[dict(type='LoRA', rank=10)],
     adapter=[dict(type='Adapter', width=10, init='xavier')],
@@ -23,5 +28,6 @@ tuners = dict(
     vpt_shallow=[dict(type='VPT', length=10, depth='shallow')],
     vpt_deep=[dict(type='VPT', length=10)],
     bitfit=[dict(type='BitFit')],
-    side_tuning=[dict(type='SideTuning')])
+    side_tuning=[dict(type='SideTuning')],
+)
 seeds = [0, 1, 2]

@@ -1,6 +1,6 @@
 """Handwritten digits 5 to 9 on the ViT that ships with vet: offline.
 
-    python tools/benchmark.py benchmarks/suites/quickstart.py
+python tools/benchmark.py benchmarks/suites/quickstart.py
 """
 
 _base_ = ['../../configs/quickstart.py']
@@ -14,6 +14,7 @@ tuners = dict(
     lora=[dict(type='LoRA', rank=8)],
     adaptformer=[dict(type='AdaptFormer', width=8)],
     vpt_deep=[dict(type='VPT', length=4)],
-    ssf=[dict(type='SSF')])
+    ssf=[dict(type='SSF')],
+)
 seeds = [0, 1, 2]
 options = {'train.max_epochs': 15, 'train.optimizer.lr': 1e-2}

@@ -2,14 +2,16 @@
 
     python tools/benchmark.py benchmarks/suites/vtab1k.py --data-root DATA
 
-One protocol, fact2023, with its drop path and its normalisation; the last epoch counts, never the best on the test images. Linear
-probes alone have no drop path: so their features are the same in each epoch, and computed once (train.cache_features; the recipes
-of the other suites augment at random, where it has no effect on training). Tuners with a grid choose their scale for each task out
-of five, by 380 runs that come first: they train on 800 images and are judged on 200, by VTAB-1k's own lists; the runs that count
-train on all 1,000. Tables give both means, over the 19 tasks and over the 3 groups.
+One protocol, fact2023, with its drop path and its normalisation; the last epoch counts, never the best on the
+test images. Linear
+probes alone have no drop path: so their features are the same in each epoch, and computed once
+(train.cache_features; the recipes of the other suites augment at random, where it has no effect on training).
+Tuners with a grid choose their scale for each task out
+of five, by 380 runs that come first: they train on 800 images and are judged on 200, by VTAB-1k's own lists;
+the runs that count train on all 1,000. Tables give both means, over the 19 tasks and over the 3 groups.
 
-Into DATA: vtab-1k/<task>/, as NOAH's script writes it (vet/datasets/vtab.py). The weights come from timm's hub, or from Google's
-imagenet21k/ViT-B_16.npz, by --cfg-options model.backbone.checkpoint=ViT-B_16.npz.
+Into DATA: vtab-1k/<task>/, as NOAH's script writes it (vet/datasets/vtab.py). The weights come from timm's
+hub, or from Google's imagenet21k/ViT-B_16.npz, by --cfg-options model.backbone.checkpoint=ViT-B_16.npz.
 """
 
 _base_ = ['../../configs/_base_/recipes/fact2023.py', '../../configs/_base_/datasets/vtab1k.py']
@@ -17,8 +19,10 @@ _base_ = ['../../configs/_base_/recipes/fact2023.py', '../../configs/_base_/data
 backbones = dict(vitb16_orig=dict(type='timm', name='vit_base_patch16_224.orig_in21k'))
 scales = {'model.tuners.0.scale': [0.01, 0.1, 1.0, 10.0, 100.0]}
 tuners = dict(
-    linear=dict(tuners=[dict(type='LinearProbe')],
-                options={'train.cache_features': True, 'model.backbone.kwargs.drop_path_rate': 0.0}),
+    linear=dict(
+        tuners=[dict(type='LinearProbe')],
+        options={'train.cache_features': True, 'model.backbone.kwargs.drop_path_rate': 0.0},
+    ),
     full=dict(tuners=[dict(type='Full')], options={'train.optimizer.lr': 1e-4}),
     bitfit=[dict(type='BitFit')],
     norm_tune=[dict(type='NormTune')],
@@ -34,9 +38,13 @@ tuners = dict(
     fact_tt=dict(tuners=[dict(type='FacT', variant='tt', rank=16)], grid=scales),
     fact_tk=dict(tuners=[dict(type='FacT', variant='tk', rank=32)], grid=scales),
     convpass=dict(tuners=[dict(type='Convpass', width=8)], grid=scales),
-    repadapter=dict(tuners=[dict(type='RepAdapter', width=8)], grid={'model.tuners.0.scale': [0.1, 0.5, 1.0, 5.0, 10.0]}),
-    sct=[dict(type='SCT')])
+    repadapter=dict(
+        tuners=[dict(type='RepAdapter', width=8)], grid={'model.tuners.0.scale': [0.1, 0.5, 1.0, 5.0, 10.0]}
+    ),
+    sct=[dict(type='SCT')],
+)
 seeds = [0, 1, 2]
 options = {
     'model.backbone.kwargs.drop_path_rate': 0.1,
-    'model.backbone.preprocessing': dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])}
+    'model.backbone.preprocessing': dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+}

@@ -1,6 +1,6 @@
 """Even or odd: LoRA on the convolutions of a backbone of one's own, with a dataset and a head of one's own.
 
-    python tools/train.py examples/own_parts/config.py
+python tools/train.py examples/own_parts/config.py
 """
 
 custom_imports = dict(imports=['own_parts'])
@@ -8,10 +8,12 @@ dataset = dict(train=dict(type='Parity', split='train'), test=dict(type='Parity'
 model = dict(
     backbone=dict(type='RandomConv', width=48),
     tuners=[dict(type='LoRA', rank=4, at='weight')],
-    head=dict(type='CosineHead', scale=20.0))
+    head=dict(type='CosineHead', scale=20.0),
+)
 train = dict(
     max_epochs=5,
     optimizer=dict(type='AdamW', lr=1e-2),
     dataloader=dict(workers_per_gpu=0),
-    transform=[dict(type='RandomAffine', degrees=5)])
+    transform=[dict(type='RandomAffine', degrees=5)],
+)
 evaluation = dict(dataloader=dict(workers_per_gpu=0))

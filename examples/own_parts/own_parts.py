@@ -12,7 +12,9 @@ from vet.registry import BACKBONES, DATASETS, HEADS
 
 @DATASETS.register_module()
 class Parity:
-    """Handwritten digits, even or odd. All that a dataset needs: `classes`, and items of an image and a label."""
+    """Handwritten digits, even or odd. All that a dataset needs: `classes`, and items of an image and a
+    label.
+    """
 
     classes = ('even', 'odd')
 
@@ -30,13 +32,25 @@ class Parity:
 
 @BACKBONES.register_module()
 def RandomConv(width=32):
-    """Two convolutions of fixed random weights. `layout` says what plays which role, `identity` how to make it again."""
+    """Two convolutions of fixed random weights. `layout` says what plays which role, `identity` how to
+    make it again.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1), nn.ReLU(),
-                                nn.AdaptiveAvgPool2d(3), nn.Flatten())
-    return Backbone(network, Layout(roles=dict(block='[02]')), Preprocessing(size=(8, 8), crop_pct=1.0),
-                    identity=dict(type='RandomConv', width=width))
+        network = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 2, 1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(3),
+            nn.Flatten(),
+        )
+    return Backbone(
+        network,
+        Layout(roles=dict(block='[02]')),
+        Preprocessing(size=(8, 8), crop_pct=1.0),
+        identity=dict(type='RandomConv', width=width),
+    )
 
 
 @HEADS.register_module()

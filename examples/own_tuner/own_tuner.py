@@ -12,11 +12,11 @@ class Scale(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
-    def forward(self, weight, bias):                    # of the layer it sits on: the new weight and bias
+    def forward(self, weight, bias):  # of the layer it sits on: the new weight and bias
         return self.gain * weight, bias
 
 
 @TUNERS.register_module()
 class NormScale(Tuner):
-    def tune(self, site):                               # called for each site that `at` names
+    def tune(self, site):  # called for each site that `at` names
         self.reweight(site, Scale(len(site.weight)))

@@ -1,4 +1,6 @@
-"""A vision transformer's equations in plain torch, on numbers in no library's layout: what the foreign files are held against."""
+"""A vision transformer's equations in plain torch, on numbers in no library's layout: what the foreign
+files are held against.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +15,17 @@ SMALL = dict(embed_dim=32, depth=2, num_heads=2)
 def build(name: str, size: int | None = None, **config) -> Backbone:
     """timm's network of that name, small, for images of `size`."""
     kwargs = dict(SMALL, **(dict(img_size=size) if size else {})) | config.pop('kwargs', {})
-    return BACKBONES.build(dict(dict(type='timm', name=name, pretrained=False, kwargs=kwargs), **config)).eval()
+    return BACKBONES.build(
+        dict(dict(type='timm', name=name, pretrained=False, kwargs=kwargs), **config)
+    ).eval()
 
 
-def draw(patch=4, grid=4, width=32, depth=2, registers=0, bias=True, pre=False, scales=False, pool=False) -> dict:
-    """A vision transformer's numbers by what they are, in no library's layout; (weight, bias) of each layer, float16 can hold all."""
+def draw(
+    patch=4, grid=4, width=32, depth=2, registers=0, bias=True, pre=False, scales=False, pool=False
+) -> dict:
+    """A vision transformer's numbers by what they are, in no library's layout; (weight, bias) of each
+    layer, float16 can hold all.
+    """
     torch.manual_seed(7)
 
     def numbers(*shape, scale=0.3):
@@ -34,12 +42,28 @@ def draw(patch=4, grid=4, width=32, depth=2, registers=0, bias=True, pre=False, 
 
     def mlp():
         return dict(fc1=linear(4 * width, width), fc2=linear(width, 4 * width))
+
     return dict(
-        patch=(numbers(width, 3, patch, patch), numbers(width) if bias else None), cls=numbers(width), registers=numbers(registers, width),
-        class_position=numbers(width), positions=numbers(grid, grid, width), pre=norm() if pre else None, norm=norm(),
-        blocks=[dict(norm1=norm(), norm2=norm(), **attention(), **mlp(), **(
-            dict(scale1=numbers(width), scale2=numbers(width)) if scales else {})) for _ in range(depth)],
-        pool=dict(latent=numbers(width), norm=norm(), **attention(), **mlp()) if pool else None, projection=numbers(width, 24))
+        patch=(numbers(width, 3, patch, patch), numbers(width) if bias else None),
+        cls=numbers(width),
+        registers=numbers(registers, width),
+        class_position=numbers(width),
+        positions=numbers(grid, grid, width),
+        pre=norm() if pre else None,
+        norm=norm(),
+        blocks=[
+            dict(
+                norm1=norm(),
+                norm2=norm(),
+                **attention(),
+                **mlp(),
+                **(dict(scale1=numbers(width), scale2=numbers(width)) if scales else {}),
+            )
+            for _ in range(depth)
+        ],
+        pool=dict(latent=numbers(width), norm=norm(), **attention(), **mlp()) if pool else None,
+        projection=numbers(width, 24),
+    )
 
 
 ACTIVATIONS = dict(GELU=F.gelu, QuickGELU=lambda x: x / (1 + torch.exp(-1.702 * x)))
@@ -55,8 +79,10 @@ def doubled(value):
 
 def attend(p, queries, x, heads=2):
     """softmax(q k^T / sqrt(d)) v by head, then the output layer"""
-    q, k, v = (F.linear(source, *p[part]).unflatten(-1, (heads, -1)).transpose(1, 2)
-               for part, source in (('q', queries), ('k', x), ('v', x)))
+    q, k, v = (
+        F.linear(source, *p[part]).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for part, source in (('q', queries), ('k', x), ('v', x))
+    )
     return F.linear(((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2).flatten(2), *p['out'])
 
 
@@ -70,6 +96,7 @@ def features(p, x, eps, activation='GELU', class_token=True):
 
     def mlp(p, x):
         return F.linear(act(F.linear(x, *p['fc1'])), *p['fc2'])
+
     x = F.conv2d(x, *p['patch'], stride=p['patch'][0].shape[-1]).flatten(2).mT + p['positions'].flatten(0, 1)
     if class_token:
         first = torch.cat([(p['cls'] + p['class_position'])[None], p['registers']])
@@ -95,4 +122,6 @@ def close(backbone: Backbone, expected: torch.Tensor, size=16):
 
 
 def resampled(positions, grid, mode, antialias):
-    return F.interpolate(positions.permute(2, 0, 1)[None], (grid, grid), mode=mode, antialias=antialias)[0].permute(1, 2, 0)
+    return F.interpolate(positions.permute(2, 0, 1)[None], (grid, grid), mode=mode, antialias=antialias)[
+        0
+    ].permute(1, 2, 0)

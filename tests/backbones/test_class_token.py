@@ -1,4 +1,6 @@
-"""The lean last block: what it skips changes neither features nor gradients, with every tuner that allows it."""
+"""The lean last block: what it skips changes neither features nor gradients, with every tuner that
+allows it.
+"""
 
 import pytest
 import torch
@@ -10,17 +12,27 @@ from vet.core.model import ImageClassifier
 from vet.core.tuner import Tuner
 
 SMALL = dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)
-WHOLE = {'Convpass', 'LadderSide', 'SCT', 'AfterBlocks', 'PromptBlocks'}       # look at other tokens, or do not say that they do not
+WHOLE = {
+    'Convpass',
+    'LadderSide',
+    'SCT',
+    'AfterBlocks',
+    'PromptBlocks',
+}  # look at other tokens, or do not say that they do not
 
 
 def tokens(model: ImageClassifier) -> list[int]:
     """How many tokens reach the last block's MLP from now on."""
     seen: list[int] = []
-    model.backbone.network.blocks[-1].mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    model.backbone.network.blocks[-1].mlp.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].shape[1])
+    )
     return seen
 
 
-@pytest.mark.parametrize('case', [pytest.param(case, id=str(case)) for case in CASES if case.on is None or 'vit' in case.on])
+@pytest.mark.parametrize(
+    'case', [pytest.param(case, id=str(case)) for case in CASES if case.on is None or 'vit' in case.on]
+)
 def test_logits_and_gradients_are_those_of_the_whole_block(case: Case):
     if not isinstance(run(case, 'vit'), Run):
         pytest.skip('refuses')
@@ -47,20 +59,37 @@ def test_outside_nothing_is_left_of_it():
     assert torch.allclose(lean, before, rtol=1e-5, atol=1e-5)
     with pytest.raises(ZeroDivisionError), model.lean():
         raise ZeroDivisionError
-    assert not any('forward' in part.__dict__ and '_reweighted' not in part.__dict__ for part in model.backbone.network.modules())
+    assert not any(
+        'forward' in part.__dict__ and '_reweighted' not in part.__dict__
+        for part in model.backbone.network.modules()
+    )
 
 
-@pytest.mark.parametrize('net', [
-    lambda: timm_net('vit_base_patch16_siglip_224', **SMALL), lambda: timm_net('vit_tiny_patch16_224', **SMALL, global_pool='avg'),
-    lambda: timm_net('deit_tiny_distilled_patch16_224', **SMALL), lambda: tiny('swin'), lambda: tiny('resnet'),
-    lambda: tiny('torchvision-vit')], ids=['map', 'avg', 'distilled', 'swin', 'resnet', 'torchvision-vit'])
+@pytest.mark.parametrize(
+    'net',
+    [
+        lambda: timm_net('vit_base_patch16_siglip_224', **SMALL),
+        lambda: timm_net('vit_tiny_patch16_224', **SMALL, global_pool='avg'),
+        lambda: timm_net('deit_tiny_distilled_patch16_224', **SMALL),
+        lambda: tiny('swin'),
+        lambda: tiny('resnet'),
+        lambda: tiny('torchvision-vit'),
+    ],
+    ids=['map', 'avg', 'distilled', 'swin', 'resnet', 'torchvision-vit'],
+)
 def test_networks_that_read_more_are_left_alone(net):
     assert net().lean is None
 
 
-@pytest.mark.parametrize('name, options', [('vit_base_patch16_clip_quickgelu_224', {}), ('vit_small_patch14_reg4_dinov2', {}),
-                                           ('vit_tiny_patch16_224', dict(qk_norm=True, init_values=0.5)),
-                                           ('deit3_small_patch16_224', {})])
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('vit_base_patch16_clip_quickgelu_224', {}),
+        ('vit_small_patch14_reg4_dinov2', {}),
+        ('vit_tiny_patch16_224', dict(qk_norm=True, init_values=0.5)),
+        ('deit3_small_patch16_224', {}),
+    ],
+)
 def test_kinds_of_vit(name, options):
     backbone = timm_net(name, **SMALL | options).eval()
     model = ImageClassifier(backbone, [], torch.nn.Identity())
@@ -83,8 +112,8 @@ def test_gradient_checkpointing_calls_the_lean_block_again():
 
 
 def test_dropout_of_attention_acts_in_training_alone():
-    """Of rate p, an attention weight is 0 or 1 / (1 - p) of itself: in the mean over draws, the lean block gives what the whole
-    gives."""
+    """Of rate p, an attention weight is 0 or 1 / (1 - p) of itself: in the mean over draws, the lean block
+    gives what the whole gives."""
     backbone = timm_net('vit_tiny_patch16_224', **SMALL, attn_drop_rate=0.5)
     model = ImageClassifier(backbone, [], torch.nn.Identity()).eval()
     x = images(2)

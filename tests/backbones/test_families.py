@@ -1,4 +1,6 @@
-"""CLIP, DINOv2, SigLIP and Google's ViT: the network and the preprocessing that are published, and tuners in every block."""
+"""CLIP, DINOv2, SigLIP and Google's ViT: the network and the preprocessing that are published, and
+tuners in every block.
+"""
 
 from dataclasses import dataclass, field
 
@@ -23,7 +25,9 @@ HALF = (0.5,) * 3, (0.5,) * 3
 
 @dataclass(frozen=True)
 class Family:
-    """What is published of a network. Sizes are the full network's; pre, scales: whether it has a norm before and layer scales."""
+    """What is published of a network. Sizes are the full network's; pre, scales: whether it has a norm
+    before and layer scales.
+    """
 
     name: str
     normalised: tuple
@@ -49,23 +53,37 @@ class Family:
 
     def count(self) -> int:
         """The parameters of the network without a classifier."""
-        c, n = self.width, self.grid ** 2
-        registers = max(self.prefix - 1, 0)     # have no positions, nor has the class token beside them
+        c, n = self.width, self.grid**2
+        registers = max(self.prefix - 1, 0)  # have no positions, nor has the class token beside them
         positions = n + (self.prefix == 1)
-        pool = 12 * c * c + 12 * c if self.pool == 'map' else 0     # latent, q, kv, proj, norm, mlp
-        return (3 * self.patch ** 2 * c + c * (not self.pre) + c * (min(self.prefix, 1) + registers + positions)
-                + self.depth * (12 * c * c + 13 * c + 2 * c * self.scales) + 2 * c + 2 * c * self.pre + pool)
+        pool = 12 * c * c + 12 * c if self.pool == 'map' else 0  # latent, q, kv, proj, norm, mlp
+        return (
+            3 * self.patch**2 * c
+            + c * (not self.pre)
+            + c * (min(self.prefix, 1) + registers + positions)
+            + self.depth * (12 * c * c + 13 * c + 2 * c * self.scales)
+            + 2 * c
+            + 2 * c * self.pre
+            + pool
+        )
 
 
 CLIP = dict(normalised=OPENAI, eps=1e-5, activation='QuickGELU', pre=True)
 DINO = dict(normalised=IMAGENET, crop_pct=1.0, size=518, patch=14, width=384, scales=True)
 FAMILIES = (
-    Family('vit_large_patch14_clip_quickgelu_224.openai', crop_pct=1.0, patch=14, width=1024, depth=24, **CLIP),
+    Family(
+        'vit_large_patch14_clip_quickgelu_224.openai', crop_pct=1.0, patch=14, width=1024, depth=24, **CLIP
+    ),
     Family('vit_base_patch16_clip_quickgelu_224.openai', crop_pct=0.9, **CLIP),
     Family('vit_base_patch16_clip_224.laion2b', crop_pct=1.0, **(CLIP | dict(activation='GELU'))),
     Family('vit_small_patch14_dinov2.lvd142m', **DINO),
     Family('vit_small_patch14_reg4_dinov2.lvd142m', prefix=5, **DINO),
-    Family('vit_small_patch14_reg4_dinov2.lvd142m', prefix=5, kwargs=dict(img_size=224), **(DINO | dict(size=224))),
+    Family(
+        'vit_small_patch14_reg4_dinov2.lvd142m',
+        prefix=5,
+        kwargs=dict(img_size=224),
+        **(DINO | dict(size=224)),
+    ),
     Family('vit_base_patch16_siglip_224.webli', HALF, 0.9, prefix=0, pool='map'),
     Family('vit_base_patch16_siglip_256.v2_webli', HALF, 0.9, size=256, prefix=0, pool='map'),
     Family('vit_base_patch16_224.orig_in21k', HALF, 0.9),
@@ -76,6 +94,7 @@ every_family = pytest.mark.parametrize('family', FAMILIES, ids=str)
 
 # What is published -------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def full_size(monkeypatch):
     """full_size(family): the network at its published size, on torch's meta device."""
@@ -83,6 +102,7 @@ def full_size(monkeypatch):
 
     def make(family: Family) -> Backbone:
         return BACKBONES.build(dict(type='timm', name=family.name, pretrained=False, kwargs=family.kwargs))
+
     with torch.device('meta'):
         yield make
 
@@ -93,22 +113,36 @@ def test_the_network_is_the_published_one(full_size, family):
     network, settings, site = backbone.network, backbone.preprocessing, backbone.sites.find('block')[0]
     assert (settings.size, settings.mean, settings.std) == ((family.size, family.size), *family.normalised)
     assert (settings.crop_pct, settings.interpolation) == (family.crop_pct, 'bicubic')
-    assert (site.grid, site.num_prefix_tokens, site.num_blocks) == ((family.grid, family.grid), family.prefix, family.depth)
-    assert tuple(site.in_shape) == (family.grid ** 2 + family.prefix, family.width) and backbone.num_features == family.width
-    assert {module.eps for module in network.modules() if isinstance(module, torch.nn.LayerNorm)} == {family.eps}
+    assert (site.grid, site.num_prefix_tokens, site.num_blocks) == (
+        (family.grid, family.grid),
+        family.prefix,
+        family.depth,
+    )
+    assert (
+        tuple(site.in_shape) == (family.grid**2 + family.prefix, family.width)
+        and backbone.num_features == family.width
+    )
+    assert {module.eps for module in network.modules() if isinstance(module, torch.nn.LayerNorm)} == {
+        family.eps
+    }
     assert {type(block.mlp.act).__name__ for block in network.blocks} == {family.activation}
-    assert (network.global_pool, isinstance(network.norm_pre, torch.nn.LayerNorm)) == (family.pool, family.pre)
+    assert (network.global_pool, isinstance(network.norm_pre, torch.nn.LayerNorm)) == (
+        family.pool,
+        family.pre,
+    )
     assert sum(p.numel() for p in network.parameters()) == family.count() and backbone.warnings() == []
 
 
 def test_the_count_of_clips_large_image_encoder_is_the_published_one():
-    assert FAMILIES[0].count() + 1024 * 768 == 303_966_208      # OpenAI's, with the projection to 768
+    assert FAMILIES[0].count() + 1024 * 768 == 303_966_208  # OpenAI's, with the projection to 768
 
 
 @every_family
 def test_tuners_sit_in_the_blocks_and_count_their_closed_formulas(full_size, family):
-    for entry, number in ((dict(type='LoRA', rank=10), family.depth * 10 * (family.width + 3 * family.width)),
-                          (dict(type='VPT', length=10), family.depth * 10 * family.width)):
+    for entry, number in (
+        (dict(type='LoRA', rank=10), family.depth * 10 * (family.width + 3 * family.width)),
+        (dict(type='VPT', length=10), family.depth * 10 * family.width),
+    ):
         backbone, tuner = full_size(family), TUNERS.build(entry)
         tuner.attach(backbone)
         assert sum(p.numel() for _, p in tuner.trainable()) == number
@@ -131,19 +165,31 @@ def test_gradients_reach_every_site(family):
             backbone(images(2, 4 * family.patch)).pow(3).sum().backward()
             optimizer.step()
         assert len(parameters) == dict(LoRA=4, VPT=2)[entry['type']]
-        assert [name for name, p in parameters.items() if p.grad is None or not p.grad.abs().max() > 1e-6] == []
+        assert [
+            name for name, p in parameters.items() if p.grad is None or not p.grad.abs().max() > 1e-6
+        ] == []
 
 
 @every_family
 def test_images_are_prepared_as_timm_does_and_the_folder_keeps_it(tmp_path, family):
     backbone, tuners, head = build(family.name, 224), [dict(type='LoRA', rank=2)], dict(type='Linear')
-    cfg = timm.data.resolve_model_data_config(timm.create_model(family.name, num_classes=0, **dict(SMALL, img_size=224)))
+    cfg = timm.data.resolve_model_data_config(
+        timm.create_model(family.name, num_classes=0, **dict(SMALL, img_size=224))
+    )
     theirs = timm.data.create_transform(**dict(cfg, input_size=(3, 224, 224)))
     photograph = Image.fromarray(load_sample_images().images[0])
-    assert torch.allclose(build_transform(None, **vars(backbone.preprocessing))(photograph), theirs(photograph), atol=1e-6)
+    assert torch.allclose(
+        build_transform(None, **vars(backbone.preprocessing))(photograph), theirs(photograph), atol=1e-6
+    )
     model = build_classifier(backbone, tuners, head, ['cat', 'dog']).eval()
     torch.nn.init.normal_(model.head.fc.weight)
-    settings = dict(model=dict(tuners=tuners, head=head, tasks={}, shared='.*'), dataset={}, train={}, evaluation={}, seed=0)
+    settings = dict(
+        model=dict(tuners=tuners, head=head, tasks={}, shared='.*'),
+        dataset={},
+        train={},
+        evaluation={},
+        seed=0,
+    )
     save_model(model, tmp_path / 'model', dict(settings=settings, metrics={}))
     assert load_model(tmp_path / 'model').backbone.preprocessing == backbone.preprocessing
     given = pipeline(model=tmp_path / 'model', device='cpu')(photograph)

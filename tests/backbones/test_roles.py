@@ -47,8 +47,11 @@ ARCHITECTURES = [
 ]
 
 
-@pytest.mark.parametrize('source, name, blocks, weights, norms, inner', ARCHITECTURES,
-                         ids=[f'{source}-{name}' for source, name, *_ in ARCHITECTURES])
+@pytest.mark.parametrize(
+    'source, name, blocks, weights, norms, inner',
+    ARCHITECTURES,
+    ids=[f'{source}-{name}' for source, name, *_ in ARCHITECTURES],
+)
 def test_roles_are_found_once_a_block(source, name, blocks, weights, norms, inner):
     sites = sites_of(source, name)
     counts = {role: len(names) for role, names in sites.roles().items() if role not in ('linear', 'conv')}
@@ -66,20 +69,74 @@ SHAPES = [
     ('timm', 'vit_base_patch16_224', 'mlp.fc1[0]', 'blocks.0.mlp.fc1', (197, 768), (197, 3072), -1, 1),
     ('timm', 'vit_base_patch16_224', 'mlp.fc2[0]', 'blocks.0.mlp.fc2', (197, 3072), (197, 768), -1, 1),
     ('timm', 'vit_base_patch16_224', 'stem', 'patch_embed.proj', (3, 224, 224), (768, 14, 14), -3, 1),
-    ('timm', 'deit_tiny_distilled_patch16_224', 'attn.proj[3]', 'blocks.3.attn.proj', (198, 192), (198, 192), -1, 1),
+    (
+        'timm',
+        'deit_tiny_distilled_patch16_224',
+        'attn.proj[3]',
+        'blocks.3.attn.proj',
+        (198, 192),
+        (198, 192),
+        -1,
+        1,
+    ),
     ('timm', 'vit_small_patch14_reg4_dinov2', 'block[0]', 'blocks.0', (1374, 384), (1374, 384), -1, 1),
-    ('timm', 'swin_tiny_patch4_window7_224', 'block[0]', 'layers.0.blocks.0', (56, 56, 96), (56, 56, 96), -1, 1),
-    ('timm', 'swin_tiny_patch4_window7_224', 'block[-1]', 'layers.3.blocks.1', (7, 7, 768), (7, 7, 768), -1, 1),
-    ('timm', 'swin_tiny_patch4_window7_224', 'attn.qkv[0]', 'layers.0.blocks.0.attn.qkv', (49, 96), (49, 288), -1, 64),
+    (
+        'timm',
+        'swin_tiny_patch4_window7_224',
+        'block[0]',
+        'layers.0.blocks.0',
+        (56, 56, 96),
+        (56, 56, 96),
+        -1,
+        1,
+    ),
+    (
+        'timm',
+        'swin_tiny_patch4_window7_224',
+        'block[-1]',
+        'layers.3.blocks.1',
+        (7, 7, 768),
+        (7, 7, 768),
+        -1,
+        1,
+    ),
+    (
+        'timm',
+        'swin_tiny_patch4_window7_224',
+        'attn.qkv[0]',
+        'layers.0.blocks.0.attn.qkv',
+        (49, 96),
+        (49, 288),
+        -1,
+        64,
+    ),
     ('timm', 'convnext_tiny', 'block[0]', 'stages.0.blocks.0', (96, 56, 56), (96, 56, 56), -3, 1),
     ('timm', 'convnext_tiny', 'mlp.fc1[0]', 'stages.0.blocks.0.mlp.fc1', (56, 56, 96), (56, 56, 384), -1, 1),
-    ('timm', 'convnext_tiny', 'stages.1.downsample.0', 'stages.1.downsample.0', (96, 56, 56), (96, 56, 56), -3, 1),
+    (
+        'timm',
+        'convnext_tiny',
+        'stages.1.downsample.0',
+        'stages.1.downsample.0',
+        (96, 56, 56),
+        (96, 56, 56),
+        -3,
+        1,
+    ),
     ('timm', 'resnet50', 'block[0]', 'layer1.0', (64, 56, 56), (256, 56, 56), -3, 1),
     ('timm', 'resnet50', 'block[-1]', 'layer4.2', (2048, 7, 7), (2048, 7, 7), -3, 1),
     ('timm', 'mobilenetv2_100', 'block[1]', 'blocks.1.0', (16, 112, 112), (24, 56, 56), -3, 1),
     ('timm', 'vgg16', 'block[-1]', 'features.28', (512, 14, 14), (512, 14, 14), -3, 1),
     ('torchvision', 'vit_b_16', 'block[2]', 'encoder.layers.encoder_layer_2', (197, 768), (197, 768), -1, 1),
-    ('torchvision', 'vit_b_16', 'mlp.fc2[0]', 'encoder.layers.encoder_layer_0.mlp.3', (197, 3072), (197, 768), -1, 1),
+    (
+        'torchvision',
+        'vit_b_16',
+        'mlp.fc2[0]',
+        'encoder.layers.encoder_layer_0.mlp.3',
+        (197, 3072),
+        (197, 768),
+        -1,
+        1,
+    ),
     ('torchvision', 'swin_t', 'block[0]', 'features.1.0', (56, 56, 96), (56, 56, 96), -1, 1),
     ('torchvision', 'swin_t', 'mlp.fc1[0]', 'features.1.0.mlp.0', (56, 56, 96), (56, 56, 384), -1, 1),
     ('torchvision', 'swin_t', 'attn[0]', 'features.1.0.attn', (56, 56, 96), (56, 56, 96), -1, 1),
@@ -92,30 +149,59 @@ SHAPES = [
     ('timm', 'mambaout_femto', 'block[-1]', 'stages.3.blocks.2', (7, 7, 288), (7, 7, 288), -1, 1),
     ('timm', 'focalnet_tiny_lrf', 'block[-1]', 'layers.3.blocks.1', (768, 7, 7), (768, 7, 7), -3, 1),
     ('timm', 'caformer_s18', 'mlp[5]', 'stages.1.blocks.2.mlp', (128, 28, 28), (128, 28, 28), -3, 1),
-    ('timm', 'efficientvim_m1', 'stages.2.blocks.1.mixer.out_proj.conv', 'stages.2.blocks.1.mixer.out_proj.conv', (320, 9),
-     (320, 9), -2, 1),
+    (
+        'timm',
+        'efficientvim_m1',
+        'stages.2.blocks.1.mixer.out_proj.conv',
+        'stages.2.blocks.1.mixer.out_proj.conv',
+        (320, 9),
+        (320, 9),
+        -2,
+        1,
+    ),
     ('torchvision', 'convnext_tiny', 'block[0]', 'features.1.0', (96, 56, 56), (96, 56, 56), -3, 1),
-    ('torchvision', 'convnext_tiny', 'mlp.fc2[0]', 'features.1.0.block.5', (56, 56, 384), (56, 56, 96), -1, 1),
+    (
+        'torchvision',
+        'convnext_tiny',
+        'mlp.fc2[0]',
+        'features.1.0.block.5',
+        (56, 56, 384),
+        (56, 56, 96),
+        -1,
+        1,
+    ),
     ('torchvision', 'alexnet', 'block[0]', 'features.0', (3, 224, 224), (64, 55, 55), -3, 1),
     ('torchvision', 'mobilenet_v2', 'block[0]', 'features.1', (32, 112, 112), (16, 112, 112), -3, 1),
 ]
 
 
-@pytest.mark.parametrize('source, name, at, path, in_shape, out_shape, axis, windows', SHAPES,
-                         ids=[f'{source}-{name}-{at}' for source, name, at, *_ in SHAPES])
+@pytest.mark.parametrize(
+    'source, name, at, path, in_shape, out_shape, axis, windows',
+    SHAPES,
+    ids=[f'{source}-{name}-{at}' for source, name, at, *_ in SHAPES],
+)
 def test_sites_have_their_shapes_and_channel_axis(source, name, at, path, in_shape, out_shape, axis, windows):
     site = sites_of(source, name).find(at)[0]
     assert (site.name, tuple(site.in_shape), tuple(site.out_shape), site.axis, site.windows_per_image) == (
-        path, in_shape, out_shape, axis, windows)
+        path,
+        in_shape,
+        out_shape,
+        axis,
+        windows,
+    )
 
 
 class Odd(nn.Module):
-    """A network of a family nobody knows: no class or path that says what is what. Its values come first, then keys, queries."""
+    """A network of a family nobody knows: no class or path that says what is what. Its values come
+    first, then keys, queries.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.into = nn.Conv2d(3, 8, 8, 8)
-        self.rungs = nn.ModuleList(nn.ModuleDict(dict(mix=nn.Linear(8, 24), out=nn.Linear(8, 8))) for _ in range(3))
+        self.rungs = nn.ModuleList(
+            nn.ModuleDict(dict(mix=nn.Linear(8, 24), out=nn.Linear(8, 8))) for _ in range(3)
+        )
 
     def forward(self, x):
         x = self.into(x).flatten(2).mT
@@ -130,7 +216,10 @@ def odd_backbone():
     def odd(roles: dict | None = None) -> Backbone:
         torch.manual_seed(0)
         network = Odd()
-        return Backbone(network, find_layout(network, roles), Preprocessing(size=(32, 32)), dict(type='Odd', name='odd'))
+        return Backbone(
+            network, find_layout(network, roles), Preprocessing(size=(32, 32)), dict(type='Odd', name='odd')
+        )
+
     BACKBONES.register_module(name='Odd', module=odd)
     yield lambda **config: BACKBONES.build(dict(type='Odd', **config))
     BACKBONES.module_dict.pop('Odd')

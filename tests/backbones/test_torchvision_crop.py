@@ -1,4 +1,6 @@
-"""The evaluation crop of torchvision's backbones is the crop of the weights' own transforms, pixel for pixel."""
+"""The evaluation crop of torchvision's backbones is the crop of the weights' own transforms, pixel for
+pixel.
+"""
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from vet.registry import BACKBONES
 from vet.transforms.torchvision import build_transform
 
 FEW = ('efficientnet_b0', 'mobilenet_v3_small', 'resnet18', 'shufflenet_v2_x0_5')
-LARGE = 100e6       # parameters
-IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).resize((900, 600), Image.Resampling.BICUBIC)
+LARGE = 100e6  # parameters
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).resize(
+    (900, 600), Image.Resampling.BICUBIC
+)
 
 
 def parameters(name):

@@ -43,16 +43,31 @@ WRITERS = {
     'pth': lambda state, path: torch.save(state, path.with_suffix('.pth')),
     'state_dict': lambda state, path: torch.save(dict(state_dict=state, epoch=3), path.with_suffix('.pth')),
     'model': lambda state, path: torch.save(dict(model=state), path.with_suffix('.pth')),
-    'module.': lambda state, path: torch.save({f'module.{k}': v for k, v in state.items()}, path.with_suffix('.pth')),
-    '_orig_mod.': lambda state, path: torch.save({f'_orig_mod.module.{k}': v for k, v in state.items()}, path.with_suffix('.pth')),
+    'module.': lambda state, path: torch.save(
+        {f'module.{k}': v for k, v in state.items()}, path.with_suffix('.pth')
+    ),
+    '_orig_mod.': lambda state, path: torch.save(
+        {f'_orig_mod.module.{k}': v for k, v in state.items()}, path.with_suffix('.pth')
+    ),
     'lightning': lambda state, path: torch.save(
-        dict(state_dict={f'model.{k}': v for k, v in state.items()}, epoch=3, **{'pytorch-lightning_version': '2'}),
-        path.with_suffix('.pth')),
-    'nested': lambda state, path: torch.save(dict(model=dict(state_dict={f'module.{k}': v for k, v in state.items()}), epoch=1),
-                                             path.with_suffix('.pth')),
-    'averaged': lambda state, path: torch.save(dict(model_ema={f'module.{k}': v for k, v in state.items()} | dict(
-        n_averaged=torch.tensor(3))), path.with_suffix('.pth')),
-    'legacy': lambda state, path: torch.save(state, path.with_suffix('.pth'), _use_new_zipfile_serialization=False),
+        dict(
+            state_dict={f'model.{k}': v for k, v in state.items()},
+            epoch=3,
+            **{'pytorch-lightning_version': '2'},
+        ),
+        path.with_suffix('.pth'),
+    ),
+    'nested': lambda state, path: torch.save(
+        dict(model=dict(state_dict={f'module.{k}': v for k, v in state.items()}), epoch=1),
+        path.with_suffix('.pth'),
+    ),
+    'averaged': lambda state, path: torch.save(
+        dict(model_ema={f'module.{k}': v for k, v in state.items()} | dict(n_averaged=torch.tensor(3))),
+        path.with_suffix('.pth'),
+    ),
+    'legacy': lambda state, path: torch.save(
+        state, path.with_suffix('.pth'), _use_new_zipfile_serialization=False
+    ),
 }
 
 
@@ -67,22 +82,39 @@ def test_checkpoint_gives_the_donors_features_and_one_identity(donor, tmp_path, 
     state = {k: v for k, v in donor.state_dict().items() if with_classifier or not k.startswith('head.')}
     backbone = build(checkpoint=written(state, tmp_path / 'weights', writer))
     assert torch.equal(features(backbone), expected(donor))
-    assert backbone.identity['sha256'] == build(checkpoint=written(state, tmp_path / 'other')).identity['sha256']
+    assert (
+        backbone.identity['sha256'] == build(checkpoint=written(state, tmp_path / 'other')).identity['sha256']
+    )
 
 
-@pytest.mark.parametrize('raw, average', [('model', 'model_ema'), ('state_dict', 'state_dict_ema'), ('model', 'ema'),
-                                          ('model_state_dict', 'ema_state_dict'), ('model', 'state_dict_ema')])
+@pytest.mark.parametrize(
+    'raw, average',
+    [
+        ('model', 'model_ema'),
+        ('state_dict', 'state_dict_ema'),
+        ('model', 'ema'),
+        ('model_state_dict', 'ema_state_dict'),
+        ('model', 'state_dict_ema'),
+    ],
+)
 def test_of_weights_and_their_average_timms_choice_is_taken_and_told(donor, tmp_path, raw, average):
-    other = {name: value + 0.1 if value.is_floating_point() else value for name, value in donor.state_dict().items()}
+    other = {
+        name: value + 0.1 if value.is_floating_point() else value
+        for name, value in donor.state_dict().items()
+    }
     path = tmp_path / 'both.pth'
     torch.save({raw: other, average: donor.state_dict(), 'epoch': 3}, path)
-    with pytest.warns(UserWarning, match=f"holds weights, '{raw}', and their average .*'{average}': '{average}' is used"):
+    with pytest.warns(
+        UserWarning, match=f"holds weights, '{raw}', and their average .*'{average}': '{average}' is used"
+    ):
         averaged = build(checkpoint=path)
     assert torch.equal(features(averaged), expected(donor)) and 'use_ema' not in averaged.identity
     if average in ('state_dict_ema', 'model_ema'):
         theirs = timm.models.load_state_dict(str(path), weights_only=True)
         assert all(torch.equal(theirs[name], donor.state_dict()[name]) for name in theirs)
-    with pytest.warns(UserWarning, match=f"'{raw}' is used, and '{average}' is not. model.backbone.use_ema=True uses that"):
+    with pytest.warns(
+        UserWarning, match=f"'{raw}' is used, and '{average}' is not. model.backbone.use_ema=True uses that"
+    ):
         plain = build(checkpoint=path, use_ema=False)
     assert plain.identity['use_ema'] is False and plain.identity['sha256'] != averaged.identity['sha256']
     donor.load_state_dict(other)
@@ -94,17 +126,30 @@ def test_one_set_of_weights_is_not_told_of(donor, tmp_path, recwarn):
     assert not [w for w in recwarn if 'average' in str(w.message)]
 
 
-@pytest.mark.parametrize('config, text', [
-    (dict(kwargs=dict(num_classes=7)), r'kwargs\.num_classes is 7, but the backbone gives features'),
-    (dict(type='torchvision', name='resnet18', kwargs=dict(num_classes=7)), r'kwargs\.num_classes is 7, but'),
-    (dict(kwargs=dict(in_chans=1)), r'kwargs\.in_chans is 1, but vet reads every image as RGB'),
-    (dict(kwargs=dict(global_pool='')), r'gives \(197, 192\) per image, not pooled features'),
-    (dict(name='resnet18', kwargs=dict(global_pool='')), r'gives \(512, 7, 7\) per image, not pooled features'),
-    (dict(kwargs=dict(global_pool='nonsense')), "timm cannot make 'vit_tiny_patch16_224'"),
-    (dict(kwargs=dict(depth=1), preprocessing=dict(size=100)), r'does not take images of \(100, 100\)'),
-    (dict(type='torchvision', name='vit_b_16', kwargs={}, preprocessing=dict(size=100)), r'does not take images of \(100, 100\)'),
-    (dict(name='resnet18', kwargs={}, preprocessing=dict(size=0)), 'size'),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, text',
+    [
+        (dict(kwargs=dict(num_classes=7)), r'kwargs\.num_classes is 7, but the backbone gives features'),
+        (
+            dict(type='torchvision', name='resnet18', kwargs=dict(num_classes=7)),
+            r'kwargs\.num_classes is 7, but',
+        ),
+        (dict(kwargs=dict(in_chans=1)), r'kwargs\.in_chans is 1, but vet reads every image as RGB'),
+        (dict(kwargs=dict(global_pool='')), r'gives \(197, 192\) per image, not pooled features'),
+        (
+            dict(name='resnet18', kwargs=dict(global_pool='')),
+            r'gives \(512, 7, 7\) per image, not pooled features',
+        ),
+        (dict(kwargs=dict(global_pool='nonsense')), "timm cannot make 'vit_tiny_patch16_224'"),
+        (dict(kwargs=dict(depth=1), preprocessing=dict(size=100)), r'does not take images of \(100, 100\)'),
+        (
+            dict(type='torchvision', name='vit_b_16', kwargs={}, preprocessing=dict(size=100)),
+            r'does not take images of \(100, 100\)',
+        ),
+        (dict(name='resnet18', kwargs={}, preprocessing=dict(size=0)), 'size'),
+    ],
+    ids=str,
+)
 def test_kwargs_and_sizes_that_a_backbone_cannot_have_are_refused_by_name(config, text):
     with pytest.raises(UserError, match=text):
         build(**config)
@@ -115,17 +160,36 @@ def test_identity_changes_with_one_bit_of_one_weight(donor, tmp_path):
     first = build(checkpoint=written(state, tmp_path / 'first')).identity['sha256']
     changed = state['blocks.1.mlp.fc2.bias'].clone()
     changed[0] = torch.nextafter(changed[0], torch.tensor(9.0))
-    second = build(checkpoint=written(state | {'blocks.1.mlp.fc2.bias': changed}, tmp_path / 'second')).identity['sha256']
+    second = build(
+        checkpoint=written(state | {'blocks.1.mlp.fc2.bias': changed}, tmp_path / 'second')
+    ).identity['sha256']
     assert first != second
 
 
-@pytest.mark.parametrize('change, text', [
-    (lambda s: {k: v for k, v in s.items() if 'blocks.2.' not in k}, r'missing: blocks\.2\.norm1\.weight.*\(12\)'),
-    (lambda s: s | {'blocks.3.norm1.weight': torch.ones(32)}, r'not of this network: blocks\.3\.norm1\.weight \(1\)'),
-    (lambda s: s | {'norm.weight': torch.ones(48)}, r'of another shape: norm\.weight is \(48,\), needed \(32,\)'),
-    (lambda s: timm.create_model('resnet18', num_classes=0, layers=(1, 1, 1, 1), channels=(8, 8, 8, 8)).state_dict(),
-     r'another architecture than VisionTransformer here.*missing'),
-], ids=['missing', 'left over', 'shape', 'resnet'])
+@pytest.mark.parametrize(
+    'change, text',
+    [
+        (
+            lambda s: {k: v for k, v in s.items() if 'blocks.2.' not in k},
+            r'missing: blocks\.2\.norm1\.weight.*\(12\)',
+        ),
+        (
+            lambda s: s | {'blocks.3.norm1.weight': torch.ones(32)},
+            r'not of this network: blocks\.3\.norm1\.weight \(1\)',
+        ),
+        (
+            lambda s: s | {'norm.weight': torch.ones(48)},
+            r'of another shape: norm\.weight is \(48,\), needed \(32,\)',
+        ),
+        (
+            lambda s: timm.create_model(
+                'resnet18', num_classes=0, layers=(1, 1, 1, 1), channels=(8, 8, 8, 8)
+            ).state_dict(),
+            r'another architecture than VisionTransformer here.*missing',
+        ),
+    ],
+    ids=['missing', 'left over', 'shape', 'resnet'],
+)
 def test_checkpoint_of_another_architecture_is_refused(donor, tmp_path, change, text):
     path = written(change(dict(donor.state_dict())), tmp_path / 'weights')
     with pytest.raises(DataError, match=f'(?s)weights.safetensors.*{text}'):
@@ -137,7 +201,7 @@ def test_checkpoint_of_another_architecture_is_refused(donor, tmp_path, change, 
 def test_truncated_checkpoint_is_refused_by_name(donor, tmp_path, writer, share):
     path = written(donor.state_dict(), tmp_path / 'cut', writer)
     whole = path.read_bytes()
-    path.write_bytes(whole[:int(len(whole) * share)])
+    path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(DataError, match=r'weight file .*cut\.'):
         build(checkpoint=path)
 
@@ -164,7 +228,9 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path, how):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize('content', [[torch.ones(1)], dict(a=1), torch.ones(2), dict(state_dict=dict(a='b'))], ids=str)
+@pytest.mark.parametrize(
+    'content', [[torch.ones(1)], dict(a=1), torch.ones(2), dict(state_dict=dict(a='b'))], ids=str
+)
 def test_file_that_is_no_dict_of_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / 'x.pth')
     with pytest.raises(DataError, match='not a dict of tensors'):
@@ -179,28 +245,41 @@ def test_checkpoint_that_does_not_exist_is_named(tmp_path, name, type):
         build(checkpoint=tmp_path / name, **config)
 
 
-def google_arrays(rng: np.random.Generator, width: int = 32, heads: int = 2, depth: int = 3) -> dict[str, np.ndarray]:
+def google_arrays(
+    rng: np.random.Generator, width: int = 32, heads: int = 2, depth: int = 3
+) -> dict[str, np.ndarray]:
     """A ViT in the layout of Google's released .npz files."""
+
     def draw(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32) / 4
 
-    arrays = {'embedding/kernel': draw(8, 8, 3, width), 'embedding/bias': draw(width), 'cls': draw(1, 1, width),
-              'Transformer/posembed_input/pos_embedding': draw(1, 17, width),
-              'Transformer/encoder_norm/scale': draw(width), 'Transformer/encoder_norm/bias': draw(width),
-              'head/kernel': draw(width, 7), 'head/bias': draw(7)}
+    arrays = {
+        'embedding/kernel': draw(8, 8, 3, width),
+        'embedding/bias': draw(width),
+        'cls': draw(1, 1, width),
+        'Transformer/posembed_input/pos_embedding': draw(1, 17, width),
+        'Transformer/encoder_norm/scale': draw(width),
+        'Transformer/encoder_norm/bias': draw(width),
+        'head/kernel': draw(width, 7),
+        'head/bias': draw(7),
+    }
     for i in range(depth):
         block, head = f'Transformer/encoderblock_{i}', width // heads
         for norm in ('LayerNorm_0', 'LayerNorm_2'):
             arrays |= {f'{block}/{norm}/scale': draw(width), f'{block}/{norm}/bias': draw(width)}
         for part in ('query', 'key', 'value'):
-            arrays |= {f'{block}/MultiHeadDotProductAttention_1/{part}/kernel': draw(width, heads, head),
-                       f'{block}/MultiHeadDotProductAttention_1/{part}/bias': draw(heads, head)}
-        arrays |= {f'{block}/MultiHeadDotProductAttention_1/out/kernel': draw(heads, head, width),
-                   f'{block}/MultiHeadDotProductAttention_1/out/bias': draw(width),
-                   f'{block}/MlpBlock_3/Dense_0/kernel': draw(width, 4 * width),
-                   f'{block}/MlpBlock_3/Dense_0/bias': draw(4 * width),
-                   f'{block}/MlpBlock_3/Dense_1/kernel': draw(4 * width, width),
-                   f'{block}/MlpBlock_3/Dense_1/bias': draw(width)}
+            arrays |= {
+                f'{block}/MultiHeadDotProductAttention_1/{part}/kernel': draw(width, heads, head),
+                f'{block}/MultiHeadDotProductAttention_1/{part}/bias': draw(heads, head),
+            }
+        arrays |= {
+            f'{block}/MultiHeadDotProductAttention_1/out/kernel': draw(heads, head, width),
+            f'{block}/MultiHeadDotProductAttention_1/out/bias': draw(width),
+            f'{block}/MlpBlock_3/Dense_0/kernel': draw(width, 4 * width),
+            f'{block}/MlpBlock_3/Dense_0/bias': draw(4 * width),
+            f'{block}/MlpBlock_3/Dense_1/kernel': draw(4 * width, width),
+            f'{block}/MlpBlock_3/Dense_1/bias': draw(width),
+        }
     return arrays
 
 
@@ -209,24 +288,45 @@ def test_google_npz_lands_in_the_right_weights(tmp_path):
     np.savez(tmp_path / 'vit.npz', **arrays)
     network = build(checkpoint=tmp_path / 'vit.npz').network
     block = 'Transformer/encoderblock_1'
-    qkv = np.concatenate([arrays[f'{block}/MultiHeadDotProductAttention_1/{part}/kernel'].reshape(32, 32).T
-                          for part in ('query', 'key', 'value')])
+    qkv = np.concatenate(
+        [
+            arrays[f'{block}/MultiHeadDotProductAttention_1/{part}/kernel'].reshape(32, 32).T
+            for part in ('query', 'key', 'value')
+        ]
+    )
     assert np.array_equal(network.blocks[1].attn.qkv.weight.numpy(), qkv)
-    assert np.array_equal(network.blocks[1].mlp.fc1.weight.numpy(), arrays[f'{block}/MlpBlock_3/Dense_0/kernel'].T)
-    assert np.array_equal(network.blocks[2].norm2.bias.numpy(), arrays['Transformer/encoderblock_2/LayerNorm_2/bias'])
-    assert np.array_equal(network.patch_embed.proj.weight.numpy(), arrays['embedding/kernel'].transpose(3, 2, 0, 1))
+    assert np.array_equal(
+        network.blocks[1].mlp.fc1.weight.numpy(), arrays[f'{block}/MlpBlock_3/Dense_0/kernel'].T
+    )
+    assert np.array_equal(
+        network.blocks[2].norm2.bias.numpy(), arrays['Transformer/encoderblock_2/LayerNorm_2/bias']
+    )
+    assert np.array_equal(
+        network.patch_embed.proj.weight.numpy(), arrays['embedding/kernel'].transpose(3, 2, 0, 1)
+    )
     assert np.array_equal(network.pos_embed.numpy(), arrays['Transformer/posembed_input/pos_embedding'])
     assert np.array_equal(network.norm.weight.numpy(), arrays['Transformer/encoder_norm/scale'])
 
 
 def npz_without(key: str):
-    return {name: value for name, value in google_arrays(np.random.default_rng(0)).items() if not name.startswith(key)}
+    return {
+        name: value
+        for name, value in google_arrays(np.random.default_rng(0)).items()
+        if not name.startswith(key)
+    }
 
 
-@pytest.mark.parametrize('arrays', [npz_without('Transformer/encoderblock_2'), google_arrays(np.random.default_rng(0), depth=4),
-                                    google_arrays(np.random.default_rng(0), width=64), dict(a=np.ones(2)),
-                                    dict(a=np.array([{}], dtype=object))],
-                         ids=['a block less', 'a block more', 'wider', 'other arrays', 'pickled objects'])
+@pytest.mark.parametrize(
+    'arrays',
+    [
+        npz_without('Transformer/encoderblock_2'),
+        google_arrays(np.random.default_rng(0), depth=4),
+        google_arrays(np.random.default_rng(0), width=64),
+        dict(a=np.ones(2)),
+        dict(a=np.array([{}], dtype=object)),
+    ],
+    ids=['a block less', 'a block more', 'wider', 'other arrays', 'pickled objects'],
+)
 def test_npz_that_does_not_fit_is_refused_by_name(tmp_path, arrays):
     np.savez(tmp_path / 'odd.npz', **arrays)
     with pytest.raises(DataError, match=r'odd\.npz holds no Google \.npz weights of VisionTransformer'):
@@ -236,13 +336,14 @@ def test_npz_that_does_not_fit_is_refused_by_name(tmp_path, arrays):
 def test_npz_that_is_truncated_is_refused_by_name(tmp_path):
     np.savez(tmp_path / 'cut.npz', **google_arrays(np.random.default_rng(0)))
     whole = (tmp_path / 'cut.npz').read_bytes()
-    (tmp_path / 'cut.npz').write_bytes(whole[:len(whole) // 2])
+    (tmp_path / 'cut.npz').write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r'cut\.npz'):
         build(checkpoint=tmp_path / 'cut.npz')
 
 
-@pytest.mark.parametrize('source', [dict(), dict(type='torchvision', name='squeezenet1_1', kwargs={})],
-                         ids=['timm', 'torchvision'])
+@pytest.mark.parametrize(
+    'source', [dict(), dict(type='torchvision', name='squeezenet1_1', kwargs={})], ids=['timm', 'torchvision']
+)
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(source):
     torch.manual_seed(5)
     first = build(**source)
@@ -255,9 +356,12 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(sou
 
 def test_torchvision_checkpoint_with_its_classifier(tmp_path):
     from torchvision import models
+
     network = models.squeezenet1_1().eval()
     save_file(network.state_dict(), tmp_path / 'w.safetensors')
-    backbone = build(type='torchvision', name='squeezenet1_1', kwargs={}, checkpoint=tmp_path / 'w.safetensors')
+    backbone = build(
+        type='torchvision', name='squeezenet1_1', kwargs={}, checkpoint=tmp_path / 'w.safetensors'
+    )
     x = images(1, size=224)
     with torch.no_grad():
         wanted = network.features(x)
@@ -266,18 +370,31 @@ def test_torchvision_checkpoint_with_its_classifier(tmp_path):
 
 
 def test_weights_from_tensorflow_have_their_own_normalisation_within(tmp_path):
-    """As torchvision makes GoogLeNet for its weights; with training-time classifiers in the file, which are left out."""
+    """As torchvision makes GoogLeNet for its weights; with training-time classifiers in the file, which
+    are left out.
+    """
     from torchvision import models
+
     torch.manual_seed(0)
     donor = models.googlenet(transform_input=True, aux_logits=True, init_weights=False)
     for module in donor.modules():
-        module.momentum = 1.0       # of the batch norms: else their statistics are no one's, and what passes fades to nothing
+        module.momentum = (
+            1.0  # of the batch norms: else their statistics are no one's, and what passes fades to nothing
+        )
     donor.train()(images(8, 64))
     donor.eval()
     save_file(donor.state_dict(), tmp_path / 'w.safetensors')
-    backbone = build(type='torchvision', name='googlenet', kwargs={}, checkpoint=tmp_path / 'w.safetensors', preprocessing=dict(size=64))
+    backbone = build(
+        type='torchvision',
+        name='googlenet',
+        kwargs={},
+        checkpoint=tmp_path / 'w.safetensors',
+        preprocessing=dict(size=64),
+    )
     donor.fc, x = torch.nn.Identity(), images(2)
-    mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     with torch.no_grad():
         assert torch.equal(features(backbone), donor(x))
         donor.transform_input = False
@@ -285,17 +402,44 @@ def test_weights_from_tensorflow_have_their_own_normalisation_within(tmp_path):
         assert not torch.allclose(features(backbone), donor(x), atol=1e-2)
 
 
-@pytest.mark.parametrize('config, error, text', [
-    (dict(name='vit_tinny_patch16_224'), UnknownNameError,
-     "unknown timm model 'vit_tinny_patch16_224'. Did you mean 'vit_tiny_patch16_224'"),
-    (dict(kwargs=dict(depht=2)), UserError, "timm cannot make 'vit_tiny_patch16_224' with model.backbone.kwargs.*depht"),
-    (dict(name='convnext_tiny', kwargs=dict(depths=(2, 1), dims=(8, 8))), UserError, "timm cannot make 'convnext_tiny'"),
-    (dict(name='vit_tiny_patch16_224.none', pretrained=True), UserError, "vit_tiny_patch16_224.none"),
-    (dict(type='torchvision', name='resnet19', kwargs={}), UnknownNameError, "torchvision classifier 'resnet19'. Did you mean"),
-    (dict(type='torchvision', name='resnet18', weights='V9', kwargs={}), UnknownNameError, "Allowed: IMAGENET1K_V1"),
-    (dict(type='torchvision', name='resnet18', kwargs=dict(dept=2)), UserError, "torchvision cannot make 'resnet18'.*dept"),
-    (dict(type='tim'), UnknownNameError, "unknown backbone 'tim'. Did you mean 'timm'"),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, error, text',
+    [
+        (
+            dict(name='vit_tinny_patch16_224'),
+            UnknownNameError,
+            "unknown timm model 'vit_tinny_patch16_224'. Did you mean 'vit_tiny_patch16_224'",
+        ),
+        (
+            dict(kwargs=dict(depht=2)),
+            UserError,
+            "timm cannot make 'vit_tiny_patch16_224' with model.backbone.kwargs.*depht",
+        ),
+        (
+            dict(name='convnext_tiny', kwargs=dict(depths=(2, 1), dims=(8, 8))),
+            UserError,
+            "timm cannot make 'convnext_tiny'",
+        ),
+        (dict(name='vit_tiny_patch16_224.none', pretrained=True), UserError, 'vit_tiny_patch16_224.none'),
+        (
+            dict(type='torchvision', name='resnet19', kwargs={}),
+            UnknownNameError,
+            "torchvision classifier 'resnet19'. Did you mean",
+        ),
+        (
+            dict(type='torchvision', name='resnet18', weights='V9', kwargs={}),
+            UnknownNameError,
+            'Allowed: IMAGENET1K_V1',
+        ),
+        (
+            dict(type='torchvision', name='resnet18', kwargs=dict(dept=2)),
+            UserError,
+            "torchvision cannot make 'resnet18'.*dept",
+        ),
+        (dict(type='tim'), UnknownNameError, "unknown backbone 'tim'. Did you mean 'timm'"),
+    ],
+    ids=str,
+)
 def test_names_and_arguments_that_do_not_exist_are_explained(config, error, text):
     with pytest.raises(error, match=text):
         build(**config)
@@ -303,28 +447,38 @@ def test_names_and_arguments_that_do_not_exist_are_explained(config, error, text
 
 def test_missing_weights_offline_are_told_without_a_pause(tmp_path, monkeypatch, no_pause):
     import huggingface_hub
+
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', 'http://127.0.0.1:9')     # the port nobody answers
-    with pytest.raises(DataError, match=r"the weights of 'vit_tiny_patch16_224\.augreg_in21k' are missing: timm/vit_tiny.*"
-                                        r'could not be downloaded.*model\.backbone\.checkpoint=PATH'):
+    monkeypatch.setattr(
+        huggingface_hub.constants, 'ENDPOINT', 'http://127.0.0.1:9'
+    )  # the port nobody answers
+    with pytest.raises(
+        DataError,
+        match=r"the weights of 'vit_tiny_patch16_224\.augreg_in21k' are missing: timm/vit_tiny.*"
+        r'could not be downloaded.*model\.backbone\.checkpoint=PATH',
+    ):
         BACKBONES.build(dict(type='timm', name='vit_tiny_patch16_224.augreg_in21k'))
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_missing_torchvision_weights_offline_are_told(tmp_path, monkeypatch):
     from urllib.error import URLError
+
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
 
     def refuse(*_, **__):
         raise URLError('no network')
 
     monkeypatch.setattr('torch.hub.urlopen', refuse)
-    with pytest.raises(DataError, match=r'squeezenet1_1-\w+\.pth could not be downloaded.*no network.*checkpoint=PATH'):
+    with pytest.raises(
+        DataError, match=r'squeezenet1_1-\w+\.pth could not be downloaded.*no network.*checkpoint=PATH'
+    ):
         BACKBONES.build(dict(type='torchvision', name='squeezenet1_1'))
 
 
 def test_cached_weights_are_used_offline(donor, tmp_path, monkeypatch):
     import huggingface_hub
+
     folder = tmp_path / 'models--timm--vit_tiny_patch16_224.augreg_in21k'
     snapshot = folder / 'snapshots' / ('0' * 40)
     snapshot.mkdir(parents=True)
@@ -351,5 +505,11 @@ def test_tokens_and_grid_are_told_to_the_sites():
     assert (site.grid, site.num_prefix_tokens, tuple(site.in_shape)) == ((2, 2), 5, (9, 32))
     distilled = build(name='deit_tiny_distilled_patch16_224').sites.find('block')[0]
     assert (distilled.grid, distilled.num_prefix_tokens) == ((4, 4), 2)
-    torchvision = build(type='torchvision', name='vit_b_32', kwargs=dict(image_size=64)).sites.find('block')[0]
-    assert (torchvision.grid, torchvision.num_prefix_tokens, tuple(torchvision.in_shape)) == ((2, 2), 1, (5, 768))
+    torchvision = build(type='torchvision', name='vit_b_32', kwargs=dict(image_size=64)).sites.find('block')[
+        0
+    ]
+    assert (torchvision.grid, torchvision.num_prefix_tokens, tuple(torchvision.in_shape)) == (
+        (2, 2),
+        1,
+        (5, 768),
+    )

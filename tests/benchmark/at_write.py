@@ -1,4 +1,6 @@
-"""The moments of a process, counted by what the process writes: they are the same on a fast and on a slow machine."""
+"""The moments of a process, counted by what the process writes: they are the same on a fast and on a
+slow machine.
+"""
 
 import itertools
 import os
@@ -9,7 +11,9 @@ CHANGES = ('os.rename', 'os.mkdir', 'os.remove', 'os.rmdir')
 
 
 def at_write(folder, number, do):
-    """do() in this process right before its `number`-th change of a file or folder below `folder`. Imports nothing of vet."""
+    """do() in this process right before its `number`-th change of a file or folder below `folder`.
+    Imports nothing of vet.
+    """
     changes = itertools.count(1)
 
     def look(event, args):

@@ -1,4 +1,6 @@
-"""Small campaigns that the benchmark's tests run: linear probe and BitFit on the shipped digits ViT, one epoch of few images."""
+"""Small campaigns that the benchmark's tests run: linear probe and BitFit on the shipped digits ViT,
+one epoch of few images.
+"""
 
 import os
 import signal
@@ -41,13 +43,17 @@ def here(jobs):
 def campaign(folder, launch=here, more='', options=None, only='*', work_dir='work'):
     """A checked campaign of the suite in `folder`, with its results and work folders there too."""
     suite = load_suite(write_suite(folder, more), options)
-    made = Campaign(suite.cells(only), folder / 'results', folder / work_dir, str(folder / 'data'), launch, 'cpu')
+    made = Campaign(
+        suite.cells(only), folder / 'results', folder / work_dir, str(folder / 'data'), launch, 'cpu'
+    )
     made.check()
     return made
 
 
 def run_campaign(folder, more='', dies_at=None):
-    """Of a child process. dies_at: a folder, and the number of the write in the folder before which the process is killed."""
+    """Of a child process. dies_at: a folder, and the number of the write in the folder before which the
+    process is killed.
+    """
     torch.set_num_threads(1)
     if dies_at:
         at_write(*dies_at, lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -1,4 +1,6 @@
-"""Local, Ray and Slurm: where jobs run, what a process that dies leaves, and what is written for a cluster."""
+"""Local, Ray and Slurm: where jobs run, what a process that dies leaves, and what is written for a
+cluster.
+"""
 
 import os
 import signal
@@ -66,8 +68,10 @@ def _importable(monkeypatch):
 def with_plugin(folder, name, does):
     """More of a suite: a dataset of a plugin beside the suite's file."""
     (folder / f'plugin_{name.lower()}.py').write_text(PLUGIN.format(name=name, does=does))
-    return (f"custom_imports = dict(imports=['plugin_{name.lower()}'])\n"
-            f"datasets['{name}'] = {{split: dict(few[split], type='{name}') for split in few}}\n")
+    return (
+        f"custom_imports = dict(imports=['plugin_{name.lower()}'])\n"
+        f"datasets['{name}'] = {{split: dict(few[split], type='{name}') for split in few}}\n"
+    )
 
 
 def statuses(folder):
@@ -75,8 +79,8 @@ def statuses(folder):
 
 
 def seen(monkeypatch, folder, jobs, gpus, seeds):
-    """(GPU, threads) that the environment of each worker says, in the order of the seeds. So many workers run at once as there is
-    room for."""
+    """(GPU, threads) that the environment of each worker says, in the order of the seeds. So many workers run
+    at once as there is room for."""
     script, at_once = folder / 'python', min(seeds, jobs * max(1, len(gpus)))
     script.write_text(PRINT_ENVIRONMENT.format(python=sys.executable, at_once=at_once))
     script.chmod(0o755)
@@ -91,7 +95,10 @@ def test_each_gpu_gets_as_many_runs_at_once_as_are_asked_for(monkeypatch, tmp_pa
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     found = [gpu for gpu, _ in seen(monkeypatch, tmp_path, 2, [1, 3], 5)]
-    assert found[:4] == ['1', '3', '1', '3'] and found[4] in ('1', '3')     # the fifth takes the place that is free first
+    assert found[:4] == ['1', '3', '1', '3'] and found[4] in (
+        '1',
+        '3',
+    )  # the fifth takes the place that is free first
 
 
 def test_gpus_are_counted_among_those_that_are_visible(monkeypatch, tmp_path):
@@ -112,12 +119,19 @@ def test_gpus_that_are_no_numbers_are_refused():
 
 @pytest.mark.parametrize('gpus', ['', ' ', ','])
 def test_no_gpu_is_not_taken_for_all_of_them(gpus):
-    with pytest.raises(UserError, match='names no GPU; give numbers, such as 0,1, or for the CPU --device cpu'):
+    with pytest.raises(
+        UserError, match='names no GPU; give numbers, such as 0,1, or for the CPU --device cpu'
+    ):
         LAUNCHERS['local'](Namespace(gpus=gpus, jobs=1, device=None))
 
 
-@pytest.mark.parametrize('jobs, gpus, text', [
-    (0, [], '--jobs is 0; it must be at least 1'), (1, [0, 2], '--gpus has 2, but there are 2 GPUs, numbered from 0')])
+@pytest.mark.parametrize(
+    'jobs, gpus, text',
+    [
+        (0, [], '--jobs is 0; it must be at least 1'),
+        (1, [0, 2], '--gpus has 2, but there are 2 GPUs, numbered from 0'),
+    ],
+)
 def test_wrong_numbers_are_refused(monkeypatch, jobs, gpus, text):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     with pytest.raises(UserError, match=text):
@@ -129,15 +143,24 @@ def test_a_killed_worker_is_recorded_and_the_others_go_on(tmp_path):
     more = with_plugin(tmp_path, 'Deadly', 'os.kill(os.getpid(), signal.SIGKILL)')
     campaign(tmp_path, Local(2), more, only='*.linear').run()
     assert statuses(tmp_path) == {'few.vit.linear.seed0': 'done', 'Deadly.vit.linear.seed0': 'failed'}
-    assert results(tmp_path)['Deadly.vit.linear.seed0']['error'].startswith('the process ended (killed by signal 9)')
+    assert results(tmp_path)['Deadly.vit.linear.seed0']['error'].startswith(
+        'the process ended (killed by signal 9)'
+    )
 
 
 @pytest.mark.slow
 def test_a_worker_ends_with_its_campaign(tmp_path):
     mark = tmp_path / 'began'
-    made = campaign(tmp_path, None, with_plugin(tmp_path, 'Endless', f"open({str(mark)!r}, 'w'); time.sleep(1000)"), only='Endless.*linear')
+    made = campaign(
+        tmp_path,
+        None,
+        with_plugin(tmp_path, 'Endless', f"open({str(mark)!r}, 'w'); time.sleep(1000)"),
+        only='Endless.*linear',
+    )
     job = made.job(made.cells[0].runs()[0])
-    worker = subprocess.Popen([sys.executable, '-m', 'vet.benchmark.worker', job.write(), '--with-parent'], stdin=subprocess.PIPE)
+    worker = subprocess.Popen(
+        [sys.executable, '-m', 'vet.benchmark.worker', job.write(), '--with-parent'], stdin=subprocess.PIPE
+    )
     while not mark.exists():
         assert worker.poll() is None
         time.sleep(0.1)
@@ -155,7 +178,9 @@ def test_a_campaign_killed_with_its_workers_at_work_ends_as_one_that_was_not(tmp
     environment = os.environ | dict(PYTHONPATH=f'{hooks}:{ROOT}')
     for moment in moments:
         mark = tmp_path / f'waits at {moment}'
-        (hooks / 'sitecustomize.py').write_text(WAIT_AT_WRITE.format(folder=str(folder), moment=moment, mark=str(mark)))
+        (hooks / 'sitecustomize.py').write_text(
+            WAIT_AT_WRITE.format(folder=str(folder), moment=moment, mark=str(mark))
+        )
         parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment)
         while not mark.exists():
             assert parent.poll() is None
@@ -165,13 +190,17 @@ def test_a_campaign_killed_with_its_workers_at_work_ends_as_one_that_was_not(tmp
         kept |= {path: path.stat().st_mtime_ns for path in (folder / 'results/tiny').glob('*.json')}
     subprocess.run(command, cwd=ROOT, check=True)
     assert {name: lasting(result) for name, result in results(folder).items()} == {
-        name: lasting(result) for name, result in results(unbroken).items()}
+        name: lasting(result) for name, result in results(unbroken).items()
+    }
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
 def test_ray_that_is_not_installed_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, 'ray', None)
-    with pytest.raises(UserError, match=r'--launcher ray needs Ray, which is not installed: pip install "vision-efficient-tuning\[ray\]"'):
+    with pytest.raises(
+        UserError,
+        match=r'--launcher ray needs Ray, which is not installed: pip install "vision-efficient-tuning\[ray\]"',
+    ):
         Ray()
 
 
@@ -179,8 +208,13 @@ def test_ray_that_is_not_installed_is_asked_for(monkeypatch):
 def test_ray_makes_the_same_results_and_records_lost_tasks(tmp_path, unbroken):
     more = with_plugin(tmp_path, 'Lost', 'os.kill(os.getpid(), signal.SIGKILL)') + TWO_SEEDS
     launch = Ray(dict(num_cpus=1))
-    launch.ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
-                    runtime_env=dict(env_vars=dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')))
+    launch.ray.init(
+        num_cpus=2,
+        num_gpus=0,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env=dict(env_vars=dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')),
+    )
     try:
         campaign(tmp_path, launch, more).run()
     finally:
@@ -190,19 +224,30 @@ def test_ray_makes_the_same_results_and_records_lost_tasks(tmp_path, unbroken):
     assert [result['status'] for result in lost.values()] == ['failed'] * 4
     assert all('WorkerCrashed' in result['error'] for result in lost.values())
     assert {name: result['metrics'] for name, result in found.items() if name not in lost} == {
-        name: result['metrics'] for name, result in results(unbroken).items()}
+        name: result['metrics'] for name, result in results(unbroken).items()
+    }
 
 
 def test_slurm_writes_an_array_and_starts_nothing(tmp_path, capsys):
     grid = "grid = {'train.optimizer.lr': [1e-3, 1e-2]}\nseeds = [0, 1]\n"
-    made = campaign(tmp_path, Slurm(tmp_path / 'work', dict(gpus=1, time='4:00:00', array='0-1%1')), grid, only='*.linear')
+    made = campaign(
+        tmp_path, Slurm(tmp_path / 'work', dict(gpus=1, time='4:00:00', array='0-1%1')), grid, only='*.linear'
+    )
     assert made.run() == [] and results(tmp_path) == {}
     [script] = (tmp_path / 'work').glob('*.sh')
     said = ' '.join(capsys.readouterr().err.split())
-    assert f'2 jobs are written, and none is started: sbatch {script}' in said and '2 of them are searches' in said
+    assert (
+        f'2 jobs are written, and none is started: sbatch {script}' in said
+        and '2 of them are searches' in said
+    )
     lines = script.read_text().splitlines()
     assert lines[0] == '#!/bin/bash'
-    assert {'#SBATCH --array=0-1%1', '#SBATCH --gpus=1', '#SBATCH --time=4:00:00', '#SBATCH --job-name=vet'} <= set(lines)
+    assert {
+        '#SBATCH --array=0-1%1',
+        '#SBATCH --gpus=1',
+        '#SBATCH --time=4:00:00',
+        '#SBATCH --job-name=vet',
+    } <= set(lines)
     jobs = script.with_suffix('.txt').read_text().splitlines()
     assert len(jobs) == 2 and all(Path(job).name == 'job.json' and Path(job).is_file() for job in jobs)
 
@@ -213,9 +258,13 @@ def test_more_jobs_than_an_array_holds_are_several(tmp_path, capsys, monkeypatch
     made = campaign(tmp_path, Slurm(folder), 'seeds = [0, 1, 2]', only='*.linear', work_dir='two words')
     made.run()
     scripts = sorted(folder.glob('*.sh'), key=lambda path: path.read_text().count('--array=0-0'))
-    assert ['#SBATCH --array=0-1' in scripts[0].read_text(), '#SBATCH --array=0-0' in scripts[1].read_text()] == [True, True]
-    assert sorted(job for script in scripts for job in script.with_suffix('.txt').read_text().splitlines()) == sorted(
-        str(path) for path in folder.rglob('job.json'))
+    assert [
+        '#SBATCH --array=0-1' in scripts[0].read_text(),
+        '#SBATCH --array=0-0' in scripts[1].read_text(),
+    ] == [True, True]
+    assert sorted(
+        job for script in scripts for job in script.with_suffix('.txt').read_text().splitlines()
+    ) == sorted(str(path) for path in folder.rglob('job.json'))
     assert f"#SBATCH --output='{folder}/{scripts[0].stem}-%a.log'" in scripts[0].read_text()
     said = ' '.join(capsys.readouterr().err.split())
     assert all(f"sbatch '{script}'" in said for script in scripts)
@@ -228,6 +277,11 @@ def test_an_element_of_the_array_is_one_job(tmp_path):
     made.run()
     [script] = (folder / 'work').glob('*.sh')
     assert '#SBATCH --array=0-1' in script.read_text().splitlines()
-    subprocess.run(['bash', script], env={**os.environ, 'SLURM_ARRAY_TASK_ID': '1'}, check=True, capture_output=True,
-                   cwd=tmp_path)
+    subprocess.run(
+        ['bash', script],
+        env={**os.environ, 'SLURM_ARRAY_TASK_ID': '1'},
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
     assert statuses(folder) == {'few.vit.linear.seed1': 'done'}

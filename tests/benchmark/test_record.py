@@ -13,7 +13,11 @@ def checkout(tmp_path, monkeypatch):
     """A repository in place of vet's own."""
     (tmp_path / 'vet').mkdir()
     (tmp_path / 'vet/__init__.py').touch()
-    for command in (['init', '-q'], ['add', '.'], ['-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-q', '-m', 'ours']):
+    for command in (
+        ['init', '-q'],
+        ['add', '.'],
+        ['-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-q', '-m', 'ours'],
+    ):
         subprocess.run(['git', *command], cwd=tmp_path, check=True)
     monkeypatch.setattr('vet.__file__', str(tmp_path / 'vet/__init__.py'))
     monkeypatch.setattr(record, 'ROOT', tmp_path)
@@ -30,7 +34,7 @@ def test_clean_code_writes(checkout):
     path = record.output(given(checkout))
     record.write(path, dict(accuracy=1))
     assert path == checkout / 'benchmarks/results/one.json' and path.read_text() == '{\n "accuracy": 1\n}\n'
-    assert record.output(given(checkout)) == path       # the result itself is no change of the code
+    assert record.output(given(checkout)) == path  # the result itself is no change of the code
 
 
 def test_changed_code_is_refused(checkout):

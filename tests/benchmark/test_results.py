@@ -1,4 +1,6 @@
-"""A run's identity is all that decides its result, and a result file that anything has touched is not read."""
+"""A run's identity is all that decides its result, and a result file that anything has touched is not
+read.
+"""
 
 import os
 import shutil
@@ -11,7 +13,15 @@ import pytest
 from tests.benchmark.made import result, written
 from tests.benchmark.runs import campaign, results
 from vet.benchmark import results as module
-from vet.benchmark.results import code_sha256, fingerprint, identity, read_result, read_results, same_data, write_result
+from vet.benchmark.results import (
+    code_sha256,
+    fingerprint,
+    identity,
+    read_result,
+    read_results,
+    same_data,
+    write_result,
+)
 from vet.benchmark.suite import Run, load_suite
 from vet.datasets.base import ImageDataset
 from vet.datasets.hold_out import hold_out
@@ -29,15 +39,30 @@ def test_identity_is_of_config_data_weights_and_code(monkeypatch):
     assert name == identity(deepcopy(RUN), deepcopy(DATA), '12')
     changed = deepcopy(RUN.config)
     changed['train']['lr'] = 2e-3
-    others = [identity(replace(RUN, config=changed), DATA, '12'), identity(RUN, dict(train=dict(images=3, sha256='ac')), '12'),
-              identity(RUN, DATA, '13'), identity(RUN, DATA, '12', ['vet.benchmark.suite'])]
+    others = [
+        identity(replace(RUN, config=changed), DATA, '12'),
+        identity(RUN, dict(train=dict(images=3, sha256='ac')), '12'),
+        identity(RUN, DATA, '13'),
+        identity(RUN, DATA, '12', ['vet.benchmark.suite']),
+    ]
     monkeypatch.setattr(module, 'code_sha256', lambda plugins=(): 'other code')
     others.append(identity(RUN, DATA, '12'))
     assert len({name, *others}) == 6
 
 
-@pytest.mark.parametrize('change', [dict(suite='s'), dict(dataset='d'), dict(backbone='b'), dict(tuner='t'), dict(seed=9),
-                                    dict(point={'train.optimizer.lr': 1}), dict(is_search=True), dict(group='g')])
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(suite='s'),
+        dict(dataset='d'),
+        dict(backbone='b'),
+        dict(tuner='t'),
+        dict(seed=9),
+        dict(point={'train.optimizer.lr': 1}),
+        dict(is_search=True),
+        dict(group='g'),
+    ],
+)
 def test_identity_is_of_nothing_else(change):
     assert identity(replace(RUN, **change), DATA, '12') == identity(RUN, DATA, '12')
 
@@ -65,8 +90,13 @@ def test_code_is_all_of_vet_but_what_only_reports(tmp_path, monkeypatch):
 def test_fingerprint_is_of_labels_classes_and_file_names():
     first = fingerprint(dataset())
     assert first == fingerprint(dataset(sources=[f'/elsewhere/{name}.png' for name in 'abcd']))
-    others = [dataset(labels=(0, 1, 1, 1)), dataset(sources=('a.png', 'b.png', 'c.png', 'e.png')), dataset(classes='xz'),
-              dataset(sources=('b.png', 'a.png', 'c.png', 'd.png')), dataset(sources='abc', labels=(0, 1, 0))]
+    others = [
+        dataset(labels=(0, 1, 1, 1)),
+        dataset(sources=('a.png', 'b.png', 'c.png', 'e.png')),
+        dataset(classes='xz'),
+        dataset(sources=('b.png', 'a.png', 'c.png', 'd.png')),
+        dataset(sources='abc', labels=(0, 1, 0)),
+    ]
     assert len({str(fingerprint(other)) for other in (dataset(), *others)}) == 6
 
 
@@ -100,14 +130,18 @@ def test_sets_whose_files_have_the_same_names_and_sizes_are_told_apart(tmp_path)
     for split in ('train', 'test'):
         (tmp_path / split).mkdir()
         (tmp_path / split / '0.bmp').write_bytes(split.encode().ljust(5))
-    train, test = (fingerprint(dataset(sources=[tmp_path / split / '0.bmp'], labels=[0])) for split in ('train', 'test'))
+    train, test = (
+        fingerprint(dataset(sources=[tmp_path / split / '0.bmp'], labels=[0])) for split in ('train', 'test')
+    )
     assert train['sha256'] == test['sha256'] and train != test and not same_data(train, test)
 
 
 def test_fingerprints_of_earlier_results_are_compared_by_what_both_tell():
     now = dict(images=3, classes=2, sha256='a', contents='b')
     earlier = dict(images=3, classes=2, sha256='a')
-    assert same_data(dict(train=now, test=None), dict(train=earlier, test=None)) and same_data(earlier, earlier)
+    assert same_data(dict(train=now, test=None), dict(train=earlier, test=None)) and same_data(
+        earlier, earlier
+    )
     assert not same_data(now, dict(earlier, sha256='x')) and not same_data(now, dict(now, contents='c'))
     assert not same_data(dict(train=now), dict(train=now, test=now)) and not same_data(now, None)
     assert same_data(dict(train=dict(a=now, b=now)), dict(train=dict(a=earlier, b=earlier)))
@@ -132,10 +166,19 @@ def test_images_in_memory_have_no_file_name():
 
 
 def test_a_result_comes_back_as_it_was_written(tmp_path):
-    write_result(tmp_path / 'a.json', dict(config=RUN.config, accuracy=0.1 + 0.2, name='prüfung', nothing=None, points=[(1, 2)]))
+    write_result(
+        tmp_path / 'a.json',
+        dict(config=RUN.config, accuracy=0.1 + 0.2, name='prüfung', nothing=None, points=[(1, 2)]),
+    )
     result = read_result(tmp_path / 'a.json')
-    assert result == dict(config=dict(train=dict(lr=1e-3), ranks={'0': 4, '10': 8}), accuracy=0.1 + 0.2, name='prüfung', nothing=None,
-                          points=[[1, 2]], format=1)
+    assert result == dict(
+        config=dict(train=dict(lr=1e-3), ranks={'0': 4, '10': 8}),
+        accuracy=0.1 + 0.2,
+        name='prüfung',
+        nothing=None,
+        points=[[1, 2]],
+        format=1,
+    )
 
 
 def test_any_byte_that_changes_any_cut_and_any_addition_is_noticed(tmp_path):
@@ -146,7 +189,7 @@ def test_any_byte_that_changes_any_cut_and_any_addition_is_noticed(tmp_path):
         path.write_bytes(whole[:i])
         assert read_result(path) is None, f'cut at {i}'
         for other in (whole[i] ^ 1, ord(' '), ord('9')):
-            path.write_bytes(whole[:i] + bytes([other]) + whole[i + 1:])
+            path.write_bytes(whole[:i] + bytes([other]) + whole[i + 1 :])
             assert other == whole[i] or read_result(path) is None, (i, other)
         path.write_bytes(whole[:i] + b' ' + whole[i:])
         assert read_result(path) is None, f'a space at {i}'
@@ -167,7 +210,9 @@ def test_a_result_that_was_edited_is_made_again_and_no_other(unbroken, tmp_path)
     cut.write_bytes(cut.read_bytes()[:-100])
     before = [path.stat().st_mtime_ns for path in others]
     made = []
-    campaign(tmp_path, lambda jobs: made.extend(job.result for job in jobs), (unbroken / 'tiny.py').read_text()).run()
+    campaign(
+        tmp_path, lambda jobs: made.extend(job.result for job in jobs), (unbroken / 'tiny.py').read_text()
+    ).run()
     assert sorted(made) == [str(edited), str(cut)]
     assert before == [path.stat().st_mtime_ns for path in others]
 
@@ -178,8 +223,15 @@ def test_a_result_says_how_it_was_obtained(unbroken):
     result = found['few.vit.linear.seed1']
     suite = load_suite(unbroken / 'tiny.py')
     assert result['config'] == suite.cells('few.vit.linear')[0].runs()[1].config
-    assert result['parameters'] | dict(backbone=0, total=0) == dict(tuners=0, head=130, trainable=130, backbone=0, total=0)
-    assert (result['status'], result['epochs'], result['seed'], result['selected']) == ('done', 1, 1, 'last epoch')
+    assert result['parameters'] | dict(backbone=0, total=0) == dict(
+        tuners=0, head=130, trainable=130, backbone=0, total=0
+    )
+    assert (result['status'], result['epochs'], result['seed'], result['selected']) == (
+        'done',
+        1,
+        1,
+        'last epoch',
+    )
     images, wrong = np.array(result['images_by_class']), sum(count for *_, count in result['confusion'])
     assert result['data']['test']['images'] == images.sum()
     assert result['metrics']['accuracy'] == pytest.approx((images * result['per_class']).sum() / images.sum())

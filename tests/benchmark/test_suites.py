@@ -1,4 +1,6 @@
-"""The suites that ship: each loads, every run's config is read whole, and what it names is there to be built."""
+"""The suites that ship: each loads, every run's config is read whole, and what it names is there to be
+built.
+"""
 
 import re
 from collections import Counter
@@ -31,16 +33,27 @@ def runs():
     def make(name):
         if name not in made:
             cells = load_suite(SUITES[name]).cells()
-            made[name] = [run for cell in cells for run in cell.searches()], [run for cell in cells for run in cell.runs()]
+            made[name] = (
+                [run for cell in cells for run in cell.searches()],
+                [run for cell in cells for run in cell.runs()],
+            )
         return made[name]
+
     return make
 
 
-@pytest.mark.parametrize('name, searches, counted', [
-    ('quickstart', 0, 6 * 3), ('modelscope_vet', 0, 6 * 2 * 7 * 3), ('deit_tiny_real', 0, 2 * 7 * 3), ('deit_tiny_cpu', 0, 2 * 7),
-    ('float8', 0, 3 * 3),
-    pytest.param('fgvc', 5 * 2 * (10 + 9 + 9), 5 * 2 * 11 * 3, marks=pytest.mark.slow),
-    pytest.param('vtab1k', 19 * 4 * 5, 19 * 18 * 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'name, searches, counted',
+    [
+        ('quickstart', 0, 6 * 3),
+        ('modelscope_vet', 0, 6 * 2 * 7 * 3),
+        ('deit_tiny_real', 0, 2 * 7 * 3),
+        ('deit_tiny_cpu', 0, 2 * 7),
+        ('float8', 0, 3 * 3),
+        pytest.param('fgvc', 5 * 2 * (10 + 9 + 9), 5 * 2 * 11 * 3, marks=pytest.mark.slow),
+        pytest.param('vtab1k', 19 * 4 * 5, 19 * 18 * 3, marks=pytest.mark.slow),
+    ],
+)
 def test_number_of_runs(runs, name, searches, counted):
     assert [len(part) for part in runs(name)] == [searches, counted]
     names = [run.name for part in runs(name) for run in part]
@@ -50,11 +63,24 @@ def test_number_of_runs(runs, name, searches, counted):
 
 
 def test_no_suite_is_forgotten():
-    assert set(SUITES) == {'quickstart', 'modelscope_vet', 'fgvc', 'vtab1k', 'deit_tiny_real', 'deit_tiny_cpu', 'float8'}
+    assert set(SUITES) == {
+        'quickstart',
+        'modelscope_vet',
+        'fgvc',
+        'vtab1k',
+        'deit_tiny_real',
+        'deit_tiny_cpu',
+        'float8',
+    }
 
 
-@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow) if name in ('fgvc', 'vtab1k') else name
-                                  for name in sorted(SUITES)])
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ('fgvc', 'vtab1k') else name
+        for name in sorted(SUITES)
+    ],
+)
 def test_every_config_is_complete_and_can_be_built(runs, name):
     """But for data and pretrained weights, which are not here."""
     backbones, tuners, transforms, optimizers = {}, {}, {}, {}
@@ -66,7 +92,9 @@ def test_every_config_is_complete_and_can_be_built(runs, name):
         assert not (run.is_search and config['dataset']['test'])
         backbones[str(config['model']['backbone'])] = config['model']['backbone']
         tuners[str(config['model']['tuners'])] = config['model']['tuners']
-        transforms |= {str(config[part]['transform']): config[part]['transform'] for part in ('train', 'evaluation')}
+        transforms |= {
+            str(config[part]['transform']): config[part]['transform'] for part in ('train', 'evaluation')
+        }
         optimizers[str(config['train']['optimizer'])] = config['train']['optimizer']
     for backbone in backbones.values():
         assert BACKBONES.find(backbone['type'])
@@ -76,9 +104,15 @@ def test_every_config_is_complete_and_can_be_built(runs, name):
     for optimizer in optimizers.values():
         build_optimizer(optimizer, {'w': torch.nn.Parameter(torch.zeros(2, 2))})
     for entries in tuners.values():
-        backbone = timm_net('vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=192, depth=2, num_heads=3)
-        model = ImageClassifier(backbone, [TUNERS.build(entry) for entry in entries], HEADS.build(
-            dict(type='Linear'), in_features=192, num_classes=3), list('abc'))
+        backbone = timm_net(
+            'vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=192, depth=2, num_heads=3
+        )
+        model = ImageClassifier(
+            backbone,
+            [TUNERS.build(entry) for entry in entries],
+            HEADS.build(dict(type='Linear'), in_features=192, num_classes=3),
+            list('abc'),
+        )
         assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3) and model.trainable()
 
 
@@ -86,44 +120,70 @@ def test_vtab_has_every_task_in_its_group(runs):
     found = {(run.group, run.dataset) for run in runs('vtab1k')[1]}
     assert found == {(group, task) for group, tasks in GROUPS.items() for task in tasks}
     for run in runs('vtab1k')[1]:
-        assert {split: entry and (entry['task'], entry['split']) for split, entry in run.config['dataset'].items()} == {
-            'train': (run.dataset, 'train+val'), 'val': None, 'test': (run.dataset, 'test')}
+        assert {
+            split: entry and (entry['task'], entry['split']) for split, entry in run.config['dataset'].items()
+        } == {'train': (run.dataset, 'train+val'), 'val': None, 'test': (run.dataset, 'test')}
     for run in runs('vtab1k')[0]:
-        assert {split: entry and (entry['task'], entry['split']) for split, entry in run.config['dataset'].items()} == {
-            'train': (run.dataset, 'train'), 'val': (run.dataset, 'val'), 'test': None}
+        assert {
+            split: entry and (entry['task'], entry['split']) for split, entry in run.config['dataset'].items()
+        } == {'train': (run.dataset, 'train'), 'val': (run.dataset, 'val'), 'test': None}
 
 
-@pytest.mark.parametrize('name, tuner, lrs', [
-    ('fgvc', 'linear', [base * 1024 / 256 for base in (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)]),
-    ('fgvc', 'vpt_deep', [base * 128 / 256 for base in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)])])
+@pytest.mark.parametrize(
+    'name, tuner, lrs',
+    [
+        ('fgvc', 'linear', [base * 1024 / 256 for base in (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)]),
+        ('fgvc', 'vpt_deep', [base * 128 / 256 for base in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)]),
+    ],
+)
 def test_grids_of_learning_rates_are_vpt_s(runs, name, tuner, lrs):
-    found = [run for run in runs(name)[0] if (run.dataset, run.backbone, run.tuner) == ('cub200', 'vitb16_orig', tuner)]
+    found = [
+        run
+        for run in runs(name)[0]
+        if (run.dataset, run.backbone, run.tuner) == ('cub200', 'vitb16_orig', tuner)
+    ]
     assert [run.config['train']['optimizer']['lr'] for run in found] == pytest.approx(lrs)
     vpt = load_config(ROOT / 'configs/_base_/recipes/vpt2022.py').train.optimizer.to_dict()
     assert all(run.config['train']['optimizer'] | dict(lr=vpt['lr']) == vpt for run in found)
-    assert all(run.config['evaluation']['select'] == 'best' and not run.config['evaluation']['before'] for run in found)
+    assert all(
+        run.config['evaluation']['select'] == 'best' and not run.config['evaluation']['before']
+        for run in found
+    )
 
 
 def test_scales_reach_the_tuner(runs):
     found = [run for run in runs('vtab1k')[0] if (run.dataset, run.tuner) == ('kitti', 'fact_tk')]
     assert [run.config['model']['tuners'] for run in found] == [
-        [dict(type='FacT', variant='tk', rank=32, scale=scale)] for scale in (0.01, 0.1, 1, 10, 100)]
+        [dict(type='FacT', variant='tk', rank=32, scale=scale)] for scale in (0.01, 0.1, 1, 10, 100)
+    ]
 
 
 def test_what_a_recipe_cannot_say_reaches_the_backbone(runs):
-    [entry] = {str(run.config['model']['backbone']): run.config['model']['backbone'] for run in runs('vtab1k')[1]
-               if run.tuner != 'linear'}.values()
-    backbone = BACKBONES.build({**entry, 'pretrained': False, 'kwargs': dict(entry['kwargs'], depth=2, embed_dim=48, num_heads=3)})
-    assert backbone.network.blocks[-1].drop_path2.drop_prob == pytest.approx(0.1) and backbone.train().network.blocks[-1].training
+    [entry] = {
+        str(run.config['model']['backbone']): run.config['model']['backbone']
+        for run in runs('vtab1k')[1]
+        if run.tuner != 'linear'
+    }.values()
+    backbone = BACKBONES.build(
+        {**entry, 'pretrained': False, 'kwargs': dict(entry['kwargs'], depth=2, embed_dim=48, num_heads=3)}
+    )
+    assert (
+        backbone.network.blocks[-1].drop_path2.drop_prob == pytest.approx(0.1)
+        and backbone.train().network.blocks[-1].training
+    )
     assert backbone.preprocessing.mean == (0.485, 0.456, 0.406) and backbone.published.mean == (0.5, 0.5, 0.5)
     assert any('mean' in warning for warning in backbone.warnings())
 
 
-@pytest.mark.parametrize('name', [pytest.param('vtab1k', marks=pytest.mark.slow), 'quickstart', 'deit_tiny_real'])
+@pytest.mark.parametrize(
+    'name', [pytest.param('vtab1k', marks=pytest.mark.slow), 'quickstart', 'deit_tiny_real']
+)
 def test_linear_probes_keep_their_features_where_nothing_in_training_is_random(runs, name):
     for run in runs(name)[1]:
         train, kwargs = run.config['train'], run.config['model']['backbone'].get('kwargs', {})
-        is_random = kwargs.get('drop_path_rate') or any('Random' in step['type'] for step in train['transform'])
+        is_random = kwargs.get('drop_path_rate') or any(
+            'Random' in step['type'] for step in train['transform']
+        )
         assert train['cache_features'] == (run.tuner == 'linear' and not is_random), run.name
         assert train['cache_features'] == (run.suite == 'vtab1k' and run.tuner == 'linear')
 
@@ -135,17 +195,23 @@ def test_full_fine_tuning_has_a_rate_of_its_own(runs):
 
 
 def test_options_reach_every_run_of_deit_tiny():
-    suite = load_suite(SUITES['deit_tiny_real'], {'model.backbone.checkpoint': 'w.pth', 'seeds': [0], 'train.max_epochs': 5})
+    suite = load_suite(
+        SUITES['deit_tiny_real'], {'model.backbone.checkpoint': 'w.pth', 'seeds': [0], 'train.max_epochs': 5}
+    )
     made = [run.config for cell in suite.cells() for run in cell.runs()]
     assert len(made) == 14
-    assert {(config['model']['backbone']['checkpoint'], config['train']['max_epochs']) for config in made} == {('w.pth', 5)}
+    assert {
+        (config['model']['backbone']['checkpoint'], config['train']['max_epochs']) for config in made
+    } == {('w.pth', 5)}
 
 
 def test_every_cell_of_the_card_s_table_has_its_reference(runs):
     published = {'lora', 'vpt_shallow', 'vpt_deep', 'side_tuning'}
     for run in runs('modelscope_vet')[1]:
         found = find(run.dataset, run.config['model']['backbone']['name'], run.tuner)
-        assert any(entry.source.startswith('ModelScope card') for entry in found) == (run.tuner in published), run.name
+        assert any(entry.source.startswith('ModelScope card') for entry in found) == (
+            run.tuner in published
+        ), run.name
 
 
 @pytest.mark.parametrize('name', ['fgvc', 'vtab1k'])
@@ -153,11 +219,17 @@ def test_names_are_those_of_the_references(runs, name):
     methods = {entry.method for entry in references()}
     assert {run.tuner for run in runs(name)[1]} <= methods
     if name == 'fgvc':
-        cells = Counter(run.backbone for run in runs(name)[1]
-                        if find(run.dataset, run.config['model']['backbone']['name'], run.tuner))
+        cells = Counter(
+            run.backbone
+            for run in runs(name)[1]
+            if find(run.dataset, run.config['model']['backbone']['name'], run.tuner)
+        )
         assert cells == dict(vitb16_orig=5 * 6 * 3, vitb16_augreg=(4 * 5 - 1) * 3)
 
 
 @pytest.mark.parametrize('name', sorted(SUITES))
 def test_every_suite_says_what_it_is_and_how_it_is_run(name):
-    assert f'python tools/benchmark.py benchmarks/suites/{name}.py' in SUITES[name].read_text() and load_suite(SUITES[name]).title
+    assert (
+        f'python tools/benchmark.py benchmarks/suites/{name}.py' in SUITES[name].read_text()
+        and load_suite(SUITES[name]).title
+    )

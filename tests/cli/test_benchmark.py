@@ -1,4 +1,6 @@
-"""tools/benchmark.py as a user types it: tables, report, comparison, and the exit code of a campaign with a failed run."""
+"""tools/benchmark.py as a user types it: tables, report, comparison, and the exit code of a campaign
+with a failed run.
+"""
 
 import csv
 import json
@@ -18,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """command(*arguments): (exit code, what was printed) of the command in this process, its runs too, in a folder of its own."""
+    """command(*arguments): (exit code, what was printed) of the command in this process, its runs too,
+    in a folder of its own.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark, 'Local', lambda *_: here)
     monkeypatch.setattr(benchmark.console, '_width', 160)
@@ -34,6 +38,7 @@ def command(monkeypatch, capsys, tmp_path):
         out, err = capsys.readouterr()
         assert out == ''
         return code, err
+
     return call
 
 
@@ -45,8 +50,11 @@ def of(tuner, seed, accuracy, **changes):
 def folder(tmp_path):
     """The results of a suite: three seeds of a tuner, one that failed of the other."""
     path = tmp_path / 'results' / 'tiny'
-    written(path, *(of('linear', seed, accuracy) for seed, accuracy in enumerate((0.90, 0.92, 0.94))),
-            failed(error='out of [bold]memory', tuner='bias', dataset='few', backbone='vit', suite='tiny'))
+    written(
+        path,
+        *(of('linear', seed, accuracy) for seed, accuracy in enumerate((0.90, 0.92, 0.94))),
+        failed(error='out of [bold]memory', tuner='bias', dataset='few', backbone='vit', suite='tiny'),
+    )
     return path
 
 
@@ -56,7 +64,9 @@ def test_report_writes_everything_again_and_runs_nothing(command, folder, tmp_pa
     assert code == 0 and '92.00 ± 2.00' in shown and 'failed' in shown
     for name in ('table.md', 'table.csv', 'report.html'):
         assert f'written to results/tiny/{name}' in shown
-    assert '| linear | 92.00 ± 2.00 (of an earlier config) |' in (folder / 'table.md').read_text()     # they were made by hand
+    assert (
+        '| linear | 92.00 ± 2.00 (of an earlier config) |' in (folder / 'table.md').read_text()
+    )  # they were made by hand
     assert 'out of [bold]memory' in (folder / 'report.html').read_text()
     assert 'By class: few.vit.linear.seed2' in (folder / 'report.html').read_text()
     assert not (tmp_path / 'work_dirs').exists() and len(read_results(folder)) == 4
@@ -71,17 +81,30 @@ def test_run_chooses_whose_classes_are_shown(command, folder, tmp_path):
 
 
 def test_compare(command, folder, tmp_path):
-    written(tmp_path / 'other', *(of('linear', seed, accuracy) for seed, accuracy in enumerate((0.50, 0.51, 0.52))))
+    written(
+        tmp_path / 'other',
+        *(of('linear', seed, accuracy) for seed, accuracy in enumerate((0.50, 0.51, 0.52))),
+    )
     code, shown = command('--compare', 'results', 'other')
     assert code == 0 and 'few.vit.linear' in shown and '-41.00' in shown and 'differs' in shown
     assert command('--compare', 'results', 'results')[1].count('within seed noise') == 1
 
 
-@pytest.mark.parametrize('arguments, message', [
-    ([], 'no suite is given; give a suite file'),
-    (['tiny.py', '--results', 'none', '--report'], "'none/tiny' has no whole result; run the suite without --report first"),
-    (['--compare', 'results', 'none'], "'none' has no whole result; give a folder of results"),
-    (['--compare', 'results', 'more'], "'results' and 'more' have no cell (dataset, backbone and tuner) in common")])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ([], 'no suite is given; give a suite file'),
+        (
+            ['tiny.py', '--results', 'none', '--report'],
+            "'none/tiny' has no whole result; run the suite without --report first",
+        ),
+        (['--compare', 'results', 'none'], "'none' has no whole result; give a folder of results"),
+        (
+            ['--compare', 'results', 'more'],
+            "'results' and 'more' have no cell (dataset, backbone and tuner) in common",
+        ),
+    ],
+)
 def test_mistakes(command, folder, tmp_path, arguments, message):
     write_suite(tmp_path)
     written(tmp_path / 'more', of('other', 0, 0.5))
@@ -95,7 +118,10 @@ def test_a_failed_run_is_told_after_all_else_and_is_made_again(command, tmp_path
     code, shown = command(*arguments)
     lines = shown.splitlines()
     assert code == 1 and lines[-2] == 'failed: 1' and lines[-1].startswith('few.vit.bias.seed0: lr is 1e+30')
-    assert 'written to results/tiny/report.html' in shown and '| bias | failed |' in Path('results/tiny/table.md').read_text()
+    assert (
+        'written to results/tiny/report.html' in shown
+        and '| bias | failed |' in Path('results/tiny/table.md').read_text()
+    )
     write_suite(tmp_path)
     code, shown = command(*arguments)
     assert code == 0 and 'failed' not in shown + Path('results/tiny/table.md').read_text()
@@ -103,9 +129,24 @@ def test_a_failed_run_is_told_after_all_else_and_is_made_again(command, tmp_path
 
 @pytest.mark.slow
 def test_the_quickstart_from_end_to_end(python, tmp_path):
-    """One epoch, one seed, two tuners, in processes of their own; given again, it makes no run, and writes the same."""
-    call = (ROOT / 'tools/benchmark.py', ROOT / 'benchmarks/suites/quickstart.py', '--only', '*.l*', '--results', tmp_path / 'results',
-            '--work-dir', tmp_path / 'work', '--device', 'cpu', '--cfg-options', 'train.max_epochs=1', 'seeds=[0]')
+    """One epoch, one seed, two tuners, in processes of their own; given again, it makes no run, and
+    writes the same.
+    """
+    call = (
+        ROOT / 'tools/benchmark.py',
+        ROOT / 'benchmarks/suites/quickstart.py',
+        '--only',
+        '*.l*',
+        '--results',
+        tmp_path / 'results',
+        '--work-dir',
+        tmp_path / 'work',
+        '--device',
+        'cpu',
+        '--cfg-options',
+        'train.max_epochs=1',
+        'seeds=[0]',
+    )
     done = python(*call, COLUMNS='160')
     assert done.returncode == 0, done.stderr
     folder = tmp_path / 'results' / 'quickstart'
@@ -125,7 +166,12 @@ def test_a_dry_run_tells_what_runs_may_take_though_nothing_was_measured(command,
     call = (suite, '--dry-run', '--only', '*.linear', '--device', 'cpu', '--results', tmp_path / 'results')
     code, said = command(*call)
     assert code == 0 and re.search(r'few.vit.linear.seed0 +│ to do +│ \d+ s of training', said)
-    assert re.search(r'0 done, 1 to do: \d+ s, .*of 1, unlike any measured, training alone, by 3 steps timed here', said)
+    assert re.search(
+        r'0 done, 1 to do: \d+ s, .*of 1, unlike any measured, training alone, by 3 steps timed here', said
+    )
     assert not (tmp_path / 'results').exists()
     assert command(*(part for part in call if part != '--dry-run'))[0] == 0
-    assert re.search(r'seed0 +│ done +│ +│', said := command(*call)[1]) and '1 done, 0 to do: 0 s, one after another' in said
+    assert (
+        re.search(r'seed0 +│ done +│ +│', said := command(*call)[1])
+        and '1 done, 0 to do: 0 s, one after another' in said
+    )

@@ -21,17 +21,29 @@ TASKS = dict(animals=['cat', 'dog'], plants=['oak', 'elm', 'fir'])
 
 @pytest.fixture
 def save(tmp_path):
-    """save(tuner entries, task=classes): a model folder of random numbers; of one task, where its name is None."""
+    """save(tuner entries, task=classes): a model folder of random numbers; of one task, where its name
+    is None.
+    """
+
     def make(tuners, tasks):
         torch.manual_seed(0)
         head = dict(type='Linear')
-        model = build_classifiers({task: (BACKBONES.build(BACKBONE), head, classes) for task, classes in tasks.items()}, tuners)
+        model = build_classifiers(
+            {task: (BACKBONES.build(BACKBONE), head, classes) for task, classes in tasks.items()}, tuners
+        )
         with torch.no_grad():
             for parameter in model.trainable().values():
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        settings = dict(model=dict(tuners=tuners, head=head, tasks={}, shared='.*'), dataset={}, train={}, evaluation={}, seed=0)
+        settings = dict(
+            model=dict(tuners=tuners, head=head, tasks={}, shared='.*'),
+            dataset={},
+            train={},
+            evaluation={},
+            seed=0,
+        )
         save_model(model, tmp_path / 'model', dict(settings=settings, metrics={}))
         return tmp_path / 'model'
+
     return make
 
 
@@ -40,23 +52,49 @@ def folder(save):
     return save([LORA], {None: ['cat', 'dog']})
 
 
-@pytest.mark.parametrize('to', ['backbone', 'timm', 'peft', *(pytest.param(to, marks=pytest.mark.slow) for to in ('torch-export', 'onnx'))])
+@pytest.mark.parametrize(
+    'to',
+    [
+        'backbone',
+        'timm',
+        'peft',
+        *(pytest.param(to, marks=pytest.mark.slow) for to in ('torch-export', 'onnx')),
+    ],
+)
 def test_what_is_written_is_told_in_one_line(command, folder, to):
     code, out, err = command('export', folder, f'made{FORMATS[to].suffix}', '--to', to)
     assert code == 0, err
     [line] = out.splitlines()
     made = Path(f'made{FORMATS[to].suffix}')
     size = sum(file.stat().st_size for file in [made, *made.rglob('*')] if file.is_file())
-    assert line.startswith(f'{to}: {made}, {size:,} bytes, max difference ') and float(line.rpartition(' ')[2]) < 1e-5
+    assert (
+        line.startswith(f'{to}: {made}, {size:,} bytes, max difference ')
+        and float(line.rpartition(' ')[2]) < 1e-5
+    )
 
 
-@pytest.mark.parametrize('tuner, output, to, parts', [
-    (VPT, 'made.safetensors', 'backbone', ['VPT cannot be merged into plain weights', 'onnx or torch-export']),
-    (VPT, 'made.safetensors', 'timm', ['VPT cannot be merged into plain weights']),
-    (LORA, 'made.safetensors', 'torchvision', ["the backbone is 'timm', which torchvision does not make", "allowed: 'torchvision'"]),
-    (VPT, 'made', 'peft', ['VPT', 'PEFT']),
-    (LORA, 'made.pt', 'onnx', ["file of onnx, whose name ends in '.onnx'"]),
-    (LORA, 'made.onnx', 'torch-export', ["file of torch-export, whose name ends in '.pt2'"])], ids=str)
+@pytest.mark.parametrize(
+    'tuner, output, to, parts',
+    [
+        (
+            VPT,
+            'made.safetensors',
+            'backbone',
+            ['VPT cannot be merged into plain weights', 'onnx or torch-export'],
+        ),
+        (VPT, 'made.safetensors', 'timm', ['VPT cannot be merged into plain weights']),
+        (
+            LORA,
+            'made.safetensors',
+            'torchvision',
+            ["the backbone is 'timm', which torchvision does not make", "allowed: 'torchvision'"],
+        ),
+        (VPT, 'made', 'peft', ['VPT', 'PEFT']),
+        (LORA, 'made.pt', 'onnx', ["file of onnx, whose name ends in '.onnx'"]),
+        (LORA, 'made.onnx', 'torch-export', ["file of torch-export, whose name ends in '.pt2'"]),
+    ],
+    ids=str,
+)
 def test_refusals(fails, save, tuner, output, to, parts):
     fails(*parts, of=['export', save([tuner], {None: ['cat', 'dog']}), output, '--to', to])
     assert not list(Path.cwd().glob('*made*'))
@@ -77,7 +115,9 @@ def test_one_of_several_tasks(command, fails, save):
     with safe_open('made.safetensors', 'pt') as file:
         assert json.loads(file.metadata()['vet'])['classes'] == TASKS['plants']
     model = load_model(folder).for_task('plants')
-    network = timm.create_model(BACKBONE['name'], num_classes=3, checkpoint_path='made.safetensors', **VIT).eval()
+    network = timm.create_model(
+        BACKBONE['name'], num_classes=3, checkpoint_path='made.safetensors', **VIT
+    ).eval()
     assert torch.allclose(network(images(3)), model(images(3)), atol=1e-5)
 
 
@@ -87,7 +127,10 @@ def test_weights_that_have_moved_and_others(command, fails, folder, tmp_path):
     torch.save(state, tmp_path / 'moved.pth')
     torch.save(state | {'norm.bias': state['norm.bias'] + 1}, tmp_path / 'other.pth')
     assert command('export', folder, 'made.safetensors', '--backbone', 'moved.pth')[0] == 0
-    fails('these are not the backbone weights that were tuned', of=['export', folder, 'no.safetensors', '--backbone', 'other.pth'])
+    fails(
+        'these are not the backbone weights that were tuned',
+        of=['export', folder, 'no.safetensors', '--backbone', 'other.pth'],
+    )
     assert not Path('no.safetensors').exists()
 
 

@@ -1,4 +1,6 @@
-"""vet list, and the console script: names with one line each, the roles of a backbone, and every command under one name."""
+"""vet list, and the console script: names with one line each, the roles of a backbone, and every
+command under one name.
+"""
 
 import json
 import subprocess
@@ -17,8 +19,12 @@ def test_every_plugin_has_a_line(command):
         code, out, _ = command('list', kind, '--json')
         rows = json.loads(out)
         assert code == 0 and sorted(rows) == registry.names()
-        assert all(len(rows[name]) > 10 for name in rows if registry.find(name).__module__.startswith('vet.')), rows
-    assert json.loads(command('list', 'tuners', '--json')[1])['LoRA'].startswith('h = W x + (alpha / rank) B A x')
+        assert all(
+            len(rows[name]) > 10 for name in rows if registry.find(name).__module__.startswith('vet.')
+        ), rows
+    assert json.loads(command('list', 'tuners', '--json')[1])['LoRA'].startswith(
+        'h = W x + (alpha / rank) B A x'
+    )
 
 
 def test_roles_of_a_backbone(command):
@@ -30,7 +36,9 @@ def test_roles_of_a_backbone(command):
 
 def test_timm_models_by_pattern(command):
     rows = json.loads(command('list', 'backbones', '--filter', 'vit_tiny_*', '--json')[1])
-    assert {'timm', 'torchvision', 'DigitsViT', 'vit_tiny_patch16_224'} <= set(rows) and 'resnet18' not in rows
+    assert {'timm', 'torchvision', 'DigitsViT', 'vit_tiny_patch16_224'} <= set(
+        rows
+    ) and 'resnet18' not in rows
 
 
 def test_refusals(fails):
@@ -39,12 +47,25 @@ def test_refusals(fails):
     fails("unknown torchvision classifier 'vit_tin'", of=['list', 'roles', '--backbone', 'vit_tin'])
 
 
-@pytest.mark.parametrize('arguments, code, text', [
-    (['train', '--help'], 0, 'usage: vet train'),
-    pytest.param(['list', 'heads'], 0, 'Linear', marks=pytest.mark.slow),
-    pytest.param(['tune'], 2, "invalid choice: 'tune'", marks=pytest.mark.slow),
-    pytest.param(['predict', 'nowhere', 'x.png'], 2, "the model folder 'nowhere' does not exist", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'arguments, code, text',
+    [
+        (['train', '--help'], 0, 'usage: vet train'),
+        pytest.param(['list', 'heads'], 0, 'Linear', marks=pytest.mark.slow),
+        pytest.param(['tune'], 2, "invalid choice: 'tune'", marks=pytest.mark.slow),
+        pytest.param(
+            ['predict', 'nowhere', 'x.png'],
+            2,
+            "the model folder 'nowhere' does not exist",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_console_script(arguments, code, text):
     script = 'import sys; from vet.cli.vet import main; main()'
-    done = subprocess.run([sys.executable, '-c', script, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == code and text in done.stdout + done.stderr and 'Traceback' not in done.stderr, done.stderr
+    done = subprocess.run(
+        [sys.executable, '-c', script, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == code and text in done.stdout + done.stderr and 'Traceback' not in done.stderr, (
+        done.stderr
+    )

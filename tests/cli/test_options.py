@@ -7,17 +7,55 @@ import pytest
 
 from vet.cli.command import literal
 
-SHOW = ("import argparse, json; from vet.cli.command import add_options; parser = argparse.ArgumentParser(); add_options(parser); "
-        "print(json.dumps(parser.parse_args().cfg_options))")
+SHOW = (
+    'import argparse, json; from vet.cli.command import add_options; parser = argparse.ArgumentParser(); '
+    'add_options(parser); print(json.dumps(parser.parse_args().cfg_options))'
+)
 
 VALUES = {
-    '/data/My Models/w.safetensors': '/data/My Models/w.safetensors', '/data/a,b/[1]/w (2).pth': '/data/a,b/[1]/w (2).pth', '~/x y': '~/x y',
-    "'/data/My, Models'": '/data/My, Models', '"quoted"': 'quoted', "it's": "it's", 'a=b': 'a=b', '': '', ' x ': ' x ', r'C:\new\table': r'C:\new\table',
-    '3': 3, '-1': -1, '1e-3': 1e-3, '.5': 0.5, '1_000': 1000, 'True': True, 'true': True, 'False': False, 'None': None, 'null': None, '010': '010',
-    '[1,2]': [1, 2], '1,2': [1, 2], '(1, 2)': [1, 2], '[]': [], '[accuracy,top5]': ['accuracy', 'top5'], '[a b, "c,d"]': ['a b', 'c,d'],
-    '[[1,0],[x]]': [[1, 0], ['x']], "dict(type='SGD', lr=0.1)": dict(type='SGD', lr=0.1), "{'a': [1, None]}": {'a': [1, None]},
-    "[dict(type='LoRA', rank=2)]": [dict(type='LoRA', rank=2)], 'accuracy,top5': 'accuracy,top5', '1+1j': '1+1j', "b'x'": "b'x'", '...': '...',
-    '[{"type": "FiveCrop"}]': [dict(type='FiveCrop')], '[open("x")]': ['open("x")'], 'nan': 'nan', '5-6': '5-6', 'dictionary': 'dictionary', "__import__('os').getcwd()": "__import__('os').getcwd()", 'é ü': 'é ü'}
+    '/data/My Models/w.safetensors': '/data/My Models/w.safetensors',
+    '/data/a,b/[1]/w (2).pth': '/data/a,b/[1]/w (2).pth',
+    '~/x y': '~/x y',
+    "'/data/My, Models'": '/data/My, Models',
+    '"quoted"': 'quoted',
+    "it's": "it's",
+    'a=b': 'a=b',
+    '': '',
+    ' x ': ' x ',
+    r'C:\new\table': r'C:\new\table',
+    '3': 3,
+    '-1': -1,
+    '1e-3': 1e-3,
+    '.5': 0.5,
+    '1_000': 1000,
+    'True': True,
+    'true': True,
+    'False': False,
+    'None': None,
+    'null': None,
+    '010': '010',
+    '[1,2]': [1, 2],
+    '1,2': [1, 2],
+    '(1, 2)': [1, 2],
+    '[]': [],
+    '[accuracy,top5]': ['accuracy', 'top5'],
+    '[a b, "c,d"]': ['a b', 'c,d'],
+    '[[1,0],[x]]': [[1, 0], ['x']],
+    "dict(type='SGD', lr=0.1)": dict(type='SGD', lr=0.1),
+    "{'a': [1, None]}": {'a': [1, None]},
+    "[dict(type='LoRA', rank=2)]": [dict(type='LoRA', rank=2)],
+    'accuracy,top5': 'accuracy,top5',
+    '1+1j': '1+1j',
+    "b'x'": "b'x'",
+    '...': '...',
+    '[{"type": "FiveCrop"}]': [dict(type='FiveCrop')],
+    '[open("x")]': ['open("x")'],
+    'nan': 'nan',
+    '5-6': '5-6',
+    'dictionary': 'dictionary',
+    "__import__('os').getcwd()": "__import__('os').getcwd()",
+    'é ü': 'é ü',
+}
 
 
 @pytest.mark.parametrize('text', VALUES)
@@ -26,7 +64,10 @@ def test_a_value(text):
     assert value == VALUES[text] and type(value) is type(VALUES[text])
 
 
-@pytest.mark.parametrize('text', ['[1,2', '(1', '[a]]', "{'a': x}", 'dict(a=b)', 'dict(1)', '[' * 3000, '{', '[' * 3000 + ']' * 3000])
+@pytest.mark.parametrize(
+    'text',
+    ['[1,2', '(1', '[a]]', "{'a': x}", 'dict(a=b)', 'dict(1)', '[' * 3000, '{', '[' * 3000 + ']' * 3000],
+)
 def test_brackets_that_do_not_fit(text):
     with pytest.raises(ValueError):
         literal(text)

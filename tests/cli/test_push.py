@@ -28,12 +28,21 @@ def test_push_to_a_folder_and_predict_from_it(command, trainer, tmp_path):
 
 def test_options_reach_the_hub(command, trainer, monkeypatch):
     calls = []
-    monkeypatch.setattr('vet.cli.push.push_to_hub', lambda *args, **options: calls.append((args, options)) or 'https://hub/owner/name')
+    monkeypatch.setattr(
+        'vet.cli.push.push_to_hub',
+        lambda *args, **options: calls.append((args, options)) or 'https://hub/owner/name',
+    )
     assert command('push', 'run', 'owner/name')[:2] == (0, 'https://hub/owner/name\n')
-    assert command('push', 'run', 'owner/name', '--private', '--revision', 'v2', '--message', 'Second')[0] == 0
+    assert (
+        command('push', 'run', 'owner/name', '--private', '--revision', 'v2', '--message', 'Second')[0] == 0
+    )
     assert calls == [
-        (('run', 'owner/name'), dict(private=None, commit_message='Add the model', revision=None, license=None)),
-        (('run', 'owner/name'), dict(private=True, commit_message='Second', revision='v2', license=None))]
+        (
+            ('run', 'owner/name'),
+            dict(private=None, commit_message='Add the model', revision=None, license=None),
+        ),
+        (('run', 'owner/name'), dict(private=True, commit_message='Second', revision='v2', license=None)),
+    ]
 
 
 def test_mistakes(fails, trainer, tmp_path):
@@ -42,7 +51,9 @@ def test_mistakes(fails, trainer, tmp_path):
     fails('is no model folder', of=['push', tmp_path, './remote'])
 
 
-@pytest.mark.parametrize('start', [main, partial(runpy.run_path, str(ROOT / 'tools/push.py'), run_name='__main__')])
+@pytest.mark.parametrize(
+    'start', [main, partial(runpy.run_path, str(ROOT / 'tools/push.py'), run_name='__main__')]
+)
 def test_it_is_a_command(start, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['vet', *['push'] * (start is main), '--help'])
     with pytest.raises(SystemExit) as exit:

@@ -20,27 +20,46 @@ def recipes(command, monkeypatch):
 
     def call(*names):
         code, out, err = command('recipes', *names)
-        rows = [[cell.strip() for cell in line.replace('┃', '│').strip('│').split('│')] for line in out.splitlines()]
+        rows = [
+            [cell.strip() for cell in line.replace('┃', '│').strip('│').split('│')]
+            for line in out.splitlines()
+        ]
         return code, [row for row in rows if len(row) == 3] or out, err
+
     return call
 
 
 def test_the_difference(recipes):
     code, rows, err = recipes('vpt2022', 'ssf2022')
     assert (code, err) == (0, '') and rows[0] == ['key', 'vpt2022', 'ssf2022']
-    for row in (['train.optimizer.type', "'SGD'", "'AdamW'"], ['train.optimizer.momentum', '0.9', '-'],
-                ['train.dataloader.batch_size_per_gpu', '128', '64'], ['train.ema', 'None', '0.9998'],
-                ['train.transform', "Resize(size=256, interpolation='bilinear')", 'RandomResizedCrop(scale=[0.08, 1.0])'],
-                ['', 'RandomCrop(size=224)', 'RandomHorizontalFlip()'], ['', 'RandomHorizontalFlip()', '']):
+    for row in (
+        ['train.optimizer.type', "'SGD'", "'AdamW'"],
+        ['train.optimizer.momentum', '0.9', '-'],
+        ['train.dataloader.batch_size_per_gpu', '128', '64'],
+        ['train.ema', 'None', '0.9998'],
+        [
+            'train.transform',
+            "Resize(size=256, interpolation='bilinear')",
+            'RandomResizedCrop(scale=[0.08, 1.0])',
+        ],
+        ['', 'RandomCrop(size=224)', 'RandomHorizontalFlip()'],
+        ['', 'RandomHorizontalFlip()', ''],
+    ):
         assert row in rows, row
-    assert not {'train.max_epochs', 'train.lr_scheduler.T_max', 'evaluation.select'} & {row[0] for row in rows}
+    assert not {'train.max_epochs', 'train.lr_scheduler.T_max', 'evaluation.select'} & {
+        row[0] for row in rows
+    }
 
 
 def test_files_are_completed_with_the_defaults(recipes, tmp_path):
     short, long = tmp_path / 'short.py', tmp_path / 'long.yaml'
-    short.write_text('train = dict(max_epochs=7, label_smoothing=0)\nmodel = dict(backbone=dict(type="timm"))\n')
-    long.write_text('train: {max_epochs: 7, lr_scheduler: {T_max: 7}, label_smoothing: 0.0, mixup: 0.5}\n'
-                    'evaluation: {select: last}\n')
+    short.write_text(
+        'train = dict(max_epochs=7, label_smoothing=0)\nmodel = dict(backbone=dict(type="timm"))\n'
+    )
+    long.write_text(
+        'train: {max_epochs: 7, lr_scheduler: {T_max: 7}, label_smoothing: 0.0, mixup: 0.5}\n'
+        'evaluation: {select: last}\n'
+    )
     code, rows, _ = recipes(short, long)
     assert code == 0 and [row for row in rows[1:] if row[0]] == [['train.mixup', '0.0', '0.5']]
 
@@ -69,7 +88,12 @@ def test_every_recipe_can_be_trained_with(name):
     for section in ('train', 'evaluation'):
         views = [build_transform(recipe[section]['transform'], **settings)(image) for _ in range(5)]
         for view in views:
-            assert view.shape == (3, 224, 224) and view.dtype == torch.float32 and view.isfinite().all() and view.std() > 0.1
+            assert (
+                view.shape == (3, 224, 224)
+                and view.dtype == torch.float32
+                and view.isfinite().all()
+                and view.std() > 0.1
+            )
         assert section == 'train' or all(torch.equal(view, views[0]) for view in views)
     optimizer = build_optimizer(recipe['train']['optimizer'], {'w': torch.nn.Parameter(torch.zeros(2, 2))})
     assert optimizer.param_groups[0]['lr'] == recipe['train']['optimizer']['lr']
@@ -79,14 +103,25 @@ def test_every_recipe_can_be_trained_with(name):
     assert lr_factor(schedule, schedule.warmup_epochs) == 1
 
 
-@pytest.mark.parametrize('name, epochs, warmup, batch, lr, last_lr', [
-    ('vpt2022', 100, 10, 128, 2.5 * 128 / 256, 0), ('ssf2022', 100, 10, 64, 1e-2, 1e-8),
-    ('ssf2022_cifar100', 100, 10, 128, 1e-3, 1e-8), ('fact2023', 100, 10, 64, 1e-3, 1e-5),
-    ('adapter_plus2024', 100, 10, 64, 1e-3, 1e-6), ('osu2024', 40, 4, 64, 1e-3, 0)])
+@pytest.mark.parametrize(
+    'name, epochs, warmup, batch, lr, last_lr',
+    [
+        ('vpt2022', 100, 10, 128, 2.5 * 128 / 256, 0),
+        ('ssf2022', 100, 10, 64, 1e-2, 1e-8),
+        ('ssf2022_cifar100', 100, 10, 128, 1e-3, 1e-8),
+        ('fact2023', 100, 10, 64, 1e-3, 1e-5),
+        ('adapter_plus2024', 100, 10, 64, 1e-3, 1e-6),
+        ('osu2024', 40, 4, 64, 1e-3, 0),
+    ],
+)
 def test_the_papers_numbers(name, epochs, warmup, batch, lr, last_lr):
     train = read_recipe(name)['train']
-    assert (train['max_epochs'], train['lr_scheduler']['warmup_epochs'], train['dataloader']['batch_size_per_gpu'],
-            train['optimizer']['lr']) == (epochs, warmup, batch, lr)
+    assert (
+        train['max_epochs'],
+        train['lr_scheduler']['warmup_epochs'],
+        train['dataloader']['batch_size_per_gpu'],
+        train['optimizer']['lr'],
+    ) == (epochs, warmup, batch, lr)
     assert train['lr_scheduler']['eta_min'] * lr == pytest.approx(last_lr)
 
 

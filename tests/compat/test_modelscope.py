@@ -16,8 +16,8 @@ from vet.compat.modelscope import DownloadMode, MsDataset, Tasks, Trainers, pipe
 from vet.errors import UnknownNameError
 
 ID = 'damo/cv_vitb16_classification_vision-efficient-tuning-lora'
-VIT = 'test_vit'    # timm's own tiny ViT: 160 pixels, 0.4 million parameters
-SCRIPT = '''
+VIT = 'test_vit'  # timm's own tiny ViT: 160 pixels, 0.4 million parameters
+SCRIPT = """
 import os
 from vet.compat.modelscope import DownloadMode, MsDataset, Tasks, Trainers, build_trainer, pipeline
 
@@ -54,12 +54,14 @@ print('result:', result)
 
 classify = pipeline(Tasks.vision_efficient_tuning, os.path.join(work_dir, 'output'), model_revision='v1.0.2')
 print('labels:', classify(os.environ['IMAGE'])['labels'])
-'''
+"""
 
 
 @pytest.fixture(scope='module')
 def flowers(tmp_path_factory):
-    """A data root with Oxford Flowers in the official layout, 12 images of it; and what makes torchvision take its lists."""
+    """A data root with Oxford Flowers in the official layout, 12 images of it; and what makes
+    torchvision take its lists.
+    """
     root = tmp_path_factory.mktemp('data')
     folder = root / 'flowers-102'
     (folder / 'jpg').mkdir(parents=True)
@@ -67,8 +69,10 @@ def flowers(tmp_path_factory):
         Image.new('RGB', (40, 30), (number * 20, 90, 0)).save(folder / f'jpg/image_{number:05d}.jpg')
     savemat(folder / 'imagelabels.mat', dict(labels=np.array([[1, 102, 77, 5] * 3], np.uint8)))
     savemat(folder / 'setid.mat', dict(trnid=[[1, 2, 3, 4]], valid=[[5, 6]], tstid=[[7, 8, 9, 10, 11, 12]]))
-    lists = {kind: (name, hashlib.md5((folder / name).read_bytes()).hexdigest())
-             for kind, name in (('label', 'imagelabels.mat'), ('setid', 'setid.mat'))}
+    lists = {
+        kind: (name, hashlib.md5((folder / name).read_bytes()).hexdigest())
+        for kind, name in (('label', 'imagelabels.mat'), ('setid', 'setid.mat'))
+    }
     return root, lists
 
 
@@ -81,22 +85,34 @@ def test_the_script(flowers, python, tmp_path):
     network = timm.create_model(VIT, num_classes=0)
     save_file(network.state_dict(), tmp_path / 'vit.safetensors')
     (tmp_path / 'script.py').write_text(SCRIPT)
-    # torchvision checks the md5 of the two lists; a site file lets the fixture's pass, and the script stays as it is
+    # torchvision checks the md5 of the two lists; a site file lets the fixture's pass, and the script stays
+    # as it is
     (tmp_path / 'sitecustomize.py').write_text(
         'import os\nif "VIT" in os.environ:\n    import torchvision.datasets as d\n'
-        f'    d.Flowers102._file_dict = {{**d.Flowers102._file_dict, **{lists!r}}}\n')
+        f'    d.Flowers102._file_dict = {{**d.Flowers102._file_dict, **{lists!r}}}\n'
+    )
     before = stamps(root)
     image = root / 'flowers-102/jpg/image_00007.jpg'
     own = Path(__file__).parents[2]
-    done = python(tmp_path / 'script.py', PYTHONPATH=f'{tmp_path}:{own}', WORK_DIR=str(tmp_path / 'work'), VET_DATA_ROOT=str(root), VIT=VIT,
-                  CHECKPOINT=str(tmp_path / 'vit.safetensors'), IMAGE=str(image), CUDA_VISIBLE_DEVICES='')
+    done = python(
+        tmp_path / 'script.py',
+        PYTHONPATH=f'{tmp_path}:{own}',
+        WORK_DIR=str(tmp_path / 'work'),
+        VET_DATA_ROOT=str(root),
+        VIT=VIT,
+        CHECKPOINT=str(tmp_path / 'vit.safetensors'),
+        IMAGE=str(image),
+        CUDA_VISIBLE_DEVICES='',
+    )
     assert done.returncode == 0, done.stderr
     assert 'OxfordFlowers is not downloaded again' in done.stderr and stamps(root) == before
     result, labels = done.stdout.strip().splitlines()[-2:]
     metrics = eval(result.removeprefix('result: '))
     assert set(metrics) == {'accuracy'} and 0 <= metrics['accuracy'] <= 1
     names = torchvision.datasets.Flowers102.classes
-    assert len(eval(labels.removeprefix('labels: '))) == 5 and set(eval(labels.removeprefix('labels: '))) <= set(names)
+    assert len(eval(labels.removeprefix('labels: '))) == 5 and set(
+        eval(labels.removeprefix('labels: '))
+    ) <= set(names)
     configuration = json.loads((tmp_path / 'work/output/configuration.json').read_text())
     assert configuration['classes'] == names
     assert configuration['model']['tuners'] == [dict(type='LoRA', rank=10)]
@@ -108,13 +124,24 @@ def test_the_script(flowers, python, tmp_path):
 def test_splits_and_download_mode(flowers, monkeypatch):
     root, lists = flowers
     monkeypatch.setenv('VET_DATA_ROOT', str(root))
-    monkeypatch.setattr(torchvision.datasets.Flowers102, '_file_dict', torchvision.datasets.Flowers102._file_dict | lists)
+    monkeypatch.setattr(
+        torchvision.datasets.Flowers102, '_file_dict', torchvision.datasets.Flowers102._file_dict | lists
+    )
     before = stamps(root)
 
     def load(split, **options):
-        return MsDataset.load('foundation_model_evaluation_benchmark', namespace='damo', subset_name='OxfordFlowers', split=split, **options)
+        return MsDataset.load(
+            'foundation_model_evaluation_benchmark',
+            namespace='damo',
+            subset_name='OxfordFlowers',
+            split=split,
+            **options,
+        )
+
     assert load('train').targets == [0, 101, 76, 4]
-    assert load('eval').targets == load('test').targets == [76, 4, 0, 101, 76, 4]     # the official test, never val
+    assert (
+        load('eval').targets == load('test').targets == [76, 4, 0, 101, 76, 4]
+    )  # the official test, never val
     with pytest.warns(UserWarning, match=f'OxfordFlowers is not downloaded again: the copy under {root}'):
         load('train', download_mode=DownloadMode.FORCE_REDOWNLOAD)
     assert stamps(root) == before
@@ -130,5 +157,8 @@ def test_names():
 
 def test_pipeline_ignores_the_revision(trainer):
     image = Image.new('L', (8, 8), 80)
-    assert pipeline(Tasks.vision_efficient_tuning, trainer.folder.output, model_revision='v1.0.2', device='cpu')(image) \
-        == pipeline(task=Tasks.vision_efficient_tuning, model=str(trainer.folder.output), device='cpu')(image)
+    assert pipeline(
+        Tasks.vision_efficient_tuning, trainer.folder.output, model_revision='v1.0.2', device='cpu'
+    )(image) == pipeline(task=Tasks.vision_efficient_tuning, model=str(trainer.folder.output), device='cpu')(
+        image
+    )

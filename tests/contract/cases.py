@@ -1,7 +1,9 @@
-"""What the contract suite runs: every registered tuner, with the arguments below or, lacking an entry, with its defaults.
+"""What the contract suite runs: every registered tuner, with the arguments below or, lacking an entry, with
+its defaults.
 
-A new plugin is tested from its first day without an entry; an entry adds arguments, closed formulas and the families on
-which it must work (elsewhere it must refuse). Two tuners of the suite's own cover the edits `before` and `after`.
+A new plugin is tested from its first day without an entry; an entry adds arguments, closed formulas and the
+families on which it must work (elsewhere it must refuse). Two tuners of the suite's own cover the edits
+`before` and `after`.
 """
 
 import re
@@ -29,7 +31,9 @@ MLPS = ATTENTION + ('convnext',)
 
 @dataclass(frozen=True)
 class Case:
-    """A tuner and its arguments. on: families where it works (None: it may also refuse). count: the closed formula."""
+    """A tuner and its arguments. on: families where it works (None: it may also refuse). count: the
+    closed formula.
+    """
 
     tuner: Any
     config: Callable[[Backbone], dict] = field(default=lambda backbone: {})
@@ -107,6 +111,7 @@ class PromptBlocks(Tuner):
 
 # Closed formulas, from the network's own parameter names alone --------------------------------------------------------
 
+
 def _sizes(backbone: Backbone, pattern: str) -> int:
     return sum(p.numel() for name, p in backbone.network.named_parameters() if re.fullmatch(pattern, name))
 
@@ -116,12 +121,19 @@ def _low_rank(shapes: Iterable[torch.Size], rank: int) -> int:
 
 
 def _fused(backbone: Backbone) -> list[torch.Size]:
-    return [p.shape for name, p in backbone.network.named_parameters() if re.search(r'(qkv\.|in_proj_)weight$', name)]
+    return [
+        p.shape
+        for name, p in backbone.network.named_parameters()
+        if re.search(r'(qkv\.|in_proj_)weight$', name)
+    ]
 
 
 def _weights(backbone: Backbone, block: str) -> list[torch.Size]:
-    return [p.shape for name, p in backbone.network.named_parameters()
-            if name.startswith(f'{block}.') and name.endswith('weight') and p.dim() in (2, 4)]
+    return [
+        p.shape
+        for name, p in backbone.network.named_parameters()
+        if name.startswith(f'{block}.') and name.endswith('weight') and p.dim() in (2, 4)
+    ]
 
 
 def _bottlenecks(backbone: Backbone, role: str, width: int, into: bool = False) -> int:
@@ -131,8 +143,11 @@ def _bottlenecks(backbone: Backbone, role: str, width: int, into: bool = False) 
 
 
 def _norm_names(backbone: Backbone) -> str:
-    return '|'.join(re.escape(name) + r'\.(weight|bias)' for name, module in backbone.network.named_modules()
-                    if 'Norm' in type(module).__name__)
+    return '|'.join(
+        re.escape(name) + r'\.(weight|bias)'
+        for name, module in backbone.network.named_modules()
+        if 'Norm' in type(module).__name__
+    )
 
 
 def _entries(backbone: Backbone, block: str) -> list[torch.Size]:
@@ -147,26 +162,42 @@ def _inputs(backbone: Backbone, block: str) -> list[int]:
 def _factors(backbone: Backbone, rank: int, middle: int = 2) -> int:
     """2 C r of the ends, and `middle` for each (C, C) matrix."""
     width = min(_fused(backbone)[0])
-    matrices = sum(shape.numel() // width ** 2 for block in backbone.sites.blocks for shape in _weights(backbone, block))
+    matrices = sum(
+        shape.numel() // width**2 for block in backbone.sites.blocks for shape in _weights(backbone, block)
+    )
     return 2 * width * rank + middle * matrices
 
 
 def _weighted(backbone: Backbone) -> list[str]:
     """The Linear layers, convolutions and packed attentions of the blocks."""
-    return [name for name, module in backbone.network.named_modules()
-            if name.startswith(tuple(f'{block}.' for block in backbone.sites.blocks)) or name in backbone.sites.blocks
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention)]
+    return [
+        name
+        for name, module in backbone.network.named_modules()
+        if name.startswith(tuple(f'{block}.' for block in backbone.sites.blocks))
+        or name in backbone.sites.blocks
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention)
+    ]
 
 
 def _scales(backbone: Backbone) -> int:
-    """A parameter for each channel that the stem, the norms and the blocks' weights give, and each bias of theirs."""
+    """A parameter for each channel that the stem, the norms and the blocks' weights give, and each bias
+    of theirs.
+    """
     stem = next(name for name, module in backbone.network.named_modules() if isinstance(module, nn.Conv2d))
     names = {stem, *_weighted(backbone)}
-    weights = [p for name, p in backbone.network.named_parameters()
-               if name.rpartition('.')[0] in names and name.endswith('weight')]
-    biases = [p for name, p in backbone.network.named_parameters()
-              if name.rpartition('.')[0] in names and name.endswith('bias')]
-    return sum(len(p) for p in weights) + sum(len(p) for p in biases) + _sizes(backbone, _norm_names(backbone))
+    weights = [
+        p
+        for name, p in backbone.network.named_parameters()
+        if name.rpartition('.')[0] in names and name.endswith('weight')
+    ]
+    biases = [
+        p
+        for name, p in backbone.network.named_parameters()
+        if name.rpartition('.')[0] in names and name.endswith('bias')
+    ]
+    return (
+        sum(len(p) for p in weights) + sum(len(p) for p in biases) + _sizes(backbone, _norm_names(backbone))
+    )
 
 
 def _ladder(blocks: int, c: int, r: int) -> int:
@@ -185,99 +216,326 @@ CASES: tuple[Case, ...] = (
     Case('LinearProbe', on=EVERY, count=lambda b: 0),
     Case('Full', on=EVERY, count=lambda b: _sizes(b, '.*')),
     Case('Partial', on=EVERY, count=lambda b: _sizes(b, _last(b))),
-    Case('Partial', lambda b: dict(blocks=2, norm=True), on=NORMED, label='norm', count=lambda b:
-         _sizes(b, _last(b)) + _sizes(b, re.escape(b.sites.blocks[-2]) + r'\..*') + _sizes(b, FINAL_NORMS)),
+    Case(
+        'Partial',
+        lambda b: dict(blocks=2, norm=True),
+        on=NORMED,
+        label='norm',
+        count=lambda b: (
+            _sizes(b, _last(b)) + _sizes(b, re.escape(b.sites.blocks[-2]) + r'\..*') + _sizes(b, FINAL_NORMS)
+        ),
+    ),
     Case('BitFit', on=EVERY, count=lambda b: _sizes(b, r'.*bias')),
-    Case('Partial', lambda b: dict(names=re.escape(b.sites.blocks[0]) + r'\..*weight'), on=EVERY, label='names',
-         count=lambda b: _sizes(b, re.escape(b.sites.blocks[0]) + r'\..*weight')),
-    Case('Partial', lambda b: dict(indices=(-4, None)), on=EVERY, label='indices',
-         count=lambda b: sum(p.numel() for p in list(b.network.parameters())[-4:])),
+    Case(
+        'Partial',
+        lambda b: dict(names=re.escape(b.sites.blocks[0]) + r'\..*weight'),
+        on=EVERY,
+        label='names',
+        count=lambda b: _sizes(b, re.escape(b.sites.blocks[0]) + r'\..*weight'),
+    ),
+    Case(
+        'Partial',
+        lambda b: dict(indices=(-4, None)),
+        on=EVERY,
+        label='indices',
+        count=lambda b: sum(p.numel() for p in list(b.network.parameters())[-4:]),
+    ),
     Case('NormTune', on=NORMED, count=lambda b: _sizes(b, _norm_names(b))),
-    Case('DiffFit', on=ATTENTION, count=lambda b: _sizes(b, '.*bias|' + _norm_names(b)) + sum(
-        shape[0] for block in b.sites.blocks for shape in (_weights(b, block)[-3], _weights(b, block)[-1]))),
+    Case(
+        'DiffFit',
+        on=ATTENTION,
+        count=lambda b: (
+            _sizes(b, '.*bias|' + _norm_names(b))
+            + sum(
+                shape[0]
+                for block in b.sites.blocks
+                for shape in (_weights(b, block)[-3], _weights(b, block)[-1])
+            )
+        ),
+    ),
     Case('DiffFit', lambda b: dict(outputs='mlp.fc2'), on=(*ATTENTION, 'convnext'), label='mlp'),
     Case('LoRA', lambda b: dict(rank=2), on=ATTENTION, count=lambda b: _low_rank(_fused(b), 2)),
-    Case('LoRA', lambda b: dict(rank=2, parts='qv', alpha=4, dropout=0.1), on=('vit', 'swin', 'clip', 'deit-distilled'),
-         label='qv', count=lambda b: sum(2 * 2 * (out // 3 + inside) for out, inside in _fused(b))),
-    Case('LoRA', lambda b: dict(rank=2, alpha=6, at='weight'), on=EVERY, label='weight',
-         count=lambda b: sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks)),
-    Case('LoRA', lambda b: dict(rank=[0] + [i + 1 for i in range(len(b.sites.blocks) - 1)], at='weight'), on=EVERY,
-         label='by-depth', count=lambda b: sum(_low_rank(_weights(b, block), i) for i, block in enumerate(b.sites.blocks))),
-    Case('LoRA', lambda b: dict(rank=2, at=['attn.proj', 'mlp.fc1', 'mlp.fc2']), on=ATTENTION, label='proj-mlp',
-         count=lambda b: sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks)
-         - _low_rank(_fused(b), 2)),
-    Case('LoRA', lambda b: dict(rank=2, variant='rslora'), on=ATTENTION, label='rslora', count=lambda b: _low_rank(_fused(b), 2)),
-    Case('LoRA', lambda b: dict(rank=2, variant='dora', at='weight'), on=EVERY, label='dora', count=lambda b: sum(
-         _low_rank(_weights(b, block), 2) + sum(shape[0] for shape in _weights(b, block)) for block in b.sites.blocks)),
-    Case('LoRA', lambda b: dict(rank=2, variant='dora', parts='qv'), on=ATTENTION,
-         label='dora-qv', count=lambda b: sum(2 * (2 * (out // 3 + inside) + out // 3) for out, inside in _fused(b))),
-    Case('LoRA', lambda b: dict(r=1, lora_alpha=2, variant='pissa', at='weight'), on=EVERY, label='pissa',
-         count=lambda b: sum(_low_rank(_weights(b, block), 1) for block in b.sites.blocks)),
-    Case('LoRA', lambda b: dict(rank=8, variant='vera', at='weight'), on=EVERY, label='vera', count=lambda b: sum(
-         8 + shape[0] for block in b.sites.blocks for shape in _weights(b, block))),
-    Case('LoRA', lambda b: dict(rank=8, variant='vera', parts='qv'), on=ATTENTION,
-         label='vera-qv', count=lambda b: sum(2 * (8 + out // 3) for out, _ in _fused(b))),
-    Case('DyLoRA', lambda b: dict(rank=4, at='weight'), on=EVERY, count=lambda b: sum(
-        _low_rank(_weights(b, block), 4) for block in b.sites.blocks)),
-    Case('DyLoRA', lambda b: dict(rank=3, alpha=6, schedule='shrink', use=2), on=ATTENTION, label='shrink',
-         count=lambda b: _low_rank(_fused(b), 3)),
-    Case('AdaLoRA', lambda b: dict(rank=3, target=2, at='weight'), on=EVERY, count=lambda b: sum(
-        _low_rank([shape], 3) + 3 for block in b.sites.blocks for shape in _weights(b, block))),
-    Case('MoLoRA', lambda b: dict(rank=2, experts=3), on=('vit', 'swin', 'clip', 'deit-distilled'), count=lambda b: sum(
-        3 * (2 * (out + inside) + inside) for out, inside in _fused(b))),
-    Case('MoLoRA', lambda b: dict(rank=2, experts=3, topk=2, alpha=4, at='weight'), label='weight', on=(
-        'vit', 'swin', 'clip', 'deit-distilled', 'resnet', 'vgg'), count=lambda b: sum(
-        3 * (2 * (shape[0] + shape[1:].numel()) + shape[1]) for block in b.sites.blocks for shape in _weights(b, block))),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=2, parts='qv', alpha=4, dropout=0.1),
+        on=('vit', 'swin', 'clip', 'deit-distilled'),
+        label='qv',
+        count=lambda b: sum(2 * 2 * (out // 3 + inside) for out, inside in _fused(b)),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=2, alpha=6, at='weight'),
+        on=EVERY,
+        label='weight',
+        count=lambda b: sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=[0] + [i + 1 for i in range(len(b.sites.blocks) - 1)], at='weight'),
+        on=EVERY,
+        label='by-depth',
+        count=lambda b: sum(_low_rank(_weights(b, block), i) for i, block in enumerate(b.sites.blocks)),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=2, at=['attn.proj', 'mlp.fc1', 'mlp.fc2']),
+        on=ATTENTION,
+        label='proj-mlp',
+        count=lambda b: (
+            sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks) - _low_rank(_fused(b), 2)
+        ),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=2, variant='rslora'),
+        on=ATTENTION,
+        label='rslora',
+        count=lambda b: _low_rank(_fused(b), 2),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=2, variant='dora', at='weight'),
+        on=EVERY,
+        label='dora',
+        count=lambda b: sum(
+            _low_rank(_weights(b, block), 2) + sum(shape[0] for shape in _weights(b, block))
+            for block in b.sites.blocks
+        ),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=2, variant='dora', parts='qv'),
+        on=ATTENTION,
+        label='dora-qv',
+        count=lambda b: sum(2 * (2 * (out // 3 + inside) + out // 3) for out, inside in _fused(b)),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(r=1, lora_alpha=2, variant='pissa', at='weight'),
+        on=EVERY,
+        label='pissa',
+        count=lambda b: sum(_low_rank(_weights(b, block), 1) for block in b.sites.blocks),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=8, variant='vera', at='weight'),
+        on=EVERY,
+        label='vera',
+        count=lambda b: sum(8 + shape[0] for block in b.sites.blocks for shape in _weights(b, block)),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=8, variant='vera', parts='qv'),
+        on=ATTENTION,
+        label='vera-qv',
+        count=lambda b: sum(2 * (8 + out // 3) for out, _ in _fused(b)),
+    ),
+    Case(
+        'DyLoRA',
+        lambda b: dict(rank=4, at='weight'),
+        on=EVERY,
+        count=lambda b: sum(_low_rank(_weights(b, block), 4) for block in b.sites.blocks),
+    ),
+    Case(
+        'DyLoRA',
+        lambda b: dict(rank=3, alpha=6, schedule='shrink', use=2),
+        on=ATTENTION,
+        label='shrink',
+        count=lambda b: _low_rank(_fused(b), 3),
+    ),
+    Case(
+        'AdaLoRA',
+        lambda b: dict(rank=3, target=2, at='weight'),
+        on=EVERY,
+        count=lambda b: sum(
+            _low_rank([shape], 3) + 3 for block in b.sites.blocks for shape in _weights(b, block)
+        ),
+    ),
+    Case(
+        'MoLoRA',
+        lambda b: dict(rank=2, experts=3),
+        on=('vit', 'swin', 'clip', 'deit-distilled'),
+        count=lambda b: sum(3 * (2 * (out + inside) + inside) for out, inside in _fused(b)),
+    ),
+    Case(
+        'MoLoRA',
+        lambda b: dict(rank=2, experts=3, topk=2, alpha=4, at='weight'),
+        label='weight',
+        on=('vit', 'swin', 'clip', 'deit-distilled', 'resnet', 'vgg'),
+        count=lambda b: sum(
+            3 * (2 * (shape[0] + shape[1:].numel()) + shape[1])
+            for block in b.sites.blocks
+            for shape in _weights(b, block)
+        ),
+    ),
     Case('Adapter', lambda b: dict(width=2), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
-    Case('Adapter', lambda b: dict(width=2, position='before', scale='channel', activation='silu', at='block'), on=EVERY,
-         label='before', count=lambda b: _bottlenecks(b, 'block', 2, into=True)),
-    Case('Houlsby', lambda b: dict(width=2), on=ATTENTION,
-         count=lambda b: _bottlenecks(b, 'attn', 2) + _bottlenecks(b, 'mlp', 2)),
-    Case('Pfeiffer', lambda b: dict(width=[2] * len(b.sites.blocks)), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
+    Case(
+        'Adapter',
+        lambda b: dict(width=2, position='before', scale='channel', activation='silu', at='block'),
+        on=EVERY,
+        label='before',
+        count=lambda b: _bottlenecks(b, 'block', 2, into=True),
+    ),
+    Case(
+        'Houlsby',
+        lambda b: dict(width=2),
+        on=ATTENTION,
+        count=lambda b: _bottlenecks(b, 'attn', 2) + _bottlenecks(b, 'mlp', 2),
+    ),
+    Case(
+        'Pfeiffer',
+        lambda b: dict(width=[2] * len(b.sites.blocks)),
+        on=MLPS,
+        count=lambda b: _bottlenecks(b, 'mlp', 2),
+    ),
     Case('AdaptFormer', lambda b: dict(width=2), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
-    Case('AdapterPlus', lambda b: dict(width=2), on=EVERY, count=lambda b: _bottlenecks(b, 'block', 2)
-         + sum(site.out_shape[site.axis] for site in b.sites.find('block'))),
-    Case('VPT', lambda b: dict(length=[0] + [2] * (len(b.sites.blocks) - 1)), on=TOKENS,
-         count=lambda b: 2 * 32 * (len(b.sites.blocks) - 1)),
-    Case('VPT', lambda b: dict(length=2, depth='shallow'), on=TOKENS, label='shallow', count=lambda b: 2 * 32),
+    Case(
+        'AdapterPlus',
+        lambda b: dict(width=2),
+        on=EVERY,
+        count=lambda b: (
+            _bottlenecks(b, 'block', 2) + sum(site.out_shape[site.axis] for site in b.sites.find('block'))
+        ),
+    ),
+    Case(
+        'VPT',
+        lambda b: dict(length=[0] + [2] * (len(b.sites.blocks) - 1)),
+        on=TOKENS,
+        count=lambda b: 2 * 32 * (len(b.sites.blocks) - 1),
+    ),
+    Case(
+        'VPT', lambda b: dict(length=2, depth='shallow'), on=TOKENS, label='shallow', count=lambda b: 2 * 32
+    ),
     Case('BorderPrompt', lambda b: dict(pad=3), on=CONVOLUTIONAL, count=lambda b: 3 * (6 * 38 + 6 * 32)),
-    Case('Prefix', lambda b: dict(length=2), on=('vit', 'clip', 'deit-distilled'), count=lambda b: 3 * 2 * 2 * 32),
-    Case('IA3', on=ATTENTION, count=lambda b: sum(2 * inside for _, inside in _fused(b)) + sum(
-        _weights(b, block)[-1][1] for block in b.sites.blocks)),
+    Case(
+        'Prefix',
+        lambda b: dict(length=2),
+        on=('vit', 'clip', 'deit-distilled'),
+        count=lambda b: 3 * 2 * 2 * 32,
+    ),
+    Case(
+        'IA3',
+        on=ATTENTION,
+        count=lambda b: (
+            sum(2 * inside for _, inside in _fused(b))
+            + sum(_weights(b, block)[-1][1] for block in b.sites.blocks)
+        ),
+    ),
     Case('IA3', lambda b: dict(at='weight'), on=EVERY, label='weight'),
     Case('SSF', on=NORMED, count=lambda b: _scales(b)),
     Case('SSF', lambda b: dict(std=0, at=['stem', 'weight']), on=EVERY, label='identity'),
     Case('RLRR', on=NORMED),
-    Case('RLRR', lambda b: dict(at='weight'), on=EVERY, label='weight', count=lambda b: sum(
-        shape[0] + shape[1] * (3 if shape[0] == 3 * shape[1] else 1) for block in b.sites.blocks
-        for shape in _weights(b, block)) + sum(_sizes(b, re.escape(name) + r'\.([a-z_]+_)?bias') for name in _weighted(b))),
-    Case('Convpass', lambda b: dict(width=2, dropout=0.0), on=TOKENS, count=lambda b: 2 * len(b.sites.blocks)
-         * (2 * 2 * 32 + 9 * 4 + 2 * 2 + 32)),
-    Case('UTuning', lambda b: dict(width=2), on=ATTENTION, count=lambda b: sum(
-         _bottlenecks(b, role, 2) for role in ('attn', 'mlp', 'block'))),
+    Case(
+        'RLRR',
+        lambda b: dict(at='weight'),
+        on=EVERY,
+        label='weight',
+        count=lambda b: (
+            sum(
+                shape[0] + shape[1] * (3 if shape[0] == 3 * shape[1] else 1)
+                for block in b.sites.blocks
+                for shape in _weights(b, block)
+            )
+            + sum(_sizes(b, re.escape(name) + r'\.([a-z_]+_)?bias') for name in _weighted(b))
+        ),
+    ),
+    Case(
+        'Convpass',
+        lambda b: dict(width=2, dropout=0.0),
+        on=TOKENS,
+        count=lambda b: 2 * len(b.sites.blocks) * (2 * 2 * 32 + 9 * 4 + 2 * 2 + 32),
+    ),
+    Case(
+        'UTuning',
+        lambda b: dict(width=2),
+        on=ATTENTION,
+        count=lambda b: sum(_bottlenecks(b, role, 2) for role in ('attn', 'mlp', 'block')),
+    ),
     Case('SCT', lambda b: dict(channels=4), on=EVERY, count=lambda b: (16 + 4) * len(b.sites.blocks)),
     Case('GPS', on=EVERY, count=lambda b: _scales(b) - _sizes(b, _norm_names(b))),
-    Case('GPS', lambda b: dict(k=2, bias=False, at='weight'), on=EVERY, label='weight',
-         count=lambda b: sum(2 * shape[0] for block in b.sites.blocks for shape in _weights(b, block))),
+    Case(
+        'GPS',
+        lambda b: dict(k=2, bias=False, at='weight'),
+        on=EVERY,
+        label='weight',
+        count=lambda b: sum(2 * shape[0] for block in b.sites.blocks for shape in _weights(b, block)),
+    ),
     Case('SideTuning', on=EVERY, count=lambda b: 26_033 + 65 * b.num_features),
-    Case('SideTuning', lambda b: dict(side=dict(type='timm', name='resnet18', pretrained=False, kwargs=dict(
-         layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))), on=EVERY, label='resnet'),
-    Case('LadderSide', lambda b: dict(reduction=4, heads=2), on=TOKENS, count=lambda b: _ladder(len(b.sites.blocks), 32, 8)),
-    Case('PixelBranch', lambda b: dict(rank=2, scale=0.5), on=EVERY, count=lambda b: 2 * (3 * 32 * 32 + b.num_features)),
-    Case('FacT', lambda b: dict(rank=2), on=TOKENS, count=lambda b: _factors(b, 2) + 2 ** 3),
-    Case('FacT', lambda b: dict(rank=2, variant='tt', scale=0.5), on=TOKENS, label='tt', count=lambda b:
-         _factors(b, 2, middle=2 * 2)),
-    Case('LoHa', lambda b: dict(rank=2, at='weight'), on=EVERY, count=lambda b: sum(
-        2 * _low_rank(_weights(b, block), 2) for block in b.sites.blocks)),
+    Case(
+        'SideTuning',
+        lambda b: dict(
+            side=dict(
+                type='timm',
+                name='resnet18',
+                pretrained=False,
+                kwargs=dict(layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)),
+            )
+        ),
+        on=EVERY,
+        label='resnet',
+    ),
+    Case(
+        'LadderSide',
+        lambda b: dict(reduction=4, heads=2),
+        on=TOKENS,
+        count=lambda b: _ladder(len(b.sites.blocks), 32, 8),
+    ),
+    Case(
+        'PixelBranch',
+        lambda b: dict(rank=2, scale=0.5),
+        on=EVERY,
+        count=lambda b: 2 * (3 * 32 * 32 + b.num_features),
+    ),
+    Case('FacT', lambda b: dict(rank=2), on=TOKENS, count=lambda b: _factors(b, 2) + 2**3),
+    Case(
+        'FacT',
+        lambda b: dict(rank=2, variant='tt', scale=0.5),
+        on=TOKENS,
+        label='tt',
+        count=lambda b: _factors(b, 2, middle=2 * 2),
+    ),
+    Case(
+        'LoHa',
+        lambda b: dict(rank=2, at='weight'),
+        on=EVERY,
+        count=lambda b: sum(2 * _low_rank(_weights(b, block), 2) for block in b.sites.blocks),
+    ),
     Case('LoKr', lambda b: dict(rank=1, alpha=2, at='weight'), on=EVERY),
-    Case('LoKr', lambda b: dict(rank=1, factor=4), on=ATTENTION, label='factor', count=lambda b: sum(
-        4 * 4 + out // 4 + inside // 4 for out, inside in _fused(b))),
-    Case('RepAdapter', lambda b: dict(width=4), on=ATTENTION, count=lambda b: sum(
-        4 * inside + 4 * inside // 2 + 4 + inside for block in b.sites.blocks for inside in _inputs(b, block))),
-    Case('RepAdapter', lambda b: dict(width=4, groups=1, scale=0.5, at='mlp.fc1'), on=(*ATTENTION, 'convnext'), label='mlp'),
-    Case('ARC', lambda b: dict(width=3), on=ATTENTION, count=lambda b: sum(
-        3 + inside for block in b.sites.blocks for inside in _inputs(b, block)) + sum(
-        3 * inside for _, inside in {shape for block in b.sites.blocks for shape in _entries(b, block)})),
+    Case(
+        'LoKr',
+        lambda b: dict(rank=1, factor=4),
+        on=ATTENTION,
+        label='factor',
+        count=lambda b: sum(4 * 4 + out // 4 + inside // 4 for out, inside in _fused(b)),
+    ),
+    Case(
+        'RepAdapter',
+        lambda b: dict(width=4),
+        on=ATTENTION,
+        count=lambda b: sum(
+            4 * inside + 4 * inside // 2 + 4 + inside
+            for block in b.sites.blocks
+            for inside in _inputs(b, block)
+        ),
+    ),
+    Case(
+        'RepAdapter',
+        lambda b: dict(width=4, groups=1, scale=0.5, at='mlp.fc1'),
+        on=(*ATTENTION, 'convnext'),
+        label='mlp',
+    ),
+    Case(
+        'ARC',
+        lambda b: dict(width=3),
+        on=ATTENTION,
+        count=lambda b: (
+            sum(3 + inside for block in b.sites.blocks for inside in _inputs(b, block))
+            + sum(
+                3 * inside
+                for _, inside in {shape for block in b.sites.blocks for shape in _entries(b, block)}
+            )
+        ),
+    ),
     Case('ARC', lambda b: dict(width=3, at='mlp.fc1'), on=(*ATTENTION, 'convnext'), label='mlp'),
     Case(AfterBlocks, on=EVERY),
     Case(PromptBlocks, on=TOKENS),

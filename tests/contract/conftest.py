@@ -1,4 +1,6 @@
-"""Parameters of the contract suite: `case, family` over the grid, the smaller families by default and all when slow."""
+"""Parameters of the contract suite: `case, family` over the grid, the smaller families by default and
+all when slow.
+"""
 
 import pytest
 
@@ -8,9 +10,19 @@ from tests.contract.runs import Run, is_default, pairs, run
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {'case', 'family'} <= set(metafunc.fixturenames):
         refuses = metafunc.function.__name__.startswith('test_refusal')
-        metafunc.parametrize('case, family', [
-            pytest.param(case, family, id=f'{case}-{family}', marks=[] if is_default(case, family) else pytest.mark.slow)
-            for case, family in pairs() if case.on is None or (family in case.on) != refuses])
+        metafunc.parametrize(
+            'case, family',
+            [
+                pytest.param(
+                    case,
+                    family,
+                    id=f'{case}-{family}',
+                    marks=[] if is_default(case, family) else pytest.mark.slow,
+                )
+                for case, family in pairs()
+                if case.on is None or (family in case.on) != refuses
+            ],
+        )
 
 
 @pytest.fixture

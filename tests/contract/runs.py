@@ -24,9 +24,9 @@ class Run:
     """`model` after STEPS optimizer steps that trained the tuner under a random, fixed head."""
 
     model: ImageClassifier
-    frozen: dict[str, torch.Tensor]                     # the backbone's state before the tuner was attached
+    frozen: dict[str, torch.Tensor]  # the backbone's state before the tuner was attached
     frozen_features: torch.Tensor
-    first_features: torch.Tensor                        # with the tuner, before training
+    first_features: torch.Tensor  # with the tuner, before training
     losses: list[float]
     first_gradients: dict[str, torch.Tensor]
     last_gradients: dict[str, torch.Tensor]
@@ -69,12 +69,16 @@ def distance(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> 
 
 
 def is_default(case: Case, family: str) -> bool:
-    """Whether the default suite runs it: every case on the ViT, each tuner's widest on all default families."""
+    """Whether the default suite runs it: every case on the ViT, each tuner's widest on all default
+    families.
+    """
     return family == 'vit' or (family in DEFAULT_FAMILIES and case is widest()[case.name])
 
 
 def classifier(case: Case, family: str) -> ImageClassifier:
-    """The tuned model before training, in eval: the same at every call, in every process. UserError where it refuses."""
+    """The tuned model before training, in eval: the same at every call, in every process. UserError
+    where it refuses.
+    """
     backbone = tiny(family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -92,18 +96,31 @@ def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
     """The names at which two states are not bit for bit the same."""
-    return [name for name in one.keys() | other.keys()
-            if name not in one or name not in other or not torch.equal(one[name], other[name])]
+    return [
+        name
+        for name in one.keys() | other.keys()
+        if name not in one or name not in other or not torch.equal(one[name], other[name])
+    ]
 
 
 def leftovers(module: nn.Module) -> list[str]:
-    """Modules that still bear marks of an edit: hooks, an instance's forward, reweights, parameters that train."""
-    return [name for name, part in module.named_modules()
-            if part._forward_hooks or part._forward_pre_hooks or 'forward' in part.__dict__ or '_reweighted' in part.__dict__
-            or any(p.requires_grad for p in part.parameters(recurse=False))]
+    """Modules that still bear marks of an edit: hooks, an instance's forward, reweights, parameters
+    that train.
+    """
+    return [
+        name
+        for name, part in module.named_modules()
+        if part._forward_hooks
+        or part._forward_pre_hooks
+        or 'forward' in part.__dict__
+        or '_reweighted' in part.__dict__
+        or any(p.requires_grad for p in part.parameters(recurse=False))
+    ]
 
 
-def gradients(model: ImageClassifier, x: torch.Tensor, labels: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(
+    model: ImageClassifier, x: torch.Tensor, labels: torch.Tensor
+) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss, and the gradient by name of everything that trains."""
     names, parameters = zip(*model.trainable().items())
     loss = F.cross_entropy(model(x), labels)
@@ -142,8 +159,15 @@ def run(case: Case, family: str) -> Run | Refusal:
                 parameter.grad = found[name].expand_as(parameter).clone()
             optimizer.step()
         losses.append(gradients(model, x, LABELS)[0])
-    return Run(model.eval(), snapshot(pristine.network), frozen_features, first_features, losses,
-               all_gradients[0], all_gradients[-1])
+    return Run(
+        model.eval(),
+        snapshot(pristine.network),
+        frozen_features,
+        first_features,
+        losses,
+        all_gradients[0],
+        all_gradients[-1],
+    )
 
 
 def trained(case: Case, family: str) -> ImageClassifier:

@@ -8,13 +8,17 @@ from tests.contract.runs import LABELS, Run, classifier, gradients, logits, run,
 from tests.nets import images, tiny
 from vet.registry import TUNERS
 
-DEFAULT = {'LoRA-qv'}      # each compilation takes a second
+DEFAULT = {'LoRA-qv'}  # each compilation takes a second
 
 
 def on_vit(slow_others: bool = False) -> list:
     cases = [case for case in CASES if case.on is None or 'vit' in case.on]
-    return [pytest.param(case, id=str(case), marks=pytest.mark.slow if slow_others and str(case) not in DEFAULT else [])
-            for case in cases]
+    return [
+        pytest.param(
+            case, id=str(case), marks=pytest.mark.slow if slow_others and str(case) not in DEFAULT else []
+        )
+        for case in cases
+    ]
 
 
 def trained_on_vit(case: Case):
@@ -50,9 +54,14 @@ def moved(config, backbone):
     return tuner
 
 
-@pytest.mark.parametrize('config', [
-    pytest.param(dict(type='LoRA', at='weight', rank=2), id='reweight'), pytest.param(dict(type='BitFit'), id='thaw', marks=pytest.mark.slow),
-    pytest.param(dict(type=AfterBlocks), id='after', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'config',
+    [
+        pytest.param(dict(type='LoRA', at='weight', rank=2), id='reweight'),
+        pytest.param(dict(type='BitFit'), id='thaw', marks=pytest.mark.slow),
+        pytest.param(dict(type=AfterBlocks), id='after', marks=pytest.mark.slow),
+    ],
+)
 def test_edits_after_compile_are_seen_by_the_compiled_model(config):
     torch.manual_seed(0)
     backbone = tiny('vit').eval()
@@ -66,11 +75,20 @@ def test_edits_after_compile_are_seen_by_the_compiled_model(config):
     assert torch.allclose(logits(fast), frozen, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('config', [
-    dict(type='Adapter', width=2), dict(type='VPT', length=2), dict(type='LoRA', rank=2), dict(type='BitFit')],
-    ids=lambda config: config['type'])
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(type='Adapter', width=2),
+        dict(type='VPT', length=2),
+        dict(type='LoRA', rank=2),
+        dict(type='BitFit'),
+    ],
+    ids=lambda config: config['type'],
+)
 def test_no_edit_is_hidden_by_a_graph_that_was_made_before(config):
-    """A graph's guards look at no hook: without a reset, a compiled network goes on as if nobody had edited it."""
+    """A graph's guards look at no hook: without a reset, a compiled network goes on as if nobody had
+    edited it.
+    """
     torch.manual_seed(0)
     backbone = tiny('vit').eval()
     torch.compiler.reset()

@@ -5,7 +5,17 @@ import copy
 import pytest
 import torch
 
-from tests.contract.runs import LABELS, Refusal, differing, gradients, leftovers, logits, run, snapshot, trained
+from tests.contract.runs import (
+    LABELS,
+    Refusal,
+    differing,
+    gradients,
+    leftovers,
+    logits,
+    run,
+    snapshot,
+    trained,
+)
 from tests.nets import images, tiny
 from vet.errors import UserError
 
@@ -40,7 +50,7 @@ def test_every_trainable_tensor_moves_the_loss(ran):
 def test_every_delta_has_a_gradient_from_the_first_step(ran):
     by_delta: dict[str, float] = {}
     for key, delta in ran.model.tuners[0].deltas.items():
-        if key == 'shared':         # ARC's projections wait for a scale that starts at zero
+        if key == 'shared':  # ARC's projections wait for a scale that starts at zero
             continue
         for name, _ in delta.named_parameters():
             gradient = ran.first_gradients[f'tuners.0.deltas.{key.replace("/", ".")}.{name}']
@@ -82,7 +92,9 @@ def test_detach_gives_back_the_very_same_tensors(case, family):
             pytest.skip(f'refuses: {error}')
         raise
     tuner.detach()
-    assert {name: id(value) for name, value in [*backbone.named_parameters(), *backbone.named_buffers()]} == tensors
+    assert {
+        name: id(value) for name, value in [*backbone.named_parameters(), *backbone.named_buffers()]
+    } == tensors
     assert {name: set(module.__dict__) for name, module in backbone.named_modules()} == attributes
     assert not list(tuner.trainable())
 
@@ -151,7 +163,11 @@ def test_refusal_names_the_tuner_or_role_and_the_network(case, family):
     if case.on is None and not isinstance(result, Refusal):
         pytest.skip('works here')
     text = str(result.error)
-    roles = [case.make(tiny(family)).at] if isinstance(case.make(tiny(family)).at, str) else case.make(tiny(family)).at
+    roles = (
+        [case.make(tiny(family)).at]
+        if isinstance(case.make(tiny(family)).at, str)
+        else case.make(tiny(family)).at
+    )
     shapes = {str(tuple(call.in_shape)) for call in result.backbone.sites.calls.values()}
     of_a_site = case.name in text and any(shape in text for shape in shapes)
     of_a_role = any(repr(role) in text for role in roles) and result.backbone.sites.family in text

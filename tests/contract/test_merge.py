@@ -19,7 +19,11 @@ def test_merged_computes_the_same_as_a_plain_network(ran, case, family):
     unmerged, merged = logits(ran.model.backbone), logits(network)
     assert (merged - unmerged).abs().max() <= 1e-5 * unmerged.abs().max()
 
-    assert not [name for name, part in network.named_modules() if '_reweighted' in part.__dict__ or 'forward' in part.__dict__]
+    assert not [
+        name
+        for name, part in network.named_modules()
+        if '_reweighted' in part.__dict__ or 'forward' in part.__dict__
+    ]
     assert list(network.state_dict()) == list(ran.frozen)
     untouched = tiny(family).network.eval()
     untouched.load_state_dict(network.state_dict(), strict=True)

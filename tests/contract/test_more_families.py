@@ -11,9 +11,15 @@ from vet.errors import UserError
 from vet.registry import TUNERS
 
 NETS = {'tiny_vit': tiny_vit, 'coatnet': coatnet, 'torchvision swin': torchvision_swin} | {
-    name: lambda name=name: timm_net(name) for name in timm.list_models('test_*')}
-TUNERS_TRIED = [dict(type='LoRA', rank=1, at='weight'), dict(type='Adapter', width=2, at='block'),
-                dict(type='Adapter', width=2, position='before', at='block'), dict(type='SSF'), dict(type='BitFit')]
+    name: lambda name=name: timm_net(name) for name in timm.list_models('test_*')
+}
+TUNERS_TRIED = [
+    dict(type='LoRA', rank=1, at='weight'),
+    dict(type='Adapter', width=2, at='block'),
+    dict(type='Adapter', width=2, position='before', at='block'),
+    dict(type='SSF'),
+    dict(type='BitFit'),
+]
 
 
 @pytest.mark.parametrize('net', NETS)

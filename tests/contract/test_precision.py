@@ -1,4 +1,5 @@
-"""Every tuner under bf16 autocast on a ViT: what it computes and its gradients stay near float32's, and its numbers float32.
+"""Every tuner under bf16 autocast on a ViT: what it computes and its gradients stay near float32's, and its
+numbers float32.
 
 Tolerance: five times what bf16 does to the frozen network under the same head.
 """
@@ -21,7 +22,9 @@ def error(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 @functools.cache
 def frozen_error() -> float:
-    return error(in_bf16(run(Case('LinearProbe'), 'vit').model)[0], logits(run(Case('LinearProbe'), 'vit').model))
+    return error(
+        in_bf16(run(Case('LinearProbe'), 'vit').model)[0], logits(run(Case('LinearProbe'), 'vit').model)
+    )
 
 
 def in_bf16(model) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

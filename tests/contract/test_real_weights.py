@@ -1,4 +1,6 @@
-"""Three optimizer steps on pretrained weights and real images lower the loss, for every tuner that works on a ViT."""
+"""Three optimizer steps on pretrained weights and real images lower the loss, for every tuner that
+works on a ViT.
+"""
 
 import pytest
 import torch
@@ -12,15 +14,22 @@ from vet.registry import BACKBONES
 
 
 def digits(mean: float, std: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """96 images (96, 3, 8, 8) of the digits 5 to 9, which the weights have not seen, and labels 0 to 2 (two digits share one)."""
+    """96 images (96, 3, 8, 8) of the digits 5 to 9, which the weights have not seen, and labels 0 to 2
+    (two digits share one).
+    """
     images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     images, labels = images[labels > 4][:96].float().view(-1, 1, 8, 8) / 16, labels[labels > 4][:96] % 3
     return (images.expand(-1, 3, -1, -1) - mean) / std, labels
 
 
-@pytest.mark.parametrize('case', [
-    pytest.param(case, id=str(case), marks=[] if case is widest()[case.name] else pytest.mark.slow)
-    for case in CASES if case.on is None or 'vit' in case.on])
+@pytest.mark.parametrize(
+    'case',
+    [
+        pytest.param(case, id=str(case), marks=[] if case is widest()[case.name] else pytest.mark.slow)
+        for case in CASES
+        if case.on is None or 'vit' in case.on
+    ],
+)
 def test_three_steps_on_the_digits_vit_lower_the_loss(case: Case):
     torch.manual_seed(0)
     backbone = BACKBONES.build(dict(type='DigitsViT'))

@@ -22,13 +22,20 @@ ROOT = Path(__file__).parents[2]
 def reloaded(default: bool) -> dict[str, torch.Tensor]:
     """The logits of every trained model, computed by one fresh process from the saved files."""
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [(case, family) for case, family in pairs()
-                if is_default(case, family) == default and isinstance(run(case, family), Run)]
+        jobs = [
+            (case, family)
+            for case, family in pairs()
+            if is_default(case, family) == default and isinstance(run(case, family), Run)
+        ]
         for case, family in jobs:
-            save_file({k: v.contiguous() for k, v in run(case, family).model.trained_state().items()},
-                      Path(folder, f'{case}-{family}.safetensors'))
+            save_file(
+                {k: v.contiguous() for k, v in run(case, family).model.trained_state().items()},
+                Path(folder, f'{case}-{family}.safetensors'),
+            )
         Path(folder, 'jobs.json').write_text(json.dumps([[str(case), family] for case, family in jobs]))
-        subprocess.run([sys.executable, '-m', 'tests.contract.reload', folder], cwd=ROOT, check=True, timeout=900)
+        subprocess.run(
+            [sys.executable, '-m', 'tests.contract.reload', folder], cwd=ROOT, check=True, timeout=900
+        )
         return load_file(Path(folder, 'logits.safetensors'))
 
 

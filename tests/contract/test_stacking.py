@@ -18,7 +18,9 @@ def stacked(case, family, ran):
 
 
 def test_three_tuners_start_as_the_second_alone(stacked, ran):
-    assert torch.equal(logits(stacked.backbone), ran.first_features) or not ran.model.tuners[0].identity_at_start
+    assert (
+        torch.equal(logits(stacked.backbone), ran.first_features) or not ran.model.tuners[0].identity_at_start
+    )
 
 
 def test_three_tuners_all_have_gradients(stacked):
@@ -43,8 +45,14 @@ def test_detaching_a_stack_in_any_order_restores_the_network(stacked, ran, order
 def test_stack_of_three_mergeable_tuners_merges(family):
     backbone = tiny(family)
     torch.manual_seed(6)
-    tuners = [TUNERS.build(cfg) for cfg in (dict(type='LoRA', rank=2, at='weight'), dict(type='BitFit'),
-                                            dict(type='LoRA', rank=3, alpha=1, at='weight'))]
+    tuners = [
+        TUNERS.build(cfg)
+        for cfg in (
+            dict(type='LoRA', rank=2, at='weight'),
+            dict(type='BitFit'),
+            dict(type='LoRA', rank=3, alpha=1, at='weight'),
+        )
+    ]
     model = with_head(backbone, tuners)
     with torch.no_grad():
         for parameter in model.trainable().values():

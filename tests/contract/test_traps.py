@@ -1,4 +1,6 @@
-"""Modules that a simpler reweight would get wrong: odd convolutions, attention that is never called, BatchNorm."""
+"""Modules that a simpler reweight would get wrong: odd convolutions, attention that is never called,
+BatchNorm.
+"""
 
 import copy
 
@@ -35,15 +37,23 @@ class ZeroEverywhere(Tuner):
 
 
 def torchvision_swin() -> Backbone:
-    network = SwinTransformer([2, 2], embed_dim=16, depths=[2, 1], num_heads=[2, 2], window_size=[4, 4],
-                              stochastic_depth_prob=0.0)
+    network = SwinTransformer(
+        [2, 2], embed_dim=16, depths=[2, 1], num_heads=[2, 2], window_size=[4, 4], stochastic_depth_prob=0.0
+    )
     network.head = nn.Identity()
-    return Backbone(network, find_layout(network), Preprocessing(size=(32, 32)), dict(type='test', name='torchvision swin'))
+    return Backbone(
+        network,
+        find_layout(network),
+        Preprocessing(size=(32, 32)),
+        dict(type='test', name='torchvision swin'),
+    )
 
 
 ODD = {
     'Conv2dSame': lambda: timm_net('tf_efficientnet_lite0', 33, pad_type='same'),
-    'StdConv2d': lambda: timm_net('resnetv2_50', 33, layers=(1, 1, 1, 1), channels=(16, 16, 16, 16), conv_layer=std_conv()),
+    'StdConv2d': lambda: timm_net(
+        'resnetv2_50', 33, layers=(1, 1, 1, 1), channels=(16, 16, 16, 16), conv_layer=std_conv()
+    ),
     'BatchNorm': lambda: tiny('resnet'),
     'LayerNorm2d': lambda: tiny('convnext'),
 }
@@ -57,6 +67,7 @@ UNCALLED = {
 
 def std_conv() -> type[nn.Conv2d]:
     from timm.layers import StdConv2d
+
     return StdConv2d
 
 
@@ -116,7 +127,7 @@ def test_lora_on_weights_that_no_module_call_reads_equals_written_weights(net, a
     tuned = logits(backbone)
     assert (tuned - frozen).abs().max() > 1e-2
     assert torch.allclose(tuned, logits(plain), rtol=1e-5, atol=1e-5)
-    grad_mode = backbone(images(6)).detach()                # nn.MultiheadAttention takes its fast path under no_grad only
+    grad_mode = backbone(images(6)).detach()  # nn.MultiheadAttention takes its fast path under no_grad only
     assert torch.allclose(grad_mode, tuned, rtol=1e-4, atol=1e-5)
 
     _, found = gradients(model.train(), images(6), LABELS)
@@ -144,7 +155,10 @@ def test_edit_of_what_flows_refuses_a_module_that_is_never_called():
     class AfterProj(Tuner):
         def tune(self, site: Site) -> None:
             self.after(site, nn.Identity())
-    with pytest.raises(NoSiteError, match=r"AfterProj .*self_attention\.out_proj.* is never called.*MultiheadAttention"):
+
+    with pytest.raises(
+        NoSiteError, match=r'AfterProj .*self_attention\.out_proj.* is never called.*MultiheadAttention'
+    ):
         AfterProj('attn.proj').attach(tiny('torchvision-vit'))
 
 
@@ -183,7 +197,11 @@ def test_trained_batchnorm_statistics_are_saved_and_restored():
     assert training == {name for name in norms(backbone) if name.startswith('layer4.0.')}
     model(images(6))
     changed = set(differing(snapshot(backbone.network), frozen))
-    assert changed == {f'{name}.{leaf}' for name in training for leaf in ('running_mean', 'running_var', 'num_batches_tracked')}
+    assert changed == {
+        f'{name}.{leaf}'
+        for name in training
+        for leaf in ('running_mean', 'running_var', 'num_batches_tracked')
+    }
     saved = {name.removeprefix('tuners.0.thawed.'): value for name, value in model.trained_state().items()}
     assert all(torch.equal(saved[name], backbone.network.state_dict()[name]) for name in changed)
     model.tuners[0].detach()

@@ -1,4 +1,6 @@
-"""Which rows of a projection make queries, keys and values, checked against the tensors that the attention itself computes."""
+"""Which rows of a projection make queries, keys and values, checked against the tensors that the
+attention itself computes.
+"""
 
 import pytest
 import torch
@@ -19,29 +21,42 @@ TOUCHES = ['q', 'k', 'v', 'qv', 'qkv']
 
 def tiny_vit() -> Backbone:
     """Its heads lie one after the other, each with its own queries, keys and values."""
-    network = TinyVit(num_classes=0, embed_dims=(16, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4),
-                      window_sizes=(4, 4, 4, 4), drop_path_rate=0.0)
+    network = TinyVit(
+        num_classes=0,
+        embed_dims=(16, 16, 24, 32),
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 2, 3, 4),
+        window_sizes=(4, 4, 4, 4),
+        drop_path_rate=0.0,
+    )
     return _plain('tiny_vit', network, 64)
 
 
 def coatnet() -> Backbone:
     """Head by head too, by a convolution."""
-    cfg = MaxxVitCfg(embed_dim=(16, 32), depths=(1, 1), block_type=('C', 'T'), stem_width=8,
-                     transformer_cfg=MaxxVitTransformerCfg(dim_head=8, use_nchw_attn=True, window_size=(4, 4)))
+    cfg = MaxxVitCfg(
+        embed_dim=(16, 32),
+        depths=(1, 1),
+        block_type=('C', 'T'),
+        stem_width=8,
+        transformer_cfg=MaxxVitTransformerCfg(dim_head=8, use_nchw_attn=True, window_size=(4, 4)),
+    )
     network = MaxxVit(cfg, img_size=64, num_classes=0)
     return _plain('coatnet', network, 64, {'attn.qkv': r'.*\.qkv'})
 
 
 def _plain(name: str, network: nn.Module, size: int, roles: dict[str, str] | None = None) -> Backbone:
-    return Backbone(network, find_layout(network, roles), Preprocessing(size=(size, size)), dict(type='test', name=name))
+    return Backbone(
+        network, find_layout(network, roles), Preprocessing(size=(size, size)), dict(type='test', name=name)
+    )
 
 
 NETS = {
     'vit': lambda: tiny('vit'),
     'swin': lambda: tiny('swin'),
     'torchvision swin': torchvision_swin,
-    'beit': lambda: timm_net('beit_base_patch16_224', **VIT),                   # reads the weight without calling the layer
-    'eva': lambda: timm_net('eva02_tiny_patch14_224', **VIT),                   # has a layer for each of q, k and v
+    'beit': lambda: timm_net('beit_base_patch16_224', **VIT),  # reads the weight without calling the layer
+    'eva': lambda: timm_net('eva02_tiny_patch14_224', **VIT),  # has a layer for each of q, k and v
     'tiny_vit': tiny_vit,
     'coatnet': coatnet,
 }
@@ -107,6 +122,7 @@ def test_each_part_of_a_projection_laid_out_by_heads_has_all_its_rows(net):
 @pytest.mark.parametrize('variant', ['plain', 'dora', 'pissa', 'vera'])
 def test_variants_reload_and_merge_on_a_projection_laid_out_by_heads(variant):
     from tests.contract.runs import logits, with_head
+
     backbone = randomised(tiny_vit())
     model = with_head(backbone, [TUNERS.build(dict(type='LoRA', rank=2, parts='qv', variant=variant))])
     x = images(2, 64)
@@ -116,7 +132,9 @@ def test_variants_reload_and_merge_on_a_projection_laid_out_by_heads(variant):
             parameter.add_(0.1 * torch.randn_like(parameter))
     tuned = logits(model, x)
     assert not torch.allclose(logits(backbone, x), frozen, atol=1e-4)
-    again = with_head(randomised(tiny_vit()), [TUNERS.build(dict(type='LoRA', rank=2, parts='qv', variant=variant))])
+    again = with_head(
+        randomised(tiny_vit()), [TUNERS.build(dict(type='LoRA', rank=2, parts='qv', variant=variant))]
+    )
     again.load_trained_state(model.trained_state())
     assert torch.equal(logits(again, x), tuned)
     model.merge()
@@ -131,7 +149,9 @@ def test_ia3_scales_keys_and_values_of_each_head():
     with torch.no_grad():
         next(iter(tuner.deltas.values())).gamma.fill_(2.0)
     after = attended(backbone)
-    assert torch.equal(before['q'], after['q']) and all(torch.allclose(2 * before[part], after[part]) for part in 'kv')
+    assert torch.equal(before['q'], after['q']) and all(
+        torch.allclose(2 * before[part], after[part]) for part in 'kv'
+    )
 
 
 def test_rlrr_has_a_right_scale_for_queries_keys_and_values_of_all_heads():
@@ -143,9 +163,15 @@ def test_rlrr_has_a_right_scale_for_queries_keys_and_values_of_all_heads():
     assert [delta.part[rows[part]].unique().tolist() for part in 'qkv'] == [[0], [1], [2]]
 
 
-@pytest.mark.parametrize('config', [dict(type='LoRA', rank=2, parts='v'), dict(type='IA3', at='attn.qkv')], ids=str)
+@pytest.mark.parametrize(
+    'config', [dict(type='LoRA', rank=2, parts='v'), dict(type='IA3', at='attn.qkv')], ids=str
+)
 def test_an_attention_whose_parts_nothing_shows_is_refused_by_name(config):
     """CoaT multiplies keys and values first: no product of queries and keys meets a softmax."""
-    backbone = timm_net('coat_lite_tiny', 32, img_size=32, embed_dims=(16, 16, 16, 16), serial_depths=(1, 1, 1, 1))
-    with pytest.raises(NoSiteError, match=r"makes a query, a key or a value, but 'serial_blocks1\.0\.factoratt_crpe\.qkv'"):
+    backbone = timm_net(
+        'coat_lite_tiny', 32, img_size=32, embed_dims=(16, 16, 16, 16), serial_depths=(1, 1, 1, 1)
+    )
+    with pytest.raises(
+        NoSiteError, match=r"makes a query, a key or a value, but 'serial_blocks1\.0\.factoratt_crpe\.qkv'"
+    ):
         TUNERS.build(config | dict(at='*.qkv')).attach(backbone)

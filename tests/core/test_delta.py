@@ -28,18 +28,29 @@ def probes(source: str) -> list[str]:
 
 
 def test_nobody_probes_a_delta():
-    wrong = {str(path): probes(path.read_text()) for path in (ROOT / 'vet').rglob('*.py') if probes(path.read_text())}
+    wrong = {
+        str(path): probes(path.read_text())
+        for path in (ROOT / 'vet').rglob('*.py')
+        if probes(path.read_text())
+    }
     assert wrong == {}
 
 
 def test_a_probe_would_be_seen():
-    assert probes("getattr(edit.delta, 'x', 0)\nhasattr(thing, 'splits')\nvars(type(delta))\ngetattr(network, 'name')") == [
-        "getattr(edit.delta, 'x', 0)", "hasattr(thing, 'splits')", 'vars(type(delta))']
+    assert probes(
+        "getattr(edit.delta, 'x', 0)\nhasattr(thing, 'splits')\nvars(type(delta))\ngetattr(network, 'name')"
+    ) == ["getattr(edit.delta, 'x', 0)", "hasattr(thing, 'splits')", 'vars(type(delta))']
 
 
 def test_a_plain_module_has_the_defaults():
     plain = declared(nn.Linear(2, 2))
-    assert (plain.dropout, plain.reads_weight, plain.linear_in, plain.bound_to_weight, plain.by_token) == (0.0, True, (), (), False)
+    assert (plain.dropout, plain.reads_weight, plain.linear_in, plain.bound_to_weight, plain.by_token) == (
+        0.0,
+        True,
+        (),
+        (),
+        False,
+    )
     assert not plain.splits(nn.Linear(2, 2)) and not plain.adds_product()
 
 
@@ -52,6 +63,11 @@ def test_linearity_is_not_inherited():
     class Squared(LowRank):
         def factors(self):
             A, B = super().factors()
-            return A, B ** 2
+            return A, B**2
 
-    assert LowRank.linear_in == ('B',) and PiSSA.linear_in == ('B', 'B0') and DoRA.linear_in == () and Squared.linear_in == ()
+    assert (
+        LowRank.linear_in == ('B',)
+        and PiSSA.linear_in == ('B', 'B0')
+        and DoRA.linear_in == ()
+        and Squared.linear_in == ()
+    )

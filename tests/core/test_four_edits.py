@@ -88,7 +88,9 @@ def test_thaw_trains_a_copy_and_undo_brings_the_original_back():
     module = linear().requires_grad_(False)
     original = module.weight
     edit = Thaw.of(module, 'weight', 'weight')
-    assert module.weight is not original and module.weight.requires_grad and torch.equal(module.weight, original)
+    assert (
+        module.weight is not original and module.weight.requires_grad and torch.equal(module.weight, original)
+    )
     with torch.no_grad():
         module.weight.zero_()
     assert module(X).tolist() == [[10, 20]]
@@ -107,7 +109,10 @@ def test_thaw_of_a_buffer_stays_a_buffer():
 
 def test_parameter_directly_at_the_network_is_saved_under_its_own_name():
     from vet.registry import TUNERS
+
     backbone = tiny('vit')
     tuner = TUNERS.build(dict(type='Full'))
     tuner.attach(backbone)
-    assert {name for name, _ in tuner.trainable()} == {f'thawed.{name}' for name, _ in backbone.network.named_parameters()}
+    assert {name for name, _ in tuner.trainable()} == {
+        f'thawed.{name}' for name, _ in backbone.network.named_parameters()
+    }

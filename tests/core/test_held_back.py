@@ -1,4 +1,6 @@
-"""Values that no other test looks at: merging in train mode, what tasks own, lists of depths, DoRA where nothing splits."""
+"""Values that no other test looks at: merging in train mode, what tasks own, lists of depths, DoRA
+where nothing splits.
+"""
 
 import pytest
 import torch
@@ -12,8 +14,15 @@ from vet.hub.model_folder import build_classifiers
 from vet.registry import TUNERS
 
 
-@pytest.mark.parametrize('config', [dict(type='DyLoRA', rank=4, at='weight'), dict(type='AdaLoRA', rank=3, target=2, at='weight'),
-                                    dict(type='LoRA', rank=2, dropout=0.5)], ids=str)
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(type='DyLoRA', rank=4, at='weight'),
+        dict(type='AdaLoRA', rank=3, target=2, at='weight'),
+        dict(type='LoRA', rank=2, dropout=0.5),
+    ],
+    ids=str,
+)
 def test_a_model_in_train_mode_is_merged_as_it_evaluates(config):
     torch.manual_seed(0)
     model = with_head(tiny('vit'), [TUNERS.build(config)])
@@ -34,9 +43,16 @@ def test_a_model_in_train_mode_is_merged_as_it_evaluates(config):
     assert network is model.backbone.network
 
 
-@pytest.mark.parametrize('config, own', [
-    (dict(type='LoRA', rank=2, variant='dora'), {'m'}), (dict(type='GPS', at='attn.qkv'), {'values'}),
-    (dict(type='SCT', channels=4), {'linear.weight', 'linear.bias'}), (dict(type='LoRA', rank=2, variant='pissa'), {'A', 'B'})], ids=lambda value: value['type'] if isinstance(value, dict) else '')
+@pytest.mark.parametrize(
+    'config, own',
+    [
+        (dict(type='LoRA', rank=2, variant='dora'), {'m'}),
+        (dict(type='GPS', at='attn.qkv'), {'values'}),
+        (dict(type='SCT', channels=4), {'linear.weight', 'linear.bias'}),
+        (dict(type='LoRA', rank=2, variant='pissa'), {'A', 'B'}),
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else '',
+)
 def test_tasks_never_share_what_belongs_to_one_frozen_weight(config, own):
     tasks = {name: (tiny('vit'), dict(type='Linear'), ['a', 'b']) for name in ('one', 'two')}
     tuners = [config, dict(type='LoRA', rank=1, at='mlp.fc1')]
@@ -71,5 +87,3 @@ def test_dora_norms_are_constant_in_the_backward_pass_where_it_forms_the_weight(
     expected = delta.m[:, None] * V / V.detach().norm(dim=1, keepdim=True)
     wanted = torch.autograd.grad((expected * factor).sum(), [delta.m, delta.A, delta.B])
     assert all(torch.allclose(a, b) for a, b in zip(mine, wanted))
-
-

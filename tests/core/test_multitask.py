@@ -1,4 +1,6 @@
-"""MultiTaskClassifier: what tasks share is one tensor, what is their own is not, and both have names they are saved under."""
+"""MultiTaskClassifier: what tasks share is one tensor, what is their own is not, and both have names
+they are saved under.
+"""
 
 import copy
 
@@ -22,10 +24,18 @@ def other_weights() -> Backbone:
     return randomised(timm_net('vit_tiny_patch16_224', **kwargs), seed=7)
 
 
-def make(shared: str = '.*', tuners=(LORA,), backbones=(lambda: tiny('vit'), other_weights)) -> MultiTaskClassifier:
+def make(
+    shared: str = '.*', tuners=(LORA,), backbones=(lambda: tiny('vit'), other_weights)
+) -> MultiTaskClassifier:
     torch.manual_seed(0)
-    model = build_classifiers({'birds': (backbones[0](), LINEAR, ['owl', 'rook']),
-                               'cars': (backbones[1](), LINEAR, ['bus', 'cab', 'van'])}, list(tuners), shared)
+    model = build_classifiers(
+        {
+            'birds': (backbones[0](), LINEAR, ['owl', 'rook']),
+            'cars': (backbones[1](), LINEAR, ['bus', 'cab', 'van']),
+        },
+        list(tuners),
+        shared,
+    )
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.copy_(0.3 * torch.randn(parameter.shape))
@@ -37,16 +47,31 @@ def plain(model: MultiTaskClassifier, task: str, x: torch.Tensor) -> torch.Tenso
     backbone = {'birds': lambda: tiny('vit'), 'cars': other_weights}[task]().double().eval()
     state = {name: value.double() for name, value in model.trained_state().items()}
     for i, block in enumerate(backbone.network.blocks):
-        A, B = (state.get(f'tuners.0.deltas.blocks.{i}.attn.qkv.{part}', state.get(f'tuners.{task}.0.deltas.blocks.{i}.attn.qkv.{part}'))
-                for part in 'AB')
+        A, B = (
+            state.get(
+                f'tuners.0.deltas.blocks.{i}.attn.qkv.{part}',
+                state.get(f'tuners.{task}.0.deltas.blocks.{i}.attn.qkv.{part}'),
+            )
+            for part in 'AB'
+        )
         block.attn.qkv.weight.data += B @ A
     return backbone(x.double()) @ state[f'head.{task}.fc.weight'].T + state[f'head.{task}.fc.bias']
 
 
-@pytest.mark.parametrize('shared, names', [
-    ('.*', {'tuners.0.deltas.blocks.0.attn.qkv.A', 'tuners.0.deltas.blocks.0.attn.qkv.B'}),
-    (r'.*\.A', {'tuners.0.deltas.blocks.0.attn.qkv.A', 'tuners.birds.0.deltas.blocks.0.attn.qkv.B',
-                'tuners.cars.0.deltas.blocks.0.attn.qkv.B'})])
+@pytest.mark.parametrize(
+    'shared, names',
+    [
+        ('.*', {'tuners.0.deltas.blocks.0.attn.qkv.A', 'tuners.0.deltas.blocks.0.attn.qkv.B'}),
+        (
+            r'.*\.A',
+            {
+                'tuners.0.deltas.blocks.0.attn.qkv.A',
+                'tuners.birds.0.deltas.blocks.0.attn.qkv.B',
+                'tuners.cars.0.deltas.blocks.0.attn.qkv.B',
+            },
+        ),
+    ],
+)
 def test_each_task_is_its_own_weights_plus_what_is_shared(shared, names):
     model, x = make(shared), images()
     assert {name for name in model.trainable() if 'blocks.0' in name} == names
@@ -57,8 +82,13 @@ def test_each_task_is_its_own_weights_plus_what_is_shared(shared, names):
     heads = 33 * 2 + 33 * 3
     assert sum(sizes.values()) == lora + heads
     backbone = sum(p.numel() for p in tiny('vit').parameters())
-    assert model.count() == dict(tuners=lora, head=heads, trainable=lora + heads, backbone=2 * backbone,
-                                 total=2 * backbone + lora + heads)
+    assert model.count() == dict(
+        tuners=lora,
+        head=heads,
+        trainable=lora + heads,
+        backbone=2 * backbone,
+        total=2 * backbone + lora + heads,
+    )
 
 
 def test_gradient_of_what_is_shared_is_the_sum_over_tasks():
@@ -81,7 +111,9 @@ def test_equal_weights_are_held_once():
     one, two = (list(part.backbone.network.parameters()) for part in model.tasks.values())
     assert len(one) == len(two) and all(a is b for a, b in zip(one, two))
     assert model.count()['backbone'] == sum(p.numel() for p in one)
-    assert not torch.equal(make().for_task('cars').backbone(images()), model.for_task('cars').backbone(images()))
+    assert not torch.equal(
+        make().for_task('cars').backbone(images()), model.for_task('cars').backbone(images())
+    )
 
 
 def test_thawed_values_are_each_task_s_own_even_of_one_backbone():
@@ -103,8 +135,12 @@ def test_state_goes_into_a_new_model_and_copies_stay_tied():
         assert torch.equal(fresh(x, task), model(x, task))
     copied = copy.deepcopy(model)
     assert set(copied.trainable()) == set(model.trainable()) and copied.count() == model.count()
-    with pytest.raises(DataError, match=r"the file does not fit this model at 1 tensors, such as 'head.cars.fc.bias'"):
-        fresh.load_trained_state({name: value for name, value in model.trained_state().items() if name != 'head.cars.fc.bias'})
+    with pytest.raises(
+        DataError, match=r"the file does not fit this model at 1 tensors, such as 'head.cars.fc.bias'"
+    ):
+        fresh.load_trained_state(
+            {name: value for name, value in model.trained_state().items() if name != 'head.cars.fc.bias'}
+        )
 
 
 def test_each_task_merges_into_its_own_backbone():
@@ -126,7 +162,12 @@ def test_refusals():
     one: ImageClassifier = model.for_task('cars')
     with pytest.raises(UserError, match="task is 'cars', but the model has one task without a name"):
         one.for_task('cars')
-    with pytest.raises(UserError, match=r"model.shared='C' matches nothing that tasks can share among \['tuners.0.deltas.blocks.0.attn.qkv.A'"):
+    with pytest.raises(
+        UserError,
+        match=r"model.shared='C' matches nothing that tasks can share among \['tuners.0.deltas.blocks.0.attn.qkv.A'",
+    ):
         make('C')
-    with pytest.raises(UserError, match=r"'tuners.0.deltas.blocks.0.attn.qkv.A', which is not of one shape in every task"):
+    with pytest.raises(
+        UserError, match=r"'tuners.0.deltas.blocks.0.attn.qkv.A', which is not of one shape in every task"
+    ):
         make(backbones=(lambda: tiny('vit'), lambda: tiny('torchvision-vit')))

@@ -10,9 +10,14 @@ from vet.core.deltas import LowRank
 from vet.core.products import MergedConv2d, MergedLinear, can_merge
 from vet.registry import TUNERS
 
-CONFIGS = [[dict(type='LoRA', rank=2)], [dict(type='LoRA', rank=2, variant='pissa')], [dict(type='LoRA', rank=2, variant='vera')],
-           [dict(type='LoRA', rank=1, parts='qv'), dict(type='LoRA', rank=3, alpha=6)], [dict(type='FacT', rank=2)],
-           [dict(type='LoHa', rank=1), dict(type='LoRA', rank=2)]]
+CONFIGS = [
+    [dict(type='LoRA', rank=2)],
+    [dict(type='LoRA', rank=2, variant='pissa')],
+    [dict(type='LoRA', rank=2, variant='vera')],
+    [dict(type='LoRA', rank=1, parts='qv'), dict(type='LoRA', rank=3, alpha=6)],
+    [dict(type='FacT', rank=2)],
+    [dict(type='LoHa', rank=1), dict(type='LoRA', rank=2)],
+]
 
 
 def layer(configs: list[dict]) -> tuple[nn.Linear, nn.ModuleList]:
@@ -40,7 +45,9 @@ def computed(layer: nn.Module, tuners: nn.ModuleList, x: torch.Tensor) -> list[t
 
 
 def taken(y: torch.Tensor) -> bool:
-    return type((y if y._base is None else y._base).grad_fn).__name__ in (f'{kind.__name__}Backward' for kind in (MergedLinear, MergedConv2d))
+    return type((y if y._base is None else y._base).grad_fn).__name__ in (
+        f'{kind.__name__}Backward' for kind in (MergedLinear, MergedConv2d)
+    )
 
 
 @pytest.mark.parametrize('configs', CONFIGS, ids=str)
@@ -56,9 +63,16 @@ def test_it_is_the_sum(configs, monkeypatch):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize('options', [
-    dict(kernel_size=1), dict(kernel_size=3, padding=1), dict(kernel_size=3, stride=2, bias=False),
-    dict(kernel_size=(1, 3), dilation=2, padding=(0, 2))], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(kernel_size=1),
+        dict(kernel_size=3, padding=1),
+        dict(kernel_size=3, stride=2, bias=False),
+        dict(kernel_size=(1, 3), dilation=2, padding=(0, 2)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_convolutions(options, layout, monkeypatch):
     torch.manual_seed(0)
@@ -77,7 +91,9 @@ def test_convolutions(options, layout, monkeypatch):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize('options', [dict(padding='same'), dict(padding=1, padding_mode='circular'), dict(groups=2)], ids=str)
+@pytest.mark.parametrize(
+    'options', [dict(padding='same'), dict(padding=1, padding_mode='circular'), dict(groups=2)], ids=str
+)
 def test_other_convolutions_form_the_sum(options):
     conv = nn.Conv2d(4, 6, 3, **options).requires_grad_(False)
     assert not can_merge(conv, [LowRank(conv.weight.shape, 1)], torch.randn(3, 4, 12, 12))
@@ -103,9 +119,13 @@ def test_a_transposed_input():
     assert torch.allclose(*[torch.autograd.grad(out.sin().sum(), x)[0] for out in (y, other)])
 
 
-@pytest.mark.parametrize('change', ['few tokens', 'dropout', 'autocast', 'weight trains', 'dora', 'ssf', 'torch.func'])
+@pytest.mark.parametrize(
+    'change', ['few tokens', 'dropout', 'autocast', 'weight trains', 'dora', 'ssf', 'torch.func']
+)
 def test_else_the_sum_is_computed(change):
-    config = dict(type='LoRA', rank=2, **dict(dropout=dict(dropout=0.5), dora=dict(variant='dora')).get(change, {}))
+    config = dict(
+        type='LoRA', rank=2, **dict(dropout=dict(dropout=0.5), dora=dict(variant='dora')).get(change, {})
+    )
     qkv, tuners = layer([config, *([dict(type='SSF', at='attn.qkv')] if change == 'ssf' else [])])
     qkv.weight.requires_grad_(change == 'weight trains')
     x = torch.randn(5 if change == 'few tokens' else 40, 32, dtype=torch.float64)
@@ -114,7 +134,7 @@ def test_else_the_sum_is_computed(change):
         with torch.autocast('cpu', torch.bfloat16):
             assert not taken(qkv(x.float()))
     elif change == 'torch.func':
-        torch.func.vmap(qkv)(x[None])       # would raise in a function of our own
+        torch.func.vmap(qkv)(x[None])  # would raise in a function of our own
     else:
         tuners.train()
         assert not taken(qkv(x))

@@ -1,4 +1,6 @@
-"""A module's own `forward` has one owner: what stood there before is kept, called and given back; merged is a state of its own."""
+"""A module's own `forward` has one owner: what stood there before is kept, called and given back;
+merged is a state of its own.
+"""
 
 import copy
 
@@ -14,7 +16,10 @@ from vet.errors import NoSiteError, UserError
 from vet.heads.linear import LinearHead
 from vet.registry import TUNERS
 
-SPLIT, WHOLE = dict(type='LoRA', rank=2, at='mlp.fc1'), dict(type='LoHa', rank=8, at='mlp.fc1')    # LoHa forms this whole weight
+SPLIT, WHOLE = (
+    dict(type='LoRA', rank=2, at='mlp.fc1'),
+    dict(type='LoHa', rank=8, at='mlp.fc1'),
+)  # LoHa forms this whole weight
 
 
 class Doubles(ModelHook):
@@ -57,7 +62,9 @@ def fc1(backbone):
 
 
 def classifier(backbone, *entries):
-    model = ImageClassifier(backbone, [tuner(entry) for entry in entries or [SPLIT]], LinearHead(backbone.num_features, 2)).eval()
+    model = ImageClassifier(
+        backbone, [tuner(entry) for entry in entries or [SPLIT]], LinearHead(backbone.num_features, 2)
+    ).eval()
     for made in model.tuners:
         moved(made)
     return model
@@ -79,7 +86,9 @@ def test_a_forward_that_stood_there_before_is_called_and_given_back(backbone, en
     moved(made)
     (edit,) = reweights_of(layer)
     W, b = edit.delta(layer.weight, layer.bias)
-    assert torch.allclose(layer(x), 2 * (x @ W.T + b), atol=1e-5) and not torch.allclose(layer(x), before, atol=1e-3)
+    assert torch.allclose(layer(x), 2 * (x @ W.T + b), atol=1e-5) and not torch.allclose(
+        layer(x), before, atol=1e-3
+    )
     made.detach()
     assert layer.__dict__['forward'] is stood and torch.equal(layer(x), before)
 
@@ -115,7 +124,9 @@ def test_dropout_of_the_input_is_refused_where_another_forward_needs_the_whole_w
     layer.forward = lambda x: doubled(layer, x)
     with pytest.raises(NoSiteError, match='needs the whole weight'):
         tuner(dict(SPLIT, dropout=0.1)).attach(backbone)
-    assert not reweights_of(layer) and torch.equal(layer(torch.ones(1, 32)), doubled(layer, torch.ones(1, 32)))
+    assert not reweights_of(layer) and torch.equal(
+        layer(torch.ones(1, 32)), doubled(layer, torch.ones(1, 32))
+    )
 
 
 def test_a_forward_for_a_while_gives_back_what_stood_there(backbone):
@@ -129,6 +140,7 @@ def test_a_forward_for_a_while_gives_back_what_stood_there(backbone):
 
 
 # Merged ---------------------------------------------------------------------------------------------------------------
+
 
 def test_merging_twice_is_merging_once(backbone, images):
     model = classifier(backbone)

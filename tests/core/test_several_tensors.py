@@ -1,4 +1,6 @@
-"""Modules that take or give several tensors: the one that the network reads is edited, or the tuner refuses by name."""
+"""Modules that take or give several tensors: the one that the network reads is edited, or the tuner
+refuses by name.
+"""
 
 import pytest
 import torch
@@ -21,8 +23,15 @@ class Part(nn.Module):
 
     def forward(self, x, other=None):
         y, unread = self.fc(x), x * 2
-        return dict(tensor=y, last=(unread, y), first=(y, unread), list=[unread, y], dict=dict(weights=unread, out=y),
-                    both=(y, x + 1), nested=(unread, [y, x]))[self.gives]
+        return dict(
+            tensor=y,
+            last=(unread, y),
+            first=(y, unread),
+            list=[unread, y],
+            dict=dict(weights=unread, out=y),
+            both=(y, x + 1),
+            nested=(unread, [y, x]),
+        )[self.gives]
 
 
 class Net(nn.Module):
@@ -33,14 +42,23 @@ class Net(nn.Module):
     def forward(self, x):
         x = self.stem(x).flatten(2).mT
         out = self.part(x)
-        y = dict(tensor=lambda: out, last=lambda: out[1], first=lambda: out[0], list=lambda: out[1], dict=lambda: out['out'],
-                 both=lambda: out[0] + out[1], nested=lambda: out[1][0])[self.gives]()
+        y = dict(
+            tensor=lambda: out,
+            last=lambda: out[1],
+            first=lambda: out[0],
+            list=lambda: out[1],
+            dict=lambda: out['out'],
+            both=lambda: out[0] + out[1],
+            nested=lambda: out[1][0],
+        )[self.gives]()
         return y.square().mean(1)
 
 
 def made(gives: str) -> Backbone:
     torch.manual_seed(0)
-    return Backbone(Net(gives), Layout({'block': 'part'}), Preprocessing(size=(8, 8)), dict(type='test', name='net'))
+    return Backbone(
+        Net(gives), Layout({'block': 'part'}), Preprocessing(size=(8, 8)), dict(type='test', name='net')
+    )
 
 
 @pytest.mark.parametrize('gives', ['tensor', 'first', 'last', 'list', 'dict'])
@@ -52,7 +70,9 @@ def test_the_tensor_that_others_read_is_edited(gives):
         tuner = TUNERS.build(dict(type='Adapter', width=2, init='xavier', at='block'))
         tuner.attach(net)
         states.append(net(x))
-        gradients = torch.autograd.grad(states[-1].sum(), [p for _, p in tuner.trainable()], allow_unused=True)
+        gradients = torch.autograd.grad(
+            states[-1].sum(), [p for _, p in tuner.trainable()], allow_unused=True
+        )
         assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
     assert torch.equal(*states) and not torch.equal(states[0], made('tensor')(x))
     tuner.detach()
@@ -61,26 +81,47 @@ def test_the_tensor_that_others_read_is_edited(gives):
 
 @pytest.mark.parametrize('gives', ['both', 'nested'])
 def test_several_tensors_that_others_read_are_refused_by_name(gives):
-    with pytest.raises(NoSiteError, match=r"Adapter needs a module that gives one tensor .*2 tensors in a tuple.*'part' \(Part"):
+    with pytest.raises(
+        NoSiteError,
+        match=r"Adapter needs a module that gives one tensor .*2 tensors in a tuple.*'part' \(Part",
+    ):
         TUNERS.build(dict(type='Adapter', width=2, at='block')).attach(made(gives))
 
 
 def test_blocks_of_coat_that_pass_four_resolutions_are_refused_and_its_others_train_every_number():
     def coat() -> Backbone:
-        return randomised(timm_net('coat_tiny', 32, img_size=32, embed_dims=(32, 32, 32, 32), serial_depths=(1, 1, 1, 1),
-                                   parallel_depth=1, num_heads=8))
-    with pytest.raises(NoSiteError, match=r"gives 3 tensors in a tuple\), but 'parallel_blocks\.0' \(ParallelBlock"):
+        return randomised(
+            timm_net(
+                'coat_tiny',
+                32,
+                img_size=32,
+                embed_dims=(32, 32, 32, 32),
+                serial_depths=(1, 1, 1, 1),
+                parallel_depth=1,
+                num_heads=8,
+            )
+        )
+
+    with pytest.raises(
+        NoSiteError, match=r"gives 3 tensors in a tuple\), but 'parallel_blocks\.0' \(ParallelBlock"
+    ):
         TUNERS.build(dict(type='Adapter', width=2, at='block')).attach(coat())
     backbone = coat()
-    tuner = TUNERS.build(dict(type='Adapter', width=2, init='xavier', at=[f'serial_blocks{i}.0' for i in (2, 3, 4)]))
+    tuner = TUNERS.build(
+        dict(type='Adapter', width=2, init='xavier', at=[f'serial_blocks{i}.0' for i in (2, 3, 4)])
+    )
     tuner.attach(backbone)
-    gradients = torch.autograd.grad(backbone(images(2)).pow(2).sum(), [p for _, p in tuner.trainable()], allow_unused=True)
+    gradients = torch.autograd.grad(
+        backbone(images(2)).pow(2).sum(), [p for _, p in tuner.trainable()], allow_unused=True
+    )
     assert all(gradient is not None for gradient in gradients)
 
 
 def test_a_list_of_tensors_is_no_input_of_an_adapter():
     backbone = timm_net('selecsls42', 64)
-    with pytest.raises(NoSiteError, match=r"takes a tensor first \(this one takes a list first\), but 'features\.0'"):
+    with pytest.raises(
+        NoSiteError, match=r"takes a tensor first \(this one takes a list first\), but 'features\.0'"
+    ):
         TUNERS.build(dict(type='Adapter', width=2, position='before', at='block')).attach(backbone)
 
 
@@ -97,7 +138,9 @@ def test_an_input_that_the_module_never_computes_with_is_not_edited():
     network = backbone.network
     network.part.fc = Passes()
     network.part.forward = lambda x: network.part.fc(x, x + 1)
-    backbone = Backbone(network, Layout({'block': 'part.fc'}), Preprocessing(size=(8, 8)), dict(type='test', name='net'))
+    backbone = Backbone(
+        network, Layout({'block': 'part.fc'}), Preprocessing(size=(8, 8)), dict(type='test', name='net')
+    )
     with pytest.raises(NoSiteError, match='computes with the first tensor it takes'):
         TUNERS.build(dict(type='Adapter', width=2, position='before', at='block')).attach(backbone)
 
@@ -106,5 +149,9 @@ def test_an_adapter_behind_an_attention_on_channels_last_maps_acts_along_the_cha
     backbone = torchvision_swin()
     tuner = TUNERS.build(dict(type='Adapter', width=3, at='attn'))
     tuner.attach(backbone)
-    widths = {name: module.qkv.in_features for name, module in backbone.network.named_modules() if hasattr(module, 'qkv')}
+    widths = {
+        name: module.qkv.in_features
+        for name, module in backbone.network.named_modules()
+        if hasattr(module, 'qkv')
+    }
     assert {name.replace('/', '.'): delta.down.in_features for name, delta in tuner.deltas.items()} == widths

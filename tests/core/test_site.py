@@ -48,34 +48,50 @@ def test_blocks_are_in_the_order_of_calls(sites):
 
 
 def test_depth_counts_blocks_and_what_lies_around_them(sites):
-    depths = {name: sites.find(name)[0].depth for name in
-              ('stem', 'first', 'first.down', 'between', 'middle.norm', 'last.up', 'final')}
-    assert depths == {'stem': -1, 'first': 0, 'first.down': 0, 'between': 0, 'middle.norm': 1, 'last.up': 2, 'final': 3}
+    depths = {
+        name: sites.find(name)[0].depth
+        for name in ('stem', 'first', 'first.down', 'between', 'middle.norm', 'last.up', 'final')
+    }
+    assert depths == {
+        'stem': -1,
+        'first': 0,
+        'first.down': 0,
+        'between': 0,
+        'middle.norm': 1,
+        'last.up': 2,
+        'final': 3,
+    }
 
 
-@pytest.mark.parametrize('at, expected', [
-    ('block', ['first', 'middle', 'last']),
-    ('block[0]', ['first']),
-    ('block[-1]', ['last']),
-    ('block[1:]', ['middle', 'last']),
-    ('block[-2:]', ['middle', 'last']),
-    ('block[:-1]', ['first', 'middle']),
-    ('block[:]', ['first', 'middle', 'last']),
-    ('squeeze[-2:]', ['last.down', 'middle.down']),
-    ('norm[0:2]', ['middle.norm', 'first.norm', 'between']),
-    ('norm', ['last.norm', 'middle.norm', 'first.norm', 'between', 'final']),
-    ('*.up', ['last.up', 'middle.up', 'first.up']),
-    ('m*.up', ['middle.up']),
-    ('stem', ['stem']),
-    ('backbone', ['']),
-    (['block[0]', 'first', 'block[-1]'], ['first', 'last']),
-], ids=str)
+@pytest.mark.parametrize(
+    'at, expected',
+    [
+        ('block', ['first', 'middle', 'last']),
+        ('block[0]', ['first']),
+        ('block[-1]', ['last']),
+        ('block[1:]', ['middle', 'last']),
+        ('block[-2:]', ['middle', 'last']),
+        ('block[:-1]', ['first', 'middle']),
+        ('block[:]', ['first', 'middle', 'last']),
+        ('squeeze[-2:]', ['last.down', 'middle.down']),
+        ('norm[0:2]', ['middle.norm', 'first.norm', 'between']),
+        ('norm', ['last.norm', 'middle.norm', 'first.norm', 'between', 'final']),
+        ('*.up', ['last.up', 'middle.up', 'first.up']),
+        ('m*.up', ['middle.up']),
+        ('stem', ['stem']),
+        ('backbone', ['']),
+        (['block[0]', 'first', 'block[-1]'], ['first', 'last']),
+    ],
+    ids=str,
+)
 def test_find_gives_the_sites_of_a_place(sites, at, expected):
     assert named(sites, at) == expected
 
 
 def test_role_weight_is_every_weight_inside_blocks(sites):
-    assert sorted(named(sites, 'weight')) == sorted(f'{b}.{leaf}' for b in sites.blocks for leaf in ('down', 'up'))
+    assert sorted(named(sites, 'weight')) == sorted(
+        f'{b}.{leaf}' for b in sites.blocks for leaf in ('down', 'up')
+    )
 
 
 def test_shapes_are_per_image(sites):
@@ -85,40 +101,59 @@ def test_shapes_are_per_image(sites):
     assert site.weight is site.module.weight and site.called
 
 
-@pytest.mark.parametrize('at, error, text', [
-    ('blok', UnknownNameError, "unknown role or module path 'blok'. Did you mean 'block'"),
-    ('first.dwon', UnknownNameError, 'roles of net'),
-    ('block[5]', NoSiteError, r"'block\[5\]' matches no site: net \(Net\) has 3 blocks"),
-    ('block[2:1]', NoSiteError, 'matches no site'),
-    ('block[a]', UserError, "cannot read the place 'block"),
-    ('block[0', UserError, 'cannot read the place'),
-])
+@pytest.mark.parametrize(
+    'at, error, text',
+    [
+        ('blok', UnknownNameError, "unknown role or module path 'blok'. Did you mean 'block'"),
+        ('first.dwon', UnknownNameError, 'roles of net'),
+        ('block[5]', NoSiteError, r"'block\[5\]' matches no site: net \(Net\) has 3 blocks"),
+        ('block[2:1]', NoSiteError, 'matches no site'),
+        ('block[a]', UserError, "cannot read the place 'block"),
+        ('block[0', UserError, 'cannot read the place'),
+    ],
+)
 def test_places_that_do_not_exist_are_errors(sites, at, error, text):
     with pytest.raises(error, match=text):
         sites.find(at)
 
 
-@pytest.mark.parametrize('value, first, last', [
-    (3, 3, 3), ([5, 1, 0], 5, 0), ((0, 0, 2), 0, 2), ({'first*': 4}, 4, 0),
-    ({'last': 1, '*': 9}, 9, 1), ({r'^(la|fi)': 6}, 6, 6)], ids=str)
+@pytest.mark.parametrize(
+    'value, first, last',
+    [
+        (3, 3, 3),
+        ([5, 1, 0], 5, 0),
+        ((0, 0, 2), 0, 2),
+        ({'first*': 4}, 4, 0),
+        ({'last': 1, '*': 9}, 9, 1),
+        ({r'^(la|fi)': 6}, 6, 6),
+    ],
+    ids=str,
+)
 def test_at_depth(sites, value, first, last):
     one, other = sites.find(['first', 'last'])
     assert (one.at_depth(value, 'x'), other.at_depth(value, 'x')) == (first, last)
 
 
 def test_pattern_that_fits_no_site_is_an_error(sites):
-    with pytest.raises(UserError, match="width has the pattern 'lats', which fits none of the 2 sites: first, last"):
+    with pytest.raises(
+        UserError, match="width has the pattern 'lats', which fits none of the 2 sites: first, last"
+    ):
         sites.find(['first', 'last'])[0].at_depth({'first': 2, 'lats': 1}, 'width')
 
 
 def test_any_value_may_be_chosen_by_depth_or_pattern(sites):
     one, other = sites.find(['first', 'last'])
     assert [site.choose({'last': 0.5}, 'alpha') for site in (one, other)] == [None, 0.5]
-    assert [site.choose([1.5, 2, 3], 'alpha') for site in (one, other)] == [1.5, 3] and one.choose(4.0, 'alpha') == 4.0
+    assert [site.choose([1.5, 2, 3], 'alpha') for site in (one, other)] == [1.5, 3] and one.choose(
+        4.0, 'alpha'
+    ) == 4.0
 
 
-@pytest.mark.parametrize('value', [0, -1, True, 2.0, '3', None, [1, 2], [1.5, 1, 1],
-                                   {'first': -1}, {'first': 'x'}, {'(': 1}], ids=str)
+@pytest.mark.parametrize(
+    'value',
+    [0, -1, True, 2.0, '3', None, [1, 2], [1.5, 1, 1], {'first': -1}, {'first': 'x'}, {'(': 1}],
+    ids=str,
+)
 def test_at_depth_refuses_by_name(sites, value):
     with pytest.raises(UserError, match='width'):
         sites.find('first')[0].at_depth(value, 'width')
@@ -129,7 +164,11 @@ def test_module_that_is_never_called_belongs_to_its_caller():
     assert site.name.endswith('self_attention.in_proj') and not site.called
     assert (site.host, site.weight_name, site.bias_name) == (site.module, 'in_proj_weight', 'in_proj_bias')
     proj = tiny('torchvision-vit').sites.find('attn.proj')[0]
-    assert (type(proj.host).__name__, proj.weight_name, proj.called) == ('MultiheadAttention', 'out_proj.weight', False)
+    assert (type(proj.host).__name__, proj.weight_name, proj.called) == (
+        'MultiheadAttention',
+        'out_proj.weight',
+        False,
+    )
 
 
 def test_dry_run_leaves_the_network_as_it_was():

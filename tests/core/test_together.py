@@ -19,9 +19,15 @@ def stack(*tuners, family='vit'):
     return build_classifier(tiny(family), list(tuners), LINEAR, ['a', 'b']).eval()
 
 
-@pytest.mark.parametrize('tuners', [
-    [dict(type='VPT', length=2), dict(type='UTuning', width=2)], [dict(type='Prefix', length=2), dict(type='UTuning', width=2)],
-    [dict(type='Prefix', length=2), dict(type='AdaptFormer', width=2, at='attn')]], ids=str)
+@pytest.mark.parametrize(
+    'tuners',
+    [
+        [dict(type='VPT', length=2), dict(type='UTuning', width=2)],
+        [dict(type='Prefix', length=2), dict(type='UTuning', width=2)],
+        [dict(type='Prefix', length=2), dict(type='AdaptFormer', width=2, at='attn')],
+    ],
+    ids=str,
+)
 def test_parallel_adapters_pass_by_the_tokens_of_others(tuners):
     model = stack(*tuners)
     model(images()).square().sum().backward()
@@ -34,7 +40,9 @@ def test_a_second_prefix_would_hide_the_first():
 
 
 def test_a_branch_from_the_pixels_needs_them_unedited():
-    with pytest.raises(NoSiteError, match='images as the backbone takes them, which another tuner edits before'):
+    with pytest.raises(
+        NoSiteError, match='images as the backbone takes them, which another tuner edits before'
+    ):
         stack(dict(type='BorderPrompt', pad=2), dict(type='PixelBranch'), family='resnet')
 
 
@@ -43,15 +51,19 @@ DROPS, FORMS = dict(type='LoRA', rank=2, dropout=0.5), dict(type='GPS', k=2, at=
 
 @pytest.mark.parametrize('tuners', [[DROPS, FORMS], [FORMS, DROPS]], ids=['drops first', 'drops last'])
 def test_dropout_beside_a_tuner_that_needs_the_whole_weight(tuners):
-    """The input of one update can be dropped out only while no other update forms the weight: it would be left out in silence."""
+    """The input of one update can be dropped out only while no other update forms the weight: it would
+    be left out in silence.
+    """
     frozen = tiny('vit').eval()
     backbone = tiny('vit').eval()
     first, second = (TUNERS.build(tuner) for tuner in tuners)
     first.attach(backbone)
     alone = backbone(images())
-    with pytest.raises(NoSiteError, match="needs the whole weight of 'weight' in Linear.*set that dropout to 0"):
+    with pytest.raises(
+        NoSiteError, match="needs the whole weight of 'weight' in Linear.*set that dropout to 0"
+    ):
         second.attach(backbone)
-    assert torch.equal(backbone(images()), alone)       # the refused tuner is taken back whole
+    assert torch.equal(backbone(images()), alone)  # the refused tuner is taken back whole
     first.detach()
     assert torch.equal(backbone(images()), frozen(images()))
     stack(DROPS | dict(dropout=0.0), FORMS)
@@ -69,7 +81,9 @@ def test_merged_is_what_evaluation_sees():
     evaluated = model(images())
     model.train()
     model.merge()
-    assert model.tuners[0].training and torch.allclose(model.eval()(images()), evaluated, rtol=1e-4, atol=1e-5)
+    assert model.tuners[0].training and torch.allclose(
+        model.eval()(images()), evaluated, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_bf16_scales_near_one_count():
@@ -86,8 +100,15 @@ def test_bf16_scales_near_one_count():
     assert frozen.isfinite().all()
 
 
-@pytest.mark.parametrize('tuner, own', [(dict(type='LoRA', rank=2, variant='dora'), 'm'), (dict(type='GPS', k=2), 'values'),
-                                        (dict(type='SCT', channels=4), None)], ids=str)
+@pytest.mark.parametrize(
+    'tuner, own',
+    [
+        (dict(type='LoRA', rank=2, variant='dora'), 'm'),
+        (dict(type='GPS', k=2), 'values'),
+        (dict(type='SCT', channels=4), None),
+    ],
+    ids=str,
+)
 def test_tasks_do_not_share_what_belongs_to_one_weight(tuner, own):
     """With other frozen weights, the second task still starts as the identity."""
     other = tiny('vit')
@@ -97,7 +118,10 @@ def test_tasks_do_not_share_what_belongs_to_one_weight(tuner, own):
     other.identity['sha256'] = 'another'
     parts = {'one': (tiny('vit'), LINEAR, ['a', 'b']), 'two': (other, LINEAR, ['c', 'd'])}
     if own is None:
-        with pytest.raises(UserError, match=r"nothing that tasks can share among .*such as 'tuners.0.deltas.blocks.0.linear.bias'"):
+        with pytest.raises(
+            UserError,
+            match=r"nothing that tasks can share among .*such as 'tuners.0.deltas.blocks.0.linear.bias'",
+        ):
             build_classifiers(parts, [tuner])
         return
     expected = other.eval()(images())
@@ -105,7 +129,10 @@ def test_tasks_do_not_share_what_belongs_to_one_weight(tuner, own):
     assert torch.equal(model.for_task('two').backbone(images()), expected)
     names = {name for name in model.trainable() if not name.startswith('head.')}
     assert {name.rpartition('.')[2] for name in names if name.startswith('tuners.two.')} == {own}
-    assert {name.rpartition('.')[2] for name in names if name.startswith('tuners.0.')} in ({'A', 'B'}, {'shift'})
+    assert {name.rpartition('.')[2] for name in names if name.startswith('tuners.0.')} in (
+        {'A', 'B'},
+        {'shift'},
+    )
 
 
 @pytest.mark.parametrize('tuner', ['LinearProbe', 'BitFit'])
@@ -116,9 +143,13 @@ def test_tasks_may_share_nothing(tuner):
 
 
 def test_equal_weights_with_other_pools():
-    kinds = [dict(type='torchvision', name='resnet18', pretrained=False, preprocessing=dict(size=32), **options)
-             for options in (dict(), dict(pool='catavgmax'))]
-    model = build_classifiers({name: (BACKBONES.build(kind), LINEAR, ['a', 'b']) for name, kind in zip(('one', 'two'), kinds)}, [])
+    kinds = [
+        dict(type='torchvision', name='resnet18', pretrained=False, preprocessing=dict(size=32), **options)
+        for options in (dict(), dict(pool='catavgmax'))
+    ]
+    model = build_classifiers(
+        {name: (BACKBONES.build(kind), LINEAR, ['a', 'b']) for name, kind in zip(('one', 'two'), kinds)}, []
+    )
     assert model.for_task('two').backbone(images(2)).shape == (2, 1024)
 
 
@@ -128,9 +159,21 @@ def test_going_on_from_a_folder_prepares_nothing_anew(tmp_path):
     first.train()
 
     def again(**options):
-        options = {'model.finetune': False, 'train.optimizer.lr': 1e-12, 'seed': 3, 'train.max_epochs': 1} | options
-        return build_trainer(model=first.folder.output, work_dir=tmp_path / 'two', device='cpu', cfg_options=options,
-                             train_dataset=first.data['train'], eval_dataset=first.data['test'])
+        options = {
+            'model.finetune': False,
+            'train.optimizer.lr': 1e-12,
+            'seed': 3,
+            'train.max_epochs': 1,
+        } | options
+        return build_trainer(
+            model=first.folder.output,
+            work_dir=tmp_path / 'two',
+            device='cpu',
+            cfg_options=options,
+            train_dataset=first.data['train'],
+            eval_dataset=first.data['test'],
+        )
+
     trainer = again()
     trainer.train()
     for name, value in trainer.model.trained_state().items():
@@ -139,23 +182,56 @@ def test_going_on_from_a_folder_prepares_nothing_anew(tmp_path):
         again(**{'model.tuners': [dict(type='GPS', k=2)]})
 
 
-@pytest.mark.parametrize('change, text', [
-    (dict(train=dict(max_epochs=2, stages=[dict(epochs=3)])), 'train.max_epochs is 2, but train.stages have 3 epochs together'),
-    (dict(train=dict(lr_scheduler=dict(T_max=2), stages=[dict(epochs=3)])), 'train.lr_scheduler.T_max is 2, but train.stages'),
-    (dict(train=dict(stages=[dict(epochs=1, head_lr=-1.0)])), r'train.stages\[0\].head_lr is -1.0; it must be at least 1e-12'),
-    (dict(train=dict(stages=[dict(epochs=1, train='*head')])), r"train.stages\[0\].train is '\*head', not a regular expression"),
-    (dict(model=dict(shared='*A')), r"model.shared is '\*A', not a regular expression")])
+@pytest.mark.parametrize(
+    'change, text',
+    [
+        (
+            dict(train=dict(max_epochs=2, stages=[dict(epochs=3)])),
+            'train.max_epochs is 2, but train.stages have 3 epochs together',
+        ),
+        (
+            dict(train=dict(lr_scheduler=dict(T_max=2), stages=[dict(epochs=3)])),
+            'train.lr_scheduler.T_max is 2, but train.stages',
+        ),
+        (
+            dict(train=dict(stages=[dict(epochs=1, head_lr=-1.0)])),
+            r'train.stages\[0\].head_lr is -1.0; it must be at least 1e-12',
+        ),
+        (
+            dict(train=dict(stages=[dict(epochs=1, train='*head')])),
+            r"train.stages\[0\].train is '\*head', not a regular expression",
+        ),
+        (dict(model=dict(shared='*A')), r"model.shared is '\*A', not a regular expression"),
+    ],
+)
 def test_configs_that_contradict_themselves(change, text):
     with pytest.raises(UserError, match=text):
-        read_settings(dict(dict(model=dict(dict(backbone=dict(type='DigitsViT')), **change.pop('model', {})), dataset={}), **change))
+        read_settings(
+            dict(
+                dict(
+                    model=dict(dict(backbone=dict(type='DigitsViT')), **change.pop('model', {})), dataset={}
+                ),
+                **change,
+            )
+        )
 
 
 def test_a_short_form_beside_the_alias_is_refused():
-    with pytest.raises(UserError, match=r"model.tuners is \[\{'type': 'LoRA', 'r': 16\}\], and model.backbone.lora_length is 4.*Give one"):
-        read_settings(dict(model=dict(backbone=dict(type='DigitsViT', lora_length=4), tuners=[dict(type='LoRA', r=16)]), dataset={}))
+    with pytest.raises(
+        UserError,
+        match=r"model.tuners is \[\{'type': 'LoRA', 'r': 16\}\], and model.backbone.lora_length is 4.*Give one",
+    ):
+        read_settings(
+            dict(
+                model=dict(backbone=dict(type='DigitsViT', lora_length=4), tuners=[dict(type='LoRA', r=16)]),
+                dataset={},
+            )
+        )
 
 
-@pytest.mark.parametrize('tuner', [dict(type='FacT', rank=[1, 2, 3]), dict(type='ARC', width=[1, 2, 3])], ids=str)
+@pytest.mark.parametrize(
+    'tuner', [dict(type='FacT', rank=[1, 2, 3]), dict(type='ARC', width=[1, 2, 3])], ids=str
+)
 def test_what_is_shared_has_one_size(tuner):
     with pytest.raises(UserError, match=r'is \[1, 2, 3\]; it must be a whole number'):
         stack(tuner)

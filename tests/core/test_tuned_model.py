@@ -19,24 +19,39 @@ from vet.errors import UnknownNameError, UserError
 from vet.heads.linear import LinearHead
 from vet.registry import TUNERS
 
-MIXING = {                          # tuners that act on each image by itself, on a ViT
-    'lora': dict(type='LoRA', rank=4), 'qv': dict(type='LoRA', rank=2, parts='qv'),
-    'dora': dict(type='LoRA', variant='dora', rank=2), 'adapter': dict(type='Adapter', width=4), 'linear': dict(type='LinearProbe'),
-    'side': dict(type='SideTuning'), 'ladder': dict(type='LadderSide', reduction=4, heads=2)}
-GROUPED = {'vpt': dict(type='VPT', length=2), 'prefix': dict(type='Prefix', length=2), 'bitfit': dict(type='BitFit')}
+MIXING = {  # tuners that act on each image by itself, on a ViT
+    'lora': dict(type='LoRA', rank=4),
+    'qv': dict(type='LoRA', rank=2, parts='qv'),
+    'dora': dict(type='LoRA', variant='dora', rank=2),
+    'adapter': dict(type='Adapter', width=4),
+    'linear': dict(type='LinearProbe'),
+    'side': dict(type='SideTuning'),
+    'ladder': dict(type='LadderSide', reduction=4, heads=2),
+}
+GROUPED = {
+    'vpt': dict(type='VPT', length=2),
+    'prefix': dict(type='Prefix', length=2),
+    'bitfit': dict(type='BitFit'),
+}
 
 
 def held(family: str = 'vit', **tuners: dict) -> TunedModel:
     """One classifier for each tuner, every number of it random, with 2, 3, … classes."""
     backbone = tiny(family).eval()
-    return TunedModel(backbone, {name: classifier(backbone, i, tuner) for i, (name, tuner) in enumerate(tuners.items())})
+    return TunedModel(
+        backbone, {name: classifier(backbone, i, tuner) for i, (name, tuner) in enumerate(tuners.items())}
+    )
 
 
 def classifier(backbone, i: int, *tuners: dict) -> ImageClassifier:
     torch.manual_seed(i)
     classes = [f'class {k}' for k in range(i + 2)]
-    model = ImageClassifier(with_same_weights(backbone), map(TUNERS.build, tuners),
-                            LinearHead(backbone.num_features, len(classes)), classes).eval()
+    model = ImageClassifier(
+        with_same_weights(backbone),
+        map(TUNERS.build, tuners),
+        LinearHead(backbone.num_features, len(classes)),
+        classes,
+    ).eval()
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -55,7 +70,9 @@ def test_the_weights_are_there_once():
     model = held(**MIXING, **GROUPED)
     own = sum(p.numel() for one in model.tasks.values() for p in one.trainable().values())
     frozen = sum(p.numel() for p in model.backbone.parameters())
-    assert {id(p) for p in model.tasks['lora'].backbone.network.parameters()} == {id(p) for p in model.backbone.parameters()}
+    assert {id(p) for p in model.tasks['lora'].backbone.network.parameters()} == {
+        id(p) for p in model.backbone.parameters()
+    }
     assert sum(p.numel() for p in model.parameters()) == frozen + own
 
 
@@ -75,7 +92,9 @@ def test_switching_and_disabling_touch_no_weight():
             assert model.active is None
         assert model.active == 'dora' and torch.equal(model(x), alone['dora'])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(torch.equal(value, frozen.state_dict()[name]) for name, value in model.backbone.state_dict().items())
+    assert all(
+        torch.equal(value, frozen.state_dict()[name]) for name, value in model.backbone.state_dict().items()
+    )
 
 
 def test_a_mixed_batch_is_one_forward_and_gives_what_each_image_gives_alone():
@@ -100,7 +119,7 @@ def test_tuners_that_cannot_mix_are_grouped():
         alone = [model(image[None], name)[0] for image, name in zip(x, names)]
         seen = calls(model)
         mixed = model(x, names)
-    assert sorted(seen) == [1, 1, 3, 3]       # lora with adapter, vpt, prefix, bitfit
+    assert sorted(seen) == [1, 1, 3, 3]  # lora with adapter, vpt, prefix, bitfit
     for one, other in zip(mixed, alone):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
@@ -111,8 +130,13 @@ def test_one_tuner_in_a_list_needs_no_mixing():
         assert torch.equal(torch.stack(model(x, ['lora'] * 3)), model(x, 'lora'))
 
 
-@pytest.mark.parametrize('family', [pytest.param(family, marks=[] if family == 'vit' else pytest.mark.slow)
-                                    for family in ('vit', 'swin', 'convnext', 'resnet', 'clip', 'torchvision-vit')])
+@pytest.mark.parametrize(
+    'family',
+    [
+        pytest.param(family, marks=[] if family == 'vit' else pytest.mark.slow)
+        for family in ('vit', 'swin', 'convnext', 'resnet', 'clip', 'torchvision-vit')
+    ],
+)
 def test_every_tuner_mixed_with_others_gives_what_it_gives_alone(family):
     """Each trained case in one batch with frozen features of others, whether it mixes or is grouped."""
     backbone, x = tiny(family).eval(), images(6)
@@ -135,7 +159,12 @@ def test_every_tuner_mixed_with_others_gives_what_it_gives_alone(family):
 
 def test_threads_share_one_model():
     model, x = held(**MIXING, **GROUPED), images(6)
-    plans = [['lora', 'adapter', 'vpt'] * 2, ['qv', 'lora', 'lora'] * 2, ['side', 'ladder', 'bitfit'] * 2, 'lora']
+    plans = [
+        ['lora', 'adapter', 'vpt'] * 2,
+        ['qv', 'lora', 'lora'] * 2,
+        ['side', 'ladder', 'bitfit'] * 2,
+        'lora',
+    ]
     with torch.no_grad():
         serial = [model(x, plan) for plan in plans]
     wrong = []
@@ -209,10 +238,19 @@ class Shifts(Tuner):
 
 def test_a_module_that_gives_more_rows_than_it_takes():
     network = WindowNet()
-    backbone = Backbone(network, Layout(), Preprocessing(size=(32, 32)), dict(type='test', name='windows')).eval()
+    backbone = Backbone(
+        network, Layout(), Preprocessing(size=(32, 32)), dict(type='test', name='windows')
+    ).eval()
     torch.manual_seed(0)
-    model = TunedModel(backbone, {name: ImageClassifier(with_same_weights(backbone), [Shifts('windows')], LinearHead(8, 2), ['a', 'b'])
-                                  for name in 'xy'})
+    model = TunedModel(
+        backbone,
+        {
+            name: ImageClassifier(
+                with_same_weights(backbone), [Shifts('windows')], LinearHead(8, 2), ['a', 'b']
+            )
+            for name in 'xy'
+        },
+    )
     for row, image, name in zip(model(images(4), list('xyyx')), images(4), 'xyyx'):
         torch.testing.assert_close(row, model(image[None], name)[0])
 
@@ -220,7 +258,10 @@ def test_a_module_that_gives_more_rows_than_it_takes():
 def test_images_of_another_size_have_other_windows():
     backbone = timm_net('swin_tiny_patch4_window7_224', **SWIN, strict_img_size=False).eval()
     lora = dict(type='LoRA', rank=2)
-    model, x = TunedModel(backbone, {name: classifier(backbone, i, lora) for i, name in enumerate('xy')}), images(4, size=64)
+    model, x = (
+        TunedModel(backbone, {name: classifier(backbone, i, lora) for i, name in enumerate('xy')}),
+        images(4, size=64),
+    )
     assert model.mixing == ['x', 'y']
     for row, image, name in zip(model(x, list('xyyx')), x, 'xyyx'):
         torch.testing.assert_close(row, model(image[None], name)[0], rtol=1e-5, atol=1e-5)

@@ -41,16 +41,20 @@ def web(tmp_path):
 @pytest.fixture
 def paint():
     """paint(path, id) writes a picture of a few pixels whose gray value is four times its id (0 … 63)."""
+
     def write(path, number):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new('RGB', (8, 6), (number * 4, number * 4, number * 4)).save(path, quality=95)
+
     return write
 
 
 @pytest.fixture
 def ids_of():
     """The ids of all pictures of a dataset, with their labels, read through its items."""
+
     def read(dataset):
         items = [dataset[index] for index in range(len(dataset))]
         return [(round(image.getpixel((3, 3))[0] / 4), label) for image, label in items]
+
     return read

@@ -1,4 +1,6 @@
-"""Archives of strangers: only plain files inside the folder come out; what has another hash is not unpacked at all."""
+"""Archives of strangers: only plain files inside the folder come out; what has another hash is not
+unpacked at all.
+"""
 
 import hashlib
 import io
@@ -27,13 +29,24 @@ def member(name, kind=tarfile.REGTYPE, link='', size=0):
 
 
 HOSTILE = dict(
-    parent=member('../outside.txt'), deep=member('images/../../outside.txt'), absolute=member('/tmp/vet-outside.txt'),
-    hidden=member('./a/./../../outside.txt'), backslash=member('..\\outside.txt'), drive=member('C:\\outside.txt'),
-    link=member('link', tarfile.SYMTYPE, '../outside.txt'), inner_link=member('link', tarfile.SYMTYPE, 'a.txt'),
-    absolute_link=member('link', tarfile.SYMTYPE, '/etc/passwd'), hard=member('hard', tarfile.LNKTYPE, '../../etc/passwd'),
-    inner_hard=member('hard', tarfile.LNKTYPE, 'a.txt'), folder_link=member('folder', tarfile.SYMTYPE, '/tmp'),
-    character=member('null', tarfile.CHRTYPE), block=member('disk', tarfile.BLKTYPE), pipe=member('pipe', tarfile.FIFOTYPE),
-    parent_folder=member('../folder', tarfile.DIRTYPE), absolute_folder=member('/tmp/vet-folder', tarfile.DIRTYPE))
+    parent=member('../outside.txt'),
+    deep=member('images/../../outside.txt'),
+    absolute=member('/tmp/vet-outside.txt'),
+    hidden=member('./a/./../../outside.txt'),
+    backslash=member('..\\outside.txt'),
+    drive=member('C:\\outside.txt'),
+    link=member('link', tarfile.SYMTYPE, '../outside.txt'),
+    inner_link=member('link', tarfile.SYMTYPE, 'a.txt'),
+    absolute_link=member('link', tarfile.SYMTYPE, '/etc/passwd'),
+    hard=member('hard', tarfile.LNKTYPE, '../../etc/passwd'),
+    inner_hard=member('hard', tarfile.LNKTYPE, 'a.txt'),
+    folder_link=member('folder', tarfile.SYMTYPE, '/tmp'),
+    character=member('null', tarfile.CHRTYPE),
+    block=member('disk', tarfile.BLKTYPE),
+    pipe=member('pipe', tarfile.FIFOTYPE),
+    parent_folder=member('../folder', tarfile.DIRTYPE),
+    absolute_folder=member('/tmp/vet-folder', tarfile.DIRTYPE),
+)
 
 
 def make_tar(path, *members, mode='w'):
@@ -49,7 +62,7 @@ def make_zip(path, name, mode=0):
     with zipfile.ZipFile(path, 'w') as file:
         file.writestr('a.txt', 'plain')
         info = zipfile.ZipInfo(name)
-        info.filename = name            # ZipInfo itself rewrites separators on some systems
+        info.filename = name  # ZipInfo itself rewrites separators on some systems
         info.external_attr = mode << 16
         file.writestr(info, '/etc/passwd')
     return path
@@ -65,9 +78,19 @@ def test_a_hostile_tar_is_refused_and_named(tmp_path, name):
     assert all(not path.is_symlink() and path.name == 'a.txt' for path in folder.rglob('*'))
 
 
-@pytest.mark.parametrize('name, mode', [
-    ('../outside.txt', 0), ('/tmp/vet-outside.txt', 0), ('a/../../outside.txt', 0), ('..\\outside.txt', 0), ('C:/outside.txt', 0),
-    ('link', stat.S_IFLNK | 0o777), ('pipe', stat.S_IFIFO | 0o644), ('device', stat.S_IFCHR | 0o644)])
+@pytest.mark.parametrize(
+    'name, mode',
+    [
+        ('../outside.txt', 0),
+        ('/tmp/vet-outside.txt', 0),
+        ('a/../../outside.txt', 0),
+        ('..\\outside.txt', 0),
+        ('C:/outside.txt', 0),
+        ('link', stat.S_IFLNK | 0o777),
+        ('pipe', stat.S_IFIFO | 0o644),
+        ('device', stat.S_IFCHR | 0o644),
+    ],
+)
 def test_a_hostile_zip_is_refused_whole(tmp_path, name, mode):
     folder = tmp_path / 'data'
     with pytest.raises(DataError, match='the archive holds .*(outside its folder|link or a device)'):
@@ -77,18 +100,25 @@ def test_a_hostile_zip_is_refused_whole(tmp_path, name, mode):
 
 @pytest.mark.parametrize('mode', ['w', 'w:gz', 'w:bz2', 'w:xz'])
 def test_plain_files_and_folders_come_out(tmp_path, mode):
-    unpack(make_tar(tmp_path / 'a.tar', member('images', tarfile.DIRTYPE), member('./images/b.bin', size=3), mode=mode), tmp_path / 'data')
-    assert (tmp_path / 'data/a.txt').read_text() == 'plain' and (tmp_path / 'data/images/b.bin').read_bytes() == bytes(3)
+    unpack(
+        make_tar(
+            tmp_path / 'a.tar', member('images', tarfile.DIRTYPE), member('./images/b.bin', size=3), mode=mode
+        ),
+        tmp_path / 'data',
+    )
+    assert (tmp_path / 'data/a.txt').read_text() == 'plain' and (
+        tmp_path / 'data/images/b.bin'
+    ).read_bytes() == bytes(3)
     unpack(make_zip(tmp_path / 'a.zip', 'images/c.txt', stat.S_IFREG | 0o4755), tmp_path / 'zip')
     assert (tmp_path / 'zip/images/c.txt').stat().st_mode & 0o7000 == 0
 
 
 def test_what_grows_out_of_proportion_is_refused(tmp_path):
-    bomb = make_tar(tmp_path / 'bomb.tgz', member('zeros.bin', size=2 ** 25), mode='w:gz')
+    bomb = make_tar(tmp_path / 'bomb.tgz', member('zeros.bin', size=2**25), mode='w:gz')
     with pytest.raises(DataError, match='more than 200 times its own bytes'):
         unpack(bomb, tmp_path / 'data')
     with zipfile.ZipFile(tmp_path / 'bomb.zip', 'w', zipfile.ZIP_DEFLATED) as file:
-        file.writestr('zeros.bin', bytes(2 ** 25))
+        file.writestr('zeros.bin', bytes(2**25))
     with pytest.raises(DataError, match='more than 200 times its own bytes'):
         unpack(tmp_path / 'bomb.zip', tmp_path / 'data')
     assert not list((tmp_path / 'data').glob('*.bin'))
@@ -102,7 +132,9 @@ def test_what_is_no_archive_is_told(tmp_path, data):
 
 
 def test_torchvision_unpacks_by_the_same_rules(tmp_path):
-    """torchvision gives extractall no filter: within its bounds the filter is there, and afterwards it is as before."""
+    """torchvision gives extractall no filter: within its bounds the filter is there, and afterwards it
+    is as before.
+    """
     archive = make_tar(tmp_path / 'a.tar', HOSTILE['parent'])
     before = tarfile.TarFile.extraction_filter
     with torchvision_bounds(), pytest.raises(DataError, match='outside its folder'):
@@ -125,27 +157,47 @@ def test_another_hash_is_told_with_the_size_and_nothing_is_unpacked(tmp_path, we
     folder, address = web
     data = make_tar(folder / 'a.tar').read_bytes()
     right, wrong = hashlib.sha256(data).hexdigest(), 'ab' * 32
-    with pytest.raises(DataError, match=f'a.tar is corrupted or another file: its sha256 is {right}, of {len(data):,} bytes.*{wrong}'):
+    with pytest.raises(
+        DataError,
+        match=f'a.tar is corrupted or another file: its sha256 is {right}, of {len(data):,} bytes.*{wrong}',
+    ):
         provide(Download(f'{address}/a.tar', f'sha256:{wrong}'), tmp_path / 'data')
     assert os.listdir(tmp_path / 'data') == []
     provide(Download(f'{address}/a.tar', f'sha256:{right}'), tmp_path / 'data')
     assert os.listdir(tmp_path / 'data') == ['a.txt']
     (folder / 'list.mat').write_bytes(b'12')
-    assert fetch(Download(f'{address}/list.mat', f'md5:{hashlib.md5(b"12").hexdigest()}'), tmp_path).read_bytes() == b'12'
+    assert (
+        fetch(Download(f'{address}/list.mat', f'md5:{hashlib.md5(b"12").hexdigest()}'), tmp_path).read_bytes()
+        == b'12'
+    )
 
 
 def test_every_download_has_https_and_a_hash():
     plugins = {DATASETS.find(name) for name in DATASETS.names()}
-    downloads = [each for plugin in plugins if issubclass(plugin, PublishedDataset) for each in plugin.downloads]
+    downloads = [
+        each for plugin in plugins if issubclass(plugin, PublishedDataset) for each in plugin.downloads
+    ]
     assert len(downloads) == 8
     for each in downloads:
         kind, _, digest = each.digest.partition(':')
         assert each.url.startswith('https://') and len(digest) == {'md5': 32, 'sha256': 64}[kind]
 
 
-@pytest.mark.parametrize('name, inside', [
-    ('images/a.jpg', True), ('a..jpg', True), ('images/.hidden', True), ('../a.jpg', False), ('images/../../a.jpg', False),
-    ('/etc/passwd', False), ('..\\a.jpg', False), ('C:\\a.jpg', False), ('//server/a.jpg', False), ('images/..', False)])
+@pytest.mark.parametrize(
+    'name, inside',
+    [
+        ('images/a.jpg', True),
+        ('a..jpg', True),
+        ('images/.hidden', True),
+        ('../a.jpg', False),
+        ('images/../../a.jpg', False),
+        ('/etc/passwd', False),
+        ('..\\a.jpg', False),
+        ('C:\\a.jpg', False),
+        ('//server/a.jpg', False),
+        ('images/..', False),
+    ],
+)
 def test_inside(name, inside):
     assert is_inside(name) is inside
 
@@ -155,7 +207,9 @@ def test_a_list_that_leads_outside_is_refused(tmp_path, paint, path):
     folder = tmp_path / 'data/CUB_200_2011'
     paint(tmp_path / 'secret.png', 1)
     paint(folder / 'images/a.jpg', 1)
-    for name, lines in dict(classes='1 001.Bird', images=f'1 {path}', image_class_labels='1 1', train_test_split='1 1').items():
+    for name, lines in dict(
+        classes='1 001.Bird', images=f'1 {path}', image_class_labels='1 1', train_test_split='1 1'
+    ).items():
         (folder / f'{name}.txt').write_text(lines + '\n')
     with pytest.raises(DataError, match='outside .*its list is not the published one'):
         CUB200(tmp_path / 'data', 'train')
@@ -173,8 +227,16 @@ def test_a_vtab_list_that_leads_outside_is_refused(tmp_path, paint):
 def test_flowers_come_by_the_same_road(tmp_path, web, monkeypatch):
     folder, address = web
     make_tar(folder / '102flowers.tgz', HOSTILE['link'], mode='w:gz')
-    monkeypatch.setattr(Flowers102, 'downloads', (Download(f'{address}/102flowers.tgz', 'md5:' + hashlib.md5(
-        (folder / '102flowers.tgz').read_bytes()).hexdigest()),))
+    monkeypatch.setattr(
+        Flowers102,
+        'downloads',
+        (
+            Download(
+                f'{address}/102flowers.tgz',
+                'md5:' + hashlib.md5((folder / '102flowers.tgz').read_bytes()).hexdigest(),
+            ),
+        ),
+    )
     with pytest.raises(DataError, match='download from http.*failed: the archive holds .link.*two ways'):
         Flowers102(tmp_path / 'data')
     assert os.listdir(tmp_path / 'data') == []

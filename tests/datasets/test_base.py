@@ -21,7 +21,9 @@ class Own:
 
 
 def test_items():
-    data = ImageDataset(['a', 'b'], [(np.full((2, 2), 9, np.uint8), np.int64(1)), (np.zeros((2, 2), np.uint8), 0)])
+    data = ImageDataset(
+        ['a', 'b'], [(np.full((2, 2), 9, np.uint8), np.int64(1)), (np.zeros((2, 2), np.uint8), 0)]
+    )
     image, label = data[0]
     assert image.mode == 'RGB' and image.getpixel((0, 0)) == (9, 9, 9)
     assert label == 1 and type(label) is int

@@ -32,16 +32,38 @@ class Own:
         return item
 
 
-@pytest.mark.parametrize('classes, names', [
-    (['dog', 'cat'], ['dog', 'cat']), (('dog', 'cat'), ['dog', 'cat']), (iter(['dog', 'cat']), ['dog', 'cat']),
-    (np.array(['dog', 'cat']), ['dog', 'cat']), ([0, 1], ['0', '1']), ({'dog': 1, 'cat': 0}, ['cat', 'dog']),
-    ({1: 'dog', 0: 'cat'}, ['cat', 'dog']), ({'dog': np.int64(1), 'cat': np.int64(0)}, ['cat', 'dog']),
-    ({'dog': 0}.keys(), UserError), (['cafe\u0301'], ['caf\u00e9']), ('imagenet-1k', 1000),
-    ({'dog', 'cat'}, UserError), (frozenset('ab'), UserError), (['cat', 'dog', 'cat'], UserError), ([1, '1'], UserError),
-    (['caf\u00e9', 'cafe\u0301'], UserError), ({'dog': 1, 'cat': 2}, UserError), ({'dog': 0, 'cat': 0}, UserError),
-    ({'dog': 'x', 'cat': 'y'}, UserError), ({'dog': 0.0, 'cat': 1.0}, UserError), ({'dog': True, 'cat': False}, UserError),
-    ({'dog': 1, 0: 'cat'}, UserError), (7, UserError), (None, UserError), ('imagenet-2k', UserError),
-    ([b'\xff'.decode('utf-8', 'surrogateescape')], UserError)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    'classes, names',
+    [
+        (['dog', 'cat'], ['dog', 'cat']),
+        (('dog', 'cat'), ['dog', 'cat']),
+        (iter(['dog', 'cat']), ['dog', 'cat']),
+        (np.array(['dog', 'cat']), ['dog', 'cat']),
+        ([0, 1], ['0', '1']),
+        ({'dog': 1, 'cat': 0}, ['cat', 'dog']),
+        ({1: 'dog', 0: 'cat'}, ['cat', 'dog']),
+        ({'dog': np.int64(1), 'cat': np.int64(0)}, ['cat', 'dog']),
+        ({'dog': 0}.keys(), UserError),
+        (['cafe\u0301'], ['caf\u00e9']),
+        ('imagenet-1k', 1000),
+        ({'dog', 'cat'}, UserError),
+        (frozenset('ab'), UserError),
+        (['cat', 'dog', 'cat'], UserError),
+        ([1, '1'], UserError),
+        (['caf\u00e9', 'cafe\u0301'], UserError),
+        ({'dog': 1, 'cat': 2}, UserError),
+        ({'dog': 0, 'cat': 0}, UserError),
+        ({'dog': 'x', 'cat': 'y'}, UserError),
+        ({'dog': 0.0, 'cat': 1.0}, UserError),
+        ({'dog': True, 'cat': False}, UserError),
+        ({'dog': 1, 0: 'cat'}, UserError),
+        (7, UserError),
+        (None, UserError),
+        ('imagenet-2k', UserError),
+        ([b'\xff'.decode('utf-8', 'surrogateescape')], UserError),
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_class_lists(classes, names):
     if names is UserError:
         with pytest.raises(UserError):
@@ -53,7 +75,9 @@ def test_class_lists(classes, names):
 
 
 def test_a_set_is_refused_because_it_has_no_order():
-    with pytest.raises(UserError, match="are a set, .*, which has no order; give a list, in the order of the labels"):
+    with pytest.raises(
+        UserError, match='are a set, .*, which has no order; give a list, in the order of the labels'
+    ):
         class_list({'dog', 'cat'})
 
 
@@ -67,13 +91,19 @@ def test_a_dict_counts_by_its_numbers_wherever_classes_are_given(tmp_path, paint
         paint(tmp_path / 'pets' / name / 'a.png', number)
     (tmp_path / 'list.csv').write_text('pets/cat/a.png,cat\npets/dog/a.png,dog\n')
     for classes in ({'dog': 0, 'cat': 1}, {0: 'dog', 1: 'cat'}, ['dog', 'cat']):
-        for data in (ImageFolder(tmp_path, path='pets', classes=classes), CSV(tmp_path, file='list.csv', classes=classes),
-                     ImageDataset(classes, [(tmp_path / 'pets/cat/a.png', 1), (tmp_path / 'pets/dog/a.png', 0)])):
+        for data in (
+            ImageFolder(tmp_path, path='pets', classes=classes),
+            CSV(tmp_path, file='list.csv', classes=classes),
+            ImageDataset(classes, [(tmp_path / 'pets/cat/a.png', 1), (tmp_path / 'pets/dog/a.png', 0)]),
+        ):
             assert data.classes == ['dog', 'cat'] and ids_of(data) == [(0, 1), (1, 0)]
         assert class_names(Own(classes)) == ['dog', 'cat']
     for classes in ({'cat', 'dog'}, ['cat', 'dog', 'cat']):
-        for make in (lambda: ImageFolder(tmp_path, path='pets', classes=classes), lambda: class_names(Own(classes)),     # noqa: B023
-                     lambda: CSV(tmp_path, file='list.csv', classes=classes)):           # noqa: B023
+        for make in (
+            lambda: ImageFolder(tmp_path, path='pets', classes=classes),  # noqa: B023
+            lambda: class_names(Own(classes)),  # noqa: B023
+            lambda: CSV(tmp_path, file='list.csv', classes=classes),  # noqa: B023
+        ):
             with pytest.raises(UserError, match='set|2 times'):
                 make()
 
@@ -83,33 +113,71 @@ def test_text_is_no_list_of_letters():
         class_names(Own('abc'))
 
 
-@pytest.mark.parametrize('label', [-1, 3, 'a', '0', 1.0, 0.5, None, np.eye(3)[1], np.array([1, 0]), [0, 1], np.float32(1), 10 ** 20], ids=str)
+@pytest.mark.parametrize(
+    'label',
+    [-1, 3, 'a', '0', 1.0, 0.5, None, np.eye(3)[1], np.array([1, 0]), [0, 1], np.float32(1), 10**20],
+    ids=str,
+)
 def test_a_label_that_is_no_place_among_the_classes_names_its_image(label):
     own = Own(items=[(IMAGE, 0), (IMAGE, label)])
-    for read in (lambda: item_of(own, 1), lambda: targets_of(own), lambda: targets_of(Own(items=own.items, targets=[0, label])),
-                 lambda: class_names(Own(items=own.items, targets=[0, label]))):
-        with pytest.raises(UserError, match=r'image 1 of Own has the label .*, but there are 3 classes: a label is a whole number from 0 to 2'):
+    for read in (
+        lambda: item_of(own, 1),
+        lambda: targets_of(own),
+        lambda: targets_of(Own(items=own.items, targets=[0, label])),
+        lambda: class_names(Own(items=own.items, targets=[0, label])),
+    ):
+        with pytest.raises(
+            UserError,
+            match=r'image 1 of Own has the label .*, but there are 3 classes: a label is a whole number from 0 to 2',
+        ):
             read()
 
 
 @pytest.mark.parametrize('label', [1, np.int64(1), np.uint8(1), np.array(1), True], ids=repr)
 def test_whole_numbers_of_any_type_are_labels(label):
-    assert item_of(Own(items=[(IMAGE, label)]), 0) == (IMAGE, 1) or item_of(Own(items=[(IMAGE, label)]), 0)[1] == 1
+    assert (
+        item_of(Own(items=[(IMAGE, label)]), 0) == (IMAGE, 1)
+        or item_of(Own(items=[(IMAGE, label)]), 0)[1] == 1
+    )
     assert type(as_label(label, 3, str)) is int
 
 
-@pytest.mark.parametrize('item, text', [
-    (IMAGE, 'is a ndarray; an item is a pair'), ((IMAGE,), 'is a tuple of 1 parts'), ((IMAGE, 0, 1), 'is a tuple of 3 parts'),
-    (dict(image=IMAGE, label=0), 'is a dict; an item is a pair'), (None, 'is a NoneType'), ('ab', 'is a str')], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    'item, text',
+    [
+        (IMAGE, 'is a ndarray; an item is a pair'),
+        ((IMAGE,), 'is a tuple of 1 parts'),
+        ((IMAGE, 0, 1), 'is a tuple of 3 parts'),
+        (dict(image=IMAGE, label=0), 'is a dict; an item is a pair'),
+        (None, 'is a NoneType'),
+        ('ab', 'is a str'),
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_an_item_is_a_pair(item, text):
     with pytest.raises(UserError, match=f'image 0 of Own {text}'):
         item_of(Own(items=[item]), 0)
 
 
-@pytest.mark.parametrize('error', [KeyError('x'), IndexError('i'), OSError('disk'), ZeroDivisionError(), MemoryError('no'), StopIteration(),
-                                   Exception('plain'), RuntimeError('r'), UnicodeDecodeError('utf-8', b'', 0, 1, 'u')], ids=repr)
+@pytest.mark.parametrize(
+    'error',
+    [
+        KeyError('x'),
+        IndexError('i'),
+        OSError('disk'),
+        ZeroDivisionError(),
+        MemoryError('no'),
+        StopIteration(),
+        Exception('plain'),
+        RuntimeError('r'),
+        UnicodeDecodeError('utf-8', b'', 0, 1, 'u'),
+    ],
+    ids=repr,
+)
 def test_whatever_an_item_raises_names_the_image(error):
-    with pytest.raises(DataError, match=f'image 0 of Own cannot be read or transformed: {type(error).__name__}'):
+    with pytest.raises(
+        DataError, match=f'image 0 of Own cannot be read or transformed: {type(error).__name__}'
+    ):
         item_of(Own(items=[error]), 0)
 
 
@@ -127,5 +195,11 @@ def test_a_name_keeps_its_composed_form(tmp_path, paint, ids_of):
         for number, name in enumerate(['café', 'zoo']):
             paint(tmp_path / split / unicodedata.normalize(form, name) / 'a.png', number)
     train, test = (ImageFolder(tmp_path, split) for split in ('train', 'test'))
-    assert train.classes == test.classes == ['caf\u00e9', 'zoo'] and ids_of(train) == ids_of(test) == [(0, 0), (1, 1)]
-    assert ImageFolder(tmp_path, 'train', classes=[unicodedata.normalize('NFD', 'café'), 'zoo']).targets == [0, 1]
+    assert train.classes == test.classes == ['caf\u00e9', 'zoo'] and ids_of(train) == ids_of(test) == [
+        (0, 0),
+        (1, 1),
+    ]
+    assert ImageFolder(tmp_path, 'train', classes=[unicodedata.normalize('NFD', 'café'), 'zoo']).targets == [
+        0,
+        1,
+    ]

@@ -17,6 +17,7 @@ def write(tmp_path, paint):
     def to(text, name='list.csv'):
         (tmp_path / 'lists' / name).write_text(text, encoding='utf-8')
         return tmp_path
+
     return to
 
 
@@ -39,7 +40,9 @@ def test_header_in_any_order_and_split(write, ids_of):
 
 
 def test_numbers(write, ids_of):
-    root = write('0.png,1\n1.png,0\n2.png,10\n' + ''.join(f'{number + 1}.png,{number}\n' for number in range(2, 10)))
+    root = write(
+        '0.png,1\n1.png,0\n2.png,10\n' + ''.join(f'{number + 1}.png,{number}\n' for number in range(2, 10))
+    )
     data = CSV(root, file='lists/list.csv')
     assert data.classes == [str(number) for number in range(11)]
     assert ids_of(data)[:3] == [(0, 1), (1, 0), (2, 10)]
@@ -54,10 +57,17 @@ def test_classes_given(write, ids_of):
         CSV(root, file='lists/list.csv', classes=['cat', 'cow'])
 
 
-@pytest.mark.parametrize('text, message', [
-    ('', 'no rows'), ('path,label\n', 'no rows'), ('0.png\n', 'line 1 .*no label'),
-    ('0.png,a\n,b\n', 'line 2 .*no path'),
-    ('0.png,1\n1.png,2\n', r'not 0 … 1.*\[1, 2\]'), ('0.png,a\n90.png,b\n', '1 are missing.*90.png')])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('', 'no rows'),
+        ('path,label\n', 'no rows'),
+        ('0.png\n', 'line 1 .*no label'),
+        ('0.png,a\n,b\n', 'line 2 .*no path'),
+        ('0.png,1\n1.png,2\n', r'not 0 … 1.*\[1, 2\]'),
+        ('0.png,a\n90.png,b\n', '1 are missing.*90.png'),
+    ],
+)
 def test_mistakes(write, text, message):
     with pytest.raises(DataError, match=message):
         CSV(write(text), file='lists/list.csv')
@@ -73,21 +83,51 @@ def test_more_mistakes(write):
         DATASETS.build(dict(type='CSV'))
 
 
-@pytest.mark.parametrize('text', [
-    'path;label\n0.png;cat\n1.png;dog\n', '0.png;cat\n1.png;dog\n', 'path\tlabel\n0.png\tcat\n1.png\tdog\n', '0.png\tcat\n1.png\tdog\n',
-    'path|label\n0.png|cat\n1.png|dog\n', 'file_name,label\n0.png,cat\n1.png,dog\n', 'image,class\n0.png,cat\n1.png,dog\n',
-    'Path,Label\n0.png,cat\n1.png,dog\n', 'filename,category\n0.png,cat\n1.png,dog\n', 'category,img\ncat,0.png\ndog,1.png\n',
-    'Image Path,Class Name\n0.png,cat\n1.png,dog\n', ',file,target\n0,0.png,cat\n1,1.png,dog\n', 'id;breed;class\n0.png;x;cat\n1.png;y;dog\n',
-    'image_id,path,label\n7,0.png,cat\n8,1.png,dog\n', '"path","label"\r\n"0.png","cat"\r\n"1.png","dog"\r\n', 'path, label\n0.png, cat\n1.png, dog\n',
-    '0.png,cat,1;2\n1.png,dog,3;4\n', '\n\n0.png,cat\n\n1.png,dog\n', 'path,label\r0.png,cat\r1.png,dog\r', '.\\0.png,cat\n1.png,dog\n',
-    '0.png,cat\n1.png,dog\n1.png,dog\n', 'file_name,label,text\n0.png,cat,"a, b"\n1.png,dog,"c\nd"\n'], ids=repr)
+@pytest.mark.parametrize(
+    'text',
+    [
+        'path;label\n0.png;cat\n1.png;dog\n',
+        '0.png;cat\n1.png;dog\n',
+        'path\tlabel\n0.png\tcat\n1.png\tdog\n',
+        '0.png\tcat\n1.png\tdog\n',
+        'path|label\n0.png|cat\n1.png|dog\n',
+        'file_name,label\n0.png,cat\n1.png,dog\n',
+        'image,class\n0.png,cat\n1.png,dog\n',
+        'Path,Label\n0.png,cat\n1.png,dog\n',
+        'filename,category\n0.png,cat\n1.png,dog\n',
+        'category,img\ncat,0.png\ndog,1.png\n',
+        'Image Path,Class Name\n0.png,cat\n1.png,dog\n',
+        ',file,target\n0,0.png,cat\n1,1.png,dog\n',
+        'id;breed;class\n0.png;x;cat\n1.png;y;dog\n',
+        'image_id,path,label\n7,0.png,cat\n8,1.png,dog\n',
+        '"path","label"\r\n"0.png","cat"\r\n"1.png","dog"\r\n',
+        'path, label\n0.png, cat\n1.png, dog\n',
+        '0.png,cat,1;2\n1.png,dog,3;4\n',
+        '\n\n0.png,cat\n\n1.png,dog\n',
+        'path,label\r0.png,cat\r1.png,dog\r',
+        '.\\0.png,cat\n1.png,dog\n',
+        '0.png,cat\n1.png,dog\n1.png,dog\n',
+        'file_name,label,text\n0.png,cat,"a, b"\n1.png,dog,"c\nd"\n',
+    ],
+    ids=repr,
+)
 def test_tables_as_other_programs_write_them(write, ids_of, text):
     data = CSV(write(text), file='lists/list.csv')
     assert data.classes == ['cat', 'dog'] and sorted(set(ids_of(data))) == [(0, 0), (1, 1)]
 
 
-@pytest.mark.parametrize('encoding, given', [('utf-8', None), ('utf-8-sig', None), ('utf-16', None), ('cp1252', 'cp1252'), ('latin-1', 'latin-1'),
-                                             ('utf-16-le', 'utf-16-le'), ('shift-jis', 'shift-jis')])
+@pytest.mark.parametrize(
+    'encoding, given',
+    [
+        ('utf-8', None),
+        ('utf-8-sig', None),
+        ('utf-16', None),
+        ('cp1252', 'cp1252'),
+        ('latin-1', 'latin-1'),
+        ('utf-16-le', 'utf-16-le'),
+        ('shift-jis', 'shift-jis'),
+    ],
+)
 def test_encodings(write, ids_of, encoding, given):
     label = '\u30ab' if encoding == 'shift-jis' else 'caf\u00e9'
     root = write('')
@@ -99,7 +139,10 @@ def test_encodings(write, ids_of, encoding, given):
 def test_what_is_not_utf8_is_told_with_its_line(write):
     root = write('')
     (root / 'lists/list.csv').write_bytes('path,label\n0.png,b\n1.png,caf\u00e9\n'.encode('cp1252'))
-    with pytest.raises(DataError, match=r'is not UTF-8: .*\(line 3\). Save it as UTF-8, or say what it is, such as encoding="cp1252"'):
+    with pytest.raises(
+        DataError,
+        match=r'is not UTF-8: .*\(line 3\). Save it as UTF-8, or say what it is, such as encoding="cp1252"',
+    ):
         CSV(root, file='lists/list.csv')
     with pytest.raises(UserError, match="encoding is 'utf8000'"):
         CSV(root, file='lists/list.csv', encoding='utf8000')
@@ -118,10 +161,18 @@ def test_columns_of_other_names(write, ids_of):
         CSV(root, file='lists/list.csv', columns=dict(pfad='bild'))
 
 
-@pytest.mark.parametrize('text, message', [
-    ('path,label,label\n0.png,cat,dog\n', "2 columns 'label'"), ('path,label\n0.png,cat\n0.png,dog\n', "gives '0.png' the label 'cat' in line 2 and 'dog' in line 3"),
-    ('path,label\n0.png,"cat\n1.png,dog\n', 'cannot be read.*Close every quotation mark'), ('path,label\n0.png,\n', 'line 2 .*no label'),
-    ('path,label\n0.png\n', 'line 2 .*no label'), ('path\n0.png\n', 'no label'), ('\x00\x00', 'no label|no rows|cannot be read')])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('path,label,label\n0.png,cat,dog\n', "2 columns 'label'"),
+        ('path,label\n0.png,cat\n0.png,dog\n', "gives '0.png' the label 'cat' in line 2 and 'dog' in line 3"),
+        ('path,label\n0.png,"cat\n1.png,dog\n', 'cannot be read.*Close every quotation mark'),
+        ('path,label\n0.png,\n', 'line 2 .*no label'),
+        ('path,label\n0.png\n', 'line 2 .*no label'),
+        ('path\n0.png\n', 'no label'),
+        ('\x00\x00', 'no label|no rows|cannot be read'),
+    ],
+)
 def test_tables_that_are_refused(write, text, message):
     with pytest.raises(DataError, match=message):
         CSV(write(text), file='lists/list.csv')
@@ -132,20 +183,26 @@ def test_a_folder_of_the_datasets_library(tmp_path, paint, ids_of):
     for number, split in enumerate(['train', 'validation', 'test']):
         paint(tmp_path / split / 'a.png', number)
         (tmp_path / split / 'metadata.csv').write_text('file_name,label\na.png,cat\n')
-    assert [ids_of(CSV(tmp_path, file=f'{split}/metadata.csv')) for split in ('train', 'validation', 'test')] == [[(0, 0)], [(1, 0)], [(2, 0)]]
+    assert [
+        ids_of(CSV(tmp_path, file=f'{split}/metadata.csv')) for split in ('train', 'validation', 'test')
+    ] == [[(0, 0)], [(1, 0)], [(2, 0)]]
 
 
 @pytest.mark.parametrize('listed, stored', [('NFC', 'NFD'), ('NFD', 'NFC'), ('NFC', 'NFC')])
 def test_names_whose_letters_are_stored_otherwise(tmp_path, paint, ids_of, listed, stored):
     paint(tmp_path / unicodedata.normalize(stored, 'caf\u00e9/\u00e4.png'), 5)
-    (tmp_path / 'list.csv').write_text(unicodedata.normalize(listed, 'caf\u00e9/\u00e4.png,caf\u00e9\n'), encoding='utf-8')
+    (tmp_path / 'list.csv').write_text(
+        unicodedata.normalize(listed, 'caf\u00e9/\u00e4.png,caf\u00e9\n'), encoding='utf-8'
+    )
     data = CSV(tmp_path, file='list.csv')
     assert ids_of(data) == [(5, 0)] and data.classes == ['caf\u00e9']
 
 
 def test_numbers_are_names_where_the_classes_are_numbers(tmp_path):
     for name, labels in dict(train='012', test='12').items():
-        (tmp_path / f'{name}.csv').write_text('path,label\n' + ''.join(f'{name}{label}.png,{label}\n' for label in labels))
+        (tmp_path / f'{name}.csv').write_text(
+            'path,label\n' + ''.join(f'{name}{label}.png,{label}\n' for label in labels)
+        )
         for label in labels:
             Image.new('RGB', (4, 4)).save(tmp_path / f'{name}{label}.png')
     with pytest.raises(DataError, match='labels that are not among the 3 classes: 0'):

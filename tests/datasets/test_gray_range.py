@@ -1,4 +1,6 @@
-"""Gray images of more than 8 bits: a range of levels, the same in training and inference, kept in the model folder."""
+"""Gray images of more than 8 bits: a range of levels, the same in training and inference, kept in the
+model folder.
+"""
 
 import io
 import json
@@ -39,11 +41,24 @@ def nothing_said(monkeypatch):
     monkeypatch.setattr(module, '_said', [])
 
 
-@pytest.mark.parametrize('source', [
-    encoded(RAMP.astype(np.uint16)), encoded(RAMP.astype(np.uint16), 'TIFF'), encoded(RAMP.astype(np.int32), 'TIFF'), encoded(RAMP.astype(np.float32), 'TIFF'),
-    RAMP.astype(np.uint16), RAMP.astype(np.int16), RAMP, RAMP.astype(np.float32), RAMP.astype(np.float64)[..., None],
-    Image.fromarray(RAMP.astype(np.uint16)), Image.fromarray(RAMP.astype(np.int32)), dict(image=RAMP.astype(np.uint16))],
-    ids=lambda source: f'{type(source).__name__}-{getattr(source, "dtype", getattr(source, "mode", ""))}')
+@pytest.mark.parametrize(
+    'source',
+    [
+        encoded(RAMP.astype(np.uint16)),
+        encoded(RAMP.astype(np.uint16), 'TIFF'),
+        encoded(RAMP.astype(np.int32), 'TIFF'),
+        encoded(RAMP.astype(np.float32), 'TIFF'),
+        RAMP.astype(np.uint16),
+        RAMP.astype(np.int16),
+        RAMP,
+        RAMP.astype(np.float32),
+        RAMP.astype(np.float64)[..., None],
+        Image.fromarray(RAMP.astype(np.uint16)),
+        Image.fromarray(RAMP.astype(np.int32)),
+        dict(image=RAMP.astype(np.uint16)),
+    ],
+    ids=lambda source: f'{type(source).__name__}-{getattr(source, "dtype", getattr(source, "mode", ""))}',
+)
 def test_the_range_becomes_all_levels(source):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -57,14 +72,29 @@ def test_levels_outside_are_cut_off():
         open_image(np.array([[0.0, np.nan]]), WINDOW)
 
 
-@pytest.mark.parametrize('array', [np.array([[7, 200]], np.uint8), np.array([[True, False]]), np.full((1, 2, 3), 9, np.uint8), np.full((1, 2, 3), 0.5)])
+@pytest.mark.parametrize(
+    'array',
+    [
+        np.array([[7, 200]], np.uint8),
+        np.array([[True, False]]),
+        np.full((1, 2, 3), 9, np.uint8),
+        np.full((1, 2, 3), 0.5),
+    ],
+)
 def test_images_of_8_bits_and_colours_are_as_they_are(array):
     assert np.array_equal(open_image(array, WINDOW), open_image(array))
 
 
-@pytest.mark.parametrize('source', [encoded(RAMP.astype(np.uint16)), RAMP.astype(np.uint16), encoded(RAMP.astype(np.int32), 'TIFF')], ids=['png', 'array', 'int32'])
+@pytest.mark.parametrize(
+    'source',
+    [encoded(RAMP.astype(np.uint16)), RAMP.astype(np.uint16), encoded(RAMP.astype(np.int32), 'TIFF')],
+    ids=['png', 'array', 'int32'],
+)
 def test_few_levels_are_said_once(source):
-    with pytest.warns(DataWarning, match=r'are 0 … 4,095, a small part of the 16 bits.*16 levels are left.*gray_range=.*\(0, 4095\) for 12 bits'):
+    with pytest.warns(
+        DataWarning,
+        match=r'are 0 … 4,095, a small part of the 16 bits.*16 levels are left.*gray_range=.*\(0, 4095\) for 12 bits',
+    ):
         assert gray(open_image(source)) == [0, 4, 8, 16]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -76,10 +106,12 @@ def test_an_image_of_all_16_bits_is_no_reason_to_warn():
         warnings.simplefilter('error')
         open_image(np.array([[0, 65535]], np.uint16))
         open_image(np.array([[500, 9000]], np.uint16))
-        open_image(np.array([[300, 300]], np.uint16))       # one level: nothing is lost
+        open_image(np.array([[300, 300]], np.uint16))  # one level: nothing is lost
 
 
-@pytest.mark.parametrize('given', [5, (1,), (1, 2, 3), (4095, 0), (0, 0), ('a', 'b'), (0, float('inf')), (float('nan'), 1)])
+@pytest.mark.parametrize(
+    'given', [5, (1,), (1, 2, 3), (4095, 0), (0, 0), ('a', 'b'), (0, float('inf')), (float('nan'), 1)]
+)
 def test_ranges_that_are_refused(given):
     with pytest.raises(UserError, match='preprocessing.gray_range is .*two numbers'):
         Preprocessing().with_changes(dict(gray_range=given))
@@ -124,15 +156,33 @@ def test_training_and_inference_read_by_the_same_range(tmp_path, scans, monkeypa
     monkeypatch.setenv('VET_CACHE_DIR', str(tmp_path / 'cache'))
     seen = []
     windowed = module._windowed
-    monkeypatch.setattr(module, '_windowed', lambda values, range: seen.append(range) or windowed(values, range))
-    backbone = dict(type='torchvision', name='shufflenet_v2_x0_5', pretrained=False, preprocessing=dict(size=32, gray_range=[0, 4095]))
+    monkeypatch.setattr(
+        module, '_windowed', lambda values, range: seen.append(range) or windowed(values, range)
+    )
+    backbone = dict(
+        type='torchvision',
+        name='shufflenet_v2_x0_5',
+        pretrained=False,
+        preprocessing=dict(size=32, gray_range=[0, 4095]),
+    )
     here = dict(workers_per_gpu=0)
-    config = dict(model=dict(backbone=backbone), train=dict(max_epochs=1, dataloader=here, cache_images=cache), evaluation=dict(dataloader=here))
-    trainer = build_trainer(model=config, work_dir=tmp_path / 'work', device='cpu', train_dataset=ImageFolder(scans, 'train'),
-                            eval_dataset=ImageFolder(scans, 'test'))
+    config = dict(
+        model=dict(backbone=backbone),
+        train=dict(max_epochs=1, dataloader=here, cache_images=cache),
+        evaluation=dict(dataloader=here),
+    )
+    trainer = build_trainer(
+        model=config,
+        work_dir=tmp_path / 'work',
+        device='cpu',
+        train_dataset=ImageFolder(scans, 'train'),
+        eval_dataset=ImageFolder(scans, 'test'),
+    )
     trainer.train()
     assert len(seen) >= 16 and set(seen) == {WINDOW}
-    assert json.loads((trainer.folder.output / 'configuration.json').read_text())['preprocessing']['gray_range'] == [0, 4095]
+    assert json.loads((trainer.folder.output / 'configuration.json').read_text())['preprocessing'][
+        'gray_range'
+    ] == [0, 4095]
     classify, path = pipeline(model=trainer.folder.output, device='cpu'), str(scans / 'test/b/0.png')
     by_hand = np.rint(np.asarray(Image.open(path)) / 4095 * 255).astype(np.uint8)
     assert classify(path) == classify(by_hand) == trainer.predict([path], topk=5)[0]

@@ -44,7 +44,9 @@ def test_fraction():
             hold_out(Labels([20]), fraction)
 
 
-@pytest.mark.parametrize('counts, held', [([2] * 50, 50), ([5] * 20, 20), ([2, 2], 2), ([3, 40], 4), ([2], 1)])
+@pytest.mark.parametrize(
+    'counts, held', [([2] * 50, 50), ([5] * 20, 20), ([2, 2], 2), ([3, 40], 4), ([2], 1)]
+)
 def test_small_classes_hold_out_more(counts, held):
     train, val = hold_out(Labels(counts))
     assert len(val) == held and set(train.targets) == set(range(len(counts)))

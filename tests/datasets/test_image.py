@@ -32,16 +32,31 @@ def photo():
     return image
 
 
-@pytest.mark.parametrize('mode, value, expected', [
-    ('1', 1, WHITE), ('L', 77, (77, 77, 77)), ('LA', (40, 255), (40, 40, 40)), ('LA', (40, 0), WHITE),
-    ('RGB', (1, 2, 3), (1, 2, 3)), ('RGBA', (255, 0, 0, 255), RED), ('RGBA', (9, 9, 9, 0), WHITE),
-    ('RGBA', (0, 0, 0, 51), (204, 204, 204)), ('RGBa', (0, 0, 0, 51), (204, 204, 204)),
-    ('La', (0, 51), (204, 204, 204)), ('PA', (0, 0), WHITE),
-    ('CMYK', (0, 255, 255, 0), RED), ('CMYK', (0, 0, 0, 0), WHITE),
-    ('YCbCr', (255, 128, 128), WHITE), ('HSV', (0, 255, 255), RED),
-    ('I;16', 257 * 100, (100, 100, 100)), ('I;16', 65535, WHITE), ('I;16B', 257 * 100, (100, 100, 100)),
-    ('I', 257 * 100, (100, 100, 100)), ('I', 300, (1, 1, 1)),
-])
+@pytest.mark.parametrize(
+    'mode, value, expected',
+    [
+        ('1', 1, WHITE),
+        ('L', 77, (77, 77, 77)),
+        ('LA', (40, 255), (40, 40, 40)),
+        ('LA', (40, 0), WHITE),
+        ('RGB', (1, 2, 3), (1, 2, 3)),
+        ('RGBA', (255, 0, 0, 255), RED),
+        ('RGBA', (9, 9, 9, 0), WHITE),
+        ('RGBA', (0, 0, 0, 51), (204, 204, 204)),
+        ('RGBa', (0, 0, 0, 51), (204, 204, 204)),
+        ('La', (0, 51), (204, 204, 204)),
+        ('PA', (0, 0), WHITE),
+        ('CMYK', (0, 255, 255, 0), RED),
+        ('CMYK', (0, 0, 0, 0), WHITE),
+        ('YCbCr', (255, 128, 128), WHITE),
+        ('HSV', (0, 255, 255), RED),
+        ('I;16', 257 * 100, (100, 100, 100)),
+        ('I;16', 65535, WHITE),
+        ('I;16B', 257 * 100, (100, 100, 100)),
+        ('I', 257 * 100, (100, 100, 100)),
+        ('I', 300, (1, 1, 1)),
+    ],
+)
 def test_every_mode(mode, value, expected):
     assert pixels(to_rgb(Image.new(mode, (1, 1), value))) == [list(expected)]
 
@@ -55,7 +70,12 @@ def test_float_pixels_are_refused():
 @pytest.mark.parametrize('format', ['PNG', 'TIFF'])
 def test_16_bit_files_are_scaled_not_clipped(format):
     ramp = np.array([[0, 257, 25700, 65535]], np.uint16)
-    assert [pixel[0] for pixel in pixels(open_image(encoded(Image.fromarray(ramp), format)))] == [0, 1, 100, 255]
+    assert [pixel[0] for pixel in pixels(open_image(encoded(Image.fromarray(ramp), format)))] == [
+        0,
+        1,
+        100,
+        255,
+    ]
 
 
 def test_16_bit_with_a_transparent_gray():
@@ -81,8 +101,10 @@ def test_cmyk_jpeg():
     assert np.abs(np.array(pixels(open_image(data))) - RED).max() <= 2
 
 
-@pytest.mark.parametrize('orientation, order', [(1, 'abcd'), (2, 'badc'), (3, 'dcba'), (4, 'cdab'), (5, 'acbd'),
-                                                (6, 'cadb'), (7, 'dbca'), (8, 'bdac')])
+@pytest.mark.parametrize(
+    'orientation, order',
+    [(1, 'abcd'), (2, 'badc'), (3, 'dcba'), (4, 'cdab'), (5, 'acbd'), (6, 'cadb'), (7, 'dbca'), (8, 'bdac')],
+)
 @pytest.mark.parametrize('format', ['PNG', 'TIFF'])
 def test_exif_orientation(photo, orientation, order, format):
     exif = Image.Exif()
@@ -111,33 +133,56 @@ def test_sources(photo, tmp_path):
     data = path.read_bytes()
     array = np.asarray(photo)
     with path.open('rb') as file:
-        for source in (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), file, photo, array,
-                       {'image': path}, {'image': array, 'label': 3}):
+        for source in (
+            path,
+            str(path),
+            data,
+            bytearray(data),
+            memoryview(data),
+            io.BytesIO(data),
+            file,
+            photo,
+            array,
+            {'image': path},
+            {'image': array, 'label': 3},
+        ):
             assert pixels(open_image(source)) == expected, source
     assert photo.mode == 'RGB' and open_image(photo) is not photo
 
 
-@pytest.mark.parametrize('array, expected', [
-    (np.full((1, 1), 7, np.uint8), (7, 7, 7)),
-    (np.full((1, 1, 1), 7, np.uint8), (7, 7, 7)),
-    (np.array([[[1, 2, 3]]], np.uint8), (1, 2, 3)),
-    (np.array([[[1, 2, 3, 0]]], np.uint8), WHITE),
-    (np.array([[[0, 257, 65535]]], np.uint16), (0, 1, 255)),
-    (np.array([[[0, 257, 65535]]], '>u2'), (0, 1, 255)),
-    (np.array([[[0, 0.2, 1]]], np.float32), (0, 51, 255)),
-    (np.array([[[0, 0.2, 1, 0.2]]]), (204, 214, 255)),
-    (np.array([[0.2]], np.float16), (51, 51, 51)),
-    (np.array([[True]]), WHITE),
-    (np.arange(12, dtype=np.uint8).reshape(1, 4, 3)[:, ::-4], (9, 10, 11)),
-])
+@pytest.mark.parametrize(
+    'array, expected',
+    [
+        (np.full((1, 1), 7, np.uint8), (7, 7, 7)),
+        (np.full((1, 1, 1), 7, np.uint8), (7, 7, 7)),
+        (np.array([[[1, 2, 3]]], np.uint8), (1, 2, 3)),
+        (np.array([[[1, 2, 3, 0]]], np.uint8), WHITE),
+        (np.array([[[0, 257, 65535]]], np.uint16), (0, 1, 255)),
+        (np.array([[[0, 257, 65535]]], '>u2'), (0, 1, 255)),
+        (np.array([[[0, 0.2, 1]]], np.float32), (0, 51, 255)),
+        (np.array([[[0, 0.2, 1, 0.2]]]), (204, 214, 255)),
+        (np.array([[0.2]], np.float16), (51, 51, 51)),
+        (np.array([[True]]), WHITE),
+        (np.arange(12, dtype=np.uint8).reshape(1, 4, 3)[:, ::-4], (9, 10, 11)),
+    ],
+)
 def test_arrays(array, expected):
     assert pixels(open_image(array)) == [list(expected)]
 
 
-@pytest.mark.parametrize('array', [
-    np.zeros((3, 4, 5), np.uint8), np.zeros(4, np.uint8), np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2), np.int64),
-    np.full((2, 2), 2.0), np.full((2, 2), -0.1), np.full((2, 2), np.nan), np.zeros((0, 2)),
-])
+@pytest.mark.parametrize(
+    'array',
+    [
+        np.zeros((3, 4, 5), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((2, 2, 2), np.uint8),
+        np.zeros((2, 2), np.int64),
+        np.full((2, 2), 2.0),
+        np.full((2, 2), -0.1),
+        np.full((2, 2), np.nan),
+        np.zeros((0, 2)),
+    ],
+)
 def test_arrays_refused(array):
     with pytest.raises(DataError, match='array given'):
         open_image(array)
@@ -148,11 +193,11 @@ def test_broken_sources_are_named(tmp_path):
     for format in ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP'):
         data = encoded(noise, format)
         path = tmp_path / f'half.{format}'
-        path.write_bytes(data[:len(data) // 2])
+        path.write_bytes(data[: len(data) // 2])
         with pytest.raises(DataError, match=path.name):
             open_image(path)
         with pytest.raises(DataError, match='the bytes given'):
-            open_image(data[:len(data) // 2])
+            open_image(data[: len(data) // 2])
     for data in (b'', b'no image at all'):
         with pytest.raises(DataError, match='the bytes given'):
             open_image(data)
@@ -191,11 +236,24 @@ def test_a_path_is_not_opened_as_a_url(photo, tmp_path, monkeypatch):
     assert open_image('http.png').size == open_image(Path('http.png')).size == (2, 2)
 
 
-@pytest.mark.parametrize('source, message', [
-    (np.zeros((0, 5, 3), np.uint8), 'has no pixels: 5 x 0'), (np.zeros((5, 0), np.uint8), 'has no pixels: 0 x 5'),
-    (Image.new('RGB', (0, 4)), 'has no pixels: 0 x 4'), (np.broadcast_to(np.uint8(0), (10**6, 10**6, 3)), '1,000,000 x 1,000,000 pixels are more'),
-    (np.broadcast_to(np.uint8(0), (20_000, 20_000)), '20,000 x 20,000 pixels are more than .*set PIL.Image.MAX_IMAGE_PIXELS'),
-    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n', 'a program in EPS, which is not run')], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    'source, message',
+    [
+        (np.zeros((0, 5, 3), np.uint8), 'has no pixels: 5 x 0'),
+        (np.zeros((5, 0), np.uint8), 'has no pixels: 0 x 5'),
+        (Image.new('RGB', (0, 4)), 'has no pixels: 0 x 4'),
+        (np.broadcast_to(np.uint8(0), (10**6, 10**6, 3)), '1,000,000 x 1,000,000 pixels are more'),
+        (
+            np.broadcast_to(np.uint8(0), (20_000, 20_000)),
+            '20,000 x 20,000 pixels are more than .*set PIL.Image.MAX_IMAGE_PIXELS',
+        ),
+        (
+            b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n',
+            'a program in EPS, which is not run',
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_no_pixels_too_many_pixels_and_programs(source, message):
     with pytest.raises(DataError, match=message):
         open_image(source)

@@ -1,4 +1,6 @@
-"""Which files of a folder count as images, for training and for prediction alike, and what is said of the others."""
+"""Which files of a folder count as images, for training and for prediction alike, and what is said of
+the others.
+"""
 
 import os
 import shutil
@@ -26,8 +28,37 @@ def names(folder):
     return [os.path.relpath(path, folder) for path in find_images(folder).images]
 
 
-SAVED = ['.bmp', '.dib', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.pbm', '.pcx', '.pgm', '.png', '.apng', '.pnm', '.ppm', '.qoi', '.tga', '.tif',
-         '.tiff', '.ico', '.dds', '.sgi', '.webp', '.avif', '.jp2', '.j2k', '.mpo', '.PNG', '.JFIF', '.Jpeg']
+SAVED = [
+    '.bmp',
+    '.dib',
+    '.gif',
+    '.jfif',
+    '.jpe',
+    '.jpeg',
+    '.jpg',
+    '.pbm',
+    '.pcx',
+    '.pgm',
+    '.png',
+    '.apng',
+    '.pnm',
+    '.ppm',
+    '.qoi',
+    '.tga',
+    '.tif',
+    '.tiff',
+    '.ico',
+    '.dds',
+    '.sgi',
+    '.webp',
+    '.avif',
+    '.jp2',
+    '.j2k',
+    '.mpo',
+    '.PNG',
+    '.JFIF',
+    '.Jpeg',
+]
 
 
 @pytest.mark.parametrize('suffix', SAVED)
@@ -37,12 +68,24 @@ def test_every_format_that_pillow_decodes_is_taken(pets, suffix):
         pytest.skip(f'this Pillow was built without {form}')
     path = pets / 'dog' / f'x{suffix}'
     Image.new('RGB', (32, 32), (200, 100, 50)).convert('1' if suffix == '.pbm' else 'RGB').save(path, form)
-    assert str(path) in list_images(str(pets)) and str(path) in [source for source, _ in ImageFolder(path=pets).samples]
+    assert str(path) in list_images(str(pets)) and str(path) in [
+        source for source, _ in ImageFolder(path=pets).samples
+    ]
     assert open_image(path).size == (32, 32)
 
 
-@pytest.mark.parametrize('suffix, what', [('.heic', 'which the installed Pillow does not read'), ('.svg', 'does not read'), ('.dcm', 'does not read'),
-                                          ('.eps', 'does not read'), ('.txt', 'which is no image'), ('.mp4', 'is no image'), ('', 'file without an ending')])
+@pytest.mark.parametrize(
+    'suffix, what',
+    [
+        ('.heic', 'which the installed Pillow does not read'),
+        ('.svg', 'does not read'),
+        ('.dcm', 'does not read'),
+        ('.eps', 'does not read'),
+        ('.txt', 'which is no image'),
+        ('.mp4', 'is no image'),
+        ('', 'file without an ending'),
+    ],
+)
 def test_what_is_left_out_is_counted_and_named(pets, suffix, what):
     for place in ('cat/deep/x', 'dog/x'):
         (pets / f'{place}{suffix}').write_bytes(b'1234')
@@ -53,8 +96,20 @@ def test_what_is_left_out_is_counted_and_named(pets, suffix, what):
         assert len(list_images(str(pets))) == 3
 
 
-@pytest.mark.parametrize('clutter', ['cat/.ipynb_checkpoints/a-checkpoint.png', '__MACOSX/cat/._a.png', 'cat/__MACOSX/a.png', 'cat/._a.png', 'cat/.a.png',
-                                     'cat/@eaDir/a.png', '.git/x.png', '$RECYCLE.BIN/x.png', 'cat/.hidden/x.png'])
+@pytest.mark.parametrize(
+    'clutter',
+    [
+        'cat/.ipynb_checkpoints/a-checkpoint.png',
+        '__MACOSX/cat/._a.png',
+        'cat/__MACOSX/a.png',
+        'cat/._a.png',
+        'cat/.a.png',
+        'cat/@eaDir/a.png',
+        '.git/x.png',
+        '$RECYCLE.BIN/x.png',
+        'cat/.hidden/x.png',
+    ],
+)
 def test_clutter_is_left_out_without_a_word(pets, paint, clutter, recwarn):
     (pets / clutter).parent.mkdir(parents=True, exist_ok=True)
     paint(pets / clutter, 9)
@@ -65,7 +120,10 @@ def test_clutter_is_left_out_without_a_word(pets, paint, clutter, recwarn):
     assert not [each for each in recwarn if issubclass(each.category, DataWarning)]
 
 
-@pytest.mark.parametrize('link, target', [('cat/loop', '..'), ('cat/loop', '.'), ('cat/deep/loop', '../..'), ('cat/deep/loop', '..')])
+@pytest.mark.parametrize(
+    'link, target',
+    [('cat/loop', '..'), ('cat/loop', '.'), ('cat/deep/loop', '../..'), ('cat/deep/loop', '..')],
+)
 def test_a_link_back_is_not_followed(pets, link, target):
     os.symlink(target, pets / link)
     with pytest.warns(DataWarning, match='1 x link back to a folder that it lies in'):
@@ -78,7 +136,12 @@ def test_two_links_that_lead_to_each_other_end(pets, paint):
     os.symlink(pets / 'dog', pets / 'cat/dogs')
     os.symlink(pets / 'cat', pets / 'dog/x/cats')
     found = find_images(pets / 'cat')
-    assert [os.path.relpath(path, pets) for path in found.images] == ['cat/a.png', 'cat/deep/b.png', 'cat/dogs/c.png', 'cat/dogs/x/d.png']
+    assert [os.path.relpath(path, pets) for path in found.images] == [
+        'cat/a.png',
+        'cat/deep/b.png',
+        'cat/dogs/c.png',
+        'cat/dogs/x/d.png',
+    ]
     assert list(found.left_out) == ['link back to a folder that it lies in']
 
 
@@ -108,11 +171,23 @@ def test_a_class_of_nothing_readable_says_what_it_holds(pets):
         list_images(str(pets / 'bird'))
 
 
-@pytest.mark.parametrize('train, val, test', [('train', 'valid', 'test'), ('Train', 'Validation', 'Test'), ('training', 'dev', 'testing'), ('train', 'val', 'eval')])
+@pytest.mark.parametrize(
+    'train, val, test',
+    [
+        ('train', 'valid', 'test'),
+        ('Train', 'Validation', 'Test'),
+        ('training', 'dev', 'testing'),
+        ('train', 'val', 'eval'),
+    ],
+)
 def test_splits_by_their_other_names(tmp_path, paint, ids_of, train, val, test):
     for number, split in enumerate((train, val, test)):
         paint(tmp_path / 'pets' / split / 'cat/a.png', number)
-    assert [ids_of(ImageFolder(tmp_path, split, 'pets'))[0][0] for split in ('train', 'val', 'test')] == [0, 1, 2]
+    assert [ids_of(ImageFolder(tmp_path, split, 'pets'))[0][0] for split in ('train', 'val', 'test')] == [
+        0,
+        1,
+        2,
+    ]
     assert len(ImageFolder(tmp_path, 'train+val', 'pets')) == 2
     with pytest.raises(UserError, match=f'has the split folders {train}, {val}, {test}: say which by split='):
         ImageFolder(tmp_path, path='pets')
@@ -121,7 +196,10 @@ def test_splits_by_their_other_names(tmp_path, paint, ids_of, train, val, test):
 def test_split_folders_beside_others_are_no_classes(tmp_path, paint):
     for folder in ('train/cat', 'valid/cat', 'notes'):
         paint(tmp_path / 'pets' / folder / 'a.png', 1)
-    with pytest.raises(UserError, match='has the split folders train, valid, and beside them notes: say which by split=…, such as split="train"'):
+    with pytest.raises(
+        UserError,
+        match='has the split folders train, valid, and beside them notes: say which by split=…, such as split="train"',
+    ):
         ImageFolder(tmp_path, path='pets')
 
 
@@ -156,7 +234,10 @@ def test_an_image_whose_name_is_not_utf8_is_taken(pets):
     shutil.copy(pets / 'dog/c.png', pets / os.fsdecode(b'dog/caf\xe9.png'))
     data = ImageFolder(path=pets)
     assert len(data) == 4 and data[3][0].size == (8, 6)
-    assert module.printable(data.samples[3][0]).endswith('dog/caf\\udce9.png') and module.printable('ä.png') == 'ä.png'
+    assert (
+        module.printable(data.samples[3][0]).endswith('dog/caf\\udce9.png')
+        and module.printable('ä.png') == 'ä.png'
+    )
 
 
 def test_extensions_are_those_of_pillow():

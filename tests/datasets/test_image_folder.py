@@ -19,7 +19,14 @@ def flat(tmp_path, paint):
 
 @pytest.fixture
 def split(tmp_path, paint):
-    files = ['train/cat/a.png', 'train/dog/b.png', 'val/cat/c.png', 'val/dog/d.png', 'test/cat/e.png', 'test/dog/f.png']
+    files = [
+        'train/cat/a.png',
+        'train/dog/b.png',
+        'val/cat/c.png',
+        'val/dog/d.png',
+        'test/cat/e.png',
+        'test/dog/f.png',
+    ]
     for number, file in enumerate(files):
         paint(tmp_path / 'pets' / file, number)
     return tmp_path

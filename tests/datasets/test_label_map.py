@@ -10,7 +10,9 @@ from vet.registry import DATASETS
 
 @pytest.fixture
 def pets(tmp_path, paint):
-    for number, file in enumerate(['train/jellyfish/a.png', 'train/mushroom/b.png', 'test/jellyfish/c.png', 'test/mushroom/d.png']):
+    for number, file in enumerate(
+        ['train/jellyfish/a.png', 'train/mushroom/b.png', 'test/jellyfish/c.png', 'test/mushroom/d.png']
+    ):
         paint(tmp_path / 'pets' / file, number)
     (tmp_path / 'list.csv').write_text('pets/train/jellyfish/a.png,one\npets/train/mushroom/b.png,two\n')
     (tmp_path / 'ids.csv').write_text('pets/train/jellyfish/a.png,107\npets/train/mushroom/b.png,947\n')
@@ -28,7 +30,7 @@ def test_labels_are_imagenets(pets, ids_of, classes, shift):
     assert len(data.classes) == len(set(data.classes)) == 1000 + shift
     assert [data.classes[label] for label in data.targets] == ['jellyfish', 'mushroom']
     assert data.classes[shift] == 'tench' and data.classes[0] == ('background' if shift else 'tench')
-    assert ids_of(folder(pets, classes=classes)) == ids_of(data)        # by the folders' names
+    assert ids_of(folder(pets, classes=classes)) == ids_of(data)  # by the folders' names
 
 
 def test_labels_are_places_in_a_list_of_ones_own(pets, ids_of):
@@ -37,14 +39,43 @@ def test_labels_are_places_in_a_list_of_ones_own(pets, ids_of):
     assert ids_of(folder(pets, classes=['mushroom', 'x', 'jellyfish'])) == [(0, 2), (1, 0)]
 
 
-@pytest.mark.parametrize('options, error, text', [
-    (dict(classes='imagenet-1k', label_map=dict(jellyfish=107)), DataError, 'mushroom: no place among the 1000 classes'),
-    (dict(classes=['jellyfish', 'x']), DataError, 'mushroom: no place among the 2 classes'),
-    (dict(classes='imagenet-1k', label_map=dict(jellyfish=107, mushroom=1000)), UserError, r"has \{'mushroom': 1000\}.*0 … 999"),
-    (dict(classes='imagenet-1k', label_map=dict(jellyfish=-1, mushroom=9)), UserError, r"has \{'jellyfish': -1\}"),
-    (dict(classes='imagenet-1k', label_map=dict(jellyfish='107', mushroom=9)), UserError, r"label_map is \{'jellyfish': '107', .* a whole number, but '107' is not"),
-    (dict(label_map=dict(jellyfish=0, mushroom=1)), UserError, r"label_map is .* places in what\?.*'imagenet-1k'"),
-    (dict(classes='imagenet-2k'), UnknownNameError, "list of classes 'imagenet-2k'. Did you mean 'imagenet-1k'")], ids=str)
+@pytest.mark.parametrize(
+    'options, error, text',
+    [
+        (
+            dict(classes='imagenet-1k', label_map=dict(jellyfish=107)),
+            DataError,
+            'mushroom: no place among the 1000 classes',
+        ),
+        (dict(classes=['jellyfish', 'x']), DataError, 'mushroom: no place among the 2 classes'),
+        (
+            dict(classes='imagenet-1k', label_map=dict(jellyfish=107, mushroom=1000)),
+            UserError,
+            r"has \{'mushroom': 1000\}.*0 … 999",
+        ),
+        (
+            dict(classes='imagenet-1k', label_map=dict(jellyfish=-1, mushroom=9)),
+            UserError,
+            r"has \{'jellyfish': -1\}",
+        ),
+        (
+            dict(classes='imagenet-1k', label_map=dict(jellyfish='107', mushroom=9)),
+            UserError,
+            r"label_map is \{'jellyfish': '107', .* a whole number, but '107' is not",
+        ),
+        (
+            dict(label_map=dict(jellyfish=0, mushroom=1)),
+            UserError,
+            r"label_map is .* places in what\?.*'imagenet-1k'",
+        ),
+        (
+            dict(classes='imagenet-2k'),
+            UnknownNameError,
+            "list of classes 'imagenet-2k'. Did you mean 'imagenet-1k'",
+        ),
+    ],
+    ids=str,
+)
 def test_what_does_not_fit_is_refused(pets, options, error, text):
     with pytest.raises(error, match=text):
         folder(pets, **options)

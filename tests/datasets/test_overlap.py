@@ -30,7 +30,9 @@ def pets(tmp_path, paint):
 
 
 def build(given, **evaluation):
-    settings = read_settings(dict(model=dict(backbone=dict(type='DigitsViT')), dataset={}, evaluation=evaluation))
+    settings = read_settings(
+        dict(model=dict(backbone=dict(type='DigitsViT')), dataset={}, evaluation=evaluation)
+    )
     return build_datasets(settings, **given)
 
 
@@ -39,8 +41,11 @@ def folder(pets, split):
 
 
 def test_train_and_val_is_no_training_set_beside_val(pets):
-    with pytest.raises(UserError, match=r"dataset.train and dataset.val share 4 images, such as '.*val-a.png': the best epoch would be chosen by "
-                                        r'images that the model is trained on.*leave dataset.val out'):
+    with pytest.raises(
+        UserError,
+        match=r"dataset.train and dataset.val share 4 images, such as '.*val-a.png': the best epoch would be chosen by "
+        r'images that the model is trained on.*leave dataset.val out',
+    ):
         build(dict(train=folder(pets, 'train+val'), val=folder(pets, 'val')), select='best')
 
 
@@ -59,14 +64,19 @@ def test_the_same_images_twice(pets, one, other):
 
 
 def test_val_may_be_test_where_nothing_is_chosen_by_it(pets):
-    assert build(dict(train=folder(pets, 'train'), val=folder(pets, 'test'), test=folder(pets, 'test')))['val'] is not None
+    assert (
+        build(dict(train=folder(pets, 'train'), val=folder(pets, 'test'), test=folder(pets, 'test')))['val']
+        is not None
+    )
 
 
 def test_roads_to_the_same_files(pets, tmp_path):
     """A list, a relative path and a link lead to the images of a folder."""
     os.symlink(pets / 'pets/test', tmp_path / 'linked')
     for target in (pets / 'linked', pets / 'pets/../pets/test'):
-        (tmp_path / 'list.csv').write_text(f'{target}/cat/test-a.png,cat\n{pets}/pets/val/dog/val-a.png,dog\n')
+        (tmp_path / 'list.csv').write_text(
+            f'{target}/cat/test-a.png,cat\n{pets}/pets/val/dog/val-a.png,dog\n'
+        )
         with pytest.raises(UserError, match='dataset.train and dataset.test share 1 images'):
             build(dict(train=CSV(tmp_path, file='list.csv'), test=folder(pets, 'test')))
 
@@ -76,8 +86,17 @@ def test_images_in_memory(pets):
         build(dict(train=Digits(), test=Digits()))
     assert build(dict(train=Digits(), test=Digits(split='test')))['test'] is not None
     pictures = [np.full((2, 2), i, np.uint8) for i in range(8)]
-    assert build(dict(train=ImageDataset('a', [(image, 0) for image in pictures[:5]]),       # one picture is there twice, as in CIFAR
-                      test=ImageDataset('a', [(image, 0) for image in pictures[4:]])))['test'] is not None
+    assert (
+        build(
+            dict(
+                train=ImageDataset(
+                    'a', [(image, 0) for image in pictures[:5]]
+                ),  # one picture is there twice, as in CIFAR
+                test=ImageDataset('a', [(image, 0) for image in pictures[4:]]),
+            )
+        )['test']
+        is not None
+    )
 
 
 def test_parts_of_one_dataset(pets):
@@ -106,7 +125,10 @@ def test_a_dataset_of_ones_own(pets):
 
 def test_tasks_are_compared_one_by_one(pets):
     train, test = folder(pets, 'train'), folder(pets, 'test')
-    assert build(dict(train=MultiTask(dict(a=train, b=test)), test=MultiTask(dict(a=test, b=train))))['test'] is not None
+    assert (
+        build(dict(train=MultiTask(dict(a=train, b=test)), test=MultiTask(dict(a=test, b=train))))['test']
+        is not None
+    )
     with pytest.raises(UserError, match='share 4 images'):
         build(dict(train=MultiTask(dict(a=train, b=test)), test=MultiTask(dict(a=test, b=test))))
 

@@ -1,4 +1,6 @@
-"""The official layouts: which images, labels and class names each split has; missing, broken and downloaded data."""
+"""The official layouts: which images, labels and class names each split has; missing, broken and
+downloaded data.
+"""
 
 import hashlib
 import os
@@ -32,35 +34,57 @@ def md5(path):
 
 
 def write_bird_lists(folder, classes, images, paint):
-    """classes: (class id, name); images: (image id, path, class id, is_train), painted with their place in the list."""
+    """classes: (class id, name); images: (image id, path, class id, is_train), painted with their place
+    in the list.
+    """
     for number, (_, path, _, _) in enumerate(images):
         paint(folder / 'images' / path, number)
-    lists = {'classes': classes, 'images': [row[:2] for row in images],
-             'image_class_labels': [(row[0], row[2]) for row in images],
-             'train_test_split': [(row[0], row[3]) for row in images]}
+    lists = {
+        'classes': classes,
+        'images': [row[:2] for row in images],
+        'image_class_labels': [(row[0], row[2]) for row in images],
+        'train_test_split': [(row[0], row[3]) for row in images],
+    }
     for name, rows in lists.items():
         (folder / f'{name}.txt').write_text(''.join(f'{key} {value}\n' for key, value in rows))
 
 
 @pytest.fixture
 def cub(tmp_path, paint):
-    write_bird_lists(tmp_path / 'CUB_200_2011',
-                     [(1, '001.Black_footed_Albatross'), (2, '002.Laysan_Albatross')],
-                     [(1, '001.Black_footed_Albatross/a_0046.jpg', 1, 0),
-                      (2, '001.Black_footed_Albatross/a_0009.jpg', 1, 1),
-                      (3, '002.Laysan_Albatross/b_0002.jpg', 2, 1),
-                      (4, '002.Laysan_Albatross/b_0033.jpg', 2, 0)], paint)
+    write_bird_lists(
+        tmp_path / 'CUB_200_2011',
+        [(1, '001.Black_footed_Albatross'), (2, '002.Laysan_Albatross')],
+        [
+            (1, '001.Black_footed_Albatross/a_0046.jpg', 1, 0),
+            (2, '001.Black_footed_Albatross/a_0009.jpg', 1, 1),
+            (3, '002.Laysan_Albatross/b_0002.jpg', 2, 1),
+            (4, '002.Laysan_Albatross/b_0033.jpg', 2, 0),
+        ],
+        paint,
+    )
     return tmp_path
 
 
 @pytest.fixture
 def nabirds(tmp_path, paint):
-    write_bird_lists(tmp_path / 'nabirds',
-                     [(0, 'Birds'), (2, 'Ducks, Geese, and Swans'), (900, 'Snow Goose (White morph)'),
-                      (1010, 'Bushtit'), (95, 'Brant')],
-                     [('0000139e-21dc', '0900/00.jpg', 900, 1), ('000139ba-9cdf', '1010/01.jpg', 1010, 0),
-                      ('00014259-dfe1', '0095/02.jpg', 95, 1), ('00015-aa', '0900/03.jpg', 900, 0),
-                      ('00016-bb', '1010/04.jpg', 1010, 1)], paint)
+    write_bird_lists(
+        tmp_path / 'nabirds',
+        [
+            (0, 'Birds'),
+            (2, 'Ducks, Geese, and Swans'),
+            (900, 'Snow Goose (White morph)'),
+            (1010, 'Bushtit'),
+            (95, 'Brant'),
+        ],
+        [
+            ('0000139e-21dc', '0900/00.jpg', 900, 1),
+            ('000139ba-9cdf', '1010/01.jpg', 1010, 0),
+            ('00014259-dfe1', '0095/02.jpg', 95, 1),
+            ('00015-aa', '0900/03.jpg', 900, 0),
+            ('00016-bb', '1010/04.jpg', 1010, 1),
+        ],
+        paint,
+    )
     return tmp_path
 
 
@@ -71,9 +95,11 @@ def flowers(tmp_path, paint, monkeypatch):
         paint(folder / 'jpg' / f'image_{number:05d}.jpg', number)
     savemat(folder / 'imagelabels.mat', {'labels': np.array([[102, 1, 2, 77, 1, 102]], np.uint8)})
     savemat(folder / 'setid.mat', {'trnid': [[5, 1]], 'valid': [[2, 3]], 'tstid': [[6, 4]]})
-    files = {**torchvision.datasets.Flowers102._file_dict,
-             'label': ('imagelabels.mat', md5(folder / 'imagelabels.mat')),
-             'setid': ('setid.mat', md5(folder / 'setid.mat'))}
+    files = {
+        **torchvision.datasets.Flowers102._file_dict,
+        'label': ('imagelabels.mat', md5(folder / 'imagelabels.mat')),
+        'setid': ('setid.mat', md5(folder / 'setid.mat')),
+    }
     monkeypatch.setattr(torchvision.datasets.Flowers102, '_file_dict', files)
     return tmp_path
 
@@ -82,14 +108,20 @@ def flowers(tmp_path, paint, monkeypatch):
 def cars(tmp_path, paint):
     folder = tmp_path / 'stanford_cars'
     box = {f'bbox_{side}': 1 for side in ('x1', 'y1', 'x2', 'y2')}
-    lists = {'devkit/cars_train_annos.mat': ('cars_train', [(2, 14), (1, 3)]),
-             'cars_test_annos_withlabels.mat': ('cars_test', [(3, 30), (2, 41)])}
+    lists = {
+        'devkit/cars_train_annos.mat': ('cars_train', [(2, 14), (1, 3)]),
+        'cars_test_annos_withlabels.mat': ('cars_test', [(3, 30), (2, 41)]),
+    }
     (folder / 'devkit').mkdir(parents=True)
     for file, (images, rows) in lists.items():
         for index, (_, number) in enumerate(rows, 1):
             paint(folder / images / f'{index:05d}.jpg', number)
-        annotations = [{**box, 'class': label, 'fname': f'{index:05d}.jpg'} for index, (label, _) in enumerate(rows, 1)]
-        table = np.array([tuple(row.values()) for row in annotations], dtype=[(key, object) for key in annotations[0]])
+        annotations = [
+            {**box, 'class': label, 'fname': f'{index:05d}.jpg'} for index, (label, _) in enumerate(rows, 1)
+        ]
+        table = np.array(
+            [tuple(row.values()) for row in annotations], dtype=[(key, object) for key in annotations[0]]
+        )
         savemat(folder / file, {'annotations': table})
     names = ['AM General Hummer SUV 2000', 'Acura RL Sedan 2012', 'Audi TT']
     savemat(folder / 'devkit/cars_meta.mat', {'class_names': np.array(names, object)})
@@ -103,8 +135,13 @@ def write_dogs(folder, paint):
         files = [f'{breeds[label]}/{breeds[label].split("-")[0]}_{number}.jpg' for label, number in rows]
         for file, (_, number) in zip(files, rows, strict=True):
             paint(folder / 'Images' / file, number)
-        savemat(folder / f'{split}_list.mat', {'file_list': np.array(files, object).reshape(-1, 1),
-                                               'labels': np.array([[label + 1] for label, _ in rows], np.uint8)})
+        savemat(
+            folder / f'{split}_list.mat',
+            {
+                'file_list': np.array(files, object).reshape(-1, 1),
+                'labels': np.array([[label + 1] for label, _ in rows], np.uint8),
+            },
+        )
 
 
 @pytest.fixture
@@ -124,7 +161,9 @@ def cifar100(tmp_path, monkeypatch):
         data[:, 0] = 255  # red of the first pixel: planes come before rows
         (folder / name).write_bytes(pickle.dumps({'data': data, 'fine_labels': labels}))
         monkeypatch.setattr(reader, f'{name}_list', [[name, md5(folder / name)]])
-    (folder / 'meta').write_bytes(pickle.dumps({'fine_label_names': [f'class {index}' for index in range(100)]}))
+    (folder / 'meta').write_bytes(
+        pickle.dumps({'fine_label_names': [f'class {index}' for index in range(100)]})
+    )
     monkeypatch.setattr(reader, 'meta', {**reader.meta, 'md5': md5(folder / 'meta')})
     return tmp_path
 
@@ -140,7 +179,9 @@ def test_cub(cub, ids_of):
 
 def test_nabirds_class_ids_have_gaps(nabirds, ids_of):
     train, test = NABirds(nabirds, 'train'), NABirds(nabirds, 'test')
-    assert train.classes == test.classes == ['Brant', 'Snow Goose (White morph)', 'Bushtit']  # ids 95, 900, 1010
+    assert (
+        train.classes == test.classes == ['Brant', 'Snow Goose (White morph)', 'Bushtit']
+    )  # ids 95, 900, 1010
     assert ids_of(train) == [(0, 1), (2, 0), (4, 2)]
     assert ids_of(test) == [(1, 2), (3, 1)]
 
@@ -151,13 +192,21 @@ def test_flowers(flowers, ids_of):
     assert ids_of(val) == [(2, 0), (3, 1)]
     assert ids_of(test) == [(6, 101), (4, 76)]
     assert ids_of(Flowers102(flowers, 'train+val')) == ids_of(train) + ids_of(val)
-    assert train.classes[0] == 'pink primrose' and train.classes[76] == 'passion flower' and len(train.classes) == 102
+    assert (
+        train.classes[0] == 'pink primrose'
+        and train.classes[76] == 'passion flower'
+        and len(train.classes) == 102
+    )
 
 
 def test_cars(cars, ids_of):
     assert ids_of(StanfordCars(cars, 'train')) == [(14, 1), (3, 0)]
     assert ids_of(StanfordCars(cars, 'test')) == [(30, 2), (41, 1)]
-    assert StanfordCars(cars, 'test').classes == ['AM General Hummer SUV 2000', 'Acura RL Sedan 2012', 'Audi TT']
+    assert StanfordCars(cars, 'test').classes == [
+        'AM General Hummer SUV 2000',
+        'Acura RL Sedan 2012',
+        'Audi TT',
+    ]
 
 
 def test_dogs(dogs, ids_of):
@@ -176,8 +225,15 @@ def test_cifar100(cifar100, ids_of):
     assert train.classes[99] == 'class 99' and len(train.classes) == 100
 
 
-@pytest.mark.parametrize('name, plugin', [('OxfordFlowers', Flowers102), ('CUB', CUB200), ('CUB-200-2011', CUB200),
-                                          *((plugin.__name__, plugin) for plugin in ALL)])
+@pytest.mark.parametrize(
+    'name, plugin',
+    [
+        ('OxfordFlowers', Flowers102),
+        ('CUB', CUB200),
+        ('CUB-200-2011', CUB200),
+        *((plugin.__name__, plugin) for plugin in ALL),
+    ],
+)
 def test_registered(name, plugin):
     assert DATASETS.find(name) is plugin
 
@@ -195,6 +251,7 @@ def test_a_split_that_is_not_there(cub, flowers):
 def test_missing_data_names_the_file_and_two_ways(plugin, tmp_path, monkeypatch):
     def offline(self, root):
         raise OSError('no network')
+
     monkeypatch.setattr(plugin, 'fetch', offline)
     with pytest.raises(DataError) as caught:
         plugin(tmp_path / 'data', 'train')
@@ -235,7 +292,7 @@ def test_published_files_are_checked(flowers, monkeypatch):
 
 def test_incomplete_folder_is_left_alone(cub, monkeypatch):
     (cub / 'CUB_200_2011/classes.txt').unlink()
-    monkeypatch.setattr(CUB200, 'fetch', lambda self, root: pytest.fail('downloads over the user\'s folder'))
+    monkeypatch.setattr(CUB200, 'fetch', lambda self, root: pytest.fail("downloads over the user's folder"))
     with pytest.raises(DataError, match='classes.txt.*left as it is'):
         CUB200(cub)
 
@@ -265,12 +322,16 @@ def test_a_broken_image_is_named_when_it_is_asked_for(cub):
 
 @pytest.fixture
 def cub_archive(cub, web, monkeypatch):
-    """The fixture's CUB folder as an archive on the local server; (path of the archive, an empty data root)."""
+    """The fixture's CUB folder as an archive on the local server; (path of the archive, an empty data
+    root).
+    """
     folder, address = web
     archive = folder / 'CUB_200_2011.tgz'
     with tarfile.open(archive, 'w:gz') as tar:
         tar.add(cub / 'CUB_200_2011', 'CUB_200_2011')
-    monkeypatch.setattr(CUB200, 'downloads', (Download(f'{address}/CUB_200_2011.tgz', f'md5:{md5(archive)}'),))
+    monkeypatch.setattr(
+        CUB200, 'downloads', (Download(f'{address}/CUB_200_2011.tgz', f'md5:{md5(archive)}'),)
+    )
     return archive, cub / 'data'
 
 
@@ -300,6 +361,7 @@ def test_another_process_may_finish_the_download_first(cub_archive, ids_of, monk
     def fetch_twice(self, staging):
         fetch(self, root)
         fetch(self, staging)
+
     monkeypatch.setattr(CUB200, 'fetch', fetch_twice)
     assert ids_of(CUB200(root)) == [(1, 0), (2, 1)]
     assert os.listdir(root) == ['CUB_200_2011']
@@ -311,13 +373,25 @@ def test_download_of_dogs_is_read_whole_before_it_is_kept(web, tmp_path, paint, 
     root = tmp_path / 'data'
 
     def pack(*left_out):
-        for archive, names in {'images.tar': ['Images'], 'lists.tar': ['train_list.mat', 'test_list.mat']}.items():
+        for archive, names in {
+            'images.tar': ['Images'],
+            'lists.tar': ['train_list.mat', 'test_list.mat'],
+        }.items():
             with tarfile.open(folder / archive, 'w') as tar:
                 for name in names:
-                    tar.add(tmp_path / 'source' / name, name, filter=lambda m: None if m.name.endswith(left_out) else m)
-        monkeypatch.setattr(StanfordDogs, 'downloads', tuple(
-            Download(f'{address}/{name}', f'sha256:{sha256((folder / name).read_bytes()).hexdigest()}')
-            for name in ('images.tar', 'lists.tar')))
+                    tar.add(
+                        tmp_path / 'source' / name,
+                        name,
+                        filter=lambda m: None if m.name.endswith(left_out) else m,
+                    )
+        monkeypatch.setattr(
+            StanfordDogs,
+            'downloads',
+            tuple(
+                Download(f'{address}/{name}', f'sha256:{sha256((folder / name).read_bytes()).hexdigest()}')
+                for name in ('images.tar', 'lists.tar')
+            ),
+        )
 
     pack('n02086240_10.jpg')
     with pytest.raises(DataError, match='1 are missing.*n02086240_10.jpg'):

@@ -19,7 +19,12 @@ from vet.errors import DataError
 
 
 def test_a_class_name_of_cub_keeps_all_but_its_number(tmp_path, paint):
-    write_bird_lists(tmp_path / 'CUB_200_2011', [(1, '001.St._Lucia_Parrot')], [(1, '001.St._Lucia_Parrot/a.jpg', 1, 1)], paint)
+    write_bird_lists(
+        tmp_path / 'CUB_200_2011',
+        [(1, '001.St._Lucia_Parrot')],
+        [(1, '001.St._Lucia_Parrot/a.jpg', 1, 1)],
+        paint,
+    )
     assert CUB200(tmp_path, 'train').classes == ['St._Lucia_Parrot']
 
 
@@ -60,7 +65,11 @@ def test_lists_of_unequal_length_are_refused(tmp_path, paint):
 
 def test_torchvision_s_downloads_have_a_limit_which_ends_with_them(monkeypatch):
     seen, read = set(), torchvision.datasets.FakeData.__getitem__
-    monkeypatch.setattr(torchvision.datasets.FakeData, '__getitem__', lambda self, index: seen.add(socket.getdefaulttimeout()) or read(self, index))
+    monkeypatch.setattr(
+        torchvision.datasets.FakeData,
+        '__getitem__',
+        lambda self, index: seen.add(socket.getdefaulttimeout()) or read(self, index),
+    )
     TorchvisionDataset('.', None, name='FakeData', options=dict(size=1, image_size=(3, 4, 4)))
     assert seen == {published.NETWORK_TIMEOUT_SECONDS} and socket.getdefaulttimeout() is None
 

@@ -55,8 +55,11 @@ def test_train_argument_and_arrays(tmp_path, ids_of):
 
 def test_without_class_names(tmp_path, monkeypatch, ids_of):
     from torchvision.datasets import SVHN
+
     monkeypatch.setattr(SVHN, 'split_list', {'extra': ['', 'extra_32x32.mat', None]})
-    savemat(tmp_path / 'extra_32x32.mat', {'X': np.full((32, 32, 3, 2), 12, np.uint8), 'y': np.array([[10], [3]])})
+    savemat(
+        tmp_path / 'extra_32x32.mat', {'X': np.full((32, 32, 3, 2), 12, np.uint8), 'y': np.array([[10], [3]])}
+    )
     data = TorchvisionDataset(tmp_path, 'extra', name='SVHN')
     assert ids_of(data) == [(3, 0), (3, 3)] and data.classes == ['0', '1', '2', '3']
 
@@ -71,8 +74,14 @@ def test_without_splits(tmp_path, paint):
 
 
 def test_options():
-    data = TorchvisionDataset('.', None, name='FakeData', options=dict(size=5, image_size=(3, 4, 4), num_classes=3))
-    assert len(data) == 5 and data[0][0].size == (4, 4) and data.targets == [int(data._data[i][1]) for i in range(5)]
+    data = TorchvisionDataset(
+        '.', None, name='FakeData', options=dict(size=5, image_size=(3, 4, 4), num_classes=3)
+    )
+    assert (
+        len(data) == 5
+        and data[0][0].size == (4, 4)
+        and data.targets == [int(data._data[i][1]) for i in range(5)]
+    )
     with pytest.raises(UserError, match='option of torchvision.datasets.FakeData .siez.*size'):
         TorchvisionDataset('.', None, name='FakeData', options=dict(siez=5))
     with pytest.raises(UserError, match='split'):
@@ -83,7 +92,9 @@ def test_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="Did you mean 'Food101'"):
         TorchvisionDataset(tmp_path, name='Food10')
     with pytest.raises(UserError, match='no image classification'):
-        monkeypatch.setattr('torchvision.datasets.FakeData.__getitem__', lambda self, index: (1, torch.zeros(40)))
+        monkeypatch.setattr(
+            'torchvision.datasets.FakeData.__getitem__', lambda self, index: (1, torch.zeros(40))
+        )
         TorchvisionDataset(tmp_path, None, name='FakeData')
     monkeypatch.setattr(published, 'NETWORK_TIMEOUT_SECONDS', 1)
     with pytest.raises(DataError, match='Food101 .*--data-root'):

@@ -36,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         elif what == 'body':
             self.drip(b'HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n', b'x')
         elif what == 'endless':
-            self.drip(b'HTTP/1.1 200 OK\r\n\r\n', bytes(2 ** 16), 0)
+            self.drip(b'HTTP/1.1 200 OK\r\n\r\n', bytes(2**16), 0)
         else:
             data = PNG[:-9] if what == 'cut' else PNG
             self.send_response(200)
@@ -81,8 +81,17 @@ def test_another_http_address_is_followed(address):
     assert open_image(f'{address}/a picture ä.png').size == (2, 2)
 
 
-@pytest.mark.parametrize('target', ['file:///etc/hostname', 'ftp://127.0.0.1/a.png', 'FILE:///etc/hostname', 'data:text/plain,x',
-                                    'gopher://127.0.0.1/', 'jar:file:///a'])
+@pytest.mark.parametrize(
+    'target',
+    [
+        'file:///etc/hostname',
+        'ftp://127.0.0.1/a.png',
+        'FILE:///etc/hostname',
+        'data:text/plain,x',
+        'gopher://127.0.0.1/',
+        'jar:file:///a',
+    ],
+)
 def test_another_scheme_is_refused(address, target):
     with pytest.raises(DataError, match='cannot read http.*(refused|not allowed)'):
         open_image(f'{address}/to?{target}')
@@ -91,7 +100,9 @@ def test_another_scheme_is_refused(address, target):
 def test_https_is_not_left_for_http():
     class Answer:
         pass
+
     from urllib.request import Request
+
     with pytest.raises(DownloadError, match='not from https to http'):
         Redirects().redirect_request(Request('https://a.org/x'), Answer(), 302, '', {}, 'http://a.org/x')
 
@@ -105,8 +116,8 @@ def test_a_server_that_leads_in_a_circle_is_left(address):
 def test_a_server_that_drips_is_cut_off(server, address, what):
     """Each drop comes long before the server's own limit; only the time of all of them is too long."""
     with pytest.raises(DownloadError, match='took more than 0.4 s'):
-        read_url(f'{address}/{what}', 10 ** 9, 0.4)
-    assert server.gone.wait(30)         # the connection was closed, not left to a thread
+        read_url(f'{address}/{what}', 10**9, 0.4)
+    assert server.gone.wait(30)  # the connection was closed, not left to a thread
 
 
 def test_the_limits_of_an_image_are_these(address, monkeypatch):
@@ -122,7 +133,7 @@ def test_more_bytes_than_allowed(address):
 
 def test_an_end_before_the_end(address, tmp_path):
     with pytest.raises(DownloadError, match='9 bytes before the end'):
-        read_url(f'{address}/cut', 10 ** 6, 60)
+        read_url(f'{address}/cut', 10**6, 60)
     with pytest.raises(DownloadError, match='9 bytes before the end of a.png'):
         fetch_file(f'{address}/cut', tmp_path / 'a.png', 60)
     fetch_file(f'{address}/whole', tmp_path / 'a.png', 60)
@@ -142,5 +153,5 @@ def test_a_proxy_of_the_environment_is_used_and_told(monkeypatch, address):
     with pytest.raises(DownloadError, match='through the proxy that the environment sets'):
         read_url('http://images.invalid/a.png', 100, 5)
     monkeypatch.setenv('no_proxy', '127.0.0.1')
-    assert read_url(f'{address}/whole', 10 ** 6, 30) == PNG
+    assert read_url(f'{address}/whole', 10**6, 30) == PNG
     assert module.opener([]).handle_open.keys() >= {'http', 'https', 'unknown'}

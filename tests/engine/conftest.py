@@ -1,4 +1,6 @@
-"""Fixtures of the engine's tests: tuners of a test's own, a cache folder, a folder of images, and torch's switches put back."""
+"""Fixtures of the engine's tests: tuners of a test's own, a cache folder, a folder of images, and
+torch's switches put back.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Runs that the engine's tests train, all that one ends with, and how one breaks off or is killed at a chosen moment."""
+"""Runs that the engine's tests train, all that one ends with, and how one breaks off or is killed at a
+chosen moment.
+"""
 
 import multiprocessing
 import os
@@ -16,18 +18,33 @@ from vet.engine import evaluate
 from vet.engine.learner import Learner
 from vet.engine.log import read_log
 
-NEW = [5, 6, 7, 8, 9]       # the digits that the backbone has not seen
-CROPS = [dict(type='RandomResizedCrop'), dict(type='RandomHorizontalFlip'), dict(type='ColorJitter', brightness=0.4)]
+NEW = [5, 6, 7, 8, 9]  # the digits that the backbone has not seen
+CROPS = [
+    dict(type='RandomResizedCrop'),
+    dict(type='RandomHorizontalFlip'),
+    dict(type='ColorJitter', brightness=0.4),
+]
 
 
 def config(**options):
-    """A config of two epochs (ten steps each) over the 599 training digits; `options` are 'train.max_epochs'=… and the like."""
+    """A config of two epochs (ten steps each) over the 599 training digits; `options` are
+    'train.max_epochs'=… and the like.
+    """
     made = dict(
         model=dict(backbone=dict(type='DigitsViT'), tuners=[dict(type='LoRA', rank=4)]),
-        dataset=dict(train=dict(type='Digits', split='train', digits=NEW), test=dict(type='Digits', split='test', digits=NEW)),
-        train=dict(max_epochs=2, optimizer=dict(type='AdamW', lr=5e-3, weight_decay=1e-4), transform=[], precision='fp32',
-                   dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=0)),
-        evaluation=dict(dataloader=dict(batch_size_per_gpu=256, workers_per_gpu=0)))
+        dataset=dict(
+            train=dict(type='Digits', split='train', digits=NEW),
+            test=dict(type='Digits', split='test', digits=NEW),
+        ),
+        train=dict(
+            max_epochs=2,
+            optimizer=dict(type='AdamW', lr=5e-3, weight_decay=1e-4),
+            transform=[],
+            precision='fp32',
+            dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=0),
+        ),
+        evaluation=dict(dataloader=dict(batch_size_per_gpu=256, workers_per_gpu=0)),
+    )
     for path, value in options.items():
         *sections, key = path.split('.')
         section = made
@@ -39,7 +56,9 @@ def config(**options):
 
 def build(work_dir, resume=None, data=None, **options):
     """A trainer of `config(**options)` on the CPU; data: datasets in place of the config's."""
-    return build_trainer(model=config(**options), work_dir=work_dir, resume=resume, device='cpu', **(data or {}))
+    return build_trainer(
+        model=config(**options), work_dir=work_dir, resume=resume, device='cpu', **(data or {})
+    )
 
 
 class SmallDigits(Digits):
@@ -52,8 +71,12 @@ class SmallDigits(Digits):
 
 def small(work_dir, resume=None, **options):
     """A trainer on SmallDigits, in batches of 32: four steps an epoch."""
-    return build(work_dir, resume, dict(train_dataset=SmallDigits('train'), eval_dataset=SmallDigits('test')),
-                 **{'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=0)} | options)
+    return build(
+        work_dir,
+        resume,
+        dict(train_dataset=SmallDigits('train'), eval_dataset=SmallDigits('test')),
+        **{'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=0)} | options,
+    )
 
 
 def folder_run(work, jpegs, resume=None, **options):
@@ -66,18 +89,27 @@ def folder_run(work, jpegs, resume=None, **options):
 def ended(trainer):
     """All that a run ends with, apart from times."""
     summary = trainer.train()
-    curves = [{name: value for name, value in record.items() if name not in ('images_per_second', 'memory_mb')}
-              for record in read_log(trainer.folder.path)]
-    return dict(accuracy=summary['accuracy'], validation=summary['validation'], parameters=summary['parameters'], curves=curves,
-                tensors={name: tensor.tolist() for name, tensor in trainer.model.trained_state().items()})
+    curves = [
+        {name: value for name, value in record.items() if name not in ('images_per_second', 'memory_mb')}
+        for record in read_log(trainer.folder.path)
+    ]
+    return dict(
+        accuracy=summary['accuracy'],
+        validation=summary['validation'],
+        parameters=summary['parameters'],
+        curves=curves,
+        tensors={name: tensor.tolist() for name, tensor in trainer.model.trained_state().items()},
+    )
 
 
 def failing(function, at):
     """`function`, until the number that it is given last but one or last is `at`."""
+
     def called(*args):
         if at in args[1:3]:
             raise ZeroDivisionError
         return function(*args)
+
     return called
 
 
@@ -91,32 +123,45 @@ def ended_after_a_break(make, at):
 
 EVERYTHING = {
     'model.tuners': [dict(type='LoRA', rank=4, dropout=0.2)],
-    'train.max_epochs': 3, 'train.mixup': 0.4, 'train.cutmix': 1.0, 'train.ema': 0.8, 'train.accumulate': 2,
-    'train.clip_norm': 1.0, 'train.label_smoothing': 0.1, 'train.head_lr': 1e-2,
+    'train.max_epochs': 3,
+    'train.mixup': 0.4,
+    'train.cutmix': 1.0,
+    'train.ema': 0.8,
+    'train.accumulate': 2,
+    'train.clip_norm': 1.0,
+    'train.label_smoothing': 0.1,
+    'train.head_lr': 1e-2,
     'train.transform': [dict(type='RandomAffine', degrees=8, translate=(0.06, 0.06))],
-    'train.checkpoint': dict(every_steps=3, keep=2), 'train.log_every': 2,
+    'train.checkpoint': dict(every_steps=3, keep=2),
+    'train.log_every': 2,
     'train.dataloader': dict(batch_size_per_gpu=64, workers_per_gpu=2),
-    'evaluation.select': 'best'}    # 539 images of which 60 are held out: nine batches, five steps an epoch
+    'evaluation.select': 'best',
+}  # 539 images of which 60 are held out: nine batches, five steps an epoch
 
 
 def train_everything(work_dir, resume=None, moment=None):
-    """Trains with everything random turned on; `moment` (a name, a count): kills this process then, or stops it for ever."""
+    """Trains with everything random turned on; `moment` (a name, a count): kills this process then, or
+    stops it for ever.
+    """
     if moment:
         end_at(*moment)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method('fork', force=True)    # of the loader's workers, which a server would outlive
+    multiprocessing.set_start_method(
+        'fork', force=True
+    )  # of the loader's workers, which a server would outlive
     build(work_dir, resume, **EVERYTHING).train()
 
 
 def end_at(name, count, end='kill'):
-    """From now, the `count`-th call of what `name` stands for is where this process dies (before it does anything).
+    """From now, the `count`-th call of what `name` stands for is where this process dies (before it does
+    anything).
 
     end='wait': this process does not die, it waits there until another process kills it.
     """
     owner, attribute, matches = {
-        'step': (Learner, 'step', lambda *args: True),                      # its images are already read, and some after it
-        'backward': (torch.Tensor, 'backward', lambda *args: True),         # a step has two
-        'validation': (evaluate, 'score', lambda *args: True),        # the first one is the test before step 0
+        'step': (Learner, 'step', lambda *args: True),  # its images are already read, and some after it
+        'backward': (torch.Tensor, 'backward', lambda *args: True),  # a step has two
+        'validation': (evaluate, 'score', lambda *args: True),  # the first one is the test before step 0
         'tensors': (os, 'replace', lambda source, target: target.name == 'state.safetensors'),
         'progress': (os, 'replace', lambda source, target: target.name == 'progress.json'),
         'checkpoint': (os, 'rename', lambda source, target: target.name.startswith('step-')),

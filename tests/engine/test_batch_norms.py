@@ -19,14 +19,18 @@ def norms_of(model):
 
 
 def test_one_image_behind_a_pool():
-    """A ResNeSt's last batch: torch refuses it; here such a norm uses its running statistics, and leaves them."""
+    """A ResNeSt's last batch: torch refuses it; here such a norm uses its running statistics, and
+    leaves them.
+    """
     learner = make('Full', 'resnet', order=Order(8, 8, 1, seed=0), optimizer=dict(type='SGD', lr=1e-3))
     [batch] = batches_of(1)
     norms = norms_of(learner.model)
     before = {name: norm.running_mean.clone() for name, norm in norms.items()}
     step(learner, [batch])
     left = [name for name, norm in norms.items() if norm.running_mean.equal(before[name])]
-    assert left and all('layer4' in name for name in left) and len(left) < len(norms)      # 32 / 32 = 1 pixel there
+    assert (
+        left and all('layer4' in name for name in left) and len(left) < len(norms)
+    )  # 32 / 32 = 1 pixel there
     assert all(norm.num_batches_tracked == (name not in left) for name, norm in norms.items())
 
 
@@ -49,21 +53,46 @@ def test_it_is_what_eval_gives_and_more_images_are_untouched():
 
 
 def test_a_run_with_a_last_batch_of_one(tmp_path):
-    made = config(**{'train.max_epochs': 1, 'train.dataloader': dict(batch_size_per_gpu=17, workers_per_gpu=0),
-                     'train.transform': [dict(type='Resize', size=32)], 'evaluation.before': False})     # 120 = 7 x 17 + 1
-    made['model'] = dict(tuners=[dict(type='Full')], backbone=dict(
-        type='timm', name='resnest14d', pretrained=False, preprocessing=dict(size=32), kwargs=SPLIT))
-    trainer = build_trainer(model=made, work_dir=tmp_path / 'run', device='cpu', train_dataset=SmallDigits('train'),
-                            eval_dataset=SmallDigits('test'))
+    made = config(
+        **{
+            'train.max_epochs': 1,
+            'train.dataloader': dict(batch_size_per_gpu=17, workers_per_gpu=0),
+            'train.transform': [dict(type='Resize', size=32)],
+            'evaluation.before': False,
+        }
+    )  # 120 = 7 x 17 + 1
+    made['model'] = dict(
+        tuners=[dict(type='Full')],
+        backbone=dict(
+            type='timm', name='resnest14d', pretrained=False, preprocessing=dict(size=32), kwargs=SPLIT
+        ),
+    )
+    trainer = build_trainer(
+        model=made,
+        work_dir=tmp_path / 'run',
+        device='cpu',
+        train_dataset=SmallDigits('train'),
+        eval_dataset=SmallDigits('test'),
+    )
     assert trainer.train()['steps'] == 8
     assert all('forward' not in vars(module) for module in trainer.model.modules())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, size, options', [
-    ('resnest14d', 32, SPLIT), ('res2net50_26w_4s', 32, dict(layers=(1, 1, 1, 1))), ('skresnet18', 32, {}),
-    ('efficientnet_b0', 32, {}), ('repvgg_a0', 32, {}), ('ghostnet_100', 32, {}), ('levit_128s', 224, {}),
-    ('xcit_nano_12_p16_224', 32, {}), ('seresnet18', 32, {})])
+@pytest.mark.parametrize(
+    'name, size, options',
+    [
+        ('resnest14d', 32, SPLIT),
+        ('res2net50_26w_4s', 32, dict(layers=(1, 1, 1, 1))),
+        ('skresnet18', 32, {}),
+        ('efficientnet_b0', 32, {}),
+        ('repvgg_a0', 32, {}),
+        ('ghostnet_100', 32, {}),
+        ('levit_128s', 224, {}),
+        ('xcit_nano_12_p16_224', 32, {}),
+        ('seresnet18', 32, {}),
+    ],
+)
 def test_networks_take_one_image(name, size, options):
     backbone = timm_net(name, size, **options)
     model = backbone.network.train()

@@ -14,7 +14,15 @@ from vet.errors import DataError
 from vet.transforms.torchvision import build_transform
 
 CPU = torch.device('cpu')
-SHAPES = [(10, 4, 1, 1), (10, 4, 2, 2), (9, 4, 3, 2), (13, 4, 2, 3), (8, 4, 1, 2), (5, 8, 2, 2), (41, 4, 5, 4)]
+SHAPES = [
+    (10, 4, 1, 1),
+    (10, 4, 2, 2),
+    (9, 4, 3, 2),
+    (13, 4, 2, 3),
+    (8, 4, 1, 2),
+    (5, 8, 2, 2),
+    (41, 4, 5, 4),
+]
 
 
 def orders(length, batch_size, accumulate, world, seed=3):
@@ -27,10 +35,12 @@ def test_processes_share_one_order(length, batch_size, accumulate, world):
     [alone] = orders(length, batch_size, accumulate, 1)
     shares = [list(order.keys(1)) for order in orders(length, batch_size, accumulate, world)]
     whole = list(alone.keys(1))
-    assert [len(batch) for batch in whole] == [min(batch_size, length - at) for at in range(0, length, batch_size)]
+    assert [len(batch) for batch in whole] == [
+        min(batch_size, length - at) for at in range(0, length, batch_size)
+    ]
     assert sorted(index for batch in whole for _, index, _ in batch) == list(range(length))
     for batch, *parts in zip(whole, *shares, strict=True):
-        assert all(parts)           # none is empty: every process must take part in every batch
+        assert all(parts)  # none is empty: every process must take part in every batch
         assert sorted(key for part in parts for key in part if key[2]) == sorted(batch)
         sizes = [sum(weight for _, _, weight in part) for part in parts]
         assert max(sizes) - min(sizes) <= 1
@@ -40,7 +50,7 @@ def test_processes_share_one_order(length, batch_size, accumulate, world):
 def test_steps_by_counting(length, batch_size, accumulate, world):
     [order] = orders(length, batch_size, accumulate, 1)
     batches = list(order.keys(0))
-    steps = [batches[at:at + accumulate] for at in range(0, len(batches), accumulate)]
+    steps = [batches[at : at + accumulate] for at in range(0, len(batches), accumulate)]
     assert (order.batches, order.steps) == (len(batches), len(steps))
     for epoch in (0, 2):
         for i, step in enumerate(steps, start=epoch * len(steps)):
@@ -51,7 +61,7 @@ def test_steps_by_counting(length, batch_size, accumulate, world):
 def test_order_begins_at_any_step():
     [order] = orders(41, 4, 3, 1)
     for step in range(order.steps):
-        assert list(order.keys(2, step)) == list(order.keys(2))[step * 3:]
+        assert list(order.keys(2, step)) == list(order.keys(2))[step * 3 :]
 
 
 def test_order_depends_on_seed_and_epoch():
@@ -63,8 +73,15 @@ def test_order_depends_on_seed_and_epoch():
 
 
 DATA = ImageDataset('ab', [(np.full((8, 8), 10 * i, dtype=np.uint8), i % 2) for i in range(20)])
-NOISE = v2.Compose([v2.RandomAffine(20), v2.ColorJitter(0.5), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
-                    v2.RandomErasing(p=0.5)])
+NOISE = v2.Compose(
+    [
+        v2.RandomAffine(20),
+        v2.ColorJitter(0.5),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.RandomErasing(p=0.5),
+    ]
+)
 
 
 def read(workers, batch_size, epoch=0, seed=5, world=1):
@@ -105,10 +122,20 @@ def test_augmentation_leaves_the_generators_alone():
     assert torch.rand(3).equal(expected)
 
 
-@pytest.mark.parametrize('entries', [
-    [dict(type='RandomResizedCrop'), dict(type='ColorJitter', brightness=0.5)], [dict(type='Grayscale'), dict(type='Resize')],
-    [dict(type='RandomCrop', size=6), dict(type='ToImage'), dict(type='ToDtype', dtype=torch.float32, scale=True),
-     dict(type='RandomErasing', p=1.0)]], ids=['crop', 'gray', 'erased'])
+@pytest.mark.parametrize(
+    'entries',
+    [
+        [dict(type='RandomResizedCrop'), dict(type='ColorJitter', brightness=0.5)],
+        [dict(type='Grayscale'), dict(type='Resize')],
+        [
+            dict(type='RandomCrop', size=6),
+            dict(type='ToImage'),
+            dict(type='ToDtype', dtype=torch.float32, scale=True),
+            dict(type='RandomErasing', p=1.0),
+        ],
+    ],
+    ids=['crop', 'gray', 'erased'],
+)
 @pytest.mark.parametrize('workers', [0, 1])
 def test_a_batch_is_normalised_as_each_image_is(entries, workers):
     whole = build_transform(entries, (8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 0.9, 'bicubic')
@@ -125,7 +152,9 @@ def test_a_batch_is_pinned_as_loaders_pin(monkeypatch):
     monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda tensor, *_: pinned.append(tensor) or tensor)
     batch = next(load(DATA, {None: v2.ToImage()}, 5, [[(0, 1, 1)]], 0, CPU))
     again = loader_pins(batch)
-    assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in (batch.images, batch.labels, batch.weights)]
+    assert [id(tensor) for tensor in pinned] == [
+        id(tensor) for tensor in (batch.images, batch.labels, batch.weights)
+    ]
     assert type(again) is type(batch)
 
 

@@ -1,4 +1,6 @@
-"""The cache folder, full, read-only, moved or damaged: a run says so once and learns what it learns without it."""
+"""The cache folder, full, read-only, moved or damaged: a run says so once and learns what it learns
+without it.
+"""
 
 import os
 import shutil
@@ -26,14 +28,21 @@ def kept(cache):
 @pytest.mark.parametrize('option', ['train.cache_images', 'train.cache_features'])
 def test_a_cache_folder_that_cannot_be_used(tmp_path, cache, jpegs, capsys, option):
     """A file stands in its place: one warning, which speaks of VET_CACHE_DIR, and the run goes on."""
-    make = (lambda name, **more: small(tmp_path / name, **PROBE | more)) if option.endswith('features') else (
-        lambda name, **more: folder_run(tmp_path / name, jpegs, **{'train.max_epochs': 1} | more))
+    make = (
+        (lambda name, **more: small(tmp_path / name, **PROBE | more))
+        if option.endswith('features')
+        else (lambda name, **more: folder_run(tmp_path / name, jpegs, **{'train.max_epochs': 1} | more))
+    )
     expected = ended(make('without'))
     cache.write_text('')
     capsys.readouterr()
     assert ended(make('with', **{option: True})) == expected
     err = capsys.readouterr().err
-    assert err.count(f'{option} has no effect') == 1 and 'set VET_CACHE_DIR to another folder' in err and '--work-dir' not in err
+    assert (
+        err.count(f'{option} has no effect') == 1
+        and 'set VET_CACHE_DIR to another folder' in err
+        and '--work-dir' not in err
+    )
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flipped', 'empty', 'header'])
@@ -47,7 +56,7 @@ def test_damaged_features_are_computed_again(tmp_path, cache, damage):
             data[len(data) // 2] ^= 16
         if damage == 'header':
             data[20] ^= 16
-        path.write_bytes(data[:len(data) // 2] if damage == 'cut' else b'' if damage == 'empty' else data)
+        path.write_bytes(data[: len(data) // 2] if damage == 'cut' else b'' if damage == 'empty' else data)
     assert ended(small(tmp_path / 'second', **PROBE, **{'train.cache_features': True})) == expected
 
 
@@ -70,7 +79,9 @@ def test_a_flipped_bit_of_an_image_is_told(jpegs, cache):
         last = file.read(1)[0]
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last ^ 1]))
-    with pytest.raises(ValueError, match='is damaged at image 23; delete it, and its images are decoded again'):
+    with pytest.raises(
+        ValueError, match='is damaged at image 23; delete it, and its images are decoded again'
+    ):
         kept_images[23]
 
 
@@ -121,19 +132,32 @@ def test_another_decoder_has_a_file_of_its_own(jpegs, cache, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('is_filled', [False, True])
 def test_a_read_only_cache(tmp_path, is_filled):
-    """On a real file system that is mounted read-only: what is there is read; without, the run goes on with one warning each."""
+    """On a real file system that is mounted read-only: what is there is read; without, the run goes on
+    with one warning each.
+    """
     unshare = ['unshare', '-m'] if os.geteuid() == 0 else ['unshare', '-Urm']
     if not shutil.which('unshare') or subprocess.run([*unshare, 'true'], capture_output=True).returncode:
         pytest.skip('this user may not mount a small file system')
     (tmp_path / 'cache').mkdir()
-    options = ('--cfg-options train.max_epochs=1 train.cache_features=True train.transform=[] '
-               '"model.tuners=[dict(type=\'LinearProbe\')]" model.backbone.lora_length=0')
+    options = (
+        '--cfg-options train.max_epochs=1 train.cache_features=True train.transform=[] '
+        '"model.tuners=[dict(type=\'LinearProbe\')]" model.backbone.lora_length=0'
+    )
     train = f'{sys.executable} {ROOT}/tools/train.py {ROOT}/configs/quickstart.py --device cpu'
-    script = ('mount -t tmpfs tmpfs cache && '
-              + (f'{train} --work-dir first {options} && ' if is_filled else '')
-              + f'mount -o remount,ro cache && echo NOW >&2 && {train} --work-dir second {options}')
+    script = (
+        'mount -t tmpfs tmpfs cache && '
+        + (f'{train} --work-dir first {options} && ' if is_filled else '')
+        + f'mount -o remount,ro cache && echo NOW >&2 && {train} --work-dir second {options}'
+    )
     environment = dict(os.environ, PYTHONPATH=str(ROOT), VET_CACHE_DIR=str(tmp_path / 'cache'))
-    answer = subprocess.run([*unshare, 'sh', '-c', script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    answer = subprocess.run(
+        [*unshare, 'sh', '-c', script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     err = answer.stderr.partition('NOW')[2]
     assert answer.returncode == 0, answer.stderr
     assert err.count('has no effect') == (0 if is_filled else 1), err

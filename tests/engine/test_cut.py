@@ -18,17 +18,35 @@ SHAPE = torch.Size((3, 32, 32))
 
 def classifier(backbone, *tuners):
     torch.manual_seed(0)
-    return ImageClassifier(backbone, map(TUNERS.build, tuners), nn.Linear(backbone.num_features, 3), list('abc'))
+    return ImageClassifier(
+        backbone, map(TUNERS.build, tuners), nn.Linear(backbone.num_features, 3), list('abc')
+    )
 
 
 def traces(network):
-    return {name: (len(module._forward_hooks), len(module._forward_pre_hooks), vars(module).get('forward'), module.training)
-            for name, module in network.named_modules()}
+    return {
+        name: (
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            vars(module).get('forward'),
+            module.training,
+        )
+        for name, module in network.named_modules()
+    }
 
 
-@pytest.mark.parametrize('family, last', [
-    ('vit', 'blocks.2'), ('swin', 'layers.1.blocks.0'), ('convnext', 'stages.3.blocks.0'), ('resnet', 'layer4.0'),
-    ('torchvision-vit', 'encoder.layers.encoder_layer_1'), ('vgg', 'features.6'), ('mobilenet', 'blocks.2.0')])
+@pytest.mark.parametrize(
+    'family, last',
+    [
+        ('vit', 'blocks.2'),
+        ('swin', 'layers.1.blocks.0'),
+        ('convnext', 'stages.3.blocks.0'),
+        ('resnet', 'layer4.0'),
+        ('torchvision-vit', 'encoder.layers.encoder_layer_1'),
+        ('vgg', 'features.6'),
+        ('mobilenet', 'blocks.2.0'),
+    ],
+)
 def test_it_goes_on_from_the_last_block(family, last):
     model = classifier(tiny(family), dict(type='Partial', blocks=1))
     before, state = traces(model.backbone.network), copy.deepcopy(model.backbone.state_dict())
@@ -50,7 +68,9 @@ def test_it_goes_on_from_the_last_block(family, last):
 
 
 @pytest.mark.parametrize('family', DEFAULT_FAMILIES)
-@pytest.mark.parametrize('tuner, needs_images', [('LinearProbe', False), ('SideTuning', True), ('PixelBranch', True)])
+@pytest.mark.parametrize(
+    'tuner, needs_images', [('LinearProbe', False), ('SideTuning', True), ('PixelBranch', True)]
+)
 def test_what_acts_on_features_alone_cuts_behind_the_network(family, tuner, needs_images):
     model = classifier(tiny(family), dict(type=tuner)).eval()
     cut = find_cut(model, SHAPE)
@@ -62,12 +82,22 @@ def test_what_acts_on_features_alone_cuts_behind_the_network(family, tuner, need
 
 def test_what_is_edited_behind_the_blocks_is_cut_there():
     assert find_cut(classifier(tiny('vit'), dict(type='Partial', names='norm.')), SHAPE).name == 'norm'
-    assert find_cut(classifier(tiny('resnet'), dict(type='Adapter', width=2, at='global_pool')), SHAPE).name == 'global_pool'
+    assert (
+        find_cut(classifier(tiny('resnet'), dict(type='Adapter', width=2, at='global_pool')), SHAPE).name
+        == 'global_pool'
+    )
 
 
-@pytest.mark.parametrize('tuner, edited', [
-    (dict(type='BitFit'), 'patch_embed.proj'), (dict(type='LoRA'), 'blocks.0.attn.qkv'), (dict(type='LadderSide'), 'the network'),
-    (dict(type='Partial', names='cls_token'), 'the network'), (dict(type='LoRA', at=['attn.qkv[1:]', 'stem']), 'patch_embed.proj')])
+@pytest.mark.parametrize(
+    'tuner, edited',
+    [
+        (dict(type='BitFit'), 'patch_embed.proj'),
+        (dict(type='LoRA'), 'blocks.0.attn.qkv'),
+        (dict(type='LadderSide'), 'the network'),
+        (dict(type='Partial', names='cls_token'), 'the network'),
+        (dict(type='LoRA', at=['attn.qkv[1:]', 'stem']), 'patch_embed.proj'),
+    ],
+)
 def test_an_early_edit_leaves_nothing_to_keep(tuner, edited):
     with pytest.raises(NoCutError, match=f"a tuner edits '{edited}', and no block lies before it"):
         find_cut(classifier(tiny('vit'), tuner), SHAPE)
@@ -90,9 +120,13 @@ class LongSkip(nn.Module):
 
 def test_a_network_that_reads_more_than_its_last_block_is_refused():
     torch.manual_seed(0)
-    backbone = Backbone(LongSkip(), Layout(dict(block=r'blocks\.\d')), Preprocessing(size=(32, 32)), dict(type='test'))
+    backbone = Backbone(
+        LongSkip(), Layout(dict(block=r'blocks\.\d')), Preprocessing(size=(32, 32)), dict(type='test')
+    )
     assert find_cut(classifier(backbone, dict(type='Partial', blocks=1)), SHAPE).name == 'blocks.2'
     torch.manual_seed(0)
-    backbone = Backbone(LongSkip(), Layout(dict(block=r'blocks\.\d')), Preprocessing(size=(32, 32)), dict(type='test'))
+    backbone = Backbone(
+        LongSkip(), Layout(dict(block=r'blocks\.\d')), Preprocessing(size=(32, 32)), dict(type='test')
+    )
     with pytest.raises(NoCutError, match='no single tensor is all that the rest of it reads'):
         find_cut(classifier(backbone, dict(type='Partial', blocks=2)), SHAPE)

@@ -18,12 +18,20 @@ from vet.engine.lock import FileLock
 from vet.errors import DataError, TrainingError, UserError
 
 ROOT = Path(__file__).parents[2]
-TENSORS = {'weight': torch.arange(12.).view(3, 4), 'steps': torch.tensor(3)}
+TENSORS = {'weight': torch.arange(12.0).view(3, 4), 'steps': torch.tensor(3)}
 
 
-@pytest.mark.parametrize('text, part', [
-    (b'{"a": 1', 'holds no valid JSON'), (b'', 'holds no valid JSON'), (b'\xff\xfe{}', 'holds no valid JSON'),
-    (b'[' * 100_000, 'holds no valid JSON'), (b'{"a": NaN', 'holds no valid JSON')], ids=range(5))
+@pytest.mark.parametrize(
+    'text, part',
+    [
+        (b'{"a": 1', 'holds no valid JSON'),
+        (b'', 'holds no valid JSON'),
+        (b'\xff\xfe{}', 'holds no valid JSON'),
+        (b'[' * 100_000, 'holds no valid JSON'),
+        (b'{"a": NaN', 'holds no valid JSON'),
+    ],
+    ids=range(5),
+)
 def test_json_that_is_damaged(tmp_path, text, part):
     path = tmp_path / 'file.json'
     path.write_bytes(text)
@@ -61,14 +69,23 @@ def test_every_truncation_is_found(tmp_path):
             read_tensors(path, '')
 
 
-@pytest.mark.parametrize('change, part', [
-    ({'weight': torch.zeros(4, 3)}, r'weight is torch.float32 of shape \(4, 3\); torch.float32 of shape \(3, 4\) is needed'),
-    ({'weight': torch.zeros(3, 4, dtype=torch.int32)}, 'weight is torch.int32'),
-    ({'weight': torch.zeros(3, 4, dtype=torch.bool)}, 'weight is torch.bool'),
-    ({'weight': torch.zeros(3, 4, dtype=torch.complex64)}, 'weight is torch.complex64'),
-    ({'weight': torch.full((3, 4), float('nan'))}, 'weight holds numbers that are not finite'),
-    ({'weight': torch.full((3, 4), float('-inf'))}, 'not finite'),
-    ({'steps': None}, "lacks 'steps'"), ({'more': torch.zeros(1)}, "has the unknown tensor 'more'")], ids=range(8))
+@pytest.mark.parametrize(
+    'change, part',
+    [
+        (
+            {'weight': torch.zeros(4, 3)},
+            r'weight is torch.float32 of shape \(4, 3\); torch.float32 of shape \(3, 4\) is needed',
+        ),
+        ({'weight': torch.zeros(3, 4, dtype=torch.int32)}, 'weight is torch.int32'),
+        ({'weight': torch.zeros(3, 4, dtype=torch.bool)}, 'weight is torch.bool'),
+        ({'weight': torch.zeros(3, 4, dtype=torch.complex64)}, 'weight is torch.complex64'),
+        ({'weight': torch.full((3, 4), float('nan'))}, 'weight holds numbers that are not finite'),
+        ({'weight': torch.full((3, 4), float('-inf'))}, 'not finite'),
+        ({'steps': None}, "lacks 'steps'"),
+        ({'more': torch.zeros(1)}, "has the unknown tensor 'more'"),
+    ],
+    ids=range(8),
+)
 def test_other_tensors_are_refused(change, part):
     given = {name: tensor for name, tensor in (TENSORS | change).items() if tensor is not None}
     with pytest.raises(DataError, match=part):
@@ -78,14 +95,24 @@ def test_other_tensors_are_refused(change, part):
 def limited(tmp_path, code, limit=4096):
     """Runs Python code in a process that may write files of `limit` bytes at most: (exit code, stderr)."""
     script = f'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{code}'
-    answer = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)),
-                            capture_output=True, text=True, timeout=100)
+    answer = subprocess.run(
+        [sys.executable, '-c', script],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     return answer.returncode, answer.stderr
 
 
 def test_a_limit_on_the_size_of_files_is_named(tmp_path):
     (tmp_path / 'file').write_text('old')
-    code, err = limited(tmp_path, 'from pathlib import Path\nfrom vet.engine.files import write_file\nwrite_file(Path("file"), b"x" * 9999)')
+    code, err = limited(
+        tmp_path,
+        'from pathlib import Path\nfrom vet.engine.files import write_file\nwrite_file(Path("file"), b"x" '
+        '* 9999)',
+    )
     assert code == 1 and 'TrainingError' in err and 'ulimit -f' in err, err
     assert (tmp_path / 'file').read_text() == 'old' and len(list(tmp_path.iterdir())) == 1
 
@@ -117,9 +144,9 @@ def test_a_lock_is_held_by_one_and_goes_with_its_process(process, tmp_path):
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     inner = int(ready.read_text())
-    os.kill(inner, 0)               # is still there
+    os.kill(inner, 0)  # is still there
     assert lock.acquire(wait=False) and lock.is_in_place() and lock.is_real
-    assert not FileLock(tmp_path / 'lock').acquire(wait=False)      # of the same process
+    assert not FileLock(tmp_path / 'lock').acquire(wait=False)  # of the same process
     os.replace(tmp_path / 'lock', tmp_path / 'other')
     assert not lock.is_in_place()
     lock.release()

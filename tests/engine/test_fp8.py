@@ -1,4 +1,6 @@
-"""Frozen products in float8: the numbers that the definition gives, where they are taken, and a run that learns with them."""
+"""Frozen products in float8: the numbers that the definition gives, where they are taken, and a run
+that learns with them.
+"""
 
 from contextlib import nullcontext
 
@@ -28,7 +30,9 @@ def has_fp8() -> bool:
     return True
 
 
-needs_fp8 = pytest.mark.skipif(not has_fp8(), reason='this torch has no product of float8 with scales by rows on a CPU')
+needs_fp8 = pytest.mark.skipif(
+    not has_fp8(), reason='this torch has no product of float8 with scales by rows on a CPU'
+)
 
 
 def case(label):
@@ -36,8 +40,14 @@ def case(label):
 
 
 def taken(model) -> set[str]:
-    return {name.removeprefix('blocks.') for name, module in model.backbone.network.named_modules()
-            if type(module) is nn.Linear and (module._reweighted.class_forward if '_reweighted' in vars(module) else vars(module).get('forward'))}
+    return {
+        name.removeprefix('blocks.')
+        for name, module in model.backbone.network.named_modules()
+        if type(module) is nn.Linear
+        and (
+            module._reweighted.class_forward if '_reweighted' in vars(module) else vars(module).get('forward')
+        )
+    }
 
 
 def in_fp8(model):
@@ -47,12 +57,14 @@ def in_fp8(model):
 
 def test_a_row_is_rounded_by_its_own_scale():
     x = torch.randn(5, 32) * torch.logspace(-6, 6, 5)[:, None]
-    x[2], x[3] = 0, 1e-39           # nothing, and less than a normal number
+    x[2], x[3] = 0, 1e-39  # nothing, and less than a normal number
     values, scales = rounded(x)
     assert values.dtype == FORMAT and scales.shape == (5, 1) and scales.dtype == torch.float32
     assert values[[0, 1, 4]].float().abs().amax(1).tolist() == [448, 448, 448] and not values[2].float().any()
     again = values.float() * scales
-    assert ((again - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 * 2 ** -10 + 1e-38).all()      # 3 bits, then the smallest step
+    assert (
+        (again - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 * 2**-10 + 1e-38
+    ).all()  # 3 bits, then the smallest step
     assert (again - x).abs().sum() > 0
 
 
@@ -72,15 +84,34 @@ def test_the_product_and_its_gradient_are_those_of_rounded_matrices(bias, dtype)
     y = Product.apply(x, *rounded(W), *rounded(W.T), b)
     [gx] = torch.autograd.grad(y, x, gy)
     assert y.dtype == torch.bfloat16 and gx.dtype == dtype
-    assert torch.allclose(y.double(), F.linear(whole(x.detach()), whole(W), None if b is None else b.double()), rtol=2 ** -7, atol=0.02)
-    assert torch.allclose(gx.double(), whole(gy) @ whole(W.T).T, rtol=2 ** -7, atol=0.02)
-    assert 0.01 < (y.double() - F.linear(x.detach().double(), W.double(), None if b is None else b.double())).norm() / y.norm() < 0.06
+    assert torch.allclose(
+        y.double(),
+        F.linear(whole(x.detach()), whole(W), None if b is None else b.double()),
+        rtol=2**-7,
+        atol=0.02,
+    )
+    assert torch.allclose(gx.double(), whole(gy) @ whole(W.T).T, rtol=2**-7, atol=0.02)
+    assert (
+        0.01
+        < (y.double() - F.linear(x.detach().double(), W.double(), None if b is None else b.double())).norm()
+        / y.norm()
+        < 0.06
+    )
 
 
 @needs_fp8
-@pytest.mark.parametrize('case', [
-    pytest.param(case, id=str(case), marks=[] if str(case) in ('LoRA', 'LoRA-weight', 'Adapter', 'Partial') else pytest.mark.slow)
-    for case in CASES if case.on is None or 'vit' in case.on])
+@pytest.mark.parametrize(
+    'case',
+    [
+        pytest.param(
+            case,
+            id=str(case),
+            marks=[] if str(case) in ('LoRA', 'LoRA-weight', 'Adapter', 'Partial') else pytest.mark.slow,
+        )
+        for case in CASES
+        if case.on is None or 'vit' in case.on
+    ],
+)
 def test_gradients_stay_near_float32(case):
     if not isinstance(run(case, 'vit'), Run):
         pytest.skip('refuses')
@@ -91,7 +122,7 @@ def test_gradients_stay_near_float32(case):
     try:
         _, found = in_fp8(model)
     except UserError as error:
-        pytest.skip(str(error))         # every linear layer trains, or is read
+        pytest.skip(str(error))  # every linear layer trains, or is read
     nothing = {name: torch.zeros_like(gradient) for name, gradient in exact.items()}
     assert distance(plain, exact) < distance(found, exact) < 0.35 * distance(exact, nothing)
     assert not differing(before, parameters(model))
@@ -105,17 +136,30 @@ def test_compiled_in_one_graph():
     with products_in_fp8(model), stored_in(torch.bfloat16, model), torch.autocast('cpu', torch.bfloat16):
         torch.compiler.reset()
         fast = torch.compile(model, fullgraph=True, backend='aot_eager')
-        found = dict(zip(names, torch.autograd.grad(F.cross_entropy(fast(images(6)), LABELS), trained_parameters)))
-    assert distance(found, exact) < 0.35 * distance(exact, {name: torch.zeros_like(g) for name, g in exact.items()})
+        found = dict(
+            zip(names, torch.autograd.grad(F.cross_entropy(fast(images(6)), LABELS), trained_parameters))
+        )
+    assert distance(found, exact) < 0.35 * distance(
+        exact, {name: torch.zeros_like(g) for name, g in exact.items()}
+    )
 
 
 def test_frozen_linear_layers_that_nobody_reads_are_taken():
     layers = {f'{i}.{layer}' for i in range(3) for layer in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')}
-    for label, left in (('LoRA', set()), ('Adapter', set()), ('BitFit', layers), ('Full', layers),
-                        ('LoRA-dora-qv', {f'{i}.attn.qkv' for i in range(3)}),
-                        ('Partial', {name for name in layers if name.startswith('2.')})):
+    for label, left in (
+        ('LoRA', set()),
+        ('Adapter', set()),
+        ('BitFit', layers),
+        ('Full', layers),
+        ('LoRA-dora-qv', {f'{i}.attn.qkv' for i in range(3)}),
+        ('Partial', {name for name in layers if name.startswith('2.')}),
+    ):
         model = trained(case(label), 'vit')
-        with nullcontext() if left != layers else pytest.raises(UserError, match='no linear layer of the backbone is frozen'):
+        with (
+            nullcontext()
+            if left != layers
+            else pytest.raises(UserError, match='no linear layer of the backbone is frozen')
+        ):
             with products_in_fp8(model):
                 assert taken(model) == layers - left, label
         assert not taken(model)
@@ -126,7 +170,7 @@ def test_evaluation_and_what_is_not_autocast_stay_exact():
     model = trained(case('LoRA'), 'vit')
     expected = logits(model)
     with products_in_fp8(model):
-        assert logits(model.train()).equal(expected)        # not under autocast
+        assert logits(model.train()).equal(expected)  # not under autocast
         with torch.autocast('cpu', torch.bfloat16):
             rough = logits(model)
             evaluated = logits(model.eval())
@@ -136,7 +180,10 @@ def test_evaluation_and_what_is_not_autocast_stay_exact():
 
 @needs_fp8
 def test_a_run_learns_and_ends_with_exact_weights(tmp_path):
-    runs = {precision: small(tmp_path / precision, **{'train.precision': precision, 'train.max_epochs': 8}) for precision in ('bf16', 'fp8')}
+    runs = {
+        precision: small(tmp_path / precision, **{'train.precision': precision, 'train.max_epochs': 8})
+        for precision in ('bf16', 'fp8')
+    }
     before = parameters(runs['fp8'].model)
     found = {precision: run.train() for precision, run in runs.items()}
     assert abs(found['fp8']['accuracy'] - found['bf16']['accuracy']) < 0.15
@@ -154,17 +201,31 @@ def test_a_run_goes_on_as_if_unbroken(tmp_path):
 
 @needs_fp8
 def test_what_it_trains_on_is_no_cached_feature(tmp_path, capsys):
-    small(tmp_path / 'run', **{'model.tuners': [dict(type='LinearProbe')], 'train.precision': 'fp8', 'train.cache_features': True,
-                               'train.max_epochs': 1}).train()
+    small(
+        tmp_path / 'run',
+        **{
+            'model.tuners': [dict(type='LinearProbe')],
+            'train.precision': 'fp8',
+            'train.cache_features': True,
+            'train.max_epochs': 1,
+        },
+    ).train()
     said = capsys.readouterr().err
-    assert 'has no effect on the train images: products of float8 are for training' in said and 'on the test' not in said
+    assert (
+        'has no effect on the train images: products of float8 are for training' in said
+        and 'on the test' not in said
+    )
 
 
 def test_a_device_without_it_is_refused(tmp_path, monkeypatch):
     def none(*args):
         raise NotImplementedError('no such kernel\nat all')
+
     monkeypatch.setattr(fp8, '_product', none)
     trainer = small(tmp_path / 'run', **{'train.precision': 'fp8'})
-    assert trainer.evaluate()['accuracy'] > 0           # which needs none
-    with pytest.raises(UserError, match=r'"fp8", but cpu with torch .* cannot multiply .* \(no such kernel\); .*Set it to "bf16"'):
+    assert trainer.evaluate()['accuracy'] > 0  # which needs none
+    with pytest.raises(
+        UserError,
+        match=r'"fp8", but cpu with torch .* cannot multiply .* \(no such kernel\); .*Set it to "bf16"',
+    ):
         trainer.train()

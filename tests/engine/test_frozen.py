@@ -1,4 +1,6 @@
-"""Frozen weights stored in bf16: what autocast computes stays the same bit for bit, and the weights come back."""
+"""Frozen weights stored in bf16: what autocast computes stays the same bit for bit, and the weights
+come back.
+"""
 
 import copy
 
@@ -12,7 +14,7 @@ from tests.nets import images
 from vet.engine.frozen import Norm, norms_keep, stored_in
 from vet.engine.learner import Learner
 
-FORMING = {'Full', 'RLRR', 'GPS'}        # every weight trains, or is what the update is computed from
+FORMING = {'Full', 'RLRR', 'GPS'}  # every weight trains, or is what the update is computed from
 FAMILIES = ('vit', 'swin', 'convnext', 'resnet', 'torchvision-vit')
 
 
@@ -24,14 +26,20 @@ def parameters(model) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.backbone.network.named_parameters()}
 
 
-@pytest.mark.parametrize('case, family', [
-    pytest.param(case, family, id=f'{case}-{family}', marks=[] if family == 'vit' else pytest.mark.slow)
-    for family in FAMILIES for case in CASES if case.on is None or family in case.on])
+@pytest.mark.parametrize(
+    'case, family',
+    [
+        pytest.param(case, family, id=f'{case}-{family}', marks=[] if family == 'vit' else pytest.mark.slow)
+        for family in FAMILIES
+        for case in CASES
+        if case.on is None or family in case.on
+    ],
+)
 def test_loss_and_gradients_are_autocasts(case, family):
     if not isinstance(run(case, family), Run):
         pytest.skip('refuses')
     model = trained(case, family).train()
-    loss, exact = in_autocast(copy.deepcopy(model))       # a norm's statistics move in training
+    loss, exact = in_autocast(copy.deepcopy(model))  # a norm's statistics move in training
     before = parameters(model)
     with stored_in(torch.bfloat16, model):
         assert case.name in FORMING or stored(model)
@@ -49,20 +57,30 @@ def test_norms_that_keep_half_give_gradients_as_near_to_float32_as_autocasts(fam
     with norms_keep(torch.bfloat16, model):
         loss, found = in_autocast(model)
     assert loss == plain_loss
-    if family not in ('swin', 'convnext'):      # whose norms take bf16 anyway, but for a few of channels first
+    if family not in ('swin', 'convnext'):  # whose norms take bf16 anyway, but for a few of channels first
         assert any(not torch.equal(found[name], plain[name]) for name in found)
 
     assert distance(found, exact) < 1.1 * distance(plain, exact)
-    assert not [module for module in model.backbone.network.modules()
-                if isinstance(module, torch.nn.LayerNorm) and 'forward' in module.__dict__]
+    assert not [
+        module
+        for module in model.backbone.network.modules()
+        if isinstance(module, torch.nn.LayerNorm) and 'forward' in module.__dict__
+    ]
 
 
 def test_norms_and_what_an_update_reads_stay_exact():
     vit = trained(next(case for case in CASES if str(case) == 'LoRA'), 'vit')
     with stored_in(torch.bfloat16, vit):
-        layers = {name.removeprefix('blocks.0.') for name in stored(vit) if not name.startswith(('blocks.1', 'blocks.2'))}
-        assert layers == {f'{layer}.{kind}' for kind in ('weight', 'bias')
-                          for layer in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2', 'patch_embed.proj')}
+        layers = {
+            name.removeprefix('blocks.0.')
+            for name in stored(vit)
+            if not name.startswith(('blocks.1', 'blocks.2'))
+        }
+        assert layers == {
+            f'{layer}.{kind}'
+            for kind in ('weight', 'bias')
+            for layer in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2', 'patch_embed.proj')
+        }
     dora = trained(next(case for case in CASES if case.label == 'dora-qv'), 'vit')
     with stored_in(torch.bfloat16, dora):
         assert 'blocks.0.attn.qkv.weight' not in stored(dora) and 'blocks.0.attn.proj.weight' in stored(dora)
@@ -73,7 +91,11 @@ def test_norms_that_a_later_stage_trains_keep_float32():
     for parameter in model.trainable().values():
         parameter.requires_grad_(False)
     with norms_keep(torch.bfloat16, model):
-        assert not [norm for norm in model.backbone.network.modules() if isinstance(norm, torch.nn.LayerNorm) and 'forward' in norm.__dict__]
+        assert not [
+            norm
+            for norm in model.backbone.network.modules()
+            if isinstance(norm, torch.nn.LayerNorm) and 'forward' in norm.__dict__
+        ]
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_weights_exact(tmp_path, monkeypatch):
@@ -84,7 +106,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_weights_exact(tmp_path, monke
         first.train()
     again = small(tmp_path / 'run', resume='auto', **options)
     monkeypatch.setattr(Learner, 'restore', failing(Learner.restore, at=4))
-    with pytest.raises(ZeroDivisionError) as held:      # as a notebook holds it, and the learner with it
+    with pytest.raises(ZeroDivisionError) as held:  # as a notebook holds it, and the learner with it
         again.train()
     assert held.traceback
     assert not stored(first.model) and not stored(again.model)

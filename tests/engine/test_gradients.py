@@ -1,4 +1,6 @@
-"""A tuner of which nothing reads the numbers is told by name, after the first step or after ten; one that says why is not refused."""
+"""A tuner of which nothing reads the numbers is told by name, after the first step or after ten; one
+that says why is not refused.
+"""
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from vet.errors import TrainingError
 
 
 class Parts(nn.Module):
-    """y + read, with a parameter that nothing reads, one that is multiplied by zero, and two that wait for each other."""
+    """y + read, with a parameter that nothing reads, one that is multiplied by zero, and two that wait
+    for each other.
+    """
 
     def __init__(self, channels, names):
         super().__init__()
@@ -25,7 +29,9 @@ class Parts(nn.Module):
             y = y + self.read
         if hasattr(self, 'times_zero'):
             y = y + 0.0 * self.times_zero
-        return y + self.first * self.second if hasattr(self, 'first') else y        # as B A of LoRA: B starts at zero
+        return (
+            y + self.first * self.second if hasattr(self, 'first') else y
+        )  # as B A of LoRA: B starts at zero
 
 
 class Trial(Tuner):
@@ -50,7 +56,9 @@ def taken(tuner, steps, **options):
 
 @pytest.mark.parametrize('names', [('read', 'unread'), ('unread',)])
 def test_no_gradient_is_an_error_after_the_first_step(names):
-    with pytest.raises(TrainingError, match=rf'1 of the {len(names)} tensors that Trial trains \(.*unread\) get no gradient'):
+    with pytest.raises(
+        TrainingError, match=rf'1 of the {len(names)} tensors that Trial trains \(.*unread\) get no gradient'
+    ):
         taken(Trial(*names), 1)
 
 
@@ -64,18 +72,27 @@ def test_nothing_was_stepped_when_it_is_told():
 
 def test_a_reason_makes_it_a_warning(capsys):
     taken(Says('read', 'unread'), 3)
-    assert 'Says trains (deltas.blocks.2.unread) get no gradient and stay what they are: the other half' in capsys.readouterr().err
+    assert (
+        'Says trains (deltas.blocks.2.unread) get no gradient and stay what they are: the other half'
+        in capsys.readouterr().err
+    )
     with pytest.raises(TrainingError, match='1 of the 1 tensors that Says trains'):
         taken(Says('unread'), 1)
 
 
 def test_zeros_alone_for_ten_steps(capsys):
-    with pytest.raises(TrainingError, match='1 of the 1 tensors that Trial trains .*got a gradient of zeros alone in the first ste'):
+    with pytest.raises(
+        TrainingError,
+        match='1 of the 1 tensors that Trial trains .*got a gradient of zeros alone in the first ste',
+    ):
         taken(Trial('times_zero'), 10)
     taken(Trial('times_zero'), 9)
     assert 'zeros' not in capsys.readouterr().err
     taken(Trial('read', 'times_zero'), 10)
-    assert '1 of the 2 tensors that Trial trains (deltas.blocks.2.times_zero) got a gradient of zeros' in capsys.readouterr().err
+    assert (
+        '1 of the 2 tensors that Trial trains (deltas.blocks.2.times_zero) got a gradient of zeros'
+        in capsys.readouterr().err
+    )
 
 
 def test_zeros_alone_in_a_run_of_fewer_steps():

@@ -1,4 +1,6 @@
-"""Freed memory stays with a process that trains, and leaves it afterwards. Counted in page faults, of a process of its own."""
+"""Freed memory stays with a process that trains, and leaves it afterwards. Counted in page faults, of a
+process of its own.
+"""
 
 import json
 import os
@@ -11,7 +13,7 @@ import pytest
 from tests.engine.runs import small
 from vet.engine import heap
 
-MEASURED = '''
+MEASURED = """
 import json, resource, torch
 from vet.engine.heap import freed_memory_kept
 
@@ -30,27 +32,39 @@ before, outside = held(), rounds()
 with freed_memory_kept(torch.device('cpu')):
     inside, during = rounds(), held()
 print(json.dumps(dict(outside=outside, inside=inside, before=before, during=during, after=held())))
-'''
+"""
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='no glibc')
 
 
 def measured(**environment: str) -> dict:
-    free = {name: value for name, value in os.environ.items() if not name.startswith('MALLOC_') and name != 'GLIBC_TUNABLES'}
-    done = subprocess.run([sys.executable, '-c', MEASURED], env=free | environment, capture_output=True, text=True, check=True)
+    free = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith('MALLOC_') and name != 'GLIBC_TUNABLES'
+    }
+    done = subprocess.run(
+        [sys.executable, '-c', MEASURED], env=free | environment, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
 @glibc
 def test_pages_are_no_longer_asked_for_within_and_are_given_back_after():
     found = measured()
-    assert min(found['outside']) > 30_000          # 160 MB of pages of 4 KiB
-    assert min(found['inside']) < 1_000             # glibc needs some rounds until aligned blocks fit into freed ones
+    assert min(found['outside']) > 30_000  # 160 MB of pages of 4 KiB
+    assert min(found['inside']) < 1_000  # glibc needs some rounds until aligned blocks fit into freed ones
     assert found['during'] - found['after'] > 30_000 and found['after'] - found['before'] < 10_000
 
 
 @glibc
-@pytest.mark.parametrize('rules', [
-    dict(MALLOC_ARENA_MAX='2'), pytest.param(dict(GLIBC_TUNABLES='glibc.malloc.tcache_count=8'), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    'rules',
+    [
+        dict(MALLOC_ARENA_MAX='2'),
+        pytest.param(dict(GLIBC_TUNABLES='glibc.malloc.tcache_count=8'), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_rules_of_the_environment_stay(rules):
     found = measured(**rules)
     assert min(found['inside']) > 30_000
@@ -67,6 +81,6 @@ def test_training_is_within(tmp_path, monkeypatch):
     assert not rules
     trainer.train()
     assert rules == [heap.KEEPING, heap.USUAL]
-    monkeypatch.setattr(heap.platform, 'libc_ver', lambda: ('', ''))      # as on macOS
+    monkeypatch.setattr(heap.platform, 'libc_ver', lambda: ('', ''))  # as on macOS
     small(tmp_path / 'other', **{'train.max_epochs': 1}).train()
     assert len(rules) == 2

@@ -1,4 +1,6 @@
-"""A run goes on only with the classes, images and backbone weights that it was begun with, and says what differs."""
+"""A run goes on only with the classes, images and backbone weights that it was begun with, and says
+what differs.
+"""
 
 import json
 import re
@@ -52,7 +54,11 @@ CHANGES = {
     'a renamed class': (rename_class, r"the classes \(label 1 was 'b', now 'c'\)"),
     'twice the images': (double, r'the train images \(24, now 48\)'),
     'other contents': (swap_contents, r'the test split \(the contents of the images\)'),
-    'another label': (relabel, r'the train split \(the names of the images, the labels, the contents of the images\)')}
+    'another label': (
+        relabel,
+        r'the train split \(the names of the images, the labels, the contents of the images\)',
+    ),
+}
 
 
 @pytest.mark.parametrize('is_finished', [True, False])
@@ -62,7 +68,9 @@ def test_a_renamed_class_is_refused(tmp_path, root, is_finished):
     if not is_finished:
         (tmp_path / 'run/summary.json').unlink()
     rename_class(root)
-    with pytest.raises(TrainingError, match=CHANGES['a renamed class'][1] + '.*begin anew in another work folder'):
+    with pytest.raises(
+        TrainingError, match=CHANGES['a renamed class'][1] + '.*begin anew in another work folder'
+    ):
         folder_run(tmp_path / 'run', root, 'auto', **QUICK).train()
 
 
@@ -104,8 +112,11 @@ def test_other_weights_at_the_same_path_are_refused(tmp_path):
     from safetensors.torch import save_file
 
     path = tmp_path / 'weights.safetensors'
-    options = QUICK | {'model.backbone': dict(type='timm', name='test_vit', checkpoint=str(path)), 'train.max_epochs': 1,
-                       'train.transform': [dict(type='Resize', size=[160, 160])]}
+    options = QUICK | {
+        'model.backbone': dict(type='timm', name='test_vit', checkpoint=str(path)),
+        'train.max_epochs': 1,
+        'train.transform': [dict(type='Resize', size=[160, 160])],
+    }
     for scale in (1.0, 1.01):
         state = timm.create_model('test_vit', num_classes=0).state_dict()
         save_file({name: tensor * scale for name, tensor in state.items()}, path)
@@ -122,10 +133,16 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, capfd):
         (tmp_path / 'run' / name).unlink()
     [progress] = (tmp_path / 'run/checkpoints').glob('*/progress.json')
     values = json.loads(progress.read_text())
-    old = {key: value for key, value in values.items() if key not in ('vet', 'format', 'sha256', 'checksum', 'pending', 'meter')}
+    old = {
+        key: value
+        for key, value in values.items()
+        if key not in ('vet', 'format', 'sha256', 'checksum', 'pending', 'meter')
+    }
     progress.write_text(json.dumps(old))
     capfd.readouterr()
-    assert small(tmp_path / 'run', 'auto', **{'train.max_epochs': 1}).train()['accuracy'] == summary['accuracy']
+    assert (
+        small(tmp_path / 'run', 'auto', **{'train.max_epochs': 1}).train()['accuracy'] == summary['accuracy']
+    )
     assert 'has no identity.json, as runs of older versions of vet' in capfd.readouterr().err
 
 
@@ -148,6 +165,7 @@ class Own:
 def test_items_of_a_users_own_dataset_are_compared_where_they_stay_the_same(tmp_path):
     model = small(tmp_path / 'run').model
     was, same, other, random, again = (
-        identity_of(model, dict(train=data)) for data in (Own(), Own(), Own(1), Own(0, True), Own(0, True)))
+        identity_of(model, dict(train=data)) for data in (Own(), Own(), Own(1), Own(0, True), Own(0, True))
+    )
     assert not list(differences(was, same)) and not list(differences(random, again))
     assert 'the contents of the images' in ' '.join(differences(was, other))

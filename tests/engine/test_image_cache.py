@@ -1,4 +1,6 @@
-"""Images kept after the still beginning of their transform are those that would be decoded anew, in every run, however it goes."""
+"""Images kept after the still beginning of their transform are those that would be decoded anew, in
+every run, however it goes.
+"""
 
 import os
 import pickle
@@ -40,11 +42,15 @@ def pixels(dataset):
 
 
 def after(dataset, still):
-    return [(np.asarray(v2.Compose([*still, v2.Identity()])(image)).tolist(), label)
-            for image, label in (dataset[i] for i in range(len(dataset)))]
+    return [
+        (np.asarray(v2.Compose([*still, v2.Identity()])(image)).tolist(), label)
+        for image, label in (dataset[i] for i in range(len(dataset)))
+    ]
 
 
-@pytest.mark.parametrize('still', [[], SHORT, [v2.Resize(12), v2.CenterCrop((8, 10))]], ids=['whole', 'resized', 'cropped'])
+@pytest.mark.parametrize(
+    'still', [[], SHORT, [v2.Resize(12), v2.CenterCrop((8, 10))]], ids=['whole', 'resized', 'cropped']
+)
 @pytest.mark.parametrize('workers', [0, 2])
 def test_each_image_is_what_its_transform_begins_with(jpegs, cache, still, workers):
     dataset = ImageFolder(jpegs, 'train')
@@ -52,7 +58,7 @@ def test_each_image_is_what_its_transform_begins_with(jpegs, cache, still, worke
     assert pixels(kept) == after(dataset, still) and kept.classes == dataset.classes
     assert len({tuple(size) for size in kept.sizes_N2.tolist()}) == (1 if len(still) == 2 else 12)
     shutil.rmtree(cache)
-    assert pixels(kept) == after(dataset, still)            # its file is open
+    assert pixels(kept) == after(dataset, still)  # its file is open
 
 
 def test_a_copy_in_another_process_reads_the_same(jpegs):
@@ -63,7 +69,9 @@ def test_a_copy_in_another_process_reads_the_same(jpegs):
 def test_images_in_memory_and_parts(cache):
     draw = np.random.default_rng(0)
     sources = [draw.integers(0, 256, (9, 14 + i), np.uint8) for i in range(8)]
-    dataset = ImageDataset('ab', [(source, i % 2) for i, source in enumerate([*sources[:7], Image.fromarray(sources[7])])])
+    dataset = ImageDataset(
+        'ab', [(source, i % 2) for i, source in enumerate([*sources[:7], Image.fromarray(sources[7])])]
+    )
     part = Part(dataset, [6, 1, 7], [0, 1, 1])
     assert pixels(cached_images(part, SHORT)) == after(part, SHORT)
     nested = Part(part, [2, 0], [1, 0])
@@ -73,25 +81,46 @@ def test_images_in_memory_and_parts(cache):
     assert len(files(cache)) == 3
 
 
-@pytest.mark.parametrize('options', [
-    {}, {'train.transform': STILL}, {'train.transform': [*STILL, *CROPS]}, {'evaluation.select': 'best'},
-    {'train.transform': STILL, 'train.cache_features': True, 'model.tuners': [dict(type='LinearProbe')]},
-    pytest.param({'train.dataloader': dict(batch_size_per_gpu=8, workers_per_gpu=2), 'evaluation.dataloader.workers_per_gpu': 1},
-                 marks=pytest.mark.slow)],
-    ids=['crops', 'still', 'resized crops', 'validation', 'features', 'workers'])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'train.transform': STILL},
+        {'train.transform': [*STILL, *CROPS]},
+        {'evaluation.select': 'best'},
+        {'train.transform': STILL, 'train.cache_features': True, 'model.tuners': [dict(type='LinearProbe')]},
+        pytest.param(
+            {
+                'train.dataloader': dict(batch_size_per_gpu=8, workers_per_gpu=2),
+                'evaluation.dataloader.workers_per_gpu': 1,
+            },
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=['crops', 'still', 'resized crops', 'validation', 'features', 'workers'],
+)
 def test_a_run_learns_what_it_learns_without(tmp_path, jpegs, cache, monkeypatch, options):
     expected = ended(folder_run(tmp_path / 'files', jpegs, **options))
     assert not files(cache)
     assert ended(folder_run(tmp_path / 'kept', jpegs, **CACHED | options)) == expected
     assert len(files(cache)) == (3 if 'evaluation.select' in options else 2)
-    decode = decoding._decode       # nothing is decoded again, but the first image, by which the transforms are tried
-    monkeypatch.setattr(decoding, '_decode', lambda file, *range_: {'train/a/0.jpg': decode}['/'.join(str(file).split('/')[-3:])](file, *range_))
+    decode = (
+        decoding._decode
+    )  # nothing is decoded again, but the first image, by which the transforms are tried
+    monkeypatch.setattr(
+        decoding,
+        '_decode',
+        lambda file, *range_: {'train/a/0.jpg': decode}['/'.join(str(file).split('/')[-3:])](file, *range_),
+    )
     assert ended(folder_run(tmp_path / 'again', jpegs, **CACHED | options)) == expected
 
 
 @pytest.mark.parametrize('workers', [0, 3])
 def test_draws_depend_on_the_image_alone(jpegs, workers):
-    dataset, [still, rest] = ImageFolder(jpegs, 'train'), [SHORT, v2.Compose([v2.RandomCrop(8), v2.ToImage()])]
+    dataset, [still, rest] = (
+        ImageFolder(jpegs, 'train'),
+        [SHORT, v2.Compose([v2.RandomCrop(8), v2.ToImage()])],
+    )
     keys = [[(2, i, 1) for i in range(start, start + 5)] for start in (0, 7)]
     expected = load(dataset, {None: v2.Compose([*still, rest])}, 4, keys, 0, torch.device('cpu'))
     found = load(cached_images(dataset, still), {None: rest}, 4, keys, workers, torch.device('cpu'))
@@ -112,14 +141,25 @@ def test_a_file_that_changes_is_noticed(tmp_path, jpegs, cache):
     first = pixels(cached_images(dataset, SHORT))
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     second = pixels(cached_images(dataset, SHORT))
-    assert [i for i in range(24) if first[i] != second[i]] == [[source for source, _ in dataset.samples].index(str(path))]
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))     # of the same size
+    assert [i for i in range(24) if first[i] != second[i]] == [
+        [source for source, _ in dataset.samples].index(str(path))
+    ]
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # of the same size
     cached_images(dataset, SHORT)
     assert len(files(cache)) == 3
 
 
-@pytest.mark.parametrize('other', [v2.Resize(11), v2.Resize(12, max_size=14), v2.Resize((12, 12)), v2.CenterCrop(12),
-                                   v2.Resize(12, v2.InterpolationMode.BICUBIC)], ids=repr)
+@pytest.mark.parametrize(
+    'other',
+    [
+        v2.Resize(11),
+        v2.Resize(12, max_size=14),
+        v2.Resize((12, 12)),
+        v2.CenterCrop(12),
+        v2.Resize(12, v2.InterpolationMode.BICUBIC),
+    ],
+    ids=repr,
+)
 def test_another_resize_has_a_file_of_its_own(jpegs, cache, other):
     dataset = ImageFolder(jpegs, 'test')
     for still in (SHORT, [other], [v2.Resize(12)]):
@@ -141,7 +181,7 @@ def fill_and_tell(jpegs, cache, told, die_at=None):
             os.kill(os.getpid(), signal.SIGKILL)
         return size(path)
 
-    shutil.disk_usage = dying           # asked once a chunk
+    shutil.disk_usage = dying  # asked once a chunk
     cached_images(ImageFolder(jpegs, 'train'), SHORT, workers=0)
 
 
@@ -172,7 +212,9 @@ def test_a_run_that_goes_on_from_a_checkpoint(tmp_path, jpegs, monkeypatch):
     begun = folder_run(tmp_path / 'begun', jpegs, **CACHED)
     with monkeypatch.context() as patch:
         steps, step = [], Learner.step
-        patch.setattr(Learner, 'step', lambda *args: steps.append(1) or (step(*args) if len(steps) < 5 else 1 / 0))
+        patch.setattr(
+            Learner, 'step', lambda *args: steps.append(1) or (step(*args) if len(steps) < 5 else 1 / 0)
+        )
         with pytest.raises(ZeroDivisionError):
             begun.train()
     assert ended(folder_run(tmp_path / 'begun', jpegs, 'auto', **CACHED)) == expected
@@ -183,11 +225,20 @@ class Own(ImageFolder):
         return super().open(source).rotate(float(torch.rand(())))
 
 
-@pytest.mark.parametrize('change, reason', [
-    ('disk', r'24 images take about 0 MiB, and .* has 0 MiB free; set VET_CACHE_DIR to a folder with more, or let the transform'),
-    ('folder', 'set VET_CACHE_DIR to another folder'), ('link', 'is no file: No such file'),
-    (Noisy('train'), 'Noisy reads them in a way of its own'), (Own, 'Own reads them in a way of its own')],
-    ids=['disk', 'folder', 'link', 'item', 'open'])
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        (
+            'disk',
+            r'24 images take about 0 MiB, and .* has 0 MiB free; set VET_CACHE_DIR to a folder with more, or let the transform',
+        ),
+        ('folder', 'set VET_CACHE_DIR to another folder'),
+        ('link', 'is no file: No such file'),
+        (Noisy('train'), 'Noisy reads them in a way of its own'),
+        (Own, 'Own reads them in a way of its own'),
+    ],
+    ids=['disk', 'folder', 'link', 'item', 'open'],
+)
 def test_where_images_cannot_be_kept(jpegs, tmp_path, cache, monkeypatch, change, reason):
     dataset = ImageFolder(jpegs, 'train')
     if change == 'disk':
@@ -209,7 +260,9 @@ def test_a_run_says_once_why_nothing_is_kept(tmp_path, jpegs, monkeypatch, capsy
     monkeypatch.setattr(image_cache.shutil, 'disk_usage', lambda _: SimpleNamespace(free=10))
     assert ended(folder_run(tmp_path / 'kept', jpegs, **CACHED)) == expected
     told = capsys.readouterr().err
-    assert [told.count(f'train.cache_images has no effect on the {split} images') for split in ('train', 'test')] == [1, 1]
+    assert [
+        told.count(f'train.cache_images has no effect on the {split} images') for split in ('train', 'test')
+    ] == [1, 1]
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -224,13 +277,18 @@ def test_a_broken_image_is_named(tmp_path, jpegs, cache, workers):
 
 def test_several_tasks(jpegs, cache):
     tasks = dict(one=ImageFolder(jpegs, 'train'), two=ImageFolder(jpegs, 'test'))
-    views = dict(one=v2.Compose([v2.Resize(12), v2.RandomCrop(8)]), two=v2.Compose([v2.RandomCrop(8), v2.ToImage()]))
+    views = dict(
+        one=v2.Compose([v2.Resize(12), v2.RandomCrop(8)]), two=v2.Compose([v2.RandomCrop(8), v2.ToImage()])
+    )
     trainer = SimpleNamespace(train=SimpleNamespace(dataloader=SimpleNamespace(workers_per_gpu=0)))
-    found, left = image_cache.ImageCache(trainer, SimpleNamespace(is_main_process=True)).kept('train', MultiTask(tasks), views)
+    found, left = image_cache.ImageCache(trainer, SimpleNamespace(is_main_process=True)).kept(
+        'train', MultiTask(tasks), views
+    )
     assert pixels(found) == after(tasks['one'], SHORT) + after(tasks['two'], [])
     assert found.task_of(24) == 'two' and found.classes == MultiTask(tasks).classes
     assert {task: list(map(type, view.transforms)) for task, view in left.items()} == dict(
-        one=[v2.RandomCrop], two=[v2.RandomCrop, v2.ToImage])
+        one=[v2.RandomCrop], two=[v2.RandomCrop, v2.ToImage]
+    )
 
 
 def test_test_images_are_read_before_step_0_and_after_the_last_step_alone(tmp_path, monkeypatch):
@@ -248,7 +306,11 @@ def test_test_images_are_read_before_step_0_and_after_the_last_step_alone(tmp_pa
 
     test = []
     monkeypatch.setattr(image_cache, '_keep', watched)
-    monkeypatch.setattr(os, 'preadv', lambda file, *args: (read.append(len(steps)) if file in test else None) or preadv(file, *args))
+    monkeypatch.setattr(
+        os,
+        'preadv',
+        lambda file, *args: (read.append(len(steps)) if file in test else None) or preadv(file, *args),
+    )
     trainer.train()
     assert set(read) == {0, 8} and len(read) == 121 and len(steps) == 8
 

@@ -17,7 +17,7 @@ def test_means_since_the_last_reading_and_of_each_epoch_alone():
     accelerator, meter = make_accelerator('cpu', 'fp32'), Meter(torch.device('cpu'))
     add(meter, [1.0, 3.0], [True, False], [1.0, 1.0])
     assert meter.read(accelerator)[:2] == (2.0, 0.5)
-    add(meter, [6.0, 5.0], [True, True], [1.0, 0.0])            # an image of weight 0 only fills a batch
+    add(meter, [6.0, 5.0], [True, True], [1.0, 0.0])  # an image of weight 0 only fills a batch
     assert meter.read(accelerator)[:2] == (6.0, 1.0)
     assert meter.peek_epoch() == meter.peek_epoch() == (10 / 3, 2 / 3)
     meter.end_epoch()
@@ -27,7 +27,11 @@ def test_means_since_the_last_reading_and_of_each_epoch_alone():
 
 
 def test_a_meter_goes_on_from_what_another_counted():
-    accelerator, meter, other = make_accelerator('cpu', 'fp32'), Meter(torch.device('cpu')), Meter(torch.device('cpu'))
+    accelerator, meter, other = (
+        make_accelerator('cpu', 'fp32'),
+        Meter(torch.device('cpu')),
+        Meter(torch.device('cpu')),
+    )
     add(meter, [1.0, 3.0], [True, False], [1.0, 1.0])
     meter.read(accelerator)
     add(meter, [8.0], [True], [1.0])

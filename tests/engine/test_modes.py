@@ -1,4 +1,6 @@
-"""What is reported is what is saved: with dropout, an average and batch norms, whose train mode differs from their eval mode."""
+"""What is reported is what is saved: with dropout, an average and batch norms, whose train mode differs
+from their eval mode.
+"""
 
 import argparse
 
@@ -13,24 +15,42 @@ from vet.engine.checkpoint import list_checkpoints, load_checkpoint
 from vet.engine.log import read_log
 from vet.hub.model_folder import load_model
 
-RESNET = dict(type='timm', name='resnet18', pretrained=False, preprocessing=dict(size=16), kwargs=dict(
-    layers=(1, 1, 1, 1), channels=(8, 16, 16, 32)))
+RESNET = dict(
+    type='timm',
+    name='resnet18',
+    pretrained=False,
+    preprocessing=dict(size=16),
+    kwargs=dict(layers=(1, 1, 1, 1), channels=(8, 16, 16, 32)),
+)
 DIGITS = {split: dict(type='Digits', split=split, digits=[5, 6, 7, 8, 9]) for split in ('train', 'test')}
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """A trainer that has trained with head dropout, an average of long memory and thawed batch norms; and its summary."""
-    made = config(**{
-        'train.max_epochs': 3, 'train.ema': 0.99, 'train.optimizer': dict(type='AdamW', lr=1e-2), 'evaluation.before': False,
-        'train.transform': [dict(type='Resize', size=[16, 16])], 'dataset': DIGITS | dict(val=DIGITS['test'])})
-    made['model'] = dict(backbone=RESNET, tuners=[dict(type='Full')], head=dict(type='MLP', hidden=32, dropout=0.5))
+    """A trainer that has trained with head dropout, an average of long memory and thawed batch norms;
+    and its summary.
+    """
+    made = config(
+        **{
+            'train.max_epochs': 3,
+            'train.ema': 0.99,
+            'train.optimizer': dict(type='AdamW', lr=1e-2),
+            'evaluation.before': False,
+            'train.transform': [dict(type='Resize', size=[16, 16])],
+            'dataset': DIGITS | dict(val=DIGITS['test']),
+        }
+    )
+    made['model'] = dict(
+        backbone=RESNET, tuners=[dict(type='Full')], head=dict(type='MLP', hidden=32, dropout=0.5)
+    )
     trainer = build_trainer(model=made, work_dir=tmp_path_factory.mktemp('modes') / 'run', device='cpu')
     return trainer, trainer.train()
 
 
 def accuracy(answers, data):
-    return float(np.mean([answer['labels'][0] == data.classes[label] for answer, label in zip(answers, data.targets)]))
+    return float(
+        np.mean([answer['labels'][0] == data.classes[label] for answer, label in zip(answers, data.targets)])
+    )
 
 
 def pictures(data):
@@ -42,16 +62,20 @@ def test_summary_test_predict_and_folder_agree(run):
     data, folder = trainer.data['test'], trainer.folder.path
     asked = dict(imports=[], cfg_options=None, device='cpu', data_root=None, backbone=None, split='test')
     seen = pictures(data)
-    found = dict(evaluate=trainer.evaluate()['accuracy'],
-                 command=evaluate(argparse.Namespace(model=str(folder), **asked))['accuracy'],
-                 predict=accuracy(trainer.predict(seen), data),
-                 pipeline=accuracy(pipeline(model=folder / 'output')(seen, topk=1), data))
+    found = dict(
+        evaluate=trainer.evaluate()['accuracy'],
+        command=evaluate(argparse.Namespace(model=str(folder), **asked))['accuracy'],
+        predict=accuracy(trainer.predict(seen), data),
+        pipeline=accuracy(pipeline(model=folder / 'output')(seen, topk=1), data),
+    )
     assert 0.3 < summary['accuracy'] < 1
     assert found == dict.fromkeys(found, pytest.approx(summary['accuracy'], abs=1e-12))
 
 
 def test_scores_agree_though_the_trainers_model_is_in_train_mode(run):
-    """`predict` after train() does not depend on the mode in which anybody left the model, nor on the other images."""
+    """`predict` after train() does not depend on the mode in which anybody left the model, nor on the
+    other images.
+    """
     trainer, _ = run
     seen = pictures(trainer.data['test'])[:7]
     expected = pipeline(model=trainer.folder.output)(seen, topk=5)
@@ -59,14 +83,18 @@ def test_scores_agree_though_the_trainers_model_is_in_train_mode(run):
         trainer.model.train(mode)
         for answers in (trainer.predict(seen, 5), [trainer.predict([image], 5)[0] for image in seen]):
             for one, other in zip(answers, expected, strict=True):
-                assert one['labels'] == other['labels'] and one['scores'] == pytest.approx(other['scores'], abs=1e-5)
+                assert one['labels'] == other['labels'] and one['scores'] == pytest.approx(
+                    other['scores'], abs=1e-5
+                )
 
 
 def test_predict_right_after_train(tmp_path):
     """The training leaves the model in train mode, as torch does."""
     made = config(**{'train.max_epochs': 1, 'evaluation.before': False, 'dataset.test': None})
     made['model']['head'] = dict(type='MLP', hidden=32, dropout=0.9)
-    trainer = build_trainer(model=made, work_dir=tmp_path / 'run', device='cpu', train_dataset=SmallDigits('train'))
+    trainer = build_trainer(
+        model=made, work_dir=tmp_path / 'run', device='cpu', train_dataset=SmallDigits('train')
+    )
     trainer.train()
     seen = pictures(SmallDigits('test'))[:9]
     assert trainer.predict(seen, 5) == trainer.predict(seen, 5)
@@ -75,9 +103,13 @@ def test_predict_right_after_train(tmp_path):
 
 
 def test_validation_is_of_the_weights_that_are_saved(run):
-    """`val` and `test` are the same images here: the last validation is the test result. The raw weights would give another."""
+    """`val` and `test` are the same images here: the last validation is the test result. The raw
+    weights would give another.
+    """
     trainer, summary = run
-    validated = [record['val_accuracy'] for record in read_log(trainer.folder.path) if 'val_accuracy' in record]
+    validated = [
+        record['val_accuracy'] for record in read_log(trainer.folder.path) if 'val_accuracy' in record
+    ]
     assert len(validated) == 3 and validated[-1] == summary['accuracy']
     saved = load_model(trainer.folder.output).trained_state()
     held = trainer.model.trained_state()

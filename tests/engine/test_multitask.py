@@ -1,4 +1,6 @@
-"""Training several tasks: one task per batch, a result for each, a folder for all; from one checkpoint or from two."""
+"""Training several tasks: one task per batch, a result for each, a folder for all; from one checkpoint
+or from two.
+"""
 
 import json
 
@@ -16,18 +18,35 @@ from vet.errors import UserError
 from vet.hub.export import export
 from vet.registry import BACKBONES
 
-TASKS = {task: {split: dict(type='Digits', split=split, digits=digits) for split in ('train', 'test')}
-         for task, digits in dict(high=[7, 8, 9], middle=[5, 6]).items()}
-DATA = {f'dataset.{split}': dict(type='MultiTask', tasks={task: entries[split] for task, entries in TASKS.items()})
-        for split in ('train', 'test')}
-OPTIONS = DATA | {'model.shared': r'.*\.A', 'train.max_epochs': 6, 'train.accumulate': 2, 'train.mixup': 0.2,
-                  'train.optimizer': dict(type='AdamW', lr=1e-2)}
+TASKS = {
+    task: {split: dict(type='Digits', split=split, digits=digits) for split in ('train', 'test')}
+    for task, digits in dict(high=[7, 8, 9], middle=[5, 6]).items()
+}
+DATA = {
+    f'dataset.{split}': dict(
+        type='MultiTask', tasks={task: entries[split] for task, entries in TASKS.items()}
+    )
+    for split in ('train', 'test')
+}
+OPTIONS = DATA | {
+    'model.shared': r'.*\.A',
+    'train.max_epochs': 6,
+    'train.accumulate': 2,
+    'train.mixup': 0.2,
+    'train.optimizer': dict(type='AdamW', lr=1e-2),
+}
 
 
 def network(checkpoint):
     """The config of a ViT like DigitsViT, with the weights of a file."""
-    return dict(type='timm', name='vit_tiny_patch16_224', pretrained=False, checkpoint=str(checkpoint), kwargs=ARCHITECTURE,
-                preprocessing=dict(size=8, mean=(0.4,) * 3, std=(0.5,) * 3, crop_pct=1.0))
+    return dict(
+        type='timm',
+        name='vit_tiny_patch16_224',
+        pretrained=False,
+        checkpoint=str(checkpoint),
+        kwargs=ARCHITECTURE,
+        preprocessing=dict(size=8, mean=(0.4,) * 3, std=(0.5,) * 3, crop_pct=1.0),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -35,8 +54,13 @@ def finished(tmp_path_factory):
     """A run of two tasks with two checkpoints, its folder and its summary."""
     folder = tmp_path_factory.mktemp('multitask')
     weights = BACKBONES.build(dict(type='DigitsViT')).network.state_dict()
-    save_file({name: value + 0.01 * torch.randn_like(value) for name, value in weights.items()}, folder / 'other.safetensors')
-    tasks = dict(middle=dict(backbone=network(folder / 'other.safetensors'), head=dict(type='Linear', dropout=0.1)))
+    save_file(
+        {name: value + 0.01 * torch.randn_like(value) for name, value in weights.items()},
+        folder / 'other.safetensors',
+    )
+    tasks = dict(
+        middle=dict(backbone=network(folder / 'other.safetensors'), head=dict(type='Linear', dropout=0.1))
+    )
     trainer = build(folder / 'run', **OPTIONS | {'model.tasks': tasks})
     return trainer, trainer.train()
 
@@ -45,7 +69,10 @@ def test_both_tasks_are_learned(finished):
     trainer, summary = finished
     accuracy = {task: summary[f'{task}/accuracy'] for task in TASKS}
     assert summary['accuracy'] == pytest.approx(sum(accuracy.values()) / 2)
-    assert all(value > summary['before'][f'{task}/accuracy'] + 0.2 and value > 0.75 for task, value in accuracy.items())
+    assert all(
+        value > summary['before'][f'{task}/accuracy'] + 0.2 and value > 0.75
+        for task, value in accuracy.items()
+    )
     assert summary['train_images'] == sum(len(Digits(digits=digits)) for digits in ([7, 8, 9], [5, 6]))
     one, two = (part.backbone.identity['sha256'] for part in trainer.model.tasks.values())
     assert one != two
@@ -58,21 +85,39 @@ def test_the_folder_is_the_model(finished):
         classify = pipeline('vision-efficient-tuning', output, task=task)
         result = classify(image, topk=3)
         assert classify.classes == classes and set(result['labels']) <= set(classes)
-        assert result == trainer.predict([image], 3, task)[0] == pipeline('vision-efficient-tuning', output)(image, 3, task=task)
+        assert (
+            result
+            == trainer.predict([image], 3, task)[0]
+            == pipeline('vision-efficient-tuning', output)(image, 3, task=task)
+        )
     names = set(load_file(output / 'tuner.safetensors'))
     assert {name for name in names if 'blocks.0.attn.qkv' in name} == {
-        'tuners.0.deltas.blocks.0.attn.qkv.A', 'tuners.high.0.deltas.blocks.0.attn.qkv.B',
-        'tuners.middle.0.deltas.blocks.0.attn.qkv.B'}
-    assert json.loads((output / 'configuration.json').read_text())['model']['tasks']['middle']['head']['dropout'] == 0.1
-    assert pipeline(task='vision-efficient-tuning', model=output).classes == {'high': ['7', '8', '9'], 'middle': ['5', '6']}
+        'tuners.0.deltas.blocks.0.attn.qkv.A',
+        'tuners.high.0.deltas.blocks.0.attn.qkv.B',
+        'tuners.middle.0.deltas.blocks.0.attn.qkv.B',
+    }
+    assert (
+        json.loads((output / 'configuration.json').read_text())['model']['tasks']['middle']['head']['dropout']
+        == 0.1
+    )
+    assert pipeline(task='vision-efficient-tuning', model=output).classes == {
+        'high': ['7', '8', '9'],
+        'middle': ['5', '6'],
+    }
 
 
 def test_a_folder_of_tasks_is_trained_further(finished, tmp_path):
     trainer, summary = finished
-    again = build_trainer(model=str(trainer.folder.output), work_dir=tmp_path, device='cpu',
-                          cfg_modify_fn=lambda config: config.merge_from_dict({'model.finetune': False}))
+    again = build_trainer(
+        model=str(trainer.folder.output),
+        work_dir=tmp_path,
+        device='cpu',
+        cfg_modify_fn=lambda config: config.merge_from_dict({'model.finetune': False}),
+    )
     assert again.evaluate() == {name: summary[name] for name in again.evaluate()}
-    assert find_config(trainer.folder.output).model.tasks.middle.backbone.checkpoint.endswith('other.safetensors')
+    assert find_config(trainer.folder.output).model.tasks.middle.backbone.checkpoint.endswith(
+        'other.safetensors'
+    )
 
 
 def test_one_task_s_backbone_is_exported(finished, tmp_path):
@@ -93,7 +138,7 @@ def test_a_batch_has_one_task_and_an_epoch_every_image():
         batches = [[index for _, index, _ in batch] for batch in order.keys(epoch)]
         assert all(len({index < 13 for index in batch}) == 1 for batch in batches)
         assert sorted(index for batch in batches for index in batch) == list(range(23))
-        sizes = [sum(map(len, batches[i:i + 2])) for i in range(0, 7, 2)]
+        sizes = [sum(map(len, batches[i : i + 2])) for i in range(0, 7, 2)]
         assert [order.step_size(epoch * 4 + step) for step in range(4)] == sizes
     assert list(order.keys(0)) != list(order.keys(1)) and list(order.keys(1, 2)) == list(order.keys(1))[4:]
     tasks = [batch[0][1] < 13 for batch in order.keys(0)]
@@ -115,18 +160,41 @@ def test_a_stopped_run_ends_the_same(finished, tmp_path):
 def test_a_part_of_every_task_is_held_out(tmp_path):
     trainer = build(tmp_path, **OPTIONS | {'evaluation.select': 'best', 'evaluation.holdout': 0.2})
     assert {task: len(part) for task, part in trainer.data['val'].tasks.items()} == {
-        task: round(0.2 * len(Digits(digits=digits))) for task, digits in (('high', [7, 8, 9]), ('middle', [5, 6]))}
+        task: round(0.2 * len(Digits(digits=digits)))
+        for task, digits in (('high', [7, 8, 9]), ('middle', [5, 6]))
+    }
 
 
-@pytest.mark.parametrize('options, text', [
-    ({'model.tasks': dict(low=dict())}, "unknown task in model.tasks 'low'"),
-    ({'model.tasks': dict(high=dict(hed=dict()))}, "unknown key in model.tasks.high 'hed'. Did you mean 'head'"),
-    ({'dataset.train': dict(type='MultiTask', tasks={'a.b': TASKS['high']['train']})}, r"tasks has the names \['a.b'\]; allowed"),
-    ({'dataset.train': dict(type='MultiTask', tasks={})}, r'tasks has the names \[\]; allowed: one or more'),
-    ({'dataset.test': dict(type='MultiTask', tasks={'high': TASKS['high']['test'], 'middle': TASKS['high']['test']})},
-     r'dataset.test \(middle\) has other classes \(3: 7, 8, 9, …\) than dataset.train \(middle\) \(2: 5, 6, …\)'),
-    ({'dataset.test': TASKS['high']['test']}, r'dataset.test has other classes \(3: 7, 8, 9, …\) than dataset.train \(2: high, middle'),
-])
+@pytest.mark.parametrize(
+    'options, text',
+    [
+        ({'model.tasks': dict(low=dict())}, "unknown task in model.tasks 'low'"),
+        (
+            {'model.tasks': dict(high=dict(hed=dict()))},
+            "unknown key in model.tasks.high 'hed'. Did you mean 'head'",
+        ),
+        (
+            {'dataset.train': dict(type='MultiTask', tasks={'a.b': TASKS['high']['train']})},
+            r"tasks has the names \['a.b'\]; allowed",
+        ),
+        (
+            {'dataset.train': dict(type='MultiTask', tasks={})},
+            r'tasks has the names \[\]; allowed: one or more',
+        ),
+        (
+            {
+                'dataset.test': dict(
+                    type='MultiTask', tasks={'high': TASKS['high']['test'], 'middle': TASKS['high']['test']}
+                )
+            },
+            r'dataset.test \(middle\) has other classes \(3: 7, 8, 9, …\) than dataset.train \(middle\) \(2: 5, 6, …\)',
+        ),
+        (
+            {'dataset.test': TASKS['high']['test']},
+            r'dataset.test has other classes \(3: 7, 8, 9, …\) than dataset.train \(2: high, middle',
+        ),
+    ],
+)
 def test_refusals(tmp_path, options, text):
     with pytest.raises(UserError, match=text):
         build(tmp_path, **OPTIONS | options)

@@ -52,7 +52,9 @@ def test_less_is_kept():
 
 def test_a_run_ends_with_the_same_weights_and_leaves_nothing(tmp_path):
     options = {'train.max_epochs': 1, 'model.tuners': [dict(type='LoRA', rank=4, dropout=0.3)]}
-    plain, again = (small(tmp_path / str(on), **options, **{'train.gradient_checkpointing': on}) for on in (False, True))
+    plain, again = (
+        small(tmp_path / str(on), **options, **{'train.gradient_checkpointing': on}) for on in (False, True)
+    )
     for trainer in (plain, again):
         trainer.train()
         assert 'forward' not in vars(trainer.model.backbone.network.blocks[0])
@@ -74,7 +76,10 @@ def test_every_network_with_blocks_has_it(family):
 def test_networks_without_blocks_are_refused():
     model = trained(next(case for case in CASES if str(case) == 'BitFit'), 'resnet')
     model.backbone.sites.blocks = []
-    with pytest.raises(UserError, match='ResNet has no blocks that could be computed again; set it to False'), blocks_again(model):
+    with (
+        pytest.raises(UserError, match='ResNet has no blocks that could be computed again; set it to False'),
+        blocks_again(model),
+    ):
         pass
 
 

@@ -30,7 +30,14 @@ def run(tmp_path_factory):
 def test_log(run):
     records = read_log(run[0])
     training = [record for record in records if 'loss' in record]
-    assert [record['step'] for record in training] == [3, 4, 6, 8, 9, 12]      # every third, and the end of each epoch
+    assert [record['step'] for record in training] == [
+        3,
+        4,
+        6,
+        8,
+        9,
+        12,
+    ]  # every third, and the end of each epoch
     assert [record['epoch'] for record in training] == [1, 1, 2, 2, 3, 3]
     for record in training:
         assert set(record) == {'step', 'epoch', 'loss', 'accuracy', 'lr', 'images_per_second', 'memory_mb'}
@@ -38,11 +45,16 @@ def test_log(run):
         assert 50 < record['memory_mb'] < 1e6
         assert record['lr'] == pytest.approx(5e-3 * (1 + math.cos(math.pi * (record['step'] - 0.5) / 12)) / 2)
     validation = [record for record in records if 'val_accuracy' in record]
-    assert [(record['step'], record['epoch']) for record in validation] == [(8, 2), (12, 3)]     # every second, and the last
+    assert [(record['step'], record['epoch']) for record in validation] == [
+        (8, 2),
+        (12, 3),
+    ]  # every second, and the last
 
 
 def test_log_means_over_images(tmp_path):
-    """At a rate of nearly zero, the mean loss and accuracy since the last record are those of the model as it stands."""
+    """At a rate of nearly zero, the mean loss and accuracy since the last record are those of the model
+    as it stands.
+    """
     options = {'train.optimizer': dict(type='SGD', lr=1e-12), 'train.max_epochs': 1, 'train.log_every': 100}
     trainer = small(tmp_path / 'run', **options)
     trainer.train()
@@ -50,9 +62,13 @@ def test_log_means_over_images(tmp_path):
     data = trainer.data['train']
     answers = trainer.predict([data[i][0] for i in range(len(data))], topk=5)
     truth = [data.classes[label] for label in data.targets]
-    losses = [-math.log(answer['scores'][answer['labels'].index(name)]) for answer, name in zip(answers, truth)]
+    losses = [
+        -math.log(answer['scores'][answer['labels'].index(name)]) for answer, name in zip(answers, truth)
+    ]
     assert record['loss'] == pytest.approx(np.mean(losses), rel=1e-5)
-    assert record['accuracy'] == pytest.approx(np.mean([answer['labels'][0] == name for answer, name in zip(answers, truth)]))
+    assert record['accuracy'] == pytest.approx(
+        np.mean([answer['labels'][0] == name for answer, name in zip(answers, truth)])
+    )
 
 
 def test_tensorboard_says_what_the_log_says(run):
@@ -62,30 +78,40 @@ def test_tensorboard_says_what_the_log_says(run):
     for name in names:
         logged = [(record['step'], record[name]) for record in records if name in record]
         assert [event.step for event in events.Scalars(name)] == [step for step, _ in logged]
-        assert [event.value for event in events.Scalars(name)] == pytest.approx([value for _, value in logged])
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(
+            [value for _, value in logged]
+        )
 
 
 def test_curves(run):
     pixels = np.asarray(Image.open(run[0] / 'curves.png').convert('RGB'))
     assert pixels.shape[0] > 200 and pixels.shape[1] > 500
-    colourful = np.ptp(pixels, axis=2) > 60         # lines; axes and text are gray
+    colourful = np.ptp(pixels, axis=2) > 60  # lines; axes and text are gray
     left, right = np.split(colourful, [pixels.shape[1] // 2], axis=1)
     assert left.sum() > 100 and right.sum() > 100
-    assert len(np.unique(pixels[:, pixels.shape[1] // 2:][right].reshape(-1, 3) // 64, axis=0)) > 1     # training and validation
+    assert (
+        len(np.unique(pixels[:, pixels.shape[1] // 2 :][right].reshape(-1, 3) // 64, axis=0)) > 1
+    )  # training and validation
 
 
 def test_environment(run):
     found = json.loads((run[0] / 'environment.json').read_text())
     for name in ('torch', 'torchvision', 'timm', 'mmengine', 'accelerate', 'numpy', 'safetensors'):
         assert found['packages'][name].startswith(__import__(name).__version__.partition('+')[0])
-    git = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True)
+    git = subprocess.run(
+        ['git', 'rev-parse', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
     assert found['git_revision'] == (git.stdout.strip() if git.returncode == 0 else None)
     assert found['device'].startswith('cpu') and found['cores'] >= 1 and found['command'] == sys.argv
 
 
 def test_config_is_written_complete(run):
     found = json.loads((run[0] / 'config.json').read_text())
-    assert found['train']['log_every'] == 3 and found['train']['clip_norm'] is None and found['train']['lr_scheduler']['T_max'] == 3
+    assert (
+        found['train']['log_every'] == 3
+        and found['train']['clip_norm'] is None
+        and found['train']['lr_scheduler']['T_max'] == 3
+    )
 
 
 def test_summary(run):
@@ -98,7 +124,10 @@ def test_summary(run):
 
 def test_the_revision_is_vets_own(tmp_path, monkeypatch):
     """Not that of a repository in which somebody has installed it."""
-    for command in (['init', '-q'], ['-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-q', '--allow-empty', '-m', 'theirs']):
+    for command in (
+        ['init', '-q'],
+        ['-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-q', '--allow-empty', '-m', 'theirs'],
+    ):
         subprocess.run(['git', *command], cwd=tmp_path, check=True)
     (tmp_path / 'vet').mkdir()
     (tmp_path / 'vet/__init__.py').touch()
@@ -112,8 +141,10 @@ def test_the_revision_is_vets_own(tmp_path, monkeypatch):
 
 def test_results_and_pages_are_no_changes_of_the_code(tmp_path, monkeypatch):
     """A second result of one commit is as clean as the first, which lies there uncommitted."""
+
     def git(*args):
         subprocess.run(['git', '-c', 'user.name=a', '-c', 'user.email=a@b', *args], cwd=tmp_path, check=True)
+
     for name in ('vet/__init__.py', 'benchmarks/results/one.json', 'docs/page.md'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -122,7 +153,12 @@ def test_results_and_pages_are_no_changes_of_the_code(tmp_path, monkeypatch):
     git('commit', '-q', '-m', 'ours')
     monkeypatch.setattr('vet.__file__', str(tmp_path / 'vet/__init__.py'))
     assert not describe(torch.device('cpu'))['git_changes']
-    for name in ('benchmarks/results/one.json', 'benchmarks/results/new/two.json', 'benchmarks/speed/results/three.json', 'docs/page.md'):
+    for name in (
+        'benchmarks/results/one.json',
+        'benchmarks/results/new/two.json',
+        'benchmarks/speed/results/three.json',
+        'docs/page.md',
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('1')
     assert not describe(torch.device('cpu'))['git_changes']
@@ -134,4 +170,6 @@ def test_the_processor_is_named():
     found = describe(torch.device('cpu'))
     assert found['processor'] and found['device'] == f'cpu, {found["processor"]}'
     if (cpuinfo := Path('/proc/cpuinfo')).is_file() and 'model name' in cpuinfo.read_text():
-        assert re.search(rf'^model name\s*: {re.escape(found["processor"])}$', cpuinfo.read_text(), re.MULTILINE)
+        assert re.search(
+            rf'^model name\s*: {re.escape(found["processor"])}$', cpuinfo.read_text(), re.MULTILINE
+        )

@@ -15,16 +15,16 @@ from vet.errors import DataError, TrainingError
 
 TIMES = ('images_per_second', 'memory_mb', 'train_seconds', 'peak_memory_mb', 'work_dir', 'output')
 MOMENTS = [
-    ('step', 2),            # before there is any checkpoint
-    ('tensors', 1),         # the first checkpoint, half written
-    ('backward', 8),        # step 4 begun, one of its batches done; the newest checkpoint is of step 3
-    ('checkpoint', 1),      # all of a checkpoint written, but not under its name
-    ('validation', 1),      # of the first epoch
+    ('step', 2),  # before there is any checkpoint
+    ('tensors', 1),  # the first checkpoint, half written
+    ('backward', 8),  # step 4 begun, one of its batches done; the newest checkpoint is of step 3
+    ('checkpoint', 1),  # all of a checkpoint written, but not under its name
+    ('validation', 1),  # of the first epoch
     ('progress', 2),
-    ('removal', 2),         # of the oldest checkpoint, set aside
+    ('removal', 2),  # of the oldest checkpoint, set aside
     ('step', 4),
-    ('output', 1),          # trained to the end
-    ('summary', 1),         # all but the summary written
+    ('output', 1),  # trained to the end
+    ('summary', 1),  # all but the summary written
 ]
 
 
@@ -40,9 +40,11 @@ def result(folder):
     assert progress.pop('log_bytes') == (folder / 'log.jsonl').stat().st_size
     return dict(
         tensors={name: tensor.tolist() for name, tensor in load_file(newest / 'state.safetensors').items()},
-        output=(folder / 'output' / 'tuner.safetensors').read_bytes(), progress=without_times(progress),
+        output=(folder / 'output' / 'tuner.safetensors').read_bytes(),
+        progress=without_times(progress),
         log=[without_times(record) for record in read_log(folder)],
-        summary=without_times(json.loads((folder / 'summary.json').read_text())))
+        summary=without_times(json.loads((folder / 'summary.json').read_text())),
+    )
 
 
 def names(folder):
@@ -50,7 +52,11 @@ def names(folder):
 
 
 def snapshot(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob('*')) if path.is_file()}
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -76,18 +82,23 @@ def test_killed_again_and_again(process, unbroken, tmp_path):
     for what in expected:
         assert found[what] == expected[what], what
     assert {name.partition('.')[0] for name in expected['tensors']} == {'model', 'optimizer', 'ema', 'best'}
-    assert names(folder) == names(unbroken)             # no temporary file is left
-    assert names(folder / 'checkpoints') == names(unbroken / 'checkpoints') == ['step-00000012', 'step-00000015']
+    assert names(folder) == names(unbroken)  # no temporary file is left
+    assert (
+        names(folder / 'checkpoints') == names(unbroken / 'checkpoints') == ['step-00000012', 'step-00000015']
+    )
 
     events = EventAccumulator(str(folder / 'tensorboard')).Reload()
     for name in ('loss', 'val_accuracy'):
         assert [(e.step, e.value) for e in events.Scalars(name)] == [
-            (record['step'], pytest.approx(record[name])) for record in read_log(folder) if name in record]
+            (record['step'], pytest.approx(record[name])) for record in read_log(folder) if name in record
+        ]
 
 
 @pytest.mark.slow
 def test_killed_from_outside(process, unbroken, tmp_path):
-    """With SIGKILL from another process, as soon as the checkpoint of step 3 is seen. The child waits before step 5."""
+    """With SIGKILL from another process, as soon as the checkpoint of step 3 is seen. The child waits
+    before step 5.
+    """
     folder = tmp_path / 'run'
     child = process(train_everything, folder, None, ('step', 5, 'wait'))
     while not (folder / 'checkpoints' / 'step-00000003').exists():
@@ -120,7 +131,9 @@ def test_checkpoint_of_another_folder(unbroken, tmp_path):
     """The log begins where that checkpoint stood: no line of the other folder's, and no hole."""
     run = small(tmp_path / 'one', **{'train.max_epochs': 2})
     run.train()
-    elsewhere = small(tmp_path / 'two', str(tmp_path / 'one' / 'checkpoints' / 'step-00000004'), **{'train.max_epochs': 2})
+    elsewhere = small(
+        tmp_path / 'two', str(tmp_path / 'one' / 'checkpoints' / 'step-00000004'), **{'train.max_epochs': 2}
+    )
     elsewhere.train()
     assert [record['step'] for record in read_log(tmp_path / 'two')] == [8]
     tensors = [load_file(tmp_path / name / 'output' / 'tuner.safetensors') for name in ('one', 'two')]
@@ -144,7 +157,7 @@ def test_auto_does_nothing_on_a_finished_run(finished):
     again = small(folder, 'auto', **{'train.max_epochs': 1})
     assert again.train() == summary
     assert snapshot(folder) == before
-    assert again.evaluate() == {'accuracy': summary['accuracy']}        # it has the trained weights
+    assert again.evaluate() == {'accuracy': summary['accuracy']}  # it has the trained weights
 
 
 @pytest.mark.parametrize('state', ['a finished', 'an unfinished'])
@@ -163,8 +176,14 @@ def test_another_config_is_refused(finished, is_finished):
     folder, _ = finished
     if not is_finished:
         (folder / 'summary.json').unlink()
-    with pytest.raises(TrainingError, match=r'another config: train\.ema, train\.lr_scheduler\.eta_min differ'):
-        small(folder, 'auto', **{'train.max_epochs': 1, 'train.ema': 0.5, 'train.lr_scheduler': dict(eta_min=0.1)}).train()
+    with pytest.raises(
+        TrainingError, match=r'another config: train\.ema, train\.lr_scheduler\.eta_min differ'
+    ):
+        small(
+            folder,
+            'auto',
+            **{'train.max_epochs': 1, 'train.ema': 0.5, 'train.lr_scheduler': dict(eta_min=0.1)},
+        ).train()
 
 
 def test_another_number_of_processes_is_refused(finished):
@@ -205,7 +224,11 @@ def test_damaged_checkpoint_is_refused(finished, damage):
 def test_what_a_killed_process_left_is_removed(finished):
     folder, summary = finished
     (folder / 'summary.json').unlink()
-    for left in ('checkpoints/.step-00000008.1234.tmp', 'checkpoints/.step-00000002.old.1234.tmp', '.output.1234.tmp'):
+    for left in (
+        'checkpoints/.step-00000008.1234.tmp',
+        'checkpoints/.step-00000002.old.1234.tmp',
+        '.output.1234.tmp',
+    ):
         (folder / left).mkdir()
         (folder / left / 'state.safetensors').write_bytes(b'half')
     (folder / '.config.json.1234.tmp').write_text('{')
@@ -222,7 +245,9 @@ def test_no_epochs(tmp_path):
 
 
 def test_checkpoints_of_some_epochs_and_of_the_last(tmp_path):
-    for name, options, steps in (('every second', dict(every_epochs=2), [8, 16, 20]),
-                                 ('within epochs too', dict(every_epochs=9, every_steps=6), [6, 12, 18, 20])):
+    for name, options, steps in (
+        ('every second', dict(every_epochs=2), [8, 16, 20]),
+        ('within epochs too', dict(every_epochs=9, every_steps=6), [6, 12, 18, 20]),
+    ):
         small(tmp_path / name, **{'train.max_epochs': 5, 'train.checkpoint': dict(keep=9, **options)}).train()
         assert names(tmp_path / name / 'checkpoints') == [f'step-{step:08d}' for step in steps]

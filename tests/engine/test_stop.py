@@ -1,4 +1,6 @@
-"""A signal ends a run after its step, with a checkpoint, and what goes on from there ends as if no signal had come."""
+"""A signal ends a run after its step, with a checkpoint, and what goes on from there ends as if no
+signal had come.
+"""
 
 import json
 import os
@@ -38,6 +40,7 @@ class Handled(Exception):
 @pytest.fixture
 def own_handler():
     """A user's own handler of SIGTERM, which raises Handled."""
+
     def handle(number, frame):
         raise Handled
 
@@ -60,9 +63,14 @@ def signalled(monkeypatch, number, moment, count):
     monkeypatch.setattr(owner, name, called)
 
 
-@pytest.mark.parametrize('moment, count, steps', [('step', 1, 1), ('step', 3, 3), ('step', 4, 4), ('validation', 2, 4), ('step', 8, 8)])
+@pytest.mark.parametrize(
+    'moment, count, steps',
+    [('step', 1, 1), ('step', 3, 3), ('step', 4, 4), ('validation', 2, 4), ('step', 8, 8)],
+)
 def test_ctrl_c_from_python(tmp_path, monkeypatch, capfd, moment, count, steps):
-    """The step is finished and saved, and KeyboardInterrupt raised; the run that goes on has the same weights, log and summary."""
+    """The step is finished and saved, and KeyboardInterrupt raised; the run that goes on has the same
+    weights, log and summary.
+    """
     expected = ended(small(tmp_path / 'whole', **OPTIONS))
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGINT, moment, count)
@@ -71,7 +79,10 @@ def test_ctrl_c_from_python(tmp_path, monkeypatch, capfd, moment, count, steps):
     newest = list_checkpoints(tmp_path / 'run' / 'checkpoints')[-1]
     assert load_checkpoint(newest)[0].step == steps
     shown = capfd.readouterr().err
-    assert f'SIGINT: the run is saved after step {steps}. To go on: build_trainer(…, work_dir=…, resume="auto").train()' in shown
+    assert (
+        f'SIGINT: the run is saved after step {steps}. To go on: build_trainer(…, work_dir=…, '
+        'resume="auto").train()' in shown
+    )
     assert ended(small(tmp_path / 'run', 'auto', **OPTIONS)) == expected
 
 
@@ -89,7 +100,9 @@ def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
     accumulate = Learner._accumulate
 
     def twice(*args):
-        signal.raise_signal(signal.SIGTERM if len(list_checkpoints(tmp_path / 'run' / 'checkpoints')) else signal.SIGINT)
+        signal.raise_signal(
+            signal.SIGTERM if len(list_checkpoints(tmp_path / 'run' / 'checkpoints')) else signal.SIGINT
+        )
         signal.raise_signal(signal.SIGINT)
         return accumulate(*args)
 
@@ -134,14 +147,30 @@ def test_a_log_goes_on_without_a_gap(tmp_path, monkeypatch):
 # As a user's own processes ---------------------------------------------------------------------------------------------
 
 
-QUICK = ['--device', 'cpu', '--work-dir', 'work', '--cfg-options', 'train.max_epochs=2', 'train.log_every=1', 'evaluation.before=False']
+QUICK = [
+    '--device',
+    'cpu',
+    '--work-dir',
+    'work',
+    '--cfg-options',
+    'train.max_epochs=2',
+    'train.log_every=1',
+    'evaluation.before=False',
+]
 
 
 def begun(command, cwd, ready, **environment):
     """A process in a group of its own, as a terminal makes one, when `ready()` holds."""
     own = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1') | environment
-    child = subprocess.Popen([sys.executable, *map(str, command)], cwd=cwd, env=own, text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env=own,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     while not ready():
         assert child.poll() is None, child.communicate()
     return child
@@ -154,19 +183,36 @@ def lines(path):
 @pytest.mark.slow
 @pytest.mark.parametrize('number', NUMBERS, ids=lambda number: number.name)
 def test_a_command(tmp_path, number):
-    """Exit code 128 + n, and a line that goes on; the signal goes to the group, as from a terminal, so to the loader's workers too."""
-    command = [ROOT / 'tools/train.py', ROOT / 'configs/quickstart.py', *QUICK, 'train.dataloader.workers_per_gpu=2',
-               'train.checkpoint.every_steps=1']     # each step takes a while
+    """Exit code 128 + n, and a line that goes on; the signal goes to the group, as from a terminal, so
+    to the loader's workers too.
+    """
+    command = [
+        ROOT / 'tools/train.py',
+        ROOT / 'configs/quickstart.py',
+        *QUICK,
+        'train.dataloader.workers_per_gpu=2',
+        'train.checkpoint.every_steps=1',
+    ]  # each step takes a while
     child = begun(command, tmp_path, lambda: (tmp_path / 'work/checkpoints/step-00000002').exists())
     os.killpg(child.pid, number)
     out, err = child.communicate(timeout=100)
     assert child.returncode == 128 + number, err
-    assert f'{number.name}: the run is saved after step' in err and 'Traceback' not in err + out and 'DataLoader' not in err
+    assert (
+        f'{number.name}: the run is saved after step' in err
+        and 'Traceback' not in err + out
+        and 'DataLoader' not in err
+    )
     line = next(line for line in err.splitlines() if 'To go on: ' in line).partition('To go on: ')[2]
     words = shlex.split(line)
     assert words[0] == 'python' and words[-4:] == ['--work-dir', 'work', '--resume', 'auto']
-    again = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=200,
-                           env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
+    again = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+    )
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / 'work/summary.json').read_text())['steps'] == 20
 
@@ -175,9 +221,16 @@ def test_a_command(tmp_path, number):
 @pytest.mark.parametrize('number', NUMBERS, ids=lambda number: number.name)
 def test_a_signal_while_modules_are_imported(tmp_path, number):
     """No traceback: a module of the user's own stands for the seconds that torch takes."""
-    (tmp_path / 'torch.py').write_text('import pathlib, time\npathlib.Path("ready").touch()\nwhile True: time.sleep(0.01)\n')
+    (tmp_path / 'torch.py').write_text(
+        'import pathlib, time\npathlib.Path("ready").touch()\nwhile True: time.sleep(0.01)\n'
+    )
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    child = begun([ROOT / 'tools/train.py', ROOT / 'configs/quickstart.py'], tmp_path, (tmp_path / 'ready').exists, PYTHONPATH=path)
+    child = begun(
+        [ROOT / 'tools/train.py', ROOT / 'configs/quickstart.py'],
+        tmp_path,
+        (tmp_path / 'ready').exists,
+        PYTHONPATH=path,
+    )
     os.killpg(child.pid, number)
     out, err = child.communicate(timeout=100)
     assert (child.returncode, out, err) == (128 + number, '', 'stopped\n')
@@ -187,8 +240,20 @@ def test_a_signal_while_modules_are_imported(tmp_path, number):
 @pytest.mark.parametrize('number', NUMBERS, ids=lambda number: number.name)
 def test_two_processes(tmp_path, number):
     """torchrun sends the signal on to both. Both end at the same step, and two go on from there."""
-    run = ['-m', 'torch.distributed.run', '--nproc-per-node', '2', '--rdzv-backend', 'c10d', '--rdzv-endpoint', 'localhost:0',
-           ROOT / 'tools/train.py', ROOT / 'configs/quickstart.py', *QUICK, 'train.checkpoint.every_steps=1']
+    run = [
+        '-m',
+        'torch.distributed.run',
+        '--nproc-per-node',
+        '2',
+        '--rdzv-backend',
+        'c10d',
+        '--rdzv-endpoint',
+        'localhost:0',
+        ROOT / 'tools/train.py',
+        ROOT / 'configs/quickstart.py',
+        *QUICK,
+        'train.checkpoint.every_steps=1',
+    ]
     child = begun(run, tmp_path, lambda: (tmp_path / 'work/checkpoints/step-00000002').exists())
     os.kill(child.pid, number)
     _, err = child.communicate(timeout=100)
@@ -197,8 +262,14 @@ def test_two_processes(tmp_path, number):
     newest = list_checkpoints(tmp_path / 'work/checkpoints')[-1]
     step = load_checkpoint(newest)[0].step
     assert f'saved after step {step}.' in err and 2 <= step < 10
-    again = subprocess.run([sys.executable, *map(str, run), '--resume', 'auto'], cwd=tmp_path, capture_output=True, text=True,
-                           timeout=200, env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
+    again = subprocess.run(
+        [sys.executable, *map(str, run), '--resume', 'auto'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+    )
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / 'work/summary.json').read_text())['steps'] == 10
 
@@ -222,9 +293,11 @@ def test_stopped_again_and_again(process, tmp_path):
     """With everything random turned on: mixup, EMA, workers, accumulation, the best epoch."""
     for name, counts in (('whole', []), ('run', [1, 2, 3, 1, 4])):
         for count in [*counts, None]:
-            child = process(stop_everything, tmp_path / name, count) if count else process(train_everything, tmp_path / name, 'auto')
+            child = (
+                process(stop_everything, tmp_path / name, count)
+                if count
+                else process(train_everything, tmp_path / name, 'auto')
+            )
             child.join()
             assert child.exitcode == (-signal.SIGTERM if count else 0)
     assert result(tmp_path / 'run') == result(tmp_path / 'whole')
-
-

@@ -30,13 +30,17 @@ class Recording(SmallDigits):
 @pytest.fixture
 def recorded(tmp_path):
     """build(**options): a trainer whose test split tells at which step it is read."""
+
     def make(**options):
         data = dict(train_dataset=SmallDigits('train'), eval_dataset=Recording('test'))
         options = {'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=0)} | options
         trainer, steps = build(tmp_path / 'run', data=data, **options), []
         data['eval_dataset'].step = lambda: len(steps)
-        trainer.model.head.fc.weight.register_hook(lambda grad: steps.append(1) and None)    # one backward a step
+        trainer.model.head.fc.weight.register_hook(
+            lambda grad: steps.append(1) and None
+        )  # one backward a step
         return trainer, data['eval_dataset']
+
     return make
 
 
@@ -72,7 +76,7 @@ def test_no_evaluation_on_demand_while_training(recorded, register_tuner):
     with pytest.raises(TrainingError, match='while training'):
         trainer.train()
     assert not test.read
-    assert 0 <= trainer.evaluate()['accuracy'] <= 1        # it is over: reading is allowed again
+    assert 0 <= trainer.evaluate()['accuracy'] <= 1  # it is over: reading is allowed again
 
 
 class Listening(Tuner):
@@ -107,7 +111,11 @@ def test_tuners_hear_of_the_course(tmp_path, register_tuner):
 
 def test_best_epoch_on_held_out_images(tmp_path):
     """A tenth of each class is held out of train; a rate that explodes makes an early epoch the best one."""
-    options = {'evaluation.select': 'best', 'train.max_epochs': 4, 'train.optimizer': dict(type='SGD', lr=3.0)}
+    options = {
+        'evaluation.select': 'best',
+        'train.max_epochs': 4,
+        'train.optimizer': dict(type='SGD', lr=3.0),
+    }
     trainer = small(tmp_path / 'run', **options)
     val, train = trainer.data['val'], trainer.data['train']
     assert len(val) == 12 and len(train) == 108
@@ -119,7 +127,7 @@ def test_best_epoch_on_held_out_images(tmp_path):
     best = results.index(max(results)) + 1
     assert summary['selected'] == f'epoch {best}, the best on 12 images held out of train'
     assert summary['train_images'] == 108
-    assert trainer.evaluate('val')['accuracy'] == max(results)          # the weights are those of that epoch
+    assert trainer.evaluate('val')['accuracy'] == max(results)  # the weights are those of that epoch
 
 
 def test_last_epoch_says_so(tmp_path):
@@ -141,7 +149,10 @@ def test_unknown_split(tmp_path):
 
 
 def test_metrics_are_scikit_learns(tmp_path):
-    trainer = small(tmp_path / 'run', **{'evaluation.metrics': ['accuracy', 'mean_per_class_accuracy', 'macro_f1', 'top5']})
+    trainer = small(
+        tmp_path / 'run',
+        **{'evaluation.metrics': ['accuracy', 'mean_per_class_accuracy', 'macro_f1', 'top5']},
+    )
     summary = trainer.train()
     data = trainer.data['test']
     answers = trainer.predict([data[i][0] for i in range(len(data))])
@@ -151,12 +162,17 @@ def test_metrics_are_scikit_learns(tmp_path):
     assert summary['accuracy'] == accuracy_score(truth, given)
     assert summary['mean_per_class_accuracy'] == pytest.approx(recall_score(truth, given, average='macro'))
     assert summary['macro_f1'] == pytest.approx(f1_score(truth, given, average='macro'))
-    assert summary['top5'] == 1.0      # of five classes
+    assert summary['top5'] == 1.0  # of five classes
 
 
 def test_bf16_and_what_it_leaves_behind(tmp_path):
-    """Training in bf16 differs a little from float32; the weights stay float32 and the model is unwrapped again."""
-    runs = {precision: small(tmp_path / precision, **{'train.precision': precision}) for precision in ('fp32', 'bf16')}
+    """Training in bf16 differs a little from float32; the weights stay float32 and the model is
+    unwrapped again.
+    """
+    runs = {
+        precision: small(tmp_path / precision, **{'train.precision': precision})
+        for precision in ('fp32', 'bf16')
+    }
     losses = {}
     for precision, trainer in runs.items():
         trainer.train()
@@ -177,8 +193,10 @@ def test_deterministic_mode(tmp_path, deterministic_mode):
 
 
 def test_seed_decides(tmp_path):
-    one, two, other = (small(tmp_path / name, seed=seed, **{'train.max_epochs': 1})
-                       for name, seed in (('a', 1), ('b', 1), ('c', 2)))
+    one, two, other = (
+        small(tmp_path / name, seed=seed, **{'train.max_epochs': 1})
+        for name, seed in (('a', 1), ('b', 1), ('c', 2))
+    )
     for trainer in (one, two, other):
         trainer.train()
     states = [trainer.model.trained_state() for trainer in (one, two, other)]
@@ -187,18 +205,23 @@ def test_seed_decides(tmp_path):
 
 
 def test_no_process_is_left(tmp_path):
-    small(tmp_path / 'run', **{'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=2), 'train.max_epochs': 1}).train()
+    small(
+        tmp_path / 'run',
+        **{'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=2), 'train.max_epochs': 1},
+    ).train()
     assert not multiprocessing.active_children()
 
 
 def test_predictions_and_a_saved_copy(tmp_path):
-    """What the folder says of the test split agrees with the metric; `save_pretrained` writes what `pipeline` reads."""
+    """What the folder says of the test split agrees with the metric; `save_pretrained` writes what
+    `pipeline` reads.
+    """
     trainer = small(tmp_path / 'run', **{'train.max_epochs': 1})
     summary = trainer.train()
     with np.load(tmp_path / 'run' / 'predictions.npz') as answers:
         assert (answers['labels'] == SmallDigits('test').targets).all()
         assert (answers['labels'] == answers['given']).mean() == pytest.approx(summary['accuracy'])
-    for _ in range(2):      # the second replaces the first
+    for _ in range(2):  # the second replaces the first
         trainer.save_pretrained(tmp_path / 'copy')
     image = SmallDigits('test')[3][0]
     assert pipeline(model=tmp_path / 'copy')(image, topk=5) == trainer.predict([image], 5)[0]

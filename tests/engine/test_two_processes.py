@@ -29,10 +29,28 @@ ROOT = Path(__file__).parents[2]
 def runs(tmp_path_factory):
     """The folders of one process and of two."""
     one, two = tmp_path_factory.mktemp('one'), tmp_path_factory.mktemp('two')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--rdzv-backend', 'c10d',
-               '--rdzv-endpoint', 'localhost:0', '-m', 'tests.engine.two_processes', str(two)]
-    with subprocess.Popen(command, cwd=ROOT, env=dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES=''), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--nproc-per-node',
+        '2',
+        '--rdzv-backend',
+        'c10d',
+        '--rdzv-endpoint',
+        'localhost:0',
+        '-m',
+        'tests.engine.two_processes',
+        str(two),
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES=''),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
         train_all(one, processes=1)
         output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
@@ -56,7 +74,7 @@ def test_metrics_agree(runs, name):
     one, two = (json.loads((folder / f'{name}.json').read_text()) for folder in runs)
     keys = (*METRICS, 'before', 'validation', 'on_train', 'selected', 'steps', 'parameters')
     assert {key: two[key] for key in keys} == {key: one[key] for key in keys}
-    assert len(set(one['on_train'].values())) >= 3      # three metrics that agree by chance would prove little
+    assert len(set(one['on_train'].values())) >= 3  # three metrics that agree by chance would prove little
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -70,9 +88,13 @@ def test_logs_agree(runs, name):
 
 @pytest.fixture(scope='module', params=['norms', 'gps', 'unread'])
 def both(request, runs):
-    """What the two processes evaluated and hold, and the folder that they wrote, where no device was given."""
+    """What the two processes evaluated and hold, and the folder that they wrote, where no device was
+    given.
+    """
     folder = runs[1]
-    return [json.loads((folder / f'{request.param}-{rank}.json').read_text()) for rank in (0, 1)], folder / request.param
+    return [
+        json.loads((folder / f'{request.param}-{rank}.json').read_text()) for rank in (0, 1)
+    ], folder / request.param
 
 
 def test_they_are_one_run(both):
@@ -88,12 +110,16 @@ def test_what_they_report_is_the_saved_models(both):
     summary = json.loads((folder / 'summary.json').read_text())
     assert summary['accuracy'] == first['accuracy']
     asked = dict(model=str(folder), imports=[], cfg_options=None, device='cpu', data_root=None, backbone=None)
-    again = {split: evaluate(argparse.Namespace(split=split, **asked))['accuracy'] for split in ('test', 'train')}
+    again = {
+        split: evaluate(argparse.Namespace(split=split, **asked))['accuracy'] for split in ('test', 'train')
+    }
     assert again == dict(test=first['accuracy'], train=first['on_train'])
 
 
 def test_running_statistics_are_counted_alike(runs):
-    """Of 599 images, the 14th batch of 46 is a single one: behind a pool that image has no statistics, elsewhere it has."""
+    """Of 599 images, the 14th batch of 46 is a single one: behind a pool that image has no statistics,
+    elsewhere it has.
+    """
     state = json.loads((runs[1] / 'norms-0.json').read_text())['state']
     counted = {tuple(value) for name, value in state.items() if name.endswith('num_batches_tracked')}
     assert counted == {(13.0,), (14.0,)}
@@ -109,14 +135,23 @@ def test_gps_chooses_by_the_images_of_both(runs):
     parts = []
     for rank in (0, 1):
         keys = list(islice(Order(len(data), 32, 1, 0, rank, 2).keys(0), 2))
-        parts.append([(batch.images, batch.labels) for batch in load(data, {None: view}, 0, keys, 0, torch.device('cpu'))])
+        parts.append(
+            [
+                (batch.images, batch.labels)
+                for batch in load(data, {None: view}, 0, keys, 0, torch.device('cpu'))
+            ]
+        )
     state = json.loads((runs[1] / 'gps-0.json').read_text())['state']
 
     def agreement(batches):
         tuner.images = sum(len(images) for images, _ in batches)
         tuner.prepare(batches)
-        pairs = [(place, other) for name, value in model.trained_state().items() if name.endswith('index')
-                 for place, other in zip(value.flatten().tolist(), state[name])]
+        pairs = [
+            (place, other)
+            for name, value in model.trained_state().items()
+            if name.endswith('index')
+            for place, other in zip(value.flatten().tolist(), state[name])
+        ]
         return sum(place == other for place, other in pairs) / len(pairs)
 
     assert agreement(parts[0] + parts[1]) > 0.995

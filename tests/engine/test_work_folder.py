@@ -1,4 +1,6 @@
-"""What stands in a work folder, whole, damaged or foreign: a run goes on, or says why not, and harms nothing."""
+"""What stands in a work folder, whole, damaged or foreign: a run goes on, or says why not, and harms
+nothing.
+"""
 
 import json
 import os
@@ -11,13 +13,24 @@ from safetensors.torch import load_file, save_file
 
 from tests.engine.runs import folder_run, small
 from vet import build_trainer
-from vet.engine.checkpoint import NewerError, list_checkpoints, load_checkpoint, load_optimizer_state, optimizer_state
+from vet.engine.checkpoint import (
+    NewerError,
+    list_checkpoints,
+    load_checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+)
 from vet.engine.log import read_log
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DataError, TrainingError, UserError
 
 ONE = {'train.max_epochs': 1}
-OFTEN = {'train.max_epochs': 2, 'train.checkpoint': dict(every_steps=2, keep=9), 'train.ema': 0.9, 'evaluation.select': 'best'}
+OFTEN = {
+    'train.max_epochs': 2,
+    'train.checkpoint': dict(every_steps=2, keep=9),
+    'train.ema': 0.9,
+    'evaluation.select': 'best',
+}
 
 
 @pytest.fixture(scope='module')
@@ -53,7 +66,10 @@ def test_a_second_run_is_kept_out(made, unfinished, register_tuner):
     first = WorkFolder(unfinished, 'auto')
     first._make()
     before = files(unfinished)
-    with pytest.raises(TrainingError, match=r'another run writes in .*run.* now\. Wait until it ends, or give another work folder'):
+    with pytest.raises(
+        TrainingError,
+        match=r'another run writes in .*run.* now\. Wait until it ends, or give another work folder',
+    ):
         small(unfinished, 'auto', **OFTEN).train()
     assert files(unfinished) == before
     first.close()
@@ -66,12 +82,17 @@ def test_default_folders_of_one_second(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('vet.builders.time.strftime', lambda _: '20300101-000000')
     source = small('none').settings.to_dict()
-    source['dataset'] = {split: dict(type='Digits', split=split, digits=[5, 6]) for split in ('train', 'test')}
+    source['dataset'] = {
+        split: dict(type='Digits', split=split, digits=[5, 6]) for split in ('train', 'test')
+    }
     source['train']['max_epochs'] = source['train']['lr_scheduler']['T_max'] = 1
     trainers = [build_trainer(model=source, device='cpu') for _ in range(2)]
     for trainer in trainers:
         trainer.train()
-    assert sorted(path.name for path in (tmp_path / 'work_dirs/run').iterdir()) == ['20300101-000000', '20300101-000000-2']
+    assert sorted(path.name for path in (tmp_path / 'work_dirs/run').iterdir()) == [
+        '20300101-000000',
+        '20300101-000000-2',
+    ]
     assert [trainer.folder.path.name for trainer in trainers] == ['20300101-000000', '20300101-000000-2']
     assert all((trainer.folder.path / 'summary.json').is_file() for trainer in trainers)
 
@@ -104,33 +125,49 @@ def test_flips_and_truncations_of_a_checkpoint(made, tmp_path):
                 pass
             else:
                 assert found == progress
-                assert all(tensors[part][key].equal(tensor) for part, named in parts.items() for key, tensor in named.items())
+                assert all(
+                    tensors[part][key].equal(tensor)
+                    for part, named in parts.items()
+                    for key, tensor in named.items()
+                )
             shutil.rmtree(folder)
     assert tried == 240
 
 
 @pytest.mark.parametrize('name', ['progress.json', 'state.safetensors'])
 def test_the_newest_whole_checkpoint_is_taken(made, unfinished, capfd, name):
-    """One flipped bit in the newest: the run says so, goes on from the one before, and ends with the same weights."""
+    """One flipped bit in the newest: the run says so, goes on from the one before, and ends with the
+    same weights.
+    """
     newest = unfinished / 'checkpoints/step-00000006'
     flip(newest / name, 8 * (newest / name).stat().st_size // 2)
     summary = small(unfinished, 'auto', **OFTEN).train()
     err = capfd.readouterr().err
-    assert "step-00000006' cannot be read" in err and "goes on from " in err and "step-00000004', which is whole" in err
+    assert (
+        "step-00000006' cannot be read" in err
+        and 'goes on from ' in err
+        and "step-00000004', which is whole" in err
+    )
     assert weights(unfinished) == weights(made) and summary['steps'] == 8
     assert (unfinished / 'checkpoints/step-00000006.damaged').is_dir()
-    assert [path.name for path in list_checkpoints(unfinished / 'checkpoints')][-2:] == ['step-00000006', 'step-00000008']
+    assert [path.name for path in list_checkpoints(unfinished / 'checkpoints')][-2:] == [
+        'step-00000006',
+        'step-00000008',
+    ]
 
 
 def test_no_whole_checkpoint(unfinished):
     for checkpoint in list_checkpoints(unfinished / 'checkpoints'):
         flip(checkpoint / 'state.safetensors', 10_000)
-    with pytest.raises(DataError, match=r'no checkpoint in .* is whole\..*it is damaged or changed.*begin anew in another work folder'):
+    with pytest.raises(
+        DataError,
+        match=r'no checkpoint in .* is whole\..*it is damaged or changed.*begin anew in another work folder',
+    ):
         small(unfinished, 'auto', **OFTEN).train()
 
 
 def cut(path):
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def deep(path):
@@ -150,7 +187,9 @@ def a_list(path):
 
 
 @pytest.mark.parametrize('damage', [cut, deep, binary, empty, a_list], ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize('name', ['config.json', 'identity.json', 'summary.json', 'environment.json', 'log.jsonl'])
+@pytest.mark.parametrize(
+    'name', ['config.json', 'identity.json', 'summary.json', 'environment.json', 'log.jsonl']
+)
 def test_a_damaged_record(made, tmp_path, name, damage):
     """Of a finished run: what decides is refused by name; what a run writes again is written again."""
     folder = shutil.copytree(made, tmp_path / 'run')
@@ -172,7 +211,7 @@ def test_a_damaged_log_is_told(made, tmp_path):
     with pytest.raises(DataError, match=r'log\.jsonl.* is damaged: line 1 is no record'):
         read_log(folder)
     (folder / 'summary.json').unlink()
-    assert small(folder, 'auto', **OFTEN).train()['steps'] == 8         # curves are no reason to lose a run
+    assert small(folder, 'auto', **OFTEN).train()['steps'] == 8  # curves are no reason to lose a run
 
 
 def test_a_damaged_model_folder_of_a_finished_run(made, tmp_path):
@@ -198,9 +237,15 @@ def test_a_newer_version(unfinished):
         small(unfinished, 'auto', **OFTEN).train()
 
 
-@pytest.mark.parametrize('change, part', [
-    (lambda value: value[:1], 'of shape'), (lambda value: value.double(), 'torch.float64'),
-    (lambda value: value * float('nan'), 'exp_avg')], ids=['shape', 'dtype', 'nan'])
+@pytest.mark.parametrize(
+    'change, part',
+    [
+        (lambda value: value[:1], 'of shape'),
+        (lambda value: value.double(), 'torch.float64'),
+        (lambda value: value * float('nan'), 'exp_avg'),
+    ],
+    ids=['shape', 'dtype', 'nan'],
+)
 @pytest.mark.parametrize('kind', ['AdamW', 'SGD', 'Adafactor'])
 def test_optimizer_state_that_does_not_fit(kind, change, part):
     """A moment of another shape would be read beyond its end."""
@@ -241,14 +286,27 @@ def test_a_checkpoint_of_another_shape(unfinished):
 # Occupied ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name, is_folder', [('summary.json', True), ('log.jsonl', True), ('curves.png', True), ('example.png', True),
-                                             ('predictions.npz', True), ('output', False), ('tensorboard', False), ('checkpoints', False)])
+@pytest.mark.parametrize(
+    'name, is_folder',
+    [
+        ('summary.json', True),
+        ('log.jsonl', True),
+        ('curves.png', True),
+        ('example.png', True),
+        ('predictions.npz', True),
+        ('output', False),
+        ('tensorboard', False),
+        ('checkpoints', False),
+    ],
+)
 def test_a_name_that_is_taken_by_another_kind(tmp_path, name, is_folder):
     """Found before training, not after it."""
     path = tmp_path / 'run' / name
     path.parent.mkdir()
     path.mkdir() if is_folder else path.write_text('mine')
-    with pytest.raises(UserError, match=f'{name}.* is a {"folder" if is_folder else "file"}, but a run writes'):
+    with pytest.raises(
+        UserError, match=f'{name}.* is a {"folder" if is_folder else "file"}, but a run writes'
+    ):
         small(tmp_path / 'run', **ONE).train()
 
 

@@ -13,7 +13,9 @@ C, HIDDEN, K = 6, 10, 3
 
 def head(**config: object):
     torch.manual_seed(0)
-    made = HEADS.build(dict(dict(type='MLP', num_classes=K, hidden=HIDDEN, dropout=0.0), **config), in_features=C)
+    made = HEADS.build(
+        dict(dict(type='MLP', num_classes=K, hidden=HIDDEN, dropout=0.0), **config), in_features=C
+    )
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_()
@@ -24,11 +26,15 @@ def head(**config: object):
 
 
 def expected(mlp, f: torch.Tensor, training: bool) -> torch.Tensor:
-    """The head's equation in float64, with a batch's own statistics in training and the running ones after it."""
+    """The head's equation in float64, with a batch's own statistics in training and the running ones
+    after it.
+    """
     first, _, inner, _, second, _, last = mlp.layers
 
     def norm(layer, x):
-        mean, var = (x.mean(0), x.var(0, unbiased=False)) if training else (layer.running_mean, layer.running_var)
+        mean, var = (
+            (x.mean(0), x.var(0, unbiased=False)) if training else (layer.running_mean, layer.running_var)
+        )
         return layer.weight * (x - mean) / (var + layer.eps).sqrt() + layer.bias
 
     h = norm(second, (norm(first, f.double()) @ inner.weight.double().T + inner.bias).clamp_min(0))
@@ -40,7 +46,9 @@ def test_logits_follow_the_equation(training):
     mlp, f = head(), torch.randn(7, C, generator=torch.Generator().manual_seed(1))
     wanted = expected(copy.deepcopy(mlp), f, training)
     assert torch.allclose(mlp.train(training)(f).double(), wanted, atol=1e-4)
-    assert sum(p.numel() for p in mlp.parameters()) == 2 * C + C * HIDDEN + HIDDEN + 2 * HIDDEN + HIDDEN * K + K
+    assert (
+        sum(p.numel() for p in mlp.parameters()) == 2 * C + C * HIDDEN + HIDDEN + 2 * HIDDEN + HIDDEN * K + K
+    )
 
 
 def test_first_dropout_has_half_the_rate_and_only_in_training():
@@ -76,7 +84,9 @@ def test_batch_of_one_image_is_normalised_by_the_running_statistics():
     before = {name: buffer.clone() for name, buffer in mlp.named_buffers()}
     logits = mlp.train()(f)
     logits.sum().backward()
-    assert torch.equal(logits, wanted) and all(torch.equal(b, before[name]) for name, b in mlp.named_buffers())
+    assert torch.equal(logits, wanted) and all(
+        torch.equal(b, before[name]) for name, b in mlp.named_buffers()
+    )
     assert mlp.layers[0].weight.grad.abs().sum() > 0
 
 

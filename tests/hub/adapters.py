@@ -12,7 +12,8 @@ from tests.nets import VIT, images, randomised, timm_net
 NETS = {
     'vit': ('vit_tiny_patch16_224', VIT, {}),
     'resnet': ('resnet18', dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32)), dict(size=32)),
-    'convnext': ('convnext_tiny', dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 24)), dict(size=32))}
+    'convnext': ('convnext_tiny', dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 24)), dict(size=32)),
+}
 HEAD = dict(vit='head', resnet='fc', convnext='head.fc')
 
 
@@ -57,4 +58,6 @@ def adapter(family, config, folder, num_classes=5):
 
 def difference(ours, theirs):
     assert ours.shape == theirs.shape
-    return (ours - theirs).abs().max().item() / max(1.0, theirs.abs().max().item())     # logits of 70 have float32 steps of 8e-6
+    return (ours - theirs).abs().max().item() / max(
+        1.0, theirs.abs().max().item()
+    )  # logits of 70 have float32 steps of 8e-6

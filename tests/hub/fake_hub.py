@@ -10,24 +10,29 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 TOKEN = 'hf_fake'
-ROUTES = [(method, re.compile(pattern), name) for method, pattern, name in (
-    ('HEAD', r'/', 'home'),
-    ('POST', r'/api/repos/create', 'create'),
-    ('POST', r'/api/validate-yaml', 'validate'),
-    ('POST', r'/api/models/(.+/.+)/branch/(.+)', 'branch'),
-    ('POST', r'/api/models/(.+/.+)/preupload/(.+)', 'preupload'),
-    ('POST', r'/(.+/.+)\.git/info/lfs/objects/batch', 'batch'),
-    ('PUT', r'/lfs/(\w+)', 'upload'),
-    ('POST', r'/api/models/(.+/.+)/commit/(.+)', 'commit'),
-    ('GET', r'/api/models/([^/]+/[^/]+)(?:/revision/(.+))?', 'info'),
-    ('GET', r'/api/models/(.+/.+)/tree/(\w+)', 'tree'),
-    ('HEAD', r'/(.+/.+)/resolve/(\w+)/(.+)', 'resolve'),
-    ('GET', r'/(.+/.+)/resolve/(\w+)/(.+)', 'resolve'))]
+ROUTES = [
+    (method, re.compile(pattern), name)
+    for method, pattern, name in (
+        ('HEAD', r'/', 'home'),
+        ('POST', r'/api/repos/create', 'create'),
+        ('POST', r'/api/validate-yaml', 'validate'),
+        ('POST', r'/api/models/(.+/.+)/branch/(.+)', 'branch'),
+        ('POST', r'/api/models/(.+/.+)/preupload/(.+)', 'preupload'),
+        ('POST', r'/(.+/.+)\.git/info/lfs/objects/batch', 'batch'),
+        ('PUT', r'/lfs/(\w+)', 'upload'),
+        ('POST', r'/api/models/(.+/.+)/commit/(.+)', 'commit'),
+        ('GET', r'/api/models/([^/]+/[^/]+)(?:/revision/(.+))?', 'info'),
+        ('GET', r'/api/models/(.+/.+)/tree/(\w+)', 'tree'),
+        ('HEAD', r'/(.+/.+)/resolve/(\w+)/(.+)', 'resolve'),
+        ('GET', r'/(.+/.+)/resolve/(\w+)/(.+)', 'resolve'),
+    )
+]
 
 
 class FakeHub(ThreadingHTTPServer):
-    """branches: {(id, branch): files}; private: {id: bool}; commits: (id, branch, message, names of its files); taken: paths of files
-    that were downloaded. Files are {path: bytes}; their hash stands for the commit."""
+    """branches: {(id, branch): files}; private: {id: bool}; commits: (id, branch, message, names of its
+    files); taken: paths of files that were downloaded. Files are {path: bytes}; their hash stands for the
+    commit."""
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
@@ -35,7 +40,11 @@ class FakeHub(ThreadingHTTPServer):
         self.url = f'http://127.0.0.1:{self.server_port}'
 
     def files(self, repo_id, revision):
-        found = [files for (name, branch), files in self.branches.items() if name == repo_id and revision in (branch, sha(files))]
+        found = [
+            files
+            for (name, branch), files in self.branches.items()
+            if name == repo_id and revision in (branch, sha(files))
+        ]
         if not found:
             known = any(name == repo_id for name, _ in self.branches)
             raise Refused(404, 'RevisionNotFound' if known else 'RepoNotFound')
@@ -51,7 +60,10 @@ class FakeHub(ThreadingHTTPServer):
         repo_id = f'{body["organization"]}/{body["name"]}'
         if repo_id in self.private:
             raise Refused(409, '', url=f'{self.url}/{repo_id}')
-        self.branches[repo_id, 'main'], self.private[repo_id] = {}, body.get('visibility') == 'private' or body.get('private', False)
+        self.branches[repo_id, 'main'], self.private[repo_id] = (
+            {},
+            body.get('visibility') == 'private' or body.get('private', False),
+        )
         return dict(url=f'{self.url}/{repo_id}')
 
     def validate(self, body):
@@ -67,12 +79,25 @@ class FakeHub(ThreadingHTTPServer):
 
     def preupload(self, body, repo_id, revision):
         self.files(repo_id, revision)
-        return dict(files=[dict(path=file['path'], shouldIgnore=False, uploadMode='lfs' if file['path'].endswith('tensors') else 'regular')
-                           for file in body['files']])
+        return dict(
+            files=[
+                dict(
+                    path=file['path'],
+                    shouldIgnore=False,
+                    uploadMode='lfs' if file['path'].endswith('tensors') else 'regular',
+                )
+                for file in body['files']
+            ]
+        )
 
     def batch(self, body, repo_id):
-        return dict(transfer='basic', objects=[dict(file, actions=dict(upload=dict(href=f'{self.url}/lfs/{file["oid"]}')))
-                                               for file in body['objects']])
+        return dict(
+            transfer='basic',
+            objects=[
+                dict(file, actions=dict(upload=dict(href=f'{self.url}/lfs/{file["oid"]}')))
+                for file in body['objects']
+            ],
+        )
 
     def upload(self, body, oid):
         assert hashlib.sha256(body).hexdigest() == oid
@@ -81,19 +106,31 @@ class FakeHub(ThreadingHTTPServer):
 
     def commit(self, body, repo_id, revision):
         lines = [json.loads(line) for line in body.splitlines()]
-        files = {line['value']['path']: base64.b64decode(line['value']['content']) if line['key'] == 'file'
-                 else self.blobs[line['value']['oid']] for line in lines[1:]}
+        files = {
+            line['value']['path']: base64.b64decode(line['value']['content'])
+            if line['key'] == 'file'
+            else self.blobs[line['value']['oid']]
+            for line in lines[1:]
+        }
         self.branches[repo_id, revision] = self.files(repo_id, revision) | files
         self.commits.append((repo_id, revision, lines[0]['value']['summary'], sorted(files)))
         return dict(commitUrl=f'{self.url}/{repo_id}/commit/1', commitOid='1')
 
     def info(self, body, repo_id, revision):
         files = self.files(repo_id, revision or 'main')
-        return dict(id=repo_id, sha=sha(files), siblings=[dict(rfilename=path) for path in files], tags=[], private=False)
+        return dict(
+            id=repo_id,
+            sha=sha(files),
+            siblings=[dict(rfilename=path) for path in files],
+            tags=[],
+            private=False,
+        )
 
     def tree(self, body, repo_id, revision):
-        return [dict(type='file', path=path, size=len(data), oid=hashlib.sha1(data).hexdigest())
-                for path, data in self.files(repo_id, revision).items()]
+        return [
+            dict(type='file', path=path, size=len(data), oid=hashlib.sha1(data).hexdigest())
+            for path, data in self.files(repo_id, revision).items()
+        ]
 
     def resolve(self, body, repo_id, revision, path):
         return self.files(repo_id, revision)[path]
@@ -116,8 +153,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         path, hub = unquote(urlsplit(self.path).path), self.server
-        name, groups = next(((name, match.groups()) for method, pattern, name in ROUTES
-                             if method == self.command and (match := pattern.fullmatch(path))), ('unknown', ()))
+        name, groups = next(
+            (
+                (name, match.groups())
+                for method, pattern, name in ROUTES
+                if method == self.command and (match := pattern.fullmatch(path))
+            ),
+            ('unknown', ()),
+        )
         body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
         if name not in ('upload', 'commit') and body:
             body = json.loads(body)
@@ -133,7 +176,11 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 data = json.dumps(result).encode()
         except Refused as refused:
-            status, headers, data = refused.status, {'X-Error-Code': refused.code}, json.dumps(refused.body).encode()
+            status, headers, data = (
+                refused.status,
+                {'X-Error-Code': refused.code},
+                json.dumps(refused.body).encode(),
+            )
         self.send_response(status)
         for header, value in headers.items():
             self.send_header(header, value)

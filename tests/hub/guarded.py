@@ -1,6 +1,8 @@
-"""Opens hostile model folders, each in a process of its own that a guard watches. Prints one line of JSON for each.
+"""Opens hostile model folders, each in a process of its own that a guard watches. Prints one line of JSON for
+each.
 
-A fault is an error that is no UserError, a limit of time or memory that was reached, a network connection, a file written, or a
+A fault is an error that is no UserError, a limit of time or memory that was reached, a network connection, a
+file written, or a
 program started. Run as a script: guarded.py GOOD_FOLDER EMPTY_FOLDER [PART_OF_THE_NAMES].
 """
 
@@ -13,22 +15,30 @@ import sys
 import warnings
 from pathlib import Path
 
-SECONDS, BYTES = 120, 10 * 2 ** 30
+SECONDS, BYTES = 120, 10 * 2**30
 ENDS = ('socket.connect', 'socket.getaddrinfo', 'subprocess.Popen', 'os.system', 'os.posix_spawn', 'os.exec')
 
 
 def watched(call):
-    """What came of `call`: ('opened' | 'refused' | 'fault', what was said). In this process the guard stays for ever."""
+    """What came of `call`: ('opened' | 'refused' | 'fault', what was said). In this process the guard
+    stays for ever.
+    """
     faults = []
 
     def guard(event, args):
         if event in ENDS:
             faults.append(f'{event} {args!r:.200}')
-        if event == 'open' and isinstance(args[0], (str, bytes)) and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR):
+        if (
+            event == 'open'
+            and isinstance(args[0], (str, bytes))
+            and isinstance(args[2], int)
+            and args[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
             if os.fsdecode(args[0]) != os.devnull:
                 faults.append(f'wrote {args[0]!r}')
 
     from vet.errors import UserError
+
     sys.addaudithook(guard)
     try:
         call()
@@ -66,8 +76,9 @@ def main():
     from vet.builders import find_config
     from vet.config import read_settings
     from vet.registry import BACKBONES, HEADS, TUNERS
+
     torch.set_num_threads(1)
-    assert BACKBONES.names() and TUNERS.names() and HEADS.names()      # imported once, for all processes
+    assert BACKBONES.names() and TUNERS.names() and HEADS.names()  # imported once, for all processes
     warnings.simplefilter('ignore')
     good, outside = (Path(path) for path in sys.argv[1:3])
     part = sys.argv[3] if len(sys.argv) > 3 else ''
@@ -80,6 +91,7 @@ def main():
 
     def begins_a_run():
         read_settings(find_config(folder))
+
     for what, spoil in hostile_folders(folder, outside):
         if part not in what:
             continue
@@ -89,7 +101,11 @@ def main():
         shutil.rmtree(folder)
         shutil.copytree(good, folder)
     left = sorted(path.name for path in outside.iterdir())
-    print(json.dumps(['what is left', '', 'refused' if left == ['hostile', 'pipe'] else 'fault', ' '.join(left)]))
+    print(
+        json.dumps(
+            ['what is left', '', 'refused' if left == ['hostile', 'pipe'] else 'fault', ' '.join(left)]
+        )
+    )
 
 
 if __name__ == '__main__':

@@ -7,7 +7,9 @@ from safetensors.torch import save
 
 
 def seal(folder, tensors=None):
-    """Writes `tensors` (None: leaves the file), and the file's sha256 into configuration.json. Returns the folder."""
+    """Writes `tensors` (None: leaves the file), and the file's sha256 into configuration.json. Returns
+    the folder.
+    """
     path, file = folder / 'configuration.json', folder / 'tuner.safetensors'
     if tensors is not None:
         file.write_bytes(save(tensors))

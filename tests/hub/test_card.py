@@ -19,7 +19,10 @@ from vet.hub.card import model_card
 
 @pytest.fixture
 def edited(trainer, tmp_path):
-    """edited(key=value, …): the folder of a quickstart with another configuration; a dict is merged, None leaves the key out."""
+    """edited(key=value, …): the folder of a quickstart with another configuration; a dict is merged,
+    None leaves the key out.
+    """
+
     def edit(**changes):
         folder = tmp_path / f'{len(list(tmp_path.iterdir()))}'
         shutil.copytree(trainer.folder.output, folder)
@@ -27,8 +30,11 @@ def edited(trainer, tmp_path):
         for key, value in changes.items():
             merged = isinstance(value, dict) and isinstance(configuration[key], dict)
             configuration[key] = configuration[key] | value if merged else value
-        (folder / 'configuration.json').write_text(json.dumps({key: value for key, value in configuration.items() if value is not None}))
+        (folder / 'configuration.json').write_text(
+            json.dumps({key: value for key, value in configuration.items() if value is not None})
+        )
         return folder
+
     return edit
 
 
@@ -46,23 +52,51 @@ def timm(**settings):
 def test_the_quickstart_s_card(trainer):
     text = model_card(trainer.folder.output, 'owner/five-digits')
     data, rows = read(text)
-    assert (data.library_name, data.pipeline_tag, data.datasets, data.metrics) == ('vet', 'image-classification', ['Digits'], ['accuracy'])
-    assert data.tags == ['vet', 'vision-efficient-tuning', 'LoRA'] and data.license is None and data.base_model is None
+    assert (data.library_name, data.pipeline_tag, data.datasets, data.metrics) == (
+        'vet',
+        'image-classification',
+        ['Digits'],
+        ['accuracy'],
+    )
+    assert (
+        data.tags == ['vet', 'vision-efficient-tuning', 'LoRA']
+        and data.license is None
+        and data.base_model is None
+    )
     [result] = data.eval_results
-    assert (data.model_name, result.task_type, result.dataset_name, result.dataset_split, result.metric_type, result.metric_value) == (
-        'five-digits', 'image-classification', 'Digits', 'test', 'accuracy', trainer.summary['accuracy'])
+    assert (
+        data.model_name,
+        result.task_type,
+        result.dataset_name,
+        result.dataset_split,
+        result.metric_type,
+        result.metric_value,
+    ) == ('five-digits', 'image-classification', 'Digits', 'test', 'accuracy', trainer.summary['accuracy'])
     count, path = trainer.model.count(), trainer.folder.output / 'tuner.safetensors'
     assert rows['saved numbers'] == f'tuners {count["tuners"]:,}, head {count["head"]:,}'
     assert rows['tuner.safetensors'] == f'{path.stat().st_size:,} bytes'
     assert rows['sha256'] == trainer.model.backbone.identity['sha256'] and rows['vet'] == vet.__version__
-    assert rows['classes'] == '5: 5, 6, 7, 8, 9' and rows['backbone'] == 'DigitsViT()' and rows['tuners'] == 'LoRA(rank=8)'
+    assert (
+        rows['classes'] == '5: 5, 6, 7, 8, 9'
+        and rows['backbone'] == 'DigitsViT()'
+        and rows['tuners'] == 'LoRA(rank=8)'
+    )
     assert rows['accuracy'] == f'{trainer.summary["accuracy"]:.4f}'
     train = trainer.settings.train
-    assert rows['optimizer'] == f'AdamW(lr={train.optimizer["lr"]}, weight_decay={train.optimizer["weight_decay"]})'
+    assert (
+        rows['optimizer']
+        == f'AdamW(lr={train.optimizer["lr"]}, weight_decay={train.optimizer["weight_decay"]})'
+    )
     assert rows['epochs'] == '1' and rows['images per batch and process'] == '64' and rows['seed'] == '0'
-    assert rows['schedule'].startswith('CosineAnnealingLR(T_max=1') and rows['training transform'].startswith('RandomAffine(degrees=8')
+    assert rows['schedule'].startswith('CosineAnnealingLR(T_max=1') and rows['training transform'].startswith(
+        'RandomAffine(degrees=8'
+    )
     assert not {'mixup', 'EMA', 'learning rate of the head', 'stages'} & set(rows)
-    assert '# five-digits\n' in text and 'LoRA on DigitsViT.' in text and "pipeline('vision-efficient-tuning', 'owner/five-digits')" in text
+    assert (
+        '# five-digits\n' in text
+        and 'LoRA on DigitsViT.' in text
+        and "pipeline('vision-efficient-tuning', 'owner/five-digits')" in text
+    )
 
 
 def test_its_python_runs_as_it_stands(trainer, tmp_path, monkeypatch):
@@ -77,38 +111,86 @@ def test_its_python_runs_as_it_stands(trainer, tmp_path, monkeypatch):
     assert set(eval(call, names)) == {'scores', 'labels'}
 
 
-@pytest.mark.parametrize('backbone, base', [
-    (dict(name='vit_base_patch16_224.orig_in21k', tag='orig_in21k'), ['timm/vit_base_patch16_224.orig_in21k']),
-    (dict(name='resnet18', tag='a1_in1k'), ['timm/resnet18.a1_in1k']),
-    (dict(name='vit_base_patch16_224.orig_in21k', checkpoint='/mine/weights.safetensors'), None),       # whose, is not said
-    (dict(name='no_such_net'), None), (dict(type='torchvision', name='resnet18'), None)])
+@pytest.mark.parametrize(
+    'backbone, base',
+    [
+        (
+            dict(name='vit_base_patch16_224.orig_in21k', tag='orig_in21k'),
+            ['timm/vit_base_patch16_224.orig_in21k'],
+        ),
+        (dict(name='resnet18', tag='a1_in1k'), ['timm/resnet18.a1_in1k']),
+        (
+            dict(name='vit_base_patch16_224.orig_in21k', checkpoint='/mine/weights.safetensors'),
+            None,
+        ),  # whose, is not said
+        (dict(name='no_such_net'), None),
+        (dict(type='torchvision', name='resnet18'), None),
+    ],
+)
 def test_the_base_model_is_named_where_it_is_known(edited, backbone, base):
     text = model_card(edited(model={'backbone': timm(name='')['backbone'] | backbone}))
     data, rows = read(text)
     assert data.base_model == base and data.get('base_model_relation') == (base and 'adapter')
-    assert rows['backbone'] == f"{backbone.get('type', 'timm')}(name='{backbone['name']}')" and '/mine' not in text
+    assert (
+        rows['backbone'] == f"{backbone.get('type', 'timm')}(name='{backbone['name']}')"
+        and '/mine' not in text
+    )
 
 
 def test_several_tasks(edited):
-    tasks = dict(low=timm(name='resnet18') | dict(head=dict(type='Linear')), high=timm(name='resnet18') | dict(head=dict(type='MLP')))
-    data = dict(type='MultiTask', tasks=dict(low=dict(type='Digits', split='test'), high=dict(type='ImageFolder', path='my pets')))
-    folder = edited(model=dict(tasks=tasks), dataset=dict(train=data, test=data), classes=dict(low=['1', '2'], high=['cat']),
-                    preprocessing=None, metrics={'accuracy': 0.5, 'low/accuracy': 0.25, 'high/accuracy': 0.75})
+    tasks = dict(
+        low=timm(name='resnet18') | dict(head=dict(type='Linear')),
+        high=timm(name='resnet18') | dict(head=dict(type='MLP')),
+    )
+    data = dict(
+        type='MultiTask',
+        tasks=dict(low=dict(type='Digits', split='test'), high=dict(type='ImageFolder', path='my pets')),
+    )
+    folder = edited(
+        model=dict(tasks=tasks),
+        dataset=dict(train=data, test=data),
+        classes=dict(low=['1', '2'], high=['cat']),
+        preprocessing=None,
+        metrics={'accuracy': 0.5, 'low/accuracy': 0.25, 'high/accuracy': 0.75},
+    )
     text = model_card(folder, 'owner/two')
     card, rows = read(text)
-    assert card.datasets == ['Digits', 'my-pets'] and card.base_model == ['timm/resnet18.a1_in1k'] and card.metrics == ['accuracy']
-    assert sorted((result.dataset_name, result.metric_value) for result in card.eval_results) == [('Digits', 0.25), ('my-pets', 0.75)]
+    assert (
+        card.datasets == ['Digits', 'my-pets']
+        and card.base_model == ['timm/resnet18.a1_in1k']
+        and card.metrics == ['accuracy']
+    )
+    assert sorted((result.dataset_name, result.metric_value) for result in card.eval_results) == [
+        ('Digits', 0.25),
+        ('my-pets', 0.75),
+    ]
     assert (rows['accuracy'], rows['low/accuracy']) == ('0.5000', '0.2500')
     assert (rows['low classes'], rows['high classes'], rows['high head']) == ('2: 1, 2', '1: cat', 'MLP()')
     assert "pipeline('vision-efficient-tuning', 'owner/two', task='low')" in text
 
 
 def test_nothing_is_said_of_what_is_not_known(edited):
-    folder = edited(metrics=None, dataset=None, train=None, evaluation=None, seed=None, vet_version=None, preprocessing=None)
+    folder = edited(
+        metrics=None,
+        dataset=None,
+        train=None,
+        evaluation=None,
+        seed=None,
+        vet_version=None,
+        preprocessing=None,
+    )
     text = model_card(folder)
     data, rows = read(text)
     assert (data.datasets, data.metrics, data.eval_results, data.model_name) == (None,) * 4
-    assert 'Not measured.' in text and set(rows) == {'backbone', 'sha256', 'head', 'classes', 'tuners', 'saved numbers', 'tuner.safetensors'}
+    assert 'Not measured.' in text and set(rows) == {
+        'backbone',
+        'sha256',
+        'head',
+        'classes',
+        'tuners',
+        'saved numbers',
+        'tuner.safetensors',
+    }
     given = dict(type='given')
     data, rows = read(model_card(edited(dataset=dict(train=given, test=given))))
     assert data.datasets is None and data.eval_results is None and data.metrics == ['accuracy']
@@ -117,7 +199,10 @@ def test_nothing_is_said_of_what_is_not_known(edited):
 
 @pytest.mark.parametrize('name', ['a|b', 'a`b', 'line\nbreak', '---', "it's: #1", '{front}', '<b>'])
 def test_any_name_is_literal_text(edited, name):
-    changes = dict(classes=[name, 'b'], dataset=dict(train=dict(type='ImageFolder', path=name), test=dict(type='ImageFolder', path=name)))
+    changes = dict(
+        classes=[name, 'b'],
+        dataset=dict(train=dict(type='ImageFolder', path=name), test=dict(type='ImageFolder', path=name)),
+    )
     data, rows = read(model_card(edited(**changes), license='mit'))
     shown = ' '.join(name.split()).replace('`', "'").replace('|', '\\|')
     assert rows['classes'] == f'2: {shown}, b' and data.license == 'mit'

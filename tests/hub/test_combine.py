@@ -44,12 +44,19 @@ def refused(tmp_path, message, *folders, **options):
 
 # Sums ----------------------------------------------------------------------------------------------------------------
 
-KIN = [LORA, dict(type='LoRA', rank=2, parts='qv', alpha=6, dropout=0.1), dict(type='LoRA', rank=2, variant='rslora', at='weight'),
-       dict(type='LoRA', rank=[0, 1, 2], variant='pissa', at='weight'), dict(type='LoRA', rank=4, variant='vera', parts='qv', seed=3)]
+KIN = [
+    LORA,
+    dict(type='LoRA', rank=2, parts='qv', alpha=6, dropout=0.1),
+    dict(type='LoRA', rank=2, variant='rslora', at='weight'),
+    dict(type='LoRA', rank=[0, 1, 2], variant='pissa', at='weight'),
+    dict(type='LoRA', rank=4, variant='vera', parts='qv', seed=3),
+]
 
 
 @pytest.mark.parametrize('weights', [[0.5, 0.75], [1.0, -0.7]])
-@pytest.mark.parametrize('one, other', [(KIN[0], KIN[0]), (KIN[1], KIN[2]), (KIN[3], KIN[4]), (KIN[3], KIN[3])])
+@pytest.mark.parametrize(
+    'one, other', [(KIN[0], KIN[0]), (KIN[1], KIN[2]), (KIN[3], KIN[4]), (KIN[3], KIN[3])]
+)
 def test_sum_is_w0_and_the_weighted_updates_of_the_separate_models(folder, tmp_path, one, other, weights):
     a, b = folder(one, seed=1), folder(other, dict(type='LoRA', rank=1, at='mlp.fc1'), seed=2)
     combine([a, b], tmp_path / 'out', weights, 'sum')
@@ -64,7 +71,10 @@ def test_sum_by_default_adds_each_once_and_takes_the_mean_of_the_heads(folder, t
     a, b = folder(LORA, seed=1), folder(LORA, seed=2)
     combine([a, b], tmp_path / 'plain', method='sum')
     combine([a, b], tmp_path / 'weighted', [1, 3], method='sum')
-    heads = [load_file(path / 'tuner.safetensors')['head.fc.weight'] for path in (a, b, tmp_path / 'plain', tmp_path / 'weighted')]
+    heads = [
+        load_file(path / 'tuner.safetensors')['head.fc.weight']
+        for path in (a, b, tmp_path / 'plain', tmp_path / 'weighted')
+    ]
     assert torch.allclose(heads[2], (heads[0] + heads[1]) / 2, atol=1e-7)
     assert torch.allclose(heads[3], heads[0] / 4 + 3 * heads[1] / 4, atol=1e-7)
     W0, A, B, found = frozen(), merged(a), merged(b), merged(tmp_path / 'plain')
@@ -85,14 +95,20 @@ def test_one_folder_of_weight_1_is_itself_and_of_weight_0_the_frozen_backbone(fo
 def test_the_negative_of_a_model_takes_it_away(folder, tmp_path):
     a, b = folder(LORA, seed=1), folder(LORA, seed=2)
     combine([a, b], tmp_path / 'both', method='sum')
-    combine([tmp_path / 'both', b], tmp_path / 'without', [1, -1], 'sum', head=0)       # a sum of a sum
+    combine([tmp_path / 'both', b], tmp_path / 'without', [1, -1], 'sum', head=0)  # a sum of a sum
     found, A = merged(tmp_path / 'without'), merged(a)
     assert all(torch.allclose(found[name], A[name], atol=1e-5) for name in A)
 
 
 def test_sum_of_other_classes_takes_the_head_and_classes_that_are_named(folder, tmp_path):
     a, b = folder(LORA, seed=1), folder(LORA, seed=2, classes='xy')
-    refused(tmp_path, r"different classes: \['a', 'b', 'c'\] and \['x', 'y'\].*head=0: the first", a, b, method='sum')
+    refused(
+        tmp_path,
+        r"different classes: \['a', 'b', 'c'\] and \['x', 'y'\].*head=0: the first",
+        a,
+        b,
+        method='sum',
+    )
     combine([a, b], tmp_path / 'out', method='sum', head=1)
     model = load_model(tmp_path / 'out')
     assert model.classes == ['x', 'y']
@@ -100,15 +116,33 @@ def test_sum_of_other_classes_takes_the_head_and_classes_that_are_named(folder, 
     assert json.loads((tmp_path / 'out/configuration.json').read_text())['seed'] == 2
 
 
-@pytest.mark.parametrize('entry', [dict(type='LoRA', rank=2, variant='dora'), dict(type='Adapter', width=2), dict(type='VPT', length=2),
-                                   dict(type='BitFit'), dict(type='SSF'), dict(type='ARC', width=2)], ids=lambda entry: entry['type'])
+@pytest.mark.parametrize(
+    'entry',
+    [
+        dict(type='LoRA', rank=2, variant='dora'),
+        dict(type='Adapter', width=2),
+        dict(type='VPT', length=2),
+        dict(type='BitFit'),
+        dict(type='SSF'),
+        dict(type='ARC', width=2),
+    ],
+    ids=lambda entry: entry['type'],
+)
 def test_sum_refuses_by_name_what_is_not_linear(folder, tmp_path, entry):
     a, b = folder(LORA, seed=1), folder(LORA, entry, seed=2)
-    refused(tmp_path, f'the update of {entry["type"]} in .*{b.name}. is not linear in its tensors.*or use method "soup"', a, b, method='sum')
+    refused(
+        tmp_path,
+        f'the update of {entry["type"]} in .*{b.name}. is not linear in its tensors.*or use method "soup"',
+        a,
+        b,
+        method='sum',
+    )
 
 
 def test_what_says_that_it_is_linear_scales_its_whole_update():
-    """Of every tuner, those to come too: with the named tensors times -2, the weights move by -2 times as much."""
+    """Of every tuner, those to come too: with the named tensors times -2, the weights move by -2 times
+    as much.
+    """
     W0, linear = tiny('vit').network.state_dict(), set()
     for case in CASES:
         if case.on is not None and 'vit' not in case.on:
@@ -124,22 +158,43 @@ def test_what_says_that_it_is_linear_scales_its_whole_update():
             for name, value in model.tuners[0].state().items():
                 value.mul_(-2 if name in names else 1)
         twice = model.merge().state_dict()
-        assert all(torch.allclose(twice[name] - W0[name], -2 * (once[name] - W0[name]), atol=1e-5) for name in W0), str(case)
+        assert all(
+            torch.allclose(twice[name] - W0[name], -2 * (once[name] - W0[name]), atol=1e-5) for name in W0
+        ), str(case)
         assert any(not torch.equal(once[name], W0[name]) for name in W0)
-    assert linear >= {'LoRA', 'LoRA-qv', 'LoRA-weight', 'LoRA-rslora', 'LoRA-pissa', 'LoRA-vera', 'LoRA-vera-qv'}
+    assert linear >= {
+        'LoRA',
+        'LoRA-qv',
+        'LoRA-weight',
+        'LoRA-rslora',
+        'LoRA-pissa',
+        'LoRA-vera',
+        'LoRA-vera-qv',
+    }
     assert not linear & {'LoRA-dora', 'LoRA-dora-qv', 'Adapter', 'BitFit', 'SSF', 'ARC', 'Full', 'VPT'}
 
 
 # Soups ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('entry', [LORA, dict(type='Adapter', width=2), dict(type='SCT', channels=4), dict(type='BitFit'),
-                                   dict(type='LoRA', rank=2, variant='dora')], ids=lambda entry: str(entry))
+@pytest.mark.parametrize(
+    'entry',
+    [
+        LORA,
+        dict(type='Adapter', width=2),
+        dict(type='SCT', channels=4),
+        dict(type='BitFit'),
+        dict(type='LoRA', rank=2, variant='dora'),
+    ],
+    ids=lambda entry: str(entry),
+)
 def test_soup_is_the_mean_of_every_trained_tensor(folder, tmp_path, entry):
     paths = [folder(entry, seed=seed) for seed in range(3)]
     combine(paths, tmp_path / 'mean')
     combine(paths, tmp_path / 'weighted', [1, 0, 3])
-    one, two, three, mean, weighted = (load_file(path / 'tuner.safetensors') for path in (*paths, tmp_path / 'mean', tmp_path / 'weighted'))
+    one, two, three, mean, weighted = (
+        load_file(path / 'tuner.safetensors') for path in (*paths, tmp_path / 'mean', tmp_path / 'weighted')
+    )
     assert one.keys() == mean.keys() == weighted.keys()
     for name in mean:
         if one[name].is_floating_point():
@@ -157,16 +212,32 @@ def test_soup_of_a_model_with_itself_is_itself(folder, tmp_path):
 
 def test_soup_refusals(folder, tmp_path):
     a = folder(LORA)
-    refused(tmp_path, r"have different tuners: .*'rank': 2.* and .*'rank': 3.*Combine folders that agree", a, folder(dict(LORA, rank=3)))
+    refused(
+        tmp_path,
+        r"have different tuners: .*'rank': 2.* and .*'rank': 3.*Combine folders that agree",
+        a,
+        folder(dict(LORA, rank=3)),
+    )
     refused(tmp_path, 'have different classes', a, folder(LORA, classes='xyz'))
     refused(tmp_path, 'have different classes', a, folder(LORA, classes='xyz'), head=0)
-    refused(tmp_path, r'weights are \[2, -1\], but those of a mean are at least 0; .* use method "sum"', a, a, weights=[2, -1])
+    refused(
+        tmp_path,
+        r'weights are \[2, -1\], but those of a mean are at least 0; .* use method "sum"',
+        a,
+        a,
+        weights=[2, -1],
+    )
     refused(tmp_path, r'weights are \[0, 0\], whose sum is 0', a, a, weights=[0, 0])
     one, other = folder(dict(type='SCT', channels=4)), folder(dict(type='SCT', channels=4))
     tensors = load_file(other / 'tuner.safetensors')
     tensors['tuners.0.deltas.blocks.0.index'] += 1
     seal(other, tensors)
-    refused(tmp_path, r'blocks.0.index. in .* have no mean: .*equal values where they are whole numbers', one, other)
+    refused(
+        tmp_path,
+        r'blocks.0.index. in .* have no mean: .*equal values where they are whole numbers',
+        one,
+        other,
+    )
 
 
 # Both ----------------------------------------------------------------------------------------------------------------
@@ -177,7 +248,13 @@ def test_refusals_of_what_is_given(folder, tmp_path):
     with pytest.raises(UnknownNameError, match="unknown method of combining 'mean'.*soup, sum"):
         combine([a], tmp_path / 'none', method='mean')
     refused(tmp_path, 'nothing to combine; give one')
-    refused(tmp_path, r'weights are \[0.5\]; allowed: a finite number for each of the 2 folders', a, a, weights=[0.5])
+    refused(
+        tmp_path,
+        r'weights are \[0.5\]; allowed: a finite number for each of the 2 folders',
+        a,
+        a,
+        weights=[0.5],
+    )
     refused(tmp_path, 'weights are .nan.; allowed: a finite number', a, weights=[float('nan')])
     refused(tmp_path, 'head is 2; allowed: 0 to 1', a, a, head=2)
     refused(tmp_path, 'different backbone settings: .*', a, folder(LORA, crop_pct=0.5))
@@ -185,7 +262,10 @@ def test_refusals_of_what_is_given(folder, tmp_path):
     several = folder(LORA)
     configuration = json.loads((several / 'configuration.json').read_text())
     task = {part: configuration['model'][part] for part in ('backbone', 'head')}
-    configuration['model']['tasks'], configuration['classes'] = dict(pets=task), dict(pets=configuration['classes'])
+    configuration['model']['tasks'], configuration['classes'] = (
+        dict(pets=task),
+        dict(pets=configuration['classes']),
+    )
     configuration['preprocessing'] = dict(pets=configuration['preprocessing'])
     (several / 'configuration.json').write_text(json.dumps(configuration))
     refused(tmp_path, f'{several.name}. is a model of several tasks', a, several)
@@ -199,7 +279,12 @@ def test_refuses_another_backbone_with_both_names(folder, tmp_path):
     configuration = json.loads(path.read_text())
     configuration['model']['backbone']['sha256'] = '0' * 64
     path.write_text(json.dumps(configuration))
-    refused(tmp_path, r'different backbone weights: vit_tiny_patch16_224, sha256 \w{64} and deit_tiny_patch16_224, sha256 0{64}', a, b)
+    refused(
+        tmp_path,
+        r'different backbone weights: vit_tiny_patch16_224, sha256 \w{64} and deit_tiny_patch16_224, sha256 0{64}',
+        a,
+        b,
+    )
 
 
 @pytest.mark.slow
@@ -207,13 +292,20 @@ def test_pipeline_in_a_new_process(folder, tmp_path, python):
     a, b = folder(LORA, seed=1), folder(dict(type='LoRA', rank=1), seed=2)
     combine([a, b], tmp_path / 'out', [1, -0.5], 'sum', head=0)
     Image.new('RGB', (40, 30), 'orange').save(tmp_path / 'image.png')
-    code = ('import json, torch; torch.set_num_threads(1); from vet import pipeline\n'
-            f"print(json.dumps(pipeline('vision-efficient-tuning', r'{tmp_path / 'out'}', device='cpu')(r'{tmp_path / 'image.png'}')))")
+    code = (
+        'import json, torch; torch.set_num_threads(1); from vet import pipeline\n'
+        f"print(json.dumps(pipeline('vision-efficient-tuning', r'{tmp_path / 'out'}', device='cpu')(r'{tmp_path / 'image.png'}')))"
+    )
     done = python('-c', code)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == pipeline(model=tmp_path / 'out', device='cpu')(tmp_path / 'image.png')
-    assert json.loads((tmp_path / 'out/configuration.json').read_text())['metrics'] == {}      # of a model nobody has measured
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['configuration.json', 'tuner.safetensors']
+    assert (
+        json.loads((tmp_path / 'out/configuration.json').read_text())['metrics'] == {}
+    )  # of a model nobody has measured
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        'configuration.json',
+        'tuner.safetensors',
+    ]
 
 
 # Trained together ----------------------------------------------------------------------------------------------------
@@ -235,7 +327,12 @@ def test_the_ensemble_config_trains_w0_and_the_sum_of_its_updates():
     sites = [delta.replace('/', '.') for delta in tuners[0].deltas]
     assert sites == [f'blocks.{i}.attn.qkv' for i in range(3)]
     for name in sites:
-        update = sum(entry['alpha'] / entry['rank'] * tuner.state()[f'deltas.{name}.B'] @ tuner.state()[f'deltas.{name}.A']
-                     for entry, tuner in zip(entries, tuners))
+        update = sum(
+            entry['alpha']
+            / entry['rank']
+            * tuner.state()[f'deltas.{name}.B']
+            @ tuner.state()[f'deltas.{name}.A']
+            for entry, tuner in zip(entries, tuners)
+        )
         plain.network.get_submodule(name).weight.data = W0[f'{name}.weight'] + update
     assert torch.allclose(found, plain(x), rtol=0, atol=1e-8)

@@ -29,7 +29,7 @@ def test_each_flipped_bit_and_each_cut_is_refused(folder):
         place = draw.randrange(8 * len(data))
         changed = bytearray(data)
         changed[place // 8] ^= 1 << place % 8
-        path.write_bytes(changed if i < 200 else data[:place // 8])
+        path.write_bytes(changed if i < 200 else data[: place // 8])
         try:
             read_tensors(path, 'Copy it again.', sha256)
             taken += 1
@@ -45,17 +45,25 @@ def test_a_folder_with_a_flipped_bit_does_not_open(folder):
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)
-    with pytest.raises(DataError, match='tuner.safetensors. cannot be read: it is damaged or changed, its sha256 is .* Copy the model folder again'):
+    with pytest.raises(
+        DataError,
+        match='tuner.safetensors. cannot be read: it is damaged or changed, its sha256 is .* Copy the model folder again',
+    ):
         load_model(folder)
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda t: t.int(), r'head.fc.bias. \(given \(5,\) of torch.int32, needed \(5,\) of torch.float32\)'),
-    (lambda t: t > 0, 'of torch.bool'),
-    (lambda t: t.to(torch.complex64), 'of torch.complex64'),
-    (lambda t: t.fill_(float('nan')), 'not finite in 1 tensors, such as .head.fc.bias'),
-    (lambda t: t.fill_(float('-inf')), 'not finite in 1 tensors'),
-    (lambda t: t.to(torch.float8_e5m2), 'head.fc.bias')], ids=['int', 'bool', 'complex', 'nan', 'inf', 'float8'])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda t: t.int(), r'head.fc.bias. \(given \(5,\) of torch.int32, needed \(5,\) of torch.float32\)'),
+        (lambda t: t > 0, 'of torch.bool'),
+        (lambda t: t.to(torch.complex64), 'of torch.complex64'),
+        (lambda t: t.fill_(float('nan')), 'not finite in 1 tensors, such as .head.fc.bias'),
+        (lambda t: t.fill_(float('-inf')), 'not finite in 1 tensors'),
+        (lambda t: t.to(torch.float8_e5m2), 'head.fc.bias'),
+    ],
+    ids=['int', 'bool', 'complex', 'nan', 'inf', 'float8'],
+)
 def test_numbers_of_another_kind_are_refused_even_with_their_checksum(folder, change, message):
     tensors = load_file(folder / 'tuner.safetensors')
     seal(folder, tensors | {'head.fc.bias': change(tensors['head.fc.bias'].clone())})
@@ -64,7 +72,10 @@ def test_numbers_of_another_kind_are_refused_even_with_their_checksum(folder, ch
 
 
 def test_nothing_is_copied_where_one_number_is_not_finite():
-    own, given = dict(a=torch.zeros(2), b=torch.zeros(2)), dict(a=torch.ones(2), b=torch.tensor([1.0, torch.nan]))
+    own, given = (
+        dict(a=torch.zeros(2), b=torch.zeros(2)),
+        dict(a=torch.ones(2), b=torch.tensor([1.0, torch.nan])),
+    )
     with pytest.raises(DataError, match='the file holds numbers that are not finite'):
         load_into(own, given, 'the file')
     assert torch.equal(own['a'], torch.zeros(2))
@@ -77,7 +88,9 @@ def test_floats_of_another_width_are_read(folder):
     assert all(torch.equal(state[name], tensor.bfloat16().float()) for name, tensor in tensors.items())
 
 
-def test_a_folder_without_a_checksum_opens_with_a_warning_and_is_written_again_with_one(folder, tmp_path, recwarn):
+def test_a_folder_without_a_checksum_opens_with_a_warning_and_is_written_again_with_one(
+    folder, tmp_path, recwarn
+):
     path = folder / 'configuration.json'
     configuration = json.loads(path.read_text())
     without = {key: value for key, value in configuration.items() if key not in ('sha256', 'format')}
@@ -92,5 +105,3 @@ def test_a_folder_without_a_checksum_opens_with_a_warning_and_is_written_again_w
     path.write_text(json.dumps(without | dict(format=2)))
     with pytest.raises(DataError, match='lacks the sha256 of tuner.safetensors'):
         load_model(folder)
-
-

@@ -28,8 +28,13 @@ from vet.hub.model_folder import build_classifier, load_model, read_configuratio
 from vet.registry import BACKBONES
 
 CLASSES = ['cat', 'dog, "small"', 'köttbulle']
-RESNET = dict(type='timm', name='resnet18', pretrained=False, preprocessing=dict(size=32),
-              kwargs=dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32)))
+RESNET = dict(
+    type='timm',
+    name='resnet18',
+    pretrained=False,
+    preprocessing=dict(size=32),
+    kwargs=dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32)),
+)
 TIMM_VIT = dict(type='timm', name='vit_tiny_patch16_224', pretrained=False, kwargs=VIT)
 SMALL = dict(type='torchvision', name='shufflenet_v2_x0_5', pretrained=False, preprocessing=dict(size=32))
 LORA, VPT = dict(type='LoRA', rank=2), dict(type='VPT', length=2)
@@ -38,12 +43,15 @@ SUFFIXES = {to: made.suffix for to, made in FORMATS.items()}
 
 @pytest.fixture(autouse=True)
 def _untraced(monkeypatch):
-    monkeypatch.setattr(logging.getLogger('torch.__trace'), 'propagate', False)     # thousands of records, which pytest would keep
+    monkeypatch.setattr(
+        logging.getLogger('torch.__trace'), 'propagate', False
+    )  # thousands of records, which pytest would keep
 
 
 @pytest.fixture
 def saved(tmp_path):
     """saved(backbone entry, *tuner entries, head=…): a model folder of random numbers."""
+
     def make(backbone, *tuners, head='Linear', classes=CLASSES):
         torch.manual_seed(0)
         head = dict(type=head)
@@ -51,28 +59,47 @@ def saved(tmp_path):
         with torch.no_grad():
             for parameter in model.trainable().values():
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        settings = dict(model=dict(tuners=list(tuners), head=head, tasks={}, shared='.*'), dataset={}, train={}, evaluation={}, seed=0)
+        settings = dict(
+            model=dict(tuners=list(tuners), head=head, tasks={}, shared='.*'),
+            dataset={},
+            train={},
+            evaluation={},
+            seed=0,
+        )
         save_model(model, tmp_path / 'model', dict(settings=settings, metrics={}))
         return tmp_path / 'model'
+
     return make
 
 
 @pytest.fixture
 def exported(saved, tmp_path):
-    """exported(to, backbone, *tuners, …): (what was written, 5 images, the logits of the folder's model). Class names and
-    preprocessing are in every format."""
+    """exported(to, backbone, *tuners, …): (what was written, 5 images, the logits of the folder's model).
+    Class names and preprocessing are in every format."""
+
     def make(to, *parts, **options):
         folder = saved(*parts, **options)
         done = export(folder, tmp_path / 'out' / f'made{SUFFIXES[to]}', to)
         x = images(5)
         assert done.difference < 1e-5 and done.format == to
         assert [path.name for path in done.path.parent.iterdir()] == [done.path.name]
-        about, configuration = json.loads(metadata(done.path, to)), json.loads((folder / 'configuration.json').read_text())
-        assert about['classes'] == CLASSES and about['vet_version'] == vet.__version__ and about['format'] == to
-        assert about['preprocessing'] == configuration['preprocessing'] and about['preprocessing']['size'] == [32, 32]
-        assert about['backbone']['sha256'] == configuration['model']['backbone']['sha256'] and 'checkpoint' not in about['backbone']
+        about, configuration = (
+            json.loads(metadata(done.path, to)),
+            json.loads((folder / 'configuration.json').read_text()),
+        )
+        assert (
+            about['classes'] == CLASSES and about['vet_version'] == vet.__version__ and about['format'] == to
+        )
+        assert about['preprocessing'] == configuration['preprocessing'] and about['preprocessing'][
+            'size'
+        ] == [32, 32]
+        assert (
+            about['backbone']['sha256'] == configuration['model']['backbone']['sha256']
+            and 'checkpoint' not in about['backbone']
+        )
         with torch.no_grad():
             return done, x, load_model(folder)(x)
+
     return make
 
 
@@ -101,13 +128,23 @@ def refused(message, folder, path, to):
 
 # Plain weights -----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('backbone, tuners', [
-    (TIMM_VIT, [LORA]), (RESNET, [dict(LORA, at='weight')]), (TIMM_VIT, [dict(type='NormTune'), LORA, dict(type='SSF')]),
-    (TIMM_VIT, [dict(type='LinearProbe')])], ids=['vit', 'resnet', 'several', 'head alone'])
+
+@pytest.mark.parametrize(
+    'backbone, tuners',
+    [
+        (TIMM_VIT, [LORA]),
+        (RESNET, [dict(LORA, at='weight')]),
+        (TIMM_VIT, [dict(type='NormTune'), LORA, dict(type='SSF')]),
+        (TIMM_VIT, [dict(type='LinearProbe')]),
+    ],
+    ids=['vit', 'resnet', 'several', 'head alone'],
+)
 @torch.no_grad()
 def test_timm_makes_it_from_its_name_and_the_file(exported, backbone, tuners):
     done, x, logits = exported('timm', backbone, *tuners)
-    network = timm.create_model(backbone['name'], num_classes=3, checkpoint_path=done.path, **backbone['kwargs']).eval()
+    network = timm.create_model(
+        backbone['name'], num_classes=3, checkpoint_path=done.path, **backbone['kwargs']
+    ).eval()
     close(network(x), logits)
     assert done.bytes == done.path.stat().st_size
 
@@ -129,14 +166,22 @@ def test_timm_makes_the_vit_that_ships_with_vet_from_what_the_file_says(saved, t
     close(network(images(5, 8)), load_model(folder)(images(5, 8)))
     assert read_configuration(folder)['model']['backbone']['type'] == 'DigitsViT' and said['type'] == 'timm'
     export(folder, tmp_path / 'plain.safetensors')
-    plain = BACKBONES.build({key: said[key] for key in ('type', 'name', 'kwargs')} | dict(checkpoint=tmp_path / 'plain.safetensors'))
+    plain = BACKBONES.build(
+        {key: said[key] for key in ('type', 'name', 'kwargs')}
+        | dict(checkpoint=tmp_path / 'plain.safetensors')
+    )
     close(plain.eval()(images(5, 8)), load_model(folder).backbone(images(5, 8)))
 
 
-@pytest.mark.parametrize('name, size', [('googlenet', 64), pytest.param('inception_v3', 96, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'name, size', [('googlenet', 64), pytest.param('inception_v3', 96, marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_networks_with_training_time_classifiers_go_without_them(saved, tmp_path, name, size):
-    folder, path = saved(dict(SMALL, name=name, preprocessing=dict(size=size)), dict(type='BitFit')), tmp_path / 'made.safetensors'
+    folder, path = (
+        saved(dict(SMALL, name=name, preprocessing=dict(size=size)), dict(type='BitFit')),
+        tmp_path / 'made.safetensors',
+    )
     export(folder, path, 'torchvision')
     kwargs = json.loads(metadata(path, 'torchvision'))['backbone']['kwargs']
     network = models.get_model(name, num_classes=3, **kwargs).eval()
@@ -161,17 +206,51 @@ def test_a_backbone_is_one_to_train_from(exported):
         close(plain(x), load_model(done.path.parents[1] / 'model').backbone(x))
 
 
-@pytest.mark.parametrize('to, backbone, tuner, head, message', [
-    ('timm', TIMM_VIT, VPT, 'Linear', 'VPT cannot be merged.*onnx or torch-export'),
-    ('backbone', TIMM_VIT, dict(type='Adapter', width=2), 'Linear', 'Adapter cannot be merged'),
-    ('torchvision', SMALL, dict(type='SideTuning'), 'Linear', 'SideTuning cannot be merged'),
-    ('timm', TIMM_VIT, LORA, 'MLP', 'the head MLP cannot be the classifier of timm'),
-    ('timm', dict(TIMM_VIT, name='deit_tiny_distilled_patch16_224'), LORA, 'Linear', r'head \(Linear\), head_dist \(Linear\), not one Linear'),
-    ('timm', SMALL, dict(LORA, at='weight'), 'Linear', "the backbone is 'torchvision', which timm does not make"),
-    ('torchvision', RESNET, dict(LORA, at='weight'), 'Linear', "the backbone is 'timm', which torchvision does not make"),
-    ('torchvision', dict(SMALL, name='squeezenet1_1'), dict(type='Full'), 'Linear', r'squeezenet1_1 is classifier.1 \(Conv2d\), not one Linear'),
-    ('torchvision', dict(SMALL, name='resnet18', pool='max'), dict(type='BitFit'), 'Linear', "pool is 'max', which torchvision's resnet18 does not have"),
-    ('peft', TIMM_VIT, dict(type='SSF'), 'Linear', 'SSF cannot be written for PEFT')])
+@pytest.mark.parametrize(
+    'to, backbone, tuner, head, message',
+    [
+        ('timm', TIMM_VIT, VPT, 'Linear', 'VPT cannot be merged.*onnx or torch-export'),
+        ('backbone', TIMM_VIT, dict(type='Adapter', width=2), 'Linear', 'Adapter cannot be merged'),
+        ('torchvision', SMALL, dict(type='SideTuning'), 'Linear', 'SideTuning cannot be merged'),
+        ('timm', TIMM_VIT, LORA, 'MLP', 'the head MLP cannot be the classifier of timm'),
+        (
+            'timm',
+            dict(TIMM_VIT, name='deit_tiny_distilled_patch16_224'),
+            LORA,
+            'Linear',
+            r'head \(Linear\), head_dist \(Linear\), not one Linear',
+        ),
+        (
+            'timm',
+            SMALL,
+            dict(LORA, at='weight'),
+            'Linear',
+            "the backbone is 'torchvision', which timm does not make",
+        ),
+        (
+            'torchvision',
+            RESNET,
+            dict(LORA, at='weight'),
+            'Linear',
+            "the backbone is 'timm', which torchvision does not make",
+        ),
+        (
+            'torchvision',
+            dict(SMALL, name='squeezenet1_1'),
+            dict(type='Full'),
+            'Linear',
+            r'squeezenet1_1 is classifier.1 \(Conv2d\), not one Linear',
+        ),
+        (
+            'torchvision',
+            dict(SMALL, name='resnet18', pool='max'),
+            dict(type='BitFit'),
+            'Linear',
+            "pool is 'max', which torchvision's resnet18 does not have",
+        ),
+        ('peft', TIMM_VIT, dict(type='SSF'), 'Linear', 'SSF cannot be written for PEFT'),
+    ],
+)
 def test_what_a_format_cannot_hold_is_refused_by_name(saved, tmp_path, to, backbone, tuner, head, message):
     refused(message, saved(backbone, tuner, head=head), tmp_path / f'made{SUFFIXES[to]}', to)
 
@@ -182,7 +261,12 @@ def test_a_folder_of_modelscope_becomes_timms(tmp_path):
     folder = modelscope.write(tmp_path / 'model', file)
     export(folder, tmp_path / 'made.safetensors', 'timm')
     kwargs = json.loads(metadata(tmp_path / 'made.safetensors', 'timm'))['backbone']['kwargs']
-    network = timm.create_model('vit_base_patch16_224', num_classes=len(file['CLASSES']), checkpoint_path=tmp_path / 'made.safetensors', **kwargs)
+    network = timm.create_model(
+        'vit_base_patch16_224',
+        num_classes=len(file['CLASSES']),
+        checkpoint_path=tmp_path / 'made.safetensors',
+        **kwargs,
+    )
     close(network.eval()(images(3)), modelscope.logits(file, images(3)))
     with pytest.raises(UserError, match='holds its own weights'):
         export(folder, tmp_path / 'other.safetensors', 'timm', backbone='w.safetensors')
@@ -190,16 +274,28 @@ def test_a_folder_of_modelscope_becomes_timms(tmp_path):
 
 # Graphs ------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('backbone, tuners, head', [
-    pytest.param(RESNET, [dict(LORA, at='weight')], 'MLP', marks=pytest.mark.slow, id='resnet'),
-    pytest.param(TIMM_VIT, [dict(type='Prefix', length=2), dict(type='Adapter', width=2), LORA, VPT], 'Linear', id='several')])
+
+@pytest.mark.parametrize(
+    'backbone, tuners, head',
+    [
+        pytest.param(RESNET, [dict(LORA, at='weight')], 'MLP', marks=pytest.mark.slow, id='resnet'),
+        pytest.param(
+            TIMM_VIT,
+            [dict(type='Prefix', length=2), dict(type='Adapter', width=2), LORA, VPT],
+            'Linear',
+            id='several',
+        ),
+    ],
+)
 def test_onnxruntime_runs_it_for_any_number_of_images(exported, backbone, tuners, head):
     done, x, logits = exported('onnx', backbone, *tuners, head=head)
     session = onnxruntime.InferenceSession(done.path, providers=['CPUExecutionProvider'])
     for count in (1, 2, 5):
         [given] = session.run(['logits'], {'images': x[:count].numpy()})
         close(torch.from_numpy(given), logits[:count])
-    assert session.get_inputs()[0].shape[1:] == [3, 32, 32] and isinstance(session.get_inputs()[0].shape[0], str)
+    assert session.get_inputs()[0].shape[1:] == [3, 32, 32] and isinstance(
+        session.get_inputs()[0].shape[0], str
+    )
     assert not paths_in(done.path.read_bytes())
 
 
@@ -219,11 +315,19 @@ def paths_in(data):
 
 def test_a_graph_that_cannot_be_drawn_is_refused(saved, tmp_path, monkeypatch):
     folder = saved(TIMM_VIT, VPT)
-    monkeypatch.setattr('vet.core.deltas.DropLast.forward', lambda self, x, y: y[:, :-self.count] * (1 if y.sum() > 0 else 2))
-    refused(r'torch.export cannot draw the graph of vit_tiny_patch16_224 .* with VPT', folder, tmp_path / 'made.onnx', 'onnx')
+    monkeypatch.setattr(
+        'vet.core.deltas.DropLast.forward', lambda self, x, y: y[:, : -self.count] * (1 if y.sum() > 0 else 2)
+    )
+    refused(
+        r'torch.export cannot draw the graph of vit_tiny_patch16_224 .* with VPT',
+        folder,
+        tmp_path / 'made.onnx',
+        'onnx',
+    )
 
 
 # Adapters ----------------------------------------------------------------------------------------------------------------
+
 
 @torch.no_grad()
 def test_peft_loads_it(exported):
@@ -236,6 +340,7 @@ def test_peft_loads_it(exported):
 
 # What holds for every format -----------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize('to', ['timm', 'peft'])
 def test_what_does_not_compute_the_same_is_not_written(saved, tmp_path, monkeypatch, to):
     folder = saved(TIMM_VIT, LORA)
@@ -244,8 +349,14 @@ def test_what_does_not_compute_the_same_is_not_written(saved, tmp_path, monkeypa
     def wrong(self, written, model):
         network = read(self, written, model)
         return lambda x: network(x) + (1e-3 if len(x) == 3 else 0)
+
     monkeypatch.setattr(type(FORMATS[to]), 'read', wrong)
-    refused(f'what was exported to {to} is not the model.*differ by 1.0e-03; allowed: .*Nothing was written', folder, path, to)
+    refused(
+        f'what was exported to {to} is not the model.*differ by 1.0e-03; allowed: .*Nothing was written',
+        folder,
+        path,
+        to,
+    )
     monkeypatch.setattr(type(FORMATS[to]), 'read', lambda *_: lambda x: torch.full((len(x), 3), torch.nan))
     refused('differ by nan', folder, path, to)
     monkeypatch.setattr(type(FORMATS[to]), 'read', lambda *_: 1 / 0)
@@ -258,6 +369,7 @@ def test_it_is_compared_on_photographs_one_and_three_at_a_time(saved, tmp_path, 
     def watched(self, written, model):
         network = read(self, written, model)
         return lambda x: seen.append(x) or network(x)
+
     monkeypatch.setattr(type(FORMATS['timm']), 'read', watched)
     export(folder, tmp_path / 'made.safetensors', 'timm')
     assert [len(x) for x in seen] == [1, 3] and torch.equal(seen[0], seen[1][:1])
@@ -272,10 +384,14 @@ def test_the_disk_has_every_file_before_it_gets_its_name(saved, tmp_path, monkey
     folder, events, path = saved(TIMM_VIT, LORA), [], tmp_path / f'made{SUFFIXES[to]}'
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, 'fsync', lambda handle: events.append(os.fstat(handle).st_ino) or fsync(handle))
-    monkeypatch.setattr(os, 'replace', lambda old, new: replace(old, new) or (new == path and events.append('named')))
+    monkeypatch.setattr(
+        os, 'replace', lambda old, new: replace(old, new) or (new == path and events.append('named'))
+    )
     export(folder, path, to)
     named, files = events.index('named'), [path, *path.rglob('*')]
-    assert {file.stat().st_ino for file in files} <= set(events[:named]) and tmp_path.stat().st_ino in events[named:]
+    assert {file.stat().st_ino for file in files} <= set(events[:named]) and tmp_path.stat().st_ino in events[
+        named:
+    ]
 
 
 def test_names_that_do_not_fit_are_refused_and_files_replaced(saved, tmp_path):
@@ -295,14 +411,22 @@ def test_names_that_do_not_fit_are_refused_and_files_replaced(saved, tmp_path):
 def test_a_library_that_is_not_installed_is_named(saved, tmp_path, monkeypatch):
     folder = saved(TIMM_VIT, LORA)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    refused(r'exporting to onnx needs onnxscript and onnxruntime: pip install "vision-efficient-tuning\[export\]"', folder, tmp_path / 'made.onnx', 'onnx')
+    refused(
+        r'exporting to onnx needs onnxscript and onnxruntime: pip install "vision-efficient-tuning\[export\]"',
+        folder,
+        tmp_path / 'made.onnx',
+        'onnx',
+    )
 
 
 # The folder travels --------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def travelled(saved, tmp_path, monkeypatch):
-    """(folder elsewhere, its weights elsewhere, scores before): nothing is left where it was, nor is this process there."""
+    """(folder elsewhere, its weights elsewhere, scores before): nothing is left where it was, nor is
+    this process there.
+    """
     torch.manual_seed(1)
     weights = tmp_path / 'weights.safetensors'
     save_file(timm.create_model(TIMM_VIT['name'], num_classes=0, **VIT).state_dict(), weights)
@@ -338,7 +462,9 @@ def test_other_weights_are_refused_wherever_they_are(travelled):
     folder, weights, _ = travelled
     state = load_file(weights)
     save_file(state | {'norm.bias': state['norm.bias'] + 1e-6}, 'other.safetensors')
-    for call in (lambda: pipeline(model=folder, device='cpu', backbone='other.safetensors'),
-                 lambda: export(folder, 'made.onnx', 'onnx', backbone='other.safetensors')):
+    for call in (
+        lambda: pipeline(model=folder, device='cpu', backbone='other.safetensors'),
+        lambda: export(folder, 'made.onnx', 'onnx', backbone='other.safetensors'),
+    ):
         with pytest.raises(DataError, match='these are not the backbone weights that were tuned'):
             call()

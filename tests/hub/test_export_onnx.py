@@ -1,4 +1,6 @@
-"""Every tuner in ONNX, as the contract suite has trained it: onnxruntime computes what the model does, for any number of images."""
+"""Every tuner in ONNX, as the contract suite has trained it: onnxruntime computes what the model does,
+for any number of images.
+"""
 
 import logging
 
@@ -14,7 +16,9 @@ from vet.hub.exports import FORMATS
 
 @pytest.fixture(autouse=True)
 def _untraced(monkeypatch):
-    monkeypatch.setattr(logging.getLogger('torch.__trace'), 'propagate', False)     # thousands of records, which pytest would keep
+    monkeypatch.setattr(
+        logging.getLogger('torch.__trace'), 'propagate', False
+    )  # thousands of records, which pytest would keep
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""A model folder of a stranger: nothing of it is run, fetched or written, and it ends within bounds of time and memory."""
+"""A model folder of a stranger: nothing of it is run, fetched or written, and it ends within bounds of
+time and memory.
+"""
 
 import functools
 import http.server
@@ -37,6 +39,7 @@ def says(folder):
     def say(place, value):
         path.write_text(json.dumps(changed(json.loads(path.read_text()), place, value)))
         return made
+
     return say
 
 
@@ -54,6 +57,7 @@ def weights_server(tmp_path, monkeypatch):
 
         def log_message(self, *args):
             pass
+
     for name in ('NO_PROXY', 'no_proxy'):
         monkeypatch.setenv(name, '127.0.0.1')
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=served))
@@ -64,17 +68,30 @@ def weights_server(tmp_path, monkeypatch):
 
 
 ROUTES = dict(
-    pipeline=lambda path: pipeline(model=path, device='cpu'), load_model=load_model, several=lambda path: load_models(dict(a=path)),
-    combine=lambda path: combine([path], path.parent / 'combined'), push=lambda path: push_to_hub(path, path.parent / 'pushed'),
-    config=find_config, train=lambda path: build_trainer(model=path, work_dir=path.parent / 'run', train_dataset=dict(type='Digits', split='test')))
+    pipeline=lambda path: pipeline(model=path, device='cpu'),
+    load_model=load_model,
+    several=lambda path: load_models(dict(a=path)),
+    combine=lambda path: combine([path], path.parent / 'combined'),
+    push=lambda path: push_to_hub(path, path.parent / 'pushed'),
+    config=find_config,
+    train=lambda path: build_trainer(
+        model=path, work_dir=path.parent / 'run', train_dataset=dict(type='Digits', split='test')
+    ),
+)
 
 
 @pytest.mark.parametrize('route', ROUTES)
 def test_no_route_fetches_or_writes_what_a_folder_names(says, weights_server, tmp_path, route):
     url, asked = weights_server
     target = tmp_path / 'site-packages'
-    backbone = {**TIMM, 'pretrained': True, 'kwargs': {**TIMM['kwargs'], 'cache_dir': str(target), 'pretrained_cfg': dict(url=url)}}
-    with pytest.raises(DataError, match=r"model.backbone.kwargs is \{'cache_dir'.*which a model folder may not say"):
+    backbone = {
+        **TIMM,
+        'pretrained': True,
+        'kwargs': {**TIMM['kwargs'], 'cache_dir': str(target), 'pretrained_cfg': dict(url=url)},
+    }
+    with pytest.raises(
+        DataError, match=r"model.backbone.kwargs is \{'cache_dir'.*which a model folder may not say"
+    ):
         ROUTES[route](says('model.backbone', backbone))
     assert asked == [] and not target.exists()
     assert not (tmp_path / 'combined').exists() and not (tmp_path / 'pushed').exists()
@@ -82,16 +99,32 @@ def test_no_route_fetches_or_writes_what_a_folder_names(says, weights_server, tm
 
 def test_the_server_of_the_test_would_be_asked(weights_server, tmp_path, monkeypatch):
     url, asked = weights_server
-    with pytest.raises(Exception, match='(?s).*'):     # which a user's own config may still do
-        timm.create_model('vit_tiny_patch16_224', pretrained=True, pretrained_cfg=dict(url=url), cache_dir=str(tmp_path / 'cache'))
+    with pytest.raises(Exception, match='(?s).*'):  # which a user's own config may still do
+        timm.create_model(
+            'vit_tiny_patch16_224',
+            pretrained=True,
+            pretrained_cfg=dict(url=url),
+            cache_dir=str(tmp_path / 'cache'),
+        )
     assert asked == ['/a.pth']
 
 
-@pytest.mark.parametrize('entry', [
-    {**TIMM, 'name': 'hf-hub:a/b'}, {**TIMM, 'name': 'local-dir:/tmp'}, {**TIMM, 'checkpoint': 'http://127.0.0.1:9/a.pth'},
-    {**TIMM, 'checkpoint': 'a.pth'}, {**TIMM, 'checkpoint': '/tmp/../etc/passwd'}, {**TIMM, 'cache_dir': '/tmp'},
-    {**TORCHVISION, 'kwargs': dict(weights_backbone='x')}, {**TORCHVISION, 'weights': 'http://a'}, dict(type='DigitsViT', checkpoint='//h/a', sha256='0' * 64),
-    dict(type='DigitsViT', kwargs={}, sha256='0' * 64)], ids=str)
+@pytest.mark.parametrize(
+    'entry',
+    [
+        {**TIMM, 'name': 'hf-hub:a/b'},
+        {**TIMM, 'name': 'local-dir:/tmp'},
+        {**TIMM, 'checkpoint': 'http://127.0.0.1:9/a.pth'},
+        {**TIMM, 'checkpoint': 'a.pth'},
+        {**TIMM, 'checkpoint': '/tmp/../etc/passwd'},
+        {**TIMM, 'cache_dir': '/tmp'},
+        {**TORCHVISION, 'kwargs': dict(weights_backbone='x')},
+        {**TORCHVISION, 'weights': 'http://a'},
+        dict(type='DigitsViT', checkpoint='//h/a', sha256='0' * 64),
+        dict(type='DigitsViT', kwargs={}, sha256='0' * 64),
+    ],
+    ids=str,
+)
 def test_what_a_backbone_may_not_say(says, entry):
     with pytest.raises(DataError, match='which a model folder may not say. Allowed: '):
         read_configuration(says('model.backbone', entry))
@@ -104,20 +137,54 @@ def test_a_side_network_may_say_no_more(says):
 
 
 def test_what_networks_are_made_of_may_be_said(says):
-    for entry in ({**TIMM, 'kwargs': dict(VIT, global_pool='avg', drop_path_rate=0.1, window_size=[7, 7], act_layer='gelu')},
-                  {**TORCHVISION, 'kwargs': dict(width_per_group=32, replace_stride_with_dilation=[False, False, True])},
-                  {**TIMM, 'checkpoint': '/data/My Weights/w.safetensors', 'roles': dict(block=r'blocks\.\d+')}):
+    for entry in (
+        {
+            **TIMM,
+            'kwargs': dict(VIT, global_pool='avg', drop_path_rate=0.1, window_size=[7, 7], act_layer='gelu'),
+        },
+        {
+            **TORCHVISION,
+            'kwargs': dict(width_per_group=32, replace_stride_with_dilation=[False, False, True]),
+        },
+        {**TIMM, 'checkpoint': '/data/My Weights/w.safetensors', 'roles': dict(block=r'blocks\.\d+')},
+    ):
         assert read_configuration(says('model.backbone', entry))['model']['backbone'] == entry
 
 
 def test_no_argument_that_is_allowed_names_a_place_or_code():
-    assert not [name for name in ARCHITECTURE if any(word in name for word in (
-        'url', 'checkpoint', 'file', 'cache', 'hub', 'pretrained', 'cfg', 'fn', 'feature_', 'module', 'block_args', 'weights'))]
+    assert not [
+        name
+        for name in ARCHITECTURE
+        if any(
+            word in name
+            for word in (
+                'url',
+                'checkpoint',
+                'file',
+                'cache',
+                'hub',
+                'pretrained',
+                'cfg',
+                'fn',
+                'feature_',
+                'module',
+                'block_args',
+                'weights',
+            )
+        )
+    ]
 
 
-@pytest.mark.parametrize('place, value', [
-    ('model.tuners', [dict(type='LoRA', rank={BACKTRACKS: 8})]), ('model.tuners', [dict(type='LoRA', alpha={BACKTRACKS: 8.0})]),
-    ('model.tuners', [dict(type='Partial', names=BACKTRACKS)]), ('model.backbone.roles', dict(block=BACKTRACKS)), ('model.shared', BACKTRACKS)])
+@pytest.mark.parametrize(
+    'place, value',
+    [
+        ('model.tuners', [dict(type='LoRA', rank={BACKTRACKS: 8})]),
+        ('model.tuners', [dict(type='LoRA', alpha={BACKTRACKS: 8.0})]),
+        ('model.tuners', [dict(type='Partial', names=BACKTRACKS)]),
+        ('model.backbone.roles', dict(block=BACKTRACKS)),
+        ('model.shared', BACKTRACKS),
+    ],
+)
 def test_patterns_take_linear_time(says, place, value):
     """Python's `re` would try for years, so that the test would not end."""
     try:
@@ -126,17 +193,32 @@ def test_patterns_take_linear_time(says, place, value):
         assert 'pattern' in str(error) or 'sha256' in str(error) or 'block' in str(error)
 
 
-@pytest.mark.parametrize('place, value, message', [
-    ('model.tuners', [LORA] * 2000, '2,000 tuners; allowed: 64'),
-    ('model.tuners', [dict(type='LoRA', rank=10 ** 9)], 'allowed: numbers from -1,000,000 to 1,000,000'),
-    ('model.tuners', [dict(type='FacT', rank=10 ** 6)], 'a tensor of .* numbers; allowed: 134,217,728|rank|from 1 to'),
-    ('model.head', dict(type='MLP', hidden=10 ** 9), 'allowed: numbers from'),
-    ('model.backbone.kwargs.depth', 10 ** 9, 'may not say'), ('model.backbone.kwargs.depth', 10 ** 4, 'more than 20,000 tensors'),
-    ('model.backbone.kwargs.img_size', 30_000, 'a tensor of .* numbers; allowed'),
-    ('preprocessing', dict(size=[10 ** 6, 10 ** 6]), '1 to 2048 pixels'), ('preprocessing', dict(std=[1e-45] * 3), 'std above 0.001'),
-    ('evaluation', dict(transform=[dict(type='Pad', padding=4000)] * 5), 'allowed: 4,096 in all'),
-    ('evaluation', dict(transform=[dict(type='Lambda', lambd='os.system')]), "'Lambda', which a model folder may not use"),
-    ('classes', ['a'] * 200_000, 'at most 100,000 names')], ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    'place, value, message',
+    [
+        ('model.tuners', [LORA] * 2000, '2,000 tuners; allowed: 64'),
+        ('model.tuners', [dict(type='LoRA', rank=10**9)], 'allowed: numbers from -1,000,000 to 1,000,000'),
+        (
+            'model.tuners',
+            [dict(type='FacT', rank=10**6)],
+            'a tensor of .* numbers; allowed: 134,217,728|rank|from 1 to',
+        ),
+        ('model.head', dict(type='MLP', hidden=10**9), 'allowed: numbers from'),
+        ('model.backbone.kwargs.depth', 10**9, 'may not say'),
+        ('model.backbone.kwargs.depth', 10**4, 'more than 20,000 tensors'),
+        ('model.backbone.kwargs.img_size', 30_000, 'a tensor of .* numbers; allowed'),
+        ('preprocessing', dict(size=[10**6, 10**6]), '1 to 2048 pixels'),
+        ('preprocessing', dict(std=[1e-45] * 3), 'std above 0.001'),
+        ('evaluation', dict(transform=[dict(type='Pad', padding=4000)] * 5), 'allowed: 4,096 in all'),
+        (
+            'evaluation',
+            dict(transform=[dict(type='Lambda', lambd='os.system')]),
+            "'Lambda', which a model folder may not use",
+        ),
+        ('classes', ['a'] * 200_000, 'at most 100,000 names'),
+    ],
+    ids=lambda value: str(value)[:40],
+)
 def test_sizes_and_counts_are_bounded(says, place, value, message):
     with pytest.raises(UserError, match=message):
         pipeline(model=says(place, value), device='cpu')
@@ -162,7 +244,9 @@ def test_pipes_and_devices_are_not_read(folder, tmp_path, name):
             load_model(path)
 
 
-@pytest.mark.parametrize('text', ['[' * 100_000, '{"model": ' * 100_000, '[' * 500 + ']' * 500], ids=['lists', 'dicts', 'closed'])
+@pytest.mark.parametrize(
+    'text', ['[' * 100_000, '{"model": ' * 100_000, '[' * 500 + ']' * 500], ids=['lists', 'dicts', 'closed']
+)
 def test_deep_json_is_refused(folder, text):
     path = folder(LORA)
     (path / 'configuration.json').write_text(text)
@@ -174,31 +258,53 @@ def test_deep_json_is_refused(folder, text):
 def test_a_folder_of_a_newer_vet_says_so(says, place, value):
     path = says(place, value)
     if place == 'format':
-        with pytest.raises(DataError, match=r'is of format 3; this vet \(.*\) reads formats 1 to 2. If a newer vet wrote the folder .*, update vet'):
+        with pytest.raises(
+            DataError,
+            match=r'is of format 3; this vet \(.*\) reads formats 1 to 2. If a newer vet wrote the folder .*, update vet',
+        ):
             load_model(path)
         return
-    with pytest.warns(UserWarning, match='was written by vet 99.1, which is newer than this vet .*: update vet'):
+    with pytest.warns(
+        UserWarning, match='was written by vet 99.1, which is newer than this vet .*: update vet'
+    ):
         load_model(path)
-    with pytest.raises(UserError, match="unknown tuner 'OfTomorrow'.*was written by vet 99.1"), pytest.warns(UserWarning):
+    with (
+        pytest.raises(UserError, match="unknown tuner 'OfTomorrow'.*was written by vet 99.1"),
+        pytest.warns(UserWarning),
+    ):
         load_model(says('model.tuners', [dict(type='OfTomorrow')]))
-    with pytest.raises(UserError, match="says model.adapters.*was written by vet 99.1"):
+    with pytest.raises(UserError, match='says model.adapters.*was written by vet 99.1'):
         load_model(says('model.adapters', []))
 
 
-@pytest.mark.parametrize('dataset, message', [
-    (dict(train=dict(type='torchvision', name='CIFAR10', root='/tmp')), r'dataset.train.root\), which is for you to say: give --data-root'),
-    (dict(test=dict(type='CSV', file='/dev/zero')), "'/dev/zero' as dataset.test.file; allowed: names, and paths of files and folders"),
-    (dict(test=dict(type='CSV', file='http://127.0.0.1:9/a.csv')), 'allowed: names, and paths')])
+@pytest.mark.parametrize(
+    'dataset, message',
+    [
+        (
+            dict(train=dict(type='torchvision', name='CIFAR10', root='/tmp')),
+            r'dataset.train.root\), which is for you to say: give --data-root',
+        ),
+        (
+            dict(test=dict(type='CSV', file='/dev/zero')),
+            "'/dev/zero' as dataset.test.file; allowed: names, and paths of files and folders",
+        ),
+        (dict(test=dict(type='CSV', file='http://127.0.0.1:9/a.csv')), 'allowed: names, and paths'),
+    ],
+)
 def test_a_run_of_a_folder_reads_no_place_that_the_folder_chooses(says, dataset, message):
     path = says('dataset', dataset)
     with pytest.raises(DataError, match=message):
         find_config(path)
-    load_model(path)        # which needs no dataset
+    load_model(path)  # which needs no dataset
 
 
 def test_control_characters_of_a_folder_are_escaped_in_messages(says):
-    for place, value in (('model.head', dict(type='\x1b[2J')), ('model.tuners', [dict(type='LoRA', **{'\x1b[2J': 1})]),
-                         ('model.backbone.name', '\x1b]0;x\x07'), ('classes', ['\x1b[2J' * 500])):
+    for place, value in (
+        ('model.head', dict(type='\x1b[2J')),
+        ('model.tuners', [dict(type='LoRA', **{'\x1b[2J': 1})]),
+        ('model.backbone.name', '\x1b]0;x\x07'),
+        ('classes', ['\x1b[2J' * 500]),
+    ):
         with pytest.raises(UserError) as caught:
             load_model(says(place, value))
         assert str(caught.value).isprintable()
@@ -211,9 +317,15 @@ def test_an_error_of_a_library_is_about_the_folder():
 
 @pytest.mark.slow
 def test_three_hundred_hostile_folders(trainer, tmp_path):
-    """Each opens or is refused, in a process of its own, within bounds; nothing is fetched, started or written."""
-    done = subprocess.run([sys.executable, '-m', 'tests.hub.guarded', str(trainer.folder.output), str(tmp_path)], capture_output=True,
-                          text=True, cwd=Path(__file__).parents[2])
+    """Each opens or is refused, in a process of its own, within bounds; nothing is fetched, started or
+    written.
+    """
+    done = subprocess.run(
+        [sys.executable, '-m', 'tests.hub.guarded', str(trainer.folder.output), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr
     came = [json.loads(line) for line in done.stdout.splitlines()]
     assert len({what for what, *_ in came}) >= 300
@@ -222,7 +334,9 @@ def test_three_hundred_hostile_folders(trainer, tmp_path):
 
 
 def test_a_config_file_stays_free():
-    settings = read_settings(dict(dataset={}, model=dict(backbone={**TIMM, 'kwargs': dict(TIMM['kwargs'], cache_dir='/tmp/x')})))
+    settings = read_settings(
+        dict(dataset={}, model=dict(backbone={**TIMM, 'kwargs': dict(TIMM['kwargs'], cache_dir='/tmp/x')}))
+    )
     assert settings.model.backbone['kwargs']['cache_dir'] == '/tmp/x'
 
 

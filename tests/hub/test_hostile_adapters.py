@@ -1,4 +1,6 @@
-"""Folders of PEFT and ModelScope that a stranger means ill: refused as a user's error, and nothing of them is run."""
+"""Folders of PEFT and ModelScope that a stranger means ill: refused as a user's error, and nothing of
+them is run.
+"""
 
 import json
 import os
@@ -21,11 +23,28 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize('changes', [
-    dict(target_modules=BACKTRACKS), dict(rank_pattern={BACKTRACKS: 4}), dict(exclude_modules=BACKTRACKS), dict(modules_to_save=[BACKTRACKS]),
-    dict(modules_to_save=[7]), dict(modules_to_save=['']), dict(target_modules='(?=a)'), dict(target_modules=[['a']]), dict(rank_pattern={'a': 'b'}),
-    dict(r=10 ** 9), dict(r=10 ** 6), dict(r=-4, use_rslora=True), dict(lora_alpha=1e300), dict(target_modules=['qkv'] * 10 ** 5),
-    dict(target_modules='a' * 10 ** 6), dict(rank_pattern={f'{i}': 1 for i in range(2000)})], ids=lambda changes: str(changes)[:40])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(target_modules=BACKTRACKS),
+        dict(rank_pattern={BACKTRACKS: 4}),
+        dict(exclude_modules=BACKTRACKS),
+        dict(modules_to_save=[BACKTRACKS]),
+        dict(modules_to_save=[7]),
+        dict(modules_to_save=['']),
+        dict(target_modules='(?=a)'),
+        dict(target_modules=[['a']]),
+        dict(rank_pattern={'a': 'b'}),
+        dict(r=10**9),
+        dict(r=10**6),
+        dict(r=-4, use_rslora=True),
+        dict(lora_alpha=1e300),
+        dict(target_modules=['qkv'] * 10**5),
+        dict(target_modules='a' * 10**6),
+        dict(rank_pattern={f'{i}': 1 for i in range(2000)}),
+    ],
+    ids=lambda changes: str(changes)[:40],
+)
 def test_adapters(folder, changes):
     path = folder / 'adapter_config.json'
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -34,7 +53,11 @@ def test_adapters(folder, changes):
     except UserError as error:
         assert '\n' not in str(error) and len(str(error)) < 3000
     else:
-        assert set(changes) & {'exclude_modules', 'rank_pattern', 'modules_to_save'}       # of which none fits, and that changes nothing
+        assert set(changes) & {
+            'exclude_modules',
+            'rank_pattern',
+            'modules_to_save',
+        }  # of which none fits, and that changes nothing
 
 
 def test_files_of_an_adapter(folder):
@@ -55,13 +78,24 @@ def _doubled(depth):
     return value
 
 
-@pytest.mark.parametrize('change', [
-    lambda file: file['backbone_cfg'].update(depth=10 ** 9), lambda file: file['backbone_cfg'].update(lora_length=10 ** 9),
-    lambda file: file['backbone_cfg'].update(img_size=10 ** 9), lambda file: file['backbone_cfg'].update(embed_dim=_doubled(40)),
-    lambda file: file.update(CLASSES=_doubled(40)), lambda file: file.update(CLASSES=['a' * 10 ** 6] * 4), lambda file: file['head_cfg'].update(dropout_rate='x'),
-    lambda file: file['backbone_cfg'].update(mlp_ratio=1e300), lambda file: file['backbone_cfg'].update(num_heads=0),
-    lambda file: file['backbone_weight'].update({'norm.bias': torch.zeros(1).expand(10 ** 12)}),
-    lambda file: file['backbone_weight'].update({'norm.bias': torch.full((32,), torch.nan)}), lambda file: file.update({(): 1})], ids=range(12))
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda file: file['backbone_cfg'].update(depth=10**9),
+        lambda file: file['backbone_cfg'].update(lora_length=10**9),
+        lambda file: file['backbone_cfg'].update(img_size=10**9),
+        lambda file: file['backbone_cfg'].update(embed_dim=_doubled(40)),
+        lambda file: file.update(CLASSES=_doubled(40)),
+        lambda file: file.update(CLASSES=['a' * 10**6] * 4),
+        lambda file: file['head_cfg'].update(dropout_rate='x'),
+        lambda file: file['backbone_cfg'].update(mlp_ratio=1e300),
+        lambda file: file['backbone_cfg'].update(num_heads=0),
+        lambda file: file['backbone_weight'].update({'norm.bias': torch.zeros(1).expand(10**12)}),
+        lambda file: file['backbone_weight'].update({'norm.bias': torch.full((32,), torch.nan)}),
+        lambda file: file.update({(): 1}),
+    ],
+    ids=range(12),
+)
 def test_pickles(change, tmp_path):
     file = content(lora_length=4)
     change(file)
@@ -73,7 +107,7 @@ def test_a_pickle_that_unpacks_to_more_than_it_says(tmp_path):
     path = write(tmp_path / 'model', content()) / 'pytorch_model.pt'
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file:
         file.writestr('archive/data.pkl', b'\x80\x02}.')
-        file.writestr('archive/data/0', bytes(10 ** 8))
+        file.writestr('archive/data/0', bytes(10**8))
     with pytest.raises(DataError, match='is compressed, and takes more space than it says'):
         load_modelscope(path.parent)
     path.unlink()

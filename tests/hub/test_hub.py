@@ -1,4 +1,6 @@
-"""Models by id: pushed to a hub and read from one, through huggingface_hub's own client against a hub on the loopback."""
+"""Models by id: pushed to a hub and read from one, through huggingface_hub's own client against a hub
+on the loopback.
+"""
 
 import json
 import os
@@ -26,7 +28,7 @@ from vet.hub.model_folder import build_classifier, load_model, save_model
 from vet.registry import BACKBONES
 
 IMAGE = Image.new('L', (8, 8), 90)
-NOBODY = 'http://127.0.0.1:9'       # the port nobody answers
+NOBODY = 'http://127.0.0.1:9'  # the port nobody answers
 
 
 @pytest.fixture
@@ -38,18 +40,25 @@ def folder(trainer, tmp_path):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache of the client, which uses no other protocol than HTTP."""
-    for name, value in (('HF_HUB_CACHE', str(tmp_path / 'cache')), ('HF_HUB_DISABLE_XET', True), ('HF_TOKEN_PATH', str(tmp_path / 'none'))):
-        monkeypatch.setattr(f'huggingface_hub.constants.{name}', value, raising=False)      # by the version
+    for name, value in (
+        ('HF_HUB_CACHE', str(tmp_path / 'cache')),
+        ('HF_HUB_DISABLE_XET', True),
+        ('HF_TOKEN_PATH', str(tmp_path / 'none')),
+    ):
+        monkeypatch.setattr(f'huggingface_hub.constants.{name}', value, raising=False)  # by the version
     monkeypatch.delenv('HF_TOKEN', raising=False)
     for name in ('NO_PROXY', 'no_proxy'):
         monkeypatch.setenv(name, '127.0.0.1')
-    monkeypatch.setitem(sys.modules, 'modelscope', None)        # not installed
-    huggingface_hub.close_session()     # another test's may go through a proxy
+    monkeypatch.setitem(sys.modules, 'modelscope', None)  # not installed
+    huggingface_hub.close_session()  # another test's may go through a proxy
 
 
 def _at(monkeypatch, url):
     monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', url)
-    monkeypatch.setattr('huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE', url + '/{repo_id}/resolve/{revision}/{filename}')
+    monkeypatch.setattr(
+        'huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE',
+        url + '/{repo_id}/resolve/{revision}/{filename}',
+    )
 
 
 @pytest.fixture
@@ -73,14 +82,25 @@ def modelscope(monkeypatch):
     calls = []
 
     def install(answer, reachable=True):
-        def snapshot_download(model_id=None, revision=None, cache_dir=None, *, local_files_only=False, allow_patterns=None, **_):
-            calls.append(dict(model_id=model_id, revision=revision, local_files_only=local_files_only, allow_patterns=allow_patterns))
+        def snapshot_download(
+            model_id=None, revision=None, cache_dir=None, *, local_files_only=False, allow_patterns=None, **_
+        ):
+            calls.append(
+                dict(
+                    model_id=model_id,
+                    revision=revision,
+                    local_files_only=local_files_only,
+                    allow_patterns=allow_patterns,
+                )
+            )
             if isinstance(answer, Exception):
                 raise answer
             return str(answer)
+
         monkeypatch.setitem(sys.modules, 'modelscope', SimpleNamespace(snapshot_download=snapshot_download))
         monkeypatch.setenv('MODELSCOPE_ENDPOINT', reachable if isinstance(reachable, str) else NOBODY)
         return calls
+
     return install
 
 
@@ -96,7 +116,11 @@ def test_a_pushed_folder_is_the_model(folder, tmp_path, as_url, monkeypatch):
     target = tmp_path / 'remote/owner/a name'
     url = push_to_hub(folder, target.as_uri() if as_url else str(target))
     assert url == target.as_uri() and '%20' in url
-    assert sorted(path.name for path in target.iterdir()) == ['README.md', 'configuration.json', 'tuner.safetensors']
+    assert sorted(path.name for path in target.iterdir()) == [
+        'README.md',
+        'configuration.json',
+        'tuner.safetensors',
+    ]
     assert (target / 'tuner.safetensors').read_bytes() == (folder / 'tuner.safetensors').read_bytes()
     assert sorted(path.name for path in folder.iterdir()) == ['configuration.json', 'tuner.safetensors']
     expected = scores(folder)
@@ -104,35 +128,62 @@ def test_a_pushed_folder_is_the_model(folder, tmp_path, as_url, monkeypatch):
     monkeypatch.chdir(tmp_path / 'remote')
     assert scores(url) == scores(target) == expected
     model = from_pretrained(url)
-    assert isinstance(model, ImageClassifier) and not model.training and model.classes == ['5', '6', '7', '8', '9']
+    assert (
+        isinstance(model, ImageClassifier)
+        and not model.training
+        and model.classes == ['5', '6', '7', '8', '9']
+    )
 
 
 def test_pushing_again_replaces_and_a_work_folder_stands_for_its_output(trainer, folder, tmp_path):
     push_to_hub(trainer.folder.path, tmp_path / 'remote')
     (folder / 'README.md').write_text('# My own words\n')
     push_to_hub(folder, tmp_path / 'remote')
-    assert (tmp_path / 'remote/README.md').read_text() == (folder / 'README.md').read_text() == '# My own words\n'
+    assert (
+        (tmp_path / 'remote/README.md').read_text()
+        == (folder / 'README.md').read_text()
+        == '# My own words\n'
+    )
     assert scores(tmp_path / 'remote') == scores(trainer.folder.path)
 
 
 def test_weights_elsewhere_are_known_by_their_sha256_alone(tmp_path):
-    """No path of this machine travels; backbone=PATH says where the weights are there, and other weights are refused."""
+    """No path of this machine travels; backbone=PATH says where the weights are there, and other
+    weights are refused.
+    """
     source = BACKBONES.build(dict(type='timm', name='vit_tiny_patch16_224', pretrained=False, kwargs=VIT))
-    state = {name: value + 0.01 * torch.randn_like(value) for name, value in source.network.state_dict().items()}
+    state = {
+        name: value + 0.01 * torch.randn_like(value) for name, value in source.network.state_dict().items()
+    }
     save_file(state, tmp_path / 'weights.safetensors')
-    entry = dict(type='timm', name='vit_tiny_patch16_224', pretrained=False, kwargs=VIT, checkpoint=str(tmp_path / 'weights.safetensors'))
+    entry = dict(
+        type='timm',
+        name='vit_tiny_patch16_224',
+        pretrained=False,
+        kwargs=VIT,
+        checkpoint=str(tmp_path / 'weights.safetensors'),
+    )
     tuners = [dict(type='LoRA', rank=2)]
     model = build_classifier(BACKBONES.build(entry), tuners, dict(type='Linear'), ['/cat', 'dog']).eval()
-    settings = dict(model=dict(tuners=tuners, head=dict(type='Linear'), tasks={}), train={}, evaluation={}, seed=0,
-                    dataset=dict(train=dict(type='ImageFolder', path='pets', root=str(tmp_path)), test=None))
+    settings = dict(
+        model=dict(tuners=tuners, head=dict(type='Linear'), tasks={}),
+        train={},
+        evaluation={},
+        seed=0,
+        dataset=dict(train=dict(type='ImageFolder', path='pets', root=str(tmp_path)), test=None),
+    )
     save_model(model, tmp_path / 'folder', dict(settings=settings, metrics={}))
     assert (tmp_path / 'folder/configuration.json').read_text().count(str(tmp_path)) == 2
     push_to_hub(tmp_path / 'folder', tmp_path / 'remote')
     card = (tmp_path / 'remote/README.md').read_text()
-    assert card.count(str(tmp_path)) == 1 and f"'{tmp_path / 'remote'}')('image.jpg')" in card      # where it was pushed
+    assert (
+        card.count(str(tmp_path)) == 1 and f"'{tmp_path / 'remote'}')('image.jpg')" in card
+    )  # where it was pushed
     assert str(tmp_path) not in (tmp_path / 'remote/configuration.json').read_text()
     configuration = json.loads((tmp_path / 'remote/configuration.json').read_text())
-    assert configuration['classes'] == ['/cat', 'dog'] and configuration['dataset']['train'] == dict(type='ImageFolder', path='pets')
+    assert configuration['classes'] == ['/cat', 'dog'] and configuration['dataset']['train'] == dict(
+        type='ImageFolder', path='pets'
+    )
     with pytest.raises(DataError, match='these are not the backbone weights that were tuned.*backbone=PATH'):
         from_pretrained(tmp_path / 'remote')
     found = from_pretrained(tmp_path / 'remote', backbone=tmp_path / 'weights.safetensors')
@@ -145,8 +196,9 @@ def test_what_is_no_model_folder_is_not_pushed(folder, tmp_path):
         with pytest.raises(kind, match=message) as caught:
             push_to_hub(folder, target, **options)
         assert '\n' not in str(caught.value) and not (tmp_path / 'remote').exists()
+
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    refused("'name' is no place for a model; allowed: the id \"owner/name\"", 'name', UserError)
+    refused('\'name\' is no place for a model; allowed: the id "owner/name"', 'name', UserError)
     refused('is no place for a model', 'owner/name@main', UserError)
     refused('is the folder to be pushed; give a new folder', folder, UserError)
     (tmp_path / 'full').mkdir()
@@ -159,7 +211,9 @@ def test_what_is_no_model_folder_is_not_pushed(folder, tmp_path):
     (folder / 'tuner.safetensors').unlink()
     refused('tuner.safetensors.* cannot be read')
     (folder / 'tuner.safetensors').write_bytes(whole['tuner.safetensors'])
-    (folder / 'configuration.json').write_text(json.dumps(json.loads(whole['configuration.json']) | dict(custom_imports=['x'])))
+    (folder / 'configuration.json').write_text(
+        json.dumps(json.loads(whole['configuration.json']) | dict(custom_imports=['x']))
+    )
     refused("asks for 'custom_imports'")
     (folder / 'configuration.json').write_bytes(whole['configuration.json'])
     (tmp_path / 'secret').write_text('a private key')
@@ -187,23 +241,28 @@ def test_a_remote_folder_s_links_and_code_are_refused(folder, tmp_path):
 
 
 def test_push_and_read_an_id(hub, folder, tmp_path, monkeypatch):
-    url = push_to_hub(folder, 'owner/name', token=TOKEN, private=True, commit_message='Five digits', license='mit')
+    url = push_to_hub(
+        folder, 'owner/name', token=TOKEN, private=True, commit_message='Five digits', license='mit'
+    )
     assert url == f'{hub.url}/owner/name' and hub.private == {'owner/name': True}
     names = ['README.md', 'configuration.json', 'tuner.safetensors']
     assert hub.commits == [('owner/name', 'main', 'Five digits', names)]
     files = hub.branches['owner/name', 'main']
     assert files['tuner.safetensors'] == (folder / 'tuner.safetensors').read_bytes()
-    assert b"pipeline('vision-efficient-tuning', 'owner/name')" in files['README.md'] and b'license: mit' in files['README.md']
-    files |= {'pickle.bin': b'x' * 100, 'sub/configuration.json': b'{}'}        # which are not ours
+    assert (
+        b"pipeline('vision-efficient-tuning', 'owner/name')" in files['README.md']
+        and b'license: mit' in files['README.md']
+    )
+    files |= {'pickle.bin': b'x' * 100, 'sub/configuration.json': b'{}'}  # which are not ours
     expected = scores(folder)
     shutil.rmtree(folder)
     assert scores('owner/name') == expected
     assert sorted(hub.taken) == names
     found = find_folder('owner/name')
-    assert tmp_path / 'cache' in found.parents and sorted(hub.taken) == names   # not again
+    assert tmp_path / 'cache' in found.parents and sorted(hub.taken) == names  # not again
     with torch.no_grad():
         assert torch.equal(from_pretrained('owner/name')(images(2, 8)), load_model(found)(images(2, 8)))
-    _at(monkeypatch, NOBODY)                                                    # the network goes away
+    _at(monkeypatch, NOBODY)  # the network goes away
     assert scores('owner/name') == expected
 
 
@@ -220,7 +279,7 @@ def test_revisions(hub, folder):
     push_to_hub(folder, 'owner/name', token=TOKEN)
     first, tensors = scores('owner/name'), folder / 'tuner.safetensors'
     seal(folder, {name: tensor * 2 for name, tensor in load_file(tensors).items()})
-    for _ in range(2):      # the second finds nothing changed
+    for _ in range(2):  # the second finds nothing changed
         push_to_hub(folder, 'owner/name', token=TOKEN, revision='doubled')
     assert {branch for _, branch in hub.branches} == {'main', 'doubled'}
     assert scores('owner/name') == first != scores('owner/name@doubled') == scores(folder)
@@ -230,10 +289,15 @@ def test_revisions(hub, folder):
 
 def test_refusals_of_the_hub(hub, folder):
     hub.branches['owner/other', 'main'] = {'README.md': b'words', 'model.safetensors': b'x'}
-    for name, message in (('owner/none', 'Hugging Face: no such repository, or a private one, which `hf auth login` opens'),
-                          ('owner/other', 'Hugging Face: the repository holds no configuration.json')):
-        with pytest.raises(DataError, match=f"'{name}' is no folder here, and no hub gave it .{message}; ModelScope: not asked, since"
-                                            r' its package is not installed \(pip install "vision-efficient-tuning\[modelscope\]"\)\)') as caught:
+    for name, message in (
+        ('owner/none', 'Hugging Face: no such repository, or a private one, which `hf auth login` opens'),
+        ('owner/other', 'Hugging Face: the repository holds no configuration.json'),
+    ):
+        with pytest.raises(
+            DataError,
+            match=f"'{name}' is no folder here, and no hub gave it .{message}; ModelScope: not asked, since"
+            r' its package is not installed \(pip install "vision-efficient-tuning\[modelscope\]"\)\)',
+        ) as caught:
             pipeline('vision-efficient-tuning', name)
         assert '\n' not in str(caught.value)
     with pytest.raises(UserError, match='could not be pushed.*401.*Log in with `hf auth login`') as caught:
@@ -251,9 +315,15 @@ def test_a_broken_repository_is_refused_as_a_folder_is(hub, folder, name):
 
 
 def test_no_network_is_told_without_a_pause(offline, folder, tmp_path, no_pause):
-    with pytest.raises(DataError, match='Hugging Face: not reachable, and not downloaded before; ModelScope: not asked.*the output/ folder'):
+    with pytest.raises(
+        DataError,
+        match='Hugging Face: not reachable, and not downloaded before; ModelScope: not asked.*the output/ folder',
+    ):
         pipeline('vision-efficient-tuning', 'owner/name')
-    with pytest.raises(UserError, match="'owner/name' could not be pushed to http://127.0.0.1:9.*see whether there is a network"):
+    with pytest.raises(
+        UserError,
+        match="'owner/name' could not be pushed to http://127.0.0.1:9.*see whether there is a network",
+    ):
         push_to_hub(folder, 'owner/name')
 
 
@@ -274,7 +344,9 @@ def test_a_hub_that_never_answers_is_asked_once(hub, folder, monkeypatch, no_pau
         connection.close()
 
 
-@pytest.mark.parametrize('name', ['none', './none', '../no/ne', '/no/ne', 'a/b/c', 'https://host/a/b', '~/none', ''])
+@pytest.mark.parametrize(
+    'name', ['none', './none', '../no/ne', '/no/ne', 'a/b/c', 'https://host/a/b', '~/none', '']
+)
 def test_what_is_no_id_is_asked_of_no_hub(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('vet.hub.names.HUBS', {})
@@ -297,23 +369,34 @@ def test_known_ids_are_told_to_be_trained(monkeypatch):
 def test_modelscope_comes_last(hub, folder, modelscope):
     calls = modelscope(folder, reachable=hub.url)
     assert scores('owner/name@v2') == scores(folder)
-    assert calls == [dict(model_id='owner/name', revision='v2', local_files_only=False, allow_patterns=[
-        'configuration.json', 'tuner.safetensors', 'README.md', 'pytorch_model.pt'])]
+    assert calls == [
+        dict(
+            model_id='owner/name',
+            revision='v2',
+            local_files_only=False,
+            allow_patterns=['configuration.json', 'tuner.safetensors', 'README.md', 'pytorch_model.pt'],
+        )
+    ]
     push_to_hub(folder, 'owner/name', token=TOKEN)
-    assert scores('owner/name') == scores(folder) and len(calls) == 1       # the Hugging Face hub has it now
+    assert scores('owner/name') == scores(folder) and len(calls) == 1  # the Hugging Face hub has it now
 
 
 def test_modelscope_without_network_has_what_was_downloaded(offline, folder, modelscope):
     calls = modelscope(folder)
     assert scores('owner/name') == scores(folder) and calls[0]['local_files_only']
     modelscope(ValueError('Cannot find the requested files'))
-    with pytest.raises(DataError, match='Hugging Face: not reachable, and not downloaded before; ModelScope: not reachable, and not down'):
+    with pytest.raises(
+        DataError,
+        match='Hugging Face: not reachable, and not downloaded before; ModelScope: not reachable, and not down',
+    ):
         find_folder('owner/name')
 
 
 def test_modelscope_says_why(hub, modelscope, tmp_path):
     modelscope(RuntimeError('404: owner/name does not exist.\nRequest id 7'), reachable=hub.url)
-    with pytest.raises(DataError, match=r'Hugging Face: no such repository.*; ModelScope: 404: owner/name does not exist\)') as caught:
+    with pytest.raises(
+        DataError, match=r'Hugging Face: no such repository.*; ModelScope: 404: owner/name does not exist\)'
+    ) as caught:
         find_folder('owner/name')
     assert '\n' not in str(caught.value)
     os.mkdir(tmp_path / 'empty')

@@ -27,11 +27,13 @@ def folder(trainer, tmp_path):
 @pytest.fixture
 def edited(folder):
     """edited(key=value, …) writes a changed configuration.json; a key of None is left out."""
+
     def edit(**changes):
         path = folder / 'configuration.json'
         configuration = json.loads(path.read_text()) | changes
         path.write_text(json.dumps({key: value for key, value in configuration.items() if value is not None}))
         return folder
+
     return edit
 
 
@@ -45,12 +47,14 @@ def test_a_new_process_gives_the_trainers_scores(trainer, folder, python, tmp_pa
     images = [trainer.data['test'][i][0] for i in range(8)]
     for i, image in enumerate(images):
         image.save(tmp_path / f'{i}.png')
-    code = ('import json, torch; torch.set_num_threads(1); from vet import pipeline\n'
-            f"paths = [r'{tmp_path}/%d.png' % i for i in range(8)]\n"
-            f"print(json.dumps(pipeline('vision-efficient-tuning', r'{folder}', device='cpu')(paths, batch_size=8)))")
+    code = (
+        'import json, torch; torch.set_num_threads(1); from vet import pipeline\n'
+        f"paths = [r'{tmp_path}/%d.png' % i for i in range(8)]\n"
+        f"print(json.dumps(pipeline('vision-efficient-tuning', r'{folder}', device='cpu')(paths, batch_size=8)))"
+    )
     done = python('-c', code)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == trainer.predict(images, topk=5)   # bit for bit: JSON keeps every digit
+    assert json.loads(done.stdout) == trainer.predict(images, topk=5)  # bit for bit: JSON keeps every digit
     assert sorted(path.name for path in folder.iterdir()) == ['configuration.json', 'tuner.safetensors']
 
 
@@ -58,11 +62,17 @@ def test_it_is_small_and_holds_what_was_trained(trainer, folder):
     assert sum(path.stat().st_size for path in folder.iterdir()) < 60_000
     tensors = load_file(folder / 'tuner.safetensors')
     assert set(tensors) == set(trainer.model.trained_state())
-    assert sum(tensor.numel() for tensor in tensors.values()) == trainer.model.count()['trainable'] == 6 * 8 * (64 + 192) + 65 * 5
+    assert (
+        sum(tensor.numel() for tensor in tensors.values())
+        == trainer.model.count()['trainable']
+        == 6 * 8 * (64 + 192) + 65 * 5
+    )
 
 
-@pytest.mark.parametrize('key, value', [
-    ('_base_', ['ran.py']), ('custom_imports', dict(imports=['ran'])), ('env_variables', dict(VET_RAN=1))])
+@pytest.mark.parametrize(
+    'key, value',
+    [('_base_', ['ran.py']), ('custom_imports', dict(imports=['ran'])), ('env_variables', dict(VET_RAN=1))],
+)
 def test_what_could_run_code_is_refused_and_does_not_run(edited, key, value, monkeypatch, tmp_path):
     folder = edited(**{key: value})
     for place in (folder, tmp_path):
@@ -75,9 +85,16 @@ def test_what_could_run_code_is_refused_and_does_not_run(edited, key, value, mon
     assert not (tmp_path / 'ran').exists()
 
 
-@pytest.mark.parametrize('text, message', [
-    ('{"model": ', 'not valid JSON'), ('\0', 'not valid JSON'), ('[]', 'not the configuration of a vet model'),
-    ('{}', 'model.backbone, model.tuners'), ('{"model": {"backbone": 3, "tuners": [], "head": {}}, "classes": []}', 'not the configuration')])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('{"model": ', 'not valid JSON'),
+        ('\0', 'not valid JSON'),
+        ('[]', 'not the configuration of a vet model'),
+        ('{}', 'model.backbone, model.tuners'),
+        ('{"model": {"backbone": 3, "tuners": [], "head": {}}, "classes": []}', 'not the configuration'),
+    ],
+)
 def test_broken_configuration(folder, text, message):
     (folder / 'configuration.json').write_text(text)
     refused(folder, message)
@@ -101,16 +118,26 @@ def test_truncated_tensors(folder):
 
 def test_missing_extra_and_misshaped_tensors(folder):
     path, tensors = folder / 'tuner.safetensors', load_file(folder / 'tuner.safetensors')
-    for wrong, message in (({k: v for k, v in tensors.items() if k != 'head.fc.bias'}, "'head.fc.bias' .given nothing"),
-                           ({**tensors, 'extra': torch.zeros(2)}, "'extra' .given .2,., needed nothing"),
-                           ({**tensors, 'head.fc.bias': torch.zeros(4)}, r"'head.fc.bias' \(given \(4,\), needed \(5,\)")):
+    for wrong, message in (
+        ({k: v for k, v in tensors.items() if k != 'head.fc.bias'}, "'head.fc.bias' .given nothing"),
+        ({**tensors, 'extra': torch.zeros(2)}, "'extra' .given .2,., needed nothing"),
+        ({**tensors, 'head.fc.bias': torch.zeros(4)}, r"'head.fc.bias' \(given \(4,\), needed \(5,\)"),
+    ):
         save_file(wrong, path)
         refused(folder, f'does not fit this model at 1 tensors, such as {message}')
 
 
 def test_other_backbone_weights(edited):
-    refused(edited(model=dict(backbone=dict(type='DigitsViT', pretrained=False, sha256='0' * 64), tuners=[], head=dict(type='Linear'))),
-            'not the backbone weights that were tuned: DigitsViT with sha256 000')
+    refused(
+        edited(
+            model=dict(
+                backbone=dict(type='DigitsViT', pretrained=False, sha256='0' * 64),
+                tuners=[],
+                head=dict(type='Linear'),
+            )
+        ),
+        'not the backbone weights that were tuned: DigitsViT with sha256 000',
+    )
 
 
 def test_unknown_plugins(edited, trainer):
@@ -124,12 +151,28 @@ def vit(tmp_path_factory):
     """(work folder's trainer, weight file) of a timm ViT whose weights are a file."""
     home = tmp_path_factory.mktemp('vit')
     torch.manual_seed(1)
-    save_file(timm.create_model('vit_tiny_patch16_224', num_classes=0, **VIT).state_dict(), home / 'weights.safetensors')
-    backbone = dict(type='timm', name='vit_tiny_patch16_224', checkpoint=str(home / 'weights.safetensors'), kwargs=VIT, lora_length=2)
-    trainer = build_trainer(model=dict(
-        model=dict(backbone=backbone), dataset=dict(train=dict(type='Digits', split='test')),
-        train=dict(max_epochs=1, dataloader=dict(workers_per_gpu=0), transform=[dict(type='EvaluationCrop')])),
-        work_dir=home / 'work', device='cpu')
+    save_file(
+        timm.create_model('vit_tiny_patch16_224', num_classes=0, **VIT).state_dict(),
+        home / 'weights.safetensors',
+    )
+    backbone = dict(
+        type='timm',
+        name='vit_tiny_patch16_224',
+        checkpoint=str(home / 'weights.safetensors'),
+        kwargs=VIT,
+        lora_length=2,
+    )
+    trainer = build_trainer(
+        model=dict(
+            model=dict(backbone=backbone),
+            dataset=dict(train=dict(type='Digits', split='test')),
+            train=dict(
+                max_epochs=1, dataloader=dict(workers_per_gpu=0), transform=[dict(type='EvaluationCrop')]
+            ),
+        ),
+        work_dir=home / 'work',
+        device='cpu',
+    )
     trainer.train()
     return trainer, home / 'weights.safetensors'
 
@@ -141,14 +184,24 @@ def test_weights_that_have_moved(vit, tmp_path):
     assert pipeline(model=trainer.folder.output, device='cpu')(image) == expected
     moved = weights.rename(tmp_path / 'elsewhere.safetensors')
     try:
-        refused(trainer.folder.output, r'weights.safetensors. does not exist.*pipeline\(…, backbone=PATH\) or --backbone PATH')
+        refused(
+            trainer.folder.output,
+            r'weights.safetensors. does not exist.*pipeline\(…, backbone=PATH\) or --backbone PATH',
+        )
         assert pipeline(model=trainer.folder.output, backbone=moved, device='cpu')(image) == expected
         state = load_file(moved)
         save_file(state | {'norm.bias': state['norm.bias'] + 1e-3}, tmp_path / 'other.safetensors')
-        refused(trainer.folder.output, 'these are not the backbone weights.*vit_tiny_patch16_224 with sha256',
-                backbone=tmp_path / 'other.safetensors')
+        refused(
+            trainer.folder.output,
+            'these are not the backbone weights.*vit_tiny_patch16_224 with sha256',
+            backbone=tmp_path / 'other.safetensors',
+        )
         save_file({'a': torch.zeros(1)}, tmp_path / 'foreign.safetensors')
-        refused(trainer.folder.output, 'weights of another architecture', backbone=tmp_path / 'foreign.safetensors')
+        refused(
+            trainer.folder.output,
+            'weights of another architecture',
+            backbone=tmp_path / 'foreign.safetensors',
+        )
         refused(trainer.folder.output, 'does not exist', backbone=tmp_path / 'none.safetensors')
     finally:
         moved.rename(weights)

@@ -1,4 +1,6 @@
-"""A model folder opens on another kind of processor, where resampled positions have other bits; and only on the right weights."""
+"""A model folder opens on another kind of processor, where resampled positions have other bits; and
+only on the right weights.
+"""
 
 import json
 import os
@@ -20,35 +22,59 @@ from vet.registry import BACKBONES
 
 VIT = dict(patch_size=16, embed_dim=64, depth=2, num_heads=2)
 SWIN = dict(embed_dim=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4))
-OPENS = ('import sys, torch\nfrom vet.core.backbone import weights_sha256\nfrom vet.hub.model_folder import load_model\n'
-         'model = load_model(sys.argv[1])\nprint(weights_sha256(model.backbone.network.state_dict()), model.backbone.identity["sha256"])')
+OPENS = (
+    'import sys, torch\nfrom vet.core.backbone import weights_sha256\nfrom vet.hub.model_folder import '
+    'load_model\nmodel = '
+    'load_model(sys.argv[1])\nprint(weights_sha256(model.backbone.network.state_dict()), '
+    'model.backbone.identity["sha256"])'
+)
 
 
 @pytest.fixture
 def saved(tmp_path):
     """saved(name, kwargs, size): a folder on a file of weights for larger images, and the model."""
+
     def save(name='vit_tiny_patch16_224', kwargs=VIT, size=112):
         torch.manual_seed(1)
         weights = tmp_path / f'{name}.safetensors'
         save_file(timm.create_model(name, num_classes=0, **kwargs).state_dict(), weights)
-        backbone = BACKBONES.build(dict(type='timm', name=name, checkpoint=str(weights), kwargs=dict(kwargs, img_size=size)))
+        backbone = BACKBONES.build(
+            dict(type='timm', name=name, checkpoint=str(weights), kwargs=dict(kwargs, img_size=size))
+        )
         model = build_classifier(backbone, [], dict(type='Linear'), ['a', 'b'])
-        settings = dict(model=dict(tuners=[], head=dict(type='Linear'), tasks={}), dataset={}, train={}, evaluation={}, seed=0)
+        settings = dict(
+            model=dict(tuners=[], head=dict(type='Linear'), tasks={}),
+            dataset={},
+            train={},
+            evaluation={},
+            seed=0,
+        )
         save_model(model, tmp_path / 'model', dict(settings=settings, metrics={}))
         return tmp_path / 'model', model
+
     return save
 
 
 def opened(folder, capability):
-    """The sha256 of the network, and its identity's, in a new process that uses these instructions of the processor."""
+    """The sha256 of the network, and its identity's, in a new process that uses these instructions of
+    the processor.
+    """
     env = {**os.environ, **({'ATEN_CPU_CAPABILITY': capability} if capability else {})}
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', OPENS, str(folder)], capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', OPENS, str(folder)], capture_output=True, text=True, env=env
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 
-@pytest.mark.parametrize('net', [('vit_tiny_patch16_224', VIT, 112), pytest.param(('swin_tiny_patch4_window7_224', SWIN, 128), marks=pytest.mark.slow)],
-                         ids=['vit', 'swin'])
+@pytest.mark.parametrize(
+    'net',
+    [
+        ('vit_tiny_patch16_224', VIT, 112),
+        pytest.param(('swin_tiny_patch4_window7_224', SWIN, 128), marks=pytest.mark.slow),
+    ],
+    ids=['vit', 'swin'],
+)
 def test_the_right_file_is_accepted_with_other_instructions(saved, net):
     folder, model = saved(*net)
     said = model.backbone.identity['sha256']
@@ -60,7 +86,10 @@ def test_the_right_file_is_accepted_with_other_instructions(saved, net):
 def test_other_weights_are_refused_all_the_same(saved, tmp_path):
     folder, model = saved()
     torch.manual_seed(2)
-    save_file(timm.create_model('vit_tiny_patch16_224', num_classes=0, **VIT).state_dict(), tmp_path / 'vit_tiny_patch16_224.safetensors')
+    save_file(
+        timm.create_model('vit_tiny_patch16_224', num_classes=0, **VIT).state_dict(),
+        tmp_path / 'vit_tiny_patch16_224.safetensors',
+    )
     with pytest.raises(DataError, match='not the backbone weights that were tuned'):
         load_model(folder)
 

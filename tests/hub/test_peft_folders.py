@@ -18,33 +18,123 @@ from vet.registry import HEADS, TUNERS
 
 ATTN_MLP = ['qkv', 'proj', 'fc1', 'fc2']
 INTO = {
-    'lora': ('vit', peft.LoraConfig(r=4, lora_alpha=8, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
+    'lora': (
+        'vit',
+        peft.LoraConfig(r=4, lora_alpha=8, target_modules=['qkv', 'fc2'], modules_to_save=['head']),
+    ),
     'lora, no head': ('vit', peft.LoraConfig(r=4, lora_alpha=8, target_modules=['qkv'])),
-    'lora, regular expression': ('vit', peft.LoraConfig(r=4, target_modules=r'blocks\.[02]\.attn\.proj', modules_to_save=['head'])),
-    'lora, patterns': ('vit', peft.LoraConfig(
-        r=4, lora_alpha=6, target_modules=ATTN_MLP, exclude_modules=['blocks.1.mlp.fc1', 'patch_embed.proj'], modules_to_save=['head', 'norm'],
-        rank_pattern={'qkv': 2, r'^blocks\.2\.mlp\.fc2': 7}, alpha_pattern={r'blocks\.0\.attn\.proj': 3, 'fc1': 16})),
-    'rslora': ('vit', peft.LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=['qkv'], modules_to_save=['head'])),
-    'dora': ('vit', peft.LoraConfig(r=4, lora_alpha=8, use_dora=True, lora_dropout=0.1, target_modules=['qkv', 'fc1'], modules_to_save=['head'])),
-    'rslora and dora': ('vit', peft.LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=['qkv'])),
+    'lora, regular expression': (
+        'vit',
+        peft.LoraConfig(r=4, target_modules=r'blocks\.[02]\.attn\.proj', modules_to_save=['head']),
+    ),
+    'lora, patterns': (
+        'vit',
+        peft.LoraConfig(
+            r=4,
+            lora_alpha=6,
+            target_modules=ATTN_MLP,
+            exclude_modules=['blocks.1.mlp.fc1', 'patch_embed.proj'],
+            modules_to_save=['head', 'norm'],
+            rank_pattern={'qkv': 2, r'^blocks\.2\.mlp\.fc2': 7},
+            alpha_pattern={r'blocks\.0\.attn\.proj': 3, 'fc1': 16},
+        ),
+    ),
+    'rslora': (
+        'vit',
+        peft.LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=['qkv'], modules_to_save=['head']),
+    ),
+    'dora': (
+        'vit',
+        peft.LoraConfig(
+            r=4,
+            lora_alpha=8,
+            use_dora=True,
+            lora_dropout=0.1,
+            target_modules=['qkv', 'fc1'],
+            modules_to_save=['head'],
+        ),
+    ),
+    'rslora and dora': (
+        'vit',
+        peft.LoraConfig(r=3, lora_alpha=5, use_dora=True, use_rslora=True, target_modules=['qkv']),
+    ),
     'lora of the classifier': ('vit', peft.LoraConfig(r=2, target_modules=['qkv', 'head'])),
-    'lora, resnet': ('resnet', peft.LoraConfig(r=4, lora_alpha=8, target_modules=['conv1', 'conv2', 'downsample.0'], modules_to_save=['fc'])),
-    'dora, resnet': ('resnet', peft.LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=['conv1', 'conv2'], modules_to_save=['fc'])),
-    'lora and batch norms, resnet': ('resnet', peft.LoraConfig(r=2, target_modules=['conv2'], modules_to_save=['fc', 'bn1'])),
-    'lora, convnext': ('convnext', peft.LoraConfig(
-        r=4, target_modules=['stem.0', 'downsample.1', 'fc1', 'fc2'], modules_to_save=['head'])),
-    'ia3': ('vit', peft.IA3Config(target_modules=['qkv', 'attn.proj', 'fc2'], feedforward_modules=['fc2'], modules_to_save=['head'])),
-    'ia3, resnet': ('resnet', peft.IA3Config(target_modules=['conv1', 'conv2'], feedforward_modules=['conv2'], modules_to_save=['fc'])),
-    'ia3, convnext': ('convnext', peft.IA3Config(target_modules=['conv_dw', 'fc1'], feedforward_modules=['conv_dw'], modules_to_save=['head.fc'])),
-    'loha': ('vit', peft.LoHaConfig(r=3, alpha=5, target_modules=['qkv', 'fc2'], rank_pattern={'fc2': 2}, modules_to_save=['head'])),
-    'loha, convnext': ('convnext', peft.LoHaConfig(r=3, alpha=5, target_modules=['conv_dw', 'fc1', 'stem.0'], modules_to_save=['head.fc'])),
+    'lora, resnet': (
+        'resnet',
+        peft.LoraConfig(
+            r=4, lora_alpha=8, target_modules=['conv1', 'conv2', 'downsample.0'], modules_to_save=['fc']
+        ),
+    ),
+    'dora, resnet': (
+        'resnet',
+        peft.LoraConfig(
+            r=4, lora_alpha=8, use_dora=True, target_modules=['conv1', 'conv2'], modules_to_save=['fc']
+        ),
+    ),
+    'lora and batch norms, resnet': (
+        'resnet',
+        peft.LoraConfig(r=2, target_modules=['conv2'], modules_to_save=['fc', 'bn1']),
+    ),
+    'lora, convnext': (
+        'convnext',
+        peft.LoraConfig(
+            r=4, target_modules=['stem.0', 'downsample.1', 'fc1', 'fc2'], modules_to_save=['head']
+        ),
+    ),
+    'ia3': (
+        'vit',
+        peft.IA3Config(
+            target_modules=['qkv', 'attn.proj', 'fc2'], feedforward_modules=['fc2'], modules_to_save=['head']
+        ),
+    ),
+    'ia3, resnet': (
+        'resnet',
+        peft.IA3Config(
+            target_modules=['conv1', 'conv2'], feedforward_modules=['conv2'], modules_to_save=['fc']
+        ),
+    ),
+    'ia3, convnext': (
+        'convnext',
+        peft.IA3Config(
+            target_modules=['conv_dw', 'fc1'], feedforward_modules=['conv_dw'], modules_to_save=['head.fc']
+        ),
+    ),
+    'loha': (
+        'vit',
+        peft.LoHaConfig(
+            r=3, alpha=5, target_modules=['qkv', 'fc2'], rank_pattern={'fc2': 2}, modules_to_save=['head']
+        ),
+    ),
+    'loha, convnext': (
+        'convnext',
+        peft.LoHaConfig(
+            r=3, alpha=5, target_modules=['conv_dw', 'fc1', 'stem.0'], modules_to_save=['head.fc']
+        ),
+    ),
     'lokr': ('vit', peft.LoKrConfig(r=3, alpha=5, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
-    'lokr, whole': ('vit', peft.LoKrConfig(r=40, alpha=50, decompose_factor=4, alpha_pattern={'fc1': 9}, target_modules=ATTN_MLP[1:])),
-    'lokr, resnet': ('resnet', peft.LoKrConfig(r=3, alpha=5, target_modules=['conv1', 'layer4.0.conv2'], modules_to_save=['fc'])),
-    'lokr, whole, resnet': ('resnet', peft.LoKrConfig(r=64, alpha=90, target_modules=['conv2'], modules_to_save=['fc'])),
-    'ln tuning': ('vit', peft.LNTuningConfig(target_modules=r'norm|blocks\.\d\.norm[12]', modules_to_save=['head'])),
+    'lokr, whole': (
+        'vit',
+        peft.LoKrConfig(
+            r=40, alpha=50, decompose_factor=4, alpha_pattern={'fc1': 9}, target_modules=ATTN_MLP[1:]
+        ),
+    ),
+    'lokr, resnet': (
+        'resnet',
+        peft.LoKrConfig(r=3, alpha=5, target_modules=['conv1', 'layer4.0.conv2'], modules_to_save=['fc']),
+    ),
+    'lokr, whole, resnet': (
+        'resnet',
+        peft.LoKrConfig(r=64, alpha=90, target_modules=['conv2'], modules_to_save=['fc']),
+    ),
+    'ln tuning': (
+        'vit',
+        peft.LNTuningConfig(target_modules=r'norm|blocks\.\d\.norm[12]', modules_to_save=['head']),
+    ),
     'ln tuning, one': ('vit', peft.LNTuningConfig(target_modules='norm')),
-    'ln tuning, batch norms': ('resnet', peft.LNTuningConfig(target_modules=['bn1', 'bn2'], modules_to_save=['fc'])),
+    'ln tuning, batch norms': (
+        'resnet',
+        peft.LNTuningConfig(target_modules=['bn1', 'bn2'], modules_to_save=['fc']),
+    ),
 }
 
 
@@ -59,31 +149,49 @@ def test_what_peft_wrote_gives_the_same_logits(case, tmp_path, record_property):
     assert not model.training
     with torch.no_grad():
         ours = model(images(3))
-    record_property('difference', difference(ours, theirs))     # for benchmarks/ecosystem.py
+    record_property('difference', difference(ours, theirs))  # for benchmarks/ecosystem.py
     assert difference(ours, theirs) < 1e-5 and difference(plain, theirs) > 1e-2
     has_head = any(HEAD[family].startswith(name) for name in config.modules_to_save or ())
     assert isinstance(model, ImageClassifier if has_head else Backbone)
-    assert not has_head or (type(model.head).__name__ == 'LinearHead' and model.classes == ['0', '1', '2', '3', '4'])
-    after = given.state_dict()                                                          # the module given stays what it is
-    assert set(after) == set(before) and all(torch.equal(after[name], value) for name, value in before.items())
+    assert not has_head or (
+        type(model.head).__name__ == 'LinearHead' and model.classes == ['0', '1', '2', '3', '4']
+    )
+    after = given.state_dict()  # the module given stays what it is
+    assert set(after) == set(before) and all(
+        torch.equal(after[name], value) for name, value in before.items()
+    )
     assert torch.equal(given(images(3)), plain)
-    save_peft(model, tmp_path / 'again')                                                # and what was read can be written
-    assert sorted(path.name for path in (tmp_path / 'again').iterdir()) == ['adapter_config.json', 'adapter_model.safetensors']
+    save_peft(model, tmp_path / 'again')  # and what was read can be written
+    assert sorted(path.name for path in (tmp_path / 'again').iterdir()) == [
+        'adapter_config.json',
+        'adapter_model.safetensors',
+    ]
     with torch.no_grad():
         again = peft.PeftModel.from_pretrained(given, tmp_path / 'again').eval()(images(3))
     assert difference(again, theirs) < 1e-5
 
 
-@pytest.mark.parametrize('family, config', [
-    ('vit', peft.LoraConfig(r=4, target_modules=['qkv'], modules_to_save=['head'])),
-    ('vit', peft.LoraConfig(r=4, target_modules=['qkv'])),
-    ('convnext', peft.LoraConfig(r=4, target_modules=['fc1'], modules_to_save=['head']))], ids=['vit', 'vit, no head', 'convnext'])
+@pytest.mark.parametrize(
+    'family, config',
+    [
+        ('vit', peft.LoraConfig(r=4, target_modules=['qkv'], modules_to_save=['head'])),
+        ('vit', peft.LoraConfig(r=4, target_modules=['qkv'])),
+        ('convnext', peft.LoraConfig(r=4, target_modules=['fc1'], modules_to_save=['head'])),
+    ],
+    ids=['vit', 'vit, no head', 'convnext'],
+)
 def test_backbone_by_timm_entry_or_as_a_backbone(family, config, tmp_path):
     classes = 5 if config.modules_to_save else 0
     theirs = adapter(family, config, tmp_path / 'adapter', classes)
     save_file(backbone(family).network.state_dict(), tmp_path / 'weights.safetensors')
     name, kwargs, preprocessing = NETS[family]
-    entry = dict(type='timm', name=name, kwargs=kwargs, checkpoint=str(tmp_path / 'weights.safetensors'), preprocessing=preprocessing)
+    entry = dict(
+        type='timm',
+        name=name,
+        kwargs=kwargs,
+        checkpoint=str(tmp_path / 'weights.safetensors'),
+        preprocessing=preprocessing,
+    )
     for given in (entry, backbone(family)):
         model = load_peft(tmp_path / 'adapter', given)
         with torch.no_grad():
@@ -104,8 +212,12 @@ def tuned(family, *tuners, head='Linear'):
     """A classifier whose every trained number is random."""
     torch.manual_seed(4)
     base = backbone(family)
-    model = ImageClassifier(base, [TUNERS.build(tuner) for tuner in tuners], HEADS.build(
-        dict(type=head), in_features=base.num_features, num_classes=5), list('abcde'))
+    model = ImageClassifier(
+        base,
+        [TUNERS.build(tuner) for tuner in tuners],
+        HEADS.build(dict(type=head), in_features=base.num_features, num_classes=5),
+        list('abcde'),
+    )
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -114,13 +226,19 @@ def tuned(family, *tuners, head='Linear'):
 
 OUT = {
     'lora': ('vit', [dict(type='LoRA', rank=4, alpha=8)]),
-    'lora, patterns': ('vit', [dict(type='LoRA', at='weight', rank={'qkv': 2, 'fc2': 3, '.*': 5}, alpha={'proj': 3, '.*': 4})]),
+    'lora, patterns': (
+        'vit',
+        [dict(type='LoRA', at='weight', rank={'qkv': 2, 'fc2': 3, '.*': 5}, alpha={'proj': 3, '.*': 4})],
+    ),
     'lora, by depth': ('vit', [dict(type='LoRA', rank=[4, 0, 2])]),
     'lora, parts': ('vit', [dict(type='LoRA', rank=4, alpha=6, parts='qv')]),
     'rslora': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='rslora')]),
     'dora': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='dora')]),
     'two loras apart': ('vit', [dict(type='LoRA', rank=4, alpha=8), dict(type='LoRA', rank=2, at='mlp.fc1')]),
-    'lora and a norm': ('resnet', [dict(type='LoRA', rank=2, at='layer*.conv2'), dict(type='Partial', names=['layer4.0.bn2.'])]),
+    'lora and a norm': (
+        'resnet',
+        [dict(type='LoRA', rank=2, at='layer*.conv2'), dict(type='Partial', names=['layer4.0.bn2.'])],
+    ),
     'lora, resnet': ('resnet', [dict(type='LoRA', rank=4, alpha=8, at=['stem', 'weight'])]),
     'dora, resnet': ('resnet', [dict(type='LoRA', rank=4, alpha=8, at='weight', variant='dora')]),
     'lora, convnext': ('convnext', [dict(type='LoRA', rank=4, at=['stem', 'mlp.fc1', 'mlp.fc2'])]),
@@ -147,7 +265,7 @@ def test_peft_reads_what_is_written(case, tmp_path, record_property):
     reference = peft.PeftModel.from_pretrained(plain, tmp_path).eval()
     with torch.no_grad():
         ours, theirs = model(images(3)), reference(images(3))
-    record_property('difference', difference(ours, theirs))     # for benchmarks/ecosystem.py
+    record_property('difference', difference(ours, theirs))  # for benchmarks/ecosystem.py
     assert difference(ours, theirs) < 1e-5 and difference(ours, network(family)(images(3))) > 1e-2
     with torch.no_grad():
         assert difference(load_peft(tmp_path, network(family))(images(3)), ours) < 1e-5
@@ -167,26 +285,65 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt']
 
 
-@pytest.mark.parametrize('family, tuners, head, text', [
-    ('vit', [dict(type='Adapter')], 'Linear', 'Adapter cannot be written for PEFT; allowed: LoRA, LoHa'),
-    ('vit', [dict(type='VPT')], 'Linear', 'VPT cannot be written for PEFT'),
-    ('vit', [dict(type='Prefix')], 'Linear', 'Prefix cannot be written'),
-    ('vit', [dict(type='SideTuning')], 'Linear', 'SideTuning cannot be written'),
-    ('vit', [dict(type='SSF')], 'Linear', 'SSF cannot be written'),
-    ('vit', [dict(type='LoRA'), dict(type='Adapter')], 'Linear', 'Adapter cannot be written'),
-    ('vit', [dict(type='LoRA', variant='vera')], 'Linear', 'variant VeRA cannot be written for PEFT; allowed: plain'),
-    ('vit', [dict(type='LoRA', variant='pissa')], 'Linear', 'variant PiSSA cannot'),
-    ('vit', [dict(type='LoRA', variant='dora', parts='qv')], 'Linear', 'DoRA on parts'),
-    ('vit', [dict(type='LoRA'), dict(type='LoRA', at='mlp.fc1', variant='dora')], 'Linear', 'some updates are DoRA'),
-    ('vit', [dict(type='LoRA'), dict(type='LoRA')], 'Linear', r"LoRA at 'blocks\.0\.attn\.qkv' is the second there"),
-    ('vit', [dict(type='LoRA'), dict(type='LoHa', at='mlp.fc1')], 'Linear', 'the tuners are LOHA and LORA, but'),
-    ('vit', [dict(type='LoKr', factor=4), dict(type='LoKr', at='mlp.fc1')], 'Linear', r'factors \[-1, 4\]'),
-    ('vit', [dict(type='BitFit')], 'Linear', r"'patch_embed\.proj\.bias' was trained without 'patch_embed\.proj\.weight'"),
-    ('vit', [dict(type='Full')], 'Linear', r"'(cls_token|pos_embed)' was trained, which is of no module"),
-    ('vit', [dict(type='LinearProbe')], 'Linear', 'a head alone'),
-    ('vit', [dict(type='LoRA')], 'MLP', 'the head MLP cannot be written'),
-    ('convnext', [dict(type='LoRA', at='weight')], 'Linear', r"'stages\.0\.blocks\.0\.conv_dw' is Conv2d\(.*groups=8.*PEFT's LORA"),
-], ids=str)
+@pytest.mark.parametrize(
+    'family, tuners, head, text',
+    [
+        ('vit', [dict(type='Adapter')], 'Linear', 'Adapter cannot be written for PEFT; allowed: LoRA, LoHa'),
+        ('vit', [dict(type='VPT')], 'Linear', 'VPT cannot be written for PEFT'),
+        ('vit', [dict(type='Prefix')], 'Linear', 'Prefix cannot be written'),
+        ('vit', [dict(type='SideTuning')], 'Linear', 'SideTuning cannot be written'),
+        ('vit', [dict(type='SSF')], 'Linear', 'SSF cannot be written'),
+        ('vit', [dict(type='LoRA'), dict(type='Adapter')], 'Linear', 'Adapter cannot be written'),
+        (
+            'vit',
+            [dict(type='LoRA', variant='vera')],
+            'Linear',
+            'variant VeRA cannot be written for PEFT; allowed: plain',
+        ),
+        ('vit', [dict(type='LoRA', variant='pissa')], 'Linear', 'variant PiSSA cannot'),
+        ('vit', [dict(type='LoRA', variant='dora', parts='qv')], 'Linear', 'DoRA on parts'),
+        (
+            'vit',
+            [dict(type='LoRA'), dict(type='LoRA', at='mlp.fc1', variant='dora')],
+            'Linear',
+            'some updates are DoRA',
+        ),
+        (
+            'vit',
+            [dict(type='LoRA'), dict(type='LoRA')],
+            'Linear',
+            r"LoRA at 'blocks\.0\.attn\.qkv' is the second there",
+        ),
+        (
+            'vit',
+            [dict(type='LoRA'), dict(type='LoHa', at='mlp.fc1')],
+            'Linear',
+            'the tuners are LOHA and LORA, but',
+        ),
+        (
+            'vit',
+            [dict(type='LoKr', factor=4), dict(type='LoKr', at='mlp.fc1')],
+            'Linear',
+            r'factors \[-1, 4\]',
+        ),
+        (
+            'vit',
+            [dict(type='BitFit')],
+            'Linear',
+            r"'patch_embed\.proj\.bias' was trained without 'patch_embed\.proj\.weight'",
+        ),
+        ('vit', [dict(type='Full')], 'Linear', r"'(cls_token|pos_embed)' was trained, which is of no module"),
+        ('vit', [dict(type='LinearProbe')], 'Linear', 'a head alone'),
+        ('vit', [dict(type='LoRA')], 'MLP', 'the head MLP cannot be written'),
+        (
+            'convnext',
+            [dict(type='LoRA', at='weight')],
+            'Linear',
+            r"'stages\.0\.blocks\.0\.conv_dw' is Conv2d\(.*groups=8.*PEFT's LORA",
+        ),
+    ],
+    ids=str,
+)
 def test_what_peft_does_not_have_is_refused_and_nothing_is_written(family, tuners, head, text, tmp_path):
     model = tuned(family, *tuners, head=head)
     with pytest.raises(UserError, match=text):
@@ -202,6 +359,8 @@ def test_only_a_model_is_saved(tmp_path):
 
 
 def test_a_name_that_peft_would_take_for_two_modules_is_refused(tmp_path):
-    model = tuned('resnet', dict(type='LoRA', rank=2, at='layer*.conv2'), dict(type='Partial', names=['bn1.']))
+    model = tuned(
+        'resnet', dict(type='LoRA', rank=2, at='layer*.conv2'), dict(type='Partial', names=['bn1.'])
+    )
     with pytest.raises(UserError, match=r"\['bn1'\] would name 'layer1\.0\.bn1' to PEFT too"):
         save_peft(model, tmp_path)

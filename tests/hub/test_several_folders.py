@@ -11,13 +11,19 @@ from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.model_folder import load_models
 from vet.registry import BACKBONES
 
-PICTURES = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 48, 3), np.uint8)) for i in range(5)]
+PICTURES = [
+    Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 48, 3), np.uint8)) for i in range(5)
+]
 LORA, VPT = dict(type='LoRA', rank=2), dict(type='VPT', length=2)
 
 
 @pytest.fixture
 def folders(folder):
-    return dict(lora=folder(LORA, seed=1, classes='abcd'), vpt=folder(VPT, seed=2), soft=folder(LORA, seed=3, mean=[0.1, 0.2, 0.3]))
+    return dict(
+        lora=folder(LORA, seed=1, classes='abcd'),
+        vpt=folder(VPT, seed=2),
+        soft=folder(LORA, seed=3, mean=[0.1, 0.2, 0.3]),
+    )
 
 
 def classifier(folders, **options):
@@ -26,7 +32,9 @@ def classifier(folders, **options):
 
 def same(one, other):
     assert [result['labels'] for result in one] == [result['labels'] for result in other]
-    np.testing.assert_allclose(*[[result['scores'][:3] for result in results] for results in (one, other)], rtol=1e-5)
+    np.testing.assert_allclose(
+        *[[result['scores'][:3] for result in results] for results in (one, other)], rtol=1e-5
+    )
 
 
 def test_each_name_gives_what_its_folder_gives(folders):
@@ -53,7 +61,9 @@ def test_a_name_may_be_chosen_before(folders):
 
 def test_the_backbone_is_read_once(folders, monkeypatch):
     made, build = [], BACKBONES.build
-    monkeypatch.setattr(BACKBONES, 'build', lambda entry, **given: made.append(entry) or build(entry, **given))
+    monkeypatch.setattr(
+        BACKBONES, 'build', lambda entry, **given: made.append(entry) or build(entry, **given)
+    )
     model = load_models(folders)
     assert len(made) == 1
     first, *others = model.tasks.values()
@@ -81,15 +91,19 @@ def test_refusals(folder, folders, tmp_path):
         classifier(folders, backbone={'lora': 'weights.safetensors'})
     with pytest.raises(UserError, match='no folder is given'):
         classifier({})
-    with pytest.raises(DataError, match="'name': 'vit_small_patch16_224'.*only models of one backbone can share it"):
+    with pytest.raises(
+        DataError, match="'name': 'vit_small_patch16_224'.*only models of one backbone can share it"
+    ):
         classifier(dict(folders, other=folder(LORA, name='vit_small_patch16_224')))
-    with pytest.raises(DataError, match=r"images of \(64, 64\) .*the network takes \(32, 32\)"):
+    with pytest.raises(DataError, match=r'images of \(64, 64\) .*the network takes \(32, 32\)'):
         classifier(dict(folders, large=folder(LORA, size=64)))
 
 
 def test_other_weights_are_refused(folder, folders, monkeypatch):
     other = folder(LORA)
     configuration = other / 'configuration.json'
-    configuration.write_text(configuration.read_text().replace(BACKBONES.build(BACKBONE).identity['sha256'], 'f' * 64))
+    configuration.write_text(
+        configuration.read_text().replace(BACKBONES.build(BACKBONE).identity['sha256'], 'f' * 64)
+    )
     with pytest.raises(DataError, match='these are not the backbone weights that were tuned'):
         classifier(dict(folders, other=other))

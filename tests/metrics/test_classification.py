@@ -11,13 +11,21 @@ from vet.engine.evaluate import compute_metrics
 from vet.errors import TrainingError, UnknownNameError, UserError
 from vet.registry import METRICS
 
-SCORES = np.eye(6)[[0, 0, 1, 2, 2, 5]] + np.linspace(0.3, 0, 6)     # predicted 0 0 1 2 2 5; ranked below by class number
+SCORES = np.eye(6)[[0, 0, 1, 2, 2, 5]] + np.linspace(
+    0.3, 0, 6
+)  # predicted 0 0 1 2 2 5; ranked below by class number
 LABELS = np.array([0, 0, 0, 2, 1, 5])
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('accuracy', 4 / 6), ('mean_per_class_accuracy', (2 / 3 + 0 + 1 + 1) / 4),
-    ('macro_f1', (0.8 + 0 + 2 / 3 + 1) / 4), ('top5', 6 / 6)])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('accuracy', 4 / 6),
+        ('mean_per_class_accuracy', (2 / 3 + 0 + 1 + 1) / 4),
+        ('macro_f1', (0.8 + 0 + 2 / 3 + 1) / 4),
+        ('top5', 6 / 6),
+    ],
+)
 def test_values(name, expected):
     result = compute_metrics([name], SCORES, LABELS)
     assert result == {name: pytest.approx(expected)} and type(result[name]) is float
@@ -29,7 +37,10 @@ def test_top5_misses_the_sixth():
 
 
 def test_modelscopes_name():
-    assert list(compute_metrics(['vision-efficient-tuning-metric', 'top5'], SCORES, LABELS)) == ['accuracy', 'top5']
+    assert list(compute_metrics(['vision-efficient-tuning-metric', 'top5'], SCORES, LABELS)) == [
+        'accuracy',
+        'top5',
+    ]
     with pytest.raises(UnknownNameError, match="unknown metric 'acc'"):
         compute_metrics(['acc'], SCORES, LABELS)
 
@@ -43,10 +54,17 @@ def failing(scores, labels):
 
 
 METRICS_OF_OTHERS = {
-    'by_class': by_class, 'failing': failing, 'text': lambda scores, labels: 'good', 'none': lambda scores, labels: None,
-    'per_image': lambda scores, labels: labels == 1, 'nested': lambda scores, labels: dict(a=dict(b=1)), 'complex': lambda *_: 1j,
-    'partial': functools.partial(lambda scores, labels, k: k, k=0.5), 'tensor': lambda *_: torch.tensor(0.25),
-    'steps': lambda *_: 1.0}
+    'by_class': by_class,
+    'failing': failing,
+    'text': lambda scores, labels: 'good',
+    'none': lambda scores, labels: None,
+    'per_image': lambda scores, labels: labels == 1,
+    'nested': lambda scores, labels: dict(a=dict(b=1)),
+    'complex': lambda *_: 1j,
+    'partial': functools.partial(lambda scores, labels, k: k, k=0.5),
+    'tensor': lambda *_: torch.tensor(0.25),
+    'steps': lambda *_: 1.0,
+}
 for _name, _metric in METRICS_OF_OTHERS.items():
     if hasattr(_metric, '__name__'):
         _metric.__name__ = _name
@@ -60,20 +78,44 @@ def others(monkeypatch):
 
 def test_a_metric_may_give_numbers_by_name():
     found = compute_metrics(['accuracy', 'by_class', 'partial', 'tensor'], SCORES, LABELS)
-    assert found == {'accuracy': pytest.approx(4 / 6), 'by_class.0': pytest.approx(2 / 3), 'by_class.1': 0, 'by_class.2': 1,
-                     'by_class.5': 1, 'partial': 0.5, 'tensor': 0.25}
+    assert found == {
+        'accuracy': pytest.approx(4 / 6),
+        'by_class.0': pytest.approx(2 / 3),
+        'by_class.1': 0,
+        'by_class.2': 1,
+        'by_class.5': 1,
+        'partial': 0.5,
+        'tensor': 0.25,
+    }
     assert {type(value) for value in found.values()} == {float}
 
 
-@pytest.mark.parametrize('name, error', [('failing', 'IndexError: no such class'), ('text', 'ValueError'), ('none', 'TypeError'),
-                                         ('per_image', 'TypeError'), ('nested', 'TypeError'), ('complex', 'TypeError')])
+@pytest.mark.parametrize(
+    'name, error',
+    [
+        ('failing', 'IndexError: no such class'),
+        ('text', 'ValueError'),
+        ('none', 'TypeError'),
+        ('per_image', 'TypeError'),
+        ('nested', 'TypeError'),
+        ('complex', 'TypeError'),
+    ],
+)
 def test_a_metric_that_fails_or_gives_no_number(name, error):
-    with pytest.raises(UserError, match=rf"the metric '{name}' fails on scores \(6, 6\) and labels \(6,\): {error}.*gives a numb"):
+    with pytest.raises(
+        UserError,
+        match=rf"the metric '{name}' fails on scores \(6, 6\) and labels \(6,\): {error}.*gives a numb",
+    ):
         compute_metrics([name], SCORES, LABELS)
 
 
-@pytest.mark.parametrize('names, message', [
-    (['accuracy', 'failing'], "the metric 'failing' fails"), (['steps'], "called 'steps', as another entry")])
+@pytest.mark.parametrize(
+    'names, message',
+    [
+        (['accuracy', 'failing'], "the metric 'failing' fails"),
+        (['steps'], "called 'steps', as another entry"),
+    ],
+)
 def test_metrics_are_tried_before_a_run(tmp_path, names, message):
     trainer = small(tmp_path / 'run', **{'evaluation.metrics': names, 'evaluation.before': False})
     with pytest.raises(UserError, match=message):
@@ -82,7 +124,11 @@ def test_metrics_are_tried_before_a_run(tmp_path, names, message):
 
 
 def test_numbers_by_name_reach_the_summary_and_the_selection(tmp_path):
-    options = {'evaluation.metrics': ['by_class', 'accuracy'], 'evaluation.select': 'best', 'train.max_epochs': 1}
+    options = {
+        'evaluation.metrics': ['by_class', 'accuracy'],
+        'evaluation.select': 'best',
+        'train.max_epochs': 1,
+    }
     summary = small(tmp_path / 'run', **options).train()
     assert {f'by_class.{k}' for k in range(5)} <= set(summary) and 0 <= summary['validation'] <= 1
 
@@ -90,7 +136,9 @@ def test_numbers_by_name_reach_the_summary_and_the_selection(tmp_path):
 def test_nan_chooses_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(METRICS.module_dict, 'nan', lambda *_: float('nan'))
     options = {'evaluation.metrics': ['nan', 'accuracy'], 'train.max_epochs': 1}
-    with pytest.raises(TrainingError, match='is nan on the validation images of epoch 1, and nothing can be chosen'):
+    with pytest.raises(
+        TrainingError, match='is nan on the validation images of epoch 1, and nothing can be chosen'
+    ):
         small(tmp_path / 'best', **options, **{'evaluation.select': 'best'}).train()
     assert small(tmp_path / 'last', **options).train()['selected'] == 'last epoch'
 

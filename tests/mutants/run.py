@@ -1,11 +1,13 @@
-"""Puts small faults into a copy of vet, one at a time, and looks which of them the tests of the fault's room notice.
+"""Puts small faults into a copy of vet, one at a time, and looks which of them the tests of the fault's room
+notice.
 
     python tests/mutants/run.py --count 200 --seed 0 --rooms core tuners
 
-The sample is drawn by a hash of each mutation's own text, so it stays the same while other code changes. Each mutant runs in a
-forked process, in a temporary copy of the tree, until the first test fails. A mutant that uses far more processor time than the
-tests need counts as killed. A test that fails on unchanged code too counts for nothing, and is named at the end.
-equivalent.yaml lists the mutations that change no behaviour, with the reason of each.
+The sample is drawn by a hash of each mutation's own text, so it stays the same while other code changes. Each
+mutant runs in a forked process, in a temporary copy of the tree, until the first test fails. A mutant that
+uses far more processor time than the tests need counts as killed. A test that fails on unchanged code too
+counts for nothing, and is named at the end. equivalent.yaml lists the mutations that change no behaviour,
+with the reason of each.
 """
 
 import argparse
@@ -36,27 +38,57 @@ from tests.mutants.mutations import Mutation, mutations  # noqa: E402
 ROOMS = {
     'core': ['tests/core', 'tests/tuners', 'tests/engine/test_frozen.py', 'tests/engine/test_multitask.py'],
     'tuners': ['tests/tuners', 'tests/core'],
-    'engine': ['tests/engine', 'tests/test_builders.py', 'tests/test_pipeline.py', 'tests/cli/test_commands.py'],
+    'engine': [
+        'tests/engine',
+        'tests/test_builders.py',
+        'tests/test_pipeline.py',
+        'tests/cli/test_commands.py',
+    ],
     'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/test_batches.py'],
     'hub': ['tests/hub', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
 }
-LONG = ('test_two_processes.py', 'test_fp8.py', 'test_heap.py', 'test_image_cache.py', 'test_compile.py')     # run last
+LONG = (
+    'test_two_processes.py',
+    'test_fp8.py',
+    'test_heap.py',
+    'test_image_cache.py',
+    'test_compile.py',
+)  # run last
 EQUIVALENT = Path(__file__).with_name('equivalent.yaml')
-PRELOADED = ('torch', 'torchvision', 'timm', 'mmengine', 'sklearn.metrics', 'scipy', 'torch.utils.tensorboard', 'peft', 'accelerate',
-             'huggingface_hub', 'pytest')
+PRELOADED = (
+    'torch',
+    'torchvision',
+    'timm',
+    'mmengine',
+    'sklearn.metrics',
+    'scipy',
+    'torch.utils.tensorboard',
+    'peft',
+    'accelerate',
+    'huggingface_hub',
+    'pytest',
+)
 KILLED, SURVIVED, TIMEOUT, EQUAL = 'killed', 'survived', 'timeout', 'equivalent'
-CPU_SECONDS = 900           # of one process: a loop without an end
-HANGS_SECONDS = 1800        # of the clock: a process that waits without an end
+CPU_SECONDS = 900  # of one process: a loop without an end
+HANGS_SECONDS = 1800  # of the clock: a process that waits without an end
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--count', type=int, default=200, help='mutants in all, shared equally by the rooms')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--rooms', nargs='+', choices=ROOMS, default=list(ROOMS))
     parser.add_argument('--only', default='', help='mutate only files whose path holds this text')
-    parser.add_argument('--skip', type=int, default=0, help='leave out so many mutants of each room, which another call ran')
-    parser.add_argument('--own', action='store_true', help='run only the test files that are named like the mutated file: quick, and says less')
+    parser.add_argument(
+        '--skip', type=int, default=0, help='leave out so many mutants of each room, which another call ran'
+    )
+    parser.add_argument(
+        '--own',
+        action='store_true',
+        help='run only the test files that are named like the mutated file: quick, and says less',
+    )
     parser.add_argument('--out', type=Path, default=ROOT / 'build/mutants.json')
     args = parser.parse_args()
 
@@ -71,41 +103,72 @@ def main() -> int:
         trusted: dict[str, bool] = {}
         for number, mutation in enumerate(chosen, 1):
             known = equivalent.get(key(vars(mutation)))
-            outcome = dict(status=EQUAL, why=known['why']) if known else outcome_of(mutation, tree, args.own, trusted)
-            record['mutants'].append(dict(file=mutation.file, line=mutation.line, scope=mutation.scope, old=mutation.old,
-                                          new=mutation.new) | outcome)
-            record |= dict(rooms=counts(record['mutants']), failing=[test for test in trusted if not trusted[test]])
+            outcome = (
+                dict(status=EQUAL, why=known['why'])
+                if known
+                else outcome_of(mutation, tree, args.own, trusted)
+            )
+            record['mutants'].append(
+                dict(
+                    file=mutation.file,
+                    line=mutation.line,
+                    scope=mutation.scope,
+                    old=mutation.old,
+                    new=mutation.new,
+                )
+                | outcome
+            )
+            record |= dict(
+                rooms=counts(record['mutants']), failing=[test for test in trusted if not trusted[test]]
+            )
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(record, indent=1) + '\n')
-            print(f'{number}/{len(chosen)} {outcome["status"]} {mutation.file} {mutation.scope} {outcome.get("seconds", 0):.0f} s',
-                  f'{outcome.get("test", "")}\n    - {mutation.old}\n    + {mutation.new}', flush=True)
+            print(
+                f'{number}/{len(chosen)} {outcome["status"]} {mutation.file} {mutation.scope} '
+                f'{outcome.get("seconds", 0):.0f} s',
+                f'{outcome.get("test", "")}\n    - {mutation.old}\n    + {mutation.new}',
+                flush=True,
+            )
     return summary(record, args.out)
 
 
 def key(entry: dict) -> tuple[str, ...]:
-    """What names a mutation: the file, the scope, and the lines before and after, whatever line they stand on."""
+    """What names a mutation: the file, the scope, and the lines before and after, whatever line they
+    stand on.
+    """
     return tuple(entry[name] for name in ('file', 'scope', 'old', 'new'))
 
 
 def of_room(room: str) -> list[Mutation]:
     files = sorted((ROOT / 'vet' / room).rglob('*.py'))
-    return [mutation for path in files for mutation in mutations(path.read_bytes(), path.relative_to(ROOT).as_posix())]
+    return [
+        mutation
+        for path in files
+        for mutation in mutations(path.read_bytes(), path.relative_to(ROOT).as_posix())
+    ]
 
 
-def sample(everything: list[Mutation], rooms: list[str], count: int, seed: int, skip: int = 0) -> list[Mutation]:
+def sample(
+    everything: list[Mutation], rooms: list[str], count: int, seed: int, skip: int = 0
+) -> list[Mutation]:
     """So many mutations, equally many of each room, in a mixed order."""
     chosen = []
     for i, room in enumerate(rooms):
         share = count // len(rooms) + (i < count % len(rooms))
         ordered = sorted((m for m in everything if m.room == room), key=lambda m: m.order(seed))
-        chosen += [m for m in ordered[:skip + share + 50] if m.is_valid][skip:skip + share]
+        chosen += [m for m in ordered[: skip + share + 50] if m.is_valid][skip : skip + share]
     return sorted(chosen, key=lambda m: m.order(seed))
 
 
 def copy_tree(tree: Path) -> Path:
     """The working tree's files, without what git ignores."""
-    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, check=True,
-                            capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     for name in filter(None, listed.split('\0')):
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +185,8 @@ def tests_of(room: str, tree: Path) -> list[str]:
 
 
 def outcome_of(mutation: Mutation, tree: Path, is_own: bool, trusted: dict[str, bool]) -> dict:
-    """What the tests of the mutation's room say: first the files that are named like the mutated file, then all others.
+    """What the tests of the mutation's room say: first the files that are named like the mutated file, then
+    all others.
 
     trusted: of each test that ever failed, whether the test passes on unchanged code. Others do not count.
     """
@@ -143,20 +207,28 @@ def outcome_of(mutation: Mutation, tree: Path, is_own: bool, trusted: dict[str, 
             if is_test and failed not in trusted:
                 trusted[failed] = run_tests(tree, [failed])[0] == 0
             is_sure = not is_test or trusted[failed]
-        status = 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status          # all of them are slow
+        status = 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status  # all of them are slow
         if status != 0:
             break
-    return dict(status={0: SURVIVED, None: TIMEOUT}.get(status, KILLED), seconds=round(time.monotonic() - began, 1), test=failed)
+    return dict(
+        status={0: SURVIVED, None: TIMEOUT}.get(status, KILLED),
+        seconds=round(time.monotonic() - began, 1),
+        test=failed,
+    )
 
 
 def put(path: Path, source: bytes) -> None:
-    """Writes a module. Its bytecode goes, which Python would take for the new module's: both may be as long, and of one second."""
+    """Writes a module. Its bytecode goes, which Python would take for the new module's: both may be as
+    long, and of one second.
+    """
     path.write_bytes(source)
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
 def run_tests(tree: Path, tests: list[str], left_out: Sequence[str] = ()) -> tuple[int | None, str]:
-    """(exit code, the first test that failed) of these tests in a forked process. The exit code is None where a limit was reached."""
+    """(exit code, the first test that failed) of these tests in a forked process. The exit code is None
+    where a limit was reached.
+    """
     scratch = tree.parent / 'scratch'
     scratch.mkdir()
     child = os.fork()
@@ -198,11 +270,25 @@ def in_child(arguments: list[str], tree: Path, scratch: Path) -> None:
         (scratch / 'tmp').mkdir()
         tempfile.tempdir = None
         os.environ |= dict(PYTHONPATH=str(tree), TMPDIR=str(scratch / 'tmp'), OMP_NUM_THREADS='1')
-        sys.path[:] = [str(tree), *(path for path in sys.path if Path(path).resolve() not in (ROOT, Path(__file__).parent))]
+        sys.path[:] = [
+            str(tree),
+            *(path for path in sys.path if Path(path).resolve() not in (ROOT, Path(__file__).parent)),
+        ]
         for name in [name for name in sys.modules if name.split('.')[0] in ('vet', 'tests')]:
             del sys.modules[name]
-        code = pytest.main(['-x', '-n', '0', '-p', 'no:cacheprovider', '--tb=no', f'--basetemp={scratch / "pytest"}', *arguments],
-                           plugins=[Failed(scratch / 'failed')])
+        code = pytest.main(
+            [
+                '-x',
+                '-n',
+                '0',
+                '-p',
+                'no:cacheprovider',
+                '--tb=no',
+                f'--basetemp={scratch / "pytest"}',
+                *arguments,
+            ],
+            plugins=[Failed(scratch / 'failed')],
+        )
     finally:
         sys.stdout.flush()
         os._exit(int(code))
@@ -233,9 +319,20 @@ def machine() -> dict:
         return subprocess.run(['git', *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
     import torch
-    cpu = [line.partition(':')[2].strip() for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
-    return dict(commit=git('rev-parse', 'HEAD'), git_changes=bool(git('status', '--porcelain')), python=platform.python_version(),
-                torch=torch.__version__, cpu=cpu[0] if cpu else platform.processor(), cores=os.cpu_count())
+
+    cpu = [
+        line.partition(':')[2].strip()
+        for line in Path('/proc/cpuinfo').read_text().splitlines()
+        if line.startswith('model name')
+    ]
+    return dict(
+        commit=git('rev-parse', 'HEAD'),
+        git_changes=bool(git('status', '--porcelain')),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        cpu=cpu[0] if cpu else platform.processor(),
+        cores=os.cpu_count(),
+    )
 
 
 def counts(mutants: list[dict]) -> dict[str, dict[str, int]]:
@@ -245,7 +342,10 @@ def counts(mutants: list[dict]) -> dict[str, dict[str, int]]:
         room = rooms.setdefault(mutant['file'].split('/')[1], Counter())
         room['tried'] += 1
         room[KILLED if mutant['status'] == TIMEOUT else mutant['status']] += 1
-    return {name: {what: rooms[name][what] for what in ('tried', KILLED, SURVIVED, EQUAL)} for name in sorted(rooms)}
+    return {
+        name: {what: rooms[name][what] for what in ('tried', KILLED, SURVIVED, EQUAL)}
+        for name in sorted(rooms)
+    }
 
 
 def rate(record: dict) -> float:

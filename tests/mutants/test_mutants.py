@@ -1,4 +1,6 @@
-"""The tests notice faults: of a seeded sample of small ones, at least 95 in a hundred. What changes no behaviour is listed with a reason."""
+"""The tests notice faults: of a seeded sample of small ones, at least 95 in a hundred. What changes no
+behaviour is listed with a reason.
+"""
 
 import json
 import subprocess
@@ -27,19 +29,33 @@ def area(size, scale=2.0, *, round_up=True):
 def test_what_can_go_wrong_in_a_function():
     found = {(mutation.old, mutation.new) for mutation in mutations(SOURCE, 'vet/core/area.py')}
     for old, new in (('scale=2.0', 'scale=(4.0)'), ('round_up=True', 'round_up=(False)')):
-        assert ('def area(size, scale=2.0, *, round_up=True):', 'def area(size, scale=2.0, *, round_up=True):'.replace(old, new)) in found
+        assert (
+            'def area(size, scale=2.0, *, round_up=True):',
+            'def area(size, scale=2.0, *, round_up=True):'.replace(old, new),
+        ) in found
     condition, total = 'if size is None or size < 0:', 'total = min(size * size, 10) if round_up else 0'
     result = 'return torch.zeros(total, dtype=torch.int32).detach()'
-    for old, new in ((condition, 'if not (size is None or size < 0):'), (condition, 'if (size is None and size < 0):'),
-                     (condition, 'if (size < 0):'), (condition, 'if (size is not None) or size < 0:'),
-                     (condition, 'if size is None or (size <= 0):'), (condition, 'if size is None or size < (1):'),
-                     ("raise ValueError(f'{size} is below {0}')", 'pass'), ('with torch.no_grad():', 'if True:'),
-                     (total, 'total = (max(size * size, 10)) if round_up else 0'), (total, 'total = min((size / size), 10) if round_up else 0'),
-                     (total, 'total = (min(size * size, 10) if not round_up else 0)'),
-                     (result, 'return (torch.zeros(total, dtype=torch.int32))'), (result, 'return (torch.zeros(total)).detach()'),
-                     (result, 'return (torch.ones(total, dtype=torch.int32)).detach()'), (result, 'return None')):
+    for old, new in (
+        (condition, 'if not (size is None or size < 0):'),
+        (condition, 'if (size is None and size < 0):'),
+        (condition, 'if (size < 0):'),
+        (condition, 'if (size is not None) or size < 0:'),
+        (condition, 'if size is None or (size <= 0):'),
+        (condition, 'if size is None or size < (1):'),
+        ("raise ValueError(f'{size} is below {0}')", 'pass'),
+        ('with torch.no_grad():', 'if True:'),
+        (total, 'total = (max(size * size, 10)) if round_up else 0'),
+        (total, 'total = min((size / size), 10) if round_up else 0'),
+        (total, 'total = (min(size * size, 10) if not round_up else 0)'),
+        (result, 'return (torch.zeros(total, dtype=torch.int32))'),
+        (result, 'return (torch.zeros(total)).detach()'),
+        (result, 'return (torch.ones(total, dtype=torch.int32)).detach()'),
+        (result, 'return None'),
+    ):
         assert (old, new) in found
-    assert all(mutation.is_valid and mutation.scope == 'area' for mutation in mutations(SOURCE, 'vet/core/area.py'))
+    assert all(
+        mutation.is_valid and mutation.scope == 'area' for mutation in mutations(SOURCE, 'vet/core/area.py')
+    )
     assert not any('Not a' in old or 'below' in old and new != 'pass' for old, new in found)
 
 
@@ -48,7 +64,11 @@ def test_a_sample_stays_the_same_when_other_code_changes():
     after = mutations(SOURCE.replace(b'import torch', b'import torch\nLIMIT = 3'), 'vet/core/area.py')
     chosen = [key(vars(mutation)) for mutation in sample(before, ['core'], 5, seed=0)]
     assert len(chosen) == 5
-    assert [one for one in (key(vars(mutation)) for mutation in sample(after, ['core'], 6, seed=0)) if one[2] != 'LIMIT = 3'][:5] == chosen
+    assert [
+        one
+        for one in (key(vars(mutation)) for mutation in sample(after, ['core'], 6, seed=0))
+        if one[2] != 'LIMIT = 3'
+    ][:5] == chosen
     assert chosen != [key(vars(mutation)) for mutation in sample(before, ['core'], 5, seed=1)]
 
 
@@ -61,7 +81,20 @@ def test_what_is_listed_as_equivalent_is_a_mutation_and_has_a_reason():
 
 @pytest.mark.slow
 def test_at_least_95_in_a_hundred_faults_are_noticed(tmp_path):
-    made = subprocess.run([sys.executable, 'tests/mutants/run.py', '--count', '60', '--seed', '0', '--out', tmp_path / 'mutants.json'],
-                          cwd=ROOT, capture_output=True, text=True)
+    made = subprocess.run(
+        [
+            sys.executable,
+            'tests/mutants/run.py',
+            '--count',
+            '60',
+            '--seed',
+            '0',
+            '--out',
+            tmp_path / 'mutants.json',
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert made.returncode == 0, made.stdout + made.stderr
     assert len(json.loads((tmp_path / 'mutants.json').read_text())['mutants']) == 60

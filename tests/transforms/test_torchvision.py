@@ -1,4 +1,6 @@
-"""Lists of transforms: the evaluation crop is timm's, the backbone's size goes in where none is given, errors are told."""
+"""Lists of transforms: the evaluation crop is timm's, the backbone's size goes in where none is given,
+errors are told.
+"""
 
 import numpy as np
 import pytest
@@ -27,11 +29,18 @@ def image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
 
 
-@pytest.mark.parametrize('changes', [{}, dict(interpolation='bilinear'), dict(crop_pct=1.0), dict(size=(48, 48), crop_pct=0.9)])
+@pytest.mark.parametrize(
+    'changes', [{}, dict(interpolation='bilinear'), dict(crop_pct=1.0), dict(size=(48, 48), crop_pct=0.9)]
+)
 def test_evaluation_is_timms(image, changes):
     view = VIEW | changes
-    expected = timm.data.create_transform((3, *view['size']), mean=view['mean'], std=view['std'], crop_pct=view['crop_pct'],
-                                          interpolation=view['interpolation'])(image)
+    expected = timm.data.create_transform(
+        (3, *view['size']),
+        mean=view['mean'],
+        std=view['std'],
+        crop_pct=view['crop_pct'],
+        interpolation=view['interpolation'],
+    )(image)
     assert torch.allclose(build_transform(None, **view)(image), expected, atol=1e-6)
 
 
@@ -44,15 +53,25 @@ def test_settings_of_the_backbone_are_defaults(image):
 
 def test_no_transform_normalises_alone(image):
     out = build_transform([], **VIEW)(image)
-    expected = (torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 - torch.tensor(VIEW['mean'])[:, None, None]) \
-        / torch.tensor(VIEW['std'])[:, None, None]
+    expected = (
+        torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 - torch.tensor(VIEW['mean'])[:, None, None]
+    ) / torch.tensor(VIEW['std'])[:, None, None]
     assert torch.allclose(out, expected, atol=1e-6) and out.dtype == torch.float32
 
 
-@pytest.mark.parametrize('entries, still', [
-    (None, ['Resize', 'CenterCrop']), ([], []), ([dict(type='RandomResizedCrop')], []),
-    ([dict(type='Resize'), dict(type='RandomHorizontalFlip'), dict(type='CenterCrop')], ['Resize']),
-    ([dict(type='EvaluationCrop'), dict(type='Resize', size=40), dict(type='Pad', padding=2)], ['Resize', 'CenterCrop', 'Resize'])])
+@pytest.mark.parametrize(
+    'entries, still',
+    [
+        (None, ['Resize', 'CenterCrop']),
+        ([], []),
+        ([dict(type='RandomResizedCrop')], []),
+        ([dict(type='Resize'), dict(type='RandomHorizontalFlip'), dict(type='CenterCrop')], ['Resize']),
+        (
+            [dict(type='EvaluationCrop'), dict(type='Resize', size=40), dict(type='Pad', padding=2)],
+            ['Resize', 'CenterCrop', 'Resize'],
+        ),
+    ],
+)
 def test_what_a_transform_begins_and_ends_with(image, entries, still):
     whole = build_transform(entries, **VIEW)
     begin, rest = split_still(whole)
@@ -79,27 +98,60 @@ class Backwards(v2.Compose):
         return image
 
 
-@pytest.mark.parametrize('transform', [Noise(8), Backwards([v2.Resize(8), v2.CenterCrop(6)]), v2.RandomApply([v2.Resize(8)]),
-                                       v2.Compose([v2.ToImage(), v2.Resize(8)]), v2.Identity()])
+@pytest.mark.parametrize(
+    'transform',
+    [
+        Noise(8),
+        Backwards([v2.Resize(8), v2.CenterCrop(6)]),
+        v2.RandomApply([v2.Resize(8)]),
+        v2.Compose([v2.ToImage(), v2.Resize(8)]),
+        v2.Identity(),
+    ],
+)
 def test_what_is_not_known_to_be_still_is_left_whole(transform):
     assert split_still(transform) == ([], transform)
     assert split_normalisation(transform)[0] is transform
 
 
-@pytest.mark.parametrize('entry, error, message', [
-    (dict(type='RandomCorp'), UnknownNameError, "unknown transform 'RandomCorp'. Did you mean .*'RandomCrop'"),
-    (dict(type='RandomCrop', sizes=3), UnknownNameError, "option of transform 'RandomCrop' 'sizes'. Did you mean 'size'"),
-    (dict(type='RandomAffine'), UserError, "needs 'degrees'"),
-    (dict(type='RandomHorizontalFlip', p=2), UserError, 'p is 2; it must be at least 0 and at most 1 .*RandomHorizontalFlip'),
-    (dict(type='Resize', interpolation='cubic'), UnknownNameError, "unknown interpolation 'cubic'. Did you mean 'bicubic'"),
-    (dict(size=3), UserError, 'a transform is given as a dict with a "type"')])
+@pytest.mark.parametrize(
+    'entry, error, message',
+    [
+        (
+            dict(type='RandomCorp'),
+            UnknownNameError,
+            "unknown transform 'RandomCorp'. Did you mean .*'RandomCrop'",
+        ),
+        (
+            dict(type='RandomCrop', sizes=3),
+            UnknownNameError,
+            "option of transform 'RandomCrop' 'sizes'. Did you mean 'size'",
+        ),
+        (dict(type='RandomAffine'), UserError, "needs 'degrees'"),
+        (
+            dict(type='RandomHorizontalFlip', p=2),
+            UserError,
+            'p is 2; it must be at least 0 and at most 1 .*RandomHorizontalFlip',
+        ),
+        (
+            dict(type='Resize', interpolation='cubic'),
+            UnknownNameError,
+            "unknown interpolation 'cubic'. Did you mean 'bicubic'",
+        ),
+        (dict(size=3), UserError, 'a transform is given as a dict with a "type"'),
+    ],
+)
 def test_errors(entry, error, message):
     with pytest.raises(error, match=message):
         build_transform([entry], **VIEW)
 
 
-SCALED = [dict(type='ToTensor')], [dict(type='ToImage'), dict(type='ConvertImageDtype')], [dict(type='PILToTensor')], [], [
-    dict(type='ToImage'), dict(type='ToDtype', dtype='float32', scale=True)]
+SCALED = (
+    [dict(type='ToTensor')],
+    [dict(type='ToImage'), dict(type='ConvertImageDtype')],
+    [dict(type='PILToTensor')],
+    [],
+    [dict(type='ToImage'), dict(type='ToDtype', dtype='float32', scale=True)],
+)
 
 
 @pytest.mark.parametrize('entries', SCALED, ids=lambda entries: entries[-1]['type'] if entries else 'none')
@@ -111,21 +163,34 @@ def test_every_image_is_normalised_once(image, entries, own, kind):
     if kind in ('uint8', 'float') and any(entry['type'] == 'PILToTensor' for entry in entries):
         pytest.skip('torchvision takes PIL images alone there')
     transform = build_transform(entries + [normalise] * own, **VIEW)
-    given = {'pil': image, 'on tensors': image, 'uint8': v2.functional.to_image(image),
-             'float': v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)}[kind]
+    given = {
+        'pil': image,
+        'on tensors': image,
+        'uint8': v2.functional.to_image(image),
+        'float': v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True),
+    }[kind]
     found = (on_tensors(transform) if kind == 'on tensors' else transform)(given)
-    torch.testing.assert_close(found.as_subclass(torch.Tensor), build_transform([], **VIEW)(image).as_subclass(torch.Tensor))
+    torch.testing.assert_close(
+        found.as_subclass(torch.Tensor), build_transform([], **VIEW)(image).as_subclass(torch.Tensor)
+    )
 
 
 def test_own_numbers_take_the_place_of_the_backbones(image):
-    """What follows Normalize sees what was normalised; and a batch that ends so is not normalised by others."""
-    entries = [dict(type='Normalize', mean=[0.1, 0.2, 0.3], std=[0.5]), dict(type='RandomErasing', p=1.0, value=7)]
+    """What follows Normalize sees what was normalised; and a batch that ends so is not normalised by
+    others.
+    """
+    entries = [
+        dict(type='Normalize', mean=[0.1, 0.2, 0.3], std=[0.5]),
+        dict(type='RandomErasing', p=1.0, value=7),
+    ]
     transform = build_transform(entries, **VIEW)
     assert normalisation(transform) == ([0.1, 0.2, 0.3], [0.5])
     assert transform(image).max() == 7 and split_normalisation(transform)[0] is transform
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
     expected = (pixels - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / 0.5
-    torch.testing.assert_close(build_transform(entries[:1], **VIEW)(image).as_subclass(torch.Tensor), expected)
+    torch.testing.assert_close(
+        build_transform(entries[:1], **VIEW)(image).as_subclass(torch.Tensor), expected
+    )
 
 
 def test_an_image_that_is_given_is_not_written_into(image):
@@ -141,7 +206,9 @@ def test_an_image_that_is_given_is_not_written_into(image):
 
 @pytest.mark.parametrize('values', ['normalised', 'not scaled', 'nan'])
 def test_floats_that_are_no_pixels(image, values):
-    floats = v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=values != 'not scaled')
+    floats = v2.functional.to_dtype(
+        v2.functional.to_image(image), torch.float32, scale=values != 'not scaled'
+    )
     floats = dict(normalised=(floats - 0.5) / 0.25, nan=floats * float('nan')).get(values, floats)
     with pytest.raises(UserError, match='normalised already, or not scaled'):
         build_transform([], **VIEW)(floats)
@@ -159,21 +226,36 @@ def test_floats_that_a_resize_or_noise_left_outside(image):
     assert build_transform(erased, **VIEW)(image).isfinite().all()
 
 
-@pytest.mark.parametrize('tensor, message', [
-    (torch.zeros(3, 8, 8, dtype=torch.int64), 'image tensor of torch.int64; allowed: uint8, or floats'),
-    (torch.zeros(8, 8, 3), r'of shape \(8, 8, 3\) as an image; allowed: \(3, H, W\)'),
-    (torch.zeros(4, 8, 8), r'of shape \(4, 8, 8\)'), (torch.zeros(1, 3, 8, 8), r'of shape \(1, 3, 8, 8\)')])
+@pytest.mark.parametrize(
+    'tensor, message',
+    [
+        (torch.zeros(3, 8, 8, dtype=torch.int64), 'image tensor of torch.int64; allowed: uint8, or floats'),
+        (torch.zeros(8, 8, 3), r'of shape \(8, 8, 3\) as an image; allowed: \(3, H, W\)'),
+        (torch.zeros(4, 8, 8), r'of shape \(4, 8, 8\)'),
+        (torch.zeros(1, 3, 8, 8), r'of shape \(1, 3, 8, 8\)'),
+    ],
+)
 def test_tensors_that_are_no_images(tensor, message):
     with pytest.raises(UserError, match=message):
         refuse_unless_pixels(tensor)
 
 
-@pytest.mark.parametrize('entries, message', [
-    ([dict(type='Normalize', mean=[0.5], std=[0.5])] * 2, '2 steps of type Normalize; an image is normalised once'),
-    ([dict(type='Normalize', mean=[123.7, 116.3, 103.5], std=[1, 1, 1])], 'mean is .*allowed: three numbers, or one, from -1 to 2'),
-    ([dict(type='Normalize', mean=[0.5], std=[1e-45])], 'std is .*from 0.001 to 10'),
-    ([dict(type='Normalize', mean=[0.5, 0.5], std=[0.5])], 'mean is .*three numbers, or one'),
-    ([dict(type='ToDtype', dtype='flaot32')], "unknown dtype 'flaot32'. Did you mean .*'float32'")])
+@pytest.mark.parametrize(
+    'entries, message',
+    [
+        (
+            [dict(type='Normalize', mean=[0.5], std=[0.5])] * 2,
+            '2 steps of type Normalize; an image is normalised once',
+        ),
+        (
+            [dict(type='Normalize', mean=[123.7, 116.3, 103.5], std=[1, 1, 1])],
+            'mean is .*allowed: three numbers, or one, from -1 to 2',
+        ),
+        ([dict(type='Normalize', mean=[0.5], std=[1e-45])], 'std is .*from 0.001 to 10'),
+        ([dict(type='Normalize', mean=[0.5, 0.5], std=[0.5])], 'mean is .*three numbers, or one'),
+        ([dict(type='ToDtype', dtype='flaot32')], "unknown dtype 'flaot32'. Did you mean .*'float32'"),
+    ],
+)
 def test_normalisations_that_are_refused(entries, message):
     with pytest.raises(UserError, match=message):
         build_transform(entries, **VIEW)
@@ -202,19 +284,29 @@ def test_the_centre_is_that_of_the_whole(monkeypatch, shape, interpolation):
     view = build_transform(None, **VIEW | dict(interpolation=interpolation))
     whole = view(thin(*shape))
     monkeypatch.setattr(module, 'LARGEST', 0)
-    assert (view(thin(*shape)) - whole).abs().max() < 0.03      # two levels of 255: Pillow may resize rows or columns first
+    assert (
+        view(thin(*shape)) - whole
+    ).abs().max() < 0.03  # two levels of 255: Pillow may resize rows or columns first
 
 
 def test_a_resize_that_nothing_cuts_is_refused_where_it_would_be_huge():
     resize = build_transform([dict(type='Resize', size=256), dict(type='RandomCrop')], **VIEW)
-    with pytest.raises(ValueError, match='65,000 x 2 pixels is too long and thin: .* short side to 256 would make 8,320,000 x 256'):
+    with pytest.raises(
+        ValueError,
+        match='65,000 x 2 pixels is too long and thin: .* short side to 256 would make 8,320,000 x 256',
+    ):
         resize(thin(2, 65_000))
     for entry in (dict(type='Resize', size=[64, 64]), dict(type='RandomResizedCrop')):
         assert build_transform([entry, dict(type='CenterCrop')], **VIEW)(thin(2, 65_000)).shape == (3, 32, 32)
 
 
 def test_resize_is_torchvisions(image):
-    for options in (dict(size=20), dict(size=(20, 30)), dict(size=20, max_size=25), dict(size=None, max_size=33)):
+    for options in (
+        dict(size=20),
+        dict(size=(20, 30)),
+        dict(size=20, max_size=25),
+        dict(size=None, max_size=33),
+    ):
         ours, theirs = TRANSFORMS.build(dict(type='Resize', **options)), v2.Resize(**options)
         assert np.array_equal(np.asarray(ours(image)), np.asarray(theirs(image)))
         assert repr(ours) == repr(theirs)

@@ -15,6 +15,7 @@ def vit_b16():
 @pytest.fixture
 def count_on_vit_b16(vit_b16):
     """count_on_vit_b16(type=…, …): the number of parameters that such a tuner trains."""
+
     def count(**config: object) -> int:
         tuner = TUNERS.build(config)
         tuner.attach(vit_b16)
@@ -22,4 +23,5 @@ def count_on_vit_b16(vit_b16):
             return sum(parameter.numel() for _, parameter in tuner.trainable())
         finally:
             tuner.detach()
+
     return count

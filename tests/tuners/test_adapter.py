@@ -26,7 +26,9 @@ def u(delta: nn.Module, h: torch.Tensor, act=gelu) -> torch.Tensor:
     return act(h @ delta.down.weight.T + delta.down.bias) @ delta.up.weight.T + delta.up.bias
 
 
-def vit_features(backbone: Backbone, attn=lambda i, x, y: y, mlp=lambda i, x, y: y, block=lambda i, x: x) -> torch.Tensor:
+def vit_features(
+    backbone: Backbone, attn=lambda i, x, y: y, mlp=lambda i, x, y: y, block=lambda i, x: x
+) -> torch.Tensor:
     """The plain ViT written out: what follows each attention, FFN and block is given as functions."""
     net, x = backbone.network, images(2).double()
     x = net.patch_embed(x)
@@ -53,6 +55,7 @@ def test_houlsby_is_a_residual_bottleneck_behind_attention_and_ffn():
 
     def behind(part):
         return lambda i, x, y: y + u(tuner.deltas[f'blocks/{i}/{part}'], y)
+
     assert len(tuner.deltas) == 6
     assert close(backbone(images(2).double()), vit_features(backbone, behind('attn'), behind('mlp')))
 
@@ -66,7 +69,9 @@ def test_pfeiffer_and_modelscopes_adapter_stand_behind_the_ffn(name):
 
 def test_adaptformer_runs_beside_the_ffn_on_its_normed_input():
     backbone, tuner = tuned('vit', type='AdaptFormer', width=3)
-    expected = vit_features(backbone, mlp=lambda i, x, y: y + 0.1 * u(tuner.deltas[f'blocks/{i}/mlp'], x, relu))
+    expected = vit_features(
+        backbone, mlp=lambda i, x, y: y + 0.1 * u(tuner.deltas[f'blocks/{i}/mlp'], x, relu)
+    )
     assert close(backbone(images(2).double()), expected)
 
 
@@ -77,6 +82,7 @@ def test_adapter_plus_scales_each_channel_behind_the_block():
         delta = tuner.deltas[f'blocks/{i}']
         assert delta.scale.shape == (32,)
         return x + delta.scale * u(delta, x)
+
     assert close(backbone(images(2).double()), vit_features(backbone, block=behind))
 
 
@@ -86,11 +92,19 @@ def test_before_edits_the_input():
     def changed(i, x, y):
         delta, mlp = tuner.deltas[f'blocks/{i}/mlp'], backbone.network.blocks[i].mlp
         return type(mlp).forward(mlp, x + delta.scale * u(delta, x))
+
     assert close(backbone(images(2).double()), vit_features(backbone, mlp=changed))
 
 
-@pytest.mark.parametrize('family, at, last', [('resnet', 'layer2.0', False), ('swin', 'layers.0.blocks.0', True),
-                                              ('convnext', 'stages.1.blocks.0', False), ('vgg', 'features.3', False)])
+@pytest.mark.parametrize(
+    'family, at, last',
+    [
+        ('resnet', 'layer2.0', False),
+        ('swin', 'layers.0.blocks.0', True),
+        ('convnext', 'stages.1.blocks.0', False),
+        ('vgg', 'features.3', False),
+    ],
+)
 @pytest.mark.parametrize('position', ['after', 'before'])
 def test_maps_are_edited_along_their_channels(family, at, last, position):
     backbone, tuner = tuned(family, type='Adapter', width=3, at=at, position=position)
@@ -100,6 +114,7 @@ def test_maps_are_edited_along_their_channels(family, at, last, position):
 
     def edited(h):
         return h + (u(delta, h) if last else u(delta, h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
     expected = edited(frozen(x)) if position == 'after' else frozen(edited(x))
     assert close(site.module(x), expected)
 
@@ -114,7 +129,9 @@ def test_attention_that_gives_a_tuple_is_edited_too():
     assert close(out, frozen + u(tuner.deltas['encoder/layers/encoder_layer_0/self_attention'], frozen))
 
 
-@pytest.mark.parametrize('init, std', [('houlsby', 0.0088), ('bert', 0.02), ('xavier', (2 / (32 + 200)) ** 0.5)])
+@pytest.mark.parametrize(
+    'init, std', [('houlsby', 0.0088), ('bert', 0.02), ('xavier', (2 / (32 + 200)) ** 0.5)]
+)
 def test_starts(init, std):
     torch.manual_seed(0)
     tuner = TUNERS.build(dict(type='Adapter', width=200, init=init))
@@ -136,13 +153,22 @@ def test_dropout_acts_in_training_alone():
 
 # Counts --------------------------------------------------------------------------------------------------------------
 
+
 @functools.cache
 def vit_b16() -> Backbone:
     return timm_net('vit_base_patch16_224', img_size=32, weight_init='skip')
 
 
-@pytest.mark.parametrize('name, count', [('Houlsby', 313_536), ('Pfeiffer', 156_768), ('AdaptFormer', 156_768),
-                                         ('AdapterPlus', 165_984), ('Adapter', 156_768)])
+@pytest.mark.parametrize(
+    'name, count',
+    [
+        ('Houlsby', 313_536),
+        ('Pfeiffer', 156_768),
+        ('AdaptFormer', 156_768),
+        ('AdapterPlus', 165_984),
+        ('Adapter', 156_768),
+    ],
+)
 def test_published_counts_on_vit_b16(name, count):
     tuner = TUNERS.build(dict(type=name, width=8))
     tuner.attach(vit_b16())
@@ -155,29 +181,59 @@ def test_width_is_one_value_a_list_by_depth_or_a_dict_of_patterns():
         tuner = TUNERS.build(dict(type='Adapter', **config))
         tuner.attach(tiny('vit'))
         return {name: delta.down.out_features for name, delta in tuner.deltas.items()}
+
     assert widths(width=[4, 0, 2]) == {'blocks/0/mlp': 4, 'blocks/2/mlp': 2}
-    assert widths(width={'attn': 5, 'mlp': 1}, at=['attn[0]', 'mlp[0]']) == {'blocks/0/attn': 5, 'blocks/0/mlp': 1}
+    assert widths(width={'attn': 5, 'mlp': 1}, at=['attn[0]', 'mlp[0]']) == {
+        'blocks/0/attn': 5,
+        'blocks/0/mlp': 1,
+    }
 
 
 def test_only_modelscopes_adapter_answers_to_adapter_length():
     assert TUNERS.find('Adapter').length_key == ('adapter_length', 'width')
-    assert all(TUNERS.find(name).length_key is None for name in ('Houlsby', 'Pfeiffer', 'AdaptFormer', 'AdapterPlus'))
+    assert all(
+        TUNERS.find(name).length_key is None for name in ('Houlsby', 'Pfeiffer', 'AdaptFormer', 'AdapterPlus')
+    )
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('config, family, error, text', [
-    (dict(width=0), 'vit', UserError, r'width is 0; it must be at least 1'),
-    (dict(position='beside'), 'vit', UnknownNameError, r"position of Adapter 'beside'.*after, before, parallel"),
-    (dict(activation='geluu'), 'vit', UnknownNameError, r"activation of Adapter 'geluu'.*Did you mean 'gelu'"),
-    (dict(init='zeros'), 'vit', UnknownNameError, r"init of Adapter 'zeros'.*Did you mean 'zero'"),
-    (dict(scale='chanel'), 'vit', UserError, r"scale is 'chanel'; it must be a number or 'learned' or 'channel'"),
-    (dict(dropout=1), 'vit', UserError, r'dropout is 1; (allowed|it must be)'),
-    (dict(), 'resnet', UnknownNameError, r"'mlp'.*roles of resnet18"),
-    (dict(at='block', position='parallel'), 'resnet', NoSiteError,
-     r"Adapter needs a module that keeps the number of its places \(this one gives \(16, 4, 4\)\), but 'layer2\.0' \(BasicBlock"),
-    (dict(at='attn.proj'), 'torchvision-vit', NoSiteError, r"out_proj.* is never called"),
-], ids=str)
+
+@pytest.mark.parametrize(
+    'config, family, error, text',
+    [
+        (dict(width=0), 'vit', UserError, r'width is 0; it must be at least 1'),
+        (
+            dict(position='beside'),
+            'vit',
+            UnknownNameError,
+            r"position of Adapter 'beside'.*after, before, parallel",
+        ),
+        (
+            dict(activation='geluu'),
+            'vit',
+            UnknownNameError,
+            r"activation of Adapter 'geluu'.*Did you mean 'gelu'",
+        ),
+        (dict(init='zeros'), 'vit', UnknownNameError, r"init of Adapter 'zeros'.*Did you mean 'zero'"),
+        (
+            dict(scale='chanel'),
+            'vit',
+            UserError,
+            r"scale is 'chanel'; it must be a number or 'learned' or 'channel'",
+        ),
+        (dict(dropout=1), 'vit', UserError, r'dropout is 1; (allowed|it must be)'),
+        (dict(), 'resnet', UnknownNameError, r"'mlp'.*roles of resnet18"),
+        (
+            dict(at='block', position='parallel'),
+            'resnet',
+            NoSiteError,
+            r"Adapter needs a module that keeps the number of its places \(this one gives \(16, 4, 4\)\), but 'layer2\.0' \(BasicBlock",
+        ),
+        (dict(at='attn.proj'), 'torchvision-vit', NoSiteError, r'out_proj.* is never called'),
+    ],
+    ids=str,
+)
 def test_refusals(config, family, error, text):
     with pytest.raises(error, match='(?s)' + text):
         TUNERS.build(dict(type='Adapter', **config)).attach(tiny(family))

@@ -24,7 +24,9 @@ def test_features_are_those_of_the_image_within_its_border(family):
             if inside and 3 <= column < 35:
                 padded[:, :, row, column] = x[:, :, row - 3, column - 3]
             elif inside:
-                padded[:, :, row, column] = delta.columns[:, row - 3, column if column < 3 else column - 32].detach()
+                padded[:, :, row, column] = delta.columns[
+                    :, row - 3, column if column < 3 else column - 32
+                ].detach()
             else:
                 padded[:, :, row, column] = delta.rows[:, row if row < 3 else row - 32, column].detach()
     frozen = tiny(family).eval().double()
@@ -36,7 +38,10 @@ def test_border_starts_as_uniform_pixels_normalised_as_the_images():
     backbone = tiny('resnet')
     tuner = border(pad=40)
     tuner.attach(backbone)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.preprocessing.mean, backbone.preprocessing.std))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in (backbone.preprocessing.mean, backbone.preprocessing.std)
+    )
     for _, parameter in tuner.trainable():
         pixels = parameter.detach() * std + mean
         assert pixels.min() > -1e-5 and pixels.max() < 1 + 1e-5
@@ -73,12 +78,23 @@ def test_swin_that_pads_its_windows_takes_a_border():
     assert all(parameter.grad.abs().sum() > 0 for _, parameter in tuner.trainable())
 
 
-@pytest.mark.parametrize('family, why', [('vit', r'Input height \(42\)'), ('clip', r'Input height \(42\)'),
-                                         ('deit-distilled', r'Input height \(42\)'), ('swin', r'Input height \(42\)'),
-                                         ('torchvision-vit', 'Wrong image height')])
+@pytest.mark.parametrize(
+    'family, why',
+    [
+        ('vit', r'Input height \(42\)'),
+        ('clip', r'Input height \(42\)'),
+        ('deit-distilled', r'Input height \(42\)'),
+        ('swin', r'Input height \(42\)'),
+        ('torchvision-vit', 'Wrong image height'),
+    ],
+)
 def test_networks_of_one_size_refuse_and_say_why(family, why):
     backbone = tiny(family)
-    text = r"BorderPrompt needs a network that takes its images padded to \(3, 42, 42\) \(.*" + why + r".*takes \(3, 32, 32\)"
+    text = (
+        r'BorderPrompt needs a network that takes its images padded to \(3, 42, 42\) \(.*'
+        + why
+        + r'.*takes \(3, 32, 32\)'
+    )
     with pytest.raises(NoSiteError, match=text):
         border().attach(backbone)
     assert not backbone.network._forward_pre_hooks
@@ -87,7 +103,9 @@ def test_networks_of_one_size_refuse_and_say_why(family, why):
 def test_a_network_whose_features_grow_with_the_image_is_refused():
     backbone = tiny('resnet')
     backbone.network.global_pool.pool = torch.nn.Flatten()  # 32 maps of one pixel, of four when padded
-    with pytest.raises(NoSiteError, match=r'padded to \(3, 42, 42\) to the same \(32,\) features, not \(128,\)'):
+    with pytest.raises(
+        NoSiteError, match=r'padded to \(3, 42, 42\) to the same \(32,\) features, not \(128,\)'
+    ):
         border().attach(backbone)
 
 

@@ -35,14 +35,20 @@ def test_patches_are_a_map_and_each_class_token_a_map_of_one(family, prefix, par
     backbone, tuner = tuned(family, type='Convpass', width=3, scale=0.7)
     module, delta = getattr(backbone.network.blocks[1], part), tuner.deltas[f'blocks/1/{part}']
     x = torch.randn(2, prefix + 16, 32, dtype=torch.float64)
-    tokens = [bypass(delta, x[:, None, i:i + 1]).flatten(1, 2) for i in range(prefix)]
+    tokens = [bypass(delta, x[:, None, i : i + 1]).flatten(1, 2) for i in range(prefix)]
     tokens.append(bypass(delta, x[:, prefix:].reshape(2, 4, 4, 32)).reshape(2, 16, 32))
     expected = type(module).forward(module, x) + 0.7 * torch.cat(tokens, 1)
     assert torch.allclose(module(x), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize('family, at, last', [('convnext', 'stages.0.blocks.0', False), ('mobilenet', 'blocks.1.1', False),
-                                              ('swin', 'layers.0.blocks.0', True)])
+@pytest.mark.parametrize(
+    'family, at, last',
+    [
+        ('convnext', 'stages.0.blocks.0', False),
+        ('mobilenet', 'blocks.1.1', False),
+        ('swin', 'layers.0.blocks.0', True),
+    ],
+)
 def test_maps_of_both_channel_orders(family, at, last):
     backbone, tuner = tuned(family, type='Convpass', width=3, at=at)
     site, delta = backbone.sites.find(at)[0], tuner.deltas[at.replace('.', '/')]
@@ -89,14 +95,33 @@ def test_published_count_on_vit_b16():
     tuner.detach()
 
 
-@pytest.mark.parametrize('config, family, error, text', [
-    (dict(), 'resnet', UnknownNameError, r"'attn'.*roles of resnet18"),
-    (dict(), 'swin', NoSiteError, r"Convpass needs .*whole image.*'layers\.0\.blocks\.0\.attn' \(WindowAttention, .*\(16, 16\)"),
-    (dict(at='block'), 'resnet', NoSiteError, r"keeps its shape, but 'layer1\.0' \(BasicBlock, which takes \(64, 8, 8\)"),
-    (dict(at='layers.1.blocks.0.mlp'), 'swin', NoSiteError, r"grid of \(8, 8\), or a map, but 'layers\.1\.blocks\.0\.mlp'.*\(16, 32\)"),
-    (dict(width=0), 'vit', UserError, r'width is 0'),
-    (dict(dropout=1.0), 'vit', UserError, r'dropout is 1\.0'),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, family, error, text',
+    [
+        (dict(), 'resnet', UnknownNameError, r"'attn'.*roles of resnet18"),
+        (
+            dict(),
+            'swin',
+            NoSiteError,
+            r"Convpass needs .*whole image.*'layers\.0\.blocks\.0\.attn' \(WindowAttention, .*\(16, 16\)",
+        ),
+        (
+            dict(at='block'),
+            'resnet',
+            NoSiteError,
+            r"keeps its shape, but 'layer1\.0' \(BasicBlock, which takes \(64, 8, 8\)",
+        ),
+        (
+            dict(at='layers.1.blocks.0.mlp'),
+            'swin',
+            NoSiteError,
+            r"grid of \(8, 8\), or a map, but 'layers\.1\.blocks\.0\.mlp'.*\(16, 32\)",
+        ),
+        (dict(width=0), 'vit', UserError, r'width is 0'),
+        (dict(dropout=1.0), 'vit', UserError, r'dropout is 1\.0'),
+    ],
+    ids=str,
+)
 def test_refusals(config, family, error, text):
     with pytest.raises(error, match=text):
         TUNERS.build(dict(type='Convpass', **config)).attach(tiny(family))

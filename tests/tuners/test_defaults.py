@@ -1,4 +1,6 @@
-"""The numbers that a tuner takes where a user gives none: those of the papers. Another default is another method for every such user."""
+"""The numbers that a tuner takes where a user gives none: those of the papers. Another default is
+another method for every such user.
+"""
 
 import inspect
 
@@ -8,9 +10,13 @@ from vet.registry import TUNERS
 
 DEFAULTS = {
     'ARC': dict(width=50, at=('attn.qkv', 'mlp.fc1')),
-    'AdaLoRA': dict(rank=12, target=8, alpha=None, warmup=0.1, final=0.5, gamma=0.1, beta1=0.85, beta2=0.85, at='attn.qkv'),
+    'AdaLoRA': dict(
+        rank=12, target=8, alpha=None, warmup=0.1, final=0.5, gamma=0.1, beta1=0.85, beta2=0.85, at='attn.qkv'
+    ),
     'AdaptFormer': dict(width=8, scale=0.1, dropout=0.0, at='mlp'),
-    'Adapter': dict(width=8, position='after', activation='gelu', scale=1.0, dropout=0.0, init='zero', at='mlp'),
+    'Adapter': dict(
+        width=8, position='after', activation='gelu', scale=1.0, dropout=0.0, init='zero', at='mlp'
+    ),
     'AdapterPlus': dict(width=8, init='houlsby', at='block'),
     'BitFit': dict(at='backbone'),
     'BorderPrompt': dict(pad=5),
@@ -26,8 +32,19 @@ DEFAULTS = {
     'LinearProbe': dict(),
     'LoHa': dict(rank=4, alpha=None, at='attn.qkv'),
     'LoKr': dict(rank=4, alpha=None, factor=-1, at='attn.qkv'),
-    'LoRA': dict(rank=10, alpha=None, dropout=0.0, parts=None, at='attn.qkv', variant='plain', seed=0, r=None, lora_alpha=None,
-                 lora_dropout=None, target_modules=None),
+    'LoRA': dict(
+        rank=10,
+        alpha=None,
+        dropout=0.0,
+        parts=None,
+        at='attn.qkv',
+        variant='plain',
+        seed=0,
+        r=None,
+        lora_alpha=None,
+        lora_dropout=None,
+        target_modules=None,
+    ),
     'MoLoRA': dict(rank=4, experts=4, topk=None, alpha=None, at='attn.qkv'),
     'NormTune': dict(at='norm'),
     'Partial': dict(blocks=1, norm=False, names=None, indices=None),
@@ -52,4 +69,6 @@ def test_every_tuner_is_in_the_table():
 @pytest.mark.parametrize('name', DEFAULTS)
 def test_defaults(name):
     parameters = inspect.signature(TUNERS.find(name)).parameters.values()
-    assert {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty} == DEFAULTS[name]
+    assert {
+        one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty
+    } == DEFAULTS[name]

@@ -1,4 +1,6 @@
-"""DyLoRA: at each rank the plain LoRA of its first rows and columns, its schedules, and a run that is resumed."""
+"""DyLoRA: at each rank the plain LoRA of its first rows and columns, its schedules, and a run that is
+resumed.
+"""
 
 import json
 import random
@@ -40,8 +42,8 @@ def test_at_rank_b_it_is_plain_lora_of_the_first_b(family, b):
     for delta in tuner.deltas.values():
         delta.current.fill_(b)
     tuner.use_rank(4)
-    assert torch.allclose(backbone(x), full, rtol=1e-8, atol=1e-8)      # 'random' is evaluated whole
-    tuner.train()                                                       # of the tuner alone: no batch statistics
+    assert torch.allclose(backbone(x), full, rtol=1e-8, atol=1e-8)  # 'random' is evaluated whole
+    tuner.train()  # of the tuner alone: no batch statistics
     assert torch.allclose(backbone(x), wanted, rtol=1e-8, atol=1e-8)
 
 
@@ -53,7 +55,9 @@ def test_without_alpha_the_full_rank_is_not_scaled():
 
 def test_merged_at_the_rank_in_use():
     backbone = tiny('vit')
-    model = ImageClassifier(backbone, [TUNERS.build(dict(type='DyLoRA', rank=4))], LinearHead(32, 3), 'abc').eval()
+    model = ImageClassifier(
+        backbone, [TUNERS.build(dict(type='DyLoRA', rank=4))], LinearHead(32, 3), 'abc'
+    ).eval()
     delta = model.tuners[0].deltas['blocks/1/attn/qkv']
     with torch.no_grad():
         delta.B.normal_()
@@ -76,6 +80,7 @@ def test_only_what_the_step_uses_has_a_gradient():
 
 
 # Schedules -----------------------------------------------------------------------------------------------------------
+
 
 def courses(steps: int, **config: object) -> list[list[int]]:
     """The rank at each step, and last the one that training leaves, of each site."""
@@ -101,7 +106,7 @@ def test_random_draws_all_ranks_alike_and_the_same_at_every_site_and_time():
     assert courses(4000, rank=5, smallest=2)[0] == first
     assert courses(4000, rank=5, smallest=2, seed=1)[0] != first
     pairs = set(zip(first, first[1:]))
-    assert len(pairs) == 16                                 # a step's draw tells nothing of the next one's
+    assert len(pairs) == 16  # a step's draw tells nothing of the next one's
 
 
 def test_draws_leave_the_global_random_streams_alone():
@@ -156,6 +161,7 @@ def test_another_rank_compiles_nothing_anew():
 
 # State ---------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize('schedule', ['random', pytest.param('shrink', marks=pytest.mark.slow)])
 def test_resumed_run_ends_as_the_unbroken_one_and_its_folder_serves_every_rank(tmp_path, schedule):
     """Two epochs of four steps, and the second again from the checkpoint between them."""
@@ -163,9 +169,16 @@ def test_resumed_run_ends_as_the_unbroken_one_and_its_folder_serves_every_rank(t
     small(tmp_path / 'one', **options).train()
     resumed = small(tmp_path / 'two', str(tmp_path / 'one' / 'checkpoints' / 'step-00000004'), **options)
     resumed.train()
-    one, two = (load_file(tmp_path / run / 'checkpoints' / 'step-00000008' / 'state.safetensors') for run in ('one', 'two'))
+    one, two = (
+        load_file(tmp_path / run / 'checkpoints' / 'step-00000008' / 'state.safetensors')
+        for run in ('one', 'two')
+    )
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert {name.rpartition('.')[2] for name in one if name.startswith('model.tuners')} == {'A', 'B', 'current'}
+    assert {name.rpartition('.')[2] for name in one if name.startswith('model.tuners')} == {
+        'A',
+        'B',
+        'current',
+    }
 
     configuration = tmp_path / 'one' / 'output' / 'configuration.json'
     x, written = torch.randn(3, 3, 8, 8), json.loads(configuration.read_text())
@@ -176,24 +189,33 @@ def test_resumed_run_ends_as_the_unbroken_one_and_its_folder_serves_every_rank(t
     configuration.write_text(json.dumps(written))
     model.tuners[0].use_rank(1)
     assert torch.equal(load_model(tmp_path / 'one' / 'output')(x), model(x))
-    assert torch.equal(model(x), whole) == (schedule == 'shrink')       # which has ended at rank 1
+    assert torch.equal(model(x), whole) == (schedule == 'shrink')  # which has ended at rank 1
 
 
 # Counts and refusals -------------------------------------------------------------------------------------------------
+
 
 def test_count_on_vit_b16(count_on_vit_b16):
     assert count_on_vit_b16(type='DyLoRA', rank=8) == 294_912
 
 
-@pytest.mark.parametrize('config, error, text', [
-    (dict(schedule='rise'), UnknownNameError, r"unknown schedule of DyLoRA 'rise'.*grow, random, shrink"),
-    (dict(smallest=0), UserError, r'smallest is 0; (allowed|it must be)'),
-    (dict(rank=[4, 2, 4], smallest=3), UserError, r"smallest is 3, but the rank at 'blocks\.1\.attn\.qkv' .* is 2"),
-    (dict(rank=4, use=5), UserError, r'the rank to use is 5; (allowed|it must be): 1 to 4'),
-    (dict(rank=4, use=0), UserError, r'use is 0; it must be at least 1'),
-    (dict(rank=0), UserError, r'rank is 0'),
-    (dict(at='norm'), NoSiteError, r"DyLoRA needs a weight matrix, but 'blocks\.0\.norm1'"),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, error, text',
+    [
+        (dict(schedule='rise'), UnknownNameError, r"unknown schedule of DyLoRA 'rise'.*grow, random, shrink"),
+        (dict(smallest=0), UserError, r'smallest is 0; (allowed|it must be)'),
+        (
+            dict(rank=[4, 2, 4], smallest=3),
+            UserError,
+            r"smallest is 3, but the rank at 'blocks\.1\.attn\.qkv' .* is 2",
+        ),
+        (dict(rank=4, use=5), UserError, r'the rank to use is 5; (allowed|it must be): 1 to 4'),
+        (dict(rank=4, use=0), UserError, r'use is 0; it must be at least 1'),
+        (dict(rank=0), UserError, r'rank is 0'),
+        (dict(at='norm'), NoSiteError, r"DyLoRA needs a weight matrix, but 'blocks\.0\.norm1'"),
+    ],
+    ids=str,
+)
 def test_refusal_says_what_was_given(config, error, text):
     backbone = tiny('vit')
     with pytest.raises(error, match='(?s)' + text):

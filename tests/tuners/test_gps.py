@@ -14,7 +14,12 @@ from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UserError
 from vet.registry import TUNERS
 
-FAMILIES = ('vit', 'mobilenet', 'convnext', 'torchvision-vit')      # the second and third with depthwise convolutions
+FAMILIES = (
+    'vit',
+    'mobilenet',
+    'convnext',
+    'torchvision-vit',
+)  # the second and third with depthwise convolutions
 LABELS = torch.tensor([2, 0, 2, 7, 0, 1])
 
 
@@ -42,7 +47,9 @@ def contrastive_loss(features: torch.Tensor, labels: list[int]) -> torch.Tensor:
     for i, label in enumerate(labels):
         others = sum(torch.exp(z[i] @ z[a] / 0.07) for a in range(len(z)) if a != i)
         positives = [p for p in range(len(z)) if p != i and labels[p] == label]
-        terms.append(-sum(torch.log(torch.exp(z[i] @ z[p] / 0.07) / others) for p in positives) / len(positives))
+        terms.append(
+            -sum(torch.log(torch.exp(z[i] @ z[p] / 0.07) / others) for p in positives) / len(positives)
+        )
     return sum(terms) / len(terms)
 
 
@@ -71,7 +78,10 @@ def test_before_prepare_the_largest_weights_are_chosen(family):
     net = plain(family)
     for key, delta in tuner.deltas.items():
         rows = net.get_parameter(names(key)[0]).flatten(1).abs()
-        assert delta.index.tolist() == rows.argsort(1, descending=True)[:, :2].sort(1).values.tolist() and delta.shift is None
+        assert (
+            delta.index.tolist() == rows.argsort(1, descending=True)[:, :2].sort(1).values.tolist()
+            and delta.shift is None
+        )
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -82,14 +92,16 @@ def test_prepare_chooses_the_largest_gradients_of_the_contrastive_loss(family):
         contrastive_loss(net(torch.cat([x[part], x[part].flip(-1)])), LABELS[part].tolist() * 2).backward()
     for module in backbone.train().modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.5                                      # of which the choice knows nothing
+            module.p = 0.5  # of which the choice knows nothing
     tuner.prepare([(x[:4], LABELS[:4]), (x[4:], LABELS[4:])])
     assert len(tuner.deltas) == len(backbone.sites.find(['stem', 'weight']))
     for key, delta in tuner.deltas.items():
         rows = net.get_parameter(names(key)[0]).grad.flatten(1).abs()
         assert all(len(set(row)) == 2 for row in delta.index.tolist())
-        chosen = rows.gather(1, delta.index.long())             # their sizes: a dead neuron's gradients are all zero
-        assert torch.allclose(chosen.sort(1, descending=True).values, rows.sort(1, descending=True).values[:, :2], rtol=1e-9)
+        chosen = rows.gather(1, delta.index.long())  # their sizes: a dead neuron's gradients are all zero
+        assert torch.allclose(
+            chosen.sort(1, descending=True).values, rows.sort(1, descending=True).values[:, :2], rtol=1e-9
+        )
 
 
 def test_prepare_leaves_all_else_as_it_was():
@@ -125,7 +137,9 @@ def test_choice_is_saved_small_copied_and_pickled():
     index = state['deltas.blocks.1.mlp.fc1.index']
     assert not torch.equal(index, first['deltas.blocks.1.mlp.fc1.index']) and index.dtype == torch.int32
     assert {name.rpartition('.')[2] for name in state} == {'values', 'index', 'shift'}
-    assert sum(value.numel() for value in state.values()) < 0.3 * sum(p.numel() for p in tuner.backbone.parameters())
+    assert sum(value.numel() for value in state.values()) < 0.3 * sum(
+        p.numel() for p in tuner.backbone.parameters()
+    )
     for again in (copy.deepcopy(tuner), pickle.loads(pickle.dumps(tuner))):
         assert torch.equal(again.state()['deltas.blocks.1.mlp.fc1.index'], index)
         again.prepare([(images(6, seed=5).double(), LABELS)])
@@ -133,20 +147,41 @@ def test_choice_is_saved_small_copied_and_pickled():
     assert torch.equal(tuner.state()['deltas.blocks.1.mlp.fc1.index'], index)
 
 
-@pytest.mark.parametrize('config, count', [(dict(), 167_424), (dict(bias=False), 83_712), (dict(k=3), 334_848),
-                                           (dict(k=[0] * 11 + [1], bias=False, at='weight'), 6_912)], ids=str)
+@pytest.mark.parametrize(
+    'config, count',
+    [
+        (dict(), 167_424),
+        (dict(bias=False), 83_712),
+        (dict(k=3), 334_848),
+        (dict(k=[0] * 11 + [1], bias=False, at='weight'), 6_912),
+    ],
+    ids=str,
+)
 def test_counts_on_vit_b16(config, count, count_on_vit_b16):
     assert count_on_vit_b16(type='GPS', **config) == count
 
 
-@pytest.mark.parametrize('config, family, error, text', [
-    (dict(k=0), 'vit', UserError, r'k is 0; it must be at least 1'),
-    (dict(k=10, at='*.conv_dw'), 'mobilenet', NoSiteError,
-     r"GPS needs .* with 10 inputs .*'blocks\.0\.0\.conv_dw' \(Conv2d, which takes"),
-    (dict(at='norm'), 'vit', NoSiteError, r"GPS needs a weight matrix .*'blocks\.0\.norm1' \(LayerNorm, which takes \(17, 32\)"),
-    (dict(at='block'), 'vit', NoSiteError, r"'blocks\.0' \(Block, .*\) has no weight"),
-    (dict(images=0), 'vit', UserError, r'images is 0; it must be at least 1'),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, family, error, text',
+    [
+        (dict(k=0), 'vit', UserError, r'k is 0; it must be at least 1'),
+        (
+            dict(k=10, at='*.conv_dw'),
+            'mobilenet',
+            NoSiteError,
+            r"GPS needs .* with 10 inputs .*'blocks\.0\.0\.conv_dw' \(Conv2d, which takes",
+        ),
+        (
+            dict(at='norm'),
+            'vit',
+            NoSiteError,
+            r"GPS needs a weight matrix .*'blocks\.0\.norm1' \(LayerNorm, which takes \(17, 32\)",
+        ),
+        (dict(at='block'), 'vit', NoSiteError, r"'blocks\.0' \(Block, .*\) has no weight"),
+        (dict(images=0), 'vit', UserError, r'images is 0; it must be at least 1'),
+    ],
+    ids=str,
+)
 def test_refusals(config, family, error, text):
     with pytest.raises(error, match=text):
         TUNERS.build(dict(type='GPS', **config)).attach(tiny(family))
@@ -154,13 +189,18 @@ def test_refusals(config, family, error, text):
 
 def test_one_image_a_batch_has_nothing_to_compare():
     _, tuner = attached('vit')
-    with pytest.raises(UserError, match=r'GPS compares the images of a batch, but in 3 images .*batch_size_per_gpu to 2'):
+    with pytest.raises(
+        UserError, match=r'GPS compares the images of a batch, but in 3 images .*batch_size_per_gpu to 2'
+    ):
         tuner.prepare((images(1, seed=seed).double(), torch.tensor([seed])) for seed in range(3))
 
 
 def test_loss_of_a_worked_example():
     """Two orthogonal pairs: each anchor has one positive at cosine 1 and two others at 0."""
     from vet.tuners.gps import contrastive_loss
+
     features = torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 5.0]], dtype=torch.float64)
     expected = -math.log(math.e / (math.e + 2))
-    assert contrastive_loss(features, torch.tensor([4, 9, 4, 9]), temperature=1.0).item() == pytest.approx(expected, abs=1e-12)
+    assert contrastive_loss(features, torch.tensor([4, 9, 4, 9]), temperature=1.0).item() == pytest.approx(
+        expected, abs=1e-12
+    )

@@ -90,11 +90,17 @@ def test_linear_under_two_tuners_forms_the_weight_in_their_order(config):
     assert torch.allclose(qkv(x), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize('types', [('SSF', 'RepAdapter', 'LoHa'), ('ARC', 'FacT', 'IA3'), ('LoKr', 'RLRR', 'DiffFit')], ids='-'.join)
+@pytest.mark.parametrize(
+    'types',
+    [('SSF', 'RepAdapter', 'LoHa'), ('ARC', 'FacT', 'IA3'), ('LoKr', 'RLRR', 'DiffFit')],
+    ids='-'.join,
+)
 def test_three_kinds_merge_into_one_plain_network_in_their_order(types):
     torch.manual_seed(0)
     backbone = tiny('vit')
-    model = ImageClassifier(backbone, [TUNERS.build(dict(type=type)) for type in types], LinearHead(32, 3), 'abc').eval()
+    model = ImageClassifier(
+        backbone, [TUNERS.build(dict(type=type)) for type in types], LinearHead(32, 3), 'abc'
+    ).eval()
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -121,21 +127,47 @@ def test_without_a_bias_nothing_is_shifted_and_no_key_is_added():
         tuner.detach()
 
 
-@pytest.mark.parametrize('config, number', [
-    (dict(type='RepAdapter'), 239_808), (dict(type='ARC'), 96_432), (dict(type='ARC', at='attn.qkv'), 48_216)], ids=str)
+@pytest.mark.parametrize(
+    'config, number',
+    [
+        (dict(type='RepAdapter'), 239_808),
+        (dict(type='ARC'), 96_432),
+        (dict(type='ARC', at='attn.qkv'), 48_216),
+    ],
+    ids=str,
+)
 def test_counts_on_vit_b16(count_on_vit_b16, config, number):
     assert count_on_vit_b16(**config) == number
 
 
-@pytest.mark.parametrize('config, family, error, text', [
-    (dict(type='RepAdapter', at='weight'), 'resnet', NoSiteError, r"RepAdapter needs a Linear or an ungrouped 1 x 1 .*'layer1\.0\.conv1'"),
-    (dict(type='ARC', at='weight'), 'resnet', NoSiteError, r"ARC needs a Linear or an ungrouped 1 x 1 .*'layer1\.0\.conv1'"),
-    (dict(type='ARC', at='norm'), 'vit', NoSiteError, r"ARC needs a Linear .*'blocks\.0\.norm1'"),
-    (dict(type='RepAdapter', width=3), 'vit', UserError, r'groups is 2, which must divide the width 3 and the 32 channels of'),
-    (dict(type='RepAdapter', groups=0), 'vit', UserError, r'groups is 0; (allowed|it must be)'),
-    (dict(type='RepAdapter'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18"),
-    (dict(type='ARC', width=0), 'vit', UserError, r'width is 0; it must be at least 1'),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, family, error, text',
+    [
+        (
+            dict(type='RepAdapter', at='weight'),
+            'resnet',
+            NoSiteError,
+            r"RepAdapter needs a Linear or an ungrouped 1 x 1 .*'layer1\.0\.conv1'",
+        ),
+        (
+            dict(type='ARC', at='weight'),
+            'resnet',
+            NoSiteError,
+            r"ARC needs a Linear or an ungrouped 1 x 1 .*'layer1\.0\.conv1'",
+        ),
+        (dict(type='ARC', at='norm'), 'vit', NoSiteError, r"ARC needs a Linear .*'blocks\.0\.norm1'"),
+        (
+            dict(type='RepAdapter', width=3),
+            'vit',
+            UserError,
+            r'groups is 2, which must divide the width 3 and the 32 channels of',
+        ),
+        (dict(type='RepAdapter', groups=0), 'vit', UserError, r'groups is 0; (allowed|it must be)'),
+        (dict(type='RepAdapter'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18"),
+        (dict(type='ARC', width=0), 'vit', UserError, r'width is 0; it must be at least 1'),
+    ],
+    ids=str,
+)
 def test_refusal_says_what_was_given(config, family, error, text):
     with pytest.raises(error, match='(?s)' + text):
         TUNERS.build(config).attach(tiny(family))

@@ -32,10 +32,14 @@ class Net(nn.Module):
         return self.fc(self.conv(self.stem(x)).mean((2, 3)))
 
 
-def tuned(conv: nn.Module, at: str, **config: object) -> tuple[nn.Module, nn.Module, torch.Tensor, torch.Tensor]:
+def tuned(
+    conv: nn.Module, at: str, **config: object
+) -> tuple[nn.Module, nn.Module, torch.Tensor, torch.Tensor]:
     """A float64 module with LoRA at it, its weights untouched, its A and its B (random)."""
     torch.manual_seed(0)
-    backbone = Backbone(Net(conv), find_layout(Net(conv)), Preprocessing(size=(9, 9)), dict(type='test', name='net'))
+    backbone = Backbone(
+        Net(conv), find_layout(Net(conv)), Preprocessing(size=(9, 9)), dict(type='test', name='net')
+    )
     tuner = lora(at=at, **config)
     tuner.attach(backbone)
     backbone.double(), tuner.double()
@@ -57,9 +61,19 @@ def test_linear_is_W_x_plus_scaled_B_A_x(alpha, scale):
     assert torch.allclose(module(x), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize('options', [dict(), dict(stride=2), dict(padding=1, stride=2), dict(groups=2),
-                                     dict(dilation=2, bias=False), dict(groups=4, padding=1),
-                                     dict(padding=1, padding_mode='reflect')], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(stride=2),
+        dict(padding=1, stride=2),
+        dict(groups=2),
+        dict(dilation=2, bias=False),
+        dict(groups=4, padding=1),
+        dict(padding=1, padding_mode='reflect'),
+    ],
+    ids=str,
+)
 def test_convolution_is_that_of_patches(options):
     conv = nn.Conv2d(4, 8, 3, **options)
     module, A, B = tuned(conv, 'conv', rank=2, alpha=3)
@@ -67,7 +81,7 @@ def test_convolution_is_that_of_patches(options):
     mode = 'constant' if conv.padding_mode == 'zeros' else conv.padding_mode
     padded = nn.functional.pad(x, conv._reversed_padding_repeated_twice, mode)
     groups, out = conv.groups, []
-    for g in range(groups):                                     # (B, in / groups kH kW, H' W') patches of the group's channels
+    for g in range(groups):  # (B, in / groups kH kW, H' W') patches of the group's channels
         patches = nn.functional.unfold(padded.chunk(groups, 1)[g], 3, conv.dilation, 0, conv.stride)
         W, B_g = module.weight.chunk(groups)[g].flatten(1), B.chunk(groups)[g]
         out.append(W @ patches + 1.5 * B_g @ (A @ patches))
@@ -90,7 +104,7 @@ def test_parts_have_an_update_of_their_own_rows(parts):
     expected = x @ qkv.weight.T + qkv.bias
     for i, part in enumerate(sorted(parts, key='qkv'.index)):
         rows = slice(32 * 'qkv'.index(part), 32 * ('qkv'.index(part) + 1))
-        expected[..., rows] += 2.0 * x @ delta.A[2 * i:2 * i + 2].T @ delta.B[32 * i:32 * i + 32].T
+        expected[..., rows] += 2.0 * x @ delta.A[2 * i : 2 * i + 2].T @ delta.B[32 * i : 32 * i + 32].T
     assert torch.allclose(qkv(x), expected, rtol=0, atol=1e-8)
 
 
@@ -112,8 +126,11 @@ def test_dropout_acts_on_the_updates_input_in_training_alone():
 @pytest.mark.parametrize('train', [False, True])
 def test_same_numbers_and_gradients_as_peft(train):
     import peft
+
     backbone = tiny('vit')
-    reference = peft.get_peft_model(copy.deepcopy(backbone.network), peft.LoraConfig(r=4, lora_alpha=8, target_modules=['qkv']))
+    reference = peft.get_peft_model(
+        copy.deepcopy(backbone.network), peft.LoraConfig(r=4, lora_alpha=8, target_modules=['qkv'])
+    )
     tuner = lora(rank=4, alpha=8)
     tuner.attach(backbone)
     torch.manual_seed(0)
@@ -132,7 +149,9 @@ def test_same_numbers_and_gradients_as_peft(train):
     for name, delta in tuner.deltas.items():
         for mine, their in zip((delta.A, delta.B), theirs[name]):
             assert torch.allclose(mine.grad, their.grad, rtol=1e-4, atol=1e-4 * their.grad.abs().max())
-    assert sum(p.numel() for _, p in tuner.trainable()) == sum(p.numel() for p in reference.parameters() if p.requires_grad)
+    assert sum(p.numel() for _, p in tuner.trainable()) == sum(
+        p.numel() for p in reference.parameters() if p.requires_grad
+    )
 
 
 class Made(TorchDispatchMode):
@@ -155,7 +174,7 @@ def test_linear_route_makes_neither_the_updated_weight_nor_its_gradient(route, m
     tuner = lora(rank=2)
     tuner.attach(backbone)
     qkv = backbone.network.blocks[0].attn.qkv
-    if route == 'whole':                                    # the control: what the count shows without the split
+    if route == 'whole':  # the control: what the count shows without the split
         qkv._reweighted.edits[0].delta.splits = lambda module: False
     x = torch.randn(7, 32, requires_grad=True)
     with Made(96 * 32) as seen:
@@ -166,21 +185,26 @@ def test_linear_route_makes_neither_the_updated_weight_nor_its_gradient(route, m
 
 # Counts --------------------------------------------------------------------------------------------------------------
 
+
 @functools.cache
 def vit_b16() -> Backbone:
     """ViT-B/16 on small images: none of the counts below depends on the number of tokens."""
     return timm_net('vit_base_patch16_224', img_size=32, weight_init='skip')
 
 
-@pytest.mark.parametrize('config, count', [
-    (dict(type='LoRA', rank=8, parts='qv'), 294_912),
-    (dict(type='LoRA', rank=10), 368_640),
-    (dict(type='LoRA', rank=8, parts='qkv'), 442_368),
-    (dict(type='LoRA', rank=[0] * 11 + [10]), 30_720),
-    (dict(type='BitFit'), 102_912),
-    (dict(type='Partial', blocks=1), 7_087_872),
-    (dict(type='Partial', blocks=2, norm=True), 2 * 7_087_872 + 1_536),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, count',
+    [
+        (dict(type='LoRA', rank=8, parts='qv'), 294_912),
+        (dict(type='LoRA', rank=10), 368_640),
+        (dict(type='LoRA', rank=8, parts='qkv'), 442_368),
+        (dict(type='LoRA', rank=[0] * 11 + [10]), 30_720),
+        (dict(type='BitFit'), 102_912),
+        (dict(type='Partial', blocks=1), 7_087_872),
+        (dict(type='Partial', blocks=2, norm=True), 2 * 7_087_872 + 1_536),
+    ],
+    ids=str,
+)
 def test_published_counts_on_vit_b16(config, count):
     tuner = TUNERS.build(config)
     tuner.attach(vit_b16())
@@ -201,16 +225,27 @@ def test_rank_is_one_value_a_list_by_depth_or_a_dict_of_patterns():
     assert given(5) == {f'blocks.{i}.attn.qkv': 5 for i in range(3)}
     assert given([4, 0, 1]) == {'blocks.0.attn.qkv': 4, 'blocks.2.attn.qkv': 1}
     assert given({'blocks.[01].*': 2, 'attn.qkv': 7}) == {
-        'blocks.0.attn.qkv': 2, 'blocks.1.attn.qkv': 2, 'blocks.2.attn.qkv': 7}
-    assert given({r'mlp\.fc[12]$': 3, 'blocks.0.attn.proj': 2}, 'weight') == {
-        'blocks.0.attn.proj': 2} | {f'blocks.{i}.mlp.fc{j}': 3 for i in range(3) for j in (1, 2)}
+        'blocks.0.attn.qkv': 2,
+        'blocks.1.attn.qkv': 2,
+        'blocks.2.attn.qkv': 7,
+    }
+    assert given({r'mlp\.fc[12]$': 3, 'blocks.0.attn.proj': 2}, 'weight') == {'blocks.0.attn.proj': 2} | {
+        f'blocks.{i}.mlp.fc{j}': 3 for i in range(3) for j in (1, 2)
+    }
     assert given(2, 'attn.qkv[-2:]') == {'blocks.1.attn.qkv': 2, 'blocks.2.attn.qkv': 2}
     assert given(2, 'blocks.*.mlp.fc1') == {f'blocks.{i}.mlp.fc1': 2 for i in range(3)}
 
 
-@pytest.mark.parametrize('rank, wanted', [
-    ({'blocks.[0-3].*': 2, 'attn.qkv': 8}, [2] * 4 + [8] * 8), ({'blocks.1': 2, '.*': 4}, [4, 2] + [4] * 10),
-    ({'*.qkv': 3}, [3] * 12), ({r'blocks\.1[01]?\.': 2, 'blocks': 1}, [1, 2] + [1] * 8 + [2, 2])], ids=str)
+@pytest.mark.parametrize(
+    'rank, wanted',
+    [
+        ({'blocks.[0-3].*': 2, 'attn.qkv': 8}, [2] * 4 + [8] * 8),
+        ({'blocks.1': 2, '.*': 4}, [4, 2] + [4] * 10),
+        ({'*.qkv': 3}, [3] * 12),
+        ({r'blocks\.1[01]?\.': 2, 'blocks': 1}, [1, 2] + [1] * 8 + [2, 2]),
+    ],
+    ids=str,
+)
 def test_a_pattern_is_a_path_first(rank, wanted):
     """A wildcard's dot is a dot: 'blocks.[0-3]' is not block 10."""
     tuner = lora(rank=rank)
@@ -232,33 +267,93 @@ def test_place_named_twice_is_tuned_once():
 
 # Refusals ------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('config, family, error, text', [
-    (dict(rank=0), 'vit', UserError, r'rank is 0; it must be at least 1'),
-    (dict(rank=-3), 'vit', UserError, r'rank is -3; it must be at least 1'),
-    (dict(rank=2.5), 'vit', UserError, r'rank is 2\.5; (allowed|it must be).* a (positive int|whole number)'),
-    (dict(rank=True), 'vit', UserError, r'rank is True; (allowed|it must be)'),
-    (dict(rank=[1, 2]), 'vit', UserError, r'rank has 2 values, but the backbone has 3 blocks'),
-    (dict(rank=[1, -2, 3]), 'vit', UserError, r'rank is \[1, -2, 3\]; it must be a list .* at least 0 .*, but -2 is not'),
-    (dict(rank=[0, 0, 0]), 'vit', NoSiteError, r'LoRA has nothing to train at the 3 sites'),
-    (dict(rank={'nowhere': 2}), 'vit', UserError, r"rank has the pattern 'nowhere', which fits none of the 3 sites"),
-    (dict(alpha='a'), 'vit', UserError, "alpha is 'a'; (allowed:|it must be) a number"),
-    (dict(rank={'.*': 2}, alpha={'block.7': 2}), 'vit', UserError, r"alpha has the pattern 'block\.7', which fits none"),
-    (dict(rank={'*qkw': 2}), 'vit', UserError, r"rank fits none of the 3 sites.*is '\*qkw', not a regular expression"),
-    (dict(rank=[1, 2, 3], at='stem'), 'vit', UserError, r"'patch_embed\.proj' .* lies in no block"),
-    (dict(at='attn.qvk'), 'vit', UnknownNameError, r"unknown role or module path 'attn\.qvk'.*Did you mean 'attn\.qkv'"),
-    (dict(at='attn.qkv'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18 \(ResNet\)"),
-    (dict(at='attn.qkv[7:]'), 'vit', NoSiteError, r"'attn\.qkv\[7:\]' matches no site: .* has 3 blocks"),
-    (dict(at='attn.qkv[[1]'), 'vit', UserError, r"cannot read the place"),
-    (dict(at='norm'), 'vit', NoSiteError, r"LoRA needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm, .*\(17, 32\)"),
-    (dict(at='block'), 'vit', NoSiteError, r"'blocks\.0' \(Block, .*\(17, 32\) per image\) has no weight"),
-    (dict(parts='qv', at='mlp.fc1'), 'vit', NoSiteError, r"LoRA needs for parts='qv' a projection.*'blocks\.0\.mlp\.fc1'"),
-    (dict(parts='qv', at='weight'), 'resnet', NoSiteError, r"LoRA needs for parts='qv' a projection.*'layer1\.0\.conv1' \(Conv2d, .*\(64, 8, 8\)"),
-    (dict(parts='qz'), 'vit', UserError, r"parts is 'qz'; (allowed|it must be): letters of \"qkv\""),
-    (dict(parts='qq'), 'vit', UserError, r"parts is 'qq'"),
-    (dict(dropout=1.0), 'vit', UserError, r'dropout is 1\.0; (allowed|it must be)'),
-    (dict(dropout=0.1, at='weight'), 'convnext', NoSiteError, r"dropout.*'stages\.0\.blocks\.0\.conv_dw' \(Conv2d"),
-    (dict(ranc=2), 'vit', UnknownNameError, r"option of tuner 'LoRA' 'ranc'. Did you mean 'rank'"),
-], ids=str)
+
+@pytest.mark.parametrize(
+    'config, family, error, text',
+    [
+        (dict(rank=0), 'vit', UserError, r'rank is 0; it must be at least 1'),
+        (dict(rank=-3), 'vit', UserError, r'rank is -3; it must be at least 1'),
+        (
+            dict(rank=2.5),
+            'vit',
+            UserError,
+            r'rank is 2\.5; (allowed|it must be).* a (positive int|whole number)',
+        ),
+        (dict(rank=True), 'vit', UserError, r'rank is True; (allowed|it must be)'),
+        (dict(rank=[1, 2]), 'vit', UserError, r'rank has 2 values, but the backbone has 3 blocks'),
+        (
+            dict(rank=[1, -2, 3]),
+            'vit',
+            UserError,
+            r'rank is \[1, -2, 3\]; it must be a list .* at least 0 .*, but -2 is not',
+        ),
+        (dict(rank=[0, 0, 0]), 'vit', NoSiteError, r'LoRA has nothing to train at the 3 sites'),
+        (
+            dict(rank={'nowhere': 2}),
+            'vit',
+            UserError,
+            r"rank has the pattern 'nowhere', which fits none of the 3 sites",
+        ),
+        (dict(alpha='a'), 'vit', UserError, "alpha is 'a'; (allowed:|it must be) a number"),
+        (
+            dict(rank={'.*': 2}, alpha={'block.7': 2}),
+            'vit',
+            UserError,
+            r"alpha has the pattern 'block\.7', which fits none",
+        ),
+        (
+            dict(rank={'*qkw': 2}),
+            'vit',
+            UserError,
+            r"rank fits none of the 3 sites.*is '\*qkw', not a regular expression",
+        ),
+        (dict(rank=[1, 2, 3], at='stem'), 'vit', UserError, r"'patch_embed\.proj' .* lies in no block"),
+        (
+            dict(at='attn.qvk'),
+            'vit',
+            UnknownNameError,
+            r"unknown role or module path 'attn\.qvk'.*Did you mean 'attn\.qkv'",
+        ),
+        (dict(at='attn.qkv'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18 \(ResNet\)"),
+        (dict(at='attn.qkv[7:]'), 'vit', NoSiteError, r"'attn\.qkv\[7:\]' matches no site: .* has 3 blocks"),
+        (dict(at='attn.qkv[[1]'), 'vit', UserError, r'cannot read the place'),
+        (
+            dict(at='norm'),
+            'vit',
+            NoSiteError,
+            r"LoRA needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm, .*\(17, 32\)",
+        ),
+        (
+            dict(at='block'),
+            'vit',
+            NoSiteError,
+            r"'blocks\.0' \(Block, .*\(17, 32\) per image\) has no weight",
+        ),
+        (
+            dict(parts='qv', at='mlp.fc1'),
+            'vit',
+            NoSiteError,
+            r"LoRA needs for parts='qv' a projection.*'blocks\.0\.mlp\.fc1'",
+        ),
+        (
+            dict(parts='qv', at='weight'),
+            'resnet',
+            NoSiteError,
+            r"LoRA needs for parts='qv' a projection.*'layer1\.0\.conv1' \(Conv2d, .*\(64, 8, 8\)",
+        ),
+        (dict(parts='qz'), 'vit', UserError, r"parts is 'qz'; (allowed|it must be): letters of \"qkv\""),
+        (dict(parts='qq'), 'vit', UserError, r"parts is 'qq'"),
+        (dict(dropout=1.0), 'vit', UserError, r'dropout is 1\.0; (allowed|it must be)'),
+        (
+            dict(dropout=0.1, at='weight'),
+            'convnext',
+            NoSiteError,
+            r"dropout.*'stages\.0\.blocks\.0\.conv_dw' \(Conv2d",
+        ),
+        (dict(ranc=2), 'vit', UnknownNameError, r"option of tuner 'LoRA' 'ranc'. Did you mean 'rank'"),
+    ],
+    ids=str,
+)
 def test_refusal_says_what_was_given_and_what_is_allowed(config, family, error, text):
     backbone = tiny(family)
     before = copy.deepcopy(backbone.network.state_dict())
@@ -273,12 +368,16 @@ def test_update_starts_at_zero_with_A_as_nn_linear_draws_it():
     tuner = lora(rank=16)
     tuner.attach(randomised(timm_net('vit_tiny_patch16_224', **VIT)))
     for delta in tuner.deltas.values():
-        bound = 32 ** -0.5
+        bound = 32**-0.5
         assert not delta.B.any()
-        assert delta.A.abs().max() <= bound and delta.A.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.15)
+        assert delta.A.abs().max() <= bound and delta.A.std().item() == pytest.approx(
+            bound / 3**0.5, rel=0.15
+        )
 
 
-@pytest.mark.parametrize('given', [dict(rank=2, r=8), dict(alpha=2, lora_alpha=8), dict(dropout=0.1, lora_dropout=0.2)])
+@pytest.mark.parametrize(
+    'given', [dict(rank=2, r=8), dict(alpha=2, lora_alpha=8), dict(dropout=0.1, lora_dropout=0.2)]
+)
 def test_two_names_of_one_number_must_not_contradict(given):
     with pytest.raises(UserError, match='two names of one number; give one of them'):
         TUNERS.build(dict(type='LoRA', **given))

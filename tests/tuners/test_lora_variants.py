@@ -18,7 +18,9 @@ def lora(**config: object) -> Tuner:
 
 
 def tuned(family: str, site: str, **config: object) -> tuple[Backbone, nn.Module, nn.Module]:
-    """A float64 backbone with LoRA, the module at `site`, and its delta with every parameter moved at random."""
+    """A float64 backbone with LoRA, the module at `site`, and its delta with every parameter moved at
+    random.
+    """
     torch.manual_seed(0)
     backbone = tiny(family)
     tuner = lora(at=site, **config)
@@ -28,17 +30,17 @@ def tuned(family: str, site: str, **config: object) -> tuple[Backbone, nn.Module
     with torch.no_grad():
         for parameter in delta.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    backbone.tuner = tuner      # kept alive
+    backbone.tuner = tuner  # kept alive
     return backbone, backbone.network.get_submodule(site), delta
 
 
-QKV, CONV = 'blocks.1.attn.qkv', 'layer2.0.conv1'       # (96, 32) and (16, 8, 3, 3)
+QKV, CONV = 'blocks.1.attn.qkv', 'layer2.0.conv1'  # (96, 32) and (16, 8, 3, 3)
 
 
 def test_rslora_divides_alpha_by_the_root_of_the_rank():
     _, qkv, delta = tuned('vit', QKV, variant='rslora', rank=4, alpha=6)
     x = torch.randn(5, 32, dtype=torch.float64)
-    expected = x @ qkv.weight.T + qkv.bias + 6 / 4 ** 0.5 * (x @ delta.A.T @ delta.B.T)
+    expected = x @ qkv.weight.T + qkv.bias + 6 / 4**0.5 * (x @ delta.A.T @ delta.B.T)
     assert torch.allclose(qkv(x), expected, rtol=0, atol=1e-8)
 
 
@@ -100,7 +102,9 @@ def test_pissa_starts_at_the_principal_part_of_the_weight(site, parts):
     for rows in delta.rows:
         U, S, V = torch.linalg.svd(W[rows])
         assert torch.allclose(update[rows], U[:, :3] @ torch.diag(S[:3]) @ V[:3], atol=1e-4)
-        assert torch.linalg.matrix_norm(W[rows] - update[rows], 2).item() == pytest.approx(S[3].item(), rel=1e-3)
+        assert torch.linalg.matrix_norm(W[rows] - update[rows], 2).item() == pytest.approx(
+            S[3].item(), rel=1e-3
+        )
 
 
 def test_pissa_is_the_residual_plus_the_trained_pair():
@@ -117,7 +121,7 @@ def test_pissa_is_the_residual_plus_the_trained_pair():
 def test_pissa_starts_at_the_identity_however_large_the_principal_part_is():
     backbone = tiny('vit').eval()
     with torch.no_grad():
-        backbone.network.blocks[0].attn.qkv.weight[5] *= 1e4        # y + p - p would round y away
+        backbone.network.blocks[0].attn.qkv.weight[5] *= 1e4  # y + p - p would round y away
     frozen = backbone(images(2))
     lora(variant='pissa', rank=3, alpha=6).attach(backbone)
     assert torch.equal(backbone(images(2)), frozen)
@@ -161,17 +165,24 @@ def test_vera_shares_its_projections_and_draws_them_again_bit_for_bit():
     assert len(frozen) == 4 and sum(name.startswith('A') for name in frozen) == 2
     for name, buffer in again.deltas['shared'].named_buffers():
         assert torch.equal(buffer, frozen[name])
-    assert not any(torch.equal(buffer, frozen[name]) for name, buffer in other.deltas['shared'].named_buffers())
+    assert not any(
+        torch.equal(buffer, frozen[name]) for name, buffer in other.deltas['shared'].named_buffers()
+    )
     assert {name.rpartition('.')[2] for name in one.state()} == {'b', 'd'}
-    assert all((delta.d == 0.1).all() and not delta.b.any() for name, delta in one.deltas.items() if name != 'shared')
+    assert all(
+        (delta.d == 0.1).all() and not delta.b.any() for name, delta in one.deltas.items() if name != 'shared'
+    )
 
 
 @pytest.mark.parametrize('options, ours', [(dict(use_rslora=True), 'rslora'), (dict(use_dora=True), 'dora')])
 def test_same_numbers_and_gradients_as_peft(options, ours):
     import peft
+
     backbone = tiny('vit').eval()
     names = dict(r=4, lora_alpha=8, target_modules=['qkv'])
-    reference = peft.get_peft_model(copy.deepcopy(backbone.network), peft.LoraConfig(**names, **options)).eval()
+    reference = peft.get_peft_model(
+        copy.deepcopy(backbone.network), peft.LoraConfig(**names, **options)
+    ).eval()
     tuner = lora(variant=ours, **names)
     tuner.attach(backbone)
     torch.manual_seed(0)
@@ -208,24 +219,37 @@ def test_peft_names_mean_the_same():
 
 # Counts and refusals -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('config, number', [
-    (dict(rank=8, parts='qv', variant='rslora'), 294_912),
-    (dict(rank=8, parts='qv', variant='dora'), 313_344),
-    (dict(rank=256, parts='qv', variant='vera'), 24_576),
-], ids=str)
+
+@pytest.mark.parametrize(
+    'config, number',
+    [
+        (dict(rank=8, parts='qv', variant='rslora'), 294_912),
+        (dict(rank=8, parts='qv', variant='dora'), 313_344),
+        (dict(rank=256, parts='qv', variant='vera'), 24_576),
+    ],
+    ids=str,
+)
 def test_published_counts_on_vit_b16(count_on_vit_b16, config, number):
     assert count_on_vit_b16(type='LoRA', **config) == number
 
 
-@pytest.mark.parametrize('config, error, text', [
-    (dict(variant='dorra'), UnknownNameError, r"variant of LoRA 'dorra'\. Did you mean 'dora'"),
-    (dict(variant='dora', dropout=0.1), UserError, r"dropout is 0\.1, but 'dora'"),
-    (dict(variant='pissa', rank=33), UserError, r'rank is 33, but the largest of the 3 weights at .* has 32'),
-    (dict(variant='pissa', rank=2, alpha=0), UserError, r'alpha is 0; it must be above 0'),
-    (dict(target_modules='qkv'), UserError, r"target_modules is 'qkv'; (allowed|it must be): a list"),
-    (dict(target_modules=['qvk']), UnknownNameError, r"'\*\.qvk'"),
-    (dict(variant='dora', at='norm'), NoSiteError, r"a weight matrix, but 'blocks\.0\.norm1'"),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, error, text',
+    [
+        (dict(variant='dorra'), UnknownNameError, r"variant of LoRA 'dorra'\. Did you mean 'dora'"),
+        (dict(variant='dora', dropout=0.1), UserError, r"dropout is 0\.1, but 'dora'"),
+        (
+            dict(variant='pissa', rank=33),
+            UserError,
+            r'rank is 33, but the largest of the 3 weights at .* has 32',
+        ),
+        (dict(variant='pissa', rank=2, alpha=0), UserError, r'alpha is 0; it must be above 0'),
+        (dict(target_modules='qkv'), UserError, r"target_modules is 'qkv'; (allowed|it must be): a list"),
+        (dict(target_modules=['qvk']), UnknownNameError, r"'\*\.qvk'"),
+        (dict(variant='dora', at='norm'), NoSiteError, r"a weight matrix, but 'blocks\.0\.norm1'"),
+    ],
+    ids=str,
+)
 def test_refusal_says_what_was_given_and_what_is_allowed(config, error, text):
     backbone = tiny('vit')
     with pytest.raises(error, match='(?s)' + text):

@@ -29,7 +29,9 @@ def test_linear_mixes_experts_for_each_token(topk):
     for b in range(2):
         for n in range(5):
             for e, g in enumerate(gates(d.G.weight, x[b, n], topk or 3)):
-                expected[b, n] += 1.5 * g * d.B[:, 2 * e:2 * e + 2] @ (d.A.weight[2 * e:2 * e + 2] @ x[b, n])
+                expected[b, n] += (
+                    1.5 * g * d.B[:, 2 * e : 2 * e + 2] @ (d.A.weight[2 * e : 2 * e + 2] @ x[b, n])
+                )
     assert torch.allclose(fc1(x), expected, rtol=0, atol=1e-8)
 
 
@@ -43,8 +45,10 @@ def test_convolution_mixes_experts_for_each_image(site, topk):
     for image in x:
         W = conv.weight.flatten(1)
         for e, g in enumerate(gates(d.G.weight, image.mean((1, 2)), topk or 3)):
-            W = W + g * d.B[:, 2 * e:2 * e + 2] @ d.A.weight.flatten(1)[2 * e:2 * e + 2]
-        outputs.append(F.conv2d(image, W.view_as(conv.weight), conv.bias, conv.stride, conv.padding, conv.dilation))
+            W = W + g * d.B[:, 2 * e : 2 * e + 2] @ d.A.weight.flatten(1)[2 * e : 2 * e + 2]
+        outputs.append(
+            F.conv2d(image, W.view_as(conv.weight), conv.bias, conv.stride, conv.padding, conv.dilation)
+        )
     assert torch.allclose(conv(x), torch.stack(outputs), rtol=0, atol=1e-8)
 
 
@@ -52,7 +56,7 @@ def test_convolutions_own_padding_and_dilation_are_kept():
     conv = nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2, padding_mode='reflect', bias=False).double()
     delta = Experts(conv, 2, 2, None, 1.0).double()
     with torch.no_grad():
-        delta.B.normal_(), delta.G.weight.zero_()                          # both experts count half
+        delta.B.normal_(), delta.G.weight.zero_()  # both experts count half
     x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
     y = conv(x)
     conv.weight.data += 0.5 * (delta.B @ delta.A.weight.flatten(1)).view_as(conv.weight)
@@ -79,7 +83,7 @@ def test_experts_start_apart_and_their_update_at_zero():
     for delta in tuner.deltas.values():
         first, second = delta.A.weight.chunk(2)
         assert not delta.B.any() and not torch.equal(first, second)
-        assert delta.A.weight.abs().max() <= 32 ** -0.5
+        assert delta.A.weight.abs().max() <= 32**-0.5
         assert delta.A.weight.std().item() == pytest.approx((3 * 32) ** -0.5, rel=0.15)
 
 
@@ -90,30 +94,53 @@ def test_depends_on_the_input_and_is_not_merged():
     backbone, tuner = tuned('vit', type='MoLoRA', at='blocks.2.mlp.fc2')
     fc2 = backbone.network.blocks[2].mlp.fc2
     x, z = torch.randn(2, 7, 128, dtype=torch.float64)
-    assert (fc2(x + z) - fc2(x) - fc2(z) + fc2(0 * x)).abs().max() > 1e-2      # no linear map
+    assert (fc2(x + z) - fc2(x) - fc2(z) + fc2(0 * x)).abs().max() > 1e-2  # no linear map
     assert not torch.allclose(backbone(images(2).double()), tiny('vit').eval().double()(images(2).double()))
 
 
-@pytest.mark.parametrize('config, number', [
-    (dict(), 626_688),
-    (dict(rank=2, experts=8), 12 * 8 * (2 * (768 + 2304) + 768)),
-    (dict(rank=[0] * 11 + [4]), 626_688 // 12),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, number',
+    [
+        (dict(), 626_688),
+        (dict(rank=2, experts=8), 12 * 8 * (2 * (768 + 2304) + 768)),
+        (dict(rank=[0] * 11 + [4]), 626_688 // 12),
+    ],
+    ids=str,
+)
 def test_counts_on_vit_b16(count_on_vit_b16, config, number):
     assert count_on_vit_b16(type='MoLoRA', **config) == number
 
 
-@pytest.mark.parametrize('config, family, error, text', [
-    (dict(experts=1), 'vit', UserError, r'experts is 1; (allowed|it must be): 2 or more'),
-    (dict(topk=1), 'vit', UserError, r'topk is 1; (allowed|it must be): 2 to 4, the number of experts'),
-    (dict(topk=5), 'vit', UserError, r'topk is 5; (allowed|it must be)'),
-    (dict(rank=0), 'vit', UserError, r'rank is 0'),
-    (dict(at='norm'), 'vit', NoSiteError, r"MoLoRA needs a Linear or a plain Conv2d of one group, but 'blocks\.0\.norm1' \(Layer"),
-    (dict(at='block'), 'vit', NoSiteError, r"plain Conv2d of one group, but 'blocks\.0' \(Block"),
-    (dict(at='*.conv_dw'), 'convnext', NoSiteError, r"plain Conv2d of one group, but 'stages\.0\.blocks\.0\.conv_dw' \(Conv2d"),
-    (dict(), 'torchvision-vit', NoSiteError, r"MoLoRA needs .*, but '.*in_proj' \(MultiheadAttention"),
-    (dict(at='*.out_proj'), 'torchvision-vit', NoSiteError, r"MoLoRA.*'.*out_proj' \(NonDynamicallyQuantizableLinear"),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, family, error, text',
+    [
+        (dict(experts=1), 'vit', UserError, r'experts is 1; (allowed|it must be): 2 or more'),
+        (dict(topk=1), 'vit', UserError, r'topk is 1; (allowed|it must be): 2 to 4, the number of experts'),
+        (dict(topk=5), 'vit', UserError, r'topk is 5; (allowed|it must be)'),
+        (dict(rank=0), 'vit', UserError, r'rank is 0'),
+        (
+            dict(at='norm'),
+            'vit',
+            NoSiteError,
+            r"MoLoRA needs a Linear or a plain Conv2d of one group, but 'blocks\.0\.norm1' \(Layer",
+        ),
+        (dict(at='block'), 'vit', NoSiteError, r"plain Conv2d of one group, but 'blocks\.0' \(Block"),
+        (
+            dict(at='*.conv_dw'),
+            'convnext',
+            NoSiteError,
+            r"plain Conv2d of one group, but 'stages\.0\.blocks\.0\.conv_dw' \(Conv2d",
+        ),
+        (dict(), 'torchvision-vit', NoSiteError, r"MoLoRA needs .*, but '.*in_proj' \(MultiheadAttention"),
+        (
+            dict(at='*.out_proj'),
+            'torchvision-vit',
+            NoSiteError,
+            r"MoLoRA.*'.*out_proj' \(NonDynamicallyQuantizableLinear",
+        ),
+    ],
+    ids=str,
+)
 def test_refusal_says_what_was_given(config, family, error, text):
     backbone = tiny(family)
     with pytest.raises(error, match='(?s)' + text):

@@ -1,4 +1,6 @@
-"""The branch from the pixels, written out in float64; what side networks save for the backward pass, beside LoRA."""
+"""The branch from the pixels, written out in float64; what side networks save for the backward pass,
+beside LoRA.
+"""
 
 import functools
 
@@ -36,12 +38,14 @@ def test_A_starts_as_nn_linear_draws_it_and_B_at_zero():
     tuner = branch()
     tuner.attach(tiny('resnet'))
     A, B = (parameter for _, parameter in tuner.trainable())
-    bound = 3072 ** -0.5
-    assert not B.any() and A.abs().max() <= bound and A.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.02)
+    bound = 3072**-0.5
+    assert (
+        not B.any() and A.abs().max() <= bound and A.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    )
 
 
 def test_count_beside_vgg19_with_its_logits_at_224_pixels():
-    with torch.device('meta'):                              # its shapes, none of its 144 million numbers
+    with torch.device('meta'):  # its shapes, none of its 144 million numbers
         network = vgg19().requires_grad_(False)
         calls = dry_run(network, torch.empty(1, 3, 224, 224))
     site, tuner = SiteMap(network, Layout(), calls, 'vgg19').find('backbone')[0], branch(rank=10)
@@ -50,8 +54,11 @@ def test_count_beside_vgg19_with_its_logits_at_224_pixels():
     assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 1_515_280
 
 
-@pytest.mark.parametrize('config, text', [(dict(rank=0), r'rank is 0; it must be at least 1'),
-                                          (dict(scale=0), r'scale is 0; it must be above 0')], ids=str)
+@pytest.mark.parametrize(
+    'config, text',
+    [(dict(rank=0), r'rank is 0; it must be at least 1'), (dict(scale=0), r'scale is 0; it must be above 0')],
+    ids=str,
+)
 def test_nonsense_is_refused(config, text):
     with pytest.raises(UserError, match=text):
         branch(**config)
@@ -79,19 +86,25 @@ def test_graph_is_the_branchs_alone(family):
     backbone, tuner = tuned(family, type='PixelBranch')
     x = images(2).double()
     alone = tuner.deltas['backbone'](x, tiny(family).eval().double()(x))
-    assert sorted(node.name() for node in nodes(backbone(x).grad_fn)) == sorted(node.name() for node in nodes(alone.grad_fn))
-    assert len(nodes(tuned(family, type='Adapter', at='block')[0](x).grad_fn)) > 10 * len(nodes(alone.grad_fn))
+    assert sorted(node.name() for node in nodes(backbone(x).grad_fn)) == sorted(
+        node.name() for node in nodes(alone.grad_fn)
+    )
+    assert len(nodes(tuned(family, type='Adapter', at='block')[0](x).grad_fn)) > 10 * len(
+        nodes(alone.grad_fn)
+    )
 
 
 @functools.cache
 def saved_bytes(**config: object) -> tuple[int, int]:
-    """Of a ViT-Tiny with this tuner, for 8 images of 64 pixels: what is saved for the backward pass, beside parameters, when
-    the frozen network's own forward has ended, and in all."""
+    """Of a ViT-Tiny with this tuner, for 8 images of 64 pixels: what is saved for the backward pass, beside
+    parameters, when the frozen network's own forward has ended, and in all."""
     torch.manual_seed(0)
     backbone, tuner = timm_net('vit_tiny_patch16_224', img_size=64), TUNERS.build(config)
-    saved: dict[int, torch.UntypedStorage] = {}             # kept, so that no address is used again
+    saved: dict[int, torch.UntypedStorage] = {}  # kept, so that no address is used again
     within = []
-    backbone.network.register_forward_hook(lambda *_: within.append(sum(storage.nbytes() for storage in saved.values())))
+    backbone.network.register_forward_hook(
+        lambda *_: within.append(sum(storage.nbytes() for storage in saved.values()))
+    )
     tuner.attach(backbone)
     parameters = {p.untyped_storage().data_ptr() for p in [*backbone.parameters(), *tuner.parameters()]}
 
@@ -100,6 +113,7 @@ def saved_bytes(**config: object) -> tuple[int, int]:
         if storage.data_ptr() not in parameters:
             saved[storage.data_ptr()] = storage
         return tensor
+
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         backbone(images(8, size=64))
     return within[0], sum(storage.nbytes() for storage in saved.values())

@@ -30,10 +30,14 @@ def test_attention_has_more_keys_and_values(family, fused):
         delta.key.normal_(), delta.value.normal_()
     x = torch.randn(2, 17, 32, dtype=torch.float64)
     q, k, v = (x @ attn.qkv.weight.T + attn.qkv.bias).chunk(3, -1)
-    k, v = (torch.cat([own, learned.expand(2, -1, -1)], 1) for own, learned in ((k, delta.key), (v, delta.value)))
+    k, v = (
+        torch.cat([own, learned.expand(2, -1, -1)], 1) for own, learned in ((k, delta.key), (v, delta.value))
+    )
     d = 32 // attn.num_heads
-    heads = [torch.softmax(q[..., s] @ k[..., s].mT / math.sqrt(d), -1) @ v[..., s]
-             for s in (slice(h * d, (h + 1) * d) for h in range(attn.num_heads))]
+    heads = [
+        torch.softmax(q[..., s] @ k[..., s].mT / math.sqrt(d), -1) @ v[..., s]
+        for s in (slice(h * d, (h + 1) * d) for h in range(attn.num_heads))
+    ]
     expected = torch.cat(heads, -1) @ attn.proj.weight.T + attn.proj.bias
     assert attn(x).shape == x.shape
     assert torch.allclose(attn(x), expected, rtol=0, atol=1e-8)
@@ -60,14 +64,30 @@ def test_published_counts_on_vit_b16(length, count):
     tuner.detach()
 
 
-@pytest.mark.parametrize('net, error, text', [
-    (lambda: tiny('resnet'), UnknownNameError, r"'attn'.*roles of resnet18"),
-    (lambda: tiny('swin'), NoSiteError, r"free of 'relative_position_bias_table', but 'layers\.0\.blocks\.0\.attn' \(WindowAttention"),
-    (lambda: tiny('torchvision-vit'), NoSiteError, r"fused qkv layer, but .*self_attention' \(MultiheadAttention, .*\(17, 32\)"),
-    (lambda: timm_net('beit_base_patch16_224', **VIT), NoSiteError, r"free of 'shared_rel_pos_bias'"),
-    (lambda: timm_net('eva02_tiny_patch14_224', **VIT), NoSiteError, r"free of 'rope'"),
-    (lambda: timm_net('vit_tiny_patch16_224', **VIT, qk_norm=True), NoSiteError, r"unnormed keys, but 'blocks\.0\.attn'"),
-], ids=['resnet', 'swin', 'torchvision', 'beit', 'eva', 'qk-norm'])
+@pytest.mark.parametrize(
+    'net, error, text',
+    [
+        (lambda: tiny('resnet'), UnknownNameError, r"'attn'.*roles of resnet18"),
+        (
+            lambda: tiny('swin'),
+            NoSiteError,
+            r"free of 'relative_position_bias_table', but 'layers\.0\.blocks\.0\.attn' \(WindowAttention",
+        ),
+        (
+            lambda: tiny('torchvision-vit'),
+            NoSiteError,
+            r"fused qkv layer, but .*self_attention' \(MultiheadAttention, .*\(17, 32\)",
+        ),
+        (lambda: timm_net('beit_base_patch16_224', **VIT), NoSiteError, r"free of 'shared_rel_pos_bias'"),
+        (lambda: timm_net('eva02_tiny_patch14_224', **VIT), NoSiteError, r"free of 'rope'"),
+        (
+            lambda: timm_net('vit_tiny_patch16_224', **VIT, qk_norm=True),
+            NoSiteError,
+            r"unnormed keys, but 'blocks\.0\.attn'",
+        ),
+    ],
+    ids=['resnet', 'swin', 'torchvision', 'beit', 'eva', 'qk-norm'],
+)
 def test_refuses_attention_that_is_not_plain(net, error, text):
     backbone = net()
     with pytest.raises(error, match=text):

@@ -12,7 +12,11 @@ from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UserError
 from vet.registry import TUNERS
 
-QKV, CONV, DEPTHWISE = ('vit', 'blocks.1.attn.qkv'), ('resnet', 'layer2.0.conv1'), ('convnext', 'stages.1.blocks.0.conv_dw')
+QKV, CONV, DEPTHWISE = (
+    ('vit', 'blocks.1.attn.qkv'),
+    ('resnet', 'layer2.0.conv1'),
+    ('convnext', 'stages.1.blocks.0.conv_dw'),
+)
 
 
 def tuned(family: str, at: str, **config: object) -> tuple[Backbone, Tuner]:
@@ -25,7 +29,7 @@ def tuned(family: str, at: str, **config: object) -> tuple[Backbone, Tuner]:
     return backbone, tuner
 
 
-@pytest.mark.parametrize('rank', [2, 4, 7])        # 4: split into 16 pairs; 7: formed whole
+@pytest.mark.parametrize('rank', [2, 4, 7])  # 4: split into 16 pairs; 7: formed whole
 @pytest.mark.parametrize('family, site', [QKV, CONV, DEPTHWISE])
 def test_loha_is_the_elementwise_product_of_two_low_rank_matrices(family, site, rank):
     backbone, tuner = tuned(family, site, type='LoHa', rank=rank, alpha=3)
@@ -45,29 +49,48 @@ def test_lokr_is_a_kronecker_product_block_by_block(family, site, rank, factor):
     d = tuner.deltas[site.replace('.', '/')]
     w2 = (d.w2_a if d.w2_b is None else d.w2_a @ d.w2_b).view(len(d.w2_a), -1, *d.kernel)
     assert (d.w2_b is None) == (rank >= max(w2.shape[:2]) / 2)
-    rows = [torch.cat([3 / rank * d.w1[a, b] * w2 for b in range(d.w1.shape[1])], 1) for a in range(len(d.w1))]
+    rows = [
+        torch.cat([3 / rank * d.w1[a, b] * w2 for b in range(d.w1.shape[1])], 1) for a in range(len(d.w1))
+    ]
     assert agrees(backbone, tuner, site, torch.cat(rows))
 
 
-@pytest.mark.parametrize('size, factor, wanted', [
-    (768, -1, (24, 32)), (128, 4, (4, 32)), (127, -1, (1, 127)), (12, 5, (3, 4)), (16, 8, (8, 2)), (1, -1, (1, 1))])
+@pytest.mark.parametrize(
+    'size, factor, wanted',
+    [
+        (768, -1, (24, 32)),
+        (128, 4, (4, 32)),
+        (127, -1, (1, 127)),
+        (12, 5, (3, 4)),
+        (16, 8, (8, 2)),
+        (1, -1, (1, 1)),
+    ],
+)
 def test_sizes_are_factorised_as_peft_does(size, factor, wanted):
     from vet.tuners.lokr import factorized
+
     assert factorized(size, factor) == wanted
     import peft.tuners.lokr.layer as peft
+
     assert peft.factorization(size, factor) == wanted
 
 
-THEIRS = {'LoHa': ('hada_w1_a', 'hada_w1_b', 'hada_w2_a', 'hada_w2_b'), 'LoKr': ('lokr_w1', 'lokr_w2_a', 'lokr_w2_b')}
+THEIRS = {
+    'LoHa': ('hada_w1_a', 'hada_w1_b', 'hada_w2_a', 'hada_w2_b'),
+    'LoKr': ('lokr_w1', 'lokr_w2_a', 'lokr_w2_b'),
+}
 
 
 @pytest.mark.parametrize('method', ['LoHa', 'LoKr'])
 @pytest.mark.parametrize('family, target', [('vit', 'qkv'), ('resnet', 'conv2')])
 def test_same_numbers_and_gradients_as_peft(method, family, target):
     import peft
+
     config = dict(LoHa=peft.LoHaConfig, LoKr=peft.LoKrConfig)[method]
     plain = tiny(family).eval()
-    reference = peft.get_peft_model(copy.deepcopy(plain.network), config(r=2, alpha=6, target_modules=[target])).eval()
+    reference = peft.get_peft_model(
+        copy.deepcopy(plain.network), config(r=2, alpha=6, target_modules=[target])
+    ).eval()
     backbone, tuner = tuned(family, f'*.{target}', type=method, rank=2, alpha=6)
     pairs = []
     with torch.no_grad():
@@ -77,31 +100,51 @@ def test_same_numbers_and_gradients_as_peft(method, family, target):
             for mine, their in zip(own, THEIRS[method]):
                 if method == 'LoKr' and delta.w2_b is None:
                     mine, their = mine.replace('w2_b', 'w2_a'), 'lokr_w2' if 'w2' in their else their
-                getattr(layer, their).default.copy_(getattr(delta, mine).view_as(getattr(layer, their).default))
+                getattr(layer, their).default.copy_(
+                    getattr(delta, mine).view_as(getattr(layer, their).default)
+                )
                 pairs.append((getattr(delta, mine), getattr(layer, their).default))
     ours, wanted = backbone(images(4)), reference(images(4))
     assert (ours - plain(images(4))).abs().max() > 1e-2
     assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
     ours.square().sum().backward(), wanted.square().sum().backward()
     for mine, their in pairs:
-        assert torch.allclose(mine.grad, their.grad.view_as(mine), rtol=1e-3, atol=1e-3 * their.grad.abs().max())
+        assert torch.allclose(
+            mine.grad, their.grad.view_as(mine), rtol=1e-3, atol=1e-3 * their.grad.abs().max()
+        )
 
 
-@pytest.mark.parametrize('config, number', [
-    (dict(type='LoHa', rank=4), 12 * 2 * 4 * (2304 + 768)),
-    (dict(type='LoKr', rank=4), 12 * (48 * 24 + 4 * (48 + 32))),
-    (dict(type='LoKr', rank=4, factor=8), 12 * (8 * 8 + 4 * (288 + 96))),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, number',
+    [
+        (dict(type='LoHa', rank=4), 12 * 2 * 4 * (2304 + 768)),
+        (dict(type='LoKr', rank=4), 12 * (48 * 24 + 4 * (48 + 32))),
+        (dict(type='LoKr', rank=4, factor=8), 12 * (8 * 8 + 4 * (288 + 96))),
+    ],
+    ids=str,
+)
 def test_counts_on_vit_b16(count_on_vit_b16, config, number):
     assert count_on_vit_b16(**config) == number
 
 
-@pytest.mark.parametrize('config, error, text', [
-    (dict(type='LoHa', at='norm'), NoSiteError, r"LoHa needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm"),
-    (dict(type='LoKr', at='norm'), NoSiteError, r"LoKr needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm"),
-    (dict(type='LoKr', factor=0), UserError, r'factor is 0; (allowed|it must be)'),
-    (dict(type='LoHa', rank=[1, 2]), UserError, r'rank has 2 values'),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, error, text',
+    [
+        (
+            dict(type='LoHa', at='norm'),
+            NoSiteError,
+            r"LoHa needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm",
+        ),
+        (
+            dict(type='LoKr', at='norm'),
+            NoSiteError,
+            r"LoKr needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm",
+        ),
+        (dict(type='LoKr', factor=0), UserError, r'factor is 0; (allowed|it must be)'),
+        (dict(type='LoHa', rank=[1, 2]), UserError, r'rank has 2 values'),
+    ],
+    ids=str,
+)
 def test_refusal_says_what_was_given(config, error, text):
     with pytest.raises(error, match='(?s)' + text):
         TUNERS.build(config).attach(tiny('vit'))

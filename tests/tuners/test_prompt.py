@@ -31,8 +31,10 @@ def block_on(part, x_BNC: torch.Tensor) -> torch.Tensor:
     """A ViT block written out, on any number of tokens."""
     attn, d = part.attn, part.attn.head_dim
     q, k, v = (part.norm1(x_BNC) @ attn.qkv.weight.T + attn.qkv.bias).chunk(3, -1)
-    heads = [torch.softmax(q[..., s] @ k[..., s].mT / math.sqrt(d), -1) @ v[..., s]
-             for s in (slice(h * d, (h + 1) * d) for h in range(attn.num_heads))]
+    heads = [
+        torch.softmax(q[..., s] @ k[..., s].mT / math.sqrt(d), -1) @ v[..., s]
+        for s in (slice(h * d, (h + 1) * d) for h in range(attn.num_heads))
+    ]
     x_BNC = x_BNC + torch.cat(heads, -1) @ attn.proj.weight.T + attn.proj.bias
     return x_BNC + part.mlp(part.norm2(x_BNC))
 
@@ -45,19 +47,25 @@ def features(backbone: Backbone, prompts: dict[int, torch.Tensor], deep: bool) -
     added = 0
     for i, part in enumerate(net.blocks):
         if i in prompts:
-            x = torch.cat([x[:, :1], prompts[i].expand(len(x), -1, -1), x[:, 1 + added:]], 1)
+            x = torch.cat([x[:, :1], prompts[i].expand(len(x), -1, -1), x[:, 1 + added :]], 1)
             added = len(prompts[i])
         elif deep:
-            x, added = torch.cat([x[:, :1], x[:, 1 + added:]], 1), 0
+            x, added = torch.cat([x[:, :1], x[:, 1 + added :]], 1), 0
         x = block_on(part, x)
     return net.norm(x)[:, 0]
 
 
 def prompts_of(tuner: Tuner) -> dict[int, torch.Tensor]:
-    return {int(name.split('/')[1]): delta.prompts.detach() for name, delta in tuner.deltas.items() if hasattr(delta, 'prompts')}
+    return {
+        int(name.split('/')[1]): delta.prompts.detach()
+        for name, delta in tuner.deltas.items()
+        if hasattr(delta, 'prompts')
+    }
 
 
-@pytest.mark.parametrize('config', [dict(length=3), dict(length=[2, 0, 4]), dict(length=3, depth='shallow')], ids=str)
+@pytest.mark.parametrize(
+    'config', [dict(length=3), dict(length=[2, 0, 4]), dict(length=3, depth='shallow')], ids=str
+)
 def test_prompts_are_tokens_among_the_others(config):
     backbone, tuner = tuned(**config)
     expected = features(backbone, prompts_of(tuner), deep='depth' not in config)
@@ -72,7 +80,9 @@ def test_every_block_sees_the_prompts_and_what_follows_does_not(family, depth):
     tuner = vpt(length=3, depth=depth)
     tuner.attach(backbone)
     for site in backbone.sites.find(['attn', 'norm']):
-        site.module.register_forward_hook(lambda _, args, out, name=site.name: seen.append((name, args[0].shape[1])))
+        site.module.register_forward_hook(
+            lambda _, args, out, name=site.name: seen.append((name, args[0].shape[1]))
+        )
     backbone(images(2))
     plain = backbone.sites.find('block')[0].in_shape[0]
     for name, tokens in seen:
@@ -85,7 +95,9 @@ def test_start_is_uniform_within_the_papers_bound_and_does_not_decay():
     bound = math.sqrt(6 / (3 * 8 * 8 + 32))
     for _, prompts in tuner.trainable():
         assert prompts.no_weight_decay
-        assert prompts.abs().max() <= bound and prompts.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.02)
+        assert prompts.abs().max() <= bound and prompts.std().item() == pytest.approx(
+            bound / 3**0.5, rel=0.02
+        )
 
 
 def test_dropout_acts_in_training_alone():
@@ -101,8 +113,17 @@ def vit_b16() -> Backbone:
     return timm_net('vit_base_patch16_224', img_size=32, weight_init='skip')
 
 
-@pytest.mark.parametrize('config, count', [(dict(length=1), 9_216), (dict(length=10), 92_160), (dict(length=[0] * 11 + [5]), 3_840),
-                                           (dict(length=1, depth='shallow'), 768), (dict(length=50, depth='shallow'), 38_400)], ids=str)
+@pytest.mark.parametrize(
+    'config, count',
+    [
+        (dict(length=1), 9_216),
+        (dict(length=10), 92_160),
+        (dict(length=[0] * 11 + [5]), 3_840),
+        (dict(length=1, depth='shallow'), 768),
+        (dict(length=50, depth='shallow'), 38_400),
+    ],
+    ids=str,
+)
 def test_published_counts_on_vit_b16(config, count):
     tuner = vpt(**config)
     tuner.attach(vit_b16())
@@ -112,32 +133,56 @@ def test_published_counts_on_vit_b16(config, count):
 
 def mixer() -> Backbone:
     network = MlpMixer(num_classes=0, img_size=32, patch_size=8, embed_dim=32, num_blocks=2)
-    return Backbone(network, find_layout(network), Preprocessing(size=(32, 32)), dict(type='test', name='mixer'))
+    return Backbone(
+        network, find_layout(network), Preprocessing(size=(32, 32)), dict(type='test', name='mixer')
+    )
 
 
-@pytest.mark.parametrize('net, text', [
-    (lambda: tiny('resnet'),
-     r"tokens \(N, C\).* \(for convolutional networks see BorderPrompt\), but 'layer1\.0' \(BasicBlock, which takes \(\d+, 8, 8\)"),
-    (lambda: tiny('vgg'), r"'features\.0' \(Conv2d, which takes \(3, 32, 32\)"),
-    (lambda: tiny('swin'), r"free of 'window_size', but 'layers\.0\.blocks\.0' \(SwinTransformerBlock, which takes \(8, 8, 16\)"),
-    (lambda: timm_net('beit_base_patch16_224', **VIT), r"free of 'shared_rel_pos_bias'.*'blocks\.0' \(Block, which takes \(17, 32\)"),
-    (lambda: timm_net('eva02_tiny_patch14_224', **VIT), r"free of 'rope'.*'blocks\.0' \(EvaBlock, which takes \(17, 32\)"),
-    (mixer,
-     r"under attention.*'blocks\.0' \(MixerBlock, which takes \(16, 32\)"),
-], ids=['resnet', 'vgg', 'swin', 'beit', 'eva', 'mixer'])
+@pytest.mark.parametrize(
+    'net, text',
+    [
+        (
+            lambda: tiny('resnet'),
+            r"tokens \(N, C\).* \(for convolutional networks see BorderPrompt\), but 'layer1\.0' \(BasicBlock, which takes \(\d+, 8, 8\)",
+        ),
+        (lambda: tiny('vgg'), r"'features\.0' \(Conv2d, which takes \(3, 32, 32\)"),
+        (
+            lambda: tiny('swin'),
+            r"free of 'window_size', but 'layers\.0\.blocks\.0' \(SwinTransformerBlock, which takes \(8, 8, 16\)",
+        ),
+        (
+            lambda: timm_net('beit_base_patch16_224', **VIT),
+            r"free of 'shared_rel_pos_bias'.*'blocks\.0' \(Block, which takes \(17, 32\)",
+        ),
+        (
+            lambda: timm_net('eva02_tiny_patch14_224', **VIT),
+            r"free of 'rope'.*'blocks\.0' \(EvaBlock, which takes \(17, 32\)",
+        ),
+        (mixer, r"under attention.*'blocks\.0' \(MixerBlock, which takes \(16, 32\)"),
+    ],
+    ids=['resnet', 'vgg', 'swin', 'beit', 'eva', 'mixer'],
+)
 @pytest.mark.parametrize('depth', ['deep', 'shallow'])
 def test_refuses_what_is_not_tokens_under_plain_attention(net, text, depth):
     with pytest.raises(NoSiteError, match='VPT needs ' + '.*' + text):
         vpt(depth=depth).attach(net())
 
 
-@pytest.mark.parametrize('config, error, text', [
-    (dict(length=0), UserError, r'length is 0; it must be at least 1'),
-    (dict(length=[1, 2]), UserError, r'length has 2 values, but the backbone has 3 blocks'),
-    (dict(length=[1, 2, 3], depth='shallow'), UserError, r'length is \[1, 2, 3\]; a shallow prompt has one length'),
-    (dict(depth='middle'), UnknownNameError, r"depth of VPT 'middle'.*deep, shallow"),
-    (dict(dropout=-0.1), UserError, r'dropout is -0\.1'),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, error, text',
+    [
+        (dict(length=0), UserError, r'length is 0; it must be at least 1'),
+        (dict(length=[1, 2]), UserError, r'length has 2 values, but the backbone has 3 blocks'),
+        (
+            dict(length=[1, 2, 3], depth='shallow'),
+            UserError,
+            r'length is \[1, 2, 3\]; a shallow prompt has one length',
+        ),
+        (dict(depth='middle'), UnknownNameError, r"depth of VPT 'middle'.*deep, shallow"),
+        (dict(dropout=-0.1), UserError, r'dropout is -0\.1'),
+    ],
+    ids=str,
+)
 def test_refuses_nonsense(config, error, text):
     with pytest.raises(error, match=text):
         vpt(**config).attach(tiny('vit'))

@@ -44,7 +44,9 @@ def test_ia3_scales_keys_values_and_hidden_features():
     assert torch.allclose(block(x), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize('family, site', [('resnet', 'layer2.0.conv1'), ('convnext', 'stages.1.blocks.0.conv_dw')])
+@pytest.mark.parametrize(
+    'family, site', [('resnet', 'layer2.0.conv1'), ('convnext', 'stages.1.blocks.0.conv_dw')]
+)
 def test_ia3_of_a_convolution_scales_its_input_channels(family, site):
     network, tuner = tuned(family, type='IA3', at=site)
     conv, gamma = network.get_submodule(site), tuner.deltas[site.replace('.', '/')].gamma
@@ -75,10 +77,15 @@ def test_ssf_reaches_the_packed_projection_that_no_module_calls():
     network, tuner = tuned('torchvision-vit', type='SSF')
     site, ones = 'encoder.layers.encoder_layer_0.self_attention', torch.ones(32, dtype=torch.float64)
     packed, out = (tuner.deltas[f'{site.replace(".", "/")}/{leaf}'] for leaf in ('in_proj', 'out_proj'))
-    attn, x = tiny('torchvision-vit').double().network.get_submodule(site), torch.randn(2, 17, 32, dtype=torch.float64)
+    attn, x = (
+        tiny('torchvision-vit').double().network.get_submodule(site),
+        torch.randn(2, 17, 32, dtype=torch.float64),
+    )
     qkv = packed.gamma * (x @ attn.in_proj_weight.T + attn.in_proj_bias) + packed.beta
     expected = out.gamma * attn.out_proj(attention(qkv, 2, ones, ones)) + out.beta
-    assert torch.allclose(network.get_submodule(site)(x, x, x, need_weights=False)[0], expected, rtol=0, atol=1e-8)
+    assert torch.allclose(
+        network.get_submodule(site)(x, x, x, need_weights=False)[0], expected, rtol=0, atol=1e-8
+    )
 
 
 def test_ssf_starts_near_one_or_at_it():
@@ -89,7 +96,9 @@ def test_ssf_starts_near_one_or_at_it():
         tuner.attach(tiny('vit'))
         deltas.append(torch.cat([delta.gamma for delta in tuner.deltas.values()]))
         assert tuner.identity_at_start == (std == 0)
-    assert deltas[0].mean().item() == pytest.approx(1, abs=0.005) and deltas[0].std().item() == pytest.approx(0.02, rel=0.1)
+    assert deltas[0].mean().item() == pytest.approx(1, abs=0.005) and deltas[0].std().item() == pytest.approx(
+        0.02, rel=0.1
+    )
     assert (deltas[1] == 1).all()
 
 
@@ -118,18 +127,30 @@ def test_rlrr_of_a_convolution_scales_both_sides_of_each_kernel():
     assert delta.f is None and torch.allclose(network.layer2[0].conv1(x), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize('config, number', [
-    (dict(type='IA3'), 55_296), (dict(type='SSF'), 205_824), (dict(type='RLRR'), 288_768)], ids=str)
+@pytest.mark.parametrize(
+    'config, number',
+    [(dict(type='IA3'), 55_296), (dict(type='SSF'), 205_824), (dict(type='RLRR'), 288_768)],
+    ids=str,
+)
 def test_published_counts_on_vit_b16(count_on_vit_b16, config, number):
     assert count_on_vit_b16(**config) == number
 
 
-@pytest.mark.parametrize('config, family, error, text', [
-    (dict(type='IA3'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18"),
-    (dict(type='IA3', at='norm'), 'vit', NoSiteError, r"IA3 needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm.*\(17, 32\)"),
-    (dict(type='SSF', at='block'), 'vit', NoSiteError, r"'blocks\.0' \(Block.* has no weight"),
-    (dict(type='SSF'), 'vgg', UnknownNameError, r"'norm'.*roles of vgg"),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, family, error, text',
+    [
+        (dict(type='IA3'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18"),
+        (
+            dict(type='IA3', at='norm'),
+            'vit',
+            NoSiteError,
+            r"IA3 needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm.*\(17, 32\)",
+        ),
+        (dict(type='SSF', at='block'), 'vit', NoSiteError, r"'blocks\.0' \(Block.* has no weight"),
+        (dict(type='SSF'), 'vgg', UnknownNameError, r"'norm'.*roles of vgg"),
+    ],
+    ids=str,
+)
 def test_refusal_says_what_was_given(config, family, error, text):
     with pytest.raises(error, match='(?s)' + text):
         TUNERS.build(config).attach(tiny(family))

@@ -21,8 +21,14 @@ def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
     return backbone, tuner
 
 
-@pytest.mark.parametrize('family, name, order', [('vit', 'blocks.1', (0, 1, 2)), ('swin', 'layers.0.blocks.1', (0, 1, 2, 3)),
-                                                 ('resnet', 'layer2.0', (0, 2, 3, 1))])
+@pytest.mark.parametrize(
+    'family, name, order',
+    [
+        ('vit', 'blocks.1', (0, 1, 2)),
+        ('swin', 'layers.0.blocks.1', (0, 1, 2, 3)),
+        ('resnet', 'layer2.0', (0, 2, 3, 1)),
+    ],
+)
 def test_chosen_channels_alone_change(family, name, order):
     backbone, tuner = tuned(family, scale=0.7)
     site, delta = backbone.sites.find(name)[0], tuner.deltas[name.replace('.', '/')]
@@ -45,15 +51,24 @@ def test_prepare_takes_the_channels_of_the_largest_class_mean_norm(family, prefi
     blocks, outputs = backbone.sites.find('block'), []
     frozen = tiny(family).eval().double()
     for site in blocks:
-        frozen.network.get_submodule(site.name).register_forward_hook(lambda _, args, out: outputs.append(out.detach()))
+        frozen.network.get_submodule(site.name).register_forward_hook(
+            lambda _, args, out: outputs.append(out.detach())
+        )
     frozen(x)
     backbone.train()
     tuner.prepare([(x[:4], labels[:4]), (x[4:], labels[4:])])
     assert backbone.training
     for site, y in zip(blocks, outputs):
         y = y.movedim(site.axis, -1)[:, prefix:].flatten(1, -2)
-        norms = [torch.stack([torch.sqrt(sum((y[b, :, c] ** 2).sum() for b in range(6) if labels[b] == label))
-                              for c in range(y.shape[-1])]) for label in (0, 2, 7)]
+        norms = [
+            torch.stack(
+                [
+                    torch.sqrt(sum((y[b, :, c] ** 2).sum() for b in range(6) if labels[b] == label))
+                    for c in range(y.shape[-1])
+                ]
+            )
+            for label in (0, 2, 7)
+        ]
         wanted = sorted((sum(norms) / 3).argsort(descending=True)[:5].tolist())
         delta = tuner.deltas[site.name.replace('.', '/')]
         assert delta.index.tolist() == wanted and delta.watch is None
@@ -77,12 +92,21 @@ def test_papers_count_on_vit_b16():
     assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 111_744
 
 
-@pytest.mark.parametrize('config, family, error, text', [
-    (dict(channels=33), 'vit', NoSiteError, r"SCT needs 33 channels or more, but 'blocks\.0' \(Block, which takes \(17, 32\)"),
-    (dict(channels=0), 'vit', UserError, r'channels is 0'),
-    (dict(channels=2, scale=0), 'vit', UserError, r'scale is 0'),
-    (dict(channels=2, images=0), 'vit', UserError, r'images is 0'),
-], ids=str)
+@pytest.mark.parametrize(
+    'config, family, error, text',
+    [
+        (
+            dict(channels=33),
+            'vit',
+            NoSiteError,
+            r"SCT needs 33 channels or more, but 'blocks\.0' \(Block, which takes \(17, 32\)",
+        ),
+        (dict(channels=0), 'vit', UserError, r'channels is 0'),
+        (dict(channels=2, scale=0), 'vit', UserError, r'scale is 0'),
+        (dict(channels=2, images=0), 'vit', UserError, r'images is 0'),
+    ],
+    ids=str,
+)
 def test_refusals(config, family, error, text):
     with pytest.raises(error, match=text):
         TUNERS.build(dict(type='SCT', **config)).attach(tiny(family))

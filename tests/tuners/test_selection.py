@@ -30,8 +30,17 @@ def test_linear_probe_trains_none():
     assert trained('vit', type='LinearProbe') == set()
 
 
-@pytest.mark.parametrize('family, extra', [('vit', set()), ('convnext', set()), ('torchvision-vit', {
-    f'encoder.layers.encoder_layer_{i}.self_attention.in_proj_bias' for i in range(2)})])
+@pytest.mark.parametrize(
+    'family, extra',
+    [
+        ('vit', set()),
+        ('convnext', set()),
+        (
+            'torchvision-vit',
+            {f'encoder.layers.encoder_layer_{i}.self_attention.in_proj_bias' for i in range(2)},
+        ),
+    ],
+)
 def test_bitfit_trains_the_biases_alone(family, extra):
     biases = trained(family, type='BitFit')
     assert biases == {name for name in names(family) if name.endswith('.bias')} | extra
@@ -42,36 +51,54 @@ def test_bitfit_takes_places():
 
 
 def test_bitfit_where_there_is_no_bias_is_an_error():
-    with pytest.raises(NoSiteError, match=r"BitFit has nothing to train at the 1 sites of 'layer1\.0\.conv1'"):
+    with pytest.raises(
+        NoSiteError, match=r"BitFit has nothing to train at the 1 sites of 'layer1\.0\.conv1'"
+    ):
         trained('resnet', type='BitFit', at='layer1.0.conv1')
 
 
-@pytest.mark.parametrize('family, config, prefixes', [
-    ('vit', dict(), ['blocks.2.']),
-    ('vit', dict(blocks=2, norm=True), ['blocks.1.', 'blocks.2.', 'norm.']),
-    ('swin', dict(norm=True), ['layers.1.blocks.0.', 'norm.']),
-    ('swin', dict(blocks=2, norm=True), ['layers.0.blocks.1.', 'layers.1.downsample.norm.', 'layers.1.blocks.0.', 'norm.']),
-    ('convnext', dict(norm=True), ['stages.3.blocks.0.', 'head.norm.']),
-    ('resnet', dict(norm=True), ['layer4.0.']),
-    ('clip', dict(norm=True), ['blocks.2.', 'norm.']),
-])
+@pytest.mark.parametrize(
+    'family, config, prefixes',
+    [
+        ('vit', dict(), ['blocks.2.']),
+        ('vit', dict(blocks=2, norm=True), ['blocks.1.', 'blocks.2.', 'norm.']),
+        ('swin', dict(norm=True), ['layers.1.blocks.0.', 'norm.']),
+        (
+            'swin',
+            dict(blocks=2, norm=True),
+            ['layers.0.blocks.1.', 'layers.1.downsample.norm.', 'layers.1.blocks.0.', 'norm.'],
+        ),
+        ('convnext', dict(norm=True), ['stages.3.blocks.0.', 'head.norm.']),
+        ('resnet', dict(norm=True), ['layer4.0.']),
+        ('clip', dict(norm=True), ['blocks.2.', 'norm.']),
+    ],
+)
 def test_partial_trains_the_last_blocks_and_the_norms_after_them(family, config, prefixes):
     expected = {name for name in names(family) if name.startswith(tuple(prefixes))}
     assert trained(family, type='Partial', **config) == expected
 
 
-@pytest.mark.parametrize('blocks, text', [(0, 'at least 1'), (-1, 'at least 1'), (4, r'blocks is 4, but the backbone has 3')])
+@pytest.mark.parametrize(
+    'blocks, text', [(0, 'at least 1'), (-1, 'at least 1'), (4, r'blocks is 4, but the backbone has 3')]
+)
 def test_partial_refuses_blocks_that_do_not_exist(blocks, text):
     with pytest.raises(UserError, match=text):
         trained('vit', type='Partial', blocks=blocks)
 
 
-@pytest.mark.parametrize('family, given, expected', [
-    ('vit', 'blocks.2', lambda all: {n for n in all if n.startswith('blocks.2.')}),
-    ('vit', ['norm.', r'blocks\.\d\.attn\..*bias'], lambda all: {n for n in all if n.startswith('norm.') or 'attn' in n and 'bias' in n}),
-    ('resnet', 'layer4', lambda all: {n for n in all if n.startswith('layer4')}),
-    ('vit', 'cls_token', lambda all: {'cls_token'}),
-])
+@pytest.mark.parametrize(
+    'family, given, expected',
+    [
+        ('vit', 'blocks.2', lambda all: {n for n in all if n.startswith('blocks.2.')}),
+        (
+            'vit',
+            ['norm.', r'blocks\.\d\.attn\..*bias'],
+            lambda all: {n for n in all if n.startswith('norm.') or 'attn' in n and 'bias' in n},
+        ),
+        ('resnet', 'layer4', lambda all: {n for n in all if n.startswith('layer4')}),
+        ('vit', 'cls_token', lambda all: {'cls_token'}),
+    ],
+)
 def test_partial_trains_the_named_parameters(family, given, expected):
     assert trained(family, type='Partial', names=given) == expected(names(family))
 
@@ -81,13 +108,19 @@ def test_partial_trains_a_range_of_the_parameters_in_their_order(indices):
     assert trained('resnet', type='Partial', indices=indices) == set(names('resnet')[slice(*indices)])
 
 
-@pytest.mark.parametrize('config, text', [
-    (dict(names='blok'), r"unknown start or pattern of parameter names 'blok'"),
-    (dict(names='*bias'), r"with which no parameter's name begins, is '\*bias', not a regular expression"),
-    (dict(names='norm', indices=(0, 1)), r'give one of them'),
-    (dict(indices=(1, 2, 3)), r'indices is \(1, 2, 3\); it must be a list of 2 values'),
-    (dict(indices=(900, None)), r'indices is \(900, None\), but the backbone has \d+ parameters'),
-])
+@pytest.mark.parametrize(
+    'config, text',
+    [
+        (dict(names='blok'), r"unknown start or pattern of parameter names 'blok'"),
+        (
+            dict(names='*bias'),
+            r"with which no parameter's name begins, is '\*bias', not a regular expression",
+        ),
+        (dict(names='norm', indices=(0, 1)), r'give one of them'),
+        (dict(indices=(1, 2, 3)), r'indices is \(1, 2, 3\); it must be a list of 2 values'),
+        (dict(indices=(900, None)), r'indices is \(900, None\), but the backbone has \d+ parameters'),
+    ],
+)
 def test_partial_refuses_what_chooses_nothing(config, text):
     with pytest.raises(UserError, match=text):
         trained('vit', type='Partial', **config)
@@ -98,8 +131,10 @@ def test_norm_tune_trains_the_norms_and_keeps_their_statistics_with_them():
     backbone = tiny('resnet')
     tuner = TUNERS.build(dict(type='NormTune', at='layer4.0.bn1'))
     tuner.attach(backbone)
-    assert set(tuner.state()) == {f'thawed.layer4.0.bn1.{leaf}' for leaf in (
-        'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')}
+    assert set(tuner.state()) == {
+        f'thawed.layer4.0.bn1.{leaf}'
+        for leaf in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+    }
 
 
 def test_diff_fit_is_a_scaled_attention_and_mlp_beside_biases_and_norms():
@@ -108,7 +143,8 @@ def test_diff_fit_is_a_scaled_attention_and_mlp_beside_biases_and_norms():
     tuner = TUNERS.build(dict(type='DiffFit'))
     tuner.attach(backbone)
     assert {name for name, _ in tuner.trainable() if name.startswith('thawed.')} == {
-        f'thawed.{name}' for name in names('vit') if 'bias' in name or 'norm' in name}
+        f'thawed.{name}' for name in names('vit') if 'bias' in name or 'norm' in name
+    }
     backbone.double().eval(), tuner.double()
     for delta in tuner.deltas.values():
         torch.nn.init.normal_(delta.gamma)
@@ -120,7 +156,9 @@ def test_diff_fit_is_a_scaled_attention_and_mlp_beside_biases_and_norms():
     assert torch.allclose(y, middle + gamma2 * plain.mlp(plain.norm2(middle)), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize('config, number', [(dict(type='NormTune'), 38_400), (dict(type='DiffFit'), 140_544)], ids=str)
+@pytest.mark.parametrize(
+    'config, number', [(dict(type='NormTune'), 38_400), (dict(type='DiffFit'), 140_544)], ids=str
+)
 def test_published_counts_on_vit_b16(count_on_vit_b16, config, number):
     assert count_on_vit_b16(**config) == number
 

@@ -11,7 +11,9 @@ from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
 
-SMALL = dict(type='timm', name='resnet18', pretrained=False, kwargs=dict(layers=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
+SMALL = dict(
+    type='timm', name='resnet18', pretrained=False, kwargs=dict(layers=(1, 1, 1, 1), channels=(4, 4, 8, 8))
+)
 
 
 def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
@@ -27,9 +29,14 @@ def fcn4(layers: nn.Module, x: torch.Tensor) -> torch.Tensor:
     norms = [layer for layer in layers if isinstance(layer, nn.GroupNorm)]
     for conv, norm, stride, padding in zip(convs, norms, (1, 2, 2, 1), (1, 0, 0, 0), strict=True):
         side = (x.shape[-1] + 2 * padding - 3) // stride + 1
-        x = (conv.weight.flatten(1) @ F.unfold(x, 3, padding=padding, stride=stride)).unflatten(-1, (side, side))
-        halves = [(half - half.mean((1, 2, 3), keepdim=True)) / (half.var((1, 2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
-                  for half in x.chunk(2, 1)]
+        x = (conv.weight.flatten(1) @ F.unfold(x, 3, padding=padding, stride=stride)).unflatten(
+            -1, (side, side)
+        )
+        halves = [
+            (half - half.mean((1, 2, 3), keepdim=True))
+            / (half.var((1, 2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
+            for half in x.chunk(2, 1)
+        ]
         x = torch.cat(halves, 1) * norm.weight[:, None, None] + norm.bias[:, None, None]
         x = x * (x > 0)
     return x.mean((2, 3)) @ layers[-1].weight.T + layers[-1].bias
@@ -76,7 +83,9 @@ def test_a_backbone_serves_as_side_and_trains_whole():
 def saved_bytes(run) -> int:
     """The bytes that `run` saves for a backward pass."""
     sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel() * t.element_size()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: sizes.append(t.numel() * t.element_size()) or t, lambda t: t
+    ):
         run()
     return sum(sizes)
 
@@ -98,12 +107,19 @@ def test_count_on_vit_b16():
     assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 75_953
 
 
-@pytest.mark.parametrize('side, error, text', [
-    ('fcn5', UserError, r"side is 'fcn5'; (allowed|it must be): \"fcn4\", or a backbone such as dict"),
-    (dict(type='tim'), UnknownNameError, r"unknown backbone 'tim'. Did you mean 'timm'"),
-    (dict(type='timm', name='vit_tiny_patch16_224', pretrained=False), NoSiteError,
-     r"SideTuning needs images that its side network takes .*, but 'the backbone' \(VisionTransformer, which takes \(3, 32, 32\)"),
-], ids=str)
+@pytest.mark.parametrize(
+    'side, error, text',
+    [
+        ('fcn5', UserError, r"side is 'fcn5'; (allowed|it must be): \"fcn4\", or a backbone such as dict"),
+        (dict(type='tim'), UnknownNameError, r"unknown backbone 'tim'. Did you mean 'timm'"),
+        (
+            dict(type='timm', name='vit_tiny_patch16_224', pretrained=False),
+            NoSiteError,
+            r"SideTuning needs images that its side network takes .*, but 'the backbone' \(VisionTransformer, which takes \(3, 32, 32\)",
+        ),
+    ],
+    ids=str,
+)
 def test_refusals(side, error, text):
     with pytest.raises(error, match='(?s)' + text):
         TUNERS.build(dict(type='SideTuning', side=side)).attach(tiny('vit'))

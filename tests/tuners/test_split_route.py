@@ -1,4 +1,6 @@
-"""Updates that split off: a Linear keeps its input and a few columns, and neither makes W + B A nor the gradient of W."""
+"""Updates that split off: a Linear keeps its input and a few columns, and neither makes W + B A nor the
+gradient of W.
+"""
 
 import pytest
 import torch
@@ -9,10 +11,19 @@ from tests.nets import tiny
 from vet.core.products import AddProduct, add_product, through
 from vet.registry import TUNERS
 
-SPLIT = [dict(type='LoRA', rank=2), dict(type='LoRA', rank=2, variant='rslora'), dict(type='LoRA', rank=2, variant='pissa'),
-         dict(type='LoRA', rank=2, variant='vera'), dict(type='LoRA', rank=1, parts='qv'), dict(type='FacT', rank=2),
-         dict(type='FacT', rank=2, variant='tt'), dict(type='LoHa', rank=1), dict(type='LoKr', rank=1),
-         dict(type='RepAdapter', width=2), dict(type='ARC', width=2)]
+SPLIT = [
+    dict(type='LoRA', rank=2),
+    dict(type='LoRA', rank=2, variant='rslora'),
+    dict(type='LoRA', rank=2, variant='pissa'),
+    dict(type='LoRA', rank=2, variant='vera'),
+    dict(type='LoRA', rank=1, parts='qv'),
+    dict(type='FacT', rank=2),
+    dict(type='FacT', rank=2, variant='tt'),
+    dict(type='LoHa', rank=1),
+    dict(type='LoKr', rank=1),
+    dict(type='RepAdapter', width=2),
+    dict(type='ARC', width=2),
+]
 WEIGHT = 96 * 32
 
 
@@ -26,7 +37,7 @@ def layer(config: dict, split: bool) -> nn.Module:
         for parameter in tuner.deltas.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     qkv = backbone.network.blocks[0].attn.qkv
-    qkv.__dict__['owner'] = tuner           # kept alive
+    qkv.__dict__['owner'] = tuner  # kept alive
     if not split:
         qkv._reweighted.edits[0].delta.splits = lambda module: False
     return qkv
@@ -34,7 +45,10 @@ def layer(config: dict, split: bool) -> nn.Module:
 
 def saved_bytes(qkv: nn.Module, x: torch.Tensor) -> int:
     """What autograd keeps for the backward pass: each storage once, those of parameters aside."""
-    frozen = {p.untyped_storage().data_ptr() for p in [*qkv.parameters(), *qkv.owner.parameters(), *qkv.owner.buffers()]}
+    frozen = {
+        p.untyped_storage().data_ptr()
+        for p in [*qkv.parameters(), *qkv.owner.parameters(), *qkv.owner.buffers()]
+    }
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -81,12 +95,22 @@ def test_split_layer_makes_no_tensor_of_the_weights_size_and_has_the_same_gradie
         assert torch.allclose(gradient, found[False][name], rtol=1e-3, atol=1e-4 * gradient.abs().max()), name
 
 
-@pytest.mark.parametrize('host, shape', [(nn.Linear(5, 7), (5,)), (nn.Linear(5, 7), (2, 3, 5)),
-                                         (nn.Conv2d(3, 6, 3, stride=2, padding=1), (2, 3, 5, 5))], ids=['vector', 'tokens', 'map'])
+@pytest.mark.parametrize(
+    'host, shape',
+    [
+        (nn.Linear(5, 7), (5,)),
+        (nn.Linear(5, 7), (2, 3, 5)),
+        (nn.Conv2d(3, 6, 3, stride=2, padding=1), (2, 3, 5, 5)),
+    ],
+    ids=['vector', 'tokens', 'map'],
+)
 def test_gradients_and_their_gradients(host, shape):
     host = host.double().requires_grad_(False).to(memory_format=torch.channels_last)
     torch.manual_seed(0)
-    x, A, B = (torch.randn(*size, dtype=torch.float64) for size in (shape, (2, host.weight[0].numel()), (len(host.weight), 2)))
+    x, A, B = (
+        torch.randn(*size, dtype=torch.float64)
+        for size in (shape, (2, host.weight[0].numel()), (len(host.weight), 2))
+    )
     if x.dim() == 4:
         x = x.to(memory_format=torch.channels_last)
     given = tuple(tensor.requires_grad_() for tensor in (x, A, B))
@@ -109,12 +133,16 @@ def test_torch_func_and_jit_take_the_plain_sum():
 def test_a_product_written_into_a_view_has_the_gradients_of_a_sum():
     """A Linear's output is a view in some versions of torch."""
     draw = torch.Generator().manual_seed(0)
-    x, W, h, B = (torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True)
-                  for shape in ((10, 4), (6, 4), (2, 5, 3), (6, 3)))
+    x, W, h, B = (
+        torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True)
+        for shape in ((10, 4), (6, 4), (2, 5, 3), (6, 3))
+    )
 
     def differentiated(product):
         y = product((x @ W.T).view(2, 5, 6))
         return y, *torch.autograd.grad(y.square().sum(), (x, W, h, B))
 
-    for found, expected in zip(differentiated(lambda y: AddProduct.apply(y, h, B, -1)), differentiated(lambda y: y + h @ B.T)):
+    for found, expected in zip(
+        differentiated(lambda y: AddProduct.apply(y, h, B, -1)), differentiated(lambda y: y + h @ B.T)
+    ):
         torch.testing.assert_close(found, expected)

@@ -1,7 +1,8 @@
-"""What timm's plain ViT need not compute: of its last block, all but the class token, where that alone is pooled.
+"""What timm's plain ViT need not compute: of its last block, all but the class token, where that alone is
+pooled.
 
-Keys and values are of all tokens; the query, the projection and the MLP are of the class token. Features and gradients are
-those of the whole block but for rounding. Imported by backbones/timm.py alone.
+Keys and values are of all tokens; the query, the projection and the MLP are of the class token. Features and
+gradients are those of the whole block but for rounding. Imported by backbones/timm.py alone.
 """
 
 from collections.abc import Iterator
@@ -19,15 +20,23 @@ from vet.core.reweight import forward_replaced
 
 
 def pools_class_token(network: Any) -> bool:
-    """Whether `class_token_only` knows the network: timm's own ViT, blocks and attention, pooled by the class token."""
-    if type(network) is not VisionTransformer or network.global_pool != 'token' or network.attn_pool is not None:
+    """Whether `class_token_only` knows the network: timm's own ViT, blocks and attention, pooled by the
+    class token.
+    """
+    if (
+        type(network) is not VisionTransformer
+        or network.global_pool != 'token'
+        or network.attn_pool is not None
+    ):
         return False
     last = network.blocks[-1]
     return type(last) is Block and type(last.attn) is Attention and getattr(last.attn, 'gate', None) is None
 
 
 def modules_of_class_token(network: Any) -> list[nn.Module]:
-    """Those that see the class token alone within `class_token_only`, or in which it parts from the others."""
+    """Those that see the class token alone within `class_token_only`, or in which it parts from the
+    others.
+    """
     return [network.blocks, *network.blocks[-1].modules(), *network.norm.modules()]
 
 
@@ -35,14 +44,17 @@ def modules_of_class_token(network: Any) -> list[nn.Module]:
 def class_token_only(network: Any) -> Iterator[None]:
     """Within, the last block of a network that `pools_class_token` gives (B, 1, C), its class token.
 
-    Nothing happens where the network has changed since, or somebody has given the block or its attention another forward.
+    Nothing happens where the network has changed since, or somebody has given the block or its attention
+    another forward.
     """
     last = network.blocks[-1]
     if not pools_class_token(network) or any('forward' in part.__dict__ for part in (last, last.attn)):
         yield
         return
-    with (forward_replaced(last, partial(_block, last)),
-          forward_replaced(last.attn, partial(_attention, last.attn))):
+    with (
+        forward_replaced(last, partial(_block, last)),
+        forward_replaced(last.attn, partial(_attention, last.attn)),
+    ):
         yield
 
 
@@ -55,6 +67,10 @@ def _block(block: Any, x_BNC: torch.Tensor) -> torch.Tensor:
 def _attention(attention: Any, x_BNC: torch.Tensor) -> torch.Tensor:
     """timm's Attention.forward, of one query: softmax(q_1 K^T / sqrt(d)) V in each head"""
     q, k, v = attention.qkv(x_BNC).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    y = F.scaled_dot_product_attention(attention.q_norm(q[:, :, :1]), attention.k_norm(k), v,
-                                       dropout_p=attention.attn_drop.p if attention.training else 0.0)
+    y = F.scaled_dot_product_attention(
+        attention.q_norm(q[:, :, :1]),
+        attention.k_norm(k),
+        v,
+        dropout_p=attention.attn_drop.p if attention.training else 0.0,
+    )
     return attention.proj_drop(attention.proj(attention.norm(y.transpose(1, 2).flatten(2))))

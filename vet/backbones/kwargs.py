@@ -1,4 +1,6 @@
-"""What model.backbone.kwargs cannot say, since vet says it otherwise. Used by the files of timm and torchvision."""
+"""What model.backbone.kwargs cannot say, since vet says it otherwise. Used by the files of timm and
+torchvision.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +11,17 @@ from vet.errors import UserError
 def check_kwargs(kwargs: Mapping[str, Any], classifier: bool, channels: str = '') -> None:
     """UserError for a number of classes that the head decides, and for images of other than three channels.
 
-    channels: the name of the argument that says how many channels an image has; '' where the library has none.
+    channels: the name of the argument that says how many channels an image has; '' where the library has
+        none.
     """
     if 'num_classes' in kwargs and not classifier:
-        raise UserError(f'model.backbone.kwargs.num_classes is {kwargs["num_classes"]!r}, but the backbone gives features, and the '
-                        f'head has the number of classes of the dataset. Leave num_classes out, or keep the pretrained '
-                        f'classifier with model.backbone.classifier=True.')
+        raise UserError(
+            f'model.backbone.kwargs.num_classes is {kwargs["num_classes"]!r}, but the backbone gives '
+            'features, and the head has the number of classes of the dataset. Leave num_classes out, or '
+            'keep the pretrained classifier with model.backbone.classifier=True.'
+        )
     if channels and kwargs.get(channels, 3) != 3:
-        raise UserError(f'model.backbone.kwargs.{channels} is {kwargs[channels]!r}, but vet reads every image as RGB, gray ones '
-                        f'too; allowed: 3. Leave {channels} out.')
+        raise UserError(
+            f'model.backbone.kwargs.{channels} is {kwargs[channels]!r}, but vet reads every image as RGB, '
+            f'gray ones too; allowed: 3. Leave {channels} out.'
+        )

@@ -1,4 +1,6 @@
-"""Weight files for timm's networks: in timm's own names, in the layouts of CLIP, DINOv2, … that timm reads, and Google's .npz."""
+"""Weight files for timm's networks: in timm's own names, in the layouts of CLIP, DINOv2, … that timm
+reads, and Google's .npz.
+"""
 
 import importlib
 import re
@@ -14,58 +16,82 @@ from vet.core.backbone import Resampling, load_weights, read_weights
 from vet.errors import DataError
 
 Tensors = dict[str, torch.Tensor]
-PATCHES = re.compile(r'(visual\.trunk\.)?patch_embed\.proj\.weight|visual\.conv1\.weight')     # timm's, OpenCLIP's, OpenAI's
-GOOGLE_PREFIXES = ('opt/target/', 'params/img/', 'params/')     # of all names; params/txt/ is SigLIP's text tower
+PATCHES = re.compile(
+    r'(visual\.trunk\.)?patch_embed\.proj\.weight|visual\.conv1\.weight'
+)  # timm's, OpenCLIP's, OpenAI's
+GOOGLE_PREFIXES = (
+    'opt/target/',
+    'params/img/',
+    'params/',
+)  # of all names; params/txt/ is SigLIP's text tower
 
 
-def load_file(network: Any, name: str, path: Path, may_be_left: tuple[str, ...],
-              use_ema: bool = True) -> Tensors | None:
-    """Loads the file into timm's network `name`. DataError where it does not fit. Returns what was read, where the positions of
-    the network were resampled from it; else None.
+def load_file(
+    network: Any, name: str, path: Path, may_be_left: tuple[str, ...], use_ema: bool = True
+) -> Tensors | None:
+    """Loads the file into timm's network `name`. DataError where it does not fit. Returns what was read,
+    where the positions of the network were resampled from it; else None.
 
-    What else a CLIP or SigLIP holds (its text tower) is left out, as is a representation layer; positions of another grid are
+    What else a CLIP or SigLIP holds (its text tower) is left out, as is a representation layer; positions of
+    another grid are
     resampled. may_be_left: the path of the classifier, where it is not kept.
     """
     if path.suffix == '.npz':
         if not path.is_file():
-            raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
+            raise DataError(
+                f'the weight file {str(path)!r} does not exist; give an existing file in '
+                'model.backbone.checkpoint.'
+            )
         try:
             with Resampling() as resampling:
                 _load_npz(network, path)
             return _arrays(path) if resampling.seen else None
-        except Exception as error:      # numpy's, zipfile's and timm's, of many kinds
-            raise DataError(f'{path} holds no Google .npz weights of {type(network).__name__}: {error}') from error
+        except Exception as error:  # numpy's, zipfile's and timm's, of many kinds
+            raise DataError(
+                f'{path} holds no Google .npz weights of {type(network).__name__}: {error}'
+            ) from error
     state = read_weights(path, use_ema)
     if 'visual.class_embedding' in state and '.' not in name:
-        raise DataError(f'{path} is a whole CLIP model: its activation, mean and std are those of whoever trained it, which '
-                        f'{name!r} does not say. Give model.backbone.name with a tag: {timm.list_pretrained(f"{name}.*")}.')
+        raise DataError(
+            f'{path} is a whole CLIP model: its activation, mean and std are those of whoever trained it, '
+            f'which {name!r} does not say. Give model.backbone.name with a tag: '
+            f'{timm.list_pretrained(f"{name}.*")}.'
+        )
     read, resampling = dict(state), Resampling()
     adapt = getattr(importlib.import_module(type(network).__module__), 'checkpoint_filter_fn', None)
-    if adapt and _shapes(state) != _shapes(network.state_dict()):      # other names, or positions of another grid
+    if adapt and _shapes(state) != _shapes(network.state_dict()):  # other names, or positions of another grid
         try:
-            for kernel in (tensor for key, tensor in state.items() if PATCHES.fullmatch(key) and tensor.dim() == 4):
+            for kernel in (
+                tensor for key, tensor in state.items() if PATCHES.fullmatch(key) and tensor.dim() == 4
+            ):
                 _check_patches(network, kernel.shape[-2:])
             with resampling:
                 state = adapt(state, network)
         except (KeyError, RuntimeError, AttributeError, TypeError):
-            pass        # not of this family: what does not fit is named below
+            pass  # not of this family: what does not fit is named below
         except ValueError as error:
-            raise DataError(f'{path} holds the weights of another architecture than {name!r}: {error}. Give the checkpoint of this '
-                            f'backbone, or the backbone of this checkpoint.') from error
+            raise DataError(
+                f'{path} holds the weights of another architecture than {name!r}: {error}. Give the '
+                'checkpoint of this backbone, or the backbone of this checkpoint.'
+            ) from error
     load_weights(network, state, str(path), may_be_left)
     grown = any(name in read and read[name].numel() != tensor.numel() for name, tensor in state.items())
     return read if resampling.seen or grown else None
 
 
 def read_again(network: Any) -> Tensors | None:
-    """What timm read for a pretrained network, from the cache of its hub or of torch; None where it is not there."""
+    """What timm read for a pretrained network, from the cache of its hub or of torch; None where it is
+    not there.
+    """
     settings = network.pretrained_cfg or {}
     try:
         if settings.get('hf_hub_id'):
             name = settings.get('hf_hub_filename')
-            return timm.models.load_state_dict_from_hf(settings['hf_hub_id'], **(dict(filename=name) if name else {}))
+            return timm.models.load_state_dict_from_hf(
+                settings['hf_hub_id'], **(dict(filename=name) if name else {})
+            )
         return torch.hub.load_state_dict_from_url(settings['url'], map_location='cpu', weights_only=True)
-    except Exception:       # of many kinds: then the sha256 is of the network's own weights, as of any other
+    except Exception:  # of many kinds: then the sha256 is of the network's own weights, as of any other
         return None
 
 
@@ -79,7 +105,9 @@ def _load_npz(network: Any, path: Path) -> None:
     with np.load(path) as arrays:
         prefix = next((prefix for prefix in GOOGLE_PREFIXES if f'{prefix}embedding/kernel' in arrays), '')
         classes = len(arrays[f'{prefix}head/bias']) if network.num_classes else 0
-        blocks = {match[0] for name in arrays if (match := re.match(rf'{prefix}Transformer/encoderblock_\d+', name))}
+        blocks = {
+            match[0] for name in arrays if (match := re.match(rf'{prefix}Transformer/encoderblock_\d+', name))
+        }
         represented = f'{prefix}pre_logits/bias' in arrays
         _check_patches(network, arrays[f'{prefix}embedding/kernel'].shape[:2])
     if len(blocks) != len(network.blocks):
@@ -87,8 +115,10 @@ def _load_npz(network: Any, path: Path) -> None:
     if classes != network.num_classes:
         raise ValueError(f'it has {classes} classes, needed {network.num_classes}')
     if classes and represented:
-        raise ValueError('its classifier reads a representation layer (pre_logits), which timm has not; '
-                         'leave model.backbone.classifier out')
+        raise ValueError(
+            'its classifier reads a representation layer (pre_logits), which timm has not; '
+            'leave model.backbone.classifier out'
+        )
     network.load_pretrained(str(path))
 
 

@@ -1,4 +1,6 @@
-"""Every torchvision classifier as a backbone, by its name, with torchvision's own weights and preprocessing."""
+"""Every torchvision classifier as a backbone, by its name, with torchvision's own weights and
+preprocessing.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,33 +20,56 @@ from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import BACKBONES
 
 POOLS = ('avg', 'max', 'avgmax', 'catavgmax')
-AUXILIARY = ('aux1', 'aux2', 'AuxLogits')           # GoogLeNet's and Inception's training-time classifiers
-# Their weights come from TensorFlow. get_model, given `weights`, sets this too: images normalised by ImageNet's mean and std are
-# normalised anew by 0.5 within the network.
-PORTED = dict.fromkeys(('googlenet', 'inception_v3'), dict(transform_input=True, aux_logits=False, init_weights=False))
+AUXILIARY = ('aux1', 'aux2', 'AuxLogits')  # GoogLeNet's and Inception's training-time classifiers
+# Their weights come from TensorFlow. get_model, given `weights`, sets this too: images normalised by
+# ImageNet's mean and std are normalised anew by 0.5 within the network.
+PORTED = dict.fromkeys(
+    ('googlenet', 'inception_v3'), dict(transform_input=True, aux_logits=False, init_weights=False)
+)
 
 # What a model folder may say in kwargs; torchvision takes further ones, some of which are code.
 ARCHITECTURE = """
-    alpha attention_dropout aux_logits bn_size depths dropout dropout_aux drop_rate embed_dim groups growth_rate head_dim hidden_dim
-    image_size in_channels init_weights last_channel layer_scale layers memory_efficient mlp_dim mlp_ratio num_classes num_heads
-    num_init_features num_layers partition_size patch_size replace_stride_with_dilation representation_size round_nearest
-    stem_channels stem_width stochastic_depth_prob transform_input width_mult width_per_group window_size
+    alpha attention_dropout aux_logits bn_size depths dropout dropout_aux drop_rate embed_dim groups
+    growth_rate head_dim hidden_dim image_size in_channels init_weights last_channel layer_scale layers
+    memory_efficient mlp_dim mlp_ratio num_classes num_heads num_init_features num_layers partition_size
+    patch_size replace_stride_with_dilation representation_size round_nearest stem_channels stem_width
+    stochastic_depth_prob transform_input width_mult width_per_group window_size
     zero_init_residual""".split()
-KWARGS = dicts(dict.fromkeys(ARCHITECTURE, SETTINGS), 'sizes, depths and flags of a network (see vet/backbones/torchvision.py)')
+KWARGS = dicts(
+    dict.fromkeys(ARCHITECTURE, SETTINGS),
+    'sizes, depths and flags of a network (see vet/backbones/torchvision.py)',
+)
 
 
 @BACKBONES.register_module(name='torchvision')
-@permits(name=WORD, weights=WORD, pretrained=FLAG, roles=ROLES, preprocessing=PREPROCESSING,
-         kwargs=NOTHING | KWARGS, classifier=FLAG, pool=NOTHING | WORD, use_ema=FLAG)
-def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool = True, checkpoint: str | Path | None = None,
-                         roles: Mapping[str, str] | None = None, preprocessing: Mapping[str, Any] | None = None,
-                         kwargs: Mapping[str, Any] | None = None, classifier: bool = False, pool: str | None = None,
-                         use_ema: bool = True) -> Backbone:
+@permits(
+    name=WORD,
+    weights=WORD,
+    pretrained=FLAG,
+    roles=ROLES,
+    preprocessing=PREPROCESSING,
+    kwargs=NOTHING | KWARGS,
+    classifier=FLAG,
+    pool=NOTHING | WORD,
+    use_ema=FLAG,
+)
+def torchvision_backbone(
+    name: str,
+    weights: str = 'DEFAULT',
+    pretrained: bool = True,
+    checkpoint: str | Path | None = None,
+    roles: Mapping[str, str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    classifier: bool = False,
+    pool: str | None = None,
+    use_ema: bool = True,
+) -> Backbone:
     """`torchvision.models.get_model(name)` without its last linear layer, frozen.
 
     weights: which of torchvision's weights, such as 'IMAGENET1K_V2'; they also say the preprocessing.
-    pool: 'avg', 'max', 'avgmax' or 'catavgmax' in place of the network's own pool, and of all that follows it (two layers of
-        AlexNet and VGG beside the last): features are C wide, cat(mean, max) 2 C.
+    pool: 'avg', 'max', 'avgmax' or 'catavgmax' in place of the network's own pool, and of all that follows it
+        (two layers of AlexNet and VGG beside the last): features are C wide, cat(mean, max) 2 C.
     Other arguments as for 'timm'.
     """
     if name not in models.list_models(module=models):
@@ -52,13 +77,17 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     if pool is not None and pool not in POOLS:
         raise UnknownNameError('model.backbone.pool', pool, POOLS)
     if pool and classifier:
-        raise UserError(f'model.backbone.pool is {pool!r}, but the classifier that is kept needs the pool it was trained with; '
-                        f'leave one of them out.')
+        raise UserError(
+            f'model.backbone.pool is {pool!r}, but the classifier that is kept needs the pool it was trained '
+            'with; leave one of them out.'
+        )
     choices = models.get_model_weights(name)
     try:
         chosen = choices[weights] if weights != 'DEFAULT' else choices.DEFAULT
     except KeyError:
-        raise UnknownNameError(f'weights of torchvision {name!r}', weights, [w.name for w in choices]) from None
+        raise UnknownNameError(
+            f'weights of torchvision {name!r}', weights, [w.name for w in choices]
+        ) from None
     from_hub = pretrained and checkpoint is None
     check_kwargs(kwargs or {}, classifier)
     options = {**PORTED.get(name, {}), **(kwargs or {})}
@@ -68,7 +97,9 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
         try:
             network = models.get_model(name, weights=None, **options)
         except (TypeError, ValueError) as error:
-            raise UserError(f'torchvision cannot make {name!r} with model.backbone.kwargs={options}: {error}') from error
+            raise UserError(
+                f'torchvision cannot make {name!r} with model.backbone.kwargs={options}: {error}'
+            ) from error
     head = _find_classifier(network)
     if pool:
         head = head.partition('.')[0]
@@ -84,31 +115,60 @@ def torchvision_backbone(name: str, weights: str = 'DEFAULT', pretrained: bool =
     eval_transform = chosen.transforms()
     crop, resized = eval_transform.crop_size[0], eval_transform.resize_size[0]
     size = getattr(network, 'image_size', crop)
-    wanted = Preprocessing((size, size), tuple(eval_transform.mean), tuple(eval_transform.std), crop / resized,
-                           eval_transform.interpolation.value)
+    wanted = Preprocessing(
+        (size, size),
+        tuple(eval_transform.mean),
+        tuple(eval_transform.std),
+        crop / resized,
+        eval_transform.interpolation.value,
+    )
     patch = getattr(network, 'patch_size', None)
     grid = (size // patch, size // patch) if isinstance(patch, int) else None
-    layout = find_layout(network, roles, grid, 1 if hasattr(network, 'class_token') else 0, (head,) if classifier else ())
-    raw = {} if use_ema else dict(use_ema=False)       # folders without the choice stay as they were
-    return Backbone(network, layout, wanted.with_changes(preprocessing or {}), dict(
-        type='torchvision', name=name, tag=chosen.name, weights=weights, pretrained=pretrained,
-        checkpoint=checkpoint and str(checkpoint), roles=dict(roles or {}), preprocessing=dict(preprocessing or {}),
-        kwargs=options, classifier=classifier, pool=pool, **raw), wanted)
+    layout = find_layout(
+        network, roles, grid, 1 if hasattr(network, 'class_token') else 0, (head,) if classifier else ()
+    )
+    raw = {} if use_ema else dict(use_ema=False)  # folders without the choice stay as they were
+    return Backbone(
+        network,
+        layout,
+        wanted.with_changes(preprocessing or {}),
+        dict(
+            type='torchvision',
+            name=name,
+            tag=chosen.name,
+            weights=weights,
+            pretrained=pretrained,
+            checkpoint=checkpoint and str(checkpoint),
+            roles=dict(roles or {}),
+            preprocessing=dict(preprocessing or {}),
+            kwargs=options,
+            classifier=classifier,
+            pool=pool,
+            **raw,
+        ),
+        wanted,
+    )
 
 
 def _find_classifier(network: Any) -> str:
-    """The path of the last layer, a Linear (SqueezeNet: a 1 x 1 convolution), once the auxiliary ones are gone."""
+    """The path of the last layer, a Linear (SqueezeNet: a 1 x 1 convolution), once the auxiliary ones
+    are gone.
+    """
     for name in AUXILIARY:
         if getattr(network, name, None) is not None:
             setattr(network, name, None)
             network.aux_logits = False
-    return [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+    return [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][
+        -1
+    ]
 
 
 def _replace_pool(network: Any, name: str, pool: str) -> None:
     if not isinstance(getattr(network, 'avgpool', None), nn.AdaptiveAvgPool2d):
-        raise UserError(f'model.backbone.pool is {pool!r}, but torchvision {name!r} has no pool of maps (avgpool) to replace; '
-                        f'leave it out.')
+        raise UserError(
+            f'model.backbone.pool is {pool!r}, but torchvision {name!r} has no pool of maps (avgpool) to '
+            'replace; leave it out.'
+        )
     network.avgpool = SelectAdaptivePool2d(pool_type=pool, flatten=True)
 
 
@@ -117,6 +177,7 @@ def _download(weights: Any) -> dict[str, torch.Tensor]:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f'the weights {weights} are missing: {weights.url} could not be downloaded ({error}). Either give the file in '
-            f'model.backbone.checkpoint (of a command: --cfg-options model.backbone.checkpoint=PATH), or run once '
-            f'with a network.') from error
+            f'the weights {weights} are missing: {weights.url} could not be downloaded ({error}). Either '
+            'give the file in model.backbone.checkpoint (of a command: --cfg-options '
+            'model.backbone.checkpoint=PATH), or run once with a network.'
+        ) from error

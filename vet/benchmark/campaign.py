@@ -1,4 +1,6 @@
-"""Campaign: all runs of a suite, those already done left alone; grids first, on validation images, then the runs that count."""
+"""Campaign: all runs of a suite, those already done left alone; grids first, on validation images, then
+the runs that count.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,7 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vet.benchmark.results import code_sha256, fingerprint, identity, images, is_done, read_result, read_results, result_path
+from vet.benchmark.results import (
+    code_sha256,
+    fingerprint,
+    identity,
+    images,
+    is_done,
+    read_result,
+    read_results,
+    result_path,
+)
 from vet.benchmark.suite import Cell, Run, distinct
 from vet.benchmark.timing import seconds_per_image
 from vet.benchmark.worker import Job
@@ -16,7 +27,9 @@ from vet.config import read_settings
 from vet.errors import DataError, UserError
 from vet.registry import BACKBONES
 
-Launch = Callable[[Sequence[Job]], None]        # makes the jobs, wherever, or sees to it; what has no result is not made yet
+Launch = Callable[
+    [Sequence[Job]], None
+]  # makes the jobs, wherever, or sees to it; what has no result is not made yet
 
 
 @dataclass
@@ -29,21 +42,33 @@ class Campaign:
     data_root: str
     launch: Launch
     device: str | None = None
-    _data: dict[str, dict[str, Any]] = field(default_factory=dict)      # fingerprints, by _data() as JSON
-    _backbones: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)    # sha256 and warnings, likewise
-    _timed: dict[tuple[str, str], float | None] = field(default_factory=dict)           # seconds per image, by tuner and backbone
+    _data: dict[str, dict[str, Any]] = field(default_factory=dict)  # fingerprints, by _data() as JSON
+    _backbones: dict[str, tuple[str, tuple[str, ...]]] = field(
+        default_factory=dict
+    )  # sha256 and warnings, likewise
+    _timed: dict[tuple[str, str], float | None] = field(
+        default_factory=dict
+    )  # seconds per image, by tuner and backbone
 
     def check(self) -> None:
-        """Builds every dataset and backbone once. DataError that names all that is missing, and what to put where."""
+        """Builds every dataset and backbone once. DataError that names all that is missing, and what to
+        put where.
+        """
         runs, missing = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]], []
-        for look, entries in ((self._look_at_data, lambda run: [_data(run)]), (self._look_at_backbone, _backbones)):
+        for look, entries in (
+            (self._look_at_data, lambda run: [_data(run)]),
+            (self._look_at_backbone, _backbones),
+        ):
             for entry, run in distinct(runs, entries):
                 try:
                     look(entry, run)
                 except UserError as error:
                     missing.append(f'{run.dataset if look == self._look_at_data else run.backbone}: {error}')
         if missing := [*dict.fromkeys(missing), *self._mistaken(runs)]:
-            raise DataError(f'{len(missing)} of what the suite needs cannot be used; no run was started.\n' + '\n'.join(missing))
+            raise DataError(
+                f'{len(missing)} of what the suite needs cannot be used; no run was started.\n'
+                + '\n'.join(missing)
+            )
 
     def run(self) -> list[Run]:
         """Makes every search and every run that is not done; returns the runs that count.
@@ -58,28 +83,46 @@ class Campaign:
         return runs
 
     def plan(self) -> list[tuple[Run, bool]]:
-        """Every run, and whether it is done; of a grid that not every point has a result of yet, at its first point."""
+        """Every run, and whether it is done; of a grid that not every point has a result of yet, at its
+        first point.
+        """
         planned = []
         for cell in self.cells:
             searches = cell.searches()
             known = all(self._result(run) for run in searches)
             point = self._best(searches) if known else cell.points[0]
             runs = cell.runs(point) if point is not None else []
-            planned += [*((run, self.is_done(run)) for run in searches), *((run, known and self.is_done(run)) for run in runs)]
+            planned += [
+                *((run, self.is_done(run)) for run in searches),
+                *((run, known and self.is_done(run)) for run in runs),
+            ]
         return planned
 
     def seconds(self, run: Run) -> float | None:
-        """What the run may take: from the nearest measured run of its tuner and backbone, by images; None without one."""
-        near = [result for result in self._measured if (result['tuner'], result['backbone']) == (run.tuner, run.backbone)]
+        """What the run may take: from the nearest measured run of its tuner and backbone, by images;
+        None without one.
+        """
+        near = [
+            result
+            for result in self._measured
+            if (result['tuner'], result['backbone']) == (run.tuner, run.backbone)
+        ]
         if not near:
             return None
         images = self._images(run)
-        best = min(near, key=lambda result: (result['dataset'] != run.dataset,
-                                             abs(result['train_images'] * result['epochs'] - images)))
+        best = min(
+            near,
+            key=lambda result: (
+                result['dataset'] != run.dataset,
+                abs(result['train_images'] * result['epochs'] - images),
+            ),
+        )
         return best['wall_seconds'] * images / max(best['train_images'] * best['epochs'], 1)
 
     def timed_seconds(self, run: Run) -> float | None:
-        """What training alone may take, from a few steps made here; of runs of one tuner and backbone, the first is timed."""
+        """What training alone may take, from a few steps made here; of runs of one tuner and backbone,
+        the first is timed.
+        """
         key = run.tuner, _key(run.config['model']['backbone'])
         if key not in self._timed:
             self._timed[key] = seconds_per_image(run, self.data_root, self.device)
@@ -96,9 +139,19 @@ class Campaign:
         sha256, warnings = backbones[0]
         suite = self.cells[0].suite
         name = identity(run, data, ' '.join(weights for weights, _ in backbones), suite.plugins)
-        return Job(run, name, data, sha256, str(result_path(self.results, run).absolute()),
-                   str((self.work_dir / run.suite / f'{run.name}-{name[:8]}').absolute()), str(Path(self.data_root).absolute()),
-                   self.device, warnings, suite.path if suite.plugins else None, code_sha256(suite.plugins))
+        return Job(
+            run,
+            name,
+            data,
+            sha256,
+            str(result_path(self.results, run).absolute()),
+            str((self.work_dir / run.suite / f'{run.name}-{name[:8]}').absolute()),
+            str(Path(self.data_root).absolute()),
+            self.device,
+            warnings,
+            suite.path if suite.plugins else None,
+            code_sha256(suite.plugins),
+        )
 
     def _make(self, runs: Iterable[Run]) -> None:
         jobs = [self.job(run) for run in runs if not self.is_done(run)]
@@ -106,18 +159,24 @@ class Campaign:
             self.launch(jobs)
 
     def _best(self, searches: list[Run]) -> dict[str, Any] | None:
-        """The point of the best validation result, the first of equal ones; {} without a grid; None where every search failed, or
-        one is not made yet."""
+        """The point of the best validation result, the first of equal ones; {} without a grid; None where
+        every search failed, or one is not made yet."""
         if not searches:
             return {}
         found = [(self._result(run), run) for run in searches]
-        judged = [(result['validation'], run.point) for result, run in found if result and result['status'] == 'done']
+        judged = [
+            (result['validation'], run.point)
+            for result, run in found
+            if result and result['status'] == 'done'
+        ]
         if not all(result for result, _ in found):
             return None
         return max(judged, key=lambda pair: pair[0])[1] if judged else None
 
     def _result(self, run: Run) -> dict[str, Any] | None:
-        """What came of the run, a failure included; None of one that was not made yet, or of another identity."""
+        """What came of the run, a failure included; None of one that was not made yet, or of another
+        identity.
+        """
         result = read_result(result_path(self.results, run))
         return result if result and result['identity'] == self.job(run).identity else None
 
@@ -127,25 +186,37 @@ class Campaign:
 
     @cached_property
     def _measured(self) -> list[dict[str, Any]]:
-        return [result for result in read_results(self.results / self.cells[0].suite.name) if result['status'] == 'done']
+        return [
+            result
+            for result in read_results(self.results / self.cells[0].suite.name)
+            if result['status'] == 'done'
+        ]
 
     def _mistaken(self, runs: Iterable[Run]) -> list[str]:
-        """Backbones of different names that turn out to be one: a checkpoint that was meant for one of them, given to all."""
+        """Backbones of different names that turn out to be one: a checkpoint that was meant for one of
+        them, given to all.
+        """
         names: dict[str, dict[str, None]] = {}
         for _, run in distinct(runs, lambda run: [run.config['model']['backbone']]):
             entry = run.config['model']['backbone']
             if (key := _key(entry)) in self._backbones:
                 names.setdefault(self._backbones[key][0], {})[entry.get('name') or entry['type']] = None
-        return [f'{" and ".join(found)}: their weights are the same, of sha256 {sha256[:12]}…; give each a checkpoint of its own.'
-                for sha256, found in names.items() if len(found) > 1]
+        return [
+            f'{" and ".join(found)}: their weights are the same, of sha256 {sha256[:12]}…; give each a '
+            'checkpoint of its own.'
+            for sha256, found in names.items()
+            if len(found) > 1
+        ]
 
     def _look_at_data(self, entry: dict[str, Any], run: Run) -> None:
         datasets = build_datasets(read_settings(run.config), self.data_root)
         found = {split: fingerprint(dataset) for split, dataset in datasets.items() if dataset is not None}
         for split in ('train', 'val'):
             if 'test' in found and found.get(split) == found['test']:
-                raise UserError(f'dataset.{split} has the very images of dataset.test, which only the end result may see; give '
-                                f'another split.')
+                raise UserError(
+                    f'dataset.{split} has the very images of dataset.test, which only the end result may '
+                    'see; give another split.'
+                )
         self._data[_key(entry)] = found
 
     def _look_at_backbone(self, entry: dict[str, Any], run: Run) -> None:
@@ -156,12 +227,18 @@ class Campaign:
 def _data(run: Run) -> dict[str, Any]:
     """All that decides which images a run trains on, selects by and is tested on."""
     config = run.config
-    return dict(dataset=config['dataset'], select=config['evaluation']['select'] == 'best', holdout=config['evaluation']['holdout'],
-                early_stop=bool(config['train']['early_stop']))
+    return dict(
+        dataset=config['dataset'],
+        select=config['evaluation']['select'] == 'best',
+        holdout=config['evaluation']['holdout'],
+        early_stop=bool(config['train']['early_stop']),
+    )
 
 
 def _backbones(run: Run) -> list[dict[str, Any]]:
-    """The entries of a run's backbones: model.backbone, then those that its tuners name, such as a side network."""
+    """The entries of a run's backbones: model.backbone, then those that its tuners name, such as a side
+    network.
+    """
     model, names = run.config['model'], set(BACKBONES.names())
     return [model['backbone'], *(entry for entry in _entries(model['tuners']) if entry.get('type') in names)]
 

@@ -1,6 +1,7 @@
 """Cells: what the seeds of one dataset, backbone and tuner gave together.
 
-A number is a mean over seeds and its sample standard deviation (n - 1), in percent, of the metric that a run names first.
+A number is a mean over seeds and its sample standard deviation (n - 1), in percent, of the metric that a run
+names first.
 """
 
 import json
@@ -11,15 +12,19 @@ from typing import Any
 
 from vet.benchmark.suite import Run
 
-Result = dict[str, Any]     # a result file's
-COSTS: dict[str, tuple[Callable[[Result], float], str]] = {     # how it is read and written
-    'parameters without head': (lambda result: result['parameters']['trainable'] - result['parameters']['head'], ',.0f'),
+Result = dict[str, Any]  # a result file's
+COSTS: dict[str, tuple[Callable[[Result], float], str]] = {  # how it is read and written
+    'parameters without head': (
+        lambda result: result['parameters']['trainable'] - result['parameters']['head'],
+        ',.0f',
+    ),
     'with head': (lambda result: result['parameters']['trainable'], ',.0f'),
     'file, bytes': (lambda result: result['file_bytes'], ',.0f'),
     'peak memory, MiB': (lambda result: result['peak_memory_mb'], ',.0f'),
     'training images/s': (lambda result: result['images_per_second'], ',.0f'),
     'wall time, s': (lambda result: result['wall_seconds'], ',.1f'),
-    'epochs': (lambda result: result['epochs'], 'g')}
+    'epochs': (lambda result: result['epochs'], 'g'),
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,15 @@ class Cell:
 
     done: tuple[Result, ...] = ()
     failed: tuple[Result, ...] = ()
-    is_earlier: bool = False        # of a config that its suite no longer asks for
+    is_earlier: bool = False  # of a config that its suite no longer asks for
 
     @property
     def state(self) -> str:
         """'measured', or why there is no number. Runs that differ in more than their seed have no mean."""
-        kinds = {exact([{**result['config'], 'seed': None}, result['data'], result['backbone_sha256']]) for result in self.done}
+        kinds = {
+            exact([{**result['config'], 'seed': None}, result['data'], result['backbone_sha256']])
+            for result in self.done
+        }
         if len(kinds) > 1:
             return f'seeds of {len(kinds)} configs'
         return 'measured' if kinds else 'failed' if self.failed else 'not measured'
@@ -65,15 +73,22 @@ class Cell:
         return statistics.fmean(COSTS[name][0](result) for result in self.done)
 
     def show(self, seeds: int) -> str:
-        """'93.20 ± 0.41', and of how many seeds that is where it is not of `seeds`; without a number, the state."""
+        """'93.20 ± 0.41', and of how many seeds that is where it is not of `seeds`; without a number,
+        the state.
+        """
         if not self.is_measured:
             return self.state
         count = len(self.done)
-        asides = [f'{count} of {seeds} seeds' if count < seeds else f'{count} seeds'] if count != seeds else []
+        asides = (
+            [f'{count} of {seeds} seeds' if count < seeds else f'{count} seeds'] if count != seeds else []
+        )
         asides += [f'{len(self.failed)} failed'] if self.failed else []
         asides += ['of an earlier config'] if self.is_earlier else []
-        return (f'{self.mean:.2f}' + ('' if self.std is None else f' ± {self.std:.2f}')
-                + (f' ({", ".join(asides)})' if asides else ''))
+        return (
+            f'{self.mean:.2f}'
+            + ('' if self.std is None else f' ± {self.std:.2f}')
+            + (f' ({", ".join(asides)})' if asides else '')
+        )
 
 
 def make_cell(results: Iterable[Result], is_earlier: Callable[[Result], bool] = lambda result: False) -> Cell:
@@ -86,7 +101,9 @@ def make_cell(results: Iterable[Result], is_earlier: Callable[[Result], bool] = 
 
 
 def metric(result: Result) -> str:
-    """The name of the metric that a result's number is of: the first; of several tasks, its mean over them."""
+    """The name of the metric that a result's number is of: the first; of several tasks, its mean over
+    them.
+    """
     return next(iter(result['metrics']))
 
 

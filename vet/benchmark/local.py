@@ -1,4 +1,6 @@
-"""Runs a suite's jobs on this machine: a process for each, so many at once, spread over the GPUs, with a live table."""
+"""Runs a suite's jobs on this machine: a process for each, so many at once, spread over the GPUs, with
+a live table.
+"""
 
 import os
 import subprocess
@@ -28,11 +30,14 @@ class Local:
             raise UserError(f'--jobs is {jobs}; it must be at least 1.')
         wrong = [gpu for gpu in gpus if not 0 <= gpu < torch.cuda.device_count()]
         if wrong:
-            raise UserError(f'--gpus has {wrong[0]}, but there are {torch.cuda.device_count()} GPUs, numbered from 0.')
+            raise UserError(
+                f'--gpus has {wrong[0]}, but there are {torch.cuda.device_count()} GPUs, numbered from 0.'
+            )
         visible = [name for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if name]
         threads = max((os.cpu_count() or 1) // jobs, 1)
-        self.slots = ([dict(CUDA_VISIBLE_DEVICES=visible[gpu] if visible else str(gpu)) for gpu in gpus] * jobs
-                      or [dict(OMP_NUM_THREADS=str(threads))] * jobs)
+        self.slots = [
+            dict(CUDA_VISIBLE_DEVICES=visible[gpu] if visible else str(gpu)) for gpu in gpus
+        ] * jobs or [dict(OMP_NUM_THREADS=str(threads))] * jobs
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Makes the jobs. One whose process dies without a result is recorded as failed; the others go on."""
@@ -52,8 +57,13 @@ class Local:
                             done.append((job, outcome(job)))
                             del running[slot]
                             free.append(slot)
-                    live.update(table(f'{len(done)} done, {len(running)} running, {len(waiting)} waiting', done,
-                                      [(job, began) for job, _, began in running.values()]))
+                    live.update(
+                        table(
+                            f'{len(done)} done, {len(running)} running, {len(waiting)} waiting',
+                            done,
+                            [(job, began) for job, _, began in running.values()],
+                        )
+                    )
                     time.sleep(0.2)
             finally:
                 for _, process, _ in running.values():
@@ -62,7 +72,9 @@ class Local:
     def _start(self, job: Job, slot: int) -> subprocess.Popen:
         command = [sys.executable, '-m', 'vet.benchmark.worker', str(job.write()), '--with-parent']
         with open(Path(job.work_dir) / 'worker.log', 'a') as log:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **self.slots[slot]})
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **self.slots[slot]}
+            )
 
 
 def how(returncode: int) -> str:

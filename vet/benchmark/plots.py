@@ -17,14 +17,25 @@ from vet.benchmark.cells import Cell, Result, metric
 
 FRONT, BELOW = '#0b6bcb', '#8a929c'
 STYLE: Any = {
-    'svg.fonttype': 'none', 'svg.hashsalt': 'vet', 'text.parse_math': False, 'font.size': 9, 'axes.edgecolor': BELOW,
-    'axes.spines.top': False, 'axes.spines.right': False, 'axes.axisbelow': True, 'axes.grid': True, 'grid.color': '#e3e6ea',
-    'legend.frameon': False}
-CURVE_POINTS = 200      # at most
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'vet',
+    'text.parse_math': False,
+    'font.size': 9,
+    'axes.edgecolor': BELOW,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.axisbelow': True,
+    'axes.grid': True,
+    'grid.color': '#e3e6ea',
+    'legend.frameon': False,
+}
+CURVE_POINTS = 200  # at most
 
 
 def accuracy_plot(cells: Mapping[str, Cell]) -> str:
-    """Accuracy against trained parameters of measured cells, by tuner: those on the Pareto front are blue, with a line."""
+    """Accuracy against trained parameters of measured cells, by tuner: those on the Pareto front are
+    blue, with a line.
+    """
     points = {name: (cell.cost('with head'), cell.mean) for name, cell in cells.items()}
     front = pareto_front(points)
     with matplotlib.rc_context(STYLE):
@@ -35,23 +46,36 @@ def accuracy_plot(cells: Mapping[str, Cell]) -> str:
         sizes = [parameters for parameters, _ in points.values()]
         if min(sizes) > 0:
             axes.set_xscale('log')
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(sizes) > 30 * min(sizes) else (1, 2, 3, 5, 7)))
-        else:                           # of which a logarithm knows nothing
+            axes.xaxis.set_major_locator(
+                LogLocator(subs=(1, 3) if max(sizes) > 30 * min(sizes) else (1, 2, 3, 5, 7))
+            )
+        else:  # of which a logarithm knows nothing
             axes.set_xscale('symlog', linthresh=min(filter(None, sizes), default=1))
-        if min(sizes) == max(sizes):    # an axis without extent shows nothing
+        if min(sizes) == max(sizes):  # an axis without extent shows nothing
             axes.set_xlim(min(sizes) / 2, max(sizes) * 2 or 1)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         for name, (parameters, accuracy) in points.items():
-            axes.errorbar(parameters, accuracy, cells[name].std or 0, fmt='o', markersize=5, capsize=2, elinewidth=1, zorder=3,
-                          color=FRONT if name in front else BELOW)
+            axes.errorbar(
+                parameters,
+                accuracy,
+                cells[name].std or 0,
+                fmt='o',
+                markersize=5,
+                capsize=2,
+                elinewidth=1,
+                zorder=3,
+                color=FRONT if name in front else BELOW,
+            )
         axes.step(*zip(*(points[name] for name in front)), where='post', color=FRONT, linewidth=1.2)
         _name_points(axes, points, front)
         return _svg(figure)
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Those (parameters, accuracy) that none with as few parameters reaches, from the smallest to the largest."""
+    """Those (parameters, accuracy) that none with as few parameters reaches, from the smallest to the
+    largest.
+    """
     front: list[str] = []
     for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
         if not front or accuracy > points[front[-1]][1]:
@@ -60,19 +84,33 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def curves_plot(results: Sequence[Result]) -> str:
-    """Loss, and accuracy of training (dotted) and on validation images (drawn through), over steps; a colour for each seed."""
+    """Loss, and accuracy of training (dotted) and on validation images (drawn through), over steps; a
+    colour for each seed.
+    """
     measured = metric(results[0])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5, 2))
-        left, right = figure.subplots(1, 2, gridspec_kw=dict(left=0.12, right=0.99, bottom=0.22, top=0.97, wspace=0.32))
+        left, right = figure.subplots(
+            1, 2, gridspec_kw=dict(left=0.12, right=0.99, bottom=0.22, top=0.97, wspace=0.32)
+        )
         left.set(xlabel='step', ylabel='loss')
         right.set(xlabel='step', ylabel=measured, ylim=(0, 1.02))
         for number, result in enumerate(results):
-            for axes, name, style in ((left, 'loss', '-'), (right, 'accuracy', ':'), (right, f'val_{measured}', '-')):
+            for axes, name, style in (
+                (left, 'loss', '-'),
+                (right, 'accuracy', ':'),
+                (right, f'val_{measured}', '-'),
+            ):
                 points = [(record['step'], record[name]) for record in result['curves'] if name in record]
-                points = points[::-(-len(points) // CURVE_POINTS) or 1]
-                axes.plot(*np.reshape(points, (-1, 2)).T, style, color=f'C{number % 10}', linewidth=1.2,
-                          marker='.' if len(points) < 20 else None, markersize=4)
+                points = points[:: -(-len(points) // CURVE_POINTS) or 1]
+                axes.plot(
+                    *np.reshape(points, (-1, 2)).T,
+                    style,
+                    color=f'C{number % 10}',
+                    linewidth=1.2,
+                    marker='.' if len(points) < 20 else None,
+                    markersize=4,
+                )
         return _svg(figure)
 
 
@@ -83,8 +121,12 @@ def classes_plot(result: Result) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(min(10, 2 + 0.35 * len(classes)), 2.6), layout='constrained')
         axes = figure.subplots()
-        axes.bar(range(len(classes)), [100 * result['per_class'][number] for number in classes], color=FRONT,
-                 width=0.8 if len(classes) < 100 else 1)
+        axes.bar(
+            range(len(classes)),
+            [100 * result['per_class'][number] for number in classes],
+            color=FRONT,
+            width=0.8 if len(classes) < 100 else 1,
+        )
         axes.set(ylabel='accuracy, %', ylim=(0, 100), xlim=(-0.6, len(classes) - 0.4), xlabel='class, sorted')
         shown = classes if len(classes) <= 50 else []
         axes.set_xticks(range(len(shown)), [result['class_names'][number] for number in shown], rotation=90)
@@ -112,25 +154,51 @@ def confusion_plot(result: Result, classes: int) -> str:
 
 
 def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], front: Sequence[str]) -> None:
-    """Writes each name at the place nearest to its point that no other name or point has, and joins them where that is far."""
+    """Writes each name at the place nearest to its point that no other name or point has, and joins
+    them where that is far.
+    """
     axes.figure.draw_without_rendering()
-    scale = 72 / axes.figure.dpi                            # pixels to points of type
+    scale = 72 / axes.figure.dpi  # pixels to points of type
     at = {name: scale * axes.transData.transform(point) for name, point in points.items()}
     left, bottom, right, top = scale * axes.bbox.extents
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
     for name in sorted(at, key=lambda name: name not in front):
-        width, (x, y) = 5.4 * len(name), at[name]           # of sans-serif type of 9 points, near enough
-        rows = [(reach + 4, -reach - 4, 0) if name in front else (0, reach, -reach) for reach in range(6, 200, 6)]    # off the line
-        boxes = [(x + dx, y + dy - 5, x + dx + width, y + dy + 5) for row in rows for dy in row
-                 for dx in (6, -6 - width, max(row), -max(row) - width, -width / 2)]
-        box = next((box for box in boxes if left <= box[0] and box[2] <= right and bottom <= box[1] and box[3] <= top
-                    and not any(_overlap(box, other) for other in taken)), boxes[0])
+        width, (x, y) = 5.4 * len(name), at[name]  # of sans-serif type of 9 points, near enough
+        rows = [
+            (reach + 4, -reach - 4, 0) if name in front else (0, reach, -reach) for reach in range(6, 200, 6)
+        ]  # off the line
+        boxes = [
+            (x + dx, y + dy - 5, x + dx + width, y + dy + 5)
+            for row in rows
+            for dy in row
+            for dx in (6, -6 - width, max(row), -max(row) - width, -width / 2)
+        ]
+        box = next(
+            (
+                box
+                for box in boxes
+                if left <= box[0]
+                and box[2] <= right
+                and bottom <= box[1]
+                and box[3] <= top
+                and not any(_overlap(box, other) for other in taken)
+            ),
+            boxes[0],
+        )
         taken.append(box)
         near = abs(box[1] + 5 - y) < 12
-        axes.annotate(name, points[name], xytext=(box[0] - x, box[1] + 5 - y), textcoords='offset points', va='center',
-                      color=FRONT if name in front else 'black',
-                      bbox=dict(boxstyle='square,pad=0', facecolor='white', edgecolor='none', alpha=0.8),
-                      arrowprops=None if near else dict(arrowstyle='-', color=BELOW, linewidth=0.5, shrinkA=0, shrinkB=3))
+        axes.annotate(
+            name,
+            points[name],
+            xytext=(box[0] - x, box[1] + 5 - y),
+            textcoords='offset points',
+            va='center',
+            color=FRONT if name in front else 'black',
+            bbox=dict(boxstyle='square,pad=0', facecolor='white', edgecolor='none', alpha=0.8),
+            arrowprops=None
+            if near
+            else dict(arrowstyle='-', color=BELOW, linewidth=0.5, shrinkA=0, shrinkB=3),
+        )
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
@@ -142,5 +210,5 @@ def _svg(figure: Figure) -> str:
     """The figure as an <svg> element, whose ids no other figure of a page has."""
     file = io.StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
-    text = file.getvalue()[file.getvalue().index('<svg'):]
+    text = file.getvalue()[file.getvalue().index('<svg') :]
     return re.sub(r'( id="|url\(#|href="#)', rf'\g<1>{hashlib.sha256(text.encode()).hexdigest()[:8]}-', text)

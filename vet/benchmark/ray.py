@@ -1,7 +1,7 @@
 """Runs a suite's jobs on a Ray cluster: one task for each, placed by Ray. Needs the extra `ray`.
 
-Results and work folders must lie in a folder that all machines share under the same path, as must datasets and weights; each
-machine has vet installed.
+Results and work folders must lie in a folder that all machines share under the same path, as must datasets
+and weights; each machine has vet installed.
 """
 
 import os
@@ -17,7 +17,8 @@ from vet.errors import UserError
 
 
 class Ray:
-    """resources: of each task, as ray.remote takes them: num_gpus, num_cpus, memory …; without num_gpus, one where there are any.
+    """resources: of each task, as ray.remote takes them: num_gpus, num_cpus, memory …; without num_gpus, one
+    where there are any.
 
     The cluster is that of RAY_ADDRESS, else the one that runs on this machine, else this machine alone.
     """
@@ -26,8 +27,10 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise UserError('--launcher ray needs Ray, which is not installed: pip install "vision-efficient-tuning[ray]"; '
-                            'or choose --launcher local or slurm.') from error
+            raise UserError(
+                '--launcher ray needs Ray, which is not installed: pip install '
+                '"vision-efficient-tuning[ray]"; or choose --launcher local or slurm.'
+            ) from error
         self.ray, self.resources = ray, dict(resources or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:
@@ -35,7 +38,10 @@ class Ray:
         ray = self.ray
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
-        resources = dict(num_gpus=1 if jobs[0].device != 'cpu' and ray.cluster_resources().get('GPU') else 0) | self.resources
+        resources = (
+            dict(num_gpus=1 if jobs[0].device != 'cpu' and ray.cluster_resources().get('GPU') else 0)
+            | self.resources
+        )
         # a process for each, so that peak memory is its own; a second attempt is the next campaign's
         task = ray.remote(**resources, max_calls=1, max_retries=0)(_task)
         done: list[tuple[Job, str]] = []

@@ -1,4 +1,5 @@
-"""Where the result of a script in benchmarks/ goes. A result there comes from a commit, never from changed code.
+"""Where the result of a script in benchmarks/ goes. A result there comes from a commit, never from changed
+code.
 
 `--trial` writes to build/trial/ instead, where nothing is published, and allows changed code.
 """
@@ -34,8 +35,10 @@ def output(args: argparse.Namespace) -> Path:
 def refuse_changes(path: Path) -> None:
     """Ends the program where `path` is in benchmarks/ and the code differs from its commit."""
     if path.is_relative_to(ROOT / 'benchmarks') and describe(torch.device('cpu'))['git_changes']:
-        sys.exit(f'The code differs from its commit, so {path.relative_to(ROOT)} could not be reproduced. '
-                 f'Commit the changes, or give --trial.')
+        sys.exit(
+            f'The code differs from its commit, so {path.relative_to(ROOT)} could not be reproduced. '
+            f'Commit the changes, or give --trial.'
+        )
 
 
 def write(path: Path, found: Any) -> None:

@@ -1,4 +1,6 @@
-"""References: published accuracies, of which each says where it stands and how it was obtained. The data are references.yaml."""
+"""References: published accuracies, of which each says where it stands and how it was obtained. The
+data are references.yaml.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,19 +20,27 @@ FILE = Path(__file__).with_name('references.yaml')
 class Reference:
     """One published number. A checkpoint, recipe or split that nothing says is 'not stated'."""
 
-    dataset: str                    # as suites name it; vtab_mean19, vtab_mean3: VTAB-1k's means over tasks and groups; cards_mean6
-    checkpoint: str                 # timm's name with its tag, 'vit_base_patch16_224.orig_in21k'
-    method: str                     # as suites name tuners
-    value: float                    # top-1, percent
-    source: str                     # paper with its arXiv number, or model card
-    recipe: str                     # of configs/_base_/recipes, or 'not published'
-    split: str                      # trained on / tested on
+    dataset: (
+        str  # as suites name it; vtab_mean19, vtab_mean3: VTAB-1k's means over tasks and groups; cards_mean6
+    )
+    checkpoint: str  # timm's name with its tag, 'vit_base_patch16_224.orig_in21k'
+    method: str  # as suites name tuners
+    value: float  # top-1, percent
+    source: str  # paper with its arXiv number, or model card
+    recipe: str  # of configs/_base_/recipes, or 'not published'
+    split: str  # trained on / tested on
     note: str = ''
 
 
 def find(dataset: str, checkpoint: str, method: str) -> list[Reference]:
-    """What was published for the method on this dataset and this very checkpoint, in the file's order; [] where nothing was."""
-    return [entry for entry in references() if (entry.dataset, entry.checkpoint, entry.method) == (dataset, checkpoint, method)]
+    """What was published for the method on this dataset and this very checkpoint, in the file's order;
+    [] where nothing was.
+    """
+    return [
+        entry
+        for entry in references()
+        if (entry.dataset, entry.checkpoint, entry.method) == (dataset, checkpoint, method)
+    ]
 
 
 @cache
@@ -42,7 +52,9 @@ def references(path: Path = FILE) -> tuple[Reference, ...]:
         if not isinstance(entries, list):
             raise TypeError(f'references is {entries!r}')
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise DataError(f'the references {str(path)!r} cannot be read: {error!r}. It is YAML with a list `references`.') from error
+        raise DataError(
+            f'the references {str(path)!r} cannot be read: {error!r}. It is YAML with a list `references`.'
+        ) from error
     found: dict[tuple[str, ...], Reference] = {}
     for place, entry in enumerate(entries, 1):
         reference = _read(entry, f'entry {place} of {str(path)!r}')
@@ -60,11 +72,15 @@ def _read(entry: Any, where: str) -> Reference:
     for key in entry:
         if key not in fields:
             raise UnknownNameError(f'key in {where}', key, fields)
-    values = {name: field.default for name, field in fields.items() if field.default is not dataclasses.MISSING} | dict(entry)
+    values = {
+        name: field.default for name, field in fields.items() if field.default is not dataclasses.MISSING
+    } | dict(entry)
     for name in fields:
         value = values.get(name)
         if name == 'value' and not (type(value) in (int, float) and 0 < value <= 100):
-            raise DataError(f'{where} has the value {value!r}; it must be a number above 0 and up to 100, in percent.')
+            raise DataError(
+                f'{where} has the value {value!r}; it must be a number above 0 and up to 100, in percent.'
+            )
         if name != 'value' and not isinstance(value, str):
             raise DataError(f'{where} has {name} {value!r}; it must be a text.')
     return Reference(**values)

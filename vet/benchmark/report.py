@@ -1,4 +1,6 @@
-"""The report of a suite: one HTML page with all tables and plots in it, which asks for nothing from anywhere."""
+"""The report of a suite: one HTML page with all tables and plots in it, which asks for nothing from
+anywhere.
+"""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -11,7 +13,7 @@ from vet.benchmark.tables import Rows, Table, heading, make_tables
 from vet.engine.files import write_file
 from vet.errors import UnknownNameError
 
-LISTED, MATRIX = 20, 50         # classes and confusions, at most; the most classes of a matrix that can be read
+LISTED, MATRIX = 20, 50  # classes and confusions, at most; the most classes of a matrix that can be read
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -57,7 +59,12 @@ def report(results: Sequence[Result], suite: Suite, run: str | None = None) -> s
     parts = [_element('h1', suite.name), _element('p', suite.title), _element('p', heading(suite))]
     for table in make_tables(results, suite):
         sources = (f'[{number}] {one}' for number, one in enumerate(table.sources(), 1))
-        parts += [_element('h2', table.title), _items(table.notes()), _table(table.accuracy()), _items(sources)]
+        parts += [
+            _element('h2', table.title),
+            _items(table.notes()),
+            _table(table.accuracy()),
+            _items(sources),
+        ]
         parts += _plots(table) if table.done else []
     chosen = choose(results, run)
     parts += [*(_classes(chosen) if chosen else []), *_failed(failures(results))]
@@ -65,30 +72,66 @@ def report(results: Sequence[Result], suite: Suite, run: str | None = None) -> s
 
 
 def choose(results: Sequence[Result], run: str | None = None) -> Result | None:
-    """The result of the run of that name; without one the best, or None where none has accuracies by class."""
-    named = {run_name(result): result for result in results if result.get('per_class') and not result['is_search']}
+    """The result of the run of that name; without one the best, or None where none has accuracies by
+    class.
+    """
+    named = {
+        run_name(result): result for result in results if result.get('per_class') and not result['is_search']
+    }
     if run is None:
         return max(named.values(), key=lambda result: result['metrics'][metric(result)], default=None)
     if run not in named:
-        raise UnknownNameError('run', run, named, 'Failed runs, searches and runs of several tasks have no accuracy by class.')
+        raise UnknownNameError(
+            'run', run, named, 'Failed runs, searches and runs of several tasks have no accuracy by class.'
+        )
     return named[run]
 
 
 def _plots(table: Table) -> list[str]:
     parts = ['<h3>What it costs</h3>', _table(table.costs()), '<h3>Accuracy against trained parameters</h3>']
-    measured = {dataset: {tuner: cell for tuner in table.tuners if (cell := table.cells[tuner, dataset]).is_measured}
-                for dataset in table.datasets}
-    parts.append(_element('p', 'Blue, with a line: the Pareto front, which none with as few parameters reaches. Bars: ± the '
-                               'standard deviation.', 'caption'))
-    parts.append(_figures((accuracy_plot(cells), f'{dataset} on {table.label}') for dataset, cells in measured.items() if cells))
-    parts += ['<h3>Training</h3>', _element('p', 'A colour for each seed. Dotted: on training images as they were augmented; drawn '
-                                                 'through: on validation images, where the suite has some.', 'caption')]
+    measured = {
+        dataset: {tuner: cell for tuner in table.tuners if (cell := table.cells[tuner, dataset]).is_measured}
+        for dataset in table.datasets
+    }
+    parts.append(
+        _element(
+            'p',
+            'Blue, with a line: the Pareto front, which none with as few parameters reaches. Bars: ± the '
+            'standard deviation.',
+            'caption',
+        )
+    )
+    parts.append(
+        _figures(
+            (accuracy_plot(cells), f'{dataset} on {table.label}')
+            for dataset, cells in measured.items()
+            if cells
+        )
+    )
+    parts += [
+        '<h3>Training</h3>',
+        _element(
+            'p',
+            'A colour for each seed. Dotted: on training images as they were augmented; drawn '
+            'through: on validation images, where the suite has some.',
+            'caption',
+        ),
+    ]
     for dataset in table.datasets:
         cells = {tuner: cell for tuner in table.tuners if (cell := table.cells[tuner, dataset]).done}
-        figures = _figures((curves_plot(cell.done), f'{tuner}: seeds {", ".join(str(result["seed"]) for result in cell.done)}')
-                           for tuner, cell in cells.items())
+        figures = _figures(
+            (
+                curves_plot(cell.done),
+                f'{tuner}: seeds {", ".join(str(result["seed"]) for result in cell.done)}',
+            )
+            for tuner, cell in cells.items()
+        )
         is_open = ' open' if len(table.datasets) == 1 else ''
-        parts.append(f'<details{is_open}>{_element("summary", f"{dataset} on {table.label}")}{figures}</details>' if cells else '')
+        parts.append(
+            f'<details{is_open}>{_element("summary", f"{dataset} on {table.label}")}{figures}</details>'
+            if cells
+            else ''
+        )
     return parts
 
 
@@ -97,19 +140,37 @@ def _classes(result: Result) -> list[str]:
     images, names = result['images_by_class'], result['class_names']
     classes = len(names)
     often = sorted(result['confusion'], key=lambda entry: -entry[2])[:LISTED]
-    confusions = [['true class', 'answer given', 'times', 'of the class'],
-                  *([names[truth], names[given], str(count), f'{100 * count / images[truth]:.1f} %']
-                    for truth, given, count in often)]
-    worst = sorted((accuracy, number) for number, accuracy in enumerate(result['per_class']) if images[number])[:LISTED]
-    hardest = [['class', 'accuracy', 'test images'],
-               *([names[number], f'{100 * accuracy:.1f} %', str(images[number])] for accuracy, number in worst)]
-    matrix = [(confusion_plot(result, classes), 'Share of each class that was given each answer')] if classes <= MATRIX else []
-    return [_element('h2', f'By class: {run_name(result)}'),
-            _element('p', f'{metric(result)} {100 * result["metrics"][metric(result)]:.2f} % on {sum(images):,} test images of '
-                          f'{classes} classes.'),
-            _figures([(classes_plot(result), 'Accuracy of each class')]),
-            '<h3>Hardest classes, and most frequent confusions</h3>',
-            f'<div class="figures">{_table(hardest)}{_table(confusions)}{"".join(_figure(*one) for one in matrix)}</div>']
+    confusions = [
+        ['true class', 'answer given', 'times', 'of the class'],
+        *(
+            [names[truth], names[given], str(count), f'{100 * count / images[truth]:.1f} %']
+            for truth, given, count in often
+        ),
+    ]
+    worst = sorted(
+        (accuracy, number) for number, accuracy in enumerate(result['per_class']) if images[number]
+    )[:LISTED]
+    hardest = [
+        ['class', 'accuracy', 'test images'],
+        *([names[number], f'{100 * accuracy:.1f} %', str(images[number])] for accuracy, number in worst),
+    ]
+    matrix = (
+        [(confusion_plot(result, classes), 'Share of each class that was given each answer')]
+        if classes <= MATRIX
+        else []
+    )
+    return [
+        _element('h2', f'By class: {run_name(result)}'),
+        _element(
+            'p',
+            f'{metric(result)} {100 * result["metrics"][metric(result)]:.2f} % on {sum(images):,} test '
+            f'images of {classes} classes.',
+        ),
+        _figures([(classes_plot(result), 'Accuracy of each class')]),
+        '<h3>Hardest classes, and most frequent confusions</h3>',
+        '<div '
+        f'class="figures">{_table(hardest)}{_table(confusions)}{"".join(_figure(*one) for one in matrix)}</div>',
+    ]
 
 
 def _failed(results: Sequence[Result]) -> list[str]:
@@ -119,7 +180,9 @@ def _failed(results: Sequence[Result]) -> list[str]:
 
 def _table(rows: Rows) -> str:
     """The first row is the header."""
-    header, *lines = ([text.replace(' [', '\u00a0[') for text in row] for row in rows)      # a value stays with its source
+    header, *lines = (
+        [text.replace(' [', '\u00a0[') for text in row] for row in rows
+    )  # a value stays with its source
     head = ''.join(_element('th', text) for text in header)
     body = ''
     for line in lines:

@@ -1,4 +1,6 @@
-"""Results: one JSON file per run, which says how its number was obtained and whether anybody has touched it since."""
+"""Results: one JSON file per run, which says how its number was obtained and whether anybody has
+touched it since.
+"""
 
 import hashlib
 import json
@@ -18,26 +20,32 @@ from vet.datasets.base import pixels_digest, sources_of
 from vet.engine.files import write_file
 
 FORMAT = 1
-NO_PART = ('benchmark', 'cli', 'compat')        # rooms of vet that no number depends on
+NO_PART = ('benchmark', 'cli', 'compat')  # rooms of vet that no number depends on
 
 
 def identity(run: Run, data: Mapping[str, Any], backbone_sha256: str, plugins: Sequence[str] = ()) -> str:
-    """The sha256 of all that decides a run's result: its config, the data it sees, the backbone's weights and the code, which
-    is vet's own and that of `plugins`, the modules that the suite imports."""
-    return _digest(dict(config=run.config, data=data, backbone=backbone_sha256, code=code_sha256(tuple(plugins))))
+    """The sha256 of all that decides a run's result: its config, the data it sees, the backbone's weights and
+    the code, which is vet's own and that of `plugins`, the modules that the suite imports."""
+    return _digest(
+        dict(config=run.config, data=data, backbone=backbone_sha256, code=code_sha256(tuple(plugins)))
+    )
 
 
 def fingerprint(dataset: Any) -> dict[str, Any]:
-    """What tells a dataset from another: its length, classes and labels, the names and sizes of its files ('sha256'), and the bytes
-    of its files, or the pixels of its images in memory ('contents').
+    """What tells a dataset from another: its length, classes and labels, the names and sizes of its files
+    ('sha256'), and the bytes of its files, or the pixels of its images in memory ('contents').
 
     Results of vet before 'contents' have 'sha256' alone; `same_data` compares the two kinds.
     """
     if hasattr(dataset, 'tasks'):
         return {task: fingerprint(part) for task, part in dataset.tasks.items()}
     labels = [int(label) for label in getattr(dataset, 'targets', [])]
-    return dict(images=len(dataset), classes=len(dataset.classes), sha256=_digest([list(dataset.classes), labels, _files(dataset)]),
-                contents=_digest(list(map(_content, sources_of(dataset)))))
+    return dict(
+        images=len(dataset),
+        classes=len(dataset.classes),
+        sha256=_digest([list(dataset.classes), labels, _files(dataset)]),
+        contents=_digest(list(map(_content, sources_of(dataset)))),
+    )
 
 
 def same_data(one: Any, other: Any) -> bool:
@@ -45,7 +53,9 @@ def same_data(one: Any, other: Any) -> bool:
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return one == other
     if 'images' in one and ('contents' in one) != ('contents' in other):
-        one, other = ({key: value for key, value in each.items() if key != 'contents'} for each in (one, other))
+        one, other = (
+            {key: value for key, value in each.items() if key != 'contents'} for each in (one, other)
+        )
     return one.keys() == other.keys() and all(same_data(one[key], other[key]) for key in one)
 
 
@@ -67,12 +77,16 @@ def _content(source: Any) -> str:
     if not isinstance(source, (str, Path)) or not os.path.isfile(source):
         return ''
     found = os.stat(source)
-    return _file_sha256(os.path.abspath(source), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    return _file_sha256(
+        os.path.abspath(source), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    )
 
 
-@lru_cache(maxsize=2 ** 21)
+@lru_cache(maxsize=2**21)
 def _file_sha256(path: str, *seen: int) -> str:
-    """Of a file's bytes. seen: the size, the times and the number of the file: a file that changes is read again."""
+    """Of a file's bytes. seen: the size, the times and the number of the file: a file that changes is
+    read again.
+    """
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -82,8 +96,10 @@ def code_sha256(plugins: tuple[str, ...] = ()) -> str:
     """Of vet's own source files, but those that only report, and of imported modules."""
     root = Path(vet.__file__).parent
     files = sorted(path for path in root.rglob('*.py') if path.relative_to(root).parts[0] not in NO_PART)
-    return _digest([[str(path.relative_to(root)), path.read_text()] for path in files]
-                   + [[name, Path(sys.modules[name].__file__ or '').read_text()] for name in plugins])
+    return _digest(
+        [[str(path.relative_to(root)), path.read_text()] for path in files]
+        + [[name, Path(sys.modules[name].__file__ or '').read_text()] for name in plugins]
+    )
 
 
 def result_path(results: Path, run: Run) -> Path:
@@ -119,7 +135,9 @@ def read_named(path: Path) -> dict[str, Any] | None:
 
 
 def is_done(path: Path, wanted: str) -> bool:
-    """Whether the result in the file is whole, belongs to the identity `wanted`, and was obtained; or diverged, in a search."""
+    """Whether the result in the file is whole, belongs to the identity `wanted`, and was obtained; or
+    diverged, in a search.
+    """
     result = read_result(path)
     if result is None or result['identity'] != wanted:
         return False
@@ -127,12 +145,16 @@ def is_done(path: Path, wanted: str) -> bool:
 
 
 def _text(result: Mapping[str, Any]) -> str:
-    """A result as its file holds it, one key a line: the only text for it, so that no byte of a file can change unseen."""
-    lines = [f'{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
-             for key, value in dict(result, checksum=_digest(result)).items()]
+    """A result as its file holds it, one key a line: the only text for it, so that no byte of a file
+    can change unseen.
+    """
+    lines = [
+        f'{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
+        for key, value in dict(result, checksum=_digest(result)).items()
+    ]
     return '{\n' + ',\n'.join(lines) + '\n}\n'
 
 
 def _digest(value: Any) -> str:
-    plain = json.loads(json.dumps(value))           # what a file gives back: keys are texts, and sort as such
+    plain = json.loads(json.dumps(value))  # what a file gives back: keys are texts, and sort as such
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

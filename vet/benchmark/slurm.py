@@ -15,7 +15,7 @@ from vet.benchmark.worker import Job
 from vet.engine.files import write_file
 from vet.engine.progress import console
 
-MOST = 1000         # jobs of an array: where nothing else is set, Slurm takes no larger one (MaxArraySize is 1001)
+MOST = 1000  # jobs of an array: where nothing else is set, Slurm takes no larger one (MaxArraySize is 1001)
 SCRIPT = """\
 #!/bin/bash
 {directives}
@@ -27,28 +27,49 @@ exec {python} -m vet.benchmark.worker "$job"
 
 
 class Slurm:
-    """folder: where the files go. options: sbatch's long ones, such as dict(partition='gpu', gpus=1, time='4:00:00')."""
+    """folder: where the files go. options: sbatch's long ones, such as dict(partition='gpu', gpus=1,
+    time='4:00:00').
+    """
 
     def __init__(self, folder: Path, options: Mapping[str, Any] | None = None):
         self.folder, self.options = folder.absolute(), dict(options or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:
-        """Writes arrays of the jobs, and says how to start them. What depends on their results is for a later call."""
+        """Writes arrays of the jobs, and says how to start them. What depends on their results is for a
+        later call.
+        """
         for first in range(0, len(jobs), MOST):
-            self._write(jobs[first:first + MOST])
+            self._write(jobs[first : first + MOST])
         searches = sum(job.run.is_search for job in jobs)
         if searches:
-            console.print(f'{searches} of them are searches over a grid. When all are made, give this command again: it writes the '
-                          f'runs that count, at the points that were best on validation images.', soft_wrap=True)
+            console.print(
+                f'{searches} of them are searches over a grid. When all are made, give this command again: '
+                'it writes the runs that count, at the points that were best on validation images.',
+                soft_wrap=True,
+            )
 
     def _write(self, jobs: Sequence[Job]) -> None:
         paths = '\n'.join(str(job.write()) for job in jobs) + '\n'
         name = f'array-{hashlib.sha256(paths.encode()).hexdigest()[:8]}'
         script, listed = self.folder / f'{name}.sh', self.folder / f'{name}.txt'
-        options = dict(array=f'0-{len(jobs) - 1}', output=f'{self.folder}/{name}-%a.log', **{'job-name': 'vet'}) | self.options
+        options = (
+            dict(array=f'0-{len(jobs) - 1}', output=f'{self.folder}/{name}-%a.log', **{'job-name': 'vet'})
+            | self.options
+        )
         write_file(listed, paths)
-        write_file(script, SCRIPT.format(
-            directives='\n'.join(f'#SBATCH --{key}={shlex.quote(str(value))}' for key, value in options.items()),
-            folder=shlex.quote(os.getcwd()), jobs=shlex.quote(str(listed)), python=shlex.quote(sys.executable)))
-        console.print(f'{len(jobs)} jobs are written, and none is started: sbatch {shlex.quote(str(script))}', soft_wrap=True,
-                      markup=False)
+        write_file(
+            script,
+            SCRIPT.format(
+                directives='\n'.join(
+                    f'#SBATCH --{key}={shlex.quote(str(value))}' for key, value in options.items()
+                ),
+                folder=shlex.quote(os.getcwd()),
+                jobs=shlex.quote(str(listed)),
+                python=shlex.quote(sys.executable),
+            ),
+        )
+        console.print(
+            f'{len(jobs)} jobs are written, and none is started: sbatch {shlex.quote(str(script))}',
+            soft_wrap=True,
+            markup=False,
+        )

@@ -1,6 +1,7 @@
 """Suite: the runs of a benchmark - backbones x tuners x datasets x seeds - read from one config file.
 
-A suite file is a config whose `train` and `evaluation` come from a recipe by `_base_`, with these in place of model and dataset:
+A suite file is a config whose `train` and `evaluation` come from a recipe by `_base_`, with these in place of
+model and dataset:
 
     backbones = {name: an entry of model.backbone}
     tuners = {name: the entries of model.tuners, or dict(tuners=…, head=…, options=…, grid=…)}
@@ -29,13 +30,15 @@ from vet.errors import UnknownNameError, UserError
 
 KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head')
 TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
-SECTIONS = ('model', 'dataset', 'train', 'evaluation')      # of a config, which a recipe may bring along
+SECTIONS = ('model', 'dataset', 'train', 'evaluation')  # of a config, which a recipe may bring along
 DATASET_KEYS = ('train', 'val', 'test', 'group', 'options', 'search')
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a suite. config: complete and checked, as plain values. point: what the grid chose, or tries."""
+    """One training of a suite. config: complete and checked, as plain values. point: what the grid
+    chose, or tries.
+    """
 
     suite: str
     dataset: str
@@ -44,8 +47,8 @@ class Run:
     seed: int
     config: dict[str, Any]
     point: dict[str, Any] = field(default_factory=dict)
-    is_search: bool = False         # judges `point` on validation images; reads no test image
-    group: str = ''                 # of the dataset, for means over groups
+    is_search: bool = False  # judges `point` on validation images; reads no test image
+    group: str = ''  # of the dataset, for means over groups
 
     @property
     def name(self) -> str:
@@ -85,24 +88,42 @@ class Cell:
     def _run(self, seed: int, point: dict[str, Any], is_search: bool = False) -> Run:
         suite, tuner, dataset = self.suite, self.suite.tuners[self.tuner], self.suite.datasets[self.dataset]
         splits = dataset | dataset.get('search', {}) if is_search else dataset
-        config = Config(dict(
-            model=dict(backbone=suite.backbones[self.backbone], tuners=tuner['tuners'], head=tuner.get('head', suite.head)),
-            dataset={split: splits.get(split) for split in ('train', 'val', 'test')}, **suite.sections, seed=seed))
+        config = Config(
+            dict(
+                model=dict(
+                    backbone=suite.backbones[self.backbone],
+                    tuners=tuner['tuners'],
+                    head=tuner.get('head', suite.head),
+                ),
+                dataset={split: splits.get(split) for split in ('train', 'val', 'test')},
+                **suite.sections,
+                seed=seed,
+            )
+        )
         options = {**suite.options, **tuner.get('options', {}), **dataset.get('options', {}), **point}
         if is_search:
             options |= {'evaluation.select': 'best', 'evaluation.before': False}
         config = modified(config, None, options)
         if is_search:
-            config.dataset.test = None          # whatever the options say
+            config.dataset.test = None  # whatever the options say
         settings = read_settings(config)
-        return Run(suite.name, self.dataset, self.backbone, self.tuner, seed, settings.to_dict(), point, is_search,
-                   dataset.get('group', ''))
+        return Run(
+            suite.name,
+            self.dataset,
+            self.backbone,
+            self.tuner,
+            seed,
+            settings.to_dict(),
+            point,
+            is_search,
+            dataset.get('group', ''),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Suite:
     name: str
-    title: str                      # the first line of the file's docstring
+    title: str  # the first line of the file's docstring
     backbones: dict[str, dict[str, Any]]
     tuners: dict[str, dict[str, Any]]
     datasets: dict[str, dict[str, Any]]
@@ -110,32 +131,50 @@ class Suite:
     options: dict[str, Any]
     grid: dict[str, list[Any]]
     head: dict[str, Any]
-    sections: dict[str, Any]        # train and evaluation, from the recipe
-    path: str = ''                  # of the file
-    plugins: tuple[str, ...] = ()   # the modules that its custom_imports name
+    sections: dict[str, Any]  # train and evaluation, from the recipe
+    path: str = ''  # of the file
+    plugins: tuple[str, ...] = ()  # the modules that its custom_imports name
 
     def cells(self, only: str = '*') -> list[Cell]:
-        """Every place of the table whose 'dataset.backbone.tuner' fits the pattern. UserError where none does."""
-        found = [Cell(self, *names) for names in itertools.product(self.datasets, self.backbones, self.tuners)
-                 if fnmatchcase('.'.join(names), only)]
+        """Every place of the table whose 'dataset.backbone.tuner' fits the pattern. UserError where
+        none does.
+        """
+        found = [
+            Cell(self, *names)
+            for names in itertools.product(self.datasets, self.backbones, self.tuners)
+            if fnmatchcase('.'.join(names), only)
+        ]
         if not found:
-            raise UserError(f'--only {only!r} fits none of the runs; they are named dataset.backbone.tuner, with the datasets '
-                            f'{list(self.datasets)}, backbones {list(self.backbones)} and tuners {list(self.tuners)}.')
+            raise UserError(
+                f'--only {only!r} fits none of the runs; they are named dataset.backbone.tuner, with the '
+                f'datasets {list(self.datasets)}, backbones {list(self.backbones)} and tuners '
+                f'{list(self.tuners)}.'
+            )
         return found
 
 
 def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Suite:
-    """The suite of a file. options: changes to every run's config, or to `seeds`. UserError for what cannot be read."""
+    """The suite of a file. options: changes to every run's config, or to `seeds`. UserError for what
+    cannot be read.
+    """
     config, options = load_config(path), dict(options or {})
-    for key in config:              # what is no key is a helper variable of the file, or a section
+    for key in config:  # what is no key is a helper variable of the file, or a section
         if key not in KEYS and key not in SECTIONS and difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75):
             raise UnknownNameError('key of a suite', key, KEYS)
     for key in ('backbones', 'tuners', 'datasets'):
         if not isinstance(config.get(key), Mapping) or not config[key]:
-            raise UserError(f'the suite {str(path)!r} lacks {key}; it is a dict of names and what they stand for.')
+            raise UserError(
+                f'the suite {str(path)!r} lacks {key}; it is a dict of names and what they stand for.'
+            )
     plain = {key: Config({key: config[key]}).to_dict()[key] for key in KEYS if key in config}
-    tuners = {name: entry if isinstance(entry, dict) else dict(tuners=entry) for name, entry in plain['tuners'].items()}
-    for kind, entries, allowed in (('tuner', tuners, TUNER_KEYS), ('dataset', plain['datasets'], DATASET_KEYS)):
+    tuners = {
+        name: entry if isinstance(entry, dict) else dict(tuners=entry)
+        for name, entry in plain['tuners'].items()
+    }
+    for kind, entries, allowed in (
+        ('tuner', tuners, TUNER_KEYS),
+        ('dataset', plain['datasets'], DATASET_KEYS),
+    ):
         for name, entry in entries.items():
             for key in entry:
                 if key not in allowed:
@@ -143,24 +182,54 @@ def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Su
     for name, entry in plain['datasets'].items():
         for key in entry.get('search', {}):
             if key not in ('train', 'val'):
-                raise UnknownNameError(f'split of the searches of the dataset {name!r} in a suite', key, ('train', 'val'))
+                raise UnknownNameError(
+                    f'split of the searches of the dataset {name!r} in a suite', key, ('train', 'val')
+                )
         if not entry.get('test'):
-            raise UserError(f'the dataset {name!r} in a suite has no test; give it one, whose images no run trains on.')
+            raise UserError(
+                f'the dataset {name!r} in a suite has no test; give it one, whose images no run trains on.'
+            )
     for name in itertools.chain(plain['backbones'], tuners, plain['datasets']):
         if not str(name).replace('_', '').replace('-', '').isalnum():
-            raise UserError(f'the name {name!r} in a suite is no part of a file name; allowed: letters, digits, _ and -.')
+            raise UserError(
+                f'the name {name!r} in a suite is no part of a file name; allowed: letters, digits, _ and -.'
+            )
     imports = config.get('custom_imports', {}).get('imports', [])
     seeds = options.pop('seeds', plain.get('seeds', [0]))
-    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise UserError(f'seeds is {seeds!r}; it must be a list of different whole numbers, such as [0, 1, 2].')
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or any(type(seed) is not int for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise UserError(
+            f'seeds is {seeds!r}; it must be a list of different whole numbers, such as [0, 1, 2].'
+        )
     sections = {key: config[key] for key in ('train', 'evaluation') if key in config}
-    title = (ast.get_docstring(ast.parse(Path(path).read_text())) or '').partition('\n')[0] if Path(path).suffix == '.py' else ''
-    return Suite(Path(path).stem, title, plain['backbones'], tuners, plain['datasets'], seeds,
-                 {**plain.get('options', {}), **options}, plain.get('grid', {}), plain.get('head', dict(type='Linear')), sections,
-                 str(Path(path).absolute()), tuple([imports] if isinstance(imports, str) else imports))
+    title = (
+        (ast.get_docstring(ast.parse(Path(path).read_text())) or '').partition('\n')[0]
+        if Path(path).suffix == '.py'
+        else ''
+    )
+    return Suite(
+        Path(path).stem,
+        title,
+        plain['backbones'],
+        tuners,
+        plain['datasets'],
+        seeds,
+        {**plain.get('options', {}), **options},
+        plain.get('grid', {}),
+        plain.get('head', dict(type='Linear')),
+        sections,
+        str(Path(path).absolute()),
+        tuple([imports] if isinstance(imports, str) else imports),
+    )
 
 
-def distinct(runs: Iterable[Run], entries: Callable[[Run], Iterable[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], Run]]:
+def distinct(
+    runs: Iterable[Run], entries: Callable[[Run], Iterable[dict[str, Any]]]
+) -> Iterator[tuple[dict[str, Any], Run]]:
     """The different entries of runs, each with the first run that has it."""
     seen = set()
     for run in runs:

@@ -1,4 +1,6 @@
-"""Tables of a suite from its result files: one for each backbone checkpoint, with what was published beneath what was measured."""
+"""Tables of a suite from its result files: one for each backbone checkpoint, with what was published
+beneath what was measured.
+"""
 
 import csv
 import io
@@ -19,27 +21,40 @@ from vet.datasets.vtab import GROUPS
 from vet.engine.files import write_file
 from vet.errors import UserError
 
-Rows = list[list[str]]      # the first of them is the header
-ORIGINS = {'name': '', 'file': ' (weights of a file)', 'random': ' (random weights)'}    # of weights, and what is said of them
-CARDS = {'cifar100', 'cub200', 'nabirds', 'flowers102', 'stanford_cars', 'stanford_dogs'}    # of ModelScope's model cards
+Rows = list[list[str]]  # the first of them is the header
+ORIGINS = {
+    'name': '',
+    'file': ' (weights of a file)',
+    'random': ' (random weights)',
+}  # of weights, and what is said of them
+CARDS = {
+    'cifar100',
+    'cub200',
+    'nabirds',
+    'flowers102',
+    'stanford_cars',
+    'stanford_dogs',
+}  # of ModelScope's model cards
 EARLIER = ', of an earlier config'
 SELECTED = {'last': 'The last epoch counts.', 'best': 'The epoch that is best on validation images counts.'}
 
 
 @dataclass(frozen=True)
 class Table:
-    """What one checkpoint gave. Where a name of the suite stands for two checkpoints, or two sets of data, each has a label."""
+    """What one checkpoint gave. Where a name of the suite stands for two checkpoints, or two sets of
+    data, each has a label.
+    """
 
-    name: str                       # of the backbone in the suite
-    label: str                      # the name, and '(1 of 2)' where that is not enough
-    checkpoint: str                 # the name that references know
-    origin: str                     # of the weights: one of ORIGINS
-    sha256: str                     # of the weights; '' where nothing was measured
+    name: str  # of the backbone in the suite
+    label: str  # the name, and '(1 of 2)' where that is not enough
+    checkpoint: str  # the name that references know
+    origin: str  # of the weights: one of ORIGINS
+    sha256: str  # of the weights; '' where nothing was measured
     tuners: list[str]
-    datasets: dict[str, str]        # label: the suite's name
-    groups: dict[str, str]          # label: group, or ''
-    cells: dict[tuple[str, str], Cell]      # by tuner and label of the dataset
-    seeds: int                      # that the suite asks for
+    datasets: dict[str, str]  # label: the suite's name
+    groups: dict[str, str]  # label: group, or ''
+    cells: dict[tuple[str, str], Cell]  # by tuner and label of the dataset
+    seeds: int  # that the suite asks for
 
     @property
     def title(self) -> str:
@@ -47,9 +62,15 @@ class Table:
 
     @property
     def published(self) -> str:
-        """What a row of references is called: they are of the checkpoint's name, which a file may not hold."""
+        """What a row of references is called: they are of the checkpoint's name, which a file may not
+        hold.
+        """
         sha256 = f', sha256 {self.sha256[:12]}…' if self.sha256 else ''
-        return 'published' if self.origin == 'name' else f"published (of {self.checkpoint}; the weights here are a file's{sha256})"
+        return (
+            'published'
+            if self.origin == 'name'
+            else f"published (of {self.checkpoint}; the weights here are a file's{sha256})"
+        )
 
     @property
     def done(self) -> list[Result]:
@@ -57,26 +78,37 @@ class Table:
 
     @property
     def means(self) -> dict[str, list[list[str]]]:
-        """The columns of means, over parts that are means over datasets: over each dataset, and over groups where all have one.
+        """The columns of means, over parts that are means over datasets: over each dataset, and over groups
+        where all have one.
 
-        None where a dataset has several columns, which would count it twice, or where the numbers are of different metrics.
+        None where a dataset has several columns, which would count it twice, or where the numbers are of
+        different metrics.
         """
-        if len(set(self.datasets.values())) < len(self.datasets) or len({metric(result) for result in self.done}) > 1:
+        if (
+            len(set(self.datasets.values())) < len(self.datasets)
+            or len({metric(result) for result in self.done}) > 1
+        ):
             return {}
         names = list(dict.fromkeys(self.groups.values()))
         found = {f'mean of {len(self.datasets)} datasets': [[dataset] for dataset in self.datasets]}
         if all(names):
-            found[f'mean of {len(names)} groups'] = [[key for key, group in self.groups.items() if group == name] for name in names]
+            found[f'mean of {len(names)} groups'] = [
+                [key for key, group in self.groups.items() if group == name] for name in names
+            ]
         return {name: parts for name, parts in found.items() if len(parts) > 1}
 
     def mean(self, tuner: str, parts: list[list[str]]) -> float | None:
         """One of `means`; None unless every dataset is measured."""
         if not all(self.cells[tuner, dataset].is_measured for dataset in self.datasets):
             return None
-        return statistics.fmean(statistics.fmean(self.cells[tuner, dataset].mean for dataset in part) for part in parts)
+        return statistics.fmean(
+            statistics.fmean(self.cells[tuner, dataset].mean for dataset in part) for part in parts
+        )
 
     def references(self, tuner: str, column: str) -> list[Reference]:
-        """What was published of a tuner in a column: a dataset's label, or one of `means`. Of random weights, nothing."""
+        """What was published of a tuner in a column: a dataset's label, or one of `means`. Of random
+        weights, nothing.
+        """
         if self.origin == 'random':
             return []
         names = [self.datasets[column]] if column in self.datasets else [_published_mean(self, column)]
@@ -85,7 +117,11 @@ class Table:
     def sources(self) -> list[str]:
         """Where published values are from; accuracy() numbers them, from 1."""
         columns = [*self.datasets, *self.means]
-        return list(dict.fromkeys(source(one) for tuner in self.tuners for key in columns for one in self.references(tuner, key)))
+        return list(
+            dict.fromkeys(
+                source(one) for tuner in self.tuners for key in columns for one in self.references(tuner, key)
+            )
+        )
 
     def accuracy(self) -> Rows:
         """A row for each tuner, and beneath it what was published."""
@@ -93,48 +129,99 @@ class Table:
         rows = [['tuner', *columns]]
         for tuner in self.tuners:
             means = [self.mean(tuner, parts) for parts in self.means.values()]
-            rows.append([tuner, *(self.cells[tuner, dataset].show(self.seeds) for dataset in self.datasets),
-                         *('not measured' if mean is None else f'{mean:.2f}' for mean in means)])
-            published = [', '.join(f'{one.value:.2f} [{sources.index(source(one)) + 1}]' for one in self.references(tuner, column))
-                         for column in columns]
+            rows.append(
+                [
+                    tuner,
+                    *(self.cells[tuner, dataset].show(self.seeds) for dataset in self.datasets),
+                    *('not measured' if mean is None else f'{mean:.2f}' for mean in means),
+                ]
+            )
+            published = [
+                ', '.join(
+                    f'{one.value:.2f} [{sources.index(source(one)) + 1}]'
+                    for one in self.references(tuner, column)
+                )
+                for column in columns
+            ]
             rows += [[self.published, *published]] if any(published) else []
         return rows
 
     def costs(self) -> Rows:
-        """A row for each tuner that was measured: means over seeds, and from the least to the most over datasets."""
+        """A row for each tuner that was measured: means over seeds, and from the least to the most over
+        datasets.
+        """
         asked = ['chosen by search'] if any(result['point'] for result in self.done) else []
         rows = [['tuner', *COSTS, *asked]]
         for tuner in self.tuners:
-            cells = {dataset: cell for dataset in self.datasets if (cell := self.cells[tuner, dataset]).is_measured}
+            cells = {
+                dataset: cell for dataset in self.datasets if (cell := self.cells[tuner, dataset]).is_measured
+            }
             if cells:
                 points = {cell.point for cell in cells.values()}
-                chosen = points if len(points) == 1 else (f'{dataset}: {cell.point}' for dataset, cell in cells.items())
-                costs = ((form, [cell.cost(name) for cell in cells.values()]) for name, (_, form) in COSTS.items())
-                rows.append([tuner, *(_range(values, form) for form, values in costs),
-                             *(['; '.join(chosen)] if asked else [])])
+                chosen = (
+                    points
+                    if len(points) == 1
+                    else (f'{dataset}: {cell.point}' for dataset, cell in cells.items())
+                )
+                costs = (
+                    (form, [cell.cost(name) for cell in cells.values()]) for name, (_, form) in COSTS.items()
+                )
+                rows.append(
+                    [
+                        tuner,
+                        *(_range(values, form) for form, values in costs),
+                        *(['; '.join(chosen)] if asked else []),
+                    ]
+                )
         return rows
 
     def notes(self) -> list[str]:
         """What one must know to read the numbers, a sentence each."""
         versions = sorted({_version(result) for result in self.done})
         weights = f', weights of sha256 {self.sha256}.' if self.sha256 else '; nothing was measured.'
-        return list(dict.fromkeys([
-            f'Checkpoint: {self.checkpoint}{ORIGINS[self.origin]}{weights}',
-            *([f'{self.name} has results of several checkpoints: a table for each.'] if self.label != self.name else []),
-            *(f'{name} has results of different images: a column each.' for shown, name in self.datasets.items() if shown != name),
-            *(SELECTED[result['config']['evaluation']['select']] for result in self.done),
-            *(f'{dataset}: {_describe(found)}' for dataset in self.datasets
-              if (found := [one for tuner in self.tuners for one in self.cells[tuner, dataset].done])),
-            *(_machine(result['environment']) for result in self.done),
-            *([f'From {len(versions)} versions of the code: {", ".join(versions)}.'] if len(versions) > 1 else []),
-            *(f'Warning: {warning}' for result in self.done for warning in result['warnings'])]))
+        return list(
+            dict.fromkeys(
+                [
+                    f'Checkpoint: {self.checkpoint}{ORIGINS[self.origin]}{weights}',
+                    *(
+                        [f'{self.name} has results of several checkpoints: a table for each.']
+                        if self.label != self.name
+                        else []
+                    ),
+                    *(
+                        f'{name} has results of different images: a column each.'
+                        for shown, name in self.datasets.items()
+                        if shown != name
+                    ),
+                    *(SELECTED[result['config']['evaluation']['select']] for result in self.done),
+                    *(
+                        f'{dataset}: {_describe(found)}'
+                        for dataset in self.datasets
+                        if (
+                            found := [one for tuner in self.tuners for one in self.cells[tuner, dataset].done]
+                        )
+                    ),
+                    *(_machine(result['environment']) for result in self.done),
+                    *(
+                        [f'From {len(versions)} versions of the code: {", ".join(versions)}.']
+                        if len(versions) > 1
+                        else []
+                    ),
+                    *(f'Warning: {warning}' for result in self.done for warning in result['warnings']),
+                ]
+            )
+        )
 
 
 def make_tables(results: Sequence[Result], suite: Suite) -> list[Table]:
     """The tables of results, in the order of the suite; what it has and nobody measured is in them too."""
     backbones = _labels(suite.backbones, [(one['backbone'], one['backbone_sha256']) for one in results])
-    return [_table(label, *key, [one for one in results if (one['backbone'], one['backbone_sha256']) == key], suite)
-            for key, label in backbones.items()]
+    return [
+        _table(
+            label, *key, [one for one in results if (one['backbone'], one['backbone_sha256']) == key], suite
+        )
+        for key, label in backbones.items()
+    ]
 
 
 def write_tables(folder: Path, results: Sequence[Result], suite: Suite) -> list[Table]:
@@ -160,25 +247,49 @@ def markdown(tables: Sequence[Table], suite: Suite, failed: Sequence[Result]) ->
 def as_csv(tables: Sequence[Table]) -> str:
     """A line for each cell and each mean; numbers in full, and lines without one say why in `state`."""
     file = io.StringIO()
-    columns = ['backbone', 'checkpoint', 'sha256', 'tuner', 'dataset', 'group', 'state', 'metric', 'mean', 'std', 'seeds', *COSTS,
-               'chosen by search', 'published']
+    columns = [
+        'backbone',
+        'checkpoint',
+        'sha256',
+        'tuner',
+        'dataset',
+        'group',
+        'state',
+        'metric',
+        'mean',
+        'std',
+        'seeds',
+        *COSTS,
+        'chosen by search',
+        'published',
+    ]
     writer = csv.DictWriter(file, columns, lineterminator='\n')
     writer.writeheader()
     for table in tables:
         for tuner in table.tuners:
             for column in [*table.datasets, *table.means]:
                 known = '; '.join(f'{one.value} ({source(one)})' for one in table.references(tuner, column))
-                writer.writerow(dict(backbone=table.label, checkpoint=table.checkpoint + ORIGINS[table.origin],
-                                     sha256=table.sha256, tuner=tuner, dataset=column, published=known,
-                                     **_numbers(table, tuner, column)))
+                writer.writerow(
+                    dict(
+                        backbone=table.label,
+                        checkpoint=table.checkpoint + ORIGINS[table.origin],
+                        sha256=table.sha256,
+                        tuner=tuner,
+                        dataset=column,
+                        published=known,
+                        **_numbers(table, tuner, column),
+                    )
+                )
     return file.getvalue()
 
 
 def heading(suite: Suite) -> str:
     count = len(suite.seeds)
     seeds = f'mean ± sample standard deviation over {count} seeds' if count > 1 else 'of one seed'
-    return (f'Percent; {seeds}. Written from the result files beside this page, '
-            f'each of which says how its number was obtained. Published values: top-1 accuracy of the checkpoint of that name.')
+    return (
+        f'Percent; {seeds}. Written from the result files beside this page, each of which says how its '
+        'number was obtained. Published values: top-1 accuracy of the checkpoint of that name.'
+    )
 
 
 def source(reference: Reference) -> str:
@@ -194,21 +305,45 @@ def _table(label: str, name: str, sha256: str, results: list[Result], suite: Sui
     datasets = _labels(suite.datasets, [(one['dataset'], exact(one['data'])) for one in counting])
     groups = {key: value.get('group', '') for key, value in suite.datasets.items()}
     groups |= {one['dataset']: one['group'] for one in results}
-    cells = {(tuner, shown): make_cell([one for one in results if (one['tuner'], one['dataset']) == (tuner, key)
-                                        and (one['is_search'] or exact(one['data']) == data)],
-                                       lambda one: _is_earlier(one, suite))
-             for tuner in tuners for (key, data), shown in datasets.items()}
+    cells = {
+        (tuner, shown): make_cell(
+            [
+                one
+                for one in results
+                if (one['tuner'], one['dataset']) == (tuner, key)
+                and (one['is_search'] or exact(one['data']) == data)
+            ],
+            lambda one: _is_earlier(one, suite),
+        )
+        for tuner in tuners
+        for (key, data), shown in datasets.items()
+    }
     origin = 'file' if entry.get('checkpoint') else 'random' if entry.get('pretrained') is False else 'name'
-    return Table(name, label, entry.get('name') or entry['type'], origin, sha256, tuners,
-                 {shown: key for (key, _), shown in datasets.items()},
-                 {shown: groups[key] for (key, _), shown in datasets.items()}, cells, len(suite.seeds))
+    return Table(
+        name,
+        label,
+        entry.get('name') or entry['type'],
+        origin,
+        sha256,
+        tuners,
+        {shown: key for (key, _), shown in datasets.items()},
+        {shown: groups[key] for (key, _), shown in datasets.items()},
+        cells,
+        len(suite.seeds),
+    )
 
 
 def _is_earlier(result: Result, suite: Suite) -> bool:
     """Whether the suite's file now asks for another config, the seed and what a grid chose apart."""
     names = result['dataset'], result['backbone'], result['tuner']
-    known = all(name in entries for name, entries in zip(names, (suite.datasets, suite.backbones, suite.tuners)))
-    return bool(suite.path) and known and _asked(Place(suite, *names), exact(result['point'])) != _seedless(result['config'])
+    known = all(
+        name in entries for name, entries in zip(names, (suite.datasets, suite.backbones, suite.tuners))
+    )
+    return (
+        bool(suite.path)
+        and known
+        and _asked(Place(suite, *names), exact(result['point'])) != _seedless(result['config'])
+    )
 
 
 @cache
@@ -225,16 +360,23 @@ def _seedless(config: dict[str, Any]) -> str:
 
 
 def _labels(names: Iterable[str], found: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """What each (name, what it was found to be) is called: its name, and where that means several things, a number too."""
+    """What each (name, what it was found to be) is called: its name, and where that means several
+    things, a number too.
+    """
     meant: dict[str, list[str]] = {name: [] for name in names}
     for name, thing in dict.fromkeys(found):
         meant.setdefault(name, []).append(thing)
-    return {(name, thing): name if len(things) < 2 else f'{name} ({number} of {len(things)})'
-            for name, things in meant.items() for number, thing in enumerate(things or [''], 1)}
+    return {
+        (name, thing): name if len(things) < 2 else f'{name} ({number} of {len(things)})'
+        for name, things in meant.items()
+        for number, thing in enumerate(things or [''], 1)
+    }
 
 
 def _published_mean(table: Table, column: str) -> str:
-    """The name under which references have a mean: of ModelScope's six datasets, of VTAB-1k whole over its tasks and its groups."""
+    """The name under which references have a mean: of ModelScope's six datasets, of VTAB-1k whole over
+    its tasks and its groups.
+    """
     tasks = {table.datasets[key]: group for key, group in table.groups.items()}
     if set(tasks) == CARDS and len(table.means[column]) == len(CARDS):
         return 'cards_mean6'
@@ -248,9 +390,16 @@ def _numbers(table: Table, tuner: str, column: str) -> dict[str, Any]:
         mean = table.mean(tuner, table.means[column])
         return dict(state='not measured') if mean is None else dict(state='measured', mean=mean)
     cell = table.cells[tuner, column]
-    found: dict[str, Any] = dict(group=table.groups[column], state=cell.state + EARLIER * cell.is_earlier, seeds=len(cell.done))
+    found: dict[str, Any] = dict(
+        group=table.groups[column], state=cell.state + EARLIER * cell.is_earlier, seeds=len(cell.done)
+    )
     if cell.is_measured:
-        found |= {'metric': metric(cell.done[0]), 'mean': cell.mean, 'std': cell.std, 'chosen by search': cell.point}
+        found |= {
+            'metric': metric(cell.done[0]),
+            'mean': cell.mean,
+            'std': cell.std,
+            'chosen by search': cell.point,
+        }
         found |= {name: cell.cost(name) for name in COSTS}
     return found
 
@@ -258,13 +407,19 @@ def _numbers(table: Table, tuner: str, column: str) -> dict[str, Any]:
 def _describe(results: Sequence[Result]) -> str:
     """Of results of one dataset: the metric, and the images of each split."""
     names = ', '.join(dict.fromkeys(metric(result) for result in results))
-    return f'{names}; ' + ', '.join(f'{images(part):,} {split} images' for split, part in results[0]['data'].items()) + '.'
+    return (
+        f'{names}; '
+        + ', '.join(f'{images(part):,} {split} images' for split, part in results[0]['data'].items())
+        + '.'
+    )
 
 
 def _machine(environment: dict[str, Any]) -> str:
     packages = ', '.join(f'{name} {version}' for name, version in environment['packages'].items())
-    return (f'Measured on {environment["device"]}, {environment["cores"]} cores, threads: {environment["threads"]}; '
-            f'vet {environment["vet"]}, Python {environment["python"]}, {packages}.')
+    return (
+        f'Measured on {environment["device"]}, {environment["cores"]} cores, threads: '
+        f'{environment["threads"]}; vet {environment["vet"]}, Python {environment["python"]}, {packages}.'
+    )
 
 
 def _version(result: Result) -> str:

@@ -1,4 +1,6 @@
-"""Timing: a few training steps of a run, made here and now, for an estimate where nothing like it was measured."""
+"""Timing: a few training steps of a run, made here and now, for an estimate where nothing like it was
+measured.
+"""
 
 import tempfile
 from pathlib import Path
@@ -14,18 +16,31 @@ from vet.engine.log import read_log
 from vet.engine.progress import console
 from vet.errors import UserError
 
-STEPS, ON_CPU = 3, 16       # how many, the first of which only warms up; images in one, at most, where there is no GPU
+STEPS, ON_CPU = (
+    3,
+    16,
+)  # how many, the first of which only warms up; images in one, at most, where there is no GPU
 
 
 def seconds_per_image(run: Run, data_root: str, device: str | None) -> float | None:
-    """Of training: reading, augmentation and the step. None where it fails, as a real run would, and of several tasks."""
+    """Of training: reading, augmentation and the step. None where it fails, as a real run would, and of
+    several tasks.
+    """
     settings = read_settings(run.config)
     batch = settings.train.dataloader.batch_size_per_gpu
     if not torch.cuda.is_available() or device == 'cpu':
         batch = min(batch, ON_CPU)
-    options = {'train.max_epochs': 1, 'train.stages': [], 'train.lr_scheduler.T_max': None, 'train.log_every': 1,
-               'train.early_stop': None, 'train.cache_features': False, 'train.dataloader.batch_size_per_gpu': batch,
-               'evaluation.select': 'last', 'evaluation.before': False}
+    options = {
+        'train.max_epochs': 1,
+        'train.stages': [],
+        'train.lr_scheduler.T_max': None,
+        'train.log_every': 1,
+        'train.early_stop': None,
+        'train.cache_features': False,
+        'train.dataloader.batch_size_per_gpu': batch,
+        'evaluation.select': 'last',
+        'evaluation.before': False,
+    }
     config: dict[str, Any] = {**run.config, 'dataset': {}}
     was_quiet, console.quiet = console.quiet, True
     try:
@@ -33,7 +48,9 @@ def seconds_per_image(run: Run, data_root: str, device: str | None) -> float | N
         few = Subset(whole, range(min(STEPS * batch, len(whole))))
         vars(few)['classes'] = whole.classes
         with tempfile.TemporaryDirectory() as folder:
-            build_trainer(model=config, cfg_options=options, train_dataset=few, work_dir=folder, device=device).train()
+            build_trainer(
+                model=config, cfg_options=options, train_dataset=few, work_dir=folder, device=device
+            ).train()
             rates = [record['images_per_second'] for record in read_log(Path(folder))]
     except (UserError, RuntimeError, AttributeError):
         return None

@@ -1,4 +1,5 @@
-"""Worker: makes one run of a suite and writes its result. A process of its own, so that its peak memory is its own.
+"""Worker: makes one run of a suite and writes its result. A process of its own, so that its peak memory is
+its own.
 
     python -m vet.benchmark.worker JOB.json [--with-parent]
 
@@ -30,7 +31,7 @@ from vet.engine.lock import FileLock
 from vet.engine.log import read_log
 from vet.errors import DivergedError, UserError
 
-ATTEMPT = 'attempt.json'        # in the work folder: when the newest attempt began, and what those before it took
+ATTEMPT = 'attempt.json'  # in the work folder: when the newest attempt began, and what those before it took
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Job:
 
     run: Run
     identity: str
-    data: dict[str, Any]            # the fingerprint of each split
-    backbone_sha256: str            # of its weights
-    result: str                     # the file to write
+    data: dict[str, Any]  # the fingerprint of each split
+    backbone_sha256: str  # of its weights
+    result: str  # the file to write
     work_dir: str
     data_root: str
     device: str | None = None
     warnings: tuple[str, ...] = ()
-    suite_file: str | None = None   # where it imports plugins, which the process must import too
-    code: str = ''                  # the sha256 of vet's source and of those plugins
+    suite_file: str | None = None  # where it imports plugins, which the process must import too
+    code: str = ''  # the sha256 of vet's source and of those plugins
 
     def write(self) -> Path:
         """Puts the job into its work folder; returns the file."""
@@ -63,7 +64,8 @@ class Job:
 
 
 def work(job: Job) -> None:
-    """Makes the run, from its newest checkpoint where it was begun before, and writes its result; a failure is one too.
+    """Makes the run, from its newest checkpoint where it was begun before, and writes its result; a failure
+    is one too.
 
     Its wall time is that of all attempts.
 
@@ -80,7 +82,9 @@ def work(job: Job) -> None:
             traceback.print_exc()
             what = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
             measured = dict(status='failed', error=what, diverged=isinstance(error, DivergedError))
-        write_result(Path(job.result), head(job) | measured | dict(wall_seconds=earlier + time.time() - began))
+        write_result(
+            Path(job.result), head(job) | measured | dict(wall_seconds=earlier + time.time() - began)
+        )
 
 
 def bury(job: Job, how: str) -> None:
@@ -106,23 +110,46 @@ def outcome(job: Job) -> str:
 
 def head(job: Job) -> dict[str, Any]:
     """What a result says of its run before anything is measured."""
-    return asdict(job.run) | dict(identity=job.identity, data=job.data, backbone_sha256=job.backbone_sha256,
-                               code=job.code, warnings=list(job.warnings))
+    return asdict(job.run) | dict(
+        identity=job.identity,
+        data=job.data,
+        backbone_sha256=job.backbone_sha256,
+        code=job.code,
+        warnings=list(job.warnings),
+    )
 
 
 def _train(job: Job) -> dict[str, Any]:
     if job.suite_file:
         load_config(job.suite_file)
     folder = Path(job.work_dir) / 'run'
-    trainer = build_trainer(model=job.run.config, work_dir=folder, resume='auto', device=job.device, data_root=job.data_root)
+    trainer = build_trainer(
+        model=job.run.config, work_dir=folder, resume='auto', device=job.device, data_root=job.data_root
+    )
     summary = trainer.train()
     environment = describe(trainer.accelerator.device)
     metrics = {} if job.run.is_search else {name: summary[name] for name in _names(summary, job)}
-    facts = ('before', 'validation', 'selected', 'epochs', 'steps', 'train_images', 'parameters', 'train_seconds', 'peak_memory_mb')
-    return dict(metrics=metrics, **{name: summary[name] for name in facts}, file_bytes=summary['output_bytes'],
-                images_per_second=summary['train_images'] * summary['epochs'] / max(summary['train_seconds'], 1e-9),
-                curves=read_log(folder), environment=environment, class_names=trainer.model.classes,
-                **_by_class(folder / 'predictions.npz'))
+    facts = (
+        'before',
+        'validation',
+        'selected',
+        'epochs',
+        'steps',
+        'train_images',
+        'parameters',
+        'train_seconds',
+        'peak_memory_mb',
+    )
+    return dict(
+        metrics=metrics,
+        **{name: summary[name] for name in facts},
+        file_bytes=summary['output_bytes'],
+        images_per_second=summary['train_images'] * summary['epochs'] / max(summary['train_seconds'], 1e-9),
+        curves=read_log(folder),
+        environment=environment,
+        class_names=trainer.model.classes,
+        **_by_class(folder / 'predictions.npz'),
+    )
 
 
 def _names(summary: dict[str, Any], job: Job) -> list[str]:
@@ -132,19 +159,26 @@ def _names(summary: dict[str, Any], job: Job) -> list[str]:
 
 
 def _by_class(path: Path) -> dict[str, Any]:
-    """Accuracy by class, and the wrong answers as [truth, given, how often]; of models of several tasks, nothing."""
+    """Accuracy by class, and the wrong answers as [truth, given, how often]; of models of several
+    tasks, nothing.
+    """
     if not path.exists():
         return {}
     with np.load(path) as found:
         truth, given = found['labels'], found['given']
     pairs, counts = np.unique(np.stack([truth, given], 1)[truth != given], axis=0, return_counts=True)
     right, all_ = np.bincount(truth[truth == given], minlength=truth.max() + 1), np.bincount(truth)
-    return dict(per_class=(right / np.maximum(all_, 1)).tolist(), images_by_class=all_.tolist(),
-                confusion=np.column_stack([pairs, counts]).tolist())
+    return dict(
+        per_class=(right / np.maximum(all_, 1)).tolist(),
+        images_by_class=all_.tolist(),
+        confusion=np.column_stack([pairs, counts]).tolist(),
+    )
 
 
 def _earlier(job: Job) -> float:
-    """The seconds that earlier attempts took, each until it last wrote anything: a process that was killed says no more."""
+    """The seconds that earlier attempts took, each until it last wrote anything: a process that was
+    killed says no more.
+    """
     attempt = Path(job.work_dir) / ATTEMPT
     if not attempt.exists():
         return 0.0
@@ -167,7 +201,9 @@ def _alone(job: Job) -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Left alive, it would hold a GPU, and might overwrite the result of a later campaign whose config is another."""
+    """Left alive, it would hold a GPU, and might overwrite the result of a later campaign whose config
+    is another.
+    """
     os.read(0, 1)
     os._exit(1)
 

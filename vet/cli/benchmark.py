@@ -32,21 +32,56 @@ from vet.errors import UserError
 def main() -> None:
     parser = argparse.ArgumentParser(prog='benchmark', description=__doc__)
     parser.add_argument('suite', nargs='?', help='a suite file, such as benchmarks/suites/quickstart.py')
-    parser.add_argument('--results', type=Path, default=Path('benchmarks/results'), metavar='DIR', help='default: %(default)s')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/benchmark'), metavar='DIR', help='default: %(default)s')
-    parser.add_argument('--only', default='*', metavar='PATTERN', help="runs whose dataset.backbone.tuner fits, such as 'cub200.*'")
-    parser.add_argument('--jobs', type=int, default=1, help='runs at once, on each GPU (default: %(default)s)')
+    parser.add_argument(
+        '--results', type=Path, default=Path('benchmarks/results'), metavar='DIR', help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/benchmark'),
+        metavar='DIR',
+        help='default: %(default)s',
+    )
+    parser.add_argument(
+        '--only',
+        default='*',
+        metavar='PATTERN',
+        help="runs whose dataset.backbone.tuner fits, such as 'cub200.*'",
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=1, help='runs at once, on each GPU (default: %(default)s)'
+    )
     parser.add_argument('--gpus', metavar='N,N', help='which GPUs (default: all there are)')
-    parser.add_argument('--launcher', choices=list(LAUNCHERS), default='local',
-                        help='who makes the runs: this machine, a Ray cluster, or an array for Slurm that you start')
-    parser.add_argument('--resources', nargs='+', action=Options, metavar='KEY=VALUE',
-                        help="of each run: Ray's, such as num_gpus=0.5 num_cpus=4, or sbatch's, such as gpus=1 time=4:00:00")
+    parser.add_argument(
+        '--launcher',
+        choices=list(LAUNCHERS),
+        default='local',
+        help='who makes the runs: this machine, a Ray cluster, or an array for Slurm that you start',
+    )
+    parser.add_argument(
+        '--resources',
+        nargs='+',
+        action=Options,
+        metavar='KEY=VALUE',
+        help="of each run: Ray's, such as num_gpus=0.5 num_cpus=4, or sbatch's, such as gpus=1 time=4:00:00",
+    )
     parser.add_argument('--dry-run', action='store_true', help='list the runs, and what they may take')
-    parser.add_argument('--report', action='store_true', help='only write tables and report again, from the results that are there')
-    parser.add_argument('--run', metavar='NAME',
-                        help='the run whose classes the report shows, such as digits.digits_vit.lora.seed0 (default: the best)')
-    parser.add_argument('--compare', nargs=2, metavar=('A', 'B'),
-                        help='tell whether two sets of results, folders or patterns of files, differ by more than seed noise')
+    parser.add_argument(
+        '--report',
+        action='store_true',
+        help='only write tables and report again, from the results that are there',
+    )
+    parser.add_argument(
+        '--run',
+        metavar='NAME',
+        help='the run whose classes the report shows, such as digits.digits_vit.lora.seed0 (default: the best)',
+    )
+    parser.add_argument(
+        '--compare',
+        nargs=2,
+        metavar=('A', 'B'),
+        help='tell whether two sets of results, folders or patterns of files, differ by more than seed noise',
+    )
     add_common(parser)
     add_options(parser)
     args = parser.parse_args()
@@ -55,19 +90,27 @@ def main() -> None:
 
 def _benchmark(args: argparse.Namespace) -> None:
     if args.suite is None:
-        raise UserError('no suite is given; give a suite file, such as benchmarks/suites/quickstart.py, or --compare A B.')
+        raise UserError(
+            'no suite is given; give a suite file, such as benchmarks/suites/quickstart.py, or --compare A B.'
+        )
     suite = load_suite(args.suite, args.cfg_options)
     if args.report:
         _write(args.results / suite.name, suite, args.run)
         return
-    campaign = Campaign(suite.cells(args.only), args.results, args.work_dir, str(resolve_data_root(args.data_root)),
-                        LAUNCHERS[args.launcher](args), args.device)
+    campaign = Campaign(
+        suite.cells(args.only),
+        args.results,
+        args.work_dir,
+        str(resolve_data_root(args.data_root)),
+        LAUNCHERS[args.launcher](args),
+        args.device,
+    )
     campaign.check()
     if args.dry_run:
         _list(campaign)
         return
     campaign.run()
-    if read_results(args.results / suite.name):         # of an array that is only written, none may be there yet
+    if read_results(args.results / suite.name):  # of an array that is only written, none may be there yet
         _write(args.results / suite.name, suite, args.run)
     if failed := _failed(campaign):
         console.print(f'failed: {len(failed)}', markup=False)
@@ -79,7 +122,9 @@ def _benchmark(args: argparse.Namespace) -> None:
 def _local(args: argparse.Namespace) -> Local:
     given = [gpu.strip() for gpu in (args.gpus or '').split(',') if gpu.strip()]
     if args.gpus is not None and not given:
-        raise UserError(f'--gpus {args.gpus!r} names no GPU; give numbers, such as 0,1, or for the CPU --device cpu.')
+        raise UserError(
+            f'--gpus {args.gpus!r} names no GPU; give numbers, such as 0,1, or for the CPU --device cpu.'
+        )
     if wrong := [gpu for gpu in given if not gpu.isdecimal()]:
         raise UserError(f'--gpus {args.gpus!r} has {wrong[0]!r}; give the numbers of GPUs, such as 0,1.')
     gpus = range(torch.cuda.device_count()) if args.gpus is None else list(map(int, given))
@@ -87,14 +132,22 @@ def _local(args: argparse.Namespace) -> Local:
 
 
 LAUNCHERS: dict[str, Callable[[argparse.Namespace], Launch]] = dict(
-    local=_local, ray=lambda args: Ray(args.resources), slurm=lambda args: Slurm(args.work_dir, args.resources))
+    local=_local,
+    ray=lambda args: Ray(args.resources),
+    slurm=lambda args: Slurm(args.work_dir, args.resources),
+)
 
 
 def _write(folder: Path, suite: Suite, run: str | None) -> None:
-    """Writes tables and report from what is in the folder, shows the tables of accuracy, and says where all is."""
+    """Writes tables and report from what is in the folder, shows the tables of accuracy, and says where
+    all is.
+    """
     results = read_results(folder)
     if not results:
-        raise UserError(f'{str(folder)!r} has no whole result; run the suite without --report first, or give its --results.')
+        raise UserError(
+            f'{str(folder)!r} has no whole result; run the suite without --report first, or give its '
+            '--results.'
+        )
     for table in write_tables(folder, results, suite):
         header, *rows = table.accuracy()
         shown = Table(*header, title=f'{table.title}, percent', title_justify='left')
@@ -106,8 +159,16 @@ def _write(folder: Path, suite: Suite, run: str | None) -> None:
 
 
 def _failed(campaign: Campaign) -> list[Result]:
-    found = [(read_result(result_path(campaign.results, one)), campaign.job(one)) for one, done in campaign.plan() if not done]
-    return [result for result, job in found if result and result['status'] == 'failed' and result['identity'] == job.identity]
+    found = [
+        (read_result(result_path(campaign.results, one)), campaign.job(one))
+        for one, done in campaign.plan()
+        if not done
+    ]
+    return [
+        result
+        for result, job in found
+        if result and result['status'] == 'failed' and result['identity'] == job.identity
+    ]
 
 
 def _compare(a: str, b: str) -> None:
@@ -125,11 +186,20 @@ def _list(campaign: Campaign) -> None:
         if seconds is None and not done:
             seconds = campaign.timed_seconds(one)
             by_steps = seconds is not None
-        takes = '' if done else 'not known' if seconds is None else f'{seconds:.0f} s{" of training" * by_steps}'
+        takes = (
+            '' if done else 'not known' if seconds is None else f'{seconds:.0f} s{" of training" * by_steps}'
+        )
         table.add_row(one.name, 'done' if done else 'to do', takes)
-        total, timed, unknown = total + (seconds or 0), timed + by_steps, unknown + (seconds is None and not done)
+        total, timed, unknown = (
+            total + (seconds or 0),
+            timed + by_steps,
+            unknown + (seconds is None and not done),
+        )
     console.print(table)
     counted = Counter(done for _, done in planned)
-    console.print(f'{counted[True]} done, {counted[False]} to do: {total:.0f} s, one after another'
-                  + (f'; of {timed}, unlike any measured, training alone, by {STEPS} steps timed here' if timed else '')
-                  + (f'; {unknown} cannot be told' if unknown else ''), soft_wrap=True)
+    console.print(
+        f'{counted[True]} done, {counted[False]} to do: {total:.0f} s, one after another'
+        + (f'; of {timed}, unlike any measured, training alone, by {STEPS} steps timed here' if timed else '')
+        + (f'; {unknown} cannot be told' if unknown else ''),
+        soft_wrap=True,
+    )

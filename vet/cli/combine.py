@@ -1,4 +1,6 @@
-"""Combines trained models of one backbone into a new model folder: a soup of their tensors, or a sum of their updates."""
+"""Combines trained models of one backbone into a new model folder: a soup of their tensors, or a sum of
+their updates.
+"""
 
 import argparse
 
@@ -9,11 +11,19 @@ from vet.hub.combine import METHODS, combine
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('output', help='the model folder to write')
-    parser.add_argument('models', nargs='+', help='model folders, work folders of finished runs, or ids OWNER/NAME of a hub')
+    parser.add_argument(
+        'models', nargs='+', help='model folders, work folders of finished runs, or ids OWNER/NAME of a hub'
+    )
     parser.add_argument('--method', choices=METHODS, default='soup')
-    parser.add_argument('--weights', nargs='+', type=float, help='one for each model; with sum, a negative one takes away')
-    parser.add_argument('--head', type=int, metavar='N',
-                        help='the model, from 0, whose head and classes are kept (default: the mean)')
+    parser.add_argument(
+        '--weights', nargs='+', type=float, help='one for each model; with sum, a negative one takes away'
+    )
+    parser.add_argument(
+        '--head',
+        type=int,
+        metavar='N',
+        help='the model, from 0, whose head and classes are kept (default: the mean)',
+    )
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     add_import(parser)
     args = parser.parse_args()

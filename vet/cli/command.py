@@ -19,7 +19,8 @@ from vet.terminal import escaped
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls `main`; a UserError becomes one message and exit code 2, a signal n exit code 128 + n: Ctrl-C 130, SIGTERM 143.
+    """Calls `main`; a UserError becomes one message and exit code 2, a signal n exit code 128 + n: Ctrl-C
+    130, SIGTERM 143.
 
     A DataWarning is one line.
     """
@@ -37,7 +38,9 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         _fail(error)
     except MemoryError as error:
-        _fail(f'the memory does not suffice ({error}). Take smaller images or batches, or end other programs.')
+        _fail(
+            f'the memory does not suffice ({error}). Take smaller images or batches, or end other programs.'
+        )
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         sys.exit(130)
@@ -54,7 +57,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 def exit_at_signals() -> dict[int, Any]:
-    """From now, Ctrl-C raises KeyboardInterrupt, and SIGTERM and SIGHUP end the process as sys.exit does, with 128 + n.
+    """From now, Ctrl-C raises KeyboardInterrupt, and SIGTERM and SIGHUP end the process as sys.exit does,
+    with 128 + n.
 
     Returns the former handlers. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
     """
@@ -63,7 +67,9 @@ def exit_at_signals() -> dict[int, Any]:
         for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                former[number] = signal.signal(number, signal.default_int_handler if name == 'SIGINT' else _exit)
+                former[number] = signal.signal(
+                    number, signal.default_int_handler if name == 'SIGINT' else _exit
+                )
     return former
 
 
@@ -80,8 +86,14 @@ def _fail(message: object) -> NoReturn:
 
 def add_import(parser: argparse.ArgumentParser) -> None:
     """--import, for commands that read a model folder: it names its plugins, but holds no code."""
-    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
-                        help='a Python module or file with plugins of your own that the model uses')
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='a Python module or file with plugins of your own that the model uses',
+    )
 
 
 def import_plugins(modules: list[str]) -> None:
@@ -91,22 +103,31 @@ def import_plugins(modules: list[str]) -> None:
         sys.path.append(str(path.parent.resolve()))
         try:
             importlib.import_module(path.stem if path.suffix == '.py' else module)
-        except Exception as error:      # whatever the user's own Python does
+        except Exception as error:  # whatever the user's own Python does
             raise UserError(f'--import {module} failed: {type(error).__name__}: {error}') from error
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """--device and --data-root."""
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best there is)')
-    parser.add_argument('--data-root', metavar='DIR', help='where the datasets are (default: $VET_DATA_ROOT, else ./data)')
+    parser.add_argument(
+        '--data-root', metavar='DIR', help='where the datasets are (default: $VET_DATA_ROOT, else ./data)'
+    )
 
 
 class Options(argparse.Action):
-    """KEY=VALUE …. A value is Python's number, True, False, None, quoted text, [list], dict(…) or {dict} of these, as in a config
-    file. Any other value is a text, and stays as it is: a path with spaces or commas needs no quotes of its own."""
+    """KEY=VALUE …. A value is Python's number, True, False, None, quoted text, [list], dict(…) or {dict} of
+    these, as in a config
+    file. Any other value is a text, and stays as it is: a path with spaces or commas needs no quotes of its
+    own."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         options = dict(getattr(namespace, self.dest, None) or {})
         for given in values:
             key, equals, text = given.partition('=')
@@ -116,7 +137,7 @@ class Options(argparse.Action):
                 value = literal(text)
             except ValueError as error:
                 parser.error(f'{option_string} takes KEY=VALUE …; given: {escaped(given)} ({error})')
-            options.pop(key, None)      # what is given last is applied last
+            options.pop(key, None)  # what is given last is applied last
             options[key] = value
         setattr(namespace, self.dest, options)
 
@@ -126,7 +147,8 @@ OPEN = {'[': ']', '(': ')', '{': '}'}
 
 
 def literal(text: str) -> Any:
-    """The value that a text writes in Python; of a list, words may stand without quotes. Any other text is itself.
+    """The value that a text writes in Python; of a list, words may stand without quotes. Any other text is
+    itself.
 
     Nothing is executed. ValueError for a list or dict that has no end.
     """
@@ -137,7 +159,9 @@ def literal(text: str) -> Any:
         value = _value(ast.parse(stripped, mode='eval').body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return _words(stripped) if stripped[:1] in ('[', '(') else _no_dict(text)
-    return value if isinstance(value, str | int | float | list | dict) else text      # no bytes, sets or complex numbers
+    return (
+        value if isinstance(value, str | int | float | list | dict) else text
+    )  # no bytes, sets or complex numbers
 
 
 def _words(text: str) -> list[Any]:
@@ -149,7 +173,7 @@ def _words(text: str) -> list[Any]:
         if char in '"\'' and (quote == char or not quote and not text[start:place].strip()):
             quote = '' if quote else char
         if quote:
-            continue                # what is quoted holds no comma and no bracket of the list
+            continue  # what is quoted holds no comma and no bracket of the list
         depth += (char in OPEN) - (char in OPEN.values())
         if depth == 1 and char == ',' or depth == 0:
             if part := text[start:place].strip():
@@ -167,18 +191,32 @@ def _no_dict(text: str) -> str:
 
 
 def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == 'dict'
+        and not node.args
+    ):
         return {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Constant) and node.value is Ellipsis:
         raise ValueError('… is no value')
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(item) for item in node.elts]
     if isinstance(node, ast.Dict):
-        return {ast.literal_eval(key): _value(value) for key, value in zip(node.keys, node.values) if key is not None}
+        return {
+            ast.literal_eval(key): _value(value)
+            for key, value in zip(node.keys, node.values)
+            if key is not None
+        }
     return ast.literal_eval(node)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--cfg-options key=value …"""
-    parser.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
-                        help='changes to the config: train.max_epochs=5 model.backbone.lora_length=4')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=Options,
+        metavar='KEY=VALUE',
+        help='changes to the config: train.max_epochs=5 model.backbone.lora_length=4',
+    )

@@ -1,4 +1,6 @@
-"""Writes a trained model as other libraries read it, verified: timm, torchvision, ONNX, torch.export, PEFT; or its backbone."""
+"""Writes a trained model as other libraries read it, verified: timm, torchvision, ONNX, torch.export,
+PEFT; or its backbone.
+"""
 
 import argparse
 
@@ -9,11 +11,19 @@ from vet.hub.exports import FORMATS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub')
-    parser.add_argument('output', help='the file to write (.safetensors, .onnx, .pt2), or the folder of an adapter')
-    parser.add_argument('--to', choices=FORMATS, default='backbone',
-                        help='backbone: merged weights without the head, for model.backbone.checkpoint (the default); timm, '
-                             'torchvision: with the head; onnx, torch-export: the whole computation; peft: an adapter')
+    parser.add_argument(
+        'model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub'
+    )
+    parser.add_argument(
+        'output', help='the file to write (.safetensors, .onnx, .pt2), or the folder of an adapter'
+    )
+    parser.add_argument(
+        '--to',
+        choices=FORMATS,
+        default='backbone',
+        help='backbone: merged weights without the head, for model.backbone.checkpoint (the default); timm, '
+        'torchvision: with the head; onnx, torch-export: the whole computation; peft: an adapter',
+    )
     parser.add_argument('--task', help='of a model of several tasks: which one')
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     add_import(parser)

@@ -1,4 +1,6 @@
-"""Lists what a config can name: tuners, backbones, datasets, …, with one line each; or the roles of a backbone."""
+"""Lists what a config can name: tuners, backbones, datasets, …, with one line each; or the roles of a
+backbone.
+"""
 
 import argparse
 import inspect
@@ -19,8 +21,16 @@ KINDS = {f'{found.name}s': found for found in vars(registry).values() if isinsta
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('kind', help=', '.join([*KINDS, 'roles']))
-    parser.add_argument('--backbone', metavar='NAME', help="of 'roles': a timm or torchvision model; its weights are not needed")
-    parser.add_argument('--filter', metavar='PATTERN', help="of 'backbones': also the timm models that fit, such as 'vit_base*'")
+    parser.add_argument(
+        '--backbone',
+        metavar='NAME',
+        help="of 'roles': a timm or torchvision model; its weights are not needed",
+    )
+    parser.add_argument(
+        '--filter',
+        metavar='PATTERN',
+        help="of 'backbones': also the timm models that fit, such as 'vit_base*'",
+    )
     parser.add_argument('--json', action='store_true', help='for programs')
     add_import(parser)
     args = parser.parse_args()
@@ -42,7 +52,12 @@ def _list(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    table = Table(Column(args.kind.removesuffix('s'), no_wrap=True), Column('', overflow='fold'), box=None, show_header=False)
+    table = Table(
+        Column(args.kind.removesuffix('s'), no_wrap=True),
+        Column('', overflow='fold'),
+        box=None,
+        show_header=False,
+    )
     for name, line in rows.items():
         table.add_row(name, line)
     Terminal(markup=False, emoji=False, highlight=False).print(table)
@@ -61,8 +76,10 @@ def _roles(name: str | None) -> dict[str, str]:
         raise UserError('roles are those of a backbone; say which one with --backbone NAME.')
     source = dict(type=name) if name in registry.BACKBONES.names() else dict(type=_source(name), name=name)
     backbone: Backbone = registry.BACKBONES.build(dict(source, pretrained=False))
-    return {role: f'{len(sites)}, such as {sites[0]}' for role, sites in
-            ((role, backbone.sites.find(role)) for role in backbone.sites.roles())}
+    return {
+        role: f'{len(sites)}, such as {sites[0]}'
+        for role, sites in ((role, backbone.sites.find(role)) for role in backbone.sites.roles())
+    }
 
 
 def _source(name: str) -> str:

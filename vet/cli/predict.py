@@ -15,7 +15,9 @@ from vet.terminal import Terminal, escaped
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub')
+    parser.add_argument(
+        'model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub'
+    )
     parser.add_argument('images', nargs='+', help='image files, URLs, or folders of images')
     parser.add_argument('--topk', type=int, default=5)
     parser.add_argument('--batch-size', type=int, default=32)
@@ -35,22 +37,26 @@ def _predict(args: argparse.Namespace) -> None:
     results = classify(images, args.topk, args.batch_size, args.task)
     if args.format == 'json':
         rows = [dict(image=printable(image), **result) for image, result in zip(images, results)]
-        print(escaped(json.dumps(rows, indent=1, ensure_ascii=False)))      # which JSON reads back as it was
+        print(escaped(json.dumps(rows, indent=1, ensure_ascii=False)))  # which JSON reads back as it was
         return
     table = Table(*(Column(name, overflow='fold') for name in ('image', 'label', 'score')))
     for image, result in zip(images, results):
         for i, (label, score) in enumerate(zip(result['labels'], result['scores'])):
             table.add_row('' if i else printable(image), label, f'{score:.4f}')
-    Terminal(markup=False, emoji=False).print(table)     # names may hold brackets and colons
+    Terminal(markup=False, emoji=False).print(table)  # names may hold brackets and colons
 
 
 def list_images(given: str) -> list[str]:
-    """A folder's images, at any depth, sorted; anything else as it is. DataError for a folder without images."""
+    """A folder's images, at any depth, sorted; anything else as it is. DataError for a folder without
+    images.
+    """
     if not Path(given).is_dir():
         return [given]
     found = find_images(given)
     if not found.images:
         left_out = f' Left out: {found.says()}.' if found.left_out else ''
-        raise DataError(f'the folder {given!r} holds no image that Pillow reads.{left_out} Give another folder.')
+        raise DataError(
+            f'the folder {given!r} holds no image that Pillow reads.{left_out} Give another folder.'
+        )
     warn_of(found, given)
     return sorted(found.images)

@@ -13,13 +13,17 @@ from vet.errors import UnknownNameError
 from vet.terminal import Terminal
 
 OWN = Path(__file__).parents[2] / 'configs/_base_/recipes'
-FOLDER = OWN if OWN.is_dir() else Path('configs/_base_/recipes')    # an installed vet has none: those of the folder it is called in
+FOLDER = (
+    OWN if OWN.is_dir() else Path('configs/_base_/recipes')
+)  # an installed vet has none: those of the folder it is called in
 SECTIONS = ('train', 'evaluation')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('a', metavar='A', help='a recipe of configs/_base_/recipes, such as vpt2022, or a config file')
+    parser.add_argument(
+        'a', metavar='A', help='a recipe of configs/_base_/recipes, such as vpt2022, or a config file'
+    )
     parser.add_argument('b', metavar='B', help='another one')
     args = parser.parse_args()
     run(lambda: _compare(args.a, args.b))
@@ -39,7 +43,9 @@ def read_recipe(name: str) -> dict[str, Any]:
     """The complete train and evaluation sections of a recipe, by its name or its file."""
     path = Path(name) if Path(name).suffix else FOLDER / f'{name}.py'
     if not path.is_file():
-        raise UnknownNameError('recipe', name, (path.stem for path in FOLDER.glob('*.py')), 'Or give a config file that exists.')
+        raise UnknownNameError(
+            'recipe', name, (path.stem for path in FOLDER.glob('*.py')), 'Or give a config file that exists.'
+        )
     config = load_config(path)
     given = {section: config[section] for section in SECTIONS if section in config}
     settings = read_settings(dict(model=dict(backbone={}), dataset={}, **given)).to_dict()
@@ -58,6 +64,8 @@ def _flat(values: dict[str, Any], path: str = '') -> Iterator[tuple[str, Any]]:
 def _text(value: Any) -> str:
     """As a config file has it; a list of plugins is one line for each."""
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-        return '\n'.join(f'{entry.get("type")}({", ".join(f"{key}={entry[key]!r}" for key in entry if key != "type")})'
-                         for entry in value)
+        return '\n'.join(
+            f'{entry.get("type")}({", ".join(f"{key}={entry[key]!r}" for key in entry if key != "type")})'
+            for entry in value
+        )
     return repr(value)

@@ -35,16 +35,22 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     settings = read_settings(modified(find_config(folder), None, args.cfg_options))
     accelerator = make_accelerator(args.device, settings.train.precision)
     model = load_model(folder, args.backbone).to(accelerator.device)
-    if args.split == 'val':         # may be held out of train
+    if args.split == 'val':  # may be held out of train
         dataset = build_datasets(settings, args.data_root)['val']
     else:
         dataset = build_dataset(getattr(settings.dataset, args.split), args.data_root)
     if dataset is None:
-        raise UserError(f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….')
+        raise UserError(
+            f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….'
+        )
     check_classes(class_names(dataset), model.classes, 'the dataset', 'the model')
-    set_gray_range(dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()})
-    views = {task: build_transform(settings.evaluation.transform, **vars(part.backbone.preprocessing))
-             for task, part in model.tasks.items()}
+    set_gray_range(
+        dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}
+    )
+    views = {
+        task: build_transform(settings.evaluation.transform, **vars(part.backbone.preprocessing))
+        for task, part in model.tasks.items()
+    }
     for task, part in model.tasks.items():
         trained = build_transform(settings.train.transform, **vars(part.backbone.preprocessing))
         refuse_two_normalisations(trained, views[task])

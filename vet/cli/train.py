@@ -23,9 +23,16 @@ from vet.engine.trainer import Trainer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a config file, a model folder, or the id of a known model')
-    parser.add_argument('--work-dir', metavar='DIR', help='what the run writes (default: work_dirs/CONFIG/TIME)')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='auto|PATH',
-                        help='go on from the newest checkpoint in the work folder, or from the one at PATH')
+    parser.add_argument(
+        '--work-dir', metavar='DIR', help='what the run writes (default: work_dirs/CONFIG/TIME)'
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='auto|PATH',
+        help='go on from the newest checkpoint in the work folder, or from the one at PATH',
+    )
     parser.add_argument('--seed', type=int, help="the seed of everything random (default: the config's)")
     add_common(parser)
     add_options(parser)
@@ -35,8 +42,15 @@ def main() -> None:
 
 def _train(args: argparse.Namespace) -> None:
     work_dir, resume = _work_dir(args)
-    trainer = build_trainer(model=args.config, work_dir=work_dir, cfg_options=args.cfg_options, seed=args.seed, device=args.device,
-                            data_root=args.data_root, resume=resume)
+    trainer = build_trainer(
+        model=args.config,
+        work_dir=work_dir,
+        cfg_options=args.cfg_options,
+        seed=args.seed,
+        device=args.device,
+        data_root=args.data_root,
+        resume=resume,
+    )
     trainer.how_to_go_on = _GoOn(trainer)
     summary = trainer.train()
     if trainer.accelerator.is_main_process:
@@ -45,7 +59,9 @@ def _train(args: argparse.Namespace) -> None:
 
 
 class _GoOn:
-    """The command that goes on with a run, as a text; the name of the work folder is known when the run has begun."""
+    """The command that goes on with a run, as a text; the name of the work folder is known when the run
+    has begun.
+    """
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -54,7 +70,12 @@ class _GoOn:
         command = sys.argv if sys.argv[0].startswith('vet ') else ['python', *sys.argv]
         processes = int(os.environ.get('WORLD_SIZE', 1))
         if processes > 1:
-            command = ['torchrun', '--nproc-per-node', os.environ.get('LOCAL_WORLD_SIZE', str(processes)), *sys.argv]
+            command = [
+                'torchrun',
+                '--nproc-per-node',
+                os.environ.get('LOCAL_WORLD_SIZE', str(processes)),
+                *sys.argv,
+            ]
         added = ['--work-dir', str(self.trainer.folder.path), '--resume', 'auto']
         program = command[0] if command[0].startswith('vet ') else shlex.quote(command[0])
         return ' '.join([program, shlex.join([*command[1:], *added])])
@@ -63,19 +84,19 @@ class _GoOn:
 def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
     """The work folder, None for a new one, and what to resume in it: 'auto', a checkpoint's path or None."""
     resume = args.resume
-    if resume not in (None, 'auto') and (Path(resume) / 'config.json').is_file():      # a work folder
+    if resume not in (None, 'auto') and (Path(resume) / 'config.json').is_file():  # a work folder
         return Path(resume), 'auto'
     if args.work_dir:
         return Path(args.work_dir), resume
     if resume == 'auto':
         beside = Path(args.config).parent
-        if (beside / 'checkpoints').is_dir():               # the config is a run's own config.json
+        if (beside / 'checkpoints').is_dir():  # the config is a run's own config.json
             return beside, resume
         runs = [config.parent for config in Path('work_dirs', Path(args.config).stem).glob('*/config.json')]
         if runs:
             return max(runs, key=lambda run: run.stat().st_mtime), resume
     elif resume is not None:
-        return Path(resume).resolve().parents[1], resume    # of WORK_DIR/checkpoints/step-…
+        return Path(resume).resolve().parents[1], resume  # of WORK_DIR/checkpoints/step-…
     return None, resume
 
 
@@ -83,7 +104,9 @@ def _show(summary: dict[str, Any], metrics: list[str]) -> None:
     """The summary, one fact a line."""
     parameters, before = summary['parameters'], summary.get('before') or {}
     rows = {}
-    for name in (name for name in summary if name.rpartition('/')[2].partition('.')[0] in metrics):   # also 'task/metric.name'
+    for name in (
+        name for name in summary if name.rpartition('/')[2].partition('.')[0] in metrics
+    ):  # also 'task/metric.name'
         if name in before:
             rows[f'test {name} before'] = f'{before[name]:.4f}'
         rows[f'test {name} after'] = f'{summary[name]:.4f}'
@@ -95,7 +118,8 @@ def _show(summary: dict[str, Any], metrics: list[str]) -> None:
         'total parameters': f'{parameters["total"]:,}',
         'saved': f'{summary["output_bytes"]:,} bytes',
         'training': f'{summary["train_seconds"]:.1f} s, {summary["epochs"]:g} epochs of {summary["train_images"]:,} images',
-        'written to': summary['work_dir']}
+        'written to': summary['work_dir'],
+    }
     width = max(map(len, rows))
     for name, value in rows.items():
         console.print(f'{name:{width}}  {value}', soft_wrap=True, markup=False, emoji=False)

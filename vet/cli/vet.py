@@ -17,8 +17,12 @@ NO_COMMAND = ('command', 'vet')
 
 
 def main() -> None:
-    commands = [module.name for module in pkgutil.iter_modules(vet.cli.__path__) if module.name not in NO_COMMAND]
-    parser = argparse.ArgumentParser(prog='vet', description='Vision efficient tuning. `vet COMMAND --help` says more.')
+    commands = [
+        module.name for module in pkgutil.iter_modules(vet.cli.__path__) if module.name not in NO_COMMAND
+    ]
+    parser = argparse.ArgumentParser(
+        prog='vet', description='Vision efficient tuning. `vet COMMAND --help` says more.'
+    )
     parser.add_argument('command', choices=commands)
     parser.add_argument('arguments', nargs=argparse.REMAINDER, help='of the command')
     args = parser.parse_args()
@@ -31,7 +35,7 @@ def command(name: str) -> None:
     for signal_name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
         number = getattr(signal, signal_name, None)
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _stop_at_once)        # until the command has begun, and again when it has ended
+            signal.signal(number, _stop_at_once)  # until the command has begun, and again when it has ended
     importlib.import_module(f'vet.cli.{name}').main()
 
 

@@ -1,5 +1,7 @@
-"""The names that a ModelScope training script for vision-efficient-tuning imports, so that it runs with only its import lines
-changed: `from vet.compat.modelscope import DownloadMode, MsDataset, Tasks, Trainers, build_trainer, pipeline`."""
+"""The names that a ModelScope training script for vision-efficient-tuning imports, so that it runs with only
+its import lines
+changed: `from vet.compat.modelscope import DownloadMode, MsDataset, Tasks, Trainers, build_trainer,
+    pipeline`."""
 
 import warnings
 from enum import Enum
@@ -11,8 +13,14 @@ from vet.errors import UnknownNameError
 from vet.pipelines import Classifier
 from vet.pipelines import pipeline as _pipeline
 
-SUBSETS = {'OxfordFlowers': 'Flowers102', 'CIFAR100': 'CIFAR100', 'CUB': 'CUB200', 'NABirds': 'NABirds',
-           'StanfordCars': 'StanfordCars', 'StanfordDogs': 'StanfordDogs'}
+SUBSETS = {
+    'OxfordFlowers': 'Flowers102',
+    'CIFAR100': 'CIFAR100',
+    'CUB': 'CUB200',
+    'NABirds': 'NABirds',
+    'StanfordCars': 'StanfordCars',
+    'StanfordDogs': 'StanfordDogs',
+}
 
 
 class Trainers:
@@ -32,11 +40,19 @@ class MsDataset:
     """ModelScope's dataset loader, for the six datasets of its vision-efficient-tuning models."""
 
     @staticmethod
-    def load(dataset_name: str, namespace: str | None = None, subset_name: str | None = None, split: str = 'train',
-             download_mode: DownloadMode = DownloadMode.REUSE_DATASET_IF_EXISTS, **_: Any) -> Any:
-        """The `split` ('train', or 'eval': the official test) of 'foundation_model_evaluation_benchmark' / `subset_name`.
+    def load(
+        dataset_name: str,
+        namespace: str | None = None,
+        subset_name: str | None = None,
+        split: str = 'train',
+        download_mode: DownloadMode = DownloadMode.REUSE_DATASET_IF_EXISTS,
+        **_: Any,
+    ) -> Any:
+        """The `split` ('train', or 'eval': the official test) of 'foundation_model_evaluation_benchmark' /
+        `subset_name`.
 
-        Read from the data root (VET_DATA_ROOT), downloaded where it is missing. FORCE_REDOWNLOAD never alters files that are
+        Read from the data root (VET_DATA_ROOT), downloaded where it is missing. FORCE_REDOWNLOAD never alters
+        files that are
         there: it warns and uses them.
         """
         if dataset_name != 'foundation_model_evaluation_benchmark':
@@ -45,8 +61,11 @@ class MsDataset:
             raise UnknownNameError('subset_name', subset_name, SUBSETS)
         dataset = builders.build_dataset(dict(type=SUBSETS[subset_name], split=split))
         if download_mode is DownloadMode.FORCE_REDOWNLOAD:
-            warnings.warn(f'{subset_name} is not downloaded again: the copy under {builders.resolve_data_root()} is used as it is. '
-                          f'To have a new one, move that away.', stacklevel=2)
+            warnings.warn(
+                f'{subset_name} is not downloaded again: the copy under {builders.resolve_data_root()} is '
+                'used as it is. To have a new one, move that away.',
+                stacklevel=2,
+            )
         return dataset
 
 

@@ -1,4 +1,6 @@
-"""What an attention is made of: what ties it to the number or the places of its tokens, and which rows make q, k and v."""
+"""What an attention is made of: what ties it to the number or the places of its tokens, and which rows
+make q, k and v.
+"""
 
 import inspect
 import re
@@ -17,13 +19,17 @@ POSITIONS = re.compile(r'rope|rel_?pos|relative_position|window|attention_bias|b
 
 
 def tie_to_positions(part: nn.Module) -> str | None:
-    """The name of an argument, parameter or setting by which a module within `part` needs a fixed number of tokens.
+    """The name of an argument, parameter or setting by which a module within `part` needs a fixed number of
+    tokens.
 
     Windows, relative-position tables and rotary angles do; None where any number of tokens will do.
     """
     for module in part.modules():
         arguments = list(inspect.signature(type(module).forward).parameters)
-        tensors = [name for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]]
+        tensors = [
+            name
+            for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        ]
         settings = [name for name, value in vars(module).items() if value is not None]
         for name in (*arguments, *tensors, *settings):
             if POSITIONS.search(name):
@@ -32,25 +38,34 @@ def tie_to_positions(part: nn.Module) -> str | None:
 
 
 def attends(part: nn.Module) -> bool:
-    """Whether an attention lies within `part`, so that its tokens exchange information whatever their number."""
+    """Whether an attention lies within `part`, so that its tokens exchange information whatever their
+    number.
+    """
     return any('attention' in type(module).__name__.lower() for module in part.modules())
 
 
-Rows = slice | torch.Tensor         # of a weight: rows that lie together, or their numbers (n,)
+Rows = slice | torch.Tensor  # of a weight: rows that lie together, or their numbers (n,)
 PRODUCTS = ('matmul', '__matmul__', 'bmm')
 
 
-def find_parts(network: nn.Module, sites: Sequence[Site], called: SiteMap, image: torch.Tensor) -> dict[str, dict[str, Rows]]:
-    """By site, which rows of its weight make the queries 'q', the keys 'k' and the values 'v'; {} where nothing shows them.
+def find_parts(
+    network: nn.Module, sites: Sequence[Site], called: SiteMap, image: torch.Tensor
+) -> dict[str, dict[str, Rows]]:
+    """By site, which rows of its weight make the queries 'q', the keys 'k' and the values 'v'; {} where
+    nothing shows them.
 
-    Networks lay a fused projection out as [q; k; v], or head by head; others have a projection for each. So one forward on
-    `image` (1, 3, H, W) is watched. The products around each softmax are q k' and p v, and gradients tell which rows of a
-    weight reach q, k and v. Every row must reach exactly one of them.
+    Networks lay a fused projection out as [q; k; v], or head by head; others have a projection for each. So
+    one forward on `image` (1, 3, H, W) is watched. The products around each softmax are q k' and p v, and
+    gradients tell which rows of a weight reach q, k and v. Every row must reach exactly one of them.
     """
     found: dict[str, dict[str, Rows]] = {}
-    around: dict[str, str] = {}         # by site, the module whose forward is watched: the nearest around it, then the next
+    around: dict[
+        str, str
+    ] = {}  # by site, the module whose forward is watched: the nearest around it, then the next
     for site in sites:
-        if isinstance(site.host, nn.MultiheadAttention) and site.weight_name == 'in_proj_weight':       # as torch documents it
+        if (
+            isinstance(site.host, nn.MultiheadAttention) and site.weight_name == 'in_proj_weight'
+        ):  # as torch documents it
             size = len(site.weight) // 3
             found[site.name] = {part: slice(i * size, (i + 1) * size) for i, part in enumerate('qkv')}
         elif not image.is_meta:
@@ -67,14 +82,18 @@ def find_parts(network: nn.Module, sites: Sequence[Site], called: SiteMap, image
     return found
 
 
-def _watch(network: nn.Module, watched: Mapping[str, dict[str, Any]], image: torch.Tensor) -> dict[str, dict[str, Rows]]:
+def _watch(
+    network: nn.Module, watched: Mapping[str, dict[str, Any]], image: torch.Tensor
+) -> dict[str, dict[str, Rows]]:
     spy = _Spy()
     weights = [weight for named in watched.values() for weight in named.values() if not weight.requires_grad]
     handles = []
     for path, named in watched.items():
         module = network.get_submodule(path)
-        handles += [module.register_forward_pre_hook(lambda _, args, named=named: spy.enter(named, args)),
-                    module.register_forward_hook(lambda _, args, out: spy.leave(out))]
+        handles += [
+            module.register_forward_pre_hook(lambda _, args, named=named: spy.enter(named, args)),
+            module.register_forward_hook(lambda _, args, out: spy.leave(out)),
+        ]
     try:
         for weight in weights:
             weight.requires_grad_(True)
@@ -94,19 +113,23 @@ class _Spy(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.masks: dict[str, torch.Tensor] = {}
-        self.around: list[Mapping[str, Any]] = []       # the weights of each watched module that is running
-        self.product: tuple = ()                        # the factors of the last product
-        self.scores: tuple = ()                         # the queries and keys of the last softmax
+        self.around: list[Mapping[str, Any]] = []  # the weights of each watched module that is running
+        self.product: tuple = ()  # the factors of the last product
+        self.scores: tuple = ()  # the queries and keys of the last softmax
 
     @property
     def named(self) -> Mapping[str, Any]:
         return self.around[-1] if self.around else {}
 
     def enter(self, named: Mapping[str, Any], args: tuple) -> tuple:
-        """Returns other numbers for the arguments: none of them zero, and none lost to a network's odd weights."""
+        """Returns other numbers for the arguments: none of them zero, and none lost to a network's odd
+        weights.
+        """
         self.around.append(named)
         self.product = self.scores = ()
-        return tree_map_only(torch.Tensor, lambda given: _waves(given) if given.is_floating_point() else given, args)
+        return tree_map_only(
+            torch.Tensor, lambda given: _waves(given) if given.is_floating_point() else given, args
+        )
 
     def leave(self, out: Any) -> Any:
         """Forgets the attention, and the graph of what it gives."""
@@ -128,7 +151,7 @@ class _Spy(TorchFunctionMode):
             self.product = args[:2]
         elif name == 'softmax' and self.product:
             dim = (kwargs or {}).get('dim', args[1] if len(args) > 1 else -1)
-            over_right = dim % out.dim() == out.dim() - 1               # the columns of q k' are the keys
+            over_right = dim % out.dim() == out.dim() - 1  # the columns of q k' are the keys
             self.scores = self.product if over_right else self.product[::-1]
         return out
 
@@ -140,16 +163,22 @@ class _Spy(TorchFunctionMode):
             v_rows = next((rows for rows in others if not (rows & (q_rows | k_rows)).any()), others[0])
             masks = torch.stack([q_rows, k_rows, v_rows])
             if masks.any():
-                self.masks.setdefault(name, masks)      # the first softmax that a weight reaches is its own
+                self.masks.setdefault(name, masks)  # the first softmax that a weight reaches is its own
 
     def reached(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         """By weight, which of its rows the tensor depends on."""
         weights = list(self.named.values())
         if not tensor.requires_grad:
             return {name: torch.zeros(len(weight), dtype=torch.bool) for name, weight in self.named.items()}
-        gradients = torch.autograd.grad((tensor * _waves(tensor)).sum(), weights, retain_graph=True, allow_unused=True)
-        return {name: torch.zeros(len(weight), dtype=torch.bool) if gradient is None else gradient.flatten(1).any(1).cpu()
-                for (name, weight), gradient in zip(self.named.items(), gradients)}
+        gradients = torch.autograd.grad(
+            (tensor * _waves(tensor)).sum(), weights, retain_graph=True, allow_unused=True
+        )
+        return {
+            name: torch.zeros(len(weight), dtype=torch.bool)
+            if gradient is None
+            else gradient.flatten(1).any(1).cpu()
+            for (name, weight), gradient in zip(self.named.items(), gradients)
+        }
 
 
 def _waves(like: torch.Tensor) -> torch.Tensor:

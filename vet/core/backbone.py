@@ -1,4 +1,5 @@
-"""Backbone: a pretrained network, mostly without its classifier, frozen, with its preprocessing, its sites and its identity.
+"""Backbone: a pretrained network, mostly without its classifier, frozen, with its preprocessing, its sites
+and its identity.
 
 Made by the files of backbones/, edited by tuners, called by ImageClassifier.
 """
@@ -32,28 +33,42 @@ Std = Annotated[float, Interval(ge=0.001, le=10)]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the network wants its images: RGB in [0, 1], normalised by mean and std; evaluated on a centre crop."""
+    """How the network wants its images: RGB in [0, 1], normalised by mean and std; evaluated on a
+    centre crop.
+    """
 
-    size: tuple[Pixels, Pixels] = (224, 224)                    # (H, W)
+    size: tuple[Pixels, Pixels] = (224, 224)  # (H, W)
     mean: Annotated[tuple[Mean, ...], Len(1, 3)] = (0.485, 0.456, 0.406)
     std: Annotated[tuple[Std, ...], Len(1, 3)] = (0.229, 0.224, 0.225)
-    crop_pct: Annotated[float, Interval(ge=0.05, le=1)] = 0.875    # the crop's share of the resized short side
+    crop_pct: Annotated[float, Interval(ge=0.05, le=1)] = 0.875  # the crop's share of the resized short side
     interpolation: Text = 'bicubic'
-    gray_range: tuple[float, float] | None = None               # of gray images of more than 8 bits: the levels that become black
+    gray_range: tuple[float, float] | None = (
+        None  # of gray images of more than 8 bits: the levels that become black
+    )
     #                                                             and white; None: 0 and 65,535
 
     def with_changes(self, changes: Mapping[str, Any]) -> 'Preprocessing':
-        """A copy with `changes`. `size` may be one int. UserError for an unknown name, or a value out of range."""
+        """A copy with `changes`. `size` may be one int. UserError for an unknown name, or a value out
+        of range.
+        """
         unknown = set(changes) - set(asdict(self))
         if unknown:
-            raise UserError(f'unknown preprocessing settings {sorted(map(str, unknown))}; allowed: {", ".join(asdict(self))}.')
-        values = asdict(self) | {name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in changes.items()}
+            raise UserError(
+                f'unknown preprocessing settings {sorted(map(str, unknown))}; allowed: '
+                f'{", ".join(asdict(self))}.'
+            )
+        values = asdict(self) | {
+            name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in changes.items()
+        }
         if isinstance(values['size'], int):
             values['size'] = (values['size'], values['size'])
         hints = typing.get_type_hints(Preprocessing, include_extras=True)
         for name in changes:
             if name != 'gray_range' and not fits(values[name], hints[name]):
-                raise UserError(f'preprocessing.{name} is {shown(changes[name])}; it must be {must_be(values[name], hints[name])}.')
+                raise UserError(
+                    f'preprocessing.{name} is {shown(changes[name])}; it must be '
+                    f'{must_be(values[name], hints[name])}.'
+                )
         if values['gray_range'] is not None:
             check_gray_range(values['gray_range'])
         return Preprocessing(**values)
@@ -61,41 +76,65 @@ class Preprocessing:
 
 def check_gray_range(given: Any) -> None:
     """UserError where it is not two finite numbers, the lower first."""
-    if not (isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(v, (int, float)) for v in given)
-            and -math.inf < given[0] < given[1] < math.inf):
-        raise UserError(f'preprocessing.gray_range is {given!r}; give two numbers, the gray levels that become black and white, '
-                        f'such as (0, 4095) for images of 12 bits.')
+    if not (
+        isinstance(given, (tuple, list))
+        and len(given) == 2
+        and all(isinstance(v, (int, float)) for v in given)
+        and -math.inf < given[0] < given[1] < math.inf
+    ):
+        raise UserError(
+            f'preprocessing.gray_range is {given!r}; give two numbers, the gray levels that become black and '
+            'white, such as (0, 4095) for images of 12 bits.'
+        )
 
 
 @dataclass(frozen=True)
 class Lean:
-    """How a network computes only what its features read. Given by the file of its family, used by ImageClassifier.lean."""
+    """How a network computes only what its features read. Given by the file of its family, used by
+    ImageClassifier.lean.
+    """
 
-    within: Callable[[Any], AbstractContextManager]     # of the network: what holds for as long as it is entered
-    modules: Callable[[Any], Iterable[nn.Module]]       # those that then may see a part of the tokens, the first ones
+    within: Callable[[Any], AbstractContextManager]  # of the network: what holds for as long as it is entered
+    modules: Callable[
+        [Any], Iterable[nn.Module]
+    ]  # those that then may see a part of the tokens, the first ones
 
 
 class Backbone(nn.Module):
-    """`network` maps normalised images (B, 3, H, W) to pooled features (B, C), or to the logits of a kept classifier; all its
-    parameters are frozen.
+    """`network` maps normalised images (B, 3, H, W) to pooled features (B, C), or to the logits of a kept
+    classifier; all its parameters are frozen.
 
     identity: what a model folder needs to make it again: type, name, tag, sha256 of the weights, and hints.
     layout: which modules play which role. published: the preprocessing that the weights were trained with.
     remarks: where else the weights were trained otherwise than they are used.
     origin: the identity that its library's own plugin gave it, where another plugin gave it one of its own.
-    read: the weights as they were read, where the network's own were computed from them (positions of another grid). Then the
-        sha256 is of these: what is computed differs between processors. is_resampled: whether it is so.
+    read: the weights as they were read, where the network's own were computed from them (positions of another
+        grid). Then the sha256 is of these: what is computed differs between processors. is_resampled: whether
+        it is so.
     """
 
     lean: Lean | None = None
-    is_merged = False           # whether its classifier has written reweights into the weights, see ImageClassifier.merge
+    is_merged = (
+        False  # whether its classifier has written reweights into the weights, see ImageClassifier.merge
+    )
 
-    def __init__(self, network: nn.Module, layout: Layout, preprocessing: Preprocessing, identity: Mapping[str, Any],
-                 published: Preprocessing | None = None, remarks: Iterable[str] = (),
-                 read: Mapping[str, torch.Tensor] | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        layout: Layout,
+        preprocessing: Preprocessing,
+        identity: Mapping[str, Any],
+        published: Preprocessing | None = None,
+        remarks: Iterable[str] = (),
+        read: Mapping[str, torch.Tensor] | None = None,
+    ):
         super().__init__()
         self.network = network.requires_grad_(False)
-        self.preprocessing, self.published, self.remarks = preprocessing, published or preprocessing, tuple(remarks)
+        self.preprocessing, self.published, self.remarks = (
+            preprocessing,
+            published or preprocessing,
+            tuple(remarks),
+        )
         self.is_resampled = read is not None
         sha256 = weights_sha256(network.state_dict()) if read is None else resampled_sha256(read, network)
         self.identity = self.origin = dict(identity, sha256=sha256)
@@ -106,14 +145,20 @@ class Backbone(nn.Module):
         except UserError:
             raise
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, IndexError) as error:
-            raise UserError(f'{identity.get("name")} does not take images of {preprocessing.size} (height, width): {error} '
-                            f'Set model.backbone.preprocessing.size to what it takes.') from error
+            raise UserError(
+                f'{identity.get("name")} does not take images of {preprocessing.size} (height, width): '
+                f'{error} Set model.backbone.preprocessing.size to what it takes.'
+            ) from error
         features = calls[''].out_shape
         if len(features) != 1:
-            raise UserError(f'{identity.get("name")} gives {tuple(features)} per image, not pooled features (C,); '
-                            f'choose a pooling with model.backbone.kwargs, such as global_pool="avg".')
+            raise UserError(
+                f'{identity.get("name")} gives {tuple(features)} per image, not pooled features (C,); '
+                f'choose a pooling with model.backbone.kwargs, such as global_pool="avg".'
+            )
         self.num_features = features[0]
-        self.sites = SiteMap(network, layout, calls, family=f'{identity.get("name")} ({type(network).__name__})')
+        self.sites = SiteMap(
+            network, layout, calls, family=f'{identity.get("name")} ({type(network).__name__})'
+        )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> features (B, C)"""
@@ -121,12 +166,25 @@ class Backbone(nn.Module):
 
     def warnings(self) -> list[str]:
         """Where the weights, or the images for them, are used otherwise than they were trained."""
-        name, here, there = self.identity.get('name', self.identity['type']), vars(self.preprocessing), vars(self.published)
-        return [*self.remarks, *(f'{name} takes images of {field} {here[field]}, but its weights were trained with {there[field]}.'
-                for field in ('mean', 'std', 'interpolation') if here[field] != there[field])]
+        name, here, there = (
+            self.identity.get('name', self.identity['type']),
+            vars(self.preprocessing),
+            vars(self.published),
+        )
+        return [
+            *self.remarks,
+            *(
+                f'{name} takes images of {field} {here[field]}, but its weights were trained with '
+                f'{there[field]}.'
+                for field in ('mean', 'std', 'interpolation')
+                if here[field] != there[field]
+            ),
+        ]
 
     def train(self, mode: bool = True) -> 'Backbone':
-        """As in torch, but a norm with running statistics stays in eval unless its scale trains: they would drift."""
+        """As in torch, but a norm with running statistics stays in eval unless its scale trains: they
+        would drift.
+        """
         super().train(mode)
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -135,7 +193,9 @@ class Backbone(nn.Module):
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """The sha256 of named tensors (name, dtype, shape, bytes, in the order of names), whatever file they came from."""
+    """The sha256 of named tensors (name, dtype, shape, bytes, in the order of names), whatever file
+    they came from.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -145,8 +205,12 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def resampled_sha256(read: Mapping[str, torch.Tensor], network: nn.Module) -> str:
-    """The sha256 of weights as they were read, and of the names and shapes of the network for which they were resampled."""
-    shapes = ''.join(f'{name} {tuple(tensor.shape)}\n' for name, tensor in sorted(network.state_dict().items()))
+    """The sha256 of weights as they were read, and of the names and shapes of the network for which
+    they were resampled.
+    """
+    shapes = ''.join(
+        f'{name} {tuple(tensor.shape)}\n' for name, tensor in sorted(network.state_dict().items())
+    )
     return hashlib.sha256(f'{weights_sha256(read)}\n{shapes}'.encode()).hexdigest()
 
 
@@ -161,52 +225,90 @@ class Resampling(TorchFunctionMode):
 
 
 def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors or torch file, read without running code. DataError for what cannot be read so.
+    """The tensors of a .safetensors or torch file, read without running code. DataError for what cannot be
+    read so.
 
-    use_ema: of a file that holds weights and their average over the training, the average is taken, as timm does, with a
-        warning; False: the others.
+    use_ema: of a file that holds weights and their average over the training, the average is taken, as timm
+        does, with a warning; False: the others.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path).expanduser()
     if not path.is_file():
-        raise DataError(f'the weight file {str(path)!r} does not exist; give an existing file in model.backbone.checkpoint.')
+        raise DataError(
+            f'the weight file {str(path)!r} does not exist; give an existing file in '
+            'model.backbone.checkpoint.'
+        )
     try:
         require_stored(path)
-        state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == '.safetensors'
+            else torch.load(path, map_location='cpu', weights_only=True)
+        )
     except DataError:
         raise
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         if 'TorchScript' in str(error):
-            raise DataError(f'the weight file {str(path)!r} is a TorchScript archive, as OpenAI\'s CLIP files are: it holds code, '
-                            f'and is refused. Where you trust it, keep its tensors alone and give these: torch.save(torch.jit.load('
-                            f'{path.name!r}, map_location="cpu").state_dict(), {path.with_suffix(".pth").name!r}).') from error
+            raise DataError(
+                f"the weight file {str(path)!r} is a TorchScript archive, as OpenAI's CLIP files are: it holds "
+                'code, '
+                'and is refused. Where you trust it, keep its tensors alone and give these: '
+                f'torch.save(torch.jit.load({path.name!r}, map_location="cpu").state_dict(), '
+                f'{path.with_suffix(".pth").name!r}).'
+            ) from error
         raise DataError(f'the weight file {str(path)!r} cannot be read: {error}') from error
-    except Exception as error:  # pickle.UnpicklingError and its like, whose module depends on the torch version
-        raise DataError(f'the weight file {str(path)!r} holds more than tensors and is refused: {error}') from error
+    except (
+        Exception
+    ) as error:  # pickle.UnpicklingError and its like, whose module depends on the torch version
+        raise DataError(
+            f'the weight file {str(path)!r} holds more than tensors and is refused: {error}'
+        ) from error
     state = unwrapped(state, str(path), use_ema)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(f'the weight file {str(path)!r} is not a dict of tensors.')
     for name, tensor in state.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise DataError(f'the weight file {str(path)!r} holds {name!r} of {tuple(tensor.shape)}, which is larger than what the '
-                            f'file stores of the tensor. Save it again from contiguous tensors.')
+            raise DataError(
+                f'the weight file {str(path)!r} holds {name!r} of {tuple(tensor.shape)}, which is larger '
+                'than what the file stores of the tensor. Save it again from contiguous tensors.'
+            )
     return plain_names(state)
 
 
-def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], source: str, classifier: tuple[str, ...]) -> None:
-    """Loads `state` into `network`, whose classifier (dotted prefixes) may be left over; all else must fit exactly."""
+def load_weights(
+    network: nn.Module, state: Mapping[str, torch.Tensor], source: str, classifier: tuple[str, ...]
+) -> None:
+    """Loads `state` into `network`, whose classifier (dotted prefixes) may be left over; all else must
+    fit exactly.
+    """
     own = network.state_dict()
-    left_over = [name for name in state if name not in own and not name.startswith(tuple(f'{c}.' for c in classifier))]
+    left_over = [
+        name for name in state if name not in own and not name.startswith(tuple(f'{c}.' for c in classifier))
+    ]
     missing = [name for name in own if name not in state and not name.endswith('num_batches_tracked')]
-    misfit = [f'{name} is {tuple(state[name].shape)}, needed {tuple(own[name].shape)}'
-              for name in own if name in state and state[name].shape != own[name].shape]
+    misfit = [
+        f'{name} is {tuple(state[name].shape)}, needed {tuple(own[name].shape)}'
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
     if left_over or missing or misfit:
+
         def some(names: list[str]) -> str:
             return f'{", ".join(names[:3])}{" …" if len(names) > 3 else ""} ({len(names)})'
-        faults = [f'{what}: {some(names)}' for what, names in
-                  (('missing', missing), ('not of this network', left_over), ('of another shape', misfit)) if names]
-        raise DataError(f'{source} holds the weights of another architecture than {type(network).__name__} here. '
-                        f'{"; ".join(faults)}. Give the checkpoint of this backbone, or the backbone of this checkpoint.')
+
+        faults = [
+            f'{what}: {some(names)}'
+            for what, names in (
+                ('missing', missing),
+                ('not of this network', left_over),
+                ('of another shape', misfit),
+            )
+            if names
+        ]
+        raise DataError(
+            f'{source} holds the weights of another architecture than {type(network).__name__} here. '
+            f'{"; ".join(faults)}. Give the checkpoint of this backbone, or the backbone of this checkpoint.'
+        )
     network.load_state_dict({name: state.get(name, own[name]) for name in own})

@@ -1,8 +1,9 @@
 """Which axis of a tensor holds the channels, found by watching one forward. Used by core.site.
 
-A layer with a weight says where its channels are: a Linear and a layer norm read the last axis, a convolution and a batch norm
-the second. Between the layers the axes of a tensor become axes of the next one. `Channels` follows both. So a residual sum, a
-permutation, windows or padding between a layer and a block's edge hide nothing, and no class needs to be known by name.
+A layer with a weight says where its channels are: a Linear and a layer norm read the last axis, a convolution
+and a batch norm the second. Between the layers the axes of a tensor become axes of the next one. `Channels`
+follows both. So a residual sum, a permutation, windows or padding between a layer and a block's edge hide
+nothing, and no class needs to be known by name.
 """
 
 from collections.abc import Iterator
@@ -14,20 +15,32 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 LAST = ('linear', 'layer_norm', 'rms_norm', 'lstm', 'gru')
 SECOND = ('conv1d', 'conv2d', 'conv3d', 'batch_norm', 'group_norm', 'instance_norm')
-MIXES = ('matmul', '__matmul__', '__rmatmul__', 'mm', 'bmm', 'baddbmm', 'einsum', 'tensordot', 'scaled_dot_product_attention')
-COPIES = ('reshape', 'flatten')         # may be a view, or a view's copy
+MIXES = (
+    'matmul',
+    '__matmul__',
+    '__rmatmul__',
+    'mm',
+    'bmm',
+    'baddbmm',
+    'einsum',
+    'tensordot',
+    'scaled_dot_product_attention',
+)
+COPIES = ('reshape', 'flatten')  # may be a view, or a view's copy
 
 
 class Channels(TorchFunctionMode):
-    """Within, follows the axes of all tensors. After it, `axis` answers; `used_after` tells what became of a tensor."""
+    """Within, follows the axes of all tensors. After it, `axis` answers; `used_after` tells what became
+    of a tensor.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = 0                                      # functions that have run
-        self._axes: Any = WeakIdKeyDictionary()             # of a tensor, one number for each axis
-        self._last_use: dict[int, int] = {}                 # by a tensor's first number
-        self._same: list[int] = []                          # a forest: of an axis's number, its parent's
-        self._channels: set[int] = set()                    # the axes that a layer takes for channels
+        self.clock = 0  # functions that have run
+        self._axes: Any = WeakIdKeyDictionary()  # of a tensor, one number for each axis
+        self._last_use: dict[int, int] = {}  # by a tensor's first number
+        self._same: list[int] = []  # a forest: of an axis's number, its parent's
+        self._channels: set[int] = set()  # the axes that a layer takes for channels
 
     def axes(self, tensor: torch.Tensor) -> tuple[int, ...]:
         """The numbers of the tensor's axes: they stay valid when the tensor is gone."""
@@ -38,9 +51,13 @@ class Channels(TorchFunctionMode):
         return self._axes[tensor]
 
     def axis(self, axes: tuple[int, ...]) -> int | None:
-        """The channel axis of the tensor with these numbers, from behind: -1 is the last. None where there is not one axis."""
+        """The channel axis of the tensor with these numbers, from behind: -1 is the last. None where
+        there is not one axis.
+        """
         roots = {self._root(number) for number in self._channels}
-        found = [place - len(axes) for place, number in enumerate(axes) if place and self._root(number) in roots]
+        found = [
+            place - len(axes) for place, number in enumerate(axes) if place and self._root(number) in roots
+        ]
         return found[0] if len(found) == 1 else None
 
     def used_after(self, axes: tuple[int, ...], clock: int) -> bool:
@@ -51,7 +68,7 @@ class Channels(TorchFunctionMode):
         out = function(*args, **(kwargs or {}))
         name = getattr(function, '__name__', '')
         given, gave = list(tensors_in((args, kwargs))), list(tensors_in(out))
-        if not gave and not isinstance(out, torch.Tensor):      # asked for a shape, a type or a device
+        if not gave and not isinstance(out, torch.Tensor):  # asked for a shape, a type or a device
             return out
         for tensor in given:
             self._last_use[self.axes(tensor)[0]] = self.clock
@@ -78,7 +95,11 @@ class Channels(TorchFunctionMode):
             pairs = _kept(_places(before, _dense(before)), _places(after, _dense(after)))
         elif before.untyped_storage()._cdata == after.untyped_storage()._cdata:
             pairs = _kept(_places(before, before.stride()), _places(after, after.stride()))
-            pairs += [(i, i) for i in shared if before.stride(i) == after.stride(i) and min(before.shape[i], after.shape[i]) > 1]
+            pairs += [
+                (i, i)
+                for i in shared
+                if before.stride(i) == after.stride(i) and min(before.shape[i], after.shape[i]) > 1
+            ]
         else:
             pairs = [(i, i) for i in shared]
         one, other = self.axes(before), self.axes(after)

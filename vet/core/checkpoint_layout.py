@@ -1,4 +1,5 @@
-"""What training programs put around the weights in a checkpoint: dicts within dicts, averages beside weights, prefixes of names.
+"""What training programs put around the weights in a checkpoint: dicts within dicts, averages beside weights,
+prefixes of names.
 
 Used by core.backbone. Imports nothing of vet.
 """
@@ -11,29 +12,42 @@ import torch
 
 AVERAGES = ('state_dict_ema', 'model_ema', 'ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model')
 WEIGHTS = ('state_dict', 'model', 'model_state_dict', 'module', 'net')
-PREFIXES = ('module.', '_orig_mod.', 'model.')      # of wrappers for several processes, of torch.compile, of Lightning
+PREFIXES = (
+    'module.',
+    '_orig_mod.',
+    'model.',
+)  # of wrappers for several processes, of torch.compile, of Lightning
 
 
 def unwrapped(state: Any, source: str, use_ema: bool = True) -> Any:
-    """The innermost dict under the names that hold weights. Where their average lies beside them, `use_ema` chooses, and a
-    warning says so."""
+    """The innermost dict under the names that hold weights. Where their average lies beside them, `use_ema`
+    chooses, and a warning says so."""
     while isinstance(state, Mapping):
-        averages, weights = ([name for name in names if isinstance(state.get(name), Mapping)] for names in (AVERAGES, WEIGHTS))
+        averages, weights = (
+            [name for name in names if isinstance(state.get(name), Mapping)] for names in (AVERAGES, WEIGHTS)
+        )
         order = averages + weights if use_ema else weights + averages
         if not order:
             break
         if averages and weights:
             other = weights[0] if use_ema else averages[0]
-            warnings.warn(f'{source} holds weights, {weights[0]!r}, and their average over the training, {averages[0]!r}: '
-                          f'{order[0]!r} is used, and {other!r} is not. model.backbone.use_ema={not use_ema} uses that.',
-                          stacklevel=2)
+            warnings.warn(
+                f'{source} holds weights, {weights[0]!r}, and their average over the training, '
+                f'{averages[0]!r}: {order[0]!r} is used, and {other!r} is not. '
+                f'model.backbone.use_ema={not use_ema} uses that.',
+                stacklevel=2,
+            )
         state = state[order[0]]
     return state
 
 
 def plain_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors without the prefixes that all names share, and without the counter of torch's AveragedModel."""
+    """The tensors without the prefixes that all names share, and without the counter of torch's
+    AveragedModel.
+    """
     plain = {str(name): value for name, value in state.items() if name != 'n_averaged'}
-    while shared := [prefix for prefix in PREFIXES if plain and all(name.startswith(prefix) for name in plain)]:
+    while shared := [
+        prefix for prefix in PREFIXES if plain and all(name.startswith(prefix) for name in plain)
+    ]:
         plain = {name.removeprefix(shared[0]): value for name, value in plain.items()}
     return plain

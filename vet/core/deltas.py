@@ -1,4 +1,6 @@
-"""Deltas: the small trainable modules that tuners place at sites. This file holds the ones several tuners share."""
+"""Deltas: the small trainable modules that tuners place at sites. This file holds the ones several
+tuners share.
+"""
 
 import math
 from functools import partial
@@ -26,39 +28,52 @@ class LowRankUpdate(Delta):
     def adds_product(self) -> bool:
         return type(self).split is LowRankUpdate.split and not (self.training and self.dropout)
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, in, …), bias (out,) or None -> the same shapes"""
         A, B = self.factors()
         return weight + (B @ A).view_as(weight).to(weight.dtype), bias
 
     def splits(self, module: nn.Module) -> bool:
-        """Whether `split` holds for this module: B (A x) is exact, and cheaper than forming W + B A and its gradient."""
+        """Whether `split` holds for this module: B (A x) is exact, and cheaper than forming W + B A and
+        its gradient.
+        """
         return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """y + B A x: of tokens x (…, in), y (…, out), or of maps (B, in, H, W), (B, out, H', W'). May write into y."""
+        """y + B A x: of tokens x (…, in), y (…, out), or of maps (B, in, H, W), (B, out, H', W'). May
+        write into y.
+        """
         return add_product(module, F.dropout(x, self.dropout, self.training), y, *self.factors())
 
 
 class LowRank(LowRankUpdate):
     """W + scale B A, on whole weights or on parts of their rows (the q, k or v of a fused projection).
 
-    weight_shape: (out, in) of a Linear or (out, in / groups, kH, kW) of a convolution, taken as (out, in kH kW / groups).
-    rows: the parts of `out` that get a pair (A_i, B_i) of their own. A is (pairs x rank, in), B is (rows, rank).
-    A starts uniform as nn.Linear does, B at zero, so that the update starts at zero.
+    weight_shape: (out, in) of a Linear or (out, in / groups, kH, kW) of a convolution, taken as (out, in kH
+        kW / groups).
+    rows: the parts of `out` that get a pair (A_i, B_i) of their own. A is (pairs x rank, in), B is (rows,
+    rank). A starts uniform as nn.Linear does, B at zero, so that the update starts at zero.
     """
 
-    shares: type[nn.Module] | None = None   # what all deltas of this kind use, made once for a tuner
+    shares: type[nn.Module] | None = None  # what all deltas of this kind use, made once for a tuner
     takes_dropout = True
     linear_in: tuple[str, ...] = ('B',)
 
-    def __init__(self, weight_shape: torch.Size, rank: int, scale: float = 1.0, dropout: float = 0.0,
-                 rows: list[Rows] | None = None):
+    def __init__(
+        self,
+        weight_shape: torch.Size,
+        rank: int,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+        rows: list[Rows] | None = None,
+    ):
         super().__init__()
         self.out_features, in_features = weight_shape[0], math.prod(weight_shape[1:])
         self._rows = rows or [slice(0, self.out_features)]
         for i, part in enumerate(self._rows):
-            if isinstance(part, torch.Tensor):      # a buffer, so that the numbers go to the weight's device
+            if isinstance(part, torch.Tensor):  # a buffer, so that the numbers go to the weight's device
                 self.register_buffer(f'rows_{i}', part, persistent=False)
         self.sizes = [part.stop - part.start if isinstance(part, slice) else len(part) for part in self._rows]
         self.rank, self.scale, self.dropout = rank, scale, dropout
@@ -67,7 +82,10 @@ class LowRank(LowRankUpdate):
     @property
     def rows(self) -> list[Rows]:
         """The parts, as slices or as row numbers on the device of the weight."""
-        return [part if isinstance(part, slice) else self.get_buffer(f'rows_{i}') for i, part in enumerate(self._rows)]
+        return [
+            part if isinstance(part, slice) else self.get_buffer(f'rows_{i}')
+            for i, part in enumerate(self._rows)
+        ]
 
     def make(self, in_features: int, num_rows: int) -> None:
         """Makes the parameters."""
@@ -76,7 +94,9 @@ class LowRank(LowRankUpdate):
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
     def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
-        """Before training: what a kind takes from the frozen weight (out, in, …), or from what its deltas share."""
+        """Before training: what a kind takes from the frozen weight (out, in, …), or from what its
+        deltas share.
+        """
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.A, self.full_B()
@@ -91,7 +111,7 @@ class LowRank(LowRankUpdate):
             return B
         full = B.new_zeros(self.out_features, len(self.rows) * self.rank)
         for pair, (rows, part) in enumerate(zip(self.rows, B.split(self.sizes))):
-            full[rows, pair * self.rank:(pair + 1) * self.rank] = part
+            full[rows, pair * self.rank : (pair + 1) * self.rank] = part
         return full
 
     def extra_repr(self) -> str:
@@ -99,28 +119,49 @@ class LowRank(LowRankUpdate):
 
 
 class Bottleneck(Delta):
-    """u(h) = scale (W2 act(W1 h + b1) + b2) along the channel axis, added to what flows: y + u(y), or y + u(x) in parallel.
+    """u(h) = scale (W2 act(W1 h + b1) + b2) along the channel axis, added to what flows: y + u(y), or y +
+    u(x) in parallel.
 
     axis: -1 for tokens (B, N, C) and maps (B, H, W, C), -3 for maps (B, C, H, W).
     scale: a number, or 'learned' (one number) or 'channel' (one per channel), which start at 1.
-    init: 'zero' (W1 as nn.Linear draws it, W2 = 0: the identity), 'houlsby' (normal of std 0.01, cut at two), 'bert' (normal
-        of std 0.02) or 'xavier'; biases start at zero. Parameters: width (C + C') + width + C', and the learned scale's.
+    init: 'zero' (W1 as nn.Linear draws it, W2 = 0: the identity), 'houlsby' (normal of std 0.01, cut at two),
+        'bert' (normal of std 0.02) or 'xavier'; biases start at zero. Parameters: width (C + C') + width +
+        C', and the learned scale's.
     """
 
-    by_token = True             # may be given the first tokens alone, see ImageClassifier.lean
+    by_token = True  # may be given the first tokens alone, see ImageClassifier.lean
     ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU, silu=nn.SiLU, tanh=nn.Tanh, none=nn.Identity)
-    INITS = dict(zero=lambda weight: None, bert=partial(nn.init.normal_, std=0.02), xavier=nn.init.xavier_uniform_,
-                 houlsby=partial(nn.init.trunc_normal_, std=0.01, a=-0.02, b=0.02))
+    INITS = dict(
+        zero=lambda weight: None,
+        bert=partial(nn.init.normal_, std=0.02),
+        xavier=nn.init.xavier_uniform_,
+        houlsby=partial(nn.init.trunc_normal_, std=0.01, a=-0.02, b=0.02),
+    )
     SCALES = ('learned', 'channel')
 
-    def __init__(self, channels: int, width: int, axis: int = -1, *, out_channels: int | None = None, parallel: bool = False,
-                 activation: str = 'gelu', scale: float | str = 1.0, dropout: float = 0.0, init: str = 'zero'):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        axis: int = -1,
+        *,
+        out_channels: int | None = None,
+        parallel: bool = False,
+        activation: str = 'gelu',
+        scale: float | str = 1.0,
+        dropout: float = 0.0,
+        init: str = 'zero',
+    ):
         super().__init__()
         out_channels = out_channels or channels
         self.axis, self.parallel = axis, parallel
         self.down, self.up = nn.Linear(channels, width), nn.Linear(width, out_channels)
         self.act, self.drop = self.ACTIVATIONS[activation](), nn.Dropout(dropout)
-        self.scale = nn.Parameter(torch.ones(out_channels if scale == 'channel' else 1)) if scale in self.SCALES else scale
+        self.scale = (
+            nn.Parameter(torch.ones(out_channels if scale == 'channel' else 1))
+            if scale in self.SCALES
+            else scale
+        )
         for layer in (self.down, self.up):
             self.INITS[init](layer.weight)
             nn.init.zeros_(layer.bias)
@@ -131,7 +172,9 @@ class Bottleneck(Delta):
         """x, what flows in, and y, what flows out (None: x is edited itself) -> the edited y"""
         y = x if y is None else y
         if self.parallel and x.dim() == 3:
-            x = x[:, :y.shape[1]]           # without the tokens that another tuner added to the input and took from the output
+            x = x[
+                :, : y.shape[1]
+            ]  # without the tokens that another tuner added to the input and took from the output
         h = (x if self.parallel else y).movedim(self.axis, -1)
         u = self.scale * self.up(self.drop(self.act(self.down(h))))
         return y + u.movedim(-1, self.axis).to(y.dtype)
@@ -147,7 +190,7 @@ class DropLast(Delta):
         self.count = count
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return y[:, :max(1, y.shape[1] - self.count)]       # of a lean block's output, (B, 1, C), nothing
+        return y[:, : max(1, y.shape[1] - self.count)]  # of a lean block's output, (B, 1, C), nothing
 
 
 class InputLowRank(Delta):
@@ -161,14 +204,20 @@ class InputLowRank(Delta):
 
     @staticmethod
     def fits(site: Site) -> bool:
-        """Whether the site's weight sees one position at a time: a Linear, or an ungrouped 1 x 1 convolution."""
+        """Whether the site's weight sees one position at a time: a Linear, or an ungrouped 1 x 1
+        convolution.
+        """
         conv: Any = site.module
         kernel = tuple(site.weight.shape[2:])
         if not kernel:
             return site.weight.dim() == 2
-        return set(kernel) == {1} and conv.groups == 1 and conv.padding in ((0,) * len(kernel), 'same', 'valid')
+        return (
+            set(kernel) == {1} and conv.groups == 1 and conv.padding in ((0,) * len(kernel), 'same', 'valid')
+        )
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, in, …), bias (out,) or None -> the same shapes"""
         (A, B), shift, W = self.factors(), self.shift(), weight.flatten(1)
         new = weight + ((W @ B) @ A).view_as(weight).to(weight.dtype)
@@ -181,11 +230,14 @@ class InputLowRank(Delta):
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y + W B A x + W shift: x (…, in), y (…, out)"""
         (A, B), shift = self.factors(), self.shift()
-        return y + F.linear(F.linear(x, A), module.weight @ B, None if shift is None else module.weight @ shift)
+        return y + F.linear(
+            F.linear(x, A), module.weight @ B, None if shift is None else module.weight @ shift
+        )
 
 
 class Scale(Delta):
-    """gamma W and gamma b + beta: an output channel's scale and, with `shift`, its shift; of any weight that has channels.
+    """gamma W and gamma b + beta: an output channel's scale and, with `shift`, its shift; of any weight that
+    has channels.
 
     gamma starts at 1 and beta at 0, both with normal noise of `std`.
     """
@@ -197,7 +249,9 @@ class Scale(Delta):
         self.gamma = nn.Parameter(1 + std * torch.randn(channels))
         self.beta = nn.Parameter(std * torch.randn(channels)) if shift else None
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, …), bias (out,) or None -> the same shapes"""
         scaled = self.gamma.view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * weight
         if bias is None:
@@ -210,7 +264,9 @@ class Scale(Delta):
         return type(module) in (nn.Linear, nn.Conv2d)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """gamma y + beta: tokens (…, out) or maps (B, out, H, W). As y + (gamma - 1) y: bfloat16 has no gamma near 1."""
+        """gamma y + beta: tokens (…, out) or maps (B, out, H, W). As y + (gamma - 1) y: bfloat16 has no
+        gamma near 1.
+        """
         shape = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
         scaled = y + (self.gamma - 1).view(shape).to(y.dtype) * y
         return scaled if self.beta is None else scaled + self.beta.view(shape).to(y.dtype)
@@ -224,8 +280,10 @@ class ScaleInput(Delta):
         self.groups = groups
         self.gamma = nn.Parameter(torch.ones(weight_shape[1] * groups))
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, in / groups, …), bias (out,) or None -> the same shapes"""
-        by_group = weight.view(self.groups, -1, *weight.shape[1:])                  # (groups, out / groups, in / groups, …)
+        by_group = weight.view(self.groups, -1, *weight.shape[1:])  # (groups, out / groups, in / groups, …)
         gamma = self.gamma.to(weight.dtype).view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
         return (by_group * gamma).view_as(weight), bias

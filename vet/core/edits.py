@@ -1,4 +1,5 @@
-"""Thaw and Hook: the edits beside Reweight that a tuner makes on a network. Each can be undone bit for bit. Used by core.tuner.
+"""Thaw and Hook: the edits beside Reweight that a tuner makes on a network. Each can be undone bit for
+bit. Used by core.tuner.
 """
 
 import copy
@@ -15,7 +16,9 @@ from vet.core.site import NORMS
 
 @dataclass(eq=False)
 class Thaw:
-    """A parameter (or a norm's statistic) that trains: a copy stands in the network, the original is kept here."""
+    """A parameter (or a norm's statistic) that trains: a copy stands in the network, the original is
+    kept here.
+    """
 
     module: nn.Module
     name: str
@@ -47,7 +50,9 @@ class Hook:
     delta: nn.Module
     handle: RemovableHandle
     is_before: bool
-    place: int | str | None = None      # of the tensor that is edited, in a tuple, list or dict that the module gives
+    place: int | str | None = (
+        None  # of the tensor that is edited, in a tuple, list or dict that the module gives
+    )
     mergeable = False
 
     @classmethod
@@ -56,7 +61,9 @@ class Hook:
 
     @classmethod
     def after(cls, module: nn.Module, delta: nn.Module, place: int | str | None = None) -> 'Hook':
-        return cls(module, delta, module.register_forward_hook(partial(_edit_output, delta, place)), False, place)
+        return cls(
+            module, delta, module.register_forward_hook(partial(_edit_output, delta, place)), False, place
+        )
 
     def undo(self) -> None:
         self.handle.remove()
@@ -80,4 +87,8 @@ def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, o
 
 def statistics(module: nn.Module) -> list[str]:
     """The names of a norm's running statistics, which train with its scale."""
-    return [name for name, buffer in module._buffers.items() if buffer is not None] if isinstance(module, NORMS) else []
+    return (
+        [name for name, buffer in module._buffers.items() if buffer is not None]
+        if isinstance(module, NORMS)
+        else []
+    )

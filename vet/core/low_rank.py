@@ -1,6 +1,7 @@
 """Kinds of LowRank that start from the frozen weight or from shared projections: DoRA, PiSSA and VeRA.
 
-r: rank. m, norms: (out,). A (r, in), B (out, r), stacked where there are several parts of rows, as in LowRank.
+r: rank. m, norms: (out,). A (r, in), B (out, r), stacked where there are several parts of rows, as in
+    LowRank.
 """
 
 from typing import Any
@@ -18,8 +19,8 @@ from vet.errors import UserError
 class DoRA(LowRank):
     """m (W + scale B A) / ||W + scale B A||, m and norms by output row.   Liu et al. 2024, 2402.09353, eq. 5
 
-    The norm counts as a constant in the backward pass (their sec. 4.3). m starts as ||W||: m / norm is then exactly 1 on
-    the device where it was attached.
+    The norm counts as a constant in the backward pass (their sec. 4.3). m starts as ||W||: m / norm is then
+    exactly 1 on the device where it was attached.
     """
 
     takes_dropout = False
@@ -33,13 +34,15 @@ class DoRA(LowRank):
     def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
         self.m.data = self._norms(weight)
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         moved, _ = super().forward(weight, None)
         return self._ratio(moved.detach()).view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * moved, bias
 
     def _ratio(self, moved: torch.Tensor) -> torch.Tensor:
         """m / ||W + scale B A|| (out,), 1 in the rows of no part"""
-        ratio = self.m / self._norms(moved).clamp_min(1e-12)       # a pruned row has norm 0
+        ratio = self.m / self._norms(moved).clamp_min(1e-12)  # a pruned row has norm 0
         if len(ratio) < self.out_features:
             full = ratio.new_ones(self.out_features)
             for rows, part in zip(self.rows, ratio.split(self.sizes)):
@@ -52,7 +55,9 @@ class DoRA(LowRank):
         return torch.cat([norms[rows] for rows in self.rows])
 
     def splits(self, module: nn.Module) -> bool:
-        """Only where nothing else reweights the module: the norms are those of its own weight and this update."""
+        """Only where nothing else reweights the module: the norms are those of its own weight and this
+        update.
+        """
         return super().splits(module) and len(reweights_of(module)) == 1
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -69,9 +74,12 @@ class DoRA(LowRank):
 
 
 class PiSSA(LowRank):
-    """W + scale (B A - B0 A0), where scale B0 A0 is W's best rank-r part and B, A start there.   2404.02948, eq. 2-4
+    """W + scale (B A - B0 A0), where scale B0 A0 is W's best rank-r part and B, A start there.
 
-    With W = U S V': A0 = sqrt(S / scale) V', B0 = U sqrt(S / scale), the first r of each. A0 and B0 are saved.
+    2404.02948, eq. 2-4
+
+    With W = U S V': A0 = sqrt(S / scale) V', B0 = U sqrt(S / scale), the first r of each. A0 and B0 are
+    saved.
     """
 
     linear_in = ('B', 'B0')
@@ -81,15 +89,20 @@ class PiSSA(LowRank):
 
     def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
         if self.scale <= 0:
-            raise UserError(f'alpha / rank is {self.scale:g}, but PiSSA divides singular values by it; give a positive alpha.')
+            raise UserError(
+                f'alpha / rank is {self.scale:g}, but PiSSA divides singular values by it; give a positive '
+                'alpha.'
+            )
         smallest = min(*self.sizes, weight[0].numel())
         if self.rank > smallest:
-            raise UserError(f'rank is {self.rank}, but PiSSA starts from singular values, of which '
-                            f'{tuple(weight.shape)} has {smallest}.')
+            raise UserError(
+                f'rank is {self.rank}, but PiSSA starts from singular values, of which '
+                f'{tuple(weight.shape)} has {smallest}.'
+            )
         parts = [torch.linalg.svd(weight.flatten(1)[rows].float(), full_matrices=False) for rows in self.rows]
-        root = [(S[:self.rank] / self.scale).sqrt() for _, S, _ in parts]
-        self.A.data = torch.cat([s[:, None] * V[:self.rank] for s, (_, _, V) in zip(root, parts)])
-        self.B.data = torch.cat([U[:, :self.rank] * s for s, (U, _, _) in zip(root, parts)])
+        root = [(S[: self.rank] / self.scale).sqrt() for _, S, _ in parts]
+        self.A.data = torch.cat([s[:, None] * V[: self.rank] for s, (_, _, V) in zip(root, parts)])
+        self.B.data = torch.cat([U[:, : self.rank] * s for s, (U, _, _) in zip(root, parts)])
         self.register_buffer('A0', self.A.detach().clone())
         self.register_buffer('B0', self.B.detach().clone())
 
@@ -110,7 +123,9 @@ class PiSSA(LowRank):
         if self.adds_product():
             return super().split(module, x, y)
         dropped = F.dropout(x, self.dropout)
-        return add_product(module, dropped - x, add_product(module, dropped, y, *self.factors()), self.A0, self.full_B0())
+        return add_product(
+            module, dropped - x, add_product(module, dropped, y, *self.factors()), self.A0, self.full_B0()
+        )
 
 
 class Projections(nn.Module):
@@ -132,7 +147,9 @@ class Projections(nn.Module):
 
 
 class VeRA(LowRank):
-    """W + scale diag(b) B diag(d) A: A and B frozen and shared by equal shapes, b and d trained.   2310.11454, eq. 2"""
+    """W + scale diag(b) B diag(d) A: A and B frozen and shared by equal shapes, b and d trained.
+    2310.11454, eq. 2
+    """
 
     shares = Projections
     linear_in = ('b',)

@@ -23,9 +23,11 @@ class ImageClassifier(nn.Module):
     classes: the K class names. Only the tuners' parameters and the head's train.
     """
 
-    tuners: Any         # nn.ModuleList of Tuner
+    tuners: Any  # nn.ModuleList of Tuner
 
-    def __init__(self, backbone: Backbone, tuners: Iterable[Tuner], head: nn.Module, classes: Sequence[str] = ()):
+    def __init__(
+        self, backbone: Backbone, tuners: Iterable[Tuner], head: nn.Module, classes: Sequence[str] = ()
+    ):
         super().__init__()
         self.backbone, self.head, self.classes = backbone, head, list(classes)
         self.tuners = nn.ModuleList(tuners)
@@ -59,21 +61,34 @@ class ImageClassifier(nn.Module):
         return [edit for tuner in self.tuners for edit in tuner._edits]
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that train, by the names they are saved under: 'tuners.0.deltas.….A', 'head.weight'."""
-        tuned = {f'tuners.{i}.{name}': p for i, tuner in enumerate(self.tuners) for name, p in tuner.trainable()}
+        """The parameters that train, by the names they are saved under: 'tuners.0.deltas.….A',
+        'head.weight'.
+        """
+        tuned = {
+            f'tuners.{i}.{name}': p for i, tuner in enumerate(self.tuners) for name, p in tuner.trainable()
+        }
         return tuned | {f'head.{name}': p for name, p in self.head.named_parameters() if p.requires_grad}
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """All that training made, buffers and thawed values included, by the names it is saved under."""
-        tuned = {f'tuners.{i}.{name}': value for i, tuner in enumerate(self.tuners) for name, value in tuner.state().items()}
+        tuned = {
+            f'tuners.{i}.{name}': value
+            for i, tuner in enumerate(self.tuners)
+            for name, value in tuner.state().items()
+        }
         return tuned | {f'head.{name}': value for name, value in self.head.state_dict().items()}
 
     def training_state(self) -> dict[str, torch.Tensor]:
         """What only further training needs, beside `trained_state`: a checkpoint's, not a model folder's."""
-        return {f'{i}.{name}': value for i, tuner in enumerate(self.tuners) for name, value in tuner.training_state().items()}
+        return {
+            f'{i}.{name}': value
+            for i, tuner in enumerate(self.tuners)
+            for name, value in tuner.training_state().items()
+        }
 
     def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
-        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is loaded.
+        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is
+        loaded.
 
         UserError while the model is merged.
         """
@@ -87,18 +102,27 @@ class ImageClassifier(nn.Module):
         trainable = sum(p.numel() for p in self.trainable().values())
         backbone = sum(p.numel() for p in self.backbone.parameters())
         deltas = sum(p.numel() for p in self.tuners.parameters())
-        return dict(tuners=trainable - head, head=head, trainable=trainable, backbone=backbone,
-                    total=backbone + deltas + sum(p.numel() for p in self.head.parameters()))
+        return dict(
+            tuners=trainable - head,
+            head=head,
+            trainable=trainable,
+            backbone=backbone,
+            total=backbone + deltas + sum(p.numel() for p in self.head.parameters()),
+        )
 
     def lean(self) -> AbstractContextManager:
-        """Within, the backbone computes only what its features read, where it knows how and no edit would miss the rest.
+        """Within, the backbone computes only what its features read, where it knows how and no edit would
+        miss the rest.
 
-        Equal to the whole but for rounding. For training; outside, scores stay those of the untouched network bit for bit.
+        Equal to the whole but for rounding. For training; outside, scores stay those of the untouched network
+        bit for bit.
         """
         lean, network = self.backbone.lean, self.backbone.network
         if lean is None:
             return nullcontext()
-        seen = {edit.module for edit in self.edits if isinstance(edit, Hook) and not declared(edit.delta).by_token}
+        seen = {
+            edit.module for edit in self.edits if isinstance(edit, Hook) and not declared(edit.delta).by_token
+        }
         misses = seen and seen.intersection(lean.modules(network))
         return nullcontext() if misses else lean.within(network)
 
@@ -108,15 +132,19 @@ class ImageClassifier(nn.Module):
         return self.backbone.is_merged
 
     def merge(self) -> nn.Module:
-        """Writes all reweights into plain weights, at no cost at inference, and returns the network; see `unmerge`.
+        """Writes all reweights into plain weights, at no cost at inference, and returns the network; see
+        `unmerge`.
 
-        UserError if a tuner edits what flows through the network, which no weight can hold. Computed in float32. A merged model
-        stays what it is. Until `unmerge`, UserError refuses what would go wrong in silence: training, other weights, tuners that
-        are attached or detached.
+        UserError if a tuner edits what flows through the network, which no weight can hold. Computed in
+        float32. A merged model stays what it is. Until `unmerge`, UserError refuses what would go wrong in
+        silence: training, other weights, tuners that are attached or detached.
         """
         for tuner in self.tuners:
             if not tuner.mergeable:
-                raise UserError(f'{type(tuner).__name__} cannot be merged: it edits what flows through the network, not weights.')
+                raise UserError(
+                    f'{type(tuner).__name__} cannot be merged: it edits what flows through the network, not '
+                    'weights.'
+                )
         if not self.is_merged:
             hosts = {id(edit.host): edit.host for edit in self.edits if isinstance(edit, Reweight)}
             with in_eval(self.tuners):
@@ -142,24 +170,31 @@ def _refuse_gradient(gradient: torch.Tensor) -> None:
 def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
     """Copies `state` into the tensors of `own`.
 
-    DataError, and nothing copied, where names, shapes or kinds of number differ, or where a number is not finite.
+    DataError, and nothing copied, where names, shapes or kinds of number differ, or where a number is not
+    finite.
     """
     require_fit(own, state, source)
     wrong = not_finite(state)
     if wrong:
-        raise DataError(f'{source} holds numbers that are not finite in {len(wrong)} tensors, such as {wrong[0]!r}. The file is '
-                        f'damaged, or its training diverged: copy the file again, or train again.')
+        raise DataError(
+            f'{source} holds numbers that are not finite in {len(wrong)} tensors, such as {wrong[0]!r}. The '
+            'file is damaged, or its training diverged: copy the file again, or train again.'
+        )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(state[name])
 
 
 def require_fit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
-    """DataError where `state` cannot be copied into `own`. The tensors of `state` may be without data, on the meta device."""
+    """DataError where `state` cannot be copied into `own`. The tensors of `state` may be without data,
+    on the meta device.
+    """
     wrong = misfits(own, state)
     if wrong:
-        raise DataError(f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
-                        f'(given {_shape(state, own, wrong[0])}, needed {_shape(own, state, wrong[0])}).')
+        raise DataError(
+            f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
+            f'(given {_shape(state, own, wrong[0])}, needed {_shape(own, state, wrong[0])}).'
+        )
 
 
 def _shape(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], name: str) -> object:

@@ -11,9 +11,11 @@ from torch import nn
 
 
 def is_recorded() -> bool:
-    """Whether a compiler, torch.jit or torch.func follows what is computed: the first fuses by itself, the others refuse functions
-    of our own that write into their input."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    """Whether a compiler, torch.jit or torch.func follows what is computed: the first fuses by itself, the
+    others refuse functions of our own that write into their input."""
+    return (
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    )
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""MultiTaskClassifier: several classifiers, each with its own frozen weights and head, whose tuners share parameters.
+"""MultiTaskClassifier: several classifiers, each with its own frozen weights and head, whose tuners share
+parameters.
 
 With W_t = W0_t + B A for every task t: one A and B (or one A and a B each) learned from all tasks.
 """
@@ -19,7 +20,7 @@ from vet.patterns import fits
 class SeveralTasks(nn.Module):
     """What holds one classifier for each of several tasks, by name."""
 
-    _tasks: Any         # {name: its ImageClassifier}
+    _tasks: Any  # {name: its ImageClassifier}
 
     @property
     def tasks(self) -> dict[str | None, Any]:
@@ -41,27 +42,40 @@ class SeveralTasks(nn.Module):
 class MultiTaskClassifier(SeveralTasks):
     """Normalised images (B, 3, H, W) of one task, and its name -> logits (B, K_task).
 
-    tasks: {name: its classifier}. shared: which of the tuners' parameters are one for all tasks, as a regular expression over
-    their whole names, 'tuners.0.deltas.<site>.A'; those that match must be there, of one shape, in every task. Thawed values,
-    and what a delta says is `bound_to_weight` (DoRA's m, GPS's values), are each task's.
-    A parameter of one task alone is named 'tuners.<task>.0.deltas…' or 'head.<task>.…'.
+    tasks: {name: its classifier}. shared: which of the tuners' parameters are one for all tasks, as a regular
+    expression over their whole names, 'tuners.0.deltas.<site>.A'; those that match must be there, of one
+    shape, in every task. Thawed values, and what a delta says is `bound_to_weight` (DoRA's m, GPS's values),
+    are each task's. A parameter of one task alone is named 'tuners.<task>.0.deltas…' or 'head.<task>.…'.
     """
 
     def __init__(self, tasks: Mapping[str, ImageClassifier], shared: str = '.*'):
         super().__init__()
         self._tasks = nn.ModuleDict(tasks)
         first, *others = (_deltas(model) for model in tasks.values())
-        bound = {f'tuners.{i}.{name}' for model in tasks.values() for i, tuner in enumerate(model.tuners)
-                 for name in tuner.bound_to_weights()}
+        bound = {
+            f'tuners.{i}.{name}'
+            for model in tasks.values()
+            for i, tuner in enumerate(model.tuners)
+            for name in tuner.bound_to_weights()
+        }
         self._shared = [name for name in first if fits(shared, name) and name not in bound]
-        misfit = [name for name in self._shared for other in others
-                  if name not in other or _get(*other[name]).shape != _get(*first[name]).shape]
+        misfit = [
+            name
+            for name in self._shared
+            for other in others
+            if name not in other or _get(*other[name]).shape != _get(*first[name]).shape
+        ]
         if misfit or (first and not self._shared):
-            what = (f'{misfit[0]!r}, which is not of one shape in every task' if misfit else
-                    f'nothing that tasks can share among {list(first)[:3]} …' + (
-                        f' (such as {min(bound)!r} belongs to one frozen weight)' if bound else ''))
-            raise UserError(f'model.shared={shared!r} matches {what}; give a regular expression of names that all tasks have, such '
-                            f'as ".*" or ".*A".')
+            what = (
+                f'{misfit[0]!r}, which is not of one shape in every task'
+                if misfit
+                else f'nothing that tasks can share among {list(first)[:3]} …'
+                + (f' (such as {min(bound)!r} belongs to one frozen weight)' if bound else '')
+            )
+            raise UserError(
+                f'model.shared={shared!r} matches {what}; give a regular expression of names that all tasks '
+                'have, such as ".*" or ".*A".'
+            )
         for other in others:
             for name in self._shared:
                 holder, leaf = other[name]
@@ -78,19 +92,32 @@ class MultiTaskClassifier(SeveralTasks):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, those that are shared once."""
-        return {self._name(task, name): p for task, model in self.tasks.items() for name, p in model.trainable().items()}
+        return {
+            self._name(task, name): p
+            for task, model in self.tasks.items()
+            for name, p in model.trainable().items()
+        }
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """All that training made, by the names it is saved under."""
-        return {self._name(task, name): value
-                for task, model in self.tasks.items() for name, value in model.trained_state().items()}
+        return {
+            self._name(task, name): value
+            for task, model in self.tasks.items()
+            for name, value in model.trained_state().items()
+        }
 
     def training_state(self) -> dict[str, torch.Tensor]:
         """What only further training needs."""
-        return {f'{task}.{name}': value for task, model in self.tasks.items() for name, value in model.training_state().items()}
+        return {
+            f'{task}.{name}': value
+            for task, model in self.tasks.items()
+            for name, value in model.training_state().items()
+        }
 
     def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
-        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is loaded."""
+        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is
+        loaded.
+        """
         load_into(self.trained_state(), state, source)
 
     def count(self) -> dict[str, int]:
@@ -98,9 +125,16 @@ class MultiTaskClassifier(SeveralTasks):
         trainable = self.trainable()
         head = sum(p.numel() for name, p in trainable.items() if name.startswith('head.'))
         total = sum(p.numel() for p in trainable.values())
-        backbone = sum(p.numel() for p in {p for model in self.tasks.values() for p in model.backbone.parameters()})
-        return dict(tuners=total - head, head=head, trainable=total, backbone=backbone,
-                    total=sum(p.numel() for p in self.parameters()))
+        backbone = sum(
+            p.numel() for p in {p for model in self.tasks.values() for p in model.backbone.parameters()}
+        )
+        return dict(
+            tuners=total - head,
+            head=head,
+            trainable=total,
+            backbone=backbone,
+            total=sum(p.numel() for p in self.parameters()),
+        )
 
     def _name(self, task: str | None, name: str) -> str:
         if name in self._shared:
@@ -110,7 +144,9 @@ class MultiTaskClassifier(SeveralTasks):
 
 
 def _deltas(model: ImageClassifier) -> dict[str, tuple[nn.Module, str]]:
-    """The module that holds each parameter of the tuners' deltas and its name there, by the name it is saved under."""
+    """The module that holds each parameter of the tuners' deltas and its name there, by the name it is
+    saved under.
+    """
     found = {}
     for i, tuner in enumerate(model.tuners):
         for path, _ in tuner.deltas.named_parameters():
@@ -124,12 +160,14 @@ def _get(holder: nn.Module, name: str) -> Any:
 
 
 def share_equal_weights(backbones: Sequence[Backbone]) -> None:
-    """Lets untouched backbones of the same weights hold the same tensors, so that they take the memory of one."""
+    """Lets untouched backbones of the same weights hold the same tensors, so that they take the memory
+    of one.
+    """
     first: dict[str, Backbone] = {}
     for backbone in backbones:
         other = first.setdefault(backbone.identity['sha256'], backbone)
         for name, module in backbone.network.named_modules():
-            if not module._parameters and not module._buffers:      # which may be another pool
+            if not module._parameters and not module._buffers:  # which may be another pool
                 continue
             module._parameters.update(other.network.get_submodule(name)._parameters)
             module._buffers.update(other.network.get_submodule(name)._buffers)

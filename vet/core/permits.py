@@ -1,6 +1,8 @@
-"""What a stranger may say: the values that a model folder may give a plugin, checked before anything is built.
+"""What a stranger may say: the values that a model folder may give a plugin, checked before anything is
+built.
 
-A plugin of a registry says so with `@permits(…)`, a rule for each argument. Of a plugin that says nothing, plain settings are
+A plugin of a registry says so with `@permits(…)`, a rule for each argument. Of a plugin that says nothing,
+plain settings are
 taken: no path, no URL.
 """
 
@@ -13,11 +15,11 @@ from typing import Any
 from vet.errors import DataError, UserError, shown
 from vet.patterns import require_pattern
 
-LARGEST = 1_000_000     # of a number that a folder gives: no size, depth or rank of a network is larger
-ENTRIES = 1_000         # of a list or dict within an entry
-VALUES = 1_000_000      # within one another, in all
-DEPTH = 32              # of lists and dicts within one another
-LENGTH = 1_000          # of a text within an entry
+LARGEST = 1_000_000  # of a number that a folder gives: no size, depth or rank of a network is larger
+ENTRIES = 1_000  # of a list or dict within an entry
+VALUES = 1_000_000  # within one another, in all
+DEPTH = 32  # of lists and dicts within one another
+LENGTH = 1_000  # of a text within an entry
 MOST = dict(tuners=64, tasks=256, transforms=16)
 
 
@@ -34,30 +36,47 @@ class Rule:
 
 def whole(least: int, most: int) -> Rule:
     """A whole number from `least` to `most`."""
-    return Rule(lambda value: type(value) is int and least <= value <= most, f'a whole number from {least} to {most}')
+    return Rule(
+        lambda value: type(value) is int and least <= value <= most, f'a whole number from {least} to {most}'
+    )
 
 
 def number(least: float, most: float) -> Rule:
     """A finite number from `least` to `most`."""
-    return Rule(lambda value: type(value) in (int, float) and least <= value <= most, f'a number from {least:g} to {most:g}')
+    return Rule(
+        lambda value: type(value) in (int, float) and least <= value <= most,
+        f'a number from {least:g} to {most:g}',
+    )
 
 
 def text(pattern: str, what: str) -> Rule:
     """A text that `pattern` matches whole."""
     known = re.compile(pattern)
-    return Rule(lambda value: isinstance(value, str) and len(value) <= LENGTH and known.fullmatch(value) is not None, what)
+    return Rule(
+        lambda value: isinstance(value, str) and len(value) <= LENGTH and known.fullmatch(value) is not None,
+        what,
+    )
 
 
 def lists(rule: Rule, least: int = 0, most: int = ENTRIES) -> Rule:
     """A list of `least` to `most` values that `rule` allows."""
-    return Rule(lambda value: isinstance(value, list | tuple) and least <= len(value) <= most and all(map(rule.allows, value)),
-                f'a list of {least} to {most} values, each {rule.text}')
+    return Rule(
+        lambda value: (
+            isinstance(value, list | tuple) and least <= len(value) <= most and all(map(rule.allows, value))
+        ),
+        f'a list of {least} to {most} values, each {rule.text}',
+    )
 
 
 def dicts(rules: Mapping[str, Rule], what: str) -> Rule:
     """A dict of some of these keys."""
-    return Rule(lambda value: isinstance(value, Mapping) and all(
-        key in rules and rules[key].allows(value[key]) for key in value), what)
+    return Rule(
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(key in rules and rules[key].allows(value[key]) for key in value)
+        ),
+        what,
+    )
 
 
 def _is_pattern(value: Any) -> bool:
@@ -69,41 +88,75 @@ def _is_pattern(value: Any) -> bool:
 
 
 def _is_checkpoint(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LENGTH and os.path.isabs(value) and '..' not in re.split(r'[/\\]', value) and (
-        not value.startswith(('//', '\\\\')) and '://' not in value and value.isprintable())
+    return (
+        isinstance(value, str)
+        and len(value) <= LENGTH
+        and os.path.isabs(value)
+        and '..' not in re.split(r'[/\\]', value)
+        and (not value.startswith(('//', '\\\\')) and '://' not in value and value.isprintable())
+    )
 
 
 NOTHING = Rule(lambda value: value is None, 'null')
 FLAG = Rule(lambda value: type(value) is bool, 'true or false')
 NUMBER = number(-LARGEST, LARGEST)
 WORD = text(r'[\w.+-]*', 'a word of letters, digits, "_", ".", "+" and "-"')
-SETTING = NOTHING | FLAG | whole(-1, 30_000) | Rule(lambda value: type(value) is float and NUMBER.allows(value), 'a number') | WORD
+SETTING = (
+    NOTHING
+    | FLAG
+    | whole(-1, 30_000)
+    | Rule(lambda value: type(value) is float and NUMBER.allows(value), 'a number')
+    | WORD
+)
 SETTINGS = SETTING | lists(SETTING | lists(SETTING))
 SHA256 = text('[0-9a-f]{64}', 'a sha256 of 64 hexadecimal digits')
-CHECKPOINT = NOTHING | Rule(_is_checkpoint, 'the absolute path of a file on this machine, as a training run writes it')
-PATTERN = Rule(_is_pattern, 'a pattern of RE2\'s syntax')
-ROLES = Rule(lambda value: isinstance(value, Mapping) and len(value) <= ENTRIES and all(
-    WORD.allows(role) and _is_pattern(pattern) for role, pattern in value.items()), 'a dict of roles, each with a pattern')
+CHECKPOINT = NOTHING | Rule(
+    _is_checkpoint, 'the absolute path of a file on this machine, as a training run writes it'
+)
+PATTERN = Rule(_is_pattern, "a pattern of RE2's syntax")
+ROLES = Rule(
+    lambda value: (
+        isinstance(value, Mapping)
+        and len(value) <= ENTRIES
+        and all(WORD.allows(role) and _is_pattern(pattern) for role, pattern in value.items())
+    ),
+    'a dict of roles, each with a pattern',
+)
 SIZE = whole(1, 2048)
 THREE = lists(number(-1e3, 1e3), 1, 4)
-PREPROCESSING = dicts(dict(
-    size=SIZE | lists(SIZE, 2, 2), mean=THREE, std=lists(number(1e-3, 1e3), 1, 4), crop_pct=number(0.2, 4),
-    interpolation=text('nearest|nearest-exact|bilinear|bicubic|box|hamming|lanczos', 'the name of an interpolation'),
-    gray_range=NOTHING | lists(number(-1e12, 1e12), 2, 2)),
-    'a dict of size (1 to 2048 pixels), mean, std (finite, std above 0.001), crop_pct (0.2 to 4), interpolation and gray_range')
+PREPROCESSING = dicts(
+    dict(
+        size=SIZE | lists(SIZE, 2, 2),
+        mean=THREE,
+        std=lists(number(1e-3, 1e3), 1, 4),
+        crop_pct=number(0.2, 4),
+        interpolation=text(
+            'nearest|nearest-exact|bilinear|bicubic|box|hamming|lanczos', 'the name of an interpolation'
+        ),
+        gray_range=NOTHING | lists(number(-1e12, 1e12), 2, 2),
+    ),
+    'a dict of size (1 to 2048 pixels), mean, std (finite, std above 0.001), crop_pct (0.2 to 4), '
+    'interpolation and gray_range',
+)
 
 
 def permits(**rules: Rule) -> Callable[[Any], Any]:
     """Declares what a model folder may say to a plugin: a rule for each argument. Others are refused."""
+
     def declared(plugin: Any) -> Any:
         plugin.permits = rules
         return plugin
+
     return declared
 
 
 def require_type(entry: Any, where: str) -> str:
     """The type of an entry dict(type=…). DataError where it has none."""
-    if not isinstance(entry, Mapping) or not isinstance(entry.get('type'), str) or not WORD.allows(entry['type']):
+    if (
+        not isinstance(entry, Mapping)
+        or not isinstance(entry.get('type'), str)
+        or not WORD.allows(entry['type'])
+    ):
         raise DataError(f'{where} is {shown(entry)}; allowed: a dict with a "type", the name of a plugin.')
     return entry['type']
 
@@ -112,28 +165,43 @@ def require_permitted(entry: Mapping[str, Any], where: str, rules: Mapping[str, 
     """DataError where an entry dict(type=…) of a folder says what `rules` do not allow."""
     for key, value in entry.items():
         if key not in rules:
-            raise DataError(f'{where} says {shown(key)}, which a model folder may not say. Allowed: {", ".join(rules)}.')
+            raise DataError(
+                f'{where} says {shown(key)}, which a model folder may not say. Allowed: {", ".join(rules)}.'
+            )
         if not rules[key].allows(value):
-            wrong = [name for name in value if not rules[key].allows({name: value[name]})] if isinstance(value, Mapping) else []
+            wrong = (
+                [name for name in value if not rules[key].allows({name: value[name]})]
+                if isinstance(value, Mapping)
+                else []
+            )
             given = {wrong[0]: value[wrong[0]]} if wrong else value
-            raise DataError(f'{where}.{key} is {shown(given)}, which a model folder may not say. Allowed: {rules[key].text}.')
+            raise DataError(
+                f'{where}.{key} is {shown(given)}, which a model folder may not say. Allowed: '
+                f'{rules[key].text}.'
+            )
 
 
 def require_plain_settings(value: Any, where: str) -> None:
-    """DataError for numbers, texts, lists or dicts beyond the limits of a folder, and for a path or a URL among them."""
+    """DataError for numbers, texts, lists or dicts beyond the limits of a folder, and for a path or a
+    URL among them.
+    """
     for place, inner in walk(value, where):
         if isinstance(inner, str) and (len(inner) > LENGTH or '://' in inner or '/' in inner):
-            raise DataError(f'{place} is {shown(inner)}; a model folder may say no path and no URL there, and no text of more '
-                            f'than {LENGTH:,} characters.')
-        if isinstance(inner, int | float) and not (abs(inner) <= LARGEST or (place.endswith('seed') and type(inner) is int)):
+            raise DataError(
+                f'{place} is {shown(inner)}; a model folder may say no path and no URL there, and no text of '
+                f'more than {LENGTH:,} characters.'
+            )
+        if isinstance(inner, int | float) and not (
+            abs(inner) <= LARGEST or (place.endswith('seed') and type(inner) is int)
+        ):
             raise DataError(f'{place} is {shown(inner)}; allowed: numbers from {-LARGEST:,} to {LARGEST:,}.')
         if isinstance(inner, Mapping | list) and len(inner) > ENTRIES:
             raise DataError(f'{place} has {len(inner):,} entries; allowed: {ENTRIES:,}.')
 
 
 def walk(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every value within `value`, with its place; the keys of dicts too. DataError where it is nested too deep, or holds too much:
-    lists of a pickle may hold one another many times."""
+    """Every value within `value`, with its place; the keys of dicts too. DataError where it is nested too
+    deep, or holds too much: lists of a pickle may hold one another many times."""
     waiting, left = [(where, value, 0)], VALUES
     while waiting:
         place, inner, depth = waiting.pop()

@@ -1,8 +1,9 @@
-"""Products with low-rank updates: x with the weight W + B A (merged in the step), and y + B A x (split). Each has its autograd
-function here. Used by core.reweight and by the deltas.
+"""Products with low-rank updates: x with the weight W + B A (merged in the step), and y + B A x (split). Each
+has its autograd function here. Used by core.reweight and by the deltas.
 
-In float32, with more positions in x than W has columns, the merged product is cheaper than B (A x): it needs no pass over the
-output, and no second gradient of x to add. In less precision W + B A would round a small update away.
+In float32, with more positions in x than W has columns, the merged product is cheaper than B (A x): it needs
+no pass over the output, and no second gradient of x to add. In less precision W + B A would round a small
+update away.
 """
 
 from collections.abc import Sequence
@@ -18,10 +19,14 @@ from vet.core.modes import is_recorded
 
 def can_merge(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
     """Whether `merged_product` computes the module's reweighted output, and gains by it."""
-    return (not is_recorded() and all(declared(delta).adds_product() for delta in deltas)
-            and not any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-            and x.dtype == module.weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
-            and _positions(module, x) >= module.weight[0].numel())
+    return (
+        not is_recorded()
+        and all(declared(delta).adds_product() for delta in deltas)
+        and not any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        and x.dtype == module.weight.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled(x.device.type)
+        and _positions(module, x) >= module.weight[0].numel()
+    )
 
 
 def merged_product(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
@@ -30,29 +35,37 @@ def merged_product(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> torch
     A, B = (As[0], Bs[0]) if len(deltas) == 1 else (torch.cat(As), torch.cat(Bs, 1))
     if isinstance(module, nn.Linear):
         y = MergedLinear.apply(flattened(x, -1), module.weight, module.bias, A, B)
-        return y.view(*x.shape[:-1], len(B))        # a view outside: whoever writes into one made inside is refused
-    return MergedConv2d.apply(x, module.weight, module.bias, A, B, (module.stride, module.padding, module.dilation))
+        return y.view(*x.shape[:-1], len(B))  # a view outside: whoever writes into one made inside is refused
+    return MergedConv2d.apply(
+        x, module.weight, module.bias, A, B, (module.stride, module.padding, module.dilation)
+    )
 
 
 def _positions(module: nn.Module, x: torch.Tensor) -> float:
     """Rows that the weight is multiplied with; 0 of a module that does something else."""
     if type(module) is nn.Linear:
         return x.numel() / module.in_features
-    if type(module) is nn.Conv2d and x.dim() == 4 and (module.groups, module.padding_mode) == (1, 'zeros') and (
-            isinstance(module.padding, tuple)):
+    if (
+        type(module) is nn.Conv2d
+        and x.dim() == 4
+        and (module.groups, module.padding_mode) == (1, 'zeros')
+        and (isinstance(module.padding, tuple))
+    ):
         return len(x) * x.shape[2] * x.shape[3] / (module.stride[0] * module.stride[1])
     return 0
 
 
 class MergedLinear(torch.autograd.Function):
-    """x (W + B A)^T + b: x (N, in), W (out, in), b (out,) or None, A (k, in), B (out, k). W and b have no gradient.
+    """x (W + B A)^T + b: x (N, in), W (out, in), b (out,) or None, A (k, in), B (out, k). W and b have no
+    gradient.
 
     W + B A is formed anew for the backward pass, and the full gradient of W never is.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None, A: torch.Tensor, B: torch.Tensor
-                ) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None, A: torch.Tensor, B: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, W, A, B)
         return F.linear(x, W + B @ A, b)
 
@@ -67,14 +80,22 @@ class MergedLinear(torch.autograd.Function):
 
 
 class MergedConv2d(torch.autograd.Function):
-    """The convolution of x (N, in, H, W) with W + B A, where W (out, in, kH, kW), A (k, in kH kW), B (out, k); as MergedLinear.
+    """The convolution of x (N, in, H, W) with W + B A, where W (out, in, kH, kW), A (k, in kH kW), B (out,
+    k); as MergedLinear.
 
     how: stride, padding and dilation.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None, A: torch.Tensor, B: torch.Tensor,
-                how: tuple[Any, ...]) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        W: torch.Tensor,
+        b: torch.Tensor | None,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        how: tuple[Any, ...],
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, W, A, B)
         ctx.how = how
         return F.conv2d(x, W + (B @ A).view_as(W), b, *how)
@@ -85,7 +106,9 @@ class MergedConv2d(torch.autograd.Function):
         gy, down, how = gradients[0], A.view(len(A), *W.shape[1:]), (None, *ctx.how, False, [0, 0], 1)
         gx = gA = gB = None
         if ctx.needs_input_grad[0]:
-            gx = torch.ops.aten.convolution_backward(gy, x, W + (B @ A).view_as(W), *how, [True, False, False])[0]
+            gx = torch.ops.aten.convolution_backward(
+                gy, x, W + (B @ A).view_as(W), *how, [True, False, False]
+            )[0]
         if ctx.needs_input_grad[3]:
             gh = F.conv2d(gy, B.T[:, :, None, None])
             gA = torch.ops.aten.convolution_backward(gh, x, down, *how, [False, True, False])[1].flatten(1)
@@ -107,7 +130,9 @@ def down(module: Any, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     return module._conv_forward(x, A.view(len(A), module.in_channels, *module.kernel_size), None)
 
 
-def add_product(module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+def add_product(
+    module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Tensor, B: torch.Tensor
+) -> torch.Tensor:
     """y + B A x; y, the fresh output of `module`, may be written into."""
     is_linear = isinstance(module, nn.Linear)
     channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
@@ -117,17 +142,20 @@ def add_product(module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Te
 
 
 class AddProduct(torch.autograd.Function):
-    """y + B h, written into y: y (…, out, …), h (…, k, …) with channels at `axis`, last in memory, and B (out, k).
+    """y + B h, written into y: y (…, out, …), h (…, k, …) with channels at `axis`, last in memory, and B
+    (out, k).
 
-    Computed in y's dtype. No tensor of y's size is made, forward or backward. y comes first: where it is a view, as a Linear's
-    output is in torch 2.11, autograd takes the first gradient for its own.
+    Computed in y's dtype. No tensor of y's size is made, forward or backward. y comes first: where it is a
+    view, as a Linear's output is in torch 2.11, autograd takes the first gradient for its own.
     """
 
     @staticmethod
     def forward(ctx: Any, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
         y.movedim(axis, -1).view(-1, len(B)).addmm_(flattened(h, axis).to(y.dtype), B.to(y.dtype).T)
         ctx.mark_dirty(y)
-        ctx.save_for_backward(h, B)         # its own inputs: of what is made here, a second backward would know no history
+        ctx.save_for_backward(
+            h, B
+        )  # its own inputs: of what is made here, a second backward would know no history
         ctx.axis = axis
         return y
 

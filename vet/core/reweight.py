@@ -1,15 +1,17 @@
 """The only owner of a module's own `forward`: of the instance's `forward`, which stands before the class's.
 
 From the inside to the outside, a call of a reweighted module goes through:
-1. the class's `forward`, or another one that stands in for the class's for a while (`class_forward_replaced`);
-2. the instance's own `forward` that stood there before vet came, such as one of a user or a hook of accelerate: vet keeps it,
+1. the class's `forward`, or another one that stands in for the class's for a while
+(`class_forward_replaced`); 2. the instance's own `forward` that stood there before vet came, such as one of a
+user or a hook of accelerate: vet keeps it,
    calls it, and gives it back;
 3. the reweights of the tuners, in the order in which they were attached;
 4. another forward for the whole module, for a while (`forward_replaced`): nothing of 1 to 3 is called;
 5. whatever others wrap around the module afterwards.
 
-A module with reweights is attached. Its tensors and its `state_dict` keys are the old ones. `merge_reweights` writes the new
-tensors into the module, which then has its old forward again, and `unmerge_reweights` takes the tensors back, bit for bit. A
+A module with reweights is attached. Its tensors and its `state_dict` keys are the old ones. `merge_reweights`
+writes the new tensors into the module, which then has its old forward again, and `unmerge_reweights` takes
+the tensors back, bit for bit. A
 module without reweights is detached: what stood there before stands there again.
 
 Used by core, and by whatever gives a module another forward for a while.
@@ -34,16 +36,18 @@ Tensors = dict[str, torch.Tensor | None]
 
 @dataclass(eq=False)
 class Reweight:
-    """`delta(weight, bias) -> (weight, bias)` of one module that has them; several at one module act in order.
+    """`delta(weight, bias) -> (weight, bias)` of one module that has them; several at one module act in
+    order.
 
-    The module keeps its class, its parameters and their names. So `state_dict` keys, hooks, deepcopy, pickle and torch.compile
-    stay what they were, and so do padding rules, weight standardisation and whatever else the class does with its weight.
+    The module keeps its class, its parameters and their names. So `state_dict` keys, hooks, deepcopy, pickle
+    and torch.compile stay what they were, and so do padding rules, weight standardisation and whatever else
+    the class does with its weight.
     """
 
     host: nn.Module
     weight_name: str
     bias_name: str
-    delta: Any                      # nn.Module, see vet.core.delta
+    delta: Any  # nn.Module, see vet.core.delta
     mergeable = True
 
     def apply(self) -> None:
@@ -52,8 +56,10 @@ class Reweight:
         state.edits.append(self)
         if not all_split(self.host) and any(declared(edit.delta).dropout for edit in state.edits):
             self.undo()
-            raise NoSiteError(f'{type(self.delta).__name__} needs the whole weight of {self.weight_name!r} in '
-                              f'{type(self.host).__name__}, where an update drops out its input: set that dropout to 0.')
+            raise NoSiteError(
+                f'{type(self.delta).__name__} needs the whole weight of {self.weight_name!r} in '
+                f'{type(self.host).__name__}, where an update drops out its input: set that dropout to 0.'
+            )
 
     def undo(self) -> None:
         """Takes the edit off."""
@@ -68,11 +74,11 @@ class _Attached:
     """What stands on a reweighted module. A copy or a pickle of the module has a copy of this."""
 
     edits: list[Reweight] = field(default_factory=list)
-    before: Forward | None = None           # the instance's forward that stood there before
-    class_forward: Forward | None = None    # for a while, in place of the class's
+    before: Forward | None = None  # the instance's forward that stood there before
+    class_forward: Forward | None = None  # for a while, in place of the class's
 
 
-STATE = '_reweighted'       # in the module's __dict__
+STATE = '_reweighted'  # in the module's __dict__
 
 
 def reweights_of(host: nn.Module) -> list[Reweight]:
@@ -84,7 +90,8 @@ def reweights_of(host: nn.Module) -> list[Reweight]:
 def all_split(host: nn.Module) -> bool:
     """Whether every reweight of the module can add to its output in place of forming its weight.
 
-    Not where another forward stood there before: what that one makes of W x, it must make of the new weight too.
+    Not where another forward stood there before: what that one makes of W x, it must make of the new weight
+    too.
     """
     state: _Attached | None = host.__dict__.get(STATE)
     if state is not None and state.before is not None:
@@ -96,19 +103,24 @@ def new_tensors(host: nn.Module) -> Tensors:
     """The tensors of `host` that its reweights change, by parameter path, as they make them."""
     tensors: Tensors = {}
     for edit in reweights_of(host):
-        weight, bias = (tensors[name] if name in tensors else parameter_or_none(host, name)
-                        for name in (edit.weight_name, edit.bias_name))
+        weight, bias = (
+            tensors[name] if name in tensors else parameter_or_none(host, name)
+            for name in (edit.weight_name, edit.bias_name)
+        )
         tensors[edit.weight_name], tensors[edit.bias_name] = edit.delta(weight, bias)
     return tensors
 
 
 def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
-    """The parameter at a dotted path; None where the module has none, such as the bias of a bias-free convolution."""
+    """The parameter at a dotted path; None where the module has none, such as the bias of a bias-free
+    convolution.
+    """
     owner, _, name = path.rpartition('.')
     return module.get_submodule(owner)._parameters.get(name)
 
 
-# Attached and detached ------------------------------------------------------------------------------------------------
+# Attached and detached --------------------------------------------------------------------------------------
+
 
 def _attached(host: nn.Module) -> _Attached:
     """The state of a module on which an edit is put."""
@@ -123,8 +135,8 @@ def _put_on(host: nn.Module, state: _Attached) -> None:
 
 
 def _take_off(host: nn.Module, state: _Attached) -> None:
-    """Gives the module back what stood there. Where somebody has wrapped the module since, his wrapper stays, and calls what
-    stood there through `_reweighted`."""
+    """Gives the module back what stood there. Where somebody has wrapped the module since, his wrapper stays,
+    and calls what stood there through `_reweighted`."""
     if getattr(host.__dict__.get('forward'), 'func', None) is not _reweighted:
         return
     del host.__dict__[STATE], host.__dict__['forward']
@@ -133,8 +145,8 @@ def _take_off(host: nn.Module, state: _Attached) -> None:
 
 
 def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The forward of a reweighted module: where all deltas can, W x and what each makes of it, as W x + B(A x); else the class's
-    on new tensors."""
+    """The forward of a reweighted module: where all deltas can, W x and what each makes of it, as W x + B(A
+    x); else the class's on new tensors."""
     state: _Attached | None = host.__dict__.get(STATE)
     if state is None:
         return type(host).forward(host, *args, **kwargs)
@@ -158,7 +170,9 @@ def _with_tensors(host: nn.Module, state: _Attached, tensors: Tensors, *args: An
     """The old forward on new tensors."""
     if state.before is None:
         return type(host).forward(_shadow(host, tensors), *args, **kwargs)
-    old = {path: parameter_or_none(host, path) for path in tensors}     # a stranger's forward reads them from the module itself
+    old = {
+        path: parameter_or_none(host, path) for path in tensors
+    }  # a stranger's forward reads them from the module itself
     try:
         _put_tensors(host, tensors)
         return state.before(*args, **kwargs)
@@ -167,9 +181,15 @@ def _with_tensors(host: nn.Module, state: _Attached, tensors: Tensors, *args: An
 
 
 def _shadow(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn.Module:
-    """A shadow of `module` that reads `tensors` for its parameters. Nothing of `module` changes, so threads may share it."""
+    """A shadow of `module` that reads `tensors` for its parameters. Nothing of `module` changes, so
+    threads may share it.
+    """
     shadow: Any = object.__new__(type(module))
-    shadow.__dict__ = {**module.__dict__, '_parameters': dict(module._parameters), '_modules': dict(module._modules)}
+    shadow.__dict__ = {
+        **module.__dict__,
+        '_parameters': dict(module._parameters),
+        '_modules': dict(module._modules),
+    }
     below: dict[str, Tensors] = {}
     for path, tensor in tensors.items():
         child, _, rest = path.partition('.')
@@ -188,7 +208,8 @@ def _put_tensors(module: nn.Module, tensors: Mapping[str, Any]) -> None:
         module.get_submodule(owner)._parameters[name] = tensor
 
 
-# Merged ---------------------------------------------------------------------------------------------------------------
+# Merged -----------------------------------------------------------------------------------------------------
+
 
 @dataclass(eq=False)
 class Merged:
@@ -200,15 +221,22 @@ class Merged:
 
 
 def merge_reweights(host: nn.Module) -> Merged:
-    """Writes the new tensors of an attached module into the module, as parameters without a gradient. Its edits are put aside."""
+    """Writes the new tensors of an attached module into the module, as parameters without a gradient.
+    Its edits are put aside.
+    """
     with torch.no_grad():
         tensors = new_tensors(host)
     state = host.__dict__[STATE]
     merged = Merged(host, state.edits, {path: parameter_or_none(host, path) for path in tensors})
     state.edits = []
     _take_off(host, state)
-    _put_tensors(host, {path: None if tensor is None else nn.Parameter(tensor, requires_grad=False)
-                        for path, tensor in tensors.items()})
+    _put_tensors(
+        host,
+        {
+            path: None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+            for path, tensor in tensors.items()
+        },
+    )
     return merged
 
 
@@ -218,7 +246,8 @@ def unmerge_reweights(merged: Merged) -> None:
     _attached(merged.host).edits = merged.edits
 
 
-# Another forward for a while ------------------------------------------------------------------------------------------
+# Another forward for a while --------------------------------------------------------------------------------
+
 
 @contextmanager
 def forward_replaced(module: nn.Module, forward: Forward) -> Iterator[None]:
@@ -241,8 +270,12 @@ def forward_kept(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def class_forward_replaced(module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Within, `forward` computes what the module's class does: reweights that split their product add to it."""
+def class_forward_replaced(
+    module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Within, `forward` computes what the module's class does: reweights that split their product add
+    to it.
+    """
     state: _Attached | None = module.__dict__.get(STATE)
     if state is None:
         with forward_replaced(module, forward):

@@ -1,7 +1,7 @@
 """Sites: the places of a backbone where a tuner may act, found by role, with the shapes that one dry run saw.
 
-Read by backbones (which say what plays which role) and by tuners (which ask for sites). Of vet it imports errors, modes and
-channels alone.
+Read by backbones (which say what plays which role) and by tuners (which ask for sites). Of vet it imports
+errors, modes and channels alone.
 """
 
 import re
@@ -26,7 +26,8 @@ AT = re.compile(r'(?P<role>[^\[\]]+)(\[(?P<slice>-?\d{1,9}|(-?\d{1,9})?:(-?\d{1,
 
 @dataclass(frozen=True)
 class Call:
-    """What the dry run saw of a module: its order, its batch size, the tensor it takes first and the tensor that others read.
+    """What the dry run saw of a module: its order, its batch size, the tensor it takes first and the tensor
+    that others read.
 
     Shapes are per image. A channel axis is None where the dry run does not show it.
     """
@@ -37,28 +38,32 @@ class Call:
     out_shape: torch.Size
     in_axis: int | None = -1
     out_axis: int | None = -1
-    place: int | str | None = None      # of the tensor that others read, in what the module gives; None: it gives a tensor
-    takes: str = ''                     # what the module takes, where its first argument is not a tensor
-    gives: str = ''                     # what the module gives, where others read several of its tensors
-    reads: bool = True                  # whether the module computes with the tensor it takes first
+    place: int | str | None = (
+        None  # of the tensor that others read, in what the module gives; None: it gives a tensor
+    )
+    takes: str = ''  # what the module takes, where its first argument is not a tensor
+    gives: str = ''  # what the module gives, where others read several of its tensors
+    reads: bool = True  # whether the module computes with the tensor it takes first
 
 
 @dataclass(frozen=True)
 class Site:
-    """One module of a backbone, as a tuner sees it. Shapes are per image: (N, C) tokens, (C, H, W) or (H, W, C) maps."""
+    """One module of a backbone, as a tuner sees it. Shapes are per image: (N, C) tokens, (C, H, W) or
+    (H, W, C) maps.
+    """
 
-    name: str                       # dotted module path; '' is the whole network
-    module: nn.Module               # the module of that name
-    host: nn.Module                 # the module that is called: itself, or the nearest caller that reads its weight
+    name: str  # dotted module path; '' is the whole network
+    module: nn.Module  # the module of that name
+    host: nn.Module  # the module that is called: itself, or the nearest caller that reads its weight
     host_name: str
-    weight_name: str                # its weight, as a parameter path below host
+    weight_name: str  # its weight, as a parameter path below host
     bias_name: str
-    call: Call                      # of the host
-    depth: int                      # its block (between two: the one before) from 0; -1 before all, num_blocks after all
+    call: Call  # of the host
+    depth: int  # its block (between two: the one before) from 0; -1 before all, num_blocks after all
     num_blocks: int
-    grid: tuple[int, int] | None    # (H, W) of the patch tokens
-    num_prefix_tokens: int          # class, distillation and register tokens
-    found: tuple[str, ...] = ()     # the names of all sites that one `find` gave, this one among them
+    grid: tuple[int, int] | None  # (H, W) of the patch tokens
+    num_prefix_tokens: int  # class, distillation and register tokens
+    found: tuple[str, ...] = ()  # the names of all sites that one `find` gave, this one among them
 
     @property
     def in_shape(self) -> torch.Size:
@@ -97,8 +102,10 @@ class Site:
 
     def _shown(self, axis: int | None, what: str) -> int:
         if axis is None:
-            raise NoSiteError(f'{self} {what} per image, but no layer of the network shows which axis holds the channels; '
-                              f'choose other sites with at=….')
+            raise NoSiteError(
+                f'{self} {what} per image, but no layer of the network shows which axis holds the channels; '
+                f'choose other sites with at=….'
+            )
         return axis
 
     @property
@@ -114,11 +121,15 @@ class Site:
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight as it stands now: (out, in) of a Linear, (out, in / groups, kH, kW) of a convolution, (C,) of a norm."""
+        """The weight as it stands now: (out, in) of a Linear, (out, in / groups, kH, kW) of a
+        convolution, (C,) of a norm.
+        """
         try:
             return self.host.get_parameter(self.weight_name)
         except AttributeError:
-            raise NoSiteError(f'{self} has no weight to change; ask for a role that has one, such as "weight".') from None
+            raise NoSiteError(
+                f'{self} has no weight to change; ask for a role that has one, such as "weight".'
+            ) from None
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -127,39 +138,55 @@ class Site:
         return self.host.get_submodule(owner)._parameters.get(name)
 
     def at_depth(self, value: object, what: str) -> int:
-        """The entry for this site of `value`, as `choose` finds it, where it must be an int; 0, where no pattern fits."""
+        """The entry for this site of `value`, as `choose` finds it, where it must be an int; 0, where
+        no pattern fits.
+        """
         if isinstance(value, int) and value < 1:
-            raise UserError(f'{what} is {value}; it must be at least 1 (in a list by depth, 0 skips a block).')
+            raise UserError(
+                f'{what} is {value}; it must be at least 1 (in a list by depth, 0 skips a block).'
+            )
         chosen = self.choose(value, what)
         if chosen is None and isinstance(value, Mapping):
             return 0
         if not isinstance(chosen, int) or isinstance(chosen, bool) or chosen < 0:
-            raise UserError(f'{what} is {chosen!r}; allowed: a positive int, a list of ints by depth, a dict of patterns.')
+            raise UserError(
+                f'{what} is {chosen!r}; allowed: a positive int, a list of ints by depth, a dict of patterns.'
+            )
         return chosen
 
     def number(self, value: Any, what: str) -> float | None:
-        """The entry for this site of `value`, as `choose` finds it, where it must be a number; None stays None."""
+        """The entry for this site of `value`, as `choose` finds it, where it must be a number; None
+        stays None.
+        """
         chosen = self.choose(value, what)
         if chosen is not None and (not isinstance(chosen, (int, float)) or isinstance(chosen, bool)):
-            raise UserError(f'{what} is {chosen!r}; allowed: a number, a list of numbers by depth, a dict of patterns, or None.')
+            raise UserError(
+                f'{what} is {chosen!r}; allowed: a number, a list of numbers by depth, a dict of patterns, '
+                'or None.'
+            )
         return chosen
 
     def choose(self, value: Any, what: str) -> Any:
-        """The entry for this site of `value`: one value, a list by depth, or a dict of path patterns, of which the first that
-        fits counts; None where none does. UserError for a pattern that fits no site at all.
+        """The entry for this site of `value`: one value, a list by depth, or a dict of path patterns, of
+        which the first that fits counts; None where none does. UserError for a pattern that fits no site at
+        all.
 
-        A pattern is a module path or a part of one, with wildcards ('blocks.[0-3]', 'attn.qkv', '*.fc1'); where it fits no site
-        as such, a regular expression that is searched for in the path.
+        A pattern is a module path or a part of one, with wildcards ('blocks.[0-3]', 'attn.qkv', '*.fc1');
+        where it fits no site as such, a regular expression that is searched for in the path.
         """
         if isinstance(value, Mapping):
             fitting = [_fitting(pattern, self.found or (self.name,), what) for pattern in value]
             return next((entry for names, entry in zip(fitting, value.values()) if self.name in names), None)
         if isinstance(value, (list, tuple)):
             if len(value) != self.num_blocks:
-                raise UserError(f'{what} has {len(value)} values, but the backbone has {self.num_blocks} blocks; '
-                                f'give one value, or one for each block (0 skips it).')
+                raise UserError(
+                    f'{what} has {len(value)} values, but the backbone has {self.num_blocks} blocks; '
+                    f'give one value, or one for each block (0 skips it).'
+                )
             if not 0 <= self.depth < self.num_blocks:
-                raise UserError(f'{what} is a list by depth, but {self} lies in no block; give one value there.')
+                raise UserError(
+                    f'{what} is a list by depth, but {self} lies in no block; give one value there.'
+                )
             return value[self.depth]
         return value
 
@@ -170,7 +197,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Layout:
-    """What plays which role in one network: regular expressions over whole module paths, beside what its tokens are."""
+    """What plays which role in one network: regular expressions over whole module paths, beside what
+    its tokens are.
+    """
 
     roles: Mapping[str, str] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
@@ -187,14 +216,19 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
         entered[name] = channels.clock
 
     def leave(name: str, args: tuple, kwargs: dict, out: Any) -> None:
-        if name not in seen and all(next(tensors_in(value), None) is not None for value in ((args, kwargs), out)):
+        if name not in seen and all(
+            next(tensors_in(value), None) is not None for value in ((args, kwargs), out)
+        ):
             seen[name] = _Seen(channels, args, kwargs, out, entered[name])
 
     handles = []
     for name, module in network.named_modules():
-        handles += [module.register_forward_pre_hook(lambda *_, name=name: enter(name)),
-                    module.register_forward_hook(lambda _, args, kwargs, out, name=name: leave(name, args, kwargs, out),
-                                                 with_kwargs=True)]
+        handles += [
+            module.register_forward_pre_hook(lambda *_, name=name: enter(name)),
+            module.register_forward_hook(
+                lambda _, args, kwargs, out, name=name: leave(name, args, kwargs, out), with_kwargs=True
+            ),
+        ]
     try:
         with torch.no_grad(), in_eval(network), channels:
             network(image)
@@ -205,7 +239,9 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
 
 
 class _Seen:
-    """One call of a module, noted when the module returns; `call` answers when the network has returned. Keeps no tensor."""
+    """One call of a module, noted when the module returns; `call` answers when the network has
+    returned. Keeps no tensor.
+    """
 
     def __init__(self, channels: Channels, args: tuple, kwargs: Mapping, out: Any, entered: int):
         self.channels, self.left = channels, channels.clock
@@ -215,10 +251,18 @@ class _Seen:
         self.takes = ''
         if not args or args[0] is not given:
             self.takes = f'a {type(args[0]).__name__} first' if args else 'its tensors by keyword'
-        entries = {None: out} if isinstance(out, torch.Tensor) else out if isinstance(out, Mapping) else dict(enumerate(out))
+        entries = (
+            {None: out}
+            if isinstance(out, torch.Tensor)
+            else out
+            if isinstance(out, Mapping)
+            else dict(enumerate(out))
+        )
         self.kind = type(out).__name__
-        self.gave = {place: [(tensor.shape[1:], channels.axes(tensor)) for tensor in tensors_in(entry)]
-                     for place, entry in entries.items()}
+        self.gave = {
+            place: [(tensor.shape[1:], channels.axes(tensor)) for tensor in tensors_in(entry)]
+            for place, entry in entries.items()
+        }
 
     def call(self, order: int) -> Call:
         given = [(place, *tensor) for place, tensors in self.gave.items() for tensor in tensors]
@@ -229,30 +273,51 @@ class _Seen:
         in_axis, out_axis = (self.channels.axis(axes) for axes in (self.in_axes, out_axes))
         if len(self.in_shape) == len(out_shape):
             in_axis, out_axis = in_axis or out_axis, out_axis or in_axis
-        in_axis, out_axis = (-1 if axis is None and len(shape) < 3 else axis
-                             for axis, shape in ((in_axis, self.in_shape), (out_axis, out_shape)))
-        return Call(order, self.batch, self.in_shape, out_shape, in_axis, out_axis, place, self.takes, gives, self.reads)
+        in_axis, out_axis = (
+            -1 if axis is None and len(shape) < 3 else axis
+            for axis, shape in ((in_axis, self.in_shape), (out_axis, out_shape))
+        )
+        return Call(
+            order,
+            self.batch,
+            self.in_shape,
+            out_shape,
+            in_axis,
+            out_axis,
+            place,
+            self.takes,
+            gives,
+            self.reads,
+        )
 
 
 class SiteMap:
-    """All sites of one network by role. `find('attn.qkv')`, `find('block[-2:]')`, `find('blocks.*.mlp.fc1')`."""
+    """All sites of one network by role. `find('attn.qkv')`, `find('block[-2:]')`,
+    `find('blocks.*.mlp.fc1')`.
+    """
 
     def __init__(self, network: nn.Module, layout: Layout, calls: Mapping[str, Call], family: str):
         self.network, self.layout, self.calls, self.family = network, layout, calls, family
-        self.parts: dict[str, Any] = {}         # by site, see Tuner.rows_of_parts
+        self.parts: dict[str, Any] = {}  # by site, see Tuner.rows_of_parts
         pattern = layout.roles.get('block', NOTHING)
-        self.blocks = sorted((name for name in calls if fits(pattern, name)), key=lambda name: calls[name].order)
+        self.blocks = sorted(
+            (name for name in calls if fits(pattern, name)), key=lambda name: calls[name].order
+        )
 
     def roles(self) -> dict[str, list[str]]:
         """Every role and the module paths that play it (a role that no module plays is left out)."""
         found: dict[str, list[str]] = {'backbone': ['']}
         for role, pattern in self.layout.roles.items():
             found[role] = [name for name in self._names() if fits(pattern, name)]
-        found.setdefault('norm', [name for name, module in self.network.named_modules() if isinstance(module, NORMS)])
+        found.setdefault(
+            'norm', [name for name, module in self.network.named_modules() if isinstance(module, NORMS)]
+        )
         found.setdefault('weight', [name for name in self._names() if self._is_weight(name)])
         for role, kind in (('linear', nn.Linear), ('conv', nn.Conv2d)):
             found.setdefault(role, [name for name in self.calls if isinstance(self._module(name), kind)])
-        found.setdefault('stem', [name for name in self.calls if isinstance(self._module(name), WEIGHTED)][:1])
+        found.setdefault(
+            'stem', [name for name in self.calls if isinstance(self._module(name), WEIGHTED)][:1]
+        )
         if 'block' in found:
             found['block'] = self.blocks
         return {role: names for role, names in found.items() if names}
@@ -260,21 +325,35 @@ class SiteMap:
     def find(self, at: str | Sequence[str]) -> list[Site]:
         """The sites that `at` names: roles, sliced roles, module paths with wildcards, or a list of these.
 
-        UnknownNameError for a role that does not exist, NoSiteError for one that matches nothing: never an empty list.
+        UnknownNameError for a role that does not exist, NoSiteError for one that matches nothing: never an
+        empty list.
         """
-        sites = {site.name: site for one in ([at] if isinstance(at, str) else dict.fromkeys(at)) for site in self._find(one)}
+        sites = {
+            site.name: site
+            for one in ([at] if isinstance(at, str) else dict.fromkeys(at))
+            for site in self._find(one)
+        }
         return [replace(site, found=tuple(sites)) for site in sites.values()]
 
     def _find(self, at: str) -> list[Site]:
         parsed = AT.fullmatch(at) if isinstance(at, str) else None
         if parsed is None:
-            raise UserError(f'cannot read the place {at!r}; allowed: a role, a sliced role such as "block[-2:]", a module path.')
+            raise UserError(
+                f'cannot read the place {at!r}; allowed: a role, a sliced role such as "block[-2:]", a '
+                'module path.'
+            )
         role, cut, roles = parsed['role'], parsed['slice'], self.roles()
-        names = roles.get(role) or [name for name in self._names() if fnmatchcase(name, role) or fnmatchcase(f'.{name}', role)]
+        names = roles.get(role) or [
+            name for name in self._names() if fnmatchcase(name, role) or fnmatchcase(f'.{name}', role)
+        ]
         if not names:
-            raise UnknownNameError('role or module path', role, roles,
-                                   f'These are the roles of {self.family}; choose one with at=…, or give others in '
-                                   f'model.backbone.roles.')
+            raise UnknownNameError(
+                'role or module path',
+                role,
+                roles,
+                f'These are the roles of {self.family}; choose one with at=…, or give others in '
+                f'model.backbone.roles.',
+            )
         sites = [self._site(name) for name in names]
         if cut is not None:
             depths = range(max(len(self.blocks), 1))[_as_slice(cut)]
@@ -291,7 +370,9 @@ class SiteMap:
         return path
 
     def _names(self) -> Iterator[str]:
-        """Module paths, and the packed projection of each nn.MultiheadAttention, which is a parameter of no module."""
+        """Module paths, and the packed projection of each nn.MultiheadAttention, which is a parameter
+        of no module.
+        """
         for name, module in self.network.named_modules():
             yield name
             if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
@@ -316,13 +397,24 @@ class SiteMap:
         if packed:
             path = name.removesuffix('.in_proj')
         host = path if path in self.calls else self.around(path)
-        below = path[len(host):].lstrip('.') + '.' if path != host else ''
+        below = path[len(host) :].lstrip('.') + '.' if path != host else ''
         weight, bias = ('in_proj_weight', 'in_proj_bias') if packed else ('weight', 'bias')
         call, block = self.calls[host], self._block_of(name)
         passed = sum(self.calls[earlier].order < call.order for earlier in self.blocks)
         depth = self.blocks.index(block) if block else passed if passed == len(self.blocks) else passed - 1
-        return Site(name, module, self.network.get_submodule(host), host, below + weight, below + bias,
-                    call, depth, len(self.blocks), self.layout.grid, self.layout.num_prefix_tokens)
+        return Site(
+            name,
+            module,
+            self.network.get_submodule(host),
+            host,
+            below + weight,
+            below + bias,
+            call,
+            depth,
+            len(self.blocks),
+            self.layout.grid,
+            self.layout.num_prefix_tokens,
+        )
 
 
 @lru_cache(maxsize=4096)
@@ -330,11 +422,16 @@ def _fitting(pattern: str, names: tuple[str, ...], what: str) -> list[str]:
     """Those of the module paths that a pattern fits; UserError where it fits none."""
     found = [name for name in names if fnmatchcase(f'.{name}.', f'*.{pattern}.*')]
     if not found:
-        require_pattern(pattern, f'{what} fits none of the {len(names)} sites, such as {names[0]!r}, as a module path, and')
+        require_pattern(
+            pattern,
+            f'{what} fits none of the {len(names)} sites, such as {names[0]!r}, as a module path, and',
+        )
         found = [name for name in names if occurs(pattern, name)]
     if not found:
-        raise UserError(f'{what} has the pattern {pattern!r}, which fits none of the {len(names)} sites: {", ".join(names[:3])}, '
-                        f'…. Mend it, or leave it out.')
+        raise UserError(
+            f'{what} has the pattern {pattern!r}, which fits none of the {len(names)} sites: '
+            f'{", ".join(names[:3])}, …. Mend it, or leave it out.'
+        )
     return found
 
 

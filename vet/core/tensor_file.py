@@ -1,6 +1,8 @@
-"""Tensor files, read whole or refused: a .safetensors file may come from a stranger, or from a disk that lost a bit.
+"""Tensor files, read whole or refused: a .safetensors file may come from a stranger, or from a disk that lost
+a bit.
 
-The header says names, types and shapes. It is read first, and the data only where the header fits what is needed.
+The header says names, types and shapes. It is read first, and the data only where the header fits what is
+needed.
 """
 
 import hashlib
@@ -16,12 +18,13 @@ from safetensors.torch import load
 
 from vet.errors import DataError
 
-HEADER = 16 * 2**20     # bytes: the headers of the largest networks take 1 MiB
+HEADER = 16 * 2**20  # bytes: the headers of the largest networks take 1 MiB
 Tensors = dict[str, torch.Tensor]
 
 
-def read_tensors(path: Path, advice: str, sha256: str | None = None,
-                 fits: Callable[[Tensors], None] | None = None) -> Tensors:
+def read_tensors(
+    path: Path, advice: str, sha256: str | None = None, fits: Callable[[Tensors], None] | None = None
+) -> Tensors:
     """The tensors of a .safetensors file. DataError, which ends with `advice`, for a file that is not whole.
 
     sha256: of the file's bytes, where something beside the file says it; None, where nothing does.
@@ -32,14 +35,18 @@ def read_tensors(path: Path, advice: str, sha256: str | None = None,
         with open(path, 'rb') as file:
             size = int.from_bytes(file.read(8), 'little')
         if size > HEADER:
-            raise DataError(f'{str(path)!r} cannot be read: its header is said to take {size:,} bytes; allowed: '
-                            f'{HEADER:,}. {advice}')
+            raise DataError(
+                f'{str(path)!r} cannot be read: its header is said to take {size:,} bytes; allowed: '
+                f'{HEADER:,}. {advice}'
+            )
         if fits:
             fits(_header(path))
         data = path.read_bytes()
         if sha256 is not None and sha256_of(data) != sha256:
-            raise DataError(f'{str(path)!r} cannot be read: it is damaged or changed, its sha256 is {sha256_of(data)}, but '
-                            f'{sha256} was saved. {advice}')
+            raise DataError(
+                f'{str(path)!r} cannot be read: it is damaged or changed, its sha256 is {sha256_of(data)}, '
+                f'but {sha256} was saved. {advice}'
+            )
         return load(data)
     except (OSError, SafetensorError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, DataError):
@@ -53,41 +60,59 @@ def sha256_of(data: bytes) -> str:
 
 
 def require_regular(path: Path) -> None:
-    """DataError for what is no regular file: reading a pipe or a device may never end. OSError where nothing is there."""
+    """DataError for what is no regular file: reading a pipe or a device may never end. OSError where
+    nothing is there.
+    """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f'{str(path)!r} cannot be read: it is no regular file. Put the file itself there.')
 
 
 def require_stored(path: Path) -> None:
-    """DataError for a torch file whose parts are compressed, as torch never writes them: unpacked they may take any size."""
+    """DataError for a torch file whose parts are compressed, as torch never writes them: unpacked they
+    may take any size.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             if sum(part.file_size for part in file.infolist()) > 2 * path.stat().st_size:
-                raise DataError(f'{str(path)!r} is compressed, and takes more space than it says. Save it again with torch.save.')
+                raise DataError(
+                    f'{str(path)!r} is compressed, and takes more space than it says. Save it again with '
+                    'torch.save.'
+                )
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """DataError for a link out of the folder, which could name any file of this machine. The hub's client links into its cache."""
+    """DataError for a link out of the folder, which could name any file of this machine. The hub's
+    client links into its cache.
+    """
     allowed = folder.resolve(), folder.resolve().parent.parent / 'blobs'
     for name in names:
         try:
             target = (folder / name).resolve()
-        except (OSError, RuntimeError) as error:        # a link to itself
+        except (OSError, RuntimeError) as error:  # a link to itself
             raise DataError(f'{str(folder / name)!r} cannot be read: {error}.') from error
         if not any(target.is_relative_to(place) for place in allowed):
-            raise DataError(f'{str(folder / name)!r} is a link out of its folder, and is refused; put the file itself there.')
+            raise DataError(
+                f'{str(folder / name)!r} is a link out of its folder, and is refused; put the file itself '
+                'there.'
+            )
 
 
 def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names at which `given` cannot be copied into `own`: one of both lacks them, or shape or kind of number differ."""
+    """The names at which `given` cannot be copied into `own`: one of both lacks them, or shape or kind
+    of number differ.
+    """
     return sorted(set(own) ^ set(given)) or sorted(
-        name for name in own if own[name].shape != given[name].shape or not _same_kind(own[name], given[name]))
+        name for name in own if own[name].shape != given[name].shape or not _same_kind(own[name], given[name])
+    )
 
 
 def not_finite(given: Mapping[str, torch.Tensor]) -> list[str]:
     """The names of tensors that hold an infinite number or none (NaN)."""
-    return sorted(name for name, tensor in given.items()
-                  if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()))
+    return sorted(
+        name
+        for name, tensor in given.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all())
+    )
 
 
 def check_tensors(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], source: str) -> None:
@@ -99,8 +124,10 @@ def check_tensors(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.
     for name, tensor in given.items():
         right = wanted[name]
         if tensor.shape != right.shape or tensor.dtype != right.dtype:
-            raise DataError(f'{source}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; {right.dtype} of shape '
-                            f'{tuple(right.shape)} is needed.')
+            raise DataError(
+                f'{source}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; {right.dtype} of shape '
+                f'{tuple(right.shape)} is needed.'
+            )
     if broken := not_finite(given):
         raise DataError(f'{source}: {broken[0]} holds numbers that are not finite.')
 
@@ -114,10 +141,24 @@ def _header(path: Path) -> Tensors:
     """The file's tensors without data."""
     with safe_open(path, 'pt') as file:
         slices = {name: file.get_slice(name) for name in file.keys()}
-        return {name: torch.empty(part.get_shape(), dtype=_DTYPES.get(part.get_dtype(), torch.complex64), device='meta')
-                for name, part in slices.items()}
+        return {
+            name: torch.empty(
+                part.get_shape(), dtype=_DTYPES.get(part.get_dtype(), torch.complex64), device='meta'
+            )
+            for name, part in slices.items()
+        }
 
 
 # By the name in the header. A type that is not here stands for no number that is trained.
-_DTYPES = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64, I32=torch.int32,
-               I16=torch.int16, I8=torch.int8, U8=torch.uint8, BOOL=torch.bool)
+_DTYPES = dict(
+    F64=torch.float64,
+    F32=torch.float32,
+    F16=torch.float16,
+    BF16=torch.bfloat16,
+    I64=torch.int64,
+    I32=torch.int32,
+    I16=torch.int16,
+    I8=torch.int8,
+    U8=torch.uint8,
+    BOOL=torch.bool,
+)

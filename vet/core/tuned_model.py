@@ -1,7 +1,7 @@
 """TunedModel: several tuned classifiers that hold one frozen backbone's weights between them, for inference.
 
-Each classifier has modules of its own around the same tensors, so that none can disturb another: to switch is to call another.
-One more set of modules bears the deltas of all that can mix, each on the images of its own.
+Each classifier has modules of its own around the same tensors, so that none can disturb another: to switch is
+to call another. One more set of modules bears the deltas of all that can mix, each on the images of its own.
 """
 
 import copy
@@ -24,21 +24,25 @@ from vet.errors import UserError
 
 
 class TunedModel(SeveralTasks):
-    """Normalised images (B, 3, H, W) and whose they are -> logits (B, K) of one tuner, or a list of B logits (K_i,).
+    """Normalised images (B, 3, H, W) and whose they are -> logits (B, K) of one tuner, or a list of B logits
+    (K_i,).
 
     tasks: {name: its classifier}, each on a copy `with_same_weights` of `backbone`, which stays untouched.
-    A batch of several tuners is one forward of the backbone where their edits act on each image by itself: low-rank updates of
-    Linear layers and convolutions, adapters, what is added to the features. Images of those that form weights or add tokens
-    (thawed values, prompts) are grouped, a forward for each tuner.
-    Threads may share it; each names its tuner in the call, as `use` is for all of them. `disabled` is for its own thread.
+    A batch of several tuners is one forward of the backbone where their edits act on each image by itself:
+    low-rank updates of Linear layers and convolutions, adapters, what is added to the features. Images of
+    those that form weights or add tokens (thawed values, prompts) are grouped, a forward for each tuner.
+    Threads may share it; each names its tuner in the call, as `use` is for all of them. `disabled` is for its
+    own thread.
     """
 
     def __init__(self, backbone: Backbone, tasks: Mapping[str, ImageClassifier]):
         super().__init__()
         for name, model in tasks.items():
             if model.backbone is backbone or model.backbone.identity['sha256'] != backbone.identity['sha256']:
-                raise UserError(f'the classifier {name!r} is on the backbone itself, which must stay untouched, or on other '
-                                f'weights; attach its tuners to a copy: with_same_weights(backbone).')
+                raise UserError(
+                    f'the classifier {name!r} is on the backbone itself, which must stay untouched, or on '
+                    'other weights; attach its tuners to a copy: with_same_weights(backbone).'
+                )
         self.backbone, self._models = backbone, nn.ModuleList(tasks.values())
         self._tasks = dict(tasks)
         self._active: str | None = None
@@ -58,7 +62,9 @@ class TunedModel(SeveralTasks):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within, a call that names no tuner gives the frozen backbone's features (B, C); after it, what was active is again."""
+        """Within, a call that names no tuner gives the frozen backbone's features (B, C); after it,
+        what was active is again.
+        """
         token = _DISABLED.set((*_DISABLED.get(), self))
         try:
             yield
@@ -76,13 +82,15 @@ class TunedModel(SeveralTasks):
         if task is None or isinstance(task, str):
             return self.for_task(task or self._active)(images)
         if len(task) != len(images):
-            raise UserError(f'{len(task)} tasks for {len(images)} images; give one for each image, or one for all.')
+            raise UserError(
+                f'{len(task)} tasks for {len(images)} images; give one for each image, or one for all.'
+            )
         models = {name: self.for_task(name) for name in dict.fromkeys(task)}
         rows = {name: [i for i, one in enumerate(task) if one == name] for name in models}
         together = [name for name in rows if name in self.mixing]
         features: dict[str, torch.Tensor] = {}
         if len(together) > 1:
-            with suppress(_CannotMix):      # images of another size may have other windows than the dry run's
+            with suppress(_CannotMix):  # images of another size may have other windows than the dry run's
                 features = _forward(self._mixed, images, {name: rows[name] for name in together})
         logits: list[torch.Tensor] = [torch.empty(0)] * len(images)
         for name, model in models.items():
@@ -94,11 +102,15 @@ class TunedModel(SeveralTasks):
 
 def with_same_weights(backbone: Backbone) -> Backbone:
     """A copy whose modules are its own and whose parameters and buffers are those of `backbone`."""
-    return copy.deepcopy(backbone, {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())})
+    return copy.deepcopy(
+        backbone, {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
+    )
 
 
 _DISABLED: ContextVar[tuple[TunedModel, ...]] = ContextVar('_DISABLED', default=())
-_ROWS: ContextVar[tuple[int, dict[str, slice]]] = ContextVar('_ROWS')     # of a mixed forward: the images, and whose are which
+_ROWS: ContextVar[tuple[int, dict[str, slice]]] = ContextVar(
+    '_ROWS'
+)  # of a mixed forward: the images, and whose are which
 
 
 class _CannotMix(Exception):
@@ -106,7 +118,9 @@ class _CannotMix(Exception):
 
 
 class _OnOwn(Delta):
-    """A delta, acting on those rows of a mixed batch that are its tuner's. windows: rows of an image at its module."""
+    """A delta, acting on those rows of a mixed batch that are its tuner's. windows: rows of an image at
+    its module.
+    """
 
     def __init__(self, name: str, delta: nn.Module, windows: int):
         super().__init__()
@@ -127,7 +141,7 @@ class _OnOwn(Delta):
         part = self.delta(x[rows]) if y is None else self.delta(x[rows], y[rows])
         if part.shape != whole[rows].shape:
             raise _CannotMix
-        return torch.cat([whole[:rows.start], part.to(whole.dtype), whole[rows.stop:]])
+        return torch.cat([whole[: rows.start], part.to(whole.dtype), whole[rows.stop :]])
 
     def splits(self, module: nn.Module) -> bool:
         return True
@@ -143,8 +157,10 @@ class _OnOwn(Delta):
 
 
 def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
-    """Puts a classifier's edits onto `mixed`, for its own rows. False, and nothing put, where they cannot mix."""
-    if model.is_merged:           # nothing is left to put
+    """Puts a classifier's edits onto `mixed`, for its own rows. False, and nothing put, where they
+    cannot mix.
+    """
+    if model.is_merged:  # nothing is left to put
         return False
     paths = {id(module): path for path, module in model.backbone.network.named_modules()}
     put: list[Reweight | Hook] = []
@@ -174,7 +190,9 @@ def _put(mixed: Backbone, name: str, edit: Any, paths: Mapping[int, str]) -> Rew
 
 
 def _forward(mixed: Backbone, images: torch.Tensor, rows: Mapping[str, list[int]]) -> dict[str, torch.Tensor]:
-    """One forward over the images of several tuners, each one's next to each other; {name: its features (b, C)}"""
+    """One forward over the images of several tuners, each one's next to each other; {name: its features
+    (b, C)}
+    """
     order = [i for own in rows.values() for i in own]
     slices, start = {}, 0
     for name, own in rows.items():

@@ -1,4 +1,5 @@
-"""Tuner: the base of every plugin that edits a frozen backbone, by four edits: thaw, reweight, before and after.
+"""Tuner: the base of every plugin that edits a frozen backbone, by four edits: thaw, reweight, before and
+after.
 
 Tuner files import it; nothing else in a tuner file touches a network.
 """
@@ -22,16 +23,21 @@ from vet.errors import NoSiteError, UserError
 
 
 class Tuner(nn.Module):
-    """Edits a backbone at the sites that `at` names. A method writes `tune(site)`; it may also write the hooks below.
+    """Edits a backbone at the sites that `at` names. A method writes `tune(site)`; it may also write the
+    hooks below.
 
     at: a role ('attn.qkv'), a sliced role ('block[-2:]'), a module path with wildcards, or a list of these.
     """
 
-    identity_at_start = True    # before training, the tuned backbone computes exactly what the frozen one does
-    head_only = False           # edits nothing, on purpose; of other tuners, that is an error
-    no_gradient: str | None = None      # why some parameters may get no gradient, if not all of them; of others, that is an error
-    length_key: tuple[str, ...] | None = None   # ('lora_length', 'rank', 'r'): short form in model.backbone, argument, its aliases
-    backbone: Backbone | None = None            # the one it is attached to, for `prepare`; not owned
+    identity_at_start = True  # before training, the tuned backbone computes exactly what the frozen one does
+    head_only = False  # edits nothing, on purpose; of other tuners, that is an error
+    no_gradient: str | None = (
+        None  # why some parameters may get no gradient, if not all of them; of others, that is an error
+    )
+    length_key: tuple[str, ...] | None = (
+        None  # ('lora_length', 'rank', 'r'): short form in model.backbone, argument, its aliases
+    )
+    backbone: Backbone | None = None  # the one it is attached to, for `prepare`; not owned
 
     def __init__(self, at: Places):
         super().__init__()
@@ -39,7 +45,7 @@ class Tuner(nn.Module):
         self.deltas = nn.ModuleDict()
         self._edits: list[Thaw | Reweight | Hook] = []
 
-    # What a method writes ------------------------------------------------------------------------------------------
+    # What a method writes -----------------------------------------------------------------------------------
 
     def tune(self, site: Site) -> None:
         """Edits one site, by calling thaw, reweight, before or after."""
@@ -49,19 +55,25 @@ class Tuner(nn.Module):
         """Before the first `tune`: makes what several sites share."""
 
     def prepare(self, batches: Iterable) -> None:
-        """Before step 0: sees training batches (images (B, 3, H, W), labels), for methods that start from data."""
+        """Before step 0: sees training batches (images (B, 3, H, W), labels), for methods that start
+        from data.
+        """
 
     def on_step(self, progress: float) -> None:
-        """After each optimizer step, while the step's gradients are there; `progress` runs from 0 to 1 over the training."""
+        """After each optimizer step, while the step's gradients are there; `progress` runs from 0 to 1
+        over the training.
+        """
 
     def penalty(self) -> torch.Tensor | None:
         """A term that is added to the loss, or None."""
         return None
 
-    # The four edits ------------------------------------------------------------------------------------------------
+    # The four edits -----------------------------------------------------------------------------------------
 
     def thaw(self, site: Site, params: str = '.*') -> None:
-        """Trains the parameters of the site's module whose path below it matches `params`, whole. Repeated: no effect."""
+        """Trains the parameters of the site's module whose path below it matches `params`, whole.
+        Repeated: no effect.
+        """
         for path, parameter in list(site.module.named_parameters()):
             if parameter.requires_grad or not re.fullmatch(params, path):
                 continue
@@ -86,19 +98,27 @@ class Tuner(nn.Module):
         self._edits.append(Hook.before(module, self._own(site, delta)))
 
     def after(self, site: Site, delta: nn.Module) -> None:
-        """The module's output y becomes `delta(x, y)`: the tensor, or the one tensor of several that others read."""
+        """The module's output y becomes `delta(x, y)`: the tensor, or the one tensor of several that
+        others read.
+        """
         module = self._called(site)
         if site.call.gives:
-            raise refuse(self, site, f'a module that gives one tensor to the others (this one gives {site.call.gives})')
+            raise refuse(
+                self, site, f'a module that gives one tensor to the others (this one gives {site.call.gives})'
+            )
         self._edits.append(Hook.after(module, self._own(site, delta), site.call.place))
 
     def share(self, module: nn.Module, device: torch.device | None = None) -> nn.Module:
-        """Owns what several deltas use: saved once. A delta keeps it with `object.__setattr__`, so as not to own it too."""
+        """Owns what several deltas use: saved once. A delta keeps it with `object.__setattr__`, so as
+        not to own it too.
+        """
         self.deltas['shared'] = module
         return module.to(device)
 
     def rows_of_parts(self, site: Site) -> dict[str, Rows]:
-        """Which rows of the site's weight make the queries 'q', the keys 'k' and the values 'v'; {} where nothing shows them."""
+        """Which rows of the site's weight make the queries 'q', the keys 'k' and the values 'v'; {}
+        where nothing shows them.
+        """
         assert self.backbone is not None
         known, leaf = self.backbone.sites.parts, site.name.rpartition('.')[2]
         if site.name not in known:
@@ -106,10 +126,12 @@ class Tuner(nn.Module):
             like = next(self.backbone.network.parameters())
             image = like.new_zeros(1, 3, *self.backbone.preprocessing.size)
             sites = self.backbone.sites.find(alike)
-            known |= dict.fromkeys(alike, {}) | find_parts(self.backbone.network, sites, self.backbone.sites, image)
+            known |= dict.fromkeys(alike, {}) | find_parts(
+                self.backbone.network, sites, self.backbone.sites, image
+            )
         return known[site.name]
 
-    # What holds for every tuner ------------------------------------------------------------------------------------
+    # What holds for every tuner -----------------------------------------------------------------------------
 
     @property
     def mergeable(self) -> bool:
@@ -117,7 +139,9 @@ class Tuner(nn.Module):
         return all(edit.mergeable for edit in self._edits)
 
     def attach(self, backbone: Backbone) -> None:
-        """Edits `backbone`. Should a site refuse, what was edited before it is taken back. UserError on a merged backbone."""
+        """Edits `backbone`. Should a site refuse, what was edited before it is taken back. UserError on
+        a merged backbone.
+        """
         _refuse_merged(backbone, 'attached')
         _forget_compiled_graphs()
         object.__setattr__(self, 'backbone', backbone)
@@ -127,14 +151,18 @@ class Tuner(nn.Module):
             for site in sites:
                 self.tune(site)
             if not self._edits and not self.head_only:
-                raise NoSiteError(f'{type(self).__name__} has nothing to train at the {len(sites)} sites of {self.at!r} in '
-                                  f'{backbone.sites.family}, the first being {sites[0]}; choose others with at=….')
+                raise NoSiteError(
+                    f'{type(self).__name__} has nothing to train at the {len(sites)} sites of {self.at!r} in '
+                    f'{backbone.sites.family}, the first being {sites[0]}; choose others with at=….'
+                )
         except BaseException:
             self.detach()
             raise
 
     def detach(self) -> None:
-        """Takes every edit back: the network is bit for bit what it was before `attach`. UserError on a merged backbone."""
+        """Takes every edit back: the network is bit for bit what it was before `attach`. UserError on a
+        merged backbone.
+        """
         _refuse_merged(self.backbone, 'detached')
         _forget_compiled_graphs()
         while self._edits:
@@ -153,7 +181,9 @@ class Tuner(nn.Module):
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that training made: the deltas' parameters and buffers, and the thawed values."""
-        deltas = {f'deltas.{name.replace("/", ".")}': value for name, value in self.deltas.state_dict().items()}
+        deltas = {
+            f'deltas.{name.replace("/", ".")}': value for name, value in self.deltas.state_dict().items()
+        }
         return deltas | {f'thawed.{edit.key}': edit.value.detach() for edit in self._thaws()}
 
     def training_state(self) -> dict[str, torch.Tensor]:
@@ -161,7 +191,9 @@ class Tuner(nn.Module):
         return {}
 
     def bound_to_weights(self) -> set[str]:
-        """The names in `state` of parameters that mean something only beside this backbone: tasks never share them."""
+        """The names in `state` of parameters that mean something only beside this backbone: tasks never
+        share them.
+        """
         names = set()
         for key, delta in self.deltas.items():
             names |= {f'deltas.{key.replace("/", ".")}.{name}' for name in declared(delta).bound_to_weight}
@@ -174,29 +206,38 @@ class Tuner(nn.Module):
         name = site.name.replace('.', '/') or 'backbone'
         taken = sum(key.partition('#')[0] == name for key in self.deltas)
         self.deltas[f'{name}#{taken}' if taken else name] = delta
-        return delta.to(device=(like if like is not None else next((self.backbone or site.module).parameters())).device)
+        return delta.to(
+            device=(like if like is not None else next((self.backbone or site.module).parameters())).device
+        )
 
     def _called(self, site: Site) -> nn.Module:
         if not site.called and site.name:
-            raise NoSiteError(f'{type(self).__name__} edits what flows through a module, but {site} is never called: its '
-                              f'{site.weight_name!r} is read by {type(site.host).__name__}. Choose the module around it.')
+            raise NoSiteError(
+                f'{type(self).__name__} edits what flows through a module, but {site} is never called: its '
+                f'{site.weight_name!r} is read by {type(site.host).__name__}. Choose the module around it.'
+            )
         if site.call.takes:
             raise refuse(self, site, f'a module that takes a tensor first (this one takes {site.call.takes})')
         return site.module
 
 
 def check_rank(tuner: Any, sites: list[Site]) -> None:
-    """UserError for a rank above that of every weight at `sites`: the update would have more numbers than the weights."""
+    """UserError for a rank above that of every weight at `sites`: the update would have more numbers
+    than the weights.
+    """
     weights = [site.weight for site in sites if site.has_weight]
     ranks = [min(len(weight), weight[0].numel()) for weight in weights if len(weight.shape) > 1]
     wanted = max(site.at_depth(tuner.rank, 'rank') for site in sites)
     if ranks and wanted > max(ranks):
-        raise UserError(f'rank is {wanted}, but the largest of the {len(ranks)} weights at {tuner.at!r} has {max(ranks)}; give a '
-                        f'smaller rank.')
+        raise UserError(
+            f'rank is {wanted}, but the largest of the {len(ranks)} weights at {tuner.at!r} has '
+            f'{max(ranks)}; give a smaller rank.'
+        )
 
 
 def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
-    """What the tuner's `rank` and `alpha` say for a site that must have a weight matrix: (0, 0) where it is skipped.
+    """What the tuner's `rank` and `alpha` say for a site that must have a weight matrix: (0, 0) where it is
+    skipped.
 
     An alpha that is not given is the rank.
     """
@@ -211,13 +252,17 @@ def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
 
 def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:
     """The error of a tuner that cannot act on a site: what it needs, and what the site is."""
-    return NoSiteError(f'{type(tuner).__name__} needs {needs}, but {site} is none; choose other sites with at=….')
+    return NoSiteError(
+        f'{type(tuner).__name__} needs {needs}, but {site} is none; choose other sites with at=….'
+    )
 
 
 def _refuse_merged(backbone: Backbone | None, what: str) -> None:
     if backbone is not None and backbone.is_merged:
-        raise UserError(f'the tuners are merged into the weights of {backbone.sites.family}, so no tuner can be {what}; call '
-                        f'unmerge() of the model first.')
+        raise UserError(
+            f'the tuners are merged into the weights of {backbone.sites.family}, so no tuner can be {what}; '
+            'call unmerge() of the model first.'
+        )
 
 
 def _forget_compiled_graphs() -> None:

@@ -1,7 +1,9 @@
-"""Archives of published datasets: fetched once, compared with a hash that is known, and unpacked inside one folder.
+"""Archives of published datasets: fetched once, compared with a hash that is known, and unpacked inside one
+folder.
 
-An archive is data from a stranger. Only plain files and folders are taken from it. A path outside the folder, a link, a device
-and an archive that grows out of all proportion are refused, and nothing of the archive is kept then.
+An archive is data from a stranger. Only plain files and folders are taken from it. A path outside the folder,
+a link, a device and an archive that grows out of all proportion are refused, and nothing of the archive is
+kept then.
 """
 
 import hashlib
@@ -19,8 +21,8 @@ from vet.errors import DataError
 
 DOWNLOAD_SECONDS = 24 * 3600
 ARCHIVES = ('.tar', '.tgz', '.gz', '.zip')
-GROWTH = 200                # an archive may hold so many times its own bytes: images hardly grow, zeros 1,000 times
-SMALL = 2 ** 20             # bytes that any archive may hold
+GROWTH = 200  # an archive may hold so many times its own bytes: images hardly grow, zeros 1,000 times
+SMALL = 2**20  # bytes that any archive may hold
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Download:
     """A published file: where it is, and the hash by which its makers, or a library, know it."""
 
     url: str
-    digest: str             # 'md5:…' or 'sha256:…'
+    digest: str  # 'md5:…' or 'sha256:…'
 
     @property
     def name(self) -> str:
@@ -36,7 +38,9 @@ class Download:
 
 
 def fetch(download: Download, folder: Path) -> Path:
-    """The file in `folder`, once its hash is right. OSError of the network, DataError where it is another file."""
+    """The file in `folder`, once its hash is right. OSError of the network, DataError where it is
+    another file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / download.name
     try:
@@ -44,15 +48,19 @@ def fetch(download: Download, folder: Path) -> Path:
     except DownloadError as error:
         if not isinstance(getattr(error.__cause__, 'reason', None), ssl.SSLCertVerificationError):
             raise
-        fetch_file(download.url.replace('https:', 'http:', 1), path, DOWNLOAD_SECONDS)      # the hash decides, not the road
+        fetch_file(
+            download.url.replace('https:', 'http:', 1), path, DOWNLOAD_SECONDS
+        )  # the hash decides, not the road
     kind, _, wanted = download.digest.partition(':')
     with path.open('rb') as file:
         found = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
     if found != wanted:
         size = path.stat().st_size
         path.unlink()
-        raise DataError(f'{download.name} is corrupted or another file: its {kind} is {found}, of {size:,} bytes; the published '
-                        f'file has {wanted}')
+        raise DataError(
+            f'{download.name} is corrupted or another file: its {kind} is {found}, of {size:,} bytes; the '
+            f'published file has {wanted}'
+        )
     return path
 
 
@@ -65,19 +73,30 @@ def provide(download: Download, folder: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """The plain files and folders of a tar or zip file, in `folder`. DataError, which names the member, for anything else."""
+    """The plain files and folders of a tar or zip file, in `folder`. DataError, which names the member,
+    for anything else.
+    """
     try:
         if zipfile.is_zipfile(archive):
             _unpack_zip(archive, folder)
         else:
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter=only_plain(archive.stat().st_size))
-    except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        zlib.error,
+    ) as error:
         raise DataError(f'{archive.name} cannot be unpacked: {error}') from error
 
 
 def only_plain(archive_bytes: int) -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo]:
-    """A filter for tarfile's extractall. It passes plain files and folders that stay inside, and no more than GROWTH allows."""
+    """A filter for tarfile's extractall. It passes plain files and folders that stay inside, and no
+    more than GROWTH allows.
+    """
     room = [GROWTH * archive_bytes + SMALL]
 
     def passed(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
@@ -92,26 +111,31 @@ def only_plain(archive_bytes: int) -> Callable[[tarfile.TarInfo, str], tarfile.T
 
 @contextmanager
 def only_plain_by_default() -> Iterator[None]:
-    """Within, tarfile's extractall refuses what `only_plain` refuses, whoever calls it: torchvision gives no filter.
+    """Within, tarfile's extractall refuses what `only_plain` refuses, whoever calls it: torchvision gives no
+    filter.
 
     zipfile needs no filter: its extractall keeps inside, and makes neither links nor devices.
     """
     before = tarfile.TarFile.__dict__.get('extraction_filter')
-    filtered = staticmethod(only_plain(2 ** 40))
-    tarfile.TarFile.extraction_filter = filtered            # type: ignore[assignment]
+    filtered = staticmethod(only_plain(2**40))
+    tarfile.TarFile.extraction_filter = filtered  # type: ignore[assignment]
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before          # type: ignore[assignment]
+        tarfile.TarFile.extraction_filter = before  # type: ignore[assignment]
 
 
 def _unpack_zip(archive: Path, folder: Path) -> None:
     room = GROWTH * archive.stat().st_size + SMALL
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
-            kind = member.external_attr >> 28           # the first bits of a Unix mode: 0o10 a file, 0o4 a folder, 0 unknown
+            kind = (
+                member.external_attr >> 28
+            )  # the first bits of a Unix mode: 0o10 a file, 0o4 a folder, 0 unknown
             if kind not in (0, 0o10, 0o4):
-                raise DataError(f'the archive holds {member.filename!r}, which is a link or a device, not a file')
+                raise DataError(
+                    f'the archive holds {member.filename!r}, which is a link or a device, not a file'
+                )
             room -= member.file_size
             _check(member.filename, room)
         file.extractall(folder)
@@ -126,6 +150,7 @@ def _check(name: str, room: int) -> None:
 
 def is_inside(name: str) -> bool:
     """Whether a relative path, as an archive or a list names it, stays below its folder on every system."""
-    return not any('..' in path.parts or path.is_absolute() or path.drive or path.root
-                   for path in (PurePosixPath(name), PureWindowsPath(name)))
-
+    return not any(
+        '..' in path.parts or path.is_absolute() or path.drive or path.root
+        for path in (PurePosixPath(name), PureWindowsPath(name))
+    )

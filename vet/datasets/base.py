@@ -24,8 +24,10 @@ Sample = tuple[Any, int]
 class ImageData(Protocol):
     """All that a dataset of the user's own needs.
 
-    An item is an image, of any kind that `open_image` reads (PIL, array, path …), and its label 0 … K-1. `targets`, the
-    list of all labels, is optional: without it every item is read once where the labels are needed, images included.
+    An item is an image, of any kind that `open_image` reads (PIL, array, path …), and its label 0 … K-1.
+    `targets`, the
+    list of all labels, is optional: without it every item is read once where the labels are needed, images
+    included.
     """
 
     classes: Sequence[str]
@@ -39,9 +41,9 @@ class ImageDataset(Dataset):
     """Samples with labels; item i is (PIL RGB image, label).
 
     classes: K names, in the order of the labels, as `class_list` takes them. samples: (source, label) pairs.
-    targets: the labels, as a list. gray_range: as open_image takes it; a Trainer sets it, see `set_gray_range`.
-    Images are decoded when they are asked for, never before. Raises DataError where there is no sample or a label is
-    outside 0 … K-1, and from an item where its image is broken, naming the file.
+    targets: the labels, as a list. gray_range: as open_image takes it; a Trainer sets it, see
+    `set_gray_range`. Images are decoded when they are asked for, never before. Raises DataError where there
+    is no sample or a label is outside 0 … K-1, and from an item where its image is broken, naming the file.
     """
 
     gray_range: Range = None
@@ -52,10 +54,14 @@ class ImageDataset(Dataset):
         self.targets = [label for _, label in self.samples]
         name = type(self).__name__
         if not self.samples:
-            raise DataError(f'{name} has no image in this split; check the folder or the list it is read from.')
+            raise DataError(
+                f'{name} has no image in this split; check the folder or the list it is read from.'
+            )
         if min(self.targets) < 0 or max(self.targets) >= len(self.classes):
-            raise DataError(f'{name} has labels {min(self.targets)} … {max(self.targets)}, '
-                            f'but {len(self.classes)} class names; labels count from 0.')
+            raise DataError(
+                f'{name} has labels {min(self.targets)} … {max(self.targets)}, '
+                f'but {len(self.classes)} class names; labels count from 0.'
+            )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -74,7 +80,9 @@ class ImageDataset(Dataset):
 
 
 def set_gray_range(dataset: Any, ranges: Mapping[str | None, Range]) -> None:
-    """Has a dataset, of each task, read gray images as the backbone's preprocessing says, in training and evaluation alike."""
+    """Has a dataset, of each task, read gray images as the backbone's preprocessing says, in training
+    and evaluation alike.
+    """
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         while part is not None:
             if ranges[task] is not None or getattr(part, 'gray_range', None) is not None:
@@ -102,7 +110,9 @@ def pixels_digest(pixels: np.ndarray) -> bytes:
 
 
 def source_identity(source: Any) -> Hashable:
-    """The path of a file, without the links on its way; a hash of the pixels of an array; of anything else, its place in memory."""
+    """The path of a file, without the links on its way; a hash of the pixels of an array; of anything
+    else, its place in memory.
+    """
     if isinstance(source, str | os.PathLike):
         folder, name = os.path.split(os.fspath(source))
         path = os.path.join(_real(folder), name)
@@ -123,24 +133,36 @@ def targets_of(dataset: ImageData) -> list[int]:
     if targets is None:
         return [item_of(dataset, index)[1] for index in range(len(dataset))]
     if len(targets) != len(dataset):
-        raise UserError(f'the dataset {type(dataset).__name__} has {len(targets)} `targets`, but {len(dataset)} images. Give '
-                        f'one label for each image, in the order of the images; or leave `targets` out.')
-    return [as_label(label, len(dataset.classes), partial(item_name, dataset, index))
-            for index, label in enumerate(targets)]
+        raise UserError(
+            f'the dataset {type(dataset).__name__} has {len(targets)} `targets`, but {len(dataset)} images. '
+            'Give one label for each image, in the order of the images; or leave `targets` out.'
+        )
+    return [
+        as_label(label, len(dataset.classes), partial(item_name, dataset, index))
+        for index, label in enumerate(targets)
+    ]
 
 
 def item_of(dataset: Any, index: int, num_classes: int | None = None) -> tuple[Any, int]:
     """Item `index` of any dataset: its image, as the dataset gives it, and its label, an int 0 … K-1.
 
-    num_classes: K; None: the number of the dataset's classes. A UserError names the item, whatever the dataset raises.
+    num_classes: K; None: the number of the dataset's classes. A UserError names the item, whatever the
+        dataset raises.
     """
     with told(lambda: item_name(dataset, index)):
         item = dataset[index]
     if not isinstance(item, (tuple, list)) or len(item) != 2:
-        kind = f'a {type(item).__name__}' + (f' of {len(item)} parts' if isinstance(item, (tuple, list)) else '')
-        raise UserError(f'{item_name(dataset, index)} is {kind}; an item is a pair (image, label). Make `__getitem__` return one.')
+        kind = f'a {type(item).__name__}' + (
+            f' of {len(item)} parts' if isinstance(item, (tuple, list)) else ''
+        )
+        raise UserError(
+            f'{item_name(dataset, index)} is {kind}; an item is a pair (image, label). Make `__getitem__` '
+            'return one.'
+        )
     image, label = item
-    return image, as_label(label, len(dataset.classes) if num_classes is None else num_classes, lambda: item_name(dataset, index))
+    return image, as_label(
+        label, len(dataset.classes) if num_classes is None else num_classes, lambda: item_name(dataset, index)
+    )
 
 
 def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
@@ -150,15 +172,19 @@ def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
     except (TypeError, ValueError):
         number = -1
     if not 0 <= number < num_classes:
-        kind = type(label).__name__ + (f' of shape {tuple(label.shape)}' if getattr(label, 'shape', ()) else '')
-        raise UserError(f'{name()} has the label {str(label)[:60]} ({kind}), but there are {num_classes} classes: a label is a '
-                        f'whole number from 0 to {num_classes - 1}, the place of the name in `classes`.')
+        kind = type(label).__name__ + (
+            f' of shape {tuple(label.shape)}' if getattr(label, 'shape', ()) else ''
+        )
+        raise UserError(
+            f'{name()} has the label {str(label)[:60]} ({kind}), but there are {num_classes} classes: a '
+            f'label is a whole number from 0 to {num_classes - 1}, the place of the name in `classes`.'
+        )
     return number
 
 
 def item_name(dataset: Any, index: int) -> str:
     """An item of any dataset in words, with its file where that is known."""
-    dataset = getattr(dataset, 'inner', dataset)      # what a cache reads through
+    dataset = getattr(dataset, 'inner', dataset)  # what a cache reads through
     inner: Any = dataset
     place = index
     while isinstance(inner, Subset):
@@ -175,11 +201,16 @@ def told(name: Callable[[], str], advice: str = 'Look at the dataset.') -> Itera
     try:
         yield
     except UserError as error:
-        if type(error) not in (UserError, DataError):       # another class says something to the program, not of the image
+        if type(error) not in (
+            UserError,
+            DataError,
+        ):  # another class says something to the program, not of the image
             raise
         raise type(error)(f'{name()}: {error}') from error
-    except Exception as error:      # a user's own dataset, and the libraries that it calls, raise anything
-        raise DataError(f'{name()} cannot be read or transformed: {type(error).__name__}: {error}. {advice}') from error
+    except Exception as error:  # a user's own dataset, and the libraries that it calls, raise anything
+        raise DataError(
+            f'{name()} cannot be read or transformed: {type(error).__name__}: {error}. {advice}'
+        ) from error
 
 
 def resolve_split(split: str, splits: Sequence[str], name: str) -> list[str]:
@@ -195,16 +226,20 @@ def resolve_split(split: str, splits: Sequence[str], name: str) -> list[str]:
 
 
 def require_files(samples: Sequence[Sample], name: str) -> list[Sample]:
-    """The samples with the names that their files have on this disk. DataError if a file is not there: sooner than in the middle
-    of an epoch.
+    """The samples with the names that their files have on this disk. DataError if a file is not there: sooner
+    than in the middle of an epoch.
 
     A list and a disk may spell 'é' as one character or as two: macOS unpacks archives with two.
     """
     found = [(on_disk(source), label) for source, label in samples]
-    missing = [source for source, _ in found if isinstance(source, str | os.PathLike) and not os.path.isfile(source)]
+    missing = [
+        source for source, _ in found if isinstance(source, str | os.PathLike) and not os.path.isfile(source)
+    ]
     if missing:
-        raise DataError(f'{name} lists {len(samples)} images of which {len(missing)} are missing, the first one: '
-                        f'{os.fspath(missing[0])!r}. Complete the folder, or unpack the archive again.')
+        raise DataError(
+            f'{name} lists {len(samples)} images of which {len(missing)} are missing, the first one: '
+            f'{os.fspath(missing[0])!r}. Complete the folder, or unpack the archive again.'
+        )
     return found
 
 

@@ -8,17 +8,24 @@ from vet.datasets.base import Sample
 def read_bird_lists(folder: Path, split: str) -> tuple[list[str], list[Sample]]:
     """Class names and samples of split 'train' or 'test'.
 
-    Each line is an image id, or in classes.txt a class id, and a value: classes.txt (name), images.txt (path in
-    images/), image_class_labels.txt (class id), train_test_split.txt (1 is train). Labels are 0 … K-1 in the order of
-    the class ids in use, which have gaps in NABirds: its classes.txt also names the inner nodes of a hierarchy.
+    Each line is an image id, or in classes.txt a class id, and a value: classes.txt (name), images.txt (path
+    in images/), image_class_labels.txt (class id), train_test_split.txt (1 is train). Labels are 0 … K-1 in
+    the order of
+    the class ids in use, which have gaps in NABirds: its classes.txt also names the inner nodes of a
+    hierarchy.
     """
     names, paths, class_ids, is_train = (
-        _read_pairs(folder / f'{name}.txt') for name in ('classes', 'images', 'image_class_labels', 'train_test_split'))
+        _read_pairs(folder / f'{name}.txt')
+        for name in ('classes', 'images', 'image_class_labels', 'train_test_split')
+    )
     ids = sorted(set(class_ids.values()), key=int)
     label = {class_id: index for index, class_id in enumerate(ids)}
     wanted = '1' if split == 'train' else '0'
-    samples = [(folder / 'images' / path, label[class_ids[image]])
-               for image, path in paths.items() if is_train[image] == wanted]
+    samples = [
+        (folder / 'images' / path, label[class_ids[image]])
+        for image, path in paths.items()
+        if is_train[image] == wanted
+    ]
     return [names[class_id] for class_id in ids], samples
 
 

@@ -16,23 +16,34 @@ LISTS = {'imagenet-1k': IMAGENET, 'imagenet-1k+background': ['background', *IMAG
 def class_list(classes: Any) -> list[str]:
     """The names of all classes, in the order of the labels 0 … K-1, in the composed Unicode form (NFC).
 
-    classes: names in order; a dict {name: number} or {number: name}, whose numbers are the labels; or the name of a list.
-    UserError for a set, which has no order, for a name that is there twice, and for one that no file can hold.
+    classes: names in order; a dict {name: number} or {number: name}, whose numbers are the labels; or the
+    name of a list. UserError for a set, which has no order, for a name that is there twice, and for one that
+    no file can hold.
     """
     if isinstance(classes, str):
         if classes not in LISTS:
-            raise UnknownNameError('list of classes', classes, LISTS, 'Or give all names, in the order of the labels.')
+            raise UnknownNameError(
+                'list of classes', classes, LISTS, 'Or give all names, in the order of the labels.'
+            )
         return list(LISTS[classes])
     if isinstance(classes, Set) and not isinstance(classes, Mapping):
-        raise UserError(f'the classes are a set, {_shown(classes)}, which has no order; give a list, in the order of the labels '
-                        f'0, 1, ….')
+        raise UserError(
+            f'the classes are a set, {_shown(classes)}, which has no order; give a list, in the order of the '
+            'labels 0, 1, ….'
+        )
     if not isinstance(classes, Iterable):
-        raise UserError(f'the classes are {classes!r}; give a list of names, in the order of the labels 0, 1, ….')
-    names = [composed(str(name)) for name in (_by_number(classes) if isinstance(classes, Mapping) else classes)]
+        raise UserError(
+            f'the classes are {classes!r}; give a list of names, in the order of the labels 0, 1, ….'
+        )
+    names = [
+        composed(str(name)) for name in (_by_number(classes) if isinstance(classes, Mapping) else classes)
+    ]
     check_writable(names)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f'the class {twice[0]!r} is named {names.count(twice[0])} times among {len(names)} classes '
-                        f'({len(twice)} such names). Give each class a name of its own.')
+        raise UserError(
+            f'the class {twice[0]!r} is named {names.count(twice[0])} times among {len(names)} classes '
+            f'({len(twice)} such names). Give each class a name of its own.'
+        )
     return names
 
 
@@ -42,8 +53,11 @@ def _by_number(classes: Mapping[Any, Any]) -> list[Any]:
     if len(named) < len(classes):
         named = {number: name for number, name in classes.items() if _is_number(number)}
     if len(named) < len(classes) or set(named) != set(range(len(classes))):
-        raise UserError(f'the classes are the dict {_shown(classes.items())}; a dict gives each class a number of its own, from 0 '
-                        f'to {len(classes) - 1}: {{name: number}} or {{number: name}}.')
+        raise UserError(
+            f'the classes are the dict {_shown(classes.items())}; a dict gives each class a number of its own, from '
+            '0 '
+            f'to {len(classes) - 1}: {{name: number}} or {{number: name}}.'
+        )
     return [named[number] for number in range(len(named))]
 
 
@@ -63,8 +77,10 @@ def check_writable(names: Iterable[str]) -> None:
             name.encode()
         except UnicodeEncodeError:
             shown = name.encode('utf-8', 'backslashreplace').decode()
-            raise UserError(f'the class name "{shown}" is not UTF-8, so that no model folder could hold it. Rename its folder, or '
-                            f'correct the list it comes from.') from None
+            raise UserError(
+                f'the class name "{shown}" is not UTF-8, so that no model folder could hold it. Rename its '
+                'folder, or correct the list it comes from.'
+            ) from None
 
 
 def _shown(values: Iterable[Any]) -> str:

@@ -11,12 +11,43 @@ from vet.datasets.label_map import numbered
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import DATASETS
 
-NAMES = dict(       # of a column in a header, without capitals; where several are there, the first of these counts
-    path=('path', 'file_name', 'filename', 'file_path', 'filepath', 'file', 'image_path', 'img_path', 'image_name', 'img_name',
-          'image', 'img', 'image_id', 'id', 'name', 'url'),
-    label=('label', 'class', 'category', 'target', 'class_name', 'label_name', 'category_name', 'class_id', 'label_id',
-           'category_id', 'labels', 'classes', 'species', 'y'),
-    split=('split', 'set', 'subset', 'partition', 'data_set', 'dataset', 'phase'))
+NAMES = dict(  # of a column in a header, without capitals; where several are there, the first of these counts
+    path=(
+        'path',
+        'file_name',
+        'filename',
+        'file_path',
+        'filepath',
+        'file',
+        'image_path',
+        'img_path',
+        'image_name',
+        'img_name',
+        'image',
+        'img',
+        'image_id',
+        'id',
+        'name',
+        'url',
+    ),
+    label=(
+        'label',
+        'class',
+        'category',
+        'target',
+        'class_name',
+        'label_name',
+        'category_name',
+        'class_id',
+        'label_id',
+        'category_id',
+        'labels',
+        'classes',
+        'species',
+        'y',
+    ),
+    split=('split', 'set', 'subset', 'partition', 'data_set', 'dataset', 'phase'),
+)
 DELIMITERS = ',;\t|'
 BOMS = {b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
 SPLIT_WORDS = {'valid': 'val', 'validation': 'val', 'dev': 'val', 'training': 'train', 'testing': 'test'}
@@ -26,22 +57,33 @@ SPLIT_WORDS = {'valid': 'val', 'validation': 'val', 'dev': 'val', 'training': 't
 class CSV(ImageDataset):
     """Rows of path,label, or with a header in any order; further columns are not read.
 
-    file: the table, absolute or relative to `root`, with commas, semicolons, tabs or bars. Paths in it are absolute or relative to
-    the file itself. The first row is the header where it names a path (path, file_name, filename, file, image, img, …) and a label
-    (label, class, category, target, …), in capitals or not; a column split (set, subset, partition) may follow.
-    columns: the names of the columns, where the header has others: dict(path='picture', label='kind', split='part').
+    file: the table, absolute or relative to `root`, with commas, semicolons, tabs or bars. Paths in it are
+    absolute or relative to the file itself. The first row is the header where it names a path (path,
+    file_name, filename, file, image, img, …) and a label (label, class, category, target, …), in capitals or
+    not; a column split (set, subset, partition) may follow.
+    columns: the names of the columns, where the header has others: dict(path='picture', label='kind',
+        split='part').
     encoding: of the file, such as 'cp1252'; UTF-8, or UTF-16 where the file says so itself.
     split: takes only the rows of that split; None takes all.
 
-    A label is a class name, or, if all labels are whole numbers, a class number 0 … K-1. classes: the K names in order
-    of their numbers, or {name: number}; by default the sorted names (or '0' … 'K-1') of the whole file, whatever the split. Give
-    it where train and test are two files, so that both number the classes equally. Raises DataError with the line's number.
+    A label is a class name, or, if all labels are whole numbers, a class number 0 … K-1. classes: the K names
+    in order of their numbers, or {name: number}; by default the sorted names (or '0' … 'K-1') of the whole
+    file, whatever the split. Give it where train and test are two files, so that both number the classes
+    equally. Raises DataError with the line's number.
     label_map, and a name for `classes`: as for ImageFolder.
     """
 
-    def __init__(self, root: str | Path = 'data', split: str | None = None, *, file: str | Path,
-                 classes: str | Sequence[str] | Mapping[str, int] | None = None, label_map: Mapping[str, int] | None = None,
-                 columns: Mapping[str, str] | None = None, encoding: str | None = None):
+    def __init__(
+        self,
+        root: str | Path = 'data',
+        split: str | None = None,
+        *,
+        file: str | Path,
+        classes: str | Sequence[str] | Mapping[str, int] | None = None,
+        label_map: Mapping[str, int] | None = None,
+        columns: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+    ):
         path = Path(root).expanduser() / Path(file).expanduser()
         rows = _read(path, columns or {}, encoding)
         found = [row['label'] for row in rows]
@@ -53,8 +95,10 @@ class CSV(ImageDataset):
         if split is not None:
             splits = sorted({row['split'] for row in rows} - {''})
             if not splits:
-                raise UserError(f'{str(path)!r} has no column split; given: split={split!r}. Leave split out to take '
-                                f'every row, or add the column (with a header path,label,split).')
+                raise UserError(
+                    f'{str(path)!r} has no column split; given: split={split!r}. Leave split out to take '
+                    f'every row, or add the column (with a header path,label,split).'
+                )
             wanted = resolve_split(SPLIT_WORDS.get(split, split), splits, f'the list {str(path)!r}')
             rows = [row for row in rows if row['split'] in wanted]
         samples = [(path.parent / row['path'], label[row['label']]) for row in rows]
@@ -68,17 +112,24 @@ def _read(path: Path, columns: Mapping[str, str], encoding: str | None) -> list[
     cells, places = _table(path, _text(path, encoding), columns)
     rows, labels = [], dict[str, tuple[str, int]]()
     for number, row in cells:
-        record = {name: row[place].strip() if place is not None and place < len(row) else '' for name, place in places.items()}
+        record = {
+            name: row[place].strip() if place is not None and place < len(row) else ''
+            for name, place in places.items()
+        }
         if not record['path'] or not record['label']:
-            raise DataError(f'line {number} of {str(path)!r} has no path or no label; expected: path,label; given: '
-                            f'{",".join(row)!r}.')
+            raise DataError(
+                f'line {number} of {str(path)!r} has no path or no label; expected: path,label; given: '
+                f'{",".join(row)!r}.'
+            )
         record['label'] = composed(record['label'])
         record['split'] = _split_word(record['split'])
         record['path'] = _slashes(record['path'])
         label, line = labels.setdefault(record['path'], (record['label'], number))
         if label != record['label']:
-            raise DataError(f'{str(path)!r} gives {record["path"]!r} the label {label!r} in line {line} and {record["label"]!r} in '
-                            f'line {number}. An image has one label; remove one of the lines.')
+            raise DataError(
+                f'{str(path)!r} gives {record["path"]!r} the label {label!r} in line {line} and '
+                f'{record["label"]!r} in line {number}. An image has one label; remove one of the lines.'
+            )
         rows.append(record)
     if not rows:
         raise DataError(f'{str(path)!r} has no rows; expected: path,label.')
@@ -87,24 +138,34 @@ def _read(path: Path, columns: Mapping[str, str], encoding: str | None) -> list[
 
 def _text(path: Path, encoding: str | None) -> str:
     if not path.is_file():
-        raise DataError(f'there is no CSV file {str(path)!r}. Give `file`, absolute or relative to the data root '
-                        f'(--data-root DIR or VET_DATA_ROOT).')
+        raise DataError(
+            f'there is no CSV file {str(path)!r}. Give `file`, absolute or relative to the data root '
+            f'(--data-root DIR or VET_DATA_ROOT).'
+        )
     data = path.read_bytes()
     chosen = encoding or BOMS.get(data[:2], 'utf-8-sig')
     try:
         return data.decode(chosen)
     except LookupError as error:
-        raise UserError(f'encoding is {encoding!r}, which Python does not know; give one such as "utf-8" or "cp1252".') from error
+        raise UserError(
+            f'encoding is {encoding!r}, which Python does not know; give one such as "utf-8" or "cp1252".'
+        ) from error
     except UnicodeError as error:
         line = data.count(b'\n', 0, getattr(error, 'start', 0)) + 1
-        raise DataError(f'{str(path)!r} is not {encoding or "UTF-8"}: {error} (line {line}). Save it as UTF-8, or say what it is, '
-                        f'such as encoding="cp1252".') from error
+        raise DataError(
+            f'{str(path)!r} is not {encoding or "UTF-8"}: {error} (line {line}). Save it as UTF-8, or say '
+            'what it is, such as encoding="cp1252".'
+        ) from error
 
 
-def _table(path: Path, text: str, columns: Mapping[str, str]) -> tuple[list[tuple[int, list[str]]], dict[str, int | None]]:
-    """The rows below the header with their line numbers, and the place of each column, by the delimiter that fits best.
+def _table(
+    path: Path, text: str, columns: Mapping[str, str]
+) -> tuple[list[tuple[int, list[str]]], dict[str, int | None]]:
+    """The rows below the header with their line numbers, and the place of each column, by the delimiter that
+    fits best.
 
-    That is the first with which the header names a path and a label; without a header, the first that gives every row two cells.
+    That is the first with which the header names a path and a label; without a header, the first that gives
+    every row two cells.
     """
     tables = {delimiter: _cells(path, text, delimiter) for delimiter in DELIMITERS}
     for cells in tables.values():
@@ -113,7 +174,10 @@ def _table(path: Path, text: str, columns: Mapping[str, str]) -> tuple[list[tupl
             return cells[1:], places
     if columns:
         first = next(iter(text.splitlines()), '')
-        raise UserError(f'columns is {dict(columns)}, but the header of {str(path)!r} is {first!r}; name columns that it has.')
+        raise UserError(
+            f'columns is {dict(columns)}, but the header of {str(path)!r} is {first!r}; name columns that it '
+            'has.'
+        )
     for cells in tables.values():
         if cells and all(len(row) > 1 for _, row in cells):
             _refuse_unknown_header(path, cells)
@@ -122,12 +186,18 @@ def _table(path: Path, text: str, columns: Mapping[str, str]) -> tuple[list[tupl
 
 
 def _refuse_unknown_header(path: Path, cells: list[tuple[int, list[str]]]) -> None:
-    """DataError for a first row that names no file where the second row does: it is a header in other words."""
-    if len(cells) > 1 and [os.path.isfile(on_disk(path.parent / _slashes(row[0]))) for _, row in cells[:2]] == [False, True]:
+    """DataError for a first row that names no file where the second row does: it is a header in other
+    words.
+    """
+    if len(cells) > 1 and [
+        os.path.isfile(on_disk(path.parent / _slashes(row[0]))) for _, row in cells[:2]
+    ] == [False, True]:
         first = cells[0][1]
-        raise DataError(f'the first row of {str(path)!r} is {",".join(first)!r}: its first cell names no file, and the row is no '
-                        f'header with path and label. Name the columns, such as columns=dict(path={first[0].strip()!r}, label=…), '
-                        f'or correct the path.')
+        raise DataError(
+            f'the first row of {str(path)!r} is {",".join(first)!r}: its first cell names no file, and the '
+            'row is no header with path and label. Name the columns, such as '
+            f'columns=dict(path={first[0].strip()!r}, label=…), or correct the path.'
+        )
 
 
 def _slashes(path: str) -> str:
@@ -136,13 +206,17 @@ def _slashes(path: str) -> str:
 
 
 def _cells(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+        text.splitlines(keepends=True), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         if delimiter != DELIMITERS[0]:
             return []
-        raise DataError(f'line {reader.line_num} of {str(path)!r} cannot be read: {error}. Close every quotation mark.') from error
+        raise DataError(
+            f'line {reader.line_num} of {str(path)!r} cannot be read: {error}. Close every quotation mark.'
+        ) from error
 
 
 def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[str, int | None]:
@@ -150,10 +224,16 @@ def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[s
     plain = [cell.strip().lower().replace(' ', '_').replace('-', '_') for cell in header]
     places: dict[str, int | None] = {}
     for column, names in NAMES.items():
-        wanted = [columns[column].strip().lower().replace(' ', '_').replace('-', '_')] if column in columns else list(names)
+        wanted = (
+            [columns[column].strip().lower().replace(' ', '_').replace('-', '_')]
+            if column in columns
+            else list(names)
+        )
         name = next((name for name in wanted if name in plain), None)
         if name is not None and plain.count(name) > 1:
-            raise DataError(f'the header of {str(path)!r} has {plain.count(name)} columns {name!r}; rename all but one.')
+            raise DataError(
+                f'the header of {str(path)!r} has {plain.count(name)} columns {name!r}; rename all but one.'
+            )
         places[column] = None if name is None else plain.index(name)
     return places
 
@@ -164,20 +244,26 @@ def _split_word(text: str) -> str:
     return SPLIT_WORDS.get(word, word if word in ('train', 'val', 'test') else text)
 
 
-def _numbering(labels: list[str], classes: Sequence[str] | None, path: Path) -> tuple[list[str], dict[str, int]]:
+def _numbering(
+    labels: list[str], classes: Sequence[str] | None, path: Path
+) -> tuple[list[str], dict[str, int]]:
     """Class names, and the class number of each label."""
     found = set(labels)
     if classes is None and all(map(str.isdecimal, found)):
         classes = [str(number) for number in range(len(found))]
         if {int(label) for label in found} != set(range(len(found))):
-            raise DataError(f'the class numbers in {str(path)!r} are not 0 … {len(found) - 1}, each used at least '
-                            f'once: {sorted(map(int, found))[:10]}. Count from 0, or give the names of all classes as '
-                            f'classes=[…].')
+            raise DataError(
+                f'the class numbers in {str(path)!r} are not 0 … {len(found) - 1}, each used at least '
+                f'once: {sorted(map(int, found))[:10]}. Count from 0, or give the names of all classes as '
+                f'classes=[…].'
+            )
     names = sorted(found) if classes is None else list(classes)
     label = {name: number for number, name in enumerate(names)}
     if all(map(str.isdecimal, found)) and not found <= set(names) and not all(map(str.isdecimal, names)):
         label = {text: int(text) for text in found if int(text) < len(names)}
     if unknown := sorted(found - set(label)):
-        raise DataError(f'{str(path)!r} has labels that are not among the {len(names)} classes: '
-                        f'{", ".join(unknown[:10])}. Correct them, or complete classes=[…].')
+        raise DataError(
+            f'{str(path)!r} has labels that are not among the {len(names)} classes: '
+            f'{", ".join(unknown[:10])}. Correct them, or complete classes=[…].'
+        )
     return names, label

@@ -15,18 +15,22 @@ from vet.registry import DATASETS
 class Digits(ImageDataset):
     """1,797 scanned handwritten digits of 8 x 8 pixels, 16 gray levels (stretched to 0 … 255).
 
-    split: every third image of each digit is 'test' (596 images), the others are 'train' (1,201): stratified, the same
-    in every version, and the same whichever digits are taken. digits: those taken, labelled 0 … k-1 in this order; a
-    class name is the digit. `root` is not used. The source of a sample is the image itself, uint8 (8, 8).
+    split: every third image of each digit is 'test' (596 images), the others are 'train' (1,201): stratified,
+    the same in every version, and the same whichever digits are taken. digits: those taken, labelled 0 … k-1
+    in this order; a class name is the digit. `root` is not used. The source of a sample is the image itself,
+    uint8 (8, 8).
 
-    Alpaydin & Kaynak 1998, https://archive.ics.uci.edu/dataset/80 (its test part); `sklearn.datasets.load_digits`.
+    Alpaydin & Kaynak 1998, https://archive.ics.uci.edu/dataset/80 (its test part);
+    `sklearn.datasets.load_digits`.
     """
 
     def __init__(self, root: str | Path = 'data', split: str = 'train', digits: Sequence[int] = range(10)):
         [part] = resolve_split(split, ('train', 'test'), type(self).__name__)
         digits = list(digits)
         if not digits or not set(digits) <= set(range(10)) or len(set(digits)) < len(digits):
-            raise UserError(f'digits are some of 0 … 9, each once, such as (5, 6, 7, 8, 9); given: {digits!r}.')
+            raise UserError(
+                f'digits are some of 0 … 9, each once, such as (5, 6, 7, 8, 9); given: {digits!r}.'
+            )
         images, numbers = load_digits(return_X_y=True)
         images = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         held = np.zeros(len(numbers), dtype=bool)

@@ -14,8 +14,8 @@ from vet.registry import DATASETS
 class Flowers102(PublishedDataset):
     """Oxford Flowers: 102 classes; official splits of 1,020 train, 1,020 val and 6,149 test images.
 
-    Nilsback & Zisserman 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/102/; read by torchvision, which checks the
-    md5 of imagelabels.mat and setid.mat, and names that of the images.
+    Nilsback & Zisserman 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/102/; read by torchvision, which
+    checks the md5 of imagelabels.mat and setid.mat, and names that of the images.
     """
 
     splits = ('train', 'val', 'test')
@@ -23,8 +23,10 @@ class Flowers102(PublishedDataset):
     layout = 'flowers-102/ with jpg/image_00001.jpg … image_08189.jpg, imagelabels.mat and setid.mat'
     needs = ('jpg', 'imagelabels.mat', 'setid.mat')
     unpacked_in = folder
-    downloads = tuple(Download(f'https://www.robots.ox.ac.uk/~vgg/data/flowers/102/{name}', f'md5:{md5}')
-                      for name, md5 in datasets.Flowers102._file_dict.values())
+    downloads = tuple(
+        Download(f'https://www.robots.ox.ac.uk/~vgg/data/flowers/102/{name}', f'md5:{md5}')
+        for name, md5 in datasets.Flowers102._file_dict.values()
+    )
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
         reader = datasets.Flowers102(root, split, loader=str)  # a loader that only names the file

@@ -24,10 +24,10 @@ class Part(Subset):
 def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[Part, Part]:
     """The dataset in two: what is left for training, and `fraction` of it held out, stratified by label.
 
-    The same dataset, fraction and seed give the same parts, each in the order of the dataset. A class with a single
-    image stays in training. At least as many images are held out as there are other classes, so that a small dataset
-    of many classes holds out more than `fraction`. Raises DataError where no class has two images, UserError where
-    `fraction` is not between 0 and 1.
+    The same dataset, fraction and seed give the same parts, each in the order of the dataset. A class with a
+    single image stays in training. At least as many images are held out as there are other classes, so that a
+    small dataset of many classes holds out more than `fraction`. Raises DataError where no class has two
+    images, UserError where `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise UserError(f'a held-out fraction lies between 0 and 1, such as 0.1; given: {fraction!r}.')
@@ -35,8 +35,10 @@ def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[
     count = Counter(targets.tolist())
     shared = np.array([index for index, label in enumerate(targets.tolist()) if count[label] > 1], dtype=int)
     if not len(shared):
-        raise DataError('no class has two images, so that none can be held out for validation; '
-                        'give more images or a validation split of your own.')
+        raise DataError(
+            'no class has two images, so that none can be held out for validation; '
+            'give more images or a validation split of your own.'
+        )
     kinds = len(np.unique(targets[shared]))
     size = min(max(round(fraction * len(targets)), kinds), len(shared) - kinds)
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)

@@ -17,29 +17,33 @@ from vet.errors import DataError, DataWarning, UserError
 
 URL_LIMIT_SECONDS = 30
 URL_LIMIT_BYTES = 64 * 2**20
-FEW_LEVELS = 2 ** 13        # of 16 bits: less than an eighth of the range leaves fewer than 32 of 256 levels
-Range = tuple[float, float] | None      # of gray levels
-PROGRAMS = ('EPS',)         # formats that an interpreter would run
+FEW_LEVELS = 2**13  # of 16 bits: less than an eighth of the range leaves fewer than 32 of 256 levels
+Range = tuple[float, float] | None  # of gray levels
+PROGRAMS = ('EPS',)  # formats that an interpreter would run
 
 
 def to_rgb(image: Image.Image, gray_range: Range = None) -> Image.Image:
     """The PIL image as 8-bit RGB, upright.
 
-    EXIF orientation is applied, transparency (alpha, or one transparent colour) is laid over white, 16-bit gray is
-    scaled by 1/257. Of an animation, the frame that the image stands at: the first one where it was just opened.
+    EXIF orientation is applied, transparency (alpha, or one transparent colour) is laid over white, 16-bit
+    gray is scaled by 1/257. Of an animation, the frame that the image stands at: the first one where it was
+    just opened.
 
-    gray_range: the two levels of a gray image of more than 8 bits (16-bit, integer, float) that become 0 and 255; those between
-    are scaled, those outside are cut off. Without gray_range, a DataWarning says once that an image uses a small part of
-    0 … 65535, and DataError is raised for pixels without a known range (32-bit float, integers outside 0 … 65535).
+    gray_range: the two levels of a gray image of more than 8 bits (16-bit, integer, float) that become 0 and
+    255; those between are scaled, those outside are cut off. Without gray_range, a DataWarning says once that
+    an image uses a small part of 0 … 65535, and DataError is raised for pixels without a known range (32-bit
+    float, integers outside 0 … 65535).
     """
     _check_size(*image.size)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or (image.mode == 'F' and gray_range):
         image = _from_deep_gray(image, gray_range)
     if image.mode == 'F':
-        raise DataError('its pixels are 32-bit floats, of which the range is not known; '
-                        'save it with 8 or 16 bits, give an array of floats in [0, 1], or set '
-                        'model.backbone.preprocessing.gray_range=(LOW, HIGH)')
+        raise DataError(
+            'its pixels are 32-bit floats, of which the range is not known; '
+            'save it with 8 or 16 bits, give an array of floats in [0, 1], or set '
+            'model.backbone.preprocessing.gray_range=(LOW, HIGH)'
+        )
     if image.mode == 'La':  # the only alpha mode that Pillow does not convert to RGBA directly
         image = image.convert('LA')
     if image.has_transparency_data:
@@ -47,23 +51,28 @@ def to_rgb(image: Image.Image, gray_range: Range = None) -> Image.Image:
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-_said: list[str] = []           # the image that the warning of few gray levels was said of
+_said: list[str] = []  # the image that the warning of few gray levels was said of
 
 
 @singledispatch
 def open_image(source: Any, gray_range: Range = None) -> Image.Image:
     """The RGB image (see `to_rgb`) that `source` names or holds.
 
-    source: a path, an http(s) URL, encoded bytes, a binary file, a PIL image, a dict with any of these under 'image',
-    or an array (H, W), (H, W, 1), (H, W, 3: RGB) or (H, W, 4: RGBA) of uint8, uint16, bool, or floats in [0, 1].
-    gray_range: the levels that become black and white, as for to_rgb; it also admits gray arrays of any real type and range.
-    A URL is given 10 s for each answer of the server, 30 s in all, and 64 MiB; it may lead on to http(s) addresses alone. An image
-    has at most twice PIL.Image.MAX_IMAGE_PIXELS, as Pillow's own readers allow. Raises DataError, naming the source, for what is
-    missing, truncated or not an image, and UserError for any other kind of source.
+    source: a path, an http(s) URL, encoded bytes, a binary file, a PIL image, a dict with any of these under
+        'image',
+    or an array (H, W), (H, W, 1), (H, W, 3: RGB) or (H, W, 4: RGBA) of uint8, uint16, bool, or floats in [0,
+    1].
+    gray_range: the levels that become black and white, as for to_rgb; it also admits gray arrays of any real
+    type and range. A URL is given 10 s for each answer of the server, 30 s in all, and 64 MiB; it may lead on
+    to http(s) addresses alone. An image has at most twice PIL.Image.MAX_IMAGE_PIXELS, as Pillow's own readers
+    allow. Raises DataError, naming the source, for what is missing, truncated or not an image, and UserError
+    for any other kind of source.
     """
     if not hasattr(source, 'read'):
-        raise UserError(f'an image is a path, an http(s) URL, bytes, a binary file, a PIL image, a numpy array, or a '
-                        f'dict with one of these under "image"; given: {type(source).__name__}.')
+        raise UserError(
+            f'an image is a path, an http(s) URL, bytes, a binary file, a PIL image, a numpy array, or a '
+            f'dict with one of these under "image"; given: {type(source).__name__}.'
+        )
     with _naming(getattr(source, 'name', 'the file given')):
         return _decode(io.BytesIO(source.read()), gray_range)
 
@@ -113,7 +122,9 @@ def _(source: np.ndarray, gray_range: Range = None) -> Image.Image:
 @open_image.register
 def _(source: Mapping, gray_range: Range = None) -> Image.Image:
     if 'image' not in source:
-        raise UserError(f'a dict stands for an image by its key "image"; given: the keys {sorted(map(str, source))}.')
+        raise UserError(
+            f'a dict stands for an image by its key "image"; given: the keys {sorted(map(str, source))}.'
+        )
     return open_image(source['image'], gray_range)
 
 
@@ -125,8 +136,10 @@ def _naming(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f'there is no image file {name!r}; check the path.') from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-        raise DataError(f'cannot read {name} as an image: {error or type(error).__name__}. '
-                        f'Replace it by an image that opens in a viewer, or leave it out.') from error
+        raise DataError(
+            f'cannot read {name} as an image: {error or type(error).__name__}. '
+            f'Replace it by an image that opens in a viewer, or leave it out.'
+        ) from error
 
 
 def _decode(file: Any, gray_range: Range = None) -> Image.Image:
@@ -143,15 +156,20 @@ def _check_size(width: int, height: int) -> None:
     if not width or not height:
         raise DataError(f'it has no pixels: {width} x {height}')
     if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
-        raise DataError(f'its {width:,} x {height:,} pixels are more than {2 * Image.MAX_IMAGE_PIXELS:,}; set '
-                        f'PIL.Image.MAX_IMAGE_PIXELS to allow more')
+        raise DataError(
+            f'its {width:,} x {height:,} pixels are more than {2 * Image.MAX_IMAGE_PIXELS:,}; set '
+            f'PIL.Image.MAX_IMAGE_PIXELS to allow more'
+        )
 
 
 def _from_deep_gray(image: Image.Image, gray_range: Range) -> Image.Image:
     """Mode I, I;16* and F, of which Pillow's own `convert` would clip the first two at 255, as mode L."""
     values = np.array(image)
     if gray_range is None and (values.min() < 0 or values.max() > 65535):
-        raise DataError('its integer pixels lie outside 0 … 65535; set model.backbone.preprocessing.gray_range=(LOW, HIGH)')
+        raise DataError(
+            'its integer pixels lie outside 0 … 65535; set model.backbone.preprocessing.gray_range=(LOW, '
+            'HIGH)'
+        )
     transparent = image.info.get('transparency')
     if isinstance(transparent, int):
         values[values == transparent] = 65535 if gray_range is None else gray_range[1]
@@ -166,20 +184,29 @@ def _windowed(values: np.ndarray, gray_range: tuple[float, float]) -> np.ndarray
     if not np.isfinite(values).all():
         raise DataError('some of its gray levels are not finite numbers')
     low, high = gray_range
-    return np.rint((np.clip(values.astype(np.float64), low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    return np.rint((np.clip(values.astype(np.float64), low, high) - low) * (255 / (high - low))).astype(
+        np.uint8
+    )
 
 
 def _warn_of_few_levels(values: np.ndarray, name: str = '') -> None:
-    """A DataWarning, once in a process, where gray levels fill a small part of 16 bits, as those of 12 bits do."""
+    """A DataWarning, once in a process, where gray levels fill a small part of 16 bits, as those of 12
+    bits do.
+    """
     low, high = int(values.min()), int(values.max())
     if _said or low == high or high - low >= FEW_LEVELS:
         return
     _said.append(name)
-    warnings.warn(DataWarning(
-        f'the gray levels of {repr(name) if name else "an image"} are {low:,} … {high:,}, a small part of the 16 bits from 0 to '
-        f'65,535: as 8 bits, {high // 257 - low // 257 + 1} levels are left. If all images are so, train with '
-        f'model.backbone.preprocessing.gray_range=(LOW, HIGH), the levels that become black and white, such as (0, 4095) for 12 '
-        f'bits. The model folder keeps that for inference. This is said once.'), stacklevel=4)
+    warnings.warn(
+        DataWarning(
+            f'the gray levels of {repr(name) if name else "an image"} are {low:,} … {high:,}, a small part '
+            f'of the 16 bits from 0 to 65,535: as 8 bits, {high // 257 - low // 257 + 1} levels are left. If '
+            'all images are so, train with model.backbone.preprocessing.gray_range=(LOW, HIGH), the levels '
+            'that become black and white, such as (0, 4095) for 12 bits. The model folder keeps that for '
+            'inference. This is said once.'
+        ),
+        stacklevel=4,
+    )
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""The image files in a folder, at any depth: one list for training and for prediction, and what was left out of it."""
+"""The image files in a folder, at any depth: one list for training and for prediction, and what was
+left out of it.
+"""
 
 import os
 import stat
@@ -13,17 +15,48 @@ from PIL import Image, features
 from vet.datasets.image import PROGRAMS
 from vet.errors import DataWarning
 
-NEEDS = {'AVIF': 'avif', 'WEBP': 'webp', 'JPEG2000': 'jpg_2000'}       # formats that Pillow decodes where it was built with these
-STUBS = ('BUFR', 'GRIB', 'HDF5', 'MPEG', 'WMF')                        # formats that Pillow recognises but does not decode
-PICTURES = ('.3fr', '.arw', '.avif', '.cr2', '.cr3', '.dcm', '.dng', '.eps', '.exr', '.hdr', '.heic', '.heif', '.jp2', '.jxl',
-            '.nef', '.nii', '.nrrd', '.orf', '.pdf', '.raf', '.raw', '.rw2', '.svg', '.webp', '.xcf')
-CLUTTER = ('thumbs.db', 'desktop.ini', 'icon\r')                       # files of file managers
+NEEDS = {
+    'AVIF': 'avif',
+    'WEBP': 'webp',
+    'JPEG2000': 'jpg_2000',
+}  # formats that Pillow decodes where it was built with these
+STUBS = ('BUFR', 'GRIB', 'HDF5', 'MPEG', 'WMF')  # formats that Pillow recognises but does not decode
+PICTURES = (
+    '.3fr',
+    '.arw',
+    '.avif',
+    '.cr2',
+    '.cr3',
+    '.dcm',
+    '.dng',
+    '.eps',
+    '.exr',
+    '.hdr',
+    '.heic',
+    '.heif',
+    '.jp2',
+    '.jxl',
+    '.nef',
+    '.nii',
+    '.nrrd',
+    '.orf',
+    '.pdf',
+    '.raf',
+    '.raw',
+    '.rw2',
+    '.svg',
+    '.webp',
+    '.xcf',
+)
+CLUTTER = ('thumbs.db', 'desktop.ini', 'icon\r')  # files of file managers
 CLUTTER_FOLDERS = ('__macosx', '@eadir', '$recycle.bin', '__pycache__')
 
 
 @dataclass
 class Found:
-    """What lies in a folder. images: the paths. left_out: {what: paths}, without hidden files and the clutter of file managers."""
+    """What lies in a folder. images: the paths. left_out: {what: paths}, without hidden files and the
+    clutter of file managers.
+    """
 
     images: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -37,17 +70,27 @@ class Found:
             self.left_out.setdefault(what, []).extend(paths)
 
     def says(self) -> str:
-        """What was left out, in words: '2 x .heic, which Pillow does not read (cat/a.heic, …)'; '' where that is nothing."""
-        return '; '.join(f'{len(paths)} x {what} (such as {printable(paths[0])})' for what, paths in sorted(self.left_out.items()))
+        """What was left out, in words: '2 x .heic, which Pillow does not read (cat/a.heic, …)'; ''
+        where that is nothing.
+        """
+        return '; '.join(
+            f'{len(paths)} x {what} (such as {printable(paths[0])})'
+            for what, paths in sorted(self.left_out.items())
+        )
 
 
 @cache
 def extensions() -> frozenset[str]:
-    """The extensions of all formats that the installed Pillow decodes, with those of its plugins that are imported."""
+    """The extensions of all formats that the installed Pillow decodes, with those of its plugins that
+    are imported.
+    """
     missing = {name for name, feature in NEEDS.items() if not features.check(feature)}
-    decoded = {suffix for suffix, name in Image.registered_extensions().items()
-               if name in Image.OPEN and name not in missing and name not in (*STUBS, *PROGRAMS)}
-    return frozenset(decoded | {'.mpo'})        # an MPO is opened as the JPEG that it begins with
+    decoded = {
+        suffix
+        for suffix, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in missing and name not in (*STUBS, *PROGRAMS)
+    }
+    return frozenset(decoded | {'.mpo'})  # an MPO is opened as the JPEG that it begins with
 
 
 def is_clutter(name: str) -> bool:
@@ -61,7 +104,9 @@ def find_images(folder: str | Path) -> Found:
     Links are followed, but no link leads back to a folder that it lies in. Only regular files count.
     """
     found = Found()
-    for place, name, entry in sorted(_walk(str(folder), (os.path.realpath(folder),), found), key=lambda item: item[:2]):
+    for place, name, entry in sorted(
+        _walk(str(folder), (os.path.realpath(folder),), found), key=lambda item: item[:2]
+    ):
         path, suffix = os.path.join(place, name), os.path.splitext(name)[1].lower()
         if not _is_regular(entry):
             found.leave_out('broken link, pipe or device', path)
@@ -77,11 +122,16 @@ def find_images(folder: str | Path) -> Found:
 def warn_of(found: Found, name: str) -> None:
     """A DataWarning, where files were left out."""
     if found.left_out:
-        warnings.warn(DataWarning(f'{name}: {len(found.images):,} images are taken; left out: {found.says()}.'), stacklevel=2)
+        warnings.warn(
+            DataWarning(f'{name}: {len(found.images):,} images are taken; left out: {found.says()}.'),
+            stacklevel=2,
+        )
 
 
 def _walk(folder: str, above: tuple[str, ...], found: Found) -> Iterator[tuple[str, str, os.DirEntry]]:
-    """The files below a folder that are not clutter. above: the real paths of this folder and of those that lead to it."""
+    """The files below a folder that are not clutter. above: the real paths of this folder and of those
+    that lead to it.
+    """
     with os.scandir(folder) as entries:
         listed = [entry for entry in entries if not is_clutter(entry.name)]
     for entry in listed:
@@ -102,7 +152,7 @@ def _is_below(path: str, folder: str) -> bool:
 def _is_regular(entry: os.DirEntry) -> bool:
     try:
         return stat.S_ISREG(entry.stat().st_mode)
-    except OSError:         # a link to nothing
+    except OSError:  # a link to nothing
         return False
 
 

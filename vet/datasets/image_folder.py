@@ -11,32 +11,49 @@ from vet.errors import DataError, UserError
 from vet.registry import DATASETS
 
 SPLITS = ('train', 'val', 'test')
-OTHER_NAMES = {'valid': 'val', 'validation': 'val', 'dev': 'val', 'training': 'train', 'testing': 'test', 'eval': 'test'}
+OTHER_NAMES = {
+    'valid': 'val',
+    'validation': 'val',
+    'dev': 'val',
+    'training': 'train',
+    'testing': 'test',
+    'eval': 'test',
+}
 
 
 @DATASETS.register_module()
 class ImageFolder(ImageDataset):
-    """Images in path/<class>/, or, with a split, in path/<split>/<class>/; `path` is absolute or relative to `root`.
+    """Images in path/<class>/, or, with a split, in path/<split>/<class>/; `path` is absolute or relative to
+    `root`.
 
-    split: 'train', 'val', 'test' (also 'eval') or 'train+val', where `path` has such folders; None where it has none. A folder
-    'valid', 'validation' or 'dev' is the split 'val'; 'training' is 'train', 'testing' and 'eval' are 'test'.
-    Classes are the folders, sorted by name; images may lie deeper. Every file counts whose ending belongs to a format that the
-    installed Pillow decodes. Hidden files and folders, and those that file managers and notebooks make, are left out. A warning
-    names and counts other files that are left out. Raises DataError if a folder is missing, a class folder holds no image, a
-    split has other classes than 'train', or a class name is not UTF-8.
+    split: 'train', 'val', 'test' (also 'eval') or 'train+val', where `path` has such folders; None where it
+    has none. A folder 'valid', 'validation' or 'dev' is the split 'val'; 'training' is 'train', 'testing' and
+    'eval' are 'test'. Classes are the folders, sorted by name; images may lie deeper. Every file counts whose
+    ending belongs to a format that the installed Pillow decodes. Hidden files and folders, and those that
+    file managers and notebooks make, are left out. A warning names and counts other files that are left out.
+    Raises DataError if a folder is missing, a class folder holds no image, a split has other classes than
+    'train', or a class name is not UTF-8.
 
     For a backbone that keeps its classifier: classes, all class names of its output, or 'imagenet-1k', or
     'imagenet-1k+background' (1,001, background first); label_map, the place there of each folder, such as
-    dict(jellyfish=107), where its name is not among them. Without such a backbone, classes may give the folders' names in the
-    order of their labels, or as {name: number}.
+    dict(jellyfish=107), where its name is not among them. Without such a backbone, classes may give the
+    folders' names in the order of their labels, or as {name: number}.
     """
 
-    def __init__(self, root: str | Path = 'data', split: str | None = None, path: str | Path = '',
-                 classes: str | Sequence[str] | Mapping[str, int] | None = None, label_map: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        root: str | Path = 'data',
+        split: str | None = None,
+        path: str | Path = '',
+        classes: str | Sequence[str] | Mapping[str, int] | None = None,
+        label_map: Mapping[str, int] | None = None,
+    ):
         home = Path(root).expanduser() / Path(path).expanduser()
         if not home.is_dir():
-            raise DataError(f'there is no image folder {str(home)!r}. Give its `path`, absolute or relative to the '
-                            f'data root {str(root)!r} (--data-root DIR or VET_DATA_ROOT).')
+            raise DataError(
+                f'there is no image folder {str(home)!r}. Give its `path`, absolute or relative to the '
+                f'data root {str(root)!r} (--data-root DIR or VET_DATA_ROOT).'
+            )
         splits = _splits(home)
         folders = _split_folders(home, splits, split)
         names = list(_subfolders(splits['train'] if split and 'train' in splits else folders[0]))
@@ -56,8 +73,10 @@ def _splits(home: Path) -> dict[str, Path]:
         if name not in SPLITS:
             continue
         if name in found:
-            raise UserError(f'{str(home)!r} has the folders {found[name].name!r} and {folder.name!r}, which both are the split '
-                            f'{name!r}. Rename one of them, or put them together.')
+            raise UserError(
+                f'{str(home)!r} has the folders {found[name].name!r} and {folder.name!r}, which both are the '
+                f'split {name!r}. Rename one of them, or put them together.'
+            )
         found[name] = folder
     return {name: found[name] for name in SPLITS if name in found}
 
@@ -67,26 +86,35 @@ def _split_folders(home: Path, splits: dict[str, Path], split: str | None) -> li
         others = set(_subfolders(home)) - {folder.name for folder in splits.values()}
         if splits and (not others or len(splits) > 1):
             beside = f', and beside them {", ".join(sorted(others)[:5])}' if others else ''
-            raise UserError(f'{str(home)!r} has the split folders {", ".join(folder.name for folder in splits.values())}{beside}: '
-                            f'say which by split=…, such as split="{next(iter(splits))}".')
+            raise UserError(
+                f'{str(home)!r} has the split folders '
+                f'{", ".join(folder.name for folder in splits.values())}{beside}: say which by split=…, such '
+                f'as split="{next(iter(splits))}".'
+            )
         return [home]
     if not splits:
-        raise UserError(f'{str(home)!r} has no split folders (train, val, test); given: split={split!r}. Leave split '
-                        f'out to take all of it, or make split folders.')
+        raise UserError(
+            f'{str(home)!r} has no split folders (train, val, test); given: split={split!r}. Leave split '
+            f'out to take all of it, or make split folders.'
+        )
     asked = OTHER_NAMES.get(split, split)
     return [splits[name] for name in resolve_split(asked, list(splits), f'the image folder {str(home)!r}')]
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
-    """The folders in a folder by their names, composed and sorted. UserError for a name that is not UTF-8, or is there twice."""
+    """The folders in a folder by their names, composed and sorted. UserError for a name that is not
+    UTF-8, or is there twice.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or is_clutter(path.name):
             continue
         check_writable([path.name])
         if (name := composed(path.name)) in found:
-            raise UserError(f'{str(folder)!r} has two folders {name!r}, which differ only in how their letters are stored (Unicode '
-                            f'NFC and NFD). Put them together.')
+            raise UserError(
+                f'{str(folder)!r} has two folders {name!r}, which differ only in how their letters are '
+                'stored (Unicode NFC and NFD). Put them together.'
+            )
         found[name] = path
     return dict(sorted(found.items()))
 
@@ -95,19 +123,25 @@ def _read(folder: Path, labels: dict[str, int], found: Found) -> list[tuple[str,
     """The samples of a folder of class folders. What lies there is also added to `found`."""
     folders = _subfolders(folder)
     if list(folders) != list(labels):
-        raise DataError(f'{str(folder)!r} has other class folders than the training images: too many: '
-                        f'{sorted(set(folders) - set(labels))}, missing: {sorted(set(labels) - set(folders))}.')
+        raise DataError(
+            f'{str(folder)!r} has other class folders than the training images: too many: '
+            f'{sorted(set(folders) - set(labels))}, missing: {sorted(set(labels) - set(folders))}.'
+        )
     if not labels:
         loose = find_images(folder).images
         also = f' {len(loose):,} images lie in it without a class, such as {loose[0]!r}.' if loose else ''
-        raise DataError(f'{str(folder)!r} has no class folders; images lie in {str(folder / "<class>")}/.{also}')
+        raise DataError(
+            f'{str(folder)!r} has no class folders; images lie in {str(folder / "<class>")}/.{also}'
+        )
     samples: list[tuple[str, int]] = []
     for name, path in folders.items():
         own = find_images(path)
         if not own.images:
             left_out = f' Left out: {own.says()}.' if own.left_out else ''
-            raise DataError(f'the class folder {str(path)!r} holds no image that Pillow reads.{left_out} Put images in it, or '
-                            f'remove the folder.')
+            raise DataError(
+                f'the class folder {str(path)!r} holds no image that Pillow reads.{left_out} Put images in '
+                'it, or remove the folder.'
+            )
         samples += [(image, labels[name]) for image in own.images]
         found.add(own)
     return samples

@@ -1,4 +1,6 @@
-"""Labels that are places in the output of a pretrained classifier, which has more classes than the dataset."""
+"""Labels that are places in the output of a pretrained classifier, which has more classes than the
+dataset.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,19 +9,33 @@ from vet.datasets.class_names import LISTS, class_list, composed
 from vet.errors import DataError, UserError
 
 
-def numbered(names: list[str], classes: Any, label_map: Mapping[str, int] | None) -> tuple[list[str], dict[str, int]]:
-    """All class names (`names` where `classes` is None), and the label of each of `names`: its place among them, or label_map's."""
+def numbered(
+    names: list[str], classes: Any, label_map: Mapping[str, int] | None
+) -> tuple[list[str], dict[str, int]]:
+    """All class names (`names` where `classes` is None), and the label of each of `names`: its place
+    among them, or label_map's.
+    """
     if classes is None and label_map is not None:
-        raise UserError(f'label_map is {dict(label_map)}, but places in what? Give all classes of the output too: classes=[…], or '
-                        f'one of {", ".join(map(repr, LISTS))}.')
+        raise UserError(
+            f'label_map is {dict(label_map)}, but places in what? Give all classes of the output too: '
+            f'classes=[…], or one of {", ".join(map(repr, LISTS))}.'
+        )
     every = names if classes is None else class_list(classes)
     given = {name: label for label, name in enumerate(every)} if label_map is None else label_map
     labels = {composed(str(name)): label for name, label in given.items()}
     if unknown := [name for name in names if name not in labels]:
-        raise DataError(f'{", ".join(unknown[:10])}: no place among the {len(every)} classes'
-                        + (' of label_map; add it there.' if label_map is not None else
-                           f' that `classes` names. Correct the names, add them to classes=[…], or, for a backbone that keeps its '
-                           f'classifier, give the place of each by label_map=dict({unknown[0]}=…).'))
+        raise DataError(
+            f'{", ".join(unknown[:10])}: no place among the {len(every)} classes'
+            + (
+                ' of label_map; add it there.'
+                if label_map is not None
+                else f' that `classes` names. Correct the names, add them to classes=[…], or, for a backbone that keeps its '
+                f'classifier, give the place of each by label_map=dict({unknown[0]}=…).'
+            )
+        )
     if wrong := {name: label for name, label in labels.items() if label not in range(len(every))}:
-        raise UserError(f'label_map has {wrong}, but the output has {len(every)} classes: labels are 0 … {len(every) - 1}.')
+        raise UserError(
+            f'label_map has {wrong}, but the output has {len(every)} classes: labels are 0 … '
+            f'{len(every) - 1}.'
+        )
     return every, {name: labels[name] for name in names}

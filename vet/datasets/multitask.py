@@ -11,7 +11,8 @@ from vet.registry import DATASETS
 
 @DATASETS.register_module()
 class MultiTask(ConcatDataset):
-    """The datasets of several tasks, one after another. An item is (image, its label among the classes of its task).
+    """The datasets of several tasks, one after another. An item is (image, its label among the classes of its
+    task).
 
     tasks: task names to datasets, or to config entries such as dict(type='Flowers102', split='train').
     classes: {task: class names}.
@@ -20,14 +21,20 @@ class MultiTask(ConcatDataset):
     def __init__(self, tasks: Mapping[str, Any], root: Any = 'data'):
         wrong = [name for name in tasks if not str(name).isidentifier()]
         if wrong or not tasks:
-            raise UserError(f'tasks has the names {list(map(str, tasks))}; allowed: one or more of letters, digits and _, each '
-                            f'with a dataset, such as tasks=dict(flowers=dict(type="Flowers102", split="train")).')
+            raise UserError(
+                f'tasks has the names {list(map(str, tasks))}; allowed: one or more of letters, digits and '
+                '_, each with a dataset, such as tasks=dict(flowers=dict(type="Flowers102", split="train")).'
+            )
         for name, entry in tasks.items():
             if not isinstance(entry, Mapping) and not hasattr(entry, 'classes'):
-                raise UserError(f'tasks.{name} is {shown(entry)}; give a dataset that has `classes`, or a config entry such as '
-                                f'dict(type="Flowers102", split="train").')
-        self.tasks = {name: DATASETS.build(dict(entry), root=root) if isinstance(entry, Mapping) else entry
-                      for name, entry in tasks.items()}
+                raise UserError(
+                    f'tasks.{name} is {shown(entry)}; give a dataset that has `classes`, or a config entry '
+                    'such as dict(type="Flowers102", split="train").'
+                )
+        self.tasks = {
+            name: DATASETS.build(dict(entry), root=root) if isinstance(entry, Mapping) else entry
+            for name, entry in tasks.items()
+        }
         super().__init__(self.tasks.values())
         self.classes = {name: list(dataset.classes) for name, dataset in self.tasks.items()}
 

@@ -16,11 +16,15 @@ class NABirds(PublishedDataset):
     """
 
     folder = 'nabirds'
-    layout = ('nabirds/ with images/0817/….jpg …, classes.txt, images.txt, image_class_labels.txt and '
-              'train_test_split.txt')
+    layout = (
+        'nabirds/ with images/0817/….jpg …, classes.txt, images.txt, image_class_labels.txt and '
+        'train_test_split.txt'
+    )
     needs = ('images', 'classes.txt', 'images.txt', 'image_class_labels.txt', 'train_test_split.txt')
-    by_hand = ('it is given out by a form: fill it in at https://dl.allaboutbirds.org/nabirds and unpack the archive '
-               'in the data root')
+    by_hand = (
+        'it is given out by a form: fill it in at https://dl.allaboutbirds.org/nabirds and unpack the '
+        'archive in the data root'
+    )
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
         return read_bird_lists(root / self.folder, split)

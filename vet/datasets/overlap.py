@@ -8,13 +8,23 @@ from torch.utils.data import Subset
 from vet.datasets.base import source_identity
 from vet.errors import UserError
 
-PAIRS = (('train', 'val', 'the best epoch would be chosen by images that the model is trained on'),
-         ('train', 'test', 'the result would be measured on images that the model is trained on'),
-         ('val', 'test', 'the best epoch would be chosen by the images that the result is measured on'))
+PAIRS = (
+    ('train', 'val', 'the best epoch would be chosen by images that the model is trained on'),
+    ('train', 'test', 'the result would be measured on images that the model is trained on'),
+    ('val', 'test', 'the best epoch would be chosen by the images that the result is measured on'),
+)
 
-ADVICE = {('train', 'val'): '. Where dataset.train is split="train+val", leave dataset.val out: a part of train is then held out',
-          ('train', 'test'): '. To see how well the training images are fitted, train without dataset.test, and run vet test MODEL '
-                             '--split train'}
+ADVICE = {
+    (
+        'train',
+        'val',
+    ): '. Where dataset.train is split="train+val", leave dataset.val out: a part of train is then held out',
+    (
+        'train',
+        'test',
+    ): '. To see how well the training images are fitted, train without dataset.test, and run vet test MODEL '
+    '--split train',
+}
 
 
 def refuse_overlaps(data: Mapping[str, Any], chooses: bool) -> None:
@@ -23,16 +33,22 @@ def refuse_overlaps(data: Mapping[str, Any], chooses: bool) -> None:
     chooses: whether the best epoch is chosen, or training stops, by 'val'; only then may 'val' not be 'test'.
     """
     for first, second, harm in PAIRS:
-        if None in (data.get(first), data.get(second)) or ((first, second) == ('val', 'test') and not chooses):
+        if None in (data.get(first), data.get(second)) or (
+            (first, second) == ('val', 'test') and not chooses
+        ):
             continue
         shared, example = _shared(data[first], data[second])
         if shared:
-            raise UserError(f'dataset.{first} and dataset.{second} share {shared:,} images, such as {example}: {harm}. Give splits '
-                            f'without common images{ADVICE.get((first, second), "")}.')
+            raise UserError(
+                f'dataset.{first} and dataset.{second} share {shared:,} images, such as {example}: {harm}. '
+                f'Give splits without common images{ADVICE.get((first, second), "")}.'
+            )
 
 
 def _shared(first: Any, second: Any) -> tuple[int, str]:
-    """The number of images that two datasets share, and one of them in words. Of several tasks, those that a task shares."""
+    """The number of images that two datasets share, and one of them in words. Of several tasks, those
+    that a task shares.
+    """
     if hasattr(first, 'tasks') and hasattr(second, 'tasks'):
         pairs = [(first.tasks[task], second.tasks[task]) for task in first.tasks if task in second.tasks]
     else:
@@ -40,18 +56,25 @@ def _shared(first: Any, second: Any) -> tuple[int, str]:
     for one, other in pairs:
         ours, theirs = _identities(one), _identities(other)
         common = [name for name in theirs if name in ours]
-        in_memory = sum(isinstance(name, bytes) for name in common)     # published sets hold some pictures twice, as CIFAR does
+        in_memory = sum(
+            isinstance(name, bytes) for name in common
+        )  # published sets hold some pictures twice, as CIFAR does
         if common and (in_memory < len(common) or in_memory > len(theirs) / 2):
             return len(common), 'images in memory' if isinstance(common[0], bytes) else _words(common[0])
     return 0, ''
 
 
-def _words(identity: Hashable) -> str:
-    return repr(identity) if isinstance(identity, str) else f'number {identity[-1]} of {str(identity[0]).splitlines()[0]}'      # type: ignore[index]
+def _words(identity: Any) -> str:
+    if isinstance(identity, str):
+        return repr(identity)
+    kind, number = identity
+    return f'number {number} of {str(kind).splitlines()[0]}'
 
 
 def _identities(dataset: Any) -> dict[Hashable, None]:
-    """What tells each image of a dataset from all others: a path, the hash of an image in memory, or the dataset and a number."""
+    """What tells each image of a dataset from all others: a path, the hash of an image in memory, or
+    the dataset and a number.
+    """
     indices: Sequence[int] = range(len(dataset))
     while isinstance(dataset, Subset):
         dataset, indices = dataset.dataset, [dataset.indices[index] for index in indices]

@@ -19,17 +19,19 @@ NETWORK_TIMEOUT_SECONDS = 10
 class PublishedDataset(ImageDataset):
     """A dataset in `root`/`folder`, in the layout its makers published.
 
-    root: the data root, which holds one folder per dataset. split: one of `splits`, see `resolve_split`. What is there
-    is only read. What is not there is downloaded beside it, read whole, and then moved into place by one rename, so
-    that an interrupted download leaves no half-filled folder. Raises DataError, within seconds where there is no
-    network, if data are missing, incomplete or not the published ones.
+    root: the data root, which holds one folder per dataset. split: one of `splits`, see `resolve_split`. What
+    is there is only read. What is not there is downloaded beside it, read whole, and then moved into place by
+    one rename, so that an interrupted download leaves no half-filled folder. Raises DataError, within seconds
+    where there is no network, if data are missing, incomplete or not the published ones.
     """
 
     splits: ClassVar[tuple[str, ...]] = ('train', 'test')
     folder: ClassVar[str]
     layout: ClassVar[str]  # of the data root, for people
     needs: ClassVar[tuple[str, ...]]  # the files and folders in `folder` that every split needs
-    downloads: ClassVar[tuple[Download, ...]] = ()  # with the hashes of their makers, or of a library; (): none is possible
+    downloads: ClassVar[
+        tuple[Download, ...]
+    ] = ()  # with the hashes of their makers, or of a library; (): none is possible
     unpacked_in: ClassVar[str] = ''  # the folder of the data root that they belong in; '': the root itself
     by_hand: ClassVar[str] = ''  # how to come by the data where there is none
 
@@ -53,9 +55,11 @@ class PublishedDataset(ImageDataset):
         try:
             classes, samples = self.read(root, split)
         except Exception as error:  # a broken index file makes its reader raise almost anything
-            raise DataError(f'{type(self).__name__}: {str(root / self.folder)!r} cannot be read: {error!r}. A file in '
-                            f'it is not the published one; expected: {self.layout}. Move the folder away and provide '
-                            f'it again.') from error
+            raise DataError(
+                f'{type(self).__name__}: {str(root / self.folder)!r} cannot be read: {error!r}. A file in '
+                f'it is not the published one; expected: {self.layout}. Move the folder away and provide '
+                f'it again.'
+            ) from error
         require_inside(samples, root / self.folder, type(self).__name__)
         return classes, require_files(samples, type(self).__name__)
 
@@ -69,18 +73,26 @@ class PublishedDataset(ImageDataset):
             return
         reason, cause = '', None
         if _is_filled(root / self.folder):
-            reason = f' (the rest of {str(root / self.folder)!r} is left as it is: complete it, or move it away)'
+            reason = (
+                f' (the rest of {str(root / self.folder)!r} is left as it is: complete it, or move it away)'
+            )
         elif self.downloads and download:
             try:
                 return self._download(root)
             except Exception as error:  # of the network, the archive or the disk: all end in one message
                 if self._missing(root) is None:  # another process was faster
                     return
-                reason, cause = f', and the download from {self.downloads[0].url} failed: {error or type(error).__name__}', error
+                reason, cause = (
+                    f', and the download from {self.downloads[0].url} failed: '
+                    f'{error or type(error).__name__}',
+                    error,
+                )
         second = self.by_hand or (
-            f'run once with a network, so that it is downloaded from {self.downloads[0].url}')
-        raise DataError(f'{type(self).__name__}: {str(missing)!r} is missing{reason}. '
-                        + two_ways(self.layout, second)) from cause
+            f'run once with a network, so that it is downloaded from {self.downloads[0].url}'
+        )
+        raise DataError(
+            f'{type(self).__name__}: {str(missing)!r} is missing{reason}. ' + two_ways(self.layout, second)
+        ) from cause
 
     def _download(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -94,8 +106,10 @@ class PublishedDataset(ImageDataset):
 
 def two_ways(layout: str, second: str) -> str:
     """The sentence that tells how to provide data."""
-    return (f'There are two ways to provide it: (1) --data-root DIR, or the environment variable VET_DATA_ROOT, '
-            f'pointing at a folder that holds {layout}; (2) {second}.')
+    return (
+        f'There are two ways to provide it: (1) --data-root DIR, or the environment variable VET_DATA_ROOT, '
+        f'pointing at a folder that holds {layout}; (2) {second}.'
+    )
 
 
 def _is_filled(folder: Path) -> bool:
@@ -106,13 +120,17 @@ def require_inside(samples: Sequence[Sample], folder: Path, name: str) -> None:
     """Raises DataError if a sample's file is not below `folder`: a list of images is data from a stranger."""
     for source, _ in samples:
         if isinstance(source, str | os.PathLike) and not is_inside(os.path.relpath(source, folder)):
-            raise DataError(f'{name} lists the image {os.fspath(source)!r}, outside {str(folder)!r}; its list is not the '
-                            f'published one. Provide it again.')
+            raise DataError(
+                f'{name} lists the image {os.fspath(source)!r}, outside {str(folder)!r}; its list is not the '
+                f'published one. Provide it again.'
+            )
 
 
 @contextmanager
 def torchvision_bounds() -> Iterator[None]:
-    """Bounds what torchvision's own downloads do: the wait for a silent server, and what an archive may hold."""
+    """Bounds what torchvision's own downloads do: the wait for a silent server, and what an archive may
+    hold.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
     try:

@@ -13,16 +13,26 @@ from vet.registry import DATASETS
 class StanfordCars(PublishedDataset):
     """Stanford Cars: 196 classes (make, model, year), 8,144 train and 8,041 test images.
 
-    Krause et al. 2013; its page, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, is gone. Read by torchvision.
+    Krause et al. 2013; its page, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, is gone. Read by
+    torchvision.
     """
 
     folder = 'stanford_cars'
-    layout = ('stanford_cars/ with cars_train/00001.jpg …, cars_test/00001.jpg …, devkit/cars_meta.mat, '
-              'devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat')
-    needs = ('cars_train', 'cars_test', 'devkit/cars_meta.mat', 'devkit/cars_train_annos.mat',
-             'cars_test_annos_withlabels.mat')
-    by_hand = ('the original download is gone: take a copy, such as those on Kaggle ("Stanford Cars Dataset"), and '
-               'arrange it in the data root like that')
+    layout = (
+        'stanford_cars/ with cars_train/00001.jpg …, cars_test/00001.jpg …, devkit/cars_meta.mat, '
+        'devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat'
+    )
+    needs = (
+        'cars_train',
+        'cars_test',
+        'devkit/cars_meta.mat',
+        'devkit/cars_train_annos.mat',
+        'cars_test_annos_withlabels.mat',
+    )
+    by_hand = (
+        'the original download is gone: take a copy, such as those on Kaggle ("Stanford Cars Dataset"), and '
+        'arrange it in the data root like that'
+    )
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
         reader = datasets.StanfordCars(root, split, loader=str)  # a loader that only names the file

@@ -25,23 +25,33 @@ RESERVED = {'self', 'kwargs', 'root', 'download', 'loader', 'transform', 'target
 
 @DATASETS.register_module(name='torchvision')
 class TorchvisionDataset(ImageDataset):
-    """The torchvision dataset `name`, such as 'Food101', in `root` as torchvision lays it out and downloads it.
+    """The torchvision dataset `name`, such as 'Food101', in `root` as torchvision lays it out and downloads
+    it.
 
-    split: 'train', 'val', 'test' (also 'eval') and 'train+val' become the dataset's own argument and spelling; its
-    other words (SVHN's 'extra') pass as they are. None, and only None, for a dataset without splits. options: further
-    arguments of the dataset. Class names are the dataset's; their numbers where it has none. Raises UserError for an
-    unknown name, split or option and for what is no image classification dataset, DataError where data are missing.
+    split: 'train', 'val', 'test' (also 'eval') and 'train+val' become the dataset's own argument and
+    spelling; its other words (SVHN's 'extra') pass as they are. None, and only None, for a dataset without
+    splits. options: further arguments of the dataset. Class names are the dataset's; their numbers where it
+    has none. Raises UserError for an unknown name, split or option and for what is no image classification
+    dataset, DataError where data are missing.
     """
 
-    def __init__(self, root: str | Path = 'data', split: str | None = 'train', *, name: str, download: bool = True,
-                 options: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        root: str | Path = 'data',
+        split: str | None = 'train',
+        *,
+        name: str,
+        download: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ):
         if name not in datasets.__all__:
             raise UnknownNameError('torchvision dataset', name, datasets.__all__)
         plugin, options = getattr(datasets, name), dict(options or {})
         accepted = _accepted(plugin)
         if unknown := sorted(set(options) - (accepted - RESERVED)):
             raise UnknownNameError(f'option of torchvision.datasets.{name}', unknown[0], accepted - RESERVED)
-        # a loader that only names the file: then no image is decoded before it is asked for, and then by open_image
+        # a loader that only names the file: then no image is decoded before it is asked for, and then by
+        # open_image
         own: dict[str, Any] = {'root': Path(root).expanduser(), 'download': download, 'loader': str}
         given = {**{key: value for key, value in own.items() if key in accepted}, **options}
         try:
@@ -49,10 +59,14 @@ class TorchvisionDataset(ImageDataset):
                 parts = _open(plugin, split, accepted - set(options), given)
                 samples = [sample for part in parts for sample in _samples(part, given)]
         except (OSError, RuntimeError, DataError) as error:
-            raise DataError(f'torchvision.datasets.{name} cannot be read from {str(root)!r}: {error}. '
-                            + two_ways('it in the layout of torchvision', 'run once with a network')) from error
+            raise DataError(
+                f'torchvision.datasets.{name} cannot be read from {str(root)!r}: {error}. '
+                + two_ways('it in the layout of torchvision', 'run once with a network')
+            ) from error
         except TypeError as error:
-            raise UserError(f'torchvision.datasets.{name} cannot be used with options={options!r}: {error}.') from error
+            raise UserError(
+                f'torchvision.datasets.{name} cannot be used with options={options!r}: {error}.'
+            ) from error
         if 'loader' in given:
             require_inside(samples, own['root'], f'torchvision.datasets.{name}')
         self._data: ConcatDataset = ConcatDataset(parts)
@@ -62,7 +76,6 @@ class TorchvisionDataset(ImageDataset):
 
     def open(self, source: Any) -> Image.Image:
         return open_image(self._data[source][0] if isinstance(source, int) else source, self.gray_range)
-
 
     def identity(self, source: Any) -> Hashable:
         if not isinstance(source, int):
@@ -91,8 +104,10 @@ def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, 
     if argument is None and split is None:
         return [plugin(**given)]
     if argument is None or split is None:
-        raise UserError(f'{name} has {"no" if argument is None else "several"} splits; given: split={split!r}. '
-                        f'{"Say split=None" if argument is None else "Name one"}.')
+        raise UserError(
+            f'{name} has {"no" if argument is None else "several"} splits; given: split={split!r}. '
+            f'{"Say split=None" if argument is None else "Name one"}.'
+        )
     if argument == 'train':
         [split] = resolve_split(split, ('train', 'test'), name)
         return [plugin(train=split == 'train', **given)]
@@ -100,7 +115,7 @@ def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, 
     for value in SPELLINGS.get(split, (split,)):
         try:
             return [plugin(**{argument: value}, **given)]
-        except DataError:       # of an archive
+        except DataError:  # of an archive
             raise
         except ValueError as error:
             refusal = error
@@ -116,8 +131,9 @@ def _samples(part: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
         _, label = part[0]
         operator.index(label)
     except (TypeError, ValueError) as error:
-        raise UserError(f'{name} is no image classification dataset: its items are not an image and a class '
-                        f'number.') from error
+        raise UserError(
+            f'{name} is no image classification dataset: its items are not an image and a class number.'
+        ) from error
     if 'loader' in given:
         return [part[index] for index in range(len(part))]
     # an option may change what a label is, and then the private attributes are not the labels

@@ -7,11 +7,22 @@ from vet.datasets.published import require_inside, two_ways
 from vet.errors import DataError, UnknownNameError
 from vet.registry import DATASETS
 
-GROUPS = dict(      # task: its number of classes
-    natural=dict(caltech101=102, cifar=100, dtd=47, oxford_flowers102=102, oxford_iiit_pet=37, sun397=397, svhn=10),
+GROUPS = dict(  # task: its number of classes
+    natural=dict(
+        caltech101=102, cifar=100, dtd=47, oxford_flowers102=102, oxford_iiit_pet=37, sun397=397, svhn=10
+    ),
     specialized=dict(patch_camelyon=2, eurosat=10, resisc45=45, diabetic_retinopathy=5),
-    structured=dict(clevr_count=8, clevr_dist=6, dmlab=6, kitti=4, dsprites_loc=16, dsprites_ori=16, smallnorb_azi=18,
-                    smallnorb_ele=9))
+    structured=dict(
+        clevr_count=8,
+        clevr_dist=6,
+        dmlab=6,
+        kitti=4,
+        dsprites_loc=16,
+        dsprites_ori=16,
+        smallnorb_azi=18,
+        smallnorb_ele=9,
+    ),
+)
 CLASSES = {task: number for tasks in GROUPS.values() for task, number in tasks.items()}
 LISTS = {'train': 'train800', 'val': 'val200', 'train+val': 'train800val200', 'test': 'test'}
 
@@ -20,9 +31,10 @@ LISTS = {'train': 'train800', 'val': 'val200', 'train+val': 'train800val200', 't
 class VTAB(ImageDataset):
     """One task: 800 train and 200 val images, and its whole test set.
 
-    Read in the layout that NOAH's script writes, and that the code of SSF, FacT, Convpass and RepAdapter reads:
-    root/vtab-1k/<task>/train800.txt, val200.txt, train800val200.txt and test.txt, each line a path below that folder and a
-    class number, such as 'images/test/000000.jpg 12'. 'train+val' is the list train800val200, on which published numbers train.
+    Read in the layout that NOAH's script writes, and that the code of SSF, FacT, Convpass and RepAdapter
+    reads: root/vtab-1k/<task>/train800.txt, val200.txt, train800val200.txt and test.txt, each line a path
+    below that folder and a class number, such as 'images/test/000000.jpg 12'. 'train+val' is the list
+    train800val200, on which published numbers train.
     classes: '0' … 'K-1', K the task's published number, since the small splits do not have every class.
     """
 
@@ -38,15 +50,25 @@ def _read(path: Path, num_classes: int) -> list[Sample]:
     """The samples of a list, whose paths are below its own folder. DataError with the line's number."""
     if not path.is_file():
         layout = 'vtab-1k/<task>/ with train800.txt, val200.txt, train800val200.txt, test.txt and images/'
-        raise DataError(f'VTAB: {str(path)!r} is missing. ' + two_ways(layout, (
-            "make it with NOAH's script, data/vtab-source/get_vtab1k.py of github.com/ZhangYuanhan-AI/NOAH, or unpack an archive "
-            'of what it wrote in the data root')))
+        raise DataError(
+            f'VTAB: {str(path)!r} is missing. '
+            + two_ways(
+                layout,
+                (
+                    "make it with NOAH's script, data/vtab-source/get_vtab1k.py of github.com/ZhangYuanhan-AI/NOAH, or unpack an "
+                    'archive '
+                    'of what it wrote in the data root'
+                ),
+            )
+        )
     samples = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         image, _, label = line.strip().rpartition(' ')
         if not image or not label.isdecimal() or int(label) >= num_classes:
-            raise DataError(f'line {number} of {str(path)!r} is {line!r}; expected: a path and a class number from 0 to '
-                            f'{num_classes - 1}, such as "images/test/000000.jpg 1". Make the list again.')
+            raise DataError(
+                f'line {number} of {str(path)!r} is {line!r}; expected: a path and a class number from 0 to '
+                f'{num_classes - 1}, such as "images/test/000000.jpg 1". Make the list again.'
+            )
         samples.append((str(path.parent / image), int(label)))
     require_inside(samples, path.parent, f'VTAB: {str(path)!r}')
     return samples

@@ -25,8 +25,8 @@ from urllib.request import (
 from rich.progress import wrap_file
 
 SCHEMES = ('http', 'https')
-ANSWER_SECONDS = 10         # for each answer of the server: the connection, and each part of what it sends
-CHUNK = 2 ** 20
+ANSWER_SECONDS = 10  # for each answer of the server: the connection, and each part of what it sends
+CHUNK = 2**20
 
 
 class DownloadError(OSError):
@@ -34,7 +34,9 @@ class DownloadError(OSError):
 
 
 def read_url(url: str, limit_bytes: int, limit_seconds: float) -> bytes:
-    """What the server sends for an http(s) URL. OSError where it is more than `limit_bytes`, or is not all there in time."""
+    """What the server sends for an http(s) URL. OSError where it is more than `limit_bytes`, or is not
+    all there in time.
+    """
     with _answer(url, limit_seconds) as answer:
         data = answer.read(limit_bytes + 1)
         if len(data) > limit_bytes:
@@ -45,7 +47,9 @@ def read_url(url: str, limit_bytes: int, limit_seconds: float) -> bytes:
 
 
 def fetch_file(url: str, path: Path, limit_seconds: float) -> None:
-    """Puts what the server sends for an http(s) URL at `path`, with a progress bar. OSError where it is not all there in time."""
+    """Puts what the server sends for an http(s) URL at `path`, with a progress bar. OSError where it is
+    not all there in time.
+    """
     with _answer(url, limit_seconds) as answer, path.open('wb') as file:
         with wrap_file(answer, answer.length or 0, description=path.name) as whole:
             _copy(whole, file)
@@ -60,7 +64,9 @@ def _copy(source: BinaryIO, file: BinaryIO) -> None:
 
 @contextmanager
 def _answer(url: str, limit_seconds: float) -> Iterator[Any]:
-    """The answer of the server. What its sockets still give is cut off after `limit_seconds`, and then an OSError says so."""
+    """The answer of the server. What its sockets still give is cut off after `limit_seconds`, and then
+    an OSError says so.
+    """
     sockets: list[socket.socket] = []
     over = threading.Event()
 
@@ -88,11 +94,20 @@ def _answer(url: str, limit_seconds: float) -> Iterator[Any]:
 
 
 def opener(sockets: list[socket.socket]) -> OpenerDirector:
-    """Opens http and https URLs alone, through the proxies that the environment sets. Puts a copy of each socket in `sockets`."""
+    """Opens http and https URLs alone, through the proxies that the environment sets. Puts a copy of
+    each socket in `sockets`.
+    """
     proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme in SCHEMES}
     director = OpenerDirector()
-    for handler in (ProxyHandler(proxies), _Http(sockets), _Https(sockets), HTTPDefaultErrorHandler(), Redirects(),
-                    HTTPErrorProcessor(), UnknownHandler()):
+    for handler in (
+        ProxyHandler(proxies),
+        _Http(sockets),
+        _Https(sockets),
+        HTTPDefaultErrorHandler(),
+        Redirects(),
+        HTTPErrorProcessor(),
+        UnknownHandler(),
+    ):
         director.add_handler(handler)
     return director
 
@@ -102,10 +117,15 @@ class Redirects(HTTPRedirectHandler):
 
     max_redirections = 5
 
-    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+    def redirect_request(
+        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
         before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if after not in SCHEMES or (before, after) == ('https', 'http'):
-            raise DownloadError(f'the server sends on to {newurl!r}, which is refused: only http(s), and not from https to http')
+            raise DownloadError(
+                f'the server sends on to {newurl!r}, which is refused: only http(s), and not from https to '
+                'http'
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -133,12 +153,12 @@ class _Watching:
 
 class _Http(_Watching, HTTPHandler):
     def http_open(self, req: Request) -> Any:
-        return self.do_open(partial(_made, _Watched, self._sockets), req)        # type: ignore[arg-type]
+        return self.do_open(partial(_made, _Watched, self._sockets), req)  # type: ignore[arg-type]
 
 
 class _Https(_Watching, HTTPSHandler):
     def https_open(self, req: Request) -> Any:
-        return self.do_open(partial(_made, _WatchedTLS, self._sockets), req)     # type: ignore[arg-type]
+        return self.do_open(partial(_made, _WatchedTLS, self._sockets), req)  # type: ignore[arg-type]
 
 
 def _made(kind: type[_Watched], sockets: list[socket.socket], *args: Any, **options: Any) -> _Watched:
@@ -156,9 +176,13 @@ def _reason(error: BaseException) -> BaseException:
 def _shut(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:         # it is closed already
+    except OSError:  # it is closed already
         pass
 
 
 def _proxy_note(url: str) -> str:
-    return ' (through the proxy that the environment sets)' if urlsplit(url).scheme.lower() in getproxies() else ''
+    return (
+        ' (through the proxy that the environment sets)'
+        if urlsplit(url).scheme.lower() in getproxies()
+        else ''
+    )

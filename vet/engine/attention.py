@@ -1,4 +1,5 @@
-"""Attention in bf16 on a CPU, differentiated by whole matrix products: faster than torch's kernel, and as near to float32.
+"""Attention in bf16 on a CPU, differentiated by whole matrix products: faster than torch's kernel, and as
+near to float32.
 
 Imported by learner.py alone.
 """
@@ -20,25 +21,40 @@ def pays(device: torch.device) -> bool:
 
 
 class AttentionByProducts(TorchFunctionMode):
-    """Within, scaled_dot_product_attention on a CPU under autocast to bf16 is `Attention` where that is its equation: without
-    mask or dropout. All else is what it is."""
+    """Within, scaled_dot_product_attention on a CPU under autocast to bf16 is `Attention` where that is its
+    equation: without mask or dropout. All else is what it is."""
 
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if function is F.scaled_dot_product_attention and _is_plain(*args, **kwargs):
             return Attention.apply(*(each.to(torch.bfloat16) for each in args))
         return function(*args, **kwargs)
 
 
-def _is_plain(q: Any = None, k: Any = None, v: Any = None, /, *others: Any, dropout_p: float = 0.0, **options: Any) -> bool:
-    return (torch.is_grad_enabled() and torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu') == torch.bfloat16
-            and v is not None and q.device.type == 'cpu' and q.dtype != torch.float64     # which autocast leaves
-            and q.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
-            and not others and not dropout_p and all(value is None or value is False for value in options.values()))
+def _is_plain(
+    q: Any = None, k: Any = None, v: Any = None, /, *others: Any, dropout_p: float = 0.0, **options: Any
+) -> bool:
+    return (
+        torch.is_grad_enabled()
+        and torch.is_autocast_enabled('cpu')
+        and torch.get_autocast_dtype('cpu') == torch.bfloat16
+        and v is not None
+        and q.device.type == 'cpu'
+        and q.dtype != torch.float64  # which autocast leaves
+        and q.ndim == 4
+        and q.shape[:2] == k.shape[:2] == v.shape[:2]
+        and not others
+        and not dropout_p
+        and all(value is None or value is False for value in options.values())
+    )
 
 
 class Attention(torch.autograd.Function):
-    """softmax(Q K^T / sqrt(d)) V of bf16 Q (B, H, M, d), K and V (B, H, N, d). For the gradient the softmax is formed again."""
+    """softmax(Q K^T / sqrt(d)) V of bf16 Q (B, H, M, d), K and V (B, H, N, d). For the gradient the
+    softmax is formed again.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -60,7 +76,7 @@ class Attention(torch.autograd.Function):
 @contextmanager
 def _products_of_bf16() -> Iterator[None]:
     """Within, products of float32 matrices round their entries to bf16, and add up and give float32."""
-    matmul: Any = getattr(mkldnn, 'matmul')     # noqa: B009 - mypy does not know it
+    matmul: Any = getattr(mkldnn, 'matmul')  # noqa: B009 - mypy does not know it
     before, matmul.fp32_precision = matmul.fp32_precision, 'bf16'
     try:
         yield

@@ -1,4 +1,5 @@
-"""What batch norms that train ask of a training: a channel with one value, and one set of statistics for all processes.
+"""What batch norms that train ask of a training: a channel with one value, and one set of statistics for all
+processes.
 
 Imported by learner.py alone.
 """
@@ -18,11 +19,14 @@ from vet.core.reweight import forward_replaced
 
 @contextmanager
 def single_values_normed(model: nn.Module) -> Iterator[None]:
-    """Within, a batch norm that gets one value for each channel normalises it by its running statistics, and leaves these.
+    """Within, a batch norm that gets one value for each channel normalises it by its running statistics, and
+    leaves these.
 
     torch refuses such a batch: one image, behind a pool. All other batches are what they are.
     """
-    norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms: list[Any] = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     with ExitStack() as stack:
         for norm in norms:
             stack.enter_context(forward_replaced(norm, partial(_normed, norm, norm.forward)))
@@ -41,7 +45,8 @@ def _normed(norm: Any, forward: Callable[[torch.Tensor], torch.Tensor], x: torch
 
 @torch.no_grad()
 def share_statistics(model: nn.Module, accelerator: Accelerator, images: int) -> None:
-    """Each running statistic that trains becomes its mean over all processes, weighted by the images of each in the step.
+    """Each running statistic that trains becomes its mean over all processes, weighted by the images of each
+    in the step.
 
     So all processes evaluate, and save, one model. Each has normalised by its own images alone.
     """
@@ -50,7 +55,9 @@ def share_statistics(model: nn.Module, accelerator: Accelerator, images: int) ->
     values = [getattr(norm, name) for norm in model.modules() if norm.training for name in statistics(norm)]
     if not values:
         return
-    flat = torch.cat([value.flatten().double() for value in values] + [torch.ones(1, device=values[0].device).double()])
+    flat = torch.cat(
+        [value.flatten().double() for value in values] + [torch.ones(1, device=values[0].device).double()]
+    )
     total = accelerator.reduce(images * flat, 'sum')
     means = (total[:-1] / total[-1]).split([value.numel() for value in values])
     for value, mean in zip(values, means):

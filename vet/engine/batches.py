@@ -1,4 +1,6 @@
-"""Batches: which images make up which step, on which process, drawn from (seed, epoch); and the loader that reads them."""
+"""Batches: which images make up which step, on which process, drawn from (seed, epoch); and the loader
+that reads them.
+"""
 
 import math
 import os
@@ -21,21 +23,28 @@ from vet.errors import UserError
 from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
 
 ADVICE = 'Look at the dataset, train.transform and train.transform_on.'
-Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]     # of each task; {None: …} where there is one
-Keys = Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]]]     # batches of (epoch, index, weight)
+Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]  # of each task; {None: …} where there is one
+Keys = (
+    Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]]]
+)  # batches of (epoch, index, weight)
 
 
 @dataclass(frozen=True)
 class Batch:
-    images: torch.Tensor        # (B, 3, H, W), normalised
-    labels: torch.Tensor        # (B,)
-    weights: torch.Tensor       # (B,) 1, or 0 for an image that only fills an empty share
-    task: str | None = None     # of a dataset of several: the one that all images of the batch belong to
-    kept: torch.Tensor | None = None    # (B, …) what a cache has of the images
+    images: torch.Tensor  # (B, 3, H, W), normalised
+    labels: torch.Tensor  # (B,)
+    weights: torch.Tensor  # (B,) 1, or 0 for an image that only fills an empty share
+    task: str | None = None  # of a dataset of several: the one that all images of the batch belong to
+    kept: torch.Tensor | None = None  # (B, …) what a cache has of the images
 
     def pin_memory(self) -> 'Batch':
         """As torch's loader asks for it: in pages from which a GPU copies by itself."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), weights=self.weights.pin_memory())
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            labels=self.labels.pin_memory(),
+            weights=self.weights.pin_memory(),
+        )
 
     @property
     def route(self) -> tuple[str | torch.Tensor, ...]:
@@ -45,16 +54,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of training: global batch i of an epoch is a slice of that epoch's permutation; process r of `world`
-    takes every world-th image of it from r, so that any number of processes sees the same global batches."""
+    """The order of training: global batch i of an epoch is a slice of that epoch's permutation; process r of
+    `world` takes every world-th image of it from r, so that any number of processes sees the same global
+    batches."""
 
     length: int
-    batch_size: int             # images in a global batch, over all processes
-    accumulate: int             # batches per step
+    batch_size: int  # images in a global batch, over all processes
+    accumulate: int  # batches per step
     seed: int
     rank: int = 0
     world: int = 1
-    parts: tuple[int, ...] = ()     # images of each task, which no batch mixes; (): one task
+    parts: tuple[int, ...] = ()  # images of each task, which no batch mixes; (): one task
 
     @property
     def batches(self) -> int:
@@ -69,7 +79,7 @@ class Order:
     def step_size(self, step: int) -> int:
         """Images in a step (counted from the start of training), over all its batches and processes."""
         first = step % self.steps * self.accumulate
-        return sum(map(len, self._epoch(step // self.steps)[first:first + self.accumulate]))
+        return sum(map(len, self._epoch(step // self.steps)[first : first + self.accumulate]))
 
     def step_batches(self, step: int) -> int:
         """Global batches in a step."""
@@ -77,8 +87,8 @@ class Order:
 
     def keys(self, epoch: int, first_step: int = 0) -> Iterator[list[tuple[int, int, int]]]:
         """This process's batches of an epoch as (epoch, image index, weight)."""
-        for whole in self._epoch(epoch)[first_step * self.accumulate:]:
-            yield [(epoch, i, 1) for i in whole[self.rank::self.world]] or [(epoch, whole[0], 0)]
+        for whole in self._epoch(epoch)[first_step * self.accumulate :]:
+            yield [(epoch, i, 1) for i in whole[self.rank :: self.world]] or [(epoch, whole[0], 0)]
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         return _shuffled(self.parts or (self.length,), self.batch_size, self.seed, epoch)
@@ -91,14 +101,15 @@ def _shuffled(parts: tuple[int, ...], batch_size: int, seed: int, epoch: int) ->
     batches: list[list[int]] = []
     for start, size in zip(accumulate((0, *parts)), parts):
         order = (start + torch.randperm(size, generator=shuffle)).tolist()
-        batches += [order[first:first + batch_size] for first in range(0, size, batch_size)]
+        batches += [order[first : first + batch_size] for first in range(0, size, batch_size)]
     if len(parts) > 1:
         batches = [batches[i] for i in torch.randperm(len(batches), generator=shuffle).tolist()]
     return batches
 
 
 class Seeded(Dataset):
-    """`dataset` with the transform of each task, read by (epoch, index, weight); augmentation draws from (seed, epoch, index).
+    """`dataset` with the transform of each task, read by (epoch, index, weight); augmentation draws from
+    (seed, epoch, index).
 
     A UserError comes back in place of the item, since raising it in a worker would bury its message.
     """
@@ -110,23 +121,42 @@ class Seeded(Dataset):
         epoch, index, weight = key
         task = self.dataset.task_of(index) if hasattr(self.dataset, 'task_of') else None
         try:
-            image, label = item_of(self.dataset, index, None if task is None else len(self.dataset.classes[task]))
-            with told(lambda: item_name(self.dataset, index), ADVICE), seeded(self.seed, 'image', epoch, index):
-                return self.transforms[task](opened(image, gray_range_of(self.dataset, task))), label, weight, task
+            image, label = item_of(
+                self.dataset, index, None if task is None else len(self.dataset.classes[task])
+            )
+            with (
+                told(lambda: item_name(self.dataset, index), ADVICE),
+                seeded(self.seed, 'image', epoch, index),
+            ):
+                return (
+                    self.transforms[task](opened(image, gray_range_of(self.dataset, task))),
+                    label,
+                    weight,
+                    task,
+                )
         except UserError as error:
             return error
 
 
 def opened(image: Any, gray_range: Range = None) -> Any:
-    """As a transform takes it: a PIL image, or a tv_tensors.Image. UserError for a tensor of other values than an image's."""
+    """As a transform takes it: a PIL image, or a tv_tensors.Image. UserError for a tensor of other
+    values than an image's.
+    """
     if not isinstance(image, torch.Tensor):
         return open_image(image, gray_range)
     refuse_unless_pixels(image)
     return image if isinstance(image, tv_tensors.Image) else tv_tensors.Image(image)
 
 
-def stacked(images: Sequence[torch.Tensor], labels: Sequence[int], weights: Sequence[int], task: str | None) -> Batch:
-    return Batch(torch.stack(tuple(images)).contiguous(), torch.tensor(labels), torch.tensor(weights, dtype=torch.float32), task)
+def stacked(
+    images: Sequence[torch.Tensor], labels: Sequence[int], weights: Sequence[int], task: str | None
+) -> Batch:
+    return Batch(
+        torch.stack(tuple(images)).contiguous(),
+        torch.tensor(labels),
+        torch.tensor(weights, dtype=torch.float32),
+        task,
+    )
 
 
 def _collate(items: list[tuple[torch.Tensor, int, int, str | None]]) -> Batch:
@@ -134,14 +164,30 @@ def _collate(items: list[tuple[torch.Tensor, int, int, str | None]]) -> Batch:
     return stacked(images, labels, weights, tasks[0])
 
 
-def read(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, collate: Callable[[list], Any] = _collate,
-         pin_memory: bool = False) -> Iterator[Any]:
-    """What `collate` makes of the items of each batch that `keys` lists, in order, read with `workers` processes."""
-    loader = DataLoader(Seeded(dataset, transforms, seed), batch_sampler=keys, num_workers=workers,
-                        collate_fn=partial(_unless_error, collate), pin_memory=pin_memory,
-                        worker_init_fn=_leave_signals_to_the_run)
+def read(
+    dataset: Any,
+    transforms: Transforms,
+    seed: int,
+    keys: Keys,
+    workers: int,
+    collate: Callable[[list], Any] = _collate,
+    pin_memory: bool = False,
+) -> Iterator[Any]:
+    """What `collate` makes of the items of each batch that `keys` lists, in order, read with `workers`
+    processes.
+    """
+    loader = DataLoader(
+        Seeded(dataset, transforms, seed),
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=partial(_unless_error, collate),
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_run,
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='This DataLoader will create')     # the config chose the workers
+        warnings.filterwarnings(
+            'ignore', message='This DataLoader will create'
+        )  # the config chose the workers
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
@@ -149,7 +195,8 @@ def read(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: i
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Of a process that reads images: Ctrl-C, and a signal to the run's group, reach the run alone, which still needs the images.
+    """Of a process that reads images: Ctrl-C, and a signal to the run's group, reach the run alone, which
+    still needs the images.
 
     The process ends with the run in any case.
     """
@@ -164,8 +211,12 @@ def _unless_error(collate: Callable[[list], Any], items: list) -> Any:
     return next((item for item in items if isinstance(item, UserError)), None) or collate(items)
 
 
-def load(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device) -> Iterator[Batch]:
-    """Reads the batches that `keys` lists, in order, with `workers` processes, onto `device`, where they are normalised."""
+def load(
+    dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Reads the batches that `keys` lists, in order, with `workers` processes, onto `device`, where
+    they are normalised.
+    """
     parts = {task: split_normalisation(transform) for task, transform in transforms.items()}
     firsts = {task: first for task, (first, _) in parts.items()}
     for batch in read(dataset, firsts, seed, keys, workers, pin_memory=device.type == 'cuda'):
@@ -174,5 +225,7 @@ def load(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: i
 
 def placed(batch: Batch, normalise: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Batch:
     """A batch of pixels, normalised on `device`."""
-    images, labels, weights = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels, batch.weights))
+    images, labels, weights = (
+        t.to(device, non_blocking=True) for t in (batch.images, batch.labels, batch.weights)
+    )
     return Batch(normalise(images), labels, weights, batch.task)

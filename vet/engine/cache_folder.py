@@ -1,4 +1,6 @@
-"""The cache folder, $VET_CACHE_DIR, else ~/.cache/vet: files that are made once, by any number of processes. It may be deleted."""
+"""The cache folder, $VET_CACHE_DIR, else ~/.cache/vet: files that are made once, by any number of
+processes. It may be deleted.
+"""
 
 import errno
 import os
@@ -8,7 +10,7 @@ from pathlib import Path
 
 from vet.engine.lock import FileLock
 
-FULL = 0.9                                      # of the free space: more no file may take
+FULL = 0.9  # of the free space: more no file may take
 
 
 def cache_path(name: str) -> Path:
@@ -16,7 +18,8 @@ def cache_path(name: str) -> Path:
 
 
 def make_once(path: Path, fill: Callable[[Path], None]) -> None:
-    """Puts a file at `path`, where none is, by one rename after `fill(temporary path)` has written all of it; others wait.
+    """Puts a file at `path`, where none is, by one rename after `fill(temporary path)` has written all of it;
+    others wait.
 
     A file that is there is only read: the folder may be read-only.
     """
@@ -30,12 +33,14 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[Path]:
-    """Within, no other process is: for what becomes of `path`. Gives the temporary file to write, which is gone after it."""
+    """Within, no other process is: for what becomes of `path`. Gives the temporary file to write, which
+    is gone after it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f'{path.name}.lock'))
     lock.acquire()
     try:
-        for left in path.parent.glob(f'.{path.name}.*.tmp'):    # by a process that was killed: the lock is ours
+        for left in path.parent.glob(f'.{path.name}.*.tmp'):  # by a process that was killed: the lock is ours
             left.unlink()
         temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
         try:

@@ -1,9 +1,12 @@
-"""Checkpoints: what was trained, the optimizer's state and where the run stands, as tensors and JSON in one folder.
+"""Checkpoints: what was trained, the optimizer's state and where the run stands, as tensors and JSON in one
+folder.
 
-`step-00000120/state.safetensors` holds tensors under 'model.', 'tuners.', 'optimizer.', 'ema.' and 'best.'; `progress.json`
-the rest. Every random draw is a function of the seed and the step (see seeding), so those two are the whole random state.
+`step-00000120/state.safetensors` holds tensors under 'model.', 'tuners.', 'optimizer.', 'ema.' and 'best.';
+`progress.json` the rest. Every random draw is a function of the seed and the step (see seeding), so those two
+are the whole random state.
 
-progress.json has the sha256 of the tensor file and of its own values, so that a damaged checkpoint is found out.
+progress.json has the sha256 of the tensor file and of its own values, so that a damaged checkpoint is found
+out.
 """
 
 import copy
@@ -23,7 +26,7 @@ from vet.engine.files import publish_folder, read_json, remove_folder, write_fil
 from vet.errors import DataError, TrainingError
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
-FORMAT = 1          # of progress.json; checkpoints before it have no sha256
+FORMAT = 1  # of progress.json; checkpoints before it have no sha256
 
 
 class NewerError(TrainingError):
@@ -36,24 +39,29 @@ class Progress:
 
     seed: int
     step: int = 0
-    processes: int = 1                  # that share a global batch
-    log_bytes: int = 0                  # the log's length, to which a resumed run cuts it back
-    best: float | None = None           # the best validation result so far, and its epoch
+    processes: int = 1  # that share a global batch
+    log_bytes: int = 0  # the log's length, to which a resumed run cuts it back
+    best: float | None = None  # the best validation result so far, and its epoch
     best_epoch: int = 0
-    stopped: bool = False               # early
+    stopped: bool = False  # early
     train_seconds: float = 0.0
     before: dict[str, float] | None = None  # the test result before step 0
-    pending: bool = False               # an epoch has ended, and its validation is to come
-    meter: list[float] = field(default_factory=list)    # what the next record counts already; see Meter.state
+    pending: bool = False  # an epoch has ended, and its validation is to come
+    meter: list[float] = field(default_factory=list)  # what the next record counts already; see Meter.state
 
 
-def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> None:
+def save_checkpoint(
+    folder: Path, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int
+) -> None:
     """Publishes `folder/step-…`, then removes all but the newest `keep`.
 
     parts: 'model', 'optimizer', … to named tensors.
     """
-    tensors = {f'{part}.{name}': tensor.detach().cpu().contiguous().clone()
-               for part, named in parts.items() for name, tensor in named.items()}
+    tensors = {
+        f'{part}.{name}': tensor.detach().cpu().contiguous().clone()
+        for part, named in parts.items()
+        for name, tensor in named.items()
+    }
 
     def fill(temporary: Path) -> None:
         data = save(tensors)
@@ -69,17 +77,23 @@ def save_checkpoint(folder: Path, progress: Progress, parts: Mapping[str, Mappin
 
 def checksum(values: Mapping[str, Any]) -> str:
     """The sha256 of all values of a progress.json but the checksum itself."""
-    return sha256_of(json.dumps({key: values[key] for key in sorted(values) if key != 'checksum'}, sort_keys=True).encode())
+    return sha256_of(
+        json.dumps({key: values[key] for key in sorted(values) if key != 'checksum'}, sort_keys=True).encode()
+    )
 
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Tensor]]]:
-    """The progress and the parts of one checkpoint. DataError where a file is missing or damaged, NewerError for a newer vet's."""
+    """The progress and the parts of one checkpoint. DataError where a file is missing or damaged,
+    NewerError for a newer vet's.
+    """
     try:
         progress, sha256 = _load_progress(path / PROGRESS)
         tensors = read_tensors(path / TENSORS, '', sha256)
     except DataError as error:
-        raise DataError(f'the checkpoint {str(path)!r} cannot be read: {str(error).rstrip()} Give another one with --resume PATH; '
-                        f'a checkpoint is a folder step-… with {TENSORS} and {PROGRESS}.') from error
+        raise DataError(
+            f'the checkpoint {str(path)!r} cannot be read: {str(error).rstrip()} Give another one with '
+            f'--resume PATH; a checkpoint is a folder step-… with {TENSORS} and {PROGRESS}.'
+        ) from error
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition('.')
@@ -88,22 +102,30 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Ten
 
 
 def _load_progress(path: Path) -> tuple[Progress, str | None]:
-    """What progress.json says, and the sha256 of the tensor file beside it; None in a file from before checksums."""
+    """What progress.json says, and the sha256 of the tensor file beside it; None in a file from before
+    checksums.
+    """
     values = read_json(path)
     if not isinstance(values, dict):
         raise DataError(f'{str(path)!r} holds no JSON object.')
     made_by, form = values.get('vet'), values.get('format', 0)
     if isinstance(form, int) and form > FORMAT:
-        raise NewerError(f'{str(path)!r} was written by a newer version of vet ({made_by}; this is {vet.__version__}). Update vet, '
-                         f'then go on with --resume auto.')
+        raise NewerError(
+            f'{str(path)!r} was written by a newer version of vet ({made_by}; this is {vet.__version__}). '
+            'Update vet, then go on with --resume auto.'
+        )
     given = dict(values)
     digests = [given.pop(key, None) for key in ('vet', 'format', 'sha256', 'checksum')][2:]
     try:
         if form and digests[1] != checksum(values):
-            raise DataError(f'{str(path)!r} is damaged: its values have another checksum than the one written.')
+            raise DataError(
+                f'{str(path)!r} is damaged: its values have another checksum than the one written.'
+            )
         progress = Progress(**given)
         if not all(type(number) is int and number >= 0 for number in (progress.step, progress.log_bytes)):
-            raise DataError(f'{str(path)!r} is damaged: step is {progress.step!r}, log_bytes {progress.log_bytes!r}.')
+            raise DataError(
+                f'{str(path)!r} is damaged: step is {progress.step!r}, log_bytes {progress.log_bytes!r}.'
+            )
         return progress, digests[0][TENSORS] if form else None
     except (TypeError, KeyError) as error:
         raise DataError(f'{str(path)!r} is damaged: {error}.') from error
@@ -117,36 +139,55 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
     """The optimizer's tensors and numbers by 'parameter:entry'."""
-    return {f'{names[parameter]}:{entry}': value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
-            for parameter, state in optimizer.state.items() for entry, value in state.items() if value is not None}
+    return {
+        f'{names[parameter]}:{entry}': value
+        if isinstance(value, torch.Tensor)
+        else torch.tensor(value, dtype=torch.float64)
+        for parameter, state in optimizer.state.items()
+        for entry, value in state.items()
+        if value is not None
+    }
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter],
-                         saved: Mapping[str, torch.Tensor]) -> None:
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, torch.nn.Parameter],
+    saved: Mapping[str, torch.Tensor],
+) -> None:
     """Puts `optimizer_state` back, exactly. Numbers that were no tensors come back as numbers.
 
-    DataError, before anything is put back, for an entry of another name, shape or dtype than the optimizer makes itself.
+    DataError, before anything is put back, for an entry of another name, shape or dtype than the optimizer
+    makes itself.
     """
     made = _state_after_a_step(optimizer)
     for key, value in saved.items():
         name, _, entry = key.rpartition(':')
         if name not in parameters:
-            raise DataError(f'the checkpoint has optimizer state for {name!r}, which does not train in this run; '
-                            f'resume with the config that began the run.')
+            raise DataError(
+                f'the checkpoint has optimizer state for {name!r}, which does not train in this run; '
+                f'resume with the config that began the run.'
+            )
         own = made[parameters[name]].get(entry)
         wanted = own if isinstance(own, torch.Tensor) else torch.tensor(0, dtype=torch.float64)
         if own is None or value.shape != wanted.shape or value.dtype != wanted.dtype or value.isnan().any():
-            raise DataError(f'the checkpoint has optimizer state {key!r}, {value.dtype} of shape {tuple(value.shape)}, which '
-                            f'{type(optimizer).__name__} cannot have here; resume with the config that began the run.')
+            raise DataError(
+                f'the checkpoint has optimizer state {key!r}, {value.dtype} of shape {tuple(value.shape)}, '
+                f'which {type(optimizer).__name__} cannot have here; resume with the config that began the '
+                'run.'
+            )
     for key, value in saved.items():
         name, _, entry = key.rpartition(':')
         parameter = parameters[name]
         own = made[parameter][entry]
-        optimizer.state[parameter][entry] = value.to(own.device) if isinstance(own, torch.Tensor) else type(own)(value.item())
+        optimizer.state[parameter][entry] = (
+            value.to(own.device) if isinstance(own, torch.Tensor) else type(own)(value.item())
+        )
 
 
 def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, dict[str, Any]]:
-    """The state that a copy of a fresh optimizer has after one step, of zero gradients, for each of its parameters."""
+    """The state that a copy of a fresh optimizer has after one step, of zero gradients, for each of its
+    parameters.
+    """
     other = copy.deepcopy(optimizer)
     for parameter in _parameters(other):
         parameter.grad = torch.zeros_like(parameter)

@@ -1,7 +1,10 @@
-"""Cut: the place in a network before which no tuner edits anything, so that what reaches it can be kept and gone on from.
+"""Cut: the place in a network before which no tuner edits anything, so that what reaches it can be kept and
+gone on from.
 
-It is the input of a block, or of what follows the blocks, or the network's own output where no edit lies within it. No name and
-no kind of network is asked for: the latest place from which the network gives, bit for bit, what it gives from images is the cut.
+It is the input of a block, or of what follows the blocks, or the network's own output where no edit lies
+within it. No name and
+no kind of network is asked for: the latest place from which the network gives, bit for bit, what it gives
+from images is the cut.
 """
 
 from collections.abc import Iterator
@@ -31,7 +34,9 @@ class _Reached(Exception):  # noqa: N818 - no error: it ends a forward at the cu
 
 @dataclass
 class _Call:
-    """When the first call of a module began and ended, what it gave (of a batch, the first image's), and how many there were."""
+    """When the first call of a module began and ended, what it gave (of a batch, the first image's),
+    and how many there were.
+    """
 
     began: int
     ended: int = 0
@@ -41,27 +46,35 @@ class _Call:
 
 @dataclass
 class Cut:
-    """What reaches `place` is kept: the input of a module of `network`, or, where it is the network, its own output.
+    """What reaches `place` is kept: the input of a module of `network`, or, where it is the network, its own
+    output.
 
     skipped: the modules that are called before it, and what stands for their output.
     """
 
     network: nn.Module
-    name: str                       # of the place
+    name: str  # of the place
     place: nn.Module
     skipped: dict[nn.Module, Any]
     image_shape: torch.Size
-    needs_images: bool              # for an edit after the network, such as a side network
-    shape: torch.Size = field(init=False)       # of what is kept, per image
-    strides: tuple[int, ...] = field(init=False)    # with the batch's: class tokens are, where they lie among others
+    needs_images: bool  # for an edit after the network, such as a side network
+    shape: torch.Size = field(init=False)  # of what is kept, per image
+    strides: tuple[int, ...] = field(
+        init=False
+    )  # with the batch's: class tokens are, where they lie among others
     dtype: torch.dtype = field(init=False)
 
     def reach(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> what reaches the cut (B, …); the rest of the network does not run."""
+
         def stop(module: nn.Module, args: tuple, output: Any = None) -> None:
             raise _Reached(args[0] if output is None else output)
 
-        hooked: Any = self.network.register_forward_hook if self.place is self.network else self.place.register_forward_pre_hook
+        hooked: Any = (
+            self.network.register_forward_hook
+            if self.place is self.network
+            else self.place.register_forward_pre_hook
+        )
         with hooked(stop, prepend=True):
             try:
                 self.network(images)
@@ -77,17 +90,23 @@ class Cut:
 
     @contextmanager
     def resumed(self, kept: torch.Tensor) -> Iterator[None]:
-        """Within, a call of the network with as many images goes on from what reached the cut, kept as float32."""
+        """Within, a call of the network with as many images goes on from what reached the cut, kept as
+        float32.
+        """
         kept = kept.to(self.dtype)
-        if self.strides[0] == max(self.strides):        # kernels go by them, and round otherwise where they differ
-            kept = torch.empty_strided(kept.shape, self.strides, dtype=kept.dtype, device=kept.device).copy_(kept)
+        if self.strides[0] == max(self.strides):  # kernels go by them, and round otherwise where they differ
+            kept = torch.empty_strided(kept.shape, self.strides, dtype=kept.dtype, device=kept.device).copy_(
+                kept
+            )
         with ExitStack() as stack:
             for module, output in self.skipped.items():
                 stack.enter_context(forward_replaced(module, partial(_for_batch, output, len(kept))))
             if self.place is self.network:
                 stack.enter_context(forward_replaced(self.network, lambda *_: kept))
             else:
-                stack.enter_context(self.place.register_forward_pre_hook(lambda _, args: (kept, *args[1:]), prepend=True))
+                stack.enter_context(
+                    self.place.register_forward_pre_hook(lambda _, args: (kept, *args[1:]), prepend=True)
+                )
             yield
 
     def blank(self, batch: int, device: torch.device) -> torch.Tensor:
@@ -119,37 +138,63 @@ class Resumed(nn.Module):
 
 @torch.no_grad()
 def find_cut(model: ImageClassifier, image_shape: torch.Size) -> Cut:
-    """The latest cut of the model as it is tuned, for images of a shape. NoCutError where there is none, or no block before it."""
+    """The latest cut of the model as it is tuned, for images of a shape. NoCutError where there is
+    none, or no block before it.
+    """
     network, blocks = model.backbone.network, model.backbone.sites.blocks
     modules = dict(network.named_modules())
-    edited = _edited(model)             # before the trace, which hooks every module
-    noise = torch.randn(3, *image_shape, generator=torch.Generator().manual_seed(0)).to(next(network.parameters()).device)
+    edited = _edited(model)  # before the trace, which hooks every module
+    noise = torch.randn(3, *image_shape, generator=torch.Generator().manual_seed(0)).to(
+        next(network.parameters()).device
+    )
     with in_eval(model):
         expected, calls = _trace(network, noise)
         began = {name: _caller(modules, name, calls).began for name in modules}
 
         def may_be_cut(name: str) -> bool:
             inside = name.startswith(tuple(f'{block}.' for block in blocks))
-            return (modules[name] in calls and calls[modules[name]].times == 1 and not inside
-                    and began[name] <= min(began[edit] for edit in edited)
-                    and any(calls[modules[block]].ended < began[name] for block in blocks))
+            return (
+                modules[name] in calls
+                and calls[modules[name]].times == 1
+                and not inside
+                and began[name] <= min(began[edit] for edit in edited)
+                and any(calls[modules[block]].ended < began[name] for block in blocks)
+            )
 
         places = sorted(filter(may_be_cut, modules), key=began.__getitem__, reverse=True) if edited else ['']
         for name in places:
-            cut = Cut(network, name, modules[name], _before(calls, began[name]), image_shape, bool(network._forward_hooks))
+            cut = Cut(
+                network,
+                name,
+                modules[name],
+                _before(calls, began[name]),
+                image_shape,
+                bool(network._forward_hooks),
+            )
             if cut._holds(noise, expected):
                 return cut
     if places:
-        raise NoCutError('between the blocks of the network, no single tensor is all that the rest of it reads')
-    raise NoCutError(f'a tuner edits {min(edited, key=began.__getitem__) or "the network"!r}, and no block lies before it')
+        raise NoCutError(
+            'between the blocks of the network, no single tensor is all that the rest of it reads'
+        )
+    raise NoCutError(
+        f'a tuner edits {min(edited, key=began.__getitem__) or "the network"!r}, and no block lies before it'
+    )
 
 
 def _edited(model: ImageClassifier) -> list[str]:
-    """The modules whose input, weight or output a tuner changes; not the network where it is its output alone."""
+    """The modules whose input, weight or output a tuner changes; not the network where it is its output
+    alone.
+    """
     trained = {id(parameter) for parameter in model.trainable().values()}
-    return [name for name, module in model.backbone.network.named_modules()
-            if module._forward_pre_hooks or (name and module._forward_hooks) or reweights_of(module)
-            or any(id(parameter) in trained for parameter in module._parameters.values())]
+    return [
+        name
+        for name, module in model.backbone.network.named_modules()
+        if module._forward_pre_hooks
+        or (name and module._forward_hooks)
+        or reweights_of(module)
+        or any(id(parameter) in trained for parameter in module._parameters.values())
+    ]
 
 
 def _trace(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, dict[nn.Module, _Call]]:
@@ -165,7 +210,9 @@ def _trace(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, dict
 
     def end(module: nn.Module, args: tuple, output: Any) -> None:
         calls[module].ended = next(clock)
-        calls[module].output = tree_map_only(torch.Tensor, lambda t: t[:1].clone() if t.shape[:1] == (len(images),) else t, output)
+        calls[module].output = tree_map_only(
+            torch.Tensor, lambda t: t[:1].clone() if t.shape[:1] == (len(images),) else t, output
+        )
 
     with ExitStack() as stack:
         for module in network.modules():
@@ -192,4 +239,6 @@ def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, Any]:
 
 def _for_batch(output: Any, batch: int, *args: Any, **kwargs: Any) -> Any:
     """The output of one image, for each of a batch. What is the same for any batch goes as it is."""
-    return tree_map_only(torch.Tensor, lambda t: t.expand(batch, *t.shape[1:]) if t.shape[:1] == (1,) else t, output)
+    return tree_map_only(
+        torch.Tensor, lambda t: t.expand(batch, *t.shape[1:]) if t.shape[:1] == (1,) else t, output
+    )

@@ -9,42 +9,61 @@ from accelerate.state import AcceleratorState, PartialState
 from vet.errors import UserError
 
 
-def make_accelerator(device: str | None = None, precision: str = 'auto', some_unused: bool = False) -> Accelerator:
+def make_accelerator(
+    device: str | None = None, precision: str = 'auto', some_unused: bool = False
+) -> Accelerator:
     """An Accelerator on `device` ('cpu', 'cuda', 'cuda:1', 'mps'; None: the best there is).
 
-    precision: 'fp32', 'bf16' (autocast), 'fp8' (the same; a training adds vet/engine/fp8.py), or 'auto': bf16 where the hardware
-        has it.
+    precision: 'fp32', 'bf16' (autocast), 'fp8' (the same; a training adds vet/engine/fp8.py), or 'auto': bf16
+        where the hardware has it.
     some_unused: whether a step may leave trained parameters without a gradient, as one of several tasks does.
 
-    Of several processes on a machine without a GPU, each computes on the CPU. UserError where processes cannot work together.
+    Of several processes on a machine without a GPU, each computes on the CPU. UserError where processes
+    cannot work together.
     """
     processes = int(os.environ.get('WORLD_SIZE', 1))
-    if device is None and (processes > 1 or not torch.accelerator.is_available()) and not torch.cuda.is_available():
-        device = 'cpu'                              # or accelerate would let several processes train side by side
+    if (
+        device is None
+        and (processes > 1 or not torch.accelerator.is_available())
+        and not torch.cuda.is_available()
+    ):
+        device = 'cpu'  # or accelerate would let several processes train side by side
     if device is not None:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f'the device {device!r} cannot be used: {str(error).splitlines()[0]} '
-                            f'Allowed: cpu, cuda, cuda:N, mps, where the machine has it.') from error
+            raise UserError(
+                f'the device {device!r} cannot be used: {str(error).splitlines()[0]} '
+                f'Allowed: cpu, cuda, cuda:N, mps, where the machine has it.'
+            ) from error
         if device.startswith('cuda:'):
             torch.cuda.set_device(device)
     is_gpu = device != 'cpu' and torch.cuda.is_available()
     if precision == 'auto':
         precision = 'bf16' if is_gpu and torch.cuda.is_bf16_supported() else 'fp32'
-    if not torch.distributed.is_initialized():      # accelerate keeps one device a process; a later trainer's may differ
+    if (
+        not torch.distributed.is_initialized()
+    ):  # accelerate keeps one device a process; a later trainer's may differ
         PartialState._reset_state()
     AcceleratorState._reset_state()
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused,
-                                             broadcast_buffers=False)       # batch_norms.py shares those that train
-    accelerator = Accelerator(cpu=device == 'cpu', mixed_precision='no' if precision == 'fp32' else 'bf16',
-                              kwargs_handlers=[parallel])
+    parallel = DistributedDataParallelKwargs(
+        find_unused_parameters=some_unused, broadcast_buffers=False
+    )  # batch_norms.py shares those that train
+    accelerator = Accelerator(
+        cpu=device == 'cpu',
+        mixed_precision='no' if precision == 'fp32' else 'bf16',
+        kwargs_handlers=[parallel],
+    )
     if accelerator.num_processes != processes:
-        raise UserError(f'{processes} processes were started, but on the device {str(accelerator.device)!r} they cannot share the '
-                        f'work; start one, or give --device cpu.')
+        raise UserError(
+            f'{processes} processes were started, but on the device {str(accelerator.device)!r} they cannot '
+            'share the work; start one, or give --device cpu.'
+        )
     return accelerator
 
 
 def precision_of(accelerator: Accelerator) -> str:
-    """'bf16' or 'fp32'. Its own `mixed_precision` is that of the accelerator made last, whichever one is asked."""
+    """'bf16' or 'fp32'. Its own `mixed_precision` is that of the accelerator made last, whichever one
+    is asked.
+    """
     return 'bf16' if accelerator.native_amp else 'fp32'

@@ -7,10 +7,11 @@ import torch
 
 
 class Average:
-    """a <- d a + (1 - d) t after step s (0, 1, …), with d = min(decay, (1 + s) / (10 + s)), for every floating-point tensor t of
-    `trained`; others are copied.
+    """a <- d a + (1 - d) t after step s (0, 1, …), with d = min(decay, (1 + s) / (10 + s)), for every
+    floating-point tensor t of `trained`; others are copied.
 
-    The warmup of d lets the average forget the untrained start: at step s it reaches back over about s / 9 steps at most.
+    The warmup of d lets the average forget the untrained start: at step s it reaches back over about s / 9
+    steps at most.
     """
 
     def __init__(self, trained: Mapping[str, torch.Tensor], decay: float):
@@ -34,17 +35,23 @@ def decay_at(decay: float, step: int) -> float:
 
 
 def shortened(decay: float, steps: int) -> str | None:
-    """What to tell the user where the average of `decay` reaches back over more steps than a run has; else None."""
+    """What to tell the user where the average of `decay` reaches back over more steps than a run has;
+    else None.
+    """
     reach, last = 1 / (1 - decay), decay_at(decay, max(steps, 1) - 1)
     if round(reach) <= steps:
         return None
-    return (f'train.ema={decay:g} averages about {reach:,.0f} steps, but the run has {steps:,}: the decay rises with the steps, to '
-            f'{last:.4g} at the end, which averages about {1 / (1 - last):,.0f}')
+    return (
+        f'train.ema={decay:g} averages about {reach:,.0f} steps, but the run has {steps:,}: the decay rises '
+        f'with the steps, to {last:.4g} at the end, which averages about {1 / (1 - last):,.0f}'
+    )
 
 
 @contextmanager
 def swapped(trained: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor] | None) -> Iterator[None]:
-    """Within, `trained` holds `values` (nothing happens for None); after it, what it held before, bit for bit."""
+    """Within, `trained` holds `values` (nothing happens for None); after it, what it held before, bit
+    for bit.
+    """
     if values is None:
         yield
         return

@@ -12,31 +12,46 @@ import torch
 import vet
 from vet.engine.attention import pays
 
-NO_CODE = (':(top)', ':(top,exclude)benchmarks/results', ':(top,exclude)benchmarks/speed/results', ':(top,exclude,glob)**/*.md')
+NO_CODE = (
+    ':(top)',
+    ':(top,exclude)benchmarks/results',
+    ':(top,exclude)benchmarks/speed/results',
+    ':(top,exclude,glob)**/*.md',
+)
 PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'accelerate', 'numpy', 'safetensors')
 
 
 def describe(device: torch.device) -> dict[str, Any]:
     """A JSON-able description of where a run happens.
 
-    'git_changes' says whether the code differs from the commit 'git_revision'. Result files and pages (.md) are no code.
+    'git_changes' says whether the code differs from the commit 'git_revision'. Result files and pages (.md)
+    are no code.
     """
     is_gpu = device.type == 'cuda'
-    is_checkout = bool(_git('ls-files', Path(vet.__file__).name))       # and not installed below a repository of somebody's
-    return dict(vet=vet.__version__, git_revision=_git('rev-parse', 'HEAD') if is_checkout else None,
-                git_changes=is_checkout and bool(_git('status', '--porcelain', '--', *NO_CODE)),
-                python=platform.python_version(), platform=platform.platform(),
-                device=torch.cuda.get_device_name(device) if is_gpu else f'{device.type}, {_processor()}',
-                processor=_processor(), instructions=torch.backends.cpu.get_cpu_capability(),
-                multiplies_bf16_tiles=pays(torch.device('cpu')), cores=os.cpu_count(), threads=torch.get_num_threads(),
-                packages={name: metadata.version(name) for name in PACKAGES})
+    is_checkout = bool(
+        _git('ls-files', Path(vet.__file__).name)
+    )  # and not installed below a repository of somebody's
+    return dict(
+        vet=vet.__version__,
+        git_revision=_git('rev-parse', 'HEAD') if is_checkout else None,
+        git_changes=is_checkout and bool(_git('status', '--porcelain', '--', *NO_CODE)),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=torch.cuda.get_device_name(device) if is_gpu else f'{device.type}, {_processor()}',
+        processor=_processor(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        multiplies_bf16_tiles=pays(torch.device('cpu')),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        packages={name: metadata.version(name) for name in PACKAGES},
+    )
 
 
 def _processor() -> str:
     """The processor's model where the system names it, else its kind."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:         # not Linux
+    except OSError:  # not Linux
         lines = []
     models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     return models[0] if models else platform.processor() or platform.machine()
@@ -45,7 +60,9 @@ def _processor() -> str:
 def _git(*args: str) -> str | None:
     """What git says of the source vet runs from; None where it is no checkout."""
     try:
-        answer = subprocess.run(['git', *args], cwd=Path(vet.__file__).parent, capture_output=True, text=True, timeout=10)
+        answer = subprocess.run(
+            ['git', *args], cwd=Path(vet.__file__).parent, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None

@@ -21,17 +21,33 @@ from vet.errors import UserError
 from vet.registry import METRICS
 
 
-def measure(model: ImageClassifier | MultiTaskClassifier, dataset: Any, views: Transforms, accelerator: Accelerator,
-            evaluation: Evaluation, answers: Path | None = None, features: Features | None = None) -> dict[str, float]:
-    """The metrics of a dataset by their names. Of several tasks: 'task/metric' for each, and each metric's mean over tasks.
+def measure(
+    model: ImageClassifier | MultiTaskClassifier,
+    dataset: Any,
+    views: Transforms,
+    accelerator: Accelerator,
+    evaluation: Evaluation,
+    answers: Path | None = None,
+    features: Features | None = None,
+) -> dict[str, float]:
+    """The metrics of a dataset by their names. Of several tasks: 'task/metric' for each, and each metric's
+    mean over tasks.
 
-    answers: an .npz file to write, with the images' 'labels' and the labels 'given' by the model; of one task.
+    answers: an .npz file to write, with the images' 'labels' and the labels 'given' by the model; of one
+        task.
     features: what is kept of the images, of one task.
     """
     loader, found = evaluation.dataloader, {}
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
-        scores, labels = score(model.for_task(task), part, views[task], accelerator, loader.batch_size_per_gpu,
-                               loader.workers_per_gpu, features)
+        scores, labels = score(
+            model.for_task(task),
+            part,
+            views[task],
+            accelerator,
+            loader.batch_size_per_gpu,
+            loader.workers_per_gpu,
+            features,
+        )
         found[task] = compute_metrics(evaluation.metrics, scores, labels)
         if answers and task is None and accelerator.is_main_process:
             data = io.BytesIO()
@@ -40,15 +56,27 @@ def measure(model: ImageClassifier | MultiTaskClassifier, dataset: Any, views: T
     if None in found:
         return found[None]
     first, *others = found.values()
-    common = [name for name in first if all(name in results for results in others)]     # a metric of each class has other names
+    common = [
+        name for name in first if all(name in results for results in others)
+    ]  # a metric of each class has other names
     means = {name: sum(results[name] for results in found.values()) / len(found) for name in common}
-    return means | {f'{task}/{name}': value for task, results in found.items() for name, value in results.items()}
+    return means | {
+        f'{task}/{name}': value for task, results in found.items() for name, value in results.items()
+    }
 
 
 @torch.no_grad()
-def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tensor], accelerator: Accelerator,
-          batch_size: int, workers: int, features: Features | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax scores (N, K) and labels (N,) of all N images, in order: each image counts once, however N divides.
+def score(
+    model: nn.Module,
+    dataset: Any,
+    transform: Callable[[Any], torch.Tensor],
+    accelerator: Accelerator,
+    batch_size: int,
+    workers: int,
+    features: Features | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Softmax scores (N, K) and labels (N,) of all N images, in order: each image counts once, however N
+    divides.
 
     UserError for no image.
     """
@@ -56,9 +84,14 @@ def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tenso
     if not length:
         raise UserError(f'the dataset {type(dataset).__name__} is empty: there is nothing to evaluate.')
     mine = range(rank, length, world)
-    keys = [[(0, i, 1) for i in mine[start:start + batch_size]] for start in range(0, len(mine), batch_size)]
-    net, batches = ((features.net, features.batches(keys, accelerator.device)) if features else
-                    (model, load(dataset, {None: transform}, 0, keys, workers, accelerator.device)))
+    keys = [
+        [(0, i, 1) for i in mine[start : start + batch_size]] for start in range(0, len(mine), batch_size)
+    ]
+    net, batches = (
+        (features.net, features.batches(keys, accelerator.device))
+        if features
+        else (model, load(dataset, {None: transform}, 0, keys, workers, accelerator.device))
+    )
     found = []
     with in_eval(model):
         for batch in batches:
@@ -67,42 +100,56 @@ def score(model: nn.Module, dataset: Any, transform: Callable[[Any], torch.Tenso
     if world == 1:
         scores, labels = (torch.cat(parts) for parts in zip(*found))
         return scores.cpu().numpy(), labels.cpu().numpy()
-    share = -(-length // world)             # all processes gather equal shares; what fills them is cut off below
+    share = -(-length // world)  # all processes gather equal shares; what fills them is cut off below
     classes = _agree(accelerator, found[0][0].shape[1] if found else 0)
     scores = torch.zeros(share, classes, device=accelerator.device)
     labels = torch.zeros(share, dtype=torch.long, device=accelerator.device)
     if found:
-        scores[:len(mine)], labels[:len(mine)] = (torch.cat(parts) for parts in zip(*found))
-    gathered = [accelerator.gather(tensor).view(world, share, *tensor.shape[1:]).transpose(0, 1).flatten(0, 1)[:length]
-                for tensor in (scores, labels)]
+        scores[: len(mine)], labels[: len(mine)] = (torch.cat(parts) for parts in zip(*found))
+    gathered = [
+        accelerator.gather(tensor)
+        .view(world, share, *tensor.shape[1:])
+        .transpose(0, 1)
+        .flatten(0, 1)[:length]
+        for tensor in (scores, labels)
+    ]
     return gathered[0].cpu().numpy(), gathered[1].cpu().numpy()
 
 
 def best_classes(logits: torch.Tensor, classes: list[str], topk: int) -> list[dict[str, list]]:
     """logits (B, K) to {'scores': [...], 'labels': [...]} each: the `topk` softmax scores, best first."""
     best = logits.float().softmax(1).topk(min(topk, len(classes)))
-    return [dict(scores=scores, labels=[classes[i] for i in indices])
-            for scores, indices in zip(best.values.tolist(), best.indices.tolist())]
+    return [
+        dict(scores=scores, labels=[classes[i] for i in indices])
+        for scores, indices in zip(best.values.tolist(), best.indices.tolist())
+    ]
 
 
 def compute_metrics(names: Iterable[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Each metric by its name; ModelScope's 'vision-efficient-tuning-metric' is called 'accuracy'.
 
-    A metric gives a number, or numbers by name, which are called 'metric.name'. UserError for any other, and for one that fails.
+    A metric gives a number, or numbers by name, which are called 'metric.name'. UserError for any other, and
+    for one that fails.
     """
     results: dict[str, float] = {}
     for name in names:
         title = metric_name(name)
         try:
             found = METRICS.find(name)(scores, labels)
-            named = {f'{title}.{key}': value for key, value in found.items()} if isinstance(found, Mapping) else {title: found}
+            named = (
+                {f'{title}.{key}': value for key, value in found.items()}
+                if isinstance(found, Mapping)
+                else {title: found}
+            )
             results |= {key: float(value) for key, value in named.items()}
         except UserError:
             raise
-        except Exception as error:      # whatever a metric of the user's own does
-            raise UserError(f'the metric {title!r} fails on scores {scores.shape} and labels {labels.shape}: '
-                            f'{type(error).__name__}: {error}. A metric takes these two arrays and gives a number, or a dict of '
-                            f'numbers.') from error
+        except Exception as error:  # whatever a metric of the user's own does
+            raise UserError(
+                f'the metric {title!r} fails on scores {scores.shape} and labels {labels.shape}: '
+                f'{type(error).__name__}: {error}. A metric takes these two arrays and gives a number, or a '
+                'dict of numbers.'
+            ) from error
     return results
 
 
@@ -112,13 +159,20 @@ def metric_name(name: str) -> str:
 
 
 def refuse_unfit_metrics(names: Iterable[str], classes: int, taken: Iterable[str]) -> None:
-    """UserError where a metric fails on scores made up of as many classes, or has one of the names that are `taken`."""
+    """UserError where a metric fails on scores made up of as many classes, or has one of the names that
+    are `taken`.
+    """
     labels = np.arange(2 * classes) % classes
     found = compute_metrics(names, np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels)
     if not found:
-        raise UserError('evaluation.metrics names no metric, so that nothing is evaluated; give one, such as "accuracy".')
+        raise UserError(
+            'evaluation.metrics names no metric, so that nothing is evaluated; give one, such as "accuracy".'
+        )
     if clash := sorted(set(found) & set(taken)):
-        raise UserError(f'a metric is called {clash[0]!r}, as another entry of the summary is; give the function another name.')
+        raise UserError(
+            f'a metric is called {clash[0]!r}, as another entry of the summary is; give the function another '
+            'name.'
+        )
 
 
 def _agree(accelerator: Accelerator, number: int) -> int:

@@ -1,4 +1,6 @@
-"""TensorBoard's event file, written in the process itself: a thread of its own would hide what the disk refuses."""
+"""TensorBoard's event file, written in the process itself: a thread of its own would hide what the disk
+refuses.
+"""
 
 import os
 import socket
@@ -11,7 +13,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 class Events:
-    """Writes scalars to a new file in `folder`. What older files there say of step `first_step` and later counts no more."""
+    """Writes scalars to a new file in `folder`. What older files there say of step `first_step` and
+    later counts no more.
+    """
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,14 +8,23 @@ import torch
 
 from vet.errors import TrainingError, UserError
 
-MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'cannot allocate memory', 'alloc_failed', 'bad_alloc')
+MEMORY = (
+    'out of memory',
+    "can't allocate memory",
+    'not enough memory',
+    'cannot allocate memory',
+    'alloc_failed',
+    'bad_alloc',
+)
 WORKERS = ('dataloader worker', 'shared memory', 'too many open files')
 PEERS = ('gloo', 'nccl', 'connection closed by peer', 'connection reset by peer', 'broken pipe')
 
 
 @contextmanager
 def failures_named(way_on: Callable[[], str]) -> Iterator[None]:
-    """Within, what the machine refuses becomes a TrainingError. way_on: what was saved, and what to do next."""
+    """Within, what the machine refuses becomes a TrainingError. way_on: what was saved, and what to do
+    next.
+    """
     try:
         yield
     except UserError:
@@ -32,13 +41,20 @@ def _reason(error: Exception) -> str | None:
     text = str(error).strip()
     first, lower = (text.splitlines() or [type(error).__name__])[0], text.lower()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in lower for word in MEMORY):
-        return (f'the memory does not suffice ({first}). End other programs that use memory. Or begin anew in another work folder '
-                f'with a smaller train.dataloader.batch_size_per_gpu and a larger train.accumulate, with '
-                f'train.gradient_checkpointing=True, or with fewer train.dataloader.workers_per_gpu.')
+        return (
+            f'the memory does not suffice ({first}). End other programs that use memory. Or begin anew in '
+            'another work folder with a smaller train.dataloader.batch_size_per_gpu and a larger '
+            'train.accumulate, with train.gradient_checkpointing=True, or with fewer '
+            'train.dataloader.workers_per_gpu.'
+        )
     if any(word in lower for word in WORKERS):
-        return (f'a process that reads images ended ({first}). Mostly the system has killed it for want of memory or of shared '
-                f'memory (/dev/shm). Free some memory.')
-    if _has_peers() and (isinstance(error, torch.distributed.DistError) or any(word in lower for word in PEERS)):
+        return (
+            f'a process that reads images ended ({first}). Mostly the system has killed it for want of '
+            'memory or of shared memory (/dev/shm). Free some memory.'
+        )
+    if _has_peers() and (
+        isinstance(error, torch.distributed.DistError) or any(word in lower for word in PEERS)
+    ):
         return f'another process of this run ended ({first}). The message of that process says why.'
     if isinstance(error, OSError):
         return f'the system refuses: {first}.'

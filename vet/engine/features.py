@@ -1,11 +1,14 @@
-"""Features: what reaches the cut of a frozen backbone, computed once for each image and kept on disk for all epochs and runs.
+"""Features: what reaches the cut of a frozen backbone, computed once for each image and kept on disk for all
+epochs and runs.
 
-The file of a set of images is named by the images as the backbone sees them (all their pixels, after the transform), the
-backbone, the place of the cut, the mode, the precision, the batch size and the versions that compute. So runs and seeds share
-it, and none gets what is not its own. It lies in $VET_CACHE_DIR, else in ~/.cache/vet, and may be deleted.
+The file of a set of images is named by the images as the backbone sees them (all their pixels, after the
+transform), the backbone, the place of the cut, the mode, the precision, the batch size and the versions that
+compute. So runs and seeds share it, and none gets what is not its own. It lies in $VET_CACHE_DIR, else in
+~/.cache/vet, and may be deleted.
 
-What trains behind the cut learns what it learns without: bit for bit where torch takes the same kernels, and within rounding
-where not. On a CPU it does, measured on ViTs, ResNets, Swins and ConvNeXts, but where the last batch of an epoch has fewer than 16
+What trains behind the cut learns what it learns without: bit for bit where torch takes the same kernels, and
+within rounding where not. On a CPU it does, measured on ViTs, ResNets, Swins and ConvNeXts, but where the
+last batch of an epoch has fewer than 16
 images: some products of so few rows take kernels of their own.
 """
 
@@ -41,7 +44,7 @@ from vet.engine.progress import say
 from vet.errors import UserError
 from vet.transforms.torchvision import split_normalisation
 
-DIGEST_BYTES = hashlib.sha256().digest_size      # at the end of a file
+DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a file
 
 View = Callable[[Any], torch.Tensor]
 
@@ -52,20 +55,35 @@ class Features:
     images: keys -> their batches, for a net that needs them.
     """
 
-    def __init__(self, net: Resumed, kept_N: torch.Tensor, labels_N: torch.Tensor, images: Callable[[Keys], Iterator[Batch]]):
+    def __init__(
+        self,
+        net: Resumed,
+        kept_N: torch.Tensor,
+        labels_N: torch.Tensor,
+        images: Callable[[Keys], Iterator[Batch]],
+    ):
         self.net, self.kept_N, self.labels_N, self._images = net, kept_N, labels_N, images
 
     def batches(self, keys: Keys, device: torch.device) -> Iterator[Batch]:
-        """As batches.load: those that `keys` lists, with what is kept of their images beside them, or in place of them."""
+        """As batches.load: those that `keys` lists, with what is kept of their images beside them, or
+        in place of them.
+        """
         keys, again = tee(keys)
-        read = self._images(keys) if self.net.cut.needs_images else (self._without_images(listed, device) for listed in keys)
+        read = (
+            self._images(keys)
+            if self.net.cut.needs_images
+            else (self._without_images(listed, device) for listed in keys)
+        )
         for batch, listed in zip(read, again):
             yield replace(batch, kept=self.kept_N[[i for _, i, _ in listed]].to(device))
 
     def _without_images(self, listed: list[tuple[int, int, int]], device: torch.device) -> Batch:
         _, rows, weights = zip(*listed)
-        return Batch(self.net.cut.blank(len(rows), device), self.labels_N[list(rows)].to(device),
-                     torch.tensor(weights, dtype=torch.float32, device=device))
+        return Batch(
+            self.net.cut.blank(len(rows), device),
+            self.labels_N[list(rows)].to(device),
+            torch.tensor(weights, dtype=torch.float32, device=device),
+        )
 
 
 class FeatureCache:
@@ -74,10 +92,11 @@ class FeatureCache:
     def __init__(self, model: Any, settings: Settings, accelerator: Accelerator):
         self.model, self.settings, self.accelerator = model, settings, accelerator
         self._found: dict[str, Features | None] = {}
-        self._told: set[str] = set()            # the reasons that the user has heard
+        self._told: set[str] = set()  # the reasons that the user has heard
 
     def features(self, split: str, dataset: Any, views: Transforms) -> Features | None:
-        """Of all items of a split, in order: read from their file, or computed and written to it. Other processes wait.
+        """Of all items of a split, in order: read from their file, or computed and written to it. Other
+        processes wait.
 
         None, said on the console, where they are not the same in each epoch, or cannot be kept.
         """
@@ -87,7 +106,9 @@ class FeatureCache:
                 found = self._find(split, dataset, views)
             except NoCutError as error:
                 reason = str(error)
-            if reasons := [text for text in gather_object([reason]) if text]:   # a draw may come to light on one process only
+            if reasons := [
+                text for text in gather_object([reason]) if text
+            ]:  # a draw may come to light on one process only
                 found = None
                 if self.accelerator.is_main_process and reasons[0] not in self._told:
                     self._told.add(reasons[0])
@@ -97,20 +118,30 @@ class FeatureCache:
 
     def _find(self, split: str, dataset: Any, views: Transforms) -> Features:
         train, is_train = self.settings.train, split == 'train'
-        for hinders, reason in ((len(self.model.tasks) > 1, 'there are several tasks'),
-                                (train.compile, 'train.compile compiles the network whole'),
-                                (train.gradient_checkpointing, 'train.gradient_checkpointing computes blocks again'),
-                                (is_train and (train.mixup or train.cutmix), 'mixup and cutmix mix images'),
-                                (is_train and train.precision == 'fp8', 'products of float8 are for training, not for features')):
+        for hinders, reason in (
+            (len(self.model.tasks) > 1, 'there are several tasks'),
+            (train.compile, 'train.compile compiles the network whole'),
+            (train.gradient_checkpointing, 'train.gradient_checkpointing computes blocks again'),
+            (is_train and (train.mixup or train.cutmix), 'mixup and cutmix mix images'),
+            (is_train and train.precision == 'fp8', 'products of float8 are for training, not for features'),
+        ):
             if hinders:
                 raise NoCutError(reason)
         loader = train.dataloader if is_train else self.settings.evaluation.dataloader
-        return cached_features(self.model.for_task(None), dataset, views[None], loader, self.accelerator,
-                               train if is_train else None)
+        return cached_features(
+            self.model.for_task(None),
+            dataset,
+            views[None],
+            loader,
+            self.accelerator,
+            train if is_train else None,
+        )
 
 
 class _Still(Dataset):
-    """A dataset, or a transform, whose every draw at random raises: a worker's process hands a UserError on."""
+    """A dataset, or a transform, whose every draw at random raises: a worker's process hands a
+    UserError on.
+    """
 
     def __init__(self, inner: Any):
         self.inner, self.classes = inner, getattr(inner, 'classes', None)
@@ -131,15 +162,28 @@ class _Still(Dataset):
 
 
 @torch.no_grad()
-def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Dataloader, accelerator: Accelerator,
-                    train: Train | None = None) -> Features:
-    """The features of a dataset as they are in training, where `train` is given, or in evaluation. NoCutError where there are none
-    that are the same each time."""
+def cached_features(
+    model: ImageClassifier,
+    dataset: Any,
+    view: View,
+    loader: Dataloader,
+    accelerator: Accelerator,
+    train: Train | None = None,
+) -> Features:
+    """The features of a dataset as they are in training, where `train` is given, or in evaluation. NoCutError
+    where there are none that are the same each time."""
     device, size = accelerator.device, loader.batch_size_per_gpu
     still, normalise = split_normalisation(view)
 
     def pixels(keys: Keys) -> Iterator[Batch]:
-        return read(_Still(dataset), {None: _Still(still)}, 0, keys, loader.workers_per_gpu, pin_memory=device.type == 'cuda')
+        return read(
+            _Still(dataset),
+            {None: _Still(still)},
+            0,
+            keys,
+            loader.workers_per_gpu,
+            pin_memory=device.type == 'cuda',
+        )
 
     def normalised(batches: Iterator[Batch]) -> Iterator[Batch]:
         return (placed(batch, normalise, device) for batch in batches)
@@ -150,17 +194,34 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
         mode.enter_context(accelerator.autocast())
         cut = find_cut(model, first.shape)
         if train:
-            model.backbone.train()          # in eval, nn.MultiheadAttention takes other kernels
+            model.backbone.train()  # in eval, nn.MultiheadAttention takes other kernels
             mode.enter_context(model.lean() if train.lean else nullcontext())
         before = _random_state(device)
         cut.look(first[None].to(device))
         if _random_state(device) != before:
             raise NoCutError('the network draws at random, such as for dropout, before the first edit')
-        keys = [[(0, i, 1) for i in range(start, min(start + size, len(dataset)))] for start in range(0, len(dataset), size)]
-        made = hashlib.sha256(repr((
-            sorted(model.backbone.identity.items(), key=str), cut.name, cut.shape, cut.strides, train and train.lean, len(dataset),
-            normalise, precision_of(accelerator), device.type, size, torch.backends.cpu.get_cpu_capability(),
-            *map(metadata.version, ('torch', 'torchvision', 'timm')))).encode())
+        keys = [
+            [(0, i, 1) for i in range(start, min(start + size, len(dataset)))]
+            for start in range(0, len(dataset), size)
+        ]
+        made = hashlib.sha256(
+            repr(
+                (
+                    sorted(model.backbone.identity.items(), key=str),
+                    cut.name,
+                    cut.shape,
+                    cut.strides,
+                    train and train.lean,
+                    len(dataset),
+                    normalise,
+                    precision_of(accelerator),
+                    device.type,
+                    size,
+                    torch.backends.cpu.get_cpu_capability(),
+                    *map(metadata.version, ('torch', 'torchvision', 'timm')),
+                )
+            ).encode()
+        )
         stem, seen, labels = f'features-{made.hexdigest()[:16]}', hashlib.sha256(), []
 
         def looked_at(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -182,15 +243,19 @@ def cached_features(model: ImageClassifier, dataset: Any, view: View, loader: Da
         if not labels or not _is_whole(file()):
             try:
                 with locked(cache_path(stem)) as temporary:
-                    look_if_any()       # another process may have written it meanwhile
+                    look_if_any()  # another process may have written it meanwhile
                     if not labels or not _is_whole(file()):
                         batches = pixels(keys) if labels else looked_at(pixels(keys))
                         _compute(temporary, cut, normalised(batches), (len(dataset), *cut.shape))
                         os.replace(temporary, file())
             except OSError as error:
                 raise NoCutError(cannot_keep(cache_path(stem), error)) from error
-    return Features(Resumed(model, cut), torch.from_numpy(np.load(file(), mmap_mode='c')), torch.cat(labels),
-                    lambda keys: normalised(pixels(keys)))
+    return Features(
+        Resumed(model, cut),
+        torch.from_numpy(np.load(file(), mmap_mode='c')),
+        torch.cat(labels),
+        lambda keys: normalised(pixels(keys)),
+    )
 
 
 def _is_whole(path: Path) -> bool:
@@ -200,7 +265,7 @@ def _is_whole(path: Path) -> bool:
     digest, left = hashlib.sha256(), path.stat().st_size - DIGEST_BYTES
     with open(path, 'rb') as file:
         while left:
-            chunk = file.read(min(left, 2 ** 22))
+            chunk = file.read(min(left, 2**22))
             digest.update(chunk)
             left -= len(chunk)
         return file.read() == digest.digest()
@@ -209,14 +274,17 @@ def _is_whole(path: Path) -> bool:
 def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[int, ...]) -> None:
     """Writes the features. NoCutError where the disk has no room for them."""
     folder = temporary.parent
-    size, free = 4 * math.prod(shape) / 2 ** 20, shutil.disk_usage(folder).free / 2 ** 20
+    size, free = 4 * math.prod(shape) / 2**20, shutil.disk_usage(folder).free / 2**20
     what = f'the features of {shape[0]:,} images, {" x ".join(map(str, shape[1:]))} numbers each, take {size:,.0f} MiB'
     if size > FULL * free:
-        raise NoCutError(f'{what}, and {str(folder)!r} has {free:,.0f} MiB free; set VET_CACHE_DIR to a folder with more')
+        raise NoCutError(
+            f'{what}, and {str(folder)!r} has {free:,.0f} MiB free; set VET_CACHE_DIR to a folder with more'
+        )
     say(f'{what} in {folder}')
     digest, header = hashlib.sha256(), io.BytesIO()
     np.lib.format.write_array_header_1_0(header, dict(descr='<f4', fortran_order=False, shape=shape))
     with open(temporary, 'wb') as file:
+
         def write(data: bytes) -> None:
             file.write(data)
             digest.update(data)
@@ -225,8 +293,11 @@ def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[i
         for batch in batches:
             kept = cut.reach(batch.images)
             if kept.shape[1:] != cut.shape:
-                raise UserError(f'train.cache_features needs images of one size, but some reach {cut.name!r} as '
-                                f'{tuple(kept.shape[1:])} and others as {tuple(cut.shape)}; set it to False, or resize them.')
+                raise UserError(
+                    f'train.cache_features needs images of one size, but some reach {cut.name!r} as '
+                    f'{tuple(kept.shape[1:])} and others as {tuple(cut.shape)}; set it to False, or resize '
+                    'them.'
+                )
             write(kept.float().cpu().numpy().tobytes())
         file.write(digest.digest())
 
@@ -235,5 +306,9 @@ def _random_state(device: torch.device | None = None) -> tuple[Any, ...]:
     """Of every generator, that of a GPU too where `device` is one: it changes whenever one draws."""
     numbers: Any
     _, numbers, *place = np.random.get_state()
-    on_device = torch.cuda.get_rng_state(device).numpy().tobytes() if device is not None and device.type == 'cuda' else None
+    on_device = (
+        torch.cuda.get_rng_state(device).numpy().tobytes()
+        if device is not None and device.type == 'cuda'
+        else None
+    )
     return random.getstate(), numbers.tobytes(), *place, torch.get_rng_state().numpy().tobytes(), on_device

@@ -1,7 +1,7 @@
 """Files and folders that appear and go whole or not at all: written under a temporary name, flushed, renamed.
 
-`read_json` checks a JSON file that is read again, and raises a DataError for a damaged file. core.tensor_file reads and checks
-tensors.
+`read_json` checks a JSON file that is read again, and raises a DataError for a damaged file. core.tensor_file
+reads and checks tensors.
 """
 
 import errno
@@ -15,11 +15,13 @@ from typing import Any
 
 from vet.errors import DataError, TrainingError
 
-TEMPORARY = '.*.[0-9]*.tmp'   # what a killed process leaves behind
+TEMPORARY = '.*.[0-9]*.tmp'  # what a killed process leaves behind
 
 
 def write_file(path: Path, data: bytes | str) -> None:
-    """Puts `data` at `path` by one rename. TrainingError when the disk is full; what was there before stays."""
+    """Puts `data` at `path` by one rename. TrainingError when the disk is full; what was there before
+    stays.
+    """
     temporary = _temporary(path)
     with writing(path):
         try:
@@ -34,7 +36,9 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 
 def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Makes the folder `path` by one rename, after `fill(temporary folder)` has written its files. Replaces an old one."""
+    """Makes the folder `path` by one rename, after `fill(temporary folder)` has written its files.
+    Replaces an old one.
+    """
     temporary = _temporary(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,18 +105,24 @@ def _refused(path: Path, error: OSError) -> str:
     if error.errno == errno.EFBIG:
         return f'{str(path)!r} grows beyond the size that this system allows for a file (ulimit -f). Raise the limit, {goes_on}'
     if error.errno in (errno.ENOENT, errno.ESTALE):
-        return (f'cannot write {str(path)!r}: the folder was moved or removed while vet used the folder. Put the folder back, '
-                f'{goes_on}')
+        return (
+            f'cannot write {str(path)!r}: the folder was moved or removed while vet used the folder. Put the '
+            f'folder back, {goes_on}'
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return (f'cannot write {str(path)!r}: {error.strerror}. Make the folder writable, {goes_on} Or choose another '
-                f'folder (of a run: with --work-dir).')
+        return (
+            f'cannot write {str(path)!r}: {error.strerror}. Make the folder writable, {goes_on} Or choose '
+            'another folder (of a run: with --work-dir).'
+        )
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
         return f'cannot write {str(path)!r}: {error.strerror}. Choose another folder (of a run: with --work-dir).'
     return f'cannot write {str(path)!r}: {error.strerror or error}. Look at the disk, {goes_on}'
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a regular file. DataError for a file that is missing, or for a pipe or a device, which might never end."""
+    """All bytes of a regular file. DataError for a file that is missing, or for a pipe or a device,
+    which might never end.
+    """
     try:
         if not path.is_file():
             raise DataError(f'{str(path)!r} {"is no regular file" if path.exists() else "does not exist"}.')
@@ -122,7 +132,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. DataError for a file that is missing, cut short, no JSON, or nested too deep."""
+    """What a JSON file holds. DataError for a file that is missing, cut short, no JSON, or nested too
+    deep.
+    """
     try:
         return json.loads(read_bytes(path).decode())
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,8 @@
-"""Products with frozen weights in 8 bits (float8, e4m3), forward and backward; all else of the step as in bf16.
+"""Products with frozen weights in 8 bits (float8, e4m3), forward and backward; all else of the step as in
+bf16.
 
-An experiment, of train.precision='fp8': for GPUs that multiply in 8 bits, from NVIDIA's Ada and Hopper on. A CPU gives the same
-numbers, slowly. Imported by learner.py and trainer.py.
+An experiment, of train.precision='fp8': for GPUs that multiply in 8 bits, from NVIDIA's Ada and Hopper on. A
+CPU gives the same numbers, slowly. Imported by learner.py and trainer.py.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from vet.errors import UserError
 
 FORMAT = torch.float8_e4m3fn
 LARGEST = torch.finfo(FORMAT).max
-MULTIPLE = 16           # of which GPUs want the sides of a weight to be
+MULTIPLE = 16  # of which GPUs want the sides of a weight to be
 
 
 def refuse_without_fp8(device: torch.device) -> None:
@@ -30,32 +31,49 @@ def refuse_without_fp8(device: torch.device) -> None:
     try:
         _product(rows, scales, rows, scales)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f'train.precision is "fp8", but {device} with torch {torch.__version__} cannot multiply matrices of float8 '
-                        f'({str(error).splitlines()[0]}); it takes an NVIDIA GPU from Ada or Hopper on, or a newer torch on a CPU. '
-                        f'Set it to "bf16".') from error
+        raise UserError(
+            f'train.precision is "fp8", but {device} with torch {torch.__version__} cannot multiply matrices '
+            f'of float8 ({str(error).splitlines()[0]}); it takes an NVIDIA GPU from Ada or Hopper on, or a '
+            'newer torch on a CPU. Set it to "bf16".'
+        ) from error
 
 
 @contextmanager
 def products_in_fp8(model: Any) -> Iterator[None]:
-    """Within, while it trains, each frozen linear layer of a model's backbone multiplies in float8, whose weight no tuner's update
-    reads and whose sides are multiples of 16. In eval mode, and after it, all is what it was. UserError where there is none."""
+    """Within, while it trains, each frozen linear layer of a model's backbone multiplies in float8, whose
+    weight no tuner's update reads and whose sides are multiples of 16. In eval mode, and after it, all is
+    what it was. UserError where there is none."""
     frozen = set(storable(model))
-    layers = [module for part in model.tasks.values() for module in part.backbone.network.modules()
-              if type(module) is nn.Linear and frozen.issuperset(module.parameters())
-              and not any(size % MULTIPLE for size in module.weight.shape)]
+    layers = [
+        module
+        for part in model.tasks.values()
+        for module in part.backbone.network.modules()
+        if type(module) is nn.Linear
+        and frozen.issuperset(module.parameters())
+        and not any(size % MULTIPLE for size in module.weight.shape)
+    ]
     if not layers:
-        raise UserError(f'train.precision is "fp8", but no linear layer of the backbone is frozen, read by no tuner, and of sides '
-                        f'that are multiples of {MULTIPLE}. Set it to "bf16".')
+        raise UserError(
+            'train.precision is "fp8", but no linear layer of the backbone is frozen, read by no tuner, and '
+            f'of sides that are multiples of {MULTIPLE}. Set it to "bf16".'
+        )
     with ExitStack() as stack:
         for layer in layers:
             W = layer.weight.detach()
-            stack.enter_context(class_forward_replaced(layer, partial(_multiplied, layer, *rounded(W), *rounded(W.T))))
+            stack.enter_context(
+                class_forward_replaced(layer, partial(_multiplied, layer, *rounded(W), *rounded(W.T)))
+            )
         yield
 
 
 def rounded(x_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a matrix, each row divided by its scale, so that its largest entry is the format's, in float8; and the scales (N, 1)."""
-    scale_N1 = x_NC.abs().amax(1, keepdim=True).float().clamp(min=LARGEST * torch.finfo(torch.float32).tiny) / LARGEST
+    """Of a matrix, each row divided by its scale, so that its largest entry is the format's, in float8;
+    and the scales (N, 1).
+    """
+    scale_N1 = (
+        x_NC.abs().amax(1, keepdim=True).float().clamp(min=LARGEST * torch.finfo(torch.float32).tiny)
+        / LARGEST
+    )
     return (x_NC / scale_N1).to(FORMAT, memory_format=torch.contiguous_format), scale_N1
 
 
@@ -67,14 +85,22 @@ def _multiplied(module: nn.Linear, *args: Any) -> torch.Tensor:
 
 
 class Product(torch.autograd.Function):
-    """x W^T + b in bf16, of x (N, in); W (out, in) and W^T, both rounded by rows, with their scales; b (out,) or None. Frozen W, b.
+    """x W^T + b in bf16, of x (N, in); W (out, in) and W^T, both rounded by rows, with their scales; b (out,)
+    or None. Frozen W, b.
 
     The gradient is rounded as x is.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, W: torch.Tensor, scale: torch.Tensor, WT: torch.Tensor, scale_T: torch.Tensor,
-                b: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        W: torch.Tensor,
+        scale: torch.Tensor,
+        WT: torch.Tensor,
+        scale_T: torch.Tensor,
+        b: torch.Tensor | None,
+    ) -> torch.Tensor:
         ctx.save_for_backward(WT, scale_T)
         ctx.dtype = x.dtype
         return _product(*rounded(x), W, scale, b)
@@ -86,7 +112,21 @@ class Product(torch.autograd.Function):
         return _product(*rounded(gradients[0]), WT, scale_T).to(ctx.dtype), *[None] * 5
 
 
-def _product(x: torch.Tensor, scale_x: torch.Tensor, W: torch.Tensor, scale_W: torch.Tensor,
-             b: torch.Tensor | None = None) -> torch.Tensor:
+def _product(
+    x: torch.Tensor,
+    scale_x: torch.Tensor,
+    W: torch.Tensor,
+    scale_W: torch.Tensor,
+    b: torch.Tensor | None = None,
+) -> torch.Tensor:
     """x W^T + b of float8 x (N, in) and W (out, in), scales (N, 1) and (out, 1) -> bf16 (N, out)"""
-    return F.scaled_mm(x, W.T, scale_x, ScalingType.RowWise, scale_W.T, ScalingType.RowWise, bias=b, output_dtype=torch.bfloat16)
+    return F.scaled_mm(
+        x,
+        W.T,
+        scale_x,
+        ScalingType.RowWise,
+        scale_W.T,
+        ScalingType.RowWise,
+        bias=b,
+        output_dtype=torch.bfloat16,
+    )

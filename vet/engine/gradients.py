@@ -13,8 +13,9 @@ from vet.core.tuner import Tuner
 from vet.engine.progress import say
 from vet.errors import TrainingError
 
-STEPS = 10          # in which a parameter must get a gradient that is not zero: a product with zeros at the start needs two
-LEAST = 3           # fewer steps tell nothing
+# in which a parameter must get a gradient that is not zero: a product with zeros at the start needs two
+STEPS = 10
+LEAST = 3  # fewer steps tell nothing
 
 
 class GradientWatch:
@@ -26,22 +27,27 @@ class GradientWatch:
     def __init__(self, model: Any, says: bool, steps: int):
         self._model, self._says, self._left = model, says, min(STEPS, steps) if steps >= LEAST else 0
         self._unseen: set[str | None] = set(model.tasks)
-        self._moved: dict[str, torch.Tensor] = {}               # by name: whether a gradient was not zero
+        self._moved: dict[str, torch.Tensor] = {}  # by name: whether a gradient was not zero
 
     def look(self, parameters: Mapping[str, nn.Parameter], tasks: set[str | None]) -> None:
         """After the backward pass of a step with images of `tasks`.
 
-        TrainingError after the first step for a tuner of which parameters have no gradient, and after ten steps for a tuner that
-        got zeros alone while others train. A warning for some parameters of zeros alone, and for a tuner that says why some of
-        its parameters have none (`Tuner.no_gradient`).
+        TrainingError after the first step for a tuner of which parameters have no gradient, and after ten
+        steps for a tuner that got zeros alone while others train. A warning for some parameters of zeros
+        alone, and for a tuner that says why some of its parameters have none (`Tuner.no_gradient`).
         """
         for tuner, own in self._tuners(parameters, self._unseen & tasks):
             missing = [name for name, parameter in own if parameter.grad is None]
             if missing and (tuner.no_gradient is None or len(missing) == len(own)):
-                raise TrainingError(f'{_told(tuner, missing, own)} get no gradient: no output depends on them. '
-                                    f'Choose other places with at=…, or, in a tuner of your own, say why in `no_gradient`.')
+                raise TrainingError(
+                    f'{_told(tuner, missing, own)} get no gradient: no output depends on them. '
+                    f'Choose other places with at=…, or, in a tuner of your own, say why in `no_gradient`.'
+                )
             if missing:
-                self._say(f'{_told(tuner, missing, own)} get no gradient and stay what they are: {tuner.no_gradient}.')
+                self._say(
+                    f'{_told(tuner, missing, own)} get no gradient and stay what they are: '
+                    f'{tuner.no_gradient}.'
+                )
         self._unseen -= tasks
         if self._left:
             self._count(parameters)
@@ -59,14 +65,20 @@ class GradientWatch:
         for tuner, own in self._tuners(parameters, self._model.tasks) if any(flags) else ():
             zeros = [name for name, parameter in own if parameter in still]
             if zeros and len(zeros) == len(own) and tuner.no_gradient is None:
-                raise TrainingError(f'{_told(tuner, zeros, own)} got a gradient of zeros alone in the first steps, while others '
-                                    f'train: nothing that the network gives depends on them. Choose other places with at=…, or, in '
-                                    f'a tuner of your own, say why in `no_gradient`.')
+                raise TrainingError(
+                    f'{_told(tuner, zeros, own)} got a gradient of zeros alone in the first steps, while '
+                    'others train: nothing that the network gives depends on them. Choose other places with '
+                    'at=…, or, in a tuner of your own, say why in `no_gradient`.'
+                )
             if zeros:
-                self._say(f'{_told(tuner, zeros, own)} got a gradient of zeros alone in the first steps, and may never train.')
+                self._say(
+                    f'{_told(tuner, zeros, own)} got a gradient of zeros alone in the first steps, and may '
+                    'never train.'
+                )
 
-    def _tuners(self, parameters: Mapping[str, nn.Parameter], tasks: Iterable[str | None]
-                ) -> Iterator[tuple[Tuner, list[tuple[str, nn.Parameter]]]]:
+    def _tuners(
+        self, parameters: Mapping[str, nn.Parameter], tasks: Iterable[str | None]
+    ) -> Iterator[tuple[Tuner, list[tuple[str, nn.Parameter]]]]:
         """Each tuner of the tasks that trains now, and the names and parameters of its own that do."""
         trained = set(parameters.values())
         for tuner in (tuner for task in tasks for tuner in self._model.for_task(task).tuners):

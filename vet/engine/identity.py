@@ -1,6 +1,7 @@
 """The identity of a run: what its result depends on beside the config. A run that goes on must find the same.
 
-classes: their names, in the order of the labels. data: of each split the number of images, and digests of their names, labels and
+classes: their names, in the order of the labels. data: of each split the number of images, and digests of
+    their names, labels and
 contents. weights: the sha256 of the backbone's weights. versions: of the packages that compute.
 """
 
@@ -17,11 +18,15 @@ import vet
 from vet.datasets.base import item_of, sources_of
 from vet.engine.batches import opened
 
-CONTENT_BYTES = 256 * 2 ** 20       # of a split: so much of its contents is read, spread over all of its files
-ITEMS = 8                           # about so many of a dataset that does not say what its items are read from
+CONTENT_BYTES = 256 * 2**20  # of a split: so much of its contents is read, spread over all of its files
+ITEMS = 8  # about so many of a dataset that does not say what its items are read from
 VERSIONS = ('torch', 'torchvision', 'timm', 'pillow')
-DATA = dict(images='the number of images', names='the names of the images', labels='the labels',
-            contents='the contents of the images')
+DATA = dict(
+    images='the number of images',
+    names='the names of the images',
+    labels='the labels',
+    contents='the contents of the images',
+)
 
 
 def identity_of(model: Any, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +36,8 @@ def identity_of(model: Any, data: Mapping[str, Any]) -> dict[str, Any]:
         classes={task: list(part.classes) for task, part in tasks.items()},
         data={split: _of_dataset(dataset) for split, dataset in data.items() if dataset is not None},
         weights={task: part.backbone.identity['sha256'] for task, part in tasks.items()},
-        versions=dict(vet=vet.__version__) | {name: metadata.version(name) for name in VERSIONS})
+        versions=dict(vet=vet.__version__) | {name: metadata.version(name) for name in VERSIONS},
+    )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -53,7 +59,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The packages whose versions differ."""
     was, is_ = before['versions'], now['versions']
-    return [f'{name} {was.get(name)}, now {is_.get(name)}' for name in sorted({*was, *is_}) if was.get(name) != is_.get(name)]
+    return [
+        f'{name} {was.get(name)}, now {is_.get(name)}'
+        for name in sorted({*was, *is_})
+        if was.get(name) != is_.get(name)
+    ]
 
 
 def _of(task: str) -> str:
@@ -80,13 +90,17 @@ def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
 def _of_dataset(dataset: Any) -> dict[str, Any]:
     if hasattr(dataset, 'tasks'):
         parts = {task: _of_dataset(part) for task, part in dataset.tasks.items()}
-        return dict(images=sum(part['images'] for part in parts.values()),
-                    **{key: {task: part[key] for task, part in parts.items()} for key in DATA if key != 'images'})
+        return dict(
+            images=sum(part['images'] for part in parts.values()),
+            **{key: {task: part[key] for task, part in parts.items()} for key in DATA if key != 'images'},
+        )
     labels = [int(label) for label in getattr(dataset, 'targets', ())]
     sources = sources_of(dataset)
     paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]
     files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
-    above = os.path.commonpath(map(os.path.dirname, files)) if files else ''        # the whole folder may have moved
+    above = (
+        os.path.commonpath(map(os.path.dirname, files)) if files else ''
+    )  # the whole folder may have moved
     names = [os.path.relpath(path, above) for path in files]
     memory = [_in_memory(source) for source in sources]
     contents = _contents(files) if files else _digest(memory if any(memory) else _items(dataset))
@@ -94,7 +108,8 @@ def _of_dataset(dataset: Any) -> dict[str, Any]:
 
 
 def _items(dataset: Any) -> list[Any]:
-    """Some items of a dataset that does not say what it reads: their pixels and labels, as far as they stay the same.
+    """Some items of a dataset that does not say what it reads: their pixels and labels, as far as they stay
+    the same.
 
     An item is read twice. Nothing is known of items that differ each time, as random transforms make them.
     """

@@ -1,12 +1,14 @@
-"""Images decoded once: what the still beginning of a transform (resize, centre crop) makes of them, kept on disk for all epochs
-and runs, pixel for pixel and of any size. What follows in the transform draws and computes as it does without: results are equal.
+"""Images decoded once: what the still beginning of a transform (resize, centre crop) makes of them, kept on
+disk for all epochs and runs, pixel for pixel and of any size. What follows in the transform draws and
+computes as it does without: results are equal.
 
-The file of a set of images is named by the images (files by path, size, inode and times of change; others by their pixels), by
-that beginning of the transform, by the settings of the dataset, and by the code that decodes and resizes. A transform that
-begins at random, such as with RandomResizedCrop, keeps whole decoded images; with a Resize before it, small ones, from which the
-crops are then taken.
+The file of a set of images is named by the images (files by path, size, inode and times of change; others by
+their pixels), by that beginning of the transform, by the settings of the dataset, and by the code that
+decodes and resizes. A transform that begins at random, such as with RandomResizedCrop, keeps whole decoded
+images; with a Resize before it, small ones, from which the crops are then taken.
 
-Layout: heights, widths and the CRC-32 of the pixels, int64 (N, 3); then the pixels of one image after the other, uint8 (H, W, 3).
+Layout: heights, widths and the CRC-32 of the pixels, int64 (N, 3); then the pixels of one image after the
+    other, uint8 (H, W, 3).
 """
 
 import hashlib
@@ -38,7 +40,7 @@ from vet.engine.progress import say
 from vet.errors import DataError, UserError
 from vet.transforms.torchvision import begins_as_tensor, split_still
 
-CHUNK = 16          # images that a worker decodes at a time
+CHUNK = 16  # images that a worker decodes at a time
 CODECS = ('jpg', 'libjpeg_turbo', 'zlib', 'libtiff', 'webp', 'jpg_2000', 'avif')
 OPENS = (ImageDataset.open, TorchvisionDataset.open)
 
@@ -56,13 +58,13 @@ class CachedImages(Dataset):
 
     def __init__(self, path: Path, classes: list[str], targets: list[int], as_tensors: bool = False):
         self.path, self.classes, self.targets, self.as_tensors = path, classes, targets, as_tensors
-        self._file = open(path, 'rb')           # goes on to be readable where the folder is deleted meanwhile
+        self._file = open(path, 'rb')  # goes on to be readable where the folder is deleted meanwhile
         table = np.fromfile(self._file, '<i8', 3 * len(targets))
         self.sizes_N2, self._sums_N = table.reshape(-1, 3)[:, :2], table.reshape(-1, 3)[:, 2]
         self._ends_N = table.nbytes + 3 * self.sizes_N2.prod(1).cumsum()
         self._on: list[torch.Tensor] | None = None
 
-    def __reduce__(self) -> tuple:              # to workers that are not forked
+    def __reduce__(self) -> tuple:  # to workers that are not forked
         return CachedImages, (self.path, self.classes, self.targets, self.as_tensors)
 
     def __len__(self) -> int:
@@ -74,7 +76,9 @@ class CachedImages(Dataset):
         return int(3 * self.sizes_N2.prod(1).sum())
 
     def on(self, device: torch.device, room: float) -> list[torch.Tensor] | None:
-        """All images, as tensors, on a device, once read; None where they take more than `room` bytes of it."""
+        """All images, as tensors, on a device, once read; None where they take more than `room` bytes
+        of it.
+        """
         if self._on is None and self.nbytes <= room:
             self._on = [self[index][0].as_subclass(torch.Tensor).to(device) for index in range(len(self))]
         return self._on
@@ -83,11 +87,19 @@ class CachedImages(Dataset):
         pixels_HW3 = np.empty((*self.sizes_N2[index], 3), np.uint8)
         start = int(self._ends_N[index]) - pixels_HW3.nbytes
         if os.preadv(self._file.fileno(), [pixels_HW3.data], start) != pixels_HW3.nbytes:
-            raise DataError(f'{str(self.path)!r} ends within image {index}; delete it, and its images are decoded again.')
+            raise DataError(
+                f'{str(self.path)!r} ends within image {index}; delete it, and its images are decoded again.'
+            )
         if zlib.crc32(pixels_HW3.data) != self._sums_N[index]:
-            raise DataError(f'{str(self.path)!r} is damaged at image {index}; delete it, and its images are decoded again.')
-        image = (tv_tensors.Image(torch.from_numpy(pixels_HW3).permute(2, 0, 1)) if self.as_tensors else
-                 Image.fromarray(pixels_HW3))
+            raise DataError(
+                f'{str(self.path)!r} is damaged at image {index}; delete it, and its images are decoded '
+                'again.'
+            )
+        image = (
+            tv_tensors.Image(torch.from_numpy(pixels_HW3).permute(2, 0, 1))
+            if self.as_tensors
+            else Image.fromarray(pixels_HW3)
+        )
         return image, self.targets[index]
 
 
@@ -97,7 +109,7 @@ class ImageCache:
     def __init__(self, settings: Settings, accelerator: Accelerator):
         self.settings, self._says = settings, accelerator.is_main_process
         self._found: dict[str, tuple[Any, Transforms]] = {}
-        self._told: set[str] = set()            # the reasons that the user has heard
+        self._told: set[str] = set()  # the reasons that the user has heard
 
     def kept(self, split: str, dataset: Any, views: Transforms) -> tuple[Any, Transforms]:
         """A split's images after the still beginning of the view of each task, and what is left of the views.
@@ -121,16 +133,25 @@ def _keep(dataset: Any, views: Transforms, workers: int) -> tuple[Any, Transform
     left = {task: rest for task, (_, rest) in parts.items()}
     if not isinstance(dataset, MultiTask):
         return cached_images(dataset, parts[None][0], workers, begins_as_tensor(left[None])), left
-    return MultiTask({task: cached_images(part, parts[task][0], workers, begins_as_tensor(left[task]))
-                      for task, part in dataset.tasks.items()}), left
+    return MultiTask(
+        {
+            task: cached_images(part, parts[task][0], workers, begins_as_tensor(left[task]))
+            for task, part in dataset.tasks.items()
+        }
+    ), left
 
 
-def cached_images(dataset: Any, still: list[Callable], workers: int = 0, as_tensors: bool = False) -> CachedImages:
-    """All images of a dataset after the transforms `still`: of their file, or decoded and written to it. Other processes wait.
+def cached_images(
+    dataset: Any, still: list[Callable], workers: int = 0, as_tensors: bool = False
+) -> CachedImages:
+    """All images of a dataset after the transforms `still`: of their file, or decoded and written to it.
+    Other processes wait.
 
     NotKeptError where a change of theirs would not be noticed, or where there is no room.
     """
-    digest = hashlib.sha256(repr((still, *map(metadata.version, ('pillow', 'torchvision')), _decoder())).encode())
+    digest = hashlib.sha256(
+        repr((still, *map(metadata.version, ('pillow', 'torchvision')), _decoder())).encode()
+    )
     for identity in _identities(dataset):
         digest.update(repr(identity).encode())
     path = cache_path(f'images-{digest.hexdigest()[:32]}.bin')
@@ -148,25 +169,31 @@ def _is_whole(path: Path, count: int) -> bool:
     table = np.fromfile(path, '<i8', 3 * count)
     if table.size != 3 * count or (table < 0).any():
         return False
-    sizes_N2 = table.reshape(-1, 3)[:, :2].astype(object)       # Python's numbers do not overflow
+    sizes_N2 = table.reshape(-1, 3)[:, :2].astype(object)  # Python's numbers do not overflow
     return path.stat().st_size == table.nbytes + 3 * int(sizes_N2.prod(1).sum())
 
 
 def _decoder() -> tuple[Any, ...]:
-    """What the pixels of a file depend on beside the file: vet's own code, Pillow's libraries, and Pillow's switch."""
+    """What the pixels of a file depend on beside the file: vet's own code, Pillow's libraries, and
+    Pillow's switch.
+    """
     own = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
     return own, ImageFile.LOAD_TRUNCATED_IMAGES, *(features.version(name) for name in CODECS)
 
 
 def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, path: Path) -> None:
-    """Decodes each image once, and writes the file. NotKeptError as soon as its size, as it looks by then, is too much."""
+    """Decodes each image once, and writes the file. NotKeptError as soon as its size, as it looks by
+    then, is too much.
+    """
     count, done = len(dataset), 0
     table_N3 = np.zeros((count, 3), '<i8')
     keys = [[(0, i, 1) for i in range(start, min(start + CHUNK, count))] for start in range(0, count, CHUNK)]
     say(f'{count:,} images are decoded into {path}')
     with open(temporary, 'wb') as file:
         file.seek(table_N3.nbytes)
-        for items in read(dataset, {None: v2.Compose([*still, v2.PILToTensor()])}, 0, keys, workers, collate=list):
+        for items in read(
+            dataset, {None: v2.Compose([*still, v2.PILToTensor()])}, 0, keys, workers, collate=list
+        ):
             for item in items:
                 pixels_HW3 = item[0].permute(1, 2, 0).numpy()
                 data = pixels_HW3.tobytes()
@@ -175,13 +202,15 @@ def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, pa
                 done += 1
             need, free = file.tell() * count / done, shutil.disk_usage(path.parent).free
             if need > FULL * (free + file.tell()):
-                raise NotKeptError(f'{count:,} images take about {need / 2 ** 20:,.0f} MiB, and {str(path.parent)!r} has '
-                                   f'{free / 2 ** 20:,.0f} MiB free; set VET_CACHE_DIR to a folder with more, or let the transform '
-                                   f'begin with a Resize')
+                raise NotKeptError(
+                    f'{count:,} images take about {need / 2**20:,.0f} MiB, and {str(path.parent)!r} has '
+                    f'{free / 2**20:,.0f} MiB free; set VET_CACHE_DIR to a folder with more, or let the '
+                    'transform begin with a Resize'
+                )
         file.seek(0)
         file.write(table_N3.tobytes())
         file.flush()
-        os.fsync(file.fileno())         # or after a power failure the name might be there, and the pixels not
+        os.fsync(file.fileno())  # or after a power failure the name might be there, and the pixels not
 
 
 def _identities(dataset: Any) -> Iterator[Any]:
@@ -191,9 +220,15 @@ def _identities(dataset: Any) -> Iterator[Any]:
         dataset, indices = dataset.dataset, [dataset.indices[i] for i in indices]
     kind = type(dataset)
     if getattr(kind, '__getitem__', None) is not ImageDataset.__getitem__ or kind.open not in OPENS:
-        raise NotKeptError(f'{kind.__name__} reads them in a way of its own, so that no change of them would be noticed')
-    yield {name: value for name, value in sorted(vars(dataset).items()) if isinstance(value, str | int | float | tuple | None)
-           and name not in ('classes', 'samples', 'targets')}
+        raise NotKeptError(
+            f'{kind.__name__} reads them in a way of its own, so that no change of them would be noticed'
+        )
+    yield {
+        name: value
+        for name, value in sorted(vars(dataset).items())
+        if isinstance(value, str | int | float | tuple | None)
+        and name not in ('classes', 'samples', 'targets')
+    }
     for index in indices:
         source = dataset.samples[index][0]
         if isinstance(source, str | os.PathLike):

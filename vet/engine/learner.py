@@ -1,4 +1,6 @@
-"""Learner: one optimizer step, and all that must be saved to take the next one as if nothing had come between."""
+"""Learner: one optimizer step, and all that must be saved to take the next one as if nothing had come
+between.
+"""
 
 from bisect import bisect
 from contextlib import ExitStack, nullcontext
@@ -34,14 +36,23 @@ from vet.patterns import fits
 
 
 class Learner:
-    """Trains the trainable parameters of `model`, and no others, as `train` says, in the order that `order` gives.
+    """Trains the trainable parameters of `model`, and no others, as `train` says, in the order that `order`
+    gives.
 
-    In stages (of train.stages, or one), each with parameters, optimizer and schedule of its own. step: the first to be taken.
+    In stages (of train.stages, or one), each with parameters, optimizer and schedule of its own. step: the
+    first to be taken.
     part: the part of the model that the batches go through; all of it where not given.
     """
 
-    def __init__(self, model: ImageClassifier | MultiTaskClassifier, train: Train, order: Order, accelerator: Accelerator,
-                 step: int = 0, part: nn.Module | None = None):
+    def __init__(
+        self,
+        model: ImageClassifier | MultiTaskClassifier,
+        train: Train,
+        order: Order,
+        accelerator: Accelerator,
+        step: int = 0,
+        part: nn.Module | None = None,
+    ):
         self.model, self.train, self.order, self.accelerator = model, train, order, accelerator
         self._part = model if part is None else part
         self.average = Average(model.trained_state(), train.ema) if train.ema else None
@@ -50,12 +61,18 @@ class Learner:
         if told and accelerator.is_main_process:
             say(f'warning: {told}.')
         self._stages = train.stages or [Stage(train.max_epochs)]
-        self._begins = [sum(stage.epochs for stage in self._stages[:i]) * order.steps for i in range(len(self._stages) + 1)]
+        self._begins = [
+            sum(stage.epochs for stage in self._stages[:i]) * order.steps
+            for i in range(len(self._stages) + 1)
+        ]
         self._mix = {task: _mixture(train, len(part.classes)) for task, part in model.tasks.items()}
         for stage in self._stages:
             if self._all and not any(fits(stage.train, name) for name in self._all):
-                raise UserError(f'the stage train={stage.train!r} trains none of the {len(self._all)} parameters, such as '
-                                f'{", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular expression that fits.')
+                raise UserError(
+                    f'the stage train={stage.train!r} trains none of the {len(self._all)} parameters, such '
+                    f'as {", ".join(list(self._all)[:2])} and {list(self._all)[-1]}; give a regular '
+                    'expression that fits.'
+                )
         self._wrapped, self._while_training = ExitStack(), ExitStack()
         try:
             self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
@@ -65,15 +82,19 @@ class Learner:
             raise
 
     def _change_for_training(self) -> None:
-        """Makes the changes of the network that `close` takes back. UserError where a setting does not fit the network."""
+        """Makes the changes of the network that `close` takes back. UserError where a setting does not
+        fit the network.
+        """
         model, train, accelerator = self.model, self.train, self.accelerator
         if not train.compile:
             self._while_training.enter_context(single_values_normed(model))
         if train.gradient_checkpointing:
             if train.compile:
-                raise UserError('train.gradient_checkpointing and train.compile are both on, but a compiler chooses by itself what '
-                                'is kept and what is computed again; set one of them to False.')
-            with blocks_again(model):       # refuses a network without blocks
+                raise UserError(
+                    'train.gradient_checkpointing and train.compile are both on, but a compiler chooses by '
+                    'itself what is kept and what is computed again; set one of them to False.'
+                )
+            with blocks_again(model):  # refuses a network without blocks
                 pass
         is_bf16 = precision_of(accelerator) == 'bf16'
         if train.precision == 'fp8':
@@ -84,26 +105,38 @@ class Learner:
             self._while_training.enter_context(norms_keep(torch.bfloat16, model))
 
     def _begin(self, stage: int) -> None:
-        """Freezes what the stage does not train, and makes its optimizer. DDP is told anew which parameters train."""
+        """Freezes what the stage does not train, and makes its optimizer. DDP is told anew which
+        parameters train.
+        """
         self._unwrap()
         this, train = self._stages[stage], self.train
         for name, parameter in self._all.items():
             parameter.requires_grad_(fits(this.train, name))
         self.stage = stage
-        self.parameters = {name: parameter for name, parameter in self._all.items() if parameter.requires_grad}
+        self.parameters = {
+            name: parameter for name, parameter in self._all.items() if parameter.requires_grad
+        }
         changes = this.optimizer or {}
-        self.optimizer = build_optimizer(changes if 'type' in changes else {**train.optimizer, **changes}, self.parameters,
-                                         this.head_lr or train.head_lr)
+        self.optimizer = build_optimizer(
+            changes if 'type' in changes else {**train.optimizer, **changes},
+            self.parameters,
+            this.head_lr or train.head_lr,
+        )
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.schedule = replace(train.lr_scheduler, T_max=this.epochs) if train.stages else train.lr_scheduler
         mode = train.compile if isinstance(train.compile, str) else None
-        self._wrapped.enter_context(forward_kept(self._part))       # accelerate leaves its own behind
-        self.net: nn.Module = self.accelerator.prepare_model(torch.compile(self._part, mode=mode) if train.compile else self._part)
+        self._wrapped.enter_context(forward_kept(self._part))  # accelerate leaves its own behind
+        self.net: nn.Module = self.accelerator.prepare_model(
+            torch.compile(self._part, mode=mode) if train.compile else self._part
+        )
         self.net.train()
-        self._watch = GradientWatch(self.model, self.accelerator.is_main_process, this.epochs * self.order.steps)
+        self._watch = GradientWatch(
+            self.model, self.accelerator.is_main_process, this.epochs * self.order.steps
+        )
 
     def step(self, batches: list[Batch], step: int, meter: Meter) -> float:
-        """Step number `step`: the gradient of the mean loss over all its images, however they are spread and batched.
+        """Step number `step`: the gradient of the mean loss over all its images, however they are spread and
+        batched.
 
         Returns the tuners' learning rate.
         """
@@ -114,13 +147,15 @@ class Learner:
         for group, base in zip(self.optimizer.param_groups, self.base_lrs):
             group['lr'] = base * factor
         seed_everything(self.order.seed, 'step', step, accelerator.process_index)
-        share = accelerator.num_processes / self.order.step_size(step)     # DDP takes the mean over processes, not images
-        with ExitStack() as lean:           # the backward pass in it too: gradient checkpointing calls blocks again
+        share = accelerator.num_processes / self.order.step_size(
+            step
+        )  # DDP takes the mean over processes, not images
+        with ExitStack() as lean:  # the backward pass in it too: gradient checkpointing calls blocks again
             for model in self.model.tasks.values() if train.lean else ():
                 lean.enter_context(model.lean())
             if self._by_products:
                 lean.enter_context(AttentionByProducts())
-            if train.gradient_checkpointing:        # around what the lean blocks compute
+            if train.gradient_checkpointing:  # around what the lean blocks compute
                 lean.enter_context(blocks_again(self.model))
             self._accumulate(batches, share, meter)
         self._watch.look(self.parameters, {batch.task for batch in batches})
@@ -145,7 +180,9 @@ class Learner:
             with nullcontext() if i == len(batches) - 1 else accelerator.no_sync(self.net):
                 with accelerator.autocast():
                     logits = self.net(images, *batch.route)
-                losses = F.cross_entropy(logits.float(), targets, reduction='none', label_smoothing=train.label_smoothing)
+                losses = F.cross_entropy(
+                    logits.float(), targets, reduction='none', label_smoothing=train.label_smoothing
+                )
                 loss = (losses * batch.weights).sum() * share
                 if i == 0:
                     tuners = self.model.for_task(batch.task).tuners
@@ -161,12 +198,20 @@ class Learner:
         """What a checkpoint holds: the parts 'model', 'tuners', 'optimizer' and 'ema'."""
         names = {parameter: name for name, parameter in self.parameters.items()}
         average = dict(ema=self.average.state) if self.average else {}
-        return dict(model=self.model.trained_state(), tuners=self.model.training_state(),
-                    optimizer=optimizer_state(self.optimizer, names), **average)
+        return dict(
+            model=self.model.trained_state(),
+            tuners=self.model.training_state(),
+            optimizer=optimizer_state(self.optimizer, names),
+            **average,
+        )
 
     def restore(self, parts: dict[str, dict[str, torch.Tensor]], step: int) -> None:
-        """Puts back the `state` that was saved before `step`; of a stage that begins there, the optimizer starts afresh."""
-        wanted = dict(model=self.model.trained_state(), **(dict(ema=self.average.state) if self.average else {}))
+        """Puts back the `state` that was saved before `step`; of a stage that begins there, the
+        optimizer starts afresh.
+        """
+        wanted = dict(
+            model=self.model.trained_state(), **(dict(ema=self.average.state) if self.average else {})
+        )
         for part, tensors in dict(wanted, tuners=self.model.training_state(), best=wanted['model']).items():
             if part in wanted or part in parts:
                 check_tensors(parts.get(part, {}), tensors, f'the checkpoint, {part}')
@@ -192,6 +237,9 @@ class Learner:
 
 
 def _mixture(train: Train, num_classes: int) -> nn.Module | None:
-    mixes = [kind(alpha=alpha, num_classes=num_classes)
-             for kind, alpha in ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix)) if alpha > 0]
+    mixes = [
+        kind(alpha=alpha, num_classes=num_classes)
+        for kind, alpha in ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix))
+        if alpha > 0
+    ]
     return v2.RandomChoice(mixes) if mixes else None

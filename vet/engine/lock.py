@@ -1,4 +1,6 @@
-"""A lock of the operating system on a file: held by one process at a time, and released however the process ends."""
+"""A lock of the operating system on a file: held by one process at a time, and released however the
+process ends.
+"""
 
 import errno
 import os
@@ -7,19 +9,24 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:             # Windows
-    fcntl = None                # type: ignore[assignment]
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)     # what a file system without locks answers
+NO_LOCKS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+)  # what a file system without locks answers
 
-_HELD: set[int] = set()         # the handles of all locks that this process holds
+_HELD: set[int] = set()  # the handles of all locks that this process holds
 
 
 class FileLock:
     """An exclusive lock on the file `path`, which is made where none is, and which stays.
 
-    On Linux and macOS the lock is flock's, which NFS knows too. Windows locks the first byte of the file. Where the file system
-    has no locks, `is_real` is False, and nobody is kept out.
+    On Linux and macOS the lock is flock's, which NFS knows too. Windows locks the first byte of the file.
+    Where the file system has no locks, `is_real` is False, and nobody is kept out.
     """
 
     def __init__(self, path: Path):
@@ -27,7 +34,9 @@ class FileLock:
         self._handle: int | None = None
 
     def acquire(self, wait: bool = True) -> bool:
-        """Whether the lock is held now. wait: until another process releases the lock. OSError where the file cannot be made."""
+        """Whether the lock is held now. wait: until another process releases the lock. OSError where
+        the file cannot be made.
+        """
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _lock(handle, wait):
@@ -50,7 +59,7 @@ class FileLock:
             return False
 
     def release(self) -> None:
-        if self._handle in _HELD:       # not of a forked child
+        if self._handle in _HELD:  # not of a forked child
             _HELD.discard(self._handle)
             os.close(self._handle)
         self._handle = None
@@ -72,7 +81,7 @@ def _lock_on_windows(handle: int, wait: bool) -> bool:
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK if not wait else msvcrt.LK_LOCK, 1)
             return True
-        except OSError as error:        # LK_LOCK gives up after ten tries, a second apart
+        except OSError as error:  # LK_LOCK gives up after ten tries, a second apart
             if not wait or error.errno != errno.EDEADLOCK:
                 raise
 

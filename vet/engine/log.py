@@ -1,4 +1,6 @@
-"""The record of a run: log.jsonl (one JSON object a line), TensorBoard events, and curves.png drawn from the log."""
+"""The record of a run: log.jsonl (one JSON object a line), TensorBoard events, and curves.png drawn
+from the log.
+"""
 
 import io
 import json
@@ -14,14 +16,16 @@ from vet.errors import DataError, TrainingError
 
 try:
     import resource
-except ImportError:             # Windows
-    resource = None             # type: ignore[assignment]
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 LOG = 'log.jsonl'
 
 
 class Log:
-    """Appends records to `folder/log.jsonl` and to TensorBoard. `cut_at`: the length to which a resumed run cuts it back."""
+    """Appends records to `folder/log.jsonl` and to TensorBoard. `cut_at`: the length to which a resumed
+    run cuts it back.
+    """
 
     def __init__(self, folder: Path, step: int, cut_at: int):
         from vet.engine.events import Events  # TensorBoard takes time to import
@@ -29,7 +33,9 @@ class Log:
         self._path = folder / LOG
         with writing(self._path):
             self._file = open(self._path, 'ab')
-            self._file.truncate(min(cut_at, self._file.tell()))     # of a checkpoint from elsewhere, the log is not here
+            self._file.truncate(
+                min(cut_at, self._file.tell())
+            )  # of a checkpoint from elsewhere, the log is not here
             self._events = Events(folder / 'tensorboard', step + 1)
 
     def write(self, step: int, **values: Any) -> None:
@@ -56,7 +62,7 @@ class Log:
                 self._file.close()
                 self._events.close()
         except TrainingError:
-            if error is None:           # else that is what the user must hear of
+            if error is None:  # else that is what the user must hear of
                 raise
 
 
@@ -69,19 +75,23 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or type(record.get('step')) is not int:
-            raise DataError(f'{str(path)!r} is damaged: line {number} is no record. Take the line out; the weights of the run do '
-                            f'not depend on the log.')
+            raise DataError(
+                f'{str(path)!r} is damaged: line {number} is no record. Take the line out; the weights of '
+                'the run do not depend on the log.'
+            )
         records.append(record)
     return records
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory held so far, MiB: on the GPU as torch counts it, else of this process. 0 on Windows, which does not say."""
+    """The most memory held so far, MiB: on the GPU as torch counts it, else of this process. 0 on
+    Windows, which does not say.
+    """
     if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     if resource is None:
         return 0.0
-    unit = 2 ** 20 if sys.platform == 'darwin' else 2 ** 10         # macOS counts bytes, Linux KiB
+    unit = 2**20 if sys.platform == 'darwin' else 2**10  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
@@ -93,8 +103,14 @@ def draw_curves(folder: Path, target: Path) -> None:
     records = read_log(folder)
     figure = Figure(figsize=(9, 3.5), layout='constrained')
     for axes, quantity in zip(figure.subplots(1, 2), ('loss', 'accuracy')):
-        for name in sorted({key for record in records for key in record if key.rpartition('_')[2] == quantity}):
-            points = [(record['step'], record[name]) for record in records if isinstance(record.get(name), int | float)]
+        for name in sorted(
+            {key for record in records for key in record if key.rpartition('_')[2] == quantity}
+        ):
+            points = [
+                (record['step'], record[name])
+                for record in records
+                if isinstance(record.get(name), int | float)
+            ]
             axes.plot(*zip(*points), marker='o' if len(points) < 40 else None, markersize=3, label=name)
         axes.set(xlabel='step', ylabel=quantity)
         axes.grid(alpha=0.3)

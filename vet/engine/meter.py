@@ -15,23 +15,31 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self._sums = torch.zeros(3, device=self._device)       # loss, correct, images
+        self._sums = torch.zeros(3, device=self._device)  # loss, correct, images
         self._began = time.perf_counter()
 
-    def add(self, losses_B: torch.Tensor, logits_BK: torch.Tensor, labels_B: torch.Tensor, weights_B: torch.Tensor) -> None:
+    def add(
+        self, losses_B: torch.Tensor, logits_BK: torch.Tensor, labels_B: torch.Tensor, weights_B: torch.Tensor
+    ) -> None:
         correct_B = (logits_BK.argmax(1) == labels_B).float()
-        self._sums += torch.stack([(losses_B * weights_B).sum(), (correct_B * weights_B).sum(), weights_B.sum()])
+        self._sums += torch.stack(
+            [(losses_B * weights_B).sum(), (correct_B * weights_B).sum(), weights_B.sum()]
+        )
 
     def pause_over(self) -> None:
         """What passed since the last `read` was no training, such as a validation."""
         self._began = time.perf_counter()
 
     def state(self, accelerator: Accelerator) -> list[float]:
-        """All that was counted since the last `read` and the last `end_epoch`, over all processes: six numbers."""
+        """All that was counted since the last `read` and the last `end_epoch`, over all processes: six
+        numbers.
+        """
         return [*accelerator.reduce(self._sums.clone(), 'sum').tolist(), *self._epoch]
 
     def restore(self, state: list[float], is_main: bool) -> None:
-        """Goes on from `state`; nothing for []. What all processes counted together, the main process has from then on."""
+        """Goes on from `state`; nothing for []. What all processes counted together, the main process
+        has from then on.
+        """
         if state:
             self._sums += torch.tensor(state[:3], device=self._device) * is_main
             self._epoch = list(state[3:])

@@ -1,4 +1,5 @@
-"""Random transforms on the device that trains: each image, a uint8 tensor, with the draws that it has in a worker.
+"""Random transforms on the device that trains: each image, a uint8 tensor, with the draws that it has in a
+worker.
 
 Imported by trainer.py alone.
 """
@@ -17,20 +18,27 @@ from vet.engine.image_cache import CachedImages
 from vet.engine.seeding import draws_apart, seed_everything
 from vet.transforms.torchvision import split_at_tensor, split_normalisation
 
-SHARE = 0.25            # of the memory that is free on a GPU before the first step: more no images may take
-Items = Iterator[tuple[Sequence[torch.Tensor], Sequence[int], Sequence[int], str | None]]   # images, labels, weights; the task
+SHARE = 0.25  # of the memory that is free on a GPU before the first step: more no images may take
+Items = Iterator[
+    tuple[Sequence[torch.Tensor], Sequence[int], Sequence[int], str | None]
+]  # images, labels, weights; the task
 
 
-def load_on_device(dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
-                   ) -> Iterator[Batch]:
-    """As batches.load of transforms that begin as tensors, but that workers end with the tensor. Where the images of a cache fit
-    into a GPU's memory they lie there, and need no workers."""
+def load_on_device(
+    dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """As batches.load of transforms that begin as tensors, but that workers end with the tensor. Where the
+    images of a cache fit into a GPU's memory they lie there, and need no workers."""
     parts = {task: split_at_tensor(transform) for task, transform in transforms.items()}
     firsts = {task: first for task, (first, _) in parts.items()}
     rests = {task: split_normalisation(rest) for task, (_, rest) in parts.items()}
     keys, again = tee(keys)
     there = dataset.on(device, SHARE * _free_bytes(device)) if isinstance(dataset, CachedImages) else None
-    batches = _sent(dataset, firsts, seed, keys, workers, device) if there is None else _picked(there, dataset.targets, keys)
+    batches = (
+        _sent(dataset, firsts, seed, keys, workers, device)
+        if there is None
+        else _picked(there, dataset.targets, keys)
+    )
     for (images, labels, weights, task), listed in zip(batches, again):
         transform, normalise = rests[task]
         seen = []
@@ -45,17 +53,28 @@ def load_on_device(dataset: Any, transforms: Transforms, seed: int, keys: Keys, 
 def _picked(images: Sequence[torch.Tensor], targets: Sequence[int], keys: Keys) -> Items:
     for listed in keys:
         _, indices, weights = zip(*listed)
-        yield [images[i].clone() for i in indices], [targets[i] for i in indices], weights, None    # a transform may write into it
+        yield (
+            [images[i].clone() for i in indices],
+            [targets[i] for i in indices],
+            weights,
+            None,
+        )  # a transform may write into it
 
 
-def _sent(dataset: Any, firsts: Transforms, seed: int, keys: Keys, workers: int, device: torch.device) -> Items:
-    for flat, shapes, *others in read(dataset, firsts, seed, keys, workers, _flattened, device.type == 'cuda'):
+def _sent(
+    dataset: Any, firsts: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
+) -> Items:
+    for flat, shapes, *others in read(
+        dataset, firsts, seed, keys, workers, _flattened, device.type == 'cuda'
+    ):
         parts = flat.to(device, non_blocking=True).split([math.prod(shape) for shape in shapes])
         yield [part.view(shape).permute(2, 0, 1) for part, shape in zip(parts, shapes)], *others
 
 
 def _flattened(items: list[tuple[torch.Tensor, int, int, str | None]]) -> tuple:
-    """All pixels in one tensor, the shapes (H, W, C), labels, weights and the task: tensors pass from a worker by a file each."""
+    """All pixels in one tensor, the shapes (H, W, C), labels, weights and the task: tensors pass from a
+    worker by a file each.
+    """
     images, labels, weights, tasks = zip(*items)
     rows = [image.as_subclass(torch.Tensor).permute(1, 2, 0) for image in images]
     return torch.cat([row.flatten() for row in rows]), [row.shape for row in rows], labels, weights, tasks[0]

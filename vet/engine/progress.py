@@ -1,4 +1,6 @@
-"""What a person sees while a run goes on: a bar with loss, accuracy and time left, and a line for each epoch."""
+"""What a person sees while a run goes on: a bar with loss, accuracy and time left, and a line for each
+epoch.
+"""
 
 from types import TracebackType
 
@@ -15,13 +17,23 @@ def say(text: str) -> None:
 
 
 class ProgressBar:
-    """A bar over all steps of a run. Silent on all processes but the first; where no terminal is, only lines are printed."""
+    """A bar over all steps of a run. Silent on all processes but the first; where no terminal is, only
+    lines are printed.
+    """
 
     def __init__(self, total: int, done: int, enabled: bool):
         self.enabled = enabled
-        self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                             TextColumn('{task.fields[state]}'), TextColumn('left'), TimeRemainingColumn(), console=console,
-                             disable=not (enabled and console.is_terminal), transient=True)
+        self._bar = Progress(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('{task.fields[state]}'),
+            TextColumn('left'),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (enabled and console.is_terminal),
+            transient=True,
+        )
         self._task = self._bar.add_task('training', total=total, completed=done, state='')
 
     def update(self, step: int, epoch: str, state: str) -> None:
@@ -37,5 +49,7 @@ class ProgressBar:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()

@@ -1,7 +1,8 @@
 """Gradient checkpointing: what a block computes is not kept, but computed again in the backward pass.
 
-Each block's own forward is wrapped, so that tuners at a block, in a block and at a container of blocks all act. timm's own mode
-calls the blocks past their container, and counts the statistics of batch norms twice. Imported by learner.py alone.
+Each block's own forward is wrapped, so that tuners at a block, in a block and at a container of blocks all
+act. timm's own mode calls the blocks past their container, and counts the statistics of batch norms twice.
+Imported by learner.py alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from vet.errors import UserError
 
 @contextmanager
 def blocks_again(model: Any) -> Iterator[None]:
-    """Within, the networks of a model keep for the backward pass what flows between their blocks, and nothing in the blocks.
+    """Within, the networks of a model keep for the backward pass what flows between their blocks, and nothing
+    in the blocks.
 
     UserError for a network in which no blocks are known.
     """
@@ -28,8 +30,10 @@ def blocks_again(model: Any) -> Iterator[None]:
         for part in model.tasks.values():
             network, names = part.backbone.network, part.backbone.sites.blocks
             if not names:
-                raise UserError(f'train.gradient_checkpointing is True, but {type(network).__name__} has no blocks that could be '
-                                f'computed again; set it to False, or name the blocks in model.backbone.roles.')
+                raise UserError(
+                    f'train.gradient_checkpointing is True, but {type(network).__name__} has no blocks that '
+                    'could be computed again; set it to False, or name the blocks in model.backbone.roles.'
+                )
             tuned = [module for module in part.tuners.modules() if statistics(module)]
             for block in map(network.get_submodule, names):
                 norms = [module for module in block.modules() if statistics(module)]
@@ -49,8 +53,15 @@ def _again(forward: Callable, norms: list[nn.Module], *args: Any, **kwargs: Any)
 
 @contextmanager
 def _statistics_kept(norms: list[nn.Module]) -> Iterator[None]:
-    """Within, norms count what they see into copies of their running statistics: the first forward has counted it."""
-    kept = [(module, name, module._buffers[name]) for module in norms if module.training for name in statistics(module)]
+    """Within, norms count what they see into copies of their running statistics: the first forward has
+    counted it.
+    """
+    kept = [
+        (module, name, module._buffers[name])
+        for module in norms
+        if module.training
+        for name in statistics(module)
+    ]
     for module, name, buffer in kept:
         module._buffers[name] = buffer.clone() if buffer is not None else None
     try:

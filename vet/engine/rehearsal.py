@@ -10,8 +10,9 @@ from vet.config import Settings
 from vet.errors import UserError
 
 
-def rehearse_the_end(model: Any, settings: Settings, folder: Path,
-                     save_output: Callable[[Any, Path, dict[str, Any]], None]) -> None:
+def rehearse_the_end(
+    model: Any, settings: Settings, folder: Path, save_output: Callable[[Any, Path, dict[str, Any]], None]
+) -> None:
     """Saves the untrained model in a folder that is removed again.
 
     UserError for class names that no file can hold, and for a model or config that cannot be saved.
@@ -22,8 +23,10 @@ def rehearse_the_end(model: Any, settings: Settings, folder: Path,
     try:
         save_output(model, trial, dict(metrics={}, settings=settings.to_dict()))
     except (UnicodeEncodeError, TypeError) as error:
-        raise UserError(f'the model could not be saved when training ends: {error}. A config and class names must be texts, '
-                        f'numbers, lists and dicts that a JSON file in UTF-8 can hold.') from error
+        raise UserError(
+            f'the model could not be saved when training ends: {error}. A config and class names must be '
+            'texts, numbers, lists and dicts that a JSON file in UTF-8 can hold.'
+        ) from error
     finally:
         shutil.rmtree(trial, ignore_errors=True)
 
@@ -34,5 +37,7 @@ def _refuse_names(classes: list[str], task: str | None) -> None:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise UserError(f'the name of class {label}{where} is {name!r}, which is no valid UTF-8, so that no model folder can '
-                            f'hold the name. Rename the folder of the class, or give other names in label_map.') from None
+            raise UserError(
+                f'the name of class {label}{where} is {name!r}, which is no valid UTF-8, so that no model '
+                'folder can hold the name. Rename the folder of the class, or give other names in label_map.'
+            ) from None

@@ -1,4 +1,5 @@
-"""Randomness as a function of what it is for: (seed, epoch, image) for augmentation, (seed, step, process) for a step.
+"""Randomness as a function of what it is for: (seed, epoch, image) for augmentation, (seed, step, process)
+for a step.
 
 Nothing is carried from one draw to the next, so a resumed run, and any number of workers, draw the same.
 """
@@ -28,14 +29,16 @@ def seed_everything(*key: int | str) -> None:
 def _seed_cpu(*key: int | str) -> int:
     """Seeds the generators of the CPU. Returns the seed."""
     random.seed(number := mix(*key))
-    np.random.seed(number % 2 ** 32)
+    np.random.seed(number % 2**32)
     torch.random.default_generator.manual_seed(number)
     return number
 
 
 @cache
 def _has_device() -> bool:
-    """Whether there are other generators than the CPU's. torch.manual_seed formats a traceback for a GPU that is not there."""
+    """Whether there are other generators than the CPU's. torch.manual_seed formats a traceback for a
+    GPU that is not there.
+    """
     return torch.accelerator.is_available()
 
 

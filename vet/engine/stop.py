@@ -1,7 +1,9 @@
-"""Stop: a signal asks a run to end. The run finishes its step and saves itself; then the signal goes to its former handler.
+"""Stop: a signal asks a run to end. The run finishes its step and saves itself; then the signal goes to its
+former handler.
 
-The signals are SIGINT (Ctrl-C), SIGTERM and SIGHUP. A signal that was ignored before, as SIGHUP is under nohup, stays ignored.
-Each signal has its former handler again as soon as the first one has come. So a second signal stops at once.
+The signals are SIGINT (Ctrl-C), SIGTERM and SIGHUP. A signal that was ignored before, as SIGHUP is under
+nohup, stays ignored. Each signal has its former handler again as soon as the first one has come. So a second
+signal stops at once.
 """
 
 import os
@@ -26,7 +28,8 @@ class Asked(BaseException):
 class Stop:
     """Within, the first signal is noted. All processes of a run hear of the signal that one of them got.
 
-    number: of the signal, 0 before it. Python handles signals in the main thread only; in other threads nothing is changed.
+    number: of the signal, 0 before it. Python handles signals in the main thread only; in other threads
+        nothing is changed.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -37,7 +40,7 @@ class Stop:
 
     def __enter__(self) -> 'Stop':
         if self._has_several() and torch.distributed.get_backend() != 'gloo':
-            self._group = torch.distributed.new_group(backend='gloo')       # a GPU is not waited for
+            self._group = torch.distributed.new_group(backend='gloo')  # a GPU is not waited for
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -50,7 +53,9 @@ class Stop:
             torch.distributed.destroy_process_group(self._group)
 
     def is_asked(self) -> bool:
-        """Whether any process of the run got a signal. All processes ask at the same step, and get the same answer."""
+        """Whether any process of the run got a signal. All processes ask at the same step, and get the
+        same answer.
+        """
         if self._has_several():
             number = torch.tensor([self.number])
             torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, self._group)
@@ -59,7 +64,9 @@ class Stop:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within, a signal raises Asked at once, for work that may be broken off. Of several processes each ends its work."""
+        """Within, a signal raises Asked at once, for work that may be broken off. Of several processes
+        each ends its work.
+        """
         self._interrupts = not self._has_several()
         try:
             if self._interrupts and self.number:
@@ -84,8 +91,11 @@ class Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
-        if self.accelerator.is_main_process:        # by the system: the console may be in the middle of a line
-            os.write(2, f'\n{self.name}: the run ends after this step; the same signal again stops at once.\n'.encode())
+        if self.accelerator.is_main_process:  # by the system: the console may be in the middle of a line
+            os.write(
+                2,
+                f'\n{self.name}: the run ends after this step; the same signal again stops at once.\n'.encode(),
+            )
         if self._interrupts:
             raise Asked
 

@@ -10,7 +10,9 @@ from vet.errors import ToldError, UserError
 
 
 def on_main(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
-    """What `make` returns on the main process, for all processes. A UserError of the main process is raised on all."""
+    """What `make` returns on the main process, for all processes. A UserError of the main process is
+    raised on all.
+    """
     found: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:

@@ -1,4 +1,5 @@
-"""Trainer: trains an ImageClassifier on a dataset, from a work folder's start or checkpoint to its model folder.
+"""Trainer: trains an ImageClassifier on a dataset, from a work folder's start or checkpoint to its model
+folder.
 
 Made by builders.build_trainer. It knows no tuner, head or dataset by name.
 """
@@ -49,8 +50,21 @@ from vet.engine.work_folder import WorkFolder
 from vet.errors import DataError, DivergedError, TrainingError, UserError
 from vet.transforms.torchvision import build_transform, on_tensors
 
-SUMMARY = ('before', 'validation', 'selected', 'epochs', 'steps', 'train_images', 'parameters', 'train_seconds', 'seed',
-           'peak_memory_mb', 'work_dir', 'output', 'output_bytes')         # beside the metrics
+SUMMARY = (
+    'before',
+    'validation',
+    'selected',
+    'epochs',
+    'steps',
+    'train_images',
+    'parameters',
+    'train_seconds',
+    'seed',
+    'peak_memory_mb',
+    'work_dir',
+    'output',
+    'output_bytes',
+)  # beside the metrics
 
 
 class Trainer:
@@ -63,11 +77,19 @@ class Trainer:
 
     how_to_go_on: object = 'build_trainer(…, work_dir=…, resume="auto").train()'
 
-    def __init__(self, model: ImageClassifier | MultiTaskClassifier, data: dict[str, Any], settings: Settings, folder: WorkFolder,
-                 save_output: Callable[[Any, Path, dict[str, Any]], None], device: str | None = None, is_prepared: bool = False):
+    def __init__(
+        self,
+        model: ImageClassifier | MultiTaskClassifier,
+        data: dict[str, Any],
+        settings: Settings,
+        folder: WorkFolder,
+        save_output: Callable[[Any, Path, dict[str, Any]], None],
+        device: str | None = None,
+        is_prepared: bool = False,
+    ):
         self.settings, self.data, self.folder, self._save_output = settings, data, folder, save_output
         if settings.train.deterministic:
-            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # without it cuBLAS refuses
+            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it cuBLAS refuses
             torch.use_deterministic_algorithms(True)
         if settings.train.threads is not None:
             torch.set_num_threads(settings.train.threads)
@@ -75,11 +97,18 @@ class Trainer:
         self.accelerator = make_accelerator(device, settings.train.precision, some_unused=unused)
         self.model = model.to(self.accelerator.device)
         self._augment, self._view = (
-            {task: build_transform(transform, **vars(part.backbone.preprocessing)) for task, part in model.tasks.items()}
-            for transform in (settings.train.transform, settings.evaluation.transform))
+            {
+                task: build_transform(transform, **vars(part.backbone.preprocessing))
+                for task, part in model.tasks.items()
+            }
+            for transform in (settings.train.transform, settings.evaluation.transform)
+        )
         for dataset in data.values():
             if dataset is not None:
-                set_gray_range(dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()})
+                set_gray_range(
+                    dataset,
+                    {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()},
+                )
         for task in model.tasks:
             refuse_two_normalisations(self._augment[task], self._view[task])
         if settings.train.transform_on != 'pil':
@@ -90,10 +119,12 @@ class Trainer:
         self._training, self._is_prepared = False, is_prepared
 
     def train(self) -> dict[str, Any]:
-        """Trains to the end, from the start or a checkpoint, and writes the model folder. Returns the summary: the test
+        """Trains to the end, from the start or a checkpoint, and writes the model folder. Returns the
+        summary: the test
         metrics ('accuracy': 0..1, …), 'before', 'parameters', 'train_seconds', 'selected', 'output', ….
 
-        At SIGINT (Ctrl-C), SIGTERM or SIGHUP the step is finished and a checkpoint written. Then the signal does what it did
+        At SIGINT (Ctrl-C), SIGTERM or SIGHUP the step is finished and a checkpoint written. Then the signal
+        does what it did
         before `train` was called: Ctrl-C raises KeyboardInterrupt. A second signal does so at once.
         """
         summary = on_main(self.accelerator, lambda: self.folder.finished(self.settings, self._identity))
@@ -110,11 +141,17 @@ class Trainer:
         return summary if summary is not None else stop.hand_on()
 
     def evaluate(self, split: str = 'test') -> dict[str, float]:
-        """The metrics of the model as it stands: {'accuracy': 0..1, …}. TrainingError while training goes on."""
+        """The metrics of the model as it stands: {'accuracy': 0..1, …}. TrainingError while training
+        goes on.
+        """
         if self._training:
-            raise TrainingError('no split is evaluated on demand while training goes on, or it could be chosen by; '
-                                'evaluate before train() or after it.')
-        refuse_unfit_views(self.model, self.data['train'], 'evaluation.transform', self._view, self.accelerator)
+            raise TrainingError(
+                'no split is evaluated on demand while training goes on, or it could be chosen by; '
+                'evaluate before train() or after it.'
+            )
+        refuse_unfit_views(
+            self.model, self.data['train'], 'evaluation.transform', self._view, self.accelerator
+        )
         return self._measure(split)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -123,7 +160,11 @@ class Trainer:
         UserError for a folder that holds something else.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / 'tuner.safetensors').is_file() and (folder.is_file() or any(folder.iterdir())):
+        if (
+            folder.exists()
+            and not (folder / 'tuner.safetensors').is_file()
+            and (folder.is_file() or any(folder.iterdir()))
+        ):
             raise UserError(f'{str(folder)!r} exists and is no model folder; give a new or an empty one.')
         if self.accelerator.is_main_process:
             self._save_output(self.model, folder, dict(metrics={}, settings=self.settings.to_dict()))
@@ -131,7 +172,9 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, images: list[Any], topk: int = 1, task: str | None = None) -> list[dict[str, list]]:
-        """A list of images, as `pipeline` takes them, to {'scores': […], 'labels': […]} each, the `topk` best first."""
+        """A list of images, as `pipeline` takes them, to {'scores': […], 'labels': […]} each, the
+        `topk` best first.
+        """
         model = self.model.for_task(task).eval()
         views = []
         for number, image in enumerate(images):
@@ -161,32 +204,49 @@ class Trainer:
             refuse_unfit_metrics(settings.evaluation.metrics, len(part.classes), SUMMARY)
         checkpoint, self.folder.path = on_main(accelerator, self._begin)
         progress, parts = self.folder.load(checkpoint, settings)
-        order = Order(len(self.data['train']), train.dataloader.batch_size_per_gpu * accelerator.num_processes,
-                      train.accumulate, settings.seed, accelerator.process_index, accelerator.num_processes,
-                      tuple(len(part) for part in getattr(self.data['train'], 'tasks', {}).values()))
+        order = Order(
+            len(self.data['train']),
+            train.dataloader.batch_size_per_gpu * accelerator.num_processes,
+            train.accumulate,
+            settings.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+            tuple(len(part) for part in getattr(self.data['train'], 'tasks', {}).values()),
+        )
         if parts and progress.processes != accelerator.num_processes:
-            raise TrainingError(f'the run was begun with {progress.processes} processes, which share each batch; go on with as '
-                                f'many (given: {accelerator.num_processes}).')
+            raise TrainingError(
+                f'the run was begun with {progress.processes} processes, which share each batch; go on with '
+                f'as many (given: {accelerator.num_processes}).'
+            )
         progress.processes = accelerator.num_processes
         self._images = ImageCache(settings, accelerator) if train.cache_images else None
         if not parts:
             seed_everything(settings.seed, 'prepare')
             for task, part in self.model.tasks.items() if not self._is_prepared else ():
                 for tuner in part.tuners:
-                    tuner.prepare((batch.images, batch.labels) for batch in self._batches(order, 0) if batch.task == task)
-            if accelerator.num_processes > 1:       # what a process found in images of its own
+                    tuner.prepare(
+                        (batch.images, batch.labels)
+                        for batch in self._batches(order, 0)
+                        if batch.task == task
+                    )
+            if accelerator.num_processes > 1:  # what a process found in images of its own
                 copy_into(self.model.trained_state(), broadcast(self.model.trained_state()))
         self._cache = FeatureCache(self.model, settings, accelerator) if train.cache_features else None
         if not parts and settings.evaluation.before and self.data.get('test') is not None:
             progress.before = self._measure('test')
         features = self._features('train', self._augment)
-        learner = Learner(self.model, train, order, accelerator, progress.step, features.net if features else None)
+        learner = Learner(
+            self.model, train, order, accelerator, progress.step, features.net if features else None
+        )
         try:
             if parts:
                 learner.restore(parts, progress.step)
                 self._best = parts.get('best')
-            with (Stop(accelerator) as stop, Log(self.folder.path, progress.step, progress.log_bytes) if is_main else nullcontext()
-                  as log, ProgressBar(train.max_epochs * order.steps, progress.step, is_main) as bar):
+            with (
+                Stop(accelerator) as stop,
+                Log(self.folder.path, progress.step, progress.log_bytes) if is_main else nullcontext() as log,
+                ProgressBar(train.max_epochs * order.steps, progress.step, is_main) as bar,
+            ):
                 self._epochs(learner, progress, log, bar, stop)
         finally:
             learner.close()
@@ -200,7 +260,9 @@ class Trainer:
         return identity_of(self.model, self.data)
 
     def _begin(self) -> tuple[Path | None, Path]:
-        """Prepares the work folder, and tries what is written at the end. The checkpoint to go on from, and the folder."""
+        """Prepares the work folder, and tries what is written at the end. The checkpoint to go on from,
+        and the folder.
+        """
         environment = describe(self.accelerator.device) | dict(command=sys.argv)
         checkpoint = self.folder.begin(self.settings, self._identity(), environment)
         rehearse_the_end(self.model, self.settings, self.folder.path, self._save_output)
@@ -210,7 +272,9 @@ class Trainer:
         if self.accelerator.is_main_process:
             say(f'{stop.name}: the run is saved after step {progress.step}. To go on: {self.how_to_go_on}')
 
-    def _epochs(self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar, stop: Stop) -> None:
+    def _epochs(
+        self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar, stop: Stop
+    ) -> None:
         """Takes all steps that are left, or those until a signal comes."""
         train, order = self.settings.train, learner.order
         batches = self._batches(order, progress.step)
@@ -221,7 +285,9 @@ class Trainer:
             saves = False
             if not progress.pending:
                 began = time.perf_counter()
-                lr = learner.step(list(islice(batches, order.step_batches(progress.step))), progress.step, meter)
+                lr = learner.step(
+                    list(islice(batches, order.step_batches(progress.step))), progress.step, meter
+                )
                 progress.step += 1
                 progress.train_seconds += time.perf_counter() - began
                 progress.pending = progress.step % order.steps == 0
@@ -242,32 +308,59 @@ class Trainer:
                 self._save(learner, progress, meter, log)
                 meter.pause_over()
 
-    def _record(self, meter: Meter, epoch: int, lr: float, progress: Progress, log: Log | None, bar: ProgressBar) -> None:
+    def _record(
+        self, meter: Meter, epoch: int, lr: float, progress: Progress, log: Log | None, bar: ProgressBar
+    ) -> None:
         loss, accuracy, rate = meter.read(self.accelerator)
         self._refuse_diverged(progress, loss, lr)
-        bar.update(progress.step, f'epoch {epoch}/{self.settings.train.max_epochs}', f'loss {loss:.3f}, accuracy {accuracy:.3f}')
+        bar.update(
+            progress.step,
+            f'epoch {epoch}/{self.settings.train.max_epochs}',
+            f'loss {loss:.3f}, accuracy {accuracy:.3f}',
+        )
         if log:
-            log.write(progress.step, epoch=epoch, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate,
-                      memory_mb=peak_memory_mb(self.accelerator.device))
+            log.write(
+                progress.step,
+                epoch=epoch,
+                loss=loss,
+                accuracy=accuracy,
+                lr=lr,
+                images_per_second=rate,
+                memory_mb=peak_memory_mb(self.accelerator.device),
+            )
 
     def _refuse_diverged(self, progress: Progress, loss: float, lr: float) -> None:
         broken = [name for name, value in self.model.trained_state().items() if not value.isfinite().all()]
         if broken or not math.isfinite(loss):
             raise DivergedError(
-                f'at step {progress.step} the loss is {loss} and {len(broken)} trained tensors are not finite; nothing saved '
-                f'before in {str(self.folder.path)!r} is lost. Lower train.optimizer.lr (now {lr:g}), set train.clip_norm, or '
-                f'choose train.precision="fp32".')
+                f'at step {progress.step} the loss is {loss} and {len(broken)} trained tensors are not '
+                f'finite; nothing saved before in {str(self.folder.path)!r} is lost. Lower '
+                f'train.optimizer.lr (now {lr:g}), set train.clip_norm, or choose train.precision="fp32".'
+            )
 
-    def _end_epoch(self, learner: Learner, epoch: int, progress: Progress, meter: Meter, log: Log | None, bar: ProgressBar,
-                   stop: Stop) -> None:
+    def _end_epoch(
+        self,
+        learner: Learner,
+        epoch: int,
+        progress: Progress,
+        meter: Meter,
+        log: Log | None,
+        bar: ProgressBar,
+        stop: Stop,
+    ) -> None:
         """Validates where that is due, keeps the best, and stops the run where it no longer gets better."""
         evaluation, patience = self.settings.evaluation, self.settings.train.early_stop
         line = f'epoch {epoch}: ' + 'loss {:.3f}, accuracy {:.3f}'.format(*meter.peek_epoch())
-        if self.data.get('val') is None or (epoch % evaluation.every and epoch != self.settings.train.max_epochs):
+        if self.data.get('val') is None or (
+            epoch % evaluation.every and epoch != self.settings.train.max_epochs
+        ):
             bar.say(line)
             meter.end_epoch()
             return
-        with swapped(self.model.trained_state(), learner.average.state if learner.average else None), stop.interrupting():
+        with (
+            swapped(self.model.trained_state(), learner.average.state if learner.average else None),
+            stop.interrupting(),
+        ):
             results = self._measure('val')
         meter.end_epoch()
         if log:
@@ -275,8 +368,10 @@ class Trainer:
         bar.say(', '.join([line, *(f'validation {name} {value:.4f}' for name, value in results.items())]))
         name, result = next(iter(results.items()))
         if math.isnan(result) and (evaluation.select == 'best' or patience is not None):
-            raise TrainingError(f'the metric {name!r} is nan on the validation images of epoch {epoch}, and nothing can be chosen '
-                                f'by that; let another metric be the first of evaluation.metrics.')
+            raise TrainingError(
+                f'the metric {name!r} is nan on the validation images of epoch {epoch}, and nothing can be '
+                'chosen by that; let another metric be the first of evaluation.metrics.'
+            )
         if progress.best is None or result > progress.best:
             progress.best, progress.best_epoch = result, epoch
             if evaluation.select == 'best':
@@ -284,13 +379,35 @@ class Trainer:
         progress.stopped = patience is not None and epoch - progress.best_epoch >= patience
 
     def _finish(self, progress: Progress, order: Order) -> dict[str, Any]:
-        after = self._measure('test', self.folder.path / 'predictions.npz') if self.data.get('test') is not None else {}
-        val = 'images held out of train' if self.settings.dataset.val is None else 'images of the validation split'
-        selected = f'epoch {progress.best_epoch}, the best on {len(self.data["val"])} {val}' if self._best else 'last epoch'
-        summary = dict(**after, before=progress.before, validation=progress.best, selected=selected,
-                       epochs=progress.step / order.steps, steps=progress.step, train_images=order.length,
-                       parameters=self.model.count(), train_seconds=progress.train_seconds, seed=self.settings.seed,
-                       peak_memory_mb=peak_memory_mb(self.accelerator.device), work_dir=str(self.folder.path))
+        after = (
+            self._measure('test', self.folder.path / 'predictions.npz')
+            if self.data.get('test') is not None
+            else {}
+        )
+        val = (
+            'images held out of train'
+            if self.settings.dataset.val is None
+            else 'images of the validation split'
+        )
+        selected = (
+            f'epoch {progress.best_epoch}, the best on {len(self.data["val"])} {val}'
+            if self._best
+            else 'last epoch'
+        )
+        summary = dict(
+            **after,
+            before=progress.before,
+            validation=progress.best,
+            selected=selected,
+            epochs=progress.step / order.steps,
+            steps=progress.step,
+            train_images=order.length,
+            parameters=self.model.count(),
+            train_seconds=progress.train_seconds,
+            seed=self.settings.seed,
+            peak_memory_mb=peak_memory_mb(self.accelerator.device),
+            work_dir=str(self.folder.path),
+        )
         if self.accelerator.is_main_process:
             facts = dict(metrics=after, settings=self.settings.to_dict())
             self._save_output(self.model, self.folder.output, facts)
@@ -298,7 +415,7 @@ class Trainer:
             summary |= dict(output=str(self.folder.output), output_bytes=size)
             try:
                 draw_curves(self.folder.path, self.folder.path / 'curves.png')
-            except DataError as error:      # no reason to lose a run
+            except DataError as error:  # no reason to lose a run
                 say(f'no curves are drawn: {error}')
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()
@@ -306,26 +423,47 @@ class Trainer:
 
     def _measure(self, split: str, answers: Path | None = None) -> dict[str, float]:
         if self.data.get(split) is None:
-            raise UserError(f'there is no {split!r} split to evaluate on; give dataset.{split} in the config.')
-        return measure(self.model, *self._source(split, self._view), self.accelerator, self.settings.evaluation, answers,
-                       self._features(split, self._view))
+            raise UserError(
+                f'there is no {split!r} split to evaluate on; give dataset.{split} in the config.'
+            )
+        return measure(
+            self.model,
+            *self._source(split, self._view),
+            self.accelerator,
+            self.settings.evaluation,
+            answers,
+            self._features(split, self._view),
+        )
 
     def _batches(self, order: Order, step: int) -> Iterator[Batch]:
-        """This process's batches from step `step` to the end of training; nothing is read before the first is asked for."""
+        """This process's batches from step `step` to the end of training; nothing is read before the
+        first is asked for.
+        """
         first, train = step // order.steps, self.settings.train
-        keys = (key for epoch in range(first, train.max_epochs)
-                for key in order.keys(epoch, step % order.steps if epoch == first else 0))
+        keys = (
+            key
+            for epoch in range(first, train.max_epochs)
+            for key in order.keys(epoch, step % order.steps if epoch == first else 0)
+        )
         features, device = self._features('train', self._augment), self.accelerator.device
-        loads, workers = load_on_device if train.transform_on == 'device' else load, train.dataloader.workers_per_gpu
-        yield from (features.batches(keys, device) if features else
-                    loads(*self._source('train', self._augment), self.settings.seed, keys, workers, device))
+        loads, workers = (
+            load_on_device if train.transform_on == 'device' else load,
+            train.dataloader.workers_per_gpu,
+        )
+        yield from (
+            features.batches(keys, device)
+            if features
+            else loads(*self._source('train', self._augment), self.settings.seed, keys, workers, device)
+        )
 
     def _features(self, split: str, views: Transforms) -> Features | None:
         """What train.cache_features keeps of a split's images, while training goes on."""
         return self._cache.features(split, *self._source(split, views)) if self._cache else None
 
     def _source(self, split: str, views: Transforms) -> tuple[Any, Transforms]:
-        """A split's images and how they are seen; while training goes on, as train.cache_images keeps them."""
+        """A split's images and how they are seen; while training goes on, as train.cache_images keeps
+        them.
+        """
         dataset = self.data[split]
         return self._images.kept(split, dataset, views) if self._images else (dataset, views)
 
@@ -334,4 +472,8 @@ class Trainer:
         self._refuse_diverged(progress, counted[0], learner.optimizer.param_groups[0]['lr'])
         if log:
             parts = learner.state() | (dict(best=self._best) if self._best else {})
-            self.folder.save(replace(progress, log_bytes=log.flush(), meter=counted), parts, self.settings.train.checkpoint.keep)
+            self.folder.save(
+                replace(progress, log_bytes=log.flush(), meter=counted),
+                parts,
+                self.settings.train.checkpoint.keep,
+            )

@@ -1,4 +1,5 @@
-"""What is asked of transforms before a run begins: that images are normalised once and alike, and that the network takes them.
+"""What is asked of transforms before a run begins: that images are normalised once and alike, and that the
+network takes them.
 
 Used by trainer.py and by `vet test`.
 """
@@ -22,22 +23,28 @@ def refuse_two_normalisations(augment: Callable, view: Callable) -> None:
     """UserError where images are normalised by other numbers in training than in evaluation."""
     ours, theirs = normalisation(augment), normalisation(view)
     if not all(torch.allclose(torch.tensor(a), torch.tensor(b), atol=1e-4) for a, b in zip(ours, theirs)):
-        raise UserError(f'train.transform normalises images by {_told(*ours)}, but images are evaluated by {_told(*theirs)}. Leave '
-                        f'Normalize out of both, and images are normalised as the backbone needs it; or give the same in '
-                        f'train.transform and in evaluation.transform.')
+        raise UserError(
+            f'train.transform normalises images by {_told(*ours)}, but images are evaluated by '
+            f'{_told(*theirs)}. Leave Normalize out of both, and images are normalised as the backbone needs '
+            'it; or give the same in train.transform and in evaluation.transform.'
+        )
 
 
 @torch.no_grad()
-def refuse_unfit_views(model: Any, dataset: Any, key: str, views: Transforms, accelerator: Accelerator) -> None:
-    """UserError where the transforms of the setting `key` make of a dataset's first image, of each task, no tensor (3, H, W) of a
-    size that the network takes."""
+def refuse_unfit_views(
+    model: Any, dataset: Any, key: str, views: Transforms, accelerator: Accelerator
+) -> None:
+    """UserError where the transforms of the setting `key` make of a dataset's first image, of each task, no
+    tensor (3, H, W) of a size that the network takes."""
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         classifier = model.for_task(task)
         given, _ = item_of(part, 0)
         with seeded('view'), told(partial(item_name, part, 0), ADVICE):
             image = views[task](opened(given, gray_range_of(part)))
         if image.ndim != 3 or image.shape[0] != 3:
-            raise UserError(f'{key} makes a tensor of shape {tuple(image.shape)} of an image; a network takes (3, H, W).')
+            raise UserError(
+                f'{key} makes a tensor of shape {tuple(image.shape)} of an image; a network takes (3, H, W).'
+            )
         size, wanted = tuple(image.shape[1:]), classifier.backbone.preprocessing.size
         if size == tuple(wanted):
             continue
@@ -45,10 +52,14 @@ def refuse_unfit_views(model: Any, dataset: Any, key: str, views: Transforms, ac
             with in_eval(classifier), accelerator.autocast():
                 classifier(image[None].to(accelerator.device))
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, IndexError) as error:
-            raise UserError(f'{key} makes images of {size} (height, width), which the network does not take: '
-                            f'{str(error).rstrip(".")}. Let the transform end with the size {tuple(wanted)}, or set '
-                            f'model.backbone.preprocessing.size.') from error
+            raise UserError(
+                f'{key} makes images of {size} (height, width), which the network does not take: '
+                f'{str(error).rstrip(".")}. Let the transform end with the size {tuple(wanted)}, or set '
+                f'model.backbone.preprocessing.size.'
+            ) from error
 
 
 def _told(mean: list[float], std: list[float]) -> str:
-    return f'mean {tuple(round(value, 4) for value in mean)} and std {tuple(round(value, 4) for value in std)}'
+    return (
+        f'mean {tuple(round(value, 4) for value in mean)} and std {tuple(round(value, 4) for value in std)}'
+    )

@@ -1,7 +1,8 @@
 """WorkFolder: what one training run writes, who may go on from it, and how it is known to be finished.
 
-config.json, environment.json, identity.json, log.jsonl, tensorboard/, checkpoints/step-…/, predictions.npz (of the test split),
-output/ (the model folder), curves.png and, last of all, summary.json. A lock on the file .lock keeps a second run out.
+config.json, environment.json, identity.json, log.jsonl, tensorboard/, checkpoints/step-…/, predictions.npz
+(of the test split), output/ (the model folder), curves.png and, last of all, summary.json. A lock on the file
+.lock keeps a second run out.
 """
 
 import json
@@ -22,14 +23,22 @@ from vet.errors import DataError, TrainingError, UserError
 from vet.versions import is_newer
 
 Parts = dict[str, dict[str, torch.Tensor]]
-FILES = ('config.json', 'environment.json', 'identity.json', 'log.jsonl', 'predictions.npz', 'curves.png', 'summary.json',
-         'example.png')
+FILES = (
+    'config.json',
+    'environment.json',
+    'identity.json',
+    'log.jsonl',
+    'predictions.npz',
+    'curves.png',
+    'summary.json',
+    'example.png',
+)
 FOLDERS = ('checkpoints', 'output', 'tensorboard')
 
 
 class WorkFolder:
-    """One run's folder. resume: None (must hold no run), 'auto' (goes on from the newest whole checkpoint, if any), or the path
-    of a checkpoint.
+    """One run's folder. resume: None (must hold no run), 'auto' (goes on from the newest whole checkpoint, if
+    any), or the path of a checkpoint.
 
     is_new: whether the folder must be new; then a number is added to its name where the name is taken.
     """
@@ -49,8 +58,11 @@ class WorkFolder:
     def output(self) -> Path:
         return self.path / 'output'
 
-    def begin(self, settings: Settings, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> Path | None:
-        """Locks the folder and prepares it. Returns the checkpoint to go on from, None for a fresh start. On one process only.
+    def begin(
+        self, settings: Settings, identity: Mapping[str, Any], environment: Mapping[str, Any]
+    ) -> Path | None:
+        """Locks the folder and prepares it. Returns the checkpoint to go on from, None for a fresh start. On
+        one process only.
 
         identity: see `identity_of`. environment: written with the config.
         """
@@ -68,7 +80,9 @@ class WorkFolder:
             if not checkpoint or not (self.path / 'identity.json').exists():
                 write_file(self.path / 'identity.json', json.dumps(identity, indent=1))
         except OSError as error:
-            raise UserError(f'cannot write in {str(self.path)!r}: {error.strerror}; give another --work-dir.') from error
+            raise UserError(
+                f'cannot write in {str(self.path)!r}: {error.strerror}; give another --work-dir.'
+            ) from error
         return checkpoint
 
     def load(self, checkpoint: Path | None, settings: Settings) -> tuple[Progress, Parts]:
@@ -78,12 +92,18 @@ class WorkFolder:
     def save(self, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> None:
         """Writes a checkpoint. TrainingError where the folder was moved or removed since `begin`."""
         if self._lock and not self._lock.is_in_place():
-            raise TrainingError(f'{str(self.path)!r} was moved, removed or replaced while the run wrote there. Put the folder '
-                                f'back, then go on with --resume auto; without the folder, begin anew.')
+            raise TrainingError(
+                f'{str(self.path)!r} was moved, removed or replaced while the run wrote there. Put the '
+                'folder back, then go on with --resume auto; without the folder, begin anew.'
+            )
         save_checkpoint(self.checkpoints, progress, parts, keep)
 
-    def finished(self, settings: Settings, identity: Callable[[], Mapping[str, Any]]) -> dict[str, Any] | None:
-        """The summary of a finished run that `resume` asks to see; None where there is still something to do."""
+    def finished(
+        self, settings: Settings, identity: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any] | None:
+        """The summary of a finished run that `resume` asks to see; None where there is still something
+        to do.
+        """
         path = self.path / 'summary.json'
         if self.resume != 'auto' or not path.is_file():
             return None
@@ -112,8 +132,10 @@ class WorkFolder:
         found = list_checkpoints(self.checkpoints)
         if not found:
             return 'No checkpoint was written yet: mend the cause, then begin again.'
-        return (f'Nothing that was saved before is lost: the newest checkpoint is {str(found[-1])!r}. Mend the cause, then go on '
-                f'with --resume auto (from Python: resume="auto").')
+        return (
+            f'Nothing that was saved before is lost: the newest checkpoint is {str(found[-1])!r}. Mend the '
+            'cause, then go on with --resume auto (from Python: resume="auto").'
+        )
 
     def _make(self) -> None:
         """Makes the folder, and locks it."""
@@ -130,12 +152,19 @@ class WorkFolder:
             lock = FileLock(self.path / '.lock')
             is_free = lock.acquire(wait=False)
         except OSError as error:
-            raise UserError(f'cannot write in {str(self.path)!r}: {error.strerror}; give another --work-dir.') from error
+            raise UserError(
+                f'cannot write in {str(self.path)!r}: {error.strerror}; give another --work-dir.'
+            ) from error
         if not is_free:
-            raise TrainingError(f'another run writes in {str(self.path)!r} now. Wait until it ends, or give another work folder '
-                                f'(--work-dir).')
+            raise TrainingError(
+                f'another run writes in {str(self.path)!r} now. Wait until it ends, or give another work '
+                'folder (--work-dir).'
+            )
         if not lock.is_real:
-            say(f'the file system of {str(self.path)!r} has no locks. See to it that no other run writes there.')
+            say(
+                f'the file system of {str(self.path)!r} has no locks. See to it that no other run writes '
+                'there.'
+            )
         self._lock = lock
 
     def _refuse_occupied(self) -> None:
@@ -143,26 +172,34 @@ class WorkFolder:
         for name in (*FILES, *FOLDERS):
             path = self.path / name
             if path.is_symlink():
-                raise TrainingError(f'{str(path)!r} is a link, and a run would write where the link leads. Replace the link by '
-                                    f'what it leads to, or make the whole work folder a link.')
+                raise TrainingError(
+                    f'{str(path)!r} is a link, and a run would write where the link leads. Replace the link '
+                    'by what it leads to, or make the whole work folder a link.'
+                )
             if path.exists() and path.is_dir() != (name in FOLDERS):
                 kind, right = ('folder', 'file') if path.is_dir() else ('file', 'folder')
-                raise TrainingError(f'{str(path)!r} is a {kind}, but a run writes a {right} of that name. Give another work '
-                                    f'folder.')
+                raise TrainingError(
+                    f'{str(path)!r} is a {kind}, but a run writes a {right} of that name. Give another work '
+                    f'folder.'
+                )
         begun = list_checkpoints(self.checkpoints)
         is_finished = (self.path / 'summary.json').exists()
         if self.resume is None and (begun or is_finished):
             state = 'a finished' if is_finished else 'an unfinished'
-            raise TrainingError(f'{str(self.path)!r} holds {state} run; go on with --resume auto (from Python: '
-                                f'resume="auto"), or give another work folder.')
+            raise TrainingError(
+                f'{str(self.path)!r} holds {state} run; go on with --resume auto (from Python: '
+                f'resume="auto"), or give another work folder.'
+            )
         if begun or is_finished or self.resume not in (None, 'auto'):
             return
         foreign = [self.output] if self.output.is_dir() and any(self.output.iterdir()) else []
         if (self.path / 'config.json').exists() and not (self.path / 'environment.json').exists():
             foreign.append(self.path / 'config.json')
         if foreign:
-            raise TrainingError(f'{str(foreign[0])!r} is not from a run in this folder, and a run would write over it. Give '
-                                f'another work folder.')
+            raise TrainingError(
+                f'{str(foreign[0])!r} is not from a run in this folder, and a run would write over it. Give '
+                f'another work folder.'
+            )
 
     def _choose(self, found: list[Path]) -> Path | None:
         """The checkpoint to go on from: the one that the user gave, or the newest whole one."""
@@ -184,8 +221,10 @@ class WorkFolder:
                 say(f'{damages[0]} The run goes on from {str(checkpoint)!r}, which is whole.')
             return checkpoint
         if damages:
-            raise DataError(f'no checkpoint in {str(self.checkpoints)!r} is whole. {damages[0]} Or begin anew in another work '
-                            f'folder.') from damages[0]
+            raise DataError(
+                f'no checkpoint in {str(self.checkpoints)!r} is whole. {damages[0]} Or begin anew in another '
+                'work folder.'
+            ) from damages[0]
         return None
 
     def _clear(self, found: list[Path], checkpoint: Path | None) -> None:
@@ -210,35 +249,51 @@ class WorkFolder:
         try:
             begun = read_json(path) if path.is_file() else config
         except DataError as error:
-            raise DataError(f'{error} The config of the run is not known. Begin anew in another work folder; or, where you know '
-                            f'that the config is still the same, remove {path.name}.') from error
-        changed = sorted(name for name in _differences(begun, json.loads(json.dumps(config)))
-                         if name.rpartition('.')[2] not in self.free)
+            raise DataError(
+                f'{error} The config of the run is not known. Begin anew in another work folder; or, where '
+                f'you know that the config is still the same, remove {path.name}.'
+            ) from error
+        changed = sorted(
+            name
+            for name in _differences(begun, json.loads(json.dumps(config)))
+            if name.rpartition('.')[2] not in self.free
+        )
         if changed:
-            raise TrainingError(f'the run in {str(self.path)!r} was begun with another config: {", ".join(changed)} differ. '
-                                f'Resume with its own ({path}), or begin anew in another work folder. '
-                                f'The schedule of a run spans all its epochs. To train further, begin a run from the model folder, '
-                                f'{str(self.output)!r}, with model.finetune=False.{_newer(self.path)}')
+            raise TrainingError(
+                f'the run in {str(self.path)!r} was begun with another config: {", ".join(changed)} differ. '
+                f'Resume with its own ({path}), or begin anew in another work folder. The schedule of a run '
+                'spans all its epochs. To train further, begin a run from the model folder, '
+                f'{str(self.output)!r}, with model.finetune=False.{_newer(self.path)}'
+            )
 
     def _check_identity(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Refuses to go on from the run in `folder` with other classes, data or backbone weights."""
         path = folder / 'identity.json'
         if not path.is_file():
-            say(f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, images and the weights '
-                 f'of the backbone are still the same is not known.')
+            say(
+                f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, '
+                'images and the weights of the backbone are still the same is not known.'
+            )
             return
         now = json.loads(json.dumps(identity))
         try:
             before = read_json(path)
             changed, versions = differences(before, now), other_versions(before, now)
         except (DataError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, where you know that '
-                            f'classes, images and weights are still the same, remove the file.') from error
+            raise DataError(
+                f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, where you know '
+                'that classes, images and weights are still the same, remove the file.'
+            ) from error
         if changed:
-            raise TrainingError(f'the run in {str(folder)!r} was begun with other data: what differs is {"; ".join(changed)}. Put '
-                                f'that back, or begin anew in another work folder.{_newer(folder)}')
+            raise TrainingError(
+                f'the run in {str(folder)!r} was begun with other data: what differs is '
+                f'{"; ".join(changed)}. Put that back, or begin anew in another work folder.{_newer(folder)}'
+            )
         if versions:
-            say(f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by rounding.{_newer(folder)}')
+            say(
+                f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by '
+                f'rounding.{_newer(folder)}'
+            )
 
 
 def _newer(folder: Path) -> str:
@@ -249,7 +304,9 @@ def _newer(folder: Path) -> str:
         return ''
     if not is_newer(made_by):
         return ''
-    return f' The run was written by a newer version of vet ({made_by}; this is {vet.__version__}): update vet.'
+    return (
+        f' The run was written by a newer version of vet ({made_by}; this is {vet.__version__}): update vet.'
+    )
 
 
 def _free_name(path: Path) -> Path:
@@ -262,5 +319,9 @@ def _free_name(path: Path) -> Path:
 
 def _differences(a: Any, b: Any, path: str = '') -> set[str]:
     if isinstance(a, dict) and isinstance(b, dict):
-        return {found for key in {*a, *b} for found in _differences(a.get(key), b.get(key), f'{path}.{key}'.lstrip('.'))}
+        return {
+            found
+            for key in {*a, *b}
+            for found in _differences(a.get(key), b.get(key), f'{path}.{key}'.lstrip('.'))
+        }
     return set() if a == b else {path}

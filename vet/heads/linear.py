@@ -18,7 +18,9 @@ class LinearHead(nn.Module):
     def __init__(self, in_features: int, num_classes: Classes, dropout: Dropout = 0.0):
         super().__init__()
         if num_classes < 1:
-            raise UserError(f'model.head.num_classes is {num_classes}; it must be the number of classes, at least 1.')
+            raise UserError(
+                f'model.head.num_classes is {num_classes}; it must be the number of classes, at least 1.'
+            )
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_features, num_classes)
         nn.init.trunc_normal_(self.fc.weight, std=0.02)

@@ -1,4 +1,6 @@
-"""A head of two linear layers, as fastai puts on a pretrained network; behind a pool that concatenates mean and maximum."""
+"""A head of two linear layers, as fastai puts on a pretrained network; behind a pool that concatenates
+mean and maximum.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +13,12 @@ from vet.registry import HEADS
 
 @HEADS.register_module()
 class MLP(nn.Module):
-    """logits = W2 drop(BN(ReLU(W1 drop(BN(f)) + b1))) + b2: features (B, C) -> (B, K), in float32.   Howard 2020, 2002.04688
+    """logits = W2 drop(BN(ReLU(W1 drop(BN(f)) + b1))) + b2: features (B, C) -> (B, K), in float32.
 
-    The first dropout is of half the rate. A batch norm's running statistics are saved with its parameters. In training, a
+    Howard 2020, 2002.04688
+
+    The first dropout is of half the rate. A batch norm's running statistics are saved with its parameters. In
+    training, a
     batch of one image is normalised by them, and leaves them: it has no statistics of its own.
     Parameters: 2 C + C hidden + hidden + 2 hidden + hidden K + K.
     """
@@ -24,8 +29,14 @@ class MLP(nn.Module):
             if given < 1:
                 raise UserError(f'model.head.{what} is {given}; it must be at least 1.')
         self.layers = nn.Sequential(
-            BatchNorm(in_features), nn.Dropout(dropout / 2), nn.Linear(in_features, hidden), nn.ReLU(),
-            BatchNorm(hidden), nn.Dropout(dropout), nn.Linear(hidden, num_classes))
+            BatchNorm(in_features),
+            nn.Dropout(dropout / 2),
+            nn.Linear(in_features, hidden),
+            nn.ReLU(),
+            BatchNorm(hidden),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
+        )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         with torch.autocast(features.device.type, enabled=False):

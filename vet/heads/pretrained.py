@@ -10,7 +10,8 @@ from vet.registry import HEADS
 
 @HEADS.register_module()
 class Pretrained(nn.Module):
-    """logits = f, what the backbone's own classifier gives (model.backbone.classifier=True): (B, K) -> (B, K), in float32.
+    """logits = f, what the backbone's own classifier gives (model.backbone.classifier=True): (B, K) -> (B,
+    K), in float32.
 
     The dataset's labels are the classifier's: see label_map of ImageFolder. Parameters: none.
     """
@@ -18,10 +19,12 @@ class Pretrained(nn.Module):
     def __init__(self, in_features: int, num_classes: Classes):
         super().__init__()
         if in_features != num_classes:
-            raise UserError(f'the backbone gives {in_features} numbers per image, but the dataset has {num_classes} classes, and '
-                            f'the head Pretrained adds no layer between them. Keep the classifier with '
-                            f'model.backbone.classifier=True, and number the classes as it does: label_map=… and classes=… of '
-                            f'the dataset.')
+            raise UserError(
+                f'the backbone gives {in_features} numbers per image, but the dataset has {num_classes} '
+                'classes, and the head Pretrained adds no layer between them. Keep the classifier with '
+                'model.backbone.classifier=True, and number the classes as it does: label_map=… and '
+                'classes=… of the dataset.'
+            )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return features.float()

@@ -1,4 +1,5 @@
-"""Combines model folders over one backbone into a new one, without training: a soup of their tensors, or a sum of updates.
+"""Combines model folders over one backbone into a new one, without training: a soup of their tensors, or a
+sum of updates.
 
 soup: theta = sum_i w_i theta_i / sum_i w_i, of every trained tensor.   Wortsman et al. 2022, arXiv:2203.05482
 sum: W = W0 + sum_i w_i (W_i - W0), every folder's tuners attached, one after another.   Ilharco et al. 2022, arXiv:2212.04089
@@ -30,17 +31,25 @@ from vet.hub.names import find_folder
 Tensors = dict[str, torch.Tensor]
 
 
-def combine(folders: Sequence[str | Path], output: str | Path, weights: Sequence[float] | None = None, method: str = 'soup',
-            head: int | None = None, backbone: str | Path | None = None) -> None:
+def combine(
+    folders: Sequence[str | Path],
+    output: str | Path,
+    weights: Sequence[float] | None = None,
+    method: str = 'soup',
+    head: int | None = None,
+    backbone: str | Path | None = None,
+) -> None:
     """Writes the model folder `output`, which loads as any other.
 
     folders: model folders or work folders, tuned from the same backbone weights.
     weights: one for each; None: all equal, which is the mean of a soup and the plain sum.
-    method: 'soup', for runs of one config: equal tuners and classes, weights of at least 0. The mean of A and that of B are not
-        the mean of B A, which is a 'sum' of weights 1 / n. 'sum' is for tuners whose update is linear in some of its tensors,
-        as LoRA's is in B: these are scaled, by weights that may be negative.
-    head: the folder, counted from 0, whose head and classes the result has; None: the weighted mean of the heads, whose
-        classes must be equal. What is neither tuner nor head, such as the evaluation, is that folder's, or the first's.
+    method: 'soup', for runs of one config: equal tuners and classes, weights of at least 0. The mean of A and
+        that of B are not the mean of B A, which is a 'sum' of weights 1 / n. 'sum' is for tuners whose update
+        is linear in some of its tensors, as LoRA's is in B: these are scaled, by weights that may be
+        negative.
+    head: the folder, counted from 0, whose head and classes the result has; None: the weighted mean of the
+        heads, whose classes must be equal. What is neither tuner nor head, such as the evaluation, is that
+        folder's, or the first's.
     backbone: where the backbone's weights are now, if not where the folders say.
     """
     if method not in METHODS:
@@ -52,11 +61,22 @@ def combine(folders: Sequence[str | Path], output: str | Path, weights: Sequence
         raise UserError('there is nothing to combine; give one model folder or more.')
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if len(weights) != len(parts) or not all(map(math.isfinite, weights)):
-        raise UserError(f'weights are {weights}; allowed: a finite number for each of the {len(parts)} folders.')
+        raise UserError(
+            f'weights are {weights}; allowed: a finite number for each of the {len(parts)} folders.'
+        )
     if head is not None and head not in range(len(parts)):
-        raise UserError(f'head is {head}; allowed: 0 to {len(parts) - 1}, the number of the folder whose head is taken, or None.')
-    _require_equal(parts, 'backbone weights', lambda part: part.backbone.get('sha256'),
-                   shown=lambda part: f'{part.backbone.get("name", part.backbone["type"])}, sha256 {part.backbone.get("sha256")}')
+        raise UserError(
+            f'head is {head}; allowed: 0 to {len(parts) - 1}, the number of the folder whose head is taken, '
+            'or None.'
+        )
+    _require_equal(
+        parts,
+        'backbone weights',
+        lambda part: part.backbone.get('sha256'),
+        shown=lambda part: (
+            f'{part.backbone.get("name", part.backbone["type"])}, sha256 {part.backbone.get("sha256")}'
+        ),
+    )
     _require_equal(parts, 'backbone settings', lambda part: part.settings)
     shared = load_backbone(parts[0].backbone, backbone)
     for part in parts:
@@ -69,13 +89,18 @@ def combine(folders: Sequence[str | Path], output: str | Path, weights: Sequence
     entry = main.configuration['model']['head']
     model = build_classifier(model.backbone, tuners, entry, main.configuration['classes'])
     model.load_trained_state(tensors, 'what was combined')
-    settings = dict.fromkeys(('dataset', 'train', 'evaluation', 'seed')) | main.configuration | dict(
-        model=dict(tuners=tuners, head=entry, tasks={}))
+    settings = (
+        dict.fromkeys(('dataset', 'train', 'evaluation', 'seed'))
+        | main.configuration
+        | dict(model=dict(tuners=tuners, head=entry, tasks={}))
+    )
     save_model(model, Path(output), dict(settings=settings, metrics={}))
 
 
 class Part:
-    """One folder. state: its trained tensors; linear: of each tuner, the names of those in which its update is linear."""
+    """One folder. state: its trained tensors; linear: of each tuner, the names of those in which its
+    update is linear.
+    """
 
     def __init__(self, folder: str | Path):
         self.path = find_folder(folder)
@@ -84,18 +109,26 @@ class Part:
         self.tuners: list[dict[str, Any]] = self.configuration['model']['tuners']
         preprocessing = self.configuration.get('preprocessing') or {}
         self.settings = architecture(self.backbone) | dict(
-            preprocessing={name: value for name, value in preprocessing.items() if value is not None})
+            preprocessing={name: value for name, value in preprocessing.items() if value is not None}
+        )
         if self.configuration['model'].get('tasks'):
-            raise UserError(f'{str(self.path)!r} is a model of several tasks, which are trained together; combine models of one.')
+            raise UserError(
+                f'{str(self.path)!r} is a model of several tasks, which are trained together; combine models '
+                'of one.'
+            )
 
     def load(self, backbone: Backbone) -> None:
         model = load_model(self.path, backbone)
         self.state = model.trained_state()
-        self.linear = [{f'tuners.{i}.{name}' for name in _linear(tuner)} for i, tuner in enumerate(model.tuners)]
+        self.linear = [
+            {f'tuners.{i}.{name}' for name in _linear(tuner)} for i, tuner in enumerate(model.tuners)
+        ]
 
 
 def _linear(tuner: Tuner) -> set[str]:
-    """The names in `state` of the tensors in which the tuner's whole update is linear; none where some of it is not."""
+    """The names in `state` of the tensors in which the tuner's whole update is linear; none where some
+    of it is not.
+    """
     said = {key: declared(delta).linear_in for key, delta in tuner.deltas.items() if delta.state_dict()}
     if not all(said.values()) or not all(isinstance(edit, Reweight) for edit in tuner._edits):
         return set()
@@ -104,7 +137,9 @@ def _linear(tuner: Tuner) -> set[str]:
 
 def _soup(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
     if min(weights) < 0:
-        raise UserError(f'weights are {weights}, but those of a mean are at least 0; for negative ones, use method "sum".')
+        raise UserError(
+            f'weights are {weights}, but those of a mean are at least 0; for negative ones, use method "sum".'
+        )
     _require_equal(parts, 'tuners', lambda part: part.tuners)
     _require_equal(parts, 'classes', lambda part: part.configuration['classes'])
     return parts[0].tuners, _mean(parts, weights, 'tuners.')
@@ -117,12 +152,16 @@ def _sum(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
         for i, (entry, linear) in enumerate(zip(part.tuners, part.linear)):
             own = {name: tensor for name, tensor in part.state.items() if name.startswith(f'tuners.{i}.')}
             if own and not linear:
-                raise UserError(f'the update of {entry["type"]} in {str(part.path)!r} is not linear in its tensors, so it cannot '
-                                f'be scaled and summed ({entry}); LoRA and its kin can, or use method "soup".')
+                raise UserError(
+                    f'the update of {entry["type"]} in {str(part.path)!r} is not linear in its tensors, so '
+                    f'it cannot be scaled and summed ({entry}); LoRA and its kin can, or use method "soup".'
+                )
             for name, tensor in own.items():
                 place = f'tuners.{len(tuners)}.{name.split(".", 2)[2]}'
                 tensors[place] = weight * tensor if name in linear else tensor
-            tuners.append({key: value for key, value in entry.items() if key not in ('dropout', 'lora_dropout')})     # of training
+            tuners.append(
+                {key: value for key, value in entry.items() if key not in ('dropout', 'lora_dropout')}
+            )  # of training
     return tuners, tensors
 
 
@@ -132,35 +171,56 @@ METHODS = dict(soup=_soup, sum=_sum)
 def _head(parts: list[Part], weights: list[float], head: int | None) -> Tensors:
     if head is not None:
         parts, weights = [parts[head]], [1.0]
-    advice = 'Say which one the result has (head=0: the first folder\'s).'
+    advice = "Say which one the result has (head=0: the first folder's)."
     _require_equal(parts, 'classes', lambda part: part.configuration['classes'], advice)
     _require_equal(parts, 'heads', lambda part: part.configuration['model']['head'], advice)
     return _mean(parts, weights, 'head.')
 
 
 def _mean(parts: list[Part], weights: list[float], start: str) -> Tensors:
-    """The weighted mean of the tensors whose names begin so, taken in float64; whole numbers have none, and must be equal."""
+    """The weighted mean of the tensors whose names begin so, taken in float64; whole numbers have none,
+    and must be equal.
+    """
     mean: Tensors = {}
     total = sum(weights)
     if total == 0:
-        raise UserError(f'weights are {weights}, whose sum is 0, so there is no mean; change one or, of a sum, say whose head the '
-                        f'result has (head=0: the first folder\'s).')
+        raise UserError(
+            f'weights are {weights}, whose sum is 0, so there is no mean; change one or, of a sum, say whose '
+            'head the '
+            f"result has (head=0: the first folder's)."
+        )
     for name in sorted({name for part in parts for name in part.state if name.startswith(start)}):
         tensors = [part.state.get(name, torch.empty(0)) for part in parts]
         first = tensors[0]
         for part, tensor in zip(parts, tensors):
             if tensor.shape != first.shape or not (tensor.is_floating_point() or torch.equal(tensor, first)):
-                raise UserError(f'{name!r} in {str(parts[0].path)!r} and {str(part.path)!r} have no mean: they must have one shape '
-                                f'(given {tuple(first.shape)} and {tuple(tensor.shape)}), and equal values where they are whole '
-                                f'numbers. Combine runs of one config and one seed.')
-        mean[name] = first if not first.is_floating_point() else sum(
-            (weight / total * tensor.double() for weight, tensor in zip(weights, tensors)), torch.tensor(0.0)).to(first.dtype)
+                raise UserError(
+                    f'{name!r} in {str(parts[0].path)!r} and {str(part.path)!r} have no mean: they must have '
+                    f'one shape (given {tuple(first.shape)} and {tuple(tensor.shape)}), and equal values '
+                    'where they are whole numbers. Combine runs of one config and one seed.'
+                )
+        mean[name] = (
+            first
+            if not first.is_floating_point()
+            else sum(
+                (weight / total * tensor.double() for weight, tensor in zip(weights, tensors)),
+                torch.tensor(0.0),
+            ).to(first.dtype)
+        )
     return mean
 
 
-def _require_equal(parts: list[Part], what: str, of: Callable[[Part], Any], advice: str = 'Combine folders that agree in them.',
-                   shown: Callable[[Part], str] | None = None) -> None:
+def _require_equal(
+    parts: list[Part],
+    what: str,
+    of: Callable[[Part], Any],
+    advice: str = 'Combine folders that agree in them.',
+    shown: Callable[[Part], str] | None = None,
+) -> None:
     for part in parts[1:]:
         if of(part) != of(parts[0]):
             one, other = (shown(each) if shown else reprlib.repr(of(each)) for each in (parts[0], part))
-            raise UserError(f'{str(parts[0].path)!r} and {str(part.path)!r} have different {what}: {one} and {other}. {advice}')
+            raise UserError(
+                f'{str(parts[0].path)!r} and {str(part.path)!r} have different {what}: {one} and {other}. '
+                f'{advice}'
+            )

@@ -1,4 +1,6 @@
-"""What configuration.json of a model folder may say. A folder is a stranger's: all of it is checked before anything is built."""
+"""What configuration.json of a model folder may say. A folder is a stranger's: all of it is checked
+before anything is built.
+"""
 
 import os
 import stat
@@ -22,9 +24,9 @@ from vet.errors import DataError, shown
 from vet.registry import BACKBONES
 from vet.transforms.torchvision import may_evaluate
 
-CLASSES, NAME = 100_000, 1_000      # classes, and characters of a name
+CLASSES, NAME = 100_000, 1_000  # classes, and characters of a name
 MODEL = ('backbone', 'tuners', 'head', 'tasks', 'shared', 'finetune')
-PIXELS = 4096                       # of all sizes of an evaluation's transforms together
+PIXELS = 4096  # of all sizes of an evaluation's transforms together
 IDENTITY = dict(type=WORD, tag=NOTHING | WORD, sha256=SHA256, checkpoint=CHECKPOINT)
 PROCESSES = dict(workers_per_gpu=256, threads=1024, batch_size_per_gpu=65_536)
 
@@ -32,19 +34,33 @@ PROCESSES = dict(workers_per_gpu=256, threads=1024, batch_size_per_gpu=65_536)
 def require_harmless(configuration: Any, source: str) -> None:
     """DataError where a configuration says more than the sizes, names and settings of a model.
 
-    It may name no URL, no path but that of a checkpoint, no callable, and no option of a library that fetches or executes.
+    It may name no URL, no path but that of a checkpoint, no callable, and no option of a library that fetches
+    or executes.
     """
     model = configuration['model']
     for key in model:
         if key not in MODEL:
-            raise DataError(f'{source} says model.{key}, which this vet does not read. Allowed: {", ".join(MODEL)}.')
+            raise DataError(
+                f'{source} says model.{key}, which this vet does not read. Allowed: {", ".join(MODEL)}.'
+            )
     tasks = model.get('tasks') or {}
-    if not isinstance(tasks, dict) or len(tasks) > MOST['tasks'] or not all(task.isidentifier() for task in tasks):
-        raise DataError(f'{source} has model.tasks {shown(tasks)}; allowed: a dict of at most {MOST["tasks"]} tasks, whose names '
-                        f'are of letters, digits and "_".')
-    for where, part in {'model': model, **{f'model.tasks.{task}': part for task, part in tasks.items()}}.items():
+    if (
+        not isinstance(tasks, dict)
+        or len(tasks) > MOST['tasks']
+        or not all(task.isidentifier() for task in tasks)
+    ):
+        raise DataError(
+            f'{source} has model.tasks {shown(tasks)}; allowed: a dict of at most {MOST["tasks"]} tasks, '
+            'whose names are of letters, digits and "_".'
+        )
+    for where, part in {
+        'model': model,
+        **{f'model.tasks.{task}': part for task, part in tasks.items()},
+    }.items():
         if not isinstance(part, dict):
-            raise DataError(f'{source} has {shown(part)} as {where}; allowed: a dict with "backbone" and "head".')
+            raise DataError(
+                f'{source} has {shown(part)} as {where}; allowed: a dict with "backbone" and "head".'
+            )
         require_backbone(part.get('backbone'), f'{source}: {where}.backbone')
         _require_plugin(part.get('head'), f'{source}: {where}.head')
     if len(model['tuners']) > MOST['tuners']:
@@ -58,31 +74,40 @@ def require_harmless(configuration: Any, source: str) -> None:
     _require_evaluation(configuration.get('evaluation'), source)
     sha256 = configuration.get('sha256') or {}
     if not isinstance(sha256, dict) or not all(map(SHA256.allows, sha256.values())):
-        raise DataError(f'{source} has {shown(sha256)} as sha256; allowed: a dict of file names, each with {SHA256.text}.')
+        raise DataError(
+            f'{source} has {shown(sha256)} as sha256; allowed: a dict of file names, each with {SHA256.text}.'
+        )
 
 
 def require_backbone(entry: Any, where: str) -> None:
     """DataError where an entry of model.backbone says more than its plugin permits a folder to say."""
     rules = getattr(BACKBONES.find(require_type(entry, where)), 'permits', None)
     own = {key: value for key, value in entry.items() if rules is None and key not in IDENTITY}
-    require_permitted({key: value for key, value in entry.items() if key not in own}, where, {**IDENTITY, **(rules or {})})
+    require_permitted(
+        {key: value for key, value in entry.items() if key not in own}, where, {**IDENTITY, **(rules or {})}
+    )
     require_plain_settings(own, where)
 
 
 def require_run(sections: Mapping[str, Any], source: str) -> None:
     """DataError where the sections dataset and train of a folder, from which a run begins, could do harm.
 
-    A dataset's place is the user's: `root` is refused, as is a URL, and a path to what is no file or folder (a pipe, a device).
+    A dataset's place is the user's: `root` is refused, as is a URL, and a path to what is no file or folder
+    (a pipe, a device).
     """
     for name in ('dataset', 'train', 'evaluation'):
         if not isinstance(sections.get(name, {}), dict):
             raise DataError(f'{source} has {shown(sections[name])} as {name}; allowed: a dict.')
     for where, value in walk(sections.get('dataset'), 'dataset'):
         if where.startswith('a key of') and value == 'root':
-            raise DataError(f'{source} says where data are ({where[9:]}.root), which is for you to say: give --data-root DIR, or a '
-                            f'dataset of your own.')
+            raise DataError(
+                f'{source} says where data are ({where[9:]}.root), which is for you to say: give --data-root '
+                'DIR, or a dataset of your own.'
+            )
         if isinstance(value, str) and ('://' in value or _is_special(value)):
-            raise DataError(f'{source} has {shown(value)} as {where}; allowed: names, and paths of files and folders.')
+            raise DataError(
+                f'{source} has {shown(value)} as {where}; allowed: names, and paths of files and folders.'
+            )
     for where, value in walk(sections.get('train'), 'train'):
         most = PROCESSES.get(where.rpartition('.')[2].strip("'"))
         if most and isinstance(value, int) and value > most:
@@ -97,7 +122,9 @@ def require_texts(value: Any, source: str) -> None:
 
 
 def _require_plugin(entry: Any, where: str) -> None:
-    """Of a tuner or a head. A dict with a type within it is a backbone, as the side network of SideTuning is."""
+    """Of a tuner or a head. A dict with a type within it is a backbone, as the side network of
+    SideTuning is.
+    """
     require_type(entry, where)
     for key, value in entry.items():
         if isinstance(value, dict) and 'type' in value:
@@ -111,20 +138,29 @@ def _require_classes(classes: Any, tasks: Mapping[str, Any], source: str) -> Non
     if not isinstance(parts, dict) or (tasks and set(parts) != set(tasks)):
         raise DataError(f'{source} must have a list of class names for each task: {", ".join(tasks)}.')
     for names in parts.values():
-        if not isinstance(names, list) or len(names) > CLASSES or not all(
-                isinstance(name, str) and len(name) <= NAME for name in names):
-            raise DataError(f'{source} has {shown(names)} as classes; allowed: at most {CLASSES:,} names, each a text of at most '
-                            f'{NAME:,} characters.')
+        if (
+            not isinstance(names, list)
+            or len(names) > CLASSES
+            or not all(isinstance(name, str) and len(name) <= NAME for name in names)
+        ):
+            raise DataError(
+                f'{source} has {shown(names)} as classes; allowed: at most {CLASSES:,} names, each a text of '
+                f'at most {NAME:,} characters.'
+            )
         if len(set(names)) < len(names):
-            raise DataError(f'{source} has a class name twice: {shown(names)}. Each class needs a name of its own.')
+            raise DataError(
+                f'{source} has a class name twice: {shown(names)}. Each class needs a name of its own.'
+            )
 
 
 def _require_preprocessing(given: Any, tasks: Mapping[str, Any], source: str) -> None:
     parts = given if tasks and isinstance(given, dict) else {'': given}
     for task, part in parts.items():
         if part is not None and not PREPROCESSING.allows(part):
-            raise DataError(f'{source} has {shown(part)} as preprocessing{task and "." + task}; allowed: '
-                            f'{PREPROCESSING.text}.')
+            raise DataError(
+                f'{source} has {shown(part)} as preprocessing{task and "." + task}; allowed: '
+                f'{PREPROCESSING.text}.'
+            )
 
 
 def _require_evaluation(evaluation: Any, source: str) -> None:
@@ -133,16 +169,23 @@ def _require_evaluation(evaluation: Any, source: str) -> None:
     if entries is None:
         return
     if not isinstance(entries, list) or len(entries) > MOST['transforms']:
-        raise DataError(f'{source} has {shown(entries)} as evaluation.transform; allowed: a list of at most {MOST["transforms"]}.')
+        raise DataError(
+            f'{source} has {shown(entries)} as evaluation.transform; allowed: a list of at most '
+            f'{MOST["transforms"]}.'
+        )
     pixels = 0
     for i, entry in enumerate(entries):
         where = f'{source}: evaluation.transform[{i}]'
         if not may_evaluate(require_type(entry, where)):
-            raise DataError(f'{where} is {shown(entry["type"])}, which a model folder may not use to evaluate.')
+            raise DataError(
+                f'{where} is {shown(entry["type"])}, which a model folder may not use to evaluate.'
+            )
         require_plain_settings({key: value for key, value in entry.items() if key != 'type'}, where)
         pixels += sum(abs(value) for _, value in walk(entry, '') if type(value) is int)
     if pixels > PIXELS:
-        raise DataError(f'{source} makes images of {pixels:,} pixels in evaluation.transform; allowed: {PIXELS:,} in all.')
+        raise DataError(
+            f'{source} makes images of {pixels:,} pixels in evaluation.transform; allowed: {PIXELS:,} in all.'
+        )
 
 
 def _is_text(value: str) -> bool:

@@ -24,7 +24,9 @@ from vet.transforms.torchvision import build_transform
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. difference: the largest one of the outputs between it and the model, on real images."""
+    """What was written. difference: the largest one of the outputs between it and the model, on real
+    images.
+    """
 
     format: str
     path: Path
@@ -35,15 +37,22 @@ class Exported:
         return f'{self.format}: {self.path}, {self.bytes:,} bytes, max difference {self.difference:.1e}'
 
 
-def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str | None = None,
-           backbone: str | Path | None = None) -> Exported:
-    """Writes the model of a folder as `to` says: 'backbone', 'timm', 'torchvision', 'onnx', 'torch-export' or 'peft'.
+def export(
+    folder: str | Path,
+    path: str | Path,
+    to: str = 'backbone',
+    task: str | None = None,
+    backbone: str | Path | None = None,
+) -> Exported:
+    """Writes the model of a folder as `to` says: 'backbone', 'timm', 'torchvision', 'onnx', 'torch-export' or
+    'peft'.
 
-    What was written is read back by the library that it is for, and appears at `path` only if it then computes what the model
-    does, on scikit-learn's two photographs and the mirrored first, prepared as the model's images are: one at a time, and all
-    three. Class names, preprocessing and the backbone's identity are in it as the JSON text 'vet' (vet.json in a .pt2 file).
-    task: of a model of several tasks, which one. backbone: where the backbone's weights are now, if they have moved.
-    UserError for what the format cannot hold.
+    What was written is read back by the library that it is for, and appears at `path` only if it then
+    computes what the model does, on scikit-learn's two photographs and the mirrored first, prepared as the
+    model's images are: one at a time, and all three. Class names, preprocessing and the backbone's identity
+    are in it as the JSON text 'vet' (vet.json in a .pt2 file).
+    task: of a model of several tasks, which one. backbone: where the backbone's weights are now, if they have
+    moved. UserError for what the format cannot hold.
     """
     if to not in FORMATS:
         raise UnknownNameError('export format', to, FORMATS)
@@ -53,8 +62,17 @@ def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str
     model = several.for_task(task).requires_grad_(False).eval()
     preprocessing = vars(model.backbone.preprocessing)
     identity = {key: value for key, value in model.backbone.origin.items() if key != 'checkpoint'}
-    about = json.dumps(dict(vet_version=vet.__version__, format=to, classes=model.classes, preprocessing=preprocessing,
-                            transform=transform, backbone=identity), ensure_ascii=False)
+    about = json.dumps(
+        dict(
+            vet_version=vet.__version__,
+            format=to,
+            classes=model.classes,
+            preprocessing=preprocessing,
+            transform=transform,
+            backbone=identity,
+        ),
+        ensure_ascii=False,
+    )
     images = _photographs(build_transform(transform, **preprocessing))
     batches = images[:1], images
     with torch.no_grad():
@@ -67,17 +85,26 @@ def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str
             try:
                 network = made.read(written, model)
                 with torch.no_grad():
-                    difference = max((network(batch) - outputs).abs().max().item() for batch, outputs in zip(batches, expected))
-            except Exception as error:      # another library's, of any kind
-                raise UserError(f'what was exported to {to} cannot be read back: {type(error).__name__}: '
-                                f'{" ".join(str(error).split())[:300]} Nothing was written.') from error
+                    difference = max(
+                        (network(batch) - outputs).abs().max().item()
+                        for batch, outputs in zip(batches, expected)
+                    )
+            except Exception as error:  # another library's, of any kind
+                raise UserError(
+                    f'what was exported to {to} cannot be read back: {type(error).__name__}: '
+                    f'{" ".join(str(error).split())[:300]} Nothing was written.'
+                ) from error
             allowed = made.tolerance * max(1.0, *(outputs.abs().max().item() for outputs in expected))
-            if not difference <= allowed:       # nan is no agreement
-                raise UserError(f'what was exported to {to} is not the model: read back, its outputs differ by {difference:.1e}; '
-                                f'allowed: {allowed:.1e}. Nothing was written.')
-            parts = sorted(Path(temporary).rglob('*'), reverse=True)        # files before their folder, <file>.data before <file>
+            if not difference <= allowed:  # nan is no agreement
+                raise UserError(
+                    f'what was exported to {to} is not the model: read back, its outputs differ by '
+                    f'{difference:.1e}; allowed: {allowed:.1e}. Nothing was written.'
+                )
+            parts = sorted(
+                Path(temporary).rglob('*'), reverse=True
+            )  # files before their folder, <file>.data before <file>
             size = sum(part.stat().st_size for part in parts if part.is_file())
-            for part in parts:              # torch's and ONNX's writers do not wait until the disk has them
+            for part in parts:  # torch's and ONNX's writers do not wait until the disk has them
                 sync(part)
             for part in sorted(Path(temporary).iterdir(), reverse=True):
                 os.replace(part, path.parent / part.name)
@@ -87,12 +114,18 @@ def export(folder: str | Path, path: str | Path, to: str = 'backbone', task: str
 
 def _check(to: str, made: Format, path: Path) -> None:
     if path.suffix != made.suffix and made.suffix:
-        raise UserError(f'{str(path)!r} is to be a file of {to}, whose name ends in {made.suffix!r}; give such a name.')
+        raise UserError(
+            f'{str(path)!r} is to be a file of {to}, whose name ends in {made.suffix!r}; give such a name.'
+        )
     if path.is_dir() or (path.exists() and not made.suffix):
-        raise UserError(f'{str(path)!r} exists already{" as a folder" if path.is_dir() else ""}; give a new name.')
+        raise UserError(
+            f'{str(path)!r} exists already{" as a folder" if path.is_dir() else ""}; give a new name.'
+        )
     missing = [name for name in made.needs if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f'exporting to {to} needs {" and ".join(missing)}: pip install "vision-efficient-tuning[export]".')
+        raise UserError(
+            f'exporting to {to} needs {" and ".join(missing)}: pip install "vision-efficient-tuning[export]".'
+        )
 
 
 def _photographs(view: Any) -> torch.Tensor:

@@ -12,34 +12,48 @@ from vet.hub.model_folder import load_model, load_models, read_configuration
 from vet.hub.modelscope import is_modelscope, load_modelscope
 from vet.hub.names import find_folder
 
-Weights = Any       # where a backbone's weights are now: str, Path, {task: one of these}, or None, where the folder says
+Weights = (
+    Any  # where a backbone's weights are now: str, Path, {task: one of these}, or None, where the folder says
+)
 Transform = list[dict[str, Any]] | None
 
 
-def read_folders(folders: str | Path | Mapping[str, str | Path], backbone: Weights = None
-                 ) -> tuple[ImageClassifier | MultiTaskClassifier | TunedModel, dict[str | None, Transform]]:
-    """As read_folder, with the transform of each task's images; {name: folder} gives a TunedModel, whose tasks are these names."""
+def read_folders(
+    folders: str | Path | Mapping[str, str | Path], backbone: Weights = None
+) -> tuple[ImageClassifier | MultiTaskClassifier | TunedModel, dict[str | None, Transform]]:
+    """As read_folder, with the transform of each task's images; {name: folder} gives a TunedModel,
+    whose tasks are these names.
+    """
     if not isinstance(folders, Mapping):
         model, transform = read_folder(find_folder(folders), backbone)
         return model, dict.fromkeys(model.tasks, transform)
     found = {name: find_folder(folder) for name, folder in folders.items()}
     for folder in found.values():
         if is_modelscope(folder):
-            raise UserError(f'{str(folder)!r} holds its own weights, as folders of ModelScope do; several folders on one backbone '
-                            f'must be vet\'s own.')
+            raise UserError(
+                f'{str(folder)!r} holds its own weights, as folders of ModelScope do; several folders on one '
+                'backbone '
+                f"must be vet's own."
+            )
     return load_models(found, backbone), {name: _transform(folder) for name, folder in found.items()}
 
 
-def read_folder(folder: Path, backbone: Weights = None) -> tuple[ImageClassifier | MultiTaskClassifier, Transform]:
-    """The model of a folder of vet's or of ModelScope's, and the transform of its images (None: the backbone's own).
+def read_folder(
+    folder: Path, backbone: Weights = None
+) -> tuple[ImageClassifier | MultiTaskClassifier, Transform]:
+    """The model of a folder of vet's or of ModelScope's, and the transform of its images (None: the
+    backbone's own).
 
-    backbone: where the backbone's weights are now, as of load_model. UserError for a folder that holds them itself.
+    backbone: where the backbone's weights are now, as of load_model. UserError for a folder that holds them
+        itself.
     """
     if not is_modelscope(folder):
         return load_model(folder, backbone), _transform(folder)
     if backbone is not None:
-        raise UserError(f'backbone is {str(backbone)!r}, but {str(folder)!r} holds its own weights: a file of ModelScope holds the '
-                        f'weights of its backbone; leave it out.')
+        raise UserError(
+            f'backbone is {str(backbone)!r}, but {str(folder)!r} holds its own weights: a file of ModelScope '
+            'holds the weights of its backbone; leave it out.'
+        )
     return load_modelscope(folder), None
 
 

@@ -22,32 +22,48 @@ from vet.hub.model_folder import CONFIGURATION, TENSORS, read_configuration
 from vet.hub.names import CARD, ID, READ, find_folder, reason, to_path
 
 
-def from_pretrained(name: str | Path, backbone: str | Path | Mapping[str, str | Path] | None = None
-                    ) -> ImageClassifier | MultiTaskClassifier:
-    """The classifier of a folder or id, as `find_folder` finds it, in eval mode on the CPU: normalised images (B, 3, H, W) ->
-    logits (B, K).
+def from_pretrained(
+    name: str | Path, backbone: str | Path | Mapping[str, str | Path] | None = None
+) -> ImageClassifier | MultiTaskClassifier:
+    """The classifier of a folder or id, as `find_folder` finds it, in eval mode on the CPU: normalised images
+    (B, 3, H, W) -> logits (B, K).
 
-    backbone: where the backbone's weights are, if not where the folder says. `pipeline` takes images as they are.
+    backbone: where the backbone's weights are, if not where the folder says. `pipeline` takes images as they
+        are.
     """
     return read_folder(find_folder(name), backbone)[0]
 
 
-def push_to_hub(folder: str | Path, repo_id: str | Path, *, private: bool | None = None, token: str | None = None,
-                commit_message: str = 'Add the model', revision: str | None = None, license: str | None = None) -> str:
-    """Puts a model folder on the Hugging Face hub, with a model card, as one commit; the URL of the repository.
+def push_to_hub(
+    folder: str | Path,
+    repo_id: str | Path,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = 'Add the model',
+    revision: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Puts a model folder on the Hugging Face hub, with a model card, as one commit; the URL of the
+    repository.
 
-    What cannot be read as a model folder is refused before anything is sent. The card is the folder's own README.md where it has
-    one. Paths of this machine are left out of configuration.json: the backbone's weights are known by their sha256.
+    What cannot be read as a model folder is refused before anything is sent. The card is the folder's own
+    README.md where it has one. Paths of this machine are left out of configuration.json: the backbone's
+    weights are known by their sha256.
 
-    repo_id: 'owner/name'; or a file:// URL, a Path, or a path that is absolute or begins with '.': a folder of the same layout.
-    private: of a repository that is new. token: by default that of `hf auth login`. revision: a branch. license: for the card.
+    repo_id: 'owner/name'; or a file:// URL, a Path, or a path that is absolute or begins with '.': a folder
+        of the same layout.
+    private: of a repository that is new. token: by default that of `hf auth login`. revision: a branch.
+        license: for the card.
     """
     folder = find_folder(folder)
     match = ID.fullmatch(repo_id) if isinstance(repo_id, str) else None
     on_hub = match is not None and match[2] is None
     if not on_hub and isinstance(repo_id, str) and not repo_id.startswith(('file:', '.', os.sep)):
-        raise UserError(f'{repo_id!r} is no place for a model; allowed: the id "owner/name" of a repository, a file:// URL, or a '
-                        f'path that is absolute or begins with ".".')
+        raise UserError(
+            f'{repo_id!r} is no place for a model; allowed: the id "owner/name" of a repository, a file:// '
+            'URL, or a path that is absolute or begins with ".".'
+        )
     files = _files(folder, str(repo_id), license)
     if not on_hub:
         return _publish(files, folder, to_path(repo_id))
@@ -58,9 +74,11 @@ def push_to_hub(folder: str | Path, repo_id: str | Path, *, private: bool | None
             api.create_branch(name, branch=revision, exist_ok=True)
         operations = [CommitOperationAdd(path, data) for path, data in files.items()]
         api.create_commit(name, operations, commit_message=commit_message, revision=revision)
-    except Exception as error:      # of many kinds, by the client and its version
-        raise UserError(f'{name!r} could not be pushed to {api.endpoint} ({reason(error)}). Log in with `hf auth login` as one who '
-                        f'may write there, and see whether there is a network.') from error
+    except Exception as error:  # of many kinds, by the client and its version
+        raise UserError(
+            f'{name!r} could not be pushed to {api.endpoint} ({reason(error)}). Log in with `hf auth login` '
+            'as one who may write there, and see whether there is a network.'
+        ) from error
     return str(url)
 
 
@@ -69,15 +87,27 @@ def _files(folder: Path, repo_id: str, license: str | None) -> dict[str, bytes]:
     refuse_links(folder, READ)
     card, own = model_card(folder, repo_id, license), folder / CARD
     configuration = json.dumps(without_paths(read_configuration(folder)), indent=1, ensure_ascii=False)
-    return {CONFIGURATION: configuration.encode(), TENSORS: (folder / TENSORS).read_bytes(),
-            CARD: own.read_bytes() if own.is_file() else card.encode()}
+    return {
+        CONFIGURATION: configuration.encode(),
+        TENSORS: (folder / TENSORS).read_bytes(),
+        CARD: own.read_bytes() if own.is_file() else card.encode(),
+    }
 
 
 def _publish(files: Mapping[str, bytes], folder: Path, path: Path) -> str:
-    """The files as the folder `path`, by one rename; its URL. UserError where something else is in its place."""
-    others = [file.name for file in path.iterdir() if file.name not in files] if path.is_dir() else [path.name] * path.exists()
+    """The files as the folder `path`, by one rename; its URL. UserError where something else is in its
+    place.
+    """
+    others = (
+        [file.name for file in path.iterdir() if file.name not in files]
+        if path.is_dir()
+        else [path.name] * path.exists()
+    )
     if others or path.resolve() == folder.resolve():
-        raise UserError(f'{str(path)!r} {f"holds {others[0]!r}" if others else "is the folder to be pushed"}; give a new folder.')
+        raise UserError(
+            f'{str(path)!r} {f"holds {others[0]!r}" if others else "is the folder to be pushed"}; give a new '
+            'folder.'
+        )
 
     def fill(temporary: Path) -> None:
         for name, data in files.items():

@@ -1,4 +1,5 @@
-"""The model folder: configuration.json and tuner.safetensors, which with the backbone's own weights are the whole model.
+"""The model folder: configuration.json and tuner.safetensors, which with the backbone's own weights are the
+whole model.
 
 Read with json and safetensors alone: nothing in a model folder is executed.
 """
@@ -26,29 +27,52 @@ from vet.registry import BACKBONES, HEADS, TUNERS
 from vet.versions import is_newer
 
 CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
-LARGEST_JSON = 16 * 2**20    # bytes
+LARGEST_JSON = 16 * 2**20  # bytes
 AGAIN = 'Copy the model folder again, whole.'
-FORMAT = 2          # of the configuration. 2: with the sha256 of tensor files. Folders that do not say it are of format 1
-REFUSED = ('_base_', 'custom_imports', 'env_variables')     # what mmengine's Config would run or read beside the file
-IDENTITY = ('tag', 'sha256')                                # of a backbone: what identifies it, beside what builds it
-HINTS = ('pretrained', 'checkpoint', 'weights', 'preprocessing')            # whence weights and settings come, not the network
+FORMAT = (
+    2  # of the configuration. 2: with the sha256 of tensor files. Folders that do not say it are of format 1
+)
+REFUSED = (
+    '_base_',
+    'custom_imports',
+    'env_variables',
+)  # what mmengine's Config would run or read beside the file
+IDENTITY = ('tag', 'sha256')  # of a backbone: what identifies it, beside what builds it
+HINTS = (
+    'pretrained',
+    'checkpoint',
+    'weights',
+    'preprocessing',
+)  # whence weights and settings come, not the network
 
 
 def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts: Mapping[str, Any]) -> None:
     """Publishes the model folder by one rename.
 
-    facts: 'settings' (the run's config, whose tuner and head entries are kept) and 'metrics' (measured on the test split).
+    facts: 'settings' (the run's config, whose tuner and head entries are kept) and 'metrics' (measured on the
+        test split).
     """
     settings = facts['settings']
-    own = {task: dict(backbone=_located(part.backbone.identity), head=(settings['model']['tasks'].get(task) or {}).get(
-        'head', settings['model']['head'])) for task, part in model.tasks.items()}
+    own = {
+        task: dict(
+            backbone=_located(part.backbone.identity),
+            head=(settings['model']['tasks'].get(task) or {}).get('head', settings['model']['head']),
+        )
+        for task, part in model.tasks.items()
+    }
     preprocessing = {task: vars(part.backbone.preprocessing) for task, part in model.tasks.items()}
     several = dict(tasks=own, shared=settings['model']['shared']) if None not in own else {}
     configuration = dict(
-        framework='pytorch', task='vision-efficient-tuning', vet_version=vet.__version__,
+        framework='pytorch',
+        task='vision-efficient-tuning',
+        vet_version=vet.__version__,
         model=dict(**next(iter(own.values())), tuners=settings['model']['tuners'], **several),
-        format=FORMAT, classes=model.classes, preprocessing=preprocessing.get(None, preprocessing),
-        **{section: settings[section] for section in ('dataset', 'train', 'evaluation', 'seed')}, metrics=dict(facts['metrics']))
+        format=FORMAT,
+        classes=model.classes,
+        preprocessing=preprocessing.get(None, preprocessing),
+        **{section: settings[section] for section in ('dataset', 'train', 'evaluation', 'seed')},
+        metrics=dict(facts['metrics']),
+    )
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained_state().items()})
     configuration['sha256'] = {TENSORS: sha256_of(data)}
 
@@ -69,8 +93,10 @@ def read_json(path: Path, advice: str = 'Give the output/ folder of a training r
     except DataError:
         raise
     except OSError as error:
-        raise DataError(f'{str(path.parent)!r} is no model folder: {path.name} cannot be read ({error.strerror}). '
-                        f'{advice}') from error
+        raise DataError(
+            f'{str(path.parent)!r} is no model folder: {path.name} cannot be read ({error.strerror}). '
+            f'{advice}'
+        ) from error
     except RecursionError as error:
         raise DataError(f'{str(path)!r} is nested too deep; what a model folder says is not.') from error
     except ValueError as error:
@@ -78,7 +104,9 @@ def read_json(path: Path, advice: str = 'Give the output/ folder of a training r
     require_texts(value, repr(str(path)))
     refused = [key for key in REFUSED if isinstance(value, dict) and key in value]
     if refused:
-        raise DataError(f'{str(path)!r} asks for {refused[0]!r}, which could run code; a model folder holds data only.')
+        raise DataError(
+            f'{str(path)!r} asks for {refused[0]!r}, which could run code; a model folder holds data only.'
+        )
     return value
 
 
@@ -89,15 +117,24 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
     configuration = read_json(path)
     try:
         backbone, head = configuration['model']['backbone'], configuration['model']['head']
-        assert isinstance(backbone, dict) and isinstance(head, dict) and isinstance(configuration['model']['tuners'], list)
+        assert (
+            isinstance(backbone, dict)
+            and isinstance(head, dict)
+            and isinstance(configuration['model']['tuners'], list)
+        )
         assert isinstance(configuration['classes'], dict if configuration['model'].get('tasks') else list)
     except (KeyError, TypeError, AssertionError, AttributeError) as error:
-        raise DataError(f'{str(path)!r} is not the configuration of a vet model: model.backbone, model.tuners, model.head '
-                        f'and classes are needed.{since_newer(configuration)}') from error
+        raise DataError(
+            f'{str(path)!r} is not the configuration of a vet model: model.backbone, model.tuners, '
+            f'model.head and classes are needed.{since_newer(configuration)}'
+        ) from error
     given = configuration.get('format', 1)
     if type(given) is not int or not 1 <= given <= FORMAT:
-        raise DataError(f'{str(path)!r} is of format {shown(given)}; this vet ({vet.__version__}) reads formats 1 to {FORMAT}. '
-                        f'If a newer vet wrote the folder ({shown(configuration.get("vet_version"))}), update vet.')
+        raise DataError(
+            f'{str(path)!r} is of format {shown(given)}; this vet ({vet.__version__}) reads formats 1 to '
+            f'{FORMAT}. If a newer vet wrote the folder ({shown(configuration.get("vet_version"))}), update '
+            'vet.'
+        )
     try:
         require_harmless(configuration, repr(str(path)))
     except UserError as error:
@@ -113,47 +150,75 @@ def since_newer(configuration: Any) -> str:
     return f' The folder was written by vet {written}, which is newer than this vet {vet.__version__}: update vet.'
 
 
-def load_model(folder: str | Path, backbone: str | Path | Backbone | Mapping[str, str | Path | Backbone] | None = None
-               ) -> ImageClassifier | MultiTaskClassifier:
+def load_model(
+    folder: str | Path, backbone: str | Path | Backbone | Mapping[str, str | Path | Backbone] | None = None
+) -> ImageClassifier | MultiTaskClassifier:
     """The classifier of a model folder, in eval mode on the CPU.
 
-    backbone: where the backbone's weights are now, if not where the folder says, or a backbone whose weights the model is to
-    share; of several tasks, {task: one of these}. Other weights than those that were tuned are refused, by their sha256. Images
-    are prepared as the folder says, whatever the library's settings are by now.
+    backbone: where the backbone's weights are now, if not where the folder says, or a backbone whose weights
+    the model is to share; of several tasks, {task: one of these}. Other weights than those that were tuned
+    are refused, by their sha256. Images are prepared as the folder says, whatever the library's settings are
+    by now.
     """
     configuration, path = read_configuration(folder), Path(folder) / TENSORS
     if newer := since_newer(configuration):
-        warnings.warn(f'{str(folder)!r} opens, but may mean what this vet does not know.{newer}', stacklevel=2)
-    model, classes, preprocessing = configuration['model'], configuration['classes'], configuration.get('preprocessing') or {}
+        warnings.warn(
+            f'{str(folder)!r} opens, but may mean what this vet does not know.{newer}', stacklevel=2
+        )
+    model, classes, preprocessing = (
+        configuration['model'],
+        configuration['classes'],
+        configuration.get('preprocessing') or {},
+    )
     if not model.get('tasks'):
-        model, classes, preprocessing = dict(model, tasks={None: model}), {None: classes}, {None: preprocessing}
+        model, classes, preprocessing = (
+            dict(model, tasks={None: model}),
+            {None: classes},
+            {None: preprocessing},
+        )
     parts = {}
     for task, part in model['tasks'].items():
         given = backbone.get(task) if isinstance(backbone, Mapping) else backbone
         network = load_backbone(part['backbone'], given)
-        seen, network.preprocessing = network.preprocessing, network.preprocessing.with_changes(preprocessing.get(task) or {})
+        seen, network.preprocessing = (
+            network.preprocessing,
+            network.preprocessing.with_changes(preprocessing.get(task) or {}),
+        )
         if network.preprocessing.size != seen.size:
             _require_size(network, seen.size, str(folder))
-        if isinstance(given, Backbone) and network.preprocessing.size != seen.size:     # for which its sites were found
-            raise DataError(f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone to share '
-                            f'its weights {seen.size}; only models of one size can share it.')
+        if (
+            isinstance(given, Backbone) and network.preprocessing.size != seen.size
+        ):  # for which its sites were found
+            raise DataError(
+                f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone '
+                f'to share its weights {seen.size}; only models of one size can share it.'
+            )
         parts[task] = network, part['head'], classes[task]
     with bounded(repr(str(folder)), since_newer(configuration)):
         made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
     own = made.trained_state()
-    state = read_tensors(path, AGAIN, tensors_sha256(configuration, folder), lambda header: require_fit(own, header, str(path)))
+    state = read_tensors(
+        path, AGAIN, tensors_sha256(configuration, folder), lambda header: require_fit(own, header, str(path))
+    )
     made.load_trained_state(state, str(path))
     made.eval()
-    if not all(tensor.is_floating_point() for tensor in state.values()):       # such as indices, which may point outside
+    if not all(
+        tensor.is_floating_point() for tensor in state.values()
+    ):  # such as indices, which may point outside
         with bounded(repr(str(folder)), since_newer(configuration)):
             _try(made)
     return made
 
 
 def _require_size(backbone: Backbone, seen: tuple[int, int], folder: str) -> None:
-    """DataError where the network does not take images of the size that the folder says, in place of the size `seen`."""
+    """DataError where the network does not take images of the size that the folder says, in place of
+    the size `seen`.
+    """
     size = backbone.preprocessing.size
-    with bounded(f'{folder!r} says images of {size} (height, width), the network takes {seen}: its network'), torch.no_grad():
+    with (
+        bounded(f'{folder!r} says images of {size} (height, width), the network takes {seen}: its network'),
+        torch.no_grad(),
+    ):
         image = torch.zeros(1, 3, *size)
         rehearse(backbone.network, image)
         backbone.network.eval()(image)
@@ -167,25 +232,38 @@ def _try(model: ImageClassifier | MultiTaskClassifier) -> None:
 
 
 def tensors_sha256(configuration: Mapping[str, Any], folder: str | Path) -> str | None:
-    """The sha256 that tuner.safetensors must have; None, and a warning, for a folder of format 1, which holds none."""
+    """The sha256 that tuner.safetensors must have; None, and a warning, for a folder of format 1, which
+    holds none.
+    """
     sha256 = (configuration.get('sha256') or {}).get(TENSORS)
     if sha256 is None and configuration.get('format', 1) > 1:
         raise DataError(f'{str(Path(folder) / CONFIGURATION)!r} lacks the sha256 of {TENSORS}. {AGAIN}')
     if sha256 is None:
-        warnings.warn(f'{str(folder)!r} was saved by an older vet, which kept no checksum: a damaged number in {TENSORS} is not '
-                      f'noticed. `vet combine NEW_FOLDER FOLDER` writes the folder again, with a checksum.', stacklevel=3)
+        warnings.warn(
+            f'{str(folder)!r} was saved by an older vet, which kept no checksum: a damaged number in '
+            f'{TENSORS} is not noticed. `vet combine NEW_FOLDER FOLDER` writes the folder again, with a '
+            'checksum.',
+            stacklevel=3,
+        )
     return sha256
 
 
 def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None = None) -> TunedModel:
-    """The models of several folders, by names of your own, on the one frozen backbone that all were tuned on; see TunedModel."""
+    """The models of several folders, by names of your own, on the one frozen backbone that all were
+    tuned on; see TunedModel.
+    """
     if isinstance(backbone, Mapping):
-        raise UserError(f'backbone is {dict(backbone)!r}, but several folders share one backbone; give one path.')
+        raise UserError(
+            f'backbone is {dict(backbone)!r}, but several folders share one backbone; give one path.'
+        )
     shared, models = None, dict[str, Any]()
     for name, folder in folders.items():
         model = read_configuration(folder)['model']
         if model.get('tasks'):
-            raise UserError(f'{str(folder)!r} is a model of several tasks; several folders can be held only of one task each.')
+            raise UserError(
+                f'{str(folder)!r} is a model of several tasks; several folders can be held only of one task '
+                'each.'
+            )
         shared = shared or load_backbone(model['backbone'], backbone)
         models[name] = load_model(folder, shared)
     if shared is None:
@@ -201,23 +279,32 @@ def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | No
     plugin = {key: value for key, value in identity.items() if key not in IDENTITY}
     if isinstance(given, Backbone):
         if architecture(identity) != architecture(given.identity):
-            raise DataError(f'the backbone that was tuned is {architecture(identity)}, the one to share its weights '
-                            f'{architecture(given.identity)}; only models of one backbone can share it.')
+            raise DataError(
+                f'the backbone that was tuned is {architecture(identity)}, the one to share its weights '
+                f'{architecture(given.identity)}; only models of one backbone can share it.'
+            )
         backbone = with_same_weights(given)
     else:
         try:
             with bounded(f'the backbone {shown(identity.get("name", identity["type"]))}'):
                 backbone = BACKBONES.build(plugin if given is None else dict(plugin, checkpoint=str(given)))
         except DataError as error:
-            raise DataError(f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)') from error
+            raise DataError(
+                f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)'
+            ) from error
     wanted = identity.get('sha256')
     if wanted != backbone.identity['sha256'] and not (
-            backbone.is_resampled and wanted == weights_sha256(backbone.network.state_dict())):     # as older folders say it
-        older = backbone.is_resampled * (' (A folder of an older vet says the sha256 of resampled positions, which differs between '
-                                       'processors: train or combine the folder again on the kind of processor that made it.)')
-        raise DataError(f'these are not the backbone weights that were tuned: {identity.get("name", identity["type"])} with '
-                        f'sha256 {wanted} is needed, given {backbone.identity["sha256"]}. Give the right file as backbone=PATH.'
-                        f'{older}')
+        backbone.is_resampled and wanted == weights_sha256(backbone.network.state_dict())
+    ):  # as older folders say it
+        older = backbone.is_resampled * (
+            ' (A folder of an older vet says the sha256 of resampled positions, which differs between '
+            'processors: train or combine the folder again on the kind of processor that made it.)'
+        )
+        raise DataError(
+            f'these are not the backbone weights that were tuned: {identity.get("name", identity["type"])} '
+            f'with sha256 {wanted} is needed, given {backbone.identity["sha256"]}. Give the right file as '
+            f'backbone=PATH.{older}'
+        )
     return backbone
 
 
@@ -227,23 +314,40 @@ def architecture(identity: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(named | dict(name=str(identity.get('name')).partition('.')[0])))
 
 
-def build_classifier(backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]) -> ImageClassifier:
+def build_classifier(
+    backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]
+) -> ImageClassifier:
     """Puts the plugins together: tuners attached in order, a head for as many classes as are named."""
     if 'in_features' in head:
-        raise UserError(f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone says how many there are.')
-    return ImageClassifier(backbone, [TUNERS.build(tuner) for tuner in tuners],
-                           HEADS.build({**head, 'num_classes': len(classes)}, in_features=backbone.num_features), classes)
+        raise UserError(
+            f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone says how many '
+            'there are.'
+        )
+    return ImageClassifier(
+        backbone,
+        [TUNERS.build(tuner) for tuner in tuners],
+        HEADS.build({**head, 'num_classes': len(classes)}, in_features=backbone.num_features),
+        classes,
+    )
 
 
-def build_classifiers(parts: Mapping[Any, tuple[Backbone, dict[str, Any], list[str]]], tuners: list[dict[str, Any]],
-                      shared: str = '.*') -> ImageClassifier | MultiTaskClassifier:
+def build_classifiers(
+    parts: Mapping[Any, tuple[Backbone, dict[str, Any], list[str]]],
+    tuners: list[dict[str, Any]],
+    shared: str = '.*',
+) -> ImageClassifier | MultiTaskClassifier:
     """The classifier of {task: (backbone, head entry, classes)}; {None: …} where there is one task."""
     share_equal_weights([backbone for backbone, _, _ in parts.values()])
-    made = {task: build_classifier(backbone, tuners, head, classes) for task, (backbone, head, classes) in parts.items()}
+    made = {
+        task: build_classifier(backbone, tuners, head, classes)
+        for task, (backbone, head, classes) in parts.items()
+    }
     return made[None] if None in made else MultiTaskClassifier(made, shared)
 
 
 def _located(identity: Mapping[str, Any]) -> dict[str, Any]:
     """With the whole path of its checkpoint."""
     checkpoint = identity.get('checkpoint')
-    return dict(identity, **({'checkpoint': str(Path(checkpoint).expanduser().absolute())} if checkpoint else {}))
+    return dict(
+        identity, **({'checkpoint': str(Path(checkpoint).expanduser().absolute())} if checkpoint else {})
+    )

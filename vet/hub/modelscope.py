@@ -1,7 +1,9 @@
-"""ModelScope's folders of vision-efficient-tuning models, read as classifiers: configuration.json and pytorch_model.pt.
+"""ModelScope's folders of vision-efficient-tuning models, read as classifiers: configuration.json and
+pytorch_model.pt.
 
-The file is a pickle of data alone: dict(backbone_cfg, backbone_weight, head_cfg, head_weight, CLASSES). The backbone is timm's
-ViT, and its tuners are vet's own under other names, which `RENAMED` gives. Only prompts of unequal lengths are written here.
+The file is a pickle of data alone: dict(backbone_cfg, backbone_weight, head_cfg, head_weight, CLASSES). The
+backbone is timm's ViT, and its tuners are vet's own under other names, which `RENAMED` gives. Only prompts of
+unequal lengths are written here.
 """
 
 import re
@@ -25,28 +27,66 @@ from vet.hub.model_folder import CONFIGURATION, read_json
 from vet.registry import BACKBONES, HEADS, TUNERS
 
 WEIGHTS = 'pytorch_model.pt'
-PARTS: dict[str, Any] = dict(backbone_cfg=Mapping, backbone_weight=Mapping, head_cfg=Mapping, head_weight=Mapping,
-                             CLASSES=(list, tuple))
-TO_TIMM = ('img_size', 'patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'qkv_bias', 'init_values',
-           'no_embed_class', 'pre_norm')
+PARTS: dict[str, Any] = dict(
+    backbone_cfg=Mapping,
+    backbone_weight=Mapping,
+    head_cfg=Mapping,
+    head_weight=Mapping,
+    CLASSES=(list, tuple),
+)
+TO_TIMM = (
+    'img_size',
+    'patch_size',
+    'in_chans',
+    'embed_dim',
+    'depth',
+    'num_heads',
+    'mlp_ratio',
+    'qkv_bias',
+    'init_values',
+    'no_embed_class',
+    'pre_norm',
+)
 LENGTHS = ('lora_length', 'adapter_length', 'prefix_length', 'prompt_length')
-ONLY: dict[str, tuple] = dict(      # what a setting may be
-    num_classes=(0,), global_pool=('token',), class_token=(True,), fc_norm=(None, False),
-    sidetune_type=(None, 'fcn4', 'FCN4'))
-NO_EFFECT = ('type', 'drop_rate', 'attn_drop_rate', 'drop_path_rate', 'weight_init', 'lora_type', 'adapter_type', 'prefix_type',
-             'prompt_type')
-PREPROCESSING = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=224 / 256, interpolation='bilinear')
-RENAMED = [(re.compile(pattern), name) for pattern, name in (     # a tuner's tensor: ModelScope's
-    (r'(blocks\.\d+\.attn)\.qkv\.A', r'\1.lora.lora_a.weight'),
-    (r'(blocks\.\d+\.attn)\.qkv\.B', r'\1.lora.lora_b.weight'),
-    (r'(blocks\.\d+)\.(?:mlp|ls2)\.down\.(weight|bias)', r'\1.adapter.ln1.\2'),
-    (r'(blocks\.\d+)\.(?:mlp|ls2)\.up\.(weight|bias)', r'\1.adapter.ln2.\2'),
-    (r'(blocks\.\d+\.attn)\.qkv\.(key|value)', r'\1.prefix.prefix_\2'),
-    (r'(blocks\.\d+)\.prompts', r'\1.prompt.prompt_token'),
-    (r'backbone\.a', r'sidetune.alpha'),
-    *((rf'backbone\.side\.{3 * stage + part}\.(\w+)', rf'sidetune.side.conv{stage + 1}.{part}.\1')
-      for stage in range(4) for part in (0, 1)),
-    (r'backbone\.side\.14\.(\w+)', r'sidetune.side.fc.\1'))]
+ONLY: dict[str, tuple] = dict(  # what a setting may be
+    num_classes=(0,),
+    global_pool=('token',),
+    class_token=(True,),
+    fc_norm=(None, False),
+    sidetune_type=(None, 'fcn4', 'FCN4'),
+)
+NO_EFFECT = (
+    'type',
+    'drop_rate',
+    'attn_drop_rate',
+    'drop_path_rate',
+    'weight_init',
+    'lora_type',
+    'adapter_type',
+    'prefix_type',
+    'prompt_type',
+)
+PREPROCESSING = dict(
+    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=224 / 256, interpolation='bilinear'
+)
+RENAMED = [
+    (re.compile(pattern), name)
+    for pattern, name in (  # a tuner's tensor: ModelScope's
+        (r'(blocks\.\d+\.attn)\.qkv\.A', r'\1.lora.lora_a.weight'),
+        (r'(blocks\.\d+\.attn)\.qkv\.B', r'\1.lora.lora_b.weight'),
+        (r'(blocks\.\d+)\.(?:mlp|ls2)\.down\.(weight|bias)', r'\1.adapter.ln1.\2'),
+        (r'(blocks\.\d+)\.(?:mlp|ls2)\.up\.(weight|bias)', r'\1.adapter.ln2.\2'),
+        (r'(blocks\.\d+\.attn)\.qkv\.(key|value)', r'\1.prefix.prefix_\2'),
+        (r'(blocks\.\d+)\.prompts', r'\1.prompt.prompt_token'),
+        (r'backbone\.a', r'sidetune.alpha'),
+        *(
+            (rf'backbone\.side\.{3 * stage + part}\.(\w+)', rf'sidetune.side.conv{stage + 1}.{part}.\1')
+            for stage in range(4)
+            for part in (0, 1)
+        ),
+        (r'backbone\.side\.14\.(\w+)', r'sidetune.side.fc.\1'),
+    )
+]
 
 
 def is_modelscope(folder: str | Path) -> bool:
@@ -55,15 +95,19 @@ def is_modelscope(folder: str | Path) -> bool:
 
 
 def load_modelscope(folder: str | Path) -> ImageClassifier:
-    """The classifier of a ModelScope folder, in eval mode on the CPU: normalised images (B, 3, H, W) -> logits (B, K).
+    """The classifier of a ModelScope folder, in eval mode on the CPU: normalised images (B, 3, H, W) ->
+    logits (B, K).
 
-    It prepares images as ModelScope's pipeline does: short side 256, centre crop 224, ImageNet's mean and std.
-    DataError, with the file and the key, for what is not ModelScope's; nothing in the folder is executed.
+    It prepares images as ModelScope's pipeline does: short side 256, centre crop 224, ImageNet's mean and
+    std. DataError, with the file and the key, for what is not ModelScope's; nothing in the folder is
+    executed.
     """
     path = Path(folder) / WEIGHTS
     refuse_links(Path(folder), (WEIGHTS, CONFIGURATION))
     given, source = _read(path), str(path)
-    configuration = read_json(Path(folder) / CONFIGURATION, 'Give the folder of a ModelScope vision-efficient-tuning model.')
+    configuration = read_json(
+        Path(folder) / CONFIGURATION, 'Give the folder of a ModelScope vision-efficient-tuning model.'
+    )
     _refuse_paths(configuration, str(Path(folder) / CONFIGURATION))
     for part in ('backbone_cfg', 'head_cfg'):
         require_texts(given[part], f'{source!r}: {part}')
@@ -75,11 +119,20 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
         raise DataError(f"{source!r} has {len(classes)} CLASSES, but head_cfg['num_classes'] is {count!r}.")
     try:
         with bounded(repr(source)):
-            backbone: Backbone = BACKBONES.build(dict(
-                type='timm', name='vit_base_patch16_224', pretrained=False, preprocessing=PREPROCESSING,
-                kwargs=dict({key: cfg[key] for key in TO_TIMM if key in cfg}, weight_init='skip')))
-            head = HEADS.build(dict(type='Linear', dropout=given['head_cfg'].get('dropout_rate') or 0.0),
-                               in_features=backbone.num_features, num_classes=len(classes))
+            backbone: Backbone = BACKBONES.build(
+                dict(
+                    type='timm',
+                    name='vit_base_patch16_224',
+                    pretrained=False,
+                    preprocessing=PREPROCESSING,
+                    kwargs=dict({key: cfg[key] for key in TO_TIMM if key in cfg}, weight_init='skip'),
+                )
+            )
+            head = HEADS.build(
+                dict(type='Linear', dropout=given['head_cfg'].get('dropout_rate') or 0.0),
+                in_features=backbone.num_features,
+                num_classes=len(classes),
+            )
             model = ImageClassifier(backbone, _tuners(cfg), head, classes)
     except UserError as error:
         raise DataError(f'{source!r} cannot be built from its backbone_cfg and head_cfg: {error}') from error
@@ -92,7 +145,9 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
 def _classes(given: Any, source: str) -> list[str]:
     for name in given:
         if not isinstance(name, str | int) or len(str(name)) > 1000:
-            raise DataError(f'{source!r} has {shown(name)} among its CLASSES; allowed: names of at most 1,000 characters.')
+            raise DataError(
+                f'{source!r} has {shown(name)} among its CLASSES; allowed: names of at most 1,000 characters.'
+            )
     return [str(name) for name in given]
 
 
@@ -106,21 +161,31 @@ def _read(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise DataError(f'{str(path)!r} cannot be read: {error.strerror or error}.') from error
-    except Exception as error:      # pickle's, zipfile's and torch's, of many kinds
-        raise DataError(f'{str(path)!r} is cut short, or holds more than tensors and plain values; it is refused, and nothing in '
-                        f'it was run ({type(error).__name__}: {str(error).partition(chr(10))[0]}).') from error
+    except Exception as error:  # pickle's, zipfile's and torch's, of many kinds
+        raise DataError(
+            f'{str(path)!r} is cut short, or holds more than tensors and plain values; it is refused, and '
+            f'nothing in it was run ({type(error).__name__}: {str(error).partition(chr(10))[0]}).'
+        ) from error
     if not isinstance(given, dict) or set(given) != set(PARTS):
-        wrong = sorted(map(shown, set(given) ^ set(PARTS))) if isinstance(given, dict) else [type(given).__name__]
-        raise DataError(f'{str(path)!r} is not the file of a ModelScope model: it must hold {", ".join(PARTS)} and nothing else; '
-                        f'missing or left over: {", ".join(wrong)}.')
+        wrong = (
+            sorted(map(shown, set(given) ^ set(PARTS))) if isinstance(given, dict) else [type(given).__name__]
+        )
+        raise DataError(
+            f'{str(path)!r} is not the file of a ModelScope model: it must hold {", ".join(PARTS)} and '
+            f'nothing else; missing or left over: {", ".join(wrong)}.'
+        )
     for key, kind in PARTS.items():
         if not isinstance(given[key], kind):
-            raise DataError(f'{str(path)!r} has a {type(given[key]).__name__} as {key}, which is none of ModelScope.')
+            raise DataError(
+                f'{str(path)!r} has a {type(given[key]).__name__} as {key}, which is none of ModelScope.'
+            )
     return given
 
 
 def _refuse_paths(value: Any, source: str, key: str = '') -> None:
-    """DataError for a string anywhere in `value` that climbs out of the folder; of its model, also for an absolute path."""
+    """DataError for a string anywhere in `value` that climbs out of the folder; of its model, also for
+    an absolute path.
+    """
     if isinstance(value, Mapping):
         for name, inner in value.items():
             _refuse_paths(inner, source, f'{key}.{name}' if key else str(name))
@@ -137,20 +202,29 @@ def _known(cfg: Mapping[str, Any], source: str) -> dict[str, Any]:
     """`cfg` with lengths by layer. DataError for a setting that the backbone here does not have."""
     depth = cfg.get('depth', 12)
     if type(depth) is not int or not 0 < depth <= ENTRIES:
-        raise DataError(f"{source!r} has {shown(depth)} as backbone_cfg['depth']; allowed: an int from 1 to {ENTRIES:,}.")
+        raise DataError(
+            f"{source!r} has {shown(depth)} as backbone_cfg['depth']; allowed: an int from 1 to {ENTRIES:,}."
+        )
     for key, value in cfg.items():
         allowed = ONLY.get(key)
         if allowed and value not in allowed:
-            raise DataError(f'{source!r} has {value!r} as backbone_cfg[{key!r}]; allowed: {", ".join(map(repr, allowed))}.')
+            raise DataError(
+                f'{source!r} has {value!r} as backbone_cfg[{key!r}]; allowed: '
+                f'{", ".join(map(repr, allowed))}.'
+            )
         if not allowed and key not in (*TO_TIMM, *LENGTHS, *NO_EFFECT, 'sidetune_length'):
-            raise DataError(f'{source!r} has backbone_cfg[{key!r}], which is no setting of ModelScope\'s ViT.')
+            raise DataError(f"{source!r} has backbone_cfg[{key!r}], which is no setting of ModelScope's ViT.")
     known = dict(cfg)
     for key in LENGTHS:
         lengths = cfg.get(key) or 0
         known[key] = list(lengths) if isinstance(lengths, (list, tuple)) else [lengths] * depth
-        if len(known[key]) != depth or not all(isinstance(length, int) and length >= 0 for length in known[key]):
-            raise DataError(f'{source!r} has {lengths!r} as backbone_cfg[{key!r}]; allowed: an int, or one for each of the '
-                            f'{depth} layers.')
+        if len(known[key]) != depth or not all(
+            isinstance(length, int) and length >= 0 for length in known[key]
+        ):
+            raise DataError(
+                f'{source!r} has {lengths!r} as backbone_cfg[{key!r}]; allowed: an int, or one for each of '
+                f'the {depth} layers.'
+            )
     return known
 
 
@@ -158,27 +232,47 @@ def _tuners(cfg: Mapping[str, Any]) -> list[Tuner]:
     prompt = cfg['prompt_length']
     entries = dict(
         lora_length=dict(type='LoRA', rank=cfg['lora_length']),
-        adapter_length=dict(type='Adapter', width=cfg['adapter_length'], at='blocks.*.ls2' if cfg.get('init_values') else 'mlp'),
+        adapter_length=dict(
+            type='Adapter',
+            width=cfg['adapter_length'],
+            at='blocks.*.ls2' if cfg.get('init_values') else 'mlp',
+        ),
         prefix_length=dict(type='Prefix', length=cfg['prefix_length']),
-        prompt_length=dict(type='VPT', length=prompt) if len(set(prompt)) == 1 else dict(type=ReplacedPrompts, length=prompt))
+        prompt_length=dict(type='VPT', length=prompt)
+        if len(set(prompt)) == 1
+        else dict(type=ReplacedPrompts, length=prompt),
+    )
     chosen = [entry for key, entry in entries.items() if any(cfg[key])]
-    return [TUNERS.build(entry) for entry in chosen + [dict(type='SideTuning')] * bool(cfg.get('sidetune_type'))]
+    return [
+        TUNERS.build(entry) for entry in chosen + [dict(type='SideTuning')] * bool(cfg.get('sidetune_type'))
+    ]
 
 
 def _tensors(model: ImageClassifier) -> dict[str, torch.Tensor]:
-    """The model's tensors under ModelScope's names: 'backbone_weight.blocks.0.attn.lora.lora_a.weight', 'head_weight.fc.bias'."""
+    """The model's tensors under ModelScope's names: 'backbone_weight.blocks.0.attn.lora.lora_a.weight',
+    'head_weight.fc.bias'.
+    """
     tensors = dict(model.backbone.network.state_dict())
     for tuner in model.tuners:
         for name, value in tuner.state().items():
             own = name.removeprefix('deltas.')
             name = next(match.expand(new) for pattern, new in RENAMED if (match := pattern.fullmatch(own)))
-            tensors[name] = value[None] if value.dim() == 2 and re.search(r'\.(prefix_\w+|prompt_token)$', name) else value
+            tensors[name] = (
+                value[None]
+                if value.dim() == 2 and re.search(r'\.(prefix_\w+|prompt_token)$', name)
+                else value
+            )
     return {f'backbone_weight.{name}': value for name, value in tensors.items()} | {
-        f'head_weight.{name}': value for name, value in model.head.state_dict().items()}
+        f'head_weight.{name}': value for name, value in model.head.state_dict().items()
+    }
 
 
 def _given_tensors(given: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
-    tensors = {f'{part}.{name}': value for part in ('backbone_weight', 'head_weight') for name, value in given[part].items()}
+    tensors = {
+        f'{part}.{name}': value
+        for part in ('backbone_weight', 'head_weight')
+        for name, value in given[part].items()
+    }
     for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise DataError(f'{source!r} has a {type(value).__name__} as {name}, which must be a tensor.')
@@ -186,9 +280,11 @@ def _given_tensors(given: Mapping[str, Any], source: str) -> dict[str, torch.Ten
 
 
 class ReplacedPrompts(Tuner):
-    """[x, P_0] before block 0; before each later block that has prompts P_i, the last len(P_i) tokens become P_i.
+    """[x, P_0] before block 0; before each later block that has prompts P_i, the last len(P_i) tokens become
+    P_i.
 
-    Unlike VPT's, tokens flow on through blocks without prompts, and a length need not be that of the block before.
+    Unlike VPT's, tokens flow on through blocks without prompts, and a length need not be that of the block
+    before.
     """
 
     identity_at_start = False
@@ -204,12 +300,14 @@ class ReplacedPrompts(Tuner):
 
 
 class LastTokens(nn.Module):
-    """(B, N, C) -> (B, N + P, C), learned tokens behind the others; with `replace` (B, N, C), in the place of the last P."""
+    """(B, N, C) -> (B, N + P, C), learned tokens behind the others; with `replace` (B, N, C), in the
+    place of the last P.
+    """
 
     def __init__(self, length: int, channels: int, replace: bool):
         super().__init__()
         self.replace, self.prompts = replace, nn.Parameter(torch.zeros(length, channels))
 
     def forward(self, x_BNC: torch.Tensor) -> torch.Tensor:
-        kept = x_BNC[:, :-len(self.prompts)] if self.replace else x_BNC
+        kept = x_BNC[:, : -len(self.prompts)] if self.replace else x_BNC
         return torch.cat([kept, self.prompts.expand(len(x_BNC), -1, -1).to(x_BNC.dtype)], 1)

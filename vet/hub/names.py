@@ -1,4 +1,6 @@
-"""What a model's name means: a folder here, else a repository of the Hugging Face hub or of ModelScope, downloaded."""
+"""What a model's name means: a folder here, else a repository of the Hugging Face hub or of ModelScope,
+downloaded.
+"""
 
 import os
 import re
@@ -19,31 +21,41 @@ from vet.hub.modelscope import WEIGHTS
 from vet.hub.presets import PRESETS
 
 CARD = 'README.md'
-READ = [CONFIGURATION, TENSORS, CARD, WEIGHTS]      # all that is downloaded of a repository
+READ = [CONFIGURATION, TENSORS, CARD, WEIGHTS]  # all that is downloaded of a repository
 ID = re.compile(r'(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?')
 UNREACHABLE = 'not reachable, and not downloaded before'
-SAID: dict[type, str] = {                           # of the client's errors, whose own text is long
-    errors.LocalEntryNotFoundError: UNREACHABLE, errors.OfflineModeIsEnabled: 'not reachable',
+SAID: dict[type, str] = {  # of the client's errors, whose own text is long
+    errors.LocalEntryNotFoundError: UNREACHABLE,
+    errors.OfflineModeIsEnabled: 'not reachable',
     errors.RepositoryNotFoundError: 'no such repository, or a private one, which `hf auth login` opens',
     errors.GatedRepoError: 'access must be asked for on its page',
-    errors.RevisionNotFoundError: 'the repository has no such revision'}
+    errors.RevisionNotFoundError: 'the repository has no such revision',
+}
 
 
 def find_folder(name: str | Path) -> Path:
-    """The model folder that `name` means: a folder here, or the output/ in a work folder; else, of an id 'owner/name' or
-    'owner/name@revision', what the Hugging Face hub has, else ModelScope. Also the file:// URL of a folder.
+    """The model folder that `name` means: a folder here, or the output/ in a work folder; else, of an id
+    'owner/name' or 'owner/name@revision', what the Hugging Face hub has, else ModelScope. Also the file://
+    URL of a folder.
 
     DataError with all that was tried. Without a network, what was downloaded before is found all the same.
     """
     path = to_path(name)
     if path.is_dir():
-        if str(name).startswith('file:'):           # not the user's own
+        if str(name).startswith('file:'):  # not the user's own
             refuse_links(path, READ)
         return path / 'output' if (path / 'output' / CONFIGURATION).is_file() else path
-    known = ' It is the id of a model to be trained: build_trainer(model=…) trains it.' if str(name) in PRESETS else ''
+    known = (
+        ' It is the id of a model to be trained: build_trainer(model=…) trains it.'
+        if str(name) in PRESETS
+        else ''
+    )
     match = ID.fullmatch(name) if isinstance(name, str) else None
     if known or not match:
-        raise DataError(f'the model folder {str(name)!r} does not exist.{known} Give the output/ folder of a training run.')
+        raise DataError(
+            f'the model folder {str(name)!r} does not exist.{known} Give the output/ folder of a training '
+            'run.'
+        )
     tried = []
     for hub, download in HUBS.items():
         try:
@@ -51,32 +63,47 @@ def find_folder(name: str | Path) -> Path:
             if (folder / CONFIGURATION).is_file():
                 return folder
             tried.append(f'{hub}: the repository holds no {CONFIGURATION}')
-        except Exception as error:                  # of many kinds, by the client and its version
+        except Exception as error:  # of many kinds, by the client and its version
             tried.append(f'{hub}: {reason(error)}')
-    raise DataError(f'{name!r} is no folder here, and no hub gave it ({"; ".join(tried)}). Give the output/ folder of a training '
-                    f'run, or the id of a model on a hub; what was downloaded once is found without a network too.')
+    raise DataError(
+        f'{name!r} is no folder here, and no hub gave it ({"; ".join(tried)}). Give the output/ folder of a '
+        'training run, or the id of a model on a hub; what was downloaded once is found without a network '
+        'too.'
+    )
 
 
 def _from_hugging_face(repo_id: str, revision: str | None) -> str:
     with cache_alone_without_network():
-        return huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=READ, library_name='vet',
-                                                 library_version=vet.__version__)
+        return huggingface_hub.snapshot_download(
+            repo_id,
+            revision=revision,
+            allow_patterns=READ,
+            library_name='vet',
+            library_version=vet.__version__,
+        )
 
 
 def _from_modelscope(repo_id: str, revision: str | None) -> str:
     try:
         from modelscope import snapshot_download
     except ImportError as error:
-        raise DataError('not asked, since its package is not installed '
-                        '(pip install "vision-efficient-tuning[modelscope]")') from error
-    offline = not answers(os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn'))   # else it retries for half a minute
+        raise DataError(
+            'not asked, since its package is not installed '
+            '(pip install "vision-efficient-tuning[modelscope]")'
+        ) from error
+    offline = not answers(
+        os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn')
+    )  # else it retries for half a minute
     try:
         return snapshot_download(repo_id, revision=revision, allow_patterns=READ, local_files_only=offline)
     except Exception as error:
         raise DataError(UNREACHABLE if offline else reason(error)) from error
 
 
-HUBS: dict[str, Callable[[str, str | None], str]] = {'Hugging Face': _from_hugging_face, 'ModelScope': _from_modelscope}
+HUBS: dict[str, Callable[[str, str | None], str]] = {
+    'Hugging Face': _from_hugging_face,
+    'ModelScope': _from_modelscope,
+}
 
 
 def reason(error: Exception) -> str:
@@ -87,6 +114,6 @@ def reason(error: Exception) -> str:
 
 def to_path(name: str | Path) -> Path:
     """The path of a file:// URL, or of a path."""
-    return Path(url2pathname(urlsplit(name).path) if isinstance(name, str) and name.startswith('file:') else name)
-
-
+    return Path(
+        url2pathname(urlsplit(name).path) if isinstance(name, str) and name.startswith('file:') else name
+    )

@@ -1,7 +1,8 @@
-"""PEFT's folders, both ways: adapter_config.json and adapter_model.safetensors, without need of `peft` itself.
+"""PEFT's folders, both ways: adapter_config.json and adapter_model.safetensors, without need of `peft`
+itself.
 
-A tensor is called 'base_model.model.' + the module's path + its name in the method. One dict of views of the tuners' tensors,
-under these names, is what a folder is read into, and what is written.
+A tensor is called 'base_model.model.' + the module's path + its name in the method. One dict of views of the
+tuners' tensors, under these names, is what a folder is read into, and what is written.
 """
 
 import copy
@@ -36,26 +37,56 @@ CONFIG, TENSORS, PREFIX = 'adapter_config.json', 'adapter_model.safetensors', 'b
 AGAIN = 'Copy the folder again, whole; adapters in .bin files are pickles, which are not read.'
 PATTERNS = ('r', 'alpha', 'lora_alpha', 'rank_pattern', 'alpha_pattern')
 READ = ('peft_type', 'target_modules', 'exclude_modules', 'modules_to_save')
-NO_EFFECT = (       # on what is computed in eval mode; every other setting must be empty
-    'task_type', 'auto_mapping', 'peft_version', 'base_model_name_or_path', 'revision', 'inference_mode', 'rank_dropout',
-    'module_dropout', 'rank_dropout_scale', 'init_weights', 'init_ia3_weights', 'eva_config', 'fan_in_fan_out', 'megatron_core',
-    'loftq_config', 'qalora_group_size', 'runtime_config', 'ensure_weight_tying', 'lora_dropout')
-ONLY: dict[str, tuple] = dict(bias=('none',), init_lora_weights=(True, False, 'gaussian', 'eva'))  # others change the base weights
+NO_EFFECT = (  # on what is computed in eval mode; every other setting must be empty
+    'task_type',
+    'auto_mapping',
+    'peft_version',
+    'base_model_name_or_path',
+    'revision',
+    'inference_mode',
+    'rank_dropout',
+    'module_dropout',
+    'rank_dropout_scale',
+    'init_weights',
+    'init_ia3_weights',
+    'eva_config',
+    'fan_in_fan_out',
+    'megatron_core',
+    'loftq_config',
+    'qalora_group_size',
+    'runtime_config',
+    'ensure_weight_tying',
+    'lora_dropout',
+)
+ONLY: dict[str, tuple] = dict(
+    bias=('none',), init_lora_weights=(True, False, 'gaussian', 'eva')
+)  # others change the base weights
 KINDS: dict[str, tuple[type, ...]] = dict(
-    r=(int,), alpha=(int, float), lora_alpha=(int, float), target_modules=(str, list), exclude_modules=(str, list),
-    feedforward_modules=(str, list), modules_to_save=(list,), rank_pattern=(dict,), alpha_pattern=(dict,))
+    r=(int,),
+    alpha=(int, float),
+    lora_alpha=(int, float),
+    target_modules=(str, list),
+    exclude_modules=(str, list),
+    feedforward_modules=(str, list),
+    modules_to_save=(list,),
+    rank_pattern=(dict,),
+    alpha_pattern=(dict,),
+)
 PLAIN = (nn.Linear, nn.Conv2d)
 
 
-def load_peft(folder: str | Path, backbone: str | Mapping[str, Any] | nn.Module) -> ImageClassifier | Backbone:
-    """The backbone with the adapter of a folder that `peft` wrote, in eval mode: LoRA (DoRA, rsLoRA), IA3, LoHa, LoKr, LN tuning.
+def load_peft(
+    folder: str | Path, backbone: str | Mapping[str, Any] | nn.Module
+) -> ImageClassifier | Backbone:
+    """The backbone with the adapter of a folder that `peft` wrote, in eval mode: LoRA (DoRA, rsLoRA), IA3,
+    LoHa, LoKr, LN tuning.
 
-    backbone: a timm name, whose pretrained weights are read; an entry of model.backbone, such as dict(type='timm', name=…,
-        checkpoint=…); a module; or a Backbone. A module is copied and stays what it is, and keeps its own classifier where the
-        adapter has none.
-    Where modules_to_save holds timm's classifier: an ImageClassifier, whose classes are '0', '1', …. Else the tuned Backbone,
-    which gives the network's own output, with its `tuners`.
-    DataError, with the file and the key, for what does not fit or is not read; then nothing is loaded.
+    backbone: a timm name, whose pretrained weights are read; an entry of model.backbone, such as
+        dict(type='timm', name=…, checkpoint=…); a module; or a Backbone. A module is copied and stays what it
+        is, and keeps its own classifier where the adapter has none.
+    Where modules_to_save holds timm's classifier: an ImageClassifier, whose classes are '0', '1', …. Else the
+    tuned Backbone, which gives the network's own output, with its `tuners`. DataError, with the file and the
+    key, for what does not fit or is not read; then nothing is loaded.
     """
     source, path = str(Path(folder) / CONFIG), Path(folder) / TENSORS
     refuse_links(Path(folder), (CONFIG, TENSORS))
@@ -70,14 +101,18 @@ def load_peft(folder: str | Path, backbone: str | Mapping[str, Any] | nn.Module)
         raise DataError(f'{source!r} cannot be put on {base.sites.family}: {error}') from error
 
 
-def _tuned(config: Config, given: Tensors, base: Backbone, classifier: str | None, source: str, path: Path) -> Any:
+def _tuned(
+    config: Config, given: Tensors, base: Backbone, classifier: str | None, source: str, path: Path
+) -> Any:
     """The backbone, or its classifier, with the adapter's tuners and tensors."""
     tuners, layers = _tuners(config, base.network, source)
     tuned: ImageClassifier | Backbone = base
     if classifier:
         count = len(given[f'{PREFIX}{classifier}.weight'])
         head = HEADS.build(dict(type='Linear'), in_features=base.num_features, num_classes=count)
-        tuned = ImageClassifier(base, tuners, head.to(next(base.parameters()).device), [str(label) for label in range(count)])
+        tuned = ImageClassifier(
+            base, tuners, head.to(next(base.parameters()).device), [str(label) for label in range(count)]
+        )
     else:
         base.tuners = nn.ModuleList(tuners)
         for tuner in tuners:
@@ -86,24 +121,33 @@ def _tuned(config: Config, given: Tensors, base: Backbone, classifier: str | Non
         _, deltas, thawed = _trained(tuners, base.network)
         own = _tensors(config['peft_type'], deltas, thawed, layers, base.network)
         if classifier:
-            own |= {f'{PREFIX}{classifier}.{name}': tuned.head.fc.get_parameter(name) for name in ('weight', 'bias')}
+            own |= {
+                f'{PREFIX}{classifier}.{name}': tuned.head.fc.get_parameter(name)
+                for name in ('weight', 'bias')
+            }
         load_into(own, given, f'{str(path)!r}')
     return tuned
 
 
 def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
-    """Writes the folder that `PeftModel.from_pretrained(network, folder)` reads, for timm's network of the same weights.
+    """Writes the folder that `PeftModel.from_pretrained(network, folder)` reads, for timm's network of the
+    same weights.
 
-    model: a classifier, or what `load_peft` gave. LoRA (plain, rslora, dora, parts of a fused qkv as one update of more rank),
-    LoHa, LoKr, IA3, one method at a time; modules trained whole beside it, and the linear head, become modules_to_save. Of
-    modules trained whole alone, LN tuning is made. UserError, by name, for what PEFT does not have; then nothing is written.
+    model: a classifier, or what `load_peft` gave. LoRA (plain, rslora, dora, parts of a fused qkv as one
+    update of more rank), LoHa, LoKr, IA3, one method at a time; modules trained whole beside it, and the
+    linear head, become modules_to_save. Of modules trained whole alone, LN tuning is made. UserError, by
+    name, for what PEFT does not have; then nothing is written.
     """
     if not isinstance(model, (ImageClassifier, Backbone)) or not hasattr(model, 'tuners'):
-        raise UserError(f'save_peft takes an ImageClassifier, or the Backbone that load_peft gave; given: {type(model).__name__}. '
-                        f'Of a model of several tasks, give model.for_task(…).')
+        raise UserError(
+            'save_peft takes an ImageClassifier, or the Backbone that load_peft gave; given: '
+            f'{type(model).__name__}. Of a model of several tasks, give model.for_task(…).'
+        )
     strangers = sorted(path.name for path in Path(folder).glob('*') if path.name not in (CONFIG, TENSORS))
     if strangers:
-        raise UserError(f'{str(folder)!r} holds {strangers[0]!r}, which an adapter has not; give a new folder.')
+        raise UserError(
+            f'{str(folder)!r} holds {strangers[0]!r}, which an adapter has not; give a new folder.'
+        )
     tuners: Any = model.tuners
     network = model.backbone.network if isinstance(model, ImageClassifier) else model.network
     head = _head(model) if isinstance(model, ImageClassifier) else {}
@@ -114,14 +158,28 @@ def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
         saved = sorted({key.rpartition('.')[0] for key in head} | set(whole) - set(layers))
         targets = layers or list(deltas)
         if not targets:
-            raise UserError('nothing of the backbone was trained, and PEFT has no folder of a head alone; save_pretrained has.')
+            raise UserError(
+                'nothing of the backbone was trained, and PEFT has no folder of a head alone; '
+                'save_pretrained has.'
+            )
         _refuse_ambiguous(saved, network)
         config = dict(
-            peft_type=name, task_type=None, base_model_name_or_path=None, inference_mode=True, modules_to_save=saved or None,
-            target_modules=paths_pattern(targets), **METHODS[name].config(deltas, list(tuners)))
-        tensors = _tensors(name, deltas, thawed, layers, network) | {PREFIX + key: value for key, value in head.items()}
+            peft_type=name,
+            task_type=None,
+            base_model_name_or_path=None,
+            inference_mode=True,
+            modules_to_save=saved or None,
+            target_modules=paths_pattern(targets),
+            **METHODS[name].config(deltas, list(tuners)),
+        )
+        tensors = _tensors(name, deltas, thawed, layers, network) | {
+            PREFIX + key: value for key, value in head.items()
+        }
         config |= _ranks(name, deltas, network)
-        data = save({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, metadata=dict(format='pt'))
+        data = save(
+            {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
+            metadata=dict(format='pt'),
+        )
 
     def fill(temporary: Path) -> None:
         write_file(temporary / CONFIG, json.dumps(config, indent=2, sort_keys=True))
@@ -130,7 +188,8 @@ def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
     publish_folder(Path(folder), fill)
 
 
-# What was trained, in PEFT's words --------------------------------------------------------------------------------------
+# What was trained, in PEFT's words --------------------------------------------------------------------------
+
 
 def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, Tensors]:
     """The name of the method, {module path: delta} and {parameter path: value} of the tuners' edits."""
@@ -145,36 +204,58 @@ def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, 
                 path = paths[id(edit.host)]
                 if type(edit.host) not in PLAIN or edit.weight_name != 'weight' or path in deltas:
                     what = 'the second there' if path in deltas else f'in a {type(edit.host).__name__}'
-                    raise UserError(f'{kind} at {path!r} is {what}, which cannot be written for PEFT: it has one update of a '
-                                    f'Linear or Conv2d that is called.')
+                    raise UserError(
+                        f'{kind} at {path!r} is {what}, which cannot be written for PEFT: it has one update '
+                        'of a Linear or Conv2d that is called.'
+                    )
                 _refuse_convolution(edit.host, path, TUNED_BY[kind])
                 deltas[path] = edit.delta
                 methods.add(TUNED_BY[kind])
             else:
-                raise UserError(f'{kind} cannot be written for PEFT; allowed: LoRA, LoHa, LoKr, IA3, and modules that train whole.')
+                raise UserError(
+                    f'{kind} cannot be written for PEFT; allowed: LoRA, LoHa, LoKr, IA3, and modules that '
+                    'train whole.'
+                )
     if len(methods) > 1:
-        raise UserError(f'the tuners are {" and ".join(sorted(methods))}, but a folder of PEFT holds one method.')
+        raise UserError(
+            f'the tuners are {" and ".join(sorted(methods))}, but a folder of PEFT holds one method.'
+        )
     return (methods or {'LN_TUNING'}).pop(), deltas, thawed
 
 
 def _refuse_convolution(module: Any, path: str, method: str) -> None:
-    """PEFT computes these otherwise: LoRA's A takes all channels, undilated, and updates are padded with zeros."""
-    if isinstance(module, nn.Conv2d) and (module.padding_mode != 'zeros' or method == 'LORA' and (
-            module.groups != 1 or set(module.dilation) != {1})):
-        raise UserError(f'{path!r} is {module}; PEFT\'s {method} of such a convolution is not an update of its weight.')
+    """PEFT computes these otherwise: LoRA's A takes all channels, undilated, and updates are padded
+    with zeros.
+    """
+    if isinstance(module, nn.Conv2d) and (
+        module.padding_mode != 'zeros'
+        or method == 'LORA'
+        and (module.groups != 1 or set(module.dilation) != {1})
+    ):
+        raise UserError(
+            f"{path!r} is {module}; PEFT's {method} of such a convolution is not an update of its weight."
+        )
 
 
-def _tensors(method: str, deltas: Deltas, thawed: Tensors, layers: Iterable[str], network: nn.Module) -> Tensors:
-    """All tensors but the head's, under PEFT's names. layers: the modules of LN tuning, within which thawed names are its own."""
-    tensors = {f'{PREFIX}{path}.{name}': value for path, delta in deltas.items()
-               for name, value in METHODS[method].tensors(delta, network.get_parameter(f'{path}.weight')).items()}
+def _tensors(
+    method: str, deltas: Deltas, thawed: Tensors, layers: Iterable[str], network: nn.Module
+) -> Tensors:
+    """All tensors but the head's, under PEFT's names. layers: the modules of LN tuning, within which
+    thawed names are its own.
+    """
+    tensors = {
+        f'{PREFIX}{path}.{name}': value
+        for path, delta in deltas.items()
+        for name, value in METHODS[method].tensors(delta, network.get_parameter(f'{path}.weight')).items()
+    }
     for key, value in thawed.items():
         layer = next((f'{layer}.' for layer in layers if key.startswith(f'{layer}.')), '')
-        tensors[PREFIX + (f'{layer}ln_tuning_layers.' if layer else '') + key[len(layer):]] = value
+        tensors[PREFIX + (f'{layer}ln_tuning_layers.' if layer else '') + key[len(layer) :]] = value
     return tensors
 
 
-# Reading -----------------------------------------------------------------------------------------------------------------
+# Reading ----------------------------------------------------------------------------------------------------
+
 
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path, 'Give the folder that save_pretrained of peft wrote.')
@@ -186,24 +267,50 @@ def _read_config(path: Path) -> dict[str, Any]:
     known = (*READ, *NO_EFFECT, *method.reads, *(PATTERNS if method.rank else ()))
     for key, value in config.items():
         if key in ONLY and value not in ONLY[key]:
-            raise DataError(f'{str(path)!r} has {key} = {value!r}; of those, vet reads {", ".join(map(repr, ONLY[key]))}.')
-        if key not in known and key not in ONLY and not (value is None or value is False or value in ('', [], {})):
-            raise DataError(f'{str(path)!r} has {key} = {value!r}, a setting that vet does not read for {config["peft_type"]}.')
-        if value is not None and key in KINDS and (not isinstance(value, KINDS[key]) or isinstance(value, bool)):
+            raise DataError(
+                f'{str(path)!r} has {key} = {value!r}; of those, vet reads {", ".join(map(repr, ONLY[key]))}.'
+            )
+        if (
+            key not in known
+            and key not in ONLY
+            and not (value is None or value is False or value in ('', [], {}))
+        ):
+            raise DataError(
+                f'{str(path)!r} has {key} = {value!r}, a setting that vet does not read for '
+                f'{config["peft_type"]}.'
+            )
+        if (
+            value is not None
+            and key in KINDS
+            and (not isinstance(value, KINDS[key]) or isinstance(value, bool))
+        ):
             raise DataError(f'{str(path)!r} has {key} = {value!r}, of the wrong kind.')
-    for key in ('target_modules', 'exclude_modules', 'feedforward_modules', 'modules_to_save', 'rank_pattern', 'alpha_pattern'):
+    for key in (
+        'target_modules',
+        'exclude_modules',
+        'feedforward_modules',
+        'modules_to_save',
+        'rank_pattern',
+        'alpha_pattern',
+    ):
         _require_patterns(config.get(key), f'{str(path)!r} has a {key} that')
     for _, value in walk(config, ''):
         if isinstance(value, int | float) and not abs(value) <= LARGEST:
-            raise DataError(f'{str(path)!r} has the number {shown(value)}; allowed: -{LARGEST:,} to {LARGEST:,}.')
+            raise DataError(
+                f'{str(path)!r} has the number {shown(value)}; allowed: -{LARGEST:,} to {LARGEST:,}.'
+            )
     return config
 
 
 def _require_patterns(given: Any, where: str) -> None:
     """DataError unless these are patterns: one, a list of them, or the keys of a dict of numbers."""
     patterns = [given] if isinstance(given, str) else list(given or ())
-    if len(patterns) > ENTRIES or (isinstance(given, dict) and not all(type(value) in (int, float) for value in given.values())):
-        raise DataError(f'{where} is {shown(given)}; allowed: at most {ENTRIES:,} patterns, with numbers as values.')
+    if len(patterns) > ENTRIES or (
+        isinstance(given, dict) and not all(type(value) in (int, float) for value in given.values())
+    ):
+        raise DataError(
+            f'{where} is {shown(given)}; allowed: at most {ENTRIES:,} patterns, with numbers as values.'
+        )
     for pattern in patterns:
         try:
             require_pattern(pattern, where)
@@ -212,13 +319,22 @@ def _require_patterns(given: Any, where: str) -> None:
 
 
 def _backbone(given: str | Mapping[str, Any] | nn.Module, tensors: Tensors) -> tuple[Backbone, str | None]:
-    """A backbone of one's own, and the path of the classifier that the adapter has and that the network therefore lost."""
+    """A backbone of one's own, and the path of the classifier that the adapter has and that the network
+    therefore lost.
+    """
     if isinstance(given, (str, Mapping)):
         backbone = BACKBONES.build(dict(type='timm', name=given) if isinstance(given, str) else dict(given))
     elif isinstance(given, nn.Module):
-        backbone = copy.deepcopy(given) if isinstance(given, Backbone) else _wrapped(copy.deepcopy(given).eval(), tensors)
+        backbone = (
+            copy.deepcopy(given)
+            if isinstance(given, Backbone)
+            else _wrapped(copy.deepcopy(given).eval(), tensors)
+        )
     else:
-        raise UserError(f'backbone is {given!r}; allowed: a timm name, an entry of model.backbone, a module or a Backbone.')
+        raise UserError(
+            f'backbone is {given!r}; allowed: a timm name, an entry of model.backbone, a module or a '
+            'Backbone.'
+        )
     path = _saved_classifier(backbone.network, tensors)
     return backbone, path if path and isinstance(backbone.network.get_submodule(path), nn.Identity) else None
 
@@ -230,8 +346,14 @@ def _wrapped(network: nn.Module, tensors: Tensors) -> Backbone:
     if path:
         network.set_submodule(path, nn.Identity())
     size = getattr(getattr(network, 'patch_embed', None), 'img_size', None) or settings['input_size'][1:]
-    return Backbone(network, Layout(), Preprocessing(tuple(size), settings['mean'], settings['std'], settings['crop_pct'],
-                                                     settings['interpolation']), dict(type='module', name=type(network).__name__))
+    return Backbone(
+        network,
+        Layout(),
+        Preprocessing(
+            tuple(size), settings['mean'], settings['std'], settings['crop_pct'], settings['interpolation']
+        ),
+        dict(type='module', name=type(network).__name__),
+    )
 
 
 def _saved_classifier(network: Any, tensors: Tensors) -> str | None:
@@ -251,24 +373,38 @@ def _tuners(config: Config, network: nn.Module, source: str) -> tuple[list[Tuner
     name, method = config['peft_type'], METHODS[config['peft_type']]
     saved = tuple(config.get('modules_to_save') or ())
     modules = {path: module for path, module in network.named_modules() if path}
-    targets = [path for path in modules if _is_in(config.get('target_modules') or [], path)
-               and not _is_in(config.get('exclude_modules') or [], path)
-               and not any(fits_start(rf'(^|.*\.){name}($|\..*)', path) for name in saved)]
+    targets = [
+        path
+        for path in modules
+        if _is_in(config.get('target_modules') or [], path)
+        and not _is_in(config.get('exclude_modules') or [], path)
+        and not any(fits_start(rf'(^|.*\.){name}($|\..*)', path) for name in saved)
+    ]
     if not targets:
-        raise DataError(f'{source!r} has target_modules = {config.get("target_modules")!r}, which is no module of this network; '
-                        f'give the backbone that was tuned.')
+        raise DataError(
+            f'{source!r} has target_modules = {config.get("target_modules")!r}, which is no module of this '
+            'network; give the backbone that was tuned.'
+        )
     for path in targets:
         if name != 'LN_TUNING' and type(modules[path]) not in PLAIN:
-            raise DataError(f'{source!r} has {path!r} among its target_modules, which is a {type(modules[path]).__name__} here; '
-                            f'vet reads adapters of Linear and Conv2d.')
+            raise DataError(
+                f'{source!r} has {path!r} among its target_modules, which is a '
+                f'{type(modules[path]).__name__} here; vet reads adapters of Linear and Conv2d.'
+            )
         _refuse_convolution(modules[path], path, name)
     groups: dict[tuple, list[str]] = {}
     for path in targets:
         rank = _by_pattern(config.get('rank_pattern'), path, config.get('r', 8)) if method.rank else 0
-        alpha = _by_pattern(config.get('alpha_pattern'), path, config.get(method.alpha, 8)) if method.rank else 0
+        alpha = (
+            _by_pattern(config.get('alpha_pattern'), path, config.get(method.alpha, 8)) if method.rank else 0
+        )
         groups.setdefault((rank, alpha), []).append(path)
     tuners = [method.build(config, paths, rank, alpha) for (rank, alpha), paths in groups.items()]
-    whole = [path for path, module in modules.items() if saved and path.endswith(saved) and any(True for _ in module.parameters())]
+    whole = [
+        path
+        for path, module in modules.items()
+        if saved and path.endswith(saved) and any(True for _ in module.parameters())
+    ]
     return tuners + ([build_thaw(config, whole)] if whole else []), targets if name == 'LN_TUNING' else []
 
 
@@ -280,21 +416,31 @@ def _is_in(pattern: str | list[str], path: str) -> bool:
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any:
-    return next((value for pattern, value in (patterns or {}).items() if fits_start(rf'(.*\.)?({pattern})$', path)), default)
+    return next(
+        (value for pattern, value in (patterns or {}).items() if fits_start(rf'(.*\.)?({pattern})$', path)),
+        default,
+    )
 
 
-# Writing -----------------------------------------------------------------------------------------------------------------
+# Writing ----------------------------------------------------------------------------------------------------
+
 
 def _head(model: ImageClassifier) -> Tensors:
-    """The linear head's tensors under the names that they have in timm's network; nothing of a head that adds nothing."""
+    """The linear head's tensors under the names that they have in timm's network; nothing of a head
+    that adds nothing.
+    """
     state, path = model.head.state_dict(), _classifier(model.backbone.network)
     if not state:
         return {}
     if set(state) != {'fc.weight', 'fc.bias'}:
-        raise UserError(f'the head {type(model.head).__name__} cannot be written for PEFT, which saves the classifier of the '
-                        f'network, a Linear.')
+        raise UserError(
+            f'the head {type(model.head).__name__} cannot be written for PEFT, which saves the classifier of '
+            'the network, a Linear.'
+        )
     if path is None:
-        raise UserError(f'{type(model.backbone.network).__name__} does not say where its one classifier is, as timm does.')
+        raise UserError(
+            f'{type(model.backbone.network).__name__} does not say where its one classifier is, as timm does.'
+        )
     return {f'{path}.{name.removeprefix("fc.")}': value for name, value in state.items()}
 
 
@@ -302,10 +448,15 @@ def _whole_modules(thawed: Tensors, network: nn.Module) -> list[str]:
     """The modules of the thawed tensors, none within another. UserError where one is not thawed whole."""
     owners = {key.rpartition('.')[0]: key for key in thawed}
     for path, key in owners.items():
-        left = [name for name in network.get_submodule(path).state_dict(prefix=f'{path}.') if name not in thawed]
+        left = [
+            name for name in network.get_submodule(path).state_dict(prefix=f'{path}.') if name not in thawed
+        ]
         if left or not path:
-            raise UserError(f'{key!r} was trained without {left[0]!r}, but PEFT saves modules whole.' if path else
-                            f'{key!r} was trained, which is of no module within the network, and PEFT saves modules.')
+            raise UserError(
+                f'{key!r} was trained without {left[0]!r}, but PEFT saves modules whole.'
+                if path
+                else f'{key!r} was trained, which is of no module within the network, and PEFT saves modules.'
+            )
     return [path for path in owners if not any(path.startswith(f'{other}.') for other in owners)]
 
 
@@ -313,7 +464,10 @@ def _refuse_ambiguous(saved: list[str], network: nn.Module) -> None:
     for path, module in network.named_modules():
         name = next((name for name in saved if path.endswith(name) and path not in saved), None)
         if name and module.state_dict():
-            raise UserError(f'modules_to_save = [{name!r}] would name {path!r} to PEFT too, which takes it for the end of a path.')
+            raise UserError(
+                f'modules_to_save = [{name!r}] would name {path!r} to PEFT too, which takes it for the end '
+                'of a path.'
+            )
 
 
 def _ranks(method: str, deltas: Deltas, network: nn.Module) -> dict[str, Any]:
@@ -325,6 +479,9 @@ def _ranks(method: str, deltas: Deltas, network: nn.Module) -> dict[str, Any]:
         rank = kind.rank(delta, network.get_parameter(f'{path}.weight'))
         own[path] = rank, delta.scale * rank
     (rank, alpha), _ = Counter(own.values()).most_common(1)[0]
-    return {'r': rank, kind.alpha: alpha,
-            'rank_pattern': {f'^{re.escape(path)}': one for path, (one, _) in own.items() if one != rank},
-            'alpha_pattern': {f'^{re.escape(path)}': one for path, (_, one) in own.items() if one != alpha}}
+    return {
+        'r': rank,
+        kind.alpha: alpha,
+        'rank_pattern': {f'^{re.escape(path)}': one for path, (one, _) in own.items() if one != rank},
+        'alpha_pattern': {f'^{re.escape(path)}': one for path, (_, one) in own.items() if one != alpha},
+    }

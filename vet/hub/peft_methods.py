@@ -1,4 +1,6 @@
-"""PEFT's methods in vet's terms: which tuner computes the same, and what its deltas' tensors are called and shaped in PEFT."""
+"""PEFT's methods in vet's terms: which tuner computes the same, and what its deltas' tensors are called
+and shaped in PEFT.
+"""
 
 import math
 import re
@@ -18,7 +20,7 @@ from vet.registry import TUNERS
 
 Config = Mapping[str, Any]
 Tensors = dict[str, torch.Tensor]
-Deltas = Mapping[str, Any]      # {module path: delta}
+Deltas = Mapping[str, Any]  # {module path: delta}
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,38 @@ def paths_pattern(paths: list[str]) -> str:
 
 
 def _build_lora(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
-    """rsLoRA's scale, alpha / sqrt(rank), is one of DoRA too in PEFT. Dropout is training's alone; vet's DoRA has none."""
+    """rsLoRA's scale, alpha / sqrt(rank), is one of DoRA too in PEFT. Dropout is training's alone;
+    vet's DoRA has none.
+    """
     is_dora = bool(config.get('use_dora'))
-    return TUNERS.build(dict(
-        type='LoRA', at=paths, rank=rank, alpha=alpha * math.sqrt(rank) if config.get('use_rslora') else alpha,
-        variant='dora' if is_dora else 'plain', dropout=0.0 if is_dora else config.get('lora_dropout', 0.0)))
+    return TUNERS.build(
+        dict(
+            type='LoRA',
+            at=paths,
+            rank=rank,
+            alpha=alpha * math.sqrt(rank) if config.get('use_rslora') else alpha,
+            variant='dora' if is_dora else 'plain',
+            dropout=0.0 if is_dora else config.get('lora_dropout', 0.0),
+        )
+    )
 
 
 def _lora(delta: Any, weight: torch.Tensor) -> Tensors:
     if type(delta) not in (LowRank, DoRA):
-        raise UserError(f'LoRA\'s variant {type(delta).__name__} cannot be written for PEFT; allowed: plain, rslora and dora.')
+        raise UserError(
+            f"LoRA's variant {type(delta).__name__} cannot be written for PEFT; allowed: plain, rslora and "
+            'dora.'
+        )
     ones = (1,) * (weight.dim() - 2)
-    tensors = {'lora_A.weight': delta.A.view(len(delta.A), *weight.shape[1:]),
-               'lora_B.weight': delta.placed(delta.B).view(len(weight), len(delta.A), *ones)}
+    tensors = {
+        'lora_A.weight': delta.A.view(len(delta.A), *weight.shape[1:]),
+        'lora_B.weight': delta.placed(delta.B).view(len(weight), len(delta.A), *ones),
+    }
     if isinstance(delta, DoRA):
         if len(delta.m) != len(weight):
-            raise UserError('DoRA on parts of a weight cannot be written for PEFT, whose DoRA is of whole weights.')
+            raise UserError(
+                'DoRA on parts of a weight cannot be written for PEFT, whose DoRA is of whole weights.'
+            )
         tensors['lora_magnitude_vector'] = delta.m.view(*ones[:1], -1, *ones)
     return tensors
 
@@ -70,7 +88,9 @@ def _lora_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
     kinds = {type(delta) for delta in deltas.values()}
     if len(kinds) > 1:
         raise UserError('some updates are DoRA and some plain LoRA; PEFT has one use_dora for all.')
-    return dict(use_dora=kinds == {DoRA}, lora_dropout=max(delta.dropout for delta in deltas.values()), bias='none')
+    return dict(
+        use_dora=kinds == {DoRA}, lora_dropout=max(delta.dropout for delta in deltas.values()), bias='none'
+    )
 
 
 def _build_loha(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
@@ -82,7 +102,9 @@ def _loha(delta: Any, weight: torch.Tensor) -> Tensors:
 
 
 def _build_lokr(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
-    return TUNERS.build(dict(type='LoKr', at=paths, rank=rank, alpha=alpha, factor=config.get('decompose_factor', -1)))
+    return TUNERS.build(
+        dict(type='LoKr', at=paths, rank=rank, alpha=alpha, factor=config.get('decompose_factor', -1))
+    )
 
 
 def _lokr(delta: Any, weight: torch.Tensor) -> Tensors:
@@ -93,7 +115,11 @@ def _lokr(delta: Any, weight: torch.Tensor) -> Tensors:
 
 def _lokr_rank(delta: Any, weight: torch.Tensor) -> int:
     """Where w2 (o2, i2 kH kW) is whole, the least rank at which PEFT has it whole."""
-    return len(delta.w2_b) if delta.w2_b is not None else math.ceil(max(len(delta.w2_a), weight.shape[1] // delta.w1.shape[1]) / 2)
+    return (
+        len(delta.w2_b)
+        if delta.w2_b is not None
+        else math.ceil(max(len(delta.w2_a), weight.shape[1] // delta.w1.shape[1]) / 2)
+    )
 
 
 def _lokr_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
@@ -104,7 +130,9 @@ def _lokr_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
 
 
 class PeftIA3(Tuner):
-    """l * (W x + b) at each module, and W (l * x) + b at those of `inputs`. vet's IA3 chooses by the modules' names instead."""
+    """l * (W x + b) at each module, and W (l * x) + b at those of `inputs`. vet's IA3 chooses by the
+    modules' names instead.
+    """
 
     def __init__(self, at: list[str], inputs: list[str]):
         super().__init__(at)
@@ -119,15 +147,21 @@ class PeftIA3(Tuner):
 
 def _build_ia3(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
     inputs = config.get('feedforward_modules') or []
-    return PeftIA3(paths, [path for path in paths if (
-        fits(inputs, path) if isinstance(inputs, str) else path.endswith(tuple(inputs)))])
+    return PeftIA3(
+        paths,
+        [
+            path
+            for path in paths
+            if (fits(inputs, path) if isinstance(inputs, str) else path.endswith(tuple(inputs)))
+        ],
+    )
 
 
 def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:
     gamma, ones = delta.gamma, (1,) * (weight.dim() - 2)
     if isinstance(delta, ScaleInput):
         return dict(ia3_l=gamma.view(1, -1, *ones))
-    if len(gamma) < len(weight):        # vet's, of a fused projection's keys and values
+    if len(gamma) < len(weight):  # vet's, of a fused projection's keys and values
         gamma = torch.cat([gamma.new_ones(len(weight) - len(gamma)), gamma])
     return dict(ia3_l=gamma.view(1, -1, *ones) if ones else gamma.view(-1, 1))
 
@@ -143,10 +177,17 @@ def build_thaw(config: Config, paths: list[str], rank: int = 0, alpha: float = 0
 
 
 METHODS = dict(
-    LORA=Method(_build_lora, _lora, lambda delta, weight: len(delta.A), 'lora_alpha', _lora_config,
-                ('use_dora', 'use_rslora', 'lora_dropout')),
+    LORA=Method(
+        _build_lora,
+        _lora,
+        lambda delta, weight: len(delta.A),
+        'lora_alpha',
+        _lora_config,
+        ('use_dora', 'use_rslora', 'lora_dropout'),
+    ),
     LOHA=Method(_build_loha, _loha, lambda delta, weight: len(delta.w1_b)),
     LOKR=Method(_build_lokr, _lokr, _lokr_rank, config=_lokr_config, reads=('decompose_factor',)),
     IA3=Method(_build_ia3, _ia3, config=_ia3_config, reads=('feedforward_modules',)),
-    LN_TUNING=Method(build_thaw, lambda delta, weight: {}))
+    LN_TUNING=Method(build_thaw, lambda delta, weight: {}),
+)
 TUNED_BY = dict(LoRA='LORA', LoHa='LOHA', LoKr='LOKR', IA3='IA3', PeftIA3='IA3')

@@ -5,8 +5,10 @@ from typing import Any
 
 from vet.errors import UnknownNameError
 
-CHECKPOINTS = dict(vitb16=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
-                 vitl14=dict(type='timm', name='vit_large_patch14_clip_quickgelu_224.openai'))
+CHECKPOINTS = dict(
+    vitb16=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
+    vitl14=dict(type='timm', name='vit_large_patch14_clip_quickgelu_224.openai'),
+)
 METHODS = dict(lora=dict(lora_length=10))
 
 
@@ -16,16 +18,27 @@ def _id(backbone: str, tuner: str) -> str:
 
 PRESETS: dict[str, dict[str, Any]] = {
     _id(backbone, tuner): dict(
-        model=dict(backbone=dict(CHECKPOINTS[backbone], **METHODS[tuner]), tuners=[], head=dict(type='Linear', num_classes=None),
-                   finetune=True),
+        model=dict(
+            backbone=dict(CHECKPOINTS[backbone], **METHODS[tuner]),
+            tuners=[],
+            head=dict(type='Linear', num_classes=None),
+            finetune=True,
+        ),
         dataset=dict(),
-        train=dict(max_epochs=20, lr_scheduler=dict(type='CosineAnnealingLR', T_max=None, warmup_epochs=1)))
-    for backbone in CHECKPOINTS for tuner in METHODS}
+        train=dict(max_epochs=20, lr_scheduler=dict(type='CosineAnnealingLR', T_max=None, warmup_epochs=1)),
+    )
+    for backbone in CHECKPOINTS
+    for tuner in METHODS
+}
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The config of a known model, with or without its owner ('damo/…'). UnknownNameError with the ids there are."""
+    """The config of a known model, with or without its owner ('damo/…'). UnknownNameError with the ids
+    there are.
+    """
     for known, config in PRESETS.items():
         if name in (known, known.partition('/')[2]):
             return copy.deepcopy(config)
-    raise UnknownNameError('model', name, PRESETS, 'Or give a config file (.py, .yaml, .json) or a model folder that exists.')
+    raise UnknownNameError(
+        'model', name, PRESETS, 'Or give a config file (.py, .yaml, .json) or a model folder that exists.'
+    )

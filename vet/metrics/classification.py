@@ -1,4 +1,6 @@
-"""Metrics of classification, computed by scikit-learn: functions of scores (N, K) and labels (N,) to a number in 0..1."""
+"""Metrics of classification, computed by scikit-learn: functions of scores (N, K) and labels (N,) to a
+number in 0..1.
+"""
 
 import numpy as np
 from sklearn import metrics
@@ -22,7 +24,11 @@ def top5(scores: np.ndarray, labels: np.ndarray) -> float:
 @METRICS.register_module()
 def mean_per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """The mean over the classes present of each class's accuracy."""
-    return float(metrics.recall_score(labels, scores.argmax(1), labels=np.unique(labels), average='macro', zero_division=0))
+    return float(
+        metrics.recall_score(
+            labels, scores.argmax(1), labels=np.unique(labels), average='macro', zero_division=0
+        )
+    )
 
 
 @METRICS.register_module()

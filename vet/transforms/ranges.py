@@ -1,4 +1,6 @@
-"""Which values the arguments of torchvision's transforms may have: their signatures say types, but no ranges."""
+"""Which values the arguments of torchvision's transforms may have: their signatures say types, but no
+ranges.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -29,21 +31,22 @@ RANGES: dict[str, Any] = dict(
     bits=Annotated[int, Interval(ge=0, le=8)],
     brightness=Jitter,
     contrast=Jitter,
-    degrees=Annotated[float, Interval(ge=0, le=360)] | Annotated[tuple[Angle, Angle], Predicate(is_ascending)],
+    degrees=Annotated[float, Interval(ge=0, le=360)]
+    | Annotated[tuple[Angle, Angle], Predicate(is_ascending)],
     distortion_scale=Share,
     hue=Annotated[float, Interval(ge=0, le=0.5)] | Annotated[tuple[Hue, Hue], Predicate(is_ascending)] | None,
     inplace=bool,
     kernel_size=Pixels | Annotated[list[Pixels], Len(1, 2)],
     magnitude=Annotated[int, Interval(ge=0, le=30)],
     max_size=Pixels | None,
-    num_magnitude_bins=Annotated[int, Interval(ge=31, le=1000)],    # more than the magnitude, which counts them
+    num_magnitude_bins=Annotated[int, Interval(ge=31, le=1000)],  # more than the magnitude, which counts them
     num_ops=Annotated[int, Interval(ge=0, le=100)],
     p=Share | Annotated[list[Share], MinLen(1)],
     padding=Border | Annotated[list[Border], Len(1, 4)] | None,
     quality=Quality | Annotated[tuple[Quality, Quality], Predicate(is_ascending)],
     ratio=Pair,
     saturation=Jitter,
-    scale=Pair | bool | None,       # a bool: of ToDtype
+    scale=Pair | bool | None,  # a bool: of ToDtype
     severity=Annotated[int, Interval(ge=1, le=10)],
     sharpness_factor=Factor,
     shear=Angle | Annotated[list[Angle], Len(2, 4)] | None,
@@ -51,5 +54,5 @@ RANGES: dict[str, Any] = dict(
     size=Pixels | Annotated[list[Pixels], Len(1, 2)] | None,
     transforms=Annotated[list[Callable], MinLen(1)],
     translate=tuple[Share, Share] | None,
-    value=float | list[float] | Literal['random'] | None,           # torchvision's signature says a number alone
+    value=float | list[float] | Literal['random'] | None,  # torchvision's signature says a number alone
 )

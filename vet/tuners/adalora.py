@@ -1,4 +1,6 @@
-"""AdaLoRA: a budget of ranks that goes to the sites where it matters.   Zhang et al. 2023, arXiv:2303.10512"""
+"""AdaLoRA: a budget of ranks that goes to the sites where it matters.   Zhang et al. 2023,
+arXiv:2303.10512
+"""
 
 from typing import Annotated, Any
 
@@ -16,30 +18,43 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class AdaLoRA(Tuner):
-    """W + (alpha / rank) P diag(lambda) Q, of which the least important triplets (P's column, lambda, Q's row) are pruned.
+    """W + (alpha / rank) P diag(lambda) Q, of which the least important triplets (P's column, lambda, Q's
+    row) are pruned.
 
-    Importance of a triplet: s(lambda_i) + mean s(P_i) + mean s(Q_i), with s = mean I x mean |I - mean I| of the sensitivity
-    I = |w dL/dw|, smoothed over the steps by beta1 and beta2 (sec. 3.2). After each step, of all sites' triplets together, only
-    the `budget` most important keep their lambda; the others' becomes zero, from which a later step may take it up again.
-    rank: at the start; one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
+    Importance of a triplet: s(lambda_i) + mean s(P_i) + mean s(Q_i), with s = mean I x mean |I - mean I| of
+    the sensitivity I = |w dL/dw|, smoothed over the steps by beta1 and beta2 (sec. 3.2). After each step, of
+    all sites' triplets together, only the `budget` most important keep their lambda; the others' becomes
+    zero, from which a later step may take it up again.
+    rank: at the start; one value, a list by depth (0 skips a block), or a dict from module path patterns to
+        values.
     target: the average rank at the end. alpha: as of LoRA.
-    warmup, final: the shares of the training before the budget falls, and after it has reached the target; in the last one
-        the importance counts as it is. Between them the budget falls as (1 - t)^3 (sec. 3.3).
-    gamma: weight of the penalty sum over the sites of ||P'P - I||^2 + ||Q Q' - I||^2, squared Frobenius norms as in the paper
-        (sec. 3.1; the authors' code, and PEFT, take the mean of the norms).
+    warmup, final: the shares of the training before the budget falls, and after it has reached the target; in
+        the last one the importance counts as it is. Between them the budget falls as (1 - t)^3 (sec. 3.3).
+    gamma: weight of the penalty sum over the sites of ||P'P - I||^2 + ||Q Q' - I||^2, squared Frobenius norms
+        as in the paper (sec. 3.1; the authors' code, and PEFT, take the mean of the norms).
     P and Q start normal of std 0.02, as the authors' code has it, lambda at zero.
     Parameters per site: rank (in + out + 1), with in = in_channels / groups x kernel of a convolution.
         ViT-B/16 on qkv, rank 12: 442,512.
     """
 
-    def __init__(self, rank: Counts = 12, target: Annotated[float, Interval(gt=0, le=MOST)] = 8,
-                 alpha: Positives | None = None, warmup: Share = 0.1, final: Share = 0.5,
-                 gamma: Annotated[float, Interval(ge=0, le=1e6)] = 0.1, beta1: Dropout = 0.85, beta2: Dropout = 0.85,
-                 at: Places = 'attn.qkv'):
+    def __init__(
+        self,
+        rank: Counts = 12,
+        target: Annotated[float, Interval(gt=0, le=MOST)] = 8,
+        alpha: Positives | None = None,
+        warmup: Share = 0.1,
+        final: Share = 0.5,
+        gamma: Annotated[float, Interval(ge=0, le=1e6)] = 0.1,
+        beta1: Dropout = 0.85,
+        beta2: Dropout = 0.85,
+        at: Places = 'attn.qkv',
+    ):
         super().__init__(at)
         if min(warmup, final) < 0 or warmup + final >= 1:
-            raise UserError(f'warmup is {warmup} and final is {final}; allowed: shares of the training from 0 up, '
-                            f'less than 1 together.')
+            raise UserError(
+                f'warmup is {warmup} and final is {final}; allowed: shares of the training from 0 up, '
+                f'less than 1 together.'
+            )
         if not (0 < beta1 < 1 and 0 < beta2 < 1):
             raise UserError(f'beta1 is {beta1} and beta2 is {beta2}; allowed: between 0 and 1.')
         if gamma < 0:
@@ -51,8 +66,10 @@ class AdaLoRA(Tuner):
         check_rank(self, sites)
         ranks = [rank for site in sites if (rank := site.at_depth(self.rank, 'rank'))]
         if ranks and not 0 < self.target <= sum(ranks) / len(ranks):
-            raise UserError(f'target is {self.target}; allowed: an average rank above 0, up to that of the start, '
-                            f'{sum(ranks) / len(ranks):g}.')
+            raise UserError(
+                f'target is {self.target}; allowed: an average rank above 0, up to that of the start, '
+                f'{sum(ranks) / len(ranks):g}.'
+            )
 
     def tune(self, site: Site) -> None:
         rank, alpha = rank_and_alpha(self, site)
@@ -60,7 +77,11 @@ class AdaLoRA(Tuner):
             self.reweight(site, Triplets(site.weight.shape, rank, alpha / rank))
 
     def penalty(self) -> torch.Tensor | None:
-        return self.gamma * torch.stack([delta.far_from_orthogonal() for delta in self._triplets()]).sum() if self.gamma else None
+        return (
+            self.gamma * torch.stack([delta.far_from_orthogonal() for delta in self._triplets()]).sum()
+            if self.gamma
+            else None
+        )
 
     @torch.no_grad()
     def on_step(self, progress: float) -> None:
@@ -71,11 +92,15 @@ class AdaLoRA(Tuner):
         importance = torch.cat([delta.importance() for delta in deltas])
         if not importance.any():
             if progress >= 1 - self.final:
-                raise UserError(f'final is {self.final}, but AdaLoRA has seen no gradient in the first {1 - self.final:.0%} of the '
-                                f'training: make it smaller, or let its stage begin earlier.')
+                raise UserError(
+                    f'final is {self.final}, but AdaLoRA has seen no gradient in the first '
+                    f'{1 - self.final:.0%} of the training: make it smaller, or let its stage begin earlier.'
+                )
             return
-        order = importance.argsort(descending=True, stable=True)    # of equals, all processes take the same
-        pruned = torch.ones_like(importance, dtype=torch.bool).index_fill_(0, order[:self.budget(progress)], False)
+        order = importance.argsort(descending=True, stable=True)  # of equals, all processes take the same
+        pruned = torch.ones_like(importance, dtype=torch.bool).index_fill_(
+            0, order[: self.budget(progress)], False
+        )
         for delta, mine in zip(deltas, pruned.split([delta.rank for delta in deltas])):
             delta.Lambda.masked_fill_(mine, 0)
             delta.kept.copy_(~mine)
@@ -84,18 +109,22 @@ class AdaLoRA(Tuner):
         """How many triplets are kept at `progress`."""
         start, end = sum(delta.rank for delta in self._triplets()), int(self.target * len(self.deltas))
         left = 1 - min(max((progress - self.warmup) / (1 - self.warmup - self.final), 0), 1)
-        return end + int((start - end) * left ** 3)
+        return end + int((start - end) * left**3)
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        return {f'deltas.{name.replace("/", ".")}': value for name, value in self.deltas.named_buffers()
-                if not name.endswith('.kept')}
+        return {
+            f'deltas.{name.replace("/", ".")}': value
+            for name, value in self.deltas.named_buffers()
+            if not name.endswith('.kept')
+        }
 
     def _triplets(self) -> list[Any]:
         return list(self.deltas.values())
 
 
 class Triplets(LowRank):
-    """W + scale P diag(Lambda) Q, with P (out, rank), Lambda (rank,), Q (rank, in), and the smoothed statistics of each.
+    """W + scale P diag(Lambda) Q, with P (out, rank), Lambda (rank,), Q (rank, in), and the smoothed
+    statistics of each.
 
     A triplet is P[:, i], Lambda[i] and Q[i].
     """
@@ -105,7 +134,9 @@ class Triplets(LowRank):
         self.Lambda = nn.Parameter(torch.zeros(self.rank))
         self.Q = nn.Parameter(torch.empty(self.rank, in_features).normal_(0, 0.02))
         self.kept: torch.Tensor
-        self.register_buffer('kept', torch.ones(self.rank, dtype=torch.bool))   # in evaluation, where an average may be taken
+        self.register_buffer(
+            'kept', torch.ones(self.rank, dtype=torch.bool)
+        )  # in evaluation, where an average may be taken
         for name, parameter in list(self.named_parameters()):
             for statistic in ('sensitivity', 'uncertainty'):
                 self.register_buffer(f'{name}_{statistic}', torch.zeros_like(parameter), persistent=False)
@@ -119,7 +150,9 @@ class Triplets(LowRank):
         return (self.P.T @ self.P - eye).square().sum() + (self.Q @ self.Q.T - eye).square().sum()
 
     def observe(self, beta1: float, beta2: float) -> None:
-        """Takes this step's gradients into the statistics; what does not train now has none, and keeps its own."""
+        """Takes this step's gradients into the statistics; what does not train now has none, and keeps
+        its own.
+        """
         for name, parameter in self.named_parameters():
             if parameter.grad is not None:
                 sensitivity, uncertainty = self._statistics(name)

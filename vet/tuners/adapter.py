@@ -1,4 +1,6 @@
-"""Adapters: small bottlenecks beside or behind the frozen modules. One class; the papers' choices are presets of it."""
+"""Adapters: small bottlenecks beside or behind the frozen modules. One class; the papers' choices are
+presets of it.
+"""
 
 from typing import Any, Literal
 
@@ -20,27 +22,42 @@ class Adapter(Tuner):
 
     position 'after': m(x) + u(m(x)); 'parallel': m(x) + u(x); 'before': m(x + u(x)).
 
-    The defaults are ModelScope's adapter, x + h + W2 GELU(W1 h) with h the FFN's output, but start as the identity;
-    ModelScope's own start is init='xavier'. In a network with layer scales or a stochastic depth, h is taken before those.
+    The defaults are ModelScope's adapter, x + h + W2 GELU(W1 h) with h the FFN's output, but start as the
+    identity; ModelScope's own start is init='xavier'. In a network with layer scales or a stochastic depth, h
+    is taken before those.
     width: one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
     activation: 'gelu', 'relu', 'silu', 'tanh' or 'none'.
     scale: a number, 'learned' (one per site) or 'channel' (one per channel). dropout: before W2, in training.
     init: 'zero' (W2 = 0, the identity), 'houlsby', 'bert' or 'xavier'.
-    Parameters per site: width (C + C') + width + C', with C' channels out; C' more for scale='channel', 1 for 'learned'.
+    Parameters per site: width (C + C') + width + C', with C' channels out; C' more for scale='channel', 1 for
+        'learned'.
     """
 
     length_key: tuple[str, str] | None = ('adapter_length', 'width')
 
-    def __init__(self, width: Counts = 8, position: str = 'after', activation: str = 'gelu',
-                 scale: Positive | Literal['learned', 'channel'] = 1.0, dropout: Dropout = 0.0, init: str = 'zero',
-                 at: Places = 'mlp'):
+    def __init__(
+        self,
+        width: Counts = 8,
+        position: str = 'after',
+        activation: str = 'gelu',
+        scale: Positive | Literal['learned', 'channel'] = 1.0,
+        dropout: Dropout = 0.0,
+        init: str = 'zero',
+        at: Places = 'mlp',
+    ):
         super().__init__(at if isinstance(at, str) else list(at))
-        for what, given, allowed in (('position', position, POSITIONS), ('activation', activation, Bottleneck.ACTIVATIONS),
-                                     ('init', init, Bottleneck.INITS)):
+        for what, given, allowed in (
+            ('position', position, POSITIONS),
+            ('activation', activation, Bottleneck.ACTIVATIONS),
+            ('init', init, Bottleneck.INITS),
+        ):
             if given not in allowed:
                 raise UnknownNameError(f'{what} of {type(self).__name__}', given, allowed)
         if isinstance(scale, str) and scale not in Bottleneck.SCALES:
-            raise UserError(f'scale is {scale!r}; allowed: a number, "learned" (one at each site) or "channel" (one per channel).')
+            raise UserError(
+                f'scale is {scale!r}; allowed: a number, "learned" (one at each site) or "channel" (one per '
+                'channel).'
+            )
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         self.width, self.position = width, position
@@ -51,12 +68,26 @@ class Adapter(Tuner):
         width = site.at_depth(self.width, 'width')
         if not width:
             return
-        shape, axis = (site.out_shape, site.axis) if self.position == 'after' else (site.in_shape, site.in_axis)
-        out_shape, out_axis = (site.in_shape, site.in_axis) if self.position == 'before' else (site.out_shape, site.axis)
+        shape, axis = (
+            (site.out_shape, site.axis) if self.position == 'after' else (site.in_shape, site.in_axis)
+        )
+        out_shape, out_axis = (
+            (site.in_shape, site.in_axis) if self.position == 'before' else (site.out_shape, site.axis)
+        )
         if not shape or axis != out_axis or _places(shape, axis) != _places(out_shape, axis):
-            raise refuse(self, site, f'a module that keeps the number of its places (this one gives {tuple(out_shape)})')
-        delta = Bottleneck(shape[axis], width, axis, out_channels=out_shape[axis], parallel=self.position == 'parallel',
-                           **self.options)
+            raise refuse(
+                self,
+                site,
+                f'a module that keeps the number of its places (this one gives {tuple(out_shape)})',
+            )
+        delta = Bottleneck(
+            shape[axis],
+            width,
+            axis,
+            out_channels=out_shape[axis],
+            parallel=self.position == 'parallel',
+            **self.options,
+        )
         (self.before if self.position == 'before' else self.after)(site, delta)
 
 
@@ -67,7 +98,9 @@ def _places(shape: torch.Size, axis: int) -> list[int]:
 
 @TUNERS.register_module()
 class Houlsby(Adapter):
-    """m(x) + W2 GELU(W1 m(x)) behind the attention and the FFN.   Houlsby et al. 2019, arXiv:1902.00751, sec. 2.1
+    """m(x) + W2 GELU(W1 m(x)) behind the attention and the FFN.
+
+    Houlsby et al. 2019, arXiv:1902.00751, sec. 2.1
 
     Weights start normal of std 0.01, cut at two: near the identity, not at it.
     Parameters: 2 (2 width C + width + C) per block; ViT-B/16, width 8: 313,536.
@@ -75,8 +108,9 @@ class Houlsby(Adapter):
 
     length_key = None
 
-    def __init__(self, width: Counts = 8, activation: str = 'gelu', init: str = 'houlsby',
-                 at: Places = ('attn', 'mlp')):
+    def __init__(
+        self, width: Counts = 8, activation: str = 'gelu', init: str = 'houlsby', at: Places = ('attn', 'mlp')
+    ):
         super().__init__(width, 'after', activation, init=init, at=at)
 
 
@@ -84,20 +118,22 @@ class Houlsby(Adapter):
 class Pfeiffer(Adapter):
     """m(x) + W2 GELU(W1 m(x)) behind the FFN alone.   Pfeiffer et al. 2021, arXiv:2005.00247
 
-    Without the layer norms that the paper inherits from BERT's post-norm blocks. Weights start as in BERT, normal of std 0.02.
+    Without the layer norms that the paper inherits from BERT's post-norm blocks. Weights start as in BERT,
+    normal of std 0.02.
     Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
     """
 
     length_key = None
 
-    def __init__(self, width: Counts = 8, activation: str = 'gelu', init: str = 'bert',
-                 at: Places = 'mlp'):
+    def __init__(self, width: Counts = 8, activation: str = 'gelu', init: str = 'bert', at: Places = 'mlp'):
         super().__init__(width, 'after', activation, init=init, at=at)
 
 
 @TUNERS.register_module()
 class AdaptFormer(Adapter):
-    """MLP(x) + s (W2 ReLU(W1 x + b1) + b2), with x = LN(x') the FFN's input.   Chen et al. 2022, arXiv:2205.13535, sec. 3.2
+    """MLP(x) + s (W2 ReLU(W1 x + b1) + b2), with x = LN(x') the FFN's input.
+
+    Chen et al. 2022, arXiv:2205.13535, sec. 3.2
 
     W2 starts at zero: the identity. The paper's vision runs use width 64, scale 0.1 and dropout 0.1.
     Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
@@ -105,16 +141,24 @@ class AdaptFormer(Adapter):
 
     length_key = None
 
-    def __init__(self, width: Counts = 8, scale: Positive | Literal['learned', 'channel'] = 0.1, dropout: Dropout = 0.0,
-                 at: Places = 'mlp'):
+    def __init__(
+        self,
+        width: Counts = 8,
+        scale: Positive | Literal['learned', 'channel'] = 0.1,
+        dropout: Dropout = 0.0,
+        at: Places = 'mlp',
+    ):
         super().__init__(width, 'parallel', 'relu', scale, dropout, at=at)
 
 
 @TUNERS.register_module()
 class AdapterPlus(Adapter):
-    """block(x) + s * (W2 GELU(W1 block(x) + b1) + b2), with s learned per channel.   Steitz and Roth 2024, arXiv:2406.06820
+    """block(x) + s * (W2 GELU(W1 block(x) + b1) + b2), with s learned per channel.
 
-    "Adapter+": post-adapter, channel-wise scale, Houlsby's start (near the identity, not at it), no layer norm.
+    Steitz and Roth 2024, arXiv:2406.06820
+
+    "Adapter+": post-adapter, channel-wise scale, Houlsby's start (near the identity, not at it), no layer
+    norm.
     Parameters: 2 width C + width + 2 C per block; ViT-B/16, width 8: 165,984.
     """
 

@@ -34,19 +34,21 @@ class Recomposed(InputLowRank):
 
 @TUNERS.register_module()
 class ARC(Tuner):
-    """W (I + P diag(c) P') and bias + W b: x + P diag(c) P' x + b before attention and before FFN, with one P (C, width)
-    for all attentions and one for all FFNs, and c, b of each layer.
+    """W (I + P diag(c) P') and bias + W b: x + P diag(c) P' x + b before attention and before FFN, with one P
+    (C, width) for all attentions and one for all FFNs, and c, b of each layer.
 
     Sites of equal weight shape share P, so that a pyramid has projections of its own in each stage.
     at: weights that see one position at a time. Where one has no bias there is no b, and the keys stay.
-    Parameters: C width for each shape, and width + C for each site. ViT-B/16, width 50: 96,432; the published 0.13M add
-        the mean head of VTAB-1k's 19 tasks. 'attn.qkv' alone is their ARC_att.
+    Parameters: C width for each shape, and width + C for each site. ViT-B/16, width 50: 96,432; the published
+        0.13M add the mean head of VTAB-1k's 19 tasks. 'attn.qkv' alone is their ARC_att.
     """
 
     def __init__(self, width: Count = 50, at: Places = ('attn.qkv', 'mlp.fc1')):
         super().__init__(at)
         if type(width) is not int:
-            raise UserError(f'width is {width!r}; ARC has one for all sites, an int, since they share their projections.')
+            raise UserError(
+                f'width is {width!r}; ARC has one for all sites, an int, since they share their projections.'
+            )
         self.width = width
 
     def shared(self, sites: list[Site]) -> None:

@@ -1,4 +1,6 @@
-"""Border prompts: learned pixels around the image, VPT's form for convolutional networks.   Jia et al. 2022, arXiv:2203.12119"""
+"""Border prompts: learned pixels around the image, VPT's form for convolutional networks.   Jia et al.
+2022, arXiv:2203.12119
+"""
 
 from typing import Annotated
 
@@ -17,12 +19,14 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class BorderPrompt(Tuner):
-    """f([P; x; P]): a border of `pad` learned pixels around the normalised image, (3, H, W) -> (3, H + 2 p, W + 2 p).
+    """f([P; x; P]): a border of `pad` learned pixels around the normalised image, (3, H, W) -> (3, H + 2 p, W
+    + 2 p).
 
-    The paper's prompts for ConvNeXt and ResNet ("pad" in the authors' code). They start as pixels uniform in [0, 1], normalised
-    as the images are.
+    The paper's prompts for ConvNeXt and ResNet ("pad" in the authors' code). They start as pixels uniform in
+    [0, 1], normalised as the images are.
     Parameters: 3 (2 p (W + 2 p) + 2 p H); 224 x 224 images, p = 5: 13,740.
-    Networks that take images of any size; one that only takes its own, such as a ViT with fixed positions, is refused.
+    Networks that take images of any size; one that only takes its own, such as a ViT with fixed positions, is
+    refused.
     """
 
     identity_at_start = False
@@ -42,7 +46,9 @@ class BorderPrompt(Tuner):
     def _try(self, site: Site) -> None:
         """Refuses a network that does not give as many features of the larger images."""
         channels, height, width = site.in_shape
-        images = next(site.module.parameters()).new_zeros(1, channels, height + 2 * self.pad, width + 2 * self.pad)
+        images = next(site.module.parameters()).new_zeros(
+            1, channels, height + 2 * self.pad, width + 2 * self.pad
+        )
         needs = f'a network that takes its images padded to {tuple(images.shape[1:])}'
         try:
             with torch.no_grad(), in_eval(site.module):
@@ -50,11 +56,17 @@ class BorderPrompt(Tuner):
         except (RuntimeError, AssertionError, ValueError) as error:
             raise refuse(self, site, f'{needs} ({error})') from error
         if given.shape[1:] != site.out_shape:
-            raise refuse(self, site, f'{needs} to the same {tuple(site.out_shape)} features, not {tuple(given.shape[1:])}')
+            raise refuse(
+                self,
+                site,
+                f'{needs} to the same {tuple(site.out_shape)} features, not {tuple(given.shape[1:])}',
+            )
 
 
 class Border(nn.Module):
-    """(B, 3, H, W) -> (B, 3, H + 2 p, W + 2 p): the first p rows or columns of each part stand before the image."""
+    """(B, 3, H, W) -> (B, 3, H + 2 p, W + 2 p): the first p rows or columns of each part stand before
+    the image.
+    """
 
     def __init__(self, image_shape: torch.Size, pad: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -66,8 +78,10 @@ class Border(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if images.shape[1:] != self.image_shape:
-            raise UserError(f'the border was made for images of {tuple(self.image_shape)}, but got {tuple(images.shape[1:])}; '
-                            f'give those, or set model.backbone.preprocessing.size.')
+            raise UserError(
+                f'the border was made for images of {tuple(self.image_shape)}, but got '
+                f'{tuple(images.shape[1:])}; give those, or set model.backbone.preprocessing.size.'
+            )
         left, right = self.columns.to(images.dtype).expand(len(images), -1, -1, -1).chunk(2, -1)
         top, bottom = self.rows.to(images.dtype).expand(len(images), -1, -1, -1).chunk(2, -2)
         return torch.cat([top, torch.cat([left, images, right], -1), bottom], -2)

@@ -1,5 +1,6 @@
-"""Convpass: convolutional bypasses beside the frozen attention and FFN.   Jie and Deng 2022, arXiv:2207.07039"""
-
+"""Convpass: convolutional bypasses beside the frozen attention and FFN.   Jie and Deng 2022,
+arXiv:2207.07039
+"""
 
 import torch
 from torch import nn
@@ -15,17 +16,27 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class Convpass(Tuner):
-    """m(x) + s W2 act(conv3x3(act(W1 x))), act(h) = h sigmoid(1.702 h), beside attention and FFN, on their normed input.
+    """m(x) + s W2 act(conv3x3(act(W1 x))), act(h) = h sigmoid(1.702 h), beside attention and FFN, on their
+    normed input.
 
-    The convolution sees the patch tokens as an H x W map and each class token as a map of 1 x 1; added prompts pass through.
-    scale: s, which the paper chooses for each task out of 0.01, 0.1, 1, 10, 100. dropout: before W2, in training.
-    W1 starts Xavier-uniform, the convolution as the identity (its centre; the paper's other start is xavier_conv=True), W2 at zero.
+    The convolution sees the patch tokens as an H x W map and each class token as a map of 1 x 1; added
+    prompts pass through.
+    scale: s, which the paper chooses for each task out of 0.01, 0.1, 1, 10, 100. dropout: before W2, in
+    training. W1 starts Xavier-uniform, the convolution as the identity (its centre; the paper's other start
+    is xavier_conv=True), W2 at zero.
     Parameters per site: 2 width C + 9 width^2 + 2 width + C; ViT-B/16, width 8: 327,552.
-    Tokens whose grid is known, or maps that keep their size; windows are refused (a window is no map of the image).
+    Tokens whose grid is known, or maps that keep their size; windows are refused (a window is no map of the
+    image).
     """
 
-    def __init__(self, width: Counts = 8, scale: Positive = 1.0, dropout: Dropout = 0.1,
-                 xavier_conv: bool = False, at: Places = ('attn', 'mlp')):
+    def __init__(
+        self,
+        width: Counts = 8,
+        scale: Positive = 1.0,
+        dropout: Dropout = 0.1,
+        xavier_conv: bool = False,
+        at: Places = ('attn', 'mlp'),
+    ):
         super().__init__(at if isinstance(at, str) else list(at))
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
@@ -37,11 +48,26 @@ class Convpass(Tuner):
             return
         is_tokens, prefix = len(site.in_shape) == 2, site.num_prefix_tokens
         if len(site.in_shape) not in (2, 3) or site.windows_per_image != 1 or not site.keeps_shape:
-            raise refuse(self, site, 'a module that takes the whole image as tokens or a map, and keeps its shape')
+            raise refuse(
+                self, site, 'a module that takes the whole image as tokens or a map, and keeps its shape'
+            )
         if is_tokens and (site.grid is None or site.grid[0] * site.grid[1] + prefix != site.in_shape[0]):
-            raise refuse(self, site, f'{prefix} prefix tokens and a grid of {site.grid or "known size"}, or a map')
-        self.after(site, Bypass(site.in_shape[site.axis], width, site.axis, site.grid if is_tokens else None, prefix,
-                                self.scale, self.dropout, self.xavier_conv))
+            raise refuse(
+                self, site, f'{prefix} prefix tokens and a grid of {site.grid or "known size"}, or a map'
+            )
+        self.after(
+            site,
+            Bypass(
+                site.in_shape[site.axis],
+                width,
+                site.axis,
+                site.grid if is_tokens else None,
+                prefix,
+                self.scale,
+                self.dropout,
+                self.xavier_conv,
+            ),
+        )
 
 
 class QuickGELU(nn.Module):
@@ -50,10 +76,21 @@ class QuickGELU(nn.Module):
 
 
 class Bypass(nn.Module):
-    """y + s W2 act(conv(act(W1 x))): tokens (B, N, C) if `grid` is given, else maps with channels at `axis`."""
+    """y + s W2 act(conv(act(W1 x))): tokens (B, N, C) if `grid` is given, else maps with channels at
+    `axis`.
+    """
 
-    def __init__(self, channels: int, width: int, axis: int, grid: tuple[int, int] | None, num_prefix_tokens: int,
-                 scale: float, dropout: float, xavier_conv: bool):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        axis: int,
+        grid: tuple[int, int] | None,
+        num_prefix_tokens: int,
+        scale: float,
+        dropout: float,
+        xavier_conv: bool,
+    ):
         super().__init__()
         self.axis, self.grid, self.num_prefix_tokens, self.scale = axis, grid, num_prefix_tokens, scale
         self.down, self.up = nn.Linear(channels, width), nn.Linear(width, channels)
@@ -71,8 +108,8 @@ class Bypass(nn.Module):
             return y + self.bypass(x.movedim(self.axis, -1)).movedim(-1, self.axis).to(y.dtype)
         (H, W), K, (B, _, C) = self.grid, self.num_prefix_tokens, x.shape
         prefix_BKC = self.bypass(x[:, :K].reshape(B * K, 1, 1, C)).view(B, K, C)
-        patches_BNC = self.bypass(x[:, K:K + H * W].unflatten(1, (H, W))).flatten(1, 2)
-        added_BNC = torch.zeros_like(y[:, K + H * W:])
+        patches_BNC = self.bypass(x[:, K : K + H * W].unflatten(1, (H, W))).flatten(1, 2)
+        added_BNC = torch.zeros_like(y[:, K + H * W :])
         return y + torch.cat([prefix_BKC.to(y.dtype), patches_BNC.to(y.dtype), added_BNC], 1)
 
     def bypass(self, x_BHWC: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""DyLoRA: low-rank updates whose first rows and columns work without the others.   Valipour et al. 2022, arXiv:2210.07558"""
+"""DyLoRA: low-rank updates whose first rows and columns work without the others.   Valipour et al.
+2022, arXiv:2210.07558
+"""
 
 from collections.abc import Callable
 from random import Random
@@ -13,35 +15,57 @@ from vet.core.tuner import Tuner, check_rank, rank_and_alpha
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
-SCHEDULES: dict[str, Callable[[int, float, int], int]] = {     # (seed, progress, how many ranks there are) -> which of them
-    'random': lambda seed, progress, count: int(Random(f'{seed} {progress}').random() * count),     # of the step alone: resumable
+SCHEDULES: dict[
+    str, Callable[[int, float, int], int]
+] = {  # (seed, progress, how many ranks there are) -> which of them
+    'random': lambda seed, progress, count: int(
+        Random(f'{seed} {progress}').random() * count
+    ),  # of the step alone: resumable
     'grow': lambda seed, progress, count: min(int(progress * count), count - 1),
-    'shrink': lambda seed, progress, count: max(count - 1 - int(progress * count), 0)}
+    'shrink': lambda seed, progress, count: max(count - 1 - int(progress * count), 0),
+}
 
 
 @TUNERS.register_module()
 class DyLoRA(Tuner):
-    """h = W x + (alpha / b) B[:, :b] A[:b] x, with one b at a time from `smallest` to the rank; B is zero at the start.
+    """h = W x + (alpha / b) B[:, :b] A[:b] x, with one b at a time from `smallest` to the rank; B is zero at
+    the start.
 
-    rank, alpha, at: as of LoRA. A site of another rank than the others has its own b, as far along its own ranks.
-    schedule: how b goes over the steps. 'random': drawn anew for each step, all b equally likely (the paper); 'grow', 'shrink':
-        from `smallest` to the rank or back, each b for an equal share of the training.
+    rank, alpha, at: as of LoRA. A site of another rank than the others has its own b, as far along its own
+        ranks.
+    schedule: how b goes over the steps. 'random': drawn anew for each step, all b equally likely (the paper);
+        'grow', 'shrink': from `smallest` to the rank or back, each b for an equal share of the training.
         Every row and column up to b trains, not the b-th alone as in the paper's "frozen" way.
-    use: the rank of evaluation and merging, up to which a site has it; no part of the saved state, so that one file serves
-        every rank. None: the full rank for 'random', the current one otherwise. `use_rank` changes it.
+    use: the rank of evaluation and merging, up to which a site has it; no part of the saved state, so that
+        one file serves every rank. None: the full rank for 'random', the current one otherwise. `use_rank`
+        changes it.
     Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution.
         ViT-B/16 on qkv, rank 8: 294,912.
     """
 
-    def __init__(self, rank: Counts = 8,
-                 alpha: Positives | None = None, schedule: str = 'random', smallest: Count = 1,
-                 use: Count | None = None, seed: Seed = 0, at: Places = 'attn.qkv'):
+    def __init__(
+        self,
+        rank: Counts = 8,
+        alpha: Positives | None = None,
+        schedule: str = 'random',
+        smallest: Count = 1,
+        use: Count | None = None,
+        seed: Seed = 0,
+        at: Places = 'attn.qkv',
+    ):
         super().__init__(at)
         if schedule not in SCHEDULES:
             raise UnknownNameError('schedule of DyLoRA', schedule, SCHEDULES)
         if smallest < 1:
             raise UserError(f'smallest is {smallest}; allowed: a rank from 1 up.')
-        self.rank, self.alpha, self.schedule, self.smallest, self.use, self.seed = rank, alpha, schedule, smallest, use, seed
+        self.rank, self.alpha, self.schedule, self.smallest, self.use, self.seed = (
+            rank,
+            alpha,
+            schedule,
+            smallest,
+            use,
+            seed,
+        )
 
     def shared(self, sites: list[Site]) -> None:
         check_rank(self, sites)
@@ -53,7 +77,9 @@ class DyLoRA(Tuner):
         if not rank:
             return
         if self.smallest > rank:
-            raise UserError(f'smallest is {self.smallest}, but the rank at {site} is {rank}; give a smaller one.')
+            raise UserError(
+                f'smallest is {self.smallest}, but the rank at {site} is {rank}; give a smaller one.'
+            )
         delta = NestedLowRank(site.weight.shape, rank, alpha, self.schedule != 'random')
         delta.current.fill_(self._rank_at(0.0, rank))
         delta.most.fill_(rank if self.use is None else min(self.use, rank))
@@ -77,7 +103,8 @@ class DyLoRA(Tuner):
 
 
 class NestedLowRank(LowRank):
-    """W + (alpha / b) B[:, :b] A[:b], by a mask, so that no shape changes with b and nothing is compiled anew.
+    """W + (alpha / b) B[:, :b] A[:b], by a mask, so that no shape changes with b and nothing is compiled
+    anew.
 
     b: `current` in training; in evaluation `most`, and no more than `current` where that `lasts`.
     """
@@ -99,4 +126,6 @@ class NestedLowRank(LowRank):
 
 def _check(b: int, largest: int) -> None:
     if not 1 <= b <= largest:
-        raise UserError(f'the rank to use is {b}; allowed: 1 to {largest}, the largest rank that was trained.')
+        raise UserError(
+            f'the rank to use is {b}; allowed: 1 to {largest}, the largest rank that was trained.'
+        )

@@ -1,6 +1,7 @@
 """FacT: all layers' updates as one tensor, factorised.   Jie & Deng 2023, arXiv:2212.03145
 
-C: width. r: rank. n: number of (C, C) matrices in all sites, 12 a block: q, k, v, o, four of fc1 and four of fc2.
+C: width. r: rank. n: number of (C, C) matrices in all sites, 12 a block: q, k, v, o, four of fc1 and four of
+    fc2.
 """
 
 import torch
@@ -27,7 +28,9 @@ class TensorTrain(Delta):
         self.make_middle(rank, n)
 
     def make_middle(self, rank: int, n: int) -> None:
-        self.Sigma = nn.Parameter(torch.stack([nn.init.xavier_uniform_(torch.empty(rank, rank)) for _ in range(n)]))
+        self.Sigma = nn.Parameter(
+            torch.stack([nn.init.xavier_uniform_(torch.empty(rank, rank)) for _ in range(n)])
+        )
 
     def middle(self, which: slice) -> torch.Tensor:
         """The Sigma_i of some matrices: (parts, r, r)"""
@@ -57,7 +60,9 @@ class FactorUpdate(LowRankUpdate):
     shared: TensorTrain
     order: torch.Tensor | None
 
-    def __init__(self, factors: nn.Module, which: slice, scale: float, columns: bool, order: torch.Tensor | None = None):
+    def __init__(
+        self, factors: nn.Module, which: slice, scale: float, columns: bool, order: torch.Tensor | None = None
+    ):
         super().__init__()
         self.register_buffer('order', order, persistent=False)
         object.__setattr__(self, 'shared', factors)
@@ -65,7 +70,7 @@ class FactorUpdate(LowRankUpdate):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         A = self.shared.U.T
-        B = self.scale * self.shared.V @ self.shared.middle(self.which).transpose(1, 2)         # (parts, C, r)
+        B = self.scale * self.shared.V @ self.shared.middle(self.which).transpose(1, 2)  # (parts, C, r)
         if not self.columns:
             return A, B.flatten(0, 1) if self.order is None else B.flatten(0, 1)[self.order]
         return torch.block_diag(*[A] * len(B)), torch.cat(list(B), 1)
@@ -87,13 +92,20 @@ class FacT(Tuner):
     Parameters: tt: 2 C r + n r^2; tk: 2 C r + n r + r^3. ViT-B/16 (C = 768, n = 144), tk, r = 32: 86,528.
     """
 
-    def __init__(self, rank: Count = 32, variant: str = 'tk', scale: Positive = 1.0,
-                 at: Places = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')):
+    def __init__(
+        self,
+        rank: Count = 32,
+        variant: str = 'tk',
+        scale: Positive = 1.0,
+        at: Places = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'),
+    ):
         super().__init__(at)
         if variant not in VARIANTS:
             raise UnknownNameError('variant of FacT', variant, VARIANTS)
         if type(rank) is not int:
-            raise UserError(f'rank is {rank!r}; FacT has one for all sites, an int, since they share their factors.')
+            raise UserError(
+                f'rank is {rank!r}; FacT has one for all sites, an int, since they share their factors.'
+            )
         self.rank, self.variant, self.scale = rank, variant, scale
 
     def shared(self, sites: list[Site]) -> None:
@@ -103,14 +115,25 @@ class FacT(Tuner):
         for site in sites:
             shape = site.weight.shape
             if len(shape) != 2 or width not in shape or any(size % width for size in shape):
-                raise refuse(self, site, f'weights made of ({width}, {width}) matrices, one width in all blocks (here is '
-                                         f'{tuple(shape)})')
+                raise refuse(
+                    self,
+                    site,
+                    f'weights made of ({width}, {width}) matrices, one width in all blocks (here is '
+                    f'{tuple(shape)})',
+                )
             self.places[site.name] = slice(n, n := n + max(shape) // width)
-        self.share(VARIANTS[self.variant](width, sites[0].at_depth(self.rank, 'rank'), n), sites[0].weight.device)
+        self.share(
+            VARIANTS[self.variant](width, sites[0].at_depth(self.rank, 'rank'), n), sites[0].weight.device
+        )
 
     def tune(self, site: Site) -> None:
         out, inside = site.weight.shape
         rows = list(self.rows_of_parts(site).values()) if out == 3 * inside else []
-        order = None if all(isinstance(part, slice) for part in rows) else torch.cat(
-            [torch.arange(out)[part] for part in rows]).argsort()
-        self.reweight(site, FactorUpdate(self.deltas['shared'], self.places[site.name], self.scale, inside > out, order))
+        order = (
+            None
+            if all(isinstance(part, slice) for part in rows)
+            else torch.cat([torch.arange(out)[part] for part in rows]).argsort()
+        )
+        self.reweight(
+            site, FactorUpdate(self.deltas['shared'], self.places[site.name], self.scale, inside > out, order)
+        )

@@ -1,4 +1,6 @@
-"""GPS: of each neuron's input connections, the few with the largest gradients are tuned.   Zhang et al. 2023, arXiv:2312.10136"""
+"""GPS: of each neuron's input connections, the few with the largest gradients are tuned.   Zhang et al.
+2023, arXiv:2312.10136
+"""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -22,21 +24,30 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class GPS(Tuner):
-    """W_ij + v_ij for the k inputs j of each output i of the largest |dL / dW_ij|, and b + f; all else stays frozen.
+    """W_ij + v_ij for the k inputs j of each output i of the largest |dL / dW_ij|, and b + f; all else stays
+    frozen.
 
-    L is the supervised contrastive loss of the features, so that no head is needed; the connections are chosen by `prepare`, on
-    the frozen network, and saved. Before that: the k largest |W_ij| of each output. v and f start at zero: the identity.
-    A convolution's output has in / groups kH kW inputs.
-    k: one value, a list by depth (0 skips a block; then at='weight'), or a dict from module path patterns to values.
-    bias: whether the biases b train too, as in the authors' code; it takes every weight but the norms', here those of the stem
-        and the blocks.
-    images: from how many training images the choice is made (the authors: all). A batch holds each of them once, so that its
-        second view is its mirror image: `prepare` takes the memory of full tuning at twice the batch.
+    L is the supervised contrastive loss of the features, so that no head is needed; the connections are
+    chosen by `prepare`, on
+    the frozen network, and saved. Before that: the k largest |W_ij| of each output. v and f start at zero:
+    the identity. A convolution's output has in / groups kH kW inputs.
+    k: one value, a list by depth (0 skips a block; then at='weight'), or a dict from module path patterns to
+        values.
+    bias: whether the biases b train too, as in the authors' code; it takes every weight but the norms', here
+        those of the stem and the blocks.
+    images: from how many training images the choice is made (the authors: all). A batch holds each of them
+        once, so that its second view is its mirror image: `prepare` takes the memory of full tuning at twice
+        the batch.
     Parameters per site: k out, and out of a bias; ViT-B/16, k = 1: 83,712, and 83,712 of biases.
     """
 
-    def __init__(self, k: Counts = 1, bias: bool = True, images: Annotated[int, Interval(ge=1, le=10 ** 9)] = 1000,
-                 at: Places = ('stem', 'weight')):
+    def __init__(
+        self,
+        k: Counts = 1,
+        bias: bool = True,
+        images: Annotated[int, Interval(ge=1, le=10**9)] = 1000,
+        at: Places = ('stem', 'weight'),
+    ):
         super().__init__(at)
         if images < 1:
             raise UserError(f'images is {images}; it must be at least 1.')
@@ -51,7 +62,9 @@ class GPS(Tuner):
         self.reweight(site, Connections(site.weight, k, self.bias and site.bias is not None))
 
     def prepare(self, batches: Iterable) -> None:
-        """Chooses the connections from batches of images (B, 3, H, W) and labels (B,), while every update is zero."""
+        """Chooses the connections from batches of images (B, 3, H, W) and labels (B,), while every
+        update is zero.
+        """
         assert self.backbone is not None, 'attach first'
         edits = [edit for edit in self._edits if isinstance(edit, Reweight)]
         weights = [edit.host.get_parameter(edit.weight_name) for edit in edits]
@@ -62,7 +75,9 @@ class GPS(Tuner):
                 weight.requires_grad_(True)
             with in_eval(self.backbone):
                 for images, labels in batches:
-                    loss = contrastive_loss(self.backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2))
+                    loss = contrastive_loss(
+                        self.backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2)
+                    )
                     for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
                         total += gradient
                     seen += len(images)
@@ -73,12 +88,14 @@ class GPS(Tuner):
                 weight.requires_grad_(False)
         if not seen:
             return
-        if torch.distributed.is_initialized():              # each process has seen its own images
+        if torch.distributed.is_initialized():  # each process has seen its own images
             for total in sums:
                 torch.distributed.all_reduce(total)
         if not any(total.any() for total in sums):
-            raise UserError(f'{type(self).__name__} compares the images of a batch, but in {seen} images there was nothing to '
-                            f'compare; set train.dataloader.batch_size_per_gpu to 2 or more.')
+            raise UserError(
+                f'{type(self).__name__} compares the images of a batch, but in {seen} images there was '
+                'nothing to compare; set train.dataloader.batch_size_per_gpu to 2 or more.'
+            )
         for edit, total in zip(edits, sums):
             edit.delta.index.copy_(largest(total, edit.delta.index.shape[1]))
 
@@ -96,9 +113,13 @@ class Connections(Delta):
         self.index: torch.Tensor
         self.register_buffer('index', largest(weight, k).int())
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, in, …), bias (out,) or None -> the same shapes"""
-        moved = weight.flatten(1).scatter_add(1, self.index.long(), self.values.to(weight.dtype)).view_as(weight)
+        moved = (
+            weight.flatten(1).scatter_add(1, self.index.long(), self.values.to(weight.dtype)).view_as(weight)
+        )
         return moved, bias if self.shift is None or bias is None else bias + self.shift.to(bias.dtype)
 
 
@@ -107,8 +128,11 @@ def largest(tensor: torch.Tensor, k: int) -> torch.Tensor:
     return tensor.detach().flatten(1).abs().topk(k).indices.sort().values
 
 
-def contrastive_loss(features_NC: torch.Tensor, labels_N: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
-    """-mean over i, and over the others p of i's label, of log softmax_{a != i}(z_i z_a / temperature)_p, z = features / |.|.
+def contrastive_loss(
+    features_NC: torch.Tensor, labels_N: torch.Tensor, temperature: float = 0.07
+) -> torch.Tensor:
+    """-mean over i, and over the others p of i's label, of log softmax_{a != i}(z_i z_a / temperature)_p, z =
+    features / |.|.
 
     Khosla et al. 2020, arXiv:2004.11362, eq. 2. Every label must be there twice.
     """

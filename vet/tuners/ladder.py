@@ -1,4 +1,6 @@
-"""Ladder side-tuning: a thin transformer beside the frozen one, fed by its blocks. No gradient passes through the backbone."""
+"""Ladder side-tuning: a thin transformer beside the frozen one, fed by its blocks. No gradient passes
+through the backbone.
+"""
 
 import threading
 from typing import Any
@@ -18,11 +20,13 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class LadderSide(Tuner):
-    """s_i = T_i(m_i D_i b_i + (1 - m_i) s_{i-1}), s_0 = D_0 b_0: a thin transformer whose rungs are the backbone's own tokens.
+    """s_i = T_i(m_i D_i b_i + (1 - m_i) s_{i-1}), s_0 = D_0 b_0: a thin transformer whose rungs are the
+    backbone's own tokens.
 
-    Ladder side-tuning, Sung et al. 2022, arXiv:2206.06522, sec. 3. b_0 enters the backbone's first block, b_i leaves block i;
-    D_i is linear, C to R = C / reduction; T_i a pre-norm transformer block of width R, drawn at random (the paper prunes the
-    backbone's); m_i = sigmoid(a_i / 0.1), a_i learned from 0. The features become f + U LN(s_L), of the class token or the
+    Ladder side-tuning, Sung et al. 2022, arXiv:2206.06522, sec. 3. b_0 enters the backbone's first block, b_i
+    leaves block i; D_i is linear, C to R = C / reduction; T_i a pre-norm transformer block of width R, drawn
+    at random (the paper prunes the backbone's); m_i = sigmoid(a_i / 0.1), a_i learned from 0. The features
+    become f + U LN(s_L), of the class token or the
     tokens' mean, with U zero at the start: the identity.
     Parameters: (L + 1) (C R + R) + L (12 R^2 + 13 R + 1) + 2 R + R C + C; ViT-B/16, reduction 8: 2,376,492.
     Blocks that all take and give the same tokens (N, C).
@@ -42,12 +46,20 @@ class LadderSide(Tuner):
         N, C = blocks[0].in_shape
         width = C // self.reduction
         if not width or width % self.heads:
-            raise UserError(f'{C} channels by reduction={self.reduction} are {width}, which {self.heads} heads cannot share; '
-                            f'choose others.')
+            raise UserError(
+                f'{C} channels by reduction={self.reduction} are {width}, which {self.heads} heads cannot '
+                'share; choose others.'
+            )
         self.tokens = N
-        self.rungs: dict[int, list[torch.Tensor]] = {}          # by thread, within one forward; empty after it
-        self.sizes: dict[str, Any] = dict(blocks=len(blocks), channels=C, width=width, heads=self.heads,
-                                          features=backbone.out_shape[0], has_class_token=backbone.num_prefix_tokens > 0)
+        self.rungs: dict[int, list[torch.Tensor]] = {}  # by thread, within one forward; empty after it
+        self.sizes: dict[str, Any] = dict(
+            blocks=len(blocks),
+            channels=C,
+            width=width,
+            heads=self.heads,
+            features=backbone.out_shape[0],
+            has_class_token=backbone.num_prefix_tokens > 0,
+        )
 
     def tune(self, site: Site) -> None:
         if not site.name:
@@ -60,7 +72,9 @@ class LadderSide(Tuner):
 
 
 def _this_forward() -> int:
-    """Threads share the modules, not their rungs. A compiled graph holds one forward alone, and cannot ask for its thread."""
+    """Threads share the modules, not their rungs. A compiled graph holds one forward alone, and cannot
+    ask for its thread.
+    """
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
@@ -77,7 +91,9 @@ class NewRungs(nn.Module):
 
 
 class Rung(nn.Module):
-    """Passes tokens on, and keeps the image's own for the ladder (prompts stand last), without their gradient."""
+    """Passes tokens on, and keeps the image's own for the ladder (prompts stand last), without their
+    gradient.
+    """
 
     def __init__(self, rungs: dict[int, list[torch.Tensor]], tokens: int):
         super().__init__()
@@ -86,14 +102,22 @@ class Rung(nn.Module):
     def forward(self, x_BNC: torch.Tensor, y_BNC: torch.Tensor | None = None) -> torch.Tensor:
         tokens_BNC = x_BNC if y_BNC is None else y_BNC
         rungs = self.rungs.get(_this_forward())
-        if rungs is not None:           # none: gradient checkpointing runs the block again, after the ladder
-            rungs.append(tokens_BNC[:, :self.tokens].detach())
+        if rungs is not None:  # none: gradient checkpointing runs the block again, after the ladder
+            rungs.append(tokens_BNC[:, : self.tokens].detach())
         return tokens_BNC
 
 
 class Ladder(nn.Module):
-    def __init__(self, rungs: dict[int, list[torch.Tensor]], blocks: int, channels: int, width: int, heads: int, features: int,
-                 has_class_token: bool):
+    def __init__(
+        self,
+        rungs: dict[int, list[torch.Tensor]],
+        blocks: int,
+        channels: int,
+        width: int,
+        heads: int,
+        features: int,
+        has_class_token: bool,
+    ):
         super().__init__()
         self.rungs, self.has_class_token = rungs, has_class_token
         self.downs = nn.ModuleList(nn.Linear(channels, width) for _ in range(blocks + 1))
@@ -119,10 +143,20 @@ class ThinBlock(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm1, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.norm2, self.fc1, self.fc2 = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1, self.qkv, self.proj = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
+        self.norm2, self.fc1, self.fc2 = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.Linear(4 * width, width),
+        )
 
     def forward(self, x_BNR: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.norm1(x_BNR)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)    # (B, h, N, R / h)
+        q, k, v = (
+            self.qkv(self.norm1(x_BNR)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (B, h, N, R / h)
         x_BNR = x_BNR + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x_BNR + self.fc2(F.gelu(self.fc1(self.norm2(x_BNR))))

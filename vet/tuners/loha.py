@@ -1,4 +1,6 @@
-"""LoHa: the elementwise product of two low-rank updates.   FedPara, Hyeon-Woo et al. 2022, arXiv:2108.06098; LyCORIS"""
+"""LoHa: the elementwise product of two low-rank updates.   FedPara, Hyeon-Woo et al. 2022,
+arXiv:2108.06098; LyCORIS
+"""
 
 import math
 
@@ -13,9 +15,11 @@ from vet.registry import TUNERS
 
 
 class Hadamard(LowRankUpdate):
-    """W + scale (w1_a w1_b) * (w2_a w2_b), of rank up to r^2: its factors are the products of all pairs of rows.
+    """W + scale (w1_a w1_b) * (w2_a w2_b), of rank up to r^2: its factors are the products of all pairs of
+    rows.
 
-    weight (out, in / groups, kH, kW) taken as (out, in kH kW / groups). w2_b starts at zero, the others as PEFT draws them.
+    weight (out, in / groups, kH, kW) taken as (out, in kH kW / groups). w2_b starts at zero, the others as
+    PEFT draws them.
     """
 
     linear_in = ('w2_b',)
@@ -23,18 +27,20 @@ class Hadamard(LowRankUpdate):
     def __init__(self, weight_shape: torch.Size, rank: int, scale: float):
         super().__init__()
         out, inside = weight_shape[0], math.prod(weight_shape[1:])
-        self.scale, self.is_low = scale, 2 * rank ** 2 <= min(out, inside)
+        self.scale, self.is_low = scale, 2 * rank**2 <= min(out, inside)
         self.w1_a, self.w1_b = nn.Parameter(torch.empty(out, rank)), nn.Parameter(torch.empty(rank, inside))
         self.w2_a, self.w2_b = nn.Parameter(torch.empty(out, rank)), nn.Parameter(torch.zeros(rank, inside))
         for drawn in (self.w1_a, self.w1_b, self.w2_a):
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        A = self.w1_b[:, None] * self.w2_b[None]                                # (r, r, in)
-        B = self.w1_a[:, :, None] * self.w2_a[:, None]                          # (out, r, r)
+        A = self.w1_b[:, None] * self.w2_b[None]  # (r, r, in)
+        B = self.w1_a[:, :, None] * self.w2_a[:, None]  # (out, r, r)
         return A.flatten(0, 1), self.scale * B.flatten(1)
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         update = self.scale * (self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)
         return weight + update.view_as(weight).to(weight.dtype), bias
 
@@ -47,13 +53,13 @@ class Hadamard(LowRankUpdate):
 class LoHa(Tuner):
     """W + (alpha / rank) (B1 A1) * (B2 A2), * by element: of rank up to rank^2 at twice LoRA's parameters.
 
-    rank: one value, a list by depth (0 skips a block), or a dict of path patterns. alpha: None means alpha = rank.
+    rank: one value, a list by depth (0 skips a block), or a dict of path patterns. alpha: None means alpha =
+        rank.
     at: weights of Linear layers and convolutions. Parameters per site: 2 rank (out + in kH kW / groups).
     The same as PEFT's LoHa, convolutions flattened (its use_effective_conv2d=False).
     """
 
-    def __init__(self, rank: Counts = 4, alpha: Positives | None = None,
-                 at: Places = 'attn.qkv'):
+    def __init__(self, rank: Counts = 4, alpha: Positives | None = None, at: Places = 'attn.qkv'):
         super().__init__(at)
         self.rank, self.alpha = rank, alpha
 

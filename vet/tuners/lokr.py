@@ -1,4 +1,6 @@
-"""LoKr: Kronecker products as updates.   KronA, Edalati et al. 2022, arXiv:2212.10650; LyCORIS, Yeh et al. 2024, 2309.14859"""
+"""LoKr: Kronecker products as updates.   KronA, Edalati et al. 2022, arXiv:2212.10650; LyCORIS, Yeh et
+al. 2024, 2309.14859
+"""
 
 import math
 from typing import Annotated
@@ -16,9 +18,11 @@ from vet.registry import TUNERS
 
 
 class Kronecker(Delta):
-    """W + scale w1 (x) w2, with w1 (o1, i1) from zero, and w2 (o2, i2 kH kW), itself low-rank where that is smaller.
+    """W + scale w1 (x) w2, with w1 (o1, i1) from zero, and w2 (o2, i2 kH kW), itself low-rank where that is
+    smaller.
 
-    x (…, i1 i2) as (…, i1, i2): the update gives w1 x w2', so that a Linear forms neither the product nor W's gradient.
+    x (…, i1 i2) as (…, i1, i2): the update gives w1 x w2', so that a Linear forms neither the product nor W's
+    gradient.
     """
 
     linear_in = ('w1',)
@@ -31,7 +35,10 @@ class Kronecker(Delta):
         self.w2_b: nn.Parameter | None = None
         inside = i2 * math.prod(self.kernel)
         if rank < max(o2, i2) / 2:
-            self.w2_a, self.w2_b = nn.Parameter(torch.empty(o2, rank)), nn.Parameter(torch.empty(rank, inside))
+            self.w2_a, self.w2_b = (
+                nn.Parameter(torch.empty(o2, rank)),
+                nn.Parameter(torch.empty(rank, inside)),
+            )
         else:
             self.w2_a = nn.Parameter(torch.empty(o2, inside))
         for drawn in (self.w2_a, self.w2_b):
@@ -43,7 +50,9 @@ class Kronecker(Delta):
         """(o2, i2 kH kW)"""
         return self.w2_a if self.w2_b is None else self.w2_a @ self.w2_b
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, in, …), bias (out,) or None -> the same shapes"""
         w1 = self.w1.view(*self.w1.shape, *[1] * len(self.kernel))
         w2 = self.w2.view(len(self.w2_a), -1, *self.kernel)
@@ -60,7 +69,9 @@ class Kronecker(Delta):
 
 
 def factorized(size: int, factor: int) -> tuple[int, int]:
-    """size = a b, with a = `factor` where that divides it, else the largest a up to it and to b; -1: as near b as can be."""
+    """size = a b, with a = `factor` where that divides it, else the largest a up to it and to b; -1: as
+    near b as can be.
+    """
     if factor > 0 and size % factor == 0:
         return factor, size // factor
     a = max(a for a in range(1, math.isqrt(size) + 1) if size % a == 0 and (factor < 0 or a <= factor))
@@ -69,18 +80,24 @@ def factorized(size: int, factor: int) -> tuple[int, int]:
 
 @TUNERS.register_module()
 class LoKr(Tuner):
-    """W + (alpha / rank) w1 (x) w2, a Kronecker product of w1 (o1, i1) and w2 (o2, i2), with out = o1 o2 and in = i1 i2.
+    """W + (alpha / rank) w1 (x) w2, a Kronecker product of w1 (o1, i1) and w2 (o2, i2), with out = o1 o2 and
+    in = i1 i2.
 
-    rank: w2 is a product of that rank where rank < max(o2, i2) / 2; one value, a list by depth, or a dict of patterns.
+    rank: w2 is a product of that rank where rank < max(o2, i2) / 2; one value, a list by depth, or a dict of
+        patterns.
     alpha: None means alpha = rank. factor: o1 and i1; -1, as near the square roots as can be.
     at: weights of Linear layers and convolutions.
     Parameters per site: o1 i1 + rank (o2 + i2 kH kW), or o1 i1 + o2 i2 kH kW with w2 whole.
     The same as PEFT's LoKr, convolutions flattened (its use_effective_conv2d=False, decompose_both=False).
     """
 
-    def __init__(self, rank: Counts = 4,
-                 alpha: Positives | None = None, factor: Annotated[int, Interval(ge=-1, le=MOST)] = -1,
-                 at: Places = 'attn.qkv'):
+    def __init__(
+        self,
+        rank: Counts = 4,
+        alpha: Positives | None = None,
+        factor: Annotated[int, Interval(ge=-1, le=MOST)] = -1,
+        at: Places = 'attn.qkv',
+    ):
         super().__init__(at)
         if type(factor) is not int or factor == 0 or factor < -1:
             raise UserError(f'factor is {factor!r}; allowed: a positive int, or -1.')
@@ -92,4 +109,6 @@ class LoKr(Tuner):
             raise refuse(self, site, 'a weight matrix')
         if rank:
             alpha = site.number(self.alpha, 'alpha')
-            self.reweight(site, Kronecker(site.weight.shape, rank, 1.0 if alpha is None else alpha / rank, self.factor))
+            self.reweight(
+                site, Kronecker(site.weight.shape, rank, 1.0 if alpha is None else alpha / rank, self.factor)
+            )

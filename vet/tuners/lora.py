@@ -9,57 +9,92 @@ from vet.core.tuner import Tuner, check_rank, rank_and_alpha, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
-VARIANTS: dict[str, tuple[type[LowRank], float]] = {    # the delta, and the power of the rank that divides alpha
-    'plain': (LowRank, 1.0), 'rslora': (LowRank, 0.5), 'dora': (DoRA, 1.0), 'pissa': (PiSSA, 1.0), 'vera': (VeRA, 1.0)}
+VARIANTS: dict[
+    str, tuple[type[LowRank], float]
+] = {  # the delta, and the power of the rank that divides alpha
+    'plain': (LowRank, 1.0),
+    'rslora': (LowRank, 0.5),
+    'dora': (DoRA, 1.0),
+    'pissa': (PiSSA, 1.0),
+    'vera': (VeRA, 1.0),
+}
 
 
 @TUNERS.register_module()
 class LoRA(Tuner):
     """h = W x + (alpha / rank) B A x   (eq. 3), with A (rank, in) random and B (out, rank) zero at the start.
 
-    rank: one value, a list by depth (0 skips a block), or a dict from module path patterns to values, the first that fits.
-    alpha: the update is scaled by alpha / rank; given like rank. None, or no pattern that fits, means alpha = rank, that is
-        no scaling, as in ModelScope.
+    rank: one value, a list by depth (0 skips a block), or a dict from module path patterns to values, the
+        first that fits.
+    alpha: the update is scaled by alpha / rank; given like rank. None, or no pattern that fits, means alpha =
+        rank, that is no scaling, as in ModelScope.
     dropout: of the update's input, in training. Linear layers and plain convolutions.
-    parts: which of queries, keys and values get an update, each with its own A and B: 'qv' is the paper's choice. None: one
-        update of the whole weight, so that q, k and v share A, as in ModelScope. Which rows of a weight make them is found by
-        a forward, since networks lay them out in blocks or head by head; where the forward does not show it, parts are refused.
+    parts: which of queries, keys and values get an update, each with its own A and B: 'qv' is the paper's
+        choice. None: one update of the whole weight, so that q, k and v share A, as in ModelScope. Which rows
+        of a weight make them is found by a forward, since networks lay them out in blocks or head by head;
+        where the forward does not show it, parts are refused.
     at: 'attn.qkv', 'attn.proj', 'mlp.fc1', 'weight' (every Linear and convolution of the blocks), …
-    variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera'; seed: vera's.
-    r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names, which overrule.
-    Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; per part with `parts`;
-        dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344, vera 24,576 (rank 256).
+    variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera';
+    seed: vera's. r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names, which
+    overrule.
+    Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; per part
+        with `parts`; dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344, vera
+        24,576 (rank 256).
     """
 
     length_key = ('lora_length', 'rank', 'r')
 
-    def __init__(self, rank: Counts = 10,
-                 alpha: Positives | None = None, dropout: Dropout = 0.0,
-                 parts: str | None = None, at: Places = 'attn.qkv', variant: str = 'plain', seed: Seed = 0, *,
-                 r: Count | None = None, lora_alpha: Positive | None = None, lora_dropout: Dropout | None = None,
-                 target_modules: Places | None = None):
-        for name, own, default, other, given in (('rank', rank, 10, 'r', r), ('alpha', alpha, None, 'lora_alpha', lora_alpha),
-                                                 ('dropout', dropout, 0, 'lora_dropout', lora_dropout)):
+    def __init__(
+        self,
+        rank: Counts = 10,
+        alpha: Positives | None = None,
+        dropout: Dropout = 0.0,
+        parts: str | None = None,
+        at: Places = 'attn.qkv',
+        variant: str = 'plain',
+        seed: Seed = 0,
+        *,
+        r: Count | None = None,
+        lora_alpha: Positive | None = None,
+        lora_dropout: Dropout | None = None,
+        target_modules: Places | None = None,
+    ):
+        for name, own, default, other, given in (
+            ('rank', rank, 10, 'r', r),
+            ('alpha', alpha, None, 'lora_alpha', lora_alpha),
+            ('dropout', dropout, 0, 'lora_dropout', lora_dropout),
+        ):
             if given is not None and own not in (default, given):
-                raise UserError(f'{name} is {own!r} and {other} is {given!r}, two names of one number; give one of them.')
+                raise UserError(
+                    f'{name} is {own!r} and {other} is {given!r}, two names of one number; give one of them.'
+                )
         rank, alpha = rank if r is None else r, alpha if lora_alpha is None else lora_alpha
         dropout = dropout if lora_dropout is None else lora_dropout
         if parts is not None and (not parts or set(parts) - set('qkv') or len(set(parts)) < len(parts)):
-            raise UserError(f'parts is {parts!r}; allowed: letters of "qkv", each once, or None for the whole weight.')
+            raise UserError(
+                f'parts is {parts!r}; allowed: letters of "qkv", each once, or None for the whole weight.'
+            )
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         if variant not in VARIANTS:
             raise UnknownNameError('variant of LoRA', variant, VARIANTS)
         if isinstance(target_modules, str):
-            raise UserError(f'target_modules is {target_modules!r}; allowed: a list of module names. For patterns, use at=….')
+            raise UserError(
+                f'target_modules is {target_modules!r}; allowed: a list of module names. For patterns, use '
+                'at=….'
+            )
         if dropout and not VARIANTS[variant][0].takes_dropout:
-            raise UserError(f'dropout is {dropout}, but {variant!r} has no input of its own to drop; set it to 0.')
+            raise UserError(
+                f'dropout is {dropout}, but {variant!r} has no input of its own to drop; set it to 0.'
+            )
         super().__init__(at if target_modules is None else [f'*.{name}' for name in target_modules])
         self.rank, self.alpha, self.dropout, self.parts, self.seed = rank, alpha, dropout, parts, seed
         self.delta, self.power = VARIANTS[variant]
 
     def shared(self, sites: list[Site]) -> None:
-        if not self.delta.shares:       # VeRA's rank may be larger: its matrices are random, and shared by all sites
+        if (
+            not self.delta.shares
+        ):  # VeRA's rank may be larger: its matrices are random, and shared by all sites
             check_rank(self, sites)
         else:
             self.share(self.delta.shares(self.seed))
@@ -69,7 +104,7 @@ class LoRA(Tuner):
         rows = self._rows(site) if rank else []
         if rows == []:
             return
-        scale = alpha / rank ** self.power
+        scale = alpha / rank**self.power
         delta = self.delta(site.weight.shape, rank, scale, self.dropout, rows)
         if self.dropout and not (site.called and delta.splits(site.module)):
             raise refuse(self, site, 'a Linear or a plain Conv2d that is called (for its dropout)')
@@ -81,5 +116,9 @@ class LoRA(Tuner):
         if self.parts is None:
             return None
         if not (known := self.rows_of_parts(site)):
-            raise refuse(self, site, f'for parts={self.parts!r} a projection each of whose rows makes a query, a key or a value')
+            raise refuse(
+                self,
+                site,
+                f'for parts={self.parts!r} a projection each of whose rows makes a query, a key or a value',
+            )
         return [known[part] for part in 'qkv' if part in self.parts and part in known]

@@ -18,23 +18,33 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class MoLoRA(Tuner):
-    """h = W x + (alpha / rank) sum over e of g_e(x) B_e A_e x, with g = softmax(G x); each B_e is zero at the start.
+    """h = W x + (alpha / rank) sum over e of g_e(x) B_e A_e x, with g = softmax(G x); each B_e is zero at the
+    start.
 
     rank, alpha: as of LoRA, of each expert. experts: E, at least 2.
-    topk: only the k largest g_e count, and sum to 1 (the paper's mixture is soft: None). At least 2, or G would never train.
-    At a Linear the gate is each token's own; at a plain Conv2d, which the paper has not, each image's, from the mean of x over
-    its places. No router loss balances the experts. The update depends on the input: it cannot be merged.
+    topk: only the k largest g_e count, and sum to 1 (the paper's mixture is soft: None). At least 2, or G
+    would never train. At a Linear the gate is each token's own; at a plain Conv2d, which the paper has not,
+    each image's, from the mean of x over its places. No router loss balances the experts. The update depends
+    on the input: it cannot be merged.
     Parameters per site: E (rank (in + out) + C), with C channels in and in = C x kernel of a convolution.
         ViT-B/16 on qkv, four experts of rank 4: 626,688.
     """
 
-    def __init__(self, rank: Counts = 4, experts: Count = 4, topk: Count | None = None,
-                 alpha: Positives | None = None, at: Places = 'attn.qkv'):
+    def __init__(
+        self,
+        rank: Counts = 4,
+        experts: Count = 4,
+        topk: Count | None = None,
+        alpha: Positives | None = None,
+        at: Places = 'attn.qkv',
+    ):
         super().__init__(at)
         if experts < 2:
             raise UserError(f'experts is {experts}; allowed: 2 or more (for one, use LoRA).')
         if topk is not None and not 2 <= topk <= experts:
-            raise UserError(f'topk is {topk}; allowed: 2 to {experts}, the number of experts, or None for all.')
+            raise UserError(
+                f'topk is {topk}; allowed: 2 to {experts}, the number of experts, or None for all.'
+            )
         self.rank, self.experts, self.topk, self.alpha = rank, experts, topk, alpha
 
     def tune(self, site: Site) -> None:
@@ -44,11 +54,15 @@ class MoLoRA(Tuner):
         if type(layer) is not nn.Linear and (type(layer) is not nn.Conv2d or layer.groups != 1):
             raise refuse(self, site, 'a Linear or a plain Conv2d of one group')
         alpha = site.number(self.alpha, 'alpha')
-        self.after(site, Experts(layer, rank, self.experts, self.topk, 1.0 if alpha is None else alpha / rank))
+        self.after(
+            site, Experts(layer, rank, self.experts, self.topk, 1.0 if alpha is None else alpha / rank)
+        )
 
 
 class Experts(Delta):
-    """y + scale sum over e of g_e B_e A_e x beside a Linear or Conv2d. A: all A_e, (E r, in, …); B: all B_e, (out, E r)."""
+    """y + scale sum over e of g_e B_e A_e x beside a Linear or Conv2d. A: all A_e, (E r, in, …); B: all
+    B_e, (out, E r).
+    """
 
     by_token = True
 
@@ -57,9 +71,20 @@ class Experts(Delta):
         self.experts, self.topk, self.scale = experts, topk, scale
         self.is_conv = isinstance(layer, nn.Conv2d)
         out, channels = layer.weight.shape[:2]
-        self.A = nn.Linear(channels, experts * rank, bias=False) if not self.is_conv else nn.Conv2d(
-            channels, experts * rank, layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False,
-            padding_mode=layer.padding_mode)
+        self.A = (
+            nn.Linear(channels, experts * rank, bias=False)
+            if not self.is_conv
+            else nn.Conv2d(
+                channels,
+                experts * rank,
+                layer.kernel_size,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                bias=False,
+                padding_mode=layer.padding_mode,
+            )
+        )
         self.B = nn.Parameter(torch.zeros(out, experts * rank))
         self.G = nn.Linear(channels, experts, bias=False)
 

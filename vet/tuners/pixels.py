@@ -1,4 +1,6 @@
-"""A low-rank branch from the pixels to the network's output, past the frozen network: no gradient passes through it."""
+"""A low-rank branch from the pixels to the network's output, past the frozen network: no gradient
+passes through it.
+"""
 
 import torch
 from torch import nn
@@ -12,7 +14,8 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class PixelBranch(Tuner):
-    """f(x) + scale B A vec(x): f the frozen backbone, x its normalised images, A (rank, 3 H W), B (C, rank) zero at the start.
+    """f(x) + scale B A vec(x): f the frozen backbone, x its normalised images, A (rank, 3 H W), B (C, rank)
+    zero at the start.
 
     f gives features, or logits where the backbone keeps its classifier. A starts as nn.Linear draws it.
     Images of one size, the backbone's.
@@ -22,12 +25,16 @@ class PixelBranch(Tuner):
     def __init__(self, rank: Count = 10, scale: Positive = 1.0):
         super().__init__('backbone')
         if rank < 1 or scale == 0:
-            raise UserError(f'rank is {rank} and scale is {scale}; rank must be at least 1, and scale not be 0.')
+            raise UserError(
+                f'rank is {rank} and scale is {scale}; rank must be at least 1, and scale not be 0.'
+            )
         self.rank, self.scale = rank, scale
 
     def tune(self, site: Site) -> None:
         if site.module._forward_pre_hooks:
-            raise refuse(self, site, 'the images as the backbone takes them, which another tuner edits before')
+            raise refuse(
+                self, site, 'the images as the backbone takes them, which another tuner edits before'
+            )
         self.after(site, Branch(site.in_shape, site.out_shape[0], self.rank, self.scale))
 
 
@@ -35,12 +42,17 @@ class Branch(nn.Module):
     def __init__(self, image_shape: torch.Size, features: int, rank: int, scale: float):
         super().__init__()
         self.image_shape, self.scale = image_shape, scale
-        self.A, self.B = nn.Linear(image_shape.numel(), rank, bias=False), nn.Linear(rank, features, bias=False)
+        self.A, self.B = (
+            nn.Linear(image_shape.numel(), rank, bias=False),
+            nn.Linear(rank, features, bias=False),
+        )
         nn.init.zeros_(self.B.weight)
 
     def forward(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W), features (B, C) -> (B, C)"""
         if images.shape[1:] != self.image_shape:
-            raise UserError(f'the branch was made for images of {tuple(self.image_shape)}, but got {tuple(images.shape[1:])}; '
-                            f'give those, or set model.backbone.preprocessing.size.')
+            raise UserError(
+                f'the branch was made for images of {tuple(self.image_shape)}, but got '
+                f'{tuple(images.shape[1:])}; give those, or set model.backbone.preprocessing.size.'
+            )
         return features + self.scale * self.B(self.A(images.flatten(1))).to(features.dtype)

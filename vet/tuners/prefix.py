@@ -20,13 +20,17 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class Prefix(Tuner):
-    """softmax(q [K; P_k]^T / sqrt(d)) [V; P_v] in each head (as He et al. 2022 write it, arXiv:2110.04366, sec. 2.2).
+    """softmax(q [K; P_k]^T / sqrt(d)) [V; P_v] in each head (as He et al. 2022 write it, arXiv:2110.04366,
+    sec. 2.2).
 
-    P empty tokens join the attention's input, their keys and values are replaced by the prefix's after the projection, and
-    they leave after the attention. The paper's reparametrisation by an MLP is left out, as in ModelScope and VPT's tables.
-    length: P, one value, a list by depth (0 skips a block), or a dict of path patterns. They start Xavier-uniform, do not decay.
+    P empty tokens join the attention's input, their keys and values are replaced by the prefix's after the
+    projection, and they leave after the attention. The paper's reparametrisation by an MLP is left out, as in
+    ModelScope and VPT's tables.
+    length: P, one value, a list by depth (0 skips a block), or a dict of path patterns. They start
+        Xavier-uniform, do not decay.
     Parameters: 2 P C per attention; ViT-B/16: 18,432 per token.
-    Plain attention over all tokens with a fused qkv: windows, relative and rotary positions and normed keys are refused.
+    Plain attention over all tokens with a fused qkv: windows, relative and rotary positions and normed keys
+    are refused.
     """
 
     identity_at_start = False
@@ -43,15 +47,28 @@ class Prefix(Tuner):
             return
         fused, tie = getattr(site.module, 'qkv', None), tie_to_positions(site.module)
         normed = not isinstance(getattr(site.module, 'k_norm', None), nn.Identity | None)
-        if not site.takes_tokens or site.windows_per_image != 1 or tie or normed or not isinstance(fused, nn.Linear) \
-                or fused.out_features != 3 * fused.in_features:
-            raise refuse(self, site, 'plain attention over all tokens, with a fused qkv layer'
-                                     + (f' and free of {tie!r}' if tie else ' and unnormed keys' if normed else ''))
+        if (
+            not site.takes_tokens
+            or site.windows_per_image != 1
+            or tie
+            or normed
+            or not isinstance(fused, nn.Linear)
+            or fused.out_features != 3 * fused.in_features
+        ):
+            raise refuse(
+                self,
+                site,
+                'plain attention over all tokens, with a fused qkv layer'
+                + (f' and free of {tie!r}' if tie else ' and unnormed keys' if normed else ''),
+            )
         before: list[Any] = list(site.module._forward_pre_hooks.values())
         if any(isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens) for hook in before):
             raise refuse(self, site, 'an attention without another prefix (one may be longer)')
-        projection, = (other for other in self.backbone.sites.find([f'{name}.qkv' for name in site.found])
-                       if other.name == f'{site.name}.qkv')
+        (projection,) = (
+            other
+            for other in self.backbone.sites.find([f'{name}.qkv' for name in site.found])
+            if other.name == f'{site.name}.qkv'
+        )
         parts = self.rows_of_parts(projection)
         if set(parts) != set('qkv'):
             raise refuse(self, site, 'an attention whose qkv rows each make a query, a key or a value')
@@ -75,10 +92,12 @@ class EmptyTokens(Delta):
 
 
 class KeysAndValues(Delta):
-    """qkv of N + P tokens: the last P keys and values become the learned ones; their queries ask for nothing."""
+    """qkv of N + P tokens: the last P keys and values become the learned ones; their queries ask for
+    nothing.
+    """
 
     by_token = True
-    order: torch.Tensor         # of each row of the projection, its place in [q; k; v]
+    order: torch.Tensor  # of each row of the projection, its place in [q; k; v]
 
     def __init__(self, length: int, channels: int, order: torch.Tensor):
         super().__init__()
@@ -92,5 +111,7 @@ class KeysAndValues(Delta):
 
     def forward(self, x: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
         """x (B, N + P, C), qkv (B, N + P, 3 C) -> qkv"""
-        prefix = torch.cat([torch.zeros_like(self.key), self.key, self.value], -1)[:, self.order].to(qkv.dtype)
-        return torch.cat([qkv[:, :-len(prefix)], prefix.expand(len(qkv), -1, -1)], 1)
+        prefix = torch.cat([torch.zeros_like(self.key), self.key, self.value], -1)[:, self.order].to(
+            qkv.dtype
+        )
+        return torch.cat([qkv[:, : -len(prefix)], prefix.expand(len(qkv), -1, -1)], 1)

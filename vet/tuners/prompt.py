@@ -1,4 +1,6 @@
-"""VPT: learned tokens that flow through the frozen blocks beside the image's.   Jia et al. 2022, arXiv:2203.12119"""
+"""VPT: learned tokens that flow through the frozen blocks beside the image's.   Jia et al. 2022,
+arXiv:2203.12119
+"""
 
 import math
 from typing import Any
@@ -22,11 +24,15 @@ from vet.registry import TUNERS
 @TUNERS.register_module()
 class VPT(Tuner):
     """[x_i, _] = block_i([x_{i-1}, P_{i-1}]): 'deep', new prompts P at every block (eq. 7), or
-    [x_i, Z_i] = block_i([x_{i-1}, Z_{i-1}]), Z_0 = P: 'shallow', prompts at the first block that flow on (eq. 4-5).
+    [x_i, Z_i] = block_i([x_{i-1}, Z_{i-1}]), Z_0 = P: 'shallow', prompts at the first block that flow on (eq.
+    4-5).
 
-    The prompts stand last, not behind the class token: without positions of their own, their order changes nothing.
-    length: tokens at each block, one value; for 'deep' also a list by depth (0 skips a block) or a dict of path patterns.
-    dropout: of the prompts, in training. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and do not decay.
+    The prompts stand last, not behind the class token: without positions of their own, their order changes
+    nothing.
+    length: tokens at each block, one value; for 'deep' also a list by depth (0 skips a block) or a dict of
+        path patterns.
+    dropout: of the prompts, in training. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and
+        do not decay.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
     Blocks of tokens with plain attention: maps, windows, relative and rotary positions are refused.
     """
@@ -34,26 +40,33 @@ class VPT(Tuner):
     identity_at_start = False
     length_key = ('prompt_length', 'length')
 
-    def __init__(self, length: Counts = 10, depth: str = 'deep', dropout: Dropout = 0.0,
-                 at: Places = 'block'):
+    def __init__(
+        self, length: Counts = 10, depth: str = 'deep', dropout: Dropout = 0.0, at: Places = 'block'
+    ):
         super().__init__(at)
         if depth not in ('deep', 'shallow'):
             raise UnknownNameError('depth of VPT', depth, ('deep', 'shallow'))
         if depth == 'shallow' and not isinstance(length, int):
-            raise UserError(f'length is {length!r}; a shallow prompt has one length, an int. Or set depth="deep".')
+            raise UserError(
+                f'length is {length!r}; a shallow prompt has one length, an int. Or set depth="deep".'
+            )
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         self.length, self.depth, self.dropout = length, depth, dropout
 
     def shared(self, sites: list[Site]) -> None:
         assert self.backbone is not None
-        stem = self.backbone.sites.find('stem')[0].weight           # (C, 3, p, p)
+        stem = self.backbone.sites.find('stem')[0].weight  # (C, 3, p, p)
         self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
         for site in sites:
             tie = tie_to_positions(site.module)
             if not (site.takes_tokens and site.keeps_shape) or tie or not attends(site.module):
-                raise refuse(self, site, 'tokens (N, C) under attention that takes any number of them'
-                                         + (f', free of {tie!r}' if tie else ' (for convolutional networks see BorderPrompt)'))
+                raise refuse(
+                    self,
+                    site,
+                    'tokens (N, C) under attention that takes any number of them'
+                    + (f', free of {tie!r}' if tie else ' (for convolutional networks see BorderPrompt)'),
+                )
         depths = [site.depth for site in sites]
         self.first, self.last = min(depths), max(depths)
 

@@ -1,4 +1,6 @@
-"""RepAdapter: linear adapters before attention and FFN that vanish into their weights.   Luo et al. 2023, arXiv:2302.08106"""
+"""RepAdapter: linear adapters before attention and FFN that vanish into their weights.   Luo et al.
+2023, arXiv:2302.08106
+"""
 
 import torch
 from torch import nn
@@ -12,12 +14,17 @@ from vet.registry import TUNERS
 
 
 class GroupedAdapter(InputLowRank):
-    """x + scale (B (A x + a) + b), with A (width, C) dense and B block-diagonal in `groups`, kept as (C, width / groups)."""
+    """x + scale (B (A x + a) + b), with A (width, C) dense and B block-diagonal in `groups`, kept as
+    (C, width / groups).
+    """
 
     def __init__(self, channels: int, width: int, groups: int, scale: float, has_shift: bool):
         super().__init__()
         self.groups, self.scale = groups, scale
-        self.A, self.B = nn.Parameter(torch.empty(width, channels)), nn.Parameter(torch.zeros(channels, width // groups))
+        self.A, self.B = (
+            nn.Parameter(torch.empty(width, channels)),
+            nn.Parameter(torch.zeros(channels, width // groups)),
+        )
         self.a = nn.Parameter(torch.zeros(width)) if has_shift else None
         self.b = nn.Parameter(torch.zeros(channels)) if has_shift else None
         nn.init.xavier_uniform_(self.A)
@@ -37,15 +44,22 @@ class GroupedAdapter(InputLowRank):
 class RepAdapter(Tuner):
     """W (I + scale B A) and bias + W scale (B a + b): x + scale (B (A x + a) + b) before a weight W.
 
-    width: of the bottleneck. groups: B maps each group of hidden features to a group of channels. B starts at zero.
+    width: of the bottleneck. groups: B maps each group of hidden features to a group of channels. B starts at
+        zero.
     scale: the paper tries 0.1 to 10 for each task.
-    at: weights that see one position at a time. Where one has no bias there is no a and no b, and the keys stay.
-    Parameters per site: C width (1 + 1 / groups) + width + C. ViT-B/16, width 8: 239,808; the published 0.22M leaves the
-        biases out (221,184).
+    at: weights that see one position at a time. Where one has no bias there is no a and no b, and the keys
+        stay.
+    Parameters per site: C width (1 + 1 / groups) + width + C. ViT-B/16, width 8: 239,808; the published 0.22M
+        leaves the biases out (221,184).
     """
 
-    def __init__(self, width: Counts = 8, groups: Count = 2, scale: Positive = 1.0,
-                 at: Places = ('attn.qkv', 'mlp.fc1')):
+    def __init__(
+        self,
+        width: Counts = 8,
+        groups: Count = 2,
+        scale: Positive = 1.0,
+        at: Places = ('attn.qkv', 'mlp.fc1'),
+    ):
         super().__init__(at)
         if type(groups) is not int or groups < 1:
             raise UserError(f'groups is {groups!r}; allowed: a positive int.')
@@ -59,5 +73,8 @@ class RepAdapter(Tuner):
             raise refuse(self, site, 'a Linear or an ungrouped 1 x 1 convolution')
         channels = site.weight.shape[1]
         if width % self.groups or channels % self.groups:
-            raise UserError(f'groups is {self.groups}, which must divide the width {width} and the {channels} channels of {site}.')
+            raise UserError(
+                f'groups is {self.groups}, which must divide the width {width} and the {channels} channels '
+                f'of {site}.'
+            )
         self.reweight(site, GroupedAdapter(channels, width, self.groups, self.scale, site.bias is not None))

@@ -12,7 +12,11 @@ from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
 
-FUSED, QUERIES, KEYS_OR_VALUES = ('qkv', 'in_proj'), ('q', 'q_proj'), ('k', 'k_proj', 'v', 'v_proj', 'kv')     # last names of paths
+FUSED, QUERIES, KEYS_OR_VALUES = (
+    ('qkv', 'in_proj'),
+    ('q', 'q_proj'),
+    ('k', 'k_proj', 'v', 'v_proj', 'kv'),
+)  # last names of paths
 
 
 class ScaleRows(nn.Module):
@@ -25,13 +29,16 @@ class ScaleRows(nn.Module):
         self.register_buffer('rows', rows, persistent=False)
         self.gamma = nn.Parameter(torch.ones(len(rows)))
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         gamma = self.gamma.new_ones(len(weight)).index_put((self.rows,), self.gamma).to(weight.dtype)
         return gamma.view(-1, *[1] * (weight.dim() - 1)) * weight, None if bias is None else gamma * bias
 
 
 class Rescale(nn.Module):
-    """W + (s_left s_right') * W and b + f; of a fused projection, each of its parts has an s_right of its own.
+    """W + (s_left s_right') * W and b + f; of a fused projection, each of its parts has an s_right of its
+    own.
 
     part: of each row (out,), which of the s_right is its own.
     """
@@ -42,24 +49,30 @@ class Rescale(nn.Module):
         super().__init__()
         self.register_buffer('part', part, persistent=False)
         parts = int(part.max()) + 1
-        self.left, self.right = nn.Parameter(torch.empty(weight_shape[0], 1)), nn.Parameter(torch.empty(parts, weight_shape[1]))
+        self.left, self.right = (
+            nn.Parameter(torch.empty(weight_shape[0], 1)),
+            nn.Parameter(torch.empty(parts, weight_shape[1])),
+        )
         self.f = nn.Parameter(torch.zeros(weight_shape[0])) if shift else None
         nn.init.kaiming_uniform_(self.left)
         nn.init.kaiming_uniform_(self.right)
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        scale = self.left * self.right[self.part]         # (out, in)
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        scale = self.left * self.right[self.part]  # (out, in)
         scaled = weight + scale.view(*scale.shape, *[1] * (weight.dim() - 2)).to(weight.dtype) * weight
         return scaled, bias if self.f is None or bias is None else bias + self.f.to(bias.dtype)
 
 
 @TUNERS.register_module()
 class IA3(Tuner):
-    """softmax(Q (l_k * K)') (l_v * V) and W2 (l_ff * act(W1 x)): keys, values and hidden features are scaled, from 1 on.
-    Liu et al. 2022, arXiv:2205.05638, sec. 3.3
+    """softmax(Q (l_k * K)') (l_v * V) and W2 (l_ff * act(W1 x)): keys, values and hidden features are scaled,
+    from 1 on. Liu et al. 2022, arXiv:2205.05638, sec. 3.3
 
-    at: of fused projections (qkv) the rows of keys and values are scaled, found as LoRA's parts are; single ones named k or v
-        are scaled whole; of any other weight, such as mlp.fc2 or a convolution, it is the input channels.
+    at: of fused projections (qkv) the rows of keys and values are scaled, found as LoRA's parts are; single
+        ones named k or v are scaled whole; of any other weight, such as mlp.fc2 or a convolution, it is the
+        input channels.
     ViT-B/16: 55,296 parameters, that is 12 blocks of 2 C + 4 C.
     """
 
@@ -73,7 +86,9 @@ class IA3(Tuner):
         if leaf in FUSED:
             parts = self.rows_of_parts(site)
             if not {'k', 'v'} <= set(parts):
-                raise refuse(self, site, 'a fused projection each of whose rows makes a query, a key or a value')
+                raise refuse(
+                    self, site, 'a fused projection each of whose rows makes a query, a key or a value'
+                )
             self.reweight(site, ScaleRows(torch.cat([torch.arange(shape[0])[parts[part]] for part in 'kv'])))
         elif leaf in KEYS_OR_VALUES:
             self.reweight(site, ScaleRows(torch.arange(shape[0])))
@@ -83,14 +98,19 @@ class IA3(Tuner):
 
 @TUNERS.register_module()
 class SSF(Tuner):
-    """gamma * y + beta after every operation: the stem, the norms, the weights of the blocks.   Lian et al. 2022, arXiv:2210.08823
+    """gamma * y + beta after every operation: the stem, the norms, the weights of the blocks.
+
+    Lian et al. 2022, arXiv:2210.08823
 
     gamma ~ N(1, std), beta ~ N(0, std), as in the paper; std=0 starts as the identity.
-    Where a module has no bias, as convolutions before batch norms, no beta is added: merged, the network has the same keys.
-    ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the last norm.
+    Where a module has no bias, as convolutions before batch norms, no beta is added: merged, the network has
+    the same keys. ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the
+    last norm.
     """
 
-    def __init__(self, std: Annotated[float, Interval(ge=0, le=10)] = 0.02, at: Places = ('stem', 'norm', 'weight')):
+    def __init__(
+        self, std: Annotated[float, Interval(ge=0, le=10)] = 0.02, at: Places = ('stem', 'norm', 'weight')
+    ):
         super().__init__(at)
         self.std, self.identity_at_start = std, std == 0
 
@@ -103,9 +123,9 @@ class RLRR(Tuner):
     """W + (s_left s_right') * W and b + f at every weight of the blocks, SSF at the stem and the norms.
     Dong et al. 2024, arXiv:2403.19067
 
-    s_left (out), s_right (in) start as the authors' code draws them, so not as the identity; f at zero, and only where
-    there is a bias. q, k and v of a fused projection have an s_right each, where its rows can be told apart.
-    ViT-B/16: 288,768 parameters; the published 0.33M add the mean head of VTAB-1k's 19 tasks.
+    s_left (out), s_right (in) start as the authors' code draws them, so not as the identity; f at zero, and
+    only where there is a bias. q, k and v of a fused projection have an s_right each, where its rows can be
+    told apart. ViT-B/16: 288,768 parameters; the published 0.33M add the mean head of VTAB-1k's 19 tasks.
     """
 
     identity_at_start = False

@@ -23,22 +23,32 @@ from vet.registry import TUNERS
 class SCT(Tuner):
     """y_S + s (W y_S + b) in place of y_S, the K salient channels S of a block's output; W is (K, K).
 
-    S, by class-aware importance: the K channels of the largest mean over classes of the L2 norm of their values over all patch
-    tokens of the training images of the class; chosen by `prepare`, on the frozen network, and saved. Before that: the first K.
-    images: from how many training images S is chosen, as they are augmented (the paper: all, not augmented; VTAB-1k has 1000).
-    The paper's module stands behind the attention's residual sum or, as here, behind the FFN's: only a block's output is the
-    module's own. at='attn' tunes the attention's output before that sum instead.
-    scale: s, chosen for each task in the paper. W starts normal of std 0.02, cut at ±2, b at zero: near the identity, not at it.
+    S, by class-aware importance: the K channels of the largest mean over classes of the L2 norm of their
+    values over all patch tokens of the training images of the class; chosen by `prepare`, on the frozen
+    network, and saved. Before that: the first K.
+    images: from how many training images S is chosen, as they are augmented (the paper: all, not augmented;
+    VTAB-1k has 1000). The paper's module stands behind the attention's residual sum or, as here, behind the
+    FFN's: only a block's output is the module's own. at='attn' tunes the attention's output before that sum
+    instead.
+    scale: s, chosen for each task in the paper. W starts normal of std 0.02, cut at ±2, b at zero: near the
+        identity, not at it.
     Parameters: K^2 + K per block; ViT-B/16, K = 96: 111,744 (the paper's 0.11 M).
     """
 
     identity_at_start = False
 
-    def __init__(self, channels: Counts = 96, scale: Positive = 1.0, images: Annotated[int, Interval(ge=1, le=10 ** 9)] = 1000,
-                 at: Places = 'block'):
+    def __init__(
+        self,
+        channels: Counts = 96,
+        scale: Positive = 1.0,
+        images: Annotated[int, Interval(ge=1, le=10**9)] = 1000,
+        at: Places = 'block',
+    ):
         super().__init__(at)
         if scale == 0 or images < 1:
-            raise UserError(f'scale is {scale} and images is {images}; scale must not be 0, and images be at least 1.')
+            raise UserError(
+                f'scale is {scale} and images is {images}; scale must not be 0, and images be at least 1.'
+            )
         self.channels, self.scale, self.images = channels, scale, images
 
     def tune(self, site: Site) -> None:
@@ -51,7 +61,9 @@ class SCT(Tuner):
         self.after(site, SalientChannels(count, site.out_shape[site.axis], site.axis, prefix, self.scale))
 
     def prepare(self, batches: Iterable) -> None:
-        """Chooses the channels from batches of images (B, 3, H, W) and labels (B,), with every update switched off."""
+        """Chooses the channels from batches of images (B, 3, H, W) and labels (B,), with every update
+        switched off.
+        """
         assert self.backbone is not None, 'attach first'
         deltas: list[Any] = list(self.deltas.values())
         squares: list[dict[int, torch.Tensor]] = [{} for _ in deltas]
@@ -69,7 +81,7 @@ class SCT(Tuner):
                     if by_class:
                         importance_C = torch.stack([square.sqrt() for square in by_class.values()]).mean(0)
                         delta.index.copy_(importance_C.topk(len(delta.index)).indices.sort().values)
-                    if torch.distributed.is_initialized():      # each process has seen its own images
+                    if torch.distributed.is_initialized():  # each process has seen its own images
                         torch.distributed.broadcast(delta.index, 0)
         finally:
             for delta in deltas:
@@ -83,17 +95,22 @@ class SalientChannels(Delta):
 
     def __init__(self, count: int, channels: int, axis: int, num_prefix_tokens: int, scale: float):
         super().__init__()
-        self.channels, self.axis, self.num_prefix_tokens, self.scale = channels, axis, num_prefix_tokens, scale
+        self.channels, self.axis, self.num_prefix_tokens, self.scale = (
+            channels,
+            axis,
+            num_prefix_tokens,
+            scale,
+        )
         self.linear = nn.Linear(count, count)
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
         self.index: torch.Tensor
         self.register_buffer('index', torch.arange(count))
-        self.watch: partial | None = None       # set by `prepare` alone: sees y instead of changing it
+        self.watch: partial | None = None  # set by `prepare` alone: sees y instead of changing it
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if self.watch is not None:
-            self.watch(y.movedim(self.axis, -1)[:, self.num_prefix_tokens:])
+            self.watch(y.movedim(self.axis, -1)[:, self.num_prefix_tokens :])
             return y
         salient = y.index_select(self.axis, self.index).movedim(self.axis, -1)
         update = self.scale * self.linear(salient).movedim(-1, self.axis).to(y.dtype)

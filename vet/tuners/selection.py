@@ -41,21 +41,32 @@ class Full(Tuner):
 
 @TUNERS.register_module()
 class Partial(Tuner):
-    """The last `blocks` blocks train, whole; with `norm`, so does a norm that follows them.   VPT's "Partial-k" (2203.12119)
+    """The last `blocks` blocks train, whole; with `norm`, so does a norm that follows them.
 
-    names: instead, the parameters whose path starts with one of these, or that one of these fits as a regular expression.
-    indices: instead, the parameters of these places in the backbone's own order: (start, stop), as in a slice; None is an end.
+    VPT's "Partial-k" (2203.12119)
+
+    names: instead, the parameters whose path starts with one of these, or that one of these fits as a regular
+        expression.
+    indices: instead, the parameters of these places in the backbone's own order: (start, stop), as in a
+        slice; None is an end.
     """
 
     no_gradient = UNREAD
 
-    def __init__(self, blocks: Count = 1, norm: bool = False, names: Places | None = None,
-                 indices: tuple[int | None, int | None] | None = None):
+    def __init__(
+        self,
+        blocks: Count = 1,
+        norm: bool = False,
+        names: Places | None = None,
+        indices: tuple[int | None, int | None] | None = None,
+    ):
         if blocks < 1:
             raise UserError(f'blocks is {blocks}; it must be at least 1.')
         if names is not None and indices is not None:
             raise UserError(f'names is {names!r} and indices is {indices!r}; give one of them.')
-        if indices is not None and (len(indices) != 2 or not all(i is None or type(i) is int for i in indices)):
+        if indices is not None and (
+            len(indices) != 2 or not all(i is None or type(i) is int for i in indices)
+        ):
             raise UserError(f'indices is {indices!r}; allowed: (start, stop), each an int or None.')
         whole = names is not None or indices is not None
         super().__init__('backbone' if whole else [f'block[-{blocks}:]'] + ['norm'] * norm)
@@ -64,7 +75,10 @@ class Partial(Tuner):
 
     def tune(self, site: Site) -> None:
         if self.names is not None or self.indices is not None:
-            self.thaw(site, '|'.join(map(re.escape, self._chosen([name for name, _ in site.module.named_parameters()]))))
+            self.thaw(
+                site,
+                '|'.join(map(re.escape, self._chosen([name for name, _ in site.module.named_parameters()]))),
+            )
             return
         if self.blocks > site.num_blocks:
             raise UserError(f'blocks is {self.blocks}, but the backbone has {site.num_blocks}.')
@@ -82,7 +96,7 @@ class Partial(Tuner):
         for pattern in self.names:
             found = [name for name in given if name.startswith(pattern)]
             if not found:
-                require_pattern(pattern, 'an entry of names, with which no parameter\'s name begins,')
+                require_pattern(pattern, "an entry of names, with which no parameter's name begins,")
                 found = [name for name in given if fits(pattern, name)]
             if not found:
                 raise UnknownNameError('start or pattern of parameter names', pattern, given)
@@ -94,7 +108,8 @@ class Partial(Tuner):
 class BitFit(Tuner):
     """Every bias of the backbone trains.   Ben Zaken et al. 2021, arXiv:2106.10199
 
-    ViT-B/16: 102,912 parameters, that is 12 blocks of 11 C and the biases of the patch embedding and the last norm.
+    ViT-B/16: 102,912 parameters, that is 12 blocks of 11 C and the biases of the patch embedding and the last
+    norm.
     """
 
     no_gradient = UNREAD
@@ -108,7 +123,9 @@ class BitFit(Tuner):
 
 @TUNERS.register_module()
 class NormTune(Tuner):
-    """Every norm's scale and shift train, a batch norm's statistics with them.   Basu et al. 2023, arXiv:2304.01917
+    """Every norm's scale and shift train, a batch norm's statistics with them.
+
+    Basu et al. 2023, arXiv:2304.01917
 
     ViT-B/16: 38,400 parameters, that is 25 norms of 2 C.
     """
@@ -128,7 +145,8 @@ class DiffFit(Tuner):
     x + gamma1 attn(x), x + gamma2 ffn(x).   Xie et al. 2023, arXiv:2304.06648
 
     gamma starts at 1 and acts on the last weight of each, so it merges.
-    ViT-B/16: 140,544 parameters, that is BitFit's 102,912, 25 C of the norms' scales and 12 blocks of 2 C gammas.
+    ViT-B/16: 140,544 parameters, that is BitFit's 102,912, 25 C of the norms' scales and 12 blocks of 2 C
+    gammas.
     """
 
     no_gradient = UNREAD

@@ -1,4 +1,6 @@
-"""Side-tuning: a small network beside the frozen one, joined at its features. No gradient passes through the backbone."""
+"""Side-tuning: a small network beside the frozen one, joined at its features. No gradient passes
+through the backbone.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,13 +17,16 @@ from vet.registry import BACKBONES, TUNERS
 
 @TUNERS.register_module()
 class SideTuning(Tuner):
-    """sigmoid(a) f(x) + (1 - sigmoid(a)) g(x): f the backbone's pooled features, g a side network on the same images, a learned.
+    """sigmoid(a) f(x) + (1 - sigmoid(a)) g(x): f the backbone's pooled features, g a side network on the same
+    images, a learned.
 
-    Zhang et al. 2020, arXiv:1912.13503, sec. 3 (its alpha, squashed as in the authors' code). a starts at 0: half and half.
-    side: 'fcn4', four convolutions; or a backbone as in model.backbone, such as dict(type='torchvision', name='alexnet'), whole,
-        trained from its weights, with a bias-free linear layer to the backbone's C features. It gets the images as they were
-        normalised for the backbone, and must take their size.
-    Parameters: 26,033 + 65 C with 'fcn4' (ViT-B/16: 75,953), 1 + those of the side backbone + C' C with another.
+    Zhang et al. 2020, arXiv:1912.13503, sec. 3 (its alpha, squashed as in the authors' code). a starts at 0:
+    half and half.
+    side: 'fcn4', four convolutions; or a backbone as in model.backbone, such as dict(type='torchvision',
+        name='alexnet'), whole, trained from its weights, with a bias-free linear layer to the backbone's C
+        features. It gets the images as they were normalised for the backbone, and must take their size.
+    Parameters: 26,033 + 65 C with 'fcn4' (ViT-B/16: 75,953), 1 + those of the side backbone + C' C with
+        another.
     """
 
     identity_at_start = False
@@ -29,7 +34,10 @@ class SideTuning(Tuner):
     def __init__(self, side: Text | Mapping[str, Any] = 'fcn4'):
         super().__init__('backbone')
         if side != 'fcn4' and not isinstance(side, Mapping):
-            raise UserError(f'side is {side!r}; allowed: "fcn4", or a backbone such as dict(type="torchvision", name="alexnet").')
+            raise UserError(
+                f'side is {side!r}; allowed: "fcn4", or a backbone such as dict(type="torchvision", '
+                'name="alexnet").'
+            )
         self.side = side
 
     def tune(self, site: Site) -> None:
@@ -55,12 +63,18 @@ class Blend(nn.Module):
 
 
 class FCN4(nn.Sequential):
-    """Four stages of 3 x 3 convolution, GroupNorm(2) and ReLU: 16, 16 (stride 2), 32 (stride 2), 64; mean; linear to C."""
+    """Four stages of 3 x 3 convolution, GroupNorm(2) and ReLU: 16, 16 (stride 2), 32 (stride 2), 64;
+    mean; linear to C.
+    """
 
     def __init__(self, features: int):
         stages: list[nn.Module] = []
         for inside, out, stride, padding in ((3, 16, 1, 1), (16, 16, 2, 0), (16, 32, 2, 0), (32, 64, 1, 0)):
-            stages += [nn.Conv2d(inside, out, 3, stride, padding, bias=False), nn.GroupNorm(2, out), nn.ReLU()]
+            stages += [
+                nn.Conv2d(inside, out, 3, stride, padding, bias=False),
+                nn.GroupNorm(2, out),
+                nn.ReLU(),
+            ]
         super().__init__(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, features))
 
 

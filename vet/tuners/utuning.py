@@ -14,18 +14,29 @@ from vet.registry import TUNERS
 class UTuning(Tuner):
     """x' = OP(x) + s U(x), U(x) = W2 GELU(W1 x + b1) + b2, with OP an attention, an FFN or a whole block.
 
-    at: the operations that get a tuner of their own. The paper's U is any small network, its form of the adapter here; its
-        parallel prompts and prefixes are `VPT` and `Prefix`, which compute them within the attention.
-    width: one value, a list by depth (0 skips a block), or a dict of path patterns. W2 starts at zero: the identity.
+    at: the operations that get a tuner of their own. The paper's U is any small network, its form of the
+        adapter here; its parallel prompts and prefixes are `VPT` and `Prefix`, which compute them within the
+        attention.
+    width: one value, a list by depth (0 skips a block), or a dict of path patterns. W2 starts at zero: the
+        identity.
     scale: a number, 'learned' (one per operation) or 'channel'.
-    Parameters per operation: 2 width C + width + C, and those of a learned scale; ViT-B/16, width 8, all three: 470,304.
+    Parameters per operation: 2 width C + width + C, and those of a learned scale; ViT-B/16, width 8, all
+        three: 470,304.
     """
 
-    def __init__(self, width: Counts = 8, scale: Positive | Literal['learned', 'channel'] = 1.0, dropout: Dropout = 0.0,
-                 at: Places = ('attn', 'mlp', 'block')):
+    def __init__(
+        self,
+        width: Counts = 8,
+        scale: Positive | Literal['learned', 'channel'] = 1.0,
+        dropout: Dropout = 0.0,
+        at: Places = ('attn', 'mlp', 'block'),
+    ):
         super().__init__(at if isinstance(at, str) else list(at))
         if isinstance(scale, str) and scale not in Bottleneck.SCALES:
-            raise UserError(f'scale is {scale!r}; allowed: a number, "learned" (one at each site) or "channel" (one per channel).')
+            raise UserError(
+                f'scale is {scale!r}; allowed: a number, "learned" (one at each site) or "channel" (one per '
+                'channel).'
+            )
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         self.width, self.scale, self.dropout = width, scale, dropout
@@ -35,6 +46,19 @@ class UTuning(Tuner):
         if not width:
             return
         if not site.in_shape or not site.keeps_shape:
-            raise refuse(self, site, f'an operation that keeps the shape of its input (this one gives {tuple(site.out_shape)})')
-        self.after(site, Bottleneck(site.in_shape[site.axis], width, site.axis, parallel=True, scale=self.scale,
-                                    dropout=self.dropout))
+            raise refuse(
+                self,
+                site,
+                f'an operation that keeps the shape of its input (this one gives {tuple(site.out_shape)})',
+            )
+        self.after(
+            site,
+            Bottleneck(
+                site.in_shape[site.axis],
+                width,
+                site.axis,
+                parallel=True,
+                scale=self.scale,
+                dropout=self.dropout,
+            ),
+        )

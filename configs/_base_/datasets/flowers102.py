@@ -3,4 +3,5 @@
 dataset = dict(
     train=dict(type='Flowers102', split='train'),
     val=dict(type='Flowers102', split='val'),
-    test=dict(type='Flowers102', split='test'))
+    test=dict(type='Flowers102', split='test'),
+)

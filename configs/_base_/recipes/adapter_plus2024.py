@@ -1,12 +1,14 @@
 """Adapter+'s recipe for FGVC.   Steitz and Roth 2024, arXiv:2406.06820, and its released code
 
-AdamW at 1e-3 (full fine-tuning: 1e-4) with weight decay 1e-4, 100 epochs of which 10 of warmup, batch 64; random resized crops
-of 8 to 100 % and flips, evaluation on a centre crop of 0.875. Three seeds, the last epoch. On Flowers it trains on train + val.
+AdamW at 1e-3 (full fine-tuning: 1e-4) with weight decay 1e-4, 100 epochs of which 10 of warmup, batch 64;
+random resized crops of 8 to 100 % and flips, evaluation on a centre crop of 0.875. Three seeds, the last
+epoch. On Flowers it trains on train + val.
 
-Not expressed: drop path 0.1, which a suite sets by 'model.backbone.kwargs.drop_path_rate' (the code's adapters drop paths too).
-Its crops are resized bilinearly or bicubically at random, here as the backbone is evaluated. Its rate starts at a hundredth and is
-stepped by epoch. Mean and std: ImageNet's by our notes, the checkpoint's own (0.5) in the released code; a suite says which, by
-'model.backbone.preprocessing'.
+Not expressed: drop path 0.1, which a suite sets by 'model.backbone.kwargs.drop_path_rate' (the code's
+adapters drop paths too). Its crops are resized bilinearly or bicubically at random, here as the backbone is
+evaluated. Its rate starts at a hundredth and is
+stepped by epoch. Mean and std: ImageNet's by our notes, the checkpoint's own (0.5) in the released code; a
+suite says which, by 'model.backbone.preprocessing'.
 """
 
 train = dict(
@@ -14,7 +16,12 @@ train = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-4),
     lr_scheduler=dict(type='CosineAnnealingLR', warmup_epochs=10, eta_min=1e-3),
     dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=4),
-    transform=[dict(type='RandomResizedCrop', scale=[0.08, 1.0]), dict(type='RandomHorizontalFlip')])
+    transform=[dict(type='RandomResizedCrop', scale=[0.08, 1.0]), dict(type='RandomHorizontalFlip')],
+)
 evaluation = dict(
-    metrics='accuracy', select='last', every=10, dataloader=dict(batch_size_per_gpu=128, workers_per_gpu=4),
-    transform=[dict(type='EvaluationCrop', crop_pct=0.875)])
+    metrics='accuracy',
+    select='last',
+    every=10,
+    dataloader=dict(batch_size_per_gpu=128, workers_per_gpu=4),
+    transform=[dict(type='EvaluationCrop', crop_pct=0.875)],
+)

@@ -1,4 +1,6 @@
-"""The ways out of vet, by name: a class each, which writes a classifier as another library reads it, and reads it back so."""
+"""The ways out of vet, by name: a class each, which writes a classifier as another library reads it,
+and reads it back so.
+"""
 
 from vet.hub.exports.format import Format
 from vet.hub.exports.onnx import Onnx
@@ -7,5 +9,10 @@ from vet.hub.exports.torch_export import TorchExport
 from vet.hub.exports.weights import BackboneWeights, TimmWeights, TorchvisionWeights
 
 FORMATS: dict[str, Format] = {
-    'backbone': BackboneWeights(), 'timm': TimmWeights(), 'torchvision': TorchvisionWeights(), 'onnx': Onnx(),
-    'torch-export': TorchExport(), 'peft': Peft()}
+    'backbone': BackboneWeights(),
+    'timm': TimmWeights(),
+    'torchvision': TorchvisionWeights(),
+    'onnx': Onnx(),
+    'torch-export': TorchExport(),
+    'peft': Peft(),
+}

@@ -24,12 +24,16 @@ class Onnx(Format):
     def write(self, model: ImageClassifier, path: Path, about: str) -> None:
         graph = capture(model)
         try:
-            program: Any = torch.onnx.export(graph, input_names=['images'], output_names=['logits'], dynamo=True, verbose=False)
+            program: Any = torch.onnx.export(
+                graph, input_names=['images'], output_names=['logits'], dynamo=True, verbose=False
+            )
         except torch.onnx.OnnxExporterError as error:
-            raise UserError(f'{model.backbone.sites.family} with its tuners has an operation that ONNX has not; export to '
-                            f'torch-export. {" ".join(str(error).split())[:300]}') from error
+            raise UserError(
+                f'{model.backbone.sites.family} with its tuners has an operation that ONNX has not; export '
+                f'to torch-export. {" ".join(str(error).split())[:300]}'
+            ) from error
         for node in program.model.graph:
-            node.metadata_props.clear()     # the names of vet's and timm's classes, at each of hundreds of nodes
+            node.metadata_props.clear()  # the names of vet's and timm's classes, at each of hundreds of nodes
         program.model.metadata_props['vet'] = about
         program.save(path)
 

@@ -1,4 +1,6 @@
-"""torch-export: the computation as one graph of torch.export, for any number of images, tuners that do not merge included."""
+"""torch-export: the computation as one graph of torch.export, for any number of images, tuners that do
+not merge included.
+"""
 
 from pathlib import Path
 
@@ -25,13 +27,19 @@ class TorchExport(Format):
 def capture(model: ImageClassifier) -> torch.export.ExportedProgram:
     """The graph of images (B, 3, H, W) -> logits (B, K). UserError where torch cannot draw it for every B."""
     images = torch.zeros(2, 3, *model.backbone.preprocessing.size)
-    try:        # strict, since otherwise len(images) in a tuner would fix B
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},), strict=True)
-    except Exception as error:          # torch._dynamo's and others, of many kinds
+    try:  # strict, since otherwise len(images) in a tuner would fix B
+        program = torch.export.export(
+            model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},), strict=True
+        )
+    except Exception as error:  # torch._dynamo's and others, of many kinds
         tuners = ', '.join(type(tuner).__name__ for tuner in model.tuners) or 'no tuner'
-        raise UserError(f'torch.export cannot draw the graph of {model.backbone.sites.family} with {tuners} for every number of '
-                        f'images: {type(error).__name__}: {next(iter(str(error).strip().splitlines()), "")}') from error
+        raise UserError(
+            f'torch.export cannot draw the graph of {model.backbone.sites.family} with {tuners} for every '
+            f'number of images: {type(error).__name__}: {next(iter(str(error).strip().splitlines()), "")}'
+        ) from error
     for graph in filter(None, (getattr(module, 'graph', None) for module in program.graph_module.modules())):
         for node in graph.nodes:
-            node.meta.pop('stack_trace', None)      # paths and source lines of this machine, which would travel with the graph
+            node.meta.pop(
+                'stack_trace', None
+            )  # paths and source lines of this machine, which would travel with the graph
     return program

@@ -1,4 +1,6 @@
-"""Plain files of weights: what was trained is merged into the network's own tensors, under the network's own names."""
+"""Plain files of weights: what was trained is merged into the network's own tensors, under the
+network's own names.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ Tensors = dict[str, torch.Tensor]
 
 
 class BackboneWeights(Format):
-    """The backbone without the head, for model.backbone.checkpoint; its own classifier, where it is kept, is part of it."""
+    """The backbone without the head, for model.backbone.checkpoint; its own classifier, where it is
+    kept, is part of it.
+    """
 
     def part(self, model: ImageClassifier) -> nn.Module:
         return model.backbone
@@ -24,8 +28,10 @@ class BackboneWeights(Format):
     def write(self, model: ImageClassifier, path: Path, about: str) -> None:
         left = sorted({type(tuner).__name__ for tuner in model.tuners if not tuner.mergeable})
         if left:
-            raise UserError(f'{" and ".join(left)} cannot be merged into plain weights: it edits what flows through the network. '
-                            f'Export to onnx or torch-export, which carry it.')
+            raise UserError(
+                f'{" and ".join(left)} cannot be merged into plain weights: it edits what flows through the '
+                'network. Export to onnx or torch-export, which carry it.'
+            )
         tensors = {name: tensor.detach().contiguous().clone() for name, tensor in self.tensors(model).items()}
         write_file(path, save(tensors, metadata=dict(vet=about)))
 
@@ -40,21 +46,29 @@ class BackboneWeights(Format):
 
 
 class _Library(BackboneWeights):
-    """The backbone with the head as its classifier, for the network that the library makes by name with as many classes."""
+    """The backbone with the head as its classifier, for the network that the library makes by name with
+    as many classes.
+    """
 
-    source: str                         # of backbones, which is the library's name
+    source: str  # of backbones, which is the library's name
 
     def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
         """The library's own network."""
         raise NotImplementedError(f'{type(self).__name__} must write make(identity, options)')
 
     def network(self, model: ImageClassifier, **options: Any) -> nn.Module:
-        """The network that the library makes of the backbone's name and arguments, with the model's number of classes."""
+        """The network that the library makes of the backbone's name and arguments, with the model's
+        number of classes.
+        """
         identity = model.backbone.origin
         if identity['type'] != self.source:
-            raise UserError(f'the backbone is {identity["type"]!r}, which {self.source} does not make by a name; allowed: '
-                            f'{self.source!r}. Export to backbone, onnx or torch-export.')
-        return self.make(identity, {**identity['kwargs'], 'num_classes': len(model.classes), **options}).eval()
+            raise UserError(
+                f'the backbone is {identity["type"]!r}, which {self.source} does not make by a name; '
+                f'allowed: {self.source!r}. Export to backbone, onnx or torch-export.'
+            )
+        return self.make(
+            identity, {**identity['kwargs'], 'num_classes': len(model.classes), **options}
+        ).eval()
 
     def part(self, model: ImageClassifier) -> nn.Module:
         return model
@@ -62,16 +76,24 @@ class _Library(BackboneWeights):
     def tensors(self, model: ImageClassifier) -> Tensors:
         network, head = self.network(model), model.head.state_dict()
         merged = super().tensors(model)
-        if not head:                        # Pretrained: the classifier is the backbone's
+        if not head:  # Pretrained: the classifier is the backbone's
             return merged
         if set(head) != {'fc.weight', 'fc.bias'}:
-            raise UserError(f'the head {type(model.head).__name__} cannot be the classifier of {self.source}\'s network, which is '
-                            f'one Linear. Export to onnx or torch-export, which carry it.')
+            raise UserError(
+                f"the head {type(model.head).__name__} cannot be the classifier of {self.source}'s network, which "
+                'is '
+                f'one Linear. Export to onnx or torch-export, which carry it.'
+            )
         places = sorted({name.rpartition('.')[0] for name in network.state_dict() if name not in merged})
         if len(places) != 1 or type(network.get_submodule(places[0])) is not nn.Linear:
-            found = ', '.join(f'{place} ({type(network.get_submodule(place)).__name__})' for place in places) or 'nowhere'
-            raise UserError(f'the classifier of {model.backbone.origin["name"]} is {found}, not one Linear, so that the head has '
-                            f'no place in it. Export to onnx or torch-export.')
+            found = (
+                ', '.join(f'{place} ({type(network.get_submodule(place)).__name__})' for place in places)
+                or 'nowhere'
+            )
+            raise UserError(
+                f'the classifier of {model.backbone.origin["name"]} is {found}, not one Linear, so that the '
+                'head has no place in it. Export to onnx or torch-export.'
+            )
         return merged | {name.replace('fc', places[0], 1): tensor for name, tensor in head.items()}
 
 
@@ -98,8 +120,11 @@ class TorchvisionWeights(_Library):
         from torchvision import models
 
         if identity.get('pool'):
-            raise UserError(f'model.backbone.pool is {identity["pool"]!r}, which torchvision\'s {identity["name"]} does not have. '
-                            f'Export to onnx or torch-export, which carry it.')
+            raise UserError(
+                f"model.backbone.pool is {identity['pool']!r}, which torchvision's {identity['name']} does not "
+                'have. '
+                f'Export to onnx or torch-export, which carry it.'
+            )
         return models.get_model(identity['name'], weights=None, **options)
 
     def read(self, path: Path, model: ImageClassifier) -> Network:
