@@ -40,9 +40,7 @@ def test_a_second_prefix_would_hide_the_first():
 
 
 def test_a_branch_from_the_pixels_needs_them_unedited():
-    with pytest.raises(
-        NoSiteError, match='images as the backbone takes them, which another tuner edits before'
-    ):
+    with pytest.raises(NoSiteError, match='images that no other tuner edits before the backbone takes them'):
         stack(dict(type='BorderPrompt', pad=2), dict(type='PixelBranch'), family='resnet')
 
 

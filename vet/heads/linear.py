@@ -10,8 +10,9 @@ from vet.registry import HEADS
 
 @HEADS.register_module(name=['Linear', 'ClassifierHead'])
 class LinearHead(nn.Module):
-    """logits = W dropout(f) + b: features (B, C) -> (B, K), in float32. W starts small (std 0.02), b at zero.
+    """logits = W dropout(f) + b: features (B, C) -> (B, K), in float32.
 
+    W starts normal of std 0.02, b at zero.
     Parameters: C K + K.
     """
 

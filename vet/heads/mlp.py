@@ -1,5 +1,6 @@
-"""A head of two linear layers, as fastai puts on a pretrained network; behind a pool that concatenates
-mean and maximum.
+"""A head of two linear layers, like the head that fastai puts on a pretrained network.
+
+fastai puts this head behind a pool that concatenates mean and maximum.
 """
 
 import torch
@@ -17,9 +18,9 @@ class MLP(nn.Module):
 
     Howard 2020, 2002.04688
 
-    The first dropout is of half the rate. A batch norm's running statistics are saved with its parameters. In
-    training, a
-    batch of one image is normalised by them, and leaves them: it has no statistics of its own.
+    The first dropout has half the rate. The running statistics of each batch norm are saved with its
+    parameters. In training, a batch of one image has no statistics. Such a batch is normalised by the running
+    statistics, and does not change them.
     Parameters: 2 C + C hidden + hidden + 2 hidden + hidden K + K.
     """
 
@@ -44,7 +45,7 @@ class MLP(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """As torch's, but for a batch of one image in training, which torch refuses."""
+    """torch's BatchNorm1d, which also takes a batch of one image in training. torch refuses such a batch."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if len(x) == 1:

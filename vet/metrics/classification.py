@@ -1,5 +1,6 @@
-"""Metrics of classification, computed by scikit-learn: functions of scores (N, K) and labels (N,) to a
-number in 0..1.
+"""Metrics of classification, computed by scikit-learn.
+
+Each metric is a function: scores (N, K), labels (N,) -> a number in 0..1.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from vet.registry import METRICS
 
 @METRICS.register_module(name=['accuracy', 'vision-efficient-tuning-metric'])
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images whose highest score is their label's."""
+    """The share of images whose highest score belongs to their label."""
     return float(metrics.accuracy_score(labels, scores.argmax(1)))
 
 
@@ -23,7 +24,7 @@ def top5(scores: np.ndarray, labels: np.ndarray) -> float:
 
 @METRICS.register_module()
 def mean_per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over the classes present of each class's accuracy."""
+    """The mean of the classes' accuracies, over the classes that are present in the labels."""
     return float(
         metrics.recall_score(
             labels, scores.argmax(1), labels=np.unique(labels), average='macro', zero_division=0

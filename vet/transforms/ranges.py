@@ -1,5 +1,6 @@
-"""Which values the arguments of torchvision's transforms may have: their signatures say types, but no
-ranges.
+"""The allowed values of the arguments of torchvision's transforms.
+
+torchvision's signatures say types, but no ranges.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from vet.allowed import Share
 
 
 def is_ascending(pair: Sequence[float]) -> bool:
-    """the smaller one first"""
+    """Whether the smaller number stands first."""
     return pair[0] <= pair[1]
 
 
@@ -46,7 +47,7 @@ RANGES: dict[str, Any] = dict(
     quality=Quality | Annotated[tuple[Quality, Quality], Predicate(is_ascending)],
     ratio=Pair,
     saturation=Jitter,
-    scale=Pair | bool | None,  # a bool: of ToDtype
+    scale=Pair | bool | None,  # ToDtype takes a bool
     severity=Annotated[int, Interval(ge=1, le=10)],
     sharpness_factor=Factor,
     shear=Angle | Annotated[list[Angle], Len(2, 4)] | None,
@@ -54,5 +55,5 @@ RANGES: dict[str, Any] = dict(
     size=Pixels | Annotated[list[Pixels], Len(1, 2)] | None,
     transforms=Annotated[list[Callable], MinLen(1)],
     translate=tuple[Share, Share] | None,
-    value=float | list[float] | Literal['random'] | None,  # torchvision's signature says a number alone
+    value=float | list[float] | Literal['random'] | None,  # torchvision's signature allows only a number
 )

@@ -1,7 +1,8 @@
-"""Every transform of torchvision.transforms.v2, by its class name, and how lists of them become image ->
+"""Every transform of torchvision.transforms.v2, by its class name. Lists of transforms become image ->
 tensor.
 
-A transform that takes `size` or `interpolation` gets the backbone's own where the config gives none.
+If a transform takes `size` or `interpolation` and the config gives none, the transform gets the backbone's
+value.
 """
 
 import inspect
@@ -19,10 +20,10 @@ from vet.transforms.ranges import RANGES, Pixels
 
 LARGEST = 2**26  # pixels that a resized image may have
 
-OWN = ('Normalize', 'ToTensor')  # which are registered below
+OWN = ('Normalize', 'ToTensor')  # names that vet's classes take; both are registered below
 
-PIXELS = (-0.25, 1.25)  # where the floats of an image lie: 0 to 1, and what a bicubic resize adds at edges
-OUTSIDE = 0.25  # the share of an image that a transform may leave elsewhere: noise in an erased part
+PIXELS = (-0.25, 1.25)  # range of an image's floats: 0 to 1, and a margin for the edges of a bicubic resize
+OUTSIDE = 0.25  # share of an image's values that may lie outside PIXELS, such as noise in an erased part
 FIXED = (
     'CenterCrop',
     'ConvertImageDtype',
@@ -55,10 +56,9 @@ for _name, _transform in vars(v2).items():
 class Resize(v2.Resize):
     """torchvision's Resize, bit for bit, for every image that does not become larger than LARGEST pixels.
 
-    A long and thin image becomes huge where its short side is made `size`: 1 x 20,000 pixels become 256 x
-    5,120,000. Such a PIL image becomes its centre of `kept` (height, width) alone, where a CenterCrop of that
-    size comes next, and nothing else is computed. Where `kept` is None, the image is refused with a
-    ValueError.
+    Resize sets the short side to `size`. So a long and thin image becomes huge: 1 x 20,000 pixels become 256
+    x 5,120,000. For such a PIL image, this class computes only the centre of `kept` (height, width). `kept`
+    is the size of the CenterCrop that follows. If `kept` is None, the image is refused with a ValueError.
     """
 
     def __init__(
@@ -74,9 +74,8 @@ class Resize(v2.Resize):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         height, width = v2.functional.get_size(inpt)
-        if (
-            self.size is None or len(self.size) > 1 or self.max_size is not None
-        ):  # then the config bounds both sides
+        # several sizes, or max_size, bound both sides of the result
+        if self.size is None or len(self.size) > 1 or self.max_size is not None:
             return super().transform(inpt, params)
         [short] = self.size
         factor = short / min(height, width)
@@ -94,9 +93,8 @@ class Resize(v2.Resize):
                 'numbers'
             )
         sides = [min(kept, new) for kept, new in zip(self.kept, (new_height, new_width))]
-        top, left = (
-            int(round((new - side) / 2)) for new, side in zip((new_height, new_width), sides)
-        )  # as CenterCrop cuts
+        # the same rounding as CenterCrop
+        top, left = (int(round((new - side) / 2)) for new, side in zip((new_height, new_width), sides))
         box = (
             left / factor,
             top / factor,
@@ -106,24 +104,23 @@ class Resize(v2.Resize):
         return inpt.resize((sides[1], sides[0]), _resampling(self.interpolation), box)
 
 
-STILL = (
-    Resize,
-    v2.Resize,
-    v2.CenterCrop,
-)  # an RGB image to an RGB image, the same each time; their repr says all that they are
+# RGB image -> RGB image, the same each time; the repr of such a transform says all its settings
+STILL = (Resize, v2.Resize, v2.CenterCrop)
 
 
 def may_evaluate(name: str) -> bool:
-    """Whether a model folder may name this transform of images to evaluate: a fixed one of torchvision,
-    or the user's own.
+    """Whether a model folder may name this transform for the evaluation.
+
+    Allowed are the FIXED transforms of torchvision, and the user's own transforms.
     """
     return name in FIXED or name not in vars(v2)
 
 
 @TRANSFORMS.register_module()
 class EvaluationCrop(v2.Compose):
-    """Resize so that a centre crop of `size` (H, W) takes `crop_pct` of it: the evaluation of timm and
-    torchvision.
+    """The evaluation transform of timm and torchvision: a resize, then a centre crop of `size` (H, W).
+
+    The resize is such that the crop takes the share `crop_pct` of each side.
     """
 
     def __init__(
@@ -148,13 +145,12 @@ class ToTensor(v2.Compose):
 
 @TRANSFORMS.register_module(name='Normalize')
 class Normalisation(v2.Normalize):
-    """(image - mean) / std of image tensors (..., 3, H, W): uint8, or floats in 0..1. The only place where
-    images are normalised.
+    """(image - mean) / std of image tensors (..., 3, H, W): uint8, or floats in 0..1.
 
-    The image that is given stays what it is. A gray image gets as many channels as the mean has. Of a whole
-    batch the normalisation gives what it gives of each image. UserError for floats that are normalised
-    already, or that are not scaled.
-    mean: from -1 to 2, std: from 0.001 to 10, each three numbers or one, in units of images of 0..1.
+    vet normalises images nowhere else. The given tensor is not changed. A gray image gets as many channels as
+    the mean has. A batch gives the same numbers as its images one by one. UserError for floats that are
+    normalised already, or that are not scaled.
+    mean: from -1 to 2. std: from 0.001 to 10. Each is three numbers or one, in units of images in 0..1.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], inplace: bool = False):
@@ -174,7 +170,8 @@ class Normalisation(v2.Normalize):
                     f'images have {_values(images)} before they are normalised, so that they are normalised '
                     'already, or not scaled to 0..1. Let the transform give uint8, or floats in 0..1.'
                 )
-        inplace = not images.is_floating_point() and floats.shape[-3] == len(self.mean)  # `floats` is new
+        # if the images are no floats, `floats` is a new tensor, which may be changed in place
+        inplace = not images.is_floating_point() and floats.shape[-3] == len(self.mean)
         return v2.functional.normalize(floats, list(self.mean), list(self.std), inplace)
 
 
@@ -187,10 +184,10 @@ def build_transform(
     interpolation: str,
     gray_range: Any = None,
 ) -> Callable[[Image.Image], torch.Tensor]:
-    """PIL RGB image -> float tensor (3, H, W), normalised once. `entries` None: the evaluation crop.
+    """PIL RGB image -> float tensor (3, H, W), normalised once. If `entries` is None: the evaluation crop.
 
-    The transform ends with a Normalize of `mean` and `std`, but where `entries` have a Normalize, which then
-    is the only one. UserError for two of them. gray_range is of the opening of images, before any transform.
+    If `entries` have no Normalize, the transform ends with a Normalize of `mean` and `std`. UserError if
+    `entries` have two. gray_range belongs to the opening of images, before any transform.
     """
     settings = dict(size=size, crop_pct=crop_pct, interpolation=_mode(interpolation))
     steps = []
@@ -212,14 +209,15 @@ def build_transform(
 
 
 def normalisation(transform: Callable) -> tuple[list[float], list[float]]:
-    """The mean and std by which a transform of `build_transform` normalises."""
+    """The mean and std that a transform of `build_transform` uses."""
     step = next(step for step in _flat(transform) if isinstance(step, v2.Normalize))
     return list(step.mean), list(step.std)
 
 
 def refuse_unless_pixels(image: torch.Tensor) -> None:
-    """UserError for a tensor that is no image: (1, H, W) or (3, H, W) of uint8, or of floats in 0..1
-    that nobody has normalised.
+    """UserError for a tensor that is no image.
+
+    An image is (1, H, W) or (3, H, W), of uint8, or of floats in 0..1 that are not normalised.
     """
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise UserError(
@@ -241,38 +239,36 @@ def refuse_unless_pixels(image: torch.Tensor) -> None:
 
 
 def split_still(transform: Callable) -> tuple[list[v2.Transform], Callable]:
-    """What a transform begins with that gives of an image the same image each time, as a list, and what
-    is left of it.
-    """
+    """Splits a transform in two: the steps at its start that are STILL, as a list, and the rest."""
     steps = _flat(transform)
     number = next((i for i, step in enumerate(steps) if type(step) not in STILL), len(steps))
     return steps[:number], v2.Compose(steps[number:]) if number else transform
 
 
 def on_tensors(transform: Callable) -> Callable:
-    """A transform of which what follows its still beginning sees a uint8 tensor (3, H, W), with channels last
-    in memory, in place of a PIL image. It draws the same; what it resizes differs by rounding, what it
-    rotates also at the edges."""
+    """The same transform, except that after the STILL steps it works on a uint8 tensor (3, H, W).
+
+    The tensor has channels last in memory, and stands in place of a PIL image. Random draws are the same.
+    Resized pixels differ by rounding. Rotated images also differ at the edges.
+    """
     still, rest = split_still(transform)
-    return v2.Compose(
-        [*still, v2.PILToTensor(), rest]
-    )  # which leaves an image as it is that is a tensor already
+    return v2.Compose([*still, v2.PILToTensor(), rest])  # PILToTensor does not change a tensor
 
 
 def begins_as_tensor(transform: Callable) -> bool:
-    """Whether it makes a tensor of an image before all else."""
+    """Whether the first step makes a tensor of the image."""
     return type(_flat(transform)[0]) is v2.PILToTensor
 
 
 def split_at_tensor(transform: Callable) -> tuple[Callable, Callable]:
-    """A transform that `on_tensors` gave, up to the tensor, and what is left of it."""
+    """Splits a transform of `on_tensors` in two: the steps up to the tensor, and the rest."""
     steps = _flat(transform)
     number = next(i for i, step in enumerate(steps, 1) if type(step) is v2.PILToTensor)
     return v2.Compose(steps[:number]), v2.Compose(steps[number:])
 
 
 def split_normalisation(transform: Callable) -> tuple[Callable, Callable]:
-    """A transform up to the normalisation that it ends with, and that."""
+    """Splits a transform in two: the steps before its final normalisation, and the normalisation."""
     steps = _flat(transform)
     if len(steps) < 2 or type(steps[-1]) is not Normalisation:
         return transform, v2.Identity()
@@ -280,7 +276,7 @@ def split_normalisation(transform: Callable) -> tuple[Callable, Callable]:
 
 
 def _flat(transform: Callable) -> list[Any]:
-    """The steps of a Compose, one after the other, those of each Compose within it too."""
+    """All steps of a Compose in order. The steps of each Compose within a Compose are listed too."""
     if not isinstance(transform, v2.Compose) or type(transform).forward is not v2.Compose.forward:
         return [transform]
     return [step for part in transform.transforms for step in _flat(part)]
@@ -298,7 +294,7 @@ def _mode(name: Any) -> v2.InterpolationMode:
 
 
 def _dtype(name: str) -> torch.dtype:
-    """'float32' or 'torch.float32' as torch's own: a config holds texts."""
+    """The torch dtype of a name: 'float32' or 'torch.float32'. A config holds texts."""
     dtypes = {key: value for key, value in vars(torch).items() if isinstance(value, torch.dtype)}
     if name.removeprefix('torch.') not in dtypes:
         raise UnknownNameError('dtype', name, dtypes)

@@ -1,4 +1,4 @@
-"""AdaLoRA: a budget of ranks that goes to the sites where it matters.   Zhang et al. 2023,
+"""AdaLoRA: a budget of ranks, which goes to the most important sites.   Zhang et al. 2023,
 arXiv:2303.10512
 """
 
@@ -18,21 +18,23 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class AdaLoRA(Tuner):
-    """W + (alpha / rank) P diag(lambda) Q, of which the least important triplets (P's column, lambda, Q's
-    row) are pruned.
+    """W + (alpha / rank) P diag(lambda) Q. A triplet is a column of P, its lambda and a row of Q.
 
+    After each step, only the `budget` most important triplets of all sites keep their lambda. The other
+    lambdas become zero. A later step may change them again.
     Importance of a triplet: s(lambda_i) + mean s(P_i) + mean s(Q_i), with s = mean I x mean |I - mean I| of
-    the sensitivity I = |w dL/dw|, smoothed over the steps by beta1 and beta2 (sec. 3.2). After each step, of
-    all sites' triplets together, only the `budget` most important keep their lambda; the others' becomes
-    zero, from which a later step may take it up again.
+    the sensitivity I = |w dL/dw|. beta1 and beta2 smooth both means over the steps (sec. 3.2).
     rank: at the start; one value, a list by depth (0 skips a block), or a dict from module path patterns to
         values.
-    target: the average rank at the end. alpha: as of LoRA.
-    warmup, final: the shares of the training before the budget falls, and after it has reached the target; in
-        the last one the importance counts as it is. Between them the budget falls as (1 - t)^3 (sec. 3.3).
-    gamma: weight of the penalty sum over the sites of ||P'P - I||^2 + ||Q Q' - I||^2, squared Frobenius norms
-        as in the paper (sec. 3.1; the authors' code, and PEFT, take the mean of the norms).
-    P and Q start normal of std 0.02, as the authors' code has it, lambda at zero.
+    target: the average rank at the end.
+    alpha: the same as for LoRA.
+    warmup: the share of the training before the budget falls.
+    final: the share of the training after the budget has reached the target. In this share, the statistics of
+        the importance do not change. Between warmup and final the budget falls as (1 - t)^3 (sec. 3.3).
+    gamma: weight of the penalty: the sum over the sites of ||P'P - I||^2 + ||Q Q' - I||^2. The norms are
+        squared Frobenius norms, as in the paper (sec. 3.1). The authors' code and PEFT take the mean of the
+        norms.
+    P and Q start normal of std 0.02, as in the authors' code. lambda starts at zero.
     Parameters per site: rank (in + out + 1), with in = in_channels / groups x kernel of a convolution.
         ViT-B/16 on qkv, rank 12: 442,512.
     """
@@ -53,7 +55,7 @@ class AdaLoRA(Tuner):
         if min(warmup, final) < 0 or warmup + final >= 1:
             raise UserError(
                 f'warmup is {warmup} and final is {final}; allowed: shares of the training from 0 up, '
-                f'less than 1 together.'
+                'which sum to less than 1.'
             )
         if not (0 < beta1 < 1 and 0 < beta2 < 1):
             raise UserError(f'beta1 is {beta1} and beta2 is {beta2}; allowed: between 0 and 1.')
@@ -67,8 +69,8 @@ class AdaLoRA(Tuner):
         ranks = [rank for site in sites if (rank := site.at_depth(self.rank, 'rank'))]
         if ranks and not 0 < self.target <= sum(ranks) / len(ranks):
             raise UserError(
-                f'target is {self.target}; allowed: an average rank above 0, up to that of the start, '
-                f'{sum(ranks) / len(ranks):g}.'
+                f'target is {self.target}; allowed: an average rank above 0, up to the average rank of the '
+                f'start, {sum(ranks) / len(ranks):g}.'
             )
 
     def tune(self, site: Site) -> None:
@@ -94,10 +96,11 @@ class AdaLoRA(Tuner):
             if progress >= 1 - self.final:
                 raise UserError(
                     f'final is {self.final}, but AdaLoRA has seen no gradient in the first '
-                    f'{1 - self.final:.0%} of the training: make it smaller, or let its stage begin earlier.'
+                    f'{1 - self.final:.0%} of the training: make final smaller, or start its stage earlier.'
                 )
             return
-        order = importance.argsort(descending=True, stable=True)  # of equals, all processes take the same
+        # stable: all processes choose the same triplets
+        order = importance.argsort(descending=True, stable=True)
         pruned = torch.ones_like(importance, dtype=torch.bool).index_fill_(
             0, order[: self.budget(progress)], False
         )
@@ -106,7 +109,7 @@ class AdaLoRA(Tuner):
             delta.kept.copy_(~mine)
 
     def budget(self, progress: float) -> int:
-        """How many triplets are kept at `progress`."""
+        """The number of triplets that are kept at `progress` (0 to 1)."""
         start, end = sum(delta.rank for delta in self._triplets()), int(self.target * len(self.deltas))
         left = 1 - min(max((progress - self.warmup) / (1 - self.warmup - self.final), 0), 1)
         return end + int((start - end) * left**3)
@@ -123,10 +126,9 @@ class AdaLoRA(Tuner):
 
 
 class Triplets(LowRank):
-    """W + scale P diag(Lambda) Q, with P (out, rank), Lambda (rank,), Q (rank, in), and the smoothed
-    statistics of each.
+    """W + scale P diag(Lambda) Q, with P (out, rank), Lambda (rank,), Q (rank, in).
 
-    A triplet is P[:, i], Lambda[i] and Q[i].
+    A triplet is P[:, i], Lambda[i] and Q[i]. The buffers hold smoothed statistics of P, Lambda and Q.
     """
 
     def make(self, in_features: int, num_rows: int) -> None:
@@ -134,9 +136,8 @@ class Triplets(LowRank):
         self.Lambda = nn.Parameter(torch.zeros(self.rank))
         self.Q = nn.Parameter(torch.empty(self.rank, in_features).normal_(0, 0.02))
         self.kept: torch.Tensor
-        self.register_buffer(
-            'kept', torch.ones(self.rank, dtype=torch.bool)
-        )  # in evaluation, where an average may be taken
+        # `kept` counts in evaluation: there an average of the weights may stand in place of the weights
+        self.register_buffer('kept', torch.ones(self.rank, dtype=torch.bool))
         for name, parameter in list(self.named_parameters()):
             for statistic in ('sensitivity', 'uncertainty'):
                 self.register_buffer(f'{name}_{statistic}', torch.zeros_like(parameter), persistent=False)
@@ -145,13 +146,14 @@ class Triplets(LowRank):
         return self.Q, self.scale * self.P * (self.Lambda if self.training else self.Lambda * self.kept)
 
     def far_from_orthogonal(self) -> torch.Tensor:
-        """||P'P - I||^2 + ||Q Q' - I||^2, as a sum of squares"""
+        """||P'P - I||^2 + ||Q Q' - I||^2, each a sum of squares."""
         eye = torch.eye(self.rank, device=self.P.device, dtype=self.P.dtype)
         return (self.P.T @ self.P - eye).square().sum() + (self.Q @ self.Q.T - eye).square().sum()
 
     def observe(self, beta1: float, beta2: float) -> None:
-        """Takes this step's gradients into the statistics; what does not train now has none, and keeps
-        its own.
+        """Adds the gradients of this step to the statistics.
+
+        Parameters without a gradient keep their statistics.
         """
         for name, parameter in self.named_parameters():
             if parameter.grad is not None:
@@ -161,7 +163,7 @@ class Triplets(LowRank):
                 uncertainty.lerp_((now - sensitivity).abs(), 1 - beta2)
 
     def importance(self) -> torch.Tensor:
-        """(rank,), of each triplet"""
+        """The importance of each triplet: (rank,)"""
         P, Lambda, Q = (torch.mul(*self._statistics(name)) for name in ('P', 'Lambda', 'Q'))
         return Lambda + P.mean(0) + Q.mean(1)
 

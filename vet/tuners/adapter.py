@@ -1,5 +1,6 @@
-"""Adapters: small bottlenecks beside or behind the frozen modules. One class; the papers' choices are
-presets of it.
+"""Adapters: small bottlenecks beside or behind the frozen modules.
+
+The papers' methods are presets of `Adapter`.
 """
 
 from typing import Any, Literal
@@ -18,17 +19,17 @@ POSITIONS = ('after', 'parallel', 'before')
 
 @TUNERS.register_module()
 class Adapter(Tuner):
-    """u(h) = scale (W2 act(W1 h + b1) + b2) is added to what flows through a module m at the places `at`:
+    """u(h) = scale (W2 act(W1 h + b1) + b2) is added at a module m, for each module that `at` names.
 
-    position 'after': m(x) + u(m(x)); 'parallel': m(x) + u(x); 'before': m(x + u(x)).
-
-    The defaults are ModelScope's adapter, x + h + W2 GELU(W1 h) with h the FFN's output, but start as the
-    identity; ModelScope's own start is init='xavier'. In a network with layer scales or a stochastic depth, h
-    is taken before those.
+    position: 'after': m(x) + u(m(x)); 'parallel': m(x) + u(x); 'before': m(x + u(x)).
     width: one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
     activation: 'gelu', 'relu', 'silu', 'tanh' or 'none'.
-    scale: a number, 'learned' (one per site) or 'channel' (one per channel). dropout: before W2, in training.
+    scale: a number, 'learned' (one per site) or 'channel' (one per channel).
+    dropout: before W2, in training.
     init: 'zero' (W2 = 0, the identity), 'houlsby', 'bert' or 'xavier'.
+    The defaults are ModelScope's adapter, x + h + W2 GELU(W1 h), with h the FFN's output. ModelScope starts
+    with init='xavier', vet starts as the identity. If a network has layer scales or stochastic depth, h is
+    the value before these.
     Parameters per site: width (C + C') + width + C', with C' channels out; C' more for scale='channel', 1 for
         'learned'.
     """
@@ -78,7 +79,7 @@ class Adapter(Tuner):
             raise refuse(
                 self,
                 site,
-                f'a module that keeps the number of its places (this one gives {tuple(out_shape)})',
+                f'a module that keeps the number of its places (this module gives {tuple(out_shape)})',
             )
         delta = Bottleneck(
             shape[axis],
@@ -102,7 +103,8 @@ class Houlsby(Adapter):
 
     Houlsby et al. 2019, arXiv:1902.00751, sec. 2.1
 
-    Weights start normal of std 0.01, cut at two: near the identity, not at it.
+    Weights start normal of std 0.01, cut at two std. So the start is near the identity, but is not the
+    identity.
     Parameters: 2 (2 width C + width + C) per block; ViT-B/16, width 8: 313,536.
     """
 
@@ -118,8 +120,8 @@ class Houlsby(Adapter):
 class Pfeiffer(Adapter):
     """m(x) + W2 GELU(W1 m(x)) behind the FFN alone.   Pfeiffer et al. 2021, arXiv:2005.00247
 
-    Without the layer norms that the paper inherits from BERT's post-norm blocks. Weights start as in BERT,
-    normal of std 0.02.
+    The paper inherits layer norms from BERT's post-norm blocks. These norms are left out here. Weights start
+    as in BERT, normal of std 0.02.
     Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
     """
 
@@ -135,7 +137,8 @@ class AdaptFormer(Adapter):
 
     Chen et al. 2022, arXiv:2205.13535, sec. 3.2
 
-    W2 starts at zero: the identity. The paper's vision runs use width 64, scale 0.1 and dropout 0.1.
+    W2 starts at zero, so the start is the identity. The paper's vision runs use width 64, scale 0.1, dropout
+    0.1.
     Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
     """
 
@@ -157,8 +160,8 @@ class AdapterPlus(Adapter):
 
     Steitz and Roth 2024, arXiv:2406.06820
 
-    "Adapter+": post-adapter, channel-wise scale, Houlsby's start (near the identity, not at it), no layer
-    norm.
+    "Adapter+" stands behind the block, scales each channel, and has no layer norm. The start is Houlsby's:
+    near the identity, but not the identity.
     Parameters: 2 width C + width + 2 C per block; ViT-B/16, width 8: 165,984.
     """
 

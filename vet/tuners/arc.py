@@ -34,20 +34,20 @@ class Recomposed(InputLowRank):
 
 @TUNERS.register_module()
 class ARC(Tuner):
-    """W (I + P diag(c) P') and bias + W b: x + P diag(c) P' x + b before attention and before FFN, with one P
-    (C, width) for all attentions and one for all FFNs, and c, b of each layer.
+    """W (I + P diag(c) P') and bias + W b: x + P diag(c) P' x + b before attention and before FFN.
 
-    Sites of equal weight shape share P, so that a pyramid has projections of its own in each stage.
-    at: weights that see one position at a time. Where one has no bias there is no b, and the keys stay.
-    Parameters: C width for each shape, and width + C for each site. ViT-B/16, width 50: 96,432; the published
-        0.13M add the mean head of VTAB-1k's 19 tasks. 'attn.qkv' alone is their ARC_att.
+    All attentions share one P (C, width), and all FFNs share another. Each layer has its own c and b. Sites
+    share P if their weights have the same shape. So each stage of a pyramid has its own projections.
+    at: weights that see one position at a time. A weight without a bias gets no b, and its keys stay.
+    Parameters: C width for each shape, and width + C for each site. ViT-B/16, width 50: 96,432. The published
+        0.13M add the mean head of VTAB-1k's 19 tasks. at='attn.qkv' is their ARC_att.
     """
 
     def __init__(self, width: Count = 50, at: Places = ('attn.qkv', 'mlp.fc1')):
         super().__init__(at)
         if type(width) is not int:
             raise UserError(
-                f'width is {width!r}; ARC has one for all sites, an int, since they share their projections.'
+                f'width is {width!r}; allowed: an int. All sites share the projections of one width.'
             )
         self.width = width
 

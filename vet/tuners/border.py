@@ -1,5 +1,6 @@
-"""Border prompts: learned pixels around the image, VPT's form for convolutional networks.   Jia et al.
-2022, arXiv:2203.12119
+"""Border prompts: learned pixels around the image, VPT's form for convolutional networks.
+
+Jia et al. 2022, arXiv:2203.12119
 """
 
 from typing import Annotated
@@ -19,14 +20,13 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class BorderPrompt(Tuner):
-    """f([P; x; P]): a border of `pad` learned pixels around the normalised image, (3, H, W) -> (3, H + 2 p, W
-    + 2 p).
+    """f([P; x; P]): a border of `pad` learned pixels around the normalised image.
 
-    The paper's prompts for ConvNeXt and ResNet ("pad" in the authors' code). They start as pixels uniform in
-    [0, 1], normalised as the images are.
+    (3, H, W) -> (3, H + 2 p, W + 2 p)
+    These are the paper's prompts for ConvNeXt and ResNet ("pad" in the authors' code). The pixels start
+    uniform in [0, 1], normalised as the images are. The network must take images of any size. Other networks,
+    such as a ViT with fixed positions, are refused.
     Parameters: 3 (2 p (W + 2 p) + 2 p H); 224 x 224 images, p = 5: 13,740.
-    Networks that take images of any size; one that only takes its own, such as a ViT with fixed positions, is
-    refused.
     """
 
     identity_at_start = False
@@ -44,12 +44,12 @@ class BorderPrompt(Tuner):
         self.before(site, Border(site.in_shape, self.pad, images.mean, images.std))
 
     def _try(self, site: Site) -> None:
-        """Refuses a network that does not give as many features of the larger images."""
+        """Refuses a network that gives another number of features for the larger images, or that fails."""
         channels, height, width = site.in_shape
         images = next(site.module.parameters()).new_zeros(
             1, channels, height + 2 * self.pad, width + 2 * self.pad
         )
-        needs = f'a network that takes its images padded to {tuple(images.shape[1:])}'
+        needs = f'a network that takes images padded to {tuple(images.shape[1:])}'
         try:
             with torch.no_grad(), in_eval(site.module):
                 given = site.module(images)
@@ -64,8 +64,10 @@ class BorderPrompt(Tuner):
 
 
 class Border(nn.Module):
-    """(B, 3, H, W) -> (B, 3, H + 2 p, W + 2 p): the first p rows or columns of each part stand before
-    the image.
+    """(B, 3, H, W) -> (B, 3, H + 2 p, W + 2 p).
+
+    The first p rows of `rows`, and the first p columns of `columns`, stand before the image. The others stand
+    behind.
     """
 
     def __init__(self, image_shape: torch.Size, pad: int, mean: tuple[float, ...], std: tuple[float, ...]):

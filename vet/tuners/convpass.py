@@ -16,17 +16,17 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class Convpass(Tuner):
-    """m(x) + s W2 act(conv3x3(act(W1 x))), act(h) = h sigmoid(1.702 h), beside attention and FFN, on their
-    normed input.
+    """m(x) + s W2 act(conv3x3(act(W1 x))), act(h) = h sigmoid(1.702 h), beside attention and FFN.
 
-    The convolution sees the patch tokens as an H x W map and each class token as a map of 1 x 1; added
-    prompts pass through.
-    scale: s, which the paper chooses for each task out of 0.01, 0.1, 1, 10, 100. dropout: before W2, in
-    training. W1 starts Xavier-uniform, the convolution as the identity (its centre; the paper's other start
-    is xavier_conv=True), W2 at zero.
+    x is the normed input of the attention or the FFN. The convolution sees the patch tokens as a map of H x
+    W, and each class token as a map of 1 x 1. Prompts that were added pass through.
+    scale: s, which the paper chooses for each task out of 0.01, 0.1, 1, 10, 100.
+    dropout: before W2, in training.
+    xavier_conv: the convolution starts Xavier-uniform, as in the paper's other start. False: the convolution
+        starts as the identity, with ones at its centre. W1 starts Xavier-uniform, W2 at zero.
     Parameters per site: 2 width C + 9 width^2 + 2 width + C; ViT-B/16, width 8: 327,552.
-    Tokens whose grid is known, or maps that keep their size; windows are refused (a window is no map of the
-    image).
+    The site must have tokens with a known grid, or a map that keeps its size. Windows are refused, because a
+    window is no map of the image.
     """
 
     def __init__(
@@ -76,8 +76,9 @@ class QuickGELU(nn.Module):
 
 
 class Bypass(nn.Module):
-    """y + s W2 act(conv(act(W1 x))): tokens (B, N, C) if `grid` is given, else maps with channels at
-    `axis`.
+    """y + s W2 act(conv(act(W1 x))).
+
+    If `grid` is given: tokens (B, N, C). If not: maps with channels at `axis`.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
-"""DyLoRA: low-rank updates whose first rows and columns work without the others.   Valipour et al.
-2022, arXiv:2210.07558
+"""DyLoRA: low-rank updates whose first rows and columns work without the others.
+
+Valipour et al. 2022, arXiv:2210.07558
 """
 
 from collections.abc import Callable
@@ -15,12 +16,10 @@ from vet.core.tuner import Tuner, check_rank, rank_and_alpha
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
-SCHEDULES: dict[
-    str, Callable[[int, float, int], int]
-] = {  # (seed, progress, how many ranks there are) -> which of them
-    'random': lambda seed, progress, count: int(
-        Random(f'{seed} {progress}').random() * count
-    ),  # of the step alone: resumable
+# (seed, progress, number of possible ranks) -> the index of the rank. 'random' depends on the step alone, so
+# that a run can be resumed.
+SCHEDULES: dict[str, Callable[[int, float, int], int]] = {
+    'random': lambda seed, progress, count: int(Random(f'{seed} {progress}').random() * count),
     'grow': lambda seed, progress, count: min(int(progress * count), count - 1),
     'shrink': lambda seed, progress, count: max(count - 1 - int(progress * count), 0),
 }
@@ -28,17 +27,18 @@ SCHEDULES: dict[
 
 @TUNERS.register_module()
 class DyLoRA(Tuner):
-    """h = W x + (alpha / b) B[:, :b] A[:b] x, with one b at a time from `smallest` to the rank; B is zero at
-    the start.
+    """h = W x + (alpha / b) B[:, :b] A[:b] x, with one b at a time, from `smallest` to the rank.
 
-    rank, alpha, at: as of LoRA. A site of another rank than the others has its own b, as far along its own
-        ranks.
-    schedule: how b goes over the steps. 'random': drawn anew for each step, all b equally likely (the paper);
-        'grow', 'shrink': from `smallest` to the rank or back, each b for an equal share of the training.
-        Every row and column up to b trains, not the b-th alone as in the paper's "frozen" way.
-    use: the rank of evaluation and merging, up to which a site has it; no part of the saved state, so that
-        one file serves every rank. None: the full rank for 'random', the current one otherwise. `use_rank`
-        changes it.
+    B starts at zero.
+    rank, alpha, at: the same as for LoRA. Each site has its own b. If sites have different ranks, each b is
+        at the same share of the site's ranks.
+    schedule: how b changes over the steps. 'random': b is drawn for each step, and all b are equally likely
+        (the paper). 'grow': b goes from `smallest` to the rank, and each b has an equal share of the
+        training. 'shrink': the same, backwards. Every row and column up to b trains. In the paper's "frozen"
+        way only the b-th trains.
+    use: the rank of evaluation and merging; a site of a smaller rank uses its full rank. The saved state does
+        not hold `use`, so that one file serves every rank. None: the full rank for 'random', the current rank
+        otherwise. `use_rank` changes `use`.
     Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution.
         ViT-B/16 on qkv, rank 8: 294,912.
     """
@@ -78,7 +78,7 @@ class DyLoRA(Tuner):
             return
         if self.smallest > rank:
             raise UserError(
-                f'smallest is {self.smallest}, but the rank at {site} is {rank}; give a smaller one.'
+                f'smallest is {self.smallest}, but the rank at {site} is {rank}; give a smaller number.'
             )
         delta = NestedLowRank(site.weight.shape, rank, alpha, self.schedule != 'random')
         delta.current.fill_(self._rank_at(0.0, rank))
@@ -91,7 +91,7 @@ class DyLoRA(Tuner):
             delta.current.fill_(self._rank_at(progress, delta.rank))
 
     def use_rank(self, b: int) -> None:
-        """Evaluates and merges, from now on, at rank b, or at the full rank of a site that has less."""
+        """From now on, evaluates and merges at rank b. A site of a smaller rank uses its full rank."""
         deltas: list[Any] = list(self.deltas.values())
         _check(b, max(delta.rank for delta in deltas))
         self.use = b
@@ -103,10 +103,10 @@ class DyLoRA(Tuner):
 
 
 class NestedLowRank(LowRank):
-    """W + (alpha / b) B[:, :b] A[:b], by a mask, so that no shape changes with b and nothing is compiled
-    anew.
+    """W + (alpha / b) B[:, :b] A[:b], by a mask. So no shape changes with b, and torch.compile compiles once.
 
-    b: `current` in training; in evaluation `most`, and no more than `current` where that `lasts`.
+    In training, b is `current`. In evaluation, b is `most`. If `lasts` is true, b in evaluation is at most
+    `current`.
     """
 
     current: torch.Tensor

@@ -17,7 +17,7 @@ from vet.registry import TUNERS
 
 
 class TensorTrain(Delta):
-    """Sigma_i is a matrix (r, r) of each of the n matrices.   FacT-TT"""
+    """Each of the n matrices has a Sigma_i (r, r).   FacT-TT"""
 
     linear_in = ('V',)
 
@@ -33,12 +33,12 @@ class TensorTrain(Delta):
         )
 
     def middle(self, which: slice) -> torch.Tensor:
-        """The Sigma_i of some matrices: (parts, r, r)"""
+        """The Sigma_i of some matrices: (parts, r, r)."""
         return self.Sigma[which]
 
 
 class Tucker(TensorTrain):
-    """Sigma_i = sum_k P_ik core_k, with one core (r, r, r) for all and P (n, r).   FacT-TK"""
+    """Sigma_i = sum_k P_ik core_k, with one core (r, r, r) for all matrices, and P (n, r).   FacT-TK"""
 
     linear_in = ('V',)
 
@@ -52,9 +52,10 @@ class Tucker(TensorTrain):
 
 
 class FactorUpdate(LowRankUpdate):
-    """The parts `which` of one weight: stacked rows (q, k, v; fc1), or side by side where `columns` (fc2).
+    """The update of one weight, which consists of the matrices `which`.
 
-    order: of each row of the weight, its place in the stack; None: they lie as they are stacked.
+    The matrices are stacked as rows (q, k, v; fc1). If `columns` is true, they stand side by side (fc2).
+    order: the place in the stack of each row of the weight. None: the rows lie as they are stacked.
     """
 
     shared: TensorTrain
@@ -84,12 +85,12 @@ VARIANTS = dict(tt=TensorTrain, tk=Tucker)
 
 @TUNERS.register_module()
 class FacT(Tuner):
-    """x W' + scale x U Sigma_i V' for the i-th (C, C) matrix, with U and V (C, r) shared by all of them.
+    """x W' + scale x U Sigma_i V' for the i-th (C, C) matrix. All matrices share U and V (C, r).
 
-    variant: 'tt' (a Sigma of each matrix) or 'tk' (Sigmas mixed from one core). V starts at zero.
+    variant: 'tt' (each matrix has a Sigma) or 'tk' (Sigmas mixed from one core). V starts at zero.
     scale: the paper tries 0.01 to 100 for each task.
-    at: weights (a C, C) or (C, a C) of one width C; pyramids such as Swin have several and are refused.
-    Parameters: tt: 2 C r + n r^2; tk: 2 C r + n r + r^3. ViT-B/16 (C = 768, n = 144), tk, r = 32: 86,528.
+    at: weights (a C, C) or (C, a C) of one width C. Pyramids such as Swin have several widths and are
+        refused.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class FacT(Tuner):
             raise UnknownNameError('variant of FacT', variant, VARIANTS)
         if type(rank) is not int:
             raise UserError(
-                f'rank is {rank!r}; FacT has one for all sites, an int, since they share their factors.'
+                f'rank is {rank!r}; allowed: an int. All sites share their factors, so FacT has one rank.'
             )
         self.rank, self.variant, self.scale = rank, variant, scale
 
@@ -118,7 +119,7 @@ class FacT(Tuner):
                 raise refuse(
                     self,
                     site,
-                    f'weights made of ({width}, {width}) matrices, one width in all blocks (here is '
+                    f'weights made of ({width}, {width}) matrices, one width in all blocks (this weight is '
                     f'{tuple(shape)})',
                 )
             self.places[site.name] = slice(n, n := n + max(shape) // width)

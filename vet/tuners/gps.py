@@ -1,5 +1,6 @@
-"""GPS: of each neuron's input connections, the few with the largest gradients are tuned.   Zhang et al.
-2023, arXiv:2312.10136
+"""GPS: each neuron tunes only its few input connections with the largest gradients.
+
+Zhang et al. 2023, arXiv:2312.10136
 """
 
 from collections.abc import Iterable
@@ -24,20 +25,19 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class GPS(Tuner):
-    """W_ij + v_ij for the k inputs j of each output i of the largest |dL / dW_ij|, and b + f; all else stays
-    frozen.
+    """W_ij + v_ij for the k inputs j of each output i with the largest |dL / dW_ij|, and b + f.
 
-    L is the supervised contrastive loss of the features, so that no head is needed; the connections are
-    chosen by `prepare`, on
-    the frozen network, and saved. Before that: the k largest |W_ij| of each output. v and f start at zero:
-    the identity. A convolution's output has in / groups kH kW inputs.
+    All other weights stay frozen. L is the supervised contrastive loss of the features, which needs no head.
+    `prepare` chooses the connections on the frozen network. The choice is saved. Before `prepare`, the
+    connections are the k largest |W_ij| of each output. v and f start at zero, so the start is the identity.
+    An output of a convolution has in / groups kH kW inputs.
     k: one value, a list by depth (0 skips a block; then at='weight'), or a dict from module path patterns to
         values.
-    bias: whether the biases b train too, as in the authors' code; it takes every weight but the norms', here
-        those of the stem and the blocks.
-    images: from how many training images the choice is made (the authors: all). A batch holds each of them
-        once, so that its second view is its mirror image: `prepare` takes the memory of full tuning at twice
-        the batch.
+    bias: whether the biases b train too, as in the authors' code. The authors' code takes every weight except
+        the norms'. vet takes the weights of the stem and the blocks.
+    images: from how many training images the choice is made (the authors: all). A batch holds each image
+        once, so the second view of an image is its mirror image. `prepare` needs the memory of full tuning
+        with twice the batch.
     Parameters per site: k out, and out of a bias; ViT-B/16, k = 1: 83,712, and 83,712 of biases.
     """
 
@@ -62,8 +62,9 @@ class GPS(Tuner):
         self.reweight(site, Connections(site.weight, k, self.bias and site.bias is not None))
 
     def prepare(self, batches: Iterable) -> None:
-        """Chooses the connections from batches of images (B, 3, H, W) and labels (B,), while every
-        update is zero.
+        """Chooses the connections from batches of images (B, 3, H, W) and labels (B,).
+
+        Every update is still zero.
         """
         assert self.backbone is not None, 'attach first'
         edits = [edit for edit in self._edits if isinstance(edit, Reweight)]
@@ -101,7 +102,7 @@ class GPS(Tuner):
 
 
 class Connections(Delta):
-    """W + values at `index`, k inputs to each output, and bias + shift."""
+    """W + values at `index`, k inputs of each output, and bias + shift."""
 
     linear_in = ('values', 'shift')
     bound_to_weight = ('values',)
@@ -124,17 +125,17 @@ class Connections(Delta):
 
 
 def largest(tensor: torch.Tensor, k: int) -> torch.Tensor:
-    """(out, …) -> (out, k): the places of the k largest absolute values of each row, in order."""
+    """(out, …) -> (out, k): the places of the k largest absolute values of each row, in ascending order."""
     return tensor.detach().flatten(1).abs().topk(k).indices.sort().values
 
 
 def contrastive_loss(
     features_NC: torch.Tensor, labels_N: torch.Tensor, temperature: float = 0.07
 ) -> torch.Tensor:
-    """-mean over i, and over the others p of i's label, of log softmax_{a != i}(z_i z_a / temperature)_p, z =
-    features / |.|.
+    """The supervised contrastive loss.   Khosla et al. 2020, arXiv:2004.11362, eq. 2
 
-    Khosla et al. 2020, arXiv:2004.11362, eq. 2. Every label must be there twice.
+    -mean over i, and over the other images p of i's label, of log softmax_{a != i}(z_i z_a / temperature)_p,
+    with z = features / |features|. Every label must occur at least twice.
     """
     z_NC = F.normalize(features_NC)
     self_NN = torch.eye(len(z_NC), dtype=torch.bool, device=z_NC.device)

@@ -1,5 +1,6 @@
-"""Ladder side-tuning: a thin transformer beside the frozen one, fed by its blocks. No gradient passes
-through the backbone.
+"""Ladder side-tuning: a thin transformer beside the frozen network, which gets the outputs of its blocks.
+
+No gradient passes through the backbone.
 """
 
 import threading
@@ -20,16 +21,17 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class LadderSide(Tuner):
-    """s_i = T_i(m_i D_i b_i + (1 - m_i) s_{i-1}), s_0 = D_0 b_0: a thin transformer whose rungs are the
-    backbone's own tokens.
+    """s_i = T_i(m_i D_i b_i + (1 - m_i) s_{i-1}), s_0 = D_0 b_0: a thin transformer beside the backbone.
 
-    Ladder side-tuning, Sung et al. 2022, arXiv:2206.06522, sec. 3. b_0 enters the backbone's first block, b_i
-    leaves block i; D_i is linear, C to R = C / reduction; T_i a pre-norm transformer block of width R, drawn
-    at random (the paper prunes the backbone's); m_i = sigmoid(a_i / 0.1), a_i learned from 0. The features
-    become f + U LN(s_L), of the class token or the
-    tokens' mean, with U zero at the start: the identity.
+    Ladder side-tuning, Sung et al. 2022, arXiv:2206.06522, sec. 3.
+    b_0: the tokens that enter the backbone's first block. b_i: the tokens that leave block i.
+    D_i: linear, C to R = C / reduction.
+    T_i: a pre-norm transformer block of width R, drawn at random (the paper prunes the backbone's block).
+    m_i: sigmoid(a_i / 0.1). a_i is learned and starts at 0.
+    The features become f + U LN(s_L). s_L is the class token, or the mean of the tokens. U starts at zero, so
+    the start is the identity.
     Parameters: (L + 1) (C R + R) + L (12 R^2 + 13 R + 1) + 2 R + R C + C; ViT-B/16, reduction 8: 2,376,492.
-    Blocks that all take and give the same tokens (N, C).
+    All blocks must take and give tokens of one shape (N, C).
     """
 
     def __init__(self, reduction: Count = 8, heads: Count = 4):
@@ -47,11 +49,11 @@ class LadderSide(Tuner):
         width = C // self.reduction
         if not width or width % self.heads:
             raise UserError(
-                f'{C} channels by reduction={self.reduction} are {width}, which {self.heads} heads cannot '
-                'share; choose others.'
+                f'{C} channels divided by reduction={self.reduction} are {width}, which is no multiple of '
+                f'{self.heads} heads; choose other numbers.'
             )
         self.tokens = N
-        self.rungs: dict[int, list[torch.Tensor]] = {}  # by thread, within one forward; empty after it
+        self.rungs: dict[int, list[torch.Tensor]] = {}  # by thread; has entries only during a forward
         self.sizes: dict[str, Any] = dict(
             blocks=len(blocks),
             channels=C,
@@ -72,14 +74,16 @@ class LadderSide(Tuner):
 
 
 def _this_forward() -> int:
-    """Threads share the modules, not their rungs. A compiled graph holds one forward alone, and cannot
-    ask for its thread.
+    """A key of the running forward: the thread.
+
+    Threads share the modules, but not the rungs. A compiled graph is one forward, and cannot ask for its
+    thread.
     """
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class NewRungs(nn.Module):
-    """Passes images on, and forgets what a forward that failed has left."""
+    """Passes images on, and removes the rungs that a failed forward has left."""
 
     def __init__(self, rungs: dict[int, list[torch.Tensor]]):
         super().__init__()
@@ -91,8 +95,9 @@ class NewRungs(nn.Module):
 
 
 class Rung(nn.Module):
-    """Passes tokens on, and keeps the image's own for the ladder (prompts stand last), without their
-    gradient.
+    """Passes tokens on, and keeps the image's tokens for the ladder, without gradient.
+
+    Prompts stand last and are cut.
     """
 
     def __init__(self, rungs: dict[int, list[torch.Tensor]], tokens: int):
@@ -102,7 +107,7 @@ class Rung(nn.Module):
     def forward(self, x_BNC: torch.Tensor, y_BNC: torch.Tensor | None = None) -> torch.Tensor:
         tokens_BNC = x_BNC if y_BNC is None else y_BNC
         rungs = self.rungs.get(_this_forward())
-        if rungs is not None:  # none: gradient checkpointing runs the block again, after the ladder
+        if rungs is not None:  # None: gradient checkpointing runs the block again, after the ladder
             rungs.append(tokens_BNC[:, : self.tokens].detach())
         return tokens_BNC
 
@@ -155,8 +160,7 @@ class ThinBlock(nn.Module):
         )
 
     def forward(self, x_BNR: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            self.qkv(self.norm1(x_BNR)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # (B, h, N, R / h)
+        # each (B, h, N, R / h)
+        q, k, v = self.qkv(self.norm1(x_BNR)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         x_BNR = x_BNR + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x_BNR + self.fc2(F.gelu(self.fc1(self.norm2(x_BNR))))

@@ -1,5 +1,6 @@
-"""LoHa: the elementwise product of two low-rank updates.   FedPara, Hyeon-Woo et al. 2022,
-arXiv:2108.06098; LyCORIS
+"""LoHa: the elementwise product of two low-rank updates.
+
+FedPara, Hyeon-Woo et al. 2022, arXiv:2108.06098; LyCORIS
 """
 
 import math
@@ -15,11 +16,11 @@ from vet.registry import TUNERS
 
 
 class Hadamard(LowRankUpdate):
-    """W + scale (w1_a w1_b) * (w2_a w2_b), of rank up to r^2: its factors are the products of all pairs of
+    """W + scale (w1_a w1_b) * (w2_a w2_b), of rank up to r^2. The factors are the products of all pairs of
     rows.
 
-    weight (out, in / groups, kH, kW) taken as (out, in kH kW / groups). w2_b starts at zero, the others as
-    PEFT draws them.
+    weight: (out, in / groups, kH, kW), taken as (out, in kH kW / groups). w2_b starts at zero. The others
+        start as in PEFT.
     """
 
     linear_in = ('w2_b',)
@@ -45,18 +46,19 @@ class Hadamard(LowRankUpdate):
         return weight + update.view_as(weight).to(weight.dtype), bias
 
     def splits(self, module: nn.Module) -> bool:
-        """Where r^2 is small enough to be worth it."""
+        """Whether r^2 is small enough, so that two products are faster than the whole update."""
         return self.is_low and super().splits(module)
 
 
 @TUNERS.register_module()
 class LoHa(Tuner):
-    """W + (alpha / rank) (B1 A1) * (B2 A2), * by element: of rank up to rank^2 at twice LoRA's parameters.
+    """W + (alpha / rank) (B1 A1) * (B2 A2), * by element: of rank up to rank^2, with twice LoRA's parameters.
 
-    rank: one value, a list by depth (0 skips a block), or a dict of path patterns. alpha: None means alpha =
-        rank.
-    at: weights of Linear layers and convolutions. Parameters per site: 2 rank (out + in kH kW / groups).
-    The same as PEFT's LoHa, convolutions flattened (its use_effective_conv2d=False).
+    rank: one value, a list by depth (0 skips a block), or a dict of path patterns.
+    alpha: None means alpha = rank.
+    at: weights of Linear layers and convolutions.
+    Parameters per site: 2 rank (out + in kH kW / groups).
+    The formula is that of PEFT's LoHa with flattened convolutions (its use_effective_conv2d=False).
     """
 
     def __init__(self, rank: Counts = 4, alpha: Positives | None = None, at: Places = 'attn.qkv'):

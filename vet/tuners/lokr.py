@@ -1,5 +1,6 @@
-"""LoKr: Kronecker products as updates.   KronA, Edalati et al. 2022, arXiv:2212.10650; LyCORIS, Yeh et
-al. 2024, 2309.14859
+"""LoKr: Kronecker products as updates.
+
+KronA, Edalati et al. 2022, arXiv:2212.10650; LyCORIS, Yeh et al. 2024, 2309.14859
 """
 
 import math
@@ -18,11 +19,10 @@ from vet.registry import TUNERS
 
 
 class Kronecker(Delta):
-    """W + scale w1 (x) w2, with w1 (o1, i1) from zero, and w2 (o2, i2 kH kW), itself low-rank where that is
-    smaller.
+    """W + scale w1 (x) w2, with w1 (o1, i1), which starts at zero, and w2 (o2, i2 kH kW).
 
-    x (…, i1 i2) as (…, i1, i2): the update gives w1 x w2', so that a Linear forms neither the product nor W's
-    gradient.
+    If a low-rank product is smaller, w2 is a low-rank product. For x (…, i1 i2) taken as (…, i1, i2), the
+    update gives w1 x w2'. So a Linear forms neither the Kronecker product nor W's gradient.
     """
 
     linear_in = ('w1',)
@@ -69,8 +69,10 @@ class Kronecker(Delta):
 
 
 def factorized(size: int, factor: int) -> tuple[int, int]:
-    """size = a b, with a = `factor` where that divides it, else the largest a up to it and to b; -1: as
-    near b as can be.
+    """size = a b.
+
+    If `factor` divides size, a is `factor`. If not, a is the largest divisor up to `factor` and up to b. If
+    `factor` is -1, a is as near to b as possible.
     """
     if factor > 0 and size % factor == 0:
         return factor, size // factor
@@ -80,15 +82,17 @@ def factorized(size: int, factor: int) -> tuple[int, int]:
 
 @TUNERS.register_module()
 class LoKr(Tuner):
-    """W + (alpha / rank) w1 (x) w2, a Kronecker product of w1 (o1, i1) and w2 (o2, i2), with out = o1 o2 and
-    in = i1 i2.
+    """W + (alpha / rank) w1 (x) w2, a Kronecker product of w1 (o1, i1) and w2 (o2, i2).
 
-    rank: w2 is a product of that rank where rank < max(o2, i2) / 2; one value, a list by depth, or a dict of
+    out = o1 o2 and in = i1 i2.
+    rank: if rank < max(o2, i2) / 2, w2 is a product of this rank. One value, a list by depth, or a dict of
         patterns.
-    alpha: None means alpha = rank. factor: o1 and i1; -1, as near the square roots as can be.
+    alpha: None means alpha = rank.
+    factor: o1 and i1. -1: o1 and i1 are as near to the square roots as possible.
     at: weights of Linear layers and convolutions.
-    Parameters per site: o1 i1 + rank (o2 + i2 kH kW), or o1 i1 + o2 i2 kH kW with w2 whole.
-    The same as PEFT's LoKr, convolutions flattened (its use_effective_conv2d=False, decompose_both=False).
+    Parameters per site: o1 i1 + rank (o2 + i2 kH kW), or o1 i1 + o2 i2 kH kW if w2 is no product.
+    The formula is that of PEFT's LoKr with flattened convolutions (its use_effective_conv2d=False,
+    decompose_both=False).
     """
 
     def __init__(

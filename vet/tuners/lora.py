@@ -9,9 +9,8 @@ from vet.core.tuner import Tuner, check_rank, rank_and_alpha, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
-VARIANTS: dict[
-    str, tuple[type[LowRank], float]
-] = {  # the delta, and the power of the rank that divides alpha
+# name -> the class of the delta, and the power of the rank that divides alpha
+VARIANTS: dict[str, tuple[type[LowRank], float]] = {
     'plain': (LowRank, 1.0),
     'rslora': (LowRank, 0.5),
     'dora': (DoRA, 1.0),
@@ -24,22 +23,23 @@ VARIANTS: dict[
 class LoRA(Tuner):
     """h = W x + (alpha / rank) B A x   (eq. 3), with A (rank, in) random and B (out, rank) zero at the start.
 
-    rank: one value, a list by depth (0 skips a block), or a dict from module path patterns to values, the
-        first that fits.
-    alpha: the update is scaled by alpha / rank; given like rank. None, or no pattern that fits, means alpha =
-        rank, that is no scaling, as in ModelScope.
-    dropout: of the update's input, in training. Linear layers and plain convolutions.
+    rank: one value, a list by depth (0 skips a block), or a dict from module path patterns to values. The
+        first pattern that fits counts.
+    alpha: alpha / rank scales the update. alpha has the forms of rank. If alpha is None, or no pattern fits,
+        alpha = rank, so the update is not scaled, as in ModelScope.
+    dropout: of the update's input, in training. Only Linear layers and plain convolutions take dropout.
     parts: which of queries, keys and values get an update, each with its own A and B: 'qv' is the paper's
-        choice. None: one update of the whole weight, so that q, k and v share A, as in ModelScope. Which rows
-        of a weight make them is found by a forward, since networks lay them out in blocks or head by head;
-        where the forward does not show it, parts are refused.
+        choice. None: one update of the whole weight, so that q, k and v share A, as in ModelScope. A forward
+        finds the rows of each part, because networks lay the rows out in blocks or head by head. If the
+        forward does not show the rows, `parts` is refused.
     at: 'attn.qkv', 'attn.proj', 'mlp.fc1', 'weight' (every Linear and convolution of the blocks), …
-    variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera';
-    seed: vera's. r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names, which
-    overrule.
-    Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; per part
-        with `parts`; dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344, vera
-        24,576 (rank 256).
+    variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera'.
+    seed: of vera's random matrices.
+    r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names. They replace rank,
+        alpha, dropout and at.
+    Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; with
+        `parts`, per part; dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344,
+        vera 24,576 (rank 256).
     """
 
     length_key = ('lora_length', 'rank', 'r')
@@ -85,18 +85,16 @@ class LoRA(Tuner):
             )
         if dropout and not VARIANTS[variant][0].takes_dropout:
             raise UserError(
-                f'dropout is {dropout}, but {variant!r} has no input of its own to drop; set it to 0.'
+                f'dropout is {dropout}, but the variant {variant!r} has no dropout; set dropout to 0.'
             )
         super().__init__(at if target_modules is None else [f'*.{name}' for name in target_modules])
         self.rank, self.alpha, self.dropout, self.parts, self.seed = rank, alpha, dropout, parts, seed
         self.delta, self.power = VARIANTS[variant]
 
     def shared(self, sites: list[Site]) -> None:
-        if (
-            not self.delta.shares
-        ):  # VeRA's rank may be larger: its matrices are random, and shared by all sites
+        if not self.delta.shares:
             check_rank(self, sites)
-        else:
+        else:  # VeRA's rank may be larger than the weights: all sites share its random matrices
             self.share(self.delta.shares(self.seed))
 
     def tune(self, site: Site) -> None:
@@ -112,7 +110,7 @@ class LoRA(Tuner):
         self.reweight(site, delta)
 
     def _rows(self, site: Site) -> list[Rows] | None:
-        """Of the chosen parts, those that the site's weight makes; None: the whole weight."""
+        """The rows of each chosen part that the site's weight makes. None: the whole weight."""
         if self.parts is None:
             return None
         if not (known := self.rows_of_parts(site)):

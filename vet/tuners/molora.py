@@ -18,14 +18,16 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class MoLoRA(Tuner):
-    """h = W x + (alpha / rank) sum over e of g_e(x) B_e A_e x, with g = softmax(G x); each B_e is zero at the
-    start.
+    """h = W x + (alpha / rank) sum over e of g_e(x) B_e A_e x, with g = softmax(G x).
 
-    rank, alpha: as of LoRA, of each expert. experts: E, at least 2.
-    topk: only the k largest g_e count, and sum to 1 (the paper's mixture is soft: None). At least 2, or G
-    would never train. At a Linear the gate is each token's own; at a plain Conv2d, which the paper has not,
-    each image's, from the mean of x over its places. No router loss balances the experts. The update depends
-    on the input: it cannot be merged.
+    Each B_e starts at zero.
+    rank, alpha: the same as for LoRA, for each expert.
+    experts: E, at least 2.
+    topk: only the k largest g_e count, and they sum to 1. At least 2, or G would never train. None: all g_e
+        count, as in the paper.
+    At a Linear, each token has its own gate. At a plain Conv2d, which the paper does not have, each image has
+    its own gate, from the mean of x over its places. No router loss balances the experts. The update depends
+    on the input, so it cannot be merged.
     Parameters per site: E (rank (in + out) + C), with C channels in and in = C x kernel of a convolution.
         ViT-B/16 on qkv, four experts of rank 4: 626,688.
     """
@@ -40,7 +42,7 @@ class MoLoRA(Tuner):
     ):
         super().__init__(at)
         if experts < 2:
-            raise UserError(f'experts is {experts}; allowed: 2 or more (for one, use LoRA).')
+            raise UserError(f'experts is {experts}; allowed: 2 or more (for a single expert, use LoRA).')
         if topk is not None and not 2 <= topk <= experts:
             raise UserError(
                 f'topk is {topk}; allowed: 2 to {experts}, the number of experts, or None for all.'
@@ -60,8 +62,9 @@ class MoLoRA(Tuner):
 
 
 class Experts(Delta):
-    """y + scale sum over e of g_e B_e A_e x beside a Linear or Conv2d. A: all A_e, (E r, in, …); B: all
-    B_e, (out, E r).
+    """y + scale sum over e of g_e B_e A_e x beside a Linear or Conv2d.
+
+    A: all A_e, (E r, in, …). B: all B_e, (out, E r).
     """
 
     by_token = True
@@ -89,7 +92,7 @@ class Experts(Delta):
         self.G = nn.Linear(channels, experts, bias=False)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Tokens x (…, in), y (…, out), or maps x (B, in, H, W), y (B, out, H', W')"""
+        """Tokens x (…, in), y (…, out), or maps x (B, in, H, W), y (B, out, H', W')."""
         h = self.A(x).movedim(1, -1) if self.is_conv else self.A(x)
         g = self.gate(x.mean((2, 3))[:, None, None] if self.is_conv else x)
         gated = (h.unflatten(-1, (self.experts, -1)) * g[..., None]).flatten(-2)
@@ -97,7 +100,7 @@ class Experts(Delta):
         return y + (update.movedim(-1, 1) if self.is_conv else update).to(y.dtype)
 
     def gate(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) -> (…, E), which sum to 1"""
+        """(…, in) -> (…, E), which sum to 1."""
         scores = self.G(x)
         if self.topk is not None:
             values, index = scores.topk(self.topk)

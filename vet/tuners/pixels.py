@@ -1,5 +1,6 @@
-"""A low-rank branch from the pixels to the network's output, past the frozen network: no gradient
-passes through it.
+"""A low-rank branch from the pixels to the network's output.
+
+No gradient passes through the frozen network.
 """
 
 import torch
@@ -14,11 +15,10 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class PixelBranch(Tuner):
-    """f(x) + scale B A vec(x): f the frozen backbone, x its normalised images, A (rank, 3 H W), B (C, rank)
-    zero at the start.
+    """f(x) + scale B A vec(x), with A (rank, 3 H W) and B (C, rank).
 
-    f gives features, or logits where the backbone keeps its classifier. A starts as nn.Linear draws it.
-    Images of one size, the backbone's.
+    f: the frozen backbone, which gives features, or logits if the backbone keeps its classifier. x: the
+    normalised images. All images must have the backbone's size. A starts as nn.Linear draws it, B at zero.
     Parameters: rank (3 H W + C); VGG-19 with its 1000 logits at 224 pixels, rank 10: 1,515,280.
     """
 
@@ -32,9 +32,7 @@ class PixelBranch(Tuner):
 
     def tune(self, site: Site) -> None:
         if site.module._forward_pre_hooks:
-            raise refuse(
-                self, site, 'the images as the backbone takes them, which another tuner edits before'
-            )
+            raise refuse(self, site, 'images that no other tuner edits before the backbone takes them')
         self.after(site, Branch(site.in_shape, site.out_shape[0], self.rank, self.scale))
 
 

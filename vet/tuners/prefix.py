@@ -23,14 +23,14 @@ class Prefix(Tuner):
     """softmax(q [K; P_k]^T / sqrt(d)) [V; P_v] in each head (as He et al. 2022 write it, arXiv:2110.04366,
     sec. 2.2).
 
-    P empty tokens join the attention's input, their keys and values are replaced by the prefix's after the
-    projection, and they leave after the attention. The paper's reparametrisation by an MLP is left out, as in
+    P empty tokens join the attention's input. After the projection, the prefix's keys and values replace
+    theirs. The tokens leave after the attention. The paper's reparametrisation by an MLP is left out, as in
     ModelScope and VPT's tables.
-    length: P, one value, a list by depth (0 skips a block), or a dict of path patterns. They start
-        Xavier-uniform, do not decay.
+    length: P; one value, a list by depth (0 skips a block), or a dict of path patterns.
+    The learned keys and values start Xavier-uniform, and have no weight decay.
     Parameters: 2 P C per attention; ViT-B/16: 18,432 per token.
-    Plain attention over all tokens with a fused qkv: windows, relative and rotary positions and normed keys
-    are refused.
+    The site must have plain attention over all tokens with a fused qkv. Windows, relative and rotary
+    positions and normed keys are refused.
     """
 
     identity_at_start = False
@@ -63,7 +63,7 @@ class Prefix(Tuner):
             )
         before: list[Any] = list(site.module._forward_pre_hooks.values())
         if any(isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens) for hook in before):
-            raise refuse(self, site, 'an attention without another prefix (one may be longer)')
+            raise refuse(self, site, 'an attention without another prefix (the other prefix may be longer)')
         (projection,) = (
             other
             for other in self.backbone.sites.find([f'{name}.qkv' for name in site.found])
@@ -92,12 +92,13 @@ class EmptyTokens(Delta):
 
 
 class KeysAndValues(Delta):
-    """qkv of N + P tokens: the last P keys and values become the learned ones; their queries ask for
-    nothing.
+    """qkv of N + P tokens: the last P keys and values become the learned keys and values.
+
+    The last P queries are zero.
     """
 
     by_token = True
-    order: torch.Tensor  # of each row of the projection, its place in [q; k; v]
+    order: torch.Tensor  # the place in [q; k; v] of each row of the projection
 
     def __init__(self, length: int, channels: int, order: torch.Tensor):
         super().__init__()

@@ -1,5 +1,6 @@
-"""VPT: learned tokens that flow through the frozen blocks beside the image's.   Jia et al. 2022,
-arXiv:2203.12119
+"""VPT: learned tokens that flow through the frozen blocks beside the image's tokens.
+
+Jia et al. 2022, arXiv:2203.12119
 """
 
 import math
@@ -23,18 +24,20 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class VPT(Tuner):
-    """[x_i, _] = block_i([x_{i-1}, P_{i-1}]): 'deep', new prompts P at every block (eq. 7), or
-    [x_i, Z_i] = block_i([x_{i-1}, Z_{i-1}]), Z_0 = P: 'shallow', prompts at the first block that flow on (eq.
-    4-5).
+    """Learned prompts P beside the tokens x of the blocks.
 
-    The prompts stand last, not behind the class token: without positions of their own, their order changes
-    nothing.
-    length: tokens at each block, one value; for 'deep' also a list by depth (0 skips a block) or a dict of
+    depth: 'deep', [x_i, _] = block_i([x_{i-1}, P_{i-1}]): new prompts P at every block (eq. 7). 'shallow',
+        [x_i, Z_i] = block_i([x_{i-1}, Z_{i-1}]), Z_0 = P: prompts at the first block, which flow on (eq.
+        4-5).
+    length: tokens at each block; one value. For 'deep' also a list by depth (0 skips a block) or a dict of
         path patterns.
-    dropout: of the prompts, in training. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and
-        do not decay.
+    dropout: of the prompts, in training.
+    The prompts stand last. In the paper they stand behind the class token. Prompts have no positions, so
+    their place changes no result. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and have
+    no weight decay.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
-    Blocks of tokens with plain attention: maps, windows, relative and rotary positions are refused.
+    The blocks must have tokens with plain attention. Maps, windows, relative and rotary positions are
+    refused.
     """
 
     identity_at_start = False

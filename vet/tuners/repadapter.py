@@ -1,5 +1,6 @@
-"""RepAdapter: linear adapters before attention and FFN that vanish into their weights.   Luo et al.
-2023, arXiv:2302.08106
+"""RepAdapter: linear adapters before attention and FFN that merge into their weights.
+
+Luo et al. 2023, arXiv:2302.08106
 """
 
 import torch
@@ -14,8 +15,9 @@ from vet.registry import TUNERS
 
 
 class GroupedAdapter(InputLowRank):
-    """x + scale (B (A x + a) + b), with A (width, C) dense and B block-diagonal in `groups`, kept as
-    (C, width / groups).
+    """x + scale (B (A x + a) + b), with A (width, C) dense and B block-diagonal in `groups`.
+
+    B is stored as (C, width / groups).
     """
 
     def __init__(self, channels: int, width: int, groups: int, scale: float, has_shift: bool):
@@ -30,7 +32,7 @@ class GroupedAdapter(InputLowRank):
         nn.init.xavier_uniform_(self.A)
 
     def dense_B(self) -> torch.Tensor:
-        """scale B (C, width)"""
+        """scale B: (C, width)"""
         return self.scale * torch.block_diag(*self.B.chunk(self.groups))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,10 +46,10 @@ class GroupedAdapter(InputLowRank):
 class RepAdapter(Tuner):
     """W (I + scale B A) and bias + W scale (B a + b): x + scale (B (A x + a) + b) before a weight W.
 
-    width: of the bottleneck. groups: B maps each group of hidden features to a group of channels. B starts at
-        zero.
+    width: of the bottleneck.
+    groups: B maps each group of hidden features to a group of channels. B starts at zero.
     scale: the paper tries 0.1 to 10 for each task.
-    at: weights that see one position at a time. Where one has no bias there is no a and no b, and the keys
+    at: weights that see one position at a time. A weight without a bias gets no a and no b, and its keys
         stay.
     Parameters per site: C width (1 + 1 / groups) + width + C. ViT-B/16, width 8: 239,808; the published 0.22M
         leaves the biases out (221,184).
@@ -74,7 +76,7 @@ class RepAdapter(Tuner):
         channels = site.weight.shape[1]
         if width % self.groups or channels % self.groups:
             raise UserError(
-                f'groups is {self.groups}, which must divide the width {width} and the {channels} channels '
+                f'groups is {self.groups}; groups must divide the width {width} and the {channels} channels '
                 f'of {site}.'
             )
         self.reweight(site, GroupedAdapter(channels, width, self.groups, self.scale, site.bias is not None))

@@ -1,4 +1,4 @@
-"""Tuners that scale what frozen layers take and give: IA3, SSF and RLRR. All merge."""
+"""Tuners that scale the inputs and outputs of frozen layers: IA3, SSF and RLRR. All merge."""
 
 from typing import Annotated
 
@@ -12,11 +12,10 @@ from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
 
-FUSED, QUERIES, KEYS_OR_VALUES = (
-    ('qkv', 'in_proj'),
-    ('q', 'q_proj'),
-    ('k', 'k_proj', 'v', 'v_proj', 'kv'),
-)  # last names of paths
+# the last names of the paths of projections
+FUSED = ('qkv', 'in_proj')
+QUERIES = ('q', 'q_proj')
+KEYS_OR_VALUES = ('k', 'k_proj', 'v', 'v_proj', 'kv')
 
 
 class ScaleRows(nn.Module):
@@ -37,10 +36,9 @@ class ScaleRows(nn.Module):
 
 
 class Rescale(nn.Module):
-    """W + (s_left s_right') * W and b + f; of a fused projection, each of its parts has an s_right of its
-    own.
+    """W + (s_left s_right') * W and b + f. Each part of a fused projection has its own s_right.
 
-    part: of each row (out,), which of the s_right is its own.
+    part: (out,), the number of the s_right of each row.
     """
 
     part: torch.Tensor
@@ -67,12 +65,14 @@ class Rescale(nn.Module):
 
 @TUNERS.register_module()
 class IA3(Tuner):
-    """softmax(Q (l_k * K)') (l_v * V) and W2 (l_ff * act(W1 x)): keys, values and hidden features are scaled,
-    from 1 on. Liu et al. 2022, arXiv:2205.05638, sec. 3.3
+    """softmax(Q (l_k * K)') (l_v * V) and W2 (l_ff * act(W1 x)): scales of keys, values and hidden features.
 
-    at: of fused projections (qkv) the rows of keys and values are scaled, found as LoRA's parts are; single
-        ones named k or v are scaled whole; of any other weight, such as mlp.fc2 or a convolution, it is the
-        input channels.
+    Liu et al. 2022, arXiv:2205.05638, sec. 3.3
+
+    The scales start at 1.
+    at: the weights. Of a fused projection (qkv), IA3 scales the rows of keys and values, which a forward
+        finds as for LoRA's parts. IA3 scales all rows of a projection named k or v. Of any other weight, such
+        as mlp.fc2 or a convolution, IA3 scales the input channels.
     ViT-B/16: 55,296 parameters, that is 12 blocks of 2 C + 4 C.
     """
 
@@ -103,9 +103,9 @@ class SSF(Tuner):
     Lian et al. 2022, arXiv:2210.08823
 
     gamma ~ N(1, std), beta ~ N(0, std), as in the paper; std=0 starts as the identity.
-    Where a module has no bias, as convolutions before batch norms, no beta is added: merged, the network has
-    the same keys. ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the
-    last norm.
+    If a module has no bias, such as a convolution before a batch norm, SSF adds no beta. So the merged
+    network has the same keys.
+    ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the last norm.
     """
 
     def __init__(
@@ -120,12 +120,14 @@ class SSF(Tuner):
 
 @TUNERS.register_module()
 class RLRR(Tuner):
-    """W + (s_left s_right') * W and b + f at every weight of the blocks, SSF at the stem and the norms.
+    """W + (s_left s_right') * W and b + f at every weight of the blocks, and SSF at the stem and the norms.
+
     Dong et al. 2024, arXiv:2403.19067
 
-    s_left (out), s_right (in) start as the authors' code draws them, so not as the identity; f at zero, and
-    only where there is a bias. q, k and v of a fused projection have an s_right each, where its rows can be
-    told apart. ViT-B/16: 288,768 parameters; the published 0.33M add the mean head of VTAB-1k's 19 tasks.
+    s_left (out) and s_right (in) start as in the authors' code, so the start is not the identity. f starts at
+    zero. A weight without a bias has no f. If the rows of a fused projection can be told apart, q, k and v
+    have their own s_right. ViT-B/16: 288,768 parameters; the published 0.33M add the mean head of VTAB-1k's
+    19 tasks.
     """
 
     identity_at_start = False

@@ -1,4 +1,4 @@
-"""SCT: only the channels that matter to the task are tuned.   Zhao et al. 2023, arXiv:2309.08513"""
+"""SCT: tunes only the channels that are important for the task.   Zhao et al. 2023, arXiv:2309.08513"""
 
 from collections.abc import Iterable
 from functools import partial
@@ -21,17 +21,18 @@ from vet.registry import TUNERS
 
 @TUNERS.register_module()
 class SCT(Tuner):
-    """y_S + s (W y_S + b) in place of y_S, the K salient channels S of a block's output; W is (K, K).
+    """y_S + s (W y_S + b) in place of y_S, the K salient channels S of a block's output. W is (K, K).
 
-    S, by class-aware importance: the K channels of the largest mean over classes of the L2 norm of their
-    values over all patch tokens of the training images of the class; chosen by `prepare`, on the frozen
-    network, and saved. Before that: the first K.
-    images: from how many training images S is chosen, as they are augmented (the paper: all, not augmented;
-    VTAB-1k has 1000). The paper's module stands behind the attention's residual sum or, as here, behind the
-    FFN's: only a block's output is the module's own. at='attn' tunes the attention's output before that sum
-    instead.
-    scale: s, chosen for each task in the paper. W starts normal of std 0.02, cut at ±2, b at zero: near the
-        identity, not at it.
+    `prepare` chooses S on the frozen network, and S is saved. Before `prepare`, S is the first K channels.
+    The importance of a channel is the mean, over the classes, of the L2 norm of the channel's values over all
+    patch tokens of the training images of the class. S has the K channels of the largest importance.
+    images: from how many training images S is chosen. vet takes the images as they are augmented. The paper
+        takes all images, not augmented; VTAB-1k has 1000.
+    scale: s, which the paper chooses for each task.
+    W starts normal of std 0.02, cut at ±2, b at zero. So the start is near the identity, but is not the
+    identity. The paper's module stands behind the residual sum of the attention or of the FFN. Here the
+    module stands behind the block, which is the sum of the FFN. at='attn' tunes the attention's output before
+    its sum instead.
     Parameters: K^2 + K per block; ViT-B/16, K = 96: 111,744 (the paper's 0.11 M).
     """
 
@@ -47,7 +48,7 @@ class SCT(Tuner):
         super().__init__(at)
         if scale == 0 or images < 1:
             raise UserError(
-                f'scale is {scale} and images is {images}; scale must not be 0, and images be at least 1.'
+                f'scale is {scale} and images is {images}; scale must not be 0, images must be at least 1.'
             )
         self.channels, self.scale, self.images = channels, scale, images
 
@@ -61,8 +62,9 @@ class SCT(Tuner):
         self.after(site, SalientChannels(count, site.out_shape[site.axis], site.axis, prefix, self.scale))
 
     def prepare(self, batches: Iterable) -> None:
-        """Chooses the channels from batches of images (B, 3, H, W) and labels (B,), with every update
-        switched off.
+        """Chooses the channels from batches of images (B, 3, H, W) and labels (B,).
+
+        No update acts meanwhile.
         """
         assert self.backbone is not None, 'attach first'
         deltas: list[Any] = list(self.deltas.values())
@@ -89,7 +91,7 @@ class SCT(Tuner):
 
 
 class SalientChannels(Delta):
-    """y (.., C, ..) -> y with K of its channels changed; `index` says which."""
+    """y (.., C, ..) -> y, with K changed channels. `index` holds the numbers of these channels."""
 
     bound_to_weight = ('linear.weight', 'linear.bias')
 
@@ -106,7 +108,7 @@ class SalientChannels(Delta):
         nn.init.zeros_(self.linear.bias)
         self.index: torch.Tensor
         self.register_buffer('index', torch.arange(count))
-        self.watch: partial | None = None  # set by `prepare` alone: sees y instead of changing it
+        self.watch: partial | None = None  # during `prepare`: a function that sees y; then y does not change
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if self.watch is not None:
@@ -118,7 +120,7 @@ class SalientChannels(Delta):
 
 
 def _add_squares(by_class: dict[int, torch.Tensor], labels: torch.Tensor, y: torch.Tensor) -> None:
-    """Adds, per class, the sum of squares over places of y (B, …, C), in float64."""
+    """Adds, for each class, the sum of squares over the places of y (B, …, C), in float64."""
     squares_BC = y.double().square().flatten(1, -2).sum(1)
     for label in labels.unique().tolist():
         by_class[label] = by_class.get(label, 0) + squares_BC[labels == label].sum(0)

@@ -1,4 +1,4 @@
-"""Tuners that add nothing and train some of the backbone's own parameters, as copies in their place."""
+"""Tuners that add nothing. They train some of the backbone's parameters, as copies in their place."""
 
 import re
 
@@ -15,7 +15,7 @@ UNREAD = 'the network has parameters that its features are not computed from'
 
 @TUNERS.register_module()
 class LinearProbe(Tuner):
-    """Only the head trains. Parameters: none but the head's."""
+    """Only the head trains. Parameters: only those of the head."""
 
     head_only = True
 
@@ -41,14 +41,13 @@ class Full(Tuner):
 
 @TUNERS.register_module()
 class Partial(Tuner):
-    """The last `blocks` blocks train, whole; with `norm`, so does a norm that follows them.
+    """The last `blocks` blocks train, whole.   VPT's "Partial-k" (2203.12119)
 
-    VPT's "Partial-k" (2203.12119)
-
-    names: instead, the parameters whose path starts with one of these, or that one of these fits as a regular
-        expression.
-    indices: instead, the parameters of these places in the backbone's own order: (start, stop), as in a
-        slice; None is an end.
+    norm: whether a norm behind these blocks trains too.
+    names: in place of blocks, the parameters whose path starts with an entry of names, or fits an entry as a
+        regular expression.
+    indices: in place of blocks, the parameters with these places in the backbone's order: (start, stop), as
+        in a slice. None is an end.
     """
 
     no_gradient = UNREAD
@@ -81,7 +80,7 @@ class Partial(Tuner):
             )
             return
         if self.blocks > site.num_blocks:
-            raise UserError(f'blocks is {self.blocks}, but the backbone has {site.num_blocks}.')
+            raise UserError(f'blocks is {self.blocks}, but the backbone has {site.num_blocks} blocks.')
         if site.depth >= site.num_blocks - self.blocks:
             self.thaw(site)
 
@@ -123,7 +122,7 @@ class BitFit(Tuner):
 
 @TUNERS.register_module()
 class NormTune(Tuner):
-    """Every norm's scale and shift train, a batch norm's statistics with them.
+    """Every norm's scale and shift train, and the running statistics of batch norms.
 
     Basu et al. 2023, arXiv:2304.01917
 
@@ -141,10 +140,11 @@ class NormTune(Tuner):
 
 @TUNERS.register_module()
 class DiffFit(Tuner):
-    """Biases and norms train, and so does a scale gamma of each channel that attention and FFN give:
+    """Biases and norms train, and a scale gamma of each output channel of attention and FFN.
+
     x + gamma1 attn(x), x + gamma2 ffn(x).   Xie et al. 2023, arXiv:2304.06648
 
-    gamma starts at 1 and acts on the last weight of each, so it merges.
+    gamma starts at 1. gamma scales the rows of the last weight of attention and FFN, so gamma merges.
     ViT-B/16: 140,544 parameters, that is BitFit's 102,912, 25 C of the norms' scales and 12 blocks of 2 C
     gammas.
     """

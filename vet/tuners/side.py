@@ -1,5 +1,6 @@
-"""Side-tuning: a small network beside the frozen one, joined at its features. No gradient passes
-through the backbone.
+"""Side-tuning: a small network beside the frozen network, joined at its features.
+
+No gradient passes through the backbone.
 """
 
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ from vet.registry import BACKBONES, TUNERS
 
 @TUNERS.register_module()
 class SideTuning(Tuner):
-    """sigmoid(a) f(x) + (1 - sigmoid(a)) g(x): f the backbone's pooled features, g a side network on the same
-    images, a learned.
+    """sigmoid(a) f(x) + (1 - sigmoid(a)) g(x).   Zhang et al. 2020, arXiv:1912.13503, sec. 3
 
-    Zhang et al. 2020, arXiv:1912.13503, sec. 3 (its alpha, squashed as in the authors' code). a starts at 0:
-    half and half.
+    f: the backbone's pooled features. g: a side network on the same images. a: learned; the paper's alpha,
+    squashed as in the authors' code. a starts at 0, so both networks have the weight one half.
     side: 'fcn4', four convolutions; or a backbone as in model.backbone, such as dict(type='torchvision',
-        name='alexnet'), whole, trained from its weights, with a bias-free linear layer to the backbone's C
-        features. It gets the images as they were normalised for the backbone, and must take their size.
+        name='alexnet'). The whole side backbone trains, from its weights. A linear layer without bias maps
+        its features to the C features of the backbone. The side backbone gets images that are normalised for
+        the backbone, and must take their size.
     Parameters: 26,033 + 65 C with 'fcn4' (ViT-B/16: 75,953), 1 + those of the side backbone + C' C with
         another.
     """
@@ -63,8 +64,9 @@ class Blend(nn.Module):
 
 
 class FCN4(nn.Sequential):
-    """Four stages of 3 x 3 convolution, GroupNorm(2) and ReLU: 16, 16 (stride 2), 32 (stride 2), 64;
-    mean; linear to C.
+    """Four stages of 3 x 3 convolution, GroupNorm(2) and ReLU, then the mean, then a Linear to C.
+
+    The stages have 16, 16 (stride 2), 32 (stride 2) and 64 channels.
     """
 
     def __init__(self, features: int):
@@ -79,7 +81,9 @@ class FCN4(nn.Sequential):
 
 
 class SideBackbone(nn.Module):
-    """A backbone that trains, whole, and a linear layer from its features to the frozen one's."""
+    """A backbone that trains whole, and a linear layer from its features to the frozen backbone's
+    features.
+    """
 
     def __init__(self, config: dict[str, Any], features: int):
         super().__init__()

@@ -14,12 +14,12 @@ from vet.registry import TUNERS
 class UTuning(Tuner):
     """x' = OP(x) + s U(x), U(x) = W2 GELU(W1 x + b1) + b2, with OP an attention, an FFN or a whole block.
 
-    at: the operations that get a tuner of their own. The paper's U is any small network, its form of the
-        adapter here; its parallel prompts and prefixes are `VPT` and `Prefix`, which compute them within the
-        attention.
-    width: one value, a list by depth (0 skips a block), or a dict of path patterns. W2 starts at zero: the
-        identity.
+    at: the operations; each gets a tuner.
+    width: one value, a list by depth (0 skips a block), or a dict of path patterns. W2 starts at zero, so the
+        start is the identity.
     scale: a number, 'learned' (one per operation) or 'channel'.
+    The paper's U is any small network. Here U is the paper's adapter. The paper's parallel prompts and
+    prefixes are `VPT` and `Prefix`, which compute them within the attention.
     Parameters per operation: 2 width C + width + C, and those of a learned scale; ViT-B/16, width 8, all
         three: 470,304.
     """
@@ -49,7 +49,7 @@ class UTuning(Tuner):
             raise refuse(
                 self,
                 site,
-                f'an operation that keeps the shape of its input (this one gives {tuple(site.out_shape)})',
+                f'an operation that keeps the shape of its input (this gives {tuple(site.out_shape)})',
             )
         self.after(
             site,
