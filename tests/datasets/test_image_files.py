@@ -189,7 +189,9 @@ def test_splits_by_their_other_names(tmp_path, paint, ids_of, train, val, test):
         2,
     ]
     assert len(ImageFolder(tmp_path, 'train+val', 'pets')) == 2
-    with pytest.raises(UserError, match=f'has the split folders {train}, {val}, {test}: say which by split='):
+    with pytest.raises(
+        UserError, match=f'has the split folders {train}, {val}, {test}: choose one by split='
+    ):
         ImageFolder(tmp_path, path='pets')
 
 

@@ -66,7 +66,7 @@ def test_labels_are_places_in_a_list_of_ones_own(pets, ids_of):
         (
             dict(label_map=dict(jellyfish=0, mushroom=1)),
             UserError,
-            r"label_map is .* places in what\?.*'imagenet-1k'",
+            r"label_map is .* list of classes is missing.*'imagenet-1k'",
         ),
         (
             dict(classes='imagenet-2k'),

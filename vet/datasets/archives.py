@@ -1,9 +1,8 @@
-"""Archives of published datasets: fetched once, compared with a hash that is known, and unpacked inside one
-folder.
+"""Archives of published datasets: downloaded, compared with a known hash, and unpacked into one folder.
 
-An archive is data from a stranger. Only plain files and folders are taken from it. A path outside the folder,
-a link, a device and an archive that grows out of all proportion are refused, and nothing of the archive is
-kept then.
+An archive is data from a stranger. vet takes only plain files and folders from an archive. vet refuses a path
+outside the folder, a link, a device, and an archive that grows out of all proportion. Then vet keeps nothing
+of the archive.
 """
 
 import hashlib
@@ -21,13 +20,13 @@ from vet.errors import DataError
 
 DOWNLOAD_SECONDS = 24 * 3600
 ARCHIVES = ('.tar', '.tgz', '.gz', '.zip')
-GROWTH = 200  # an archive may hold so many times its own bytes: images hardly grow, zeros 1,000 times
-SMALL = 2**20  # bytes that any archive may hold
+GROWTH = 200  # an archive may hold this many times its own bytes: images hardly grow, zeros grow 1,000 times
+SMALL = 2**20  # bytes that any archive may hold, whatever its size
 
 
 @dataclass(frozen=True)
 class Download:
-    """A published file: where it is, and the hash by which its makers, or a library, know it."""
+    """A published file: its URL, and the hash that its makers, or a library, give for the file."""
 
     url: str
     digest: str  # 'md5:…' or 'sha256:…'
@@ -38,8 +37,9 @@ class Download:
 
 
 def fetch(download: Download, folder: Path) -> Path:
-    """The file in `folder`, once its hash is right. OSError of the network, DataError where it is
-    another file.
+    """Downloads the file to `folder` and checks its hash.
+
+    OSError of the network; DataError for another hash.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / download.name
@@ -48,24 +48,23 @@ def fetch(download: Download, folder: Path) -> Path:
     except DownloadError as error:
         if not isinstance(getattr(error.__cause__, 'reason', None), ssl.SSLCertVerificationError):
             raise
-        fetch_file(
-            download.url.replace('https:', 'http:', 1), path, DOWNLOAD_SECONDS
-        )  # the hash decides, not the road
+        # the hash decides whether the file is right, so the connection may be unsafe
+        fetch_file(download.url.replace('https:', 'http:', 1), path, DOWNLOAD_SECONDS)
     kind, _, wanted = download.digest.partition(':')
     with path.open('rb') as file:
-        found = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
-    if found != wanted:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    if digest != wanted:
         size = path.stat().st_size
         path.unlink()
         raise DataError(
-            f'{download.name} is corrupted or another file: its {kind} is {found}, of {size:,} bytes; the '
+            f'{download.name} is corrupted or another file: its {kind} is {digest}, of {size:,} bytes; the '
             f'published file has {wanted}'
         )
     return path
 
 
 def provide(download: Download, folder: Path) -> None:
-    """The file in `folder`; of an archive, what it holds."""
+    """Downloads the file to `folder`. An archive is unpacked there, and deleted."""
     path = fetch(download, folder)
     if path.suffix in ARCHIVES:
         unpack(path, folder)
@@ -73,8 +72,9 @@ def provide(download: Download, folder: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """The plain files and folders of a tar or zip file, in `folder`. DataError, which names the member,
-    for anything else.
+    """Unpacks the plain files and folders of a tar or zip file into `folder`.
+
+    DataError, with the member's name, for anything else.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -94,8 +94,9 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def only_plain(archive_bytes: int) -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo]:
-    """A filter for tarfile's extractall. It passes plain files and folders that stay inside, and no
-    more than GROWTH allows.
+    """A filter for tarfile's extractall. The filter passes plain files and folders that stay inside.
+
+    The filter passes at most GROWTH times the bytes of the archive.
     """
     room = [GROWTH * archive_bytes + SMALL]
 
@@ -111,10 +112,10 @@ def only_plain(archive_bytes: int) -> Callable[[tarfile.TarInfo, str], tarfile.T
 
 @contextmanager
 def only_plain_by_default() -> Iterator[None]:
-    """Within, tarfile's extractall refuses what `only_plain` refuses, whoever calls it: torchvision gives no
-    filter.
+    """Within this context, each call of tarfile's extractall refuses what `only_plain` refuses.
 
-    zipfile needs no filter: its extractall keeps inside, and makes neither links nor devices.
+    torchvision's calls give no filter. zipfile needs no filter: its extractall stays inside, and makes
+    neither links nor devices.
     """
     before = tarfile.TarFile.__dict__.get('extraction_filter')
     filtered = staticmethod(only_plain(2**40))
@@ -129,9 +130,8 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
     room = GROWTH * archive.stat().st_size + SMALL
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
-            kind = (
-                member.external_attr >> 28
-            )  # the first bits of a Unix mode: 0o10 a file, 0o4 a folder, 0 unknown
+            # the first bits of a Unix mode: 0o10 is a file, 0o4 a folder, 0 unknown
+            kind = member.external_attr >> 28
             if kind not in (0, 0o10, 0o4):
                 raise DataError(
                     f'the archive holds {member.filename!r}, which is a link or a device, not a file'
@@ -149,7 +149,7 @@ def _check(name: str, room: int) -> None:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path, as an archive or a list names it, stays below its folder on every system."""
+    """Whether a relative path of an archive or a list stays below its folder, on every operating system."""
     return not any(
         '..' in path.parts or path.is_absolute() or path.drive or path.root
         for path in (PurePosixPath(name), PureWindowsPath(name))

@@ -1,4 +1,4 @@
-"""What a dataset is: class names, samples and labels, with images decoded when they are asked for."""
+"""The contract of a dataset: class names, samples and labels. An image is decoded when it is asked for."""
 
 import hashlib
 import operator
@@ -22,12 +22,11 @@ Sample = tuple[Any, int]
 
 
 class ImageData(Protocol):
-    """All that a dataset of the user's own needs.
+    """The contract of a user's dataset.
 
     An item is an image, of any kind that `open_image` reads (PIL, array, path …), and its label 0 … K-1.
-    `targets`, the
-    list of all labels, is optional: without it every item is read once where the labels are needed, images
-    included.
+    `targets`, the list of all labels, is optional. Without `targets`, vet reads every item, with its image,
+    to know the labels.
     """
 
     classes: Sequence[str]
@@ -38,12 +37,14 @@ class ImageData(Protocol):
 
 
 class ImageDataset(Dataset):
-    """Samples with labels; item i is (PIL RGB image, label).
+    """Samples with labels. Item i is (PIL RGB image, label).
 
-    classes: K names, in the order of the labels, as `class_list` takes them. samples: (source, label) pairs.
-    targets: the labels, as a list. gray_range: as open_image takes it; a Trainer sets it, see
-    `set_gray_range`. Images are decoded when they are asked for, never before. Raises DataError where there
-    is no sample or a label is outside 0 … K-1, and from an item where its image is broken, naming the file.
+    classes: K names, in the order of the labels, as `class_list` takes them.
+    samples: (source, label) pairs.
+    targets: the labels, as a list.
+    gray_range: see open_image. A Trainer sets gray_range, see `set_gray_range`.
+    An image is decoded only when its item is asked for. DataError if there is no sample, or if a label is
+    outside 0 … K-1. An item raises DataError, with the file's name, if its image is broken.
     """
 
     gray_range: Range = None
@@ -54,9 +55,7 @@ class ImageDataset(Dataset):
         self.targets = [label for _, label in self.samples]
         name = type(self).__name__
         if not self.samples:
-            raise DataError(
-                f'{name} has no image in this split; check the folder or the list it is read from.'
-            )
+            raise DataError(f'{name} has no image in this split; check the folder or the list of its images.')
         if min(self.targets) < 0 or max(self.targets) >= len(self.classes):
             raise DataError(
                 f'{name} has labels {min(self.targets)} … {max(self.targets)}, '
@@ -75,13 +74,14 @@ class ImageDataset(Dataset):
         return open_image(source, self.gray_range)
 
     def identity(self, source: Any) -> Hashable:
-        """What tells a sample's source from all others; two splits that share one share an image."""
+        """A key that differs for any two images. Two splits that have a key in common share an image."""
         return source_identity(source)
 
 
 def set_gray_range(dataset: Any, ranges: Mapping[str | None, Range]) -> None:
-    """Has a dataset, of each task, read gray images as the backbone's preprocessing says, in training
-    and evaluation alike.
+    """Sets how a dataset, or each task of a dataset, reads gray images.
+
+    Training and evaluation then read gray images in the same way, as the backbone's preprocessing says.
     """
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         while part is not None:
@@ -91,12 +91,12 @@ def set_gray_range(dataset: Any, ranges: Mapping[str | None, Range]) -> None:
 
 
 def gray_range_of(dataset: Any, task: str | None = None) -> Range:
-    """What `set_gray_range` gave to a dataset, or to one of its tasks."""
+    """The gray range that `set_gray_range` gave to a dataset, or to one of its tasks."""
     return getattr(dataset if task is None else dataset.tasks[task], 'gray_range', None)
 
 
 def sources_of(dataset: Any) -> list[Any]:
-    """What each item is read from, in the order of the items; none where the dataset does not say."""
+    """The source of each item, in the order of the items. Empty if the dataset does not say its sources."""
     if isinstance(dataset, Subset):
         whole = sources_of(dataset.dataset)
         return [whole[index] for index in dataset.indices] if whole else []
@@ -110,8 +110,9 @@ def pixels_digest(pixels: np.ndarray) -> bytes:
 
 
 def source_identity(source: Any) -> Hashable:
-    """The path of a file, without the links on its way; a hash of the pixels of an array; of anything
-    else, its place in memory.
+    """A key of an image source: the real path of a file, or a hash of an array's pixels.
+
+    For any other source the key is its place in memory.
     """
     if isinstance(source, str | os.PathLike):
         folder, name = os.path.split(os.fspath(source))
@@ -128,7 +129,7 @@ def _real(folder: str) -> str:
 
 
 def targets_of(dataset: ImageData) -> list[int]:
-    """All labels of a dataset, from its `targets` where it has them, otherwise by reading every item."""
+    """All labels of a dataset. If the dataset has no `targets`, every item is read."""
     targets = getattr(dataset, 'targets', None)
     if targets is None:
         return [item_of(dataset, index)[1] for index in range(len(dataset))]
@@ -146,8 +147,8 @@ def targets_of(dataset: ImageData) -> list[int]:
 def item_of(dataset: Any, index: int, num_classes: int | None = None) -> tuple[Any, int]:
     """Item `index` of any dataset: its image, as the dataset gives it, and its label, an int 0 … K-1.
 
-    num_classes: K; None: the number of the dataset's classes. A UserError names the item, whatever the
-        dataset raises.
+    num_classes: K. None: the number of the dataset's classes.
+    Any error of the dataset becomes a UserError that names the item.
     """
     with told(lambda: item_name(dataset, index)):
         item = dataset[index]
@@ -156,8 +157,8 @@ def item_of(dataset: Any, index: int, num_classes: int | None = None) -> tuple[A
             f' of {len(item)} parts' if isinstance(item, (tuple, list)) else ''
         )
         raise UserError(
-            f'{item_name(dataset, index)} is {kind}; an item is a pair (image, label). Make `__getitem__` '
-            'return one.'
+            f'{item_name(dataset, index)} is {kind}; an item is a pair (image, label). Let `__getitem__` '
+            'return such a pair.'
         )
     image, label = item
     return image, as_label(
@@ -166,7 +167,7 @@ def item_of(dataset: Any, index: int, num_classes: int | None = None) -> tuple[A
 
 
 def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
-    """A label as an int. UserError where it is no whole number from 0 to K-1; `name` says of which item."""
+    """A label as an int. UserError, with `name()`, if the label is no whole number from 0 to K-1."""
     try:
         number = operator.index(label)
     except (TypeError, ValueError):
@@ -183,8 +184,8 @@ def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
 
 
 def item_name(dataset: Any, index: int) -> str:
-    """An item of any dataset in words, with its file where that is known."""
-    dataset = getattr(dataset, 'inner', dataset)  # what a cache reads through
+    """Words for an item of any dataset. The file's name is part of them, if it is known."""
+    dataset = getattr(dataset, 'inner', dataset)  # a cache reads through `inner`
     inner: Any = dataset
     place = index
     while isinstance(inner, Subset):
@@ -197,17 +198,15 @@ def item_name(dataset: Any, index: int) -> str:
 
 @contextmanager
 def told(name: Callable[[], str], advice: str = 'Look at the dataset.') -> Iterator[None]:
-    """Whatever an image, or a transform of it, raises becomes a UserError that names the image."""
+    """Any error from an image, or from its transform, becomes a UserError that names the image."""
     try:
         yield
     except UserError as error:
-        if type(error) not in (
-            UserError,
-            DataError,
-        ):  # another class says something to the program, not of the image
+        # another class tells the program something, and says nothing about the image
+        if type(error) not in (UserError, DataError):
             raise
         raise type(error)(f'{name()}: {error}') from error
-    except Exception as error:  # a user's own dataset, and the libraries that it calls, raise anything
+    except Exception as error:  # a user's dataset, and the libraries that it calls, can raise any error
         raise DataError(
             f'{name()} cannot be read or transformed: {type(error).__name__}: {error}. {advice}'
         ) from error
@@ -216,7 +215,8 @@ def told(name: Callable[[], str], advice: str = 'Look at the dataset.') -> Itera
 def resolve_split(split: str, splits: Sequence[str], name: str) -> list[str]:
     """The official splits that `split` asks for: 'eval' (ModelScope's word) is 'test', 'train+val' is both.
 
-    splits: those that the dataset called `name` has. Raises UnknownNameError, a UserError, with those it has.
+    splits: the splits of the dataset `name`. UnknownNameError, a UserError, lists them if `split` is none of
+        them.
     """
     allowed = [*splits, 'train+val'] if {'train', 'val'} <= set(splits) else list(splits)
     asked = 'test' if split == 'eval' else split
@@ -226,10 +226,10 @@ def resolve_split(split: str, splits: Sequence[str], name: str) -> list[str]:
 
 
 def require_files(samples: Sequence[Sample], name: str) -> list[Sample]:
-    """The samples with the names that their files have on this disk. DataError if a file is not there: sooner
-    than in the middle of an epoch.
+    """The samples, with the file names as this disk spells them. DataError if a file is missing.
 
-    A list and a disk may spell 'é' as one character or as two: macOS unpacks archives with two.
+    So a missing file is found before training, not in the middle of an epoch. A list and a disk may spell 'é'
+    as one character or as two: macOS unpacks archives with two.
     """
     found = [(on_disk(source), label) for source, label in samples]
     missing = [
@@ -244,7 +244,7 @@ def require_files(samples: Sequence[Sample], name: str) -> list[Sample]:
 
 
 def on_disk(source: Any) -> Any:
-    """A path as the disk spells it, where it spells it with other Unicode forms; anything else as it is."""
+    """A path in the Unicode form that the disk uses. Any other source stays unchanged."""
     if not isinstance(source, str | os.PathLike) or os.fspath(source).isascii() or os.path.isfile(source):
         return source
     forms = (unicodedata.normalize(form, os.fspath(source)) for form in ('NFC', 'NFD'))

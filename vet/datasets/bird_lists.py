@@ -1,4 +1,4 @@
-"""The text files by which CUB-200-2011 and NABirds say what is in them."""
+"""The text files that list the classes, images and splits of CUB-200-2011 and NABirds."""
 
 from pathlib import Path
 
@@ -8,11 +8,10 @@ from vet.datasets.base import Sample
 def read_bird_lists(folder: Path, split: str) -> tuple[list[str], list[Sample]]:
     """Class names and samples of split 'train' or 'test'.
 
-    Each line is an image id, or in classes.txt a class id, and a value: classes.txt (name), images.txt (path
-    in images/), image_class_labels.txt (class id), train_test_split.txt (1 is train). Labels are 0 … K-1 in
-    the order of
-    the class ids in use, which have gaps in NABirds: its classes.txt also names the inner nodes of a
-    hierarchy.
+    Each line is an id and a value. classes.txt: class id, name. images.txt: image id, path in images/.
+    image_class_labels.txt: image id, class id. train_test_split.txt: image id, 1 for train. Labels are 0 …
+    K-1 in the order of the class ids that images have. NABirds has gaps in these ids, because its classes.txt
+    also names the inner nodes of a hierarchy.
     """
     names, paths, class_ids, is_train = (
         _read_pairs(folder / f'{name}.txt')

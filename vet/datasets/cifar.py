@@ -15,8 +15,8 @@ from vet.registry import DATASETS
 class CIFAR10(PublishedDataset):
     """CIFAR-10: 10 classes, 50,000 train and 10,000 test images of 32 x 32.
 
-    Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html; read by torchvision, which checks the md5 of
-    every file. The source of a sample is the image itself, uint8 (32, 32, 3).
+    Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html. torchvision reads the files, and checks the
+    md5 of each. The source of a sample is the image itself, uint8 (32, 32, 3).
     """
 
     reader: ClassVar = datasets.CIFAR10
@@ -32,9 +32,7 @@ class CIFAR10(PublishedDataset):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10):
-    """CIFAR-100: 100 (fine) classes, 50,000 train and 10,000 test images of 32 x 32; otherwise as
-    CIFAR-10.
-    """
+    """CIFAR-100: 100 (fine) classes, 50,000 train and 10,000 test images of 32 x 32. See CIFAR10."""
 
     reader = datasets.CIFAR100
     folder = 'cifar-100-python'

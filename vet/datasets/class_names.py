@@ -1,4 +1,4 @@
-"""Class names: what a list of them may be, wherever one is given."""
+"""Lists of class names, and the forms in which users give such lists."""
 
 import unicodedata
 from collections import Counter
@@ -17,8 +17,9 @@ def class_list(classes: Any) -> list[str]:
     """The names of all classes, in the order of the labels 0 … K-1, in the composed Unicode form (NFC).
 
     classes: names in order; a dict {name: number} or {number: name}, whose numbers are the labels; or the
-    name of a list. UserError for a set, which has no order, for a name that is there twice, and for one that
-    no file can hold.
+        name of a known list.
+    UserError for a set, which has no order, for a name that is there twice, and for a name that no file can
+    hold.
     """
     if isinstance(classes, str):
         if classes not in LISTS:
@@ -54,9 +55,8 @@ def _by_number(classes: Mapping[Any, Any]) -> list[Any]:
         named = {number: name for number, name in classes.items() if _is_number(number)}
     if len(named) < len(classes) or set(named) != set(range(len(classes))):
         raise UserError(
-            f'the classes are the dict {_shown(classes.items())}; a dict gives each class a number of its own, from '
-            '0 '
-            f'to {len(classes) - 1}: {{name: number}} or {{number: name}}.'
+            f'the classes are the dict {_shown(classes.items())}; a dict gives each class a number of its '
+            f'own, from 0 to {len(classes) - 1}: {{name: number}} or {{number: name}}.'
         )
     return [named[number] for number in range(len(named))]
 
@@ -66,12 +66,12 @@ def _is_number(value: Any) -> bool:
 
 
 def composed(name: str) -> str:
-    """A name in the composed Unicode form: macOS writes 'é' as two characters, other systems as one."""
+    """A name in the composed Unicode form. macOS writes 'é' as two characters, other systems as one."""
     return unicodedata.normalize('NFC', name)
 
 
 def check_writable(names: Iterable[str]) -> None:
-    """UserError for a name that cannot be written to a file: the bytes of a file name that are no UTF-8."""
+    """UserError for a name that no file can hold: a file name may have bytes that are no UTF-8."""
     for name in names:
         try:
             name.encode()
@@ -79,7 +79,7 @@ def check_writable(names: Iterable[str]) -> None:
             shown = name.encode('utf-8', 'backslashreplace').decode()
             raise UserError(
                 f'the class name "{shown}" is not UTF-8, so that no model folder could hold it. Rename its '
-                'folder, or correct the list it comes from.'
+                'folder, or correct the list of names.'
             ) from None
 
 

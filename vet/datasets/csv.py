@@ -1,4 +1,4 @@
-"""A table of image paths and labels, as text: CSV, with semicolons, with tabs."""
+"""A table of image paths and labels, as text: with commas, semicolons, tabs or bars."""
 
 import csv
 import os
@@ -11,7 +11,9 @@ from vet.datasets.label_map import numbered
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import DATASETS
 
-NAMES = dict(  # of a column in a header, without capitals; where several are there, the first of these counts
+# names of a column in a header, in small letters; if a header has several of them, the first in this list
+# counts
+NAMES = dict(
     path=(
         'path',
         'file_name',
@@ -55,22 +57,22 @@ SPLIT_WORDS = {'valid': 'val', 'validation': 'val', 'dev': 'val', 'training': 't
 
 @DATASETS.register_module()
 class CSV(ImageDataset):
-    """Rows of path,label, or with a header in any order; further columns are not read.
+    """Rows of path,label. With a header, the columns may have any order, and other columns are ignored.
 
-    file: the table, absolute or relative to `root`, with commas, semicolons, tabs or bars. Paths in it are
-    absolute or relative to the file itself. The first row is the header where it names a path (path,
-    file_name, filename, file, image, img, …) and a label (label, class, category, target, …), in capitals or
-    not; a column split (set, subset, partition) may follow.
-    columns: the names of the columns, where the header has others: dict(path='picture', label='kind',
+    file: the table, absolute or relative to `root`, with commas, semicolons, tabs or bars. Paths in the table
+        are absolute or relative to the table's folder. The first row is a header if it names a path (path,
+        file_name, filename, file, image, img, …) and a label (label, class, category, target, …), in any
+        case. A header may also name a split (split, set, subset, partition).
+    columns: the names of the columns, if the header has other names: dict(path='picture', label='kind',
         split='part').
-    encoding: of the file, such as 'cp1252'; UTF-8, or UTF-16 where the file says so itself.
-    split: takes only the rows of that split; None takes all.
-
-    A label is a class name, or, if all labels are whole numbers, a class number 0 … K-1. classes: the K names
-    in order of their numbers, or {name: number}; by default the sorted names (or '0' … 'K-1') of the whole
-    file, whatever the split. Give it where train and test are two files, so that both number the classes
-    equally. Raises DataError with the line's number.
-    label_map, and a name for `classes`: as for ImageFolder.
+    encoding: of the file, such as 'cp1252'. None: UTF-8, or UTF-16 if the file begins with UTF-16's mark.
+    split: takes only the rows of this split. None takes all rows.
+    classes: the K names in order of their numbers, {name: number}, or the name of a list as for ImageFolder.
+        None: the sorted labels of the whole file (or '0' … 'K-1'), whatever the split. If train and test are
+        two files, give `classes`, so that both number the classes in the same way.
+    label_map: as for ImageFolder.
+    A label is a class name. If all labels are whole numbers, a label is a class number 0 … K-1. DataError,
+    with the line's number, for a line that is wrong.
     """
 
     def __init__(
@@ -86,11 +88,11 @@ class CSV(ImageDataset):
     ):
         path = Path(root).expanduser() / Path(file).expanduser()
         rows = _read(path, columns or {}, encoding)
-        found = [row['label'] for row in rows]
+        labels = [row['label'] for row in rows]
         if label_map is None:
-            names, label = _numbering(found, None if classes is None else class_list(classes), path)
+            names, label = _numbering(labels, None if classes is None else class_list(classes), path)
         else:
-            names, label = numbered(sorted(set(found)), classes, label_map)
+            names, label = numbered(sorted(set(labels)), classes, label_map)
         self.label_map = label_map
         if split is not None:
             splits = sorted({row['split'] for row in rows} - {''})
@@ -148,24 +150,24 @@ def _text(path: Path, encoding: str | None) -> str:
         return data.decode(chosen)
     except LookupError as error:
         raise UserError(
-            f'encoding is {encoding!r}, which Python does not know; give one such as "utf-8" or "cp1252".'
+            f'encoding is {encoding!r}, which Python does not know; give an encoding such as "utf-8" or '
+            '"cp1252".'
         ) from error
     except UnicodeError as error:
         line = data.count(b'\n', 0, getattr(error, 'start', 0)) + 1
         raise DataError(
-            f'{str(path)!r} is not {encoding or "UTF-8"}: {error} (line {line}). Save it as UTF-8, or say '
-            'what it is, such as encoding="cp1252".'
+            f'{str(path)!r} is not {encoding or "UTF-8"}: {error} (line {line}). Save the file as UTF-8, or '
+            'name its encoding, such as encoding="cp1252".'
         ) from error
 
 
 def _table(
     path: Path, text: str, columns: Mapping[str, str]
 ) -> tuple[list[tuple[int, list[str]]], dict[str, int | None]]:
-    """The rows below the header with their line numbers, and the place of each column, by the delimiter that
-    fits best.
+    """The rows below the header with their line numbers, and the place of each column.
 
-    That is the first with which the header names a path and a label; without a header, the first that gives
-    every row two cells.
+    The delimiter is the first with which the header names a path and a label. Without a header, the delimiter
+    is the first that gives every row two cells or more.
     """
     tables = {delimiter: _cells(path, text, delimiter) for delimiter in DELIMITERS}
     for cells in tables.values():
@@ -175,8 +177,8 @@ def _table(
     if columns:
         first = next(iter(text.splitlines()), '')
         raise UserError(
-            f'columns is {dict(columns)}, but the header of {str(path)!r} is {first!r}; name columns that it '
-            'has.'
+            f'columns is {dict(columns)}, but the header of {str(path)!r} is {first!r}; name columns of the '
+            'header.'
         )
     for cells in tables.values():
         if cells and all(len(row) > 1 for _, row in cells):
@@ -186,8 +188,9 @@ def _table(
 
 
 def _refuse_unknown_header(path: Path, cells: list[tuple[int, list[str]]]) -> None:
-    """DataError for a first row that names no file where the second row does: it is a header in other
-    words.
+    """DataError if the first row names no file, but the second row does.
+
+    Then the first row is a header whose words are not known.
     """
     if len(cells) > 1 and [
         os.path.isfile(on_disk(path.parent / _slashes(row[0]))) for _, row in cells[:2]
@@ -201,7 +204,7 @@ def _refuse_unknown_header(path: Path, cells: list[tuple[int, list[str]]]) -> No
 
 
 def _slashes(path: str) -> str:
-    """A path as this system writes it, also where Windows wrote it."""
+    """A path with the slashes of this system. The path may come from Windows."""
     return path.strip() if os.sep == '\\' else path.strip().replace('\\', '/')
 
 
@@ -220,7 +223,7 @@ def _cells(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]
 
 
 def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[str, int | None]:
-    """Where each column stands in a header."""
+    """The place of each column in a header. None: the header does not have the column."""
     plain = [cell.strip().lower().replace(' ', '_').replace('-', '_') for cell in header]
     places: dict[str, int | None] = {}
     for column, names in NAMES.items():
@@ -239,7 +242,7 @@ def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[s
 
 
 def _split_word(text: str) -> str:
-    """train, val and test in small letters, whatever the spelling; another word as it is."""
+    """'train', 'val' or 'test' for the known spellings. Another word stays unchanged."""
     word = text.lower()
     return SPLIT_WORDS.get(word, word if word in ('train', 'val', 'test') else text)
 
@@ -248,20 +251,20 @@ def _numbering(
     labels: list[str], classes: Sequence[str] | None, path: Path
 ) -> tuple[list[str], dict[str, int]]:
     """Class names, and the class number of each label."""
-    found = set(labels)
-    if classes is None and all(map(str.isdecimal, found)):
-        classes = [str(number) for number in range(len(found))]
-        if {int(label) for label in found} != set(range(len(found))):
+    used = set(labels)
+    if classes is None and all(map(str.isdecimal, used)):
+        classes = [str(number) for number in range(len(used))]
+        if {int(label) for label in used} != set(range(len(used))):
             raise DataError(
-                f'the class numbers in {str(path)!r} are not 0 … {len(found) - 1}, each used at least '
-                f'once: {sorted(map(int, found))[:10]}. Count from 0, or give the names of all classes as '
+                f'the class numbers in {str(path)!r} are not 0 … {len(used) - 1}, each used at least '
+                f'once: {sorted(map(int, used))[:10]}. Count from 0, or give the names of all classes as '
                 f'classes=[…].'
             )
-    names = sorted(found) if classes is None else list(classes)
+    names = sorted(used) if classes is None else list(classes)
     label = {name: number for number, name in enumerate(names)}
-    if all(map(str.isdecimal, found)) and not found <= set(names) and not all(map(str.isdecimal, names)):
-        label = {text: int(text) for text in found if int(text) < len(names)}
-    if unknown := sorted(found - set(label)):
+    if all(map(str.isdecimal, used)) and not used <= set(names) and not all(map(str.isdecimal, names)):
+        label = {text: int(text) for text in used if int(text) < len(names)}
+    if unknown := sorted(used - set(label)):
         raise DataError(
             f'{str(path)!r} has labels that are not among the {len(names)} classes: '
             f'{", ".join(unknown[:10])}. Correct them, or complete classes=[…].'

@@ -13,9 +13,8 @@ from vet.registry import DATASETS
 class CUB200(PublishedDataset):
     """CUB-200-2011: 200 bird species, 5,994 train and 5,794 test images.
 
-    Wah et al. 2011, https://www.vision.caltech.edu/datasets/cub_200_2011/. A class name is that of
-    classes.txt without
-    its number: 'Black_footed_Albatross'.
+    Wah et al. 2011, https://www.vision.caltech.edu/datasets/cub_200_2011/. The class names are those of
+    classes.txt, without their numbers: 'Black_footed_Albatross'.
     """
 
     folder = 'CUB_200_2011'

@@ -15,10 +15,11 @@ from vet.registry import DATASETS
 class Digits(ImageDataset):
     """1,797 scanned handwritten digits of 8 x 8 pixels, 16 gray levels (stretched to 0 … 255).
 
-    split: every third image of each digit is 'test' (596 images), the others are 'train' (1,201): stratified,
-    the same in every version, and the same whichever digits are taken. digits: those taken, labelled 0 … k-1
-    in this order; a class name is the digit. `root` is not used. The source of a sample is the image itself,
-    uint8 (8, 8).
+    split: every third image of each digit is 'test' (596 images), the others are 'train' (1,201). The splits
+        are stratified. They are the same in every version, and do not depend on `digits`.
+    digits: the digits to take, labelled 0 … k-1 in this order. A class name is the digit.
+    root: not used.
+    The source of a sample is the image itself, uint8 (8, 8).
 
     Alpaydin & Kaynak 1998, https://archive.ics.uci.edu/dataset/80 (its test part);
     `sklearn.datasets.load_digits`.

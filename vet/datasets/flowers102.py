@@ -14,8 +14,8 @@ from vet.registry import DATASETS
 class Flowers102(PublishedDataset):
     """Oxford Flowers: 102 classes; official splits of 1,020 train, 1,020 val and 6,149 test images.
 
-    Nilsback & Zisserman 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/102/; read by torchvision, which
-    checks the md5 of imagelabels.mat and setid.mat, and names that of the images.
+    Nilsback & Zisserman 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/102/. torchvision reads the
+    files. It checks the md5 of imagelabels.mat and setid.mat, and knows the md5 of the images' archive.
     """
 
     splits = ('train', 'val', 'test')
@@ -29,5 +29,5 @@ class Flowers102(PublishedDataset):
     )
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
-        reader = datasets.Flowers102(root, split, loader=str)  # a loader that only names the file
+        reader = datasets.Flowers102(root, split, loader=str)  # this loader gives the file's name
         return reader.classes, [reader[index] for index in range(len(reader))]

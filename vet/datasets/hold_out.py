@@ -1,4 +1,4 @@
-"""A part of the training images held out for validation, where there is no official validation split."""
+"""Holds out a part of the training images for validation, if there is no official validation split."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from vet.errors import DataError, UserError
 
 
 class Part(Subset):
-    """Some items of a dataset, with its `classes` and their own `targets`."""
+    """Some items of a dataset, with the dataset's `classes` and the items' `targets`."""
 
     def __init__(self, dataset: Any, indices: Sequence[int], targets: Sequence[int]):
         super().__init__(dataset, indices)
@@ -22,12 +22,13 @@ class Part(Subset):
 
 
 def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[Part, Part]:
-    """The dataset in two: what is left for training, and `fraction` of it held out, stratified by label.
+    """Splits a dataset in two parts, stratified by label: (training, validation).
 
-    The same dataset, fraction and seed give the same parts, each in the order of the dataset. A class with a
-    single image stays in training. At least as many images are held out as there are other classes, so that a
-    small dataset of many classes holds out more than `fraction`. Raises DataError where no class has two
-    images, UserError where `fraction` is not between 0 and 1.
+    The validation part has the share `fraction` of the images. The same dataset, fraction and seed give the
+    same parts. Each part has the order of the dataset. A class with a single image stays in training. The
+    validation part has at least as many images as there are other classes. So for a small dataset of many
+    classes, the part is larger than `fraction`.
+    DataError if no class has two images. UserError if `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise UserError(f'a held-out fraction lies between 0 and 1, such as 0.1; given: {fraction!r}.')

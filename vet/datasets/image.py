@@ -1,4 +1,4 @@
-"""Any image source to one RGB image, in the same way for training and for inference."""
+"""Opens any image source as one RGB image, in the same way for training and for inference."""
 
 import io
 import os
@@ -17,22 +17,23 @@ from vet.errors import DataError, DataWarning, UserError
 
 URL_LIMIT_SECONDS = 30
 URL_LIMIT_BYTES = 64 * 2**20
-FEW_LEVELS = 2**13  # of 16 bits: less than an eighth of the range leaves fewer than 32 of 256 levels
+FEW_LEVELS = 2**13  # of 16 bits: an eighth of the range, which leaves 32 of 256 levels
 Range = tuple[float, float] | None  # of gray levels
-PROGRAMS = ('EPS',)  # formats that an interpreter would run
+PROGRAMS = ('EPS',)  # formats that are programs; an interpreter would have to run them
 
 
 def to_rgb(image: Image.Image, gray_range: Range = None) -> Image.Image:
     """The PIL image as 8-bit RGB, upright.
 
-    EXIF orientation is applied, transparency (alpha, or one transparent colour) is laid over white, 16-bit
-    gray is scaled by 1/257. Of an animation, the frame that the image stands at: the first one where it was
+    EXIF orientation is applied. Transparency (alpha, or one transparent colour) is laid over white. 16-bit
+    gray is scaled by 1/257. An animation gives its current frame, which is the first frame if the image was
     just opened.
 
-    gray_range: the two levels of a gray image of more than 8 bits (16-bit, integer, float) that become 0 and
-    255; those between are scaled, those outside are cut off. Without gray_range, a DataWarning says once that
-    an image uses a small part of 0 … 65535, and DataError is raised for pixels without a known range (32-bit
-    float, integers outside 0 … 65535).
+    gray_range: two levels of a gray image of more than 8 bits (16-bit, integer, float). The first level
+        becomes 0, the second 255. Levels between them are scaled, levels outside are cut off. None: a
+        DataWarning says once if an image uses only a small part of 0 … 65535.
+    DataError for pixels without a known range (32-bit float, integers outside 0 … 65535), if gray_range is
+    None.
     """
     _check_size(*image.size)
     image = ImageOps.exif_transpose(image)
@@ -40,7 +41,7 @@ def to_rgb(image: Image.Image, gray_range: Range = None) -> Image.Image:
         image = _from_deep_gray(image, gray_range)
     if image.mode == 'F':
         raise DataError(
-            'its pixels are 32-bit floats, of which the range is not known; '
+            'its pixels are 32-bit floats, whose range is not known; '
             'save it with 8 or 16 bits, give an array of floats in [0, 1], or set '
             'model.backbone.preprocessing.gray_range=(LOW, HIGH)'
         )
@@ -51,22 +52,22 @@ def to_rgb(image: Image.Image, gray_range: Range = None) -> Image.Image:
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-_said: list[str] = []  # the image that the warning of few gray levels was said of
+_said: list[str] = []  # the image of the warning of few gray levels, after the warning was given
 
 
 @singledispatch
 def open_image(source: Any, gray_range: Range = None) -> Image.Image:
     """The RGB image (see `to_rgb`) that `source` names or holds.
 
-    source: a path, an http(s) URL, encoded bytes, a binary file, a PIL image, a dict with any of these under
-        'image',
-    or an array (H, W), (H, W, 1), (H, W, 3: RGB) or (H, W, 4: RGBA) of uint8, uint16, bool, or floats in [0,
-    1].
-    gray_range: the levels that become black and white, as for to_rgb; it also admits gray arrays of any real
-    type and range. A URL is given 10 s for each answer of the server, 30 s in all, and 64 MiB; it may lead on
-    to http(s) addresses alone. An image has at most twice PIL.Image.MAX_IMAGE_PIXELS, as Pillow's own readers
-    allow. Raises DataError, naming the source, for what is missing, truncated or not an image, and UserError
-    for any other kind of source.
+    source: a path, an http(s) URL, encoded bytes, a binary file, a PIL image, an array, or a dict with any of
+        these under 'image'. An array is (H, W), (H, W, 1), (H, W, 3: RGB) or (H, W, 4: RGBA), of uint8,
+        uint16, bool, or floats in [0, 1].
+    gray_range: the levels that become black and white, see `to_rgb`. With gray_range, a gray array may have
+        any real type and range.
+    A URL has 10 s for each answer of the server, 30 s in all, and 64 MiB. A URL may redirect only to http(s)
+    addresses. An image has at most twice PIL.Image.MAX_IMAGE_PIXELS, as in Pillow's own readers.
+    DataError, with the source's name, if the source is missing, truncated or no image. UserError for any
+    other kind of source.
     """
     if not hasattr(source, 'read'):
         raise UserError(
@@ -130,12 +131,12 @@ def _(source: Mapping, gray_range: Range = None) -> Image.Image:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a DataError that names the source."""
+    """Any error inside becomes a DataError that names the source."""
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f'there is no image file {name!r}; check the path.') from error
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+    except Exception as error:  # a broken file can make Pillow's decoders raise any error
         raise DataError(
             f'cannot read {name} as an image: {error or type(error).__name__}. '
             f'Replace it by an image that opens in a viewer, or leave it out.'
@@ -144,17 +145,19 @@ def _naming(name: str) -> Iterator[None]:
 
 def _decode(file: Any, gray_range: Range = None) -> Image.Image:
     if isinstance(file, str | os.PathLike) and os.path.exists(file) and not os.path.isfile(file):
-        raise DataError('it is a folder, a pipe or a device, not a file')
+        raise DataError('the path is a folder, a pipe or a device, not a file')
     with Image.open(file) as image:
         if image.format in PROGRAMS:
-            raise DataError(f'it is a program in {image.format}, which is not run; save it as PNG')
+            raise DataError(
+                f'the file is a program in {image.format}, which vet does not run; save it as PNG'
+            )
         return to_rgb(image, gray_range)
 
 
 def _check_size(width: int, height: int) -> None:
-    """DataError for an image without pixels, or with more of them than Pillow's readers take from a file."""
+    """DataError for an image without pixels, or with more pixels than Pillow's readers accept."""
     if not width or not height:
-        raise DataError(f'it has no pixels: {width} x {height}')
+        raise DataError(f'the image has no pixels: {width} x {height}')
     if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
         raise DataError(
             f'its {width:,} x {height:,} pixels are more than {2 * Image.MAX_IMAGE_PIXELS:,}; set '
@@ -163,7 +166,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _from_deep_gray(image: Image.Image, gray_range: Range) -> Image.Image:
-    """Mode I, I;16* and F, of which Pillow's own `convert` would clip the first two at 255, as mode L."""
+    """Modes I, I;16* and F as mode L. Pillow's own `convert` would clip the modes I and I;16* at 255."""
     values = np.array(image)
     if gray_range is None and (values.min() < 0 or values.max() > 65535):
         raise DataError(
@@ -180,7 +183,10 @@ def _from_deep_gray(image: Image.Image, gray_range: Range) -> Image.Image:
 
 
 def _windowed(values: np.ndarray, gray_range: tuple[float, float]) -> np.ndarray:
-    """Gray levels as uint8: the first of the range and below become 0, the second and above become 255."""
+    """Gray levels as uint8.
+
+    The low end of the range and below become 0, the high end and above become 255.
+    """
     if not np.isfinite(values).all():
         raise DataError('some of its gray levels are not finite numbers')
     low, high = gray_range
@@ -190,8 +196,9 @@ def _windowed(values: np.ndarray, gray_range: tuple[float, float]) -> np.ndarray
 
 
 def _warn_of_few_levels(values: np.ndarray, name: str = '') -> None:
-    """A DataWarning, once in a process, where gray levels fill a small part of 16 bits, as those of 12
-    bits do.
+    """A DataWarning, once in a process, if the gray levels use only a small part of 16 bits.
+
+    12-bit images are an example.
     """
     low, high = int(values.min()), int(values.max())
     if _said or low == high or high - low >= FEW_LEVELS:
@@ -201,9 +208,9 @@ def _warn_of_few_levels(values: np.ndarray, name: str = '') -> None:
         DataWarning(
             f'the gray levels of {repr(name) if name else "an image"} are {low:,} … {high:,}, a small part '
             f'of the 16 bits from 0 to 65,535: as 8 bits, {high // 257 - low // 257 + 1} levels are left. If '
-            'all images are so, train with model.backbone.preprocessing.gray_range=(LOW, HIGH), the levels '
-            'that become black and white, such as (0, 4095) for 12 bits. The model folder keeps that for '
-            'inference. This is said once.'
+            'all images are like this, train with model.backbone.preprocessing.gray_range=(LOW, HIGH), the '
+            'levels that become black and white, such as (0, 4095) for 12 bits. The model folder keeps the '
+            'range for inference. This warning appears once.'
         ),
         stacklevel=4,
     )
@@ -219,6 +226,6 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
         return np.rint(values / 257).astype(np.uint8)
     if not issubclass(kind, np.floating):
         raise DataError('its dtype is not uint8, uint16, bool or floating')
-    if not (values.min() >= 0 and values.max() <= 1):  # written so that nan is refused as well
+    if not (values.min() >= 0 and values.max() <= 1):  # in this form, nan is refused too
         raise DataError('its floats do not all lie in [0, 1]; divide by 255 or undo the normalisation')
     return np.rint(values * 255).astype(np.uint8)

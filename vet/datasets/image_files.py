@@ -1,5 +1,6 @@
-"""The image files in a folder, at any depth: one list for training and for prediction, and what was
-left out of it.
+"""Finds the image files in a folder, at any depth, and lists the files that are left out.
+
+Training and prediction use the same list.
 """
 
 import os
@@ -15,11 +16,8 @@ from PIL import Image, features
 from vet.datasets.image import PROGRAMS
 from vet.errors import DataWarning
 
-NEEDS = {
-    'AVIF': 'avif',
-    'WEBP': 'webp',
-    'JPEG2000': 'jpg_2000',
-}  # formats that Pillow decodes where it was built with these
+# formats that Pillow decodes only if it was built with these features
+NEEDS = {'AVIF': 'avif', 'WEBP': 'webp', 'JPEG2000': 'jpg_2000'}
 STUBS = ('BUFR', 'GRIB', 'HDF5', 'MPEG', 'WMF')  # formats that Pillow recognises but does not decode
 PICTURES = (
     '.3fr',
@@ -54,35 +52,35 @@ CLUTTER_FOLDERS = ('__macosx', '@eadir', '$recycle.bin', '__pycache__')
 
 @dataclass
 class Found:
-    """What lies in a folder. images: the paths. left_out: {what: paths}, without hidden files and the
-    clutter of file managers.
-    """
+    """The files in a folder. images: paths. left_out: {reason: paths}, without hidden files and clutter."""
 
     images: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
-    def leave_out(self, what: str, path: str) -> None:
-        self.left_out.setdefault(what, []).append(path)
+    def leave_out(self, reason: str, path: str) -> None:
+        self.left_out.setdefault(reason, []).append(path)
 
     def add(self, other: 'Found') -> None:
         self.images += other.images
-        for what, paths in other.left_out.items():
-            self.left_out.setdefault(what, []).extend(paths)
+        for reason, paths in other.left_out.items():
+            self.left_out.setdefault(reason, []).extend(paths)
 
     def says(self) -> str:
-        """What was left out, in words: '2 x .heic, which Pillow does not read (cat/a.heic, …)'; ''
-        where that is nothing.
+        """A text of what was left out: '2 x .heic, which Pillow does not read (cat/a.heic, …)'.
+
+        The text is empty if no file was left out.
         """
         return '; '.join(
-            f'{len(paths)} x {what} (such as {printable(paths[0])})'
-            for what, paths in sorted(self.left_out.items())
+            f'{len(paths)} x {reason} (such as {printable(paths[0])})'
+            for reason, paths in sorted(self.left_out.items())
         )
 
 
 @cache
 def extensions() -> frozenset[str]:
-    """The extensions of all formats that the installed Pillow decodes, with those of its plugins that
-    are imported.
+    """The file name extensions of all formats that the installed Pillow decodes.
+
+    Extensions of Pillow's plugins count, if the plugins are imported.
     """
     missing = {name for name, feature in NEEDS.items() if not features.check(feature)}
     decoded = {
@@ -90,18 +88,18 @@ def extensions() -> frozenset[str]:
         for suffix, name in Image.registered_extensions().items()
         if name in Image.OPEN and name not in missing and name not in (*STUBS, *PROGRAMS)
     }
-    return frozenset(decoded | {'.mpo'})  # an MPO is opened as the JPEG that it begins with
+    return frozenset(decoded | {'.mpo'})  # Pillow opens an MPO as the JPEG at its beginning
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder is hidden, or was made by a file manager, an archiver or a notebook."""
+    """Whether a file or folder is hidden, or a file manager, an archiver or a notebook made it."""
     return name.startswith('.') or name.lower() in (*CLUTTER, *CLUTTER_FOLDERS)
 
 
 def find_images(folder: str | Path) -> Found:
-    """The image files below a folder, sorted by their folder and then by their name.
+    """The image files below a folder, sorted by folder and then by name.
 
-    Links are followed, but no link leads back to a folder that it lies in. Only regular files count.
+    Links are followed, except a link back to a folder that the link lies in. Only regular files count.
     """
     found = Found()
     for place, name, entry in sorted(
@@ -120,7 +118,7 @@ def find_images(folder: str | Path) -> Found:
 
 
 def warn_of(found: Found, name: str) -> None:
-    """A DataWarning, where files were left out."""
+    """Gives a DataWarning if files were left out."""
     if found.left_out:
         warnings.warn(
             DataWarning(f'{name}: {len(found.images):,} images are taken; left out: {found.says()}.'),
@@ -129,8 +127,8 @@ def warn_of(found: Found, name: str) -> None:
 
 
 def _walk(folder: str, above: tuple[str, ...], found: Found) -> Iterator[tuple[str, str, os.DirEntry]]:
-    """The files below a folder that are not clutter. above: the real paths of this folder and of those
-    that lead to it.
+    """The files below a folder, without clutter. above: the real paths of this folder and its parent
+    folders.
     """
     with os.scandir(folder) as entries:
         listed = [entry for entry in entries if not is_clutter(entry.name)]
@@ -157,5 +155,5 @@ def _is_regular(entry: os.DirEntry) -> bool:
 
 
 def printable(path: str) -> str:
-    """A path as text that every terminal and file takes, with what is no UTF-8 escaped."""
+    """A path as text for any terminal or file. Bytes that are no UTF-8 are escaped."""
     return path.encode('utf-8', 'backslashreplace').decode()

@@ -23,21 +23,22 @@ OTHER_NAMES = {
 
 @DATASETS.register_module()
 class ImageFolder(ImageDataset):
-    """Images in path/<class>/, or, with a split, in path/<split>/<class>/; `path` is absolute or relative to
-    `root`.
+    """Images in path/<class>/, or, with a split, in path/<split>/<class>/.
 
-    split: 'train', 'val', 'test' (also 'eval') or 'train+val', where `path` has such folders; None where it
-    has none. A folder 'valid', 'validation' or 'dev' is the split 'val'; 'training' is 'train', 'testing' and
-    'eval' are 'test'. Classes are the folders, sorted by name; images may lie deeper. Every file counts whose
-    ending belongs to a format that the installed Pillow decodes. Hidden files and folders, and those that
-    file managers and notebooks make, are left out. A warning names and counts other files that are left out.
-    Raises DataError if a folder is missing, a class folder holds no image, a split has other classes than
-    'train', or a class name is not UTF-8.
-
-    For a backbone that keeps its classifier: classes, all class names of its output, or 'imagenet-1k', or
-    'imagenet-1k+background' (1,001, background first); label_map, the place there of each folder, such as
-    dict(jellyfish=107), where its name is not among them. Without such a backbone, classes may give the
-    folders' names in the order of their labels, or as {name: number}.
+    path: absolute or relative to `root`.
+    split: 'train', 'val', 'test' (also 'eval') or 'train+val', if `path` has such folders. None, if `path`
+        has no such folders. The folders 'valid', 'validation' and 'dev' are the split 'val'; 'training' is
+        'train'; 'testing' and 'eval' are 'test'.
+    classes: without a classifier in the backbone: the folders' names in the order of their labels, or {name:
+        number}. If the backbone keeps its classifier: all class names of its output, or 'imagenet-1k', or
+        'imagenet-1k+background' (1,001, background first).
+    label_map: for a backbone that keeps its classifier: the place of a folder in the output, such as
+        dict(jellyfish=107), if the folder's name is not among the classes.
+    The classes are the folders, sorted by name. Images may lie deeper. A file counts if the installed Pillow
+    decodes the format of its extension. Hidden files and folders, and those of file managers and notebooks,
+    are left out. A warning names and counts other files that are left out.
+    DataError if a folder is missing, a class folder holds no image, a split has other classes than 'train',
+    or a class name is not UTF-8.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ImageFolder(ImageDataset):
 
 
 def _splits(home: Path) -> dict[str, Path]:
-    """The folders that are splits, by the names 'train', 'val' and 'test'."""
+    """The folders that are splits, with the names 'train', 'val' and 'test'."""
     found: dict[str, Path] = {}
     for folder in _subfolders(home).values():
         name = OTHER_NAMES.get(folder.name.lower(), folder.name.lower())
@@ -88,22 +89,23 @@ def _split_folders(home: Path, splits: dict[str, Path], split: str | None) -> li
             beside = f', and beside them {", ".join(sorted(others)[:5])}' if others else ''
             raise UserError(
                 f'{str(home)!r} has the split folders '
-                f'{", ".join(folder.name for folder in splits.values())}{beside}: say which by split=…, such '
-                f'as split="{next(iter(splits))}".'
+                f'{", ".join(folder.name for folder in splits.values())}{beside}: choose one by split=…, '
+                f'such as split="{next(iter(splits))}".'
             )
         return [home]
     if not splits:
         raise UserError(
             f'{str(home)!r} has no split folders (train, val, test); given: split={split!r}. Leave split '
-            f'out to take all of it, or make split folders.'
+            f'out to take all images, or make split folders.'
         )
     asked = OTHER_NAMES.get(split, split)
     return [splits[name] for name in resolve_split(asked, list(splits), f'the image folder {str(home)!r}')]
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
-    """The folders in a folder by their names, composed and sorted. UserError for a name that is not
-    UTF-8, or is there twice.
+    """The folders in a folder by their composed names, sorted.
+
+    UserError for a name that is not UTF-8, or that is there twice.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -120,7 +122,7 @@ def _subfolders(folder: Path) -> dict[str, Path]:
 
 
 def _read(folder: Path, labels: dict[str, int], found: Found) -> list[tuple[str, int]]:
-    """The samples of a folder of class folders. What lies there is also added to `found`."""
+    """The samples of a folder of class folders. Adds the files of the folder to `found`."""
     folders = _subfolders(folder)
     if list(folders) != list(labels):
         raise DataError(
@@ -135,13 +137,13 @@ def _read(folder: Path, labels: dict[str, int], found: Found) -> list[tuple[str,
         )
     samples: list[tuple[str, int]] = []
     for name, path in folders.items():
-        own = find_images(path)
-        if not own.images:
-            left_out = f' Left out: {own.says()}.' if own.left_out else ''
+        in_class = find_images(path)
+        if not in_class.images:
+            left_out = f' Left out: {in_class.says()}.' if in_class.left_out else ''
             raise DataError(
                 f'the class folder {str(path)!r} holds no image that Pillow reads.{left_out} Put images in '
-                'it, or remove the folder.'
+                'the folder, or remove it.'
             )
-        samples += [(image, labels[name]) for image in own.images]
-        found.add(own)
+        samples += [(image, labels[name]) for image in in_class.images]
+        found.add(in_class)
     return samples

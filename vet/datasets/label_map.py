@@ -1,5 +1,6 @@
-"""Labels that are places in the output of a pretrained classifier, which has more classes than the
-dataset.
+"""Labels for a pretrained classifier, which has more classes than the dataset.
+
+A label is a place in the output of the classifier.
 """
 
 from collections.abc import Mapping
@@ -12,13 +13,15 @@ from vet.errors import DataError, UserError
 def numbered(
     names: list[str], classes: Any, label_map: Mapping[str, int] | None
 ) -> tuple[list[str], dict[str, int]]:
-    """All class names (`names` where `classes` is None), and the label of each of `names`: its place
-    among them, or label_map's.
+    """All class names, and the label of each of `names`.
+
+    The class names are `names` if `classes` is None. A label is the place of a name among the class names, or
+    the number in label_map.
     """
     if classes is None and label_map is not None:
         raise UserError(
-            f'label_map is {dict(label_map)}, but places in what? Give all classes of the output too: '
-            f'classes=[…], or one of {", ".join(map(repr, LISTS))}.'
+            f'label_map is {dict(label_map)}, but the list of classes is missing. Give all classes of the '
+            f'output too: classes=[…], or one of {", ".join(map(repr, LISTS))}.'
         )
     every = names if classes is None else class_list(classes)
     given = {name: label for label, name in enumerate(every)} if label_map is None else label_map
@@ -29,8 +32,8 @@ def numbered(
             + (
                 ' of label_map; add it there.'
                 if label_map is not None
-                else f' that `classes` names. Correct the names, add them to classes=[…], or, for a backbone that keeps its '
-                f'classifier, give the place of each by label_map=dict({unknown[0]}=…).'
+                else ' that `classes` names. Correct the names, add them to classes=[…], or, for a backbone '
+                f'that keeps its classifier, give the place of each by label_map=dict({unknown[0]}=…).'
             )
         )
     if wrong := {name: label for name, label in labels.items() if label not in range(len(every))}:

@@ -1,4 +1,4 @@
-"""Several datasets as one, for a model with one head for each of them."""
+"""Several datasets as one dataset, for a model with one head per dataset."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from vet.registry import DATASETS
 
 @DATASETS.register_module()
 class MultiTask(ConcatDataset):
-    """The datasets of several tasks, one after another. An item is (image, its label among the classes of its
-    task).
+    """The datasets of several tasks, one after another. An item is (image, label). The label counts the
+    task's classes.
 
-    tasks: task names to datasets, or to config entries such as dict(type='Flowers102', split='train').
+    tasks: {task: dataset}, or {task: config entry such as dict(type='Flowers102', split='train')}.
     classes: {task: class names}.
     """
 

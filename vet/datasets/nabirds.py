@@ -22,7 +22,7 @@ class NABirds(PublishedDataset):
     )
     needs = ('images', 'classes.txt', 'images.txt', 'image_class_labels.txt', 'train_test_split.txt')
     by_hand = (
-        'it is given out by a form: fill it in at https://dl.allaboutbirds.org/nabirds and unpack the '
+        'a form gives the data out: fill in the form at https://dl.allaboutbirds.org/nabirds and unpack the '
         'archive in the data root'
     )
 

@@ -1,4 +1,4 @@
-"""Whether two splits share images: what is trained on tells nothing when it is measured."""
+"""Refuses splits that share images. A result on images that a model was trained on says nothing."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -11,26 +11,26 @@ from vet.errors import UserError
 PAIRS = (
     ('train', 'val', 'the best epoch would be chosen by images that the model is trained on'),
     ('train', 'test', 'the result would be measured on images that the model is trained on'),
-    ('val', 'test', 'the best epoch would be chosen by the images that the result is measured on'),
+    ('val', 'test', 'the best epoch would be chosen by the images of the final result'),
 )
 
 ADVICE = {
     (
         'train',
         'val',
-    ): '. Where dataset.train is split="train+val", leave dataset.val out: a part of train is then held out',
+    ): '. If dataset.train is split="train+val", leave dataset.val out: then vet holds out a part of train',
     (
         'train',
         'test',
-    ): '. To see how well the training images are fitted, train without dataset.test, and run vet test MODEL '
-    '--split train',
+    ): '. To see how well the model fits the training images, train without dataset.test, and run '
+    'vet test MODEL --split train',
 }
 
 
 def refuse_overlaps(data: Mapping[str, Any], chooses: bool) -> None:
-    """UserError where two of the splits 'train', 'val' and 'test' share images.
+    """UserError if two of the splits 'train', 'val' and 'test' share images.
 
-    chooses: whether the best epoch is chosen, or training stops, by 'val'; only then may 'val' not be 'test'.
+    chooses: whether 'val' chooses the best epoch, or stops training. Only then must 'val' differ from 'test'.
     """
     for first, second, harm in PAIRS:
         if None in (data.get(first), data.get(second)) or (
@@ -46,19 +46,19 @@ def refuse_overlaps(data: Mapping[str, Any], chooses: bool) -> None:
 
 
 def _shared(first: Any, second: Any) -> tuple[int, str]:
-    """The number of images that two datasets share, and one of them in words. Of several tasks, those
-    that a task shares.
+    """The number of images that two datasets share, and words for an example.
+
+    For several tasks: the images that the first such task shares.
     """
     if hasattr(first, 'tasks') and hasattr(second, 'tasks'):
         pairs = [(first.tasks[task], second.tasks[task]) for task in first.tasks if task in second.tasks]
     else:
         pairs = [(first, second)]
-    for one, other in pairs:
-        ours, theirs = _identities(one), _identities(other)
+    for left, right in pairs:
+        ours, theirs = _identities(left), _identities(right)
         common = [name for name in theirs if name in ours]
-        in_memory = sum(
-            isinstance(name, bytes) for name in common
-        )  # published sets hold some pictures twice, as CIFAR does
+        # published sets in memory, such as CIFAR, hold some pictures twice
+        in_memory = sum(isinstance(name, bytes) for name in common)
         if common and (in_memory < len(common) or in_memory > len(theirs) / 2):
             return len(common), 'images in memory' if isinstance(common[0], bytes) else _words(common[0])
     return 0, ''
@@ -72,8 +72,8 @@ def _words(identity: Any) -> str:
 
 
 def _identities(dataset: Any) -> dict[Hashable, None]:
-    """What tells each image of a dataset from all others: a path, the hash of an image in memory, or
-    the dataset and a number.
+    """A key for each image of a dataset: a path, the hash of an image in memory, or the dataset and a
+    number.
     """
     indices: Sequence[int] = range(len(dataset))
     while isinstance(dataset, Subset):

@@ -1,4 +1,6 @@
-"""Datasets with a published folder layout and official splits, downloaded where their makers allow it."""
+"""Datasets with a published folder layout and official splits. vet downloads them, if their makers allow
+it.
+"""
 
 import os
 import socket
@@ -17,23 +19,23 @@ NETWORK_TIMEOUT_SECONDS = 10
 
 
 class PublishedDataset(ImageDataset):
-    """A dataset in `root`/`folder`, in the layout its makers published.
+    """A dataset in `root`/`folder`, in the layout that its makers published.
 
-    root: the data root, which holds one folder per dataset. split: one of `splits`, see `resolve_split`. What
-    is there is only read. What is not there is downloaded beside it, read whole, and then moved into place by
-    one rename, so that an interrupted download leaves no half-filled folder. Raises DataError, within seconds
-    where there is no network, if data are missing, incomplete or not the published ones.
+    root: the data root, which holds one folder per dataset.
+    split: one of `splits`, see `resolve_split`.
+    vet never changes data that are there. Missing data are downloaded into a folder beside the place, read
+    completely, and moved into place by one rename. So an interrupted download leaves no half-filled folder.
+    DataError if data are missing, incomplete or not the published data. Without a network, the error comes
+    within seconds.
     """
 
     splits: ClassVar[tuple[str, ...]] = ('train', 'test')
     folder: ClassVar[str]
     layout: ClassVar[str]  # of the data root, for people
     needs: ClassVar[tuple[str, ...]]  # the files and folders in `folder` that every split needs
-    downloads: ClassVar[
-        tuple[Download, ...]
-    ] = ()  # with the hashes of their makers, or of a library; (): none is possible
-    unpacked_in: ClassVar[str] = ''  # the folder of the data root that they belong in; '': the root itself
-    by_hand: ClassVar[str] = ''  # how to come by the data where there is none
+    downloads: ClassVar[tuple[Download, ...]] = ()  # empty: no download is possible
+    unpacked_in: ClassVar[str] = ''  # the folder of the data root for the downloads; '': the root itself
+    by_hand: ClassVar[str] = ''  # how a person gets the data, if no download is possible
 
     def __init__(self, root: str | Path = 'data', split: str = 'train', download: bool = True):
         parts = resolve_split(split, self.splits, type(self).__name__)
@@ -47,14 +49,17 @@ class PublishedDataset(ImageDataset):
         """Class names and samples of one official split."""
 
     def fetch(self, root: Path) -> None:
-        """Downloads to `root`/`folder`, a place of its own; OSError or DataError if that fails."""
+        """Downloads the data to `root`/`folder`, below a temporary root.
+
+        OSError or DataError if that fails.
+        """
         for download in self.downloads:
             provide(download, root / self.unpacked_in)
 
     def _checked(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
         try:
             classes, samples = self.read(root, split)
-        except Exception as error:  # a broken index file makes its reader raise almost anything
+        except Exception as error:  # a broken index file can make its reader raise any error
             raise DataError(
                 f'{type(self).__name__}: {str(root / self.folder)!r} cannot be read: {error!r}. A file in '
                 f'it is not the published one; expected: {self.layout}. Move the folder away and provide '
@@ -79,8 +84,8 @@ class PublishedDataset(ImageDataset):
         elif self.downloads and download:
             try:
                 return self._download(root)
-            except Exception as error:  # of the network, the archive or the disk: all end in one message
-                if self._missing(root) is None:  # another process was faster
+            except Exception as error:  # of the network, the archive or the disk: all become one message
+                if self._missing(root) is None:  # another process has downloaded the data meanwhile
                     return
                 reason, cause = (
                     f', and the download from {self.downloads[0].url} failed: '
@@ -105,7 +110,7 @@ class PublishedDataset(ImageDataset):
 
 
 def two_ways(layout: str, second: str) -> str:
-    """The sentence that tells how to provide data."""
+    """The sentence that says how to provide data."""
     return (
         f'There are two ways to provide it: (1) --data-root DIR, or the environment variable VET_DATA_ROOT, '
         f'pointing at a folder that holds {layout}; (2) {second}.'
@@ -117,7 +122,7 @@ def _is_filled(folder: Path) -> bool:
 
 
 def require_inside(samples: Sequence[Sample], folder: Path, name: str) -> None:
-    """Raises DataError if a sample's file is not below `folder`: a list of images is data from a stranger."""
+    """DataError if a sample's file is not below `folder`. A list of images is data from a stranger."""
     for source, _ in samples:
         if isinstance(source, str | os.PathLike) and not is_inside(os.path.relpath(source, folder)):
             raise DataError(
@@ -128,9 +133,7 @@ def require_inside(samples: Sequence[Sample], folder: Path, name: str) -> None:
 
 @contextmanager
 def torchvision_bounds() -> Iterator[None]:
-    """Bounds what torchvision's own downloads do: the wait for a silent server, and what an archive may
-    hold.
-    """
+    """Limits torchvision's own downloads: the wait for a silent server, and the contents of an archive."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
     try:

@@ -13,8 +13,8 @@ from vet.registry import DATASETS
 class StanfordCars(PublishedDataset):
     """Stanford Cars: 196 classes (make, model, year), 8,144 train and 8,041 test images.
 
-    Krause et al. 2013; its page, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, is gone. Read by
-    torchvision.
+    Krause et al. 2013. The web page, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, is gone.
+    torchvision reads the files.
     """
 
     folder = 'stanford_cars'
@@ -35,5 +35,5 @@ class StanfordCars(PublishedDataset):
     )
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:
-        reader = datasets.StanfordCars(root, split, loader=str)  # a loader that only names the file
+        reader = datasets.StanfordCars(root, split, loader=str)  # this loader gives the file's name
         return reader.classes, [reader[index] for index in range(len(reader))]

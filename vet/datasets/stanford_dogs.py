@@ -14,16 +14,18 @@ from vet.registry import DATASETS
 class StanfordDogs(PublishedDataset):
     """Stanford Dogs: 120 breeds, 12,000 train and 8,580 test images (of ImageNet's training set).
 
-    Khosla et al. 2011, http://vision.stanford.edu/aditya86/ImageNetDogs/. A class name is that of the folder
-    without
-    its WordNet id: 'Shih-Tzu'.
+    Khosla et al. 2011, http://vision.stanford.edu/aditya86/ImageNetDogs/. A class name is the folder's name
+    without its WordNet id: 'Shih-Tzu'.
     """
 
     folder = 'stanford_dogs'
-    layout = 'stanford_dogs/ with Images/n02085620-Chihuahua/n02085620_5927.jpg …, train_list.mat and test_list.mat'
+    layout = (
+        'stanford_dogs/ with Images/n02085620-Chihuahua/n02085620_5927.jpg …, train_list.mat and '
+        'test_list.mat'
+    )
     needs = ('Images', 'train_list.mat', 'test_list.mat')
     unpacked_in = folder
-    downloads = (  # hashes as TensorFlow Datasets pins them, url_checksums/stanford_dogs.txt
+    downloads = (  # the hashes of TensorFlow Datasets, url_checksums/stanford_dogs.txt
         Download(
             'https://vision.stanford.edu/aditya86/ImageNetDogs/images.tar',
             'sha256:a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58',

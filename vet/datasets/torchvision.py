@@ -25,14 +25,16 @@ RESERVED = {'self', 'kwargs', 'root', 'download', 'loader', 'transform', 'target
 
 @DATASETS.register_module(name='torchvision')
 class TorchvisionDataset(ImageDataset):
-    """The torchvision dataset `name`, such as 'Food101', in `root` as torchvision lays it out and downloads
-    it.
+    """The torchvision dataset `name`, such as 'Food101', in `root`, in torchvision's layout.
 
-    split: 'train', 'val', 'test' (also 'eval') and 'train+val' become the dataset's own argument and
-    spelling; its other words (SVHN's 'extra') pass as they are. None, and only None, for a dataset without
-    splits. options: further arguments of the dataset. Class names are the dataset's; their numbers where it
-    has none. Raises UserError for an unknown name, split or option and for what is no image classification
-    dataset, DataError where data are missing.
+    torchvision downloads missing data.
+    split: 'train', 'val', 'test' (also 'eval') and 'train+val' become the argument and the spelling of the
+        dataset. Other words of a dataset (SVHN's 'extra') pass unchanged. A dataset without splits needs
+        None.
+    options: further arguments of the dataset.
+    The class names are those of the dataset. If the dataset has no class names, they are the numbers.
+    UserError for an unknown name, split or option, and for a dataset that is not for image classification.
+    DataError if data are missing.
     """
 
     def __init__(
@@ -50,8 +52,7 @@ class TorchvisionDataset(ImageDataset):
         accepted = _accepted(plugin)
         if unknown := sorted(set(options) - (accepted - RESERVED)):
             raise UnknownNameError(f'option of torchvision.datasets.{name}', unknown[0], accepted - RESERVED)
-        # a loader that only names the file: then no image is decoded before it is asked for, and then by
-        # open_image
+        # This loader gives the file's name. So no image is decoded early, and open_image decodes each image.
         own: dict[str, Any] = {'root': Path(root).expanduser(), 'download': download, 'loader': str}
         given = {**{key: value for key, value in own.items() if key in accepted}, **options}
         try:
@@ -86,7 +87,7 @@ class TorchvisionDataset(ImageDataset):
 
 
 def _accepted(plugin: type) -> set[str]:
-    """The arguments of a dataset, also those of the class to which it hands its **kwargs on."""
+    """The arguments of a dataset, with the arguments of the class that gets its **kwargs."""
     names: set[str] = set()
     for base in plugin.__mro__:
         if '__init__' in vars(base):
@@ -98,7 +99,7 @@ def _accepted(plugin: type) -> set[str]:
 
 
 def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, Any]) -> list[Any]:
-    """The dataset's parts that make up the split: one, or two for train+val."""
+    """The datasets that make up the split. train+val may be two datasets."""
     name = f'torchvision.datasets.{plugin.__name__}'
     argument = next((word for word in ('train', 'split', 'image_set') if word in accepted), None)
     if argument is None and split is None:
@@ -115,7 +116,7 @@ def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, 
     for value in SPELLINGS.get(split, (split,)):
         try:
             return [plugin(**{argument: value}, **given)]
-        except DataError:  # of an archive
+        except DataError:  # an archive was refused
             raise
         except ValueError as error:
             refusal = error
@@ -125,7 +126,7 @@ def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, 
 
 
 def _samples(part: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
-    """Pairs of which only the label counts if the dataset takes no `loader`."""
+    """(source, label) pairs. If the dataset takes no `loader`, only the labels count."""
     name = f'torchvision.datasets.{type(part).__name__}'
     try:
         _, label = part[0]
@@ -136,12 +137,12 @@ def _samples(part: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
         ) from error
     if 'loader' in given:
         return [part[index] for index in range(len(part))]
-    # an option may change what a label is, and then the private attributes are not the labels
+    # an option may change the meaning of a label; then the private attributes are not the labels
     names = PUBLIC_TARGETS if set(given) - {'root', 'download'} else TARGETS
     targets = next((getattr(part, name) for name in names if hasattr(part, name)), None)
     try:
         return [(None, operator.index(label)) for label in targets]  # type: ignore[union-attr]
-    except TypeError:  # none, or not one number per image (QMNIST)
+    except TypeError:  # the dataset has no list, or not one number per image (QMNIST)
         return [(None, part[index][1]) for index in range(len(part))]
 
 

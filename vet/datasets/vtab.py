@@ -29,13 +29,13 @@ LISTS = {'train': 'train800', 'val': 'val200', 'train+val': 'train800val200', 't
 
 @DATASETS.register_module(name=['VTAB', 'VTAB-1k'])
 class VTAB(ImageDataset):
-    """One task: 800 train and 200 val images, and its whole test set.
+    """One task: 800 train and 200 val images, and the whole test set of the task.
 
-    Read in the layout that NOAH's script writes, and that the code of SSF, FacT, Convpass and RepAdapter
-    reads: root/vtab-1k/<task>/train800.txt, val200.txt, train800val200.txt and test.txt, each line a path
-    below that folder and a class number, such as 'images/test/000000.jpg 12'. 'train+val' is the list
-    train800val200, on which published numbers train.
-    classes: '0' … 'K-1', K the task's published number, since the small splits do not have every class.
+    The layout is that of NOAH's script, which the code of SSF, FacT, Convpass and RepAdapter reads too:
+    root/vtab-1k/<task>/train800.txt, val200.txt, train800val200.txt and test.txt. Each line is a path below
+    that folder and a class number, such as 'images/test/000000.jpg 12'. 'train+val' is the list
+    train800val200, which is the training set of published numbers.
+    classes: '0' … 'K-1', with the published K of the task. The small splits do not have every class.
     """
 
     def __init__(self, root: str | Path = 'data', split: str = 'train', *, task: str):
@@ -47,18 +47,15 @@ class VTAB(ImageDataset):
 
 
 def _read(path: Path, num_classes: int) -> list[Sample]:
-    """The samples of a list, whose paths are below its own folder. DataError with the line's number."""
+    """The samples of a list. Paths are below the folder of the list. DataError with the line's number."""
     if not path.is_file():
         layout = 'vtab-1k/<task>/ with train800.txt, val200.txt, train800val200.txt, test.txt and images/'
         raise DataError(
             f'VTAB: {str(path)!r} is missing. '
             + two_ways(
                 layout,
-                (
-                    "make it with NOAH's script, data/vtab-source/get_vtab1k.py of github.com/ZhangYuanhan-AI/NOAH, or unpack an "
-                    'archive '
-                    'of what it wrote in the data root'
-                ),
+                "make the list with NOAH's script, data/vtab-source/get_vtab1k.py of "
+                'github.com/ZhangYuanhan-AI/NOAH, or unpack an archive of its output in the data root',
             )
         )
     samples = []

@@ -25,17 +25,18 @@ from urllib.request import (
 from rich.progress import wrap_file
 
 SCHEMES = ('http', 'https')
-ANSWER_SECONDS = 10  # for each answer of the server: the connection, and each part of what it sends
+ANSWER_SECONDS = 10  # for each answer of the server: for the connection, and for each part of the data
 CHUNK = 2**20
 
 
 class DownloadError(OSError):
-    """Why a URL gave no file."""
+    """A URL gave no file. The message says why."""
 
 
 def read_url(url: str, limit_bytes: int, limit_seconds: float) -> bytes:
-    """What the server sends for an http(s) URL. OSError where it is more than `limit_bytes`, or is not
-    all there in time.
+    """The server's answer for an http(s) URL.
+
+    OSError if the answer has more than `limit_bytes`, or is not complete in time.
     """
     with _answer(url, limit_seconds) as answer:
         data = answer.read(limit_bytes + 1)
@@ -47,8 +48,9 @@ def read_url(url: str, limit_bytes: int, limit_seconds: float) -> bytes:
 
 
 def fetch_file(url: str, path: Path, limit_seconds: float) -> None:
-    """Puts what the server sends for an http(s) URL at `path`, with a progress bar. OSError where it is
-    not all there in time.
+    """Downloads an http(s) URL to `path`, with a progress bar.
+
+    OSError if the file is not complete in time.
     """
     with _answer(url, limit_seconds) as answer, path.open('wb') as file:
         with wrap_file(answer, answer.length or 0, description=path.name) as whole:
@@ -64,9 +66,7 @@ def _copy(source: BinaryIO, file: BinaryIO) -> None:
 
 @contextmanager
 def _answer(url: str, limit_seconds: float) -> Iterator[Any]:
-    """The answer of the server. What its sockets still give is cut off after `limit_seconds`, and then
-    an OSError says so.
-    """
+    """The answer of the server. After `limit_seconds` its sockets are shut, and an OSError says so."""
     sockets: list[socket.socket] = []
     over = threading.Event()
 
@@ -94,8 +94,9 @@ def _answer(url: str, limit_seconds: float) -> Iterator[Any]:
 
 
 def opener(sockets: list[socket.socket]) -> OpenerDirector:
-    """Opens http and https URLs alone, through the proxies that the environment sets. Puts a copy of
-    each socket in `sockets`.
+    """Opens only http and https URLs, through the proxies of the environment.
+
+    Puts a copy of each socket in `sockets`.
     """
     proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme in SCHEMES}
     director = OpenerDirector()
@@ -113,7 +114,7 @@ def opener(sockets: list[socket.socket]) -> OpenerDirector:
 
 
 class Redirects(HTTPRedirectHandler):
-    """Follows a server to another http(s) address, never from https to http, and never to a file."""
+    """Follows a server to another http(s) address. Refuses a step from https to http, or to a file."""
 
     max_redirections = 5
 
@@ -123,14 +124,14 @@ class Redirects(HTTPRedirectHandler):
         before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if after not in SCHEMES or (before, after) == ('https', 'http'):
             raise DownloadError(
-                f'the server sends on to {newurl!r}, which is refused: only http(s), and not from https to '
+                f'the server redirects to {newurl!r}, which is refused: only http(s), and not from https to '
                 'http'
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Watched(http.client.HTTPConnection):
-    """Keeps a copy of its socket where `sockets` says: one that can be shut while another thread reads."""
+    """Puts a copy of its socket in `sockets`. Another thread can shut the copy while this thread reads."""
 
     sockets: list[socket.socket]
 
@@ -140,11 +141,11 @@ class _Watched(http.client.HTTPConnection):
 
 
 class _WatchedTLS(http.client.HTTPSConnection, _Watched):
-    """The same with TLS, whose connect calls that of _Watched before the handshake."""
+    """The same with TLS. Its connect calls the connect of _Watched before the handshake."""
 
 
 class _Watching:
-    """A handler of urllib whose connections put copies of their sockets in `sockets`."""
+    """A handler of urllib. Its connections put copies of their sockets in `sockets`."""
 
     def __init__(self, sockets: list[socket.socket]):
         super().__init__()
@@ -168,7 +169,7 @@ def _made(kind: type[_Watched], sockets: list[socket.socket], *args: Any, **opti
 
 
 def _reason(error: BaseException) -> BaseException:
-    """What an error of urllib came from."""
+    """The cause of an error of urllib."""
     reason = getattr(error, 'reason', None)
     return reason if isinstance(reason, BaseException) else error
 
@@ -176,7 +177,7 @@ def _reason(error: BaseException) -> BaseException:
 def _shut(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it is closed already
+    except OSError:  # the socket is closed already
         pass
 
 
