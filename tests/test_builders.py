@@ -189,7 +189,7 @@ def test_finetune_false_goes_on_from_a_folder(trainer, tmp_path):
     ids=['head', 'tuners'],
 )
 def test_finetune_false_takes_no_other_parts(trainer, tmp_path, options, part):
-    with pytest.raises(UserError, match=rf"goes on with the folder's model, but model\.{part} is changed to"):
+    with pytest.raises(UserError, match=rf"continues the folder's model, but model\.{part} is changed to"):
         make(tmp_path, model=trainer.folder.output, cfg_options={'model.finetune': False, **options})
 
 

@@ -1,4 +1,7 @@
-"""From a config to what it names: datasets, model, trainer. The public way in for training from Python."""
+"""Builds datasets, model and trainer from a config.
+
+`build_trainer` is the public way to train from Python.
+"""
 
 import copy
 import os
@@ -30,17 +33,18 @@ from vet.hub.presets import preset
 from vet.registry import BACKBONES, DATASETS
 
 TASK = 'vision-efficient-tuning'
-GIVEN = dict(type='given')  # stands in a recorded config for a dataset that was handed over as an object
+GIVEN = dict(type='given')  # in a recorded config: a dataset that the user gave as an object
 
 
 def resolve_data_root(data_root: str | Path | None = None) -> Path:
-    """Where datasets are: `data_root`, else the environment variable VET_DATA_ROOT, else ./data."""
+    """The folder of the datasets: `data_root`, or the environment variable VET_DATA_ROOT, or ./data."""
     return Path(data_root or os.environ.get('VET_DATA_ROOT') or 'data').expanduser()
 
 
 def build_dataset(entry: Plugin | Dataset | None, data_root: str | Path | None = None) -> Dataset | None:
-    """The dataset of a config entry; its `root` is the data root where it gives none. A dataset passes
-    through.
+    """The dataset of a config entry. A dataset passes through.
+
+    If the entry has no `root`, its root is the data root.
     """
     if isinstance(entry, (str, Path)):
         raise UserError(
@@ -55,15 +59,17 @@ def build_dataset(entry: Plugin | Dataset | None, data_root: str | Path | None =
 def build_datasets(
     settings: Settings, data_root: str | Path | None = None, **given: Dataset | None
 ) -> dict[str, Dataset | None]:
-    """'train', 'val' and 'test'. `given` datasets take the place of the config's.
+    """The datasets 'train', 'val' and 'test'. `given` datasets replace those of the config.
 
-    Where evaluation.select is 'best' or training may stop early, and there is no official validation split,
-    part of train is held out for it.
+    If evaluation.select is 'best', or training may stop early, vet needs validation images. If there is no
+    official validation split, a part of train is held out.
     """
     data: dict[str, Any] = {}
     for split in ('train', 'val', 'test'):
-        own = given.get(split)
-        data[split] = build_dataset(getattr(settings.dataset, split) if own is None else own, data_root)
+        dataset = given.get(split)
+        data[split] = build_dataset(
+            getattr(settings.dataset, split) if dataset is None else dataset, data_root
+        )
     if data['train'] is None:
         raise UserError(
             'there is no training set: give dataset.train in the config, such as dict(type="ImageFolder", '
@@ -86,7 +92,7 @@ def build_datasets(
 
 
 def _held_out(dataset: Any, share: float) -> tuple[Any, Any]:
-    """Train and validation parts of a dataset, of each task where it has several."""
+    """Train and validation parts of a dataset. For several tasks: the parts of each task's dataset."""
     if not isinstance(dataset, MultiTask):
         return hold_out(dataset, share, seed=0)
     parts = {task: hold_out(part, share, seed=0) for task, part in dataset.tasks.items()}
@@ -96,7 +102,7 @@ def _held_out(dataset: Any, share: float) -> tuple[Any, Any]:
 
 
 def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None:
-    """UserError where two datasets, or a dataset and a model, have other classes, or other tasks."""
+    """UserError if two datasets, or a dataset and a model, differ in classes or in tasks."""
     if classes == others or _composed(classes) == _composed(others):
         return
     if isinstance(classes, dict) and isinstance(others, dict) and set(classes) == set(others):
@@ -114,16 +120,16 @@ def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None
 
 
 def _composed(classes: Any) -> Any:
-    """Class names as all systems spell them: a model trained earlier may have names as macOS stores them."""
+    """Class names in the composed Unicode form. An older model may hold names in the form of macOS."""
     if isinstance(classes, dict):
         return {task: _composed(names) for task, names in classes.items()}
     return [composed(str(name)) for name in classes]
 
 
 def class_names(dataset: Any) -> Any:
-    """The names of a dataset's classes, in the order of its labels; of several tasks, {task: names}.
+    """The names of a dataset's classes, in the order of its labels; for several tasks, {task: names}.
 
-    UserError where it has none, or labels beyond them.
+    UserError if the dataset has no classes, or if a label is no place among them.
     """
     if isinstance(dataset, MultiTask):
         return {task: class_names(part) for task, part in dataset.tasks.items()}
@@ -146,13 +152,13 @@ def class_names(dataset: Any) -> Any:
 
 
 def build_model(settings: Settings, classes: Any) -> Any:
-    """Backbone, tuners and head, freshly initialised from the seed, for class names or {task: class names}.
+    """Backbone, tuners and head, initialised from the seed, for class names or {task: class names}.
 
-    UserError if a head is for another number of classes.
+    UserError if a head has another number of classes.
     """
-    own = settings.model.tasks
+    changed = settings.model.tasks
     several = isinstance(classes, dict)
-    unknown = [task for task in own if not several or task not in classes]
+    unknown = [task for task in changed if not several or task not in classes]
     if unknown:
         raise UnknownNameError(
             'task in model.tasks',
@@ -162,7 +168,7 @@ def build_model(settings: Settings, classes: Any) -> Any:
         )
     parts: dict[Any, Any] = {}
     for task, names in (classes if several else {None: classes}).items():
-        changes = own.get(task or '', {})
+        changes = changed.get(task or '', {})
         if set(changes) - {'backbone', 'head'}:
             raise UnknownNameError(
                 f'key in model.tasks.{task}', min(set(changes) - {'backbone', 'head'}), ['backbone', 'head']
@@ -185,7 +191,7 @@ def build_model(settings: Settings, classes: Any) -> Any:
 
 
 def find_config(model: str | Path | Mapping[str, Any]) -> Config:
-    """The config of a config file, a model folder or the id of a known model; of a config, a copy."""
+    """The config of a config file, a model folder or a model id that vet knows. A given config is copied."""
     if isinstance(model, (Config, Mapping)):
         try:
             return Config(
@@ -227,12 +233,13 @@ def _without_identity(part: Mapping[str, Any]) -> dict[str, Any]:
 def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Trainer:
     """A Trainer with .train(), .evaluate() -> {'accuracy': 0..1, …} and .predict().
 
-    name: the task. default_args (or keyword arguments):
-        model: a config path, a model folder, the id of a known model, or a config.
+    name: the task.
+    default_args (or keyword arguments):
+        model: a config path, a model folder, a model id that vet knows, or a config.
         work_dir: default work_dirs/<name of the config>/<time>.
         train_dataset, eval_dataset: datasets or config entries, in place of the config's train and test.
-        cfg_modify_fn: config -> config, called before anything is read from it.
-        cfg_options: {'train.max_epochs': 5, …}, applied after it.
+        cfg_modify_fn: config -> config. vet calls this function before it reads the config.
+        cfg_options: {'train.max_epochs': 5, …}. vet applies these after cfg_modify_fn.
         seed, device, data_root, resume ('auto' or a checkpoint's path).
     """
     if name != TASK:
@@ -281,18 +288,17 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
         for part in ('tuners', 'head'):
             if getattr(settings.model, part) != saved[part]:
                 raise UserError(
-                    f"model.finetune is False, which goes on with the folder's model, but model.{part} is changed "
-                    'to '
-                    f'{getattr(settings.model, part)}; set finetune to True, or leave it as it is.'
+                    "model.finetune is False, which continues the folder's model, but model."
+                    f'{part} is changed to {getattr(settings.model, part)}; set finetune to True, or leave '
+                    f'model.{part} unchanged.'
                 )
         if model.classes != class_names(datasets['train']):
             raise UserError(
-                "model.finetune is False, which goes on from the folder's head, but the dataset has other "
-                'classes; '
-                'set it to True.'
+                "model.finetune is False, which continues with the folder's head, but the dataset has other "
+                'classes; set finetune to True.'
             )
     else:
-        of_folder = named and Path(source).is_dir()  # a stranger's, perhaps
+        of_folder = named and Path(source).is_dir()  # the folder may come from a stranger
         with bounded(f'the model of {str(source)!r}') if of_folder else nullcontext():
             model = build_model(settings, class_names(datasets['train']))
     work_dir = args.get('work_dir') or config.get('work_dir')
@@ -303,14 +309,12 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
 
 
 def new_work_dir(source: str | os.PathLike) -> Path:
-    """A folder for a run of its own: work_dirs/<name of the config>/<time>."""
+    """A new folder for one run: work_dirs/<name of the config>/<time>."""
     return Path('work_dirs') / Path(source).stem / time.strftime('%Y%m%d-%H%M%S')
 
 
 def _with_missing_weights(error: DataError, settings: Settings) -> DataError:
-    """`error` of a missing dataset, and what is missing of the backbone's weights too: both are told at
-    once.
-    """
+    """The error of a missing dataset. If the backbone's weights are missing too, the message says both."""
     try:
         BACKBONES.build(settings.model.backbone)
     except DataError as also:

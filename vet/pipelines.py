@@ -1,4 +1,4 @@
-"""pipeline: a trained model folder as a function of images."""
+"""pipeline: makes a function of images from a trained model folder."""
 
 import itertools
 import os
@@ -46,9 +46,7 @@ class Classifier:
             self.use(task)
 
     def _try(self) -> None:
-        """Makes a tensor of one small image for each task: a folder may say transforms that do not fit
-        one another.
-        """
+        """Transforms one small image for each task. A folder may name transforms that do not fit together."""
         for name, view in self._view.items():
             shape = tuple(view(Image.new('RGB', (64, 48))).shape)
             wanted = (3, *self.model.for_task(name).backbone.preprocessing.size)
@@ -57,28 +55,28 @@ class Classifier:
                     self.model.for_task(name)(torch.zeros(1, *shape, device=self._accelerator.device))
 
     def use(self, task: str) -> None:
-        """Makes a task that of calls that name none. Of several folders, no weight is touched."""
+        """Chooses the task of calls that name no task. For several folders, no weight is touched."""
         self.model.for_task(task)
         self._task = task
 
     @property
     def classes(self) -> list[str] | dict[str | None, list[str]]:
-        """The class names; of a model of several tasks, {task: class names} where none was chosen."""
+        """The class names. For a model of several tasks without a chosen task: {task: class names}."""
         return self.model.classes if self._task is None else self.model.for_task(self._task).classes
 
     def __call__(
         self, images: Any, topk: int = 5, batch_size: int = 32, task: str | Sequence[str] | None = None
     ) -> Any:
-        """images: a path, an http(s) URL, bytes, a PIL image, an RGB array (H, W, 3), or a dict with one as
-        'image'; or a list or iterator of these.
+        """Scores of images.
 
-        One image gives {'scores': floats that sum to at most 1, 'labels': class names}, `topk` of each, best
-        first; a list gives a list of these, an iterator an iterator, which reads `batch_size` images at a
-        time.
-        task: of a model of several tasks or of several folders, in place of the one that `pipeline` was
-            given. Of several
-        folders, it may also be one name for each image: a batch of them is one forward where their tuners can
-        mix.
+        images: a path, an http(s) URL, bytes, a PIL image, an RGB array (H, W, 3), or a dict with one of
+            these as 'image'; or a list or iterator of these.
+        task: for a model of several tasks or of several folders: the task, in place of the task given to
+            `pipeline`. For several folders, a list of images may have a list of tasks, one per image. If the
+            tuners can mix, a batch is one forward.
+        An image gives {'scores': floats that sum to at most 1, 'labels': class names}, `topk` of each, best
+        first. A list gives a list of such dicts. An iterator gives an iterator, which reads `batch_size`
+        images at a time.
         """
         tasks: Iterable[str | None] = () if task is None else task
         if task is None or isinstance(task, str):
@@ -123,12 +121,10 @@ class Classifier:
                         for part, logits in zip(parts, self.model(views, names))
                         for best in best_classes(logits[None], part.classes, topk)
                     ]
-            yield from found  # outside: while a generator waits, its caller would be in inference mode
+            yield from found  # outside of inference_mode, or the caller would run in inference mode meanwhile
 
     def _seen(self, image: Any, task: str | None, number: int) -> torch.Tensor:
-        """An image as the network takes it, (3, H, W). A DataError says which of those given it is,
-        counted from 0.
-        """
+        """An image as the network takes it, (3, H, W). A DataError names the image by its number, from 0."""
         path = f' ({os.fspath(image)!r})' if isinstance(image, str | os.PathLike) else ''
         with told(
             lambda: f'image {number} of those given{path}',
@@ -147,19 +143,17 @@ def pipeline(
     backbone: Weights = None,
     task: str | None = None,
 ) -> Classifier:
-    """The classifier of a model folder (or of a work folder's output): `pipeline('vision-efficient-tuning',
-    folder)(image)`.
+    """The classifier of a model folder: `pipeline('vision-efficient-tuning', folder)(image)`.
 
-    A folder of ModelScope's vision-efficient-tuning models will do as well; so does the id 'owner/name' or
-    'owner/name@revision' of a model on the Hugging Face hub or ModelScope.
-
-    device: 'cpu', 'cuda', …; None: the best there is. backbone: where the backbone's weights are now, if they
-        have moved.
-    task: of a model of several tasks, which one; or 'vision-efficient-tuning', as ModelScope calls the first
+    model: a model folder, a work folder, a folder of ModelScope's vision-efficient-tuning models, or the id
+        'owner/name' or 'owner/name@revision' of a model on the Hugging Face hub or ModelScope. {name: folder,
+        …} holds the models of several folders on one frozen backbone; each name is then a task:
+        `classify = pipeline('vision-efficient-tuning', {'flowers': …, 'cars': …})`, `classify(image,
+        task='cars')`.
+    device: 'cpu', 'cuda', …; None: the best device of the machine.
+    backbone: where the backbone's weights are now, if they have moved.
+    task: the task, for a model of several tasks; or 'vision-efficient-tuning', as ModelScope calls the first
         argument.
-    model: {name: folder, …} holds the models of several folders on one frozen backbone; each name is then a
-    task: `classify = pipeline('vision-efficient-tuning', {'flowers': …, 'cars': …})`, `classify(image,
-    task='cars')`.
     """
     if name != TASK:
         raise UnknownNameError('task', name, [TASK])

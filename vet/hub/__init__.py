@@ -1,4 +1,4 @@
-"""Model folders: vet's own, those that other libraries write and read, and those on a hub."""
+"""Model folders: vet's folders, the folders of other libraries, and the repositories of hubs."""
 
 from vet.hub.hub import from_pretrained, push_to_hub
 from vet.hub.modelscope import load_modelscope

@@ -1,6 +1,4 @@
-"""The model card: README.md of a model folder as the Hugging Face hub shows it, made from what the
-folder holds, and no more.
-"""
+"""The model card: the README.md that the Hugging Face hub shows. The card says only what the folder holds."""
 
 import os
 import re
@@ -19,8 +17,8 @@ CARD = """---
 
 # {name}
 
-What was trained of an image classifier: {tuners} on {backbones}. With the backbone's own weights, which are not here, it is the
-whole model.
+This folder holds the trained part of an image classifier: {tuners} on {backbones}. The backbone's own weights
+are not here. Together with these weights, the folder is the whole model.
 
 ## Use
 
@@ -30,8 +28,8 @@ from vet import pipeline
 pipeline('vision-efficient-tuning', {repo_id!r}{task})('image.jpg')
 ```
 
-`backbone=PATH` says where the backbone's weights are, if not where its library keeps them; other weights than those named below
-are refused.
+If the backbone's weights are not where their library keeps them, `backbone=PATH` says where the weights are.
+Other weights than those named below are refused.
 
 ## Model
 
@@ -51,9 +49,10 @@ Entry = Mapping[str, Any]
 
 
 def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | None = None) -> str:
-    """The Markdown of a model folder, under YAML that the hub reads. repo_id: what `pipeline` takes in it.
+    """The model card of a model folder: Markdown, with YAML at the top that the hub reads.
 
-    DataError where the configuration or the tensors cannot be read.
+    repo_id: the name that the card gives to `pipeline`.
+    DataError if the configuration or the tensors cannot be read.
     """
     given, path = read_configuration(folder), Path(folder) / TENSORS
     configuration = without_paths(given)
@@ -96,21 +95,22 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
 
 
 def without_paths(configuration: Entry) -> dict[str, Any]:
-    """The configuration without the absolute paths in its model and datasets, which tell of this
-    machine and help no other.
+    """The configuration without the absolute paths in its model and datasets.
+
+    Such paths say something about this machine, and help on no other machine.
     """
 
-    def kept(value: Any) -> Any:
+    def without(value: Any) -> Any:
         if isinstance(value, dict):
             return {
-                key: kept(inner)
+                key: without(inner)
                 for key, inner in value.items()
                 if not (isinstance(inner, str) and os.path.isabs(inner))
             }
-        return [kept(inner) for inner in value] if isinstance(value, list) else value
+        return [without(inner) for inner in value] if isinstance(value, list) else value
 
     return {
-        key: kept(value) if key in ('model', 'dataset') else value for key, value in configuration.items()
+        key: without(value) if key in ('model', 'dataset') else value for key, value in configuration.items()
     }
 
 
@@ -171,7 +171,10 @@ def _recipe(configuration: Entry) -> dict[str, Any]:
 
 
 def _count(tensors: Mapping[str, Any]) -> dict[str, int]:
-    """Numbers of tuners and head, whole numbers such as indices left out: these are not trained."""
+    """Counts the numbers of tuners and head.
+
+    Whole numbers, such as indices, are not trained and not counted.
+    """
     counts = dict(tuners=0, head=0)
     for name, tensor in tensors.items():
         counts['tuners' if name.startswith('tuners.') else 'head'] += (
@@ -185,16 +188,16 @@ def _parts(configuration: Entry) -> Mapping[str, Entry]:
 
 
 def _base(backbone: Entry) -> str | None:
-    """The id on the hub of the weights that were tuned, where they came from there."""
+    """The hub's id of the backbone's weights. None: the weights did not come from the hub."""
     if backbone['type'] != 'timm' or backbone.get('checkpoint') or not backbone.get('pretrained', True):
         return None
-    import timm  # here, since it takes seconds
+    import timm  # imported here, because the import takes seconds
 
     return getattr(timm.get_pretrained_cfg(backbone['name']), 'hf_hub_id', None)
 
 
 def _origin(backbone: Entry) -> dict[str, Any]:
-    """The entry of a config that makes the network, without what is told elsewhere or is of this machine."""
+    """The config entry that makes the network, without paths of this machine and without repeated facts."""
     return {
         key: value
         for key, value in backbone.items()
@@ -203,7 +206,7 @@ def _origin(backbone: Entry) -> dict[str, Any]:
 
 
 def _numbers(metrics: Any) -> dict[str, float]:
-    """Of the metrics, those that are numbers."""
+    """The metrics that are numbers."""
     return {name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
 
 
@@ -212,8 +215,9 @@ def _by_task(entry: Entry | None) -> Mapping[str, Entry]:
 
 
 def _title(entry: Entry) -> str | None:
-    """A dataset by one word: its own name where one plugin reads many; None for one that was given as
-    an object.
+    """A short name of a dataset. None: the user gave the dataset as an object.
+
+    If one plugin reads many datasets, the short name is that of the dataset.
     """
     known = next((entry[key] for key in ('name', 'task', 'path', 'file') if entry.get(key)), entry['type'])
     return None if entry['type'] == 'given' else re.sub(r'[^\w.-]+', '-', PurePath(str(known)).stem)
@@ -224,7 +228,7 @@ def _name(repo_id: str) -> str:
 
 
 def _said(value: Any) -> str:
-    """A config's entry as a call: 'AdamW(lr=0.02)'."""
+    """An entry of a config in the form of a call: 'AdamW(lr=0.02)'."""
     if isinstance(value, (list, tuple)):
         return ', '.join(map(_said, value))
     if not isinstance(value, Mapping):
@@ -238,7 +242,10 @@ def _listed(classes: list[str], most: int = 20) -> str:
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    """Markdown of the rows that say something, as literal text whatever names they hold."""
+    """A Markdown table of the rows that have a value.
+
+    Each value is literal text, whatever the value holds.
+    """
 
     def literal(value: Any) -> str:
         return '`' + ' '.join(str(value).split()).replace('`', "'").replace('|', '\\|') + '`'

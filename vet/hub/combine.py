@@ -1,8 +1,8 @@
-"""Combines model folders over one backbone into a new one, without training: a soup of their tensors, or a
-sum of updates.
+"""Combines model folders with one backbone into a new model folder, without training.
 
 soup: theta = sum_i w_i theta_i / sum_i w_i, of every trained tensor.   Wortsman et al. 2022, arXiv:2203.05482
-sum: W = W0 + sum_i w_i (W_i - W0), every folder's tuners attached, one after another.   Ilharco et al. 2022, arXiv:2212.04089
+sum: W = W0 + sum_i w_i (W_i - W0). The result has the tuners of every folder.   Ilharco et al. 2022,
+    arXiv:2212.04089
 """
 
 import math
@@ -39,17 +39,17 @@ def combine(
     head: int | None = None,
     backbone: str | Path | None = None,
 ) -> None:
-    """Writes the model folder `output`, which loads as any other.
+    """Writes the model folder `output`, which loads like any model folder.
 
     folders: model folders or work folders, tuned from the same backbone weights.
-    weights: one for each; None: all equal, which is the mean of a soup and the plain sum.
-    method: 'soup', for runs of one config: equal tuners and classes, weights of at least 0. The mean of A and
-        that of B are not the mean of B A, which is a 'sum' of weights 1 / n. 'sum' is for tuners whose update
-        is linear in some of its tensors, as LoRA's is in B: these are scaled, by weights that may be
-        negative.
-    head: the folder, counted from 0, whose head and classes the result has; None: the weighted mean of the
-        heads, whose classes must be equal. What is neither tuner nor head, such as the evaluation, is that
-        folder's, or the first's.
+    weights: one per folder. None: equal weights, which sum to 1 for a soup, and are 1 for a sum.
+    method: 'soup' is for runs of one config: equal tuners and classes, weights of at least 0. A soup takes
+        the mean of A and the mean of B, which does not give the mean of B A; for that mean, use 'sum' with
+        weights 1 / n. 'sum' is for tuners whose update is linear in some tensors, as LoRA's update is linear
+        in B. 'sum' scales these tensors. Its weights may be negative.
+    head: the number of the folder, counted from 0, that gives the head and the classes. None: the weighted
+        mean of the heads, whose classes must be equal. The same folder (None: the first) gives everything
+        that is neither tuner nor head, such as the evaluation.
     backbone: where the backbone's weights are now, if not where the folders say.
     """
     if method not in METHODS:
@@ -98,8 +98,9 @@ def combine(
 
 
 class Part:
-    """One folder. state: its trained tensors; linear: of each tuner, the names of those in which its
-    update is linear.
+    """One folder. state: its trained tensors.
+
+    linear: for each tuner, the names of the tensors in which its update is linear.
     """
 
     def __init__(self, folder: str | Path):
@@ -114,7 +115,7 @@ class Part:
         if self.configuration['model'].get('tasks'):
             raise UserError(
                 f'{str(self.path)!r} is a model of several tasks, which are trained together; combine models '
-                'of one.'
+                'of one task.'
             )
 
     def load(self, backbone: Backbone) -> None:
@@ -126,8 +127,9 @@ class Part:
 
 
 def _linear(tuner: Tuner) -> set[str]:
-    """The names in `state` of the tensors in which the tuner's whole update is linear; none where some
-    of it is not.
+    """The names in `state` of the tensors in which the tuner's whole update is linear.
+
+    The set is empty if a part of the update is linear in no tensor.
     """
     said = {key: declared(delta).linear_in for key, delta in tuner.deltas.items() if delta.state_dict()}
     if not all(said.values()) or not all(isinstance(edit, Reweight) for edit in tuner._edits):
@@ -138,7 +140,8 @@ def _linear(tuner: Tuner) -> set[str]:
 def _soup(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
     if min(weights) < 0:
         raise UserError(
-            f'weights are {weights}, but those of a mean are at least 0; for negative ones, use method "sum".'
+            f'weights are {weights}, but the weights of a mean are at least 0; for negative weights, use '
+            'method "sum".'
         )
     _require_equal(parts, 'tuners', lambda part: part.tuners)
     _require_equal(parts, 'classes', lambda part: part.configuration['classes'])
@@ -150,18 +153,19 @@ def _sum(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
     tensors: Tensors = {}
     for part, weight in zip(parts, weights):
         for i, (entry, linear) in enumerate(zip(part.tuners, part.linear)):
-            own = {name: tensor for name, tensor in part.state.items() if name.startswith(f'tuners.{i}.')}
-            if own and not linear:
+            trained = {name: tensor for name, tensor in part.state.items() if name.startswith(f'tuners.{i}.')}
+            if trained and not linear:
                 raise UserError(
                     f'the update of {entry["type"]} in {str(part.path)!r} is not linear in its tensors, so '
                     f'it cannot be scaled and summed ({entry}); LoRA and its kin can, or use method "soup".'
                 )
-            for name, tensor in own.items():
+            for name, tensor in trained.items():
                 place = f'tuners.{len(tuners)}.{name.split(".", 2)[2]}'
                 tensors[place] = weight * tensor if name in linear else tensor
+            # the result is not trained, so it needs no dropout
             tuners.append(
                 {key: value for key, value in entry.items() if key not in ('dropout', 'lora_dropout')}
-            )  # of training
+            )
     return tuners, tensors
 
 
@@ -171,23 +175,23 @@ METHODS = dict(soup=_soup, sum=_sum)
 def _head(parts: list[Part], weights: list[float], head: int | None) -> Tensors:
     if head is not None:
         parts, weights = [parts[head]], [1.0]
-    advice = "Say which one the result has (head=0: the first folder's)."
+    advice = "Say which head the result has (head=0: the first folder's)."
     _require_equal(parts, 'classes', lambda part: part.configuration['classes'], advice)
     _require_equal(parts, 'heads', lambda part: part.configuration['model']['head'], advice)
     return _mean(parts, weights, 'head.')
 
 
 def _mean(parts: list[Part], weights: list[float], start: str) -> Tensors:
-    """The weighted mean of the tensors whose names begin so, taken in float64; whole numbers have none,
-    and must be equal.
+    """The weighted mean of the tensors whose names begin with `start`, computed in float64.
+
+    Tensors of whole numbers have no mean, and must be equal.
     """
     mean: Tensors = {}
     total = sum(weights)
     if total == 0:
         raise UserError(
-            f'weights are {weights}, whose sum is 0, so there is no mean; change one or, of a sum, say whose '
-            'head the '
-            f"result has (head=0: the first folder's)."
+            f'weights are {weights}, whose sum is 0, so there is no mean; change a weight or, for a sum, say '
+            "which head the result has (head=0: the first folder's)."
         )
     for name in sorted({name for part in parts for name in part.state if name.startswith(start)}):
         tensors = [part.state.get(name, torch.empty(0)) for part in parts]
@@ -212,15 +216,15 @@ def _mean(parts: list[Part], weights: list[float], start: str) -> Tensors:
 
 def _require_equal(
     parts: list[Part],
-    what: str,
+    name: str,
     of: Callable[[Part], Any],
     advice: str = 'Combine folders that agree in them.',
     shown: Callable[[Part], str] | None = None,
 ) -> None:
     for part in parts[1:]:
         if of(part) != of(parts[0]):
-            one, other = (shown(each) if shown else reprlib.repr(of(each)) for each in (parts[0], part))
+            first, other = (shown(each) if shown else reprlib.repr(of(each)) for each in (parts[0], part))
             raise UserError(
-                f'{str(parts[0].path)!r} and {str(part.path)!r} have different {what}: {one} and {other}. '
+                f'{str(parts[0].path)!r} and {str(part.path)!r} have different {name}: {first} and {other}. '
                 f'{advice}'
             )

@@ -1,5 +1,6 @@
-"""What configuration.json of a model folder may say. A folder is a stranger's: all of it is checked
-before anything is built.
+"""Checks configuration.json of a model folder. A stranger may have written the folder.
+
+vet checks the whole file before vet builds anything.
 """
 
 import os
@@ -26,16 +27,16 @@ from vet.transforms.torchvision import may_evaluate
 
 CLASSES, NAME = 100_000, 1_000  # classes, and characters of a name
 MODEL = ('backbone', 'tuners', 'head', 'tasks', 'shared', 'finetune')
-PIXELS = 4096  # of all sizes of an evaluation's transforms together
+PIXELS = 4096  # the sum of all sizes in an evaluation's transforms
 IDENTITY = dict(type=WORD, tag=NOTHING | WORD, sha256=SHA256, checkpoint=CHECKPOINT)
 PROCESSES = dict(workers_per_gpu=256, threads=1024, batch_size_per_gpu=65_536)
 
 
 def require_harmless(configuration: Any, source: str) -> None:
-    """DataError where a configuration says more than the sizes, names and settings of a model.
+    """DataError if a configuration holds anything else than sizes, names and settings of a model.
 
-    It may name no URL, no path but that of a checkpoint, no callable, and no option of a library that fetches
-    or executes.
+    A configuration may name no URL, no callable, no option of a library that fetches or executes, and no path
+    except that of a checkpoint.
     """
     model = configuration['model']
     for key in model:
@@ -80,20 +81,23 @@ def require_harmless(configuration: Any, source: str) -> None:
 
 
 def require_backbone(entry: Any, where: str) -> None:
-    """DataError where an entry of model.backbone says more than its plugin permits a folder to say."""
+    """DataError if an entry of model.backbone holds a setting that its plugin does not permit to a folder."""
     rules = getattr(BACKBONES.find(require_type(entry, where)), 'permits', None)
-    own = {key: value for key, value in entry.items() if rules is None and key not in IDENTITY}
+    unruled = {key: value for key, value in entry.items() if rules is None and key not in IDENTITY}
     require_permitted(
-        {key: value for key, value in entry.items() if key not in own}, where, {**IDENTITY, **(rules or {})}
+        {key: value for key, value in entry.items() if key not in unruled},
+        where,
+        {**IDENTITY, **(rules or {})},
     )
-    require_plain_settings(own, where)
+    require_plain_settings(unruled, where)
 
 
 def require_run(sections: Mapping[str, Any], source: str) -> None:
-    """DataError where the sections dataset and train of a folder, from which a run begins, could do harm.
+    """DataError if the sections dataset and train of a folder could do harm. A run may begin from these
+    sections.
 
-    A dataset's place is the user's: `root` is refused, as is a URL, and a path to what is no file or folder
-    (a pipe, a device).
+    The user says where datasets are: `root` is refused. A URL is refused, and a path to anything but a file
+    or a folder (a pipe, a device).
     """
     for name in ('dataset', 'train', 'evaluation'):
         if not isinstance(sections.get(name, {}), dict):
@@ -115,15 +119,16 @@ def require_run(sections: Mapping[str, Any], source: str) -> None:
 
 
 def require_texts(value: Any, source: str) -> None:
-    """DataError for what is nested too deep, and for text that no file can hold."""
+    """DataError for values that are nested too deep, and for text that no file can hold."""
     for _, inner in walk(value, source):
         if isinstance(inner, str) and not _is_text(inner):
             raise DataError(f'{source} holds the text {shown(inner)}, which is not Unicode.')
 
 
 def _require_plugin(entry: Any, where: str) -> None:
-    """Of a tuner or a head. A dict with a type within it is a backbone, as the side network of
-    SideTuning is.
+    """Checks the entry of a tuner or a head.
+
+    A dict with a type inside the entry is a backbone, such as the side network of SideTuning.
     """
     require_type(entry, where)
     for key, value in entry.items():
@@ -164,7 +169,10 @@ def _require_preprocessing(given: Any, tasks: Mapping[str, Any], source: str) ->
 
 
 def _require_evaluation(evaluation: Any, source: str) -> None:
-    """Of the transforms of images. Their sizes are bounded together: an image grows with each."""
+    """Checks the transforms of images.
+
+    The sum of their sizes is limited, because each may enlarge the image.
+    """
     entries = (evaluation or {}).get('transform') if isinstance(evaluation or {}, dict) else evaluation
     if entries is None:
         return
@@ -197,7 +205,7 @@ def _is_text(value: str) -> bool:
 
 
 def _is_special(path: str) -> bool:
-    """Whether something is there that is neither a file nor a folder."""
+    """Whether the path exists, and is neither a file nor a folder."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):

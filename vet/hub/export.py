@@ -1,4 +1,4 @@
-"""A trained model as other libraries read it; see `FORMATS` of vet/hub/exports."""
+"""Writes a trained model in the format of another library. The formats are `FORMATS` of vet/hub/exports."""
 
 import importlib.util
 import json
@@ -24,8 +24,9 @@ from vet.transforms.torchvision import build_transform
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. difference: the largest one of the outputs between it and the model, on real
-    images.
+    """The result of an export.
+
+    difference: the largest difference between the outputs of the file and of the model, on real images.
     """
 
     format: str
@@ -44,15 +45,18 @@ def export(
     task: str | None = None,
     backbone: str | Path | None = None,
 ) -> Exported:
-    """Writes the model of a folder as `to` says: 'backbone', 'timm', 'torchvision', 'onnx', 'torch-export' or
-    'peft'.
+    """Writes the model of a folder in the format `to`.
 
-    What was written is read back by the library that it is for, and appears at `path` only if it then
-    computes what the model does, on scikit-learn's two photographs and the mirrored first, prepared as the
-    model's images are: one at a time, and all three. Class names, preprocessing and the backbone's identity
-    are in it as the JSON text 'vet' (vet.json in a .pt2 file).
-    task: of a model of several tasks, which one. backbone: where the backbone's weights are now, if they have
-    moved. UserError for what the format cannot hold.
+    to: 'backbone', 'timm', 'torchvision', 'onnx', 'torch-export' or 'peft'.
+    task: the task to export, for a model of several tasks.
+    backbone: where the backbone's weights are now, if they have moved.
+    The library of the format reads the written file back. The file appears at `path` only if it then computes
+    the same as the model. vet compares on scikit-learn's two photographs and the mirrored first, prepared as
+    the model's images
+    are: one image at a time, and all three together. The file holds class names, preprocessing and the
+        backbone's
+    identity as the JSON text 'vet' (vet.json in a .pt2 file).
+    UserError if the format cannot hold the model.
     """
     if to not in FORMATS:
         raise UnknownNameError('export format', to, FORMATS)
@@ -89,22 +93,21 @@ def export(
                         (network(batch) - outputs).abs().max().item()
                         for batch, outputs in zip(batches, expected)
                     )
-            except Exception as error:  # another library's, of any kind
+            except Exception as error:  # another library can raise any error
                 raise UserError(
                     f'what was exported to {to} cannot be read back: {type(error).__name__}: '
                     f'{" ".join(str(error).split())[:300]} Nothing was written.'
                 ) from error
             allowed = made.tolerance * max(1.0, *(outputs.abs().max().item() for outputs in expected))
-            if not difference <= allowed:  # nan is no agreement
+            if not difference <= allowed:  # in this form, nan is refused too
                 raise UserError(
                     f'what was exported to {to} is not the model: read back, its outputs differ by '
                     f'{difference:.1e}; allowed: {allowed:.1e}. Nothing was written.'
                 )
-            parts = sorted(
-                Path(temporary).rglob('*'), reverse=True
-            )  # files before their folder, <file>.data before <file>
+            # files stand before their folder, <file>.data before <file>
+            parts = sorted(Path(temporary).rglob('*'), reverse=True)
             size = sum(part.stat().st_size for part in parts if part.is_file())
-            for part in parts:  # torch's and ONNX's writers do not wait until the disk has them
+            for part in parts:  # torch's and ONNX's writers do not wait until the data are on the disk
                 sync(part)
             for part in sorted(Path(temporary).iterdir(), reverse=True):
                 os.replace(part, path.parent / part.name)
@@ -129,6 +132,8 @@ def _check(to: str, made: Format, path: Path) -> None:
 
 
 def _photographs(view: Any) -> torch.Tensor:
-    """(3, 3, H, W): scikit-learn's two photographs, which need no download, and the mirrored first"""
+    """(3, 3, H, W): scikit-learn's two photographs, which need no download, and the mirrored first
+    photograph.
+    """
     first, second = (Image.fromarray(array) for array in load_sample_images().images)
     return torch.stack([view(image) for image in (first, second, ImageOps.mirror(first))])

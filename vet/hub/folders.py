@@ -1,4 +1,4 @@
-"""A folder as a model, whichever library wrote it: its files say which."""
+"""Opens a model folder, whichever library wrote the folder. The files in the folder show the library."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,47 +12,46 @@ from vet.hub.model_folder import load_model, load_models, read_configuration
 from vet.hub.modelscope import is_modelscope, load_modelscope
 from vet.hub.names import find_folder
 
-Weights = (
-    Any  # where a backbone's weights are now: str, Path, {task: one of these}, or None, where the folder says
-)
+# where a backbone's weights are now: str, Path or {task: one of these}. None: where the folder says
+Weights = Any
 Transform = list[dict[str, Any]] | None
 
 
 def read_folders(
     folders: str | Path | Mapping[str, str | Path], backbone: Weights = None
 ) -> tuple[ImageClassifier | MultiTaskClassifier | TunedModel, dict[str | None, Transform]]:
-    """As read_folder, with the transform of each task's images; {name: folder} gives a TunedModel,
-    whose tasks are these names.
+    """The model of one or several folders, with the transform of each task's images. See `read_folder`.
+
+    {name: folder} gives a TunedModel, whose tasks are these names.
     """
     if not isinstance(folders, Mapping):
         model, transform = read_folder(find_folder(folders), backbone)
         return model, dict.fromkeys(model.tasks, transform)
-    found = {name: find_folder(folder) for name, folder in folders.items()}
-    for folder in found.values():
+    paths = {name: find_folder(folder) for name, folder in folders.items()}
+    for folder in paths.values():
         if is_modelscope(folder):
             raise UserError(
                 f'{str(folder)!r} holds its own weights, as folders of ModelScope do; several folders on one '
-                'backbone '
-                f"must be vet's own."
+                "backbone must be vet's own."
             )
-    return load_models(found, backbone), {name: _transform(folder) for name, folder in found.items()}
+    return load_models(paths, backbone), {name: _transform(folder) for name, folder in paths.items()}
 
 
 def read_folder(
     folder: Path, backbone: Weights = None
 ) -> tuple[ImageClassifier | MultiTaskClassifier, Transform]:
-    """The model of a folder of vet's or of ModelScope's, and the transform of its images (None: the
-    backbone's own).
+    """The model of a folder of vet or of ModelScope, and the transform of its images.
 
-    backbone: where the backbone's weights are now, as of load_model. UserError for a folder that holds them
-        itself.
+    None as transform means the backbone's own transform.
+    backbone: where the backbone's weights are now, see `load_model`. UserError for a folder that holds the
+        weights itself.
     """
     if not is_modelscope(folder):
         return load_model(folder, backbone), _transform(folder)
     if backbone is not None:
         raise UserError(
             f'backbone is {str(backbone)!r}, but {str(folder)!r} holds its own weights: a file of ModelScope '
-            'holds the weights of its backbone; leave it out.'
+            'holds the weights of its backbone; leave `backbone` out.'
         )
     return load_modelscope(folder), None
 

@@ -1,6 +1,7 @@
-"""Models from a hub, and to the Hugging Face hub: README.md, configuration.json and tuner.safetensors.
+"""Loads models from a hub, and pushes models to the Hugging Face hub.
 
-What comes from a hub is read as a folder here is: as data alone.
+A model is README.md, configuration.json and tuner.safetensors. Files from a hub are data, like the files of
+any folder.
 """
 
 import json
@@ -25,11 +26,12 @@ from vet.hub.names import CARD, ID, READ, find_folder, reason, to_path
 def from_pretrained(
     name: str | Path, backbone: str | Path | Mapping[str, str | Path] | None = None
 ) -> ImageClassifier | MultiTaskClassifier:
-    """The classifier of a folder or id, as `find_folder` finds it, in eval mode on the CPU: normalised images
-    (B, 3, H, W) -> logits (B, K).
+    """The classifier of a folder or id, in eval mode on the CPU: normalised images (B, 3, H, W) -> logits (B,
+    K).
 
-    backbone: where the backbone's weights are, if not where the folder says. `pipeline` takes images as they
-        are.
+    name: a folder or an id, see `find_folder`.
+    backbone: where the backbone's weights are, if not where the folder says.
+    For images that are not prepared, use `pipeline`.
     """
     return read_folder(find_folder(name), backbone)[0]
 
@@ -44,17 +46,19 @@ def push_to_hub(
     revision: str | None = None,
     license: str | None = None,
 ) -> str:
-    """Puts a model folder on the Hugging Face hub, with a model card, as one commit; the URL of the
-    repository.
+    """Pushes a model folder to the Hugging Face hub, with a model card, as one commit. Returns the
+    repository's URL.
 
-    What cannot be read as a model folder is refused before anything is sent. The card is the folder's own
-    README.md where it has one. Paths of this machine are left out of configuration.json: the backbone's
-    weights are known by their sha256.
+    vet reads the folder before vet sends anything. The card is the README.md of the folder, if the folder has
+    a README.md. Paths of this machine are left out of configuration.json: the sha256 identifies the
+    backbone's weights.
 
-    repo_id: 'owner/name'; or a file:// URL, a Path, or a path that is absolute or begins with '.': a folder
-        of the same layout.
-    private: of a repository that is new. token: by default that of `hf auth login`. revision: a branch.
-        license: for the card.
+    repo_id: 'owner/name'; or a folder of the same layout: a file:// URL, a Path, or a path that is absolute
+        or begins with '.'.
+    private: whether a new repository is private.
+    token: None: the token of `hf auth login`.
+    revision: a branch.
+    license: for the card.
     """
     folder = find_folder(folder)
     match = ID.fullmatch(repo_id) if isinstance(repo_id, str) else None
@@ -74,7 +78,7 @@ def push_to_hub(
             api.create_branch(name, branch=revision, exist_ok=True)
         operations = [CommitOperationAdd(path, data) for path, data in files.items()]
         api.create_commit(name, operations, commit_message=commit_message, revision=revision)
-    except Exception as error:  # of many kinds, by the client and its version
+    except Exception as error:  # the client raises errors of many kinds
         raise UserError(
             f'{name!r} could not be pushed to {api.endpoint} ({reason(error)}). Log in with `hf auth login` '
             'as one who may write there, and see whether there is a network.'
@@ -83,7 +87,10 @@ def push_to_hub(
 
 
 def _files(folder: Path, repo_id: str, license: str | None) -> dict[str, bytes]:
-    """What is sent of a folder. DataError, of one that is no whole model folder or has links out of it."""
+    """The files to send, by name.
+
+    DataError if the folder is no whole model folder, or has links out of it.
+    """
     refuse_links(folder, READ)
     card, own = model_card(folder, repo_id, license), folder / CARD
     configuration = json.dumps(without_paths(read_configuration(folder)), indent=1, ensure_ascii=False)
@@ -95,8 +102,9 @@ def _files(folder: Path, repo_id: str, license: str | None) -> dict[str, bytes]:
 
 
 def _publish(files: Mapping[str, bytes], folder: Path, path: Path) -> str:
-    """The files as the folder `path`, by one rename; its URL. UserError where something else is in its
-    place.
+    """Writes the files as the folder `path`, by one rename. Returns the folder's URL.
+
+    UserError if other files are there.
     """
     others = (
         [file.name for file in path.iterdir() if file.name not in files]

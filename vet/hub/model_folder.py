@@ -1,7 +1,7 @@
-"""The model folder: configuration.json and tuner.safetensors, which with the backbone's own weights are the
-whole model.
+"""The model folder: configuration.json and tuner.safetensors. With the backbone's weights, they are the whole
+model.
 
-Read with json and safetensors alone: nothing in a model folder is executed.
+vet reads the files with json and safetensors. Nothing in a model folder is executed.
 """
 
 import json
@@ -29,31 +29,22 @@ from vet.versions import is_newer
 CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
 LARGEST_JSON = 16 * 2**20  # bytes
 AGAIN = 'Copy the model folder again, whole.'
-FORMAT = (
-    2  # of the configuration. 2: with the sha256 of tensor files. Folders that do not say it are of format 1
-)
-REFUSED = (
-    '_base_',
-    'custom_imports',
-    'env_variables',
-)  # what mmengine's Config would run or read beside the file
-IDENTITY = ('tag', 'sha256')  # of a backbone: what identifies it, beside what builds it
-HINTS = (
-    'pretrained',
-    'checkpoint',
-    'weights',
-    'preprocessing',
-)  # whence weights and settings come, not the network
+FORMAT = 2  # of the configuration. Format 2 has the sha256 of tensor files. Without a format: 1
+# keys that make mmengine's Config run code, or read other files
+REFUSED = ('_base_', 'custom_imports', 'env_variables')
+IDENTITY = ('tag', 'sha256')  # of a backbone: keys that identify the weights, and do not build the network
+# keys that say where weights and settings come from; they do not change the network
+HINTS = ('pretrained', 'checkpoint', 'weights', 'preprocessing')
 
 
 def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts: Mapping[str, Any]) -> None:
     """Publishes the model folder by one rename.
 
-    facts: 'settings' (the run's config, whose tuner and head entries are kept) and 'metrics' (measured on the
-        test split).
+    facts: 'settings' (the config of the run; the folder keeps its entries of tuners and head) and 'metrics'
+        (measured on the test split).
     """
     settings = facts['settings']
-    own = {
+    parts = {
         task: dict(
             backbone=_located(part.backbone.identity),
             head=(settings['model']['tasks'].get(task) or {}).get('head', settings['model']['head']),
@@ -61,12 +52,12 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
         for task, part in model.tasks.items()
     }
     preprocessing = {task: vars(part.backbone.preprocessing) for task, part in model.tasks.items()}
-    several = dict(tasks=own, shared=settings['model']['shared']) if None not in own else {}
+    several = dict(tasks=parts, shared=settings['model']['shared']) if None not in parts else {}
     configuration = dict(
         framework='pytorch',
         task='vision-efficient-tuning',
         vet_version=vet.__version__,
-        model=dict(**next(iter(own.values())), tuners=settings['model']['tuners'], **several),
+        model=dict(**next(iter(parts.values())), tuners=settings['model']['tuners'], **several),
         format=FORMAT,
         classes=model.classes,
         preprocessing=preprocessing.get(None, preprocessing),
@@ -84,7 +75,10 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
 
 
 def read_json(path: Path, advice: str = 'Give the output/ folder of a training run.') -> Any:
-    """What a folder's JSON file holds. DataError where it cannot be read, or asks for more than reading."""
+    """The value of a folder's JSON file.
+
+    DataError if the file cannot be read, or asks for more than reading.
+    """
     try:
         require_regular(path)
         if path.stat().st_size > LARGEST_JSON:
@@ -98,7 +92,7 @@ def read_json(path: Path, advice: str = 'Give the output/ folder of a training r
             f'{advice}'
         ) from error
     except RecursionError as error:
-        raise DataError(f'{str(path)!r} is nested too deep; what a model folder says is not.') from error
+        raise DataError(f'{str(path)!r} is nested deeper than any model folder of vet.') from error
     except ValueError as error:
         raise DataError(f'{str(path)!r} is not valid JSON: {error}.') from error
     require_texts(value, repr(str(path)))
@@ -111,7 +105,10 @@ def read_json(path: Path, advice: str = 'Give the output/ folder of a training r
 
 
 def read_configuration(folder: str | Path) -> dict[str, Any]:
-    """The configuration of a model folder. DataError where it is none, or asks for more than reading."""
+    """The configuration of a model folder.
+
+    DataError if there is none, or if it asks for more than reading.
+    """
     path = Path(folder) / CONFIGURATION
     refuse_links(Path(folder), (CONFIGURATION, TENSORS))
     configuration = read_json(path)
@@ -143,11 +140,14 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
 
 
 def since_newer(configuration: Any) -> str:
-    """What to add to an error about a folder that a newer vet wrote; '' for other folders."""
+    """A sentence for an error about a folder that a newer vet wrote. '' for other folders."""
     written = configuration.get('vet_version') if isinstance(configuration, dict) else None
     if not is_newer(written):
         return ''
-    return f' The folder was written by vet {written}, which is newer than this vet {vet.__version__}: update vet.'
+    return (
+        f' The folder was written by vet {written}, which is newer than this vet {vet.__version__}: '
+        'update vet.'
+    )
 
 
 def load_model(
@@ -155,15 +155,15 @@ def load_model(
 ) -> ImageClassifier | MultiTaskClassifier:
     """The classifier of a model folder, in eval mode on the CPU.
 
-    backbone: where the backbone's weights are now, if not where the folder says, or a backbone whose weights
-    the model is to share; of several tasks, {task: one of these}. Other weights than those that were tuned
-    are refused, by their sha256. Images are prepared as the folder says, whatever the library's settings are
-    by now.
+    backbone: where the backbone's weights are now, if not where the folder says; or a backbone, whose weights
+        the model then shares; for several tasks, {task: one of these}.
+    The sha256 decides whether the weights are those that were tuned. Other weights are refused. Images are
+    prepared as the folder says, even if the library's settings have changed.
     """
     configuration, path = read_configuration(folder), Path(folder) / TENSORS
     if newer := since_newer(configuration):
         warnings.warn(
-            f'{str(folder)!r} opens, but may mean what this vet does not know.{newer}', stacklevel=2
+            f'{str(folder)!r} opens, but may have settings that this vet does not know.{newer}', stacklevel=2
         )
     model, classes, preprocessing = (
         configuration['model'],
@@ -186,9 +186,8 @@ def load_model(
         )
         if network.preprocessing.size != seen.size:
             _require_size(network, seen.size, str(folder))
-        if (
-            isinstance(given, Backbone) and network.preprocessing.size != seen.size
-        ):  # for which its sites were found
+        # the sites of a given backbone were found for images of one size
+        if isinstance(given, Backbone) and network.preprocessing.size != seen.size:
             raise DataError(
                 f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone '
                 f'to share its weights {seen.size}; only models of one size can share it.'
@@ -196,24 +195,24 @@ def load_model(
         parts[task] = network, part['head'], classes[task]
     with bounded(repr(str(folder)), since_newer(configuration)):
         made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
-    own = made.trained_state()
+    expected = made.trained_state()
     state = read_tensors(
-        path, AGAIN, tensors_sha256(configuration, folder), lambda header: require_fit(own, header, str(path))
+        path,
+        AGAIN,
+        tensors_sha256(configuration, folder),
+        lambda header: require_fit(expected, header, str(path)),
     )
     made.load_trained_state(state, str(path))
     made.eval()
-    if not all(
-        tensor.is_floating_point() for tensor in state.values()
-    ):  # such as indices, which may point outside
+    # whole numbers are indices, for example, and may point outside
+    if not all(tensor.is_floating_point() for tensor in state.values()):
         with bounded(repr(str(folder)), since_newer(configuration)):
             _try(made)
     return made
 
 
 def _require_size(backbone: Backbone, seen: tuple[int, int], folder: str) -> None:
-    """DataError where the network does not take images of the size that the folder says, in place of
-    the size `seen`.
-    """
+    """DataError if the network does not take images of the folder's size. `seen` is the size before."""
     size = backbone.preprocessing.size
     with (
         bounded(f'{folder!r} says images of {size} (height, width), the network takes {seen}: its network'),
@@ -226,15 +225,13 @@ def _require_size(backbone: Backbone, seen: tuple[int, int], folder: str) -> Non
 
 @torch.no_grad()
 def _try(model: ImageClassifier | MultiTaskClassifier) -> None:
-    """Computes the scores of one image. Whatever error a wrong number makes is raised here."""
+    """Computes the scores of one image, so that a wrong number raises its error here."""
     for part in model.tasks.values():
         part(torch.zeros(1, 3, *part.backbone.preprocessing.size, device=next(part.parameters()).device))
 
 
 def tensors_sha256(configuration: Mapping[str, Any], folder: str | Path) -> str | None:
-    """The sha256 that tuner.safetensors must have; None, and a warning, for a folder of format 1, which
-    holds none.
-    """
+    """The sha256 that tuner.safetensors must have. None, with a warning, for a folder of format 1."""
     sha256 = (configuration.get('sha256') or {}).get(TENSORS)
     if sha256 is None and configuration.get('format', 1) > 1:
         raise DataError(f'{str(Path(folder) / CONFIGURATION)!r} lacks the sha256 of {TENSORS}. {AGAIN}')
@@ -249,8 +246,9 @@ def tensors_sha256(configuration: Mapping[str, Any], folder: str | Path) -> str 
 
 
 def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None = None) -> TunedModel:
-    """The models of several folders, by names of your own, on the one frozen backbone that all were
-    tuned on; see TunedModel.
+    """The models of several folders, by the caller's names, on one frozen backbone. See TunedModel.
+
+    All folders must have been tuned on this backbone.
     """
     if isinstance(backbone, Mapping):
         raise UserError(
@@ -261,8 +259,8 @@ def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None =
         model = read_configuration(folder)['model']
         if model.get('tasks'):
             raise UserError(
-                f'{str(folder)!r} is a model of several tasks; several folders can be held only of one task '
-                'each.'
+                f'{str(folder)!r} is a model of several tasks; a list of folders can hold only models of one '
+                'task.'
             )
         shared = shared or load_backbone(model['backbone'], backbone)
         models[name] = load_model(folder, shared)
@@ -272,16 +270,16 @@ def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None =
 
 
 def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | None = None) -> Backbone:
-    """The backbone that `identity` names; DataError where its weights are not the ones named.
+    """The backbone that `identity` names. DataError if its weights are not the named weights.
 
-    given: where its weights are now; or a backbone, of which this is a copy with the same weights.
+    given: where the weights are now; or a backbone, which is copied with shared weights.
     """
     plugin = {key: value for key, value in identity.items() if key not in IDENTITY}
     if isinstance(given, Backbone):
         if architecture(identity) != architecture(given.identity):
             raise DataError(
-                f'the backbone that was tuned is {architecture(identity)}, the one to share its weights '
-                f'{architecture(given.identity)}; only models of one backbone can share it.'
+                f'the backbone that was tuned is {architecture(identity)}, the backbone to share its weights '
+                f'is {architecture(given.identity)}; only models of one backbone can share it.'
             )
         backbone = with_same_weights(given)
     else:
@@ -294,8 +292,9 @@ def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | No
             ) from error
     wanted = identity.get('sha256')
     if wanted != backbone.identity['sha256'] and not (
+        # older folders have the sha256 of resampled weights
         backbone.is_resampled and wanted == weights_sha256(backbone.network.state_dict())
-    ):  # as older folders say it
+    ):
         older = backbone.is_resampled * (
             ' (A folder of an older vet says the sha256 of resampled positions, which differs between '
             'processors: train or combine the folder again on the kind of processor that made it.)'
@@ -309,7 +308,7 @@ def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | No
 
 
 def architecture(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a backbone the network that it is, whatever weights it was given."""
+    """The settings of a backbone that decide its network, without its weights."""
     named = {key: value for key, value in identity.items() if key not in (*HINTS, *IDENTITY)}
     return json.loads(json.dumps(named | dict(name=str(identity.get('name')).partition('.')[0])))
 
@@ -317,11 +316,11 @@ def architecture(identity: Mapping[str, Any]) -> dict[str, Any]:
 def build_classifier(
     backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]
 ) -> ImageClassifier:
-    """Puts the plugins together: tuners attached in order, a head for as many classes as are named."""
+    """Assembles a classifier: attaches the tuners in order, and builds a head for all class names."""
     if 'in_features' in head:
         raise UserError(
-            f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone says how many '
-            'there are.'
+            f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone gives the number '
+            'of features.'
         )
     return ImageClassifier(
         backbone,
@@ -336,7 +335,7 @@ def build_classifiers(
     tuners: list[dict[str, Any]],
     shared: str = '.*',
 ) -> ImageClassifier | MultiTaskClassifier:
-    """The classifier of {task: (backbone, head entry, classes)}; {None: …} where there is one task."""
+    """The classifier of {task: (backbone, head entry, classes)}. A single task is {None: …}."""
     share_equal_weights([backbone for backbone, _, _ in parts.values()])
     made = {
         task: build_classifier(backbone, tuners, head, classes)
@@ -346,7 +345,7 @@ def build_classifiers(
 
 
 def _located(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """With the whole path of its checkpoint."""
+    """The identity with an absolute path of its checkpoint."""
     checkpoint = identity.get('checkpoint')
     return dict(
         identity, **({'checkpoint': str(Path(checkpoint).expanduser().absolute())} if checkpoint else {})

@@ -1,9 +1,8 @@
-"""ModelScope's folders of vision-efficient-tuning models, read as classifiers: configuration.json and
-pytorch_model.pt.
+"""Reads ModelScope's folders of vision-efficient-tuning models: configuration.json and pytorch_model.pt.
 
-The file is a pickle of data alone: dict(backbone_cfg, backbone_weight, head_cfg, head_weight, CLASSES). The
-backbone is timm's ViT, and its tuners are vet's own under other names, which `RENAMED` gives. Only prompts of
-unequal lengths are written here.
+pytorch_model.pt is a pickle of data: dict(backbone_cfg, backbone_weight, head_cfg, head_weight, CLASSES). The
+backbone is timm's ViT. The tuners are vet's tuners with other names for their tensors; `RENAMED` lists the
+names. Only prompts of unequal lengths have no counterpart in vet. They are in this file.
 """
 
 import re
@@ -48,7 +47,7 @@ TO_TIMM = (
     'pre_norm',
 )
 LENGTHS = ('lora_length', 'adapter_length', 'prefix_length', 'prompt_length')
-ONLY: dict[str, tuple] = dict(  # what a setting may be
+ONLY: dict[str, tuple] = dict(  # the allowed values of these settings
     num_classes=(0,),
     global_pool=('token',),
     class_token=(True,),
@@ -71,7 +70,7 @@ PREPROCESSING = dict(
 )
 RENAMED = [
     (re.compile(pattern), name)
-    for pattern, name in (  # a tuner's tensor: ModelScope's
+    for pattern, name in (  # the name of a tuner's tensor in vet, and in ModelScope
         (r'(blocks\.\d+\.attn)\.qkv\.A', r'\1.lora.lora_a.weight'),
         (r'(blocks\.\d+\.attn)\.qkv\.B', r'\1.lora.lora_b.weight'),
         (r'(blocks\.\d+)\.(?:mlp|ls2)\.down\.(weight|bias)', r'\1.adapter.ln1.\2'),
@@ -98,9 +97,9 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
     """The classifier of a ModelScope folder, in eval mode on the CPU: normalised images (B, 3, H, W) ->
     logits (B, K).
 
-    It prepares images as ModelScope's pipeline does: short side 256, centre crop 224, ImageNet's mean and
-    std. DataError, with the file and the key, for what is not ModelScope's; nothing in the folder is
-    executed.
+    The classifier's preprocessing is that of ModelScope's pipeline: short side 256, centre crop 224,
+    ImageNet's mean and std. DataError, with the file and the key, for anything that is not ModelScope's.
+    Nothing in the folder is executed.
     """
     path = Path(folder) / WEIGHTS
     refuse_links(Path(folder), (WEIGHTS, CONFIGURATION))
@@ -152,7 +151,7 @@ def _classes(given: Any, source: str) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The parts of the file, each of its kind; no code in it is run."""
+    """The parts of the file, each of its type. No code in the file is run."""
     try:
         require_regular(path)
         require_stored(path)
@@ -161,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise DataError(f'{str(path)!r} cannot be read: {error.strerror or error}.') from error
-    except Exception as error:  # pickle's, zipfile's and torch's, of many kinds
+    except Exception as error:  # pickle, zipfile and torch raise errors of many kinds
         raise DataError(
             f'{str(path)!r} is cut short, or holds more than tensors and plain values; it is refused, and '
             f'nothing in it was run ({type(error).__name__}: {str(error).partition(chr(10))[0]}).'
@@ -177,14 +176,15 @@ def _read(path: Path) -> dict[str, Any]:
     for key, kind in PARTS.items():
         if not isinstance(given[key], kind):
             raise DataError(
-                f'{str(path)!r} has a {type(given[key]).__name__} as {key}, which is none of ModelScope.'
+                f'{str(path)!r} has a {type(given[key]).__name__} as {key}; no file of ModelScope has this.'
             )
     return given
 
 
 def _refuse_paths(value: Any, source: str, key: str = '') -> None:
-    """DataError for a string anywhere in `value` that climbs out of the folder; of its model, also for
-    an absolute path.
+    """DataError for a path that leads out of the folder, anywhere in `value`.
+
+    Absolute paths are refused too, in the section 'model'.
     """
     if isinstance(value, Mapping):
         for name, inner in value.items():
@@ -199,7 +199,7 @@ def _refuse_paths(value: Any, source: str, key: str = '') -> None:
 
 
 def _known(cfg: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`cfg` with lengths by layer. DataError for a setting that the backbone here does not have."""
+    """`cfg`, with a list of lengths by layer. DataError for a setting that vet's backbone does not have."""
     depth = cfg.get('depth', 12)
     if type(depth) is not int or not 0 < depth <= ENTRIES:
         raise DataError(
@@ -249,14 +249,15 @@ def _tuners(cfg: Mapping[str, Any]) -> list[Tuner]:
 
 
 def _tensors(model: ImageClassifier) -> dict[str, torch.Tensor]:
-    """The model's tensors under ModelScope's names: 'backbone_weight.blocks.0.attn.lora.lora_a.weight',
-    'head_weight.fc.bias'.
+    """The model's tensors under ModelScope's names.
+
+    Examples: 'backbone_weight.blocks.0.attn.lora.lora_a.weight', 'head_weight.fc.bias'.
     """
     tensors = dict(model.backbone.network.state_dict())
     for tuner in model.tuners:
         for name, value in tuner.state().items():
-            own = name.removeprefix('deltas.')
-            name = next(match.expand(new) for pattern, new in RENAMED if (match := pattern.fullmatch(own)))
+            plain = name.removeprefix('deltas.')
+            name = next(match.expand(new) for pattern, new in RENAMED if (match := pattern.fullmatch(plain)))
             tensors[name] = (
                 value[None]
                 if value.dim() == 2 and re.search(r'\.(prefix_\w+|prompt_token)$', name)
@@ -280,11 +281,10 @@ def _given_tensors(given: Mapping[str, Any], source: str) -> dict[str, torch.Ten
 
 
 class ReplacedPrompts(Tuner):
-    """[x, P_0] before block 0; before each later block that has prompts P_i, the last len(P_i) tokens become
-    P_i.
+    """[x, P_0] before block 0. Before each later block i with prompts, P_i replaces the last len(P_i) tokens.
 
-    Unlike VPT's, tokens flow on through blocks without prompts, and a length need not be that of the block
-    before.
+    VPT does neither of the following. Tokens flow on through blocks without prompts. A length need not equal
+    the length of the block before.
     """
 
     identity_at_start = False
@@ -300,8 +300,9 @@ class ReplacedPrompts(Tuner):
 
 
 class LastTokens(nn.Module):
-    """(B, N, C) -> (B, N + P, C), learned tokens behind the others; with `replace` (B, N, C), in the
-    place of the last P.
+    """(B, N, C) -> (B, N + P, C): learned tokens behind the others.
+
+    With `replace`, (B, N, C) -> (B, N, C): learned tokens in place of the last P.
     """
 
     def __init__(self, length: int, channels: int, replace: bool):
@@ -309,5 +310,5 @@ class LastTokens(nn.Module):
         self.replace, self.prompts = replace, nn.Parameter(torch.zeros(length, channels))
 
     def forward(self, x_BNC: torch.Tensor) -> torch.Tensor:
-        kept = x_BNC[:, : -len(self.prompts)] if self.replace else x_BNC
-        return torch.cat([kept, self.prompts.expand(len(x_BNC), -1, -1).to(x_BNC.dtype)], 1)
+        image_BNC = x_BNC[:, : -len(self.prompts)] if self.replace else x_BNC
+        return torch.cat([image_BNC, self.prompts.expand(len(x_BNC), -1, -1).to(x_BNC.dtype)], 1)

@@ -1,5 +1,6 @@
-"""What a model's name means: a folder here, else a repository of the Hugging Face hub or of ModelScope,
-downloaded.
+"""Finds the model folder of a name: a folder here, or a repository of the Hugging Face hub or of ModelScope.
+
+Repositories are downloaded.
 """
 
 import os
@@ -21,10 +22,10 @@ from vet.hub.modelscope import WEIGHTS
 from vet.hub.presets import PRESETS
 
 CARD = 'README.md'
-READ = [CONFIGURATION, TENSORS, CARD, WEIGHTS]  # all that is downloaded of a repository
+READ = [CONFIGURATION, TENSORS, CARD, WEIGHTS]  # the only files that vet downloads from a repository
 ID = re.compile(r'(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?')
 UNREACHABLE = 'not reachable, and not downloaded before'
-SAID: dict[type, str] = {  # of the client's errors, whose own text is long
+SAID: dict[type, str] = {  # short texts for errors of the client, whose own texts are long
     errors.LocalEntryNotFoundError: UNREACHABLE,
     errors.OfflineModeIsEnabled: 'not reachable',
     errors.RepositoryNotFoundError: 'no such repository, or a private one, which `hf auth login` opens',
@@ -34,19 +35,20 @@ SAID: dict[type, str] = {  # of the client's errors, whose own text is long
 
 
 def find_folder(name: str | Path) -> Path:
-    """The model folder that `name` means: a folder here, or the output/ in a work folder; else, of an id
-    'owner/name' or 'owner/name@revision', what the Hugging Face hub has, else ModelScope. Also the file://
-    URL of a folder.
+    """The model folder that `name` means.
 
-    DataError with all that was tried. Without a network, what was downloaded before is found all the same.
+    name: a folder here, a work folder with an output/, or the file:// URL of a folder. If no such folder
+        exists, an id 'owner/name' or 'owner/name@revision': first of the Hugging Face hub, then of
+        ModelScope.
+    Without a network, earlier downloads are found. DataError, with everything that was tried.
     """
     path = to_path(name)
     if path.is_dir():
-        if str(name).startswith('file:'):  # not the user's own
+        if str(name).startswith('file:'):  # a URL may point to a stranger's folder
             refuse_links(path, READ)
         return path / 'output' if (path / 'output' / CONFIGURATION).is_file() else path
     known = (
-        ' It is the id of a model to be trained: build_trainer(model=…) trains it.'
+        ' This is the id of a model to be trained: build_trainer(model=…) trains it.'
         if str(name) in PRESETS
         else ''
     )
@@ -63,7 +65,7 @@ def find_folder(name: str | Path) -> Path:
             if (folder / CONFIGURATION).is_file():
                 return folder
             tried.append(f'{hub}: the repository holds no {CONFIGURATION}')
-        except Exception as error:  # of many kinds, by the client and its version
+        except Exception as error:  # the clients raise errors of many kinds
             tried.append(f'{hub}: {reason(error)}')
     raise DataError(
         f'{name!r} is no folder here, and no hub gave it ({"; ".join(tried)}). Give the output/ folder of a '
@@ -91,9 +93,8 @@ def _from_modelscope(repo_id: str, revision: str | None) -> str:
             'not asked, since its package is not installed '
             '(pip install "vision-efficient-tuning[modelscope]")'
         ) from error
-    offline = not answers(
-        os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn')
-    )  # else it retries for half a minute
+    # without this check, the client tries again for half a minute
+    offline = not answers(os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn'))
     try:
         return snapshot_download(repo_id, revision=revision, allow_patterns=READ, local_files_only=offline)
     except Exception as error:
@@ -107,7 +108,7 @@ HUBS: dict[str, Callable[[str, str | None], str]] = {
 
 
 def reason(error: Exception) -> str:
-    """Why a hub's client failed, in one line."""
+    """The reason why a hub's client failed, in one line."""
     said = next((SAID[kind] for kind in type(error).__mro__ if kind in SAID), '')
     return said or next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip('.')
 

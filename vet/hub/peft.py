@@ -1,8 +1,8 @@
-"""PEFT's folders, both ways: adapter_config.json and adapter_model.safetensors, without need of `peft`
-itself.
+"""Reads and writes PEFT's folders: adapter_config.json and adapter_model.safetensors. The package `peft` is
+not needed.
 
-A tensor is called 'base_model.model.' + the module's path + its name in the method. One dict of views of the
-tuners' tensors, under these names, is what a folder is read into, and what is written.
+A tensor's name is 'base_model.model.' + the module's path + its name in the method. Both ways use one dict,
+from such names to views of the tuners' tensors. Reading fills the views, writing saves them.
 """
 
 import copy
@@ -37,7 +37,7 @@ CONFIG, TENSORS, PREFIX = 'adapter_config.json', 'adapter_model.safetensors', 'b
 AGAIN = 'Copy the folder again, whole; adapters in .bin files are pickles, which are not read.'
 PATTERNS = ('r', 'alpha', 'lora_alpha', 'rank_pattern', 'alpha_pattern')
 READ = ('peft_type', 'target_modules', 'exclude_modules', 'modules_to_save')
-NO_EFFECT = (  # on what is computed in eval mode; every other setting must be empty
+NO_EFFECT = (  # settings without effect in eval mode; settings that are in no list must be empty
     'task_type',
     'auto_mapping',
     'peft_version',
@@ -58,9 +58,8 @@ NO_EFFECT = (  # on what is computed in eval mode; every other setting must be e
     'ensure_weight_tying',
     'lora_dropout',
 )
-ONLY: dict[str, tuple] = dict(
-    bias=('none',), init_lora_weights=(True, False, 'gaussian', 'eva')
-)  # others change the base weights
+# other values change the base weights
+ONLY: dict[str, tuple] = dict(bias=('none',), init_lora_weights=(True, False, 'gaussian', 'eva'))
 KINDS: dict[str, tuple[type, ...]] = dict(
     r=(int,),
     alpha=(int, float),
@@ -78,15 +77,16 @@ PLAIN = (nn.Linear, nn.Conv2d)
 def load_peft(
     folder: str | Path, backbone: str | Mapping[str, Any] | nn.Module
 ) -> ImageClassifier | Backbone:
-    """The backbone with the adapter of a folder that `peft` wrote, in eval mode: LoRA (DoRA, rsLoRA), IA3,
-    LoHa, LoKr, LN tuning.
+    """The backbone with the adapter of a folder that `peft` wrote, in eval mode.
 
+    The adapter may be LoRA (DoRA, rsLoRA), IA3, LoHa, LoKr or LN tuning.
     backbone: a timm name, whose pretrained weights are read; an entry of model.backbone, such as
-        dict(type='timm', name=…, checkpoint=…); a module; or a Backbone. A module is copied and stays what it
-        is, and keeps its own classifier where the adapter has none.
-    Where modules_to_save holds timm's classifier: an ImageClassifier, whose classes are '0', '1', …. Else the
-    tuned Backbone, which gives the network's own output, with its `tuners`. DataError, with the file and the
-    key, for what does not fit or is not read; then nothing is loaded.
+        dict(type='timm', name=…, checkpoint=…); a module; or a Backbone. A module is copied, and not changed.
+        The copy keeps its classifier if the adapter has none.
+    If modules_to_save holds timm's classifier, the result is an ImageClassifier, whose classes are '0', '1',
+    …. Otherwise the result is the tuned Backbone with its `tuners`, and gives the network's own output.
+    DataError, with the file and the key, for a setting or tensor that does not fit or that vet does not read.
+    Then nothing is loaded.
     """
     source, path = str(Path(folder) / CONFIG), Path(folder) / TENSORS
     refuse_links(Path(folder), (CONFIG, TENSORS))
@@ -119,24 +119,25 @@ def _tuned(
             tuner.attach(base)
     with torch.no_grad():
         _, deltas, thawed = _trained(tuners, base.network)
-        own = _tensors(config['peft_type'], deltas, thawed, layers, base.network)
+        views = _tensors(config['peft_type'], deltas, thawed, layers, base.network)
         if classifier:
-            own |= {
+            views |= {
                 f'{PREFIX}{classifier}.{name}': tuned.head.fc.get_parameter(name)
                 for name in ('weight', 'bias')
             }
-        load_into(own, given, f'{str(path)!r}')
+        load_into(views, given, f'{str(path)!r}')
     return tuned
 
 
 def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
-    """Writes the folder that `PeftModel.from_pretrained(network, folder)` reads, for timm's network of the
-    same weights.
+    """Writes the folder that `PeftModel.from_pretrained(network, folder)` reads.
 
-    model: a classifier, or what `load_peft` gave. LoRA (plain, rslora, dora, parts of a fused qkv as one
-    update of more rank), LoHa, LoKr, IA3, one method at a time; modules trained whole beside it, and the
-    linear head, become modules_to_save. Of modules trained whole alone, LN tuning is made. UserError, by
-    name, for what PEFT does not have; then nothing is written.
+    network: timm's network of the same weights.
+    model: a classifier, or a result of `load_peft`. It holds at most one of LoRA (plain, rslora, dora, parts
+        of a fused qkv as one update of more rank), LoHa, LoKr and IA3.
+    Modules that train whole, and the linear head, become modules_to_save. If the model has only modules that
+    train whole, the method is LN tuning. UserError, by name, for a method that PEFT does not have. Then
+    nothing is written.
     """
     if not isinstance(model, (ImageClassifier, Backbone)) or not hasattr(model, 'tuners'):
         raise UserError(
@@ -146,7 +147,7 @@ def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
     strangers = sorted(path.name for path in Path(folder).glob('*') if path.name not in (CONFIG, TENSORS))
     if strangers:
         raise UserError(
-            f'{str(folder)!r} holds {strangers[0]!r}, which an adapter has not; give a new folder.'
+            f'{str(folder)!r} holds {strangers[0]!r}, which is no file of an adapter; give a new folder.'
         )
     tuners: Any = model.tuners
     network = model.backbone.network if isinstance(model, ImageClassifier) else model.network
@@ -160,7 +161,7 @@ def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
         if not targets:
             raise UserError(
                 'nothing of the backbone was trained, and PEFT has no folder of a head alone; '
-                'save_pretrained has.'
+                'use save_pretrained.'
             )
         _refuse_ambiguous(saved, network)
         config = dict(
@@ -188,7 +189,7 @@ def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
     publish_folder(Path(folder), fill)
 
 
-# What was trained, in PEFT's words --------------------------------------------------------------------------
+# The trained parts, in PEFT's words -------------------------------------------------------------------------
 
 
 def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, Tensors]:
@@ -203,9 +204,9 @@ def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, 
             elif isinstance(edit, Reweight) and kind in TUNED_BY:
                 path = paths[id(edit.host)]
                 if type(edit.host) not in PLAIN or edit.weight_name != 'weight' or path in deltas:
-                    what = 'the second there' if path in deltas else f'in a {type(edit.host).__name__}'
+                    wrong = 'the second there' if path in deltas else f'in a {type(edit.host).__name__}'
                     raise UserError(
-                        f'{kind} at {path!r} is {what}, which cannot be written for PEFT: it has one update '
+                        f'{kind} at {path!r} is {wrong}, which cannot be written for PEFT: it has one update '
                         'of a Linear or Conv2d that is called.'
                     )
                 _refuse_convolution(edit.host, path, TUNED_BY[kind])
@@ -224,8 +225,9 @@ def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, 
 
 
 def _refuse_convolution(module: Any, path: str, method: str) -> None:
-    """PEFT computes these otherwise: LoRA's A takes all channels, undilated, and updates are padded
-    with zeros.
+    """Refuses convolutions for which PEFT computes another operation.
+
+    PEFT's A takes all channels, without dilation. PEFT pads updates with zeros.
     """
     if isinstance(module, nn.Conv2d) and (
         module.padding_mode != 'zeros'
@@ -240,8 +242,9 @@ def _refuse_convolution(module: Any, path: str, method: str) -> None:
 def _tensors(
     method: str, deltas: Deltas, thawed: Tensors, layers: Iterable[str], network: nn.Module
 ) -> Tensors:
-    """All tensors but the head's, under PEFT's names. layers: the modules of LN tuning, within which
-    thawed names are its own.
+    """All tensors except the head's, under PEFT's names.
+
+    layers: the modules of LN tuning. PEFT gives their tensors names of another form.
     """
     tensors = {
         f'{PREFIX}{path}.{name}': value
@@ -303,7 +306,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _require_patterns(given: Any, where: str) -> None:
-    """DataError unless these are patterns: one, a list of them, or the keys of a dict of numbers."""
+    """DataError if `given` is no pattern, no list of patterns, and no dict from patterns to numbers."""
     patterns = [given] if isinstance(given, str) else list(given or ())
     if len(patterns) > ENTRIES or (
         isinstance(given, dict) and not all(type(value) in (int, float) for value in given.values())
@@ -319,8 +322,9 @@ def _require_patterns(given: Any, where: str) -> None:
 
 
 def _backbone(given: str | Mapping[str, Any] | nn.Module, tensors: Tensors) -> tuple[Backbone, str | None]:
-    """A backbone of one's own, and the path of the classifier that the adapter has and that the network
-    therefore lost.
+    """A backbone that the caller may change, and the path of the classifier that the adapter holds.
+
+    The network has lost this classifier. None: the adapter holds no classifier.
     """
     if isinstance(given, (str, Mapping)):
         backbone = BACKBONES.build(dict(type='timm', name=given) if isinstance(given, str) else dict(given))
@@ -340,7 +344,7 @@ def _backbone(given: str | Mapping[str, Any] | nn.Module, tensors: Tensors) -> t
 
 
 def _wrapped(network: nn.Module, tensors: Tensors) -> Backbone:
-    import timm  # here, since it takes seconds
+    import timm  # imported here, because the import takes seconds
 
     path, settings = _saved_classifier(network, tensors), timm.data.resolve_model_data_config(network)
     if path:
@@ -357,13 +361,13 @@ def _wrapped(network: nn.Module, tensors: Tensors) -> Backbone:
 
 
 def _saved_classifier(network: Any, tensors: Tensors) -> str | None:
-    """The path of timm's classifier, where the adapter has it."""
+    """The path of timm's classifier, if the adapter has the classifier."""
     path = _classifier(network)
     return path if path and tensors.get(f'{PREFIX}{path}.weight', torch.empty(0)).dim() == 2 else None
 
 
 def _classifier(network: Any) -> str | None:
-    """The path of timm's one classifier."""
+    """The path of timm's classifier, if the network has exactly one."""
     path = (getattr(network, 'pretrained_cfg', None) or {}).get('classifier')
     return path if isinstance(path, str) else None
 
@@ -409,7 +413,7 @@ def _tuners(config: Config, network: nn.Module, source: str) -> tuple[list[Tuner
 
 
 def _is_in(pattern: str | list[str], path: str) -> bool:
-    """As PEFT matches: a string is a regular expression, a list holds paths or ends of paths."""
+    """Matches as PEFT does: a string is a regular expression, a list holds paths or ends of paths."""
     if isinstance(pattern, str):
         return fits(pattern, path)
     return path in pattern or path.endswith(tuple(f'.{name}' for name in pattern))
@@ -426,9 +430,7 @@ def _by_pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> 
 
 
 def _head(model: ImageClassifier) -> Tensors:
-    """The linear head's tensors under the names that they have in timm's network; nothing of a head
-    that adds nothing.
-    """
+    """The linear head's tensors under their names in timm's network. Empty for a head that adds nothing."""
     state, path = model.head.state_dict(), _classifier(model.backbone.network)
     if not state:
         return {}
@@ -445,7 +447,7 @@ def _head(model: ImageClassifier) -> Tensors:
 
 
 def _whole_modules(thawed: Tensors, network: nn.Module) -> list[str]:
-    """The modules of the thawed tensors, none within another. UserError where one is not thawed whole."""
+    """The modules of the thawed tensors, none within another. UserError if a module is not thawed whole."""
     owners = {key.rpartition('.')[0]: key for key in thawed}
     for path, key in owners.items():
         left = [
@@ -471,17 +473,20 @@ def _refuse_ambiguous(saved: list[str], network: nn.Module) -> None:
 
 
 def _ranks(method: str, deltas: Deltas, network: nn.Module) -> dict[str, Any]:
-    """The most frequent rank and alpha, and the others by pattern; the scale is alpha / rank."""
-    own, kind = {}, METHODS[method]
+    """The most frequent rank and alpha.
+
+    Other ranks and alphas are given by pattern. The scale is alpha / rank.
+    """
+    by_path, kind = {}, METHODS[method]
     if not kind.rank:
         return {}
     for path, delta in deltas.items():
         rank = kind.rank(delta, network.get_parameter(f'{path}.weight'))
-        own[path] = rank, delta.scale * rank
-    (rank, alpha), _ = Counter(own.values()).most_common(1)[0]
+        by_path[path] = rank, delta.scale * rank
+    (rank, alpha), _ = Counter(by_path.values()).most_common(1)[0]
     return {
         'r': rank,
         kind.alpha: alpha,
-        'rank_pattern': {f'^{re.escape(path)}': one for path, (one, _) in own.items() if one != rank},
-        'alpha_pattern': {f'^{re.escape(path)}': one for path, (_, one) in own.items() if one != alpha},
+        'rank_pattern': {f'^{re.escape(path)}': r for path, (r, _) in by_path.items() if r != rank},
+        'alpha_pattern': {f'^{re.escape(path)}': a for path, (_, a) in by_path.items() if a != alpha},
     }

@@ -1,5 +1,5 @@
-"""PEFT's methods in vet's terms: which tuner computes the same, and what its deltas' tensors are called
-and shaped in PEFT.
+"""PEFT's methods in vet's terms: the tuner of each method, and PEFT's names and shapes of its deltas'
+tensors.
 """
 
 import math
@@ -27,11 +27,12 @@ Deltas = Mapping[str, Any]  # {module path: delta}
 class Method:
     """One method of PEFT.
 
-    build(config, paths, rank, alpha): its tuner, at the modules of these paths.
-    tensors(delta, weight): views of a delta's tensors, by their names and in their shapes in PEFT.
-    rank(delta, weight), where the scale is alpha / rank; `alpha` is the setting's name.
+    build(config, paths, rank, alpha): makes the tuner, at the modules of these paths.
+    tensors(delta, weight): views of a delta's tensors, with their names and shapes in PEFT.
+    rank(delta, weight): the rank, if the scale is alpha / rank.
+    alpha: the name of the setting alpha.
     config(deltas, tuners): settings to write.
-    reads: the settings that decide what is computed, beside rank and alpha.
+    reads: the settings, beside rank and alpha, that change the computation.
     """
 
     build: Callable[[Config, list[str], int, float], Tuner]
@@ -43,13 +44,14 @@ class Method:
 
 
 def paths_pattern(paths: list[str]) -> str:
-    """The regular expression of exactly these paths: PEFT takes a list's names for the ends of paths."""
+    """A regular expression of exactly these paths. PEFT takes the names of a list for the ends of paths."""
     return '|'.join(map(re.escape, paths))
 
 
 def _build_lora(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
-    """rsLoRA's scale, alpha / sqrt(rank), is one of DoRA too in PEFT. Dropout is training's alone;
-    vet's DoRA has none.
+    """LoRA or DoRA of PEFT. In PEFT, rsLoRA's scale alpha / sqrt(rank) also works for DoRA.
+
+    Dropout acts only in training. vet's DoRA has no dropout.
     """
     is_dora = bool(config.get('use_dora'))
     return TUNERS.build(
@@ -114,7 +116,7 @@ def _lokr(delta: Any, weight: torch.Tensor) -> Tensors:
 
 
 def _lokr_rank(delta: Any, weight: torch.Tensor) -> int:
-    """Where w2 (o2, i2 kH kW) is whole, the least rank at which PEFT has it whole."""
+    """The rank of w2. If w2 (o2, i2 kH kW) is no product: the least rank at which PEFT makes no product."""
     return (
         len(delta.w2_b)
         if delta.w2_b is not None
@@ -130,8 +132,9 @@ def _lokr_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
 
 
 class PeftIA3(Tuner):
-    """l * (W x + b) at each module, and W (l * x) + b at those of `inputs`. vet's IA3 chooses by the
-    modules' names instead.
+    """l * (W x + b) at each module, but W (l * x) + b at the modules of `inputs`.
+
+    vet's IA3 chooses between the two by the modules' names.
     """
 
     def __init__(self, at: list[str], inputs: list[str]):
@@ -161,7 +164,7 @@ def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:
     gamma, ones = delta.gamma, (1,) * (weight.dim() - 2)
     if isinstance(delta, ScaleInput):
         return dict(ia3_l=gamma.view(1, -1, *ones))
-    if len(gamma) < len(weight):  # vet's, of a fused projection's keys and values
+    if len(gamma) < len(weight):  # vet's IA3 scales only the keys and values of a fused projection
         gamma = torch.cat([gamma.new_ones(len(weight) - len(gamma)), gamma])
     return dict(ia3_l=gamma.view(1, -1, *ones) if ones else gamma.view(-1, 1))
 
@@ -172,7 +175,7 @@ def _ia3_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
 
 
 def build_thaw(config: Config, paths: list[str], rank: int = 0, alpha: float = 0) -> Tuner:
-    """The modules of these paths train, whole."""
+    """The modules of these paths train whole."""
     return TUNERS.build(dict(type='Partial', names=[f'{path}.' for path in paths]))
 
 

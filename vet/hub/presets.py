@@ -1,4 +1,7 @@
-"""Known models: ids that stand for a config, so that `build_trainer` and `pipeline` take them like a path."""
+"""Models that vet knows by an id.
+
+An id stands for a config; `build_trainer` and `pipeline` take it like a path.
+"""
 
 import copy
 from typing import Any
@@ -33,8 +36,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The config of a known model, with or without its owner ('damo/…'). UnknownNameError with the ids
-    there are.
+    """The config of a model that vet knows. The owner ('damo/…') may be left out.
+
+    UnknownNameError, with all ids, for another name.
     """
     for known, config in PRESETS.items():
         if name in (known, known.partition('/')[2]):

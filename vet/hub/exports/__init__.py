@@ -1,6 +1,4 @@
-"""The ways out of vet, by name: a class each, which writes a classifier as another library reads it,
-and reads it back so.
-"""
+"""The export formats, by name. Each is a class, which writes a classifier and reads the file back."""
 
 from vet.hub.exports.format import Format
 from vet.hub.exports.onnx import Onnx

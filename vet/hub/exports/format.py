@@ -1,4 +1,4 @@
-"""Format: the base of what a classifier is exported as."""
+"""Format: the base class of the export formats."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,18 +8,18 @@ from torch import nn
 
 from vet.core.model import ImageClassifier
 
-Network = Callable[
-    [torch.Tensor], torch.Tensor
-]  # normalised images (B, 3, H, W) -> logits (B, K) or features (B, C)
+# normalised images (B, 3, H, W) -> logits (B, K) or features (B, C)
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Format:
-    """Writes a classifier, and reads it back with the library that it is for: what was read must compute what
-    the classifier did.
+    """Writes a classifier, and reads the file back with the library of the format.
 
-    suffix: of the file; '' for a folder. needs: the libraries beside vet's own.
-    tolerance: the largest difference that is let pass, of outputs up to 1; of larger ones, relative to the
-        largest.
+    The network that was read must compute the same as the classifier.
+    suffix: of the file; '' for a folder.
+    needs: the libraries that vet itself does not need.
+    tolerance: the largest allowed difference, for outputs up to 1. For larger outputs, the difference is
+        relative to the largest output.
     """
 
     suffix = '.safetensors'
@@ -27,15 +27,17 @@ class Format:
     tolerance = 1e-5
 
     def part(self, model: ImageClassifier) -> nn.Module:
-        """What is exported of the classifier: all of it."""
+        """The part of the classifier that is exported. Here: the whole classifier."""
         return model
 
     def write(self, model: ImageClassifier, path: Path, about: str) -> None:
-        """Writes `path`, with the JSON text `about` in it. The model may be used up. UserError for what
-        the format cannot hold.
+        """Writes `path`, with the JSON text `about` in the file.
+
+        The model may be changed, and then is of no further use. UserError if the format cannot hold the
+        model.
         """
         raise NotImplementedError(f'{type(self).__name__} must write write(model, path, about)')
 
     def read(self, path: Path, model: ImageClassifier) -> Network:
-        """What `path` computes. model: the one that was written, as `write` left it."""
+        """The network that `path` holds. model: the written model, as `write` left it."""
         raise NotImplementedError(f'{type(self).__name__} must write read(path, model)')

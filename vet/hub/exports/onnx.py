@@ -1,4 +1,7 @@
-"""onnx: the computation as one ONNX graph, for any number of images, tuners that do not merge included."""
+"""onnx: the computation as one ONNX graph, for any number of images.
+
+Tuners that cannot be merged are included.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -29,11 +32,11 @@ class Onnx(Format):
             )
         except torch.onnx.OnnxExporterError as error:
             raise UserError(
-                f'{model.backbone.sites.family} with its tuners has an operation that ONNX has not; export '
-                f'to torch-export. {" ".join(str(error).split())[:300]}'
+                f'{model.backbone.sites.family} with its tuners has an operation that ONNX does not have; '
+                f'export to torch-export. {" ".join(str(error).split())[:300]}'
             ) from error
         for node in program.model.graph:
-            node.metadata_props.clear()  # the names of vet's and timm's classes, at each of hundreds of nodes
+            node.metadata_props.clear()  # hundreds of nodes hold the names of vet's and timm's classes
         program.model.metadata_props['vet'] = about
         program.save(path)
 

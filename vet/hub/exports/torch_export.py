@@ -1,5 +1,6 @@
-"""torch-export: the computation as one graph of torch.export, for any number of images, tuners that do
-not merge included.
+"""torch-export: the computation as one graph of torch.export, for any number of images.
+
+Tuners that cannot be merged are included.
 """
 
 from pathlib import Path
@@ -25,13 +26,16 @@ class TorchExport(Format):
 
 
 def capture(model: ImageClassifier) -> torch.export.ExportedProgram:
-    """The graph of images (B, 3, H, W) -> logits (B, K). UserError where torch cannot draw it for every B."""
+    """The graph: images (B, 3, H, W) -> logits (B, K).
+
+    UserError if torch cannot trace the graph for every B.
+    """
     images = torch.zeros(2, 3, *model.backbone.preprocessing.size)
-    try:  # strict, since otherwise len(images) in a tuner would fix B
+    try:  # strict, because otherwise len(images) in a tuner would fix B
         program = torch.export.export(
             model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},), strict=True
         )
-    except Exception as error:  # torch._dynamo's and others, of many kinds
+    except Exception as error:  # torch._dynamo and others raise errors of many kinds
         tuners = ', '.join(type(tuner).__name__ for tuner in model.tuners) or 'no tuner'
         raise UserError(
             f'torch.export cannot draw the graph of {model.backbone.sites.family} with {tuners} for every '
@@ -39,7 +43,5 @@ def capture(model: ImageClassifier) -> torch.export.ExportedProgram:
         ) from error
     for graph in filter(None, (getattr(module, 'graph', None) for module in program.graph_module.modules())):
         for node in graph.nodes:
-            node.meta.pop(
-                'stack_trace', None
-            )  # paths and source lines of this machine, which would travel with the graph
+            node.meta.pop('stack_trace', None)  # paths and source lines of this machine must not leave it
     return program

@@ -1,5 +1,6 @@
-"""Plain files of weights: what was trained is merged into the network's own tensors, under the
-network's own names.
+"""Plain files of weights.
+
+The trained updates are merged into the network's tensors, which keep their names.
 """
 
 from pathlib import Path
@@ -18,8 +19,9 @@ Tensors = dict[str, torch.Tensor]
 
 
 class BackboneWeights(Format):
-    """The backbone without the head, for model.backbone.checkpoint; its own classifier, where it is
-    kept, is part of it.
+    """The backbone without the head, for model.backbone.checkpoint.
+
+    If the backbone keeps its classifier, the classifier is part of the file.
     """
 
     def part(self, model: ImageClassifier) -> nn.Module:
@@ -29,14 +31,14 @@ class BackboneWeights(Format):
         left = sorted({type(tuner).__name__ for tuner in model.tuners if not tuner.mergeable})
         if left:
             raise UserError(
-                f'{" and ".join(left)} cannot be merged into plain weights: it edits what flows through the '
-                'network. Export to onnx or torch-export, which carry it.'
+                f'{" and ".join(left)} cannot be merged into plain weights: such a tuner edits the flow '
+                'through the network. Export to onnx or torch-export, which can hold it.'
             )
         tensors = {name: tensor.detach().contiguous().clone() for name, tensor in self.tensors(model).items()}
         write_file(path, save(tensors, metadata=dict(vet=about)))
 
     def tensors(self, model: ImageClassifier) -> Tensors:
-        """All that the file holds."""
+        """All tensors of the file."""
         return model.merge().state_dict()
 
     def read(self, path: Path, model: ImageClassifier) -> Network:
@@ -46,20 +48,19 @@ class BackboneWeights(Format):
 
 
 class _Library(BackboneWeights):
-    """The backbone with the head as its classifier, for the network that the library makes by name with
-    as many classes.
+    """The backbone with the head as its classifier, for a network of the library.
+
+    The library makes the network by name, with the same number of classes.
     """
 
-    source: str  # of backbones, which is the library's name
+    source: str  # the type of the backbone, which is also the library's name
 
     def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-        """The library's own network."""
+        """Makes the network with the library's own function."""
         raise NotImplementedError(f'{type(self).__name__} must write make(identity, options)')
 
     def network(self, model: ImageClassifier, **options: Any) -> nn.Module:
-        """The network that the library makes of the backbone's name and arguments, with the model's
-        number of classes.
-        """
+        """The library's network for the backbone's name and arguments, with the model's number of classes."""
         identity = model.backbone.origin
         if identity['type'] != self.source:
             raise UserError(
@@ -80,19 +81,19 @@ class _Library(BackboneWeights):
             return merged
         if set(head) != {'fc.weight', 'fc.bias'}:
             raise UserError(
-                f"the head {type(model.head).__name__} cannot be the classifier of {self.source}'s network, which "
-                'is '
-                f'one Linear. Export to onnx or torch-export, which carry it.'
+                f'the head {type(model.head).__name__} cannot be the classifier of '
+                f"{self.source}'s network, which is one Linear. Export to onnx or torch-export, which can "
+                'hold the head.'
             )
         places = sorted({name.rpartition('.')[0] for name in network.state_dict() if name not in merged})
         if len(places) != 1 or type(network.get_submodule(places[0])) is not nn.Linear:
-            found = (
+            classifiers = (
                 ', '.join(f'{place} ({type(network.get_submodule(place)).__name__})' for place in places)
                 or 'nowhere'
             )
             raise UserError(
-                f'the classifier of {model.backbone.origin["name"]} is {found}, not one Linear, so that the '
-                'head has no place in it. Export to onnx or torch-export.'
+                f'the classifier of {model.backbone.origin["name"]} is {classifiers}, not one Linear, so '
+                'that the head has no place in it. Export to onnx or torch-export.'
             )
         return merged | {name.replace('fc', places[0], 1): tensor for name, tensor in head.items()}
 
@@ -103,7 +104,7 @@ class TimmWeights(_Library):
     source = 'timm'
 
     def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-        import timm  # here, since it takes seconds
+        import timm  # imported here, because the import takes seconds
 
         return timm.create_model(identity['name'], **options)
 
@@ -121,9 +122,8 @@ class TorchvisionWeights(_Library):
 
         if identity.get('pool'):
             raise UserError(
-                f"model.backbone.pool is {identity['pool']!r}, which torchvision's {identity['name']} does not "
-                'have. '
-                f'Export to onnx or torch-export, which carry it.'
+                f"model.backbone.pool is {identity['pool']!r}, which torchvision's {identity['name']} does "
+                'not have. Export to onnx or torch-export, which can hold it.'
             )
         return models.get_model(identity['name'], weights=None, **options)
 
