@@ -1,4 +1,4 @@
-"""Even or odd: LoRA on the convolutions of a backbone of one's own, with a dataset and a head of one's own.
+"""Even or odd: LoRA on the convolutions of your own backbone, with your own dataset and head.
 
 python tools/train.py examples/own_parts/config.py
 """

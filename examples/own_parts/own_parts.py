@@ -1,4 +1,4 @@
-"""A dataset, a backbone and a head of one's own. config.py, beside it, trains them."""
+"""Your own dataset, backbone and head. config.py, in this folder, trains them."""
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,9 @@ from vet.registry import BACKBONES, DATASETS, HEADS
 
 @DATASETS.register_module()
 class Parity:
-    """Handwritten digits, even or odd. All that a dataset needs: `classes`, and items of an image and a
-    label.
+    """Handwritten digits, even or odd.
+
+    A dataset needs only `classes`, and items of an image and a label.
     """
 
     classes = ('even', 'odd')
@@ -32,8 +33,9 @@ class Parity:
 
 @BACKBONES.register_module()
 def RandomConv(width=32):
-    """Two convolutions of fixed random weights. `layout` says what plays which role, `identity` how to
-    make it again.
+    """Two convolutions with fixed random weights.
+
+    `layout` says which modules play which role. `identity` says how to build the backbone again.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

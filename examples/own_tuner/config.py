@@ -3,7 +3,7 @@
     python tools/train.py examples/own_tuner/config.py --work-dir work_dirs/own
     python tools/test.py work_dirs/own --import examples/own_tuner/own_tuner.py
 
-From Python: `import own_tuner` before pipeline(…), since a model folder names its plugins but holds no code.
+From Python: `import own_tuner` before pipeline(…). A model folder names its plugins, but holds no code.
 """
 
 _base_ = ['../../configs/quickstart.py']

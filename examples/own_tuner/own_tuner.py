@@ -1,4 +1,4 @@
-"""A tuner of one's own: a learned scale of each channel's weights. config.py, beside it, trains it."""
+"""Your own tuner: a learned scale of each channel's weights. config.py, in this folder, trains the tuner."""
 
 import torch
 from torch import nn

@@ -113,7 +113,7 @@ def test_only_takes_the_cells_that_fit(tmp_path):
         (
             "datasets['few'] = dict(train=few['train'])",
             UserError,
-            "the dataset 'few' in a suite has no test; give it one",
+            "the dataset 'few' in a suite has no test; give a test split",
         ),
         (
             "datasets['few'] = dict(few, search=dict(test=few['test']))",

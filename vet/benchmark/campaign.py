@@ -1,5 +1,6 @@
-"""Campaign: all runs of a suite, those already done left alone; grids first, on validation images, then
-the runs that count.
+"""Campaign: makes all runs of a suite, except the runs that are done.
+
+First come the runs that search a grid, on validation images. Then come the runs that count.
 """
 
 import json
@@ -27,14 +28,17 @@ from vet.config import read_settings
 from vet.errors import DataError, UserError
 from vet.registry import BACKBONES
 
-Launch = Callable[
-    [Sequence[Job]], None
-]  # makes the jobs, wherever, or sees to it; what has no result is not made yet
+# makes the jobs, or arranges that another program makes them; a job without a result is not made yet
+Launch = Callable[[Sequence[Job]], None]
 
 
 @dataclass
 class Campaign:
-    """What a suite needs: checked before the first run starts. launch: makes jobs."""
+    """The runs of a suite, and everything that they need. `check` checks all of it before the first run
+    starts.
+
+    launch: makes jobs.
+    """
 
     cells: list[Cell]
     results: Path
@@ -42,17 +46,16 @@ class Campaign:
     data_root: str
     launch: Launch
     device: str | None = None
-    _data: dict[str, dict[str, Any]] = field(default_factory=dict)  # fingerprints, by _data() as JSON
-    _backbones: dict[str, tuple[str, tuple[str, ...]]] = field(
-        default_factory=dict
-    )  # sha256 and warnings, likewise
-    _timed: dict[tuple[str, str], float | None] = field(
-        default_factory=dict
-    )  # seconds per image, by tuner and backbone
+    _data: dict[str, dict[str, Any]] = field(default_factory=dict)  # by _data() as JSON: fingerprints
+    # by the entry as JSON: sha256 and warnings
+    _backbones: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    # by tuner and backbone: seconds per image
+    _timed: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Builds every dataset and backbone once. DataError that names all that is missing, and what to
-        put where.
+        """Builds every dataset and backbone once.
+
+        DataError, with everything that is missing, and how to provide it.
         """
         runs, missing = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]], []
         for look, entries in (
@@ -66,25 +69,27 @@ class Campaign:
                     missing.append(f'{run.dataset if look == self._look_at_data else run.backbone}: {error}')
         if missing := [*dict.fromkeys(missing), *self._mistaken(runs)]:
             raise DataError(
-                f'{len(missing)} of what the suite needs cannot be used; no run was started.\n'
+                f'{len(missing)} parts of the suite cannot be used; no run was started.\n'
                 + '\n'.join(missing)
             )
 
     def run(self) -> list[Run]:
-        """Makes every search and every run that is not done; returns the runs that count.
+        """Makes every search and every run that is not done. Returns the runs that count.
 
-        They leave out those of a cell whose searches have all failed, or are not all made yet.
+        If all searches of a cell have failed, or some searches have no result yet, the runs of the cell are
+        left out.
         """
         searches = {cell: cell.searches() for cell in self.cells}
-        self._make([run for found in searches.values() for run in found])
-        chosen = {cell: self._best(found) for cell, found in searches.items()}
+        self._make([run for of_cell in searches.values() for run in of_cell])
+        chosen = {cell: self._best(of_cell) for cell, of_cell in searches.items()}
         runs = [run for cell in self.cells if chosen[cell] is not None for run in cell.runs(chosen[cell])]
         self._make(runs)
         return runs
 
     def plan(self) -> list[tuple[Run, bool]]:
-        """Every run, and whether it is done; of a grid that not every point has a result of yet, at its
-        first point.
+        """Every run, and whether the run is done.
+
+        If a point of a grid has no result yet, the plan shows the runs of the cell at the grid's first point.
         """
         planned = []
         for cell in self.cells:
@@ -99,8 +104,10 @@ class Campaign:
         return planned
 
     def seconds(self, run: Run) -> float | None:
-        """What the run may take: from the nearest measured run of its tuner and backbone, by images;
-        None without one.
+        """An estimate of the run's time: that of the nearest measured run of its tuner and backbone, by
+        images.
+
+        None: no such run was measured.
         """
         near = [
             result
@@ -120,8 +127,9 @@ class Campaign:
         return best['wall_seconds'] * images / max(best['train_images'] * best['epochs'], 1)
 
     def timed_seconds(self, run: Run) -> float | None:
-        """What training alone may take, from a few steps made here; of runs of one tuner and backbone,
-        the first is timed.
+        """An estimate of the training time, from a few steps made here.
+
+        For each tuner and backbone, only the first run is timed.
         """
         key = run.tuner, _key(run.config['model']['backbone'])
         if key not in self._timed:
@@ -133,7 +141,10 @@ class Campaign:
         return is_done(result_path(self.results, run), self.job(run).identity)
 
     def job(self, run: Run) -> Job:
-        """The run with its identity and its places. Runs of another identity have other work folders."""
+        """The run with its identity and its folders.
+
+        Runs of different identities have different work folders.
+        """
         data = self._data[_key(_data(run))]
         backbones = [self._backbones[_key(entry)] for entry in _backbones(run)]
         sha256, warnings = backbones[0]
@@ -159,29 +170,32 @@ class Campaign:
             self.launch(jobs)
 
     def _best(self, searches: list[Run]) -> dict[str, Any] | None:
-        """The point of the best validation result, the first of equal ones; {} without a grid; None where
-        every search failed, or one is not made yet."""
+        """The point with the best validation result; of equal results, the first. {}: there is no grid.
+
+        None: every search failed, or a search has no result yet.
+        """
         if not searches:
             return {}
-        found = [(self._result(run), run) for run in searches]
+        outcomes = [(self._result(run), run) for run in searches]
         judged = [
             (result['validation'], run.point)
-            for result, run in found
+            for result, run in outcomes
             if result and result['status'] == 'done'
         ]
-        if not all(result for result, _ in found):
+        if not all(result for result, _ in outcomes):
             return None
         return max(judged, key=lambda pair: pair[0])[1] if judged else None
 
     def _result(self, run: Run) -> dict[str, Any] | None:
-        """What came of the run, a failure included; None of one that was not made yet, or of another
-        identity.
+        """The result of the run, which may be a failure.
+
+        None: no result yet, or a result of another identity.
         """
         result = read_result(result_path(self.results, run))
         return result if result and result['identity'] == self.job(run).identity else None
 
     def _images(self, run: Run) -> int:
-        """How many images training reads; of several tasks, all of theirs."""
+        """The number of images that training reads. For several tasks: the sum over the tasks."""
         return images(self._data[_key(_data(run))]['train']) * run.config['train']['max_epochs']
 
     @cached_property
@@ -193,8 +207,9 @@ class Campaign:
         ]
 
     def _mistaken(self, runs: Iterable[Run]) -> list[str]:
-        """Backbones of different names that turn out to be one: a checkpoint that was meant for one of
-        them, given to all.
+        """Messages for backbones of different names that have the same weights.
+
+        Then the user gave all of them the checkpoint of one.
         """
         names: dict[str, dict[str, None]] = {}
         for _, run in distinct(runs, lambda run: [run.config['model']['backbone']]):
@@ -202,22 +217,24 @@ class Campaign:
             if (key := _key(entry)) in self._backbones:
                 names.setdefault(self._backbones[key][0], {})[entry.get('name') or entry['type']] = None
         return [
-            f'{" and ".join(found)}: their weights are the same, of sha256 {sha256[:12]}…; give each a '
+            f'{" and ".join(same)}: their weights are the same, of sha256 {sha256[:12]}…; give each a '
             'checkpoint of its own.'
-            for sha256, found in names.items()
-            if len(found) > 1
+            for sha256, same in names.items()
+            if len(same) > 1
         ]
 
     def _look_at_data(self, entry: dict[str, Any], run: Run) -> None:
         datasets = build_datasets(read_settings(run.config), self.data_root)
-        found = {split: fingerprint(dataset) for split, dataset in datasets.items() if dataset is not None}
+        fingerprints = {
+            split: fingerprint(dataset) for split, dataset in datasets.items() if dataset is not None
+        }
         for split in ('train', 'val'):
-            if 'test' in found and found.get(split) == found['test']:
+            if 'test' in fingerprints and fingerprints.get(split) == fingerprints['test']:
                 raise UserError(
-                    f'dataset.{split} has the very images of dataset.test, which only the end result may '
+                    f'dataset.{split} has the same images as dataset.test, which only the end result may '
                     'see; give another split.'
                 )
-        self._data[_key(entry)] = found
+        self._data[_key(entry)] = fingerprints
 
     def _look_at_backbone(self, entry: dict[str, Any], run: Run) -> None:
         backbone = BACKBONES.build(entry)
@@ -225,7 +242,7 @@ class Campaign:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """All that decides which images a run trains on, selects by and is tested on."""
+    """The settings that decide which images a run trains on, selects by and is tested on."""
     config = run.config
     return dict(
         dataset=config['dataset'],
@@ -236,7 +253,7 @@ def _data(run: Run) -> dict[str, Any]:
 
 
 def _backbones(run: Run) -> list[dict[str, Any]]:
-    """The entries of a run's backbones: model.backbone, then those that its tuners name, such as a side
+    """The backbones of a run: the entry model.backbone, then the entries in its tuners, such as a side
     network.
     """
     model, names = run.config['model'], set(BACKBONES.names())

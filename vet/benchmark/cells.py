@@ -1,7 +1,7 @@
-"""Cells: what the seeds of one dataset, backbone and tuner gave together.
+"""Cells: the results of one dataset, backbone and tuner, over all seeds.
 
-A number is a mean over seeds and its sample standard deviation (n - 1), in percent, of the metric that a run
-names first.
+A number is a mean over seeds with its sample standard deviation (n - 1), in percent. The number is of the
+metric that the run names first.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 
 from vet.benchmark.suite import Run
 
-Result = dict[str, Any]  # a result file's
-COSTS: dict[str, tuple[Callable[[Result], float], str]] = {  # how it is read and written
+Result = dict[str, Any]  # the content of a result file
+COSTS: dict[str, tuple[Callable[[Result], float], str]] = {  # name: (how to read the cost, its format)
     'parameters without head': (
         lambda result: result['parameters']['trainable'] - result['parameters']['head'],
         ',.0f',
@@ -29,15 +29,18 @@ COSTS: dict[str, tuple[Callable[[Result], float], str]] = {  # how it is read an
 
 @dataclass(frozen=True)
 class Cell:
-    """done: results that count, of any seeds; failed: those without a number."""
+    """done: results that count, of any seeds. failed: results without a number."""
 
     done: tuple[Result, ...] = ()
     failed: tuple[Result, ...] = ()
-    is_earlier: bool = False  # of a config that its suite no longer asks for
+    is_earlier: bool = False  # the results are of an earlier config of the suite
 
     @property
     def state(self) -> str:
-        """'measured', or why there is no number. Runs that differ in more than their seed have no mean."""
+        """'measured', or the reason why there is no number.
+
+        Runs must differ only in their seed to have a mean.
+        """
         kinds = {
             exact([{**result['config'], 'seed': None}, result['data'], result['backbone_sha256']])
             for result in self.done
@@ -60,22 +63,20 @@ class Cell:
 
     @property
     def std(self) -> float | None:
-        """None of one seed."""
+        """The sample standard deviation. None for one seed."""
         return statistics.stdev(self.percents) if len(self.done) > 1 else None
 
     @property
     def point(self) -> str:
-        """What a search chose: 'train.optimizer.lr=0.01'."""
+        """The point that a search chose: 'train.optimizer.lr=0.01'."""
         return ', '.join(f'{key}={value}' for key, value in self.done[0]['point'].items())
 
     def cost(self, name: str) -> float:
-        """The mean over seeds of one of COSTS."""
+        """The mean over seeds of a cost in COSTS."""
         return statistics.fmean(COSTS[name][0](result) for result in self.done)
 
     def show(self, seeds: int) -> str:
-        """'93.20 ± 0.41', and of how many seeds that is where it is not of `seeds`; without a number,
-        the state.
-        """
+        """'93.20 ± 0.41', with the number of seeds if this is not `seeds`. Without a number: the state."""
         if not self.is_measured:
             return self.state
         count = len(self.done)
@@ -92,7 +93,7 @@ class Cell:
 
 
 def make_cell(results: Iterable[Result], is_earlier: Callable[[Result], bool] = lambda result: False) -> Cell:
-    """The cell of all its results. Searches never count, but where all of them failed, so has the cell."""
+    """The cell of all its results. Searches do not count. If all searches failed, the cell has failed."""
     searches, runs = ([one for one in results if one['is_search'] is kind] for kind in (True, False))
     done = tuple(one for one in runs if one['status'] == 'done')
     if not runs and searches and len(failures(searches)) == len(searches):
@@ -101,14 +102,15 @@ def make_cell(results: Iterable[Result], is_earlier: Callable[[Result], bool] = 
 
 
 def metric(result: Result) -> str:
-    """The name of the metric that a result's number is of: the first; of several tasks, its mean over
-    them.
+    """The name of the metric of a result's number: the first metric.
+
+    For several tasks, it is the mean over tasks.
     """
     return next(iter(result['metrics']))
 
 
 def run_name(result: Result) -> str:
-    """The name of a result's run, and of its file: 'flowers.vitb16.lora.seed0'."""
+    """The name of a result's run and file: 'flowers.vitb16.lora.seed0'."""
     return Run(**{field.name: result[field.name] for field in fields(Run)}).name
 
 
@@ -117,5 +119,5 @@ def failures(results: Iterable[Result]) -> list[Result]:
 
 
 def exact(value: Any) -> str:
-    """A text that is the same for equal plain values only."""
+    """A text that is equal only for equal plain values."""
     return json.dumps(value, sort_keys=True)

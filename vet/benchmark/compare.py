@@ -1,11 +1,11 @@
-"""Comparison of two sets of results: whether the means of a cell differ by more than its seeds scatter.
+"""Compares two sets of results: is the difference of two means larger than the noise of the seeds?
 
-Welch's t of the two means over seeds, which needs no equal variances. Runs are not paired by seed: one seed
-gives two tuners the same batches, but nothing makes it help or harm both alike, and of three seeds pairing
-would leave 2 degrees of freedom in place of up to 4; where a seed does help both, Welch's t only errs to the
-safe side. The 95 % interval of each cell stands alone; p and the verdict are corrected for the number of
-cells compared (Holm 1979): where nothing differs, the chance of even one 'differs' is 5 %.
-Seeds that do not scatter at all are taken at their word: any difference is then one.
+The test is Welch's t of the two means over seeds, which does not need equal variances. Runs are not paired by
+seed. One seed gives two tuners the same batches, but this need not help or harm both alike. With three seeds,
+pairing would leave 2 degrees of freedom in place of up to 4. If a seed does help both, Welch's t errs to the
+safe side. The 95 % interval of each cell stands alone. p and the verdict are corrected for the number of
+compared cells (Holm 1979). If nothing differs, the chance that at least one verdict is 'differs' is 5 %.
+If the seeds of both cells have no noise at all, any difference counts.
 """
 
 import statistics
@@ -28,8 +28,12 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one cell. difference: mean(b) - mean(a) in percent points; interval: of it, 95 %; p: of none.
-    None: cannot be told.
+    """The comparison of one cell.
+
+    difference: mean(b) - mean(a) in percent points.
+    interval: the 95 % interval of the difference.
+    p: the chance of such a difference by noise alone.
+    None: cannot be computed.
     """
 
     name: str
@@ -38,12 +42,13 @@ class Comparison:
     difference: float | None = None
     interval: tuple[float, float] | None = None
     p: float | None = None
-    verdict: str = ''  # or why there is none
+    verdict: str = ''  # or the reason why there is none
 
 
 def compare(a: Sequence[Result], b: Sequence[Result]) -> list[Comparison]:
-    """Every cell that both have, in the order of `a`; where one of them has several suites, suite by
-    suite.
+    """Compares every cell that both sides have, in the order of `a`.
+
+    If a side has several suites, cells are compared suite by suite.
     """
     by_suite = any(len({one['suite'] for one in side}) > 1 for side in (a, b))
     ours, theirs = _cells(a, by_suite), _cells(b, by_suite)
@@ -53,31 +58,30 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> list[Comparison]:
 def read_side(place: str) -> list[Result]:
     """The whole results in a folder, in the folders of its suites, or in the files that fit a pattern.
 
-    DataError without one, and where a run is there twice: it would pass for two seeds.
+    DataError if there is none, or if a run is there twice: two copies would count as two seeds.
     """
     path = Path(place)
-    found = read_results(path) or [
+    results = read_results(path) or [
         result for folder in sorted(path.glob('*')) for result in read_results(folder)
     ]
-    found = found or [
+    results = results or [
         result for file in sorted(glob(place)) if (result := read_named(Path(file))) is not None
     ]
-    if not found:
+    if not results:
         raise DataError(
-            f'{place!r} has no whole result; give a folder of results, one suite in it, or a quoted pattern '
-            'of files, '
-            f"such as 'benchmarks/results/fgvc/*.lora.*.json'."
+            f'{place!r} has no whole result; give a folder of results, a folder of a suite, or a quoted '
+            "pattern of files, such as 'benchmarks/results/fgvc/*.lora.*.json'."
         )
-    [(run, count)] = Counter((one['suite'], run_name(one)) for one in found).most_common(1)
+    [(run, count)] = Counter((one['suite'], run_name(one)) for one in results).most_common(1)
     if count > 1:
         raise DataError(
-            f'{place!r} has {count} results of one run, {run[1]} of {run[0]}; give the folder of one of them.'
+            f'{place!r} has {count} results of one run, {run[1]} of {run[0]}; give the folder of only one.'
         )
-    return found
+    return results
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> tuple[tuple[float, float], float]:
-    """The 95 % interval of mean(b) - mean(a), and the chance of such a difference where there is none."""
+    """The 95 % interval of mean(b) - mean(a), and the chance of such a difference by noise alone."""
     difference = statistics.fmean(b) - statistics.fmean(a)
     variances = [statistics.variance(values) / len(values) for values in (a, b)]
     error = sum(variances) ** 0.5
@@ -89,17 +93,18 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[tuple[float, float], 
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """The chances, corrected for being several: the k-th smallest of n times n - k + 1, and none below
-    a smaller one's.
+    """The chances, corrected for their number n by Holm's method.
+
+    The k-th smallest chance becomes n - k + 1 times as large, and at least as large as the chances before it.
     """
     order = sorted(range(len(chances)), key=chances.__getitem__)
     raised = accumulate((min(1.0, chances[place] * (len(order) - k)) for k, place in enumerate(order)), max)
     return [value for _, value in sorted(zip(order, raised))]
 
 
-def as_rich(found: Sequence[Comparison]) -> Table:
-    """What a terminal shows."""
-    counted = sum(one.p is not None for one in found)
+def as_rich(comparisons: Sequence[Comparison]) -> Table:
+    """The comparisons as a table for a terminal."""
+    counted = sum(one.p is not None for one in comparisons)
     table = Table(
         Column('cell', overflow='fold'),
         'A',
@@ -111,7 +116,7 @@ def as_rich(found: Sequence[Comparison]) -> Table:
         title_justify='left',
         title=f"percent, mean ± std (seeds); Welch's t, p corrected for {counted} cells (Holm)",
     )
-    for one in found:
+    for one in comparisons:
         table.add_row(
             one.name,
             *(f'{cell.show(len(cell.done))} ({len(cell.done)})' for cell in (one.a, one.b)),
@@ -124,11 +129,11 @@ def as_rich(found: Sequence[Comparison]) -> Table:
 
 
 def _cells(results: Iterable[Result], by_suite: bool) -> dict[str, Cell]:
-    found: dict[str, list[Result]] = {}
+    by_name: dict[str, list[Result]] = {}
     for one in results:
         place = f'{one["suite"]}/' if by_suite else ''
-        found.setdefault(f'{place}{one["dataset"]}.{one["backbone"]}.{one["tuner"]}', []).append(one)
-    return {name: make_cell(own) for name, own in found.items()}
+        by_name.setdefault(f'{place}{one["dataset"]}.{one["backbone"]}.{one["tuner"]}', []).append(one)
+    return {name: make_cell(of_cell) for name, of_cell in by_name.items()}
 
 
 def _compare(name: str, a: Cell, b: Cell) -> Comparison:
@@ -136,23 +141,23 @@ def _compare(name: str, a: Cell, b: Cell) -> Comparison:
         if not cell.is_measured:
             return Comparison(name, a, b, verdict=f'not compared: {side} is {cell.state}')
     ours, theirs = a.done[0], b.done[0]
-    for what, differ in (
+    for part, differ in (
         ('checkpoints', ours['backbone_sha256'] != theirs['backbone_sha256']),
         ('data', not same_data(ours['data'], theirs['data'])),
         ('metrics', metric(ours) != metric(theirs)),
     ):
         if differ:
-            return Comparison(name, a, b, verdict=f'not compared: different {what}')
+            return Comparison(name, a, b, verdict=f'not compared: different {part}')
     if min(len(a.done), len(b.done)) < 2:
         return Comparison(name, a, b, b.mean - a.mean, verdict='one seed: cannot tell')
     return Comparison(name, a, b, b.mean - a.mean, *welch(a.percents, b.percents))
 
 
-def _judged(found: list[Comparison]) -> list[Comparison]:
-    chances = iter(holm([one.p for one in found if one.p is not None]))
+def _judged(comparisons: list[Comparison]) -> list[Comparison]:
+    chances = iter(holm([one.p for one in comparisons if one.p is not None]))
     return [
         one
         if one.p is None
         else replace(one, p=(p := next(chances)), verdict='differs' if p < LEVEL else 'within seed noise')
-        for one in found
+        for one in comparisons
     ]

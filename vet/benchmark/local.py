@@ -1,6 +1,4 @@
-"""Runs a suite's jobs on this machine: a process for each, so many at once, spread over the GPUs, with
-a live table.
-"""
+"""Runs a suite's jobs on this machine: one process per job, spread over the GPUs, with a live table."""
 
 import os
 import subprocess
@@ -20,9 +18,10 @@ from vet.errors import UserError
 
 
 class Local:
-    """jobs: processes at once, on each GPU or, without one, on the CPU, whose cores they share.
+    """jobs: the number of processes at once, on each GPU. Without a GPU: on the CPU, whose cores they share.
 
-    gpus: their numbers, as torch counts them: where CUDA_VISIBLE_DEVICES lists some, places in that list.
+    gpus: the numbers of GPUs, as torch counts them. If CUDA_VISIBLE_DEVICES lists GPUs, the numbers are
+        places in that list.
     """
 
     def __init__(self, jobs: int = 1, gpus: Sequence[int] = ()):
@@ -40,7 +39,10 @@ class Local:
         ] * jobs or [dict(OMP_NUM_THREADS=str(threads))] * jobs
 
     def __call__(self, jobs: Sequence[Job]) -> None:
-        """Makes the jobs. One whose process dies without a result is recorded as failed; the others go on."""
+        """Makes the jobs.
+
+        If a process dies without a result, its job is recorded as failed. The others continue.
+        """
         waiting, free = list(jobs), list(range(len(self.slots)))
         running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
         done: list[tuple[Job, str]] = []
@@ -82,7 +84,7 @@ def how(returncode: int) -> str:
 
 
 def table(title: str, done: Sequence[tuple[Job, str]], running: Sequence[tuple[Job, float]] = ()) -> Table:
-    """What came of jobs, and since when (in seconds of the clock) others run."""
+    """A table of finished jobs with their outcomes, and of running jobs with their start (time.time())."""
     shown = Table('run', 'state', title=title, title_justify='left')
     for job, result in done:
         shown.add_row(job.run.name, escape(result))

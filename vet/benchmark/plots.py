@@ -1,4 +1,4 @@
-"""Plots of a report, as SVG texts that a page can hold: they ask for nothing from anywhere."""
+"""Plots of a report, as SVG texts inside the page. The page loads nothing from anywhere else."""
 
 import hashlib
 import io
@@ -33,8 +33,9 @@ CURVE_POINTS = 200  # at most
 
 
 def accuracy_plot(cells: Mapping[str, Cell]) -> str:
-    """Accuracy against trained parameters of measured cells, by tuner: those on the Pareto front are
-    blue, with a line.
+    """Accuracy against trained parameters of measured cells, by tuner.
+
+    Tuners on the Pareto front are blue, with a line.
     """
     points = {name: (cell.cost('with head'), cell.mean) for name, cell in cells.items()}
     front = pareto_front(points)
@@ -49,9 +50,9 @@ def accuracy_plot(cells: Mapping[str, Cell]) -> str:
             axes.xaxis.set_major_locator(
                 LogLocator(subs=(1, 3) if max(sizes) > 30 * min(sizes) else (1, 2, 3, 5, 7))
             )
-        else:  # of which a logarithm knows nothing
+        else:  # a logarithm has no place for 0
             axes.set_xscale('symlog', linthresh=min(filter(None, sizes), default=1))
-        if min(sizes) == max(sizes):  # an axis without extent shows nothing
+        if min(sizes) == max(sizes):  # without a range, the axis would show nothing
             axes.set_xlim(min(sizes) / 2, max(sizes) * 2 or 1)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -73,8 +74,9 @@ def accuracy_plot(cells: Mapping[str, Cell]) -> str:
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Those (parameters, accuracy) that none with as few parameters reaches, from the smallest to the
-    largest.
+    """The points (parameters, accuracy) on the front, from the smallest to the largest.
+
+    No other point has as few parameters and at least the same accuracy.
     """
     front: list[str] = []
     for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
@@ -84,8 +86,9 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def curves_plot(results: Sequence[Result]) -> str:
-    """Loss, and accuracy of training (dotted) and on validation images (drawn through), over steps; a
-    colour for each seed.
+    """Loss and accuracy over steps, with a colour for each seed.
+
+    Accuracy on training images is dotted. Accuracy on validation images is a full line.
     """
     measured = metric(results[0])
     with matplotlib.rc_context(STYLE):
@@ -135,7 +138,7 @@ def classes_plot(result: Result) -> str:
 
 
 def confusion_plot(result: Result, classes: int) -> str:
-    """The share of each class's test images that was given each answer."""
+    """For each class, the share of its test images that got each answer."""
     images = np.array(result['images_by_class'])
     matrix = np.zeros((classes, classes))
     matrix[range(len(images)), range(len(images))] = result['per_class']
@@ -154,19 +157,18 @@ def confusion_plot(result: Result, classes: int) -> str:
 
 
 def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], front: Sequence[str]) -> None:
-    """Writes each name at the place nearest to its point that no other name or point has, and joins
-    them where that is far.
-    """
+    """Writes each name at the nearest free place to its point. A line joins the name and a far point."""
     axes.figure.draw_without_rendering()
     scale = 72 / axes.figure.dpi  # pixels to points of type
     at = {name: scale * axes.transData.transform(point) for name, point in points.items()}
     left, bottom, right, top = scale * axes.bbox.extents
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
     for name in sorted(at, key=lambda name: name not in front):
-        width, (x, y) = 5.4 * len(name), at[name]  # of sans-serif type of 9 points, near enough
+        width, (x, y) = 5.4 * len(name), at[name]  # about the width of sans-serif type of 9 points
+        # names on the front keep off the line
         rows = [
             (reach + 4, -reach - 4, 0) if name in front else (0, reach, -reach) for reach in range(6, 200, 6)
-        ]  # off the line
+        ]
         boxes = [
             (x + dx, y + dy - 5, x + dx + width, y + dy + 5)
             for row in rows
@@ -202,12 +204,12 @@ def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], front: S
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Of two boxes (left, bottom, right, top)."""
+    """Whether two boxes (left, bottom, right, top) overlap."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element, whose ids no other figure of a page has."""
+    """The figure as an <svg> element. Its ids occur in no other figure of the page."""
     file = io.StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
     text = file.getvalue()[file.getvalue().index('<svg') :]

@@ -1,7 +1,7 @@
-"""Runs a suite's jobs on a Ray cluster: one task for each, placed by Ray. Needs the extra `ray`.
+"""Runs a suite's jobs on a Ray cluster: one task per job. Ray chooses the machines. Needs the extra `ray`.
 
-Results and work folders must lie in a folder that all machines share under the same path, as must datasets
-and weights; each machine has vet installed.
+Results and work folders must lie in a folder that all machines share under the same path. The same holds for
+datasets and weights. Each machine needs vet.
 """
 
 import os
@@ -17,10 +17,10 @@ from vet.errors import UserError
 
 
 class Ray:
-    """resources: of each task, as ray.remote takes them: num_gpus, num_cpus, memory …; without num_gpus, one
-    where there are any.
+    """resources: of each task, as ray.remote takes them: num_gpus, num_cpus, memory, …
 
-    The cluster is that of RAY_ADDRESS, else the one that runs on this machine, else this machine alone.
+    Without num_gpus, a task gets one GPU, if the cluster has GPUs.
+    The cluster is that of RAY_ADDRESS, or the cluster that runs on this machine, or this machine alone.
     """
 
     def __init__(self, resources: Mapping[str, Any] | None = None):
@@ -34,7 +34,7 @@ class Ray:
         self.ray, self.resources = ray, dict(resources or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:
-        """Makes the jobs. One whose task is lost is recorded as failed; the others go on."""
+        """Makes the jobs. If a task is lost, its job is recorded as failed. The other jobs continue."""
         ray = self.ray
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
@@ -42,7 +42,8 @@ class Ray:
             dict(num_gpus=1 if jobs[0].device != 'cpu' and ray.cluster_resources().get('GPU') else 0)
             | self.resources
         )
-        # a process for each, so that peak memory is its own; a second attempt is the next campaign's
+        # one process per job, so that peak memory is that of the job; a later campaign makes the second
+        # attempt
         task = ray.remote(**resources, max_calls=1, max_retries=0)(_task)
         done: list[tuple[Job, str]] = []
         running = {task.remote(job, os.getcwd()): job for job in jobs}

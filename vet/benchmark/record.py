@@ -1,7 +1,7 @@
-"""Where the result of a script in benchmarks/ goes. A result there comes from a commit, never from changed
+"""Says where the result of a script in benchmarks/ goes. Results there come from a commit, never from changed
 code.
 
-`--trial` writes to build/trial/ instead, where nothing is published, and allows changed code.
+`--trial` writes to build/trial/ instead. Nothing there is published, and changed code is allowed.
 """
 
 import argparse
@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def add_output(parser: argparse.ArgumentParser, path: Path) -> None:
-    """Gives a script the options --output, which is `path` by default, and --trial."""
+    """Gives a script the options --output, whose default is `path`, and --trial."""
     parser.add_argument('--output', type=Path, default=path, metavar='FILE', help='default: %(default)s')
     parser.add_argument('--trial', action='store_true', help='write to build/trial/, also from changed code')
 
 
 def output(args: argparse.Namespace) -> Path:
-    """The file to write. Ends the program where changed code would write a result into benchmarks/."""
+    """The file to write. Ends the program if changed code would write a result into benchmarks/."""
     path = (ROOT / 'build' / 'trial' / args.output.name if args.trial else args.output).resolve()
     refuse_changes(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def output(args: argparse.Namespace) -> Path:
 
 
 def refuse_changes(path: Path) -> None:
-    """Ends the program where `path` is in benchmarks/ and the code differs from its commit."""
+    """Ends the program if `path` is in benchmarks/ and the code differs from its commit."""
     if path.is_relative_to(ROOT / 'benchmarks') and describe(torch.device('cpu'))['git_changes']:
         sys.exit(
             f'The code differs from its commit, so {path.relative_to(ROOT)} could not be reproduced. '

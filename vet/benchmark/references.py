@@ -1,5 +1,6 @@
-"""References: published accuracies, of which each says where it stands and how it was obtained. The
-data are references.yaml.
+"""References: published accuracies, with their source and how they were obtained.
+
+The data are in references.yaml.
 """
 
 import dataclasses
@@ -18,13 +19,12 @@ FILE = Path(__file__).with_name('references.yaml')
 
 @dataclass(frozen=True)
 class Reference:
-    """One published number. A checkpoint, recipe or split that nothing says is 'not stated'."""
+    """One published number. 'not stated': no source says the checkpoint, recipe or split."""
 
-    dataset: (
-        str  # as suites name it; vtab_mean19, vtab_mean3: VTAB-1k's means over tasks and groups; cards_mean6
-    )
+    # the name in suites; vtab_mean19, vtab_mean3: VTAB-1k's means over tasks and groups; cards_mean6
+    dataset: str
     checkpoint: str  # timm's name with its tag, 'vit_base_patch16_224.orig_in21k'
-    method: str  # as suites name tuners
+    method: str  # the tuner's name in suites
     value: float  # top-1, percent
     source: str  # paper with its arXiv number, or model card
     recipe: str  # of configs/_base_/recipes, or 'not published'
@@ -33,8 +33,8 @@ class Reference:
 
 
 def find(dataset: str, checkpoint: str, method: str) -> list[Reference]:
-    """What was published for the method on this dataset and this very checkpoint, in the file's order;
-    [] where nothing was.
+    """The published numbers of the method on this dataset and exactly this checkpoint, in the file's
+    order.
     """
     return [
         entry
@@ -45,7 +45,7 @@ def find(dataset: str, checkpoint: str, method: str) -> list[Reference]:
 
 @cache
 def references(path: Path = FILE) -> tuple[Reference, ...]:
-    """All entries of a file. DataError, UnknownNameError: what is wrong with which."""
+    """All entries of a file. DataError or UnknownNameError names the entry and what is wrong with it."""
     try:
         content = yaml.safe_load(path.read_text())
         entries = content['references']
@@ -55,14 +55,14 @@ def references(path: Path = FILE) -> tuple[Reference, ...]:
         raise DataError(
             f'the references {str(path)!r} cannot be read: {error!r}. It is YAML with a list `references`.'
         ) from error
-    found: dict[tuple[str, ...], Reference] = {}
+    by_key: dict[tuple[str, ...], Reference] = {}
     for place, entry in enumerate(entries, 1):
         reference = _read(entry, f'entry {place} of {str(path)!r}')
         key = reference.dataset, reference.checkpoint, reference.method, reference.source
-        if key in found:
+        if key in by_key:
             raise DataError(f'entry {place} of {str(path)!r} repeats {", ".join(key)}; keep one of them.')
-        found[key] = reference
-    return tuple(found.values())
+        by_key[key] = reference
+    return tuple(by_key.values())
 
 
 def _read(entry: Any, where: str) -> Reference:

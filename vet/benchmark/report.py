@@ -1,6 +1,4 @@
-"""The report of a suite: one HTML page with all tables and plots in it, which asks for nothing from
-anywhere.
-"""
+"""The report of a suite: one HTML page with all tables and plots. The page loads nothing from anywhere."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -13,16 +11,19 @@ from vet.benchmark.tables import Rows, Table, heading, make_tables
 from vet.engine.files import write_file
 from vet.errors import UnknownNameError
 
-LISTED, MATRIX = 20, 50  # classes and confusions, at most; the most classes of a matrix that can be read
+# LISTED: the most classes and confusions in a list; MATRIX: the most classes of a matrix that people can read
+LISTED, MATRIX = 20, 50
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c2127; max-width: 1180px; margin: 2rem auto; padding: 0 1.5rem; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c2127; max-width: 1180px;
+        margin: 2rem auto; padding: 0 1.5rem; }}
 h1, h2, h3 {{ line-height: 1.2; }}
 h2 {{ margin-top: 2.5rem; border-bottom: 1px solid #d5dae0; padding-bottom: .3rem; }}
 ul {{ padding-left: 1.3rem; color: #4a535e; font-size: 13px; overflow-wrap: anywhere; }}
@@ -49,7 +50,7 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; padd
 
 
 def write_report(folder: Path, results: Sequence[Result], suite: Suite, run: str | None = None) -> Path:
-    """Writes report.html into the folder. run: the one whose classes it shows; None: the best."""
+    """Writes report.html into the folder. run: the run whose classes the page shows; None: the best run."""
     write_file(folder / 'report.html', report(results, suite, run))
     return folder / 'report.html'
 
@@ -72,8 +73,9 @@ def report(results: Sequence[Result], suite: Suite, run: str | None = None) -> s
 
 
 def choose(results: Sequence[Result], run: str | None = None) -> Result | None:
-    """The result of the run of that name; without one the best, or None where none has accuracies by
-    class.
+    """The result of the run with that name.
+
+    Without a name: the best result. None: no run has accuracies by class.
     """
     named = {
         run_name(result): result for result in results if result.get('per_class') and not result['is_search']
@@ -96,8 +98,8 @@ def _plots(table: Table) -> list[str]:
     parts.append(
         _element(
             'p',
-            'Blue, with a line: the Pareto front, which none with as few parameters reaches. Bars: ± the '
-            'standard deviation.',
+            'Blue, with a line: the Pareto front; no other tuner has as few parameters and this accuracy. '
+            'Bars: ± the standard deviation.',
             'caption',
         )
     )
@@ -112,8 +114,8 @@ def _plots(table: Table) -> list[str]:
         '<h3>Training</h3>',
         _element(
             'p',
-            'A colour for each seed. Dotted: on training images as they were augmented; drawn '
-            'through: on validation images, where the suite has some.',
+            'A colour for each seed. Dotted: accuracy on training images as they were augmented; full line: '
+            'accuracy on validation images, if the suite has any.',
             'caption',
         ),
     ]
@@ -136,7 +138,7 @@ def _plots(table: Table) -> list[str]:
 
 
 def _classes(result: Result) -> list[str]:
-    """Accuracy by class, and which classes are taken for which, of one run."""
+    """The accuracy of each class, and the most frequent wrong answers, of one run."""
     images, names = result['images_by_class'], result['class_names']
     classes = len(names)
     often = sorted(result['confusion'], key=lambda entry: -entry[2])[:LISTED]
@@ -155,7 +157,7 @@ def _classes(result: Result) -> list[str]:
         *([names[number], f'{100 * accuracy:.1f} %', str(images[number])] for accuracy, number in worst),
     ]
     matrix = (
-        [(confusion_plot(result, classes), 'Share of each class that was given each answer')]
+        [(confusion_plot(result, classes), 'Share of each class that got each answer')]
         if classes <= MATRIX
         else []
     )
@@ -168,8 +170,8 @@ def _classes(result: Result) -> list[str]:
         ),
         _figures([(classes_plot(result), 'Accuracy of each class')]),
         '<h3>Hardest classes, and most frequent confusions</h3>',
-        '<div '
-        f'class="figures">{_table(hardest)}{_table(confusions)}{"".join(_figure(*one) for one in matrix)}</div>',
+        f'<div class="figures">{_table(hardest)}{_table(confusions)}'
+        f'{"".join(_figure(*one) for one in matrix)}</div>',
     ]
 
 
@@ -179,10 +181,9 @@ def _failed(results: Sequence[Result]) -> list[str]:
 
 
 def _table(rows: Rows) -> str:
-    """The first row is the header."""
-    header, *lines = (
-        [text.replace(' [', '\u00a0[') for text in row] for row in rows
-    )  # a value stays with its source
+    """An HTML table. The first row is the header."""
+    # a value stays on one line with the number of its source
+    header, *lines = ([text.replace(' [', '\u00a0[') for text in row] for row in rows)
     head = ''.join(_element('th', text) for text in header)
     body = ''
     for line in lines:
@@ -205,5 +206,5 @@ def _items(texts: Iterable[str]) -> str:
 
 
 def _element(tag: str, text: str, kind: str = '') -> str:
-    """An element around a text, whatever is in it."""
+    """An element around a text. The text is escaped."""
     return f'<{tag} class="{kind}">{escape(text)}</{tag}>' if kind else f'<{tag}>{escape(text)}</{tag}>'

@@ -1,5 +1,6 @@
-"""Results: one JSON file per run, which says how its number was obtained and whether anybody has
-touched it since.
+"""Results: one JSON file per run.
+
+The file records how the number was obtained. A checksum shows later edits.
 """
 
 import hashlib
@@ -20,22 +21,26 @@ from vet.datasets.base import pixels_digest, sources_of
 from vet.engine.files import write_file
 
 FORMAT = 1
-NO_PART = ('benchmark', 'cli', 'compat')  # rooms of vet that no number depends on
+NO_PART = ('benchmark', 'cli', 'compat')  # rooms of vet that change no number
 
 
 def identity(run: Run, data: Mapping[str, Any], backbone_sha256: str, plugins: Sequence[str] = ()) -> str:
-    """The sha256 of all that decides a run's result: its config, the data it sees, the backbone's weights and
-    the code, which is vet's own and that of `plugins`, the modules that the suite imports."""
+    """The sha256 of everything that decides a run's result.
+
+    This is the run's config, its data, the backbone's weights, and the code: vet's code, and the code of
+    `plugins`, which are the modules that the suite imports.
+    """
     return _digest(
         dict(config=run.config, data=data, backbone=backbone_sha256, code=code_sha256(tuple(plugins)))
     )
 
 
 def fingerprint(dataset: Any) -> dict[str, Any]:
-    """What tells a dataset from another: its length, classes and labels, the names and sizes of its files
-    ('sha256'), and the bytes of its files, or the pixels of its images in memory ('contents').
+    """A dict that identifies a dataset.
 
-    Results of vet before 'contents' have 'sha256' alone; `same_data` compares the two kinds.
+    sha256: of its classes, its labels, and the names and sizes of its files.
+    contents: a hash of the bytes of its files, or of the pixels of its images in memory. Old results do not
+        have 'contents'; see `same_data`.
     """
     if hasattr(dataset, 'tasks'):
         return {task: fingerprint(part) for task, part in dataset.tasks.items()}
@@ -49,7 +54,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
 
 
 def same_data(one: Any, other: Any) -> bool:
-    """Whether two fingerprints, or {split: fingerprint}, are of the same data, as far as both tell."""
+    """Whether two fingerprints, or {split: fingerprint}, are of the same data, as far as both say."""
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return one == other
     if 'images' in one and ('contents' in one) != ('contents' in other):
@@ -60,31 +65,31 @@ def same_data(one: Any, other: Any) -> bool:
 
 
 def images(part: Mapping[str, Any]) -> int:
-    """The length of a split from its fingerprint, which of several tasks is one for each."""
+    """The length of a split from its fingerprint. For several tasks: the sum of their lengths."""
     return part['images'] if 'images' in part else sum(map(images, part.values()))
 
 
 def _files(dataset: Any) -> list[tuple[str, int]]:
-    """The name and the bytes of each item's file; '' and 0 where it has none."""
+    """The name and the size of each item's file. '' and 0: the item has no file."""
     paths = (Path(source) if isinstance(source, (str, Path)) else Path() for source in sources_of(dataset))
     return [(path.name, path.stat().st_size if path.is_file() else 0) for path in paths]
 
 
 def _content(source: Any) -> str:
-    """The sha256 of an item's file, or of its image in memory; '' where an item says neither."""
+    """The sha256 of an item's file, or of its image in memory. '': the item has neither."""
     if isinstance(source, np.ndarray):
         return pixels_digest(source).hex()
     if not isinstance(source, (str, Path)) or not os.path.isfile(source):
         return ''
-    found = os.stat(source)
+    state = os.stat(source)
     return _file_sha256(
-        os.path.abspath(source), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+        os.path.abspath(source), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
     )
 
 
 @lru_cache(maxsize=2**21)
-def _file_sha256(path: str, *seen: int) -> str:
-    """Of a file's bytes. seen: the size, the times and the number of the file: a file that changes is
+def _file_sha256(path: str, *state: int) -> str:
+    """The sha256 of a file's bytes. state: size, times and number of the file, so that a changed file is
     read again.
     """
     with open(path, 'rb') as file:
@@ -93,7 +98,7 @@ def _file_sha256(path: str, *seen: int) -> str:
 
 @cache
 def code_sha256(plugins: tuple[str, ...] = ()) -> str:
-    """Of vet's own source files, but those that only report, and of imported modules."""
+    """The sha256 of vet's source files, except those in NO_PART, and of the imported modules."""
     root = Path(vet.__file__).parent
     files = sorted(path for path in root.rglob('*.py') if path.relative_to(root).parts[0] not in NO_PART)
     return _digest(
@@ -113,7 +118,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """The result in a file; None where there is none, or where it was cut short or changed by hand."""
+    """The result in a file. None: there is no file, or the file was cut short or edited."""
     try:
         text = path.read_bytes()
         result = json.loads(text)
@@ -124,19 +129,20 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All whole results in a folder, in the order of their names. A copy under another name is no result."""
+    """All whole results in a folder, sorted by name. A copy under another name is no result."""
     return [result for path in sorted(folder.glob('*.json')) if (result := read_named(path)) is not None]
 
 
 def read_named(path: Path) -> dict[str, Any] | None:
-    """The result in a file whose name is that of its run; None of any other."""
+    """The result in a file, if the file has the name of the run. Otherwise None."""
     result = read_result(path)
     return result if result is not None and path.stem == run_name(result) else None
 
 
 def is_done(path: Path, wanted: str) -> bool:
-    """Whether the result in the file is whole, belongs to the identity `wanted`, and was obtained; or
-    diverged, in a search.
+    """Whether the file holds a whole result of the identity `wanted`, and the run succeeded.
+
+    A search that diverged is done too.
     """
     result = read_result(path)
     if result is None or result['identity'] != wanted:
@@ -145,8 +151,9 @@ def is_done(path: Path, wanted: str) -> bool:
 
 
 def _text(result: Mapping[str, Any]) -> str:
-    """A result as its file holds it, one key a line: the only text for it, so that no byte of a file
-    can change unseen.
+    """A result as its file holds it, one key per line.
+
+    A result has only this text. So no byte of a file can change unseen.
     """
     lines = [
         f'{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
@@ -156,5 +163,5 @@ def _text(result: Mapping[str, Any]) -> str:
 
 
 def _digest(value: Any) -> str:
-    plain = json.loads(json.dumps(value))  # what a file gives back: keys are texts, and sort as such
+    plain = json.loads(json.dumps(value))  # as a file gives the value back: keys are texts, and sort as texts
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Writes a suite's jobs as arrays for Slurm: a list of jobs and a script for sbatch. Starts nothing.
+"""Writes a suite's jobs for Slurm: lists of jobs, and scripts for sbatch. vet starts nothing.
 
 Results and work folders must lie in a folder that the cluster's machines share.
 """
@@ -15,7 +15,7 @@ from vet.benchmark.worker import Job
 from vet.engine.files import write_file
 from vet.engine.progress import console
 
-MOST = 1000  # jobs of an array: where nothing else is set, Slurm takes no larger one (MaxArraySize is 1001)
+MOST = 1000  # jobs of an array; Slurm's default limit is MaxArraySize = 1001, so 1000 is the largest number
 SCRIPT = """\
 #!/bin/bash
 {directives}
@@ -27,7 +27,7 @@ exec {python} -m vet.benchmark.worker "$job"
 
 
 class Slurm:
-    """folder: where the files go. options: sbatch's long ones, such as dict(partition='gpu', gpus=1,
+    """folder: where the files go. options: long options of sbatch: dict(partition='gpu', gpus=1,
     time='4:00:00').
     """
 
@@ -35,16 +35,17 @@ class Slurm:
         self.folder, self.options = folder.absolute(), dict(options or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:
-        """Writes arrays of the jobs, and says how to start them. What depends on their results is for a
-        later call.
+        """Writes arrays of the jobs, and prints how to start them.
+
+        A later call writes jobs that need their results.
         """
         for first in range(0, len(jobs), MOST):
             self._write(jobs[first : first + MOST])
         searches = sum(job.run.is_search for job in jobs)
         if searches:
             console.print(
-                f'{searches} of them are searches over a grid. When all are made, give this command again: '
-                'it writes the runs that count, at the points that were best on validation images.',
+                f'{searches} of them are searches over a grid. When all are done, give this command again: '
+                'it then writes the runs that count, at the points that were best on validation images.',
                 soft_wrap=True,
             )
 

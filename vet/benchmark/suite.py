@@ -1,14 +1,17 @@
 """Suite: the runs of a benchmark - backbones x tuners x datasets x seeds - read from one config file.
 
-A suite file is a config whose `train` and `evaluation` come from a recipe by `_base_`, with these in place of
-model and dataset:
+A suite file is a config. `train` and `evaluation` come from a recipe by `_base_`. In place of model and
+dataset, the file has these keys:
 
     backbones = {name: an entry of model.backbone}
     tuners = {name: the entries of model.tuners, or dict(tuners=…, head=…, options=…, grid=…)}
-    datasets = {name: dict(train=…, val=…, test=…, group=…, options=…, search=dict(train=…, val=…))}     search: of the grid's runs
+    datasets = {name: dict(train=…, val=…, test=…, group=…, options=…, search=dict(train=…, val=…))}
+        search: the splits of the runs that search a grid
     seeds = [0, 1, 2]
-    options = {'train.optimizer.lr': 1e-3}      changes to every run's config; a tuner's and a dataset's come after
-    grid = {'train.optimizer.lr': [1e-3, 1e-2]}   values to choose from, on validation images alone
+    options = {'train.optimizer.lr': 1e-3}
+        changes to every run's config; the options of a tuner and of a dataset are applied after these
+    grid = {'train.optimizer.lr': [1e-3, 1e-2]}
+        values to choose from, on validation images alone
 """
 
 import ast
@@ -30,14 +33,16 @@ from vet.errors import UnknownNameError, UserError
 
 KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head')
 TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
-SECTIONS = ('model', 'dataset', 'train', 'evaluation')  # of a config, which a recipe may bring along
+SECTIONS = ('model', 'dataset', 'train', 'evaluation')  # sections of a config, which a recipe may have
 DATASET_KEYS = ('train', 'val', 'test', 'group', 'options', 'search')
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a suite. config: complete and checked, as plain values. point: what the grid
-    chose, or tries.
+    """One training of a suite.
+
+    config: complete and checked, as plain values. point: the point of the grid that was chosen, or that is
+        tried.
     """
 
     suite: str
@@ -52,7 +57,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """'flowers.vitb16.lora.seed0', and of a search its point; unique within the suite, fit for a file."""
+        """'flowers.vitb16.lora.seed0'; a search adds its point.
+
+        Unique in the suite, and usable as a file name.
+        """
         point = hashlib.sha256(json.dumps(self.point, sort_keys=True).encode()).hexdigest()[:6]
         parts = self.dataset, self.backbone, self.tuner, f'seed{self.seed}'
         return '.'.join((*parts, f'search-{point}') if self.is_search else parts)
@@ -69,20 +77,20 @@ class Cell:
 
     @property
     def points(self) -> list[dict[str, Any]]:
-        """What the grid tries; [] without one."""
+        """The points that the grid tries. []: there is no grid."""
         grid = self.suite.tuners[self.tuner].get('grid', self.suite.grid)
         return [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
 
     def searches(self) -> list[Run]:
-        """One run for each point, with the first seed, judged on validation images alone."""
+        """One run for each point, with the first seed, judged only on validation images."""
         return [self._run(self.suite.seeds[0], point, is_search=True) for point in self.points]
 
     def runs(self, point: Mapping[str, Any] | None = None) -> list[Run]:
-        """One run for each seed, at the point that was chosen."""
+        """One run for each seed, at the chosen point."""
         return [self._run(seed, dict(point or {})) for seed in self.suite.seeds]
 
     def config(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """What the suite asks for at a point, with the first seed."""
+        """The config of the suite at a point, with the first seed."""
         return self._run(self.suite.seeds[0], dict(point)).config
 
     def _run(self, seed: int, point: dict[str, Any], is_search: bool = False) -> Run:
@@ -105,7 +113,7 @@ class Cell:
             options |= {'evaluation.select': 'best', 'evaluation.before': False}
         config = modified(config, None, options)
         if is_search:
-            config.dataset.test = None  # whatever the options say
+            config.dataset.test = None  # even if the options give a test split
         settings = read_settings(config)
         return Run(
             suite.name,
@@ -136,36 +144,36 @@ class Suite:
     plugins: tuple[str, ...] = ()  # the modules that its custom_imports name
 
     def cells(self, only: str = '*') -> list[Cell]:
-        """Every place of the table whose 'dataset.backbone.tuner' fits the pattern. UserError where
-        none does.
+        """Every place of the table whose 'dataset.backbone.tuner' fits the pattern.
+
+        UserError if no place fits.
         """
-        found = [
+        places = [
             Cell(self, *names)
             for names in itertools.product(self.datasets, self.backbones, self.tuners)
             if fnmatchcase('.'.join(names), only)
         ]
-        if not found:
+        if not places:
             raise UserError(
                 f'--only {only!r} fits none of the runs; they are named dataset.backbone.tuner, with the '
                 f'datasets {list(self.datasets)}, backbones {list(self.backbones)} and tuners '
                 f'{list(self.tuners)}.'
             )
-        return found
+        return places
 
 
 def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Suite:
-    """The suite of a file. options: changes to every run's config, or to `seeds`. UserError for what
-    cannot be read.
+    """The suite of a file. options: changes to every run's config, or to `seeds`.
+
+    UserError if the file cannot be read.
     """
     config, options = load_config(path), dict(options or {})
-    for key in config:  # what is no key is a helper variable of the file, or a section
+    for key in config:  # other keys are helper variables of the file, or sections
         if key not in KEYS and key not in SECTIONS and difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75):
             raise UnknownNameError('key of a suite', key, KEYS)
     for key in ('backbones', 'tuners', 'datasets'):
         if not isinstance(config.get(key), Mapping) or not config[key]:
-            raise UserError(
-                f'the suite {str(path)!r} lacks {key}; it is a dict of names and what they stand for.'
-            )
+            raise UserError(f'the suite {str(path)!r} lacks {key}; give a dict of names and their entries.')
     plain = {key: Config({key: config[key]}).to_dict()[key] for key in KEYS if key in config}
     tuners = {
         name: entry if isinstance(entry, dict) else dict(tuners=entry)
@@ -187,7 +195,8 @@ def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Su
                 )
         if not entry.get('test'):
             raise UserError(
-                f'the dataset {name!r} in a suite has no test; give it one, whose images no run trains on.'
+                f'the dataset {name!r} in a suite has no test; give a test split, on whose images no run '
+                'trains.'
             )
     for name in itertools.chain(plain['backbones'], tuners, plain['datasets']):
         if not str(name).replace('_', '').replace('-', '').isalnum():

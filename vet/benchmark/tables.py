@@ -1,5 +1,6 @@
-"""Tables of a suite from its result files: one for each backbone checkpoint, with what was published
-beneath what was measured.
+"""Tables of a suite from its result files: one table per backbone checkpoint.
+
+Published numbers stand below the measured numbers.
 """
 
 import csv
@@ -21,40 +22,32 @@ from vet.datasets.vtab import GROUPS
 from vet.engine.files import write_file
 from vet.errors import UserError
 
-Rows = list[list[str]]  # the first of them is the header
-ORIGINS = {
-    'name': '',
-    'file': ' (weights of a file)',
-    'random': ' (random weights)',
-}  # of weights, and what is said of them
-CARDS = {
-    'cifar100',
-    'cub200',
-    'nabirds',
-    'flowers102',
-    'stanford_cars',
-    'stanford_dogs',
-}  # of ModelScope's model cards
+Rows = list[list[str]]  # the first row is the header
+# the origin of weights, and the words for it
+ORIGINS = {'name': '', 'file': ' (weights of a file)', 'random': ' (random weights)'}
+# the datasets of ModelScope's model cards
+CARDS = {'cifar100', 'cub200', 'nabirds', 'flowers102', 'stanford_cars', 'stanford_dogs'}
 EARLIER = ', of an earlier config'
 SELECTED = {'last': 'The last epoch counts.', 'best': 'The epoch that is best on validation images counts.'}
 
 
 @dataclass(frozen=True)
 class Table:
-    """What one checkpoint gave. Where a name of the suite stands for two checkpoints, or two sets of
-    data, each has a label.
+    """The results of one checkpoint.
+
+    If a name of the suite stands for two checkpoints, or for two sets of data, each gets its own label.
     """
 
     name: str  # of the backbone in the suite
-    label: str  # the name, and '(1 of 2)' where that is not enough
-    checkpoint: str  # the name that references know
+    label: str  # the name, with '(1 of 2)' if two checkpoints have the name
+    checkpoint: str  # the name in the references
     origin: str  # of the weights: one of ORIGINS
-    sha256: str  # of the weights; '' where nothing was measured
+    sha256: str  # of the weights; '' if nothing was measured
     tuners: list[str]
     datasets: dict[str, str]  # label: the suite's name
     groups: dict[str, str]  # label: group, or ''
     cells: dict[tuple[str, str], Cell]  # by tuner and label of the dataset
-    seeds: int  # that the suite asks for
+    seeds: int  # the number of seeds in the suite
 
     @property
     def title(self) -> str:
@@ -62,8 +55,9 @@ class Table:
 
     @property
     def published(self) -> str:
-        """What a row of references is called: they are of the checkpoint's name, which a file may not
-        hold.
+        """The name of a row of references.
+
+        References are of the checkpoint's name. A file under this name may hold other weights.
         """
         sha256 = f', sha256 {self.sha256[:12]}…' if self.sha256 else ''
         return (
@@ -78,11 +72,11 @@ class Table:
 
     @property
     def means(self) -> dict[str, list[list[str]]]:
-        """The columns of means, over parts that are means over datasets: over each dataset, and over groups
-        where all have one.
+        """The columns of means: {column: parts}. A part is a list of datasets, and counts by its mean.
 
-        None where a dataset has several columns, which would count it twice, or where the numbers are of
-        different metrics.
+        One column is over all datasets. If every dataset has a group, another column is over the groups.
+        There are no columns if a dataset has several columns, because it would count twice, or if metrics
+        differ.
         """
         if (
             len(set(self.datasets.values())) < len(self.datasets)
@@ -90,15 +84,15 @@ class Table:
         ):
             return {}
         names = list(dict.fromkeys(self.groups.values()))
-        found = {f'mean of {len(self.datasets)} datasets': [[dataset] for dataset in self.datasets]}
+        columns = {f'mean of {len(self.datasets)} datasets': [[dataset] for dataset in self.datasets]}
         if all(names):
-            found[f'mean of {len(names)} groups'] = [
+            columns[f'mean of {len(names)} groups'] = [
                 [key for key, group in self.groups.items() if group == name] for name in names
             ]
-        return {name: parts for name, parts in found.items() if len(parts) > 1}
+        return {name: parts for name, parts in columns.items() if len(parts) > 1}
 
     def mean(self, tuner: str, parts: list[list[str]]) -> float | None:
-        """One of `means`; None unless every dataset is measured."""
+        """The mean over `parts`, see `means`. None unless every dataset is measured."""
         if not all(self.cells[tuner, dataset].is_measured for dataset in self.datasets):
             return None
         return statistics.fmean(
@@ -106,8 +100,9 @@ class Table:
         )
 
     def references(self, tuner: str, column: str) -> list[Reference]:
-        """What was published of a tuner in a column: a dataset's label, or one of `means`. Of random
-        weights, nothing.
+        """The published numbers of a tuner in a column: a dataset's label, or a name in `means`.
+
+        Random weights have no published numbers.
         """
         if self.origin == 'random':
             return []
@@ -115,7 +110,7 @@ class Table:
         return [one for name in names for one in find(name, self.checkpoint, tuner)]
 
     def sources(self) -> list[str]:
-        """Where published values are from; accuracy() numbers them, from 1."""
+        """The sources of published values. accuracy() numbers them, from 1."""
         columns = [*self.datasets, *self.means]
         return list(
             dict.fromkeys(
@@ -124,7 +119,7 @@ class Table:
         )
 
     def accuracy(self) -> Rows:
-        """A row for each tuner, and beneath it what was published."""
+        """A row for each tuner, and below it a row of published numbers."""
         columns, sources = [*self.datasets, *self.means], self.sources()
         rows = [['tuner', *columns]]
         for tuner in self.tuners:
@@ -147,9 +142,7 @@ class Table:
         return rows
 
     def costs(self) -> Rows:
-        """A row for each tuner that was measured: means over seeds, and from the least to the most over
-        datasets.
-        """
+        """A row for each measured tuner: means over seeds. A range is over the datasets."""
         asked = ['chosen by search'] if any(result['point'] for result in self.done) else []
         rows = [['tuner', *COSTS, *asked]]
         for tuner in self.tuners:
@@ -176,7 +169,7 @@ class Table:
         return rows
 
     def notes(self) -> list[str]:
-        """What one must know to read the numbers, a sentence each."""
+        """Facts that readers need to understand the numbers, one sentence each."""
         versions = sorted({_version(result) for result in self.done})
         weights = f', weights of sha256 {self.sha256}.' if self.sha256 else '; nothing was measured.'
         return list(
@@ -214,7 +207,7 @@ class Table:
 
 
 def make_tables(results: Sequence[Result], suite: Suite) -> list[Table]:
-    """The tables of results, in the order of the suite; what it has and nobody measured is in them too."""
+    """The tables of results, in the order of the suite. Places of the suite without a result are included."""
     backbones = _labels(suite.backbones, [(one['backbone'], one['backbone_sha256']) for one in results])
     return [
         _table(
@@ -225,7 +218,7 @@ def make_tables(results: Sequence[Result], suite: Suite) -> list[Table]:
 
 
 def write_tables(folder: Path, results: Sequence[Result], suite: Suite) -> list[Table]:
-    """Writes table.md and table.csv into the folder; returns what they show."""
+    """Writes table.md and table.csv into the folder. Returns the tables."""
     tables = make_tables(results, suite)
     write_file(folder / 'table.md', markdown(tables, suite, failures(results)))
     write_file(folder / 'table.csv', as_csv(tables))
@@ -245,7 +238,7 @@ def markdown(tables: Sequence[Table], suite: Suite, failed: Sequence[Result]) ->
 
 
 def as_csv(tables: Sequence[Table]) -> str:
-    """A line for each cell and each mean; numbers in full, and lines without one say why in `state`."""
+    """A line for each cell and each mean, with all digits. `state` says why a line has no number."""
     file = io.StringIO()
     columns = [
         'backbone',
@@ -287,7 +280,7 @@ def heading(suite: Suite) -> str:
     count = len(suite.seeds)
     seeds = f'mean ± sample standard deviation over {count} seeds' if count > 1 else 'of one seed'
     return (
-        f'Percent; {seeds}. Written from the result files beside this page, each of which says how its '
+        f'Percent; {seeds}. Written from the result files beside this page. Each file records how its '
         'number was obtained. Published values: top-1 accuracy of the checkpoint of that name.'
     )
 
@@ -334,7 +327,7 @@ def _table(label: str, name: str, sha256: str, results: list[Result], suite: Sui
 
 
 def _is_earlier(result: Result, suite: Suite) -> bool:
-    """Whether the suite's file now asks for another config, the seed and what a grid chose apart."""
+    """Whether the suite's file has another config now. The seed, and the point of a grid, do not count."""
     names = result['dataset'], result['backbone'], result['tuner']
     known = all(
         name in entries for name, entries in zip(names, (suite.datasets, suite.backbones, suite.tuners))
@@ -348,7 +341,7 @@ def _is_earlier(result: Result, suite: Suite) -> bool:
 
 @cache
 def _asked(place: Place, point: str) -> str | None:
-    """What _seedless says of the config that a suite asks for; None where the point fits no more."""
+    """_seedless of the suite's config at a point. None: the suite does not have this point any more."""
     try:
         return _seedless(place.config(json.loads(point)))
     except UserError:
@@ -360,8 +353,9 @@ def _seedless(config: dict[str, Any]) -> str:
 
 
 def _labels(names: Iterable[str], found: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """What each (name, what it was found to be) is called: its name, and where that means several
-    things, a number too.
+    """A label for each (name, thing): the name.
+
+    If a name stands for several things, the label has a number too.
     """
     meant: dict[str, list[str]] = {name: [] for name in names}
     for name, thing in dict.fromkeys(found):
@@ -374,8 +368,9 @@ def _labels(names: Iterable[str], found: Iterable[tuple[str, str]]) -> dict[tupl
 
 
 def _published_mean(table: Table, column: str) -> str:
-    """The name under which references have a mean: of ModelScope's six datasets, of VTAB-1k whole over
-    its tasks and its groups.
+    """The name of a mean in the references: ModelScope's six datasets, or VTAB-1k over its tasks or groups.
+
+    '' if the references have no such mean.
     """
     tasks = {table.datasets[key]: group for key, group in table.groups.items()}
     if set(tasks) == CARDS and len(table.means[column]) == len(CARDS):
@@ -390,22 +385,22 @@ def _numbers(table: Table, tuner: str, column: str) -> dict[str, Any]:
         mean = table.mean(tuner, table.means[column])
         return dict(state='not measured') if mean is None else dict(state='measured', mean=mean)
     cell = table.cells[tuner, column]
-    found: dict[str, Any] = dict(
+    fields: dict[str, Any] = dict(
         group=table.groups[column], state=cell.state + EARLIER * cell.is_earlier, seeds=len(cell.done)
     )
     if cell.is_measured:
-        found |= {
+        fields |= {
             'metric': metric(cell.done[0]),
             'mean': cell.mean,
             'std': cell.std,
             'chosen by search': cell.point,
         }
-        found |= {name: cell.cost(name) for name in COSTS}
-    return found
+        fields |= {name: cell.cost(name) for name in COSTS}
+    return fields
 
 
 def _describe(results: Sequence[Result]) -> str:
-    """Of results of one dataset: the metric, and the images of each split."""
+    """A sentence about one dataset: the metric, and the number of images in each split."""
     names = ', '.join(dict.fromkeys(metric(result) for result in results))
     return (
         f'{names}; '
@@ -423,7 +418,7 @@ def _machine(environment: dict[str, Any]) -> str:
 
 
 def _version(result: Result) -> str:
-    """Of the code: its hash, or the git revision where a result does not hold it."""
+    """The version of the code: its hash. If the result does not hold the hash: the git revision."""
     environment = result['environment']
     revision = (environment['git_revision'] or f'vet {environment["vet"]}')[:12]
     return result.get('code', '')[:12] or revision + (' with changes' if environment['git_changes'] else '')
@@ -443,5 +438,5 @@ def _items(texts: Iterable[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text for one line or one cell of Markdown."""
+    """A text that fits into one line or one cell of Markdown."""
     return ' '.join(text.split()).replace('|', '\\|').replace('<', '&lt;')

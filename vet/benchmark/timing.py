@@ -1,4 +1,4 @@
-"""Timing: a few training steps of a run, made here and now, for an estimate where nothing like it was
+"""Timing: makes a few training steps of a run, for an estimate. vet needs this if no similar run was
 measured.
 """
 
@@ -16,15 +16,14 @@ from vet.engine.log import read_log
 from vet.engine.progress import console
 from vet.errors import UserError
 
-STEPS, ON_CPU = (
-    3,
-    16,
-)  # how many, the first of which only warms up; images in one, at most, where there is no GPU
+STEPS = 3  # the first step only warms up
+ON_CPU = 16  # the most images of a step without a GPU
 
 
 def seconds_per_image(run: Run, data_root: str, device: str | None) -> float | None:
-    """Of training: reading, augmentation and the step. None where it fails, as a real run would, and of
-    several tasks.
+    """Seconds of training per image: reading, augmentation and the step.
+
+    None for several tasks, and if the training fails, as the real run would.
     """
     settings = read_settings(run.config)
     batch = settings.train.dataloader.batch_size_per_gpu

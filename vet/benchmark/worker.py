@@ -1,9 +1,9 @@
-"""Worker: makes one run of a suite and writes its result. A process of its own, so that its peak memory is
+"""Worker: makes one run of a suite and writes its result, in a separate process. So its peak memory is only
 its own.
 
     python -m vet.benchmark.worker JOB.json [--with-parent]
 
---with-parent: ends when its standard input does, as that of a process whose parent has died.
+--with-parent: the process ends when its standard input ends. This happens when its parent process has died.
 """
 
 import json
@@ -31,12 +31,13 @@ from vet.engine.lock import FileLock
 from vet.engine.log import read_log
 from vet.errors import DivergedError, UserError
 
-ATTEMPT = 'attempt.json'  # in the work folder: when the newest attempt began, and what those before it took
+# in the work folder: the start of the newest attempt, and the seconds of earlier attempts
+ATTEMPT = 'attempt.json'
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run, and all that a process needs to make it, as JSON."""
+    """A run, and everything that a process needs to make the run, as JSON."""
 
     run: Run
     identity: str
@@ -47,11 +48,11 @@ class Job:
     data_root: str
     device: str | None = None
     warnings: tuple[str, ...] = ()
-    suite_file: str | None = None  # where it imports plugins, which the process must import too
-    code: str = ''  # the sha256 of vet's source and of those plugins
+    suite_file: str | None = None  # a suite file that imports plugins, which the process must import too
+    code: str = ''  # the sha256 of vet's source and of these plugins
 
     def write(self) -> Path:
-        """Puts the job into its work folder; returns the file."""
+        """Writes the job into its work folder. Returns the file."""
         path = Path(self.work_dir) / 'job.json'
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps(asdict(self)))
@@ -64,12 +65,10 @@ class Job:
 
 
 def work(job: Job) -> None:
-    """Makes the run, from its newest checkpoint where it was begun before, and writes its result; a failure
-    is one too.
+    """Makes the run and writes its result. A failure is a result too.
 
-    Its wall time is that of all attempts.
-
-    A second process at the same run waits for the first, and then finds it done.
+    If the run was begun before, it continues from its newest checkpoint. Its wall time is the sum of all
+    attempts. A second process with the same run waits for the first process, and then finds the run done.
     """
     with _alone(job):
         if is_done(Path(job.result), job.identity):
@@ -80,15 +79,18 @@ def work(job: Job) -> None:
             measured = dict(status='done', **_train(job))
         except Exception as error:
             traceback.print_exc()
-            what = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
-            measured = dict(status='failed', error=what, diverged=isinstance(error, DivergedError))
+            message = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
+            measured = dict(status='failed', error=message, diverged=isinstance(error, DivergedError))
         write_result(
             Path(job.result), head(job) | measured | dict(wall_seconds=earlier + time.time() - began)
         )
 
 
 def bury(job: Job, how: str) -> None:
-    """Records the end of a process that wrote no result, unless another has made the run since."""
+    """Records the end of a process that wrote no result.
+
+    If another process has made the run, nothing is recorded.
+    """
     log = Path(job.work_dir) / 'worker.log'
     lines = log.read_text(errors='replace').strip().splitlines() if log.exists() else []
     with _alone(job):
@@ -98,7 +100,7 @@ def bury(job: Job, how: str) -> None:
 
 
 def outcome(job: Job) -> str:
-    """What came of a job: its test accuracy, or why there is none."""
+    """The outcome of a job in words: its test accuracy, or the reason why there is none."""
     result = read_result(Path(job.result))
     if result is None or result['identity'] != job.identity:
         return 'no result'
@@ -109,7 +111,7 @@ def outcome(job: Job) -> str:
 
 
 def head(job: Job) -> dict[str, Any]:
-    """What a result says of its run before anything is measured."""
+    """The part of a result that is known before the run."""
     return asdict(job.run) | dict(
         identity=job.identity,
         data=job.data,
@@ -153,19 +155,19 @@ def _train(job: Job) -> dict[str, Any]:
 
 
 def _names(summary: dict[str, Any], job: Job) -> list[str]:
-    """The names of the metrics in a summary, those of single tasks included."""
+    """The names of the metrics in a summary, with the metrics of single tasks."""
     wanted = {metric_name(name) for name in job.run.config['evaluation']['metrics']}
     return [name for name in summary if name.rpartition('/')[2].partition('.')[0] in wanted]
 
 
 def _by_class(path: Path) -> dict[str, Any]:
-    """Accuracy by class, and the wrong answers as [truth, given, how often]; of models of several
-    tasks, nothing.
+    """The accuracy of each class, and the wrong answers as [truth, answer, count]. {} for models of several
+    tasks.
     """
     if not path.exists():
         return {}
-    with np.load(path) as found:
-        truth, given = found['labels'], found['given']
+    with np.load(path) as predictions:
+        truth, given = predictions['labels'], predictions['given']
     pairs, counts = np.unique(np.stack([truth, given], 1)[truth != given], axis=0, return_counts=True)
     right, all_ = np.bincount(truth[truth == given], minlength=truth.max() + 1), np.bincount(truth)
     return dict(
@@ -176,8 +178,9 @@ def _by_class(path: Path) -> dict[str, Any]:
 
 
 def _earlier(job: Job) -> float:
-    """The seconds that earlier attempts took, each until it last wrote anything: a process that was
-    killed says no more.
+    """The seconds of earlier attempts.
+
+    Each is counted until it last wrote a file, because a killed process says no end.
     """
     attempt = Path(job.work_dir) / ATTEMPT
     if not attempt.exists():
@@ -189,7 +192,10 @@ def _earlier(job: Job) -> float:
 
 @contextmanager
 def _alone(job: Job) -> Iterator[None]:
-    """Within, no other process works at the job. The lock goes with its process, however that ends."""
+    """Within this context, no other process works at the job.
+
+    The lock ends with the process, however it ends.
+    """
     folder = Path(job.work_dir)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / 'lock')
@@ -201,8 +207,10 @@ def _alone(job: Job) -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Left alive, it would hold a GPU, and might overwrite the result of a later campaign whose config
-    is another.
+    """Ends this process after its parent.
+
+    If it went on, it would hold a GPU, and could overwrite the result of a later campaign with another
+    config.
     """
     os.read(0, 1)
     os._exit(1)

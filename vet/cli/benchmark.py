@@ -1,5 +1,6 @@
-"""Runs a suite, and writes its tables and its report; benchmarks/suites/quickstart.py is a small one.
-Ends with exit code 1 where a run failed; the others are made all the same.
+"""Runs a suite, and writes its tables and its report. benchmarks/suites/quickstart.py is a small suite.
+
+If a run fails, the others are still made, and the exit code is 1.
 """
 
 import argparse
@@ -51,12 +52,12 @@ def main() -> None:
     parser.add_argument(
         '--jobs', type=int, default=1, help='runs at once, on each GPU (default: %(default)s)'
     )
-    parser.add_argument('--gpus', metavar='N,N', help='which GPUs (default: all there are)')
+    parser.add_argument('--gpus', metavar='N,N', help='the numbers of the GPUs (default: all GPUs)')
     parser.add_argument(
         '--launcher',
         choices=list(LAUNCHERS),
         default='local',
-        help='who makes the runs: this machine, a Ray cluster, or an array for Slurm that you start',
+        help='where the runs are made: on this machine, on a Ray cluster, or in a Slurm array that you start',
     )
     parser.add_argument(
         '--resources',
@@ -65,22 +66,21 @@ def main() -> None:
         metavar='KEY=VALUE',
         help="of each run: Ray's, such as num_gpus=0.5 num_cpus=4, or sbatch's, such as gpus=1 time=4:00:00",
     )
-    parser.add_argument('--dry-run', action='store_true', help='list the runs, and what they may take')
+    parser.add_argument('--dry-run', action='store_true', help='list the runs, and how long they may take')
     parser.add_argument(
-        '--report',
-        action='store_true',
-        help='only write tables and report again, from the results that are there',
+        '--report', action='store_true', help='make no run; write tables and report again from the results'
     )
     parser.add_argument(
         '--run',
         metavar='NAME',
-        help='the run whose classes the report shows, such as digits.digits_vit.lora.seed0 (default: the best)',
+        help='the run whose classes the report shows, such as digits.digits_vit.lora.seed0 '
+        '(default: the best)',
     )
     parser.add_argument(
         '--compare',
         nargs=2,
         metavar=('A', 'B'),
-        help='tell whether two sets of results, folders or patterns of files, differ by more than seed noise',
+        help='say whether two sets of results (folders, or patterns of files) differ by more than seed noise',
     )
     add_common(parser)
     add_options(parser)
@@ -110,7 +110,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         _list(campaign)
         return
     campaign.run()
-    if read_results(args.results / suite.name):  # of an array that is only written, none may be there yet
+    if read_results(args.results / suite.name):  # an array that is only written has no results yet
         _write(args.results / suite.name, suite, args.run)
     if failed := _failed(campaign):
         console.print(f'failed: {len(failed)}', markup=False)
@@ -139,8 +139,9 @@ LAUNCHERS: dict[str, Callable[[argparse.Namespace], Launch]] = dict(
 
 
 def _write(folder: Path, suite: Suite, run: str | None) -> None:
-    """Writes tables and report from what is in the folder, shows the tables of accuracy, and says where
-    all is.
+    """Writes tables and report from the results in the folder.
+
+    Prints the tables of accuracy, and the paths.
     """
     results = read_results(folder)
     if not results:
@@ -159,23 +160,23 @@ def _write(folder: Path, suite: Suite, run: str | None) -> None:
 
 
 def _failed(campaign: Campaign) -> list[Result]:
-    found = [
+    missing = [
         (read_result(result_path(campaign.results, one)), campaign.job(one))
         for one, done in campaign.plan()
         if not done
     ]
     return [
         result
-        for result, job in found
+        for result, job in missing
         if result and result['status'] == 'failed' and result['identity'] == job.identity
     ]
 
 
 def _compare(a: str, b: str) -> None:
-    found = compare(read_side(a), read_side(b))
-    if not found:
+    comparisons = compare(read_side(a), read_side(b))
+    if not comparisons:
         raise UserError(f'{a!r} and {b!r} have no cell (dataset, backbone and tuner) in common.')
-    console.print(as_rich(found))
+    console.print(as_rich(comparisons))
 
 
 def _list(campaign: Campaign) -> None:
@@ -199,7 +200,11 @@ def _list(campaign: Campaign) -> None:
     counted = Counter(done for _, done in planned)
     console.print(
         f'{counted[True]} done, {counted[False]} to do: {total:.0f} s, one after another'
-        + (f'; of {timed}, unlike any measured, training alone, by {STEPS} steps timed here' if timed else '')
-        + (f'; {unknown} cannot be told' if unknown else ''),
+        + (
+            f'; {timed} of them are estimates for training alone, by {STEPS} steps timed here'
+            if timed
+            else ''
+        )
+        + (f'; {unknown} cannot be estimated' if unknown else ''),
         soft_wrap=True,
     )

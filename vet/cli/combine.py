@@ -1,6 +1,4 @@
-"""Combines trained models of one backbone into a new model folder: a soup of their tensors, or a sum of
-their updates.
-"""
+"""Combines trained models of one backbone into a new model folder: a soup of tensors, or a sum of updates."""
 
 import argparse
 
@@ -16,13 +14,13 @@ def main() -> None:
     )
     parser.add_argument('--method', choices=METHODS, default='soup')
     parser.add_argument(
-        '--weights', nargs='+', type=float, help='one for each model; with sum, a negative one takes away'
+        '--weights', nargs='+', type=float, help='one per model; with sum, a negative weight subtracts'
     )
     parser.add_argument(
         '--head',
         type=int,
         metavar='N',
-        help='the model, from 0, whose head and classes are kept (default: the mean)',
+        help='the model, counted from 0, whose head and classes the result has (default: the mean)',
     )
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     add_import(parser)

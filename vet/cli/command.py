@@ -1,4 +1,4 @@
-"""What all commands share: how they report a user's mistake, and the options with one meaning everywhere."""
+"""The parts that all commands share: the report of a user's mistake, and options that many commands have."""
 
 import argparse
 import ast
@@ -19,10 +19,9 @@ from vet.terminal import escaped
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls `main`; a UserError becomes one message and exit code 2, a signal n exit code 128 + n: Ctrl-C
-    130, SIGTERM 143.
+    """Calls `main`. A UserError becomes one message and exit code 2. A DataWarning becomes one line.
 
-    A DataWarning is one line.
+    A signal n becomes exit code 128 + n: Ctrl-C 130, SIGTERM 143.
     """
     shown, former = warnings.showwarning, exit_at_signals()
 
@@ -50,17 +49,17 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail('no space is left on the disk for what this command prints or writes; free some space.')
+        _fail('no space is left on the disk for the output of this command; free some space.')
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
 def exit_at_signals() -> dict[int, Any]:
-    """From now, Ctrl-C raises KeyboardInterrupt, and SIGTERM and SIGHUP end the process as sys.exit does,
-    with 128 + n.
+    """From now on, Ctrl-C raises KeyboardInterrupt. SIGTERM and SIGHUP end the process by sys.exit, with 128
+    + n.
 
-    Returns the former handlers. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    A signal that is ignored, as SIGHUP under nohup, stays ignored. Returns the former handlers.
     """
     former = {}
     if threading.current_thread() is threading.main_thread():
@@ -78,21 +77,24 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _fail(message: object) -> NoReturn:
-    """One message, and exit code 2. A message that another process of the run shows is not shown twice."""
+    """Prints one message, and exits with code 2.
+
+    A message that another process shows is not printed again.
+    """
     if not isinstance(message, ToldError):
         print(f'error: {escaped(str(message))}', file=sys.stderr)
     sys.exit(2)
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
-    """--import, for commands that read a model folder: it names its plugins, but holds no code."""
+    """--import, for commands that read a model folder. The folder names plugins, but holds no code."""
     parser.add_argument(
         '--import',
         dest='imports',
         action='append',
         default=[],
         metavar='MODULE',
-        help='a Python module or file with plugins of your own that the model uses',
+        help='a Python module or file with your own plugins that the model uses',
     )
 
 
@@ -103,23 +105,24 @@ def import_plugins(modules: list[str]) -> None:
         sys.path.append(str(path.parent.resolve()))
         try:
             importlib.import_module(path.stem if path.suffix == '.py' else module)
-        except Exception as error:  # whatever the user's own Python does
+        except Exception as error:  # the user's own Python may raise any error
             raise UserError(f'--import {module} failed: {type(error).__name__}: {error}') from error
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """--device and --data-root."""
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best there is)')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best device of the machine)')
     parser.add_argument(
         '--data-root', metavar='DIR', help='where the datasets are (default: $VET_DATA_ROOT, else ./data)'
     )
 
 
 class Options(argparse.Action):
-    """KEY=VALUE …. A value is Python's number, True, False, None, quoted text, [list], dict(…) or {dict} of
-    these, as in a config
-    file. Any other value is a text, and stays as it is: a path with spaces or commas needs no quotes of its
-    own."""
+    """KEY=VALUE …. A value is a number, True, False, None, quoted text, [list], dict(…) or {dict}, as in a
+    config file.
+
+    Any other value is a text and stays unchanged. So a path with spaces or commas needs no quotes of its own.
+    """
 
     def __call__(
         self,
@@ -137,7 +140,7 @@ class Options(argparse.Action):
                 value = literal(text)
             except ValueError as error:
                 parser.error(f'{option_string} takes KEY=VALUE …; given: {escaped(given)} ({error})')
-            options.pop(key, None)  # what is given last is applied last
+            options.pop(key, None)  # so that the last value of a key is applied last
             options[key] = value
         setattr(namespace, self.dest, options)
 
@@ -147,10 +150,10 @@ OPEN = {'[': ']', '(': ')', '{': '}'}
 
 
 def literal(text: str) -> Any:
-    """The value that a text writes in Python; of a list, words may stand without quotes. Any other text is
-    itself.
+    """The value of a text in Python's notation. Any other text stays a text.
 
-    Nothing is executed. ValueError for a list or dict that has no end.
+    Words in a list may stand without quotes. Nothing is executed. ValueError for a list or dict without an
+    end.
     """
     stripped = text.strip()
     if stripped.lower() in WORDS:
@@ -159,13 +162,12 @@ def literal(text: str) -> Any:
         value = _value(ast.parse(stripped, mode='eval').body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return _words(stripped) if stripped[:1] in ('[', '(') else _no_dict(text)
-    return (
-        value if isinstance(value, str | int | float | list | dict) else text
-    )  # no bytes, sets or complex numbers
+    is_allowed = isinstance(value, str | int | float | list | dict)  # no bytes, sets or complex numbers
+    return value if is_allowed else text
 
 
 def _words(text: str) -> list[Any]:
-    """[a, b] or (a, b) of words without quotes."""
+    """[a, b] or (a, b), a list of words without quotes."""
     if not text.endswith(OPEN[text[0]]):
         raise ValueError(f'the list has no {OPEN[text[0]]}')
     parts, depth, start, quote = [], 0, 1, ''
@@ -173,7 +175,7 @@ def _words(text: str) -> list[Any]:
         if char in '"\'' and (quote == char or not quote and not text[start:place].strip()):
             quote = '' if quote else char
         if quote:
-            continue  # what is quoted holds no comma and no bracket of the list
+            continue  # commas and brackets inside quotes do not count
         depth += (char in OPEN) - (char in OPEN.values())
         if depth == 1 and char == ',' or depth == 0:
             if part := text[start:place].strip():

@@ -1,5 +1,6 @@
-"""Writes a trained model as other libraries read it, verified: timm, torchvision, ONNX, torch.export,
-PEFT; or its backbone.
+"""Writes a trained model for another library: timm, torchvision, ONNX, torch.export, PEFT; or its backbone.
+
+The written file is read back and compared with the model.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def main() -> None:
         help='backbone: merged weights without the head, for model.backbone.checkpoint (the default); timm, '
         'torchvision: with the head; onnx, torch-export: the whole computation; peft: an adapter',
     )
-    parser.add_argument('--task', help='of a model of several tasks: which one')
+    parser.add_argument('--task', help='the task to export, for a model of several tasks')
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     add_import(parser)
     args = parser.parse_args()

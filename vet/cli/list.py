@@ -1,5 +1,6 @@
-"""Lists what a config can name: tuners, backbones, datasets, …, with one line each; or the roles of a
-backbone.
+"""Lists the names that a config can use: tuners, backbones, datasets, …, with one line each.
+
+Also lists the roles of a backbone.
 """
 
 import argparse
@@ -15,7 +16,11 @@ from vet.core.backbone import Backbone
 from vet.errors import UnknownNameError, UserError
 from vet.terminal import Terminal
 
-KINDS = {f'{found.name}s': found for found in vars(registry).values() if isinstance(found, registry.Registry)}
+KINDS = {
+    f'{plugins.name}s': plugins
+    for plugins in vars(registry).values()
+    if isinstance(plugins, registry.Registry)
+}
 
 
 def main() -> None:
@@ -24,14 +29,14 @@ def main() -> None:
     parser.add_argument(
         '--backbone',
         metavar='NAME',
-        help="of 'roles': a timm or torchvision model; its weights are not needed",
+        help="with 'roles': a timm or torchvision model; its weights are not needed",
     )
     parser.add_argument(
         '--filter',
         metavar='PATTERN',
-        help="of 'backbones': also the timm models that fit, such as 'vit_base*'",
+        help="with 'backbones': lists the timm models that fit, too, such as 'vit_base*'",
     )
-    parser.add_argument('--json', action='store_true', help='for programs')
+    parser.add_argument('--json', action='store_true', help='print JSON, for programs')
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _list(args))
@@ -64,14 +69,14 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def first_line(plugin: Any) -> str:
-    """What the docstring of a plugin says first; its module's, where it has none."""
-    own = plugin.__dict__.get('__doc__') if inspect.isclass(plugin) else plugin.__doc__
-    text = own or inspect.getdoc(inspect.getmodule(plugin)) or ''
+    """The first paragraph of a plugin's docstring. Without a docstring: of its module's docstring."""
+    doc = plugin.__dict__.get('__doc__') if inspect.isclass(plugin) else plugin.__doc__
+    text = doc or inspect.getdoc(inspect.getmodule(plugin)) or ''
     return ' '.join(text.strip().partition('\n\n')[0].split())
 
 
 def _roles(name: str | None) -> dict[str, str]:
-    """Each role, how many modules play it, and the first of them with its weight or what it takes."""
+    """For each role: how many modules play it, and the first module, with its weight or its input shape."""
     if name is None:
         raise UserError('roles are those of a backbone; say which one with --backbone NAME.')
     source = dict(type=name) if name in registry.BACKBONES.names() else dict(type=_source(name), name=name)

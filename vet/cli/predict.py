@@ -1,4 +1,4 @@
-"""Labels images, or all images of a folder, as JSON or as a table."""
+"""Labels images, or all images of a folder. Prints JSON or a table."""
 
 import argparse
 import json
@@ -22,9 +22,9 @@ def main() -> None:
     parser.add_argument('--topk', type=int, default=5)
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--format', choices=('table', 'json'), default='table')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best there is)')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best device of the machine)')
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
-    parser.add_argument('--task', help='of a model of several tasks: which one')
+    parser.add_argument('--task', help='the task, for a model of several tasks')
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _predict(args))
@@ -37,7 +37,7 @@ def _predict(args: argparse.Namespace) -> None:
     results = classify(images, args.topk, args.batch_size, args.task)
     if args.format == 'json':
         rows = [dict(image=printable(image), **result) for image, result in zip(images, results)]
-        print(escaped(json.dumps(rows, indent=1, ensure_ascii=False)))  # which JSON reads back as it was
+        print(escaped(json.dumps(rows, indent=1, ensure_ascii=False)))  # JSON reads the escapes back
         return
     table = Table(*(Column(name, overflow='fold') for name in ('image', 'label', 'score')))
     for image, result in zip(images, results):
@@ -47,8 +47,9 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 def list_images(given: str) -> list[str]:
-    """A folder's images, at any depth, sorted; anything else as it is. DataError for a folder without
-    images.
+    """A folder's images, at any depth, sorted.
+
+    Any other path stays unchanged. DataError for a folder without images.
     """
     if not Path(given).is_dir():
         return [given]

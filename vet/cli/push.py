@@ -1,4 +1,4 @@
-"""Puts a trained model, with a model card, on the Hugging Face hub."""
+"""Pushes a trained model, with a model card, to the Hugging Face hub."""
 
 import argparse
 
@@ -12,13 +12,13 @@ def main() -> None:
     parser.add_argument(
         'repository',
         metavar='OWNER/NAME',
-        help='made if it is not there; or a file:// URL or path of a folder',
+        help='a repository, which is created if it does not exist; or a file:// URL or path of a folder',
     )
     parser.add_argument(
-        '--private', action='store_true', default=None, help='make it private, if it is not there'
+        '--private', action='store_true', default=None, help='if the repository is new, make it private'
     )
-    parser.add_argument('--revision', metavar='BRANCH', help='the branch to put it on (default: main)')
-    parser.add_argument('--message', default='Add the model', help='of the commit')
+    parser.add_argument('--revision', metavar='BRANCH', help='the branch to push to (default: main)')
+    parser.add_argument('--message', default='Add the model', help='the message of the commit')
     parser.add_argument('--license', metavar='ID', help='for the model card, such as apache-2.0')
     args = parser.parse_args()
     run(lambda: _push(args))

@@ -1,4 +1,4 @@
-"""Prints what differs between two recipes, both completed with the defaults."""
+"""Prints the differences between two recipes. Both are completed with the defaults."""
 
 import argparse
 from collections.abc import Iterator
@@ -12,10 +12,9 @@ from vet.config import load_config, read_settings
 from vet.errors import UnknownNameError
 from vet.terminal import Terminal
 
-OWN = Path(__file__).parents[2] / 'configs/_base_/recipes'
-FOLDER = (
-    OWN if OWN.is_dir() else Path('configs/_base_/recipes')
-)  # an installed vet has none: those of the folder it is called in
+OF_VET = Path(__file__).parents[2] / 'configs/_base_/recipes'
+# an installed vet has no recipes; then those of the current folder are used
+FOLDER = OF_VET if OF_VET.is_dir() else Path('configs/_base_/recipes')
 SECTIONS = ('train', 'evaluation')
 
 
@@ -24,7 +23,7 @@ def main() -> None:
     parser.add_argument(
         'a', metavar='A', help='a recipe of configs/_base_/recipes, such as vpt2022, or a config file'
     )
-    parser.add_argument('b', metavar='B', help='another one')
+    parser.add_argument('b', metavar='B', help='another recipe or config file')
     args = parser.parse_args()
     run(lambda: _compare(args.a, args.b))
 
@@ -40,7 +39,7 @@ def _compare(a: str, b: str) -> None:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The complete train and evaluation sections of a recipe, by its name or its file."""
+    """The complete sections train and evaluation of a recipe. name: the recipe's name or file."""
     path = Path(name) if Path(name).suffix else FOLDER / f'{name}.py'
     if not path.is_file():
         raise UnknownNameError(
@@ -53,7 +52,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any], path: str = '') -> Iterator[tuple[str, Any]]:
-    """(dotted key, value)"""
+    """All values with dotted keys: (key, value)."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f'{path}{key}.')
@@ -62,7 +61,7 @@ def _flat(values: dict[str, Any], path: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """As a config file has it; a list of plugins is one line for each."""
+    """A value as a config file writes it. A list of plugins has one line per plugin."""
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         return '\n'.join(
             f'{entry.get("type")}({", ".join(f"{key}={entry[key]!r}" for key in entry if key != "type")})'

@@ -1,4 +1,4 @@
-"""Evaluates the model of a work folder or model folder on the dataset it was trained for, or another one."""
+"""Evaluates a work folder or model folder on the dataset of its training, or on another dataset."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     settings = read_settings(modified(find_config(folder), None, args.cfg_options))
     accelerator = make_accelerator(args.device, settings.train.precision)
     model = load_model(folder, args.backbone).to(accelerator.device)
-    if args.split == 'val':  # may be held out of train
+    if args.split == 'val':  # may be a part of train that is held out
         dataset = build_datasets(settings, args.data_root)['val']
     else:
         dataset = build_dataset(getattr(settings.dataset, args.split), args.data_root)

@@ -1,4 +1,4 @@
-"""Trains what a config says and shows what came of it."""
+"""Trains a model by a config, and prints the results."""
 
 import argparse
 import io
@@ -24,16 +24,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a config file, a model folder, or the id of a known model')
     parser.add_argument(
-        '--work-dir', metavar='DIR', help='what the run writes (default: work_dirs/CONFIG/TIME)'
+        '--work-dir',
+        metavar='DIR',
+        help='the folder for all files of the run (default: work_dirs/CONFIG/TIME)',
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='auto|PATH',
-        help='go on from the newest checkpoint in the work folder, or from the one at PATH',
+        help='continue from the newest checkpoint in the work folder, or from the checkpoint at PATH',
     )
-    parser.add_argument('--seed', type=int, help="the seed of everything random (default: the config's)")
+    parser.add_argument('--seed', type=int, help="the seed of all random numbers (default: the config's)")
     add_common(parser)
     add_options(parser)
     args = parser.parse_args()
@@ -59,8 +61,9 @@ def _train(args: argparse.Namespace) -> None:
 
 
 class _GoOn:
-    """The command that goes on with a run, as a text; the name of the work folder is known when the run
-    has begun.
+    """The command that continues a run, as a text.
+
+    The work folder's name is known only after the run has begun.
     """
 
     def __init__(self, trainer: Trainer):
@@ -82,7 +85,7 @@ class _GoOn:
 
 
 def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
-    """The work folder, None for a new one, and what to resume in it: 'auto', a checkpoint's path or None."""
+    """(work folder, None for a new one; what to resume in it: 'auto', a checkpoint's path or None)"""
     resume = args.resume
     if resume not in (None, 'auto') and (Path(resume) / 'config.json').is_file():  # a work folder
         return Path(resume), 'auto'
@@ -90,23 +93,22 @@ def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
         return Path(args.work_dir), resume
     if resume == 'auto':
         beside = Path(args.config).parent
-        if (beside / 'checkpoints').is_dir():  # the config is a run's own config.json
+        if (beside / 'checkpoints').is_dir():  # the config is the config.json of a run
             return beside, resume
         runs = [config.parent for config in Path('work_dirs', Path(args.config).stem).glob('*/config.json')]
         if runs:
             return max(runs, key=lambda run: run.stat().st_mtime), resume
     elif resume is not None:
-        return Path(resume).resolve().parents[1], resume  # of WORK_DIR/checkpoints/step-…
+        return Path(resume).resolve().parents[1], resume  # the path is WORK_DIR/checkpoints/step-…
     return None, resume
 
 
 def _show(summary: dict[str, Any], metrics: list[str]) -> None:
-    """The summary, one fact a line."""
+    """Prints the summary, one fact per line."""
     parameters, before = summary['parameters'], summary.get('before') or {}
     rows = {}
-    for name in (
-        name for name in summary if name.rpartition('/')[2].partition('.')[0] in metrics
-    ):  # also 'task/metric.name'
+    # the names are 'metric.name' or 'task/metric.name'
+    for name in (name for name in summary if name.rpartition('/')[2].partition('.')[0] in metrics):
         if name in before:
             rows[f'test {name} before'] = f'{before[name]:.4f}'
         rows[f'test {name} after'] = f'{summary[name]:.4f}'
@@ -114,10 +116,15 @@ def _show(summary: dict[str, Any], metrics: list[str]) -> None:
     if summary.get('validation') is not None:
         rows['best validation'] = f'{summary["validation"]:.4f}'
     rows |= {
-        'trainable parameters': f'{parameters["trainable"]:,} (tuners {parameters["tuners"]:,}, head {parameters["head"]:,})',
+        'trainable parameters': (
+            f'{parameters["trainable"]:,} (tuners {parameters["tuners"]:,}, head {parameters["head"]:,})'
+        ),
         'total parameters': f'{parameters["total"]:,}',
         'saved': f'{summary["output_bytes"]:,} bytes',
-        'training': f'{summary["train_seconds"]:.1f} s, {summary["epochs"]:g} epochs of {summary["train_images"]:,} images',
+        'training': (
+            f'{summary["train_seconds"]:.1f} s, {summary["epochs"]:g} epochs of '
+            f'{summary["train_images"]:,} images'
+        ),
         'written to': summary['work_dir'],
     }
     width = max(map(len, rows))
@@ -126,7 +133,10 @@ def _show(summary: dict[str, Any], metrics: list[str]) -> None:
 
 
 def _line_of_python(trainer: Trainer) -> str:
-    """What uses the result, on an image of the dataset, which is put beside it: runs as it stands."""
+    """A line of Python that applies the model to an image of the dataset.
+
+    Writes this image to example.png.
+    """
     dataset: Any = trainer.data['train'] if trainer.data['test'] is None else trainer.data['test']
     example = trainer.folder.path.absolute() / 'example.png'
     data = io.BytesIO()
@@ -135,4 +145,7 @@ def _line_of_python(trainer: Trainer) -> str:
     write_file(example, data.getvalue())
     output = str(trainer.folder.output.absolute())
     task = f', task={dataset.task_of(0)!r}' if hasattr(dataset, 'task_of') else ''
-    return f"from vet import pipeline; print(pipeline('vision-efficient-tuning', {output!r}{task})({str(example)!r}))"
+    return (
+        "from vet import pipeline; print(pipeline('vision-efficient-tuning', "
+        f'{output!r}{task})({str(example)!r}))'
+    )

@@ -1,6 +1,7 @@
 """The console script `vet`: vet train, test, predict, export, combine, push, benchmark, recipes, list.
 
-Imports nothing that takes time: a signal must find its handler before torch is imported, which takes seconds.
+This module imports nothing slow. A signal must find its handler before torch is imported, which takes
+seconds.
 """
 
 import argparse
@@ -31,15 +32,20 @@ def main() -> None:
 
 
 def command(name: str) -> None:
-    """Runs the command `name` with the arguments in sys.argv. tools/train.py and its like call this."""
+    """Runs the command `name` with the arguments in sys.argv. tools/train.py and the other tools call
+    this.
+    """
     for signal_name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
         number = getattr(signal, signal_name, None)
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _stop_at_once)  # until the command has begun, and again when it has ended
+            signal.signal(number, _stop_at_once)  # until the command begins, and after the command has ended
     importlib.import_module(f'vet.cli.{name}').main()
 
 
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
-    """While Python imports there is nothing to save, and the imported code could catch an exception."""
+    """Ends the process.
+
+    During imports there is nothing to save, and imported code could catch an exception.
+    """
     os.write(2, b'stopped\n')
     os._exit(128 + number)

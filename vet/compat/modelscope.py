@@ -1,7 +1,8 @@
-"""The names that a ModelScope training script for vision-efficient-tuning imports, so that it runs with only
-its import lines
-changed: `from vet.compat.modelscope import DownloadMode, MsDataset, Tasks, Trainers, build_trainer,
-    pipeline`."""
+"""The names that a ModelScope training script for vision-efficient-tuning imports.
+
+The script runs after a change of its import lines only: `from vet.compat.modelscope import DownloadMode,
+MsDataset, Tasks, Trainers, build_trainer, pipeline`.
+"""
 
 import warnings
 from enum import Enum
@@ -48,12 +49,11 @@ class MsDataset:
         download_mode: DownloadMode = DownloadMode.REUSE_DATASET_IF_EXISTS,
         **_: Any,
     ) -> Any:
-        """The `split` ('train', or 'eval': the official test) of 'foundation_model_evaluation_benchmark' /
-        `subset_name`.
+        """The split of the dataset `subset_name` in 'foundation_model_evaluation_benchmark'.
 
-        Read from the data root (VET_DATA_ROOT), downloaded where it is missing. FORCE_REDOWNLOAD never alters
-        files that are
-        there: it warns and uses them.
+        split: 'train', or 'eval' for the official test split.
+        The dataset is read from the data root (VET_DATA_ROOT), and downloaded if it is missing.
+        FORCE_REDOWNLOAD never changes existing files. It warns, and uses them.
         """
         if dataset_name != 'foundation_model_evaluation_benchmark':
             raise UnknownNameError('dataset', dataset_name, ['foundation_model_evaluation_benchmark'])
@@ -63,7 +63,7 @@ class MsDataset:
         if download_mode is DownloadMode.FORCE_REDOWNLOAD:
             warnings.warn(
                 f'{subset_name} is not downloaded again: the copy under {builders.resolve_data_root()} is '
-                'used as it is. To have a new one, move that away.',
+                'used unchanged. To get a new copy, move that copy away.',
                 stacklevel=2,
             )
         return dataset
@@ -73,5 +73,5 @@ build_trainer = builders.build_trainer
 
 
 def pipeline(task: str, model: str | Path, model_revision: str | None = None, **kwargs: Any) -> Classifier:
-    """vet's pipeline; `model_revision` is ModelScope's and means nothing for a local model folder."""
+    """vet's pipeline. `model_revision` is for ModelScope, and means nothing for a local model folder."""
     return _pipeline(task, model, **kwargs)
