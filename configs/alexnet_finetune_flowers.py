@@ -1,5 +1,4 @@
-"""Fine-tuning AlexNet's last two convolutions behind concatenated pools and a new MLP head, Oxford Flowers
-102.
+"""Fine-tunes AlexNet's last two convolutions, concatenated pools and a new MLP head on Oxford Flowers 102.
 
     python tools/train.py configs/alexnet_finetune_flowers.py
 

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/deit_tiny_lora_ensemble_flowers.py
 
-Ensembles of runs trained apart are `python tools/combine.py OUT RUN RUN … --method sum`.
+For ensembles of runs trained apart, use `python tools/combine.py OUT RUN RUN … --method sum`.
 Not measured.
 """
 

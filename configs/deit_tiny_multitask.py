@@ -1,4 +1,4 @@
-"""Oxford Flowers 102 and CIFAR-100 with one LoRA r=10 on qkv, DeiT-Tiny; a head for each.
+"""Oxford Flowers 102 and CIFAR-100 with one LoRA r=10 on qkv, DeiT-Tiny. Each task has a head.
 
     python tools/train.py configs/deit_tiny_multitask.py
 

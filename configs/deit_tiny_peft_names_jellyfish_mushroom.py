@@ -3,10 +3,10 @@
     python tools/train.py configs/deit_tiny_peft_names_jellyfish_mushroom.py --data-root DATA_ROOT \
         --cfg-options model.backbone.checkpoint=DATA_ROOT/weights/deit_tiny_patch16_224.safetensors
 
-Afterwards, build_trainer(…).save_pretrained(folder) or the run's output/ folder is what `pipeline` reads.
+`pipeline` reads the run's output/ folder, or a folder of build_trainer(…).save_pretrained(folder).
 
-A walk-through, not an accuracy claim: the weights have seen these ImageNet images in training. docs/tuners.md
-has the numbers.
+This config is a walk-through, not an accuracy claim: the weights have seen these ImageNet images in training.
+docs/tuners.md has the numbers.
 """
 
 _base_ = ['_base_/models/deit_tiny.py']

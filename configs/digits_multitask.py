@@ -3,10 +3,10 @@ Offline.
 
     python tools/train.py configs/digits_multitask.py
 
-Every task has a head and class names of its own; `model.tasks` may also give each a backbone of its own, of
-equal shape. model.shared=".*A" shares A alone. Afterwards, pipeline('vision-efficient-tuning', folder,
-task='low')(image). The learning rate is below the quickstart's, since steps of one task at a time are uneven.
-docs/tuners.md has the numbers.
+Every task has its own head and class names. `model.tasks` may also give each task its own backbone, of equal
+shape. model.shared=".*A" shares only A. After the training, pipeline('vision-efficient-tuning', folder,
+task='low')(image) works. The learning rate is below the quickstart's, because steps of one task at a time are
+uneven. docs/tuners.md has the numbers.
 """
 
 _base_ = ['quickstart.py']

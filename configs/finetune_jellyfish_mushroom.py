@@ -3,13 +3,12 @@
     python tools/train.py configs/finetune_jellyfish_mushroom.py --data-root DATA_ROOT \
         --cfg-options model.backbone.checkpoint=DATA_ROOT/weights/mobilenetv2_100.safetensors
 
-First the head alone, then all, the head at ten times the learning rate of the backbone. That checkpoint's
-batch norms are
-folded into its convolutions: their scales stay frozen, which keeps them in eval. For others,
-    tuners=[dict(type='Full')].
+First the head trains alone, then everything trains, the head with ten times the backbone's learning rate. The
+batch norms of this checkpoint are folded into its convolutions. Their scales stay frozen, which keeps them in
+eval. For other checkpoints, write tuners=[dict(type='Full')].
 
-A walk-through, not an accuracy claim: the weights have seen these ImageNet images in training. docs/tuners.md
-has the numbers.
+This config is a walk-through, not an accuracy claim: the weights have seen these ImageNet images in training.
+docs/tuners.md has the numbers.
 """
 
 dataset = dict(

@@ -3,8 +3,8 @@
     python tools/train.py configs/minlora_conv_jellyfish_mushroom.py --data-root DATA_ROOT \
         --cfg-options model.backbone.checkpoint=DATA_ROOT/weights/mobilenetv2_100.safetensors
 
-A walk-through, not an accuracy claim: the weights have seen these ImageNet images in training. docs/tuners.md
-has the numbers.
+This config is a walk-through, not an accuracy claim: the weights have seen these ImageNet images in training.
+docs/tuners.md has the numbers.
 """
 
 _base_ = ['minlora_jellyfish_mushroom.py']

@@ -1,15 +1,15 @@
-"""minLoRA's system, LoRA r=16 on every nn.Linear (MobileNetV2's only one is its classifier): jellyfish and
+"""minLoRA's system: LoRA r=16 on every nn.Linear of MobileNetV2 (only its classifier), jellyfish and
 mushrooms.
 
     python tools/train.py configs/minlora_jellyfish_mushroom.py --data-root DATA_ROOT \
-        --cfg-options model.backbone.checkpoint=DATA_ROOT/weights/mobilenetv2_100.safetensors --work-dir
-        runs/minlora
-    python tools/export.py runs/minlora runs/mobilenetv2_tuned.safetensors      # merged: the same network, plain weights
+        --work-dir runs/minlora \
+        --cfg-options model.backbone.checkpoint=DATA_ROOT/weights/mobilenetv2_100.safetensors
+    python tools/export.py runs/minlora runs/mobilenetv2_tuned.safetensors      # merged plain weights
 
-The pretrained classifier is kept, with its 1,001 outputs; the two folders are ImageNet's classes.
+The pretrained classifier is kept, with its 1,001 outputs. The two folders are two of ImageNet's classes.
 
-A walk-through, not an accuracy claim: the weights have seen these ImageNet images in training. docs/tuners.md
-has the numbers.
+This config is a walk-through, not an accuracy claim: the weights have seen these ImageNet images in training.
+docs/tuners.md has the numbers.
 """
 
 dataset = dict(

@@ -1,5 +1,6 @@
-"""FGVC for suites: five datasets with their official splits. Flowers trains on its 1,020 training
-images alone.
+"""FGVC for suites: five datasets with their official splits.
+
+Flowers trains only on its 1,020 training images.
 """
 
 datasets = dict(

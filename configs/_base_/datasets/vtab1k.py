@@ -1,7 +1,7 @@
-"""VTAB-1k for suites: 19 tasks in three groups, trained on all their 1,000 images (800 + 200) and tested on
-the whole test set.
+"""VTAB-1k for suites: 19 tasks in three groups. Each task trains on its 1,000 images (800 + 200).
 
-A search trains on the 800 and is judged on the 200, as VTAB-1k splits them.
+The whole test set is for testing. A search trains on the 800 images and is judged on the 200, as VTAB-1k
+splits them.
 """
 
 groups = dict(

@@ -1,14 +1,14 @@
 """Adapter+'s recipe for FGVC.   Steitz and Roth 2024, arXiv:2406.06820, and its released code
 
-AdamW at 1e-3 (full fine-tuning: 1e-4) with weight decay 1e-4, 100 epochs of which 10 of warmup, batch 64;
-random resized crops of 8 to 100 % and flips, evaluation on a centre crop of 0.875. Three seeds, the last
-epoch. On Flowers it trains on train + val.
+AdamW at 1e-3 (full fine-tuning: 1e-4) with weight decay 1e-4. 100 epochs, the first 10 of warmup, batch 64.
+Random resized crops of 8 to 100 % and flips. Evaluation on a centre crop of 0.875. Three seeds, the last
+epoch. On Flowers the recipe trains on train + val.
 
-Not expressed: drop path 0.1, which a suite sets by 'model.backbone.kwargs.drop_path_rate' (the code's
-adapters drop paths too). Its crops are resized bilinearly or bicubically at random, here as the backbone is
-evaluated. Its rate starts at a hundredth and is
-stepped by epoch. Mean and std: ImageNet's by our notes, the checkpoint's own (0.5) in the released code; a
-suite says which, by 'model.backbone.preprocessing'.
+This config does not set drop path 0.1; a suite sets it by 'model.backbone.kwargs.drop_path_rate' (the code's
+adapters drop paths too). The code resizes crops bilinearly or bicubically at random; vet resizes them as the
+backbone is evaluated. The code's rate starts at a hundredth and changes by epoch. Mean and std are ImageNet's
+by our notes, and the checkpoint's own (0.5) in the released code. A suite chooses by
+'model.backbone.preprocessing'.
 """
 
 train = dict(

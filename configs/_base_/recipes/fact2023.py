@@ -1,15 +1,15 @@
-"""FacT's recipe for VTAB-1k, also Convpass's and RepAdapter's.
+"""FacT's recipe for VTAB-1k, which Convpass and RepAdapter use too.
 
 Jie and Deng 2023, arXiv:2212.03145, and its released code
 
-AdamW at 1e-3 with weight decay 1e-4, 100 epochs of which 10 of warmup, batch 64; images resized to 224 x 224,
-no augmentation. The tuner's scale is chosen for each task; a suite gives the grid:
-benchmarks/suites/vtab1k.py.
+AdamW at 1e-3 with weight decay 1e-4. 100 epochs, the first 10 of warmup, batch 64. Images are resized to
+224 x 224, without augmentation. The tuner's scale is chosen for each task; benchmarks/suites/vtab1k.py gives
+the grid.
 
-Not expressed: drop path 0.1, which a suite sets by 'model.backbone.kwargs.drop_path_rate', and ImageNet's
-mean and std, by 'model.backbone.preprocessing'. The code decays vectors too, leaves the last 40 of 1,000
-images of each epoch out, and steps the rate by epoch, from 1e-6. It reports the best of every tenth epoch on
-the test images; here the last counts.
+This config does not set drop path 0.1 or ImageNet's mean and std; a suite sets them by
+'model.backbone.kwargs.drop_path_rate' and 'model.backbone.preprocessing'. The code decays vectors too, leaves
+out the last 40 of 1,000 images in each epoch, and changes the rate by epoch, from 1e-6. The code reports the
+best of every tenth epoch on the test images; here the last epoch counts.
 """
 
 train = dict(

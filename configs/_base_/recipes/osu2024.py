@@ -1,11 +1,12 @@
 """The recipe for CIFAR-100 of Ohio State's unifying study.   Mai et al. 2024, arXiv:2409.16434
 
-AdamW, 40 epochs of which 4 of warmup, batch 64, random resized crops and flips. The learning rate is 5e-4 or
-1e-3 (as here) and drop path 0, 0.1 or 0.2, chosen for each method; a suite gives them as a grid over
-'train.optimizer.lr' and 'model.backbone.kwargs.drop_path_rate'. Mean and std 0.5 are the checkpoint's own.
+AdamW, 40 epochs, the first 4 of warmup, batch 64, random resized crops and flips. The learning rate is 5e-4
+or 1e-3 (here 1e-3), and drop path 0, 0.1 or 0.2. The study chooses both for each method. A suite gives both
+as a grid over 'train.optimizer.lr' and 'model.backbone.kwargs.drop_path_rate'. Mean and std 0.5 are the
+checkpoint's own.
 
-Interpreted: weight decay 1e-4, the crop's scale of 8 to 100 % (torchvision's default) and the evaluation crop
-(the checkpoint's own); what was seen of the study does not say them.
+Our interpretation: weight decay 1e-4, a crop of 8 to 100 % (torchvision's default), and the checkpoint's own
+evaluation crop. The parts of the study that we saw do not say these settings.
 """
 
 train = dict(

@@ -1,17 +1,18 @@
 """SSF's recipe for FGVC.   Lian et al. 2022, arXiv:2210.08823, and its released scripts
 
-AdamW with weight decay 0.05, 100 epochs of which 10 of warmup, batch 64 (32 on each of two GPUs); random
-resized crops and flips, mixup 0.8 or cutmix 1 on every batch, label smoothing 0.1, an average of the trained
-parameters.
+AdamW with weight decay 0.05. 100 epochs, the first 10 of warmup, batch 64 (32 on each of two GPUs). Random
+resized crops and flips, mixup 0.8 or cutmix 1 on every batch, label smoothing 0.1, and an average of the
+trained parameters.
 
-By dataset: train.optimizer.lr is 1e-2 for CUB and Flowers (as here), 2e-2 for Cars, 2e-4 for NABirds, 2.5e-4
-for Dogs; train.ema 0.9998 (as here), for Flowers 0.999; model.backbone.kwargs.drop_path_rate 0, for NABirds
-and Flowers 0.1, which no recipe can set.
+Some settings differ by dataset:
+- train.optimizer.lr is 1e-2 for CUB and Flowers (as here), 2e-2 for Cars, 2e-4 for NABirds, 2.5e-4 for Dogs;
+- train.ema is 0.9998 (as here), and 0.999 for Flowers;
+- model.backbone.kwargs.drop_path_rate is 0, and 0.1 for NABirds and Flowers. No recipe can set this.
 
-Not expressed: its crops are resized bilinearly or bicubically at random, here as the backbone is evaluated.
-Its rate starts at 1e-7 and is stepped by epoch, with ten epochs more at the last rate, 1e-8. Its code reports
-the best epoch of the images that it evaluates on; here the last counts. Mean and std 0.5 and the crop of 0.9
-are the checkpoint's own.
+The code differs in the following. The code resizes crops bilinearly or bicubically at random; vet resizes
+them as the backbone is evaluated. The code's rate starts at 1e-7 and changes by epoch, with ten more epochs
+at the last rate, 1e-8. The code reports the best epoch of the images that it evaluates on; here the last
+epoch counts. Mean and std 0.5 and the crop of 0.9 are the checkpoint's own.
 """
 
 train = dict(

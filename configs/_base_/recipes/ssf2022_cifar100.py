@@ -1,12 +1,12 @@
 """SSF's recipe for CIFAR-100.   Lian et al. 2022, arXiv:2210.08823, and its released scripts
 
-As ssf2022, with AdamW at 1e-3 (full fine-tuning: 5e-5), batch 128, RandAugment of magnitude 9 and random
-erasing of a quarter of the images, and a slower average.
+The same as ssf2022, except: AdamW at 1e-3 (full fine-tuning: 5e-5), batch 128, RandAugment of magnitude 9,
+random erasing of a quarter of the images, and a slower average.
 
-Not expressed: timm's RandAugment applies each of its two operations with probability 0.5, with a magnitude
-drawn around 9, and makes some operations stronger with it; torchvision's applies both, at 9. timm erases by
-noise of mean 0 and variance 1 after the normalisation, here it is drawn before. The script that was seen runs
-batches of 64 on four GPUs. Otherwise as ssf2022.
+timm's RandAugment, in the code, differs from torchvision's. timm applies each of two operations with
+probability 0.5, draws a magnitude around 9, and makes some operations stronger with it. torchvision applies
+both, at 9. timm erases by noise of mean 0 and variance 1 after the normalisation; here the noise is drawn
+before. The script that we saw runs batches of 64 on four GPUs. For other differences see ssf2022.
 """
 
 _base_ = ['ssf2022.py']

@@ -1,7 +1,8 @@
 """The project's own recipe: AdamW with warmup and cosine, random resized crops and flips.
 
-Trains on the official training split alone, never on validation images (on Flowers, the setting of ten images
-a class). The last epoch counts; a validation split, where there is one, is only looked at.
+The recipe trains only on the official training split, never on validation images (on Flowers, this is the
+setting of ten images per class). The last epoch counts. If there is a validation split, the run only reports
+its results.
 """
 
 train = dict(

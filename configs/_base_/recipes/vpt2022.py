@@ -1,19 +1,18 @@
 """VPT's recipe for prompts on FGVC.   Jia et al. 2022, arXiv:2203.12119, and its released code
 
-SGD with momentum, 100 epochs of which 10 of warmup; images of 256 pixels on the short side, a random crop of
-224 and a flip. The learning rate is base x batch / 256, with base out of 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25
-and 50: at batch 128, 0.05 to 25. It is chosen with the weight decay, out of 0, 1e-4, 1e-3 and 1e-2, on
-validation images; here stand the middle of the rates
-(base 2.5) and 1e-4. A suite gives the grid: benchmarks/suites/fgvc.py.
+SGD with momentum. 100 epochs, the first 10 of warmup. Images of 256 pixels on the short side, a random crop
+of 224 and a flip. The learning rate is base x batch / 256, with base out of 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25
+and 50: at batch 128, 0.05 to 25. Validation images choose the rate and the weight decay, out of 0, 1e-4, 1e-3
+and 1e-2. Here stand the middle of the rates (base 2.5) and 1e-4. benchmarks/suites/fgvc.py gives the grid.
 
-Linear probes: batch 1024, the same bases and 0.05, so that the rate is 4 x base. Full: AdamW, batch 384, 5
-epochs of warmup, the rate 1.5 x base with base out of 1e-4, 5e-4, 1e-3 and 5e-3; its code decays by 0.01,
+Linear probes: batch 1024, the same bases and 0.05, so the rate is 4 x base. Full: AdamW, batch 384, 5 epochs
+of warmup, the rate 1.5 x base with base out of 1e-4, 5e-4, 1e-3 and 5e-3. The code decays Full by 0.01,
 whatever weight decay is chosen.
 
-Not expressed: ImageNet's mean and std, which a suite sets by 'model.backbone.preprocessing'. The code steps
-the rate by epoch, from 0 in the first; vet steps it by iteration. The code decays prompts and all of SGD's
-biases but the head's; vet decays neither. Its training leaves out the validation images also in the runs that
-count; vet's trains on all of `dataset.train`.
+This config does not set ImageNet's mean and std; a suite sets them by 'model.backbone.preprocessing'. The
+code changes the rate by epoch, from 0 in the first; vet changes the rate by iteration. The code decays
+prompts, and all of SGD's biases except the head's; vet decays neither. The code leaves out the validation
+images also in the final runs; vet trains on all of `dataset.train`.
 """
 
 train = dict(
