@@ -1,10 +1,12 @@
-"""Compares a backbone that was trained anew with the one that ships with vet. `make backbone` runs this.
+"""Compares a backbone that was trained again with the backbone that ships with vet. `make backbone` runs
+this.
 
-    python benchmarks/backbone.py build/digits_vit          the work folder; the weights are in build/digits_vit.safetensors
+    python benchmarks/backbone.py build/digits_vit
 
-Prints the largest difference of the weights, and the accuracy of both on the test images of the digits 0 to
-4. A logistic regression on the frozen features gives the accuracy, since the shipped backbone has no head for
-these digits.
+build/digits_vit is the work folder of the training. Its weights are in build/digits_vit.safetensors. The
+script prints the largest difference of the weights, and the accuracy of both on the test images of the digits
+0 to 4. A logistic regression on the frozen features gives the accuracy, because the shipped backbone has no
+head for these digits.
 """
 
 import argparse

@@ -1,12 +1,11 @@
-"""How far vet's outputs are from those of ModelScope, PEFT, timm, ONNX and torch.export, of the same model.
+"""Measures how far vet's outputs are from those of ModelScope, PEFT, timm, ONNX and torch.export.
 
     python benchmarks/ecosystem.py
 
 Folders: the tests of tests/hub measure the largest difference of the logits of 3 images, in float32, on tiny
-networks of random weights. Each test fails above its bound. This script runs these tests and keeps what they
-measured.
-Exports: a vit_base_patch16_224 of random weights with LoRA of rank 10, written in each format and read back.
-Writes results/ecosystem.json.
+networks with random weights. Each test fails above its bound. This script runs these tests and keeps their
+numbers. Exports: a vit_base_patch16_224 with random weights and LoRA of rank 10, written in each format and
+read back. Writes results/ecosystem.json.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Measures again what README.md and docs/ show, and writes their tables. `make results` runs this.
+"""Measures the numbers of README.md and docs/ again, and writes their tables. `make results` runs this.
 
-    python benchmarks/measure.py --data-root DIR   on a quiet machine: under 20 minutes on 2 CPU cores
-    python benchmarks/measure.py --data-root DIR --quick    few rounds, into build/trial: shows that everything runs
+    python benchmarks/measure.py --data-root DIR
+    python benchmarks/measure.py --data-root DIR --quick
 
-DIR holds flowers-102/, seed-images/ and weights/. The code must be that of a commit. Commit the result files
-and the pages after.
-Not measured again: results/tuners.json and results/float8, which take hours.
+The first command needs a quiet machine, and takes under 20 minutes on 2 CPU cores. --quick makes few rounds,
+writes into build/trial, and only shows that everything runs. DIR holds flowers-102/, seed-images/ and
+weights/. The code must be that of a commit. Afterwards, commit the result files and the pages.
+results/tuners.json and results/float8 take hours, and are not measured again.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""DeiT-Tiny on Oxford Flowers 102: LoRA by vet against LoRA by PEFT, by the same recipe.
+"""Compares LoRA of vet with LoRA of PEFT: DeiT-Tiny on Oxford Flowers 102, by the same recipe.
 
-    python benchmarks/peft_flowers.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors            accuracy
-    python benchmarks/peft_flowers.py --data-root DIR --checkpoint … --time   seconds
+    python benchmarks/peft_flowers.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
+    python benchmarks/peft_flowers.py --data-root DIR --checkpoint … --time
 
 The recipe is configs/deit_tiny_lora_flowers.py at --pixels for --epochs. vet's side is the trainer. PEFT's
 side is PEFT's model in a plain torch loop. Both sides start from the same numbers: PEFT reads the adapter
@@ -10,10 +10,11 @@ same rank, alpha, places, optimizer, decay, warmup, schedule, batch and precisio
 1,020 official training images. Each side is tested once, after the last epoch, on the 6,149 official test
 images.
 
-Accuracy goes to results/peft_flowers.json. The same command again goes on with the runs that are missing.
+The first command measures accuracy, and writes results/peft_flowers.json. The same command again runs only
+the missing runs.
 
---time: one epoch, without a test. The sides take turns. Seconds include reading. Nothing else should run on
-the machine. Seconds go to results/peft_flowers_time.json.
+--time measures seconds: one epoch, without a test. The sides take turns. Seconds include reading. Nothing
+else should run on the machine. The script writes results/peft_flowers_time.json.
 """
 
 import argparse

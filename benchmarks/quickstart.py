@@ -1,6 +1,8 @@
-"""LoRA against the linear probe of the same backbone on the quickstart's digits, over seeds.
+"""Compares LoRA with the linear probe of the same backbone on the quickstart's digits.
 
-python benchmarks/quickstart.py   trains both with 5 seeds, prints the table, writes results/quickstart.json
+    python benchmarks/quickstart.py
+
+Trains both with 5 seeds, prints the table, and writes results/quickstart.json.
 """
 
 import argparse

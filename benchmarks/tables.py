@@ -1,8 +1,8 @@
-"""Writes what was measured into the pages, between their markers, from result files: nobody types a number.
+"""Writes measured numbers into the pages, between their markers, from result files. Nobody types a number.
 
     python benchmarks/tables.py
 
-tests/test_docs.py fails where a page differs from its result files.
+tests/test_claims.py fails if a page differs from its result files.
 """
 
 import json

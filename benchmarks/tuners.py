@@ -1,20 +1,22 @@
-"""Every tuner on DeiT-Tiny and a part of CIFAR-100 (subset), by one recipe: accuracy, size, time and memory.
+"""Measures every tuner on DeiT-Tiny and a part of CIFAR-100 (subset), by one recipe: accuracy, size, time,
+memory.
 
     python benchmarks/tuners.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
-    python benchmarks/tuners.py --data-root DIR --checkpoint … --only LoRA VPT-deep --train-per-class 2
-    --epochs 1 --trial
-    python benchmarks/tuners.py --data-root DIR --checkpoint … --time       # the seconds of what was trained, again, in one go
+    python benchmarks/tuners.py --data-root DIR --checkpoint … --only LoRA VPT-deep --train-per-class 2 \
+        --epochs 1 --trial
+    python benchmarks/tuners.py --data-root DIR --checkpoint … --time
 
 The recipe is configs/_base_/recipes/vet.py (AdamW, random resized crops, flips), with one learning rate for
-all: a tuner that wants another fares worse here than it can. Trains on the first images of each class in
-DIR/cifar100-subset/train, tests once, after the last epoch, on the first of …/test. Each tuner has a process
-of its own, and its result is written when it is there: run again, the same command goes on with those that
-are missing.
+all. A tuner that needs another rate can do better than here. The script trains on the first images of each
+class in DIR/cifar100-subset/train. After the last epoch, it tests once on the first images of each class in
+…/test. Each tuner has its own process, whose result is written at once. The same command again runs only the
+missing tuners. --time measures only the seconds of all trained tuners again, one after another.
 
-seconds: of an optimizer step on a batch in memory, the median of 9 after 3; with --time, all tuners one after
-another. saved: what autograd keeps of one step for its backward, each storage once, the model's own
-parameters and buffers left out. peak: the process's memory at the end of training, torch and the data
-included. folder: bytes of the model folder, with a head of 100 classes.
+seconds: of an optimizer step on a batch in memory, the median of 9 steps after 3.
+saved: what autograd keeps of one step for its backward pass, each storage once, without the model's own
+    parameters and buffers.
+peak: the process's memory at the end of training, with torch and the data.
+folder: bytes of the model folder, with a head of 100 classes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The configs that train on a few images, each as it is: what it answers right before and after.
+"""Runs the configs that train on a few images, unchanged, and counts the right answers before and after.
 
     python benchmarks/walkthroughs.py --data-root DIR
 

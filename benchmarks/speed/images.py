@@ -1,21 +1,24 @@
-"""Images kept decoded against JPEG files read anew in each epoch, and against a usual torch loader with PEFT.
+"""Compares images that are kept decoded with JPEG files that each epoch reads again, and with a usual torch
+loader.
 
     python benchmarks/speed/images.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
-    python benchmarks/speed/images.py --data-root DIR --checkpoint … --pixels 112 --images 256 --rounds 1      in a few minutes
+    python benchmarks/speed/images.py --data-root DIR --checkpoint … --pixels 112 --images 256 --rounds 1
 
-Three jobs, all of them unless --jobs says which:
-reading: processor time per image of each way to read the training images of Oxford Flowers 102, in one
-  process of one thread, as workers are, without a network: from files or kept ones, with crops and flips of
-  PIL images or of tensors (train.transform_on).
-epochs: DeiT-Tiny with LoRA r=10 on qkv, random resized crops and flips, batch 64, float32 on a CPU. vet's
-  train() from files and with train.cache_images, beginning with an empty cache, then also with each
-  train.transform_on; PEFT in a plain loop; and as many steps of vet on a batch in memory take turns, each in
-  a process of its own. Seconds are those of each epoch, reading and keeping included; processor time and the
-  most memory are those of a whole run, its workers' time included.
+The second command takes a few minutes. There are three jobs. --jobs chooses among them.
+
+reading: processor time per image of each way to read the training images of Oxford Flowers 102. One process
+    of one thread reads, like a worker, without a network. Images come from files or are kept. Crops and flips
+    act on PIL images or on tensors (train.transform_on).
+epochs: DeiT-Tiny with LoRA r=10 on qkv, random resized crops and flips, batch 64, float32 on a CPU. These
+    sides take turns, each in its own process: vet's train() from files; with train.cache_images, beginning
+    with an empty cache; the same with each train.transform_on; PEFT in a plain loop; and as many steps of vet
+    on a batch in memory. Seconds are those of each epoch, with reading and keeping. Processor time and the
+    most memory are those of a whole run, with its workers.
 growth: folders of more and more images (JPEGs of 160 pixels on the short side, of which 500 differ), kept
-  after a Resize to 128. Each has a process of its own with 2 workers, without a network; memory grows from
-  when the folder is listed to the most that the process holds after any batch, by glibc's own rules for what
-  is given back and where freed memory is kept, as in train().
+    after a Resize to 128. Each folder has its own process with 2 workers, without a network. Memory grows
+    from the listing of the folder to the most that the process holds after any batch. As in train(), glibc's
+    own rules decide what memory is given back and where freed memory is kept.
+
 Writes results/images.json.
 """
 
@@ -360,11 +363,16 @@ def show_epochs(found: dict[str, Any]) -> Table:
             side,
             *(f'{statistics.median(run["seconds"][i] for run in runs):.1f}' for i in range(count)),
             f'{statistics.median(sum(own["seconds"]) / sum(peft["seconds"]) for own, peft, _ in pairs):.2f}',
-            f'{statistics.median(sum(steps["seconds"][1:]) / sum(own["seconds"][1:]) for own, _, steps in pairs):.2f}',
+            f'{statistics.median(_late(steps) / _late(own) for own, _, steps in pairs):.2f}',
             f'{statistics.median(run["processor"] for run in runs):.1f}',
             f'{statistics.median(run["peak"] for run in runs) / 1e6:.0f}',
         )
     return table
+
+
+def _late(run: dict[str, Any]) -> float:
+    """The seconds of all epochs except the first."""
+    return sum(run['seconds'][1:])
 
 
 def show_growth(found: list[dict[str, Any]]) -> Table:

@@ -1,8 +1,8 @@
-"""How long `import vet` and `vet list tuners` take, each in a fresh process, beside `import torch`.
+"""Measures how long `import vet`, `vet list tuners` and `import torch` take, each in a fresh process.
 
     python benchmarks/speed/imports.py
 
-They take turns, after one round that does not count. Writes results/imports.json.
+The three take turns, after one round that does not count. Writes results/imports.json.
 """
 
 import argparse

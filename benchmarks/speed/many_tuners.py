@@ -1,13 +1,18 @@
-"""A batch in which each image names its tuner: one mixed forward, against one warm merged network for each
+"""Measures a batch in which each image names its tuner: one mixed forward against merged networks of each
 tuner.
 
     python benchmarks/speed/many_tuners.py
 
-LoRAs (random, rank 10 on qkv) over one backbone of random weights; time does not depend on their values. Four
-sides answer the same batch in turns, in each round once, after one round that does not count: one mixed
-forward; the same images grouped by tuner, a forward each, on the shared weights; grouped, on a merged network
-of each tuner's own; and the bare backbone, which knows no
-tuner. Weights: what each side must hold. Prints a table and writes results/many_tuners.json.
+The tuners are LoRAs (random, rank 10 on qkv) on one backbone with random weights. Time does not depend on
+their values. Four sides answer the same batch in turns, once in each round, after one round that does not
+count:
+
+- one mixed forward;
+- the images grouped by tuner, with one forward per group, on the shared weights;
+- the images grouped by tuner, each group on its own merged network;
+- the bare backbone, which knows no tuner.
+
+The column of weights says what each side must hold. Prints a table and writes results/many_tuners.json.
 """
 
 import argparse
@@ -142,9 +147,9 @@ def shown(found: dict) -> Table:
         'images / s, median',
         'against merged, median (quartiles)',
         'weights, MB',
-        title=f'{found["batch"]} images of {found["tuners"]} LoRAs on {found["model"]}, {found["rounds"]} rounds; '
-        f'a switch: {found["switch_microseconds"]:.2f} µs; logits differ by {found["max_difference"]:.1e} '
-        'at most',
+        title=f'{found["batch"]} images of {found["tuners"]} LoRAs on {found["model"]}, '
+        f'{found["rounds"]} rounds; a switch: {found["switch_microseconds"]:.2f} µs; logits differ by '
+        f'{found["max_difference"]:.1e} at most',
     )
     merged = found['sides']['grouped, a merged network each']['seconds']
     for side, measured in found['sides'].items():

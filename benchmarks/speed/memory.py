@@ -1,9 +1,9 @@
-"""What tuners keep for the backward pass, against LoRA: side networks and last blocks need no gradient in
-most of the backbone.
+"""Measures what tuners keep for the backward pass, compared with LoRA.
 
     python benchmarks/speed/memory.py
 
-One training step on ViT-S/16 (random weights, 8 images), counted as in steps.py. Writes results/memory.json.
+Side networks and last blocks need no gradient in most of the backbone. The job is one training step on
+ViT-S/16 (random weights, 8 images), counted as in steps.py. Writes results/memory.json.
 """
 
 import argparse

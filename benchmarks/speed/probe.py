@@ -1,12 +1,12 @@
-"""A linear probe of many epochs, its features cached, against one pass over the images.
+"""Compares a linear probe of many epochs, with cached features, with one pass over the images.
 
     python benchmarks/speed/probe.py --data-root DIR --checkpoint deit_tiny_patch16_224.safetensors
-    python benchmarks/speed/probe.py --data-root DIR --model vit_small_patch16_224 --rounds 2   random weights
+    python benchmarks/speed/probe.py --data-root DIR --model vit_small_patch16_224 --rounds 2
 
-The training images of Oxford Flowers 102 or of DIR/cifar100-subset, no augmentation, an empty cache. One
-pass: the same run without the cache, of one epoch. Seconds are those of `train()`, which reads the images,
-computes the features, writes them and trains; nothing is tested. The two take turns. Writes
-results/probe.json, by model and dataset.
+Without --checkpoint the weights are random. The images are the training images of Oxford Flowers 102 or of
+DIR/cifar100-subset, without augmentation. The cache is empty. One pass is the same run without the cache, for
+one epoch. Seconds are those of `train()`, which reads the images, computes the features, writes them and
+trains. Nothing is tested. The two sides take turns. Writes results/probe.json, by model and dataset.
 """
 
 import argparse

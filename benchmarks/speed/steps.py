@@ -1,19 +1,26 @@
-"""The training step against PEFT's on the same timm model, side by side: seconds, and what is kept for the
-backward pass.
+"""Compares vet's training step with PEFT's on the same timm model: seconds, and memory kept for the backward
+pass.
 
-    python benchmarks/speed/steps.py   every job, on the best device there is
-    python benchmarks/speed/steps.py --jobs vit-fp32 --rounds 21 --compile  one of them, with compiled sides
-    too
+    python benchmarks/speed/steps.py
+    python benchmarks/speed/steps.py --jobs vit-fp32 --rounds 21 --compile
 
-A job is a network of random weights, a dtype and a batch in memory. Its sides take turns, in each round once
-and in an order drawn for it (who comes after a large one finds memory warm), after two rounds that do not
-count: the untouched network's forward pass (the yardstick), that of a merged LoRA, full fine-tuning, PEFT's
-LoRA in a plain torch loop with AdamW, and vet's Learner, which is what train.py runs. The same rank, places,
-batch, dtype and memory layout; batch norms in eval; on a CPU all keep freed memory, as vet's trainer does
-(vet/engine/heap.py), without which the others are slower. Ratios are of one round; the table gives their
-median and quartiles. In fp8 the others compute in bf16. Utilisation: operations a second of a step's products
-and convolutions, as against those of one product of square matrices in float32 or bf16, which takes a turn in
-each round too. Results go to results/steps.json beside this file, by job and device.
+The first command runs every job, on the best device of the machine. The second runs one job, with compiled
+sides too. A job is a network with random weights, a dtype and a batch in memory. Its sides take turns, once
+in each round. The order is drawn for each round, because a side that follows a large side finds warm memory.
+The first two rounds do not count. The sides are:
+
+- the untouched network's forward pass (the yardstick);
+- the forward pass of a merged LoRA;
+- full fine-tuning;
+- PEFT's LoRA in a plain torch loop with AdamW;
+- vet's Learner, which train.py runs.
+
+All have the same rank, places, batch, dtype and memory layout, and batch norms in eval. On a CPU all keep
+freed memory, as vet's trainer does (vet/engine/heap.py); the other sides are slower without that. Each ratio
+is of one round; the table gives median and quartiles. In fp8 the other sides compute in bf16. Utilisation is
+the speed of a step's products and convolutions, in operations per second, divided by the speed of one product
+of square matrices in float32 or bf16, which takes a turn in each round too. Results go to results/steps.json
+beside this file, by job and device.
 """
 
 import argparse

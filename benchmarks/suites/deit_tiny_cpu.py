@@ -1,11 +1,11 @@
 """DeiT-Tiny on small images, one seed: deit_tiny_real by a protocol for a CPU, 14 runs.
 
-    python tools/benchmark.py benchmarks/suites/deit_tiny_cpu.py --data-root DATA --cfg-options
-    model.backbone.checkpoint=FILE
+    python tools/benchmark.py benchmarks/suites/deit_tiny_cpu.py --data-root DATA \
+        --cfg-options model.backbone.checkpoint=FILE
 
-Smaller than deit_tiny_real in this, and in nothing else: Flowers at 112 pixels (49 patches, not 196) for 20
-epochs, CIFAR-100's part at 64 pixels (16 patches) for 5, the position embedding resampled; one seed; the
-validation images of Flowers are not looked at. DATA and FILE as there.
+This suite differs from deit_tiny_real only in the following. Flowers has 112 pixels (49 patches, not 196) and
+20 epochs. CIFAR-100's part has 64 pixels (16 patches) and 5 epochs. The position embedding is resampled.
+There is one seed. The validation images of Flowers are not used. DATA and FILE are the same.
 """
 
 _base_ = ['deit_tiny_real.py']

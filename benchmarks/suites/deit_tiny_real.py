@@ -1,15 +1,14 @@
 """DeiT-Tiny on Oxford Flowers and a part of CIFAR-100, seven tuners, three seeds: 42 runs, for a GPU.
 
-    python tools/benchmark.py benchmarks/suites/deit_tiny_real.py --data-root DATA --cfg-options
-    model.backbone.checkpoint=FILE
+    python tools/benchmark.py benchmarks/suites/deit_tiny_real.py --data-root DATA \
+        --cfg-options model.backbone.checkpoint=FILE
 
-On a CPU, one seed and fewer epochs: add seeds=[0] train.max_epochs=5.
+On a CPU, take one seed and fewer epochs: add seeds=[0] train.max_epochs=5.
 
-Into DATA: flowers-102 (downloaded where there is a network) and cifar100-subset/{train,test}/<class>/, a part
-    of CIFAR-100 as
-image files, whose accuracy is not CIFAR-100's. FILE: deit_tiny_patch16_224.safetensors; without the option,
-timm's hub. On Flowers it trains on the 1,020 images of the training split, and only looks at the validation
-split.
+DATA holds flowers-102, which is downloaded if there is a network, and cifar100-subset/{train,test}/<class>/.
+The latter is a part of CIFAR-100 as image files; its accuracy is not CIFAR-100's. FILE is
+deit_tiny_patch16_224.safetensors. Without the option, the weights come from timm's hub. On Flowers the suite
+trains on the 1,020 images of the training split, and only reports results on the validation split.
 """
 
 _base_ = ['../../configs/_base_/recipes/vet.py']

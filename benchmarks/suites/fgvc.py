@@ -1,16 +1,15 @@
-"""FGVC: five fine-grained datasets, both ViT-B/16 checkpoints of ImageNet-21k, eleven tuners, three seeds:
-330 runs, for a GPU.
+"""FGVC: five datasets, two ViT-B/16 of ImageNet-21k, eleven tuners, three seeds: 330 runs, for a GPU.
 
     python tools/benchmark.py benchmarks/suites/fgvc.py --data-root DATA
 
-One protocol, adapter_plus2024 (the last epoch counts), but linear probes and prompts have vpt2022's
-optimizer, batch and grid of learning rates, base x batch / 256, chosen on validation images by 280 runs that
-come first. The grid's weight decay is left at 1e-4 and VPT's length at 10, which VPT chooses too. orig is
-normalised as VPT's images were, augreg as it was trained and as SSF's
-were. Dogs are images of ImageNet: an ImageNet backbone has seen them.
+All runs have one protocol, adapter_plus2024 (the last epoch counts), except linear probes and prompts. These
+have vpt2022's optimizer, batch and grid of learning rates, base x batch / 256. 280 runs that come first
+choose the rate on validation images. The weight decay stays at 1e-4 and VPT's length at 10; VPT's authors
+choose these too. Images for orig are normalised as VPT's images were. Images for augreg are normalised as in
+its training and in SSF's. Dogs are images of ImageNet, so an ImageNet backbone has seen them.
 
-Into DATA: CUB_200_2011, flowers-102 and stanford_dogs are downloaded where there is a network; nabirds and
-stanford_cars are put there by hand (the command says how).
+DATA holds CUB_200_2011, flowers-102 and stanford_dogs, which are downloaded if there is a network, and
+nabirds and stanford_cars, which you put there by hand (the command says how).
 """
 
 _base_ = ['../../configs/_base_/recipes/adapter_plus2024.py', '../../configs/_base_/datasets/fgvc.py']

@@ -1,12 +1,11 @@
-"""What frozen products in float8 cost in accuracy: LoRA r=10 on DeiT-Tiny and Oxford Flowers in three
-precisions, three seeds.
+"""The cost of float8 products in accuracy: LoRA r=10, DeiT-Tiny, Oxford Flowers, 3 precisions, 3 seeds.
 
-    python tools/benchmark.py benchmarks/suites/float8.py --jobs 2 --data-root DATA --cfg-options
-    model.backbone.checkpoint=FILE
+    python tools/benchmark.py benchmarks/suites/float8.py --jobs 2 --data-root DATA \
+        --cfg-options model.backbone.checkpoint=FILE
 
-By the protocol of deit_tiny_cpu, for 10 epochs: images of 112 pixels, the 1,020 of the training split. A CPU
-computes float8 as a GPU does, but no faster than float32. DATA and FILE as there. docs/speed.md has the
-accuracies.
+The protocol is that of deit_tiny_cpu, for 10 epochs: images of 112 pixels, the 1,020 of the training split. A
+CPU computes float8 like a GPU, but no faster than float32. DATA and FILE are the same too. docs/speed.md has
+the accuracies.
 """
 
 _base_ = ['deit_tiny_cpu.py']

@@ -1,15 +1,15 @@
-"""ModelScope's model cards again: six datasets, two backbones, seven tuners, three seeds: 252 runs, for a
-GPU.
+"""ModelScope's model cards again: 6 datasets, 2 backbones, 7 tuners, 3 seeds: 252 runs, for a GPU.
 
     python tools/benchmark.py benchmarks/suites/modelscope_vet.py --data-root DATA
 
-No recipe was published with the cards; configs/_base_/recipes/modelscope_vet.py says what is known and what
-is assumed. Sizes are 10, the cards' example. On Flowers it trains on the 1,020 images of the training split.
+ModelScope published no recipe with the cards. configs/_base_/recipes/modelscope_vet.py says what is known and
+what is assumed. Sizes are 10, as in the cards' example. On Flowers the suite trains on the 1,020 images of
+the training split.
 
-Into DATA: cifar-100-python, CUB_200_2011, flowers-102 and stanford_dogs are downloaded where there is a
-network; nabirds and stanford_cars are put there by hand (the command says how). The weights come from timm's
-hub, or from a file: for ViT-B/16 Google's imagenet21k/ViT-B_16.npz, by --only '*.vitb16_orig.*' --cfg-options
-model.backbone.checkpoint=ViT-B_16.npz.
+DATA holds cifar-100-python, CUB_200_2011, flowers-102 and stanford_dogs, which are downloaded if there is a
+network, and nabirds and stanford_cars, which you put there by hand (the command says how). The weights come
+from timm's hub, or from a file. For ViT-B/16 this is Google's imagenet21k/ViT-B_16.npz, given by
+--only '*.vitb16_orig.*' --cfg-options model.backbone.checkpoint=ViT-B_16.npz.
 """
 
 _base_ = ['../../configs/_base_/recipes/modelscope_vet.py', '../../configs/_base_/datasets/fgvc.py']

@@ -2,16 +2,16 @@
 
     python tools/benchmark.py benchmarks/suites/vtab1k.py --data-root DATA
 
-One protocol, fact2023, with its drop path and its normalisation; the last epoch counts, never the best on the
-test images. Linear
-probes alone have no drop path: so their features are the same in each epoch, and computed once
-(train.cache_features; the recipes of the other suites augment at random, where it has no effect on training).
-Tuners with a grid choose their scale for each task out
-of five, by 380 runs that come first: they train on 800 images and are judged on 200, by VTAB-1k's own lists;
-the runs that count train on all 1,000. Tables give both means, over the 19 tasks and over the 3 groups.
+All runs have one protocol, fact2023, with its drop path and its normalisation. The last epoch counts, never
+the best epoch on the test images. Only linear probes have no drop path. So their features are the same in
+each epoch, and are computed once (train.cache_features). The recipes of the other suites augment at random,
+where this setting has no effect. Tuners with a grid choose their scale for each task out of five. 380 runs
+that come first choose it: they train on 800 images and are judged on 200, by VTAB-1k's own lists. The final
+runs train on all 1,000. Tables give both means, over the 19 tasks and over the 3 groups.
 
-Into DATA: vtab-1k/<task>/, as NOAH's script writes it (vet/datasets/vtab.py). The weights come from timm's
-hub, or from Google's imagenet21k/ViT-B_16.npz, by --cfg-options model.backbone.checkpoint=ViT-B_16.npz.
+DATA holds vtab-1k/<task>/, in the layout of NOAH's script (vet/datasets/vtab.py). The weights come from
+timm's hub, or from Google's imagenet21k/ViT-B_16.npz, given by --cfg-options
+model.backbone.checkpoint=ViT-B_16.npz.
 """
 
 _base_ = ['../../configs/_base_/recipes/fact2023.py', '../../configs/_base_/datasets/vtab1k.py']
