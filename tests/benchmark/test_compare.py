@@ -140,7 +140,7 @@ def test_a_run_that_is_there_twice_is_refused(tmp_path):
     for place in (tmp_path, tmp_path / '*/*seed0.json'):
         with pytest.raises(
             DataError,
-            match=r'has 2 results of one run, cifar100\.vitb16\.lora\.seed0 of made; give the folder of one',
+            match=r'has 2 results of one run, cifar100\.vitb16\.lora\.seed0 of made; give the folder of only one',
         ):
             read_side(str(place))
     assert len(read_side(str(tmp_path / 'copied'))) == 2

@@ -167,7 +167,7 @@ def test_a_dry_run_tells_what_runs_may_take_though_nothing_was_measured(command,
     code, said = command(*call)
     assert code == 0 and re.search(r'few.vit.linear.seed0 +│ to do +│ \d+ s of training', said)
     assert re.search(
-        r'0 done, 1 to do: \d+ s, .*of 1, unlike any measured, training alone, by 3 steps timed here', said
+        r'0 done, 1 to do: \d+ s, .*1 of them are estimates for training alone, by 3 steps timed here', said
     )
     assert not (tmp_path / 'results').exists()
     assert command(*(part for part in call if part != '--dry-run'))[0] == 0

@@ -141,7 +141,7 @@ def test_what_is_not_utf8_is_told_with_its_line(write):
     (root / 'lists/list.csv').write_bytes('path,label\n0.png,b\n1.png,caf\u00e9\n'.encode('cp1252'))
     with pytest.raises(
         DataError,
-        match=r'is not UTF-8: .*\(line 3\). Save it as UTF-8, or say what it is, such as encoding="cp1252"',
+        match=r'is not UTF-8: .*\(line 3\). Save the file as UTF-8, or name its encoding, such as encoding="cp1252"',
     ):
         CSV(root, file='lists/list.csv')
     with pytest.raises(UserError, match="encoding is 'utf8000'"):

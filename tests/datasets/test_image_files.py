@@ -158,7 +158,7 @@ def test_what_is_no_regular_file_is_named(pets):
     (pets / 'cat/folder.png').mkdir()
     with pytest.warns(DataWarning, match='2 x broken link, pipe or device'):
         assert len(ImageFolder(path=pets)) == 3
-    with pytest.raises(DataError, match='pipe.png as an image: it is a folder, a pipe or a device'):
+    with pytest.raises(DataError, match='pipe.png as an image: the path is a folder, a pipe or a device'):
         open_image(pets / 'cat/pipe.png')
 
 
@@ -200,7 +200,7 @@ def test_split_folders_beside_others_are_no_classes(tmp_path, paint):
         paint(tmp_path / 'pets' / folder / 'a.png', 1)
     with pytest.raises(
         UserError,
-        match='has the split folders train, valid, and beside them notes: say which by split=…, such as split="train"',
+        match='has the split folders train, valid, and beside them notes: choose one by split=…, such as split="train"',
     ):
         ImageFolder(tmp_path, path='pets')
 

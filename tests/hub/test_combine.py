@@ -222,7 +222,7 @@ def test_soup_refusals(folder, tmp_path):
     refused(tmp_path, 'have different classes', a, folder(LORA, classes='xyz'), head=0)
     refused(
         tmp_path,
-        r'weights are \[2, -1\], but those of a mean are at least 0; .* use method "sum"',
+        r'weights are \[2, -1\], but the weights of a mean are at least 0; .* use method "sum"',
         a,
         a,
         weights=[2, -1],

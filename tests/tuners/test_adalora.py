@@ -265,7 +265,7 @@ def test_count_on_vit_b16(count_on_vit_b16):
         (
             dict(target=13),
             UserError,
-            r'target is 13; (allowed|it must be): an average rank above 0, up to that of the start, 12',
+            r'target is 13; (allowed|it must be): an average rank above 0, up to the average rank of the start, 12',
         ),
         (dict(rank=[4, 0, 6], target=5.5), UserError, r'target is 5\.5; .* the start, 5\.'),
         (dict(target=0), UserError, r'target is 0; (allowed|it must be)'),

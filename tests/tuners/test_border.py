@@ -91,7 +91,7 @@ def test_swin_that_pads_its_windows_takes_a_border():
 def test_networks_of_one_size_refuse_and_say_why(family, why):
     backbone = tiny(family)
     text = (
-        r'BorderPrompt needs a network that takes its images padded to \(3, 42, 42\) \(.*'
+        r'BorderPrompt needs a network that takes images padded to \(3, 42, 42\) \(.*'
         + why
         + r'.*takes \(3, 32, 32\)'
     )

@@ -160,7 +160,7 @@ def test_counts_on_vit_b16(count_on_vit_b16, config, number):
             dict(type='RepAdapter', width=3),
             'vit',
             UserError,
-            r'groups is 2, which must divide the width 3 and the 32 channels of',
+            r'groups is 2; groups must divide the width 3 and the 32 channels of',
         ),
         (dict(type='RepAdapter', groups=0), 'vit', UserError, r'groups is 0; (allowed|it must be)'),
         (dict(type='RepAdapter'), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18"),
