@@ -67,7 +67,7 @@ def _shared(first: Any, second: Any) -> tuple[int, str]:
 def _words(identity: Any) -> str:
     if isinstance(identity, str):
         return repr(identity)
-    kind, number = identity
+    kind, *_, number = identity
     return f'number {number} of {str(kind).splitlines()[0]}'
 
 
