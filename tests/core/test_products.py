@@ -7,7 +7,7 @@ from torch import nn
 from tests.nets import tiny
 from vet.core import reweight
 from vet.core.deltas import LowRank
-from vet.core.products import MergedConv2d, MergedLinear, can_merge
+from vet.core.products import MergedConv2d, MergedLinear, can_merge, down
 from vet.registry import TUNERS
 
 CONFIGS = [
@@ -140,3 +140,23 @@ def test_else_the_sum_is_computed(change):
         assert not taken(qkv(x))
         tuners.eval()
         assert taken(qkv(x)) == (change == 'dropout')
+
+
+@pytest.mark.parametrize(
+    'how',
+    [
+        dict(padding=(2, 1), padding_mode='reflect'),
+        dict(padding=1, padding_mode='circular', stride=2),
+        dict(padding='same', padding_mode='replicate', dilation=2),
+        dict(padding='same'),
+        dict(padding=(0, 1), stride=(1, 2)),
+    ],
+    ids=str,
+)
+def test_a_low_rank_part_of_a_convolution_is_padded_as_the_convolution_is(how):
+    torch.manual_seed(0)
+    module, A = nn.Conv2d(3, 2, (3, 5), bias=False, **how), torch.randn(2, 45)
+    found = down(module, x := torch.randn(2, 3, 9, 9), A)
+    with torch.no_grad():
+        module.weight.copy_(A.view_as(module.weight))
+    assert torch.equal(found, module(x))

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from vet.core.modes import in_eval
 from vet.core.site import Site, SiteMap
+from vet.torch_private import map_tensors
 
 POSITIONS = re.compile(r'rope|rel_?pos|relative_position|window|attention_bias|bias_table')
 
@@ -127,15 +127,13 @@ class _Spy(TorchFunctionMode):
         """
         self.around.append(named)
         self.product = self.scores = ()
-        return tree_map_only(
-            torch.Tensor, lambda given: _waves(given) if given.is_floating_point() else given, args
-        )
+        return map_tensors(lambda given: _waves(given) if given.is_floating_point() else given, args)
 
     def leave(self, out: Any) -> Any:
         """Forgets the attention, and the graph of what it gives."""
         self.around.pop()
         self.product = self.scores = ()
-        return tree_map_only(torch.Tensor, torch.Tensor.detach, out)
+        return map_tensors(torch.Tensor.detach, out)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))

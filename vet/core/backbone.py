@@ -25,6 +25,7 @@ from vet.core.checkpoint_layout import plain_names, unwrapped
 from vet.core.site import Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError, shown
+from vet.torch_private import BATCH_NORM
 
 Pixels = Annotated[int, Interval(ge=1, le=16_384)]
 Mean = Annotated[float, Interval(ge=-1, le=2)]
@@ -187,7 +188,7 @@ class Backbone(nn.Module):
         """
         super().train(mode)
         for module in self.network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, BATCH_NORM):
                 module.train(mode and module.weight is not None and module.weight.requires_grad)
         return self
 

@@ -3,19 +3,21 @@ spent.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import psutil
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils.flop_counter import flop_registry
 
 from vet.core.modes import in_eval
 from vet.errors import DataError, UserError
+from vet.torch_private import CONVOLUTIONS, COUNTED_AS, NEW_TENSORS, SEES_OPERATIONS, OperationsMode
 
 MEMORY = 0.75  # of what is free, for new tensors
 NUMBERS = 2**27  # in one new tensor; the largest matrix of a published network, VGG's, has 103 million
@@ -25,7 +27,7 @@ OPERATIONS = (
 )
 
 
-class Budget(TorchDispatchMode):
+class Budget(OperationsMode):
     """Within, a new tensor that is too large is refused before it is made, as is one tensor or product
     too many.
     """
@@ -38,15 +40,24 @@ class Budget(TorchDispatchMode):
             OPERATIONS,
         )
 
+    def __enter__(self) -> 'Budget':
+        self._around = _budget.set(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _budget.reset(self._around)
+
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not any(isinstance(value, torch.Tensor) for value in args) or op.overloadpacket in _NEW:
+        if not any(isinstance(value, torch.Tensor) for value in args) or op.overloadpacket in NEW_TENSORS:
             self._spend_memory(args, kwargs)
-        count = flop_registry.get(_KNOWN_AS.get(op.overloadpacket, op.overloadpacket))
-        if count and op.overloadpacket not in _CONVOLUTIONS:
+        count = flop_registry.get(COUNTED_AS.get(op.overloadpacket, op.overloadpacket))
+        if count and op.overloadpacket not in CONVOLUTIONS:
             self._spend_operations(count(*args, **kwargs))
         made = op(*args, **kwargs)
-        if count and op.overloadpacket in _CONVOLUTIONS:
+        if count and op.overloadpacket in CONVOLUTIONS:
             self._spend_operations(count(*args, **kwargs, out_val=made))
         return made
 
@@ -76,10 +87,13 @@ class Budget(TorchDispatchMode):
             raise DataError(f'the network needs more than {OPERATIONS:.0e} operations for one image.')
 
 
+_budget: ContextVar[Budget | None] = ContextVar('budget', default=None)  # the innermost that is entered
+
+
 def rehearse_building(build: Callable[[], Any]) -> None:
     """Within a Budget: counts what the network costs that `build` makes, without its memory."""
-    budget = _get_current_dispatch_mode()
-    if not isinstance(budget, Budget):
+    budget = _budget.get()
+    if budget is None:
         return
     left = budget.bytes, budget.tensors, budget.operations
     try:
@@ -99,7 +113,7 @@ def rehearse(network: nn.Module, image: torch.Tensor) -> None:
     """Within a Budget: counts what one image costs, without computing it. Of a network that cannot run
     so, nothing is counted.
     """
-    if not isinstance(_get_current_dispatch_mode(), Budget):
+    if _budget.get() is None:
         return
     state = {
         name: tensor.to('meta') for name, tensor in (*network.named_parameters(), *network.named_buffers())
@@ -118,6 +132,12 @@ def bounded(source: str, advice: str = '') -> Iterator[None]:
     """Within, a stranger's model is built: within a Budget, and any error of a library becomes a
     DataError about `source`.
     """
+    if not SEES_OPERATIONS:
+        warnings.warn(
+            f'torch {torch.__version__} shows no operations, so nothing bounds what {source} may take of the '
+            'memory; load folders that you trust.',
+            stacklevel=3,
+        )
     try:
         with Budget():
             yield
@@ -138,9 +158,3 @@ def _is_size(value: Any) -> bool:
         and bool(value)
         and all(type(one) is int and one >= 0 for one in value)
     )
-
-
-aten = torch.ops.aten
-_NEW = {aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full}
-_KNOWN_AS = {aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention}
-_CONVOLUTIONS = {aten.convolution, aten._convolution}

@@ -13,6 +13,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from vet.torch_private import share_storage
+
 LAST = ('linear', 'layer_norm', 'rms_norm', 'lstm', 'gru')
 SECOND = ('conv1d', 'conv2d', 'conv3d', 'batch_norm', 'group_norm', 'instance_norm')
 MIXES = (
@@ -93,7 +95,7 @@ class Channels(TorchFunctionMode):
         shared = range(before.dim() if before.dim() == after.dim() else 0)
         if name in COPIES:
             pairs = _kept(_places(before, _dense(before)), _places(after, _dense(after)))
-        elif before.untyped_storage()._cdata == after.untyped_storage()._cdata:
+        elif share_storage(before, after):
             pairs = _kept(_places(before, before.stride()), _places(after, after.stride()))
             pairs += [
                 (i, i)

@@ -87,8 +87,4 @@ def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, o
 
 def statistics(module: nn.Module) -> list[str]:
     """The names of a norm's running statistics, which train with its scale."""
-    return (
-        [name for name, buffer in module._buffers.items() if buffer is not None]
-        if isinstance(module, NORMS)
-        else []
-    )
+    return [name for name, _ in module.named_buffers(recurse=False)] if isinstance(module, NORMS) else []

@@ -140,7 +140,7 @@ class Projections(nn.Module):
         generator = torch.Generator().manual_seed(self.seed)
         names = f'A_{rank}x{in_features}_{out}', f'B_{out}x{rank}_{in_features}'
         for name, shape in zip(names, ((rank, in_features), (out, rank))):
-            if name not in self._buffers:
+            if not hasattr(self, name):
                 drawn = nn.init.kaiming_uniform_(torch.empty(shape), generator=generator)
                 self.register_buffer(name, drawn.to(like.device), persistent=False)
         return names

@@ -79,7 +79,7 @@ class MultiTaskClassifier(SeveralTasks):
         for other in others:
             for name in self._shared:
                 holder, leaf = other[name]
-                holder._parameters[leaf] = _get(*first[name])
+                setattr(holder, leaf, _get(*first[name]))
 
     @property
     def tuners(self) -> list[Tuner]:
@@ -167,7 +167,6 @@ def share_equal_weights(backbones: Sequence[Backbone]) -> None:
     for backbone in backbones:
         other = first.setdefault(backbone.identity['sha256'], backbone)
         for name, module in backbone.network.named_modules():
-            if not module._parameters and not module._buffers:  # which may be another pool
-                continue
-            module._parameters.update(other.network.get_submodule(name)._parameters)
-            module._buffers.update(other.network.get_submodule(name)._buffers)
+            tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+            for leaf, _ in tensors:  # a module without tensors may be another pool
+                setattr(module, leaf, getattr(other.network.get_submodule(name), leaf))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.core.delta import declared
-from vet.core.modes import is_recorded
+from vet.torch_private import convolution_gradients, is_recorded
 
 
 def can_merge(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
@@ -103,17 +103,15 @@ class MergedConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, W, A, B = ctx.saved_tensors
-        gy, down, how = gradients[0], A.view(len(A), *W.shape[1:]), (None, *ctx.how, False, [0, 0], 1)
+        gy, down, how = gradients[0], A.view(len(A), *W.shape[1:]), ctx.how
         gx = gA = gB = None
         if ctx.needs_input_grad[0]:
-            gx = torch.ops.aten.convolution_backward(
-                gy, x, W + (B @ A).view_as(W), *how, [True, False, False]
-            )[0]
+            gx = convolution_gradients(gy, x, W + (B @ A).view_as(W), how, 'x')
         if ctx.needs_input_grad[3]:
             gh = F.conv2d(gy, B.T[:, :, None, None])
-            gA = torch.ops.aten.convolution_backward(gh, x, down, *how, [False, True, False])[1].flatten(1)
+            gA = convolution_gradients(gh, x, down, how, 'weight').flatten(1)
         if ctx.needs_input_grad[4]:
-            gB = flattened(gy, 1).T @ flattened(F.conv2d(x, down, None, *ctx.how), 1)
+            gB = flattened(gy, 1).T @ flattened(F.conv2d(x, down, None, *how), 1)
         return gx, None, None, gA, gB, None
 
 
@@ -127,7 +125,22 @@ def down(module: Any, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     """A x as `module` computes it: (…, k) or (B, k, H', W')"""
     if isinstance(module, nn.Linear):
         return F.linear(x, A)
-    return module._conv_forward(x, A.view(len(A), module.in_channels, *module.kernel_size), None)
+    weight, padding = A.view(len(A), module.in_channels, *module.kernel_size), module.padding
+    if module.padding_mode != 'zeros':
+        x, padding = F.pad(x, _sides(module), module.padding_mode), 0
+    return F.conv2d(x, weight, None, module.stride, padding, module.dilation, module.groups)
+
+
+def _sides(module: Any) -> list[int]:
+    """How much F.pad adds for a convolution: left, right, top, bottom."""
+    sides: list[int] = []
+    for axis in (1, 0):
+        if isinstance(module.padding, str):  # 'same' or 'valid'
+            total = module.dilation[axis] * (module.kernel_size[axis] - 1) * (module.padding == 'same')
+            sides += [total // 2, total - total // 2]
+        else:
+            sides += [module.padding[axis]] * 2
+    return sides
 
 
 def add_product(

@@ -29,6 +29,7 @@ from torch import nn
 from vet.core.delta import declared
 from vet.core.products import can_merge, merged_product
 from vet.errors import NoSiteError
+from vet.torch_private import children_of, parameters_of, twin
 
 Forward = Callable[..., Any]
 Tensors = dict[str, torch.Tensor | None]
@@ -116,7 +117,7 @@ def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
     convolution.
     """
     owner, _, name = path.rpartition('.')
-    return module.get_submodule(owner)._parameters.get(name)
+    return parameters_of(module.get_submodule(owner)).get(name)
 
 
 # Attached and detached --------------------------------------------------------------------------------------
@@ -184,28 +185,23 @@ def _shadow(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn
     """A shadow of `module` that reads `tensors` for its parameters. Nothing of `module` changes, so
     threads may share it.
     """
-    shadow: Any = object.__new__(type(module))
-    shadow.__dict__ = {
-        **module.__dict__,
-        '_parameters': dict(module._parameters),
-        '_modules': dict(module._modules),
-    }
+    shadow: Any = twin(module)
     below: dict[str, Tensors] = {}
     for path, tensor in tensors.items():
         child, _, rest = path.partition('.')
         if rest:
             below.setdefault(child, {})[rest] = tensor
         else:
-            shadow._parameters[child] = tensor
+            parameters_of(shadow)[child] = tensor
     for child, inner in below.items():
-        shadow._modules[child] = _shadow(module.get_submodule(child), inner)
+        children_of(shadow)[child] = _shadow(module.get_submodule(child), inner)
     return shadow
 
 
 def _put_tensors(module: nn.Module, tensors: Mapping[str, Any]) -> None:
     for path, tensor in tensors.items():
         owner, _, name = path.rpartition('.')
-        module.get_submodule(owner)._parameters[name] = tensor
+        parameters_of(module.get_submodule(owner))[name] = tensor
 
 
 # Merged -----------------------------------------------------------------------------------------------------

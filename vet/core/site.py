@@ -18,9 +18,10 @@ from vet.core.channels import Channels, tensors_in
 from vet.core.modes import in_eval
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.patterns import NOTHING, fits, occurs, require_pattern
+from vet.torch_private import BATCH_NORM, CONVOLUTION, parameters_of
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
-WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, BATCH_NORM)
+WEIGHTED = (nn.Linear, CONVOLUTION)
 AT = re.compile(r'(?P<role>[^\[\]]+)(\[(?P<slice>-?\d{1,9}|(-?\d{1,9})?:(-?\d{1,9})?)\])?')
 
 
@@ -117,7 +118,7 @@ class Site:
     def has_weight(self) -> bool:
         """Whether there is a `weight`."""
         owner, _, name = self.weight_name.rpartition('.')
-        return self.host.get_submodule(owner)._parameters.get(name) is not None
+        return parameters_of(self.host.get_submodule(owner)).get(name) is not None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -135,7 +136,7 @@ class Site:
     def bias(self) -> torch.Tensor | None:
         """The bias beside the weight; None where there is none."""
         owner, _, name = self.bias_name.rpartition('.')
-        return self.host.get_submodule(owner)._parameters.get(name)
+        return parameters_of(self.host.get_submodule(owner)).get(name)
 
     def at_depth(self, value: object, what: str) -> int:
         """The entry for this site of `value`, as `choose` finds it, where it must be an int; 0, where

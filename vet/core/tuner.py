@@ -5,7 +5,6 @@ Tuner files import it; nothing else in a tuner file touches a network.
 """
 
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from vet.core.edits import Hook, Thaw, statistics
 from vet.core.reweight import Reweight
 from vet.core.site import Site
 from vet.errors import NoSiteError, UserError
+from vet.torch_private import has_compiled
 
 
 class Tuner(nn.Module):
@@ -267,5 +267,5 @@ def _refuse_merged(backbone: Backbone | None, what: str) -> None:
 
 def _forget_compiled_graphs() -> None:
     """A graph that torch.compile made before an edit would go on without it, in silence."""
-    if 'torch._dynamo' in sys.modules:
+    if has_compiled():
         torch.compiler.reset()

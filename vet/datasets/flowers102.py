@@ -25,7 +25,11 @@ class Flowers102(PublishedDataset):
     unpacked_in = folder
     downloads = tuple(
         Download(f'https://www.robots.ox.ac.uk/~vgg/data/flowers/102/{name}', f'md5:{md5}')
-        for name, md5 in datasets.Flowers102._file_dict.values()
+        for name, md5 in (
+            ('102flowers.tgz', '52808999861908f626f3c1f4e79d11fa'),
+            ('imagelabels.mat', 'e0620be6f572b9609742df49c70aed4d'),
+            ('setid.mat', 'a5357ecc9cb78c4bef273ce3793fc85c'),
+        )
     )
 
     def read(self, root: Path, split: str) -> tuple[list[str], list[Sample]]:

@@ -4,20 +4,19 @@ near to float32.
 Imported by learner.py alone.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
-from torch.backends import mkldnn
 from torch.overrides import TorchFunctionMode
+
+from vet.torch_private import float32_products_in_bf16, multiplies_bf16_tiles, softmax_gradient
 
 
 def pays(device: torch.device) -> bool:
     """Whether the hardware multiplies tiles of bf16. Without, nothing was measured."""
-    return device.type == 'cpu' and torch.cpu._is_amx_tile_supported()
+    return device.type == 'cpu' and multiplies_bf16_tiles()
 
 
 class AttentionByProducts(TorchFunctionMode):
@@ -66,19 +65,8 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q, k, v, dy = (each.float() for each in (*ctx.saved_tensors, gradients[0]))
         scale = q.shape[-1] ** -0.5
-        with _products_of_bf16():
+        with float32_products_in_bf16():
             p = (q @ k.mT).mul_(scale).softmax(-1)
             dv = p.mT @ dy
-            ds = torch._softmax_backward_data(dy @ v.mT, p, -1, p.dtype).mul_(scale)
+            ds = softmax_gradient(dy @ v.mT, p).mul_(scale)
             return tuple(each.bfloat16() for each in (ds @ k, ds.mT @ q, dv))
-
-
-@contextmanager
-def _products_of_bf16() -> Iterator[None]:
-    """Within, products of float32 matrices round their entries to bf16, and add up and give float32."""
-    matmul: Any = getattr(mkldnn, 'matmul')  # noqa: B009 - mypy does not know it
-    before, matmul.fp32_precision = matmul.fp32_precision, 'bf16'
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before

@@ -15,6 +15,7 @@ from torch import nn
 
 from vet.core.edits import statistics
 from vet.core.reweight import forward_replaced
+from vet.torch_private import BATCH_NORM
 
 
 @contextmanager
@@ -24,9 +25,7 @@ def single_values_normed(model: nn.Module) -> Iterator[None]:
 
     torch refuses such a batch: one image, behind a pool. All other batches are what they are.
     """
-    norms: list[Any] = [
-        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
     with ExitStack() as stack:
         for norm in norms:
             stack.enter_context(forward_replaced(norm, partial(_normed, norm, norm.forward)))

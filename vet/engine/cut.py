@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.reweight import forward_replaced, reweights_of
 from vet.errors import UserError
+from vet.torch_private import hooks_after, hooks_before, map_tensors
 
 
 class NoCutError(UserError):
@@ -169,7 +169,7 @@ def find_cut(model: ImageClassifier, image_shape: torch.Size) -> Cut:
                 modules[name],
                 _before(calls, began[name]),
                 image_shape,
-                bool(network._forward_hooks),
+                bool(hooks_after(network)),
             )
             if cut._holds(noise, expected):
                 return cut
@@ -190,10 +190,10 @@ def _edited(model: ImageClassifier) -> list[str]:
     return [
         name
         for name, module in model.backbone.network.named_modules()
-        if module._forward_pre_hooks
-        or (name and module._forward_hooks)
+        if hooks_before(module)
+        or (name and hooks_after(module))
         or reweights_of(module)
-        or any(id(parameter) in trained for parameter in module._parameters.values())
+        or any(id(parameter) in trained for parameter in module.parameters(recurse=False))
     ]
 
 
@@ -210,8 +210,8 @@ def _trace(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, dict
 
     def end(module: nn.Module, args: tuple, output: Any) -> None:
         calls[module].ended = next(clock)
-        calls[module].output = tree_map_only(
-            torch.Tensor, lambda t: t[:1].clone() if t.shape[:1] == (len(images),) else t, output
+        calls[module].output = map_tensors(
+            lambda t: t[:1].clone() if t.shape[:1] == (len(images),) else t, output
         )
 
     with ExitStack() as stack:
@@ -239,6 +239,4 @@ def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, Any]:
 
 def _for_batch(output: Any, batch: int, *args: Any, **kwargs: Any) -> Any:
     """The output of one image, for each of a batch. What is the same for any batch goes as it is."""
-    return tree_map_only(
-        torch.Tensor, lambda t: t.expand(batch, *t.shape[1:]) if t.shape[:1] == (1,) else t, output
-    )
+    return map_tensors(lambda t: t.expand(batch, *t.shape[1:]) if t.shape[:1] == (1,) else t, output)

@@ -4,9 +4,9 @@ import os
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, PartialState
 
 from vet.errors import UserError
+from vet.torch_private import forget_accelerator
 
 
 def make_accelerator(
@@ -41,11 +41,7 @@ def make_accelerator(
     is_gpu = device != 'cpu' and torch.cuda.is_available()
     if precision == 'auto':
         precision = 'bf16' if is_gpu and torch.cuda.is_bf16_supported() else 'fp32'
-    if (
-        not torch.distributed.is_initialized()
-    ):  # accelerate keeps one device a process; a later trainer's may differ
-        PartialState._reset_state()
-    AcceleratorState._reset_state()
+    forget_accelerator(with_processes=not torch.distributed.is_initialized())  # a later trainer's may differ
     parallel = DistributedDataParallelKwargs(
         find_unused_parameters=some_unused, broadcast_buffers=False
     )  # batch_norms.py shares those that train

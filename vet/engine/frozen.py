@@ -15,8 +15,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from vet.core.delta import declared
-from vet.core.modes import is_recorded
 from vet.core.reweight import Reweight, all_split, forward_replaced, parameter_or_none
+from vet.torch_private import is_recorded, layer_norm, layer_norm_gradient
 
 NORMS = (nn.LayerNorm, LayerNorm)
 CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose weights autocast casts, and that read them alone
@@ -81,7 +81,7 @@ class Norm(torch.autograd.Function):
         eps: float,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        y, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        y, mean, rstd = layer_norm(x, shape, weight, bias, eps)
         ctx.save_for_backward(x.to(dtype), mean, rstd, weight, bias)
         ctx.shape = shape
         return y
@@ -90,9 +90,8 @@ class Norm(torch.autograd.Function):
     @once_differentiable  # what is kept of x has no history
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, mean, rstd, weight, bias = ctx.saved_tensors
-        return torch.ops.aten.native_layer_norm_backward(
-            gradients[0], x.float(), ctx.shape, mean, rstd, weight, bias, [True, False, False]
-        )[0], *[None] * 5
+        dx = layer_norm_gradient(gradients[0], x.float(), ctx.shape, mean, rstd, weight, bias)
+        return dx, *[None] * 5
 
 
 def storable(model: Any) -> list[nn.Parameter]:

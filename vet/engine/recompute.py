@@ -57,15 +57,15 @@ def _statistics_kept(norms: list[nn.Module]) -> Iterator[None]:
     counted it.
     """
     kept = [
-        (module, name, module._buffers[name])
+        (module, name, getattr(module, name))
         for module in norms
         if module.training
         for name in statistics(module)
     ]
     for module, name, buffer in kept:
-        module._buffers[name] = buffer.clone() if buffer is not None else None
+        setattr(module, name, buffer.clone())
     try:
         yield
     finally:
         for module, name, buffer in kept:
-            module._buffers[name] = buffer
+            setattr(module, name, buffer)

@@ -11,6 +11,7 @@ from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
 from vet.registry import TUNERS
+from vet.torch_private import hooks_before
 
 
 @TUNERS.register_module()
@@ -31,7 +32,7 @@ class PixelBranch(Tuner):
         self.rank, self.scale = rank, scale
 
     def tune(self, site: Site) -> None:
-        if site.module._forward_pre_hooks:
+        if hooks_before(site.module):
             raise refuse(self, site, 'images that no other tuner edits before the backbone takes them')
         self.after(site, Branch(site.in_shape, site.out_shape[0], self.rank, self.scale))
 

@@ -14,6 +14,7 @@ from vet.core.deltas import DropLast
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
+from vet.torch_private import hooks_before
 
 # B images, N tokens, P prefix tokens, C channels
 
@@ -61,7 +62,7 @@ class Prefix(Tuner):
                 'plain attention over all tokens, with a fused qkv layer'
                 + (f' and free of {tie!r}' if tie else ' and unnormed keys' if normed else ''),
             )
-        before: list[Any] = list(site.module._forward_pre_hooks.values())
+        before: list[Any] = hooks_before(site.module)
         if any(isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens) for hook in before):
             raise refuse(self, site, 'an attention without another prefix (the other prefix may be longer)')
         (projection,) = (
