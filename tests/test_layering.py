@@ -93,6 +93,20 @@ def wrong_arrows(source: str, module: str, is_plugin=None) -> list[str]:
     return wrong
 
 
+DOORS = ('vet.engine.fast', 'vet.engine.feed')  # folders that are entered through their door.py alone
+
+
+def past_the_door(source: str, module: str) -> list[str]:
+    """The files that `module` imports of a folder with a door, from outside the folder."""
+    return [
+        f'{module} -> {name}'
+        for name in sorted(imports(source, module))
+        for folder in DOORS
+        if f'{name}.'.startswith(f'{folder}.') and name != f'{folder}.door'
+        if not module.startswith(f'{folder}.')
+    ]
+
+
 def modules() -> dict[str, Path]:
     """All but vet/__init__.py, which offers the public names."""
     files = [path for folder in ('vet', 'tools', 'benchmarks') for path in (ROOT / folder).rglob('*.py')]
@@ -106,6 +120,26 @@ def modules() -> dict[str, Path]:
 @pytest.mark.parametrize('module', sorted(set(modules()) - {'vet.__init__'}))
 def test_imports_point_one_way(module):
     assert wrong_arrows(modules()[module].read_text(), module) == []
+
+
+@pytest.mark.parametrize('module', sorted(name for name in modules() if name.startswith('vet.')))
+def test_a_folder_with_a_door_is_entered_through_the_door(module):
+    assert past_the_door(modules()[module].read_text(), module) == []
+
+
+@pytest.mark.parametrize(
+    'module, source, wrong',
+    [
+        ('vet.engine.made_up', 'from vet.engine.feed.batches import load', ['vet.engine.feed.batches']),
+        ('vet.engine.made_up', 'from .fast import fp8', ['vet.engine.fast.fp8']),
+        ('vet.cli.made_up', 'import vet.engine.feed', ['vet.engine.feed']),
+        ('vet.engine.made_up', 'from vet.engine.fast.door import Tricks', []),
+        ('vet.engine.fast.door', 'from vet.engine.fast.fp8 import products_in_fp8', []),
+        ('vet.engine.fast.made_up', 'from vet.engine.feed.door import load', []),
+    ],
+)
+def test_an_import_past_a_door_is_found(module, source, wrong):
+    assert past_the_door(source, module) == [f'{module} -> {name}' for name in wrong]
 
 
 def test_the_arrows_have_no_circle():

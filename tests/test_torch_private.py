@@ -19,10 +19,10 @@ from tests.nets import images, tiny
 from vet import torch_private
 from vet.core import site
 from vet.datasets.image import open_image
-from vet.engine.attention import AttentionByProducts
-from vet.engine.cut import find_cut
 from vet.engine.device import make_accelerator, precision_of
-from vet.engine.frozen import norms_keep, stored_in
+from vet.engine.fast.attention_in_bf16 import AttentionByProducts
+from vet.engine.fast.frozen_in_bf16 import norm_inputs_kept_in, weights_stored_in
+from vet.engine.feed.cut import find_cut
 from vet.registry import TUNERS
 
 ROOT = Path(__file__).parents[1]
@@ -195,7 +195,11 @@ def computed() -> dict[str, torch.Tensor]:
                 parameter.normal_(0, 0.3)
         model.train()
         loss, float32 = gradients(model, images(6), LABELS)
-        with stored_in(torch.bfloat16, model), norms_keep(torch.bfloat16, model), AttentionByProducts():
+        with (
+            weights_stored_in(torch.bfloat16, model),
+            norm_inputs_kept_in(torch.bfloat16, model),
+            AttentionByProducts(),
+        ):
             loss_16, bf16 = in_autocast(model)
         found |= {f'{family}.{name}': value for name, value in float32.items()}
         found |= {f'{family}.bf16.{name}': value for name, value in bf16.items()}

@@ -55,10 +55,10 @@ from vet.benchmark import record
 from vet.datasets.flowers102 import Flowers102
 from vet.datasets.hold_out import Part
 from vet.datasets.image_folder import ImageFolder
-from vet.engine.batches import Batch, Order, load
 from vet.engine.environment import describe
-from vet.engine.heap import freed_memory_kept
-from vet.engine.image_cache import cached_images
+from vet.engine.fast.door import freed_memory_kept
+from vet.engine.feed.door import Batch, Order, load
+from vet.engine.feed.image_cache import cached_images
 from vet.engine.learner import Learner
 from vet.engine.log import read_log
 from vet.engine.meter import Meter

@@ -16,8 +16,8 @@ The first two rounds do not count. The sides are:
 - vet's Learner, which train.py runs.
 
 All have the same rank, places, batch, dtype and memory layout, and batch norms in eval. On a CPU all keep
-freed memory, as vet's trainer does (vet/engine/heap.py); the other sides are slower without that. Each ratio
-is of one round; the table gives median and quartiles. In fp8 the other sides compute in bf16. Utilisation is
+freed memory, as vet's trainer does (vet/engine/fast/freed_memory.py); the other sides are slower without
+that. Each ratio is of one round; the table gives median and quartiles. In fp8 the other sides compute in bf16. Utilisation is
 the speed of a step's products and convolutions, in operations per second, divided by the speed of one product
 of square matrices in float32 or bf16, which takes a turn in each round too. Results go to results/steps.json
 beside this file, by job and device.
@@ -45,10 +45,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from vet.benchmark import record
 from vet.config import Schedule, Train
 from vet.core.model import ImageClassifier
-from vet.engine.batches import Batch, Order
 from vet.engine.device import make_accelerator
 from vet.engine.environment import describe
-from vet.engine.heap import freed_memory_kept
+from vet.engine.fast.door import freed_memory_kept
+from vet.engine.feed.door import Batch, Order
 from vet.engine.learner import Learner
 from vet.engine.meter import Meter
 from vet.hub.model_folder import build_classifier

@@ -18,7 +18,7 @@ from vet.datasets.hold_out import hold_out
 from vet.datasets.image import open_image
 from vet.datasets.image_folder import ImageFolder
 from vet.datasets.multitask import MultiTask
-from vet.engine.image_cache import cached_images
+from vet.engine.feed.image_cache import cached_images
 from vet.errors import DataError, DataWarning, UserError
 
 RAMP = np.array([[0, 1024, 2048, 4095]])

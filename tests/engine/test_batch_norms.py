@@ -9,7 +9,7 @@ from tests.engine.test_learner import batches_of, make, step
 from tests.nets import images, timm_net
 from vet import build_trainer
 from vet.engine.batch_norms import single_values_normed
-from vet.engine.batches import Order
+from vet.engine.feed.batches import Order
 
 SPLIT = dict(layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), stem_width=8)
 

@@ -9,7 +9,7 @@ from torch import nn
 from tests.engine.runs import small
 from tests.engine.test_learner import batches_of, make, step
 from vet.core.tuner import Tuner
-from vet.engine.batches import Order
+from vet.engine.feed.batches import Order
 from vet.errors import TrainingError
 
 

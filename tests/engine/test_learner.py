@@ -14,9 +14,9 @@ from tests.nets import images, tiny
 from vet.config import Schedule, Train
 from vet.core.model import ImageClassifier
 from vet.core.tuner import Tuner
-from vet.engine.batches import Batch, Order
 from vet.engine.device import make_accelerator
 from vet.engine.ema import Average, swapped
+from vet.engine.feed.batches import Batch, Order
 from vet.engine.learner import Learner
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor

@@ -13,7 +13,7 @@ from vet import pipeline
 from vet.backbones.digits import ARCHITECTURE
 from vet.builders import build_trainer, find_config
 from vet.datasets.digits import Digits
-from vet.engine.batches import Order
+from vet.engine.feed.batches import Order
 from vet.errors import UserError
 from vet.hub.export import export
 from vet.registry import BACKBONES

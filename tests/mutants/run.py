@@ -36,7 +36,12 @@ from tests.mutants.mutations import Mutation, mutations  # noqa: E402
 
 # Each room, and the tests that look at it. The tests of the mutated file's own name come first.
 ROOMS = {
-    'core': ['tests/core', 'tests/tuners', 'tests/engine/test_frozen.py', 'tests/engine/test_multitask.py'],
+    'core': [
+        'tests/core',
+        'tests/tuners',
+        'tests/engine/fast/test_frozen_in_bf16.py',
+        'tests/engine/test_multitask.py',
+    ],
     'tuners': ['tests/tuners', 'tests/core'],
     'engine': [
         'tests/engine',
@@ -44,13 +49,13 @@ ROOMS = {
         'tests/test_pipeline.py',
         'tests/cli/test_commands.py',
     ],
-    'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/test_batches.py'],
+    'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/feed/test_batches.py'],
     'hub': ['tests/hub', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
 }
 LONG = (
     'test_two_processes.py',
     'test_fp8.py',
-    'test_heap.py',
+    'test_freed_memory.py',
     'test_image_cache.py',
     'test_compile.py',
 )  # run last

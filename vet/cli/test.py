@@ -9,7 +9,7 @@ from vet.config import read_settings
 from vet.datasets.base import set_gray_range
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import measure
-from vet.engine.views import refuse_two_normalisations, refuse_unfit_views
+from vet.engine.feed.door import refuse_two_normalisations, refuse_unfit_views
 from vet.errors import UserError
 from vet.hub.model_folder import load_model
 from vet.hub.names import find_folder

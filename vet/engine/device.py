@@ -14,7 +14,7 @@ def make_accelerator(
 ) -> Accelerator:
     """An Accelerator on `device` ('cpu', 'cuda', 'cuda:1', 'mps'; None: the best there is).
 
-    precision: 'fp32', 'bf16' (autocast), 'fp8' (the same; a training adds vet/engine/fp8.py), or 'auto': bf16
+    precision: 'fp32', 'bf16' (autocast), 'fp8' (the same; a training adds vet/engine/fast/fp8.py), or 'auto': bf16
         where the hardware has it.
     some_unused: whether a step may leave trained parameters without a gradient, as one of several tasks does.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import vet
-from vet.engine.attention import pays
+from vet.torch_private import multiplies_bf16_tiles
 
 NO_CODE = (
     ':(top)',
@@ -40,7 +40,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         device=torch.cuda.get_device_name(device) if is_gpu else f'{device.type}, {_processor()}',
         processor=_processor(),
         instructions=torch.backends.cpu.get_cpu_capability(),
-        multiplies_bf16_tiles=pays(torch.device('cpu')),
+        multiplies_bf16_tiles=multiplies_bf16_tiles(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
         packages={name: metadata.version(name) for name in PACKAGES},

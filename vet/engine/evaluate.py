@@ -14,8 +14,7 @@ from vet.config import Evaluation
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
-from vet.engine.batches import Transforms, load
-from vet.engine.features import Features
+from vet.engine.feed.door import Features, Transforms, load
 from vet.engine.files import write_file
 from vet.errors import UserError
 from vet.registry import METRICS

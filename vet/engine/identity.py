@@ -16,7 +16,7 @@ from PIL import Image
 
 import vet
 from vet.datasets.base import item_of, sources_of
-from vet.engine.batches import opened
+from vet.engine.feed.door import opened
 
 CONTENT_BYTES = 256 * 2**20  # of a split: so much of its contents is read, spread over all of its files
 ITEMS = 8  # about so many of a dataset that does not say what its items are read from

@@ -17,19 +17,15 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.reweight import forward_kept
 from vet.core.tensor_file import check_tensors
-from vet.engine.attention import AttentionByProducts, pays
 from vet.engine.batch_norms import share_statistics, single_values_normed
-from vet.engine.batches import Batch, Order
 from vet.engine.checkpoint import load_optimizer_state, optimizer_state
-from vet.engine.device import precision_of
 from vet.engine.ema import Average, copy_into, shortened
-from vet.engine.fp8 import products_in_fp8
-from vet.engine.frozen import norms_keep, stored_in
+from vet.engine.fast.door import Tricks
+from vet.engine.feed.door import Batch, Order
 from vet.engine.gradients import GradientWatch
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
 from vet.engine.progress import say
-from vet.engine.recompute import blocks_again
 from vet.engine.seeding import seed_everything
 from vet.errors import UserError
 from vet.patterns import fits
@@ -85,24 +81,10 @@ class Learner:
         """Makes the changes of the network that `close` takes back. UserError where a setting does not
         fit the network.
         """
-        model, train, accelerator = self.model, self.train, self.accelerator
-        if not train.compile:
-            self._while_training.enter_context(single_values_normed(model))
-        if train.gradient_checkpointing:
-            if train.compile:
-                raise UserError(
-                    'train.gradient_checkpointing and train.compile are both on, but a compiler chooses by '
-                    'itself what is kept and what is computed again; set one of them to False.'
-                )
-            with blocks_again(model):  # refuses a network without blocks
-                pass
-        is_bf16 = precision_of(accelerator) == 'bf16'
-        if train.precision == 'fp8':
-            self._while_training.enter_context(products_in_fp8(model))
-        self._by_products = is_bf16 and train.lean and not train.compile and pays(accelerator.device)
-        if is_bf16:
-            self._while_training.enter_context(stored_in(torch.bfloat16, model))
-            self._while_training.enter_context(norms_keep(torch.bfloat16, model))
+        if not self.train.compile:
+            self._while_training.enter_context(single_values_normed(self.model))
+        self._tricks = Tricks(self.model, self.train, self.accelerator)
+        self._while_training.enter_context(self._tricks.while_training())
 
     def _begin(self, stage: int) -> None:
         """Freezes what the stage does not train, and makes its optimizer. DDP is told anew which
@@ -150,13 +132,7 @@ class Learner:
         share = accelerator.num_processes / self.order.step_size(
             step
         )  # DDP takes the mean over processes, not images
-        with ExitStack() as lean:  # the backward pass in it too: gradient checkpointing calls blocks again
-            for model in self.model.tasks.values() if train.lean else ():
-                lean.enter_context(model.lean())
-            if self._by_products:
-                lean.enter_context(AttentionByProducts())
-            if train.gradient_checkpointing:  # around what the lean blocks compute
-                lean.enter_context(blocks_again(self.model))
+        with self._tricks.in_a_step():
             self._accumulate(batches, share, meter)
         self._watch.look(self.parameters, {batch.task for batch in batches})
         if train.clip_norm is not None:

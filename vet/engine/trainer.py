@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -23,29 +23,24 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.tensor_file import read_tensors
 from vet.datasets.base import set_gray_range, told
-from vet.engine.batches import Batch, Order, Transforms, load, opened
 from vet.engine.checkpoint import Progress
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.environment import describe
 from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
 from vet.engine.failures import failures_named
-from vet.engine.features import FeatureCache, Features
+from vet.engine.fast.door import freed_memory_kept, refuse_without_fp8
+from vet.engine.feed.door import Feed, Order, opened, refuse_two_normalisations, refuse_unfit_views
 from vet.engine.files import read_json
-from vet.engine.fp8 import refuse_without_fp8
-from vet.engine.heap import freed_memory_kept
 from vet.engine.identity import identity_of
-from vet.engine.image_cache import ImageCache
 from vet.engine.learner import Learner
 from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
-from vet.engine.on_device import load_on_device
 from vet.engine.progress import ProgressBar, say
 from vet.engine.rehearsal import rehearse_the_end
 from vet.engine.seeding import seed_everything
 from vet.engine.stop import Asked, Stop
 from vet.engine.together import on_main
-from vet.engine.views import refuse_two_normalisations, refuse_unfit_views
 from vet.engine.work_folder import WorkFolder
 from vet.errors import DataError, DivergedError, TrainingError, UserError
 from vet.transforms.torchvision import build_transform, on_tensors
@@ -114,8 +109,7 @@ class Trainer:
         if settings.train.transform_on != 'pil':
             self._augment = {task: on_tensors(transform) for task, transform in self._augment.items()}
         self._best: dict[str, torch.Tensor] | None = None
-        self._cache: FeatureCache | None = None
-        self._images: ImageCache | None = None
+        self._feed = Feed(data, settings, self.accelerator)
         self._training, self._is_prepared = False, is_prepared
 
     def train(self) -> dict[str, Any]:
@@ -136,7 +130,8 @@ class Trainer:
             with failures_named(self.folder.way_on), freed_memory_kept(self.accelerator.device):
                 summary, stop = self._train()
         finally:
-            self._training, self._cache, self._images = False, None, None
+            self._training = False
+            self._feed.forget()
             self.folder.close()
         return summary if summary is not None else stop.hand_on()
 
@@ -219,22 +214,22 @@ class Trainer:
                 f'as many (given: {accelerator.num_processes}).'
             )
         progress.processes = accelerator.num_processes
-        self._images = ImageCache(settings, accelerator) if train.cache_images else None
+        self._feed.keep_images()
         if not parts:
             seed_everything(settings.seed, 'prepare')
             for task, part in self.model.tasks.items() if not self._is_prepared else ():
                 for tuner in part.tuners:
                     tuner.prepare(
                         (batch.images, batch.labels)
-                        for batch in self._batches(order, 0)
+                        for batch in self._feed.batches(order, 0, self._augment)
                         if batch.task == task
                     )
             if accelerator.num_processes > 1:  # what a process found in images of its own
                 copy_into(self.model.trained_state(), broadcast(self.model.trained_state()))
-        self._cache = FeatureCache(self.model, settings, accelerator) if train.cache_features else None
+        self._feed.keep_features(self.model)
         if not parts and settings.evaluation.before and self.data.get('test') is not None:
             progress.before = self._measure('test')
-        features = self._features('train', self._augment)
+        features = self._feed.features('train', self._augment)
         learner = Learner(
             self.model, train, order, accelerator, progress.step, features.net if features else None
         )
@@ -277,7 +272,7 @@ class Trainer:
     ) -> None:
         """Takes all steps that are left, or those until a signal comes."""
         train, order = self.settings.train, learner.order
-        batches = self._batches(order, progress.step)
+        batches = self._feed.batches(order, progress.step, self._augment)
         meter, last = Meter(self.accelerator.device), train.max_epochs * order.steps
         meter.restore(progress.meter, self.accelerator.is_main_process)
         saves_at, is_asked = train.checkpoint, False
@@ -428,44 +423,12 @@ class Trainer:
             )
         return measure(
             self.model,
-            *self._source(split, self._view),
+            *self._feed.source(split, self._view),
             self.accelerator,
             self.settings.evaluation,
             answers,
-            self._features(split, self._view),
+            self._feed.features(split, self._view),
         )
-
-    def _batches(self, order: Order, step: int) -> Iterator[Batch]:
-        """This process's batches from step `step` to the end of training; nothing is read before the
-        first is asked for.
-        """
-        first, train = step // order.steps, self.settings.train
-        keys = (
-            key
-            for epoch in range(first, train.max_epochs)
-            for key in order.keys(epoch, step % order.steps if epoch == first else 0)
-        )
-        features, device = self._features('train', self._augment), self.accelerator.device
-        loads, workers = (
-            load_on_device if train.transform_on == 'device' else load,
-            train.dataloader.workers_per_gpu,
-        )
-        yield from (
-            features.batches(keys, device)
-            if features
-            else loads(*self._source('train', self._augment), self.settings.seed, keys, workers, device)
-        )
-
-    def _features(self, split: str, views: Transforms) -> Features | None:
-        """What train.cache_features keeps of a split's images, while training goes on."""
-        return self._cache.features(split, *self._source(split, views)) if self._cache else None
-
-    def _source(self, split: str, views: Transforms) -> tuple[Any, Transforms]:
-        """A split's images and how they are seen; while training goes on, as train.cache_images keeps
-        them.
-        """
-        dataset = self.data[split]
-        return self._images.kept(split, dataset, views) if self._images else (dataset, views)
 
     def _save(self, learner: Learner, progress: Progress, meter: Meter, log: Log | None) -> None:
         counted = meter.state(self.accelerator)

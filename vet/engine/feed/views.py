@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from vet.core.modes import in_eval
 from vet.datasets.base import gray_range_of, item_name, item_of, told
-from vet.engine.batches import ADVICE, Transforms, opened
+from vet.engine.feed.batches import ADVICE, Transforms, opened
 from vet.engine.seeding import seeded
 from vet.errors import UserError
 from vet.transforms.torchvision import normalisation

@@ -15,10 +15,10 @@ from vet.datasets.base import ImageDataset
 from vet.datasets.hold_out import Part
 from vet.datasets.image_folder import ImageFolder
 from vet.datasets.multitask import MultiTask
-from vet.engine import on_device
-from vet.engine.batches import load
-from vet.engine.image_cache import CachedImages, cached_images
-from vet.engine.on_device import load_on_device
+from vet.engine.feed import on_device
+from vet.engine.feed.batches import load
+from vet.engine.feed.image_cache import CachedImages, cached_images
+from vet.engine.feed.on_device import load_on_device
 from vet.errors import DataError, UserError
 from vet.transforms.torchvision import build_transform, on_tensors, split_still
 

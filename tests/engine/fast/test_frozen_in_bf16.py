@@ -11,7 +11,7 @@ from tests.contract.cases import CASES
 from tests.contract.runs import LABELS, Run, differing, distance, gradients, in_autocast, run, trained
 from tests.engine.runs import failing, small
 from tests.nets import images
-from vet.engine.frozen import Norm, norms_keep, stored_in
+from vet.engine.fast.frozen_in_bf16 import Norm, norm_inputs_kept_in, weights_stored_in
 from vet.engine.learner import Learner
 
 FORMING = {'Full', 'RLRR', 'GPS'}  # every weight trains, or is what the update is computed from
@@ -41,7 +41,7 @@ def test_loss_and_gradients_are_autocasts(case, family):
     model = trained(case, family).train()
     loss, exact = in_autocast(copy.deepcopy(model))  # a norm's statistics move in training
     before = parameters(model)
-    with stored_in(torch.bfloat16, model):
+    with weights_stored_in(torch.bfloat16, model):
         assert case.name in FORMING or stored(model)
         again, found = in_autocast(model)
     assert again == loss
@@ -54,7 +54,7 @@ def test_norms_that_keep_half_give_gradients_as_near_to_float32_as_autocasts(fam
     model = trained(next(case for case in CASES if str(case) == 'LoRA-weight'), family)
     exact_loss, exact = gradients(model, images(6), LABELS)
     plain_loss, plain = in_autocast(model)
-    with norms_keep(torch.bfloat16, model):
+    with norm_inputs_kept_in(torch.bfloat16, model):
         loss, found = in_autocast(model)
     assert loss == plain_loss
     if family not in ('swin', 'convnext'):  # whose norms take bf16 anyway, but for a few of channels first
@@ -70,7 +70,7 @@ def test_norms_that_keep_half_give_gradients_as_near_to_float32_as_autocasts(fam
 
 def test_norms_and_what_an_update_reads_stay_exact():
     vit = trained(next(case for case in CASES if str(case) == 'LoRA'), 'vit')
-    with stored_in(torch.bfloat16, vit):
+    with weights_stored_in(torch.bfloat16, vit):
         layers = {
             name.removeprefix('blocks.0.')
             for name in stored(vit)
@@ -82,7 +82,7 @@ def test_norms_and_what_an_update_reads_stay_exact():
             for layer in ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2', 'patch_embed.proj')
         }
     dora = trained(next(case for case in CASES if case.label == 'dora-qv'), 'vit')
-    with stored_in(torch.bfloat16, dora):
+    with weights_stored_in(torch.bfloat16, dora):
         assert 'blocks.0.attn.qkv.weight' not in stored(dora) and 'blocks.0.attn.proj.weight' in stored(dora)
 
 
@@ -90,7 +90,7 @@ def test_norms_that_a_later_stage_trains_keep_float32():
     model = trained(next(case for case in CASES if case.name == 'NormTune'), 'vit')
     for parameter in model.trainable().values():
         parameter.requires_grad_(False)
-    with norms_keep(torch.bfloat16, model):
+    with norm_inputs_kept_in(torch.bfloat16, model):
         assert not [
             norm
             for norm in model.backbone.network.modules()
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_weights_exact(tmp_path, monke
 
 def test_an_error_within_brings_the_weights_back():
     model = trained(next(case for case in CASES if case.name == 'LoRA'), 'vit')
-    with pytest.raises(ZeroDivisionError), stored_in(torch.bfloat16, model):
+    with pytest.raises(ZeroDivisionError), weights_stored_in(torch.bfloat16, model):
         raise ZeroDivisionError
     assert not stored(model)
 

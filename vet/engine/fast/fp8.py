@@ -2,7 +2,7 @@
 bf16.
 
 An experiment, of train.precision='fp8': for GPUs that multiply in 8 bits, from NVIDIA's Ada and Hopper on. A
-CPU gives the same numbers, slowly. Imported by learner.py and trainer.py.
+CPU gives the same numbers, slowly. Entered by door.py.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import ScalingType
 
 from vet.core.reweight import class_forward_replaced
-from vet.engine.frozen import storable
+from vet.engine.fast.frozen_in_bf16 import storable
 from vet.errors import UserError
 
 FORMAT = torch.float8_e4m3fn

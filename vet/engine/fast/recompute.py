@@ -2,7 +2,7 @@
 
 Each block's own forward is wrapped, so that tuners at a block, in a block and at a container of blocks all
 act. timm's own mode calls the blocks past their container, and counts the statistics of batch norms twice.
-Imported by learner.py alone.
+Entered by door.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from vet.errors import UserError
 
 
 @contextmanager
-def blocks_again(model: Any) -> Iterator[None]:
+def blocks_recomputed(model: Any) -> Iterator[None]:
     """Within, the networks of a model keep for the backward pass what flows between their blocks, and nothing
     in the blocks.
 

@@ -36,10 +36,10 @@ from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.datasets.base import gray_range_of
-from vet.engine.batches import Batch, Keys, Transforms, opened, placed, read
-from vet.engine.cache_folder import FULL, cache_path, cannot_keep, locked
-from vet.engine.cut import Cut, NoCutError, Resumed, find_cut
 from vet.engine.device import precision_of
+from vet.engine.feed.batches import Batch, Keys, Transforms, opened, placed, read
+from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, locked
+from vet.engine.feed.cut import Cut, NoCutError, Resumed, find_cut
 from vet.engine.progress import say
 from vet.errors import UserError
 from vet.transforms.torchvision import split_normalisation

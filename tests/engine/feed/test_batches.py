@@ -8,7 +8,7 @@ from torch.utils.data._utils.pin_memory import pin_memory as loader_pins
 from torchvision.transforms import v2
 
 from vet.datasets.base import ImageDataset
-from vet.engine.batches import Order, load
+from vet.engine.feed.batches import Order, load
 from vet.engine.seeding import seeded
 from vet.errors import DataError
 from vet.transforms.torchvision import build_transform

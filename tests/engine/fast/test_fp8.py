@@ -11,12 +11,12 @@ from torch import nn
 
 from tests.contract.cases import CASES
 from tests.contract.runs import LABELS, Run, differing, distance, gradients, in_autocast, logits, run, trained
+from tests.engine.fast.test_frozen_in_bf16 import parameters
 from tests.engine.runs import ended, ended_after_a_break, small
-from tests.engine.test_frozen import parameters
 from tests.nets import images
-from vet.engine import fp8
-from vet.engine.fp8 import FORMAT, Product, products_in_fp8, refuse_without_fp8, rounded
-from vet.engine.frozen import stored_in
+from vet.engine.fast import fp8
+from vet.engine.fast.fp8 import FORMAT, Product, products_in_fp8, refuse_without_fp8, rounded
+from vet.engine.fast.frozen_in_bf16 import weights_stored_in
 from vet.errors import UserError
 
 CPU = torch.device('cpu')
@@ -51,7 +51,7 @@ def taken(model) -> set[str]:
 
 
 def in_fp8(model):
-    with products_in_fp8(model), stored_in(torch.bfloat16, model):
+    with products_in_fp8(model), weights_stored_in(torch.bfloat16, model):
         return in_autocast(model)
 
 
@@ -133,7 +133,11 @@ def test_compiled_in_one_graph():
     model = trained(case('LoRA'), 'vit').train()
     _, exact = gradients(model, images(6), LABELS)
     names, trained_parameters = zip(*model.trainable().items())
-    with products_in_fp8(model), stored_in(torch.bfloat16, model), torch.autocast('cpu', torch.bfloat16):
+    with (
+        products_in_fp8(model),
+        weights_stored_in(torch.bfloat16, model),
+        torch.autocast('cpu', torch.bfloat16),
+    ):
         torch.compiler.reset()
         fast = torch.compile(model, fullgraph=True, backend='aot_eager')
         found = dict(

@@ -11,7 +11,7 @@ import torch
 from timm.layers import PatchEmbed
 
 from tests.engine.runs import SmallDigits, ended, small
-from vet.engine import features
+from vet.engine.feed import features
 from vet.engine.learner import Learner
 from vet.errors import UserError
 

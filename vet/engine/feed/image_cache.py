@@ -34,8 +34,8 @@ from vet.datasets.base import ImageDataset
 from vet.datasets.hold_out import Part
 from vet.datasets.multitask import MultiTask
 from vet.datasets.torchvision import TorchvisionDataset
-from vet.engine.batches import Transforms, read
-from vet.engine.cache_folder import FULL, cache_path, cannot_keep, make_once
+from vet.engine.feed.batches import Transforms, read
+from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, make_once
 from vet.engine.progress import say
 from vet.errors import DataError, UserError
 from vet.transforms.torchvision import begins_as_tensor, split_still

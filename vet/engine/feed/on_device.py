@@ -1,7 +1,7 @@
 """Random transforms on the device that trains: each image, a uint8 tensor, with the draws that it has in a
 worker.
 
-Imported by trainer.py alone.
+Used by door.py.
 """
 
 import math
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from vet.datasets.base import item_name, told
-from vet.engine.batches import ADVICE, Batch, Keys, Transforms, placed, read, stacked
-from vet.engine.image_cache import CachedImages
+from vet.engine.feed.batches import ADVICE, Batch, Keys, Transforms, placed, read, stacked
+from vet.engine.feed.image_cache import CachedImages
 from vet.engine.seeding import draws_apart, seed_everything
 from vet.transforms.torchvision import split_at_tensor, split_normalisation
 

@@ -10,7 +10,7 @@ from tests.nets import DEFAULT_FAMILIES, images, tiny
 from vet.core.backbone import Backbone, Preprocessing
 from vet.core.model import ImageClassifier
 from vet.core.site import Layout
-from vet.engine.cut import NoCutError, Resumed, find_cut
+from vet.engine.feed.cut import NoCutError, Resumed, find_cut
 from vet.registry import TUNERS
 
 SHAPE = torch.Size((3, 32, 32))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from tests.engine.feed.test_image_cache import SHORT, after, files, pixels
 from tests.engine.runs import ended, folder_run, small
-from tests.engine.test_image_cache import SHORT, after, files, pixels
 from vet.datasets.image_folder import ImageFolder
-from vet.engine.image_cache import cached_images
+from vet.engine.feed.image_cache import cached_images
 
 ROOT = Path(__file__).parents[2]
 PROBE = {'model.tuners': [dict(type='LinearProbe')], 'train.max_epochs': 1}
@@ -116,7 +116,7 @@ def test_the_switch_for_cut_images_has_files_of_its_own(jpegs, cache, monkeypatc
 
 def test_another_decoder_has_a_file_of_its_own(jpegs, cache, monkeypatch):
     """vet's own code and Pillow's libraries decide on pixels too."""
-    from vet.engine import image_cache
+    from vet.engine.feed import image_cache
 
     dataset = ImageFolder(jpegs, 'train')
     cached_images(dataset, SHORT)

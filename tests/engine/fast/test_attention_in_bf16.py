@@ -12,8 +12,8 @@ from tests.contract.cases import CASES
 from tests.contract.runs import LABELS, Run, distance, gradients, in_autocast, run, trained, widest
 from tests.engine.runs import small
 from tests.nets import images
-from vet.engine import attention, learner
-from vet.engine.attention import Attention, AttentionByProducts
+from vet.engine.fast import attention_in_bf16, door
+from vet.engine.fast.attention_in_bf16 import Attention, AttentionByProducts
 
 FAMILIES = ('vit', 'swin', 'convnext', 'clip', 'torchvision-vit')
 
@@ -156,15 +156,15 @@ def test_training_in_bf16_takes_it_where_it_pays(tmp_path, monkeypatch):
         calls.append(torch.is_grad_enabled())
         return F.scaled_dot_product_attention(*qkv)
 
-    monkeypatch.setattr(attention.Attention, 'apply', counted)
-    for pays, options, expected in (
+    monkeypatch.setattr(attention_in_bf16.Attention, 'apply', counted)
+    for is_faster, options, expected in (
         (True, {}, True),
         (True, {'train.lean': False}, False),
         (True, {'train.precision': 'fp32'}, False),
         (False, {}, False),
     ):
         calls.clear()
-        monkeypatch.setattr(learner, 'pays', lambda device, pays=pays: pays)
+        monkeypatch.setattr(door, 'is_faster_by_products', lambda device, value=is_faster: value)
         small(
             tmp_path / f'{len(list(tmp_path.iterdir()))}',
             **{'train.precision': 'bf16', 'train.max_epochs': 1, **options},

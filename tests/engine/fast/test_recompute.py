@@ -9,7 +9,7 @@ from tests.contract.cases import CASES
 from tests.contract.runs import LABELS, Run, gradients, run, trained, with_head
 from tests.engine.runs import small
 from tests.nets import images, tiny
-from vet.engine.recompute import blocks_again
+from vet.engine.fast.recompute import blocks_recomputed
 from vet.errors import UserError
 from vet.registry import TUNERS
 
@@ -36,7 +36,7 @@ def test_gradients_are_the_same(case):
     torch.manual_seed(0)
     loss, plain = gradients(model, images(6), LABELS)
     torch.manual_seed(0)
-    with blocks_again(again):
+    with blocks_recomputed(again):
         found_loss, found = gradients(again, images(6), LABELS)
     assert found_loss == loss and found.keys() == plain.keys()
     assert all(torch.equal(found[name], plain[name]) for name in plain)
@@ -45,7 +45,7 @@ def test_gradients_are_the_same(case):
 def test_less_is_kept():
     model = trained(next(case for case in CASES if str(case) == 'LoRA'), 'vit').train()
     plain = kept(model)
-    with blocks_again(model):
+    with blocks_recomputed(model):
         assert kept(model) < plain / 2
     assert kept(model) == plain
 
@@ -67,7 +67,7 @@ def test_every_network_with_blocks_has_it(family):
     model = trained(next(case for case in CASES if str(case) == 'LoRA-weight'), family).train()
     _, plain = gradients(model, images(6), LABELS)
     whole = kept(model)
-    with blocks_again(model):
+    with blocks_recomputed(model):
         _, again = gradients(model, images(6), LABELS)
         assert kept(model) < whole
     assert all(torch.equal(again[name], plain[name]) for name in plain)
@@ -78,7 +78,7 @@ def test_networks_without_blocks_are_refused():
     model.backbone.sites.blocks = []
     with (
         pytest.raises(UserError, match='ResNet has no blocks that could be computed again; set it to False'),
-        blocks_again(model),
+        blocks_recomputed(model),
     ):
         pass
 
@@ -89,7 +89,7 @@ def test_statistics_are_counted_once(tuner):
     again = copy.deepcopy(model)
     for x in images(12, seed=5).split(6):
         _, plain = gradients(model, x, LABELS)
-        with blocks_again(again):
+        with blocks_recomputed(again):
             _, found = gradients(again, x, LABELS)
     assert all(torch.equal(found[name], plain[name]) for name in plain)
     buffers, others = dict(model.backbone.named_buffers()), dict(again.backbone.named_buffers())
@@ -102,7 +102,7 @@ def test_a_tuner_at_a_container_of_blocks_trains():
     backbone = tiny('resnet')
     model = with_head(backbone, [TUNERS.build(dict(type='Adapter', at='layer?', width=2))]).train()
     _, plain = gradients(model, images(6), LABELS)
-    with blocks_again(model):
+    with blocks_recomputed(model):
         _, again = gradients(model, images(6), LABELS)
     assert any(value.abs().sum() > 0 for name, value in again.items() if name.startswith('tuners'))
     assert all(torch.equal(again[name], plain[name]) for name in plain)

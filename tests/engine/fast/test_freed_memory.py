@@ -11,11 +11,11 @@ import sys
 import pytest
 
 from tests.engine.runs import small
-from vet.engine import heap
+from vet.engine.fast import freed_memory
 
 MEASURED = """
 import json, resource, torch
-from vet.engine.heap import freed_memory_kept
+from vet.engine.fast.freed_memory import freed_memory_kept
 
 def round_of_work():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -72,15 +72,15 @@ def test_rules_of_the_environment_stay(rules):
 
 def test_training_is_within(tmp_path, monkeypatch):
     rules = []
-    monkeypatch.setattr(heap, '_set', lambda _, values: rules.append(values))
+    monkeypatch.setattr(freed_memory, '_set', lambda _, values: rules.append(values))
     for name in os.environ:
         if name.startswith('MALLOC_') or name == 'GLIBC_TUNABLES':
             monkeypatch.delenv(name)
-    monkeypatch.setattr(heap.platform, 'libc_ver', lambda: ('glibc', '2.36'))
+    monkeypatch.setattr(freed_memory.platform, 'libc_ver', lambda: ('glibc', '2.36'))
     trainer = small(tmp_path / 'run', **{'train.max_epochs': 1})
     assert not rules
     trainer.train()
-    assert rules == [heap.KEEPING, heap.USUAL]
-    monkeypatch.setattr(heap.platform, 'libc_ver', lambda: ('', ''))  # as on macOS
+    assert rules == [freed_memory.KEEPING, freed_memory.USUAL]
+    monkeypatch.setattr(freed_memory.platform, 'libc_ver', lambda: ('', ''))  # as on macOS
     small(tmp_path / 'other', **{'train.max_epochs': 1}).train()
     assert len(rules) == 2

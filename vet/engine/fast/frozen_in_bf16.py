@@ -1,7 +1,7 @@
 """What a training under autocast keeps of a frozen network: weights in the dtype that it computes in, and
 half of what norms keep.
 
-Imported by learner.py and fp8.py.
+Entered by door.py; fp8.py asks it which weights are frozen.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose weights autocast ca
 
 
 @contextmanager
-def stored_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
+def weights_stored_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
     """Within, the weights and biases of the linear layers and convolutions of a model's backbone are of
     `dtype`, but for those that train and those that a tuner's update is computed from. After it, they are bit
     for bit what they were.
@@ -43,7 +43,7 @@ def stored_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def norms_keep(dtype: torch.dtype, model: Any) -> Iterator[None]:
+def norm_inputs_kept_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
     """Within, a frozen LayerNorm of the last axes keeps its float32 input for the backward pass in `dtype`.
     Outputs stay what they are; gradients change by no more than the rounding of those that autocast passes on
     anyway."""
@@ -95,7 +95,7 @@ class Norm(torch.autograd.Function):
 
 
 def storable(model: Any) -> list[nn.Parameter]:
-    """What `stored_in` stores: weights and biases that are frozen in every stage, and that no tuner's
+    """What `weights_stored_in` stores: weights and biases that are frozen in every stage, and that no tuner's
     update reads.
     """
     left: set[Any] = {*model.trainable().values()}

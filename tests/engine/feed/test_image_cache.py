@@ -15,16 +15,16 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from tests.engine.feed.test_features import Noisy
 from tests.engine.runs import CROPS, SmallDigits, ended, folder_run, small
-from tests.engine.test_features import Noisy
 from vet.datasets import image as decoding
 from vet.datasets.base import ImageDataset
 from vet.datasets.hold_out import Part
 from vet.datasets.image_folder import ImageFolder
 from vet.datasets.multitask import MultiTask
-from vet.engine import image_cache
-from vet.engine.batches import load
-from vet.engine.image_cache import NotKeptError, cached_images
+from vet.engine.feed import image_cache
+from vet.engine.feed.batches import load
+from vet.engine.feed.image_cache import NotKeptError, cached_images
 from vet.engine.learner import Learner
 from vet.errors import DataError
 

@@ -1,7 +1,7 @@
 """Attention in bf16 on a CPU, differentiated by whole matrix products: faster than torch's kernel, and as
 near to float32.
 
-Imported by learner.py alone.
+Entered by door.py.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from vet.torch_private import float32_products_in_bf16, multiplies_bf16_tiles, softmax_gradient
 
 
-def pays(device: torch.device) -> bool:
-    """Whether the hardware multiplies tiles of bf16. Without, nothing was measured."""
+def is_faster_by_products(device: torch.device) -> bool:
+    """Whether the device is a CPU that multiplies tiles of bf16. Of others nothing was measured."""
     return device.type == 'cpu' and multiplies_bf16_tiles()
 
 

@@ -1,0 +1,86 @@
+"""The door of the tricks for speed: which there are, in which order they are entered, and why in that order.
+
+Each trick computes what a training computes without the trick, in less time or memory. Nothing outside this
+folder imports another file of the folder.
+
+| | trick | file | of | entered |
+|---|---|---|---|---|
+| 1 | freed memory stays with the process | freed_memory.py | a CPU with glibc | around the whole run |
+| 2 | frozen linear layers multiply in float8 | fp8.py | `train.precision='fp8'` | for the training |
+| 3 | frozen weights are stored in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
+| 4 | frozen norms keep their input in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
+| 5 | blocks leave out what nobody reads | core/model.py: `lean` | `train.lean` | in each step |
+| 6 | attention by products of bf16 | attention_in_bf16.py | `train.lean`, bf16, CPU | in each step |
+| 7 | blocks are computed again | recompute.py | `train.gradient_checkpointing` | in each step |
+
+Why this order:
+- 1 is before all others, so that the memory that they free stays too.
+- 2 is before 3: the products in float8 are rounded from the exact weights, which 3 puts aside.
+- 3 and 4 stay for the whole training. They change the frozen network once, and not in each step.
+- 5 to 7 are around the forward and the backward pass of a step, since 7 calls blocks in the backward pass.
+  Evaluation, which comes between two steps, does without them.
+- 7 is after 5: a block that is computed again is the block that 5 has made.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from vet.config import Train
+from vet.engine.device import precision_of
+from vet.engine.fast.attention_in_bf16 import AttentionByProducts, is_faster_by_products
+from vet.engine.fast.fp8 import products_in_fp8, refuse_without_fp8
+from vet.engine.fast.freed_memory import freed_memory_kept
+from vet.engine.fast.frozen_in_bf16 import norm_inputs_kept_in, weights_stored_in
+from vet.engine.fast.recompute import blocks_recomputed
+from vet.errors import UserError
+
+__all__ = ['Tricks', 'freed_memory_kept', 'refuse_without_fp8']
+
+
+class Tricks:
+    """The tricks of one training of `model` (an ImageClassifier or a MultiTaskClassifier), as `train` asks for
+    them. UserError where a setting does not fit the network or another setting.
+    """
+
+    def __init__(self, model: Any, train: Train, accelerator: Accelerator):
+        self._model, self._train = model, train
+        self._is_bf16 = precision_of(accelerator) == 'bf16'
+        self._by_products = (
+            self._is_bf16 and train.lean and not train.compile and is_faster_by_products(accelerator.device)
+        )
+        if train.gradient_checkpointing:
+            if train.compile:
+                raise UserError(
+                    'train.gradient_checkpointing and train.compile are both on, but a compiler chooses by '
+                    'itself what is kept and what is computed again; set one of them to False.'
+                )
+            with blocks_recomputed(model):  # refuses a network without blocks
+                pass
+
+    @contextmanager
+    def while_training(self) -> Iterator[None]:
+        """Within, tricks 2 to 4 are on. After it, the network is bit for bit what it was."""
+        with ExitStack() as tricks:
+            if self._train.precision == 'fp8':
+                tricks.enter_context(products_in_fp8(self._model))
+            if self._is_bf16:
+                tricks.enter_context(weights_stored_in(torch.bfloat16, self._model))
+                tricks.enter_context(norm_inputs_kept_in(torch.bfloat16, self._model))
+            yield
+
+    @contextmanager
+    def in_a_step(self) -> Iterator[None]:
+        """Within, tricks 5 to 7 are on, for the forward and the backward pass."""
+        with ExitStack() as tricks:
+            if self._train.lean:
+                for part in self._model.tasks.values():
+                    tricks.enter_context(part.lean())
+            if self._by_products:
+                tricks.enter_context(AttentionByProducts())
+            if self._train.gradient_checkpointing:
+                tricks.enter_context(blocks_recomputed(self._model))
+            yield

@@ -1,0 +1,95 @@
+"""The door of the data: which images make up a step, how they are read, and what is kept of them.
+
+Nothing outside this folder imports another file of the folder.
+
+| file | what |
+|---|---|
+| batches.py | the order of training, and the loader that reads batches |
+| on_device.py | random transforms on the device that trains |
+| image_cache.py | images that are decoded once: `train.cache_images` |
+| features.py | what reaches the part that trains, computed once: `train.cache_features` |
+| cut.py | where in a network that part begins |
+| cache_folder.py | where both caches lie |
+| views.py | what is asked of transforms before a run |
+
+From the outside to the inside: kept features stand in place of images where there are such; else images come
+from the image cache where there is such; else from the dataset.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from accelerate import Accelerator
+
+from vet.config import Settings
+from vet.engine.feed.batches import Batch, Order, Transforms, load, opened
+from vet.engine.feed.features import FeatureCache, Features
+from vet.engine.feed.image_cache import ImageCache
+from vet.engine.feed.on_device import load_on_device
+from vet.engine.feed.views import refuse_two_normalisations, refuse_unfit_views
+
+__all__ = [
+    'Batch',
+    'Features',
+    'Feed',
+    'Order',
+    'Transforms',
+    'load',
+    'opened',
+    'refuse_two_normalisations',
+    'refuse_unfit_views',
+]
+
+
+class Feed:
+    """The data of a run. data: the datasets, by split. Nothing is kept before `keep_images` and
+    `keep_features` are called, and nothing after `forget`.
+    """
+
+    def __init__(self, data: dict[str, Any], settings: Settings, accelerator: Accelerator):
+        self._data, self._settings, self._accelerator = data, settings, accelerator
+        self._images: ImageCache | None = None
+        self._kept_features: FeatureCache | None = None
+
+    def keep_images(self) -> None:
+        """From now on, each split's images are kept as `train.cache_images` says."""
+        if self._settings.train.cache_images:
+            self._images = ImageCache(self._settings, self._accelerator)
+
+    def keep_features(self, model: Any) -> None:
+        """From now on, each split's features of the model are kept as `train.cache_features` says."""
+        if self._settings.train.cache_features:
+            self._kept_features = FeatureCache(model, self._settings, self._accelerator)
+
+    def forget(self) -> None:
+        """Lets both caches go; their files stay."""
+        self._images = self._kept_features = None
+
+    def batches(self, order: Order, step: int, views: Transforms) -> Iterator[Batch]:
+        """This process's batches from step `step` to the end of training; nothing is read before the
+        first is asked for.
+        """
+        first, train, device = step // order.steps, self._settings.train, self._accelerator.device
+        keys = (
+            key
+            for epoch in range(first, train.max_epochs)
+            for key in order.keys(epoch, step % order.steps if epoch == first else 0)
+        )
+        features = self.features('train', views)
+        if features:
+            yield from features.batches(keys, device)
+            return
+        reads = load_on_device if train.transform_on == 'device' else load
+        dataset, left = self.source('train', views)
+        yield from reads(dataset, left, self._settings.seed, keys, train.dataloader.workers_per_gpu, device)
+
+    def features(self, split: str, views: Transforms) -> Features | None:
+        """What is kept of a split's images; None where nothing is."""
+        if self._kept_features is None:
+            return None
+        return self._kept_features.features(split, *self.source(split, views))
+
+    def source(self, split: str, views: Transforms) -> tuple[Any, Transforms]:
+        """A split's images, kept or not, and what is left of their views."""
+        dataset = self._data[split]
+        return self._images.kept(split, dataset, views) if self._images else (dataset, views)
