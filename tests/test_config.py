@@ -197,6 +197,76 @@ def test_yaml_runs_no_code(tmp_path):
     assert not mark.exists()
 
 
+def test_aliases_of_yaml_do_not_fill_the_memory(tmp_path):
+    bomb = ['a0: &a0 [x, x, x, x, x, x, x, x, x, x]']
+    bomb += [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]' for i in range(1, 12)]
+    merge = ['a0: &a0 {x: 1, y: 2}']
+    merge += [f'a{i}: &a{i} {{<<: [{", ".join([f"*a{i - 1}"] * 10)}]}}' for i in range(1, 12)]
+    for name, lines in (('list', bomb), ('merge', merge), ('itself', ['a: &a [*a]'])):
+        (tmp_path / f'{name}.yaml').write_text('\n'.join(lines))
+        (tmp_path / f'{name}.py').write_text(f"_base_ = ['{name}.yaml']\n")
+        for file in (f'{name}.yaml', f'{name}.py'):
+            with pytest.raises(
+                UserError, match=rf'{name}.* cannot be read: .*aliases .* more than 1,000,000'
+            ):
+                load_config(tmp_path / file)
+    (tmp_path / 'good.yaml').write_text(
+        'model: {backbone: {type: DigitsViT}}\ndataset: {train: &data {type: Digits}, val: *data}\n'
+    )
+    settings = read_settings(load_config(tmp_path / 'good.yaml'))
+    assert settings.dataset.train == settings.dataset.val == dict(type='Digits')
+
+
+def test_lists_that_hold_one_another_many_times_are_refused():
+    many = [1] * 10
+    for _ in range(12):
+        many = [many] * 10
+    with pytest.raises(UserError, match='more than 1,000,000 values'):
+        read_settings(config(train=dict(optimizer=dict(type='SGD', lr=many))))
+
+
+def test_a_path_that_is_not_unicode_is_refused():
+    with pytest.raises(
+        UserError, match=r"dataset.train.path has '/data/\\udcff', .*rename the file or folder"
+    ):
+        changed(**{'dataset.train.path': '/data/\udcff'})
+
+
+def test_numbers_come_through_as_they_were_given():
+    given = [0.1, 1 / 3, 5e-324 * 2**1000, 1.7976931348623157e308, -0.0, 3, 10**300, 2**63]
+    read = changed(**{'dataset.train.digits': given}).dataset.train['digits']
+    assert list(map(repr, read)) == list(map(repr, given))
+    settings = changed(**{'train.mixup': 1, 'train.lr_scheduler.warmup_epochs': 2})
+    assert repr(settings.train.mixup) == '1.0' and repr(settings.train.lr_scheduler.warmup_epochs) == '2.0'
+
+
+@pytest.mark.parametrize(
+    'key, message',
+    [
+        ('model.shared', "^model.shared is '[(]', not a regular expression"),
+        ('train.stages', "^train.stages\\[0\\].train is '\\(', not a regular expression"),
+    ],
+)
+def test_a_pattern_is_checked_where_it_stands(key, message):
+    with pytest.raises(UserError, match=message):
+        changed(**{key: [dict(epochs=1, train='(')] if key == 'train.stages' else '('})
+
+
+@pytest.mark.parametrize(
+    'value, message',
+    [
+        (3, '^train.stages is 3; it must be a list of dicts with the keys epochs, train, optimizer, head_lr'),
+        ([3], r'^train.stages\[0\] is 3; it must be a dict with the keys epochs, train, optimizer, head_lr'),
+        ([dict(epochs=1), dict(epochs=0)], r'^train.stages\[1\].epochs is 0; it must be at least 1'),
+        ([dict(epoch=1)], r"^unknown key in train.stages\[0\] 'epoch'. Did you mean 'epochs'"),
+        ([{}], r'^train.stages\[0\] lacks epochs; its keys are epochs, train, optimizer, head_lr'),
+    ],
+)
+def test_an_error_within_a_list_is_named(value, message):
+    with pytest.raises(UserError, match=message):
+        changed(**{'train.stages': value})
+
+
 def test_missing_sections():
     with pytest.raises(
         UserError,
@@ -210,6 +280,7 @@ def test_a_section_given_in_part_keeps_its_other_defaults():
     assert settings.evaluation.dataloader.batch_size_per_gpu == 128
     assert settings.train.optimizer == dict(type='AdamW', lr=1e-2, weight_decay=1e-4)
     assert changed(**{'train.optimizer': dict(type='SGD')}).train.optimizer == dict(type='SGD')
+    assert changed(**{'model.head': dict(dropout=0.5)}).model.head == dict(type='Linear', dropout=0.5)
 
 
 def test_yaml_numbers_without_a_point_are_numbers():

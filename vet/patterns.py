@@ -17,14 +17,18 @@ LENGTH = 100_000  # of a pattern: PEFT's name every module of a network
 
 def require_pattern(pattern: Any, where: str) -> None:
     """UserError for what is no regular expression of RE2's syntax."""
-    if not isinstance(pattern, str) or len(pattern) > LENGTH:
-        raise UserError(
-            f'{where} is {str(pattern)[:100]!r}, not a regular expression of at most {LENGTH:,} characters.'
-        )
     try:
-        _compiled(pattern)
+        checked(pattern)
     except UserError as error:
         raise UserError(f'{where} is {error}') from error
+
+
+def checked(pattern: Any) -> str:
+    """The pattern. UserError, which does not say where the pattern stands, for what is no regular expression."""
+    if not isinstance(pattern, str) or len(pattern) > LENGTH:
+        raise UserError(f'{str(pattern)[:100]!r}, not a regular expression of at most {LENGTH:,} characters.')
+    _compiled(pattern)
+    return pattern
 
 
 def fits(pattern: str, name: str) -> bool:

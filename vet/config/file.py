@@ -1,0 +1,60 @@
+"""Config files: mmengine's .py with `_base_`, .yaml and .json."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+
+import vet.config.safe_yaml  # noqa: F401    mmengine reads YAML by it
+from vet.errors import UserError
+
+
+def load_config(path: str | Path) -> Config:
+    """The config in a file, with its `_base_` parts; its `custom_imports` are imported (also from beside the
+    file).
+
+    A .py file is code, and runs. A .yaml or .json file is data; but its `_base_` and `custom_imports` may
+    name code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f'the config {str(path)!r} does not exist; give a .py, .yaml or .json file, such as '
+            'configs/quickstart.py.'
+        )
+    for folder in (str(path.parent.resolve()), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    try:
+        return Config.fromfile(str(path))
+    except UserError as error:
+        raise UserError(f'the config {str(path)!r} cannot be read: {error}') from error
+    except Exception as error:  # whatever the user's own Python does
+        raise UserError(
+            f'the config {str(path)!r} cannot be read: {type(error).__name__}: {error}'
+        ) from error
+
+
+def names_in_files(path: str | Path | None) -> set[str]:
+    """The names that a config file, or one of its `_base_` files, uses. None: no file."""
+    if path is None or not Path(path).is_file():
+        return set()
+    text = Path(path).read_text(encoding='utf-8', errors='replace')
+    used = set(re.findall(r'_base_\.(\w+)', text))
+    if Path(path).suffix != '.py':
+        return used
+    tree = ast.parse(text)
+    used |= {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    for node in tree.body:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == '_base_'
+        ):
+            for base in (part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)):
+                used |= names_in_files(Path(path).parent / str(base))
+    return used

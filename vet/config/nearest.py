@@ -1,0 +1,45 @@
+"""Which settings a user may have meant by a name that is none."""
+
+import difflib
+import inspect
+from collections.abc import Iterator
+
+from vet.config.sections import Model, Settings, Train, fields_of
+from vet.config.short_forms import short_forms
+from vet.registry import BACKBONES, OPTIMIZERS
+
+# other projects' names
+ELSEWHERE = dict(
+    learning_rate='lr', num_workers='workers_per_gpu', wd='weight_decay', num_epochs='max_epochs'
+)
+
+
+def nearest_settings(name: str) -> list[str]:
+    """The full paths of the settings that a wrong path may mean: first those that end so, then those
+    whose last part is alike.
+    """
+    paths = list(dict.fromkeys(_paths(Settings)))
+    ends = [path for path in paths if path.endswith(f'.{name}')]
+    last = name.rpartition('.')[2].lower()
+    last = ELSEWHERE.get(last, last)
+    words = [path for path in paths if f'_{last}_' in f'_{path.rpartition(".")[2].lower()}_']
+    own = {path.rpartition('.')[2].lower(): path for path in reversed(paths)}
+    alike = [own[key] for key in difflib.get_close_matches(last, own, n=2, cutoff=0.75)]
+    return (ends or words or alike)[:3]
+
+
+def _paths(section: type, above: str = '') -> Iterator[str]:
+    """The dotted path of each setting, and of those arguments of plugins that most configs give."""
+    for name, hint in fields_of(section).items():
+        yield f'{above}{name}'
+        if fields_of(hint):
+            yield from _paths(hint, f'{above}{name}.')
+    if section is Model:
+        backbone = inspect.signature(BACKBONES.find('timm')).parameters
+        yield from (f'{above}backbone.{name}' for name in ('type', *backbone, *short_forms()))
+        yield from (f'{above}head.{name}' for name in ('type', 'num_classes', 'dropout'))
+    if section is Train:
+        optimizer = inspect.signature(OPTIMIZERS.find('AdamW')).parameters
+        yield from (
+            f'{above}optimizer.{name}' for name in ('type', *optimizer, 'momentum') if name != 'params'
+        )

@@ -1,0 +1,69 @@
+"""The values that a config may hold: those of JSON."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any
+
+from vet.errors import UserError, shown
+
+DEPTH, LONG, MANY = 40, 100_000, 1_000_000  # levels, entries of a list, values of a section in all
+
+
+def plain(value: Any, where: str) -> Any:
+    """A section in what JSON can hold, as a copy. What is read is never the caller's own, and can be saved with the
+    model. UserError names the place of what a config cannot hold.
+    """
+    return _plain(value, where, 0, count())
+
+
+def _plain(value: Any, where: str, depth: int, seen: Iterator[int]) -> Any:
+    if depth > DEPTH:
+        raise UserError(f'{where[:60]}… is nested more than {DEPTH} deep; no setting is.')
+    if next(seen) > MANY:
+        raise UserError(f'{where[:60]}… is one of more than {MANY:,} values; no config has so many.')
+    if isinstance(value, Mapping):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise UserError(f'{where} has the key {wrong[0]!r}; keys are texts.')
+        return {
+            _text(key, where): _plain(inner, f'{where}.{key}', depth + 1, seen)
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple, range)):
+        if len(value) > LONG:
+            raise UserError(f'{where} has {len(value):,} values; a list in a config has at most {LONG:,}.')
+        return [_plain(inner, f'{where}[{i}]', depth + 1, seen) for i, inner in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str) and where.startswith('train.') and re.fullmatch(r'[+-]?\d+e[+-]?\d+', value):
+        return float(value)  # YAML takes 1e-3 for a text
+    if (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and not abs(value) <= sys.float_info.max
+    ):
+        number = value if isinstance(value, float) else 'a whole number of more than 300 digits'
+        raise UserError(f'{where} is {number}; a number in a config is finite.')
+    if isinstance(value, float) and 0 < abs(value) < 1e-30:
+        raise UserError(f'{where} is {value}; no setting is so small. Give 0, or a larger number.')
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return _text(value, where)
+    raise UserError(
+        f'{where} is {shown(value)}; a config holds texts, numbers, lists and dicts, so that it can be '
+        'saved. Register what is your own, and give its name.'
+    )
+
+
+def _text(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f'{where} has {shown(text)}, which is not Unicode and cannot be saved. If it is a path, rename the file or '
+            'folder.'
+        ) from error
+    return text

@@ -1,0 +1,114 @@
+"""Reads a config, once: expands the short forms, fills in the defaults, and checks every key and value."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from vet.allowed import choices, must_be
+from vet.config.file import names_in_files
+from vet.config.nearest import nearest_settings
+from vet.config.plain import plain
+from vet.config.sections import Settings, entry_section, fields_of
+from vet.config.short_forms import expand_short_forms
+from vet.config.together import check_together, follow
+from vet.errors import UnknownNameError, UserError, shown
+
+UNKNOWN, MISSING = 'unexpected_keyword_argument', 'missing'  # pydantic's names of two errors
+OWN_NAMES = ('work_dir', 'custom_imports', 'env_variables', 'default_scope')
+
+
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The settings of a config, complete and checked. UserError says which key or value is wrong."""
+    sections = fields_of(Settings)
+    _refuse_unused_names(config, sections)
+    given = {name: plain(config[name], name) for name in config if name in sections}
+    if isinstance(given.get('model'), dict):
+        expand_short_forms(
+            given['model'], 'refuse both' if getattr(config, 'filename', None) else 'refuse contradictions'
+        )
+    try:
+        settings = _reader().validate_json(json.dumps(given))
+    except ValidationError as error:
+        raise _explained(error, given) from error
+    check_together(settings)
+    follow(settings, given.get('train') or {})
+    return settings
+
+
+def _refuse_unused_names(config: Mapping[str, Any], sections: Mapping[str, Any]) -> None:
+    """UnknownNameError for a name at the top that looks like a setting and changes nothing."""
+    helpers = [name for name in config if name not in sections and name not in OWN_NAMES]
+    for name in helpers:
+        if difflib.get_close_matches(str(name), sections, n=1, cutoff=0.75):
+            raise UnknownNameError('section', name, sections)
+    used = names_in_files(getattr(config, 'filename', None)) if helpers else set()
+    for name in helpers:
+        if name not in used and (near := nearest_settings(str(name))):
+            raise UnknownNameError(
+                'section',
+                name,
+                sections,
+                'At the top of a config this name would change nothing. (A helper '
+                'variable of a config file has a name that no setting has, or the file uses it.)',
+                near,
+            )
+
+
+@cache
+def _reader() -> TypeAdapter[Settings]:
+    return TypeAdapter(Settings)
+
+
+def _explained(error: ValidationError, given: dict[str, Any]) -> UserError:
+    """pydantic's error in our words: the setting, what was given, what is allowed. An unknown key comes first: it
+    may be why another key is missing.
+    """
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda e: (e['type'] != UNKNOWN, e['type'] == MISSING))
+    is_of_key = first['type'] in (UNKNOWN, MISSING)
+    path, hint, value = _walk(first['loc'][:-1] if is_of_key else first['loc'], given)
+    if first['type'] == UNKNOWN:
+        key, names = str(first['loc'][-1]), fields_of(hint)
+        near = difflib.get_close_matches(key, names, n=1, cutoff=0.5) or nearest_settings(key)
+        return UnknownNameError(f'key in {path or "the config"}', key, names, near=near)
+    if first['type'] == MISSING:
+        lacks = [e['loc'][-1] for e in errors if e['type'] == MISSING and e['loc'][:-1] == first['loc'][:-1]]
+        return UserError(
+            f'{path or "the config"} lacks {", ".join(map(str, lacks))}; its keys are {_names(hint)}.'
+        )
+    if isinstance(own := first.get('ctx', {}).get('error'), UserError):  # of a check that stands at the field
+        return UserError(f'{path} is {own}')
+    if isinstance(value, str) and (names := choices(hint)):
+        return UnknownNameError(path, value, names)
+    return UserError(f'{path} is {shown(value)}; it must be {_must_be(value, hint)}.')
+
+
+def _must_be(value: Any, hint: Any) -> str:
+    if dataclasses.is_dataclass(hint):
+        return f'a dict with the keys {_names(hint)}'
+    if section := entry_section(hint):
+        return f'a list of dicts with the keys {_names(section)}'
+    return must_be(value, hint)
+
+
+def _walk(place: Sequence[str | int], given: Any) -> tuple[str, Any, Any]:
+    """The setting at a place that pydantic names: its path, its hint, and the value that was given."""
+    path, hint, value = '', Settings, given
+    for part in place:
+        if isinstance(part, str) and part in fields_of(hint):
+            path, hint = f'{path}.{part}' if path else part, fields_of(hint)[part]
+        elif isinstance(part, int) and entry_section(hint):
+            path, hint = f'{path}[{part}]', entry_section(hint)
+        else:
+            break  # pydantic goes on within the value: the option of a union, the entry of a list
+        value = value[part]
+    return path, hint, value
+
+
+def _names(section: Any) -> str:
+    return ', '.join(fields_of(section))

@@ -1,0 +1,64 @@
+"""The short forms of model.backbone: lora_length=10 stands for an entry of model.tuners."""
+
+from typing import Any
+
+from vet.allowed import fits
+from vet.errors import UnknownNameError, UserError, shown
+from vet.registry import TUNERS
+
+
+def short_forms() -> dict[str, tuple[str, ...]]:
+    """Each short form in model.backbone: the tuner, its argument, and other names of the argument."""
+    return {
+        plugin.length_key[0]: (name, *plugin.length_key[1:])
+        for name in TUNERS.names()
+        if getattr(plugin := TUNERS.find(name), 'length_key', None)
+    }
+
+
+def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:
+    """model.backbone.lora_length = 10 becomes the entry dict(type='LoRA', rank=10) of model.tuners; 0 takes
+    the entry out.
+
+    beside: what happens where model.tuners is given beside a short form. 'change': the short form was given
+        last; it changes the entry of its tuner. 'refuse contradictions': both were given at once; the entry
+        must not say otherwise. 'refuse both': of a file, whose `_base_` may have given one of them.
+    """
+    for task, part in (model['tasks'] if isinstance(model.get('tasks'), dict) else {}).items():
+        own = part.get('backbone') if isinstance(part, dict) else None
+        for key in own if isinstance(own, dict) else ():
+            if key in short_forms():
+                raise UserError(
+                    f'model.tasks.{task}.backbone has {key}, but the tuners are the same for all tasks; give '
+                    f'{key} in model.backbone.'
+                )
+    backbone = model.get('backbone')
+    if not isinstance(backbone, dict):
+        return
+    for key in [key for key in backbone if str(key).endswith('_length')]:
+        short = short_forms()
+        if key not in short:
+            raise UnknownNameError('short form in model.backbone', key, short)
+        (name, argument, *aliases), value = short[key], backbone.pop(key)
+        tuners = model.get('tuners') or []
+        if value is None or not fits(tuners, list[dict[str, Any]]):
+            continue  # not given; or `_read` says what is wrong with the tuners
+        is_nothing = value in (0, []) or isinstance(value, (list, tuple)) and not any(value)
+        entry = next((tuner for tuner in tuners if tuner.get('type') == name), None)
+        differs = (
+            entry is not None and entry.get(argument, entry.get(aliases[0]) if aliases else None) != value
+        )
+        if beside == 'refuse both' and tuners and not is_nothing or beside != 'change' and differs:
+            raise UserError(
+                f'model.tuners is {shown(tuners)}, and model.backbone.{key} is {shown(value)}, which is '
+                f'short for dict(type={name!r}, {argument}={shown(value)}) there. Give one of them: write '
+                f'the entry in model.tuners and set {key}=None, or leave model.tuners out.'
+            )
+        if is_nothing:
+            tuners = [tuner for tuner in tuners if tuner is not entry]
+        elif entry is not None:
+            kept = {key: given for key, given in entry.items() if key not in aliases}
+            tuners = [{**kept, argument: value} if tuner is entry else tuner for tuner in tuners]
+        else:
+            tuners = [*tuners, {'type': name, argument: value}]
+        model['tuners'] = tuners
