@@ -37,6 +37,10 @@ backbone: .venv/installed
 	$(BIN)/python tools/export.py build/digits_vit build/digits_vit.safetensors
 	$(BIN)/python benchmarks/backbone.py build/digits_vit
 
+## docs: writes docs/config.md from the settings' fields
+docs: .venv/installed
+	$(BIN)/vet config --markdown > docs/config.md
+
 ## results: measures again what README.md and docs/ show; DATA=DIR, a quiet machine, under 20 minutes
 results: .venv/test
 	$(BIN)/python benchmarks/measure.py --data-root $(or $(DATA),../shared/data)
@@ -54,4 +58,4 @@ results: .venv/test
 	$(BIN)/pip install --quiet -e .[lint]
 	touch $@
 
-.PHONY: help train test test-all mutants lint backbone results
+.PHONY: help train test test-all mutants lint backbone docs results

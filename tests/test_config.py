@@ -221,7 +221,7 @@ def test_lists_that_hold_one_another_many_times_are_refused():
     many = [1] * 10
     for _ in range(12):
         many = [many] * 10
-    with pytest.raises(UserError, match='more than 1,000,000 values'):
+    with pytest.raises(UserError, match='more than 500,000 values'):
         read_settings(config(train=dict(optimizer=dict(type='SGD', lr=many))))
 
 

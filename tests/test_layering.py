@@ -21,7 +21,8 @@ ARROWS = {
     'versions': set(),
     'torch_private': set(),
     'registry': {'errors', 'allowed'},
-    'config': {'errors', 'allowed', 'patterns', 'registry'},
+    'arguments': {'allowed', 'registry'},
+    'config': {'errors', 'allowed', 'patterns', 'registry', 'arguments'},
     'changes': BASE,
     'terminal': set(),
     'core': BASE,
@@ -37,7 +38,7 @@ ARROWS = {
     'pipelines': HUB | {'hub', 'builders'},
     'compat': API,
     'benchmark': API,
-    'cli': API | {'benchmark'},
+    'cli': API | {'arguments', 'benchmark'},
     'tools': API | {'cli'},
     'benchmarks': API | {'backbones', 'benchmark', 'cli', 'tools'},
 }

@@ -13,10 +13,37 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, Len, MinLen, Predicate
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """In `Annotated[str, OneOf(…)]`: the names that a text may be, for choices that a dict or a tuple lists."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_json_schema__(
+        self, core: Any, made_by: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        return made_by(core) | {'enum': list(self.names)}
+
+
+@dataclass(frozen=True)
+class PluginOf:
+    """In `Annotated`, at a dict(type=NAME, …): the registry that builds the plugin, such as 'tuner'."""
+
+    registry: str
+
+    def __get_pydantic_json_schema__(
+        self, core: Any, made_by: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Marks the place in a JSON Schema, where `vet/config/schema.py` puts the plugins."""
+        return made_by(core) | {'plugin': self.registry}
+
 
 MOST = 65_536  # more ranks, channels or tokens than any layer has: a number above is a slip of the hand
 
@@ -100,6 +127,8 @@ def _holds(value: Any, limit: Any) -> bool:
         return len(value) >= limit.min_length
     if isinstance(limit, Predicate):
         return bool(limit.func(value))
+    if isinstance(limit, OneOf):
+        return value in limit.names
     if isinstance(limit, Interval):
         return (
             (limit.ge is None or value >= limit.ge)
@@ -133,6 +162,8 @@ def without_floats(hint: Any) -> Any:
 
 def choices(hint: Any) -> list[str]:
     """The texts that a hint allows by name, where it allows nothing else but True, False and None."""
+    if typing.get_origin(hint) is Annotated:
+        return next((list(limit.names) for limit in typing.get_args(hint) if isinstance(limit, OneOf)), [])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option not in (bool, type(None))]
         return choices(options[0]) if len(options) == 1 else []
@@ -177,19 +208,32 @@ def _of_entries(hint: Any) -> Any:
     return entries[0] if entries[-1] is Ellipsis else entries[-1]
 
 
+def options(hint: Any) -> list[str]:
+    """Each kind of value that a hint allows, in words."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return list(dict.fromkeys(map(describe, typing.get_args(hint))))
+    return [describe(hint)]
+
+
 def describe(hint: Any) -> str:
     """The hint in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return 'anything'
     if origin is Annotated:
+        if names := choices(hint):
+            return ' or '.join(map(repr, names))
+        if registry := next((limit.registry for limit in inner if isinstance(limit, PluginOf)), ''):
+            return f'a dict with a "type" of those that `vet list {registry}s` shows'
         limits = ' and '.join(filter(None, map(_limit, inner[1:])))
         return f'{describe(inner[0])} {limits}' if limits and inner[0] in (int, float) else describe(inner[0])
     if origin in (typing.Union, types.UnionType):
-        return ' or '.join(dict.fromkeys(map(describe, inner)))
+        return ' or '.join(options(hint))
     if origin is Literal:
         return ' or '.join(map(repr, inner))
     if _is_a(origin or hint, Mapping):
         has_values = len(inner) > 1 and inner[1] is not Any
-        return f'a dict whose values are {describe(inner[1])}' if has_values else 'a dict with a "type"'
+        return f'a dict whose values are {describe(inner[1])}' if has_values else 'a dict'
     if _is_a(origin or hint, Sequence):
         if origin is tuple and inner and inner[-1] is not Ellipsis:
             return f'a list of {len(inner)} values: {", ".join(map(describe, inner))}'

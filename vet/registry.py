@@ -82,9 +82,10 @@ class Registry(_Registry):
 
     _imported: bool
 
-    def __init__(self, name: str, home: str):
+    def __init__(self, name: str, home: str, **given: str):
+        """given: for people, what vet gives of the plugins' arguments, where a config does not."""
         super().__init__(name, build_func=_build, scope='vet')
-        self._home = home
+        self._home, self.given = home, given
         self.arguments: dict[
             str, Any
         ] = {}  # of plugins of other libraries: argument to hint, which says a range too
@@ -131,8 +132,31 @@ class Registry(_Registry):
 
 BACKBONES = Registry('backbone', 'vet.backbones')
 TUNERS = Registry('tuner', 'vet.tuners')
-HEADS = Registry('head', 'vet.heads')
-DATASETS = Registry('dataset', 'vet.datasets')
-TRANSFORMS = Registry('transform', 'vet.transforms')
-METRICS = Registry('metric', 'vet.metrics')
-OPTIMIZERS = Registry('optimizer', 'vet.engine.optim')
+HEADS = Registry(
+    'head',
+    'vet.heads',
+    in_features="the number of the backbone's features",
+    num_classes='the number of classes of the dataset',
+)
+DATASETS = Registry(
+    'dataset', 'vet.datasets', root='the folder of --data-root, else of $VET_DATA_ROOT, else ./data'
+)
+TRANSFORMS = Registry(
+    'transform',
+    'vet.transforms',
+    size="of the backbone's preprocessing",
+    crop_pct="of the backbone's preprocessing",
+    interpolation="of the backbone's preprocessing",
+)
+METRICS = Registry(
+    'metric',
+    'vet.metrics',
+    scores='the scores of the model: (images, classes)',
+    labels='the right classes: (images,)',
+)
+OPTIMIZERS = Registry('optimizer', 'vet.engine.optim', params='the parameters that train')
+
+REGISTRIES = {
+    registry.name: registry
+    for registry in (BACKBONES, TUNERS, HEADS, DATASETS, TRANSFORMS, METRICS, OPTIMIZERS)
+}

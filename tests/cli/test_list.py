@@ -2,6 +2,7 @@
 command under one name.
 """
 
+import inspect
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vet.arguments import arguments_of, text_of
+from vet.cli.list import KINDS
 from vet.registry import DATASETS, TUNERS
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +30,49 @@ def test_every_plugin_has_a_line(command):
     )
 
 
+def test_the_arguments_of_a_plugin(command):
+    code, out, _ = command('list', 'tuners', 'LoRA')
+    assert code == 0 and out.startswith('tuner LoRA\n\nh = W x + (alpha / rank) B A x')
+    about = json.loads(command('list', 'tuners', 'LoRA', '--json')[1])
+    assert list(about['arguments']) == list(inspect.signature(TUNERS.find('LoRA')).parameters)
+    assert about['arguments']['dropout'] == dict(
+        allowed=['a number at least 0 and below 1'], default='0.0', required=False
+    )
+    about = json.loads(command('list', 'heads', 'Linear', '--json')[1])
+    assert about['arguments']['num_classes']['default'] == 'the number of classes of the dataset'
+    assert json.loads(command('list', 'backbones', 'timm', '--json')[1])['arguments']['name']['required']
+
+
+@pytest.mark.parametrize('kind', list(KINDS))
+def test_every_plugin_of_every_registry_shows_its_arguments(kind):
+    registry = KINDS[kind]
+    for name in registry.names():
+        plugin = registry.find(name)
+        shown = [argument.name.lstrip('*') for argument in arguments_of(registry, name)]
+        assert shown == list(inspect.signature(plugin).parameters)
+        assert '.. math::' not in text_of(plugin)
+        assert len(text_of(plugin)) > 10 or not plugin.__module__.startswith('vet.')
+
+
+def test_a_tuner_of_ones_own(command, tmp_path):
+    (tmp_path / 'tuner_of_test_list.py').write_text(
+        'from typing import Annotated\nfrom annotated_types import Interval\nfrom vet.core.tuner import Tuner\n'
+        'from vet.registry import TUNERS\n\n\n@TUNERS.register_module()\nclass OfTestList(Tuner):\n'
+        '    """Does this and that.\n\n    strength: of it."""\n\n'
+        '    def __init__(self, strength: Annotated[int, Interval(ge=1, le=9)], kind="a", **more):\n'
+        '        super().__init__("norm")\n'
+    )
+    file = tmp_path / 'tuner_of_test_list.py'
+    try:
+        code, out, _ = command('list', 'tuners', 'OfTestList', '--import', file)
+    finally:
+        TUNERS.module_dict.pop('OfTestList', None)
+    rows = [' '.join(line.split()) for line in out.splitlines()]
+    assert code == 0 and 'Does this and that.' in rows and 'strength: of it.' in rows
+    assert 'strength required a whole number at least 1 and at most 9' in rows
+    assert "kind 'a' anything" in rows and any(row.startswith('**more') for row in rows)
+
+
 def test_roles_of_a_backbone(command):
     rows = json.loads(command('list', 'roles', '--backbone', 'DigitsViT', '--json')[1])
     assert rows['attn.qkv'] == "6, such as 'blocks.0.attn.qkv' (Linear, which takes (17, 64) per image)"
@@ -43,6 +89,9 @@ def test_timm_models_by_pattern(command):
 
 def test_refusals(fails):
     fails("unknown kind of plugin 'tuner'. Did you mean 'tuners'", of=['list', 'tuner'])
+    fails("unknown tuner 'Lora'. Did you mean 'LoRA'", of=['list', 'tuners', 'Lora'])
+    fails("unknown optimizer 'AdmaW'. Did you mean 'AdamW'", of=['list', 'optimizers', 'AdmaW'])
+    fails('roles have no arguments', of=['list', 'roles', 'block'])
     fails('say which one with --backbone NAME', of=['list', 'roles'])
     fails("unknown torchvision classifier 'vit_tin'", of=['list', 'roles', '--backbone', 'vit_tin'])
 

@@ -1,6 +1,7 @@
 """Lists the names that a config can use: tuners, backbones, datasets, …, with one line each.
 
-Also lists the roles of a backbone.
+With a name, such as `vet list tuners LoRA`, shows the arguments of that plugin. `vet list roles --backbone NAME` lists the
+roles of a backbone.
 """
 
 import argparse
@@ -10,22 +11,20 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from vet import registry
+from vet.arguments import arguments_of, text_of
 from vet.cli.command import add_import, import_plugins, run
 from vet.core.backbone import Backbone
 from vet.errors import UnknownNameError, UserError
+from vet.registry import BACKBONES, REGISTRIES, Registry
 from vet.terminal import Terminal
 
-KINDS = {
-    f'{plugins.name}s': plugins
-    for plugins in vars(registry).values()
-    if isinstance(plugins, registry.Registry)
-}
+KINDS = {f'{name}s': registry for name, registry in REGISTRIES.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('kind', help=', '.join([*KINDS, 'roles']))
+    parser.add_argument('name', nargs='?', help='a plugin, such as LoRA: shows its arguments')
     parser.add_argument(
         '--backbone',
         metavar='NAME',
@@ -44,12 +43,15 @@ def main() -> None:
 
 def _list(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
+    if args.kind not in (*KINDS, 'roles'):
+        raise UnknownNameError('kind of plugin', args.kind, [*KINDS, 'roles'])
+    if args.name is not None:
+        _show_plugin(args)
+        return
     if args.kind == 'roles':
         rows = _roles(args.backbone)
-    elif args.kind in KINDS:
-        rows = {name: first_line(KINDS[args.kind].find(name)) for name in KINDS[args.kind].names()}
     else:
-        raise UnknownNameError('kind of plugin', args.kind, [*KINDS, 'roles'])
+        rows = {name: first_line(KINDS[args.kind].find(name)) for name in KINDS[args.kind].names()}
     if args.kind == 'backbones' and args.filter:
         import timm
 
@@ -68,6 +70,29 @@ def _list(args: argparse.Namespace) -> None:
     Terminal(markup=False, emoji=False, highlight=False).print(table)
 
 
+def _show_plugin(args: argparse.Namespace) -> None:
+    """The text of one plugin, and each of its arguments with what it allows and its default."""
+    if args.kind == 'roles':
+        raise UserError('roles have no arguments; list them with `vet list roles --backbone NAME`.')
+    registry: Registry = KINDS[args.kind]
+    arguments, text = arguments_of(registry, args.name), text_of(registry.find(args.name))
+    if args.json:
+        rows = {
+            argument.name: dict(
+                allowed=argument.allowed, default=argument.default_text, required=argument.is_required
+            )
+            for argument in arguments
+        }
+        print(json.dumps(dict(type=args.name, text=text, arguments=rows), indent=1, ensure_ascii=False))
+        return
+    terminal = Terminal(markup=False, emoji=False, highlight=False)
+    terminal.print(f'{registry.name} {args.name}\n\n{text}\n', soft_wrap=True)
+    table = Table('argument', 'default', 'allowed', box=None, padding=(0, 2, 0, 0))
+    for argument in arguments:
+        table.add_row(argument.name, argument.default_text, '\nor '.join(argument.allowed))
+    terminal.print(table if arguments else 'It has no arguments.')
+
+
 def first_line(plugin: Any) -> str:
     """The first paragraph of a plugin's docstring. Without a docstring: of its module's docstring."""
     doc = plugin.__dict__.get('__doc__') if inspect.isclass(plugin) else plugin.__doc__
@@ -79,8 +104,8 @@ def _roles(name: str | None) -> dict[str, str]:
     """For each role: how many modules play it, and the first module, with its weight or its input shape."""
     if name is None:
         raise UserError('roles are those of a backbone; say which one with --backbone NAME.')
-    source = dict(type=name) if name in registry.BACKBONES.names() else dict(type=_source(name), name=name)
-    backbone: Backbone = registry.BACKBONES.build(dict(source, pretrained=False))
+    source = dict(type=name) if name in BACKBONES.names() else dict(type=_source(name), name=name)
+    backbone: Backbone = BACKBONES.build(dict(source, pretrained=False))
     return {
         role: f'{len(sites)}, such as {sites[0]}'
         for role, sites in ((role, backbone.sites.find(role)) for role in backbone.sites.roles())

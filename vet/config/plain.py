@@ -9,7 +9,7 @@ from typing import Any
 
 from vet.errors import UserError, shown
 
-DEPTH, LONG, MANY = 40, 100_000, 1_000_000  # levels, entries of a list, values of a section in all
+DEPTH, LONG, MANY = 40, 100_000, 500_000  # levels, entries of a list, values of a section in all
 
 
 def plain(value: Any, where: str) -> Any:

@@ -73,9 +73,9 @@ def _explained(error: ValidationError, given: dict[str, Any]) -> UserError:
     is_of_key = first['type'] in (UNKNOWN, MISSING)
     path, hint, value = _walk(first['loc'][:-1] if is_of_key else first['loc'], given)
     if first['type'] == UNKNOWN:
-        key, names = str(first['loc'][-1]), fields_of(hint)
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.5) or nearest_settings(key)
-        return UnknownNameError(f'key in {path or "the config"}', key, names, near=near)
+        key, keys = str(first['loc'][-1]), fields_of(hint)
+        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5) or nearest_settings(key)
+        return UnknownNameError(f'key in {path or "the config"}', key, keys, near=near)
     if first['type'] == MISSING:
         lacks = [e['loc'][-1] for e in errors if e['type'] == MISSING and e['loc'][:-1] == first['loc'][:-1]]
         return UserError(

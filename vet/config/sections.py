@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Interval, MinLen
-from pydantic import AfterValidator, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from vet.allowed import Count, Dropout, Rate, Seed, Share, Text
-from vet.config.plugin_of import PluginOf
+from vet.allowed import Count, Dropout, PluginOf, Rate, Seed, Share, Text
 from vet.patterns import checked
 
 Epochs = Annotated[int, Interval(ge=1, le=100_000)]
@@ -25,6 +24,11 @@ Plugin = dict[str, Any]  # dict(type=NAME, …): what a registry builds
 Dataset = Annotated[Plugin, PluginOf('dataset')]
 Transform = Annotated[Plugin, PluginOf('transform')]
 Optimizer = Annotated[Plugin, PluginOf('optimizer')]
+# a text below the field would not reach the subclass
+WORKERS = (
+    'Processes that read and transform images, for each GPU or process. 0: the process that trains does it itself. '
+    'Results do not depend on this number.'
+)
 LINEAR = dict(type='Linear')
 ADAMW = dict(type='AdamW', lr=2e-3, weight_decay=1e-4)
 
@@ -104,9 +108,7 @@ class Dataloader(Section):
     batch_size_per_gpu: Count = 64
     """Images in a batch, on each GPU or process. More images need more memory. With N processes and
     train.accumulate=A, one training step sees N x A batches."""
-    workers_per_gpu: Annotated[int, Interval(ge=0, le=1024)] = 2
-    """Processes that read and transform images, for each GPU or process. 0: the process that trains does it itself.
-    Results do not depend on this number."""
+    workers_per_gpu: Annotated[int, Interval(ge=0, le=1024), Field(description=WORKERS)] = 2
 
 
 @dataclass
@@ -217,8 +219,8 @@ class Train(Section):
     products."""
     cache_features: bool = False
     """Computes once for each image what reaches the first block that a tuner changes, and keeps it on the disk, in
-    $VET_CACHE_DIR or ~/.cache/vet, for all epochs and runs. Needs a transform without randomness, and tuners that
-    leave the first block alone."""
+    $VET_CACHE_DIR or ~/.cache/vet, for all epochs and runs. Needs a transform without randomness, and no tuner in
+    the first block."""
     transform_on: Literal['pil', 'tensor', 'device'] = 'pil'
     """Where the part of train.transform that follows Resize and CenterCrop computes. 'pil': on PIL images. 'tensor':
     on uint8 tensors, which takes less time; resized pixels differ by rounding, and edges of rotated images by more.
@@ -264,7 +266,7 @@ class Evaluation(Section):
 
 @dataclass
 class Settings(Section):
-    """A config, complete and checked."""
+    """The sections of a config."""
 
     model: Model
     """The network."""
@@ -275,7 +277,8 @@ class Settings(Section):
     evaluation: Evaluation = field(default_factory=Evaluation)
     """How the model is judged."""
     seed: Seed = 0
-    """Where all random numbers come from. The same seed on the same machine gives the same result."""
+    """Where all random numbers come from. The same seed on the same machine gives the same result; on a GPU
+    only with train.deterministic."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are written to config.json."""

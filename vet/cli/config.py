@@ -1,0 +1,59 @@
+"""Shows every setting: what it means, what it allows, and its default. With a config file, also what the file sets."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.padding import Padding
+
+from vet.arguments import as_written
+from vet.changes import modified
+from vet.cli.command import add_import, add_options, import_plugins, run
+from vet.config import load_config
+from vet.config.reference import REQUIRED, markdown, parts, values_set
+from vet.config.schema import json_schema
+from vet.errors import UserError
+from vet.terminal import Terminal
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', nargs='?', help='a config file, or a part of one, such as a recipe')
+    parser.add_argument('--json-schema', action='store_true', help='prints the JSON Schema, for editors')
+    parser.add_argument('--markdown', action='store_true', help='prints the page docs/config.md')
+    add_import(parser)
+    add_options(parser)
+    args = parser.parse_args()
+    run(lambda: _show(args))
+
+
+def _show(args: argparse.Namespace) -> None:
+    import_plugins(args.imports)
+    if args.config is None and args.cfg_options:
+        raise UserError('--cfg-options change a config; give the config file too.')
+    if args.json_schema:
+        print(json.dumps(json_schema(), indent=1))
+    elif args.markdown:
+        print(markdown(), end='')
+    elif args.config is None:
+        _show_settings({})
+    else:
+        _show_settings(values_set(modified(load_config(args.config), None, args.cfg_options)))
+
+
+def _show_settings(values: Mapping[str, Any]) -> None:
+    """Each setting with the value that is set, else its default."""
+    terminal = Terminal(markup=False, emoji=False, highlight=False)
+    for part in parts():
+        terminal.print(' '.join(f'{part.path}  {part.meaning}'.split()))
+        for row in part.rows:
+            value = f'= {row.default}'
+            if row.default == REQUIRED:
+                value = f'({REQUIRED})'
+            if row.path in values:
+                value = f'= {as_written(values[row.path])}    (set; default: {row.default})'
+            terminal.print(f'\n  {row.path} {value}')
+            terminal.print(Padding(row.meaning, (0, 0, 0, 6)))
+            terminal.print(Padding(f'Allowed: {", or ".join(row.allowed)}.', (0, 0, 0, 6)))
+        terminal.print()

@@ -1,0 +1,81 @@
+"""The JSON Schema of a config, from which an editor completes and checks .yaml and .json files.
+
+The settings' part is pydantic's. The plugins' part is made from the plugins' signatures.
+"""
+
+import inspect
+import json
+from typing import Any
+
+from pydantic import PydanticUserError, TypeAdapter
+
+from vet.arguments import REQUIRED, Argument, arguments_of, text_of
+from vet.config.sections import Settings
+from vet.config.short_forms import short_forms
+from vet.registry import REGISTRIES, Registry
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema. It requires nothing, since a `_base_` file may give what a file leaves out, and allows helper
+    variables at the top.
+    """
+    schema = _completed(TypeAdapter(Settings).json_schema())
+    schema['$defs'] |= {name: _plugins(registry) for name, registry in REGISTRIES.items()}
+    schema['additionalProperties'] = True
+    return {'$schema': 'https://json-schema.org/draft/2020-12/schema', **schema}
+
+
+def _completed(node: Any) -> Any:
+    """pydantic's schema, with a reference wherever a setting takes a plugin."""
+    if isinstance(node, list):
+        return [_completed(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    if isinstance(registry := node.get('plugin'), str):
+        kept = {key: node[key] for key in ('description', 'default') if key in node}
+        return {'$ref': f'#/$defs/{registry}', **kept}
+    return {key: _completed(inner) for key, inner in node.items() if key not in ('required', 'title')}
+
+
+def _plugins(registry: Registry) -> dict[str, Any]:
+    """A dict(type=NAME, …): by its type, the arguments that the plugin takes."""
+    of_each = [
+        {
+            'if': {'properties': {'type': {'const': name}}, 'required': ['type']},
+            'then': _plugin(registry, name),
+        }
+        for name in registry.names()
+    ]
+    return {'type': 'object', 'properties': {'type': {'enum': registry.names()}}, 'allOf': of_each}
+
+
+def _plugin(registry: Registry, name: str) -> dict[str, Any]:
+    arguments = arguments_of(registry, name)
+    properties = {argument.name: _argument(argument) for argument in arguments}
+    lengths = dict.fromkeys(short_forms(), True) if registry.name == 'backbone' else {}
+    takes_any = any(
+        parameter.kind is parameter.VAR_KEYWORD
+        for parameter in inspect.signature(registry.find(name)).parameters.values()
+    )
+    return {
+        'description': text_of(registry.find(name)),
+        'properties': {'type': True, **lengths, **properties},
+        'additionalProperties': takes_any,
+    }
+
+
+def _argument(argument: Argument) -> dict[str, Any]:
+    try:
+        schema = TypeAdapter(argument.hint).json_schema()
+    except PydanticUserError:  # of a hint that no JSON value has, such as a callable
+        schema = {}
+    if argument.given:  # null stands for what is not given
+        return {'anyOf': [schema, {'type': 'null'}], 'description': f'vet gives {argument.given}'}
+    try:
+        return (
+            schema
+            if argument.default is REQUIRED
+            else schema | {'default': json.loads(json.dumps(argument.default))}
+        )
+    except TypeError:  # a default that is no JSON value
+        return schema
