@@ -55,7 +55,7 @@ def test_what_a_file_sets(command, tmp_path):
     assert code == 0 and len(lines) == 6
     assert 'train.max_epochs = 3    (set; default: 20)' in lines
     assert 'train.dataloader.workers_per_gpu = 0    (set; default: 2)' in lines
-    assert 'train.mixup = 0.2    (set; default: 0)' in lines
+    assert 'train.mixup = 0.2    (set; default: 0.0)' in lines
     assert any(line.startswith("model.tuners = [dict(type='LoRA', rank=4)]    (set") for line in lines)
 
 
@@ -85,7 +85,7 @@ def test_the_schema_knows_every_setting_and_plugin(schema):
     train = schema.schema['$defs']['Train']['properties']
     assert set(train) == set(fields_of(fields_of(Settings)['train']))
     assert train['mixup'] | dict(description='') == dict(
-        type='number', minimum=0, maximum=1000, default=0, description=''
+        type='number', minimum=0, maximum=1000, default=0.0, description=''
     )
     assert 'reaches back over many steps' in train['ema']['description']
     assert 'LoRA' in schema.schema['$defs']['tuner']['properties']['type']['enum']

@@ -128,10 +128,10 @@ class Schedule(Section):
     T_max: Epochs | None = None
     """Epochs, warmup included, after which the learning rate is at its lowest; it stays there. None: the length of
     the run, or of the stage."""
-    warmup_epochs: Annotated[float, Interval(ge=0, le=100_000)] = 0
+    warmup_epochs: Annotated[float, Interval(ge=0, le=100_000)] = 0.0
     """Epochs in which the learning rate rises from 0 along a line; fractions are allowed. 0: no warmup. At most the
     epochs of the run, and of each stage."""
-    eta_min: Share = 0
+    eta_min: Share = 0.0
     """The lowest learning rate, as a share of the highest. 0: it falls to zero. 1: it stays as it is."""
 
 
@@ -185,13 +185,13 @@ class Train(Section):
     )
     """What is done to an image before training sees it, in this order. Sizes come from the backbone's preprocessing
     if they are left out. Images are normalised at the end, as the backbone wants it."""
-    mixup: Mixing = 0
+    mixup: Mixing = 0.0
     """Mixes two images and their labels by MixUp; alpha of the Beta distribution that draws the shares. 0: off. 1:
     every share is as likely. Small values mix little. If train.cutmix is on too, each batch draws one of the two."""
-    cutmix: Mixing = 0
+    cutmix: Mixing = 0.0
     """Puts a rectangle of one image into another by CutMix, and mixes their labels; alpha of the Beta distribution
     that draws the area. 0: off."""
-    label_smoothing: Dropout = 0
+    label_smoothing: Dropout = 0.0
     """The share of the target that is spread evenly over all classes. 0: none. Near 1, the labels say almost
     nothing."""
     ema: Between | None = None
