@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from vet import build_trainer
 from vet.benchmark import record
-from vet.engine.environment import describe
+from vet.environment import describe
 from vet.hub.export import export
 
 RESULTS = Path(__file__).parent / 'results' / 'ecosystem.json'

@@ -33,11 +33,11 @@ from torch import nn
 
 from vet import build_trainer
 from vet.benchmark import record
-from vet.engine.environment import describe
 from vet.engine.evaluate import score
 from vet.engine.feed.door import Order, load
 from vet.engine.optim import lr_factor
 from vet.engine.trainer import Trainer
+from vet.environment import describe
 from vet.hub import save_peft
 from vet.transforms.torchvision import build_transform
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vet import build_trainer
 from vet.benchmark import record
-from vet.engine.environment import describe
+from vet.environment import describe
 
 TUNERS = {'LinearProbe': 0, 'LoRA': 8}  # by the rank of the update
 RESULTS = Path(__file__).parent / 'results' / 'quickstart.json'

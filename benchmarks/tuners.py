@@ -39,11 +39,11 @@ from vet.benchmark import record
 from vet.config import load_config
 from vet.datasets.base import ImageDataset
 from vet.datasets.image_folder import ImageFolder
-from vet.engine.environment import describe
 from vet.engine.feed.door import Batch, Order
 from vet.engine.learner import Learner
 from vet.engine.meter import Meter
 from vet.engine.trainer import Trainer
+from vet.environment import describe
 
 HERE = Path(__file__).parent
 WARMUP, TIMED = 3, 9

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vet import build_trainer
 from vet.benchmark import record
-from vet.engine.environment import describe
+from vet.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'walkthroughs.json'
 CONFIGS = Path(__file__).parents[1] / 'configs'

@@ -16,21 +16,22 @@ from torch.utils.data import Dataset
 
 from vet.changes import modified
 from vet.config import Plugin, Settings, load_config, read_settings
+from vet.core.assemble import build_classifiers
 from vet.core.budget import bounded
 from vet.datasets.base import targets_of
 from vet.datasets.class_names import class_list, composed
 from vet.datasets.hold_out import hold_out
 from vet.datasets.multitask import MultiTask
 from vet.datasets.overlap import refuse_overlaps
-from vet.engine.seeding import seed_everything
+from vet.engine.saving.door import WorkFolder
 from vet.engine.trainer import Trainer
-from vet.engine.work_folder import WorkFolder
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.contents import require_run
-from vet.hub.model_folder import IDENTITY, build_classifiers, load_model, read_configuration, save_model
+from vet.hub.model_folder import IDENTITY, load_model, read_configuration, save_model
 from vet.hub.names import find_folder
 from vet.hub.presets import preset
 from vet.registry import BACKBONES, DATASETS
+from vet.seeding import seed_everything
 
 TASK = 'vision-efficient-tuning'
 GIVEN = dict(type='given')  # in a recorded config: a dataset that the user gave as an object

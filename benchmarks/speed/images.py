@@ -55,13 +55,13 @@ from vet.benchmark import record
 from vet.datasets.flowers102 import Flowers102
 from vet.datasets.hold_out import Part
 from vet.datasets.image_folder import ImageFolder
-from vet.engine.environment import describe
 from vet.engine.fast.door import freed_memory_kept
 from vet.engine.feed.door import Batch, Order, load
 from vet.engine.feed.image_cache import cached_images
 from vet.engine.learner import Learner
-from vet.engine.log import read_log
 from vet.engine.meter import Meter
+from vet.engine.saving.door import read_log
+from vet.environment import describe
 from vet.transforms.torchvision import build_transform, on_tensors, split_still
 
 RESULTS = Path(__file__).parent / 'results' / 'images.json'

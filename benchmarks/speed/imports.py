@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vet.benchmark import record
-from vet.engine.environment import describe
+from vet.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'imports.json'
 LIST = "import sys; sys.argv = ['vet', 'list', 'tuners']; from vet.cli.vet import main; main()"

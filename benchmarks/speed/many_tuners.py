@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vet.benchmark import record
+from vet.core.assemble import build_classifier
 from vet.core.model import ImageClassifier
 from vet.core.tuned_model import TunedModel, with_same_weights
-from vet.engine.environment import describe
-from vet.hub.model_folder import build_classifier
+from vet.environment import describe
 from vet.registry import BACKBONES
 
 RESULTS = Path(__file__).parent / 'results' / 'many_tuners.json'

@@ -15,7 +15,7 @@ from rich.table import Table
 from steps import JOBS, Sides, saved_bytes
 
 from vet.benchmark import record
-from vet.engine.environment import describe
+from vet.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'memory.json'
 TUNERS = {

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from vet import build_trainer
 from vet.benchmark import record
-from vet.engine.environment import describe
+from vet.environment import describe
 
 DATASETS = {
     'flowers-102': dict(type='Flowers102', split='train'),

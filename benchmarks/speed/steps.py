@@ -44,14 +44,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vet.benchmark import record
 from vet.config import Schedule, Train
+from vet.core.assemble import build_classifier
 from vet.core.model import ImageClassifier
 from vet.engine.device import make_accelerator
-from vet.engine.environment import describe
 from vet.engine.fast.door import freed_memory_kept
 from vet.engine.feed.door import Batch, Order
 from vet.engine.learner import Learner
 from vet.engine.meter import Meter
-from vet.hub.model_folder import build_classifier
+from vet.environment import describe
 from vet.registry import BACKBONES
 
 RESULTS = Path(__file__).parent / 'results' / 'steps.json'

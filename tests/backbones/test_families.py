@@ -13,8 +13,9 @@ from sklearn.datasets import load_sample_images
 from tests.backbones.equations import SMALL, build
 from tests.nets import images, randomised
 from vet import pipeline
+from vet.core.assemble import build_classifier
 from vet.core.backbone import Backbone
-from vet.hub.model_folder import build_classifier, load_model, save_model
+from vet.hub.model_folder import load_model, save_model
 from vet.registry import BACKBONES, TUNERS
 from vet.transforms.torchvision import build_transform
 

@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 
 from tests.nets import VIT, images
+from vet.core.assemble import build_classifiers
 from vet.hub.exports import FORMATS
-from vet.hub.model_folder import build_classifiers, load_model, save_model
+from vet.hub.model_folder import load_model, save_model
 from vet.registry import BACKBONES
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from torch import nn
 
 from tests.contract.runs import logits, with_head
 from tests.nets import tiny
+from vet.core.assemble import build_classifiers
 from vet.core.low_rank import DoRA
 from vet.errors import UserError
-from vet.hub.model_folder import build_classifiers
 from vet.registry import TUNERS
 
 

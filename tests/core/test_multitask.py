@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.nets import images, randomised, timm_net, tiny
+from vet.core.assemble import build_classifiers
 from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.errors import DataError, UnknownNameError, UserError
-from vet.hub.model_folder import build_classifiers
 
 LINEAR = dict(type='Linear')
 LORA = dict(type='LoRA', rank=2)

@@ -7,8 +7,8 @@ from tests.engine.runs import small
 from tests.nets import images, tiny
 from vet.builders import build_trainer
 from vet.config import read_settings
+from vet.core.assemble import build_classifier, build_classifiers
 from vet.errors import NoSiteError, UserError
-from vet.hub.model_folder import build_classifier, build_classifiers
 from vet.registry import BACKBONES, TUNERS
 
 LINEAR = dict(type='Linear')

@@ -16,7 +16,7 @@ from vet.datasets.digits import Digits
 from vet.datasets.image_folder import ImageFolder
 from vet.engine import evaluate
 from vet.engine.learner import Learner
-from vet.engine.log import read_log
+from vet.engine.saving.log import read_log
 
 NEW = [5, 6, 7, 8, 9]  # the digits that the backbone has not seen
 CROPS = [

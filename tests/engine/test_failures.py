@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from tests.engine.runs import SmallDigits, build, config, small
 from vet.core.tuner import Tuner
-from vet.engine.checkpoint import list_checkpoints
-from vet.engine.files import publish_folder, write_file
-from vet.engine.log import Log, read_log
+from vet.engine.saving.checkpoint import list_checkpoints
+from vet.engine.saving.log import Log, read_log
 from vet.errors import TrainingError
+from vet.files import publish_folder, write_file
 
 ROOT = Path(__file__).parents[2]
 

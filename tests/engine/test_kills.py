@@ -13,7 +13,7 @@ import torch
 
 from tests.engine.runs import CROPS, build, folder_run, small
 from tests.engine.test_resume import result
-from vet.engine.checkpoint import list_checkpoints
+from vet.engine.saving.checkpoint import list_checkpoints
 
 BASE = {'train.max_epochs': 6, 'train.log_every': 1, 'train.checkpoint': dict(every_steps=1, keep=2)}
 STAGES = [dict(epochs=3, train='head.*'), dict(epochs=3, optimizer=dict(type='SGD', lr=0.1))]

@@ -11,8 +11,8 @@ import torch
 from tests.engine.runs import SmallDigits, config
 from vet import build_trainer, pipeline
 from vet.cli.test import evaluate
-from vet.engine.checkpoint import list_checkpoints, load_checkpoint
-from vet.engine.log import read_log
+from vet.engine.saving.checkpoint import list_checkpoints, load_checkpoint
+from vet.engine.saving.log import read_log
 from vet.hub.model_folder import load_model
 
 RESNET = dict(

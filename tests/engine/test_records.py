@@ -14,8 +14,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.engine.runs import small
-from vet.engine.environment import describe
-from vet.engine.log import read_log
+from vet.engine.saving.log import read_log
+from vet.environment import describe
 
 OPTIONS = {'train.log_every': 3, 'train.max_epochs': 3, 'evaluation.select': 'best', 'evaluation.every': 2}
 

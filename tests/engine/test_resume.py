@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.engine.runs import build, small, train_everything
-from vet.engine.checkpoint import checksum, list_checkpoints
-from vet.engine.log import read_log
+from vet.engine.saving.checkpoint import checksum, list_checkpoints
+from vet.engine.saving.log import read_log
 from vet.errors import DataError, TrainingError
 
 TIMES = ('images_per_second', 'memory_mb', 'train_seconds', 'peak_memory_mb', 'work_dir', 'output')

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.engine.runs import small
-from vet.engine.checkpoint import load_checkpoint
+from vet.engine.saving.checkpoint import load_checkpoint
 from vet.errors import UserError
 
 STAGES = [

@@ -16,9 +16,9 @@ import pytest
 from tests.engine.runs import ended, small, train_everything
 from tests.engine.test_resume import result
 from vet.engine import evaluate
-from vet.engine.checkpoint import list_checkpoints, load_checkpoint
 from vet.engine.learner import Learner
-from vet.engine.log import read_log
+from vet.engine.saving.checkpoint import list_checkpoints, load_checkpoint
+from vet.engine.saving.log import read_log
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

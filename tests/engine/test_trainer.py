@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tests.engine.runs import SmallDigits, build, small
 from vet import pipeline
 from vet.core.tuner import Tuner
-from vet.engine.log import read_log
+from vet.engine.saving.log import read_log
 from vet.errors import TrainingError, UserError
 
 

@@ -18,7 +18,7 @@ from vet.builders import build_model
 from vet.cli.test import evaluate
 from vet.config import read_settings
 from vet.engine.feed.batches import Order, load
-from vet.engine.log import read_log
+from vet.engine.saving.log import read_log
 from vet.registry import DATASETS
 from vet.transforms.torchvision import build_transform
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.nets import VIT
-from vet.hub.model_folder import build_classifier, save_model
+from vet.core.assemble import build_classifier
+from vet.hub.model_folder import save_model
 from vet.registry import BACKBONES
 
 BACKBONE = dict(type='timm', name='vit_tiny_patch16_224', pretrained=False, kwargs=VIT)

@@ -21,10 +21,11 @@ import vet
 from tests.hub import test_modelscope_folders as modelscope
 from tests.nets import VIT, images
 from vet import pipeline
+from vet.core.assemble import build_classifier
 from vet.errors import DataError, UserError
 from vet.hub.export import export
 from vet.hub.exports import FORMATS
-from vet.hub.model_folder import build_classifier, load_model, read_configuration, save_model
+from vet.hub.model_folder import load_model, read_configuration, save_model
 from vet.registry import BACKBONES
 
 CLASSES = ['cat', 'dog, "small"', 'köttbulle']

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vet.core.tensor_file import read_tensors
-from vet.engine.checkpoint import load_checkpoint
+from vet.engine.saving.checkpoint import load_checkpoint
 from vet.errors import UserError
 from vet.hub.model_folder import load_model
 

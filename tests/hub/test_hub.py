@@ -21,10 +21,11 @@ from tests.hub.fake_hub import TOKEN, FakeHub
 from tests.hub.sealed import seal
 from tests.nets import VIT, images
 from vet import pipeline
+from vet.core.assemble import build_classifier
 from vet.core.model import ImageClassifier
 from vet.errors import DataError, UserError
 from vet.hub import find_folder, from_pretrained, push_to_hub
-from vet.hub.model_folder import build_classifier, load_model, save_model
+from vet.hub.model_folder import load_model, save_model
 from vet.registry import BACKBONES
 
 IMAGE = Image.new('L', (8, 8), 90)

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from tests.nets import images
 from vet.backbones.timm_files import read_again
+from vet.core.assemble import build_classifier
 from vet.core.backbone import weights_sha256
 from vet.errors import DataError
-from vet.hub.model_folder import build_classifier, load_model, save_model
+from vet.hub.model_folder import load_model, save_model
 from vet.registry import BACKBONES
 
 VIT = dict(patch_size=16, embed_dim=64, depth=2, num_heads=2)

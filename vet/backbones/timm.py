@@ -15,9 +15,9 @@ from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
 from vet.core.backbone import Backbone, Lean, Preprocessing, Resampling
 from vet.core.budget import rehearse_building
-from vet.core.offline import cache_alone_without_network
 from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, dicts, permits, text
 from vet.errors import DataError, UnknownNameError, UserError
+from vet.offline import cache_alone_without_network
 from vet.registry import BACKBONES
 
 # What a model folder may say in kwargs: sizes, depths and flags of networks. What is not here may name a URL,

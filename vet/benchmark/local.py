@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vet.benchmark.worker import Job, bury, outcome
-from vet.engine.progress import console
 from vet.errors import UserError
+from vet.progress import console
 
 
 class Local:

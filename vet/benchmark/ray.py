@@ -12,8 +12,8 @@ from rich.live import Live
 
 from vet.benchmark.local import table
 from vet.benchmark.worker import Job, bury, outcome, work
-from vet.engine.progress import console
 from vet.errors import UserError
+from vet.progress import console
 
 
 class Ray:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from vet.engine.environment import describe
-from vet.engine.files import write_file
+from vet.environment import describe
+from vet.files import write_file
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ from vet.benchmark.cells import Result, failures, metric, run_name
 from vet.benchmark.plots import accuracy_plot, classes_plot, confusion_plot, curves_plot
 from vet.benchmark.suite import Suite
 from vet.benchmark.tables import Rows, Table, heading, make_tables
-from vet.engine.files import write_file
 from vet.errors import UnknownNameError
+from vet.files import write_file
 
 # LISTED: the most classes and confusions in a list; MATRIX: the most classes of a matrix that people can read
 LISTED, MATRIX = 20, 50

@@ -18,7 +18,7 @@ import vet
 from vet.benchmark.cells import run_name
 from vet.benchmark.suite import Run
 from vet.datasets.base import pixels_digest, sources_of
-from vet.engine.files import write_file
+from vet.files import write_file
 
 FORMAT = 1
 NO_PART = ('benchmark', 'cli', 'compat')  # rooms of vet that change no number

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vet.benchmark.worker import Job
-from vet.engine.files import write_file
-from vet.engine.progress import console
+from vet.files import write_file
+from vet.progress import console
 
 MOST = 1000  # jobs of an array; Slurm's default limit is MaxArraySize = 1001, so 1000 is the largest number
 SCRIPT = """\

@@ -19,8 +19,8 @@ from vet.benchmark.results import images
 from vet.benchmark.suite import Cell as Place
 from vet.benchmark.suite import Suite
 from vet.datasets.vtab import GROUPS
-from vet.engine.files import write_file
 from vet.errors import UserError
+from vet.files import write_file
 
 Rows = list[list[str]]  # the first row is the header
 # the origin of weights, and the words for it

@@ -12,9 +12,9 @@ from torch.utils.data import Subset
 from vet.benchmark.suite import Run
 from vet.builders import build_datasets, build_trainer
 from vet.config import read_settings
-from vet.engine.log import read_log
-from vet.engine.progress import console
+from vet.engine.saving.door import read_log
 from vet.errors import UserError
+from vet.progress import console
 
 STEPS = 3  # the first step only warms up
 ON_CPU = 16  # the most images of a step without a GPU

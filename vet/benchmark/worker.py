@@ -24,12 +24,12 @@ from vet.benchmark.results import is_done, read_result, write_result
 from vet.benchmark.suite import Run
 from vet.builders import build_trainer
 from vet.config import load_config
-from vet.engine.environment import describe
 from vet.engine.evaluate import metric_name
-from vet.engine.files import write_file
-from vet.engine.lock import FileLock
-from vet.engine.log import read_log
+from vet.engine.saving.door import read_log
+from vet.environment import describe
 from vet.errors import DivergedError, UserError
+from vet.files import write_file
+from vet.lock import FileLock
 
 # in the work folder: the start of the newest attempt, and the seconds of earlier attempts
 ATTEMPT = 'attempt.json'

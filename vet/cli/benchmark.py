@@ -26,8 +26,8 @@ from vet.benchmark.tables import write_tables
 from vet.benchmark.timing import STEPS
 from vet.builders import resolve_data_root
 from vet.cli.command import Options, add_common, add_options, run
-from vet.engine.progress import console
 from vet.errors import UserError
+from vet.progress import console
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from vet.builders import build_trainer
 from vet.cli.command import add_common, add_options, run
 from vet.datasets.image import open_image
 from vet.engine.evaluate import metric_name
-from vet.engine.files import write_file
-from vet.engine.progress import console
 from vet.engine.trainer import Trainer
+from vet.files import write_file
+from vet.progress import console
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
 from vet.engine.feed.door import Features, Transforms, load
-from vet.engine.files import write_file
 from vet.errors import UserError
+from vet.files import write_file
 from vet.registry import METRICS
 
 

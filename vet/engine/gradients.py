@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from vet.core.tuner import Tuner
-from vet.engine.progress import say
 from vet.errors import TrainingError
+from vet.progress import say
 
 # in which a parameter must get a gradient that is not zero: a product with zeros at the start needs two
 STEPS = 10

@@ -18,17 +18,17 @@ from vet.core.multitask import MultiTaskClassifier
 from vet.core.reweight import forward_kept
 from vet.core.tensor_file import check_tensors
 from vet.engine.batch_norms import share_statistics, single_values_normed
-from vet.engine.checkpoint import load_optimizer_state, optimizer_state
 from vet.engine.ema import Average, copy_into, shortened
 from vet.engine.fast.door import Tricks
 from vet.engine.feed.door import Batch, Order
 from vet.engine.gradients import GradientWatch
 from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
-from vet.engine.progress import say
-from vet.engine.seeding import seed_everything
+from vet.engine.saving.door import load_optimizer_state, optimizer_state
 from vet.errors import UserError
 from vet.patterns import fits
+from vet.progress import say
+from vet.seeding import seed_everything
 
 
 class Learner:

@@ -23,26 +23,30 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.tensor_file import read_tensors
 from vet.datasets.base import set_gray_range, told
-from vet.engine.checkpoint import Progress
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
-from vet.engine.environment import describe
 from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
 from vet.engine.failures import failures_named
 from vet.engine.fast.door import freed_memory_kept, refuse_without_fp8
 from vet.engine.feed.door import Feed, Order, opened, refuse_two_normalisations, refuse_unfit_views
-from vet.engine.files import read_json
-from vet.engine.identity import identity_of
 from vet.engine.learner import Learner
-from vet.engine.log import Log, draw_curves, peak_memory_mb
 from vet.engine.meter import Meter
-from vet.engine.progress import ProgressBar, say
-from vet.engine.rehearsal import rehearse_the_end
-from vet.engine.seeding import seed_everything
+from vet.engine.saving.door import (
+    Log,
+    Progress,
+    WorkFolder,
+    draw_curves,
+    identity_of,
+    peak_memory_mb,
+    rehearse_the_end,
+)
 from vet.engine.stop import Asked, Stop
 from vet.engine.together import on_main
-from vet.engine.work_folder import WorkFolder
+from vet.environment import describe
 from vet.errors import DataError, DivergedError, TrainingError, UserError
+from vet.files import read_json
+from vet.progress import ProgressBar, say
+from vet.seeding import seed_everything
 from vet.transforms.torchvision import build_transform, on_tensors
 
 SUMMARY = (

@@ -13,19 +13,13 @@ from typing import Any
 
 import torch
 
+from vet.core.assemble import build_classifier
 from vet.core.backbone import Backbone
 from vet.core.delta import declared
 from vet.core.reweight import Reweight
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
-from vet.hub.model_folder import (
-    architecture,
-    build_classifier,
-    load_backbone,
-    load_model,
-    read_configuration,
-    save_model,
-)
+from vet.hub.model_folder import architecture, load_backbone, load_model, read_configuration, save_model
 from vet.hub.names import find_folder
 
 Tensors = dict[str, torch.Tensor]

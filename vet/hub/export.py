@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 import vet
-from vet.engine.files import sync, writing
 from vet.errors import UnknownNameError, UserError
+from vet.files import sync, writing
 from vet.hub.exports import FORMATS
 from vet.hub.exports.format import Format
 from vet.hub.folders import read_folder

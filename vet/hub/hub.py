@@ -15,8 +15,8 @@ import vet
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.tensor_file import refuse_links
-from vet.engine.files import publish_folder, write_file
 from vet.errors import UserError
+from vet.files import publish_folder, write_file
 from vet.hub.card import model_card, without_paths
 from vet.hub.folders import read_folder
 from vet.hub.model_folder import CONFIGURATION, TENSORS, read_configuration

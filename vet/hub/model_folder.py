@@ -14,16 +14,17 @@ import torch
 from safetensors.torch import save
 
 import vet
+from vet.core.assemble import build_classifiers
 from vet.core.backbone import Backbone, weights_sha256
 from vet.core.budget import bounded, rehearse
 from vet.core.model import ImageClassifier, require_fit
-from vet.core.multitask import MultiTaskClassifier, share_equal_weights
+from vet.core.multitask import MultiTaskClassifier
 from vet.core.tensor_file import read_tensors, refuse_links, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
-from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError, UserError, shown
+from vet.files import publish_folder, write_file
 from vet.hub.contents import require_harmless, require_texts
-from vet.registry import BACKBONES, HEADS, TUNERS
+from vet.registry import BACKBONES
 from vet.versions import is_newer
 
 CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
@@ -311,37 +312,6 @@ def architecture(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a backbone that decide its network, without its weights."""
     named = {key: value for key, value in identity.items() if key not in (*HINTS, *IDENTITY)}
     return json.loads(json.dumps(named | dict(name=str(identity.get('name')).partition('.')[0])))
-
-
-def build_classifier(
-    backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]
-) -> ImageClassifier:
-    """Assembles a classifier: attaches the tuners in order, and builds a head for all class names."""
-    if 'in_features' in head:
-        raise UserError(
-            f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone gives the number '
-            'of features.'
-        )
-    return ImageClassifier(
-        backbone,
-        [TUNERS.build(tuner) for tuner in tuners],
-        HEADS.build({**head, 'num_classes': len(classes)}, in_features=backbone.num_features),
-        classes,
-    )
-
-
-def build_classifiers(
-    parts: Mapping[Any, tuple[Backbone, dict[str, Any], list[str]]],
-    tuners: list[dict[str, Any]],
-    shared: str = '.*',
-) -> ImageClassifier | MultiTaskClassifier:
-    """The classifier of {task: (backbone, head entry, classes)}. A single task is {None: …}."""
-    share_equal_weights([backbone for backbone, _, _ in parts.values()])
-    made = {
-        task: build_classifier(backbone, tuners, head, classes)
-        for task, (backbone, head, classes) in parts.items()
-    }
-    return made[None] if None in made else MultiTaskClassifier(made, shared)
 
 
 def _located(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ import huggingface_hub
 from huggingface_hub import errors
 
 import vet
-from vet.core.offline import answers, cache_alone_without_network
 from vet.core.tensor_file import refuse_links
 from vet.errors import DataError
 from vet.hub.model_folder import CONFIGURATION, TENSORS
 from vet.hub.modelscope import WEIGHTS
 from vet.hub.presets import PRESETS
+from vet.offline import answers, cache_alone_without_network
 
 CARD = 'README.md'
 READ = [CONFIGURATION, TENSORS, CARD, WEIGHTS]  # the only files that vet downloads from a repository

@@ -26,8 +26,8 @@ from vet.core.reweight import Reweight
 from vet.core.site import Layout
 from vet.core.tensor_file import read_tensors, refuse_links
 from vet.core.tuner import Tuner
-from vet.engine.files import publish_folder, write_file
 from vet.errors import DataError, UnknownNameError, UserError, shown
+from vet.files import publish_folder, write_file
 from vet.hub.model_folder import read_json
 from vet.hub.peft_methods import METHODS, TUNED_BY, Config, Deltas, Tensors, build_thaw, paths_pattern
 from vet.patterns import fits, fits_start, require_pattern

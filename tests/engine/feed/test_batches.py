@@ -9,8 +9,8 @@ from torchvision.transforms import v2
 
 from vet.datasets.base import ImageDataset
 from vet.engine.feed.batches import Order, load
-from vet.engine.seeding import seeded
 from vet.errors import DataError
+from vet.seeding import seeded
 from vet.transforms.torchvision import build_transform
 
 CPU = torch.device('cpu')

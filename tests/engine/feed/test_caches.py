@@ -17,7 +17,7 @@ from tests.engine.runs import ended, folder_run, small
 from vet.datasets.image_folder import ImageFolder
 from vet.engine.feed.image_cache import cached_images
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROBE = {'model.tuners': [dict(type='LinearProbe')], 'train.max_epochs': 1}
 
 

@@ -18,8 +18,8 @@ from torchvision import tv_tensors
 
 from vet.datasets.base import gray_range_of, item_name, item_of, told
 from vet.datasets.image import Range, open_image
-from vet.engine.seeding import mix, seeded
 from vet.errors import UserError
+from vet.seeding import mix, seeded
 from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
 
 ADVICE = 'Look at the dataset, train.transform and train.transform_on.'

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vet.engine.lock import FileLock
+from vet.lock import FileLock
 
 FULL = 0.9  # of the free space: more no file may take
 

@@ -40,8 +40,8 @@ from vet.engine.device import precision_of
 from vet.engine.feed.batches import Batch, Keys, Transforms, opened, placed, read
 from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.engine.feed.cut import Cut, NoCutError, Resumed, find_cut
-from vet.engine.progress import say
 from vet.errors import UserError
+from vet.progress import say
 from vet.transforms.torchvision import split_normalisation
 
 DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a file

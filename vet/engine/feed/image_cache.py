@@ -36,8 +36,8 @@ from vet.datasets.multitask import MultiTask
 from vet.datasets.torchvision import TorchvisionDataset
 from vet.engine.feed.batches import Transforms, read
 from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, make_once
-from vet.engine.progress import say
 from vet.errors import DataError, UserError
+from vet.progress import say
 from vet.transforms.torchvision import begins_as_tensor, split_still
 
 CHUNK = 16  # images that a worker decodes at a time

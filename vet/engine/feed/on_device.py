@@ -15,7 +15,7 @@ import torch
 from vet.datasets.base import item_name, told
 from vet.engine.feed.batches import ADVICE, Batch, Keys, Transforms, placed, read, stacked
 from vet.engine.feed.image_cache import CachedImages
-from vet.engine.seeding import draws_apart, seed_everything
+from vet.seeding import draws_apart, seed_everything
 from vet.transforms.torchvision import split_at_tensor, split_normalisation
 
 SHARE = 0.25  # of the memory that is free on a GPU before the first step: more no images may take

@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from vet.core.modes import in_eval
 from vet.datasets.base import gray_range_of, item_name, item_of, told
 from vet.engine.feed.batches import ADVICE, Transforms, opened
-from vet.engine.seeding import seeded
 from vet.errors import UserError
+from vet.seeding import seeded
 from vet.transforms.torchvision import normalisation
 
 

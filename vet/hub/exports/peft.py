@@ -6,7 +6,7 @@ from typing import Any
 from safetensors.torch import load_file, save
 
 from vet.core.model import ImageClassifier
-from vet.engine.files import write_file
+from vet.files import write_file
 from vet.hub.exports.format import Format, Network
 from vet.hub.peft import TENSORS, save_peft
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from vet.core.model import ImageClassifier
-from vet.engine.files import write_file
 from vet.errors import UserError
+from vet.files import write_file
 from vet.hub.exports.format import Format, Network
 
 Tensors = dict[str, torch.Tensor]

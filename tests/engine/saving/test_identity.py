@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.engine.runs import folder_run, small
-from vet.engine.identity import differences, identity_of, other_versions
+from vet.engine.saving.identity import differences, identity_of, other_versions
 from vet.errors import TrainingError
 
 QUICK = {'train.max_epochs': 1, 'evaluation.before': False}

@@ -14,12 +14,18 @@ import torch
 
 import vet
 from vet.config import Settings
-from vet.engine.checkpoint import NewerError, Progress, list_checkpoints, load_checkpoint, save_checkpoint
-from vet.engine.files import read_json, remove_folder, remove_temporary, write_file
-from vet.engine.identity import differences, other_versions
-from vet.engine.lock import FileLock
-from vet.engine.progress import say
+from vet.engine.saving.checkpoint import (
+    NewerError,
+    Progress,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from vet.engine.saving.identity import differences, other_versions
 from vet.errors import DataError, TrainingError, UserError
+from vet.files import read_json, remove_folder, remove_temporary, write_file
+from vet.lock import FileLock
+from vet.progress import say
 from vet.versions import is_newer
 
 Parts = dict[str, dict[str, torch.Tensor]]

@@ -22,8 +22,8 @@ from safetensors.torch import save
 
 import vet
 from vet.core.tensor_file import read_tensors, sha256_of
-from vet.engine.files import publish_folder, read_json, remove_folder, write_file, writing
 from vet.errors import DataError, TrainingError
+from vet.files import publish_folder, read_json, remove_folder, write_file, writing
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
 FORMAT = 1  # of progress.json; checkpoints before it have no sha256

@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.engine.runs import folder_run, small
 from vet import build_trainer
-from vet.engine.checkpoint import (
+from vet.engine.saving.checkpoint import (
     NewerError,
     list_checkpoints,
     load_checkpoint,
     load_optimizer_state,
     optimizer_state,
 )
-from vet.engine.log import read_log
-from vet.engine.work_folder import WorkFolder
+from vet.engine.saving.log import read_log
+from vet.engine.saving.work_folder import WorkFolder
 from vet.errors import DataError, TrainingError, UserError
 
 ONE = {'train.max_epochs': 1}
@@ -270,7 +270,7 @@ def test_optimizer_state_that_does_not_fit(kind, change, part):
 def test_a_checkpoint_of_another_shape(unfinished):
     """Its checksums are right: somebody made it so."""
     from vet.core.tensor_file import sha256_of
-    from vet.engine.checkpoint import checksum
+    from vet.engine.saving.checkpoint import checksum
 
     folder = unfinished / 'checkpoints/step-00000006'
     tensors = load_file(folder / 'state.safetensors')

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from vet.engine.files import read_bytes, write_file, writing
 from vet.errors import DataError, TrainingError
+from vet.files import read_bytes, write_file, writing
 
 try:
     import resource
@@ -28,7 +28,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int, cut_at: int):
-        from vet.engine.events import Events  # TensorBoard takes time to import
+        from vet.engine.saving.events import Events  # TensorBoard takes time to import
 
         self._path = folder / LOG
         with writing(self._path):

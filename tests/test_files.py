@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save
 
 from vet.core.tensor_file import check_tensors, read_tensors, sha256_of
-from vet.engine.files import publish_folder, read_json, write_file
-from vet.engine.lock import FileLock
 from vet.errors import DataError, TrainingError, UserError
+from vet.files import publish_folder, read_json, write_file
+from vet.lock import FileLock
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TENSORS = {'weight': torch.arange(12.0).view(3, 4), 'steps': torch.tensor(3)}
 
 
@@ -110,8 +110,7 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path):
     (tmp_path / 'file').write_text('old')
     code, err = limited(
         tmp_path,
-        'from pathlib import Path\nfrom vet.engine.files import write_file\nwrite_file(Path("file"), b"x" '
-        '* 9999)',
+        'from pathlib import Path\nfrom vet.files import write_file\nwrite_file(Path("file"), b"x" * 9999)',
     )
     assert code == 1 and 'TrainingError' in err and 'ulimit -f' in err, err
     assert (tmp_path / 'file').read_text() == 'old' and len(list(tmp_path.iterdir())) == 1

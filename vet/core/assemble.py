@@ -1,0 +1,43 @@
+"""Assembles a classifier from a backbone and from the entries of tuners and head, as a config or a model
+folder has them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vet.core.backbone import Backbone
+from vet.core.model import ImageClassifier
+from vet.core.multitask import MultiTaskClassifier, share_equal_weights
+from vet.errors import UserError
+from vet.registry import HEADS, TUNERS
+
+
+def build_classifier(
+    backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]
+) -> ImageClassifier:
+    """Assembles a classifier: attaches the tuners in order, and builds a head for all class names."""
+    if 'in_features' in head:
+        raise UserError(
+            f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone gives the number '
+            'of features.'
+        )
+    return ImageClassifier(
+        backbone,
+        [TUNERS.build(tuner) for tuner in tuners],
+        HEADS.build({**head, 'num_classes': len(classes)}, in_features=backbone.num_features),
+        classes,
+    )
+
+
+def build_classifiers(
+    parts: Mapping[Any, tuple[Backbone, dict[str, Any], list[str]]],
+    tuners: list[dict[str, Any]],
+    shared: str = '.*',
+) -> ImageClassifier | MultiTaskClassifier:
+    """The classifier of {task: (backbone, head entry, classes)}. A single task is {None: …}."""
+    share_equal_weights([backbone for backbone, _, _ in parts.values()])
+    made = {
+        task: build_classifier(backbone, tuners, head, classes)
+        for task, (backbone, head, classes) in parts.items()
+    }
+    return made[None] if None in made else MultiTaskClassifier(made, shared)
