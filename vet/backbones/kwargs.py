@@ -25,3 +25,8 @@ def check_kwargs(kwargs: Mapping[str, Any], classifier: bool, channels: str = ''
             f'model.backbone.kwargs.{channels} is {kwargs[channels]!r}, but vet reads every image as RGB, '
             f'gray ones too; allowed: 3. Leave {channels} out.'
         )
+
+
+def height_and_width(size: Any) -> tuple[int, int]:
+    """(H, W) of a size that a library takes as one int, or as a pair."""
+    return (size, size) if isinstance(size, int) else tuple(size)

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from vet.backbones.class_token import class_token_only, modules_of_class_token, pools_class_token
-from vet.backbones.kwargs import check_kwargs
+from vet.backbones.kwargs import check_kwargs, height_and_width
 from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
 from vet.core.backbone import Backbone, Lean, Preprocessing, Resampling
@@ -72,8 +72,8 @@ def timm_backbone(
     roles: role names to regular expressions over module paths, for a family whose roles are not found.
     preprocessing: changes to timm's settings (size, mean, std, crop_pct, interpolation, and gray_range, the
         levels of gray images of more than 8 bits that become black and white, such as (0, 4095) for 12 bits).
-    kwargs: such as dict(global_pool='catavgmax') of a convolutional network: its features are cat(mean, max),
-        2 C.
+    kwargs: such as dict(img_size=128), which is the size of the preprocessing then, or
+        dict(global_pool='catavgmax') of a convolutional network: its features are cat(mean, max), 2 C.
     classifier: True keeps the pretrained classifier, of timm's or kwargs' num_classes: the output are its
         logits.
     use_ema: of a checkpoint that holds weights and their average over the training, the average is used;
@@ -127,9 +127,13 @@ def timm_backbone(
         read = load_file(network, name, Path(checkpoint).expanduser(), () if classifier else heads, use_ema)
     patches = getattr(network, 'patch_embed', None)
     settings = timm.data.resolve_model_data_config(network)
-    size = getattr(patches, 'img_size', None) or settings['input_size'][1:]
+    size = options.get('img_size') or getattr(patches, 'img_size', None) or settings['input_size'][1:]
     wanted = Preprocessing(
-        tuple(size), settings['mean'], settings['std'], settings['crop_pct'], settings['interpolation']
+        height_and_width(size),
+        settings['mean'],
+        settings['std'],
+        settings['crop_pct'],
+        settings['interpolation'],
     )
     chosen = wanted.with_changes(preprocessing or {})
     grid = getattr(patches, 'grid_size', None)

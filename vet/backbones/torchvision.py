@@ -11,7 +11,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torchvision import models
 
-from vet.backbones.kwargs import check_kwargs
+from vet.backbones.kwargs import check_kwargs, height_and_width
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weights
 from vet.core.budget import rehearse_building
@@ -30,7 +30,7 @@ PORTED = dict.fromkeys(
 # What a model folder may say in kwargs; torchvision takes further ones, some of which are code.
 ARCHITECTURE = """
     alpha attention_dropout aux_logits bn_size depths dropout dropout_aux drop_rate embed_dim groups
-    growth_rate head_dim hidden_dim image_size in_channels init_weights last_channel layer_scale layers
+    growth_rate head_dim hidden_dim image_size in_channels init_weights input_size last_channel layer_scale layers
     memory_efficient mlp_dim mlp_ratio num_classes num_heads num_init_features num_layers partition_size
     patch_size replace_stride_with_dilation representation_size round_nearest stem_channels stem_width
     stochastic_depth_prob transform_input width_mult width_per_group window_size
@@ -114,16 +114,16 @@ def torchvision_backbone(
         load_weights(network, read_weights(checkpoint, use_ema), str(checkpoint), may_be_left)
     eval_transform = chosen.transforms()
     crop, resized = eval_transform.crop_size[0], eval_transform.resize_size[0]
-    size = getattr(network, 'image_size', crop)
+    size = height_and_width(options.get('input_size') or getattr(network, 'image_size', crop))
     wanted = Preprocessing(
-        (size, size),
+        size,
         tuple(eval_transform.mean),
         tuple(eval_transform.std),
         crop / resized,
         eval_transform.interpolation.value,
     )
     patch = getattr(network, 'patch_size', None)
-    grid = (size // patch, size // patch) if isinstance(patch, int) else None
+    grid = (size[0] // patch, size[1] // patch) if isinstance(patch, int) else None
     layout = find_layout(
         network, roles, grid, 1 if hasattr(network, 'class_token') else 0, (head,) if classifier else ()
     )

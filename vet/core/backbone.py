@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from vet.allowed import Text, fits, must_be
 from vet.core.budget import rehearse
 from vet.core.checkpoint_layout import plain_names, unwrapped
+from vet.core.kept import forget_kept, kept_noted
 from vet.core.site import Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError, shown
@@ -142,13 +143,15 @@ class Backbone(nn.Module):
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
             rehearse(network, image)
-            calls = dry_run(network, image)
+            with kept_noted(network.modules()):
+                calls = dry_run(network, image)
         except UserError:
             raise
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, IndexError) as error:
             raise UserError(
                 f'{identity.get("name")} does not take images of {preprocessing.size} (height, width): '
-                f'{error} Set model.backbone.preprocessing.size to what it takes.'
+                f'{str(error).rstrip(".")}. Set model.backbone.preprocessing.size to a size that the network '
+                f'takes; the network was built for {self.published.size}.'
             ) from error
         features = calls[''].out_shape
         if len(features) != 1:
@@ -184,9 +187,10 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> 'Backbone':
         """As in torch, but a norm with running statistics stays in eval unless its scale trains: they
-        would drift.
+        would drift. What modules keep of earlier parameters is forgotten.
         """
         super().train(mode)
+        forget_kept(self.network.modules())
         for module in self.network.modules():
             if isinstance(module, BATCH_NORM):
                 module.train(mode and module.weight is not None and module.weight.requires_grad)

@@ -34,6 +34,8 @@ class Budget(OperationsMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.bytes: float
+        self.tensors: float
         self.bytes, self.tensors, self.operations = (
             MEMORY * psutil.virtual_memory().available,
             TENSORS,
@@ -105,6 +107,21 @@ def rehearse_building(build: Callable[[], Any]) -> None:
         Exception
     ):  # a constructor that needs numbers, or arguments that do not fit, which the real one names
         pass
+    finally:
+        budget.bytes, budget.tensors, budget.operations = left
+
+
+@contextmanager
+def unbounded() -> Iterator[None]:
+    """Within, a Budget counts nothing: what runs on the meta device takes neither memory nor operations."""
+    budget = _get_current_dispatch_mode()
+    if not isinstance(budget, Budget):
+        yield
+        return
+    left = budget.bytes, budget.tensors, budget.operations
+    budget.bytes = budget.tensors = budget.operations = math.inf
+    try:
+        yield
     finally:
         budget.bytes, budget.tensors, budget.operations = left
 

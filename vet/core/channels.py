@@ -16,7 +16,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from vet.torch_private import share_storage
 
 LAST = ('linear', 'layer_norm', 'rms_norm', 'lstm', 'gru')
-SECOND = ('conv1d', 'conv2d', 'conv3d', 'batch_norm', 'group_norm', 'instance_norm')
+SECOND = (
+    *('conv1d', 'conv2d', 'conv3d', 'conv_transpose1d', 'conv_transpose2d', 'conv_transpose3d'),
+    *('batch_norm', 'group_norm', 'instance_norm'),
+)
 MIXES = (
     'matmul',
     '__matmul__',

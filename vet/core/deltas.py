@@ -211,9 +211,12 @@ class InputLowRank(Delta):
         kernel = tuple(site.weight.shape[2:])
         if not kernel:
             return site.weight.dim() == 2
-        return (
-            set(kernel) == {1} and conv.groups == 1 and conv.padding in ((0,) * len(kernel), 'same', 'valid')
-        )
+        pads = conv.padding not in ((0,) * len(kernel), 'same', 'valid')
+        if isinstance(
+            conv, nn.modules.conv._ConvTransposeNd
+        ):  # which gives its bias alone between the strides
+            pads = pads or max(*conv.stride, *(1 + pad for pad in conv.output_padding)) > 1
+        return set(kernel) == {1} and conv.groups == 1 and not pads
 
     def forward(
         self, weight: torch.Tensor, bias: torch.Tensor | None

@@ -10,6 +10,7 @@ from torch import nn
 from vet.core.backbone import Backbone
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw
+from vet.core.kept import forget_kept
 from vet.core.modes import in_eval
 from vet.core.reweight import Merged, Reweight, merge_reweights, unmerge_reweights
 from vet.core.tensor_file import misfits, not_finite
@@ -95,6 +96,7 @@ class ImageClassifier(nn.Module):
         if self.is_merged:
             raise _merged_error('loaded: the merged weights would stay what they are')
         load_into(self.trained_state(), state, source)
+        forget_kept(self.modules())
 
     def count(self) -> dict[str, int]:
         """Numbers of parameters: 'tuners', 'head', 'trainable' (their sum), 'backbone' and 'total'."""
@@ -150,6 +152,7 @@ class ImageClassifier(nn.Module):
             with in_eval(self.tuners):
                 self._merged = [merge_reweights(host) for host in hosts.values()]
             self.backbone.is_merged = True
+            forget_kept(self.backbone.network.modules())
         return self.backbone.network
 
     def unmerge(self) -> None:
@@ -157,6 +160,7 @@ class ImageClassifier(nn.Module):
         while self._merged:
             unmerge_reweights(self._merged.pop())
         self.backbone.is_merged = False
+        forget_kept(self.backbone.network.modules())
 
 
 def _merged_error(what: str) -> UserError:

@@ -1,16 +1,33 @@
 """A network in eval mode for a while. Imported by whatever looks at networks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
+from vet.core.kept import forget_kept
+
 
 @contextmanager
 def in_eval(network: nn.Module) -> Iterator[None]:
-    """Within, all of `network` is in eval mode; after it, each module is in the mode that it was in."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+    """Within, all of `network` is in eval mode; after it, each module is in the mode that it was in.
+
+    What modules keep in eval mode of what they computed is forgotten before and after.
+    """
+    modules = list(network.modules())
+    with modes_kept(modules):
+        network.eval()
+        forget_kept(modules)
+        try:
+            yield
+        finally:
+            forget_kept(modules)
+
+
+@contextmanager
+def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, modules may change their modes; after it, each is in the mode that it was in."""
+    modes = [(module, module.training) for module in modules]
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
+from vet.core.kept import forget_kept
 from vet.core.model import ImageClassifier, load_into
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
@@ -119,6 +120,7 @@ class MultiTaskClassifier(SeveralTasks):
         loaded.
         """
         load_into(self.trained_state(), state, source)
+        forget_kept(self.modules())
 
     def count(self) -> dict[str, int]:
         """Numbers of parameters, as ImageClassifier's; what tasks share counts once."""

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from vet.core.delta import declared
+from vet.core.output_first import output_first
 from vet.core.products import can_merge, merged_product
 from vet.errors import NoSiteError
 from vet.torch_private import children_of, parameters_of, twin
@@ -40,6 +41,7 @@ class Reweight:
     """`delta(weight, bias) -> (weight, bias)` of one module that has them; several at one module act in
     order.
 
+    The delta sees the weight with its output axis first, see `output_first`.
     The module keeps its class, its parameters and their names. So `state_dict` keys, hooks, deepcopy, pickle
     and torch.compile stay what they were, and so do padding rules, weight standardisation and whatever else
     the class does with its weight.
@@ -61,6 +63,10 @@ class Reweight:
                 f'{type(self.delta).__name__} needs the whole weight of {self.weight_name!r} in '
                 f'{type(self.host).__name__}, where an update drops out its input: set that dropout to 0.'
             )
+
+    def output_first(self, weight: torch.Tensor) -> torch.Tensor:
+        """A tensor of the weight's shape as the delta sees the weight, or back."""
+        return output_first(self.host.get_submodule(self.weight_name.rpartition('.')[0]), weight)
 
     def undo(self) -> None:
         """Takes the edit off."""
@@ -108,7 +114,9 @@ def new_tensors(host: nn.Module) -> Tensors:
             tensors[name] if name in tensors else parameter_or_none(host, name)
             for name in (edit.weight_name, edit.bias_name)
         )
-        tensors[edit.weight_name], tensors[edit.bias_name] = edit.delta(weight, bias)
+        assert weight is not None
+        new, tensors[edit.bias_name] = edit.delta(edit.output_first(weight), bias)
+        tensors[edit.weight_name] = edit.output_first(new)
     return tensors
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from vet.core.channels import Channels, tensors_in
 from vet.core.modes import in_eval
+from vet.core.output_first import output_first
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.patterns import NOTHING, fits, occurs, require_pattern
 from vet.torch_private import BATCH_NORM, CONVOLUTION, parameters_of
@@ -123,10 +124,11 @@ class Site:
     @property
     def weight(self) -> torch.Tensor:
         """The weight as it stands now: (out, in) of a Linear, (out, in / groups, kH, kW) of a
-        convolution, (C,) of a norm.
+        convolution, transposed or not, (C,) of a norm.
         """
         try:
-            return self.host.get_parameter(self.weight_name)
+            owner = self.host.get_submodule(self.weight_name.rpartition('.')[0])
+            return output_first(owner, self.host.get_parameter(self.weight_name))
         except AttributeError:
             raise NoSiteError(
                 f'{self} has no weight to change; ask for a role that has one, such as "weight".'

@@ -16,6 +16,7 @@ from torch import nn
 from vet.core.backbone import Backbone
 from vet.core.delta import Delta
 from vet.core.edits import Hook
+from vet.core.kept import filled_buffers
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import SeveralTasks
@@ -101,10 +102,14 @@ class TunedModel(SeveralTasks):
 
 
 def with_same_weights(backbone: Backbone) -> Backbone:
-    """A copy whose modules are its own and whose parameters and buffers are those of `backbone`."""
-    return copy.deepcopy(
-        backbone, {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
-    )
+    """A copy whose modules are its own and whose parameters and buffers are those of `backbone`.
+
+    Buffers into which a forward writes are the copy's own.
+    """
+    same = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
+    for buffer in filled_buffers(backbone):
+        same.pop(id(buffer), None)
+    return copy.deepcopy(backbone, same)
 
 
 _DISABLED: ContextVar[tuple[TunedModel, ...]] = ContextVar('_DISABLED', default=())

@@ -16,6 +16,8 @@ from vet.core.attention import Rows, find_parts
 from vet.core.backbone import Backbone
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, statistics
+from vet.core.kept import forget_kept
+from vet.core.proof import prove
 from vet.core.reweight import Reweight
 from vet.core.site import Site
 from vet.errors import NoSiteError, UserError
@@ -139,8 +141,10 @@ class Tuner(nn.Module):
         return all(edit.mergeable for edit in self._edits)
 
     def attach(self, backbone: Backbone) -> None:
-        """Edits `backbone`. Should a site refuse, what was edited before it is taken back. UserError on
-        a merged backbone.
+        """Edits `backbone`, and proves by a forward and a backward that the tuned network runs.
+
+        Should a site refuse or the network not run, what was edited is taken back. UserError on a merged
+        backbone.
         """
         _refuse_merged(backbone, 'attached')
         _forget_compiled_graphs()
@@ -155,6 +159,9 @@ class Tuner(nn.Module):
                     f'{type(self).__name__} has nothing to train at the {len(sites)} sites of {self.at!r} in '
                     f'{backbone.sites.family}, the first being {sites[0]}; choose others with at=….'
                 )
+            forget_kept(backbone.network.modules())
+            if not all(isinstance(edit, Thaw) for edit in self._edits):  # which changes no shape
+                self._prove(backbone)
         except BaseException:
             self.detach()
             raise
@@ -168,7 +175,23 @@ class Tuner(nn.Module):
         while self._edits:
             self._edits.pop().undo()
         self.deltas.clear()
+        if self.backbone is not None:
+            forget_kept(self.backbone.network.modules())
         object.__setattr__(self, 'backbone', None)
+
+    def _prove(self, backbone: Backbone) -> None:
+        try:
+            flows = any(isinstance(edit, Hook) for edit in self._edits)
+            prove(backbone, [parameter for _, parameter in self.trainable()] if flows else [])
+        except UserError:
+            raise
+        except Exception as error:  # of the network or of a delta, about what the edits made of its input
+            said = next(iter(str(error).strip().splitlines()), '')[:200]
+            raise NoSiteError(
+                f'{type(self).__name__} at {self.at!r} cannot act on {backbone.sites.family}: with its edits '
+                f'the network does not run on an image of {tuple(backbone.preprocessing.size)} '
+                f'({type(error).__name__}: {said}). Choose other sites with at=…, or another tuner.'
+            ) from error
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The names and parameters that train, those thawed in the network included."""

@@ -63,7 +63,8 @@ class VPT(Tuner):
         self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
         for site in sites:
             tie = tie_to_positions(site.module)
-            if not (site.takes_tokens and site.keeps_shape) or tie or not attends(site.module):
+            whole = site.takes_tokens and site.keeps_shape and site.windows_per_image == 1
+            if not whole or tie or not attends(site.module):
                 raise refuse(
                     self,
                     site,

@@ -1,0 +1,134 @@
+"""What modules keep of what they computed in a forward, such as LeViT's attention biases in eval mode.
+
+A tensor that a module keeps is wrong as soon as the parameters change from which the module computed the tensor. A
+forward is watched once. A module that the forward changed remembers how the module was before, and `forget_kept`
+makes it so again. The module then computes anew. Imports torch alone.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+BEFORE = '_before_forward'  # in a module's __dict__: {name of an attribute or a buffer: what stood there}
+FILLED = '_filled_in_forward'  # in a module's __dict__: the names of buffers into which the forward writes
+ABSENT = '(absent)'
+OWN = {*vars(nn.Module()), BEFORE, FILLED, 'forward', '_reweighted'}
+
+
+@contextmanager
+def kept_noted(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, a forward runs. After it, each module is as before, and remembers what the forward changed."""
+    with _changes_noted(modules) as changes:
+        yield
+    for module, changed, filled in changes:
+        if changed:
+            module.__dict__[BEFORE] = changed | module.__dict__.get(BEFORE, {})
+        if filled:
+            module.__dict__[FILLED] = filled | module.__dict__.get(FILLED, set())
+
+
+@contextmanager
+def kept_dropped(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, a forward runs. After it, each module is as before, the numbers of its buffers apart."""
+    with _changes_noted(modules):
+        yield
+
+
+@contextmanager
+def _changes_noted(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, dict, set]]]:
+    """Gives, when the context has ended, each module, what stood where the forward changed it, and the names
+    of the buffers into which the forward wrote."""
+    before = [(module, _state(module), _versions(module)) for module in dict.fromkeys(modules)]
+    changes: list[tuple[nn.Module, dict, set]] = []
+    try:
+        yield changes
+    finally:
+        for module, old, versions in before:
+            new = _state(module)
+            names = [name for name in old | new if not _same(old.get(name, ABSENT), new.get(name, ABSENT))]
+            changed = {name: old.get(name, ABSENT) for name in names}
+            filled = {name for name, count in _versions(module).items() if versions.get(name, count) != count}
+            changes.append((module, changed, filled))
+            for name, was in changed.items():
+                _put_back(module, name, was)
+
+
+def forget_kept(modules: Iterable[nn.Module]) -> None:
+    """Makes the modules forget what they computed from their parameters. Cheap."""
+    for module in modules:
+        for name, was in module.__dict__.get(BEFORE, {}).items():
+            _put_back(module, name, was)
+
+
+def filled_buffers(network: nn.Module) -> Iterator[torch.Tensor]:
+    """The buffers into which a forward of the network writes. Two networks must not share them."""
+    for module in network.modules():
+        yield from (module._buffers[name] for name in module.__dict__.get(FILLED, ()))
+
+
+def _put_back(module: nn.Module, name: str, was: Any) -> None:
+    place: Any = module._buffers if name in module._buffers else module.__dict__
+    if isinstance(was, str) and was == ABSENT:
+        place.pop(name, None)
+    else:
+        place[name] = was.refilled() if isinstance(was, _Held) else was
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that torch does not own, and the module's buffers."""
+    own = {name: _held(value) for name, value in vars(module).items() if name not in OWN}
+    return own | module._buffers
+
+
+def _versions(module: nn.Module) -> dict[str, int]:
+    """Of each buffer, how often its numbers were changed in place."""
+    return {
+        name: buffer._version
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not buffer.is_inference()
+    }
+
+
+@dataclass(eq=False)
+class _Held:
+    """A dict, list or set, which several modules may share, and what it held."""
+
+    container: Any
+    content: Any
+
+    def refilled(self) -> Any:
+        """The container, which holds again what it held."""
+        parts = [_refilled(part) for part in self.content]
+        self.container.clear()
+        if isinstance(self.container, list):
+            self.container.extend(parts)
+        else:
+            self.container.update(parts)
+        return self.container
+
+
+def _held(value: Any) -> Any:
+    if type(value) is dict:
+        return _Held(value, [(key, _held(part)) for key, part in value.items()])
+    if type(value) in (list, set):
+        return _Held(value, [_held(part) for part in value])
+    return value
+
+
+def _refilled(part: Any) -> Any:
+    if isinstance(part, tuple) and len(part) == 2 and isinstance(part[1], _Held):  # of a dict
+        return part[0], part[1].refilled()
+    return part.refilled() if isinstance(part, _Held) else part
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether the same objects stand in the same places."""
+    if isinstance(old, _Held) and isinstance(new, _Held):
+        return old.container is new.container and _same(old.content, new.content)
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        return len(old) == len(new) and all(map(_same, old, new))
+    return old is new or (isinstance(old, (str, int, float)) and type(old) is type(new) and old == new)

@@ -1,0 +1,24 @@
+"""The layout in which deltas see a weight: the output axis is first, as in (out, in / groups, kH, kW).
+
+A transposed convolution keeps (in, out / groups, kH, kW), and the Conv1D of transformers keeps (in, out). Imports
+torch alone. Used by core.site and core.reweight.
+"""
+
+import torch
+from torch import nn
+
+
+def output_first(owner: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """The weight of the module `owner`, (in, out / groups, …), as (out, in / groups, …); other weights as they
+    are.
+
+    The same function turns (out, in / groups, …) back into (in, out / groups, …).
+    """
+    if not _is_input_first(owner) or weight.dim() < 2:
+        return weight
+    groups = getattr(owner, 'groups', 1)
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()
+
+
+def _is_input_first(owner: nn.Module) -> bool:
+    return isinstance(owner, nn.modules.conv._ConvTransposeNd) or type(owner).__name__ == 'Conv1D'
