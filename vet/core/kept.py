@@ -67,7 +67,10 @@ def forget_kept(modules: Iterable[nn.Module]) -> None:
 def filled_buffers(network: nn.Module) -> Iterator[torch.Tensor]:
     """The buffers into which a forward of the network writes. Two networks must not share them."""
     for module in network.modules():
-        yield from (module._buffers[name] for name in module.__dict__.get(FILLED, ()))
+        names = module.__dict__.get(FILLED, ())
+        yield from (
+            buffer for name, buffer in module._buffers.items() if name in names and buffer is not None
+        )
 
 
 def _put_back(module: nn.Module, name: str, was: Any) -> None:

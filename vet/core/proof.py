@@ -5,7 +5,7 @@ and little time. Where a network needs numbers to run, the proof is one real ima
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -31,21 +31,22 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
         try:
             _run_without_numbers(backbone, modules, trainable)
         except Exception:  # a step that needs numbers, or the tuner's fault: an image tells
-            images = next(backbone.network.parameters()).new_zeros(1, 3, *backbone.preprocessing.size)
-            with in_eval(backbone), kept_dropped(modules):
-                _run(backbone, images, trainable)
+            device = next(backbone.network.parameters()).device
+            images = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
+            with in_eval(backbone), kept_dropped(modules), _replaced(modules, _in_float32) as made:
+                _run(backbone, images, [made.get(id(parameter), parameter) for parameter in trainable])
 
 
 def _run_without_numbers(backbone: Any, modules: list[nn.Module], trainable: Sequence[nn.Parameter]) -> None:
-    with unbounded(), kept_dropped(modules), _on_meta(modules) as made:
+    with unbounded(), kept_dropped(modules), _replaced(modules, _without_numbers) as made:
         for module in modules:
             module.training = True
         backbone.train()  # batch norms that do not train stay in eval
-        parameters = [made[id(parameter)] for parameter in trainable if id(parameter) in made]
-        _run(backbone, torch.empty(IMAGES, 3, *backbone.preprocessing.size, device='meta'), parameters)
+        images = torch.empty(IMAGES, 3, *backbone.preprocessing.size, device='meta')
+        _run(backbone, images, [made.get(id(parameter), parameter) for parameter in trainable])
 
 
-def _run(backbone: Any, images: torch.Tensor, parameters: list[Any]) -> None:
+def _run(backbone: Any, images: torch.Tensor, parameters: Sequence[Any]) -> None:
     with torch.enable_grad():
         features = backbone.network(images)
         wanted = (len(images), backbone.num_features)
@@ -80,29 +81,38 @@ def _with_shared(delta: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _on_meta(modules: Iterable[nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
-    """Within, the modules' parameters and buffers have no numbers. Gives, by the id of each, what stands for it."""
+def _replaced(
+    modules: Iterable[nn.Module], replace: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[dict[int, Any]]:
+    """Within, others stand for the modules' parameters and buffers. Gives them by the id of the tensor."""
     made: dict[int, Any] = {}
-    kept: list[tuple[dict, str, torch.Tensor]] = []
+    kept: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     try:
         for module in dict.fromkeys(modules):
             for tensors in (module._parameters, module._buffers):
                 for name, tensor in list(tensors.items()):
-                    if tensor is None:
-                        continue
-                    kept.append((tensors, name, tensor))
-                    if id(tensor) not in made:
-                        made[id(tensor)] = _without_numbers(tensor)
-                    tensors[name] = made[id(tensor)]
+                    if tensor is not None:
+                        kept.append((tensors, name, tensor))
+                        if id(tensor) not in made:
+                            made[id(tensor)] = _like(tensor, replace(tensor.detach()))
+                        tensors[name] = made[id(tensor)]
         yield made
     finally:
         for tensors, name, tensor in kept:
             tensors[name] = tensor
 
 
+def _like(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
 def _without_numbers(tensor: torch.Tensor) -> torch.Tensor:
-    bare = tensor.detach().to('meta')
-    return nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
+    return _in_float32(tensor.to('meta'))
+
+
+def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """A network and its tuners may have two types until a caller or an autocast makes them one."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _random_states_kept(backbone: Any) -> AbstractContextManager:
