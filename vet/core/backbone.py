@@ -148,10 +148,11 @@ class Backbone(nn.Module):
         except UserError:
             raise
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, IndexError) as error:
+            said = str(error).rstrip('. ') or type(error).__name__
+            built = f'; it was built for {self.published.size}' * (preprocessing.size != self.published.size)
             raise UserError(
-                f'{identity.get("name")} does not take images of {preprocessing.size} (height, width): '
-                f'{str(error).rstrip(".")}. Set model.backbone.preprocessing.size to a size that the network '
-                f'takes; the network was built for {self.published.size}.'
+                f'{identity.get("name")} does not take images of {preprocessing.size} (height, width){built}: '
+                f'{said}. Set model.backbone.preprocessing.size to a size that the network takes.'
             ) from error
         features = calls[''].out_shape
         if len(features) != 1:

@@ -89,7 +89,8 @@ def _replaced(
     kept: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     try:
         for module in dict.fromkeys(modules):
-            for tensors in (module._parameters, module._buffers):
+            both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for tensors in both:
                 for name, tensor in list(tensors.items()):
                     if tensor is not None:
                         kept.append((tensors, name, tensor))
