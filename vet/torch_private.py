@@ -34,6 +34,7 @@ PRIVATE = (
     'torch.nn.modules.batchnorm._BatchNorm',
     'torch.nn.modules.conv._ConvNd',
     'torch.UntypedStorage._cdata',
+    'torch.Tensor._version',
     'torch.utils._pytree.tree_map_only',
     'torch.utils._python_dispatch.TorchDispatchMode',
     'torch._dynamo',
@@ -233,6 +234,11 @@ def share_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
     return mine == theirs
 
 
+def changes_in_place(tensor: torch.Tensor) -> int:
+    """How often the tensor's numbers were changed in place. Without `_version`: 0, so that no change is seen."""
+    return 0 if tensor.is_inference() else getattr(tensor, '_version', 0)
+
+
 def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """A value with `change` made of each tensor in its tuples, lists and dicts.
 
@@ -280,6 +286,11 @@ def parameters_of(module: nn.Module) -> dict[str, Any]:
     """The module's own table of parameters, by name. Whoever writes a plain tensor into the table gives the
     module that tensor for the parameter, which `setattr` refuses."""
     return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, Any]:
+    """The module's own table of buffers, by name, in which a plain tensor may stand for another."""
+    return module._buffers
 
 
 def twin(module: nn.Module) -> Any:

@@ -114,8 +114,8 @@ def rehearse_building(build: Callable[[], Any]) -> None:
 @contextmanager
 def unbounded() -> Iterator[None]:
     """Within, a Budget counts nothing: what runs on the meta device takes neither memory nor operations."""
-    budget = _get_current_dispatch_mode()
-    if not isinstance(budget, Budget):
+    budget = _budget.get()
+    if budget is None:
         yield
         return
     left = budget.bytes, budget.tensors, budget.operations

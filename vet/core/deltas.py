@@ -12,6 +12,7 @@ from torch import nn
 
 from vet.core.attention import Rows
 from vet.core.delta import Delta
+from vet.core.output_first import TRANSPOSED
 from vet.core.products import add_product
 from vet.core.reweight import reweights_of
 from vet.core.site import Site
@@ -212,9 +213,7 @@ class InputLowRank(Delta):
         if not kernel:
             return site.weight.dim() == 2
         pads = conv.padding not in ((0,) * len(kernel), 'same', 'valid')
-        if isinstance(
-            conv, nn.modules.conv._ConvTransposeNd
-        ):  # which gives its bias alone between the strides
+        if isinstance(conv, TRANSPOSED):  # which gives its bias alone between the strides
             pads = pads or max(*conv.stride, *(1 + pad for pad in conv.output_padding)) > 1
         return set(kernel) == {1} and conv.groups == 1 and not pads
 

@@ -2,7 +2,7 @@
 
 A tensor that a module keeps is wrong as soon as the parameters change from which the module computed the tensor. A
 forward is watched once. A module that the forward changed remembers how the module was before, and `forget_kept`
-makes it so again. The module then computes anew. Imports torch alone.
+makes it so again. The module then computes anew. Of vet it imports torch_private alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from vet.torch_private import buffers_of, changes_in_place
 
 BEFORE = '_before_forward'  # in a module's __dict__: {name of an attribute or a buffer: what stood there}
 FILLED = '_filled_in_forward'  # in a module's __dict__: the names of buffers into which the forward writes
@@ -68,13 +70,11 @@ def filled_buffers(network: nn.Module) -> Iterator[torch.Tensor]:
     """The buffers into which a forward of the network writes. Two networks must not share them."""
     for module in network.modules():
         names = module.__dict__.get(FILLED, ())
-        yield from (
-            buffer for name, buffer in module._buffers.items() if name in names and buffer is not None
-        )
+        yield from (buffer for name, buffer in module.named_buffers(recurse=False) if name in names)
 
 
 def _put_back(module: nn.Module, name: str, was: Any) -> None:
-    place: Any = module._buffers if name in module._buffers else module.__dict__
+    place: Any = buffers_of(module) if name in buffers_of(module) else module.__dict__
     if isinstance(was, str) and was == ABSENT:
         place.pop(name, None)
     else:
@@ -84,15 +84,13 @@ def _put_back(module: nn.Module, name: str, was: Any) -> None:
 def _state(module: nn.Module) -> dict[str, Any]:
     """The attributes of a module that torch does not own, and the module's buffers."""
     own = {name: _held(value) for name, value in vars(module).items() if name not in OWN}
-    return own | module._buffers
+    return own | buffers_of(module)
 
 
 def _versions(module: nn.Module) -> dict[str, int]:
     """Of each buffer, how often its numbers were changed in place."""
     return {
-        name: buffer._version
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_inference()
+        name: changes_in_place(buffer) for name, buffer in buffers_of(module).items() if buffer is not None
     }
 
 

@@ -7,6 +7,8 @@ torch alone. Used by core.site and core.reweight.
 import torch
 from torch import nn
 
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 def output_first(owner: nn.Module, weight: torch.Tensor) -> torch.Tensor:
     """The weight of the module `owner`, (in, out / groups, …), as (out, in / groups, …); other weights as they
@@ -21,4 +23,4 @@ def output_first(owner: nn.Module, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _is_input_first(owner: nn.Module) -> bool:
-    return isinstance(owner, nn.modules.conv._ConvTransposeNd) or type(owner).__name__ == 'Conv1D'
+    return isinstance(owner, TRANSPOSED) or type(owner).__name__ == 'Conv1D'

@@ -4,7 +4,6 @@ The proof runs on the meta device, where tensors have shapes and no numbers, in 
 and little time. Where a network needs numbers to run, the proof is one real image in eval mode. Used by core.tuner.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -16,6 +15,7 @@ from vet.core.budget import unbounded
 from vet.core.kept import kept_dropped
 from vet.core.modes import in_eval, modes_kept
 from vet.core.reweight import reweights_of
+from vet.torch_private import buffers_of, has_compiled, hooks_after, hooks_before, parameters_of
 
 IMAGES = 2  # batch norms that train need two
 
@@ -64,7 +64,7 @@ def _modules(network: nn.Module) -> Iterator[nn.Module]:
 
 def _deltas(network: nn.Module) -> Iterator[nn.Module]:
     for module in network.modules():
-        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        hooks = (*hooks_before(module), *hooks_after(module))
         placed = [argument for hook in hooks for argument in getattr(hook, 'args', ())]
         for delta in (*placed, *(edit.delta for edit in reweights_of(module))):
             if isinstance(delta, nn.Module):
@@ -89,8 +89,7 @@ def _replaced(
     kept: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     try:
         for module in dict.fromkeys(modules):
-            both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for tensors in both:
+            for tensors in (parameters_of(module), buffers_of(module)):
                 for name, tensor in list(tensors.items()):
                     if tensor is not None:
                         kept.append((tensors, name, tensor))
@@ -123,4 +122,4 @@ def _random_states_kept(backbone: Any) -> AbstractContextManager:
 
 def _without_compiler() -> AbstractContextManager:
     """Within, a network that torch.compile compiled runs as written: a graph for one image would take a minute."""
-    return torch.compiler.set_stance('force_eager') if 'torch._dynamo' in sys.modules else nullcontext()
+    return torch.compiler.set_stance('force_eager') if has_compiled() else nullcontext()
