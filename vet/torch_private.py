@@ -34,7 +34,6 @@ PRIVATE = (
     'torch.nn.modules.batchnorm._BatchNorm',
     'torch.nn.modules.conv._ConvNd',
     'torch.UntypedStorage._cdata',
-    'torch.Tensor._version',
     'torch.utils._pytree.tree_map_only',
     'torch.utils._python_dispatch.TorchDispatchMode',
     'torch._dynamo',
@@ -232,11 +231,6 @@ def share_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
     storages = one.untyped_storage(), other.untyped_storage()
     mine, theirs = (getattr(storage, '_cdata', None) or storage.data_ptr() for storage in storages)
     return mine == theirs
-
-
-def changes_in_place(tensor: torch.Tensor) -> int:
-    """How often the tensor's numbers were changed in place. Without `_version`: 0, so that no change is seen."""
-    return 0 if tensor.is_inference() else getattr(tensor, '_version', 0)
 
 
 def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:

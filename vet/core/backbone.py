@@ -143,7 +143,7 @@ class Backbone(nn.Module):
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
             rehearse(network, image)
-            with kept_noted(network.modules()):
+            with kept_noted(network):
                 calls = dry_run(network, image)
         except UserError:
             raise

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.torch_private import buffers_of, changes_in_place
+from vet.torch_private import buffers_of
 
 BEFORE = '_before_forward'  # in a module's __dict__: {name of an attribute or a buffer: what stood there}
 FILLED = '_filled_in_forward'  # in a module's __dict__: the names of buffers into which the forward writes
@@ -22,15 +22,21 @@ OWN = {*vars(nn.Module()), BEFORE, FILLED, 'forward', '_reweighted'}
 
 
 @contextmanager
-def kept_noted(modules: Iterable[nn.Module]) -> Iterator[None]:
+def kept_noted(network: nn.Module) -> Iterator[None]:
     """Within, a forward runs. After it, each module is as before, and remembers what the forward changed."""
+    modules = list(network.modules())
+    numbers = [
+        (module, name, buffer, buffer.clone()) for module in modules for name, buffer in _own_buffers(module)
+    ]
     with _changes_noted(modules) as changes:
         yield
-    for module, changed, filled in changes:
+    for module, changed in changes:
         if changed:
             module.__dict__[BEFORE] = changed | module.__dict__.get(BEFORE, {})
-        if filled:
-            module.__dict__[FILLED] = filled | module.__dict__.get(FILLED, set())
+    for module, name, buffer, was in numbers:
+        if not torch.equal(buffer, was):
+            module.__dict__[FILLED] = {name} | module.__dict__.get(FILLED, set())
+            buffer.copy_(was)
 
 
 @contextmanager
@@ -41,20 +47,18 @@ def kept_dropped(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _changes_noted(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, dict, set]]]:
-    """Gives, when the context has ended, each module, what stood where the forward changed it, and the names
-    of the buffers into which the forward wrote."""
-    before = [(module, _state(module), _versions(module)) for module in dict.fromkeys(modules)]
-    changes: list[tuple[nn.Module, dict, set]] = []
+def _changes_noted(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, dict[str, Any]]]]:
+    """Puts back what the forward changed. Gives, when the context has ended, what stood there, by module."""
+    before = [(module, _state(module)) for module in dict.fromkeys(modules)]
+    changes: list[tuple[nn.Module, dict[str, Any]]] = []
     try:
         yield changes
     finally:
-        for module, old, versions in before:
+        for module, old in before:
             new = _state(module)
             names = [name for name in old | new if not _same(old.get(name, ABSENT), new.get(name, ABSENT))]
             changed = {name: old.get(name, ABSENT) for name in names}
-            filled = {name for name, count in _versions(module).items() if versions.get(name, count) != count}
-            changes.append((module, changed, filled))
+            changes.append((module, changed))
             for name, was in changed.items():
                 _put_back(module, name, was)
 
@@ -70,7 +74,12 @@ def filled_buffers(network: nn.Module) -> Iterator[torch.Tensor]:
     """The buffers into which a forward of the network writes. Two networks must not share them."""
     for module in network.modules():
         names = module.__dict__.get(FILLED, ())
-        yield from (buffer for name, buffer in module.named_buffers(recurse=False) if name in names)
+        yield from (buffer for name, buffer in _own_buffers(module) if name in names)
+
+
+def _own_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The names and buffers of the module itself."""
+    return module.named_buffers(recurse=False)
 
 
 def _put_back(module: nn.Module, name: str, was: Any) -> None:
@@ -85,13 +94,6 @@ def _state(module: nn.Module) -> dict[str, Any]:
     """The attributes of a module that torch does not own, and the module's buffers."""
     own = {name: _held(value) for name, value in vars(module).items() if name not in OWN}
     return own | buffers_of(module)
-
-
-def _versions(module: nn.Module) -> dict[str, int]:
-    """Of each buffer, how often its numbers were changed in place."""
-    return {
-        name: changes_in_place(buffer) for name, buffer in buffers_of(module).items() if buffer is not None
-    }
 
 
 @dataclass(eq=False)
