@@ -2,9 +2,10 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from vet.datasets.base import ImageDataset, resolve_split, targets_of
+from vet.datasets.base import ImageDataset, as_label, item_of, resolve_split, targets_of
 from vet.errors import DataError, UserError
 
 
@@ -50,6 +51,29 @@ def test_no_samples_or_labels_without_a_name():
 def test_targets_of_a_dataset_without_targets():
     assert targets_of(Own()) == [0, 0, 1, 1]
     assert all(type(label) is int for label in targets_of(Own()))
+
+
+@pytest.mark.parametrize(
+    'label', [True, np.bool_(True), torch.tensor(True), torch.tensor([1]), np.array([1]), 1.0, '1', None]
+)
+def test_labels_that_are_no_class_numbers(label):
+    with pytest.raises(UserError, match='picture has the label .* a whole number from 0 to 1'):
+        as_label(label, 2, lambda: 'picture')
+
+
+@pytest.mark.parametrize('label', [1, np.int64(1), torch.tensor(1), torch.tensor(1, dtype=torch.uint8)])
+def test_labels_that_are_class_numbers(label):
+    number = as_label(label, 2, lambda: 'picture')
+    assert number == 1 and type(number) is int
+
+
+def test_targets_that_contradict_the_items():
+    data = Own()
+    data.targets = [0, 0, 1, 1]
+    assert [item_of(data, index)[1] for index in range(4)] == data.targets
+    data.targets = np.array([0, 1, 1, 1])
+    with pytest.raises(UserError, match='image 1 of Own has the label 0, but the `targets` .* say 1'):
+        item_of(data, 1)
 
 
 def test_splits():

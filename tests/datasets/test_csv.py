@@ -50,6 +50,20 @@ def test_numbers(write, ids_of):
     assert ids_of(named) == [(0, 2)] and named.classes == ['ant', 'bee', 'cat']
 
 
+def test_numbers_that_a_program_wrote_as_floats(write, ids_of):
+    def read(text, **options):
+        return CSV(write(text), file='lists/list.csv', **options)
+
+    data = read('0.png,1.0\n1.png,0.0\n')
+    assert (data.classes, ids_of(data)) == (['0', '1'], [(0, 1), (1, 0)])
+    assert read('0.png,1.0\n1.png,1.5\n').classes == ['1.0', '1.5']
+    assert read('0.png,2.0\n1.png,1.0\n', classes=['1.0', '2.0']).targets == [1, 0]
+    assert read('0.png,1.0\n', classes=['ant', 'bee']).targets == [1]
+    for missing in ('nan', 'NaN', '<NA>'):
+        with pytest.raises(DataError, match='line 2 .*a label that is missing'):
+            read(f'0.png,1.0\n1.png,{missing}\n')
+
+
 def test_classes_given(write, ids_of):
     root = write('0.png,dog\n')
     assert ids_of(CSV(root, file='lists/list.csv', classes=['cat', 'dog'])) == [(0, 1)]

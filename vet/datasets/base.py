@@ -161,15 +161,36 @@ def item_of(dataset: Any, index: int, num_classes: int | None = None) -> tuple[A
             'return such a pair.'
         )
     image, label = item
-    return image, as_label(
+    number = as_label(
         label, len(dataset.classes) if num_classes is None else num_classes, lambda: item_name(dataset, index)
     )
+    _refuse_contradiction(dataset, index, number)
+    return image, number
+
+
+def _refuse_contradiction(dataset: Any, index: int, label: int) -> None:
+    """UserError if the dataset's `targets` give another label than the item itself.
+
+    Classes are counted and images are held out by `targets`. Training learns the item's label.
+    """
+    targets = getattr(dataset, 'targets', None)
+    if targets is not None and index < len(targets) and targets[index] != label:
+        raise UserError(
+            f'{item_name(dataset, index)} has the label {label}, but the `targets` of the dataset say '
+            f'{targets[index]}. Let `targets` give the labels of the items, in their order; or leave '
+            '`targets` out.'
+        )
 
 
 def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
-    """A label as an int. UserError, with `name()`, if the label is no whole number from 0 to K-1."""
+    """A label as an int. UserError unless the label is a whole number from 0 to K-1.
+
+    A truth value is no class number, and neither is an array or tensor with an axis. name: says of which item
+    the label is.
+    """
+    is_truth = isinstance(label, bool) or str(getattr(label, 'dtype', '')).endswith('bool')
     try:
-        number = operator.index(label)
+        number = -1 if is_truth or getattr(label, 'shape', ()) else operator.index(label)
     except (TypeError, ValueError):
         number = -1
     if not 0 <= number < num_classes:

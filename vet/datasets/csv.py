@@ -51,6 +51,7 @@ NAMES = dict(
     split=('split', 'set', 'subset', 'partition', 'data_set', 'dataset', 'phase'),
 )
 DELIMITERS = ',;\t|'
+MISSING = ('nan', '<na>', 'nat')
 BOMS = {b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
 SPLIT_WORDS = {'valid': 'val', 'validation': 'val', 'dev': 'val', 'training': 'train', 'testing': 'test'}
 
@@ -71,7 +72,7 @@ class CSV(ImageDataset):
         None: the sorted labels of the whole file (or '0' … 'K-1'), whatever the split. If train and test are
         two files, give `classes`, so that both number the classes in the same way.
     label_map: as for ImageFolder.
-    A label is a class name. If all labels are whole numbers, a label is a class number 0 … K-1. DataError,
+    A label is a class name. If all labels are whole numbers (3 or 3.0), a label is a class number 0 … K-1. DataError,
     with the line's number, for a line that is wrong.
     """
 
@@ -124,6 +125,11 @@ def _read(path: Path, columns: Mapping[str, str], encoding: str | None) -> list[
                 f'{",".join(row)!r}.'
             )
         record['label'] = composed(record['label'])
+        if record['label'].lower() in MISSING:
+            raise DataError(
+                f'line {number} of {str(path)!r} has the label {record["label"]!r}, which programs write for '
+                'a label that is missing. Give the label, or remove the line.'
+            )
         record['split'] = _split_word(record['split'])
         record['path'] = _slashes(record['path'])
         label, line = labels.setdefault(record['path'], (record['label'], number))
@@ -251,22 +257,31 @@ def _numbering(
     labels: list[str], classes: Sequence[str] | None, path: Path
 ) -> tuple[list[str], dict[str, int]]:
     """Class names, and the class number of each label."""
-    used = set(labels)
-    if classes is None and all(map(str.isdecimal, used)):
-        classes = [str(number) for number in range(len(used))]
-        if {int(label) for label in used} != set(range(len(used))):
+    found = set(labels)
+    numbers = {text: _whole_number(text) for text in found}
+    are_numbers = None not in numbers.values()
+    if classes is None and are_numbers:
+        used = set(numbers.values())
+        if used != set(range(len(used))):
             raise DataError(
                 f'the class numbers in {str(path)!r} are not 0 … {len(used) - 1}, each used at least '
-                f'once: {sorted(map(int, used))[:10]}. Count from 0, or give the names of all classes as '
+                f'once: {sorted(used)[:10]}. Count from 0, or give the names of all classes as '
                 f'classes=[…].'
             )
-    names = sorted(used) if classes is None else list(classes)
+        return [str(number) for number in range(len(used))], numbers
+    names = sorted(found) if classes is None else list(classes)
     label = {name: number for number, name in enumerate(names)}
-    if all(map(str.isdecimal, used)) and not used <= set(names) and not all(map(str.isdecimal, names)):
-        label = {text: int(text) for text in used if int(text) < len(names)}
-    if unknown := sorted(used - set(label)):
+    if are_numbers and not found <= set(names) and not all(map(str.isdecimal, names)):
+        label = {text: number for text, number in numbers.items() if number < len(names)}
+    if unknown := sorted(found - set(label)):
         raise DataError(
             f'{str(path)!r} has labels that are not among the {len(names)} classes: '
             f'{", ".join(unknown[:10])}. Correct them, or complete classes=[…].'
         )
     return names, label
+
+
+def _whole_number(text: str) -> int | None:
+    """A class number, also where a program wrote 3 as '3.0'. None for any other text."""
+    number, _, zeros = text.partition('.')
+    return int(number) if number.isdecimal() and set(zeros) <= {'0'} else None
