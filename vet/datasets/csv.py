@@ -258,8 +258,8 @@ def _numbering(
 ) -> tuple[list[str], dict[str, int]]:
     """Class names, and the class number of each label."""
     found = set(labels)
-    numbers = {text: _whole_number(text) for text in found}
-    are_numbers = None not in numbers.values()
+    numbers = {text: int(text.partition('.')[0]) for text in found if _is_whole_number(text)}
+    are_numbers = len(numbers) == len(found)
     if classes is None and are_numbers:
         used = set(numbers.values())
         if used != set(range(len(used))):
@@ -281,7 +281,7 @@ def _numbering(
     return names, label
 
 
-def _whole_number(text: str) -> int | None:
-    """A class number, also where a program wrote 3 as '3.0'. None for any other text."""
+def _is_whole_number(text: str) -> bool:
+    """Whether the text is a class number. A program may have written 3 as '3.0'."""
     number, _, zeros = text.partition('.')
-    return int(number) if number.isdecimal() and set(zeros) <= {'0'} else None
+    return number.isdecimal() and set(zeros) <= {'0'}
