@@ -190,7 +190,7 @@ def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
     """
     is_truth = isinstance(label, bool) or str(getattr(label, 'dtype', '')).endswith('bool')
     try:
-        number = -1 if is_truth or getattr(label, 'shape', ()) else operator.index(label)
+        number = -1 if is_truth or np.ndim(label) else operator.index(label)
     except (TypeError, ValueError):
         number = -1
     if not 0 <= number < num_classes:
