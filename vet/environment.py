@@ -1,4 +1,4 @@
-"""What a result depends on beside its config: versions, machine, device and the code's git revision."""
+"""Facts that a result depends on beside its config: versions, machine, device and the code's git revision."""
 
 import os
 import platform
@@ -22,15 +22,14 @@ PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'accelerate', 'numpy', '
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """A JSON-able description of where a run happens.
+    """A description of the machine and the code, which JSON can hold.
 
     'git_changes' says whether the code differs from the commit 'git_revision'. Result files and pages (.md)
-    are no code.
+    are not code.
     """
     is_gpu = device.type == 'cuda'
-    is_checkout = bool(
-        _git('ls-files', Path(vet.__file__).name)
-    )  # and not installed below a repository of somebody's
+    # not if vet is installed below the repository of another project
+    is_checkout = bool(_git('ls-files', Path(vet.__file__).name))
     return dict(
         vet=vet.__version__,
         git_revision=_git('rev-parse', 'HEAD') if is_checkout else None,
@@ -48,7 +47,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's model where the system names it, else its kind."""
+    """The processor's model, if the system names it. Otherwise its kind."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:  # not Linux
@@ -58,7 +57,7 @@ def _processor() -> str:
 
 
 def _git(*args: str) -> str | None:
-    """What git says of the source vet runs from; None where it is no checkout."""
+    """git's answer about the source of vet. None: the source is no checkout."""
     try:
         answer = subprocess.run(
             ['git', *args], cwd=Path(vet.__file__).parent, capture_output=True, text=True, timeout=10

@@ -1,7 +1,7 @@
-"""Files and folders that appear and go whole or not at all: written under a temporary name, flushed, renamed.
+"""Writes files and folders so that they appear whole or not at all: temporary name, flush, rename.
 
-`read_json` checks a JSON file that is read again, and raises a DataError for a damaged file. core.tensor_file
-reads and checks tensors.
+`read_json` checks a JSON file, and raises a DataError for a damaged file. core.tensor_file reads and checks
+tensors.
 """
 
 import errno
@@ -15,13 +15,11 @@ from typing import Any
 
 from vet.errors import DataError, TrainingError
 
-TEMPORARY = '.*.[0-9]*.tmp'  # what a killed process leaves behind
+TEMPORARY = '.*.[0-9]*.tmp'  # the names of files that a killed process leaves behind
 
 
 def write_file(path: Path, data: bytes | str) -> None:
-    """Puts `data` at `path` by one rename. TrainingError when the disk is full; what was there before
-    stays.
-    """
+    """Puts `data` at `path` by one rename. TrainingError if the disk is full. Then the old file stays."""
     temporary = _temporary(path)
     with writing(path):
         try:
@@ -37,7 +35,8 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Makes the folder `path` by one rename, after `fill(temporary folder)` has written its files.
-    Replaces an old one.
+
+    An old folder is replaced.
     """
     temporary = _temporary(path)
     with writing(path):
@@ -57,18 +56,18 @@ def publish_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes the folder, by a rename first: half of it is never there under its own name."""
+    """Renames the folder, then removes it. So a half-removed folder never has the folder's name."""
     shutil.rmtree(_put_aside(path))
 
 
 def remove_temporary(folder: Path) -> None:
-    """Removes what a process that was killed had begun to write in `folder`."""
+    """Removes the unfinished files in `folder` of processes that were killed."""
     for path in folder.glob(TEMPORARY):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _temporary(path: Path, what: str = '') -> Path:
-    return path.with_name(f'.{path.name}{what}.{os.getpid()}.tmp')
+def _temporary(path: Path, kind: str = '') -> Path:
+    return path.with_name(f'.{path.name}{kind}.{os.getpid()}.tmp')
 
 
 def _put_aside(path: Path) -> Path:
@@ -78,7 +77,7 @@ def _put_aside(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Waits until the disk has a file, or the names in a folder. Windows cannot wait for a folder."""
+    """Waits until a file, or the names in a folder, are on the disk. Windows cannot wait for a folder."""
     if os.name == 'nt' and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY)
@@ -90,7 +89,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within, what the disk refuses becomes a TrainingError that says what to do."""
+    """Within this context, an error of the disk becomes a TrainingError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -98,12 +97,15 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _refused(path: Path, error: OSError) -> str:
-    """Why the disk refuses to write a file, and what to do."""
+    """The reason why the disk refuses to write a file, and what to do."""
     goes_on = 'then try again; a run goes on with --resume auto (from Python: resume="auto").'
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f'no space is left to write {str(path)!r}. Free some space, {goes_on}'
     if error.errno == errno.EFBIG:
-        return f'{str(path)!r} grows beyond the size that this system allows for a file (ulimit -f). Raise the limit, {goes_on}'
+        return (
+            f'{str(path)!r} grows beyond the size that this system allows for a file (ulimit -f). Raise the '
+            f'limit, {goes_on}'
+        )
     if error.errno in (errno.ENOENT, errno.ESTALE):
         return (
             f'cannot write {str(path)!r}: the folder was moved or removed while vet used the folder. Put the '
@@ -115,13 +117,17 @@ def _refused(path: Path, error: OSError) -> str:
             'another folder (of a run: with --work-dir).'
         )
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
-        return f'cannot write {str(path)!r}: {error.strerror}. Choose another folder (of a run: with --work-dir).'
+        return (
+            f'cannot write {str(path)!r}: {error.strerror}. Choose another folder (of a run: with '
+            '--work-dir).'
+        )
     return f'cannot write {str(path)!r}: {error.strerror or error}. Look at the disk, {goes_on}'
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a regular file. DataError for a file that is missing, or for a pipe or a device,
-    which might never end.
+    """All bytes of a regular file.
+
+    DataError if the file is missing, or is a pipe or a device, which may never end.
     """
     try:
         if not path.is_file():
@@ -132,8 +138,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. DataError for a file that is missing, cut short, no JSON, or nested too
-    deep.
+    """The value of a JSON file.
+
+    DataError for a file that is missing, cut short, no JSON, or nested too deep.
     """
     try:
         return json.loads(read_bytes(path).decode())

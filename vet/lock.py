@@ -1,5 +1,6 @@
-"""A lock of the operating system on a file: held by one process at a time, and released however the
-process ends.
+"""A lock of the operating system on a file.
+
+One process at a time holds the lock. The lock ends with the process.
 """
 
 import errno
@@ -12,21 +13,17 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-NO_LOCKS = (
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-)  # what a file system without locks answers
+# the answers of a file system without locks
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _HELD: set[int] = set()  # the handles of all locks that this process holds
 
 
 class FileLock:
-    """An exclusive lock on the file `path`, which is made where none is, and which stays.
+    """An exclusive lock on the file `path`. A missing file is made. The file stays.
 
-    On Linux and macOS the lock is flock's, which NFS knows too. Windows locks the first byte of the file.
-    Where the file system has no locks, `is_real` is False, and nobody is kept out.
+    On Linux and macOS the lock is flock, which works on NFS too. Windows locks the first byte of the file. If
+    the file system has no locks, `is_real` is False, and no other process is kept out.
     """
 
     def __init__(self, path: Path):
@@ -34,8 +31,9 @@ class FileLock:
         self._handle: int | None = None
 
     def acquire(self, wait: bool = True) -> bool:
-        """Whether the lock is held now. wait: until another process releases the lock. OSError where
-        the file cannot be made.
+        """Whether the lock is held now. wait: waits until another process releases the lock.
+
+        OSError if the file cannot be made.
         """
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -59,7 +57,7 @@ class FileLock:
             return False
 
     def release(self) -> None:
-        if self._handle in _HELD:  # not of a forked child
+        if self._handle in _HELD:  # a forked child does not hold it
             _HELD.discard(self._handle)
             os.close(self._handle)
         self._handle = None
@@ -87,7 +85,7 @@ def _lock_on_windows(handle: int, wait: bool) -> bool:
 
 
 def _forget() -> None:
-    """A forked child has the handles too, and would hold the locks for as long as the child lives."""
+    """A forked child has the handles too. It closes them, or it would hold the locks as long as it lives."""
     for handle in _HELD:
         os.close(handle)
     _HELD.clear()

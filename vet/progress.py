@@ -1,6 +1,4 @@
-"""What a person sees while a run goes on: a bar with loss, accuracy and time left, and a line for each
-epoch.
-"""
+"""The display of a running training: a bar with loss, accuracy and time left, and a line for each epoch."""
 
 from types import TracebackType
 
@@ -12,13 +10,14 @@ console = Terminal(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """Prints a line for the user, as it is: no markup and no emoji, and a long line is not broken."""
+    """Prints a line unchanged: no markup, no emoji, and a long line is not broken."""
     console.print(text, soft_wrap=True, markup=False, emoji=False)
 
 
 class ProgressBar:
-    """A bar over all steps of a run. Silent on all processes but the first; where no terminal is, only
-    lines are printed.
+    """A bar over all steps of a run.
+
+    Only the first process prints. Without a terminal, only lines are printed.
     """
 
     def __init__(self, total: int, done: int, enabled: bool):

@@ -1,7 +1,7 @@
-"""Randomness as a function of what it is for: (seed, epoch, image) for augmentation, (seed, step, process)
-for a step.
+"""Randomness as a function of its use: (seed, epoch, image) for augmentation, (seed, step, process) for a
+step.
 
-Nothing is carried from one draw to the next, so a resumed run, and any number of workers, draw the same.
+No state passes from one draw to the next. So a resumed run, and any number of workers, draw the same.
 """
 
 import hashlib
@@ -36,15 +36,16 @@ def _seed_cpu(*key: int | str) -> int:
 
 @cache
 def _has_device() -> bool:
-    """Whether there are other generators than the CPU's. torch.manual_seed formats a traceback for a
-    GPU that is not there.
+    """Whether there are generators beside the CPU's.
+
+    Without a GPU, torch.manual_seed would format a traceback.
     """
     return torch.accelerator.is_available()
 
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Draws within, on the CPU, depend on `key` alone; draws after it go on as if nothing had been drawn."""
+    """Draws within this context, on the CPU, depend only on `key`. Later draws do not change."""
     with draws_apart():
         _seed_cpu(*key)
         yield
@@ -52,7 +53,7 @@ def seeded(*key: int | str) -> Iterator[None]:
 
 @contextmanager
 def draws_apart(device: torch.device | None = None) -> Iterator[None]:
-    """Draws after it, on the CPU and on a GPU `device`, go on as if nothing had been drawn within."""
+    """Draws within this context change no later draw, on the CPU and on a GPU `device`."""
     python, array = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device is not None and device.type == 'cuda' else []):
         try:

@@ -1,4 +1,4 @@
-"""What is printed on a terminal: names and texts of strangers never reach it as control sequences."""
+"""Printing on a terminal. Names and texts of strangers never reach the terminal as control sequences."""
 
 import unicodedata
 from typing import Any
@@ -7,19 +7,14 @@ from rich.console import Console
 from rich.text import Text
 
 KEPT = '\n\t'
-SHOWN = (
-    'Cc',
-    'Cf',
-    'Cs',
-    'Zl',
-    'Zp',
-)  # controls (C0, C1), formats (also those that turn the direction), surrogates, separators
-JOINERS = '\u200c\u200d'  # which Persian, Hindi and emoji are written with
+# controls (C0, C1), formats (also those that turn the direction of writing), surrogates, separators
+SHOWN = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
+JOINERS = '\u200c\u200d'  # Persian, Hindi and emoji need these
 
 
 def escaped(text: str) -> str:
-    """`text` with each control character, and each that changes the direction of writing, as \\uXXXX
-    (as JSON has it).
+    """`text` with each control character, and each that changes the direction of writing, as \\uXXXX (as in
+    JSON).
     """
     return ''.join(
         _escape(char) if unicodedata.category(char) in SHOWN and char not in KEPT + JOINERS else char
@@ -35,7 +30,7 @@ def _escape(char: str) -> str:
 
 
 class Terminal(Console):
-    """rich's Console, which shows control characters escaped, in tables too."""
+    """rich's Console. Control characters are shown escaped, in tables too."""
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
         return super().render_str(escaped(text), **options)

@@ -1,12 +1,12 @@
-"""Every private name of torch, timm and accelerate that vet uses, with what it is for, and what happens when
-a later version has it no more. timm: none.
+"""Every private name of torch and accelerate that vet uses: its purpose, and what happens if a later version
+has lost it.
 
-No other file of vet uses such a name; tests/test_torch_private.py reads the tree, and removes each name in
-turn. A function here looks its name up in each call. Without the name, the function computes the same in
-another way, which is slower.
+vet uses no private name of timm. No other file of vet uses a private name; tests/test_torch_private.py reads
+the tree, and removes each name in turn. A function here looks its name up in each call. Without the name, the
+function computes the same in another way, which is slower.
 
-PRIVATE lists the names. The tables of nn.Module at the end are the exception: torch's own `nn.Module.__call__`
-reads them, so no torch can be without them.
+PRIVATE lists the names. The tables of nn.Module at the end are the exception: torch's own
+`nn.Module.__call__` reads them, so every torch has them.
 """
 
 import importlib.util
@@ -42,13 +42,13 @@ PRIVATE = (
 )
 
 
-# What torch is doing -----------------------------------------------------------------------------------------
+# The state of torch -----------------------------------------------------------------------------------------
 
 
 def is_recorded() -> bool:
-    """Whether a compiler, torch.jit or torch.func follows what is computed. The first fuses by itself. The
-    others refuse functions of our own that write into their input.
+    """Whether a compiler, torch.jit or torch.func records the computation.
 
+    A compiler fuses operations itself. The others refuse our functions that write into their input.
     Without `_are_functorch_transforms_active`: always True, so that none of these functions is used.
     """
     return (
@@ -63,8 +63,8 @@ def _always() -> bool:
 
 
 def has_compiled() -> bool:
-    """Whether torch.compile may have compiled something in this process. Its compiler, `torch._dynamo`, is
-    imported when it is first used.
+    """Whether torch.compile may have compiled something in this process. The first compile imports
+    `torch._dynamo`.
 
     Without a module of that name: always True.
     """
@@ -79,13 +79,14 @@ def multiplies_bf16_tiles() -> bool:
     return asked is not None and asked()
 
 
-# Gradients ---------------------------------------------------------------------------------------------------
+# Gradients
+# ---------------------------------------------------------------------------------------------------
 
 
 def softmax_gradient(dp: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """The gradient of s, where p = softmax(s) over the last axis, from that of p; all (…, n).
+    """The gradient of s from that of p, where p = softmax(s) over the last axis. All are (…, n).
 
-    Without `_softmax_backward_data`: its formula, in three passes over the memory.
+    Without `_softmax_backward_data`: the formula, in three passes over the memory.
     """
     fused = getattr(torch, '_softmax_backward_data', None)
     if fused is not None:
@@ -118,9 +119,9 @@ def layer_norm_gradient(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The gradient of x, from that of y and what `layer_norm` returned beside y.
+    """The gradient of x, from the gradient of y and the other results of `layer_norm`.
 
-    Without `native_layer_norm_backward`: its formula, in more passes over the memory.
+    Without `native_layer_norm_backward`: the formula, in more passes over the memory.
     """
     fused = getattr(torch.ops.aten, 'native_layer_norm_backward', None)
     if fused is not None:
@@ -135,10 +136,10 @@ def layer_norm_gradient(
 def convolution_gradients(
     dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, how: tuple[Any, Any, Any], wanted: str
 ) -> torch.Tensor:
-    """The gradient of x or of the weight ('x', 'weight'), where y is the convolution of x (N, in, H, W) with
-    weight (out, in, kH, kW). how: stride, padding and dilation.
+    """The gradient of x or of the weight (`wanted`: 'x' or 'weight') of a convolution y.
 
-    Without `convolution_backward`: autograd's, which computes y again.
+    x (N, in, H, W), weight (out, in, kH, kW). how: stride, padding and dilation.
+    Without `convolution_backward`: autograd's gradient, which computes y again.
     """
     fused = getattr(torch.ops.aten, 'convolution_backward', None)
     if fused is not None:
@@ -153,14 +154,16 @@ def convolution_gradients(
         return torch.autograd.grad(y, x if wanted == 'x' else weight, dy, create_graph=creates_graph)[0]
 
 
-# Faster ways to compute --------------------------------------------------------------------------------------
+# Faster ways to compute
+# --------------------------------------------------------------------------------------
 
 
 @contextmanager
 def float32_products_in_bf16() -> Iterator[None]:
-    """Within, products of float32 matrices on a CPU round their entries to bf16. They add up and give float32.
+    """Within this context, products of float32 matrices on a CPU round their entries to bf16. Sums are in
+    float32.
 
-    Without `mkldnn.matmul`: products are float32's, slower and more exact.
+    Without `mkldnn.matmul`: products are those of float32, slower and more exact.
     """
     matmul: Any = getattr(mkldnn, 'matmul', None)
     if matmul is None:
@@ -173,10 +176,11 @@ def float32_products_in_bf16() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-# Kinds -------------------------------------------------------------------------------------------------------
+# Kinds
+# -------------------------------------------------------------------------------------------------------
 
-# The classes of batch norms and of convolutions. Without their common bases: torch's own classes, and not a
-# stranger's that derives from the base alone.
+# The classes of batch norms and of convolutions. Without their common bases: torch's own classes. Then a
+# class of another author that derives only from the base is left out.
 BATCH_NORM: Any = getattr(
     nn.modules.batchnorm, '_BatchNorm', (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 )
@@ -188,11 +192,11 @@ CONVOLUTION: Any = getattr(
 
 
 def operations(*names: str) -> set[Any]:
-    """torch's operations of these names in `aten`; those that are gone are left out."""
+    """torch's operations of these names in `aten`. Missing operations are left out."""
     return {getattr(torch.ops.aten, name) for name in names if hasattr(torch.ops.aten, name)}
 
 
-# What core.budget counts apart. Without a name: the operation costs nothing, as others that are not known.
+# core.budget counts these apart. Without a name: the operation costs nothing, like other unknown operations.
 NEW_TENSORS = operations('new_empty', 'new_zeros', 'new_ones', 'new_full')
 CONVOLUTIONS = operations('convolution', '_convolution')
 COUNTED_AS = dict(
@@ -204,7 +208,7 @@ COUNTED_AS = dict(
 
 
 class _SeesNothing:
-    """In place of TorchDispatchMode: no operation comes by."""
+    """Stands in place of TorchDispatchMode. It sees no operation."""
 
     def __enter__(self) -> Any:
         return self
@@ -213,8 +217,8 @@ class _SeesNothing:
         pass
 
 
-# The class of a mode that sees each operation of torch. Without `TorchDispatchMode`: one that sees none, so
-# that a stranger's model is built without a bound. SEES_OPERATIONS tells that.
+# The class of a mode that sees each operation of torch. Without `TorchDispatchMode`: a mode that sees none.
+# Then a stranger's model is built without limits; SEES_OPERATIONS says so.
 try:
     from torch.utils._python_dispatch import TorchDispatchMode as _Mode
 except ImportError:
@@ -223,20 +227,24 @@ OperationsMode: Any = _Mode
 SEES_OPERATIONS = _Mode is not _SeesNothing
 
 
-# Tensors -----------------------------------------------------------------------------------------------------
+# Tensors
+# -----------------------------------------------------------------------------------------------------
 
 
 def share_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors lie in the same storage, as a view does. Without `_cdata`: in the same memory."""
+    """Whether two tensors have the same storage, as views do.
+
+    Without `_cdata`: whether they share the same memory.
+    """
     storages = one.untyped_storage(), other.untyped_storage()
     mine, theirs = (getattr(storage, '_cdata', None) or storage.data_ptr() for storage in storages)
     return mine == theirs
 
 
 def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """A value with `change` made of each tensor in its tuples, lists and dicts.
+    """A value in which `change` has replaced each tensor of its tuples, lists and dicts.
 
-    Without `tree_map_only`: by a recursion, which does not look into classes that a library registered.
+    Without `tree_map_only`: a recursion, which does not look into classes that a library registered.
     """
     try:
         from torch.utils._pytree import tree_map_only
@@ -256,29 +264,33 @@ def _mapped(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
     return value
 
 
-# accelerate --------------------------------------------------------------------------------------------------
+# accelerate
+# --------------------------------------------------------------------------------------------------
 
 
 def forget_accelerator(with_processes: bool) -> None:
-    """accelerate keeps one device and one precision for a process. After this, the next Accelerator chooses
-    anew. with_processes: it may choose the device and the processes too.
+    """Lets the next Accelerator choose its device and precision. accelerate keeps one of each for a process.
 
-    Without `_reset_state`: what it clears is cleared here. Without that too, accelerate refuses a second
+    with_processes: whether the next Accelerator may also choose the device and the processes.
+    Without `_reset_state`: clears here what it clears. Without that too, accelerate refuses a second
     Accelerator of another precision, by an error.
     """
-    from accelerate.state import AcceleratorState, PartialState  # here, since it takes time
+    from accelerate.state import AcceleratorState, PartialState  # here, because the import takes time
 
     for state in (PartialState, AcceleratorState) if with_processes else (AcceleratorState,):
         reset = getattr(state, '_reset_state', None) or getattr(state, '_shared_state', {}).clear
         reset()
 
 
-# The tables of nn.Module -------------------------------------------------------------------------------------
+# The tables of nn.Module
+# -------------------------------------------------------------------------------------
 
 
 def parameters_of(module: nn.Module) -> dict[str, Any]:
-    """The module's own table of parameters, by name. Whoever writes a plain tensor into the table gives the
-    module that tensor for the parameter, which `setattr` refuses."""
+    """The module's own table of parameters, by name. A plain tensor may be written into the table in place of
+    a
+    parameter, which `setattr` refuses.
+    """
     return module._parameters
 
 
@@ -288,8 +300,10 @@ def buffers_of(module: nn.Module) -> dict[str, Any]:
 
 
 def twin(module: nn.Module) -> Any:
-    """A module that shares all of `module`, but for its tables of parameters and of submodules, which are
-    copies. Whatever is written into the copies leaves `module` as it is."""
+    """A module that shares everything with `module`, except its tables of parameters and of submodules.
+
+    The tables are copies. Changes of the copies do not change `module`.
+    """
     made: Any = object.__new__(type(module))
     made.__dict__ = {
         **module.__dict__,

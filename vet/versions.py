@@ -1,6 +1,4 @@
-"""Which version of vet wrote a file. Imports nothing of vet but its version; every room may import this
-file.
-"""
+"""Compares versions of vet. Imports nothing of vet except its version. Every room may import this file."""
 
 from packaging.version import InvalidVersion, Version
 
@@ -8,7 +6,7 @@ import vet
 
 
 def is_newer(version: object) -> bool:
-    """Whether `version` is a version of vet that is newer than this one. False for what is no version."""
+    """Whether `version` is a newer version of vet than this version. False for a text that is no version."""
     try:
         return Version(str(version)) > Version(vet.__version__)
     except (InvalidVersion, ValueError):  # a number of thousands of digits is a ValueError

@@ -154,7 +154,7 @@ def test_options_of_train(command, tmp_path):
     code, _, err = command(*again)
     assert (
         code == 2
-        and 'holds a finished run; go on with --resume auto (from Python: resume="auto"), or give another work folder'
+        and 'holds a finished run; continue with --resume auto (from Python: resume="auto"), or give another work folder'
         in err
     )
     assert command(*again[:4], '--resume', *again[4:])[:2] == (0, out)  # auto: nothing is left to do

@@ -73,7 +73,7 @@ def test_nothing_was_stepped_when_it_is_told():
 def test_a_reason_makes_it_a_warning(capsys):
     taken(Says('read', 'unread'), 3)
     assert (
-        'Says trains (deltas.blocks.2.unread) get no gradient and stay what they are: the other half'
+        'Says trains (deltas.blocks.2.unread) get no gradient and do not change: the other half'
         in capsys.readouterr().err
     )
     with pytest.raises(TrainingError, match='1 of the 1 tensors that Says trains'):
@@ -83,7 +83,7 @@ def test_a_reason_makes_it_a_warning(capsys):
 def test_zeros_alone_for_ten_steps(capsys):
     with pytest.raises(
         TrainingError,
-        match='1 of the 1 tensors that Trial trains .*got a gradient of zeros alone in the first ste',
+        match='1 of the 1 tensors that Trial trains .*got only zeros as gradient in the first ste',
     ):
         taken(Trial('times_zero'), 10)
     taken(Trial('times_zero'), 9)

@@ -113,7 +113,7 @@ def test_a_metric_that_fails_or_gives_no_number(name, error):
     'names, message',
     [
         (['accuracy', 'failing'], "the metric 'failing' fails"),
-        (['steps'], "called 'steps', as another entry"),
+        (['steps'], "has the name 'steps', which another entry"),
     ],
 )
 def test_metrics_are_tried_before_a_run(tmp_path, names, message):
@@ -137,7 +137,7 @@ def test_nan_chooses_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(METRICS.module_dict, 'nan', lambda *_: float('nan'))
     options = {'evaluation.metrics': ['nan', 'accuracy'], 'train.max_epochs': 1}
     with pytest.raises(
-        TrainingError, match='is nan on the validation images of epoch 1, and nothing can be chosen'
+        TrainingError, match='is nan on the validation images of epoch 1, and nan can choose nothing'
     ):
         small(tmp_path / 'best', **options, **{'evaluation.select': 'best'}).train()
     assert small(tmp_path / 'last', **options).train()['selected'] == 'last epoch'

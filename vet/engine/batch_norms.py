@@ -1,7 +1,6 @@
-"""What batch norms that train ask of a training: a channel with one value, and one set of statistics for all
-processes.
+"""Batch norms that train: a channel may have one value, and all processes share one set of statistics.
 
-Imported by learner.py alone.
+Only learner.py imports this file.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,10 +19,10 @@ from vet.torch_private import BATCH_NORM
 
 @contextmanager
 def single_values_normed(model: nn.Module) -> Iterator[None]:
-    """Within, a batch norm that gets one value for each channel normalises it by its running statistics, and
-    leaves these.
+    """Within this context, a batch norm that gets one value per channel uses its running statistics.
 
-    torch refuses such a batch: one image, behind a pool. All other batches are what they are.
+    The running statistics do not change then. torch refuses such a batch: one image, behind a pool. All other
+    batches are normalised as usual.
     """
     norms: list[Any] = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
     with ExitStack() as stack:
@@ -44,10 +43,11 @@ def _normed(norm: Any, forward: Callable[[torch.Tensor], torch.Tensor], x: torch
 
 @torch.no_grad()
 def share_statistics(model: nn.Module, accelerator: Accelerator, images: int) -> None:
-    """Each running statistic that trains becomes its mean over all processes, weighted by the images of each
-    in the step.
+    """Each running statistic that trains becomes its mean over all processes, weighted by their images in the
+    step.
 
-    So all processes evaluate, and save, one model. Each has normalised by its own images alone.
+    So all processes evaluate and save the same model. In the step, each process has normalised by its own
+    images.
     """
     if accelerator.num_processes == 1:
         return

@@ -1,4 +1,4 @@
-"""Where a run computes and in which precision: an Accelerator."""
+"""The device and the precision of a run: an Accelerator."""
 
 import os
 
@@ -12,14 +12,14 @@ from vet.torch_private import forget_accelerator
 def make_accelerator(
     device: str | None = None, precision: str = 'auto', some_unused: bool = False
 ) -> Accelerator:
-    """An Accelerator on `device` ('cpu', 'cuda', 'cuda:1', 'mps'; None: the best there is).
+    """An Accelerator on `device` ('cpu', 'cuda', 'cuda:1', 'mps'; None: the best device of the machine).
 
-    precision: 'fp32', 'bf16' (autocast), 'fp8' (the same; a training adds vet/engine/fast/fp8.py), or 'auto': bf16
-        where the hardware has it.
-    some_unused: whether a step may leave trained parameters without a gradient, as one of several tasks does.
+    precision: 'fp32', 'bf16' (autocast), 'fp8' (the same; a training adds vet/engine/fast/fp8.py), or 'auto':
+        bf16 if the hardware has bf16.
+    some_unused: whether a step may leave trained parameters without a gradient, as with several tasks.
 
-    Of several processes on a machine without a GPU, each computes on the CPU. UserError where processes
-    cannot work together.
+    If a machine without a GPU has several processes, each computes on the CPU. UserError if processes cannot
+    work together.
     """
     processes = int(os.environ.get('WORLD_SIZE', 1))
     if (
@@ -27,7 +27,7 @@ def make_accelerator(
         and (processes > 1 or not torch.accelerator.is_available())
         and not torch.cuda.is_available()
     ):
-        device = 'cpu'  # or accelerate would let several processes train side by side
+        device = 'cpu'  # otherwise accelerate would let each process train alone
     if device is not None:
         try:
             torch.empty(0, device=device)
@@ -41,10 +41,11 @@ def make_accelerator(
     is_gpu = device != 'cpu' and torch.cuda.is_available()
     if precision == 'auto':
         precision = 'bf16' if is_gpu and torch.cuda.is_bf16_supported() else 'fp32'
-    forget_accelerator(with_processes=not torch.distributed.is_initialized())  # a later trainer's may differ
-    parallel = DistributedDataParallelKwargs(
-        find_unused_parameters=some_unused, broadcast_buffers=False
-    )  # batch_norms.py shares those that train
+    forget_accelerator(
+        with_processes=not torch.distributed.is_initialized()
+    )  # a later trainer may need another
+    # batch_norms.py shares the buffers that train
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused, broadcast_buffers=False)
     accelerator = Accelerator(
         cpu=device == 'cpu',
         mixed_precision='no' if precision == 'fp32' else 'bf16',
@@ -53,13 +54,11 @@ def make_accelerator(
     if accelerator.num_processes != processes:
         raise UserError(
             f'{processes} processes were started, but on the device {str(accelerator.device)!r} they cannot '
-            'share the work; start one, or give --device cpu.'
+            'share the work; start one process, or give --device cpu.'
         )
     return accelerator
 
 
 def precision_of(accelerator: Accelerator) -> str:
-    """'bf16' or 'fp32'. Its own `mixed_precision` is that of the accelerator made last, whichever one
-    is asked.
-    """
+    """'bf16' or 'fp32'. (`accelerator.mixed_precision` is always that of the newest accelerator.)"""
     return 'bf16' if accelerator.native_amp else 'fp32'

@@ -1,4 +1,4 @@
-"""The exponential moving average of the trained tensors alone; the frozen backbone needs none."""
+"""The exponential moving average of the trained tensors. The frozen backbone needs none."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,11 +7,10 @@ import torch
 
 
 class Average:
-    """a <- d a + (1 - d) t after step s (0, 1, …), with d = min(decay, (1 + s) / (10 + s)), for every
-    floating-point tensor t of `trained`; others are copied.
+    """a <- d a + (1 - d) t after step s (0, 1, …), with d = min(decay, (1 + s) / (10 + s)).
 
-    The warmup of d lets the average forget the untrained start: at step s it reaches back over about s / 9
-    steps at most.
+    t is every floating-point tensor of `trained`. Other tensors are copied. d is smaller in the first steps,
+    so the average forgets the untrained start: at step s it reaches back over about s / 9 steps at most.
     """
 
     def __init__(self, trained: Mapping[str, torch.Tensor], decay: float):
@@ -20,7 +19,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, trained: Mapping[str, torch.Tensor], step: int) -> None:
-        """step: the number of the step that was taken, from 0, which a run that goes on knows too."""
+        """step: the number of the step, from 0. A resumed run knows this number too."""
         decay = decay_at(self.decay, step)
         for name, tensor in trained.items():
             if tensor.is_floating_point():
@@ -35,9 +34,7 @@ def decay_at(decay: float, step: int) -> float:
 
 
 def shortened(decay: float, steps: int) -> str | None:
-    """What to tell the user where the average of `decay` reaches back over more steps than a run has;
-    else None.
-    """
+    """A warning if the average of `decay` reaches back over more steps than the run has. Otherwise None."""
     reach, last = 1 / (1 - decay), decay_at(decay, max(steps, 1) - 1)
     if round(reach) <= steps:
         return None
@@ -49,8 +46,9 @@ def shortened(decay: float, steps: int) -> str | None:
 
 @contextmanager
 def swapped(trained: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor] | None) -> Iterator[None]:
-    """Within, `trained` holds `values` (nothing happens for None); after it, what it held before, bit
-    for bit.
+    """Within this context, `trained` holds `values`. Afterwards, it holds its old values, bit for bit.
+
+    None as `values` changes nothing.
     """
     if values is None:
         yield

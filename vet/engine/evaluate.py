@@ -1,4 +1,4 @@
-"""Scores of a dataset under a model, over any number of processes, and the metrics computed from them."""
+"""Scores of a dataset by a model, over any number of processes, and the metrics of the scores."""
 
 import io
 from collections.abc import Callable, Iterable, Mapping
@@ -29,14 +29,14 @@ def measure(
     answers: Path | None = None,
     features: Features | None = None,
 ) -> dict[str, float]:
-    """The metrics of a dataset by their names. Of several tasks: 'task/metric' for each, and each metric's
-    mean over tasks.
+    """The metrics of a dataset, by name. For several tasks: 'task/metric', and the mean of each metric over
+    tasks.
 
-    answers: an .npz file to write, with the images' 'labels' and the labels 'given' by the model; of one
-        task.
-    features: what is kept of the images, of one task.
+    answers: an .npz file to write, with the images' 'labels' and the labels 'given' by the model. Only for
+        one task.
+    features: the features that a cache keeps of the images. Only for one task.
     """
-    loader, found = evaluation.dataloader, {}
+    loader, by_task = evaluation.dataloader, {}
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         scores, labels = score(
             model.for_task(task),
@@ -47,20 +47,19 @@ def measure(
             loader.workers_per_gpu,
             features,
         )
-        found[task] = compute_metrics(evaluation.metrics, scores, labels)
+        by_task[task] = compute_metrics(evaluation.metrics, scores, labels)
         if answers and task is None and accelerator.is_main_process:
             data = io.BytesIO()
             np.savez(data, labels=labels, given=scores.argmax(1))
             write_file(answers, data.getvalue())
-    if None in found:
-        return found[None]
-    first, *others = found.values()
-    common = [
-        name for name in first if all(name in results for results in others)
-    ]  # a metric of each class has other names
-    means = {name: sum(results[name] for results in found.values()) / len(found) for name in common}
+    if None in by_task:
+        return by_task[None]
+    first, *others = by_task.values()
+    # a metric that gives numbers by class may have other names in other tasks
+    common = [name for name in first if all(name in results for results in others)]
+    means = {name: sum(results[name] for results in by_task.values()) / len(by_task) for name in common}
     return means | {
-        f'{task}/{name}': value for task, results in found.items() for name, value in results.items()
+        f'{task}/{name}': value for task, results in by_task.items() for name, value in results.items()
     }
 
 
@@ -74,10 +73,9 @@ def score(
     workers: int,
     features: Features | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax scores (N, K) and labels (N,) of all N images, in order: each image counts once, however N
-    divides.
+    """Softmax scores (N, K) and labels (N,) of all N images, in order. Each image counts once, for any N.
 
-    UserError for no image.
+    UserError for a dataset without images.
     """
     rank, world, length = accelerator.process_index, accelerator.num_processes, len(dataset)
     if not length:
@@ -91,20 +89,20 @@ def score(
         if features
         else (model, load(dataset, {None: transform}, 0, keys, workers, accelerator.device))
     )
-    found = []
+    outputs = []
     with in_eval(model):
         for batch in batches:
             with accelerator.autocast():
-                found.append((net(batch.images, *batch.route).float().softmax(1), batch.labels))
+                outputs.append((net(batch.images, *batch.route).float().softmax(1), batch.labels))
     if world == 1:
-        scores, labels = (torch.cat(parts) for parts in zip(*found))
+        scores, labels = (torch.cat(parts) for parts in zip(*outputs))
         return scores.cpu().numpy(), labels.cpu().numpy()
-    share = -(-length // world)  # all processes gather equal shares; what fills them is cut off below
-    classes = _agree(accelerator, found[0][0].shape[1] if found else 0)
+    share = -(-length // world)  # all processes gather equal shares; the padding is cut off below
+    classes = _agree(accelerator, outputs[0][0].shape[1] if outputs else 0)
     scores = torch.zeros(share, classes, device=accelerator.device)
     labels = torch.zeros(share, dtype=torch.long, device=accelerator.device)
-    if found:
-        scores[: len(mine)], labels[: len(mine)] = (torch.cat(parts) for parts in zip(*found))
+    if outputs:
+        scores[: len(mine)], labels[: len(mine)] = (torch.cat(parts) for parts in zip(*outputs))
     gathered = [
         accelerator.gather(tensor)
         .view(world, share, *tensor.shape[1:])
@@ -116,7 +114,9 @@ def score(
 
 
 def best_classes(logits: torch.Tensor, classes: list[str], topk: int) -> list[dict[str, list]]:
-    """logits (B, K) to {'scores': [...], 'labels': [...]} each: the `topk` softmax scores, best first."""
+    """logits (B, K) -> {'scores': [...], 'labels': [...]} for each image: the `topk` softmax scores, best
+    first.
+    """
     best = logits.float().softmax(1).topk(min(topk, len(classes)))
     return [
         dict(scores=scores, labels=[classes[i] for i in indices])
@@ -125,25 +125,25 @@ def best_classes(logits: torch.Tensor, classes: list[str], topk: int) -> list[di
 
 
 def compute_metrics(names: Iterable[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Each metric by its name; ModelScope's 'vision-efficient-tuning-metric' is called 'accuracy'.
+    """Each metric by its name. ModelScope's 'vision-efficient-tuning-metric' has the name 'accuracy'.
 
-    A metric gives a number, or numbers by name, which are called 'metric.name'. UserError for any other, and
-    for one that fails.
+    A metric gives a number, or numbers by name, which get the names 'metric.name'. UserError for any other
+    result, and for a metric that fails.
     """
     results: dict[str, float] = {}
     for name in names:
         title = metric_name(name)
         try:
-            found = METRICS.find(name)(scores, labels)
+            result = METRICS.find(name)(scores, labels)
             named = (
-                {f'{title}.{key}': value for key, value in found.items()}
-                if isinstance(found, Mapping)
-                else {title: found}
+                {f'{title}.{key}': value for key, value in result.items()}
+                if isinstance(result, Mapping)
+                else {title: result}
             )
             results |= {key: float(value) for key, value in named.items()}
         except UserError:
             raise
-        except Exception as error:  # whatever a metric of the user's own does
+        except Exception as error:  # a user's own metric may raise any error
             raise UserError(
                 f'the metric {title!r} fails on scores {scores.shape} and labels {labels.shape}: '
                 f'{type(error).__name__}: {error}. A metric takes these two arrays and gives a number, or a '
@@ -153,14 +153,12 @@ def compute_metrics(names: Iterable[str], scores: np.ndarray, labels: np.ndarray
 
 
 def metric_name(name: str) -> str:
-    """What a metric is called in results."""
+    """The name of a metric in results."""
     return getattr(METRICS.find(name), '__name__', str(name))
 
 
 def refuse_unfit_metrics(names: Iterable[str], classes: int, taken: Iterable[str]) -> None:
-    """UserError where a metric fails on scores made up of as many classes, or has one of the names that
-    are `taken`.
-    """
+    """UserError if a metric fails on made-up scores of this number of classes, or has a name in `taken`."""
     labels = np.arange(2 * classes) % classes
     found = compute_metrics(names, np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels)
     if not found:
@@ -169,8 +167,8 @@ def refuse_unfit_metrics(names: Iterable[str], classes: int, taken: Iterable[str
         )
     if clash := sorted(set(found) & set(taken)):
         raise UserError(
-            f'a metric is called {clash[0]!r}, as another entry of the summary is; give the function another '
-            'name.'
+            f'a metric has the name {clash[0]!r}, which another entry of the summary has; give the function '
+            'another name.'
         )
 
 

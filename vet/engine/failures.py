@@ -1,4 +1,4 @@
-"""Failures of the machine, such as too little memory, as errors that say what happened and how to go on."""
+"""Turns failures of the machine, such as too little memory, into errors that say how to continue."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -22,8 +22,9 @@ PEERS = ('gloo', 'nccl', 'connection closed by peer', 'connection reset by peer'
 
 @contextmanager
 def failures_named(way_on: Callable[[], str]) -> Iterator[None]:
-    """Within, what the machine refuses becomes a TrainingError. way_on: what was saved, and what to do
-    next.
+    """Within this context, failures of the machine become TrainingErrors.
+
+    way_on: gives a text of what was saved, and what to do next.
     """
     try:
         yield
@@ -37,7 +38,7 @@ def failures_named(way_on: Callable[[], str]) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str | None:
-    """What happened, and what helps; None for an error that is no failure of the machine."""
+    """The reason, and help. None: the error is no failure of the machine."""
     text = str(error).strip()
     first, lower = (text.splitlines() or [type(error).__name__])[0], text.lower()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in lower for word in MEMORY):

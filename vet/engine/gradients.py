@@ -1,6 +1,6 @@
-"""Whether what is said to train has a gradient: a tuner that nothing reads would train nothing, in silence.
+"""Checks that trained parameters have a gradient. A tuner that nothing reads would train nothing, in silence.
 
-Imported by learner.py alone.
+Only learner.py imports this file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,28 +13,28 @@ from vet.core.tuner import Tuner
 from vet.errors import TrainingError
 from vet.progress import say
 
-# in which a parameter must get a gradient that is not zero: a product with zeros at the start needs two
+# in this many steps a parameter must get a gradient that is not zero; behind a factor of zeros, it needs two
 STEPS = 10
-LEAST = 3  # fewer steps tell nothing
+LEAST = 3  # fewer steps say nothing
 
 
 class GradientWatch:
-    """Looks at the gradients of the first steps. Nothing is changed.
+    """Looks at the gradients of the first steps. Changes nothing.
 
-    says: whether this process warns. steps: how many there will be.
+    says: whether this process prints warnings. steps: the number of steps of the training.
     """
 
     def __init__(self, model: Any, says: bool, steps: int):
         self._model, self._says, self._left = model, says, min(STEPS, steps) if steps >= LEAST else 0
         self._unseen: set[str | None] = set(model.tasks)
-        self._moved: dict[str, torch.Tensor] = {}  # by name: whether a gradient was not zero
+        self._moved: dict[str, torch.Tensor] = {}  # parameter -> whether a gradient was not zero
 
     def look(self, parameters: Mapping[str, nn.Parameter], tasks: set[str | None]) -> None:
-        """After the backward pass of a step with images of `tasks`.
+        """Call this after the backward pass of a step with images of `tasks`.
 
-        TrainingError after the first step for a tuner of which parameters have no gradient, and after ten
-        steps for a tuner that got zeros alone while others train. A warning for some parameters of zeros
-        alone, and for a tuner that says why some of its parameters have none (`Tuner.no_gradient`).
+        TrainingError after the first step if parameters of a tuner have no gradient, and after ten steps if a
+        tuner got only zeros while others train. A warning if some parameters got only zeros, and if a tuner
+        says why some of its parameters have no gradient (`Tuner.no_gradient`).
         """
         for tuner, own in self._tuners(parameters, self._unseen & tasks):
             missing = [name for name, parameter in own if parameter.grad is None]
@@ -45,8 +45,7 @@ class GradientWatch:
                 )
             if missing:
                 self._say(
-                    f'{_told(tuner, missing, own)} get no gradient and stay what they are: '
-                    f'{tuner.no_gradient}.'
+                    f'{_told(tuner, missing, own)} get no gradient and do not change: {tuner.no_gradient}.'
                 )
         self._unseen -= tasks
         if self._left:
@@ -66,20 +65,20 @@ class GradientWatch:
             zeros = [name for name, parameter in own if parameter in still]
             if zeros and len(zeros) == len(own) and tuner.no_gradient is None:
                 raise TrainingError(
-                    f'{_told(tuner, zeros, own)} got a gradient of zeros alone in the first steps, while '
-                    'others train: nothing that the network gives depends on them. Choose other places with '
+                    f'{_told(tuner, zeros, own)} got only zeros as gradient in the first steps, while '
+                    'others train: no output of the network depends on them. Choose other places with '
                     'at=…, or, in a tuner of your own, say why in `no_gradient`.'
                 )
             if zeros:
                 self._say(
-                    f'{_told(tuner, zeros, own)} got a gradient of zeros alone in the first steps, and may '
+                    f'{_told(tuner, zeros, own)} got only zeros as gradient in the first steps, and may '
                     'never train.'
                 )
 
     def _tuners(
         self, parameters: Mapping[str, nn.Parameter], tasks: Iterable[str | None]
     ) -> Iterator[tuple[Tuner, list[tuple[str, nn.Parameter]]]]:
-        """Each tuner of the tasks that trains now, and the names and parameters of its own that do."""
+        """Each tuner of the tasks that trains now, with the names and parameters that train."""
         trained = set(parameters.values())
         for tuner in (tuner for task in tasks for tuner in self._model.for_task(task).tuners):
             if own := [(name, parameter) for name, parameter in tuner.trainable() if parameter in trained]:

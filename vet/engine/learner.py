@@ -1,6 +1,4 @@
-"""Learner: one optimizer step, and all that must be saved to take the next one as if nothing had come
-between.
-"""
+"""Learner: takes one optimizer step. Its state is everything that a resumed run needs for the next step."""
 
 from bisect import bisect
 from contextlib import ExitStack, nullcontext
@@ -32,12 +30,11 @@ from vet.seeding import seed_everything
 
 
 class Learner:
-    """Trains the trainable parameters of `model`, and no others, as `train` says, in the order that `order`
-    gives.
+    """Trains the trainable parameters of `model`, and no others, as `train` says, in the order of `order`.
 
-    In stages (of train.stages, or one), each with parameters, optimizer and schedule of its own. step: the
-    first to be taken.
-    part: the part of the model that the batches go through; all of it where not given.
+    Training has stages (train.stages, or one). Each stage has its own parameters, optimizer and schedule.
+    step: the first step to take.
+    part: the part of the model that batches go through. None: the whole model.
     """
 
     def __init__(
@@ -78,8 +75,9 @@ class Learner:
             raise
 
     def _change_for_training(self) -> None:
-        """Makes the changes of the network that `close` takes back. UserError where a setting does not
-        fit the network.
+        """Makes the changes of the network that `close` undoes.
+
+        UserError if a setting does not fit the network.
         """
         if not self.train.compile:
             self._while_training.enter_context(single_values_normed(self.model))
@@ -87,8 +85,9 @@ class Learner:
         self._while_training.enter_context(self._tricks.while_training())
 
     def _begin(self, stage: int) -> None:
-        """Freezes what the stage does not train, and makes its optimizer. DDP is told anew which
-        parameters train.
+        """Freezes the parameters that the stage does not train, and makes the stage's optimizer.
+
+        DDP is made again, because it must know which parameters train.
         """
         self._unwrap()
         this, train = self._stages[stage], self.train
@@ -107,7 +106,7 @@ class Learner:
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.schedule = replace(train.lr_scheduler, T_max=this.epochs) if train.stages else train.lr_scheduler
         mode = train.compile if isinstance(train.compile, str) else None
-        self._wrapped.enter_context(forward_kept(self._part))  # accelerate leaves its own behind
+        self._wrapped.enter_context(forward_kept(self._part))  # accelerate leaves its own forward behind
         self.net: nn.Module = self.accelerator.prepare_model(
             torch.compile(self._part, mode=mode) if train.compile else self._part
         )
@@ -117,10 +116,10 @@ class Learner:
         )
 
     def step(self, batches: list[Batch], step: int, meter: Meter) -> float:
-        """Step number `step`: the gradient of the mean loss over all its images, however they are spread and
-        batched.
+        """Takes step number `step`: the gradient of the mean loss over all its images.
 
-        Returns the tuners' learning rate.
+        How the images are spread over processes and batches does not matter. Returns the tuners' learning
+        rate.
         """
         accelerator, train = self.accelerator, self.train
         if step == self._begins[self.stage + 1]:
@@ -129,9 +128,8 @@ class Learner:
         for group, base in zip(self.optimizer.param_groups, self.base_lrs):
             group['lr'] = base * factor
         seed_everything(self.order.seed, 'step', step, accelerator.process_index)
-        share = accelerator.num_processes / self.order.step_size(
-            step
-        )  # DDP takes the mean over processes, not images
+        # DDP takes the mean over processes, not over images
+        share = accelerator.num_processes / self.order.step_size(step)
         with self._tricks.in_a_step():
             self._accumulate(batches, share, meter)
         self._watch.look(self.parameters, {batch.task for batch in batches})
@@ -167,11 +165,11 @@ class Learner:
             meter.add(losses.detach(), logits.detach(), batch.labels, batch.weights)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The trained tensors that are evaluated: their average where one is kept."""
+        """The trained tensors for evaluation: the average, if there is one."""
         return self.average.state if self.average else self.model.trained_state()
 
     def state(self) -> dict[str, dict[str, torch.Tensor]]:
-        """What a checkpoint holds: the parts 'model', 'tuners', 'optimizer' and 'ema'."""
+        """The parts of a checkpoint: 'model', 'tuners', 'optimizer' and 'ema'."""
         names = {parameter: name for name, parameter in self.parameters.items()}
         average = dict(ema=self.average.state) if self.average else {}
         return dict(
@@ -182,8 +180,9 @@ class Learner:
         )
 
     def restore(self, parts: dict[str, dict[str, torch.Tensor]], step: int) -> None:
-        """Puts back the `state` that was saved before `step`; of a stage that begins there, the
-        optimizer starts afresh.
+        """Restores the `state` that was saved before `step`.
+
+        If a stage begins there, its optimizer starts afresh.
         """
         wanted = dict(
             model=self.model.trained_state(), **(dict(ema=self.average.state) if self.average else {})
@@ -199,12 +198,12 @@ class Learner:
             copy_into(self.average.state, parts['ema'])
 
     def close(self) -> None:
-        """Leaves the model as it was given, but for what trained."""
+        """Gives the model back as it was, except for the trained numbers."""
         self._unwrap()
         self._while_training.close()
 
     def _unwrap(self) -> None:
-        """Takes off what accelerate put around the model; all parameters may train again."""
+        """Removes accelerate's wrapper of the model. Then all parameters may train again."""
         if hasattr(self, 'net'):
             self.accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
         for parameter in self._all.values():

@@ -1,4 +1,4 @@
-"""Running means of what training shows, kept on the device so that no step waits for them."""
+"""Running means of loss and accuracy. They stay on the device, so that no step waits for them."""
 
 import time
 
@@ -27,25 +27,21 @@ class Meter:
         )
 
     def pause_over(self) -> None:
-        """What passed since the last `read` was no training, such as a validation."""
+        """Leaves out the time since the last `read`, such as that of a validation."""
         self._began = time.perf_counter()
 
     def state(self, accelerator: Accelerator) -> list[float]:
-        """All that was counted since the last `read` and the last `end_epoch`, over all processes: six
-        numbers.
-        """
+        """All counts since the last `read` and the last `end_epoch`, over all processes: six numbers."""
         return [*accelerator.reduce(self._sums.clone(), 'sum').tolist(), *self._epoch]
 
     def restore(self, state: list[float], is_main: bool) -> None:
-        """Goes on from `state`; nothing for []. What all processes counted together, the main process
-        has from then on.
-        """
+        """Continues from `state`; [] changes nothing. The main process takes the counts of all processes."""
         if state:
             self._sums += torch.tensor(state[:3], device=self._device) * is_main
             self._epoch = list(state[3:])
 
     def read(self, accelerator: Accelerator) -> tuple[float, float, float]:
-        """Loss, accuracy and images per second, over all processes; then counts anew."""
+        """Loss, accuracy and images per second, over all processes. Then the counts start again."""
         loss, correct, images = accelerator.reduce(self._sums, 'sum').tolist()
         seconds = time.perf_counter() - self._began
         self._epoch = [a + b for a, b in zip(self._epoch, (loss, correct, images))]
@@ -53,10 +49,10 @@ class Meter:
         return loss / images, correct / images, images / seconds
 
     def peek_epoch(self) -> tuple[float, float]:
-        """Loss and accuracy over all that was read since the last `end_epoch`."""
+        """Loss and accuracy over all reads since the last `end_epoch`."""
         loss, correct, images = self._epoch
         return loss / images, correct / images
 
     def end_epoch(self) -> None:
-        """Counts the next epoch anew."""
+        """Starts the counts of the next epoch."""
         self._epoch = [0.0, 0.0, 0.0]

@@ -1,5 +1,5 @@
-"""Every optimizer of torch.optim by its name, the groups of parameters it gets, and the learning rate
-at each step.
+"""Every optimizer of torch.optim by its name, its groups of parameters, and the learning rate of each
+step.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from vet.errors import UserError
 from vet.registry import OPTIMIZERS
 
 FUSED = ('Adam', 'AdamW', 'SGD')
-# LBFGS calls the model again within a step. SparseAdam takes sparse gradients alone.
+# LBFGS calls the model again within a step. SparseAdam takes only sparse gradients.
 LEFT_OUT = (torch.optim.LBFGS, torch.optim.SparseAdam)
 Numbers = Annotated[float, Interval(ge=0, le=1e6)]
 OPTIMIZERS.arguments.update(  # torch's signatures say no ranges
@@ -55,10 +55,10 @@ for _name, _optimizer in vars(torch.optim).items():
 def build_optimizer(
     config: Plugin, parameters: Mapping[str, nn.Parameter], head_lr: float | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer over `parameters` alone, in groups: tuners and head ('head.…', at `head_lr`), each with
-    and without decay.
+    """The optimizer over `parameters`, in groups: tuners and head ('head.…', at `head_lr`), with and without
+    decay.
 
-    No weight decay on vectors (biases, norms, scales) and on what a delta marks with `no_weight_decay =
+    There is no weight decay on vectors (biases, norms, scales), and on parameters with `no_weight_decay =
     True`.
     """
     if not parameters:
@@ -71,8 +71,7 @@ def build_optimizer(
         raise UserError(f'train.optimizer.lr is {lr!r}; it must be a number above 0, such as 0.001.')
     if 'params' in config:
         raise UserError(
-            'train.optimizer.params is given; which parameters train is chosen by the tuners and by '
-            'train.stages.'
+            'train.optimizer.params is given; the tuners and train.stages choose which parameters train.'
         )
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -94,8 +93,8 @@ def build_optimizer(
 
 
 def _fused(config: Plugin, parameters: Mapping[str, nn.Parameter]) -> dict[str, bool]:
-    """Offered to the optimizer: one kernel updates all parameters, where torch has it and the config
-    chooses no other way.
+    """Arguments for one kernel that updates all parameters, if torch has it and the config chooses no other
+    way.
     """
     has_kernel = config.get('type') in FUSED and all(
         parameter.device.type in ('cpu', 'cuda') for parameter in parameters.values()
@@ -108,9 +107,7 @@ def _fused(config: Plugin, parameters: Mapping[str, nn.Parameter]) -> dict[str, 
 
 
 def lr_factor(schedule: Schedule, epoch: float) -> float:
-    """The share of the base learning rate at `epoch` (fractional): linear warmup, then the schedule
-    down to eta_min.
-    """
+    """The share of the base learning rate at `epoch` (fractional): linear warmup, then down to eta_min."""
     if epoch < schedule.warmup_epochs:
         return epoch / schedule.warmup_epochs
     assert schedule.T_max is not None

@@ -1,9 +1,9 @@
-"""Stop: a signal asks a run to end. The run finishes its step and saves itself; then the signal goes to its
-former handler.
+"""Stop: a signal asks a run to end. The run finishes its step and saves itself. Then the former handler gets
+the signal.
 
-The signals are SIGINT (Ctrl-C), SIGTERM and SIGHUP. A signal that was ignored before, as SIGHUP is under
-nohup, stays ignored. Each signal has its former handler again as soon as the first one has come. So a second
-signal stops at once.
+The signals are SIGINT (Ctrl-C), SIGTERM and SIGHUP. A signal that was ignored before, such as SIGHUP under
+nohup, stays ignored. After the first signal, each signal has its former handler again. So a second signal
+stops at once.
 """
 
 import os
@@ -26,10 +26,10 @@ class Asked(BaseException):
 
 
 class Stop:
-    """Within, the first signal is noted. All processes of a run hear of the signal that one of them got.
+    """Within this context, the first signal is noted. All processes of a run hear of it.
 
-    number: of the signal, 0 before it. Python handles signals in the main thread only; in other threads
-        nothing is changed.
+    number: of the signal; 0 before a signal. Python handles signals only in the main thread. In other
+        threads, nothing changes.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -40,7 +40,7 @@ class Stop:
 
     def __enter__(self) -> 'Stop':
         if self._has_several() and torch.distributed.get_backend() != 'gloo':
-            self._group = torch.distributed.new_group(backend='gloo')  # a GPU is not waited for
+            self._group = torch.distributed.new_group(backend='gloo')  # so that no process waits for a GPU
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -53,8 +53,9 @@ class Stop:
             torch.distributed.destroy_process_group(self._group)
 
     def is_asked(self) -> bool:
-        """Whether any process of the run got a signal. All processes ask at the same step, and get the
-        same answer.
+        """Whether any process of the run got a signal.
+
+        All processes ask at the same step, and get the same answer.
         """
         if self._has_several():
             number = torch.tensor([self.number])
@@ -64,8 +65,9 @@ class Stop:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within, a signal raises Asked at once, for work that may be broken off. Of several processes
-        each ends its work.
+        """Within this context, a signal raises Asked at once, for work that may be broken off.
+
+        If there are several processes, each finishes its work.
         """
         self._interrupts = not self._has_several()
         try:
@@ -76,7 +78,10 @@ class Stop:
             self._interrupts = False
 
     def hand_on(self) -> NoReturn:
-        """Gives the signal to its former handler; where that returns, the process ends with 128 + number."""
+        """Gives the signal to its former handler.
+
+        If the handler returns, the process ends with 128 + number.
+        """
         self._restore()
         signal.raise_signal(self.number)
         sys.exit(128 + self.number)
@@ -91,11 +96,9 @@ class Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
-        if self.accelerator.is_main_process:  # by the system: the console may be in the middle of a line
-            os.write(
-                2,
-                f'\n{self.name}: the run ends after this step; the same signal again stops at once.\n'.encode(),
-            )
+        if self.accelerator.is_main_process:  # os.write, because the console may be in the middle of a line
+            text = f'\n{self.name}: the run ends after this step; the same signal again stops at once.\n'
+            os.write(2, text.encode())
         if self._interrupts:
             raise Asked
 

@@ -1,4 +1,4 @@
-"""What one process of a run decides for all of them."""
+"""Decisions that one process of a run makes for all processes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +10,17 @@ from vet.errors import ToldError, UserError
 
 
 def on_main(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
-    """What `make` returns on the main process, for all processes. A UserError of the main process is
-    raised on all.
-    """
-    found: list[Any] = [None, None]
+    """The result of `make` on the main process, for all processes. Its UserError is raised on all."""
+    shared: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
-            found[0] = make()
+            shared[0] = make()
         except UserError as error:
             if accelerator.num_processes > 1:
                 broadcast_object_list([None, str(error)])
             raise
     if accelerator.num_processes > 1:
-        broadcast_object_list(found)
-    if found[1] is not None:
-        raise ToldError(found[1])
-    return found[0]
+        broadcast_object_list(shared)
+    if shared[1] is not None:
+        raise ToldError(shared[1])
+    return shared[0]

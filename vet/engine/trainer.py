@@ -1,7 +1,7 @@
-"""Trainer: trains an ImageClassifier on a dataset, from a work folder's start or checkpoint to its model
-folder.
+"""Trainer: trains an ImageClassifier on a dataset. Begins with a work folder or a checkpoint, ends with a
+model folder.
 
-Made by builders.build_trainer. It knows no tuner, head or dataset by name.
+builders.build_trainer makes it. It knows no tuner, head or dataset by name.
 """
 
 import math
@@ -49,7 +49,7 @@ from vet.progress import ProgressBar, say
 from vet.seeding import seed_everything
 from vet.transforms.torchvision import build_transform, on_tensors
 
-SUMMARY = (
+SUMMARY = (  # the entries of a summary, beside the metrics
     'before',
     'validation',
     'selected',
@@ -63,15 +63,15 @@ SUMMARY = (
     'work_dir',
     'output',
     'output_bytes',
-)  # beside the metrics
+)
 
 
 class Trainer:
-    """Trains `model` on data['train'], validates on data['val'] where there is one, reports on data['test'].
+    """Trains `model` on data['train'], validates on data['val'] if there is one, reports on data['test'].
 
     save_output(model, folder, facts): writes the model folder when training ends.
-    is_prepared: the model was trained before, so that its tuners are not prepared again.
-    how_to_go_on: what a user types after a stop; the last words of the message.
+    is_prepared: whether the model was trained before, so that its tuners are not prepared again.
+    how_to_go_on: the command that continues the run after a stop. The message ends with it.
     """
 
     how_to_go_on: object = 'build_trainer(…, work_dir=…, resume="auto").train()'
@@ -88,7 +88,7 @@ class Trainer:
     ):
         self.settings, self.data, self.folder, self._save_output = settings, data, folder, save_output
         if settings.train.deterministic:
-            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it cuBLAS refuses
+            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs this
             torch.use_deterministic_algorithms(True)
         if settings.train.threads is not None:
             torch.set_num_threads(settings.train.threads)
@@ -117,13 +117,14 @@ class Trainer:
         self._training, self._is_prepared = False, is_prepared
 
     def train(self) -> dict[str, Any]:
-        """Trains to the end, from the start or a checkpoint, and writes the model folder. Returns the
-        summary: the test
-        metrics ('accuracy': 0..1, …), 'before', 'parameters', 'train_seconds', 'selected', 'output', ….
+        """Trains to the end, from the start or a checkpoint, and writes the model folder.
 
-        At SIGINT (Ctrl-C), SIGTERM or SIGHUP the step is finished and a checkpoint written. Then the signal
-        does what it did
-        before `train` was called: Ctrl-C raises KeyboardInterrupt. A second signal does so at once.
+        Returns the summary: the test metrics ('accuracy': 0..1, …), 'before', 'parameters', 'train_seconds',
+        'selected', 'output', ….
+
+        At SIGINT (Ctrl-C), SIGTERM or SIGHUP the run finishes the step and writes a checkpoint. Then the
+        handler from before `train` gets the signal: Ctrl-C raises KeyboardInterrupt. A second signal gets
+        there at once.
         """
         summary = on_main(self.accelerator, lambda: self.folder.finished(self.settings, self._identity))
         if summary is not None:
@@ -140,12 +141,10 @@ class Trainer:
         return summary if summary is not None else stop.hand_on()
 
     def evaluate(self, split: str = 'test') -> dict[str, float]:
-        """The metrics of the model as it stands: {'accuracy': 0..1, …}. TrainingError while training
-        goes on.
-        """
+        """The metrics of the present model: {'accuracy': 0..1, …}. TrainingError while a training runs."""
         if self._training:
             raise TrainingError(
-                'no split is evaluated on demand while training goes on, or it could be chosen by; '
+                'no split is evaluated on demand while training runs, because a user could choose by it; '
                 'evaluate before train() or after it.'
             )
         refuse_unfit_views(
@@ -154,7 +153,7 @@ class Trainer:
         return self._measure(split)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the model as it stands as a model folder, in place of one that is there; without metrics.
+        """Writes the present model as a model folder, without metrics. An old model folder is replaced.
 
         UserError for a folder that holds something else.
         """
@@ -164,15 +163,15 @@ class Trainer:
             and not (folder / 'tuner.safetensors').is_file()
             and (folder.is_file() or any(folder.iterdir()))
         ):
-            raise UserError(f'{str(folder)!r} exists and is no model folder; give a new or an empty one.')
+            raise UserError(f'{str(folder)!r} exists and is no model folder; give a new or an empty folder.')
         if self.accelerator.is_main_process:
             self._save_output(self.model, folder, dict(metrics={}, settings=self.settings.to_dict()))
         self.accelerator.wait_for_everyone()
 
     @torch.no_grad()
     def predict(self, images: list[Any], topk: int = 1, task: str | None = None) -> list[dict[str, list]]:
-        """A list of images, as `pipeline` takes them, to {'scores': […], 'labels': […]} each, the
-        `topk` best first.
+        """{'scores': […], 'labels': […]} for each image, the `topk` best first. images: a list, as for
+        `pipeline`.
         """
         model = self.model.for_task(task).eval()
         views = []
@@ -185,14 +184,14 @@ class Trainer:
             return best_classes(model(torch.stack(views).to(self.accelerator.device)), model.classes, topk)
 
     def _load_output(self) -> None:
-        """Puts what a finished run has saved into the model. DataError for a file that is damaged."""
+        """Loads the output of a finished run into the model. DataError for a damaged file."""
         path = self.folder.output / 'tuner.safetensors'
         saved = read_json(self.folder.output / 'configuration.json').get('sha256') or {}
         tensors = read_tensors(path, 'Start the run again in another work folder.', saved.get(path.name))
         self.model.load_trained_state(tensors, str(path))
 
     def _train(self) -> tuple[dict[str, Any] | None, Stop]:
-        """The summary; None after a signal, when the run is saved."""
+        """The summary. None after a signal; then the run is saved."""
         settings, accelerator, train = self.settings, self.accelerator, self.settings.train
         is_main = accelerator.is_main_process
         if train.precision == 'fp8':
@@ -214,8 +213,8 @@ class Trainer:
         )
         if parts and progress.processes != accelerator.num_processes:
             raise TrainingError(
-                f'the run was begun with {progress.processes} processes, which share each batch; go on with '
-                f'as many (given: {accelerator.num_processes}).'
+                f'the run was begun with {progress.processes} processes, which share each batch; continue '
+                f'with as many (given: {accelerator.num_processes}).'
             )
         progress.processes = accelerator.num_processes
         self._feed.keep_images()
@@ -228,7 +227,7 @@ class Trainer:
                         for batch in self._feed.batches(order, 0, self._augment)
                         if batch.task == task
                     )
-            if accelerator.num_processes > 1:  # what a process found in images of its own
+            if accelerator.num_processes > 1:  # each process may have prepared from other images
                 copy_into(self.model.trained_state(), broadcast(self.model.trained_state()))
         self._feed.keep_features(self.model)
         if not parts and settings.evaluation.before and self.data.get('test') is not None:
@@ -259,8 +258,9 @@ class Trainer:
         return identity_of(self.model, self.data)
 
     def _begin(self) -> tuple[Path | None, Path]:
-        """Prepares the work folder, and tries what is written at the end. The checkpoint to go on from,
-        and the folder.
+        """Prepares the work folder, and tries the end of the run.
+
+        Returns the checkpoint to continue, and the folder.
         """
         environment = describe(self.accelerator.device) | dict(command=sys.argv)
         checkpoint = self.folder.begin(self.settings, self._identity(), environment)
@@ -274,7 +274,7 @@ class Trainer:
     def _epochs(
         self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar, stop: Stop
     ) -> None:
-        """Takes all steps that are left, or those until a signal comes."""
+        """Takes all remaining steps, or stops at a signal."""
         train, order = self.settings.train, learner.order
         batches = self._feed.batches(order, progress.step, self._augment)
         meter, last = Meter(self.accelerator.device), train.max_epochs * order.steps
@@ -347,7 +347,9 @@ class Trainer:
         bar: ProgressBar,
         stop: Stop,
     ) -> None:
-        """Validates where that is due, keeps the best, and stops the run where it no longer gets better."""
+        """Validates if a validation is due, keeps the best weights, and stops the run if it gets no
+        better.
+        """
         evaluation, patience = self.settings.evaluation, self.settings.train.early_stop
         line = f'epoch {epoch}: ' + 'loss {:.3f}, accuracy {:.3f}'.format(*meter.peek_epoch())
         if self.data.get('val') is None or (
@@ -368,8 +370,8 @@ class Trainer:
         name, result = next(iter(results.items()))
         if math.isnan(result) and (evaluation.select == 'best' or patience is not None):
             raise TrainingError(
-                f'the metric {name!r} is nan on the validation images of epoch {epoch}, and nothing can be '
-                'chosen by that; let another metric be the first of evaluation.metrics.'
+                f'the metric {name!r} is nan on the validation images of epoch {epoch}, and nan can choose '
+                'nothing; let another metric be the first of evaluation.metrics.'
             )
         if progress.best is None or result > progress.best:
             progress.best, progress.best_epoch = result, epoch
@@ -414,7 +416,7 @@ class Trainer:
             summary |= dict(output=str(self.folder.output), output_bytes=size)
             try:
                 draw_curves(self.folder.path, self.folder.path / 'curves.png')
-            except DataError as error:  # no reason to lose a run
+            except DataError as error:  # a run without curves is better than no run
                 say(f'no curves are drawn: {error}')
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()

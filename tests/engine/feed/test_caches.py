@@ -80,7 +80,7 @@ def test_a_flipped_bit_of_an_image_is_told(jpegs, cache):
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last ^ 1]))
     with pytest.raises(
-        ValueError, match='is damaged at image 23; delete it, and its images are decoded again'
+        ValueError, match='is damaged at image 23; delete the file, so that its images are decoded again'
     ):
         kept_images[23]
 

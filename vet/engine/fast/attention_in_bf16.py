@@ -1,7 +1,6 @@
-"""Attention in bf16 on a CPU, differentiated by whole matrix products: faster than torch's kernel, and as
-near to float32.
+"""Attention in bf16 on a CPU, with a backward pass by whole matrix products.
 
-Entered by door.py.
+The products are faster than torch's kernel, and as near to float32. Entered by door.py.
 """
 
 from typing import Any
@@ -15,13 +14,15 @@ from vet.torch_private import float32_products_in_bf16, multiplies_bf16_tiles, s
 
 
 def is_faster_by_products(device: torch.device) -> bool:
-    """Whether the device is a CPU that multiplies tiles of bf16. Of others nothing was measured."""
+    """Whether the device is a CPU that multiplies tiles of bf16. Other devices were not measured."""
     return device.type == 'cpu' and multiplies_bf16_tiles()
 
 
 class AttentionByProducts(TorchFunctionMode):
-    """Within, scaled_dot_product_attention on a CPU under autocast to bf16 is `Attention` where that is its
-    equation: without mask or dropout. All else is what it is."""
+    """Within this context, `Attention` replaces scaled_dot_product_attention on a CPU under autocast to bf16.
+
+    Calls with a mask or with dropout are not replaced.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -41,7 +42,7 @@ def _is_plain(
         and torch.get_autocast_dtype('cpu') == torch.bfloat16
         and v is not None
         and q.device.type == 'cpu'
-        and q.dtype != torch.float64  # which autocast leaves
+        and q.dtype != torch.float64  # autocast does not change float64
         and q.ndim == 4
         and q.shape[:2] == k.shape[:2] == v.shape[:2]
         and not others
@@ -51,8 +52,9 @@ def _is_plain(
 
 
 class Attention(torch.autograd.Function):
-    """softmax(Q K^T / sqrt(d)) V of bf16 Q (B, H, M, d), K and V (B, H, N, d). For the gradient the
-    softmax is formed again.
+    """softmax(Q K^T / sqrt(d)) V of bf16 Q (B, H, M, d), K and V (B, H, N, d).
+
+    The backward pass computes the softmax again.
     """
 
     @staticmethod

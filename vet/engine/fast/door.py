@@ -1,7 +1,7 @@
-"""The door of the tricks for speed: which there are, in which order they are entered, and why in that order.
+"""The door of the tricks for speed. The page lists the tricks, the order in which they are entered, and why.
 
-Each trick computes what a training computes without the trick, in less time or memory. Nothing outside this
-folder imports another file of the folder.
+With a trick, a training computes the same in less time or memory. No file outside this folder imports another
+file of the folder.
 
 | | trick | file | of | entered |
 |---|---|---|---|---|
@@ -9,16 +9,16 @@ folder imports another file of the folder.
 | 2 | frozen linear layers multiply in float8 | fp8.py | `train.precision='fp8'` | for the training |
 | 3 | frozen weights are stored in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
 | 4 | frozen norms keep their input in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
-| 5 | blocks leave out what nobody reads | core/model.py: `lean` | `train.lean` | in each step |
+| 5 | blocks leave out work that nobody reads | core/model.py: `lean` | `train.lean` | in each step |
 | 6 | attention by products of bf16 | attention_in_bf16.py | `train.lean`, bf16, CPU | in each step |
 | 7 | blocks are computed again | recompute.py | `train.gradient_checkpointing` | in each step |
 
 Why this order:
 - 1 is before all others, so that the memory that they free stays too.
-- 2 is before 3: the products in float8 are rounded from the exact weights, which 3 puts aside.
+- 2 is before 3, because the products in float8 are rounded from the exact weights, which 3 puts aside.
 - 3 and 4 stay for the whole training. They change the frozen network once, and not in each step.
-- 5 to 7 are around the forward and the backward pass of a step, since 7 calls blocks in the backward pass.
-  Evaluation, which comes between two steps, does without them.
+- 5 to 7 are around the forward and the backward pass of a step, because 7 calls blocks in the backward pass.
+  Evaluation comes between two steps, and does not use them.
 - 7 is after 5: a block that is computed again is the block that 5 has made.
 """
 
@@ -42,8 +42,10 @@ __all__ = ['Tricks', 'freed_memory_kept', 'refuse_without_fp8']
 
 
 class Tricks:
-    """The tricks of one training of `model` (an ImageClassifier or a MultiTaskClassifier), as `train` asks for
-    them. UserError where a setting does not fit the network or another setting.
+    """The tricks of one training of `model` (an ImageClassifier or a MultiTaskClassifier), as `train` asks
+    for them.
+
+    UserError if a setting does not fit the network or another setting.
     """
 
     def __init__(self, model: Any, train: Train, accelerator: Accelerator):
@@ -58,12 +60,12 @@ class Tricks:
                     'train.gradient_checkpointing and train.compile are both on, but a compiler chooses by '
                     'itself what is kept and what is computed again; set one of them to False.'
                 )
-            with blocks_recomputed(model):  # refuses a network without blocks
+            with blocks_recomputed(model):  # raises the error for a network without blocks
                 pass
 
     @contextmanager
     def while_training(self) -> Iterator[None]:
-        """Within, tricks 2 to 4 are on. After it, the network is bit for bit what it was."""
+        """Within this context, tricks 2 to 4 are on. Afterwards, the network is bit for bit as before."""
         with ExitStack() as tricks:
             if self._train.precision == 'fp8':
                 tricks.enter_context(products_in_fp8(self._model))
@@ -74,7 +76,7 @@ class Tricks:
 
     @contextmanager
     def in_a_step(self) -> Iterator[None]:
-        """Within, tricks 5 to 7 are on, for the forward and the backward pass."""
+        """Within this context, tricks 5 to 7 are on, for the forward and the backward pass."""
         with ExitStack() as tricks:
             if self._train.lean:
                 for part in self._model.tasks.values():

@@ -1,7 +1,7 @@
-"""Products with frozen weights in 8 bits (float8, e4m3), forward and backward; all else of the step as in
+"""Products with frozen weights in 8 bits (float8, e4m3), forward and backward. The rest of the step is as in
 bf16.
 
-An experiment, of train.precision='fp8': for GPUs that multiply in 8 bits, from NVIDIA's Ada and Hopper on. A
+An experiment, for train.precision='fp8': for GPUs that multiply in 8 bits, from NVIDIA's Ada and Hopper on. A
 CPU gives the same numbers, slowly. Entered by door.py.
 """
 
@@ -22,11 +22,11 @@ from vet.errors import UserError
 
 FORMAT = torch.float8_e4m3fn
 LARGEST = torch.finfo(FORMAT).max
-MULTIPLE = 16  # of which GPUs want the sides of a weight to be
+MULTIPLE = 16  # GPUs need weights whose sides are multiples of this number
 
 
 def refuse_without_fp8(device: torch.device) -> None:
-    """UserError where the device has no product of float8 matrices with a scale for each row."""
+    """UserError if the device has no product of float8 matrices with a scale for each row."""
     rows, scales = rounded(torch.ones(MULTIPLE, MULTIPLE, device=device))
     try:
         _product(rows, scales, rows, scales)
@@ -40,9 +40,11 @@ def refuse_without_fp8(device: torch.device) -> None:
 
 @contextmanager
 def products_in_fp8(model: Any) -> Iterator[None]:
-    """Within, while it trains, each frozen linear layer of a model's backbone multiplies in float8, whose
-    weight no tuner's update reads and whose sides are multiples of 16. In eval mode, and after it, all is
-    what it was. UserError where there is none."""
+    """Within this context, frozen linear layers of a model's backbone multiply in float8 while they train.
+
+    A layer takes part if no tuner's update reads its weight, and if its sides are multiples of 16. UserError
+    if there is no such layer. In eval mode, and after this context, all layers compute as before.
+    """
     frozen = set(storable(model))
     layers = [
         module
@@ -67,8 +69,9 @@ def products_in_fp8(model: Any) -> Iterator[None]:
 
 
 def rounded(x_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a matrix, each row divided by its scale, so that its largest entry is the format's, in float8;
-    and the scales (N, 1).
+    """A matrix in float8, and the scales of its rows (N, 1).
+
+    Each row is divided by its scale, so that its largest entry is the largest number of the format.
     """
     scale_N1 = (
         x_NC.abs().amax(1, keepdim=True).float().clamp(min=LARGEST * torch.finfo(torch.float32).tiny)
@@ -85,10 +88,10 @@ def _multiplied(module: nn.Linear, *args: Any) -> torch.Tensor:
 
 
 class Product(torch.autograd.Function):
-    """x W^T + b in bf16, of x (N, in); W (out, in) and W^T, both rounded by rows, with their scales; b (out,)
-    or None. Frozen W, b.
+    """x W^T + b in bf16, with x (N, in) and b (out,) or None.
 
-    The gradient is rounded as x is.
+    W (out, in) and W^T are rounded by rows, with their scales. W and b are frozen. The gradient is rounded
+    like x.
     """
 
     @staticmethod

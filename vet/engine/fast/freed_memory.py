@@ -1,8 +1,7 @@
-"""What a process does with memory that a step frees: it keeps it for the next one, where glibc would give it
-back to the system.
+"""Keeps the memory that a step frees for the next step. glibc would give the memory back to the system.
 
-Pages that come back are cleared and mapped anew, which took a sixth of a training step on a CPU. Entered
-by trainer.py, through door.py.
+The system clears and maps returned pages again, which took a sixth of a training step on a CPU. trainer.py
+enters this context, through door.py.
 """
 
 import ctypes
@@ -14,20 +13,16 @@ from contextlib import contextmanager
 import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # names of glibc's mallopt (malloc.h)
-KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: -1}  # all from the heap, and nothing of it back
-USUAL = {
-    MMAP_MAX: 65536,
-    MMAP_THRESHOLD: 32 << 20,
-    TRIM_THRESHOLD: 64 << 20,
-}  # to which glibc's own rules lead in training
+KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: -1}  # all memory is from the heap, and the heap does not shrink
+# glibc's own rules end at these values in a training
+USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
 
 
 @contextmanager
 def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Within, memory that was freed stays with the process. After it, what is free is given back.
+    """Within this context, freed memory stays with the process. Afterwards, free memory is given back.
 
-    Of training on a CPU, with glibc, where no variable of the environment sets its rules; nothing happens
-    elsewhere.
+    Acts only in training on a CPU, with glibc, if no environment variable sets glibc's rules.
     """
     is_set = 'glibc.malloc' in os.environ.get('GLIBC_TUNABLES', '') or any(
         name.startswith('MALLOC_') for name in os.environ

@@ -1,7 +1,7 @@
-"""What a training under autocast keeps of a frozen network: weights in the dtype that it computes in, and
-half of what norms keep.
+"""Saves memory of a frozen network under autocast: weights in the computing dtype, and half of what norms
+keep.
 
-Entered by door.py; fp8.py asks it which weights are frozen.
+Entered by door.py. fp8.py asks this file which weights are frozen.
 """
 
 from collections.abc import Iterator
@@ -19,35 +19,42 @@ from vet.core.reweight import Reweight, all_split, forward_replaced, parameter_o
 from vet.torch_private import is_recorded, layer_norm, layer_norm_gradient
 
 NORMS = (nn.LayerNorm, LayerNorm)
-CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose weights autocast casts, and that read them alone
+# autocast casts the weights of these layers, and nothing else reads the weights
+CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
 def weights_stored_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
-    """Within, the weights and biases of the linear layers and convolutions of a model's backbone are of
-    `dtype`, but for those that train and those that a tuner's update is computed from. After it, they are bit
-    for bit what they were.
+    """Within this context, weights and biases of linear layers and convolutions of a model's backbone are of
+    `dtype`.
 
-    They need no cast in every step, which the backward pass would keep. Autocast makes the same tensors of
-    them, so all results are its results, bit for bit.
+    Weights that train, and weights that a tuner's update is computed from, are left out. Afterwards, all
+    weights are bit for bit as before.
+    Such weights need no cast in every step, which the backward pass would keep. Autocast would make the same
+    tensors, so all results are the same, bit for bit.
     """
-    kept = {parameter: parameter.data for parameter in storable(model)}
-    for parameter, exact in kept.items():
+    exact_weights = {parameter: parameter.data for parameter in storable(model)}
+    for parameter, exact in exact_weights.items():
         parameter.data = exact.to(dtype)
-        kept[parameter] = exact if exact.device.type == 'cpu' else exact.cpu()  # not both in a GPU's memory
+        exact_weights[parameter] = (
+            exact if exact.device.type == 'cpu' else exact.cpu()
+        )  # frees a GPU's memory
     try:
         yield
     finally:
-        for parameter, exact in kept.items():
+        for parameter, exact in exact_weights.items():
             parameter.data = exact.to(parameter.device)
 
 
 @contextmanager
 def norm_inputs_kept_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
-    """Within, a frozen LayerNorm of the last axes keeps its float32 input for the backward pass in `dtype`.
-    Outputs stay what they are; gradients change by no more than the rounding of those that autocast passes on
-    anyway."""
-    trained = {*model.trainable().values()}  # those that a later stage trains among them
+    """Within this context, a frozen LayerNorm of the last axes keeps its float32 input for the backward pass
+    in `dtype`.
+
+    Outputs do not change. Gradients change by no more than the rounding of the gradients that autocast passes
+    on.
+    """
+    trained = {*model.trainable().values()}  # with the parameters that a later stage trains
     norms: list[Any] = [
         module
         for part in model.tasks.values()
@@ -63,13 +70,13 @@ def norm_inputs_kept_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
 
 
 def _normed(norm: Any, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
-    if is_recorded() or x.dtype != torch.float32:  # a compiler chooses by itself what it keeps
+    if is_recorded() or x.dtype != torch.float32:  # a compiler itself chooses the tensors that it keeps
         return type(norm).forward(norm, x)
     return Norm.apply(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, dtype)
 
 
 class Norm(torch.autograd.Function):
-    """A LayerNorm of x (…, *shape) in float32 that keeps x in `dtype`, and has no gradient but that of x."""
+    """A LayerNorm of x (…, *shape) in float32 that keeps x in `dtype`. Only x has a gradient."""
 
     @staticmethod
     def forward(
@@ -87,7 +94,7 @@ class Norm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # what is kept of x has no history
+    @once_differentiable  # the kept copy of x has no history
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, mean, rstd, weight, bias = ctx.saved_tensors
         dx = layer_norm_gradient(gradients[0], x.float(), ctx.shape, mean, rstd, weight, bias)
@@ -95,8 +102,8 @@ class Norm(torch.autograd.Function):
 
 
 def storable(model: Any) -> list[nn.Parameter]:
-    """What `weights_stored_in` stores: weights and biases that are frozen in every stage, and that no tuner's
-    update reads.
+    """The weights and biases for `weights_stored_in`: frozen in every stage, and read by no tuner's
+    update.
     """
     left: set[Any] = {*model.trainable().values()}
     for edit in (edit for part in model.tasks.values() for edit in part.edits if isinstance(edit, Reweight)):

@@ -1,7 +1,7 @@
-"""Gradient checkpointing: what a block computes is not kept, but computed again in the backward pass.
+"""Gradient checkpointing: the backward pass computes blocks again, in place of keeping their tensors.
 
-Each block's own forward is wrapped, so that tuners at a block, in a block and at a container of blocks all
-act. timm's own mode calls the blocks past their container, and counts the statistics of batch norms twice.
+Each block's own forward is wrapped. So tuners at a block, in a block and at a container of blocks all act.
+timm's own mode calls the blocks without their container, and counts the statistics of batch norms twice.
 Entered by door.py.
 """
 
@@ -21,8 +21,7 @@ from vet.errors import UserError
 
 @contextmanager
 def blocks_recomputed(model: Any) -> Iterator[None]:
-    """Within, the networks of a model keep for the backward pass what flows between their blocks, and nothing
-    in the blocks.
+    """Within this context, a model keeps for the backward pass only the tensors between its blocks.
 
     UserError for a network in which no blocks are known.
     """
@@ -53,19 +52,20 @@ def _again(forward: Callable, norms: list[nn.Module], *args: Any, **kwargs: Any)
 
 @contextmanager
 def _statistics_kept(norms: list[nn.Module]) -> Iterator[None]:
-    """Within, norms count what they see into copies of their running statistics: the first forward has
-    counted it.
+    """Within this context, norms change only copies of their running statistics.
+
+    The first forward has changed these.
     """
-    kept = [
+    buffers = [
         (module, name, getattr(module, name))
         for module in norms
         if module.training
         for name in statistics(module)
     ]
-    for module, name, buffer in kept:
+    for module, name, buffer in buffers:
         setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for module, name, buffer in kept:
+        for module, name, buffer in buffers:
             setattr(module, name, buffer)

@@ -1,5 +1,6 @@
-"""Batches: which images make up which step, on which process, drawn from (seed, epoch); and the loader
-that reads them.
+"""Batches: which images make up which step, on which process, drawn from (seed, epoch).
+
+Also the loader of batches.
 """
 
 import math
@@ -23,10 +24,9 @@ from vet.seeding import mix, seeded
 from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
 
 ADVICE = 'Look at the dataset, train.transform and train.transform_on.'
-Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]  # of each task; {None: …} where there is one
-Keys = (
-    Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]]]
-)  # batches of (epoch, index, weight)
+Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]  # by task; {None: …} for a single task
+# batches of (epoch, index, weight)
+Keys = Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]]]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Batch:
     images: torch.Tensor  # (B, 3, H, W), normalised
     labels: torch.Tensor  # (B,)
     weights: torch.Tensor  # (B,) 1, or 0 for an image that only fills an empty share
-    task: str | None = None  # of a dataset of several: the one that all images of the batch belong to
-    kept: torch.Tensor | None = None  # (B, …) what a cache has of the images
+    task: str | None = None  # the task of all images of the batch, if a dataset has several tasks
+    kept: torch.Tensor | None = None  # (B, …) the features that a cache has of the images
 
     def pin_memory(self) -> 'Batch':
-        """As torch's loader asks for it: in pages from which a GPU copies by itself."""
+        """For torch's loader: puts the tensors into pages from which a GPU copies by itself."""
         return replace(
             self,
             images=self.images.pin_memory(),
@@ -48,15 +48,17 @@ class Batch:
 
     @property
     def route(self) -> tuple[str | torch.Tensor, ...]:
-        """What a model takes after the images."""
+        """The arguments of a model after the images."""
         return tuple(value for value in (self.task, self.kept) if value is not None)
 
 
 @dataclass(frozen=True)
 class Order:
-    """The order of training: global batch i of an epoch is a slice of that epoch's permutation; process r of
-    `world` takes every world-th image of it from r, so that any number of processes sees the same global
-    batches."""
+    """The order of training. Global batch i of an epoch is a slice of that epoch's permutation.
+
+    Process r of `world` takes every world-th image of the batch, from r on. So any number of processes sees
+    the same global batches.
+    """
 
     length: int
     batch_size: int  # images in a global batch, over all processes
@@ -64,16 +66,18 @@ class Order:
     seed: int
     rank: int = 0
     world: int = 1
-    parts: tuple[int, ...] = ()  # images of each task, which no batch mixes; (): one task
+    parts: tuple[
+        int, ...
+    ] = ()  # the number of images of each task, if batches must not mix tasks; (): one task
 
     @property
     def batches(self) -> int:
-        """Global batches in an epoch; the last, of each task, may be smaller."""
+        """Global batches in an epoch. The last batch of each task may be smaller."""
         return sum(math.ceil(size / self.batch_size) for size in self.parts or (self.length,))
 
     @property
     def steps(self) -> int:
-        """Optimizer steps in an epoch; the last may have fewer batches."""
+        """Optimizer steps in an epoch. The last step may have fewer batches."""
         return math.ceil(self.batches / self.accumulate)
 
     def step_size(self, step: int) -> int:
@@ -96,7 +100,7 @@ class Order:
 
 @lru_cache(maxsize=2)
 def _shuffled(parts: tuple[int, ...], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The global batches of an epoch, as indices of images; those of several tasks in random order."""
+    """The global batches of an epoch, as indices of images. Batches of several tasks are in random order."""
     shuffle = torch.Generator().manual_seed(mix(seed, 'order', epoch))
     batches: list[list[int]] = []
     for start, size in zip(accumulate((0, *parts)), parts):
@@ -108,10 +112,10 @@ def _shuffled(parts: tuple[int, ...], batch_size: int, seed: int, epoch: int) ->
 
 
 class Seeded(Dataset):
-    """`dataset` with the transform of each task, read by (epoch, index, weight); augmentation draws from
-    (seed, epoch, index).
+    """`dataset` with the transform of each task. Its keys are (epoch, index, weight).
 
-    A UserError comes back in place of the item, since raising it in a worker would bury its message.
+    Augmentation draws from (seed, epoch, index). In place of raising a UserError, an item is the UserError,
+    because a worker would bury the message.
     """
 
     def __init__(self, dataset: Any, transforms: Transforms, seed: int):
@@ -139,8 +143,9 @@ class Seeded(Dataset):
 
 
 def opened(image: Any, gray_range: Range = None) -> Any:
-    """As a transform takes it: a PIL image, or a tv_tensors.Image. UserError for a tensor of other
-    values than an image's.
+    """The image for a transform: a PIL image, or a tv_tensors.Image.
+
+    UserError for a tensor that is no image.
     """
     if not isinstance(image, torch.Tensor):
         return open_image(image, gray_range)
@@ -173,9 +178,7 @@ def read(
     collate: Callable[[list], Any] = _collate,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """What `collate` makes of the items of each batch that `keys` lists, in order, read with `workers`
-    processes.
-    """
+    """For each batch of `keys`, in order: `collate` of its items. `workers` processes read the items."""
     loader = DataLoader(
         Seeded(dataset, transforms, seed),
         batch_sampler=keys,
@@ -185,9 +188,8 @@ def read(
         worker_init_fn=_leave_signals_to_the_run,
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            'ignore', message='This DataLoader will create'
-        )  # the config chose the workers
+        # the config has chosen the number of workers
+        warnings.filterwarnings('ignore', message='This DataLoader will create')
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
@@ -195,10 +197,9 @@ def read(
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Of a process that reads images: Ctrl-C, and a signal to the run's group, reach the run alone, which
-    still needs the images.
+    """For a process that reads images: ignores Ctrl-C and signals to the group of the run.
 
-    The process ends with the run in any case.
+    Only the run itself hears them, because the run still needs the images. The process ends with the run.
     """
     for name in ('SIGINT', 'SIGHUP'):
         if hasattr(signal, name):
@@ -214,8 +215,9 @@ def _unless_error(collate: Callable[[list], Any], items: list) -> Any:
 def load(
     dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Reads the batches that `keys` lists, in order, with `workers` processes, onto `device`, where
-    they are normalised.
+    """Reads the batches of `keys`, in order, with `workers` processes, onto `device`.
+
+    Normalises them there.
     """
     parts = {task: split_normalisation(transform) for task, transform in transforms.items()}
     firsts = {task: first for task, (first, _) in parts.items()}

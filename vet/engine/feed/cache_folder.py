@@ -1,5 +1,6 @@
-"""The cache folder, $VET_CACHE_DIR, else ~/.cache/vet: files that are made once, by any number of
-processes. It may be deleted.
+"""The cache folder: $VET_CACHE_DIR, or ~/.cache/vet. Its files are made once, and may be deleted.
+
+Any number of processes may make a file at the same time.
 """
 
 import errno
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from vet.lock import FileLock
 
-FULL = 0.9  # of the free space: more no file may take
+FULL = 0.9  # the largest share of the free space for a file
 
 
 def cache_path(name: str) -> Path:
@@ -18,10 +19,10 @@ def cache_path(name: str) -> Path:
 
 
 def make_once(path: Path, fill: Callable[[Path], None]) -> None:
-    """Puts a file at `path`, where none is, by one rename after `fill(temporary path)` has written all of it;
-    others wait.
+    """If there is no file at `path`: calls `fill(temporary path)`, then renames the file. Other processes
+    wait.
 
-    A file that is there is only read: the folder may be read-only.
+    An existing file is only read. So the folder may be read-only.
     """
     if path.exists():
         return
@@ -33,14 +34,15 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[Path]:
-    """Within, no other process is: for what becomes of `path`. Gives the temporary file to write, which
-    is gone after it.
+    """Within this context, no other process works on `path`.
+
+    Gives the name of a temporary file, which is removed afterwards.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f'{path.name}.lock'))
     lock.acquire()
     try:
-        for left in path.parent.glob(f'.{path.name}.*.tmp'):  # by a process that was killed: the lock is ours
+        for left in path.parent.glob(f'.{path.name}.*.tmp'):  # of a process that was killed; the lock is ours
             left.unlink()
         temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
         try:
@@ -52,6 +54,9 @@ def locked(path: Path) -> Iterator[Path]:
 
 
 def cannot_keep(path: Path, error: OSError) -> str:
-    """Why nothing can be kept in the cache folder, and what helps."""
+    """The reason why nothing can be kept in the cache folder, and help."""
     reason = 'it is full' if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-    return f'the cache folder {str(path.parent)!r} cannot be used ({reason}); set VET_CACHE_DIR to another folder'
+    return (
+        f'the cache folder {str(path.parent)!r} cannot be used ({reason}); set VET_CACHE_DIR to another '
+        'folder'
+    )

@@ -1,10 +1,9 @@
-"""Cut: the place in a network before which no tuner edits anything, so that what reaches it can be kept and
-gone on from.
+"""Cut: the place in a network before which no tuner edits anything. The tensor at this place can be kept and
+reused.
 
-It is the input of a block, or of what follows the blocks, or the network's own output where no edit lies
-within it. No name and
-no kind of network is asked for: the latest place from which the network gives, bit for bit, what it gives
-from images is the cut.
+The cut is the input of a block, or of a module after the blocks. If no edit lies within the network, the cut
+is the network's output. vet asks for no name and no kind of network. The cut is the latest place from which
+the network gives, bit for bit, the same as from images.
 """
 
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from vet.torch_private import hooks_after, hooks_before, map_tensors
 
 
 class NoCutError(UserError):
-    """Why nothing of a network can be kept."""
+    """The network has no cut. The message says why."""
 
 
 class _Reached(Exception):  # noqa: N818 - no error: it ends a forward at the cut
@@ -34,8 +33,9 @@ class _Reached(Exception):  # noqa: N818 - no error: it ends a forward at the cu
 
 @dataclass
 class _Call:
-    """When the first call of a module began and ended, what it gave (of a batch, the first image's),
-    and how many there were.
+    """The first call of a module: its begin, its end and its output (for a batch: of the first image).
+
+    times: the number of calls.
     """
 
     began: int
@@ -46,10 +46,9 @@ class _Call:
 
 @dataclass
 class Cut:
-    """What reaches `place` is kept: the input of a module of `network`, or, where it is the network, its own
-    output.
+    """The input of the module `place` of `network` is kept. If `place` is the network, its output is kept.
 
-    skipped: the modules that are called before it, and what stands for their output.
+    skipped: the modules that are called before the place, with an output that stands for their own.
     """
 
     network: nn.Module
@@ -57,15 +56,14 @@ class Cut:
     place: nn.Module
     skipped: dict[nn.Module, Any]
     image_shape: torch.Size
-    needs_images: bool  # for an edit after the network, such as a side network
-    shape: torch.Size = field(init=False)  # of what is kept, per image
-    strides: tuple[int, ...] = field(
-        init=False
-    )  # with the batch's: class tokens are, where they lie among others
+    needs_images: bool  # whether an edit after the network needs the images, such as a side network
+    shape: torch.Size = field(init=False)  # of the kept tensor, per image
+    # of the kept tensor, with the batch: class tokens keep the strides that they have among other tokens
+    strides: tuple[int, ...] = field(init=False)
     dtype: torch.dtype = field(init=False)
 
     def reach(self, images: torch.Tensor) -> torch.Tensor:
-        """images (B, 3, H, W) -> what reaches the cut (B, …); the rest of the network does not run."""
+        """images (B, 3, H, W) -> the tensor at the cut (B, …). The rest of the network does not run."""
 
         def stop(module: nn.Module, args: tuple, output: Any = None) -> None:
             raise _Reached(args[0] if output is None else output)
@@ -83,18 +81,21 @@ class Cut:
         raise RuntimeError(f'{self.name!r} is not called')
 
     def look(self, images: torch.Tensor) -> torch.Tensor:
-        """As reach, and learns what the kept tensors are like."""
+        """The same as `reach`. Also notes the shape, strides and dtype of the kept tensor."""
         kept = self.reach(images)
         self.shape, self.strides, self.dtype = kept.shape[1:], kept.stride(), kept.dtype
         return kept
 
     @contextmanager
     def resumed(self, kept: torch.Tensor) -> Iterator[None]:
-        """Within, a call of the network with as many images goes on from what reached the cut, kept as
-        float32.
+        """Within this context, the network continues from `kept`, the tensor at the cut (as float32).
+
+        The call of the network must have the same number of images.
         """
         kept = kept.to(self.dtype)
-        if self.strides[0] == max(self.strides):  # kernels go by them, and round otherwise where they differ
+        if self.strides[0] == max(
+            self.strides
+        ):  # other strides may mean other kernels, which round differently
             kept = torch.empty_strided(kept.shape, self.strides, dtype=kept.dtype, device=kept.device).copy_(
                 kept
             )
@@ -110,11 +111,11 @@ class Cut:
             yield
 
     def blank(self, batch: int, device: torch.device) -> torch.Tensor:
-        """What stands for a batch's images where they are not needed."""
+        """A tensor that stands for a batch's images if these are not needed."""
         return torch.zeros((), device=device).expand(batch, *self.image_shape)
 
     def _holds(self, images: torch.Tensor, expected: torch.Tensor) -> bool:
-        """Whether the network gives from the cut what it gives from images."""
+        """Whether the network gives the same from the cut as from images."""
         try:
             kept = self.look(images)
             with self.resumed(kept):
@@ -125,7 +126,7 @@ class Cut:
 
 
 class Resumed(nn.Module):
-    """The classifier from the cut on: images (B, 3, H, W), what reached the cut (B, …) -> logits (B, K)"""
+    """The classifier from the cut on: images (B, 3, H, W), the tensor at the cut (B, …) -> logits (B, K)"""
 
     def __init__(self, model: ImageClassifier, cut: Cut):
         super().__init__()
@@ -138,12 +139,13 @@ class Resumed(nn.Module):
 
 @torch.no_grad()
 def find_cut(model: ImageClassifier, image_shape: torch.Size) -> Cut:
-    """The latest cut of the model as it is tuned, for images of a shape. NoCutError where there is
-    none, or no block before it.
+    """The latest cut of the tuned model, for images of a shape.
+
+    NoCutError if there is no cut behind a block.
     """
     network, blocks = model.backbone.network, model.backbone.sites.blocks
     modules = dict(network.named_modules())
-    edited = _edited(model)  # before the trace, which hooks every module
+    edited = _edited(model)  # before the trace, because the trace hooks every module
     noise = torch.randn(3, *image_shape, generator=torch.Generator().manual_seed(0)).to(
         next(network.parameters()).device
     )
@@ -183,8 +185,9 @@ def find_cut(model: ImageClassifier, image_shape: torch.Size) -> Cut:
 
 
 def _edited(model: ImageClassifier) -> list[str]:
-    """The modules whose input, weight or output a tuner changes; not the network where it is its output
-    alone.
+    """The modules whose input, weight or output a tuner changes.
+
+    A change of the network's output does not count.
     """
     trained = {id(parameter) for parameter in model.trainable().values()}
     return [
@@ -198,7 +201,7 @@ def _edited(model: ImageClassifier) -> list[str]:
 
 
 def _trace(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, dict[nn.Module, _Call]]:
-    """What the network gives, and its modules' calls."""
+    """The network's output, and the calls of its modules."""
     calls: dict[nn.Module, _Call] = {}
     clock = count(1)
 
@@ -222,21 +225,24 @@ def _trace(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, dict
 
 
 def _caller(modules: dict[str, nn.Module], name: str, calls: dict[nn.Module, _Call]) -> _Call:
-    """The call of the module of that name, or of the nearest around it that is called."""
+    """The call of the module `name`, or of the nearest module around it that is called."""
     while modules[name] not in calls:
         name = name.rpartition('.')[0]
     return calls[modules[name]]
 
 
 def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, Any]:
-    """The outermost modules whose one call ended before a moment, and their outputs."""
-    found, end = {}, 0
+    """The outermost modules whose only call ended before a moment, and their outputs."""
+    outputs, end = {}, 0
     for module, call in sorted(calls.items(), key=lambda item: item[1].began):
         if call.times == 1 and end < call.began and call.ended < moment:
-            found[module], end = call.output, call.ended
-    return found
+            outputs[module], end = call.output, call.ended
+    return outputs
 
 
 def _for_batch(output: Any, batch: int, *args: Any, **kwargs: Any) -> Any:
-    """The output of one image, for each of a batch. What is the same for any batch goes as it is."""
+    """The output of one image, repeated for a batch.
+
+    A value that is the same for any batch is not changed.
+    """
     return map_tensors(lambda t: t.expand(batch, *t.shape[1:]) if t.shape[:1] == (1,) else t, output)

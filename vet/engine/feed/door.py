@@ -1,19 +1,19 @@
-"""The door of the data: which images make up a step, how they are read, and what is kept of them.
+"""The door of the data: which images make up a step, how vet reads them, and what vet keeps of them.
 
-Nothing outside this folder imports another file of the folder.
+No file outside this folder imports another file of the folder.
 
-| file | what |
+| file | content |
 |---|---|
 | batches.py | the order of training, and the loader that reads batches |
 | on_device.py | random transforms on the device that trains |
 | image_cache.py | images that are decoded once: `train.cache_images` |
-| features.py | what reaches the part that trains, computed once: `train.cache_features` |
-| cut.py | where in a network that part begins |
+| features.py | the input of the part that trains, computed once: `train.cache_features` |
+| cut.py | where this part begins in a network |
 | cache_folder.py | where both caches lie |
-| views.py | what is asked of transforms before a run |
+| views.py | checks of transforms before a run |
 
-From the outside to the inside: kept features stand in place of images where there are such; else images come
-from the image cache where there is such; else from the dataset.
+If features are kept, they stand in place of images. If not, and the image cache has the images, they come
+from there. If not, they come from the dataset.
 """
 
 from collections.abc import Iterator
@@ -42,8 +42,9 @@ __all__ = [
 
 
 class Feed:
-    """The data of a run. data: the datasets, by split. Nothing is kept before `keep_images` and
-    `keep_features` are called, and nothing after `forget`.
+    """The data of a run. data: the datasets, by split.
+
+    Nothing is kept before `keep_images` and `keep_features`, and nothing after `forget`.
     """
 
     def __init__(self, data: dict[str, Any], settings: Settings, accelerator: Accelerator):
@@ -52,22 +53,23 @@ class Feed:
         self._kept_features: FeatureCache | None = None
 
     def keep_images(self) -> None:
-        """From now on, each split's images are kept as `train.cache_images` says."""
+        """From now on, keeps each split's images, if `train.cache_images` says so."""
         if self._settings.train.cache_images:
             self._images = ImageCache(self._settings, self._accelerator)
 
     def keep_features(self, model: Any) -> None:
-        """From now on, each split's features of the model are kept as `train.cache_features` says."""
+        """From now on, keeps each split's features of the model, if `train.cache_features` says so."""
         if self._settings.train.cache_features:
             self._kept_features = FeatureCache(model, self._settings, self._accelerator)
 
     def forget(self) -> None:
-        """Lets both caches go; their files stay."""
+        """Drops both caches. Their files stay."""
         self._images = self._kept_features = None
 
     def batches(self, order: Order, step: int, views: Transforms) -> Iterator[Batch]:
-        """This process's batches from step `step` to the end of training; nothing is read before the
-        first is asked for.
+        """This process's batches from step `step` to the end of training.
+
+        Nothing is read before the first is used.
         """
         first, train, device = step // order.steps, self._settings.train, self._accelerator.device
         keys = (
@@ -84,12 +86,12 @@ class Feed:
         yield from reads(dataset, left, self._settings.seed, keys, train.dataloader.workers_per_gpu, device)
 
     def features(self, split: str, views: Transforms) -> Features | None:
-        """What is kept of a split's images; None where nothing is."""
+        """The kept features of a split's images. None: no features are kept."""
         if self._kept_features is None:
             return None
         return self._kept_features.features(split, *self.source(split, views))
 
     def source(self, split: str, views: Transforms) -> tuple[Any, Transforms]:
-        """A split's images, kept or not, and what is left of their views."""
+        """A split's images, kept or not, and the steps of their views that are left to do."""
         dataset = self._data[split]
         return self._images.kept(split, dataset, views) if self._images else (dataset, views)

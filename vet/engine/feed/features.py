@@ -1,15 +1,14 @@
-"""Features: what reaches the cut of a frozen backbone, computed once for each image and kept on disk for all
-epochs and runs.
+"""Features: the tensors at the cut of a frozen backbone, computed once per image and kept on disk for all
+runs.
 
-The file of a set of images is named by the images as the backbone sees them (all their pixels, after the
-transform), the backbone, the place of the cut, the mode, the precision, the batch size and the versions that
-compute. So runs and seeds share it, and none gets what is not its own. It lies in $VET_CACHE_DIR, else in
+The name of a file depends on the images as the backbone sees them (all their pixels, after the transform),
+the backbone, the place of the cut, the mode, the precision, the batch size and the versions that compute. So
+runs and seeds share the file, and no run gets wrong features. The file lies in $VET_CACHE_DIR, or in
 ~/.cache/vet, and may be deleted.
 
-What trains behind the cut learns what it learns without: bit for bit where torch takes the same kernels, and
-within rounding where not. On a CPU it does, measured on ViTs, ResNets, Swins and ConvNeXts, but where the
-last batch of an epoch has fewer than 16
-images: some products of so few rows take kernels of their own.
+The part behind the cut learns the same as without the cache: bit for bit if torch takes the same kernels,
+otherwise within rounding. On a CPU torch does, measured on ViTs, ResNets, Swins and ConvNeXts. An exception
+is a last batch of an epoch with fewer than 16 images: some products of so few rows have kernels of their own.
 """
 
 import hashlib
@@ -52,7 +51,7 @@ View = Callable[[Any], torch.Tensor]
 class Features:
     """kept_N: float32 (N, …), mapped from its file. labels_N: (N,). net: the model from the cut on.
 
-    images: keys -> their batches, for a net that needs them.
+    images: keys -> batches of images, for a net that needs images.
     """
 
     def __init__(
@@ -65,9 +64,7 @@ class Features:
         self.net, self.kept_N, self.labels_N, self._images = net, kept_N, labels_N, images
 
     def batches(self, keys: Keys, device: torch.device) -> Iterator[Batch]:
-        """As batches.load: those that `keys` lists, with what is kept of their images beside them, or
-        in place of them.
-        """
+        """The batches of `keys`, with the kept features. They have images only if the net needs images."""
         keys, again = tee(keys)
         read = (
             self._images(keys)
@@ -87,34 +84,34 @@ class Features:
 
 
 class FeatureCache:
-    """The features of a run's splits, each found when it is first asked for."""
+    """The features of a run's splits. Each split is computed when it is first used."""
 
     def __init__(self, model: Any, settings: Settings, accelerator: Accelerator):
         self.model, self.settings, self.accelerator = model, settings, accelerator
-        self._found: dict[str, Features | None] = {}
-        self._told: set[str] = set()  # the reasons that the user has heard
+        self._of_split: dict[str, Features | None] = {}
+        self._told: set[str] = set()  # reasons that were already printed
 
     def features(self, split: str, dataset: Any, views: Transforms) -> Features | None:
-        """Of all items of a split, in order: read from their file, or computed and written to it. Other
-        processes wait.
+        """The features of all items of a split, in order. They are read from their file, or computed and
+        written.
 
-        None, said on the console, where they are not the same in each epoch, or cannot be kept.
+        Other processes wait. None, with a line on the console, if features differ in each epoch, or cannot be
+        kept.
         """
-        if split not in self._found:
-            found, reason = None, ''
+        if split not in self._of_split:
+            features, reason = None, ''
             try:
-                found = self._find(split, dataset, views)
+                features = self._find(split, dataset, views)
             except NoCutError as error:
                 reason = str(error)
-            if reasons := [
-                text for text in gather_object([reason]) if text
-            ]:  # a draw may come to light on one process only
-                found = None
+            # one process alone may notice a random draw
+            if reasons := [text for text in gather_object([reason]) if text]:
+                features = None
                 if self.accelerator.is_main_process and reasons[0] not in self._told:
                     self._told.add(reasons[0])
                     say(f'train.cache_features has no effect on the {split} images: {reasons[0]}.')
-            self._found[split] = found
-        return self._found[split]
+            self._of_split[split] = features
+        return self._of_split[split]
 
     def _find(self, split: str, dataset: Any, views: Transforms) -> Features:
         train, is_train = self.settings.train, split == 'train'
@@ -139,8 +136,9 @@ class FeatureCache:
 
 
 class _Still(Dataset):
-    """A dataset, or a transform, whose every draw at random raises: a worker's process hands a
-    UserError on.
+    """A dataset or a transform.
+
+    A random draw within it raises NoCutError, a UserError, which workers pass on.
     """
 
     def __init__(self, inner: Any):
@@ -153,12 +151,12 @@ class _Still(Dataset):
     def __call__(self, image: Any) -> Any:
         return self._read(self.inner, image)
 
-    def _read(self, read: Callable[[Any], Any], what: Any) -> Any:
+    def _read(self, read: Callable[[Any], Any], argument: Any) -> Any:
         before = _random_state()
-        found = read(what)
+        result = read(argument)
         if _random_state() != before:
             raise NoCutError('the transform or the dataset draws at random')
-        return found
+        return result
 
 
 @torch.no_grad()
@@ -170,8 +168,10 @@ def cached_features(
     accelerator: Accelerator,
     train: Train | None = None,
 ) -> Features:
-    """The features of a dataset as they are in training, where `train` is given, or in evaluation. NoCutError
-    where there are none that are the same each time."""
+    """The features of a dataset, as in training if `train` is given, otherwise as in evaluation.
+
+    NoCutError if no features are the same each time.
+    """
     device, size = accelerator.device, loader.batch_size_per_gpu
     still, normalise = split_normalisation(view)
 
@@ -194,7 +194,7 @@ def cached_features(
         mode.enter_context(accelerator.autocast())
         cut = find_cut(model, first.shape)
         if train:
-            model.backbone.train()  # in eval, nn.MultiheadAttention takes other kernels
+            model.backbone.train()  # in eval mode, nn.MultiheadAttention takes other kernels
             mode.enter_context(model.lean() if train.lean else nullcontext())
         before = _random_state(device)
         cut.look(first[None].to(device))
@@ -234,7 +234,7 @@ def cached_features(
             return cache_path(f'{stem}-{seen.hexdigest()[:16]}.npy')
 
         def look_if_any() -> None:
-            """One look at the images tells which file is theirs, if there is one."""
+            """Reads the images once, if there may be a file. The images tell which file is theirs."""
             if not labels and any(cache_path(stem).parent.glob(f'{stem}-*.npy')):
                 for _ in looked_at(pixels(keys)):
                     pass
@@ -243,7 +243,7 @@ def cached_features(
         if not labels or not _is_whole(file()):
             try:
                 with locked(cache_path(stem)) as temporary:
-                    look_if_any()  # another process may have written it meanwhile
+                    look_if_any()  # another process may have written the file meanwhile
                     if not labels or not _is_whole(file()):
                         batches = pixels(keys) if labels else looked_at(pixels(keys))
                         _compute(temporary, cut, normalised(batches), (len(dataset), *cut.shape))
@@ -259,7 +259,7 @@ def cached_features(
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file is there and ends with the sha256 of all that is before it, as `_compute` writes it."""
+    """Whether the file exists and ends with the sha256 of all bytes before, as `_compute` writes it."""
     if not path.is_file() or path.stat().st_size <= DIGEST_BYTES:
         return False
     digest, left = hashlib.sha256(), path.stat().st_size - DIGEST_BYTES
@@ -272,15 +272,18 @@ def _is_whole(path: Path) -> bool:
 
 
 def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[int, ...]) -> None:
-    """Writes the features. NoCutError where the disk has no room for them."""
+    """Writes the features. NoCutError if the disk has no room."""
     folder = temporary.parent
     size, free = 4 * math.prod(shape) / 2**20, shutil.disk_usage(folder).free / 2**20
-    what = f'the features of {shape[0]:,} images, {" x ".join(map(str, shape[1:]))} numbers each, take {size:,.0f} MiB'
+    need = (
+        f'the features of {shape[0]:,} images, {" x ".join(map(str, shape[1:]))} numbers each, take '
+        f'{size:,.0f} MiB'
+    )
     if size > FULL * free:
         raise NoCutError(
-            f'{what}, and {str(folder)!r} has {free:,.0f} MiB free; set VET_CACHE_DIR to a folder with more'
+            f'{need}, and {str(folder)!r} has {free:,.0f} MiB free; set VET_CACHE_DIR to a folder with more'
         )
-    say(f'{what} in {folder}')
+    say(f'{need} in {folder}')
     digest, header = hashlib.sha256(), io.BytesIO()
     np.lib.format.write_array_header_1_0(header, dict(descr='<f4', fortran_order=False, shape=shape))
     with open(temporary, 'wb') as file:
@@ -296,14 +299,14 @@ def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[i
                 raise UserError(
                     f'train.cache_features needs images of one size, but some reach {cut.name!r} as '
                     f'{tuple(kept.shape[1:])} and others as {tuple(cut.shape)}; set it to False, or resize '
-                    'them.'
+                    'the images.'
                 )
             write(kept.float().cpu().numpy().tobytes())
         file.write(digest.digest())
 
 
 def _random_state(device: torch.device | None = None) -> tuple[Any, ...]:
-    """Of every generator, that of a GPU too where `device` is one: it changes whenever one draws."""
+    """The state of every generator, with a GPU's if `device` is a GPU. Each draw changes the state."""
     numbers: Any
     _, numbers, *place = np.random.get_state()
     on_device = (

@@ -1,11 +1,12 @@
-"""Images decoded once: what the still beginning of a transform (resize, centre crop) makes of them, kept on
-disk for all epochs and runs, pixel for pixel and of any size. What follows in the transform draws and
-computes as it does without: results are equal.
+"""Images that are decoded once, and kept on disk for all epochs and runs, pixel for pixel and of any size.
 
-The file of a set of images is named by the images (files by path, size, inode and times of change; others by
-their pixels), by that beginning of the transform, by the settings of the dataset, and by the code that
-decodes and resizes. A transform that begins at random, such as with RandomResizedCrop, keeps whole decoded
-images; with a Resize before it, small ones, from which the crops are then taken.
+The cache keeps images after the steps of a transform that draw nothing at random (resize, centre crop) at its
+beginning. The other steps draw and compute as without the cache, so results are equal.
+
+The name of a file depends on the images (files: path, size, inode and times of change; other images: their
+pixels), on the first steps of the transform, on the settings of the dataset, and on the code that decodes and
+resizes. If a transform begins with a random step, such as RandomResizedCrop, whole decoded images are kept.
+With a Resize before that step, small images are kept, and crops are taken from them.
 
 Layout: heights, widths and the CRC-32 of the pixels, int64 (N, 3); then the pixels of one image after the
     other, uint8 (H, W, 3).
@@ -46,25 +47,25 @@ OPENS = (ImageDataset.open, TorchvisionDataset.open)
 
 
 class NotKeptError(UserError):
-    """Why images cannot be kept."""
+    """Images cannot be kept. The message says why."""
 
 
 class CachedImages(Dataset):
-    """The images of a file, RGB, with the classes and labels of the dataset that they were read from.
+    """The images of a cache file, RGB, with the classes and labels of their dataset.
 
-    Each is read where it lies, not mapped: the memory of a process does not grow with what it has seen.
-    as_tensors: an item's image is a uint8 tensor (3, H, W), channels last in memory, in place of a PIL image.
+    Each image is read from the file, and the file is not mapped. So the memory of a process does not grow.
+    as_tensors: an image is a uint8 tensor (3, H, W), channels last in memory, in place of a PIL image.
     """
 
     def __init__(self, path: Path, classes: list[str], targets: list[int], as_tensors: bool = False):
         self.path, self.classes, self.targets, self.as_tensors = path, classes, targets, as_tensors
-        self._file = open(path, 'rb')  # goes on to be readable where the folder is deleted meanwhile
+        self._file = open(path, 'rb')  # stays readable if the folder is deleted meanwhile
         table = np.fromfile(self._file, '<i8', 3 * len(targets))
         self.sizes_N2, self._sums_N = table.reshape(-1, 3)[:, :2], table.reshape(-1, 3)[:, 2]
         self._ends_N = table.nbytes + 3 * self.sizes_N2.prod(1).cumsum()
         self._on: list[torch.Tensor] | None = None
 
-    def __reduce__(self) -> tuple:  # to workers that are not forked
+    def __reduce__(self) -> tuple:  # for workers that are not forked
         return CachedImages, (self.path, self.classes, self.targets, self.as_tensors)
 
     def __len__(self) -> int:
@@ -72,13 +73,11 @@ class CachedImages(Dataset):
 
     @property
     def nbytes(self) -> int:
-        """Of all pixels."""
+        """The bytes of all pixels."""
         return int(3 * self.sizes_N2.prod(1).sum())
 
     def on(self, device: torch.device, room: float) -> list[torch.Tensor] | None:
-        """All images, as tensors, on a device, once read; None where they take more than `room` bytes
-        of it.
-        """
+        """All images as tensors on a device, read once. None: they need more than `room` bytes."""
         if self._on is None and self.nbytes <= room:
             self._on = [self[index][0].as_subclass(torch.Tensor).to(device) for index in range(len(self))]
         return self._on
@@ -88,12 +87,13 @@ class CachedImages(Dataset):
         start = int(self._ends_N[index]) - pixels_HW3.nbytes
         if os.preadv(self._file.fileno(), [pixels_HW3.data], start) != pixels_HW3.nbytes:
             raise DataError(
-                f'{str(self.path)!r} ends within image {index}; delete it, and its images are decoded again.'
+                f'{str(self.path)!r} ends within image {index}; delete the file, so that its images are '
+                'decoded again.'
             )
         if zlib.crc32(pixels_HW3.data) != self._sums_N[index]:
             raise DataError(
-                f'{str(self.path)!r} is damaged at image {index}; delete it, and its images are decoded '
-                'again.'
+                f'{str(self.path)!r} is damaged at image {index}; delete the file, so that its images are '
+                'decoded again.'
             )
         image = (
             tv_tensors.Image(torch.from_numpy(pixels_HW3).permute(2, 0, 1))
@@ -104,28 +104,28 @@ class CachedImages(Dataset):
 
 
 class ImageCache:
-    """The images of a run's splits, each kept when it is first asked for."""
+    """The images of a run's splits. Each split is kept when it is first used."""
 
     def __init__(self, settings: Settings, accelerator: Accelerator):
         self.settings, self._says = settings, accelerator.is_main_process
-        self._found: dict[str, tuple[Any, Transforms]] = {}
-        self._told: set[str] = set()  # the reasons that the user has heard
+        self._of_split: dict[str, tuple[Any, Transforms]] = {}
+        self._told: set[str] = set()  # reasons that were already printed
 
     def kept(self, split: str, dataset: Any, views: Transforms) -> tuple[Any, Transforms]:
-        """A split's images after the still beginning of the view of each task, and what is left of the views.
+        """A split's images after the first steps of each task's view, and the remaining steps of the views.
 
-        As they are given, said on the console, where they cannot be kept.
+        If the images cannot be kept: the images and views as given, with a line on the console.
         """
-        if split not in self._found:
+        if split not in self._of_split:
             loader = (self.settings.train if split == 'train' else self.settings.evaluation).dataloader
             try:
-                self._found[split] = _keep(dataset, views, loader.workers_per_gpu)
+                self._of_split[split] = _keep(dataset, views, loader.workers_per_gpu)
             except NotKeptError as error:
-                self._found[split] = dataset, views
+                self._of_split[split] = dataset, views
                 if self._says and str(error) not in self._told:
                     self._told.add(str(error))
                     say(f'train.cache_images has no effect on the {split} images: {error}.')
-        return self._found[split]
+        return self._of_split[split]
 
 
 def _keep(dataset: Any, views: Transforms, workers: int) -> tuple[Any, Transforms]:
@@ -144,10 +144,9 @@ def _keep(dataset: Any, views: Transforms, workers: int) -> tuple[Any, Transform
 def cached_images(
     dataset: Any, still: list[Callable], workers: int = 0, as_tensors: bool = False
 ) -> CachedImages:
-    """All images of a dataset after the transforms `still`: of their file, or decoded and written to it.
-    Other processes wait.
+    """All images of a dataset after the transforms `still`, read from their file, or decoded and written.
 
-    NotKeptError where a change of theirs would not be noticed, or where there is no room.
+    Other processes wait. NotKeptError if a change of the images would not be noticed, or if there is no room.
     """
     digest = hashlib.sha256(
         repr((still, *map(metadata.version, ('pillow', 'torchvision')), _decoder())).encode()
@@ -165,7 +164,7 @@ def cached_images(
 
 
 def _is_whole(path: Path, count: int) -> bool:
-    """Whether a file is as long as its table says. Pixels are looked at when they are read."""
+    """Whether the file is as long as its table says. Pixels are checked when they are read."""
     table = np.fromfile(path, '<i8', 3 * count)
     if table.size != 3 * count or (table < 0).any():
         return False
@@ -174,16 +173,17 @@ def _is_whole(path: Path, count: int) -> bool:
 
 
 def _decoder() -> tuple[Any, ...]:
-    """What the pixels of a file depend on beside the file: vet's own code, Pillow's libraries, and
+    """Facts that the pixels of a file depend on, beside the file: vet's code, Pillow's libraries and
     Pillow's switch.
     """
-    own = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
-    return own, ImageFile.LOAD_TRUNCATED_IMAGES, *(features.version(name) for name in CODECS)
+    code = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
+    return code, ImageFile.LOAD_TRUNCATED_IMAGES, *(features.version(name) for name in CODECS)
 
 
 def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, path: Path) -> None:
-    """Decodes each image once, and writes the file. NotKeptError as soon as its size, as it looks by
-    then, is too much.
+    """Decodes each image once, and writes the file.
+
+    NotKeptError as soon as the estimated size is too large.
     """
     count, done = len(dataset), 0
     table_N3 = np.zeros((count, 3), '<i8')
@@ -210,11 +210,11 @@ def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, pa
         file.seek(0)
         file.write(table_N3.tobytes())
         file.flush()
-        os.fsync(file.fileno())  # or after a power failure the name might be there, and the pixels not
+        os.fsync(file.fileno())  # otherwise, after a power failure, the name might exist without the pixels
 
 
 def _identities(dataset: Any) -> Iterator[Any]:
-    """What tells each image from others, and from what it was before a change."""
+    """For each image, facts that differ between images, and that change when the image changes."""
     indices: Sequence[int] = range(len(dataset))
     while isinstance(dataset, Part):
         dataset, indices = dataset.dataset, [dataset.indices[i] for i in indices]
@@ -233,10 +233,10 @@ def _identities(dataset: Any) -> Iterator[Any]:
         source = dataset.samples[index][0]
         if isinstance(source, str | os.PathLike):
             try:
-                found = os.stat(source)
+                state = os.stat(source)
             except OSError as error:
                 raise NotKeptError(f'{os.fspath(source)!r} is no file: {error.strerror}') from error
-            yield os.path.abspath(source), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+            yield os.path.abspath(source), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
         else:
             image = dataset.open(source)
             yield image.size, hashlib.sha256(image.tobytes()).digest()

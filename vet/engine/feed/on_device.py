@@ -1,4 +1,4 @@
-"""Random transforms on the device that trains: each image, a uint8 tensor, with the draws that it has in a
+"""Random transforms on the device that trains. Each image is a uint8 tensor, and has the same draws as in a
 worker.
 
 Used by door.py.
@@ -18,17 +18,18 @@ from vet.engine.feed.image_cache import CachedImages
 from vet.seeding import draws_apart, seed_everything
 from vet.transforms.torchvision import split_at_tensor, split_normalisation
 
-SHARE = 0.25  # of the memory that is free on a GPU before the first step: more no images may take
-Items = Iterator[
-    tuple[Sequence[torch.Tensor], Sequence[int], Sequence[int], str | None]
-]  # images, labels, weights; the task
+SHARE = 0.25  # the largest share of a GPU's free memory, before the first step, for images
+# (images, labels, weights, task)
+Items = Iterator[tuple[Sequence[torch.Tensor], Sequence[int], Sequence[int], str | None]]
 
 
 def load_on_device(
     dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """As batches.load of transforms that begin as tensors, but that workers end with the tensor. Where the
-    images of a cache fit into a GPU's memory they lie there, and need no workers."""
+    """The same as batches.load, for transforms that begin as tensors. Workers stop at the tensor.
+
+    If the images of a cache fit into a GPU's memory, they stay there, and need no workers.
+    """
     parts = {task: split_at_tensor(transform) for task, transform in transforms.items()}
     firsts = {task: first for task, (first, _) in parts.items()}
     rests = {task: split_normalisation(rest) for task, (_, rest) in parts.items()}
@@ -53,12 +54,8 @@ def load_on_device(
 def _picked(images: Sequence[torch.Tensor], targets: Sequence[int], keys: Keys) -> Items:
     for listed in keys:
         _, indices, weights = zip(*listed)
-        yield (
-            [images[i].clone() for i in indices],
-            [targets[i] for i in indices],
-            weights,
-            None,
-        )  # a transform may write into it
+        copies = [images[i].clone() for i in indices]  # a transform may write into an image
+        yield copies, [targets[i] for i in indices], weights, None
 
 
 def _sent(
@@ -72,8 +69,9 @@ def _sent(
 
 
 def _flattened(items: list[tuple[torch.Tensor, int, int, str | None]]) -> tuple:
-    """All pixels in one tensor, the shapes (H, W, C), labels, weights and the task: tensors pass from a
-    worker by a file each.
+    """All pixels in one tensor, the shapes (H, W, C), labels, weights and the task.
+
+    One tensor is better than many, because each tensor from a worker passes through its own file.
     """
     images, labels, weights, tasks = zip(*items)
     rows = [image.as_subclass(torch.Tensor).permute(1, 2, 0) for image in images]
@@ -81,5 +79,5 @@ def _flattened(items: list[tuple[torch.Tensor, int, int, str | None]]) -> tuple:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """0 where the device has no memory of its own."""
+    """The free memory of a GPU. 0 for a device without memory of its own."""
     return torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else 0

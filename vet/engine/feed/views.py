@@ -1,5 +1,4 @@
-"""What is asked of transforms before a run begins: that images are normalised once and alike, and that the
-network takes them.
+"""Checks of transforms before a run: images are normalised once and in the same way, and fit the network.
 
 Used by trainer.py and by `vet test`.
 """
@@ -20,13 +19,13 @@ from vet.transforms.torchvision import normalisation
 
 
 def refuse_two_normalisations(augment: Callable, view: Callable) -> None:
-    """UserError where images are normalised by other numbers in training than in evaluation."""
+    """UserError if images are normalised by other numbers in training than in evaluation."""
     ours, theirs = normalisation(augment), normalisation(view)
     if not all(torch.allclose(torch.tensor(a), torch.tensor(b), atol=1e-4) for a, b in zip(ours, theirs)):
         raise UserError(
             f'train.transform normalises images by {_told(*ours)}, but images are evaluated by '
-            f'{_told(*theirs)}. Leave Normalize out of both, and images are normalised as the backbone needs '
-            'it; or give the same in train.transform and in evaluation.transform.'
+            f'{_told(*theirs)}. Leave Normalize out of both, so that images are normalised as the backbone '
+            'needs it; or give the same in train.transform and in evaluation.transform.'
         )
 
 
@@ -34,8 +33,11 @@ def refuse_two_normalisations(augment: Callable, view: Callable) -> None:
 def refuse_unfit_views(
     model: Any, dataset: Any, key: str, views: Transforms, accelerator: Accelerator
 ) -> None:
-    """UserError where the transforms of the setting `key` make of a dataset's first image, of each task, no
-    tensor (3, H, W) of a size that the network takes."""
+    """UserError if the transforms of the setting `key` do not fit the network.
+
+    They must make a tensor (3, H, W) of a dataset's first image, for each task, in a size that the network
+    takes.
+    """
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         classifier = model.for_task(task)
         given, _ = item_of(part, 0)

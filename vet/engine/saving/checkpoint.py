@@ -1,12 +1,11 @@
-"""Checkpoints: what was trained, the optimizer's state and where the run stands, as tensors and JSON in one
+"""Checkpoints: the trained tensors, the optimizer's state and the progress of a run, as tensors and JSON in a
 folder.
 
-`step-00000120/state.safetensors` holds tensors under 'model.', 'tuners.', 'optimizer.', 'ema.' and 'best.';
-`progress.json` the rest. Every random draw is a function of the seed and the step (see seeding), so those two
-are the whole random state.
+`step-00000120/state.safetensors` holds tensors under 'model.', 'tuners.', 'optimizer.', 'ema.' and 'best.'.
+`progress.json` holds the rest. Every random draw is a function of the seed and the step (see seeding), so
+these two are the whole random state.
 
-progress.json has the sha256 of the tensor file and of its own values, so that a damaged checkpoint is found
-out.
+progress.json has the sha256 of the tensor file and of its own values. So vet notices a damaged checkpoint.
 """
 
 import copy
@@ -26,7 +25,7 @@ from vet.errors import DataError, TrainingError
 from vet.files import publish_folder, read_json, remove_folder, write_file, writing
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
-FORMAT = 1  # of progress.json; checkpoints before it have no sha256
+FORMAT = 1  # of progress.json; older checkpoints have no sha256
 
 
 class NewerError(TrainingError):
@@ -35,19 +34,19 @@ class NewerError(TrainingError):
 
 @dataclass
 class Progress:
-    """Where a run stands after `step` optimizer steps."""
+    """The state of a run after `step` optimizer steps."""
 
     seed: int
     step: int = 0
-    processes: int = 1  # that share a global batch
-    log_bytes: int = 0  # the log's length, to which a resumed run cuts it back
+    processes: int = 1  # the processes that share a global batch
+    log_bytes: int = 0  # the log's length; a resumed run cuts the log back to this length
     best: float | None = None  # the best validation result so far, and its epoch
     best_epoch: int = 0
-    stopped: bool = False  # early
+    stopped: bool = False  # whether the run stopped early
     train_seconds: float = 0.0
     before: dict[str, float] | None = None  # the test result before step 0
-    pending: bool = False  # an epoch has ended, and its validation is to come
-    meter: list[float] = field(default_factory=list)  # what the next record counts already; see Meter.state
+    pending: bool = False  # whether an epoch has ended, but its validation is not done
+    meter: list[float] = field(default_factory=list)  # counts for the next record; see Meter.state
 
 
 def save_checkpoint(
@@ -55,7 +54,7 @@ def save_checkpoint(
 ) -> None:
     """Publishes `folder/step-…`, then removes all but the newest `keep`.
 
-    parts: 'model', 'optimizer', … to named tensors.
+    parts: {'model': named tensors, 'optimizer': named tensors, …}.
     """
     tensors = {
         f'{part}.{name}': tensor.detach().cpu().contiguous().clone()
@@ -76,15 +75,16 @@ def save_checkpoint(
 
 
 def checksum(values: Mapping[str, Any]) -> str:
-    """The sha256 of all values of a progress.json but the checksum itself."""
+    """The sha256 of all values of a progress.json except the checksum itself."""
     return sha256_of(
         json.dumps({key: values[key] for key in sorted(values) if key != 'checksum'}, sort_keys=True).encode()
     )
 
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Tensor]]]:
-    """The progress and the parts of one checkpoint. DataError where a file is missing or damaged,
-    NewerError for a newer vet's.
+    """The progress and the parts of a checkpoint.
+
+    DataError if a file is missing or damaged. NewerError for a checkpoint of a newer vet.
     """
     try:
         progress, sha256 = _load_progress(path / PROGRESS)
@@ -102,8 +102,9 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Ten
 
 
 def _load_progress(path: Path) -> tuple[Progress, str | None]:
-    """What progress.json says, and the sha256 of the tensor file beside it; None in a file from before
-    checksums.
+    """The values of progress.json, and the sha256 of the tensor file.
+
+    None: the file is older than checksums.
     """
     values = read_json(path)
     if not isinstance(values, dict):
@@ -112,15 +113,13 @@ def _load_progress(path: Path) -> tuple[Progress, str | None]:
     if isinstance(form, int) and form > FORMAT:
         raise NewerError(
             f'{str(path)!r} was written by a newer version of vet ({made_by}; this is {vet.__version__}). '
-            'Update vet, then go on with --resume auto.'
+            'Update vet, then continue with --resume auto.'
         )
     given = dict(values)
     digests = [given.pop(key, None) for key in ('vet', 'format', 'sha256', 'checksum')][2:]
     try:
         if form and digests[1] != checksum(values):
-            raise DataError(
-                f'{str(path)!r} is damaged: its values have another checksum than the one written.'
-            )
+            raise DataError(f'{str(path)!r} is damaged: its values do not fit its checksum.')
         progress = Progress(**given)
         if not all(type(number) is int and number >= 0 for number in (progress.step, progress.log_bytes)):
             raise DataError(
@@ -133,12 +132,12 @@ def _load_progress(path: Path) -> tuple[Progress, str | None]:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The published checkpoints in a folder, oldest first."""
-    found = (path for path in folder.glob('step-*') if re.fullmatch(r'step-\d+', path.name))
-    return sorted(found, key=lambda path: int(path.name.partition('-')[2]))
+    checkpoints = (path for path in folder.glob('step-*') if re.fullmatch(r'step-\d+', path.name))
+    return sorted(checkpoints, key=lambda path: int(path.name.partition('-')[2]))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
-    """The optimizer's tensors and numbers by 'parameter:entry'."""
+    """The optimizer's tensors and numbers, by 'parameter:entry'."""
     return {
         f'{names[parameter]}:{entry}': value
         if isinstance(value, torch.Tensor)
@@ -154,10 +153,10 @@ def load_optimizer_state(
     parameters: Mapping[str, torch.nn.Parameter],
     saved: Mapping[str, torch.Tensor],
 ) -> None:
-    """Puts `optimizer_state` back, exactly. Numbers that were no tensors come back as numbers.
+    """Restores `optimizer_state` exactly. Numbers that were no tensors become numbers again.
 
-    DataError, before anything is put back, for an entry of another name, shape or dtype than the optimizer
-    makes itself.
+    DataError for an entry whose name, shape or dtype the optimizer itself would not make. Then nothing is
+    restored.
     """
     made = _state_after_a_step(optimizer)
     for key, value in saved.items():
@@ -185,9 +184,7 @@ def load_optimizer_state(
 
 
 def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, dict[str, Any]]:
-    """The state that a copy of a fresh optimizer has after one step, of zero gradients, for each of its
-    parameters.
-    """
+    """For each parameter, the state that a copy of a fresh optimizer has after one step of zero gradients."""
     other = copy.deepcopy(optimizer)
     for parameter in _parameters(other):
         parameter.grad = torch.zeros_like(parameter)

@@ -1,6 +1,4 @@
-"""TensorBoard's event file, written in the process itself: a thread of its own would hide what the disk
-refuses.
-"""
+"""TensorBoard's event file. This process writes it, because another thread would hide errors of the disk."""
 
 import os
 import socket
@@ -13,8 +11,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 class Events:
-    """Writes scalars to a new file in `folder`. What older files there say of step `first_step` and
-    later counts no more.
+    """Writes scalars to a new file in `folder`.
+
+    Records of older files for step `first_step` and later steps are void.
     """
 
     def __init__(self, folder: Path, first_step: int):

@@ -1,8 +1,10 @@
-"""The identity of a run: what its result depends on beside the config. A run that goes on must find the same.
+"""The identity of a run: facts that its result depends on beside the config. A resumed run must have the same
+identity.
 
-classes: their names, in the order of the labels. data: of each split the number of images, and digests of
-    their names, labels and
-contents. weights: the sha256 of the backbone's weights. versions: of the packages that compute.
+classes: their names, in the order of the labels.
+data: for each split the number of images, and digests of their names, labels and contents.
+weights: the sha256 of the backbone's weights.
+versions: of the packages that compute.
 """
 
 import hashlib
@@ -18,8 +20,8 @@ import vet
 from vet.datasets.base import item_of, sources_of
 from vet.engine.feed.door import opened
 
-CONTENT_BYTES = 256 * 2**20  # of a split: so much of its contents is read, spread over all of its files
-ITEMS = 8  # about so many of a dataset that does not say what its items are read from
+CONTENT_BYTES = 256 * 2**20  # of each split, this many bytes are read, spread over all its files
+ITEMS = 8  # about this many items are read of a dataset that does not say its sources
 VERSIONS = ('torch', 'torchvision', 'timm', 'pillow')
 DATA = dict(
     images='the number of images',
@@ -41,19 +43,19 @@ def identity_of(model: Any, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, but for versions, one text each."""
-    found = []
+    """The differences between two identities, without versions, one text each."""
+    texts = []
     for task in sorted({*before['classes'], *now['classes']}):
         was, is_ = before['classes'].get(task), now['classes'].get(task)
         if was != is_:
-            found.append(f'the classes{_of(task)} ({_first(was or [], is_ or [])})')
+            texts.append(f'the classes{_of(task)} ({_first(was or [], is_ or [])})')
     for split in sorted({*before['data'], *now['data']}):
-        found += _of_split(split, before['data'].get(split), now['data'].get(split))
+        texts += _of_split(split, before['data'].get(split), now['data'].get(split))
     for task in sorted({*before['weights'], *now['weights']}):
         was, is_ = before['weights'].get(task), now['weights'].get(task)
         if was != is_:
-            found.append(f"the backbone's weights{_of(task)} (sha256 {was}, now {is_})")
-    return found
+            texts.append(f"the backbone's weights{_of(task)} (sha256 {was}, now {is_})")
+    return texts
 
 
 def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -80,7 +82,8 @@ def _first(was: list[str], is_: list[str]) -> str:
 
 def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
     if was is None or is_ is None:
-        yield f'the {split} split ({"none" if was is None else "one"} before, {"none" if is_ is None else "one"} now)'
+        was_there, is_there = ('none' if part is None else 'one' for part in (was, is_))
+        yield f'the {split} split ({was_there} before, {is_there} now)'
     elif was['images'] != is_['images']:
         yield f'the {split} images ({was["images"]:,}, now {is_["images"]:,})'
     elif kinds := [text for key, text in DATA.items() if was.get(key) != is_.get(key)]:
@@ -108,22 +111,21 @@ def _of_dataset(dataset: Any) -> dict[str, Any]:
 
 
 def _items(dataset: Any) -> list[Any]:
-    """Some items of a dataset that does not say what it reads: their pixels and labels, as far as they stay
-    the same.
+    """Digests of the pixels and labels of some items, for a dataset that does not say its sources.
 
-    An item is read twice. Nothing is known of items that differ each time, as random transforms make them.
+    An item is read twice. None stands for an item that differs each time, such as after a random transform.
     """
-    found = []
+    items = []
     for index in range(0, len(dataset), max(1, len(dataset) // ITEMS)):
         first, second = (item_of(dataset, index) for _ in range(2))
         pixels = [np.asarray(opened(image)) for image, _ in (first, second)]
         is_same = np.array_equal(pixels[0], pixels[1]) and first[1] == second[1]
-        found.append((_in_memory(pixels[0]), first[1]) if is_same else None)
-    return found
+        items.append((_in_memory(pixels[0]), first[1]) if is_same else None)
+    return items
 
 
 def _contents(files: list[str]) -> str:
-    """Of the sizes of all files, and of as many whole files, evenly spread, as CONTENT_BYTES allow."""
+    """A digest of the sizes of all files, and of some whole files, evenly spread, as CONTENT_BYTES allows."""
     sizes = [os.stat(path).st_size for path in files]
     every = max(1, -(-sum(sizes) // CONTENT_BYTES))
     digest = hashlib.sha256(repr(sizes).encode())
@@ -134,7 +136,7 @@ def _contents(files: list[str]) -> str:
 
 
 def _in_memory(source: Any) -> str | None:
-    """A digest of an image in memory; None for what is read in a way of the dataset's own."""
+    """A digest of an image in memory. None for an item that the dataset reads in its own way."""
     if isinstance(source, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(source).tobytes()).hexdigest()
     if isinstance(source, Image.Image):

@@ -1,5 +1,5 @@
-"""The record of a run: log.jsonl (one JSON object a line), TensorBoard events, and curves.png drawn
-from the log.
+"""The record of a run: log.jsonl (one JSON object per line), TensorBoard events, and curves.png, drawn from
+the log.
 """
 
 import io
@@ -23,8 +23,9 @@ LOG = 'log.jsonl'
 
 
 class Log:
-    """Appends records to `folder/log.jsonl` and to TensorBoard. `cut_at`: the length to which a resumed
-    run cuts it back.
+    """Appends records to `folder/log.jsonl` and to TensorBoard.
+
+    cut_at: a resumed run cuts the log back to this length.
     """
 
     def __init__(self, folder: Path, step: int, cut_at: int):
@@ -33,9 +34,8 @@ class Log:
         self._path = folder / LOG
         with writing(self._path):
             self._file = open(self._path, 'ab')
-            self._file.truncate(
-                min(cut_at, self._file.tell())
-            )  # of a checkpoint from elsewhere, the log is not here
+            # for a checkpoint from another folder, the log is not here
+            self._file.truncate(min(cut_at, self._file.tell()))
             self._events = Events(folder / 'tensorboard', step + 1)
 
     def write(self, step: int, **values: Any) -> None:
@@ -46,7 +46,7 @@ class Log:
                     self._events.add_scalar(name, value, step)
 
     def flush(self) -> int:
-        """Makes what was written last, and returns the log's length in bytes."""
+        """Waits until all records are on the disk. Returns the log's length in bytes."""
         with writing(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -62,7 +62,7 @@ class Log:
                 self._file.close()
                 self._events.close()
         except TrainingError:
-            if error is None:  # else that is what the user must hear of
+            if error is None:  # otherwise the user must hear of `error`
                 raise
 
 
@@ -84,8 +84,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory held so far, MiB: on the GPU as torch counts it, else of this process. 0 on
-    Windows, which does not say.
+    """The most memory held so far, in MiB: on the GPU as torch counts it, or by this process. 0 on
+    Windows.
     """
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -1,4 +1,4 @@
-"""What a run does at its very end, tried at its start, so that no run of hours cannot be saved."""
+"""Tries the end of a run at its start, so that a run of hours can always be saved."""
 
 import os
 import shutil

@@ -1,8 +1,9 @@
-"""WorkFolder: what one training run writes, who may go on from it, and how it is known to be finished.
+"""WorkFolder: the files of one training run. Decides who may continue the run, and whether the run is
+finished.
 
-config.json, environment.json, identity.json, log.jsonl, tensorboard/, checkpoints/step-…/, predictions.npz
-(of the test split), output/ (the model folder), curves.png and, last of all, summary.json. A lock on the file
-.lock keeps a second run out.
+The files are config.json, environment.json, identity.json, log.jsonl, tensorboard/, checkpoints/step-…/,
+predictions.npz (of the test split), output/ (the model folder), curves.png and, last of all, summary.json. A
+lock on the file .lock keeps a second run out.
 """
 
 import json
@@ -43,13 +44,14 @@ FOLDERS = ('checkpoints', 'output', 'tensorboard')
 
 
 class WorkFolder:
-    """One run's folder. resume: None (must hold no run), 'auto' (goes on from the newest whole checkpoint, if
-    any), or the path of a checkpoint.
+    """The folder of one run.
 
-    is_new: whether the folder must be new; then a number is added to its name where the name is taken.
+    resume: None (the folder must hold no run), 'auto' (continues from the newest whole checkpoint, if there
+        is one), or the path of a checkpoint.
+    is_new: whether the folder must be new. If the name is taken, a number is added to it.
     """
 
-    # settings that a resumed run may change: no weight does
+    # settings that a resumed run may change, because they change no weight
     free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs')
 
     def __init__(self, path: str | Path, resume: str | None = None, is_new: bool = False):
@@ -67,20 +69,20 @@ class WorkFolder:
     def begin(
         self, settings: Settings, identity: Mapping[str, Any], environment: Mapping[str, Any]
     ) -> Path | None:
-        """Locks the folder and prepares it. Returns the checkpoint to go on from, None for a fresh start. On
-        one process only.
+        """Locks the folder and prepares it. Only one process calls this.
 
-        identity: see `identity_of`. environment: written with the config.
+        Returns the checkpoint to continue from. None: a fresh start.
+        identity: see `identity_of`. environment: a dict that is written beside the config.
         """
         self._make()
         self._refuse_occupied()
-        config, found = settings.to_dict(), list_checkpoints(self.checkpoints)
-        checkpoint = self._choose(found)
+        config, checkpoints = settings.to_dict(), list_checkpoints(self.checkpoints)
+        checkpoint = self._choose(checkpoints)
         if checkpoint:
             self._check_config(config)
             self._check_identity(checkpoint.absolute().parents[1], identity)
         try:
-            self._clear(found, checkpoint)
+            self._clear(checkpoints, checkpoint)
             write_file(self.path / 'environment.json', json.dumps(environment, indent=1))
             write_file(self.path / 'config.json', json.dumps(config, indent=1))
             if not checkpoint or not (self.path / 'identity.json').exists():
@@ -92,24 +94,22 @@ class WorkFolder:
         return checkpoint
 
     def load(self, checkpoint: Path | None, settings: Settings) -> tuple[Progress, Parts]:
-        """The progress and parts of the checkpoint to go on from, or those of a fresh start."""
+        """The progress and parts of the checkpoint to continue from, or those of a fresh start."""
         return load_checkpoint(checkpoint) if checkpoint else (Progress(settings.seed), {})
 
     def save(self, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> None:
-        """Writes a checkpoint. TrainingError where the folder was moved or removed since `begin`."""
+        """Writes a checkpoint. TrainingError if the folder was moved or removed since `begin`."""
         if self._lock and not self._lock.is_in_place():
             raise TrainingError(
                 f'{str(self.path)!r} was moved, removed or replaced while the run wrote there. Put the '
-                'folder back, then go on with --resume auto; without the folder, begin anew.'
+                'folder back, then continue with --resume auto; without the folder, begin anew.'
             )
         save_checkpoint(self.checkpoints, progress, parts, keep)
 
     def finished(
         self, settings: Settings, identity: Callable[[], Mapping[str, Any]]
     ) -> dict[str, Any] | None:
-        """The summary of a finished run that `resume` asks to see; None where there is still something
-        to do.
-        """
+        """The summary of a finished run, if `resume` is 'auto'. None: there is work left to do."""
         path = self.path / 'summary.json'
         if self.resume != 'auto' or not path.is_file():
             return None
@@ -125,22 +125,22 @@ class WorkFolder:
         return None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The last thing a run writes."""
+        """Writes the last file of a run."""
         write_file(self.path / 'summary.json', json.dumps(summary, indent=1))
 
     def close(self) -> None:
-        """Lets other runs in."""
+        """Releases the lock, so that other runs may use the folder."""
         if self._lock:
             self._lock.release()
 
     def way_on(self) -> str:
-        """What was saved, and how to go on from there."""
-        found = list_checkpoints(self.checkpoints)
-        if not found:
-            return 'No checkpoint was written yet: mend the cause, then begin again.'
+        """A text: what was saved, and how to continue from there."""
+        checkpoints = list_checkpoints(self.checkpoints)
+        if not checkpoints:
+            return 'No checkpoint was written yet: correct the cause, then begin again.'
         return (
-            f'Nothing that was saved before is lost: the newest checkpoint is {str(found[-1])!r}. Mend the '
-            'cause, then go on with --resume auto (from Python: resume="auto").'
+            f'Nothing that was saved before is lost: the newest checkpoint is {str(checkpoints[-1])!r}. '
+            'Correct the cause, then continue with --resume auto (from Python: resume="auto").'
         )
 
     def _make(self) -> None:
@@ -168,13 +168,15 @@ class WorkFolder:
             )
         if not lock.is_real:
             say(
-                f'the file system of {str(self.path)!r} has no locks. See to it that no other run writes '
+                f'the file system of {str(self.path)!r} has no locks. Make sure that no other run writes '
                 'there.'
             )
         self._lock = lock
 
     def _refuse_occupied(self) -> None:
-        """Refuses what a run must not write over, and what would keep it from writing at its end."""
+        """Refuses files that a run must not write over, and files that would stop the run from writing at
+        its end.
+        """
         for name in (*FILES, *FOLDERS):
             path = self.path / name
             if path.is_symlink():
@@ -193,7 +195,7 @@ class WorkFolder:
         if self.resume is None and (begun or is_finished):
             state = 'a finished' if is_finished else 'an unfinished'
             raise TrainingError(
-                f'{str(self.path)!r} holds {state} run; go on with --resume auto (from Python: '
+                f'{str(self.path)!r} holds {state} run; continue with --resume auto (from Python: '
                 f'resume="auto"), or give another work folder.'
             )
         if begun or is_finished or self.resume not in (None, 'auto'):
@@ -207,15 +209,15 @@ class WorkFolder:
                 f'another work folder.'
             )
 
-    def _choose(self, found: list[Path]) -> Path | None:
-        """The checkpoint to go on from: the one that the user gave, or the newest whole one."""
+    def _choose(self, checkpoints: list[Path]) -> Path | None:
+        """The checkpoint to continue from: the user's choice, or the newest whole checkpoint."""
         if self.resume is None:
             return None
         if self.resume != 'auto':
             load_checkpoint(Path(self.resume))
             return Path(self.resume)
         damages = []
-        for checkpoint in reversed(found):
+        for checkpoint in reversed(checkpoints):
             try:
                 load_checkpoint(checkpoint)
             except NewerError:
@@ -224,7 +226,7 @@ class WorkFolder:
                 damages.append(error)
                 continue
             if damages:
-                say(f'{damages[0]} The run goes on from {str(checkpoint)!r}, which is whole.')
+                say(f'{damages[0]} The run continues from {str(checkpoint)!r}, which is whole.')
             return checkpoint
         if damages:
             raise DataError(
@@ -233,8 +235,8 @@ class WorkFolder:
             ) from damages[0]
         return None
 
-    def _clear(self, found: list[Path], checkpoint: Path | None) -> None:
-        """Removes what an ended process has left, and the checkpoints after the one to go on from.
+    def _clear(self, checkpoints: list[Path], checkpoint: Path | None) -> None:
+        """Removes unfinished files of an ended process, and the checkpoints after the chosen checkpoint.
 
         The next --resume auto must not find these. A damaged checkpoint is kept under another name.
         """
@@ -242,7 +244,7 @@ class WorkFolder:
         for folder in (self.path, self.checkpoints):
             remove_temporary(folder)
         (self.path / 'summary.json').unlink(missing_ok=True)
-        for later in found:
+        for later in checkpoints:
             if checkpoint and int(later.name[5:]) > int(checkpoint.name[5:]):
                 try:
                     load_checkpoint(later)
@@ -256,7 +258,7 @@ class WorkFolder:
             begun = read_json(path) if path.is_file() else config
         except DataError as error:
             raise DataError(
-                f'{error} The config of the run is not known. Begin anew in another work folder; or, where '
+                f'{error} The config of the run is not known. Begin anew in another work folder; or, if '
                 f'you know that the config is still the same, remove {path.name}.'
             ) from error
         changed = sorted(
@@ -273,7 +275,7 @@ class WorkFolder:
             )
 
     def _check_identity(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Refuses to go on from the run in `folder` with other classes, data or backbone weights."""
+        """Refuses to continue the run in `folder` with other classes, data or backbone weights."""
         path = folder / 'identity.json'
         if not path.is_file():
             say(
@@ -287,7 +289,7 @@ class WorkFolder:
             changed, versions = differences(before, now), other_versions(before, now)
         except (DataError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, where you know '
+                f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, if you know '
                 'that classes, images and weights are still the same, remove the file.'
             ) from error
         if changed:
@@ -303,7 +305,7 @@ class WorkFolder:
 
 
 def _newer(folder: Path) -> str:
-    """A sentence about a run that a newer version of vet began, else ''."""
+    """A sentence about a run that a newer version of vet began. '' for other runs."""
     try:
         made_by = str(read_json(folder / 'environment.json')['vet'])
     except (DataError, KeyError, TypeError):
@@ -326,8 +328,8 @@ def _free_name(path: Path) -> Path:
 def _differences(a: Any, b: Any, path: str = '') -> set[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         return {
-            found
+            difference
             for key in {*a, *b}
-            for found in _differences(a.get(key), b.get(key), f'{path}.{key}'.lstrip('.'))
+            for difference in _differences(a.get(key), b.get(key), f'{path}.{key}'.lstrip('.'))
         }
     return set() if a == b else {path}
