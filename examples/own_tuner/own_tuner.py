@@ -12,7 +12,7 @@ class Scale(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
-    def forward(self, weight, bias):  # of the layer it sits on: the new weight and bias
+    def forward(self, weight, bias):  # the layer's weight and bias -> the new weight and bias
         return self.gain * weight, bias
 
 
