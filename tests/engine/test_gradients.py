@@ -90,7 +90,7 @@ def test_zeros_alone_for_ten_steps(capsys):
     assert 'zeros' not in capsys.readouterr().err
     taken(Trial('read', 'times_zero'), 10)
     assert (
-        '1 of the 2 tensors that Trial trains (deltas.blocks.2.times_zero) got a gradient of zeros'
+        '1 of the 2 tensors that Trial trains (deltas.blocks.2.times_zero) got only zeros as gradient'
         in capsys.readouterr().err
     )
 
