@@ -96,7 +96,7 @@ def test_zeros_alone_for_ten_steps(capsys):
 
 
 def test_zeros_alone_in_a_run_of_fewer_steps():
-    with pytest.raises(TrainingError, match='zeros alone'):
+    with pytest.raises(TrainingError, match='only zeros'):
         taken(Trial('times_zero'), 4, max_epochs=4)
     taken(Trial('times_zero'), 2, max_epochs=2)
 

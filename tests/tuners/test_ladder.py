@@ -180,7 +180,7 @@ def test_count_on_vit_b16():
             dict(reduction=3),
             'vit',
             UserError,
-            r'32 channels by reduction=3 are 10, which 4 heads cannot share',
+            r'32 channels divided by reduction=3 are 10, which is no multiple of 4 heads',
         ),
         (dict(reduction=0), 'vit', UserError, r'reduction is 0'),
     ],

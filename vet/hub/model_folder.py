@@ -93,7 +93,7 @@ def read_json(path: Path, advice: str = 'Give the output/ folder of a training r
             f'{advice}'
         ) from error
     except RecursionError as error:
-        raise DataError(f'{str(path)!r} is nested deeper than any model folder of vet.') from error
+        raise DataError(f'{str(path)!r} is nested too deep for a model folder.') from error
     except ValueError as error:
         raise DataError(f'{str(path)!r} is not valid JSON: {error}.') from error
     require_texts(value, repr(str(path)))
