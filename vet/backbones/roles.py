@@ -1,9 +1,8 @@
-"""Which modules of a timm or torchvision network play which role, read off its class names and module paths.
+"""Which modules of a timm or torchvision network are its blocks, read off its class names and its lists.
 
-Both libraries name their repeated blocks alike (…Block, …Bottleneck, InvertedResidual, …), and the parts
-within them; plain
-stacks (VGG, AlexNet) have no such class: each convolution of theirs is a block. A config's `roles` overrule
-what is found.
+Both libraries name their repeated blocks alike (…Block, …Bottleneck, InvertedResidual, …), or keep them in the
+lists of stages. Plain stacks (VGG, AlexNet) have neither: each convolution of theirs is a block. The roles
+within blocks are found by the dry run, see core.inner. A config's `roles` overrule what is found.
 """
 
 import re
@@ -11,22 +10,17 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from vet.core.site import WEIGHTED, Layout
-from vet.patterns import NOTHING, fits, require_pattern
+from vet.core.flow import WEIGHTED
+from vet.core.site import Layout
+from vet.patterns import require_pattern
 
 BLOCK_CLASS = re.compile(
-    r'(.*(Block|Bottleneck|InvertedResidual|MBConv|SeparableConv|EdgeResidual)(V\d|\dd)?'
-    r'|Inception[A-E]?|Fire)'
+    r'(?!StageBlock)\w*(Block|Bottle\dneck|Bottleneck|InvertedResidual|MBConv|EdgeResidual)\w*'
+    r'|DepthwiseSeparableConv\w*|DlaBasic|\w*Cell\w*|Inception[A-E]?|Fire'
 )
-ATTENTION = r'(attn|self_attention|attention)'
-INNER = {  # below a block
-    'attn': ATTENTION,
-    'attn.qkv': rf'{ATTENTION}\.(qkv|in_proj|[qkv]_proj|[qkv]|kv)',
-    'attn.proj': rf'{ATTENTION}\.(proj|out_proj)',
-    'mlp': r'(mlp|block)',
-    'mlp.fc1': r'(mlp\.(fc1|0)|block\.3)',  # block.3, block.5: torchvision's ConvNeXt
-    'mlp.fc2': r'(mlp\.(fc2|3)|block\.5)',
-}
+OUTSIDE = re.compile(r'stem|head|classifier|final_conv|downsample\w*')  # these hold no blocks
+LISTS = (nn.Sequential, nn.ModuleList)
+LEAST = 0.5  # of a list's weights, that the blocks found below its entries hold; else the entries are blocks
 
 
 def find_layout(
@@ -42,33 +36,44 @@ def find_layout(
     classifier: the paths of its last layers, where they are kept: they are its 'head', and what it gives are
         'logits'.
     """
-    blocks = _blocks(network)
+    blocks = _blocks('', network) or [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, WEIGHTED) and re.fullmatch(r'features\.\d+', name)
+    ]
     found = {'head': '|'.join(map(re.escape, classifier)), 'logits': ''} if classifier else {}
     if blocks:
-        any_block = '|'.join(map(re.escape, blocks))
-        found |= {'block': any_block} | {role: f'({any_block})\\.{inner}' for role, inner in INNER.items()}
-        weighted = [name for name, module in network.named_modules() if isinstance(module, WEIGHTED)]
-        mlps = {name.rpartition('.')[0] for name in weighted if fits(found['mlp.fc1'], name)}
-        found['mlp'] = '|'.join(map(re.escape, sorted(mlps))) or NOTHING
-        for role in ('mlp.fc1', 'mlp.fc2'):
-            parts = [name for name in weighted if fits(found[role], name) and name.rpartition('.')[0] in mlps]
-            found[role] = '|'.join(map(re.escape, parts)) or NOTHING
+        found['block'] = '|'.join(map(re.escape, blocks))
     for role, pattern in (roles or {}).items():
         require_pattern(pattern, f'model.backbone.roles[{role!r}]')
     return Layout(found | dict(roles or {}), grid, num_prefix_tokens)
 
 
-def _blocks(network: nn.Module) -> list[str]:
-    blocks: list[str] = []
-    for name, module in network.named_modules():
-        if (
-            name
-            and BLOCK_CLASS.fullmatch(type(module).__name__)
-            and not name.startswith(tuple(f'{b}.' for b in blocks))
-        ):
-            blocks.append(name)
-    return blocks or [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, WEIGHTED) and re.fullmatch(r'features\.\d+', name)
-    ]
+def _blocks(path: str, module: nn.Module) -> list[str]:
+    """The paths of the blocks below a module, none of which lies within another."""
+    if path and BLOCK_CLASS.fullmatch(type(module).__name__) and _weights(module):
+        return [path]
+    below: dict[str, list[str]] = {}
+    for name, child in module.named_children():
+        if not OUTSIDE.fullmatch(name):
+            below[name] = _blocks(f'{path}.{name}'.lstrip('.'), child)
+    found = [block for blocks in below.values() for block in blocks]
+    entries = [name for name in below if _weights(module.get_submodule(name)) > 1]
+    if not isinstance(module, LISTS) or not path or 2 * len(entries) <= len(module):
+        return found
+    start = f'{path}.'
+    held = sum(_numbers(module.get_submodule(block.removeprefix(start))) for block in found)
+    if held < LEAST * sum(_numbers(module.get_submodule(name)) for name in entries):
+        return [start + name for name in entries]
+    if any(start + name in found for name in entries):  # their neighbours are blocks of other classes
+        return [block for name in below for block in below[name] or [start + name] * (name in entries)]
+    return found
+
+
+def _weights(module: nn.Module) -> int:
+    """How many layers with a weight matrix the module has."""
+    return sum(isinstance(part, (*WEIGHTED, nn.MultiheadAttention)) for part in module.modules())
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

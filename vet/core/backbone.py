@@ -23,10 +23,10 @@ from vet.allowed import Text, fits, must_be
 from vet.core.budget import rehearse
 from vet.core.checkpoint_layout import plain_names, unwrapped
 from vet.core.kept import forget_kept, kept_noted
+from vet.core.norms import has_statistics
 from vet.core.site import Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError, shown
-from vet.torch_private import BATCH_NORM
 
 Pixels = Annotated[int, Interval(ge=1, le=16_384)]
 Mean = Annotated[float, Interval(ge=-1, le=2)]
@@ -193,8 +193,9 @@ class Backbone(nn.Module):
         super().train(mode)
         forget_kept(self.network.modules())
         for module in self.network.modules():
-            if isinstance(module, BATCH_NORM):
-                module.train(mode and module.weight is not None and module.weight.requires_grad)
+            if has_statistics(module):
+                weight = getattr(module, 'weight', None)
+                module.train(mode and weight is not None and weight.requires_grad)
         return self
 
 

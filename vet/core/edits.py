@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from vet.core.site import NORMS
+from vet.core.norms import is_norm
 
 
 @dataclass(eq=False)
@@ -87,4 +87,4 @@ def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, o
 
 def statistics(module: nn.Module) -> list[str]:
     """The names of a norm's running statistics, which train with its scale."""
-    return [name for name, _ in module.named_buffers(recurse=False)] if isinstance(module, NORMS) else []
+    return [name for name, _ in module.named_buffers(recurse=False)] if is_norm(module) else []

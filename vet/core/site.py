@@ -8,21 +8,45 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from vet.core.channels import Channels, tensors_in
+from vet.core.flow import WEIGHTED, Flow
+from vet.core.inner import find_inner
 from vet.core.modes import in_eval
 from vet.core.output_first import output_first
+from vet.core.norms import is_norm
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.patterns import NOTHING, fits, occurs, require_pattern
-from vet.torch_private import BATCH_NORM, CONVOLUTION, parameters_of
+from vet.torch_private import parameters_of
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, BATCH_NORM)
-WEIGHTED = (nn.Linear, CONVOLUTION)
+ROLES = (
+    'backbone block attn attn.qkv attn.proj pool pool.qkv pool.proj mlp mlp.fc1 mlp.fc2 norm weight linear conv '
+    'stem head logits'
+).split()  # never the path of a module by accident
+# Where a role has no module: names of modules that may do instead, and other roles.
+NEAREST = {
+    'attn': ('attn', 'attention', 'token_mixer', 'mixer'),
+    'attn.qkv': ('qkv', 'q', 'query', 'in_proj'),
+    'attn.proj': ('proj', 'out_proj'),
+    'mlp': ('mlp', 'ffn'),
+    'mlp.fc1': ('fc1',),
+    'mlp.fc2': ('fc2',),
+}
+INSTEAD = {
+    'attn': ('pool', 'block'),
+    'attn.qkv': ('pool.qkv', 'weight'),
+    'attn.proj': ('pool.proj', 'weight'),
+    'mlp': ('block',),
+    'mlp.fc1': ('weight',),
+    'mlp.fc2': ('weight',),
+    'norm': ('weight',),
+    'block': ('weight',),
+}
 AT = re.compile(r'(?P<role>[^\[\]]+)(\[(?P<slice>-?\d{1,9}|(-?\d{1,9})?:(-?\d{1,9})?)\])?')
 
 
@@ -46,6 +70,10 @@ class Call:
     takes: str = ''  # what the module takes, where its first argument is not a tensor
     gives: str = ''  # what the module gives, where others read several of its tensors
     reads: bool = True  # whether the module computes with the tensor it takes first
+    factors: tuple[str, ...] = ()  # the layers whose outputs the module multiplies with one another
+    results: tuple[str, ...] = ()  # the layers that read what these products give
+    first: tuple[str, ...] = ()  # the layers below the module that read no other layer below it
+    last: tuple[str, ...] = ()  # the layers below it that no other one there reads
 
 
 @dataclass(frozen=True)
@@ -212,13 +240,15 @@ class Layout:
 def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
     """Runs `network` on one image (1, 3, H, W) and returns, by dotted path, each module that was called."""
     seen: dict[str, _Seen] = {}
-    channels = Channels()
+    channels, flow = Channels(), Flow(network)
     entered: dict[str, int] = {}
 
     def enter(name: str) -> None:
+        flow.enter(name)
         entered[name] = channels.clock
 
     def leave(name: str, args: tuple, kwargs: dict, out: Any) -> None:
+        flow.leave()
         if name not in seen and all(
             next(tensors_in(value), None) is not None for value in ((args, kwargs), out)
         ):
@@ -233,12 +263,16 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
             ),
         ]
     try:
-        with torch.no_grad(), in_eval(network), channels:
+        with torch.no_grad(), in_eval(network), flow, channels:
             network(image)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: one.call(order) for order, (name, one) in enumerate(seen.items())}
+    ends = flow.ends()
+    return {
+        name: replace(one.call(order), **flow.products(name), **ends.get(name, {}))
+        for order, (name, one) in enumerate(seen.items())
+    }
 
 
 class _Seen:
@@ -309,12 +343,16 @@ class SiteMap:
 
     def roles(self) -> dict[str, list[str]]:
         """Every role and the module paths that play it (a role that no module plays is left out)."""
+        return {role: list(names) for role, names in self._roles.items()}
+
+    @cached_property
+    def _roles(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {'backbone': ['']}
         for role, pattern in self.layout.roles.items():
             found[role] = [name for name in self._names() if fits(pattern, name)]
-        found.setdefault(
-            'norm', [name for name, module in self.network.named_modules() if isinstance(module, NORMS)]
-        )
+        for role, names in find_inner(self.network, self.calls, self.blocks).items():
+            found.setdefault(role, names)
+        found.setdefault('norm', [name for name, module in self.network.named_modules() if is_norm(module)])
         found.setdefault('weight', [name for name in self._names() if self._is_weight(name)])
         for role, kind in (('linear', nn.Linear), ('conv', nn.Conv2d)):
             found.setdefault(role, [name for name in self.calls if isinstance(self._module(name), kind)])
@@ -325,17 +363,16 @@ class SiteMap:
             found['block'] = self.blocks
         return {role: names for role, names in found.items() if names}
 
-    def find(self, at: str | Sequence[str]) -> list[Site]:
+    def find(self, at: str | Sequence[str], may_miss: Sequence[str] = ()) -> list[Site]:
         """The sites that `at` names: roles, sliced roles, module paths with wildcards, or a list of these.
 
+        may_miss: roles of the list that the network may lack, if it has others.
         UnknownNameError for a role that does not exist, NoSiteError for one that matches nothing: never an
         empty list.
         """
-        sites = {
-            site.name: site
-            for one in ([at] if isinstance(at, str) else dict.fromkeys(at))
-            for site in self._find(one)
-        }
+        places = [at] if isinstance(at, str) else list(dict.fromkeys(at))
+        kept = [place for place in places if place not in may_miss or place in self._roles]
+        sites = {site.name: site for place in kept or places for site in self._find(place)}
         return [replace(site, found=tuple(sites)) for site in sites.values()]
 
     def _find(self, at: str) -> list[Site]:
@@ -345,18 +382,10 @@ class SiteMap:
                 f'cannot read the place {at!r}; allowed: a role, a sliced role such as "block[-2:]", a '
                 'module path.'
             )
-        role, cut, roles = parsed['role'], parsed['slice'], self.roles()
-        names = roles.get(role) or [
-            name for name in self._names() if fnmatchcase(name, role) or fnmatchcase(f'.{name}', role)
-        ]
+        role, cut = parsed['role'], parsed['slice']
+        names = self._roles.get(role) or ([] if role in ROLES else self._paths(role))
         if not names:
-            raise UnknownNameError(
-                'role or module path',
-                role,
-                roles,
-                f'These are the roles of {self.family}; choose one with at=…, or give others in '
-                f'model.backbone.roles.',
-            )
+            raise UnknownNameError('role or module path', role, self._roles, self._advice(role))
         sites = [self._site(name) for name in names]
         if cut is not None:
             depths = range(max(len(self.blocks), 1))[_as_slice(cut)]
@@ -364,6 +393,21 @@ class SiteMap:
             if not sites:
                 raise NoSiteError(f'{at!r} matches no site: {self.family} has {len(self.blocks)} blocks.')
         return sites
+
+    def _paths(self, pattern: str) -> list[str]:
+        return [
+            name for name in self._names() if fnmatchcase(name, pattern) or fnmatchcase(f'.{name}', pattern)
+        ]
+
+    def _advice(self, role: str) -> str:
+        """What to do where a role has no module: the nearest places that have some."""
+        near = [f'*.{name}' for name in NEAREST.get(role, ()) if self._paths(f'*.{name}')]
+        near = near or [name for name in INSTEAD.get(role, ()) if name in self._roles]
+        works = f' Of this network, {" or ".join(f"at={place!r}" for place in near)} works.' if near else ''
+        return (
+            f'These are the roles of {self.family}; choose one with at=…, or give others in '
+            f'model.backbone.roles.{works}'
+        )
 
     def around(self, name: str) -> str:
         """The path of the nearest module around the one of that name that the dry run saw called."""
@@ -387,8 +431,11 @@ class SiteMap:
         return module if isinstance(module, nn.MultiheadAttention) else self.network.get_submodule(name)
 
     def _is_weight(self, name: str) -> bool:
-        if not name or not isinstance(self._module(name), WEIGHTED):
-            return name.endswith('.in_proj')
+        module = self._module(name)
+        if not name or not isinstance(module, (*WEIGHTED, nn.MultiheadAttention)):
+            return False
+        if isinstance(module, nn.MultiheadAttention) and not name.endswith('.in_proj'):
+            return False
         return not self.blocks or self._block_of(name) is not None
 
     def _block_of(self, name: str) -> str | None:

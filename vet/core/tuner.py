@@ -36,6 +36,7 @@ class Tuner(nn.Module):
     no_gradient: str | None = (
         None  # why some parameters may get no gradient, if not all of them; of others, that is an error
     )
+    may_miss: tuple[str, ...] = ()  # roles among `at` that a network may lack, if it has others of them
     length_key: tuple[str, ...] | None = (
         None  # ('lora_length', 'rank', 'r'): short form in model.backbone, argument, its aliases
     )
@@ -150,7 +151,7 @@ class Tuner(nn.Module):
         _forget_compiled_graphs()
         object.__setattr__(self, 'backbone', backbone)
         try:
-            sites = backbone.sites.find(self.at)
+            sites = backbone.sites.find(self.at, self.may_miss)
             self.shared(sites)
             for site in sites:
                 self.tune(site)

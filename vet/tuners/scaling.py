@@ -108,6 +108,8 @@ class SSF(Tuner):
     ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the last norm.
     """
 
+    may_miss = ('norm',)
+
     def __init__(
         self, std: Annotated[float, Interval(ge=0, le=10)] = 0.02, at: Places = ('stem', 'norm', 'weight')
     ):
@@ -131,6 +133,7 @@ class RLRR(Tuner):
     """
 
     identity_at_start = False
+    may_miss = ('norm',)
 
     def __init__(self, at: Places = ('stem', 'norm', 'weight')):
         super().__init__(at)

@@ -4,7 +4,8 @@ import re
 
 from vet.allowed import Count, Places
 from vet.core.deltas import Scale
-from vet.core.site import NORMS, Site
+from vet.core.norms import is_norm
+from vet.core.site import Site
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
 from vet.patterns import fits, require_pattern
@@ -150,6 +151,7 @@ class DiffFit(Tuner):
     """
 
     no_gradient = UNREAD
+    may_miss = ('norm',)
 
     def __init__(self, outputs: Places = ('attn.proj', 'mlp.fc2')):
         super().__init__(['backbone', 'norm', *([outputs] if isinstance(outputs, str) else outputs)])
@@ -157,7 +159,7 @@ class DiffFit(Tuner):
     def tune(self, site: Site) -> None:
         if not site.name:
             self.thaw(site, r'(.*[._])?bias')
-        elif isinstance(site.module, NORMS):
+        elif is_norm(site.module):
             self.thaw(site)
         else:
             self.reweight(site, Scale(len(site.weight)))

@@ -1,0 +1,250 @@
+"""On which families of networks each tuner runs, how much of the attention LoRA covers, and why a tuner refuses.
+
+    python benchmarks/families.py                  # every family; writes docs/families.md
+    python benchmarks/families.py --only 'swin*'   # some of them; prints their rows
+
+A family is a kind of network of timm or torchvision: the names of one file there, of whatever size, whose
+modules have the same classes. Its smallest network stands for the family, with two blocks
+in a stage where the network's arguments allow that. All of it runs on torch's meta device, so no number is
+computed and no memory is needed; a network that must know numbers runs on the CPU. A tuner runs if it attaches,
+and if one forward and one backward give every trained parameter a gradient, where the tuner promises that.
+"""
+
+import argparse
+import gc
+import inspect
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import timm
+import torch
+from torch import nn
+from torchvision import models
+
+import vet.builders  # noqa: F401  (fills the registries)
+from vet.core.backbone import Backbone
+from vet.core.edits import Thaw
+from vet.errors import UserError
+from vet.registry import BACKBONES, TUNERS
+
+PAGE = Path(__file__).parents[1] / 'docs' / 'families.md'
+TRIED: dict[str, dict[str, Any]] = {
+    'LinearProbe': {},
+    'LoRA': dict(rank=1),
+    'LoRA at weight': dict(type='LoRA', rank=1, at='weight'),
+    'Adapter': dict(width=1),
+    'AdaptFormer': dict(width=1),
+    'VPT': dict(length=1),
+    'SSF': {},
+    'NormTune': {},
+    'BitFit': {},
+    'Partial': {},
+}
+SIZES = (
+    'test zepto atto femto pico nano xxxs xxs xs tiny t mini micro s small medium m plus b base l large xl xlarge '
+    'huge h xxlarge giant g gigantic enormous'
+).split()
+NO_SIZE = re.compile(r'(patch|window|in|so|s|b|r|t|m|l|x|p|rw|a|v2l|xca)?\d+(\w|mf|gf|m|k|d|x\d+\w?|p\w)?')
+# The layers of queries, keys and values, by the names that timm and torchvision give them: known beside vet.
+PROJECTION = re.compile(
+    r'.*\.(qkvs?|q|k|v|kv|w[qkv]|to_qkv|[qkv]_proj|qkv_proj|query|key|value|to_query|to_key|in_proj)'
+    r'(\.(\d+|linear|conv|c|ln|proj))*'
+)
+
+
+@dataclass
+class Row:
+    """What the sweep found of one family. refused: by tuner, why."""
+
+    source: str
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    roles: dict[str, int] = field(default_factory=dict)
+    in_blocks: float = 0.0  # share of the weights
+    projections: int = 0
+    covered: int = 0  # of the projections, by LoRA's default
+    missed: str = ''
+    refused: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def runs(self) -> list[str]:
+        return [tuner for tuner in TRIED if tuner not in self.refused]
+
+
+def candidates() -> Iterator[tuple[str, str, str]]:
+    """(source, file, name): the smallest network first of each kind of name."""
+    for file in timm.list_modules():
+        kinds: dict[str, list[str]] = {}
+        for name in timm.list_models(module=file):
+            kinds.setdefault(_kind(name), []).append(name)
+        for names in kinds.values():
+            yield 'timm', file, min(names, key=_size)
+    kinds = {}
+    for name in models.list_models(module=models):
+        kinds.setdefault(_kind(name), []).append(name)
+    for names in kinds.values():
+        yield 'torchvision', 'torchvision', min(names, key=_size)
+
+
+def _kind(name: str) -> str:
+    words = [word for word in name.split('_') if word not in SIZES and not NO_SIZE.fullmatch(word)]
+    return re.sub(r'\d+\w?$', '', '_'.join(words)) or name
+
+
+def _size(name: str) -> tuple:
+    pixels = timm.get_pretrained_cfg(name).input_size[-1] if timm.is_model(name) else 0
+    rank = min((SIZES.index(word) for word in name.split('_') if word in SIZES), default=len(SIZES))
+    return pixels, rank, [int(number) for number in re.findall(r'\d+', name)][:2], name
+
+
+def shrinkings(source: str, name: str) -> Iterator[dict[str, Any]]:
+    """Arguments that make the network shallow, the best first; {} leaves it as it is."""
+    if source == 'timm':
+        made = inspect.getmodule(timm.model_entrypoint(name))
+        classes = [
+            found for found in vars(made).values() if inspect.isclass(found) and issubclass(found, nn.Module)
+        ]
+        defaults = [inspect.signature(found).parameters for found in classes]
+        for key in ('depth', 'depths', 'layers'):
+            for default in (found[key].default for found in defaults if key in found):
+                if isinstance(default, int) and default > 2:
+                    yield {key: 2}
+                elif isinstance(default, (tuple, list)) and all(isinstance(count, int) for count in default):
+                    yield {key: tuple(min(2, count) for count in default)}
+    yield {}
+
+
+def build(source: str, name: str, **kwargs: Any) -> Backbone:
+    """On the meta device, or on the CPU where that fails."""
+    config = dict(type=source, name=name, pretrained=False, kwargs=kwargs)
+    with mock.patch('vet.core.backbone.weights_sha256', lambda state: ''), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            with torch.device('meta'):
+                return BACKBONES.build(config)
+        except (UserError, NotImplementedError, RuntimeError):
+            if kwargs:
+                raise
+        return BACKBONES.build(config)
+
+
+def shrunk(source: str, name: str) -> tuple[dict[str, Any], Backbone]:
+    for kwargs in shrinkings(source, name):
+        try:
+            return kwargs, build(source, name, **kwargs)
+        except UserError:
+            if not kwargs:
+                raise
+    raise AssertionError
+
+
+def kinds_of_modules(network: nn.Module) -> frozenset[str]:
+    """What a network is made of: the classes of its modules, activations left out."""
+    return frozenset(
+        type(module).__name__
+        for module in network.modules()
+        if module is not network and any(True for _ in module.parameters())
+    )
+
+
+def measure(source: str, name: str, kwargs: dict[str, Any], backbone: Backbone) -> Row:
+    """Tries every tuner on one network."""
+    started, network = time.perf_counter(), backbone.network
+    row = Row(source, name, kwargs, {role: len(names) for role, names in backbone.sites.roles().items()})
+    whole = sum(parameter.numel() for parameter in network.parameters())
+    blocks = [network.get_submodule(block) for block in backbone.sites.blocks]
+    row.in_blocks = sum(parameter.numel() for block in blocks for parameter in block.parameters()) / whole
+    layers = {name for name in backbone.sites._names() if PROJECTION.fullmatch(f'.{name}')}
+    layers = {name for name in layers if name.endswith('in_proj') or backbone.sites._is_weight(name)}
+    for tuner, config in TRIED.items():
+        made = TUNERS.build(dict(dict(type=tuner), **config))
+        try:
+            made.attach(backbone)
+        except UserError as error:
+            row.refused[tuner] = str(error)
+        except Exception as error:
+            row.refused[tuner] = f'CRASH at attach: {type(error).__name__}: {error}'
+        else:
+            fault = '' if all(isinstance(edit, Thaw) for edit in made._edits) else _fault(backbone, made)
+            if fault:
+                row.refused[tuner] = fault
+            if tuner == 'LoRA':
+                tuned = {key.replace('/', '.') for key in made.deltas}
+                row.projections, row.covered = len(layers), len(layers & tuned)
+                row.missed = ', '.join(sorted(layers - tuned)[:2])
+            made.detach()
+        if tuner == 'LoRA' and 'LoRA' in row.refused:
+            row.projections, row.missed = len(layers), ', '.join(sorted(layers)[:2])
+    row.seconds = time.perf_counter() - started
+    return row
+
+
+def _fault(backbone: Backbone, tuner: Any) -> str:
+    """Why a forward and a backward fail, or which parameters get no gradient; '' where all is well."""
+    try:
+        like = next(backbone.network.parameters())
+        loss = backbone.eval()(torch.zeros(2, 3, *backbone.preprocessing.size, device=like.device)).sum()
+        names, parameters = zip(*tuner.trainable())
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    except Exception as error:
+        return f'CRASH at run: {type(error).__name__}: {error}'
+    left = [name for name, gradient in zip(names, found) if gradient is None]
+    if left and not tuner.no_gradient:
+        return f'CRASH: no gradient for {len(left)} parameters, such as {left[0]}'
+    return ''
+
+
+def sweep(only: str = '*') -> Iterator[Row]:
+    """A row for each family, as it is measured."""
+    seen: dict[str, set] = {}
+    for source, file, name in candidates():
+        if not fnmatchcase(name, only):
+            continue
+        try:
+            kwargs, backbone = shrunk(source, name)
+        except Exception as error:
+            yield Row(
+                source, name, refused=dict.fromkeys(TRIED, f'not built: {type(error).__name__}: {error}')
+            )
+            continue
+        kinds = kinds_of_modules(backbone.network)
+        if kinds in seen.setdefault(file, set()):
+            continue
+        seen[file].add(kinds)
+        yield measure(source, name, kwargs, backbone)
+        del backbone
+        gc.collect()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--only', default='*', metavar='PATTERN', help="names of networks, such as 'swin*'")
+    parser.add_argument('--json', type=Path, help='also write all rows here')
+    args = parser.parse_args()
+    import json
+    from dataclasses import asdict
+
+    rows = []
+    for row in sweep(args.only):
+        rows.append(row)
+        print(
+            f'{row.seconds:5.1f} s  {row.source} {row.name} {row.kwargs} {row.covered}/{row.projections} '
+            f'{row.in_blocks:.0%} refused: {[k for k in row.refused]}',
+            flush=True,
+        )
+        if args.json:
+            args.json.write_text(json.dumps([asdict(one) for one in rows], indent=1, default=str))
+
+
+if __name__ == '__main__':
+    main()

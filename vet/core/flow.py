@@ -1,0 +1,178 @@
+"""Which layers feed which, found by watching one forward: what an attention multiplies, and where an FFN
+begins and ends. Used by core.site.
+
+A layer is a Linear, a convolution, or the packed projection of nn.MultiheadAttention. A tensor comes from the
+layers that were nearest before it. Where a module multiplies two tensors that come from layers of its own,
+these layers make its queries, keys and values. No layer needs to be known by name, and no number is read:
+torch's meta device will do.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from vet.core.channels import MIXES, tensors_in
+from vet.torch_private import CONVOLUTION
+
+WEIGHTED = (nn.Linear, CONVOLUTION)
+CONVOLUTIONS = ('conv1d', 'conv2d', 'conv3d')
+LAYERS = ('linear', *CONVOLUTIONS, 'conv_transpose1d', 'conv_transpose2d', 'conv_transpose3d')
+WHOLE = 'scaled_dot_product_attention'  # both products of an attention
+PACKED = ('multi_head_attention_forward', '_native_multi_head_attention')
+
+
+@dataclass(frozen=True)
+class From:
+    """Where a tensor comes from: the nearest layers; and the modules whose product the tensor comes from, the
+    first product (`scores`) or the last (`done`).
+    """
+
+    layers: frozenset[str] = frozenset()
+    scores: frozenset[str] = frozenset()
+    done: frozenset[str] = frozenset()
+
+
+class Flow(TorchFunctionMode):
+    """Within, follows all tensors of `network`. The dry run says by `enter` and `leave` which module runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._names = {id(weight): name for name, weight in _weights(network)}
+        self._layers = set(self._names.values())
+        self._owners = {path for name in self._layers for path in around(name)}
+        self._running = ['']
+        self._from: Any = WeakIdKeyDictionary()
+        self._reads: dict[str, set[str]] = {}  # by layer, the nearest layers before it
+        self._by_channel: set[str] = set()  # the layers that act on each channel alone
+        self._factors: dict[str, set[str]] = {}  # by module, the layers whose outputs it multiplies
+        self._within: dict[str, set[str]] = {}  # by module, the layers that read what its first product gives
+        self._results: dict[str, set[str]] = {}  # by module, the layers that read what its last product gives
+
+    def enter(self, name: str) -> None:
+        self._running.append(name)
+
+    def leave(self) -> None:
+        self._running.pop()
+
+    def products(self, module: str) -> dict[str, tuple[str, ...]]:
+        """The layers whose outputs the module multiplies with one another, and those that read the last product."""
+        factors = self._factors.get(module, set())
+        results = self._results.get(module) or self._within.get(module) or set()
+        return dict(factors=self._in_order(factors), results=self._in_order(results - factors))
+
+    def ends(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """By module, the layers below it that read no other layer below it, and those that none of them reads."""
+        below: dict[str, list[str]] = {}
+        for layer in (layer for layer in self._reads if layer not in self._by_channel):
+            for path in around(layer):
+                below.setdefault(path, []).append(layer)
+        return {
+            path: dict(first=self._first(layers), last=self._last(layers)) for path, layers in below.items()
+        }
+
+    def _in_order(self, layers: set[str]) -> tuple[str, ...]:
+        return tuple(layer for layer in self._reads if layer in layers)
+
+    def _first(self, layers: list[str]) -> tuple[str, ...]:
+        return tuple(layer for layer in layers if self._reads[layer].isdisjoint(layers))
+
+    def _last(self, layers: list[str]) -> tuple[str, ...]:
+        read = set[str]().union(*(self._reads[layer] for layer in layers))
+        return tuple(layer for layer in layers if layer not in read)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = function(*args, **kwargs)
+        name = getattr(function, '__name__', '')
+        written = [args[0]] if name == '__setitem__' else []
+        if not (gave := written or list(tensors_in(out))):
+            return out
+        named = (*args, *kwargs.values())
+        given = list(tensors_in(named[:3] if name == WHOLE else named))  # q, k and v, without the mask
+        if name in LAYERS:
+            come = self._layer(name, *named[:2])
+        elif name in PACKED:
+            come = self._packed(self._running[-1])
+        elif name in MIXES:
+            come = self._product(name, given)
+        else:
+            come = self._union(given)
+        if come.layers:
+            for tensor in gave:
+                self._from[tensor] = come
+        return out
+
+    def _union(self, tensors: Iterable[torch.Tensor]) -> From:
+        """Of a product and what is added to it, such as a bias of positions, the product counts."""
+        known = {self._from[tensor] for tensor in tensors if tensor in self._from}
+        known = {come for come in known if self._here(come.scores | come.done)} or known
+        if len(known) == 1:
+            return known.pop()
+        return From(
+            *(frozenset().union(*(getattr(come, part) for come in known)) for part in From.__match_args__)
+        )
+
+    def _here(self, modules: frozenset[str]) -> frozenset[str]:
+        """Those that run."""
+        return modules.intersection(self._running)
+
+    def _layer(self, function: str, x: torch.Tensor, weight: torch.Tensor) -> From:
+        """A layer that mixes heads within an attention, or acts on each channel alone, keeps where its input
+        comes from.
+        """
+        before = self._union([x])
+        name = self._names.get(id(weight), self._running[-1])  # a weight that was standardised has another id
+        if name not in self._layers:
+            return before
+        scores, done = self._here(before.scores), self._here(before.done)
+        self._reads.setdefault(name, set()).update(() if done else before.layers)
+        for noted, modules in ((self._within, scores), (self._results, done)):
+            for module in modules:
+                noted.setdefault(module, set()).add(name)
+        by_channel = function in CONVOLUTIONS and (
+            weight.shape[1] == 1 or weight.shape[1] < x.shape[1 - weight.dim()]
+        )
+        if by_channel:
+            self._by_channel.add(name)
+        return before if scores or by_channel and before.layers else From(frozenset([name]))
+
+    def _packed(self, module: str) -> From:
+        """nn.MultiheadAttention computes in one function."""
+        packed, last = f'{module}.in_proj', f'{module}.out_proj'
+        self._reads.setdefault(packed, set())
+        self._reads.setdefault(last, set()).add(packed)
+        self._factors.setdefault(module, set()).add(packed)
+        self._results.setdefault(module, set()).add(last)
+        return From(frozenset([last]))
+
+    def _product(self, name: str, tensors: list[torch.Tensor]) -> From:
+        come = [self._from[tensor] for tensor in tensors if tensor in self._from]
+        module = next((path for path in reversed(self._running) if path in self._owners), '')
+        own = [{layer for layer in one.layers if module in around(layer)} for one in come]
+        if sum(map(bool, own)) < 2:
+            return self._union(tensors)
+        self._factors.setdefault(module, set()).update(*own)
+        layers, multiplied = frozenset().union(*(one.layers for one in come)), frozenset([module])
+        if name == WHOLE or any(module in one.scores for one in come):
+            return From(layers, done=multiplied)
+        return From(layers, scores=multiplied)
+
+
+def around(path: str) -> Iterator[str]:
+    """The paths of all modules around the one of that path, the nearest first; '' is the network."""
+    while path:
+        path = path.rpartition('.')[0]
+        yield path
+
+
+def _weights(network: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in network.named_modules():
+        if isinstance(module, WEIGHTED):
+            yield name, module.weight
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            yield f'{name}.in_proj', module.in_proj_weight

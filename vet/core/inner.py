@@ -1,0 +1,103 @@
+"""Which modules within a network's blocks are its attentions, and which its FFNs: 'attn', 'mlp' and their parts.
+
+The dry run shows most of it (see core.flow). Only where it cannot, names help: they all stand here.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+from torch import nn
+
+from vet.core.flow import around
+
+
+class Called(Protocol):
+    """What the dry run saw of a module."""
+
+    order: int
+    factors: tuple[str, ...]  # the layers whose outputs the module multiplies with one another
+    results: tuple[str, ...]  # the layers that read what these products give
+    first: tuple[str, ...]  # the layers below the module that read no other layer below it
+    last: tuple[str, ...]  # the layers below it that no other one there reads
+
+
+# An FFN, by the name that its owner gives it, or by its class. What mixes tokens is none.
+MLP_NAME = re.compile(r'mlp(_in|_channels|_layer|\d)?|ffn\d?|feed_forward|CNBlock\.block')
+MLP_CLASS = re.compile(r'(\w*(Mlp|MLP|Ffn|FFN)|SwiGLU\w*|FeedForward\w*)(?<!HeadMlp)')
+NO_MLP = re.compile(r'mlp_tokens|cpb_mlp')
+# Attention without a product of two activations: the layers that make its queries, keys and values, and its last.
+NO_ATTENTION = ('HSMSSD',)  # EfficientViM's state spaces multiply too
+PRODUCTLESS = {
+    'LinearSelfAttention': ('qkv_proj', 'out_proj'),
+    'EfficientAdditiveAttention': ('to_query|to_key', 'final'),
+}
+
+
+def find_inner(network: nn.Module, calls: Mapping[str, Called], blocks: list[str]) -> dict[str, list[str]]:
+    """By role, the paths of the modules and packed projections that play it.
+
+    Attention behind the last block pools: it has the roles 'pool', 'pool.qkv' and 'pool.proj', so that no tuner
+    acts there unless it is asked to.
+    """
+    found: dict[str, list[str]] = {}
+    end = max((calls[block].order for block in blocks), default=None)
+    attentions = dict(_attentions(network, calls))
+    for path, (projections, results) in attentions.items():
+        inside = end is None or calls[path].order <= end
+        role = 'attn' if inside else 'pool'
+        if path and path not in blocks:
+            found.setdefault(role, []).append(path)
+        found.setdefault(f'{role}.qkv', []).extend(projections)
+        found.setdefault(f'{role}.proj', []).extend(results)
+    within = [path for path in attentions if path not in blocks]
+    for path in _mlps(network, calls, end, within):
+        found.setdefault('mlp', []).append(path)
+        found.setdefault('mlp.fc1', []).extend(calls[path].first)
+        found.setdefault('mlp.fc2', []).extend(calls[path].last)
+    return found
+
+
+def _attentions(
+    network: nn.Module, calls: Mapping[str, Called]
+) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
+    for path, module in network.named_modules():
+        if path not in calls:
+            continue
+        if calls[path].factors and type(module).__name__ not in NO_ATTENTION:
+            yield path, (calls[path].factors, calls[path].results)
+        elif type(module).__name__ in PRODUCTLESS:
+            yield (
+                path,
+                tuple(
+                    tuple(
+                        f'{path}.{name}' for name, _ in module.named_children() if re.fullmatch(pattern, name)
+                    )
+                    for pattern in PRODUCTLESS[type(module).__name__]
+                ),
+            )
+
+
+def _mlps(
+    network: nn.Module, calls: Mapping[str, Called], end: int | None, attentions: list[str]
+) -> Iterable[str]:
+    """The innermost modules that hold all layers of an FFN, outside attentions."""
+    chosen: dict[tuple, str] = {}
+    for path, _ in network.named_modules():
+        call, owners = calls.get(path), list(around(path))
+        if not call or not set(call.first) - set(call.last) or not _is_mlp(network, path, owners):
+            continue
+        layers, known = (call.first, call.last), {*chosen.values(), *attentions}
+        if (end is None or call.order <= end) and (layers in chosen or known.isdisjoint(owners)):
+            chosen[layers] = path
+    return chosen.values()
+
+
+def _is_mlp(network: nn.Module, path: str, owners: list[str]) -> bool:
+    leaf, kind = path.rpartition('.')[2], type(network.get_submodule(path)).__name__
+    if NO_MLP.fullmatch(leaf) or not owners:
+        return False
+    owner = type(network.get_submodule(owners[0])).__name__
+    return bool(
+        MLP_NAME.fullmatch(leaf) or MLP_NAME.fullmatch(f'{owner}.{leaf}') or MLP_CLASS.fullmatch(kind)
+    )
