@@ -237,9 +237,11 @@ def test_roles_of_an_unknown_family_are_given_in_the_config(odd_backbone):
     assert not torch.allclose(backbone(images(2)), odd_backbone()(images(2)), atol=1e-3)
 
 
-def test_unknown_family_without_roles_still_has_paths_and_weights(odd_backbone):
+def test_unknown_family_without_roles_still_has_paths_weights_and_what_a_forward_shows(odd_backbone):
     sites = odd_backbone().sites
-    assert set(sites.roles()) == {'backbone', 'weight', 'stem', 'linear', 'conv'}
+    assert set(sites.roles()) == {'backbone', 'attn.qkv', 'attn.proj', 'weight', 'stem', 'linear', 'conv'}
+    assert sites.roles()['attn.qkv'] == [f'rungs.{i}.mix' for i in range(3)]
+    assert sites.roles()['attn.proj'] == [f'rungs.{i}.out' for i in range(3)]
     assert len(sites.find('linear')) == 6 and [site.name for site in sites.find('conv')] == ['into']
     assert len(sites.find('rungs.*.mix')) == 3 and len(sites.find('weight')) == 7
     with pytest.raises(UserError, match=r"'block'.*roles of odd \(Odd\).*model\.backbone\.roles"):

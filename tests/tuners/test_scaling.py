@@ -147,7 +147,7 @@ def test_published_counts_on_vit_b16(count_on_vit_b16, config, number):
             r"IA3 needs a weight matrix, but 'blocks\.0\.norm1' \(LayerNorm.*\(17, 32\)",
         ),
         (dict(type='SSF', at='block'), 'vit', NoSiteError, r"'blocks\.0' \(Block.* has no weight"),
-        (dict(type='SSF'), 'vgg', UnknownNameError, r"'norm'.*roles of vgg"),
+        (dict(type='SSF', at='norm'), 'vgg', UnknownNameError, r"'norm'.*roles of vgg.*at='weight' works"),
     ],
     ids=str,
 )

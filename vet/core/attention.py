@@ -56,7 +56,8 @@ def find_parts(
 
     Networks lay a fused projection out as [q; k; v], or head by head; others have a projection for each. So
     one forward on `image` (1, 3, H, W) is watched. The products around each softmax are q k' and p v, and
-    gradients tell which rows of a weight reach q, k and v. Every row must reach exactly one of them.
+    gradients tell which rows of a weight reach q, k and v. Every row must reach exactly one of
+    them; beside q, k and v together, other rows may reach none.
     """
     found: dict[str, dict[str, Rows]] = {}
     around: dict[
@@ -69,7 +70,8 @@ def find_parts(
             size = len(site.weight) // 3
             found[site.name] = {part: slice(i * size, (i + 1) * size) for i, part in enumerate('qkv')}
         elif not image.is_meta:
-            around[site.name] = called.around(site.name) if site.called else site.host_name
+            nearest = called.around(site.name) if site.called else site.host_name
+            around[site.name] = called.multiplier(site.name) or nearest
     weights = {site.name: site.weight for site in sites}
     for _ in range(3):
         watched: dict[str, dict[str, Any]] = {}
@@ -185,7 +187,10 @@ def _waves(like: torch.Tensor) -> torch.Tensor:
 
 
 def _split(masks: torch.Tensor) -> dict[str, Rows]:
-    if not (masks.sum(0) == 1).all():
+    parts = masks.sum(0)  # of each row
+    if (
+        (parts > 1).any() or (parts == 0).any() and not masks.any(1).all()
+    ):  # beside q, k and v an FFN may stand
         return {}
     return {part: _rows(mask.nonzero().flatten()) for part, mask in zip('qkv', masks) if mask.any()}
 

@@ -409,6 +409,10 @@ class SiteMap:
             f'model.backbone.roles.{works}'
         )
 
+    def multiplier(self, layer: str) -> str | None:
+        """The path of the attention that multiplies what the layer gives."""
+        return next((name for name, call in self.calls.items() if layer in call.factors), None)
+
     def around(self, name: str) -> str:
         """The path of the nearest module around the one of that name that the dry run saw called."""
         path = name.rpartition('.')[0]

@@ -7,15 +7,17 @@ from annotated_types import Interval
 from torch import nn
 
 from vet.allowed import Places
+from vet.core.attention import Rows
 from vet.core.deltas import Scale, ScaleInput
+from vet.core.norms import is_norm
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
 
 # the last names of the paths of projections
 FUSED = ('qkv', 'in_proj')
-QUERIES = ('q', 'q_proj')
-KEYS_OR_VALUES = ('k', 'k_proj', 'v', 'v_proj', 'kv')
+QUERIES = ('q', 'q_proj', 'wq', 'query', 'to_query')
+KEYS_OR_VALUES = ('k', 'k_proj', 'wk', 'key', 'to_key', 'v', 'v_proj', 'wv', 'value', 'kv')
 
 
 class ScaleRows(nn.Module):
@@ -85,15 +87,21 @@ class IA3(Tuner):
             raise refuse(self, site, 'a weight matrix')
         if leaf in FUSED:
             parts = self.rows_of_parts(site)
-            if not {'k', 'v'} <= set(parts):
-                raise refuse(
-                    self, site, 'a fused projection each of whose rows makes a query, a key or a value'
-                )
-            self.reweight(site, ScaleRows(torch.cat([torch.arange(shape[0])[parts[part]] for part in 'kv'])))
+            self._scale_parts(site, parts if {'k', 'v'} <= set(parts) else {})
         elif leaf in KEYS_OR_VALUES:
             self.reweight(site, ScaleRows(torch.arange(shape[0])))
+        elif self.backbone and site.name in self.backbone.sites.roles().get('attn.qkv', ()):
+            self._scale_parts(site, self.rows_of_parts(site))
         elif leaf not in QUERIES:
             self.reweight(site, ScaleInput(shape, getattr(site.module, 'groups', 1)))
+
+    def _scale_parts(self, site: Site, parts: dict[str, Rows]) -> None:
+        if not parts:
+            raise refuse(self, site, 'a projection each of whose rows makes a query, a key or a value')
+        numbers = torch.arange(len(site.weight))
+        rows = [numbers[parts[part]] for part in 'kv' if part in parts]
+        if rows:
+            self.reweight(site, ScaleRows(torch.cat(rows)))
 
 
 @TUNERS.register_module()
@@ -104,7 +112,7 @@ class SSF(Tuner):
 
     gamma ~ N(1, std), beta ~ N(0, std), as in the paper; std=0 starts as the identity.
     If a module has no bias, such as a convolution before a batch norm, SSF adds no beta. So the merged
-    network has the same keys.
+    network has the same keys. A norm that is a scale and a shift alone (ResMLP's Affine) trains itself.
     ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the last norm.
     """
 
@@ -117,7 +125,10 @@ class SSF(Tuner):
         self.std, self.identity_at_start = std, std == 0
 
     def tune(self, site: Site) -> None:
-        self.reweight(site, Scale(len(site.weight), site.bias is not None, self.std))
+        if is_norm(site.module) and not site.has_weight:
+            self.thaw(site)
+        else:
+            self.reweight(site, Scale(len(site.weight), site.bias is not None, self.std))
 
 
 @TUNERS.register_module()
@@ -139,6 +150,8 @@ class RLRR(Tuner):
         super().__init__(at)
 
     def tune(self, site: Site) -> None:
+        if is_norm(site.module) and not site.has_weight:
+            return self.thaw(site)
         shape, shift = site.weight.shape, site.bias is not None
         if len(shape) < 2 or site.depth < 0:
             self.reweight(site, Scale(shape[0], shift, std=0.02))
