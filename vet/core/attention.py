@@ -160,7 +160,8 @@ class _Spy(TorchFunctionMode):
         reached = [self.reached(tensor) for tensor in (q, k, *values)]
         for name in self.named:
             q_rows, k_rows, *others = (rows[name] for rows in reached)
-            v_rows = next((rows for rows in others if not (rows & (q_rows | k_rows)).any()), others[0])
+            apart = [rows for rows in others if not (rows & (q_rows | k_rows)).any()]
+            v_rows = max(apart, key=torch.sum, default=others[0])  # of a single key, p depends on nothing
             masks = torch.stack([q_rows, k_rows, v_rows])
             if masks.any():
                 self.masks.setdefault(name, masks)  # the first softmax that a weight reaches is its own

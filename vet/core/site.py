@@ -28,22 +28,14 @@ ROLES = (
     'backbone block attn attn.qkv attn.proj pool pool.qkv pool.proj mlp mlp.fc1 mlp.fc2 norm weight linear conv '
     'stem head logits'
 ).split()  # never the path of a module by accident
-# Where a role has no module: names of modules that may do instead, and other roles.
+# Where a role has no module: the places that may do instead, the nearest first.
 NEAREST = {
-    'attn': ('attn', 'attention', 'token_mixer', 'mixer'),
-    'attn.qkv': ('qkv', 'q', 'query', 'in_proj'),
-    'attn.proj': ('proj', 'out_proj'),
-    'mlp': ('mlp', 'ffn'),
-    'mlp.fc1': ('fc1',),
-    'mlp.fc2': ('fc2',),
-}
-INSTEAD = {
-    'attn': ('pool', 'block'),
-    'attn.qkv': ('pool.qkv', 'weight'),
-    'attn.proj': ('pool.proj', 'weight'),
-    'mlp': ('block',),
-    'mlp.fc1': ('weight',),
-    'mlp.fc2': ('weight',),
+    'attn': ('pool', '*.attn', '*.attention', '*.token_mixer', '*.mixer', 'block'),
+    'attn.qkv': ('pool.qkv', '*.qkv', '*.q', '*.query', '*.in_proj', 'weight'),
+    'attn.proj': ('pool.proj', '*.proj', '*.out_proj', 'weight'),
+    'mlp': ('*.mlp', '*.ffn', 'block'),
+    'mlp.fc1': ('*.fc1', 'weight'),
+    'mlp.fc2': ('*.fc2', 'weight'),
     'norm': ('weight',),
     'block': ('weight',),
 }
@@ -400,10 +392,11 @@ class SiteMap:
         ]
 
     def _advice(self, role: str) -> str:
-        """What to do where a role has no module: the nearest places that have some."""
-        near = [f'*.{name}' for name in NEAREST.get(role, ()) if self._paths(f'*.{name}')]
-        near = near or [name for name in INSTEAD.get(role, ()) if name in self._roles]
-        works = f' Of this network, {" or ".join(f"at={place!r}" for place in near)} works.' if near else ''
+        """What to do where a role has no module: the nearest place that has some."""
+        near = next(
+            (place for place in NEAREST.get(role, ()) if self._roles.get(place) or self._paths(place)), ''
+        )
+        works = f' Of this network, at={near!r} works.' if near else ''
         return (
             f'These are the roles of {self.family}; choose one with at=…, or give others in '
             f'model.backbone.roles.{works}'
