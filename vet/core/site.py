@@ -18,8 +18,8 @@ from vet.core.channels import Channels, tensors_in
 from vet.core.flow import WEIGHTED, Flow
 from vet.core.inner import find_inner
 from vet.core.modes import in_eval
-from vet.core.output_first import output_first
 from vet.core.norms import is_norm
+from vet.core.output_first import output_first
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.patterns import NOTHING, fits, occurs, require_pattern
 from vet.torch_private import parameters_of
