@@ -37,6 +37,16 @@ class From:
     done: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class Layers:
+    """What the flow shows of one module."""
+
+    factors: tuple[str, ...] = ()  # the layers whose outputs the module multiplies with one another
+    results: tuple[str, ...] = ()  # the layers that read what the last of these products gives
+    first: tuple[str, ...] = ()  # the layers below the module that read no other layer below it
+    last: tuple[str, ...] = ()  # the layers below the module that no other layer there reads
+
+
 class Flow(TorchFunctionMode):
     """Within, follows all tensors of `network`. The dry run says by `enter` and `leave` which module runs."""
 
@@ -59,21 +69,20 @@ class Flow(TorchFunctionMode):
     def leave(self) -> None:
         self._running.pop()
 
-    def products(self, module: str) -> dict[str, tuple[str, ...]]:
-        """The layers whose outputs the module multiplies with one another, and those that read the last product."""
-        factors = self._factors.get(module, set())
-        results = self._results.get(module) or self._within.get(module) or set()
-        return dict(factors=self._in_order(factors), results=self._in_order(results - factors))
-
-    def ends(self) -> dict[str, dict[str, tuple[str, ...]]]:
-        """By module, the layers below it that read no other layer below it, and those that none of them reads."""
+    def layers(self, modules: Iterable[str]) -> dict[str, Layers]:
+        """By module, what was seen of it."""
         below: dict[str, list[str]] = {}
         for layer in (layer for layer in self._reads if layer not in self._by_channel):
             for path in around(layer):
                 below.setdefault(path, []).append(layer)
-        return {
-            path: dict(first=self._first(layers), last=self._last(layers)) for path, layers in below.items()
-        }
+        return {module: self._of(module, below.get(module, [])) for module in modules}
+
+    def _of(self, module: str, below: list[str]) -> Layers:
+        factors = self._factors.get(module, set())
+        results = self._results.get(module) or self._within.get(module) or set()
+        return Layers(
+            self._in_order(factors), self._in_order(results - factors), self._first(below), self._last(below)
+        )
 
     def _in_order(self, layers: set[str]) -> tuple[str, ...]:
         return tuple(layer for layer in self._reads if layer in layers)

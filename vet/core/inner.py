@@ -9,17 +9,17 @@ from typing import Protocol
 
 from torch import nn
 
-from vet.core.flow import around
+from vet.core.flow import Layers, around
 
 
 class Called(Protocol):
     """What the dry run saw of a module."""
 
-    order: int
-    factors: tuple[str, ...]  # the layers whose outputs the module multiplies with one another
-    results: tuple[str, ...]  # the layers that read what these products give
-    first: tuple[str, ...]  # the layers below the module that read no other layer below it
-    last: tuple[str, ...]  # the layers below it that no other one there reads
+    @property
+    def order(self) -> int: ...
+
+    @property
+    def layers(self) -> Layers: ...
 
 
 # An FFN, by the name that its owner gives it, or by its class. What mixes tokens is none.
@@ -53,8 +53,8 @@ def find_inner(network: nn.Module, calls: Mapping[str, Called], blocks: list[str
     within = [path for path in attentions if path not in blocks]
     for path in _mlps(network, calls, end, within):
         found.setdefault('mlp', []).append(path)
-        found.setdefault('mlp.fc1', []).extend(calls[path].first)
-        found.setdefault('mlp.fc2', []).extend(calls[path].last)
+        found.setdefault('mlp.fc1', []).extend(calls[path].layers.first)
+        found.setdefault('mlp.fc2', []).extend(calls[path].layers.last)
     return found
 
 
@@ -64,18 +64,15 @@ def _attentions(
     for path, module in network.named_modules():
         if path not in calls:
             continue
-        if calls[path].factors and type(module).__name__ not in NO_ATTENTION:
-            yield path, (calls[path].factors, calls[path].results)
+        if calls[path].layers.factors and type(module).__name__ not in NO_ATTENTION:
+            yield path, (calls[path].layers.factors, calls[path].layers.results)
         elif type(module).__name__ in PRODUCTLESS:
-            yield (
-                path,
-                tuple(
-                    tuple(
-                        f'{path}.{name}' for name, _ in module.named_children() if re.fullmatch(pattern, name)
-                    )
-                    for pattern in PRODUCTLESS[type(module).__name__]
-                ),
-            )
+            projections, last = PRODUCTLESS[type(module).__name__]
+            yield path, (_children(path, module, projections), _children(path, module, last))
+
+
+def _children(path: str, module: nn.Module, pattern: str) -> tuple[str, ...]:
+    return tuple(f'{path}.{name}' for name, _ in module.named_children() if re.fullmatch(pattern, name))
 
 
 def _mlps(
@@ -85,9 +82,13 @@ def _mlps(
     chosen: dict[tuple, str] = {}
     for path, _ in network.named_modules():
         call, owners = calls.get(path), list(around(path))
-        if not call or not set(call.first) - set(call.last) or not _is_mlp(network, path, owners):
+        if (
+            not call
+            or not set(call.layers.first) - set(call.layers.last)
+            or not _is_mlp(network, path, owners)
+        ):
             continue
-        layers, known = (call.first, call.last), {*chosen.values(), *attentions}
+        layers, known = (call.layers.first, call.layers.last), {*chosen.values(), *attentions}
         if (end is None or call.order <= end) and (layers in chosen or known.isdisjoint(owners)):
             chosen[layers] = path
     return chosen.values()

@@ -23,7 +23,6 @@ def can_merge(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
         not is_recorded()
         and all(declared(delta).adds_product() for delta in deltas)
         and not any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-        and not x.is_meta  # which autocast does not know
         and x.dtype == module.weight.dtype in (torch.float32, torch.float64)
         and (x.is_meta or not torch.is_autocast_enabled(x.device.type))
         and _positions(module, x) >= module.weight[0].numel()

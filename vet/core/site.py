@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vet.core.channels import Channels, tensors_in
-from vet.core.flow import WEIGHTED, Flow
+from vet.core.flow import WEIGHTED, Flow, Layers
 from vet.core.inner import find_inner
 from vet.core.modes import in_eval
 from vet.core.norms import is_norm
@@ -62,10 +62,7 @@ class Call:
     takes: str = ''  # what the module takes, where its first argument is not a tensor
     gives: str = ''  # what the module gives, where others read several of its tensors
     reads: bool = True  # whether the module computes with the tensor it takes first
-    factors: tuple[str, ...] = ()  # the layers whose outputs the module multiplies with one another
-    results: tuple[str, ...] = ()  # the layers that read what these products give
-    first: tuple[str, ...] = ()  # the layers below the module that read no other layer below it
-    last: tuple[str, ...] = ()  # the layers below it that no other one there reads
+    layers: Layers = Layers()
 
 
 @dataclass(frozen=True)
@@ -260,10 +257,9 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
     finally:
         for handle in handles:
             handle.remove()
-    ends = flow.ends()
+    layers = flow.layers(seen)
     return {
-        name: replace(one.call(order), **flow.products(name), **ends.get(name, {}))
-        for order, (name, one) in enumerate(seen.items())
+        name: replace(one.call(order), layers=layers[name]) for order, (name, one) in enumerate(seen.items())
     }
 
 
@@ -404,7 +400,7 @@ class SiteMap:
 
     def multiplier(self, layer: str) -> str | None:
         """The path of the attention that multiplies what the layer gives."""
-        return next((name for name, call in self.calls.items() if layer in call.factors), None)
+        return next((name for name, call in self.calls.items() if layer in call.layers.factors), None)
 
     def around(self, name: str) -> str:
         """The path of the nearest module around the one of that name that the dry run saw called."""
