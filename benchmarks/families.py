@@ -30,7 +30,6 @@ from torchvision import models
 
 import vet.builders  # noqa: F401  (fills the registries)
 from vet.core.backbone import Backbone
-from vet.core.edits import Thaw
 from vet.errors import UserError
 from vet.registry import BACKBONES, TUNERS
 
@@ -173,7 +172,7 @@ def measure(source: str, name: str, kwargs: dict[str, Any], backbone: Backbone) 
         except Exception as error:
             row.refused[tuner] = f'CRASH at attach: {type(error).__name__}: {error}'
         else:
-            fault = '' if all(isinstance(edit, Thaw) for edit in made._edits) else _fault(backbone, made)
+            fault = _fault(backbone, made) if tuner == 'LoRA at weight' else ''
             if fault:
                 row.refused[tuner] = fault
             if tuner == 'LoRA':
