@@ -1,4 +1,4 @@
-"""Downloads where there is no network: what the cache has, at once."""
+"""Downloads without a network: reads the hub's cache at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,18 +7,19 @@ import huggingface_hub
 
 
 def answers(url: str) -> bool:
-    """Whether a hub can be reached: one look, of four seconds at most."""
+    """Whether a hub can be reached. Asks once, and waits four seconds at most."""
     try:
         huggingface_hub.get_session().head(url, timeout=4)
-    except Exception:  # httpx's or requests' errors, by the version of huggingface_hub
+    except Exception:  # errors of httpx or requests, depending on the version of huggingface_hub
         return False
     return True
 
 
 @contextmanager
 def cache_alone_without_network() -> Iterator[None]:
-    """The hub's client retries for most of a minute; where one look finds no hub, it reads its cache
-    and asks nobody.
+    """Within this context, if the hub cannot be reached, its client only reads its cache.
+
+    Otherwise the client would try again for most of a minute.
     """
     settings = huggingface_hub.constants
     before = settings.HF_HUB_OFFLINE

@@ -1,8 +1,7 @@
-"""What timm's plain ViT need not compute: of its last block, all but the class token, where that alone is
-pooled.
+"""Computes only the class token in the last block of timm's plain ViT, if only the class token is pooled.
 
-Keys and values are of all tokens; the query, the projection and the MLP are of the class token. Features and
-gradients are those of the whole block but for rounding. Imported by backbones/timm.py alone.
+Keys and values are of all tokens. The query, the projection and the MLP are of the class token. Features and
+gradients equal those of the whole block, except for rounding. Only backbones/timm.py imports this file.
 """
 
 from collections.abc import Iterator
@@ -20,9 +19,7 @@ from vet.core.reweight import forward_replaced
 
 
 def pools_class_token(network: Any) -> bool:
-    """Whether `class_token_only` knows the network: timm's own ViT, blocks and attention, pooled by the
-    class token.
-    """
+    """Whether the network is timm's own ViT, with timm's blocks and attention, pooled by the class token."""
     if (
         type(network) is not VisionTransformer
         or network.global_pool != 'token'
@@ -34,7 +31,7 @@ def pools_class_token(network: Any) -> bool:
 
 
 def modules_of_class_token(network: Any) -> list[nn.Module]:
-    """Those that see the class token alone within `class_token_only`, or in which it parts from the
+    """The modules that see only the class token within `class_token_only`, or that separate it from the
     others.
     """
     return [network.blocks, *network.blocks[-1].modules(), *network.norm.modules()]
@@ -42,10 +39,10 @@ def modules_of_class_token(network: Any) -> list[nn.Module]:
 
 @contextmanager
 def class_token_only(network: Any) -> Iterator[None]:
-    """Within, the last block of a network that `pools_class_token` gives (B, 1, C), its class token.
+    """Within this context, the last block of the network gives (B, 1, C), its class token.
 
-    Nothing happens where the network has changed since, or somebody has given the block or its attention
-    another forward.
+    Without effect if the network is not one of `pools_class_token` any more, or if the block or its attention
+    has another forward.
     """
     last = network.blocks[-1]
     if not pools_class_token(network) or any('forward' in part.__dict__ for part in (last, last.attn)):
@@ -59,13 +56,13 @@ def class_token_only(network: Any) -> Iterator[None]:
 
 
 def _block(block: Any, x_BNC: torch.Tensor) -> torch.Tensor:
-    """timm's Block.forward, whose residuals are of the class token"""
+    """timm's Block.forward, with residuals of the class token"""
     y_B1C = x_BNC[:, :1] + block.drop_path1(block.ls1(block.attn(block.norm1(x_BNC))))
     return y_B1C + block.drop_path2(block.ls2(block.mlp(block.norm2(y_B1C))))
 
 
 def _attention(attention: Any, x_BNC: torch.Tensor) -> torch.Tensor:
-    """timm's Attention.forward, of one query: softmax(q_1 K^T / sqrt(d)) V in each head"""
+    """timm's Attention.forward, with one query: softmax(q_1 K^T / sqrt(d)) V in each head"""
     q, k, v = attention.qkv(x_BNC).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     y = F.scaled_dot_product_attention(
         attention.q_norm(q[:, :, :1]),

@@ -1,10 +1,9 @@
 """DigitsViT: the small ViT that ships with vet, so that the quickstart needs no download.
 
-Its weights, digits_vit.safetensors, were trained by configs/digits_vit_pretrain.py from random numbers, with
-torch 2.15.0 on a CPU. Other versions of torch and other CPUs round otherwise, so `make backbone` trains
-weights that differ a little. Model folders name the shipped weights by their SHA256, so the shipped file must
-not change.
-Data: the digits 0 to 4 of scikit-learn's load_digits (BSD-3-Clause), a copy of the test part of UCI's
+configs/digits_vit_pretrain.py trained its weights, digits_vit.safetensors, from random numbers, with torch
+2.15.0 on a CPU. Other versions of torch and other CPUs round differently, so `make backbone` trains weights
+that differ a little. Model folders name the shipped weights by their SHA256, so the shipped file must not
+change. Data: the digits 0 to 4 of scikit-learn's load_digits (BSD-3-Clause), a copy of the test part of UCI's
 "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998, CC BY 4.0). Licence of the weights:
 Apache-2.0, as vet.
 """

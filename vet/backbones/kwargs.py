@@ -1,5 +1,6 @@
-"""What model.backbone.kwargs cannot say, since vet says it otherwise. Used by the files of timm and
-torchvision.
+"""Refuses settings of model.backbone.kwargs that vet decides itself.
+
+Used by the files of timm and torchvision.
 """
 
 from collections.abc import Mapping
@@ -9,10 +10,10 @@ from vet.errors import UserError
 
 
 def check_kwargs(kwargs: Mapping[str, Any], classifier: bool, channels: str = '') -> None:
-    """UserError for a number of classes that the head decides, and for images of other than three channels.
+    """UserError for a number of classes, which the head decides, and for images without three channels.
 
-    channels: the name of the argument that says how many channels an image has; '' where the library has
-        none.
+    channels: the name of the library's argument for the number of image channels. '': the library has no such
+        argument.
     """
     if 'num_classes' in kwargs and not classifier:
         raise UserError(

@@ -1,5 +1,5 @@
-"""Weight files for timm's networks: in timm's own names, in the layouts of CLIP, DINOv2, … that timm
-reads, and Google's .npz.
+"""Reads weight files for timm's networks: timm's own names, layouts that timm reads (CLIP, DINOv2, …),
+Google's .npz.
 """
 
 import importlib
@@ -16,25 +16,22 @@ from vet.core.backbone import Resampling, load_weights, read_weights
 from vet.errors import DataError
 
 Tensors = dict[str, torch.Tensor]
-PATCHES = re.compile(
+PATCHES = re.compile(  # the names of timm, OpenCLIP and OpenAI
     r'(visual\.trunk\.)?patch_embed\.proj\.weight|visual\.conv1\.weight'
-)  # timm's, OpenCLIP's, OpenAI's
-GOOGLE_PREFIXES = (
-    'opt/target/',
-    'params/img/',
-    'params/',
-)  # of all names; params/txt/ is SigLIP's text tower
+)
+# prefixes of all names; params/txt/ is SigLIP's text tower
+GOOGLE_PREFIXES = ('opt/target/', 'params/img/', 'params/')
 
 
 def load_file(
     network: Any, name: str, path: Path, may_be_left: tuple[str, ...], use_ema: bool = True
 ) -> Tensors | None:
-    """Loads the file into timm's network `name`. DataError where it does not fit. Returns what was read,
-    where the positions of the network were resampled from it; else None.
+    """Loads the file into timm's network `name`. DataError if the file does not fit.
 
-    What else a CLIP or SigLIP holds (its text tower) is left out, as is a representation layer; positions of
-    another grid are
-    resampled. may_be_left: the path of the classifier, where it is not kept.
+    may_be_left: the path of the classifier, if the classifier is not kept.
+    The text tower of a CLIP or SigLIP is left out, and a representation layer. Positions of another grid are
+    resampled. Returns the weights of the file if the network's positions were resampled from them. Otherwise
+    None.
     """
     if path.suffix == '.npz':
         if not path.is_file():
@@ -46,7 +43,7 @@ def load_file(
             with Resampling() as resampling:
                 _load_npz(network, path)
             return _arrays(path) if resampling.seen else None
-        except Exception as error:  # numpy's, zipfile's and timm's, of many kinds
+        except Exception as error:  # numpy, zipfile and timm raise errors of many kinds
             raise DataError(
                 f'{path} holds no Google .npz weights of {type(network).__name__}: {error}'
             ) from error
@@ -68,7 +65,7 @@ def load_file(
             with resampling:
                 state = adapt(state, network)
         except (KeyError, RuntimeError, AttributeError, TypeError):
-            pass  # not of this family: what does not fit is named below
+            pass  # the file is of another family; the error below names what does not fit
         except ValueError as error:
             raise DataError(
                 f'{path} holds the weights of another architecture than {name!r}: {error}. Give the '
@@ -80,8 +77,9 @@ def load_file(
 
 
 def read_again(network: Any) -> Tensors | None:
-    """What timm read for a pretrained network, from the cache of its hub or of torch; None where it is
-    not there.
+    """The weights that timm read for a pretrained network, from the cache of its hub or of torch.
+
+    None: not there.
     """
     settings = network.pretrained_cfg or {}
     try:
@@ -91,7 +89,7 @@ def read_again(network: Any) -> Tensors | None:
                 settings['hf_hub_id'], **(dict(filename=name) if name else {})
             )
         return torch.hub.load_state_dict_from_url(settings['url'], map_location='cpu', weights_only=True)
-    except Exception:  # of many kinds: then the sha256 is of the network's own weights, as of any other
+    except Exception:  # of many kinds; then the sha256 is that of the network's own weights
         return None
 
 
@@ -101,7 +99,10 @@ def _arrays(path: Path) -> Tensors:
 
 
 def _load_npz(network: Any, path: Path) -> None:
-    """ValueError for what timm would load in part, or not as it was trained, in silence."""
+    """Loads an .npz file.
+
+    ValueError for a file that timm would load only in part, or wrongly, without a message.
+    """
     with np.load(path) as arrays:
         prefix = next((prefix for prefix in GOOGLE_PREFIXES if f'{prefix}embedding/kernel' in arrays), '')
         classes = len(arrays[f'{prefix}head/bias']) if network.num_classes else 0
@@ -111,19 +112,19 @@ def _load_npz(network: Any, path: Path) -> None:
         represented = f'{prefix}pre_logits/bias' in arrays
         _check_patches(network, arrays[f'{prefix}embedding/kernel'].shape[:2])
     if len(blocks) != len(network.blocks):
-        raise ValueError(f'it has {len(blocks)} blocks, needed {len(network.blocks)}')
+        raise ValueError(f'the file has {len(blocks)} blocks, needed {len(network.blocks)}')
     if classes != network.num_classes:
-        raise ValueError(f'it has {classes} classes, needed {network.num_classes}')
+        raise ValueError(f'the file has {classes} classes, needed {network.num_classes}')
     if classes and represented:
         raise ValueError(
-            'its classifier reads a representation layer (pre_logits), which timm has not; '
+            'its classifier reads a representation layer (pre_logits), which timm does not have; '
             'leave model.backbone.classifier out'
         )
     network.load_pretrained(str(path))
 
 
 def _check_patches(network: Any, given: tuple[int, ...]) -> None:
-    """timm would resample kernels of other patches, which is another network."""
+    """ValueError for other patches. timm would resample their kernels, which makes another network."""
     needed = network.patch_embed.proj.weight.shape[-2:]
     if tuple(given) != tuple(needed):
         raise ValueError(f'its patches are of {tuple(given)} pixels, needed {tuple(needed)}')

@@ -20,18 +20,18 @@ from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import BACKBONES
 
 POOLS = ('avg', 'max', 'avgmax', 'catavgmax')
-AUXILIARY = ('aux1', 'aux2', 'AuxLogits')  # GoogLeNet's and Inception's training-time classifiers
-# Their weights come from TensorFlow. get_model, given `weights`, sets this too: images normalised by
-# ImageNet's mean and std are normalised anew by 0.5 within the network.
+AUXILIARY = ('aux1', 'aux2', 'AuxLogits')  # classifiers of GoogLeNet and Inception that only training uses
+# Their weights come from TensorFlow. get_model, given `weights`, sets this too. Images that are normalised by
+# ImageNet's mean and std are then normalised again, by 0.5, inside the network.
 PORTED = dict.fromkeys(
     ('googlenet', 'inception_v3'), dict(transform_input=True, aux_logits=False, init_weights=False)
 )
 
-# What a model folder may say in kwargs; torchvision takes further ones, some of which are code.
+# The kwargs that a model folder may name. torchvision takes further ones, some of which are code.
 ARCHITECTURE = """
     alpha attention_dropout aux_logits bn_size depths dropout dropout_aux drop_rate embed_dim groups
-    growth_rate head_dim hidden_dim image_size in_channels init_weights input_size last_channel layer_scale layers
-    memory_efficient mlp_dim mlp_ratio num_classes num_heads num_init_features num_layers partition_size
+    growth_rate head_dim hidden_dim image_size in_channels init_weights input_size last_channel layer_scale
+    layers memory_efficient mlp_dim mlp_ratio num_classes num_heads num_init_features num_layers partition_size
     patch_size replace_stride_with_dilation representation_size round_nearest stem_channels stem_width
     stochastic_depth_prob transform_input width_mult width_per_group window_size
     zero_init_residual""".split()
@@ -67,10 +67,10 @@ def torchvision_backbone(
 ) -> Backbone:
     """`torchvision.models.get_model(name)` without its last linear layer, frozen.
 
-    weights: which of torchvision's weights, such as 'IMAGENET1K_V2'; they also say the preprocessing.
-    pool: 'avg', 'max', 'avgmax' or 'catavgmax' in place of the network's own pool, and of all that follows it
-        (two layers of AlexNet and VGG beside the last): features are C wide, cat(mean, max) 2 C.
-    Other arguments as for 'timm'.
+    weights: the name of torchvision's weights, such as 'IMAGENET1K_V2'. They also decide the preprocessing.
+    pool: 'avg', 'max', 'avgmax' or 'catavgmax'. It replaces the network's own pool and all layers after it
+        (in AlexNet and VGG these are two more layers). Features have C channels, cat(mean, max) 2 C.
+    For other arguments see 'timm'.
     """
     if name not in models.list_models(module=models):
         raise UnknownNameError('torchvision classifier', name, models.list_models(module=models))
@@ -127,7 +127,7 @@ def torchvision_backbone(
     layout = find_layout(
         network, roles, grid, 1 if hasattr(network, 'class_token') else 0, (head,) if classifier else ()
     )
-    raw = {} if use_ema else dict(use_ema=False)  # folders without the choice stay as they were
+    raw = {} if use_ema else dict(use_ema=False)  # so that old folders, without this setting, do not change
     return Backbone(
         network,
         layout,
@@ -151,8 +151,9 @@ def torchvision_backbone(
 
 
 def _find_classifier(network: Any) -> str:
-    """The path of the last layer, a Linear (SqueezeNet: a 1 x 1 convolution), once the auxiliary ones
-    are gone.
+    """The path of the last layer, a Linear (SqueezeNet: a 1 x 1 convolution).
+
+    Removes auxiliary classifiers.
     """
     for name in AUXILIARY:
         if getattr(network, name, None) is not None:

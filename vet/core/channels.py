@@ -1,9 +1,9 @@
-"""Which axis of a tensor holds the channels, found by watching one forward. Used by core.site.
+"""Finds the axis of a tensor that holds the channels, by watching one forward. Used by core.site.
 
-A layer with a weight says where its channels are: a Linear and a layer norm read the last axis, a convolution
-and a batch norm the second. Between the layers the axes of a tensor become axes of the next one. `Channels`
-follows both. So a residual sum, a permutation, windows or padding between a layer and a block's edge hide
-nothing, and no class needs to be known by name.
+A layer with a weight shows where its channels are: a Linear and a layer norm read the last axis, a
+convolution and a batch norm the second. Between the layers, axes of a tensor become axes of the next tensor.
+`Channels` follows both. So a residual sum, a permutation, windows or padding between a layer and a block's
+edge hide nothing, and no class needs to be known by name.
 """
 
 from collections.abc import Iterator
@@ -35,20 +35,21 @@ COPIES = ('reshape', 'flatten')  # may be a view, or a view's copy
 
 
 class Channels(TorchFunctionMode):
-    """Within, follows the axes of all tensors. After it, `axis` answers; `used_after` tells what became
-    of a tensor.
+    """Within this context, follows the axes of all tensors.
+
+    Afterwards, `axis` and `used_after` give answers.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = 0  # functions that have run
-        self._axes: Any = WeakIdKeyDictionary()  # of a tensor, one number for each axis
-        self._last_use: dict[int, int] = {}  # by a tensor's first number
-        self._same: list[int] = []  # a forest: of an axis's number, its parent's
-        self._channels: set[int] = set()  # the axes that a layer takes for channels
+        self._axes: Any = WeakIdKeyDictionary()  # tensor -> one number for each of its axes
+        self._last_use: dict[int, int] = {}  # a tensor's first number -> the clock of its last use
+        self._same: list[int] = []  # a forest: the number of an axis -> the number of its parent
+        self._channels: set[int] = set()  # the numbers of axes that a layer takes for channels
 
     def axes(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        """The numbers of the tensor's axes: they stay valid when the tensor is gone."""
+        """The numbers of the tensor's axes. They stay valid after the tensor is gone."""
         if tensor not in self._axes:
             first = len(self._same)
             self._axes[tensor] = tuple(range(first, first + max(tensor.dim(), 1)))
@@ -56,14 +57,15 @@ class Channels(TorchFunctionMode):
         return self._axes[tensor]
 
     def axis(self, axes: tuple[int, ...]) -> int | None:
-        """The channel axis of the tensor with these numbers, from behind: -1 is the last. None where
-        there is not one axis.
+        """The channel axis of the tensor with these numbers, counted from the end: -1 is the last axis.
+
+        None: no axis, or several axes, hold channels.
         """
         roots = {self._root(number) for number in self._channels}
-        found = [
+        places = [
             place - len(axes) for place, number in enumerate(axes) if place and self._root(number) in roots
         ]
-        return found[0] if len(found) == 1 else None
+        return places[0] if len(places) == 1 else None
 
     def used_after(self, axes: tuple[int, ...], clock: int) -> bool:
         """Whether a function took the tensor later than at `clock`."""
@@ -73,7 +75,9 @@ class Channels(TorchFunctionMode):
         out = function(*args, **(kwargs or {}))
         name = getattr(function, '__name__', '')
         given, gave = list(tensors_in((args, kwargs))), list(tensors_in(out))
-        if not gave and not isinstance(out, torch.Tensor):  # asked for a shape, a type or a device
+        if not gave and not isinstance(
+            out, torch.Tensor
+        ):  # the function asked for a shape, a type or a device
             return out
         for tensor in given:
             self._last_use[self.axes(tensor)[0]] = self.clock
@@ -128,7 +132,10 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _places(tensor: torch.Tensor, strides: tuple[int, ...]) -> dict[tuple[int, int], int]:
-    """The place of each axis longer than 1, by its length and its step in memory: a view keeps both."""
+    """(length, step in memory) -> the place of the axis, for axes longer than 1.
+
+    A view keeps length and step.
+    """
     return {(size, step): i for i, (size, step) in enumerate(zip(tensor.shape, strides)) if size > 1}
 
 
@@ -137,5 +144,5 @@ def _kept(before: dict[tuple[int, int], int], after: dict[tuple[int, int], int])
 
 
 def _dense(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The steps that the tensor's axes have in a dense copy."""
+    """The steps of the tensor's axes in a dense copy."""
     return torch.empty(tensor.shape, device='meta').stride()

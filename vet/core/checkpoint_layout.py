@@ -1,5 +1,5 @@
-"""What training programs put around the weights in a checkpoint: dicts within dicts, averages beside weights,
-prefixes of names.
+"""Unpacks checkpoints. Training programs add dicts within dicts, averages beside weights, and prefixes of
+names.
 
 Used by core.backbone. Imports nothing of vet.
 """
@@ -12,16 +12,15 @@ import torch
 
 AVERAGES = ('state_dict_ema', 'model_ema', 'ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model')
 WEIGHTS = ('state_dict', 'model', 'model_state_dict', 'module', 'net')
-PREFIXES = (
-    'module.',
-    '_orig_mod.',
-    'model.',
-)  # of wrappers for several processes, of torch.compile, of Lightning
+# prefixes of wrappers for several processes, of torch.compile, and of Lightning
+PREFIXES = ('module.', '_orig_mod.', 'model.')
 
 
 def unwrapped(state: Any, source: str, use_ema: bool = True) -> Any:
-    """The innermost dict under the names that hold weights. Where their average lies beside them, `use_ema`
-    chooses, and a warning says so."""
+    """The innermost dict under the names that hold weights.
+
+    If a dict holds weights and their average, `use_ema` chooses, and a warning says so.
+    """
     while isinstance(state, Mapping):
         averages, weights = (
             [name for name in names if isinstance(state.get(name), Mapping)] for names in (AVERAGES, WEIGHTS)
@@ -34,7 +33,7 @@ def unwrapped(state: Any, source: str, use_ema: bool = True) -> Any:
             warnings.warn(
                 f'{source} holds weights, {weights[0]!r}, and their average over the training, '
                 f'{averages[0]!r}: {order[0]!r} is used, and {other!r} is not. '
-                f'model.backbone.use_ema={not use_ema} uses that.',
+                f'model.backbone.use_ema={not use_ema} uses {other!r}.',
                 stacklevel=2,
             )
         state = state[order[0]]

@@ -1,6 +1,4 @@
-"""Deltas: the small trainable modules that tuners place at sites. This file holds the ones several
-tuners share.
-"""
+"""Deltas that several tuners share. A delta is a small trainable module that a tuner places at a site."""
 
 import math
 from functools import partial
@@ -19,7 +17,7 @@ from vet.core.site import Site
 
 
 class LowRankUpdate(Delta):
-    """W + B A, for a class whose `factors` says A (k, in) and B (out, k).
+    """W + B A, for a class whose `factors` gives A (k, in) and B (out, k).
 
     A convolution's weight (out, in / groups, kH, kW) is taken as (out, in kH kW / groups).
     """
@@ -37,14 +35,13 @@ class LowRankUpdate(Delta):
         return weight + (B @ A).view_as(weight).to(weight.dtype), bias
 
     def splits(self, module: nn.Module) -> bool:
-        """Whether `split` holds for this module: B (A x) is exact, and cheaper than forming W + B A and
-        its gradient.
-        """
+        """Whether B (A x) is exact for this module. It is cheaper than W + B A and its gradient."""
         return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """y + B A x: of tokens x (…, in), y (…, out), or of maps (B, in, H, W), (B, out, H', W'). May
-        write into y.
+        """y + B A x: tokens x (…, in), y (…, out), or maps (B, in, H, W), (B, out, H', W').
+
+        May write into y.
         """
         return add_product(module, F.dropout(x, self.dropout, self.training), y, *self.factors())
 
@@ -54,11 +51,12 @@ class LowRank(LowRankUpdate):
 
     weight_shape: (out, in) of a Linear or (out, in / groups, kH, kW) of a convolution, taken as (out, in kH
         kW / groups).
-    rows: the parts of `out` that get a pair (A_i, B_i) of their own. A is (pairs x rank, in), B is (rows,
-    rank). A starts uniform as nn.Linear does, B at zero, so that the update starts at zero.
+    rows: the parts of `out`; each part has its own pair (A_i, B_i). A is (pairs x rank, in), B is (rows,
+        rank).
+    A starts uniform as in nn.Linear, B at zero. So the update starts at zero.
     """
 
-    shares: type[nn.Module] | None = None  # what all deltas of this kind use, made once for a tuner
+    shares: type[nn.Module] | None = None  # a module that all deltas of a tuner use; made once
     takes_dropout = True
     linear_in: tuple[str, ...] = ('B',)
 
@@ -95,15 +93,13 @@ class LowRank(LowRankUpdate):
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
     def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
-        """Before training: what a kind takes from the frozen weight (out, in, …), or from what its
-        deltas share.
-        """
+        """Before training: takes numbers from the frozen weight (out, in, …), or from the shared module."""
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.A, self.full_B()
 
     def full_B(self) -> torch.Tensor:
-        """scale B as (out, pairs x rank): block-diagonal over the parts, zero in the rows of no part."""
+        """scale B as (out, pairs x rank): block-diagonal over the parts. Rows of no part are zero."""
         return self.placed(self.scale * self.B)
 
     def placed(self, B: torch.Tensor) -> torch.Tensor:
@@ -120,8 +116,9 @@ class LowRank(LowRankUpdate):
 
 
 class Bottleneck(Delta):
-    """u(h) = scale (W2 act(W1 h + b1) + b2) along the channel axis, added to what flows: y + u(y), or y +
-    u(x) in parallel.
+    """u(h) = scale (W2 act(W1 h + b1) + b2) along the channel axis, added to the flow.
+
+    y + u(y), or y + u(x) in parallel.
 
     axis: -1 for tokens (B, N, C) and maps (B, H, W, C), -3 for maps (B, C, H, W).
     scale: a number, or 'learned' (one number) or 'channel' (one per channel), which start at 1.
@@ -130,7 +127,7 @@ class Bottleneck(Delta):
         C', and the learned scale's.
     """
 
-    by_token = True  # may be given the first tokens alone, see ImageClassifier.lean
+    by_token = True
     ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU, silu=nn.SiLU, tanh=nn.Tanh, none=nn.Identity)
     INITS = dict(
         zero=lambda weight: None,
@@ -170,19 +167,18 @@ class Bottleneck(Delta):
             nn.init.zeros_(self.up.weight)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """x, what flows in, and y, what flows out (None: x is edited itself) -> the edited y"""
+        """x is the input, y the output (None: x is edited itself) -> the edited y"""
         y = x if y is None else y
         if self.parallel and x.dim() == 3:
-            x = x[
-                :, : y.shape[1]
-            ]  # without the tokens that another tuner added to the input and took from the output
+            # without the tokens that another tuner added to the input and removed from the output
+            x = x[:, : y.shape[1]]
         h = (x if self.parallel else y).movedim(self.axis, -1)
         u = self.scale * self.up(self.drop(self.act(self.down(h))))
         return y + u.movedim(-1, self.axis).to(y.dtype)
 
 
 class DropLast(Delta):
-    """(B, N + count, C) -> (B, N, C): takes added tokens away, which stay last."""
+    """(B, N + count, C) -> (B, N, C): removes added tokens, which stand last."""
 
     by_token = True
 
@@ -191,17 +187,18 @@ class DropLast(Delta):
         self.count = count
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return y[:, : max(1, y.shape[1] - self.count)]  # of a lean block's output, (B, 1, C), nothing
+        # if a lean block gives only the class token, (B, 1, C), nothing is removed
+        return y[:, : max(1, y.shape[1] - self.count)]
 
 
 class InputLowRank(Delta):
     """W (I + B A) and bias + W shift: x becomes x + B A x + shift before a pointwise weight W (out, in).
 
-    A class says A (k, in) and B (in, k) in `factors`, and its (in,) or None in `shift`.
+    A class gives A (k, in) and B (in, k) in `factors`, and its (in,) or None in `shift`.
     """
 
     def shift(self) -> torch.Tensor | None:
-        """(in,), or None where the weight has no bias that could take it up"""
+        """(in,), or None if the weight has no bias that could hold the shift"""
 
     @staticmethod
     def fits(site: Site) -> bool:
@@ -226,7 +223,9 @@ class InputLowRank(Delta):
         return new, bias if shift is None or bias is None else bias + (W @ shift).to(bias.dtype)
 
     def splits(self, module: nn.Module) -> bool:
-        """(W B) (A x) is exact where W is the module's own: nothing else may reweight it."""
+        """Whether (W B) (A x) is exact: W must be the module's own weight, so no other delta may reweight
+        it.
+        """
         return type(module) is nn.Linear and len(reweights_of(module)) == 1
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -238,10 +237,10 @@ class InputLowRank(Delta):
 
 
 class Scale(Delta):
-    """gamma W and gamma b + beta: an output channel's scale and, with `shift`, its shift; of any weight that
-    has channels.
+    """gamma W and gamma b + beta: scales the output channels, and shifts them with `shift`.
 
-    gamma starts at 1 and beta at 0, both with normal noise of `std`.
+    The weight may be any weight with channels. gamma starts at 1 and beta at 0, both with normal noise of
+    `std`.
     """
 
     reads_weight = False
@@ -262,12 +261,13 @@ class Scale(Delta):
         return scaled, shifted if self.beta is None else shifted + self.beta.to(bias.dtype)
 
     def splits(self, module: nn.Module) -> bool:
-        """Whether the output's channels are where `split` expects them."""
+        """Whether the output's channels are at the axis that `split` needs."""
         return type(module) in (nn.Linear, nn.Conv2d)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """gamma y + beta: tokens (…, out) or maps (B, out, H, W). As y + (gamma - 1) y: bfloat16 has no
-        gamma near 1.
+        """gamma y + beta: tokens (…, out) or maps (B, out, H, W).
+
+        Computed as y + (gamma - 1) y, because bfloat16 rounds a gamma near 1 to 1.
         """
         shape = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
         scaled = y + (self.gamma - 1).view(shape).to(y.dtype) * y

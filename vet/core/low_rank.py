@@ -1,7 +1,6 @@
 """Kinds of LowRank that start from the frozen weight or from shared projections: DoRA, PiSSA and VeRA.
 
-r: rank. m, norms: (out,). A (r, in), B (out, r), stacked where there are several parts of rows, as in
-    LowRank.
+r: rank. m, norms: (out,). A (r, in), B (out, r). Several parts of rows are stacked, as in LowRank.
 """
 
 from typing import Any
@@ -19,8 +18,8 @@ from vet.errors import UserError
 class DoRA(LowRank):
     """m (W + scale B A) / ||W + scale B A||, m and norms by output row.   Liu et al. 2024, 2402.09353, eq. 5
 
-    The norm counts as a constant in the backward pass (their sec. 4.3). m starts as ||W||: m / norm is then
-    exactly 1 on the device where it was attached.
+    The norm counts as a constant in the backward pass (their sec. 4.3). m starts as ||W||. So at the start m
+    / norm is exactly 1, on the device of the attach.
     """
 
     takes_dropout = False
@@ -41,7 +40,7 @@ class DoRA(LowRank):
         return self._ratio(moved.detach()).view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * moved, bias
 
     def _ratio(self, moved: torch.Tensor) -> torch.Tensor:
-        """m / ||W + scale B A|| (out,), 1 in the rows of no part"""
+        """m / ||W + scale B A|| (out,). Rows of no part get 1."""
         ratio = self.m / self._norms(moved).clamp_min(1e-12)  # a pruned row has norm 0
         if len(ratio) < self.out_features:
             full = ratio.new_ones(self.out_features)
@@ -55,13 +54,14 @@ class DoRA(LowRank):
         return torch.cat([norms[rows] for rows in self.rows])
 
     def splits(self, module: nn.Module) -> bool:
-        """Only where nothing else reweights the module: the norms are those of its own weight and this
-        update.
+        """Whether the delta is the only delta at the module.
+
+        The norms are those of the module's own weight.
         """
         return super().splits(module) and len(reweights_of(module)) == 1
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """y + (ratio - 1) (y - bias) + ratio B A x: exactly y where ratio is 1 and B is 0, as at the start"""
+        """y + (ratio - 1) (y - bias) + ratio B A x: exactly y if ratio is 1 and B is 0, as at the start"""
         layer: Any = module
         A, B = self.factors()
         with torch.no_grad():
@@ -74,7 +74,7 @@ class DoRA(LowRank):
 
 
 class PiSSA(LowRank):
-    """W + scale (B A - B0 A0), where scale B0 A0 is W's best rank-r part and B, A start there.
+    """W + scale (B A - B0 A0). scale B0 A0 is W's best rank-r part; B and A start at B0 and A0.
 
     2404.02948, eq. 2-4
 
@@ -107,7 +107,7 @@ class PiSSA(LowRank):
         self.register_buffer('B0', self.B.detach().clone())
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """B A - B0 A0 as (B - B0) A + B0 (A - A0), which is zero at the start however a machine rounds"""
+        """B A - B0 A0 as (B - B0) A + B0 (A - A0), which is zero at the start, whatever the rounding"""
         B, B0 = self.full_B(), self.full_B0()
         return torch.cat([self.A, self.A - self.A0]), torch.cat([B - B0, B0], 1)
 
@@ -129,14 +129,17 @@ class PiSSA(LowRank):
 
 
 class Projections(nn.Module):
-    """VeRA's frozen random A and B, one pair for each shape: drawn from `seed` on the CPU, so never saved."""
+    """VeRA's frozen random A and B, one pair for each shape.
+
+    `seed` draws them on the CPU, so they are never saved.
+    """
 
     def __init__(self, seed: int):
         super().__init__()
         self.seed = seed
 
     def pair(self, rank: int, in_features: int, out: int, like: torch.Tensor) -> tuple[str, str]:
-        """The names of A (rank, in) and B (out, rank), drawn when first asked for."""
+        """The names of A (rank, in) and B (out, rank). The first call draws them."""
         generator = torch.Generator().manual_seed(self.seed)
         names = f'A_{rank}x{in_features}_{out}', f'B_{out}x{rank}_{in_features}'
         for name, shape in zip(names, ((rank, in_features), (out, rank))):
@@ -147,7 +150,7 @@ class Projections(nn.Module):
 
 
 class VeRA(LowRank):
-    """W + scale diag(b) B diag(d) A: A and B frozen and shared by equal shapes, b and d trained.
+    """W + scale diag(b) B diag(d) A. A and B are frozen, and shared by equal shapes. b and d train.
     2310.11454, eq. 2
     """
 

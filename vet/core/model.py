@@ -1,4 +1,4 @@
-"""ImageClassifier: a backbone, the tuners attached to it and a head; what is trained, saved and merged."""
+"""ImageClassifier: a backbone, its tuners and a head. Says which numbers are trained, saved and merged."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +21,7 @@ from vet.errors import DataError, UserError
 class ImageClassifier(nn.Module):
     """Normalised images (B, 3, H, W) -> logits (B, K). Attaches `tuners` to `backbone`, in order.
 
-    classes: the K class names. Only the tuners' parameters and the head's train.
+    classes: the K class names. Only the parameters of the tuners and of the head train.
     """
 
     tuners: Any  # nn.ModuleList of Tuner
@@ -47,31 +47,29 @@ class ImageClassifier(nn.Module):
 
     @property
     def tasks(self) -> dict[str | None, 'ImageClassifier']:
-        """{None: itself}: a classifier of one task, which has no name; see MultiTaskClassifier"""
+        """{None: this classifier}. A classifier of one task has no task name. See MultiTaskClassifier."""
         return {None: self}
 
     def for_task(self, task: str | None) -> 'ImageClassifier':
-        """Itself. UserError for a task's name."""
+        """This classifier, for None. UserError for a task's name."""
         if task is not None:
             raise UserError(f'task is {task!r}, but the model has one task without a name; leave it out.')
         return self
 
     @property
     def edits(self) -> list[Thaw | Reweight | Hook]:
-        """Those of all its tuners, in the order they were made."""
+        """The edits of all tuners, in the order in which they were made."""
         return [edit for tuner in self.tuners for edit in tuner._edits]
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that train, by the names they are saved under: 'tuners.0.deltas.….A',
-        'head.weight'.
-        """
+        """The parameters that train, by their names in files: 'tuners.0.deltas.….A', 'head.weight'."""
         tuned = {
             f'tuners.{i}.{name}': p for i, tuner in enumerate(self.tuners) for name, p in tuner.trainable()
         }
         return tuned | {f'head.{name}': p for name, p in self.head.named_parameters() if p.requires_grad}
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """All that training made, buffers and thawed values included, by the names it is saved under."""
+        """All numbers that training made, with buffers and thawed values, by their names in files."""
         tuned = {
             f'tuners.{i}.{name}': value
             for i, tuner in enumerate(self.tuners)
@@ -80,7 +78,10 @@ class ImageClassifier(nn.Module):
         return tuned | {f'head.{name}': value for name, value in self.head.state_dict().items()}
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """What only further training needs, beside `trained_state`: a checkpoint's, not a model folder's."""
+        """The state, beside `trained_state`, that only further training needs.
+
+        Checkpoints hold it, model folders do not.
+        """
         return {
             f'{i}.{name}': value
             for i, tuner in enumerate(self.tuners)
@@ -88,13 +89,13 @@ class ImageClassifier(nn.Module):
         }
 
     def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
-        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is
+        """Copies the tensors of `trained_state` into this model. If names or shapes differ, nothing is
         loaded.
 
         UserError while the model is merged.
         """
         if self.is_merged:
-            raise _merged_error('loaded: the merged weights would stay what they are')
+            raise _merged_error('loaded: the merged weights would not change')
         load_into(self.trained_state(), state, source)
         forget_kept(self.modules())
 
@@ -113,11 +114,11 @@ class ImageClassifier(nn.Module):
         )
 
     def lean(self) -> AbstractContextManager:
-        """Within, the backbone computes only what its features read, where it knows how and no edit would
-        miss the rest.
+        """Within this context, the backbone computes only what its features need.
 
-        Equal to the whole but for rounding. For training; outside, scores stay those of the untouched network
-        bit for bit.
+        Without effect if the backbone does not know how, or if an edit needs the rest. Results are equal
+        except for rounding. For training only: outside of this context, scores are those of the whole
+        network, bit for bit.
         """
         lean, network = self.backbone.lean, self.backbone.network
         if lean is None:
@@ -134,12 +135,11 @@ class ImageClassifier(nn.Module):
         return self.backbone.is_merged
 
     def merge(self) -> nn.Module:
-        """Writes all reweights into plain weights, at no cost at inference, and returns the network; see
-        `unmerge`.
+        """Writes all reweights into plain weights, which cost nothing at inference. Returns the network.
 
-        UserError if a tuner edits what flows through the network, which no weight can hold. Computed in
-        float32. A merged model stays what it is. Until `unmerge`, UserError refuses what would go wrong in
-        silence: training, other weights, tuners that are attached or detached.
+        UserError if a tuner edits the flow through the network, because no weight can hold that. The new
+        weights are computed in float32. Merging a merged model changes nothing. Until `unmerge`, a UserError
+        refuses what would go wrong in silence: training, loading weights, attaching or detaching tuners.
         """
         for tuner in self.tuners:
             if not tuner.mergeable:
@@ -156,15 +156,15 @@ class ImageClassifier(nn.Module):
         return self.backbone.network
 
     def unmerge(self) -> None:
-        """Takes `merge` back, bit for bit, from the kept originals."""
+        """Undoes `merge`, bit for bit. vet has kept the original weights."""
         while self._merged:
             unmerge_reweights(self._merged.pop())
         self.backbone.is_merged = False
         forget_kept(self.backbone.network.modules())
 
 
-def _merged_error(what: str) -> UserError:
-    return UserError(f'the model is merged, so that it cannot be {what}. Call unmerge() first.')
+def _merged_error(action: str) -> UserError:
+    return UserError(f'the model is merged, so that it cannot be {action}. Call unmerge() first.')
 
 
 def _refuse_gradient(gradient: torch.Tensor) -> None:
@@ -174,8 +174,8 @@ def _refuse_gradient(gradient: torch.Tensor) -> None:
 def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
     """Copies `state` into the tensors of `own`.
 
-    DataError, and nothing copied, where names, shapes or kinds of number differ, or where a number is not
-    finite.
+    DataError if names, shapes or kinds of numbers differ, or if a number is not finite. Then nothing is
+    copied.
     """
     require_fit(own, state, source)
     wrong = not_finite(state)
@@ -190,8 +190,9 @@ def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
 
 
 def require_fit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
-    """DataError where `state` cannot be copied into `own`. The tensors of `state` may be without data,
-    on the meta device.
+    """DataError if `state` cannot be copied into `own`.
+
+    The tensors of `state` may be without data, on the meta device.
     """
     wrong = misfits(own, state)
     if wrong:
@@ -202,7 +203,7 @@ def require_fit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tenso
 
 
 def _shape(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], name: str) -> object:
-    """The shape of a tensor, and its type where the other's shape is equal."""
+    """The shape of a tensor. If the other tensor has an equal shape: also the type."""
     if name not in state:
         return 'nothing'
     shape = tuple(state[name].shape)

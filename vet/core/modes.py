@@ -1,4 +1,4 @@
-"""A network in eval mode for a while. Imported by whatever looks at networks."""
+"""Sets a network to eval mode for a while."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ from vet.core.kept import forget_kept
 
 @contextmanager
 def in_eval(network: nn.Module) -> Iterator[None]:
-    """Within, all of `network` is in eval mode; after it, each module is in the mode that it was in.
+    """Within this context, all of `network` is in eval mode. Afterwards, each module has its old mode.
 
-    What modules keep in eval mode of what they computed is forgotten before and after.
+    Some modules keep a result in eval mode. Such results are forgotten before and after.
     """
     modules = list(network.modules())
     with modes_kept(modules):

@@ -1,7 +1,7 @@
-"""MultiTaskClassifier: several classifiers, each with its own frozen weights and head, whose tuners share
-parameters.
+"""MultiTaskClassifier: several classifiers whose tuners share parameters. Each has its frozen weights and its
+head.
 
-With W_t = W0_t + B A for every task t: one A and B (or one A and a B each) learned from all tasks.
+W_t = W0_t + B A for every task t. All tasks train one A and B, or one A and a B each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from vet.patterns import fits
 
 
 class SeveralTasks(nn.Module):
-    """What holds one classifier for each of several tasks, by name."""
+    """A module with one classifier for each of several tasks, by name."""
 
     _tasks: Any  # {name: its ImageClassifier}
 
@@ -34,7 +34,7 @@ class SeveralTasks(nn.Module):
         return {name: model.classes for name, model in self.tasks.items()}
 
     def for_task(self, task: str | None) -> ImageClassifier:
-        """The classifier of one task. UserError for a name that is none."""
+        """The classifier of a task. UserError for an unknown name."""
         if task not in self._tasks:
             raise UnknownNameError('task', task, self._tasks, 'The model has several: name one with task=….')
         return self.tasks[task]
@@ -43,10 +43,12 @@ class SeveralTasks(nn.Module):
 class MultiTaskClassifier(SeveralTasks):
     """Normalised images (B, 3, H, W) of one task, and its name -> logits (B, K_task).
 
-    tasks: {name: its classifier}. shared: which of the tuners' parameters are one for all tasks, as a regular
-    expression over their whole names, 'tuners.0.deltas.<site>.A'; those that match must be there, of one
-    shape, in every task. Thawed values, and what a delta says is `bound_to_weight` (DoRA's m, GPS's values),
-    are each task's. A parameter of one task alone is named 'tuners.<task>.0.deltas…' or 'head.<task>.…'.
+    tasks: {name: its classifier}.
+    shared: the parameters of the tuners that all tasks share: a regular expression for their whole names,
+        'tuners.0.deltas.<site>.A'. Every task must have these parameters, with one shape.
+    Each task has its own thawed values, and its own parameters that a delta lists in `bound_to_weight`
+    (DoRA's m, GPS's values). The parameters of one task have names such as 'tuners.<task>.0.deltas…' or
+    'head.<task>.…'.
     """
 
     def __init__(self, tasks: Mapping[str, ImageClassifier], shared: str = '.*'):
@@ -67,14 +69,14 @@ class MultiTaskClassifier(SeveralTasks):
             if name not in other or _get(*other[name]).shape != _get(*first[name]).shape
         ]
         if misfit or (first and not self._shared):
-            what = (
+            wrong = (
                 f'{misfit[0]!r}, which is not of one shape in every task'
                 if misfit
                 else f'nothing that tasks can share among {list(first)[:3]} …'
                 + (f' (such as {min(bound)!r} belongs to one frozen weight)' if bound else '')
             )
             raise UserError(
-                f'model.shared={shared!r} matches {what}; give a regular expression of names that all tasks '
+                f'model.shared={shared!r} matches {wrong}; give a regular expression of names that all tasks '
                 'have, such as ".*" or ".*A".'
             )
         for other in others:
@@ -84,7 +86,7 @@ class MultiTaskClassifier(SeveralTasks):
 
     @property
     def tuners(self) -> list[Tuner]:
-        """Those of every task."""
+        """The tuners of every task."""
         return [tuner for model in self.tasks.values() for tuner in model.tuners]
 
     def forward(self, images: torch.Tensor, task: str) -> torch.Tensor:
@@ -92,7 +94,7 @@ class MultiTaskClassifier(SeveralTasks):
         return self._tasks[task](images)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that train, those that are shared once."""
+        """The parameters that train. A shared parameter occurs once."""
         return {
             self._name(task, name): p
             for task, model in self.tasks.items()
@@ -100,7 +102,7 @@ class MultiTaskClassifier(SeveralTasks):
         }
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """All that training made, by the names it is saved under."""
+        """All numbers that training made, by their names in files."""
         return {
             self._name(task, name): value
             for task, model in self.tasks.items()
@@ -108,7 +110,7 @@ class MultiTaskClassifier(SeveralTasks):
         }
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """What only further training needs."""
+        """The state that only further training needs."""
         return {
             f'{task}.{name}': value
             for task, model in self.tasks.items()
@@ -116,14 +118,15 @@ class MultiTaskClassifier(SeveralTasks):
         }
 
     def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
-        """Copies what `trained_state` gave into this model; names and shapes must agree, or nothing is
-        loaded.
+        """Copies the tensors of `trained_state` into this model.
+
+        If names or shapes differ, nothing is loaded.
         """
         load_into(self.trained_state(), state, source)
         forget_kept(self.modules())
 
     def count(self) -> dict[str, int]:
-        """Numbers of parameters, as ImageClassifier's; what tasks share counts once."""
+        """Numbers of parameters, as in ImageClassifier. A shared parameter counts once."""
         trainable = self.trainable()
         head = sum(p.numel() for name, p in trainable.items() if name.startswith('head.'))
         total = sum(p.numel() for p in trainable.values())
@@ -146,15 +149,15 @@ class MultiTaskClassifier(SeveralTasks):
 
 
 def _deltas(model: ImageClassifier) -> dict[str, tuple[nn.Module, str]]:
-    """The module that holds each parameter of the tuners' deltas and its name there, by the name it is
-    saved under.
+    """The name in files of each parameter of the deltas -> the module that holds the parameter, and its name
+    there.
     """
-    found = {}
+    places = {}
     for i, tuner in enumerate(model.tuners):
         for path, _ in tuner.deltas.named_parameters():
             owner, _, leaf = path.rpartition('.')
-            found[f'tuners.{i}.deltas.{path.replace("/", ".")}'] = tuner.deltas.get_submodule(owner), leaf
-    return found
+            places[f'tuners.{i}.deltas.{path.replace("/", ".")}'] = tuner.deltas.get_submodule(owner), leaf
+    return places
 
 
 def _get(holder: nn.Module, name: str) -> Any:
@@ -162,8 +165,8 @@ def _get(holder: nn.Module, name: str) -> Any:
 
 
 def share_equal_weights(backbones: Sequence[Backbone]) -> None:
-    """Lets untouched backbones of the same weights hold the same tensors, so that they take the memory
-    of one.
+    """Makes untouched backbones with the same weights share their tensors, so that they use the memory of
+    one.
     """
     first: dict[str, Backbone] = {}
     for backbone in backbones:

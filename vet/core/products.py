@@ -1,9 +1,10 @@
-"""Products with low-rank updates: x with the weight W + B A (merged in the step), and y + B A x (split). Each
-has its autograd function here. Used by core.reweight and by the deltas.
+"""Products with low-rank updates: x with W + B A (merged in the step), and y + B A x (split).
 
-In float32, with more positions in x than W has columns, the merged product is cheaper than B (A x): it needs
-no pass over the output, and no second gradient of x to add. In less precision W + B A would round a small
-update away.
+Each product has its autograd function here. Used by core.reweight and by the deltas.
+
+In float32, if x has more positions than W has columns, the merged product is cheaper than B (A x): it needs
+no pass over the output, and no second gradient of x. With less precision, W + B A would round a small update
+away.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from vet.torch_private import convolution_gradients, is_recorded
 
 
 def can_merge(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
-    """Whether `merged_product` computes the module's reweighted output, and gains by it."""
+    """Whether `merged_product` computes the module's reweighted output, and is faster."""
     return (
         not is_recorded()
         and all(declared(delta).adds_product() for delta in deltas)
@@ -30,7 +31,10 @@ def can_merge(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
 
 
 def merged_product(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
-    """x (…, in) to (…, out), or (N, in, H, W) to (N, out, H', W'); the updates of all deltas are one"""
+    """x (…, in) to (…, out), or (N, in, H, W) to (N, out, H', W').
+
+    The updates of all deltas are one product.
+    """
     As, Bs = zip(*(delta.factors() for delta in deltas))
     A, B = (As[0], Bs[0]) if len(deltas) == 1 else (torch.cat(As), torch.cat(Bs, 1))
     if isinstance(module, nn.Linear):
@@ -42,7 +46,7 @@ def merged_product(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> torch
 
 
 def _positions(module: nn.Module, x: torch.Tensor) -> float:
-    """Rows that the weight is multiplied with; 0 of a module that does something else."""
+    """The number of rows that are multiplied with the weight. 0 for a module that computes something else."""
     if type(module) is nn.Linear:
         return x.numel() / module.in_features
     if (
@@ -59,7 +63,7 @@ class MergedLinear(torch.autograd.Function):
     """x (W + B A)^T + b: x (N, in), W (out, in), b (out,) or None, A (k, in), B (out, k). W and b have no
     gradient.
 
-    W + B A is formed anew for the backward pass, and the full gradient of W never is.
+    The backward pass forms W + B A again, and never forms the full gradient of W.
     """
 
     @staticmethod
@@ -80,10 +84,9 @@ class MergedLinear(torch.autograd.Function):
 
 
 class MergedConv2d(torch.autograd.Function):
-    """The convolution of x (N, in, H, W) with W + B A, where W (out, in, kH, kW), A (k, in kH kW), B (out,
-    k); as MergedLinear.
+    """The convolution of x (N, in, H, W) with W + B A. See MergedLinear.
 
-    how: stride, padding and dilation.
+    W (out, in, kH, kW), A (k, in kH kW), B (out, k). how: stride, padding and dilation.
     """
 
     @staticmethod
@@ -116,13 +119,13 @@ class MergedConv2d(torch.autograd.Function):
 
 
 def through(module: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """B A x as `module`, a Linear or a plain Conv2d of that weight, computes it; A (k, in) and B (out, k)"""
+    """B A x, computed as `module` (a Linear or a plain Conv2d) would compute it; A (k, in) and B (out, k)"""
     h = down(module, x, A)
     return F.linear(h, B) if isinstance(module, nn.Linear) else F.conv2d(h, B[:, :, None, None])
 
 
 def down(module: Any, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
-    """A x as `module` computes it: (…, k) or (B, k, H', W')"""
+    """A x, computed as `module` would compute it: (…, k) or (B, k, H', W')"""
     if isinstance(module, nn.Linear):
         return F.linear(x, A)
     weight, padding = A.view(len(A), module.in_channels, *module.kernel_size), module.padding
@@ -146,7 +149,7 @@ def _sides(module: Any) -> list[int]:
 def add_product(
     module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Tensor, B: torch.Tensor
 ) -> torch.Tensor:
-    """y + B A x; y, the fresh output of `module`, may be written into."""
+    """y + B A x. y is the fresh output of `module`, so the function may write into y."""
     is_linear = isinstance(module, nn.Linear)
     channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
     if channels_last and not is_recorded():
@@ -155,20 +158,19 @@ def add_product(
 
 
 class AddProduct(torch.autograd.Function):
-    """y + B h, written into y: y (…, out, …), h (…, k, …) with channels at `axis`, last in memory, and B
-    (out, k).
+    """y + B h, written into y. y (…, out, …), h (…, k, …), B (out, k).
 
-    Computed in y's dtype. No tensor of y's size is made, forward or backward. y comes first: where it is a
-    view, as a Linear's output is in torch 2.11, autograd takes the first gradient for its own.
+    The channels are at `axis`, last in memory. Computed in y's dtype. No tensor of y's size is made, forward
+    or backward. y must be the first argument: if y is a view, as a Linear's output is in torch 2.11, autograd
+    takes the first gradient for that of y.
     """
 
     @staticmethod
     def forward(ctx: Any, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
         y.movedim(axis, -1).view(-1, len(B)).addmm_(flattened(h, axis).to(y.dtype), B.to(y.dtype).T)
         ctx.mark_dirty(y)
-        ctx.save_for_backward(
-            h, B
-        )  # its own inputs: of what is made here, a second backward would know no history
+        # saves inputs of this function; a tensor that is made here would have no history in a second backward
+        ctx.save_for_backward(h, B)
         ctx.axis = axis
         return y
 

@@ -1,20 +1,19 @@
-"""The only owner of a module's own `forward`: of the instance's `forward`, which stands before the class's.
+"""The only file that writes the `forward` of a module's instance, which stands before the class's `forward`.
 
-From the inside to the outside, a call of a reweighted module goes through:
-1. the class's `forward`, or another one that stands in for the class's for a while
-(`class_forward_replaced`); 2. the instance's own `forward` that stood there before vet came, such as one of a
-user or a hook of accelerate: vet keeps it,
-   calls it, and gives it back;
+A call of a reweighted module goes through these layers, from the inside to the outside:
+1. the class's `forward`, or another function that replaces it for a while (`class_forward_replaced`);
+2. the `forward` that the instance had before vet, such as a user's function or a hook of accelerate. vet
+    keeps it, calls
+   it, and gives it back;
 3. the reweights of the tuners, in the order in which they were attached;
-4. another forward for the whole module, for a while (`forward_replaced`): nothing of 1 to 3 is called;
-5. whatever others wrap around the module afterwards.
+4. another forward for the whole module, for a while (`forward_replaced`): then 1 to 3 are not called;
+5. functions that others wrap around the module afterwards.
 
 A module with reweights is attached. Its tensors and its `state_dict` keys are the old ones. `merge_reweights`
-writes the new tensors into the module, which then has its old forward again, and `unmerge_reweights` takes
-the tensors back, bit for bit. A
-module without reweights is detached: what stood there before stands there again.
+writes the new tensors into the module. Then the module has its old forward again. `unmerge_reweights` takes
+the new tensors back, bit for bit. A module without reweights is detached: its forward is that of before.
 
-Used by core, and by whatever gives a module another forward for a while.
+Used by core, and by code that gives a module another forward for a while.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -38,13 +37,12 @@ Tensors = dict[str, torch.Tensor | None]
 
 @dataclass(eq=False)
 class Reweight:
-    """`delta(weight, bias) -> (weight, bias)` of one module that has them; several at one module act in
-    order.
+    """`delta(weight, bias) -> (weight, bias)` for one module. Several reweights of one module act in order.
 
     The delta sees the weight with its output axis first, see `output_first`.
     The module keeps its class, its parameters and their names. So `state_dict` keys, hooks, deepcopy, pickle
-    and torch.compile stay what they were, and so do padding rules, weight standardisation and whatever else
-    the class does with its weight.
+    and torch.compile work as before. Padding rules, weight standardisation and other work of the class stay
+    too.
     """
 
     host: nn.Module
@@ -54,7 +52,7 @@ class Reweight:
     mergeable = True
 
     def apply(self) -> None:
-        """Puts the edit on. NoSiteError where a delta drops out its input, and the whole weight is needed."""
+        """Makes the edit. NoSiteError if a delta has dropout, but the module needs the whole weight."""
         state = _attached(self.host)
         state.edits.append(self)
         if not all_split(self.host) and any(declared(edit.delta).dropout for edit in state.edits):
@@ -69,7 +67,7 @@ class Reweight:
         return output_first(self.host.get_submodule(self.weight_name.rpartition('.')[0]), weight)
 
     def undo(self) -> None:
-        """Takes the edit off."""
+        """Undoes the edit."""
         state = self.host.__dict__[STATE]
         state.edits.remove(self)
         if not state.edits:
@@ -78,27 +76,27 @@ class Reweight:
 
 @dataclass(eq=False)
 class _Attached:
-    """What stands on a reweighted module. A copy or a pickle of the module has a copy of this."""
+    """The state of a reweighted module. A copy or a pickle of the module has a copy of the state."""
 
     edits: list[Reweight] = field(default_factory=list)
-    before: Forward | None = None  # the instance's forward that stood there before
-    class_forward: Forward | None = None  # for a while, in place of the class's
+    before: Forward | None = None  # the instance's own forward of before
+    class_forward: Forward | None = None  # replaces the class's forward for a while
 
 
 STATE = '_reweighted'  # in the module's __dict__
 
 
 def reweights_of(host: nn.Module) -> list[Reweight]:
-    """The reweights of a module, in the order they act; none of a module that is detached."""
+    """The reweights of a module, in the order in which they act. A detached module has none."""
     state = host.__dict__.get(STATE)
     return state.edits if state else []
 
 
 def all_split(host: nn.Module) -> bool:
-    """Whether every reweight of the module can add to its output in place of forming its weight.
+    """Whether every reweight of the module can add to its output, so that no new weight is formed.
 
-    Not where another forward stood there before: what that one makes of W x, it must make of the new weight
-    too.
+    False if the instance had its own forward before. That forward may change W x, and must see the new
+    weight.
     """
     state: _Attached | None = host.__dict__.get(STATE)
     if state is not None and state.before is not None:
@@ -107,7 +105,7 @@ def all_split(host: nn.Module) -> bool:
 
 
 def new_tensors(host: nn.Module) -> Tensors:
-    """The tensors of `host` that its reweights change, by parameter path, as they make them."""
+    """The new tensors of `host`, by parameter path: the tensors that its reweights change."""
     tensors: Tensors = {}
     for edit in reweights_of(host):
         weight, bias = (
@@ -121,8 +119,9 @@ def new_tensors(host: nn.Module) -> Tensors:
 
 
 def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
-    """The parameter at a dotted path; None where the module has none, such as the bias of a bias-free
-    convolution.
+    """The parameter at a dotted path.
+
+    None: the module has no such parameter, such as a convolution without bias.
     """
     owner, _, name = path.rpartition('.')
     return parameters_of(module.get_submodule(owner)).get(name)
@@ -132,7 +131,7 @@ def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
 
 
 def _attached(host: nn.Module) -> _Attached:
-    """The state of a module on which an edit is put."""
+    """The state of a module that gets an edit."""
     if STATE not in host.__dict__:
         _put_on(host, _Attached(before=host.__dict__.get('forward')))
     return host.__dict__[STATE]
@@ -144,8 +143,11 @@ def _put_on(host: nn.Module, state: _Attached) -> None:
 
 
 def _take_off(host: nn.Module, state: _Attached) -> None:
-    """Gives the module back what stood there. Where somebody has wrapped the module since, his wrapper stays,
-    and calls what stood there through `_reweighted`."""
+    """Gives the module its forward of before.
+
+    If another program has wrapped the module since, the wrapper stays. It calls the forward of before through
+    `_reweighted`.
+    """
     if getattr(host.__dict__.get('forward'), 'func', None) is not _reweighted:
         return
     del host.__dict__[STATE], host.__dict__['forward']
@@ -154,8 +156,11 @@ def _take_off(host: nn.Module, state: _Attached) -> None:
 
 
 def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The forward of a reweighted module: where all deltas can, W x and what each makes of it, as W x + B(A
-    x); else the class's on new tensors."""
+    """The forward of a reweighted module.
+
+    If all deltas can split: W x and the additions of the deltas, as W x + B(A x). If not: the class's forward
+    with the new tensors.
+    """
     state: _Attached | None = host.__dict__.get(STATE)
     if state is None:
         return type(host).forward(host, *args, **kwargs)
@@ -176,12 +181,11 @@ def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def _with_tensors(host: nn.Module, state: _Attached, tensors: Tensors, *args: Any, **kwargs: Any) -> Any:
-    """The old forward on new tensors."""
+    """The old forward with new tensors."""
     if state.before is None:
         return type(host).forward(_shadow(host, tensors), *args, **kwargs)
-    old = {
-        path: parameter_or_none(host, path) for path in tensors
-    }  # a stranger's forward reads them from the module itself
+    # a forward that is not vet's reads the tensors from the module itself
+    old = {path: parameter_or_none(host, path) for path in tensors}
     try:
         _put_tensors(host, tensors)
         return state.before(*args, **kwargs)
@@ -190,8 +194,9 @@ def _with_tensors(host: nn.Module, state: _Attached, tensors: Tensors, *args: An
 
 
 def _shadow(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn.Module:
-    """A shadow of `module` that reads `tensors` for its parameters. Nothing of `module` changes, so
-    threads may share it.
+    """A shadow of `module` that reads `tensors` for its parameters.
+
+    `module` does not change, so threads may share it.
     """
     shadow: Any = twin(module)
     below: dict[str, Tensors] = {}
@@ -217,7 +222,7 @@ def _put_tensors(module: nn.Module, tensors: Mapping[str, Any]) -> None:
 
 @dataclass(eq=False)
 class Merged:
-    """What `merge_reweights` took from a module."""
+    """The edits and tensors that `merge_reweights` took from a module."""
 
     host: nn.Module
     edits: list[Reweight]
@@ -226,7 +231,8 @@ class Merged:
 
 def merge_reweights(host: nn.Module) -> Merged:
     """Writes the new tensors of an attached module into the module, as parameters without a gradient.
-    Its edits are put aside.
+
+    The edits of the module are kept in the result.
     """
     with torch.no_grad():
         tensors = new_tensors(host)
@@ -245,7 +251,7 @@ def merge_reweights(host: nn.Module) -> Merged:
 
 
 def unmerge_reweights(merged: Merged) -> None:
-    """Takes `merge_reweights` back, bit for bit."""
+    """Undoes `merge_reweights`, bit for bit."""
     _put_tensors(merged.host, merged.originals)
     _attached(merged.host).edits = merged.edits
 
@@ -255,7 +261,10 @@ def unmerge_reweights(merged: Merged) -> None:
 
 @contextmanager
 def forward_replaced(module: nn.Module, forward: Forward) -> Iterator[None]:
-    """Within, the module computes `forward` and nothing else; after it, what it computed before."""
+    """Within this context, the module computes `forward` and nothing else.
+
+    Afterwards, it computes as before.
+    """
     with forward_kept(module):
         object.__setattr__(module, 'forward', forward)
         yield
@@ -263,7 +272,10 @@ def forward_replaced(module: nn.Module, forward: Forward) -> Iterator[None]:
 
 @contextmanager
 def forward_kept(module: nn.Module) -> Iterator[None]:
-    """Within, the instance's `forward` may change; after it, the one stands there that stood there before."""
+    """Within this context, the instance's `forward` may change.
+
+    Afterwards, the instance has its `forward` of before.
+    """
     before = vars(module).get('forward')
     try:
         yield
@@ -277,8 +289,9 @@ def forward_kept(module: nn.Module) -> Iterator[None]:
 def class_forward_replaced(
     module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[None]:
-    """Within, `forward` computes what the module's class does: reweights that split their product add
-    to it.
+    """Within this context, `forward` replaces the class's forward.
+
+    Reweights that split still add to the output.
     """
     state: _Attached | None = module.__dict__.get(STATE)
     if state is None:

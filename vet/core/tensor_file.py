@@ -1,8 +1,7 @@
-"""Tensor files, read whole or refused: a .safetensors file may come from a stranger, or from a disk that lost
-a bit.
+"""Reads tensor files whole, or refuses them. A file may come from a stranger, or from a disk that lost a bit.
 
-The header says names, types and shapes. It is read first, and the data only where the header fits what is
-needed.
+The header says names, types and shapes. vet reads the header first. vet reads the data only if the header
+fits.
 """
 
 import hashlib
@@ -27,8 +26,9 @@ def read_tensors(
 ) -> Tensors:
     """The tensors of a .safetensors file. DataError, which ends with `advice`, for a file that is not whole.
 
-    sha256: of the file's bytes, where something beside the file says it; None, where nothing does.
-    fits: gets the tensors without data (on torch's meta device) and raises where they are not what is needed.
+    sha256: the file's sha256, if something beside the file says it.
+    fits: a function that gets the tensors without data (on torch's meta device), and raises if they do not
+        fit.
     """
     try:
         require_regular(path)
@@ -60,16 +60,18 @@ def sha256_of(data: bytes) -> str:
 
 
 def require_regular(path: Path) -> None:
-    """DataError for what is no regular file: reading a pipe or a device may never end. OSError where
-    nothing is there.
+    """DataError for a file that is no regular file: reading a pipe or a device may never end.
+
+    OSError if nothing is there.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f'{str(path)!r} cannot be read: it is no regular file. Put the file itself there.')
 
 
 def require_stored(path: Path) -> None:
-    """DataError for a torch file whose parts are compressed, as torch never writes them: unpacked they
-    may take any size.
+    """DataError for a torch file with compressed parts. torch never compresses.
+
+    Unpacked parts may have any size.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
@@ -81,8 +83,9 @@ def require_stored(path: Path) -> None:
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """DataError for a link out of the folder, which could name any file of this machine. The hub's
-    client links into its cache.
+    """DataError for a link out of the folder, which could name any file of this machine.
+
+    Links of the hub's client into its cache are allowed.
     """
     allowed = folder.resolve(), folder.resolve().parent.parent / 'blobs'
     for name in names:
@@ -98,8 +101,9 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
 
 
 def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names at which `given` cannot be copied into `own`: one of both lacks them, or shape or kind
-    of number differ.
+    """The names at which `given` cannot be copied into `own`.
+
+    A name is missing on one side, or the shape or the kind of number differs.
     """
     return sorted(set(own) ^ set(given)) or sorted(
         name for name in own if own[name].shape != given[name].shape or not _same_kind(own[name], given[name])
@@ -107,7 +111,7 @@ def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) 
 
 
 def not_finite(given: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names of tensors that hold an infinite number or none (NaN)."""
+    """The names of tensors that hold an infinite number or NaN."""
     return sorted(
         name
         for name, tensor in given.items()
@@ -133,12 +137,14 @@ def check_tensors(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.
 
 
 def _same_kind(own: torch.Tensor, given: torch.Tensor) -> bool:
-    """Floats of any width for floats; whole numbers and truth values of exactly their type."""
+    """Whether the kinds of numbers fit: floats of any width for floats, or exactly the same type of whole
+    numbers.
+    """
     return given.is_floating_point() if own.is_floating_point() else own.dtype == given.dtype
 
 
 def _header(path: Path) -> Tensors:
-    """The file's tensors without data."""
+    """The file's tensors, without data."""
     with safe_open(path, 'pt') as file:
         slices = {name: file.get_slice(name) for name in file.keys()}
         return {
@@ -149,7 +155,7 @@ def _header(path: Path) -> Tensors:
         }
 
 
-# By the name in the header. A type that is not here stands for no number that is trained.
+# By the name in the header. Other types hold no numbers that can be trained.
 _DTYPES = dict(
     F64=torch.float64,
     F32=torch.float32,

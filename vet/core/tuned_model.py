@@ -1,7 +1,8 @@
-"""TunedModel: several tuned classifiers that hold one frozen backbone's weights between them, for inference.
+"""TunedModel: several tuned classifiers that share the weights of one frozen backbone, for inference.
 
-Each classifier has modules of its own around the same tensors, so that none can disturb another: to switch is
-to call another. One more set of modules bears the deltas of all that can mix, each on the images of its own.
+Each classifier has its own modules around the same tensors, so that no classifier can disturb another. To
+switch means to call another classifier. A further set of modules has the deltas of all classifiers that can
+mix. Each delta acts on the images of its classifier.
 """
 
 import copy
@@ -25,15 +26,16 @@ from vet.errors import UserError
 
 
 class TunedModel(SeveralTasks):
-    """Normalised images (B, 3, H, W) and whose they are -> logits (B, K) of one tuner, or a list of B logits
-    (K_i,).
+    """Normalised images (B, 3, H, W) and the names of their tuners -> logits.
 
-    tasks: {name: its classifier}, each on a copy `with_same_weights` of `backbone`, which stays untouched.
-    A batch of several tuners is one forward of the backbone where their edits act on each image by itself:
-    low-rank updates of Linear layers and convolutions, adapters, what is added to the features. Images of
-    those that form weights or add tokens (thawed values, prompts) are grouped, a forward for each tuner.
-    Threads may share it; each names its tuner in the call, as `use` is for all of them. `disabled` is for its
-    own thread.
+    Logits (B, K) of one tuner, or a list of B logits (K_i,) for several tuners.
+    tasks: {name: its classifier}, each on a copy `with_same_weights` of `backbone`. `backbone` stays
+        untouched.
+    A batch of several tuners is one forward of the backbone, if the edits of all act on each image by itself.
+    Such edits are low-rank updates of Linear layers and convolutions, adapters, and additions to the
+    features. Other tuners form weights or add tokens (thawed values, prompts). They get one forward per
+    tuner. Threads may share the model. Each thread then names its tuner in the call, because `use` acts on
+    all threads. `disabled` acts on its own thread.
     """
 
     def __init__(self, backbone: Backbone, tasks: Mapping[str, ImageClassifier]):
@@ -53,7 +55,7 @@ class TunedModel(SeveralTasks):
 
     @property
     def active(self) -> str | None:
-        """The tuner of calls that name none, as `use` said; None within `disabled`."""
+        """The tuner of calls that name none, as `use` chose it. None within `disabled`."""
         return None if self._is_disabled() else self._active
 
     def use(self, task: str) -> None:
@@ -63,9 +65,7 @@ class TunedModel(SeveralTasks):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within, a call that names no tuner gives the frozen backbone's features (B, C); after it,
-        what was active is again.
-        """
+        """Within this context, a call that names no tuner gives the frozen backbone's features (B, C)."""
         token = _DISABLED.set((*_DISABLED.get(), self))
         try:
             yield
@@ -77,7 +77,7 @@ class TunedModel(SeveralTasks):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
-        """task: one name, or one for each image; None: the active one."""
+        """task: one name, or one name per image. None: the active tuner."""
         if task is None and self._is_disabled():
             return self.backbone(images)
         if task is None or isinstance(task, str):
@@ -95,16 +95,17 @@ class TunedModel(SeveralTasks):
                 features = _forward(self._mixed, images, {name: rows[name] for name in together})
         logits: list[torch.Tensor] = [torch.empty(0)] * len(images)
         for name, model in models.items():
-            own = rows[name]
-            for i, row in zip(own, model.head(features[name]) if name in features else model(images[own])):
+            of_task = rows[name]
+            own_logits = model.head(features[name]) if name in features else model(images[of_task])
+            for i, row in zip(of_task, own_logits):
                 logits[i] = row
         return logits
 
 
 def with_same_weights(backbone: Backbone) -> Backbone:
-    """A copy whose modules are its own and whose parameters and buffers are those of `backbone`.
+    """A copy with its own modules, and with the parameters and buffers of `backbone`.
 
-    Buffers into which a forward writes are the copy's own.
+    Buffers into which a forward writes are copied too.
     """
     same = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
     for buffer in filled_buffers(backbone):
@@ -113,9 +114,8 @@ def with_same_weights(backbone: Backbone) -> Backbone:
 
 
 _DISABLED: ContextVar[tuple[TunedModel, ...]] = ContextVar('_DISABLED', default=())
-_ROWS: ContextVar[tuple[int, dict[str, slice]]] = ContextVar(
-    '_ROWS'
-)  # of a mixed forward: the images, and whose are which
+# of a mixed forward: the number of images, and {tuner: the slice of its images}
+_ROWS: ContextVar[tuple[int, dict[str, slice]]] = ContextVar('_ROWS')
 
 
 class _CannotMix(Exception):
@@ -123,8 +123,8 @@ class _CannotMix(Exception):
 
 
 class _OnOwn(Delta):
-    """A delta, acting on those rows of a mixed batch that are its tuner's. windows: rows of an image at
-    its module.
+    """A delta that acts only on the rows of its tuner in a mixed batch. windows: rows of an image at its
+    module.
     """
 
     def __init__(self, name: str, delta: nn.Module, windows: int):
@@ -139,7 +139,7 @@ class _OnOwn(Delta):
         return slice(rows.start * self.windows, rows.stop * self.windows)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """What a hook calls: delta(x) or delta(x, y), in the rows of its own"""
+        """For hooks: delta(x) or delta(x, y), on the rows of its tuner"""
         whole, rows = x if y is None else y, self.rows(x, y)
         if rows.start == rows.stop:
             return whole
@@ -152,7 +152,7 @@ class _OnOwn(Delta):
         return True
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """y is the module's fresh output, which nobody else holds: written in place"""
+        """Writes into y. y is the module's fresh output, which nobody else holds."""
         rows = self.rows(x)
         if rows.start < rows.stop:
             part = self.delta.split(module, x[rows], y[rows])
@@ -162,10 +162,11 @@ class _OnOwn(Delta):
 
 
 def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
-    """Puts a classifier's edits onto `mixed`, for its own rows. False, and nothing put, where they
-    cannot mix.
+    """Puts a classifier's edits onto `mixed`, for the rows of this classifier.
+
+    If the edits cannot mix: returns False, and puts no edit.
     """
-    if model.is_merged:  # nothing is left to put
+    if model.is_merged:  # merged edits are in the weights, and cannot be put elsewhere
         return False
     paths = {id(module): path for path, module in model.backbone.network.named_modules()}
     put: list[Reweight | Hook] = []
@@ -195,8 +196,9 @@ def _put(mixed: Backbone, name: str, edit: Any, paths: Mapping[int, str]) -> Rew
 
 
 def _forward(mixed: Backbone, images: torch.Tensor, rows: Mapping[str, list[int]]) -> dict[str, torch.Tensor]:
-    """One forward over the images of several tuners, each one's next to each other; {name: its features
-    (b, C)}
+    """One forward over the images of several tuners. The images of a tuner are neighbours.
+
+    Returns {name: its features (b, C)}.
     """
     order = [i for own in rows.values() for i in own]
     slices, start = {}, 0
