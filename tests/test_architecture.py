@@ -1,7 +1,10 @@
 """docs/architecture.md is a map of this tree: what the page names exists."""
 
+import ast
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs/architecture.md').read_text()
@@ -24,3 +27,10 @@ def test_every_delta_capability_is_on_the_page():
         'splits'
     }
     assert [name for name in sorted(declared) if f'`{name}`' not in PAGE] == []
+
+
+@pytest.mark.parametrize('door', sorted((ROOT / 'vet').rglob('door.py')), ids=lambda path: path.parent.name)
+def test_every_door_lists_the_files_behind_the_door(door):
+    listed = set(re.findall(r'\w+\.py', ast.get_docstring(ast.parse(door.read_text()))))
+    behind = {path.name for path in door.parent.glob('*.py')} - {'door.py', '__init__.py'}
+    assert behind <= listed and len(behind) > 3
