@@ -226,6 +226,10 @@ def describe(hint: Any) -> str:
         if registry := next((limit.registry for limit in inner if isinstance(limit, PluginOf)), ''):
             return f'a dict with a "type" of those that `vet list {registry}s` shows'
         limits = ' and '.join(filter(None, map(_limit, inner[1:])))
+        if any(isinstance(limit, Len) for limit in inner):
+            return describe(inner[0]).replace('a list', f'a list {limits}', 1)
+        if any(isinstance(limit, Predicate) for limit in inner):
+            return f'{describe(inner[0])}, {limits}'
         return f'{describe(inner[0])} {limits}' if limits and inner[0] in (int, float) else describe(inner[0])
     if origin in (typing.Union, types.UnionType):
         return ' or '.join(options(hint))
@@ -260,7 +264,7 @@ def _limit(limit: Any) -> str:
     if isinstance(limit, MinLen):
         return 'not empty'
     if isinstance(limit, Predicate):
-        return limit.func.__doc__ or limit.func.__name__
+        return (limit.func.__doc__ or limit.func.__name__).rstrip('.')
     if not isinstance(limit, Interval):
         return ''
     low = (

@@ -1,10 +1,14 @@
 """Preprocessing settings and the changes a config makes to them; what a Backbone refuses."""
 
+from dataclasses import asdict
+
 import pytest
+import timm
 from torch import nn
 
 from tests.nets import timm_net
 from vet.core.backbone import Backbone, Preprocessing
+from vet.core.permits import PREPROCESSING
 from vet.core.site import Layout
 from vet.errors import UserError
 
@@ -52,11 +56,58 @@ def test_all_parameters_are_frozen():
         (dict(crop_pct=0), 'crop_pct is 0; it must be at least 0.05'),
         (dict(crop_pct=2), 'at most 1'),
         (dict(interpolation=3), 'interpolation is 3'),
+        (
+            dict(interpolation='bicubicc'),
+            "unknown preprocessing.interpolation 'bicubicc'. Did you mean 'bicubic'",
+        ),
+        (dict(size=2049), 'size is 2049; it must be at least 1 and at most 2,048'),
+        (dict(gray_range=[4095, 0]), 'gray_range is .*in rising order'),
     ],
 )
 def test_values_out_of_range(changes, message):
     with pytest.raises(UserError, match=message):
         Preprocessing().with_changes(changes)
+
+
+@pytest.mark.parametrize(
+    'given',
+    [
+        dict(size=2048),
+        dict(size=2049),
+        dict(size=[8, 8]),
+        dict(crop_pct=1.15),
+        dict(crop_pct=0.1),
+        dict(crop_pct=2),
+        dict(mean=[0.5]),
+        dict(mean=[127.5] * 3),
+        dict(std=[1 / 255] * 3),
+        dict(std=[1e-4] * 3),
+        dict(interpolation='lanczos'),
+        dict(interpolation='cubic'),
+        dict(gray_range=[0, 4095]),
+        dict(gray_range=[1, 1]),
+    ],
+    ids=str,
+)
+def test_a_folder_may_say_what_a_config_may_say(given):
+    try:
+        asdict(Preprocessing().with_changes(given))
+        is_allowed = True
+    except UserError:
+        is_allowed = False
+    assert PREPROCESSING.allows(given) == is_allowed
+
+
+def test_the_preprocessing_of_every_timm_model_is_allowed():
+    """Such as volo_d5_512's crop of 1.15."""
+    names = timm.list_pretrained()
+    assert len(names) > 1000
+    for name in names:
+        cfg = timm.get_pretrained_cfg(name)
+        published = dict(
+            size=list(cfg.input_size[1:]), mean=list(cfg.mean), std=list(cfg.std), crop_pct=cfg.crop_pct
+        )
+        assert PREPROCESSING.allows(published | dict(interpolation=cfg.interpolation)), name
 
 
 def test_values_in_range():

@@ -15,7 +15,7 @@ from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
 from vet.core.backbone import Backbone, Lean, Preprocessing, Resampling
 from vet.core.budget import rehearse_building
-from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, dicts, permits, text
+from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, TOKENS, dicts, permits, text
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.offline import cache_alone_without_network
 from vet.registry import BACKBONES
@@ -39,7 +39,8 @@ ARCHITECTURE = """
     use_abs_pos use_rel_pos use_rel_pos_bias use_rot_pos_emb use_shared_rel_pos_bias weight_init width
     width_factor width_mult widths window_ratio window_size window_sizes zero_init_last""".split()
 KWARGS = dicts(
-    dict.fromkeys(ARCHITECTURE, SETTINGS), 'sizes, depths and flags of a network (see vet/backbones/timm.py)'
+    dict.fromkeys(ARCHITECTURE, SETTINGS) | dict.fromkeys(('reg_tokens', 'num_reg_tokens'), TOKENS),
+    'sizes, depths and flags of a network, at most 1,024 register tokens (see vet/backbones/timm.py)',
 )
 
 

@@ -5,89 +5,25 @@ Made by the files of backbones/, edited by tuners, called by ImageClassifier.
 """
 
 import hashlib
-import math
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval, Len
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vet.allowed import Text, fits, must_be
 from vet.core.budget import rehearse
 from vet.core.checkpoint_layout import plain_names, unwrapped
 from vet.core.kept import forget_kept, kept_noted
 from vet.core.norms import has_statistics
+from vet.core.preprocessing import Preprocessing
 from vet.core.site import Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
-from vet.errors import DataError, UserError, shown
-
-Pixels = Annotated[int, Interval(ge=1, le=16_384)]
-Mean = Annotated[float, Interval(ge=-1, le=2)]
-Std = Annotated[float, Interval(ge=0.001, le=10)]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How the network wants its images: RGB in [0, 1], normalised by mean and std; evaluated on a
-    centre crop.
-    """
-
-    size: tuple[Pixels, Pixels] = (224, 224)  # (H, W)
-    mean: Annotated[tuple[Mean, ...], Len(1, 3)] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[Std, ...], Len(1, 3)] = (0.229, 0.224, 0.225)
-    crop_pct: Annotated[float, Interval(ge=0.05, le=1)] = 0.875  # the crop's share of the resized short side
-    interpolation: Text = 'bicubic'
-    gray_range: tuple[float, float] | None = (
-        None  # of gray images of more than 8 bits: the levels that become black
-    )
-    #                                                             and white; None: 0 and 65,535
-
-    def with_changes(self, changes: Mapping[str, Any]) -> 'Preprocessing':
-        """A copy with `changes`. `size` may be one int. UserError for an unknown name, or a value out
-        of range.
-        """
-        unknown = set(changes) - set(asdict(self))
-        if unknown:
-            raise UserError(
-                f'unknown preprocessing settings {sorted(map(str, unknown))}; allowed: '
-                f'{", ".join(asdict(self))}.'
-            )
-        values = asdict(self) | {
-            name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in changes.items()
-        }
-        if isinstance(values['size'], int):
-            values['size'] = (values['size'], values['size'])
-        hints = typing.get_type_hints(Preprocessing, include_extras=True)
-        for name in changes:
-            if name != 'gray_range' and not fits(values[name], hints[name]):
-                raise UserError(
-                    f'preprocessing.{name} is {shown(changes[name])}; it must be '
-                    f'{must_be(values[name], hints[name])}.'
-                )
-        if values['gray_range'] is not None:
-            check_gray_range(values['gray_range'])
-        return Preprocessing(**values)
-
-
-def check_gray_range(given: Any) -> None:
-    """UserError where it is not two finite numbers, the lower first."""
-    if not (
-        isinstance(given, (tuple, list))
-        and len(given) == 2
-        and all(isinstance(v, (int, float)) for v in given)
-        and -math.inf < given[0] < given[1] < math.inf
-    ):
-        raise UserError(
-            f'preprocessing.gray_range is {given!r}; give two numbers, the gray levels that become black and '
-            'white, such as (0, 4095) for images of 12 bits.'
-        )
+from vet.errors import DataError, UserError
 
 
 @dataclass(frozen=True)

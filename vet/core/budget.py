@@ -86,7 +86,7 @@ class Budget(OperationsMode):
     def _spend_operations(self, operations: float) -> None:
         self.operations -= operations
         if self.operations < 0:
-            raise DataError(f'the network needs more than {OPERATIONS:.0e} operations for one image.')
+            raise _too_many_operations()
 
 
 _budget: ContextVar[Budget | None] = ContextVar('budget', default=None)  # the innermost that is entered
@@ -127,14 +127,16 @@ def unbounded() -> Iterator[None]:
 
 
 def rehearse(network: nn.Module, image: torch.Tensor) -> None:
-    """Within a Budget: counts what one image costs, without computing it. Of a network that cannot run
-    so, nothing is counted.
+    """Within a Budget: counts what one image costs, without computing it. DataError if the budget does not hold the
+    same image once more, which the caller computes next. Of a network that cannot run so, nothing is counted.
     """
-    if _budget.get() is None:
+    budget = _budget.get()
+    if budget is None:
         return
     state = {
         name: tensor.to('meta') for name, tensor in (*network.named_parameters(), *network.named_buffers())
     }
+    before = budget.operations
     try:
         with torch.no_grad(), in_eval(network):
             functional_call(network, state, (image.to('meta'),))
@@ -142,6 +144,12 @@ def rehearse(network: nn.Module, image: torch.Tensor) -> None:
         raise
     except Exception:  # a step that needs numbers, or an image that does not fit, which the dry run names
         return
+    if before - budget.operations > budget.operations:
+        raise _too_many_operations()
+
+
+def _too_many_operations() -> DataError:
+    return DataError(f'the network needs more than {OPERATIONS:.0e} operations for one image.')
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vet.core import preprocessing
 from vet.errors import DataError, UserError, shown
 from vet.patterns import require_pattern
 
@@ -109,6 +110,7 @@ SETTING = (
     | WORD
 )
 SETTINGS = SETTING | lists(SETTING | lists(SETTING))
+TOKENS = NOTHING | whole(0, 1024)  # added to an image's; a published network has 9 at most
 SHA256 = text('[0-9a-f]{64}', 'a sha256 of 64 hexadecimal digits')
 CHECKPOINT = NOTHING | Rule(
     _is_checkpoint, 'the absolute path of a file on this machine, as a training run writes it'
@@ -122,22 +124,7 @@ ROLES = Rule(
     ),
     'a dict of roles, each with a pattern',
 )
-SIZE = whole(1, 2048)
-THREE = lists(number(-1e3, 1e3), 1, 4)
-PREPROCESSING = dicts(
-    dict(
-        size=SIZE | lists(SIZE, 2, 2),
-        mean=THREE,
-        std=lists(number(1e-3, 1e3), 1, 4),
-        crop_pct=number(0.2, 4),
-        interpolation=text(
-            'nearest|nearest-exact|bilinear|bicubic|box|hamming|lanczos', 'the name of an interpolation'
-        ),
-        gray_range=NOTHING | lists(number(-1e12, 1e12), 2, 2),
-    ),
-    'a dict of size (1 to 2048 pixels), mean, std (finite, std above 0.001), crop_pct (0.2 to 4), '
-    'interpolation and gray_range',
-)
+PREPROCESSING = Rule(preprocessing.allows, preprocessing.allowed_text())
 
 
 def permits(**rules: Rule) -> Callable[[Any], Any]:

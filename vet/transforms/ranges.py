@@ -12,7 +12,7 @@ from vet.allowed import Share
 
 
 def is_ascending(pair: Sequence[float]) -> bool:
-    """Whether the smaller number stands first."""
+    """in ascending order"""
     return pair[0] <= pair[1]
 
 

@@ -1,0 +1,79 @@
+"""How a network wants its images: each setting with its range, for configs and for model folders alike."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, get_type_hints
+
+from annotated_types import Interval, Len, Predicate
+
+from vet.allowed import OneOf, choices, describe, fits, must_be
+from vet.errors import UnknownNameError, UserError, shown
+
+Pixels = Annotated[int, Interval(ge=1, le=2048)]
+Mean = Annotated[float, Interval(ge=-1, le=2)]
+Std = Annotated[float, Interval(ge=0.001, le=10)]
+Level = Annotated[float, Interval(ge=-1e12, le=1e12)]
+INTERPOLATIONS = ('nearest', 'nearest-exact', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
+
+
+def is_rising(pair: Sequence[float]) -> bool:
+    """in rising order"""
+    return pair[0] < pair[1]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The images that a network takes: RGB in [0, 1], normalised by mean and std. Evaluation crops the centre.
+
+    size: (H, W) in pixels; a config may give one number for both. mean, std: of each channel.
+    crop_pct: the crop's share of the short side after resizing. Above 1, the image is smaller than the crop.
+    interpolation: how images are resized.
+    gray_range: of gray images of more than 8 bits, the levels that become black and white, such as (0, 4095) for 12
+        bits. None: 0 and 65,535.
+    """
+
+    size: tuple[Pixels, Pixels] = (224, 224)
+    mean: Annotated[tuple[Mean, ...], Len(1, 3)] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[Std, ...], Len(1, 3)] = (0.229, 0.224, 0.225)
+    crop_pct: Annotated[float, Interval(ge=0.05, le=1.5)] = 0.875
+    interpolation: Annotated[str, OneOf(INTERPOLATIONS)] = 'bicubic'
+    gray_range: Annotated[tuple[Level, Level], Predicate(is_rising)] | None = None
+
+    def with_changes(self, changes: Mapping[str, Any]) -> 'Preprocessing':
+        """A copy with `changes`. UserError for an unknown name, or a value out of range."""
+        unknown = set(changes) - set(HINTS)
+        if unknown:
+            raise UserError(
+                f'unknown preprocessing settings {sorted(map(str, unknown))}; allowed: {", ".join(HINTS)}.'
+            )
+        for name, value in changes.items():
+            if not fits(value, HINTS[name]):
+                raise _refused(name, value)
+        values = asdict(self) | {
+            name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
+        }
+        if isinstance(values['size'], int):
+            values['size'] = (values['size'], values['size'])
+        return Preprocessing(**values)
+
+
+HINTS: dict[str, Any] = get_type_hints(Preprocessing, include_extras=True)
+HINTS['size'] = Pixels | HINTS['size']  # one number for both
+
+
+def allows(given: Any) -> bool:
+    """Whether `given` is a dict of some of the settings, each in its range."""
+    return isinstance(given, Mapping) and all(
+        name in HINTS and fits(value, HINTS[name]) for name, value in given.items()
+    )
+
+
+def allowed_text() -> str:
+    """The settings and their ranges, for a message."""
+    return 'a dict of ' + '; '.join(f'{name}: {describe(hint)}' for name, hint in HINTS.items())
+
+
+def _refused(name: str, value: Any) -> UserError:
+    if isinstance(value, str) and (names := choices(HINTS[name])):
+        return UnknownNameError(f'preprocessing.{name}', value, names)
+    return UserError(f'preprocessing.{name} is {shown(value)}; it must be {must_be(value, HINTS[name])}.')
