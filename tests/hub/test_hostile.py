@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from tests.hub.hostile import BACKTRACKS, TIMM, TORCHVISION, changed
 from tests.nets import VIT
@@ -206,6 +208,12 @@ def test_patterns_take_linear_time(says, place, value):
         ('model.head', dict(type='MLP', hidden=10**9), 'allowed: numbers from'),
         ('model.backbone.kwargs.depth', 10**9, 'may not say'),
         ('model.backbone.kwargs.depth', 10**4, 'more than 20,000 tensors'),
+        (
+            'model.backbone.kwargs.reg_tokens',
+            30_000,
+            'reg_tokens.*may not say.* at most 1,024 register tokens',
+        ),
+        ('model.backbone.kwargs.num_reg_tokens', 1025, 'may not say'),
         ('model.backbone.kwargs.img_size', 30_000, 'a tensor of .* numbers; allowed'),
         ('preprocessing', dict(size=[10**6, 10**6]), 'at most 2,048'),
         ('preprocessing', dict(std=[1e-45] * 3), 'std: a list of 1 to 3 values, each .*at least 0.001'),
@@ -228,6 +236,30 @@ def test_a_network_that_needs_too_many_operations_is_refused_before_they_run():
     with pytest.raises(DataError, match='needs more than 1e.13 operations'), Budget() as budget:
         budget.operations = 1e6
         BACKBONES.build(dict(type='DigitsViT'))
+
+
+def test_an_image_that_would_pass_the_budget_on_the_second_run_is_never_computed():
+    """The first run of an image only counts. The second run computes, and costs the same."""
+    with Budget() as budget:
+        left = budget.operations
+        BACKBONES.build(dict(type='DigitsViT'))
+        both = left - budget.operations
+    assert both > 0
+    devices = set()
+    seen = register_module_forward_pre_hook(
+        lambda module, args: devices.update(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
+    )
+    try:
+        with pytest.raises(DataError, match='needs more than 1e.13 operations'), Budget() as budget:
+            budget.operations = 0.75 * both
+            BACKBONES.build(dict(type='DigitsViT'))
+        assert devices == {'meta'}
+        with Budget() as budget:
+            budget.operations = both
+            BACKBONES.build(dict(type='DigitsViT'))
+        assert devices == {'meta', 'cpu'}
+    finally:
+        seen.remove()
 
 
 @pytest.mark.parametrize('name', ['configuration.json', 'tuner.safetensors'])
