@@ -76,7 +76,9 @@ def with_vet(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
 
 def with_peft(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
     """PEFT's model in a plain loop. `trainer`, which is not trained, says the recipe."""
-    train, evaluation, data = trainer.settings.train, trainer.settings.evaluation, trainer.data
+    train = trainer.settings.train
+    evaluation = trainer.settings.evaluation
+    data = trainer.data
     preprocessing, device = vars(trainer.model.backbone.preprocessing), trainer.accelerator.device
     model = same_start(trainer, args).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -164,11 +166,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.time:
         args.epochs, args.output = 1, args.output.with_name(f'{args.output.stem}_time.json')
-    path, kept, environment = (
-        record.output(args),
-        'seconds' if args.time else 'accuracy',
-        describe(torch.device(args.device)),
-    )
+    path = record.output(args)
+    kept = 'seconds' if args.time else 'accuracy'
+    environment = describe(torch.device(args.device))
     settings = dict(epochs=args.epochs, pixels=args.pixels)
     before = (
         json.loads(path.read_text()) if path.exists() and not args.time else dict(settings=settings, runs=[])

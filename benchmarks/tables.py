@@ -64,7 +64,9 @@ def flowers(found: dict[str, Any]) -> str:
     """LoRA by vet and by PEFT on Flowers 102, by one recipe: mean and deviation over seeds, and the
     seconds of an epoch.
     """
-    settings, runs, times = found['settings'], found['runs'], results('peft_flowers_time')
+    settings = found['settings']
+    runs = found['runs']
+    times = results('peft_flowers_time')
     lines = []
     for side in dict.fromkeys(run['side'] for run in runs):
         accuracies = [100 * run['accuracy'] for run in runs if run['side'] == side]
@@ -243,7 +245,9 @@ def grid(headers: list[str], lines: list[list[str]]) -> str:
 
 def markdown(table: Table) -> str:
     """A rich table, below its title, as a page has them."""
-    title, table.title, table.box = str(table.title), None, box.MARKDOWN
+    title = str(table.title)
+    table.title = None
+    table.box = box.MARKDOWN
     console = Console(width=400, file=StringIO(), record=True)
     console.print(table)
     lines = [re.sub(r' {2,}', ' ', line.strip()) for line in console.export_text().splitlines()]

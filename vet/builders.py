@@ -108,12 +108,10 @@ def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None
         return
     if isinstance(classes, dict) and isinstance(others, dict) and set(classes) == set(others):
         task = next(task for task in classes if classes[task] != others[task])
-        name, other_name, classes, others = (
-            f'{name} ({task})',
-            f'{other_name} ({task})',
-            classes[task],
-            others[task],
-        )
+        name = f'{name} ({task})'
+        other_name = f'{other_name} ({task})'
+        classes = classes[task]
+        others = others[task]
     raise UserError(
         f'{name} has other classes ({len(classes)}: {", ".join(list(classes)[:3])}, …) than {other_name} '
         f'({len(others)}: {", ".join(list(others)[:3])}, …).'

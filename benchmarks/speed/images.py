@@ -157,7 +157,9 @@ def with_vet(args: argparse.Namespace, steps_alone: bool = False, **options: Any
         if not steps_alone:
             trainer.train()
             return [args.images / record['images_per_second'] for record in read_log(Path(folder) / 'run')]
-        order, device, seconds = Order(args.images, BATCH, 1, 0), trainer.accelerator.device, []
+        order = Order(args.images, BATCH, 1, 0)
+        device = trainer.accelerator.device
+        seconds = []
         images, labels = (
             torch.randn(BATCH, 3, args.pixels, args.pixels, device=device),
             torch.arange(BATCH, device=device),
@@ -285,7 +287,9 @@ def grow(folder: str, count: int, keeps: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     view = build_transform([dict(type='Resize', size=128), *CROPS], (112, 112), MEAN, STD, 0.9, 'bicubic')
     still, rest = split_still(view)
-    seconds, memory, clock = {}, [], processor_seconds
+    seconds = {}
+    memory = []
+    clock = processor_seconds
     began = clock()
     dataset = ImageFolder(f'{folder}/{count}')
     base = held()

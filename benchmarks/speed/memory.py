@@ -34,7 +34,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     record.add_output(parser, RESULTS)
-    path, device, saved = record.output(parser.parse_args()), torch.device('cpu'), {}
+    path = record.output(parser.parse_args())
+    device = torch.device('cpu')
+    saved = {}
     for name in ('vit-fp32', 'vit-bf16'):
         sides = Sides(JOBS[name], device)
         saved[name] = {tuner: saved_bytes(sides.vet(tuners=[entry])) for tuner, entry in TUNERS.items()}

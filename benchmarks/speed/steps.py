@@ -281,7 +281,9 @@ def peak_bytes(make: Callable, device: torch.device) -> int:
 
 
 def shown(name: str, found: dict) -> Table:
-    job, seconds, flops = found['job'], found['seconds'], found['operations']
+    job = found['job']
+    seconds = found['seconds']
+    flops = found['operations']
     table = Table(
         'side',
         'ms / step, median',

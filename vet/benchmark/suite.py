@@ -94,7 +94,9 @@ class Cell:
         return self._run(self.suite.seeds[0], dict(point)).config
 
     def _run(self, seed: int, point: dict[str, Any], is_search: bool = False) -> Run:
-        suite, tuner, dataset = self.suite, self.suite.tuners[self.tuner], self.suite.datasets[self.dataset]
+        suite = self.suite
+        tuner = self.suite.tuners[self.tuner]
+        dataset = self.suite.datasets[self.dataset]
         splits = dataset | dataset.get('search', {}) if is_search else dataset
         config = Config(
             dict(

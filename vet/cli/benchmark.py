@@ -181,7 +181,9 @@ def _compare(a: str, b: str) -> None:
 
 def _list(campaign: Campaign) -> None:
     planned, table = campaign.plan(), Table('run', 'state', 'may take')
-    total, timed, unknown = 0.0, 0, 0
+    total = 0.0
+    timed = 0
+    unknown = 0
     for one, done in planned:
         seconds, by_steps = None if done else campaign.seconds(one), False
         if seconds is None and not done:
@@ -191,11 +193,9 @@ def _list(campaign: Campaign) -> None:
             '' if done else 'not known' if seconds is None else f'{seconds:.0f} s{" of training" * by_steps}'
         )
         table.add_row(one.name, 'done' if done else 'to do', takes)
-        total, timed, unknown = (
-            total + (seconds or 0),
-            timed + by_steps,
-            unknown + (seconds is None and not done),
-        )
+        total += seconds or 0
+        timed += by_steps
+        unknown += seconds is None and not done
     console.print(table)
     counted = Counter(done for _, done in planned)
     console.print(

@@ -170,7 +170,10 @@ def _words(text: str) -> list[Any]:
     """[a, b] or (a, b), a list of words without quotes."""
     if not text.endswith(OPEN[text[0]]):
         raise ValueError(f'the list has no {OPEN[text[0]]}')
-    parts, depth, start, quote = [], 0, 1, ''
+    parts = []
+    depth = 0
+    start = 1
+    quote = ''
     for place, char in enumerate(text):
         if char in '"\'' and (quote == char or not quote and not text[start:place].strip()):
             quote = '' if quote else char

@@ -75,7 +75,9 @@ class LowRank(LowRankUpdate):
             if isinstance(part, torch.Tensor):  # a buffer, so that the numbers go to the weight's device
                 self.register_buffer(f'rows_{i}', part, persistent=False)
         self.sizes = [part.stop - part.start if isinstance(part, slice) else len(part) for part in self._rows]
-        self.rank, self.scale, self.dropout = rank, scale, dropout
+        self.rank = rank
+        self.scale = scale
+        self.dropout = dropout
         self.make(in_features, sum(self.sizes))
 
     @property
@@ -218,7 +220,9 @@ class InputLowRank(Delta):
         self, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """weight (out, in, …), bias (out,) or None -> the same shapes"""
-        (A, B), shift, W = self.factors(), self.shift(), weight.flatten(1)
+        A, B = self.factors()
+        shift = self.shift()
+        W = weight.flatten(1)
         new = weight + ((W @ B) @ A).view_as(weight).to(weight.dtype)
         return new, bias if shift is None or bias is None else bias + (W @ shift).to(bias.dtype)
 

@@ -30,7 +30,9 @@ class ImageClassifier(nn.Module):
         self, backbone: Backbone, tuners: Iterable[Tuner], head: nn.Module, classes: Sequence[str] = ()
     ):
         super().__init__()
-        self.backbone, self.head, self.classes = backbone, head, list(classes)
+        self.backbone = backbone
+        self.head = head
+        self.classes = list(classes)
         self.tuners = nn.ModuleList(tuners)
         for tuner in self.tuners:
             tuner.attach(backbone)

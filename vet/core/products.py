@@ -106,7 +106,9 @@ class MergedConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, W, A, B = ctx.saved_tensors
-        gy, down, how = gradients[0], A.view(len(A), *W.shape[1:]), ctx.how
+        gy = gradients[0]
+        down = A.view(len(A), *W.shape[1:])
+        how = ctx.how
         gx = gA = gB = None
         if ctx.needs_input_grad[0]:
             gx = convolution_gradients(gy, x, W + (B @ A).view_as(W), how, 'x')

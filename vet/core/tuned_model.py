@@ -129,7 +129,9 @@ class _OnOwn(Delta):
 
     def __init__(self, name: str, delta: nn.Module, windows: int):
         super().__init__()
-        self.name, self.delta, self.windows = name, delta, windows
+        self.name = name
+        self.delta = delta
+        self.windows = windows
 
     def rows(self, x: torch.Tensor, y: torch.Tensor | None = None) -> slice:
         images, own = _ROWS.get()

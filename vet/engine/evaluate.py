@@ -77,7 +77,9 @@ def score(
 
     UserError for a dataset without images.
     """
-    rank, world, length = accelerator.process_index, accelerator.num_processes, len(dataset)
+    rank = accelerator.process_index
+    world = accelerator.num_processes
+    length = len(dataset)
     if not length:
         raise UserError(f'the dataset {type(dataset).__name__} is empty: there is nothing to evaluate.')
     mine = range(rank, length, world)

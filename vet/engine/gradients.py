@@ -25,7 +25,9 @@ class GradientWatch:
     """
 
     def __init__(self, model: Any, says: bool, steps: int):
-        self._model, self._says, self._left = model, says, min(STEPS, steps) if steps >= LEAST else 0
+        self._model = model
+        self._says = says
+        self._left = min(STEPS, steps) if steps >= LEAST else 0
         self._unseen: set[str | None] = set(model.tasks)
         self._moved: dict[str, torch.Tensor] = {}  # parameter -> whether a gradient was not zero
 

@@ -46,7 +46,10 @@ class Learner:
         step: int = 0,
         part: nn.Module | None = None,
     ):
-        self.model, self.train, self.order, self.accelerator = model, train, order, accelerator
+        self.model = model
+        self.train = train
+        self.order = order
+        self.accelerator = accelerator
         self._part = model if part is None else part
         self.average = Average(model.trained_state(), train.ema) if train.ema else None
         self._all = model.trainable()

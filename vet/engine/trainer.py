@@ -86,7 +86,10 @@ class Trainer:
         device: str | None = None,
         is_prepared: bool = False,
     ):
-        self.settings, self.data, self.folder, self._save_output = settings, data, folder, save_output
+        self.settings = settings
+        self.data = data
+        self.folder = folder
+        self._save_output = save_output
         if settings.train.deterministic:
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs this
             torch.use_deterministic_algorithms(True)
@@ -192,7 +195,9 @@ class Trainer:
 
     def _train(self) -> tuple[dict[str, Any] | None, Stop]:
         """The summary. None after a signal; then the run is saved."""
-        settings, accelerator, train = self.settings, self.accelerator, self.settings.train
+        settings = self.settings
+        accelerator = self.accelerator
+        train = self.settings.train
         is_main = accelerator.is_main_process
         if train.precision == 'fp8':
             refuse_without_fp8(accelerator.device)

@@ -144,11 +144,9 @@ def _front(configuration: Entry, bases: list[str], repo_id: str, license: str | 
 
 
 def _recipe(configuration: Entry) -> dict[str, Any]:
-    train, evaluation, seed = (
-        configuration.get('train') or {},
-        configuration.get('evaluation') or {},
-        configuration.get('seed'),
-    )
+    train = configuration.get('train') or {}
+    evaluation = configuration.get('evaluation') or {}
+    seed = configuration.get('seed')
     data = _by_task((configuration.get('dataset') or {}).get('train')).values()
     return {
         'trained on': _said([entry for entry in data if _title(entry)]),

@@ -60,7 +60,9 @@ def export(
     """
     if to not in FORMATS:
         raise UnknownNameError('export format', to, FORMATS)
-    made, path, folder = FORMATS[to], Path(path), find_folder(folder)
+    made = FORMATS[to]
+    path = Path(path)
+    folder = find_folder(folder)
     _check(to, made, path)
     several, transform = read_folder(folder, backbone)
     model = several.for_task(task).requires_grad_(False).eval()

@@ -166,17 +166,13 @@ def load_model(
         warnings.warn(
             f'{str(folder)!r} opens, but may have settings that this vet does not know.{newer}', stacklevel=2
         )
-    model, classes, preprocessing = (
-        configuration['model'],
-        configuration['classes'],
-        configuration.get('preprocessing') or {},
-    )
+    model = configuration['model']
+    classes = configuration['classes']
+    preprocessing = configuration.get('preprocessing') or {}
     if not model.get('tasks'):
-        model, classes, preprocessing = (
-            dict(model, tasks={None: model}),
-            {None: classes},
-            {None: preprocessing},
-        )
+        model = dict(model, tasks={None: model})
+        classes = {None: classes}
+        preprocessing = {None: preprocessing}
     parts = {}
     for task, part in model['tasks'].items():
         given = backbone.get(task) if isinstance(backbone, Mapping) else backbone

@@ -33,7 +33,9 @@ from vet.hub.peft_methods import METHODS, TUNED_BY, Config, Deltas, Tensors, bui
 from vet.patterns import fits, fits_start, require_pattern
 from vet.registry import BACKBONES, HEADS
 
-CONFIG, TENSORS, PREFIX = 'adapter_config.json', 'adapter_model.safetensors', 'base_model.model.'
+CONFIG = 'adapter_config.json'
+TENSORS = 'adapter_model.safetensors'
+PREFIX = 'base_model.model.'
 AGAIN = 'Copy the folder again, whole; adapters in .bin files are pickles, which are not read.'
 PATTERNS = ('r', 'alpha', 'lora_alpha', 'rank_pattern', 'alpha_pattern')
 READ = ('peft_type', 'target_modules', 'exclude_modules', 'modules_to_save')
@@ -195,7 +197,9 @@ def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
 def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, Tensors]:
     """The name of the method, {module path: delta} and {parameter path: value} of the tuners' edits."""
     paths = {id(module): path for path, module in network.named_modules()}
-    methods, deltas, thawed = set(), {}, {}
+    methods = set()
+    deltas = {}
+    thawed = {}
     for tuner in tuners:
         kind = type(tuner).__name__
         for edit in tuner._edits:

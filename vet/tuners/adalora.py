@@ -61,8 +61,14 @@ class AdaLoRA(Tuner):
             raise UserError(f'beta1 is {beta1} and beta2 is {beta2}; allowed: between 0 and 1.')
         if gamma < 0:
             raise UserError(f'gamma is {gamma}; allowed: 0 (no penalty) or more.')
-        self.rank, self.target, self.alpha, self.warmup, self.final = rank, target, alpha, warmup, final
-        self.gamma, self.beta1, self.beta2 = gamma, beta1, beta2
+        self.rank = rank
+        self.target = target
+        self.alpha = alpha
+        self.warmup = warmup
+        self.final = final
+        self.gamma = gamma
+        self.beta1 = beta1
+        self.beta2 = beta2
 
     def shared(self, sites: list[Site]) -> None:
         check_rank(self, sites)

@@ -40,7 +40,10 @@ class Convpass(Tuner):
         super().__init__(at if isinstance(at, str) else list(at))
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
-        self.width, self.scale, self.dropout, self.xavier_conv = width, scale, dropout, xavier_conv
+        self.width = width
+        self.scale = scale
+        self.dropout = dropout
+        self.xavier_conv = xavier_conv
 
     def tune(self, site: Site) -> None:
         width = site.at_depth(self.width, 'width')
@@ -93,7 +96,10 @@ class Bypass(nn.Module):
         xavier_conv: bool,
     ):
         super().__init__()
-        self.axis, self.grid, self.num_prefix_tokens, self.scale = axis, grid, num_prefix_tokens, scale
+        self.axis = axis
+        self.grid = grid
+        self.num_prefix_tokens = num_prefix_tokens
+        self.scale = scale
         self.down, self.up = nn.Linear(channels, width), nn.Linear(width, channels)
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         self.act, self.drop = QuickGELU(), nn.Dropout(dropout)
@@ -107,7 +113,9 @@ class Bypass(nn.Module):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if self.grid is None:
             return y + self.bypass(x.movedim(self.axis, -1)).movedim(-1, self.axis).to(y.dtype)
-        (H, W), K, (B, _, C) = self.grid, self.num_prefix_tokens, x.shape
+        H, W = self.grid
+        K = self.num_prefix_tokens
+        B, _, C = x.shape
         prefix_BKC = self.bypass(x[:, :K].reshape(B * K, 1, 1, C)).view(B, K, C)
         patches_BNC = self.bypass(x[:, K : K + H * W].unflatten(1, (H, W))).flatten(1, 2)
         added_BNC = torch.zeros_like(y[:, K + H * W :])

@@ -58,14 +58,12 @@ class DyLoRA(Tuner):
             raise UnknownNameError('schedule of DyLoRA', schedule, SCHEDULES)
         if smallest < 1:
             raise UserError(f'smallest is {smallest}; allowed: a rank from 1 up.')
-        self.rank, self.alpha, self.schedule, self.smallest, self.use, self.seed = (
-            rank,
-            alpha,
-            schedule,
-            smallest,
-            use,
-            seed,
-        )
+        self.rank = rank
+        self.alpha = alpha
+        self.schedule = schedule
+        self.smallest = smallest
+        self.use = use
+        self.seed = seed
 
     def shared(self, sites: list[Site]) -> None:
         check_rank(self, sites)

@@ -67,7 +67,9 @@ class FactorUpdate(LowRankUpdate):
         super().__init__()
         self.register_buffer('order', order, persistent=False)
         object.__setattr__(self, 'shared', factors)
-        self.which, self.scale, self.columns = which, scale, columns
+        self.which = which
+        self.scale = scale
+        self.columns = columns
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         A = self.shared.U.T
@@ -107,7 +109,9 @@ class FacT(Tuner):
             raise UserError(
                 f'rank is {rank!r}; allowed: an int. All sites share their factors, so FacT has one rank.'
             )
-        self.rank, self.variant, self.scale = rank, variant, scale
+        self.rank = rank
+        self.variant = variant
+        self.scale = scale
 
     def shared(self, sites: list[Site]) -> None:
         width = min(min(site.weight.shape) for site in sites)

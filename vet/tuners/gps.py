@@ -51,7 +51,9 @@ class GPS(Tuner):
         super().__init__(at)
         if images < 1:
             raise UserError(f'images is {images}; it must be at least 1.')
-        self.k, self.bias, self.images = k, bias, images
+        self.k = k
+        self.bias = bias
+        self.images = images
 
     def tune(self, site: Site) -> None:
         k = site.at_depth(self.k, 'k')

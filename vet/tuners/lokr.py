@@ -105,7 +105,9 @@ class LoKr(Tuner):
         super().__init__(at)
         if type(factor) is not int or factor == 0 or factor < -1:
             raise UserError(f'factor is {factor!r}; allowed: a positive int, or -1.')
-        self.rank, self.alpha, self.factor = rank, alpha, factor
+        self.rank = rank
+        self.alpha = alpha
+        self.factor = factor
 
     def tune(self, site: Site) -> None:
         rank = site.at_depth(self.rank, 'rank')

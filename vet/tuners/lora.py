@@ -88,7 +88,11 @@ class LoRA(Tuner):
                 f'dropout is {dropout}, but the variant {variant!r} has no dropout; set dropout to 0.'
             )
         super().__init__(at if target_modules is None else [f'*.{name}' for name in target_modules])
-        self.rank, self.alpha, self.dropout, self.parts, self.seed = rank, alpha, dropout, parts, seed
+        self.rank = rank
+        self.alpha = alpha
+        self.dropout = dropout
+        self.parts = parts
+        self.seed = seed
         self.delta, self.power = VARIANTS[variant]
 
     def shared(self, sites: list[Site]) -> None:

@@ -47,7 +47,10 @@ class MoLoRA(Tuner):
             raise UserError(
                 f'topk is {topk}; allowed: 2 to {experts}, the number of experts, or None for all.'
             )
-        self.rank, self.experts, self.topk, self.alpha = rank, experts, topk, alpha
+        self.rank = rank
+        self.experts = experts
+        self.topk = topk
+        self.alpha = alpha
 
     def tune(self, site: Site) -> None:
         rank, layer = site.at_depth(self.rank, 'rank'), site.module
@@ -71,7 +74,9 @@ class Experts(Delta):
 
     def __init__(self, layer: Any, rank: int, experts: int, topk: int | None, scale: float):
         super().__init__()
-        self.experts, self.topk, self.scale = experts, topk, scale
+        self.experts = experts
+        self.topk = topk
+        self.scale = scale
         self.is_conv = isinstance(layer, nn.Conv2d)
         out, channels = layer.weight.shape[:2]
         self.A = (

@@ -55,7 +55,9 @@ class VPT(Tuner):
             )
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
-        self.length, self.depth, self.dropout = length, depth, dropout
+        self.length = length
+        self.depth = depth
+        self.dropout = dropout
 
     def shared(self, sites: list[Site]) -> None:
         assert self.backbone is not None

@@ -65,7 +65,9 @@ class RepAdapter(Tuner):
         super().__init__(at)
         if type(groups) is not int or groups < 1:
             raise UserError(f'groups is {groups!r}; allowed: a positive int.')
-        self.width, self.groups, self.scale = width, groups, scale
+        self.width = width
+        self.groups = groups
+        self.scale = scale
 
     def tune(self, site: Site) -> None:
         width = site.at_depth(self.width, 'width')

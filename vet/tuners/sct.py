@@ -50,7 +50,9 @@ class SCT(Tuner):
             raise UserError(
                 f'scale is {scale} and images is {images}; scale must not be 0, images must be at least 1.'
             )
-        self.channels, self.scale, self.images = channels, scale, images
+        self.channels = channels
+        self.scale = scale
+        self.images = images
 
     def tune(self, site: Site) -> None:
         count = site.at_depth(self.channels, 'channels')
@@ -97,12 +99,10 @@ class SalientChannels(Delta):
 
     def __init__(self, count: int, channels: int, axis: int, num_prefix_tokens: int, scale: float):
         super().__init__()
-        self.channels, self.axis, self.num_prefix_tokens, self.scale = (
-            channels,
-            axis,
-            num_prefix_tokens,
-            scale,
-        )
+        self.channels = channels
+        self.axis = axis
+        self.num_prefix_tokens = num_prefix_tokens
+        self.scale = scale
         self.linear = nn.Linear(count, count)
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)

@@ -39,7 +39,9 @@ class UTuning(Tuner):
             )
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
-        self.width, self.scale, self.dropout = width, scale, dropout
+        self.width = width
+        self.scale = scale
+        self.dropout = dropout
 
     def tune(self, site: Site) -> None:
         width = site.at_depth(self.width, 'width')

@@ -119,7 +119,9 @@ class Seeded(Dataset):
     """
 
     def __init__(self, dataset: Any, transforms: Transforms, seed: int):
-        self.dataset, self.transforms, self.seed = dataset, transforms, seed
+        self.dataset = dataset
+        self.transforms = transforms
+        self.seed = seed
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int, int, str | None] | UserError:
         epoch, index, weight = key

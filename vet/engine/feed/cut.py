@@ -83,7 +83,9 @@ class Cut:
     def look(self, images: torch.Tensor) -> torch.Tensor:
         """The same as `reach`. Also notes the shape, strides and dtype of the kept tensor."""
         kept = self.reach(images)
-        self.shape, self.strides, self.dtype = kept.shape[1:], kept.stride(), kept.dtype
+        self.shape = kept.shape[1:]
+        self.strides = kept.stride()
+        self.dtype = kept.dtype
         return kept
 
     @contextmanager

@@ -48,7 +48,9 @@ class Feed:
     """
 
     def __init__(self, data: dict[str, Any], settings: Settings, accelerator: Accelerator):
-        self._data, self._settings, self._accelerator = data, settings, accelerator
+        self._data = data
+        self._settings = settings
+        self._accelerator = accelerator
         self._images: ImageCache | None = None
         self._kept_features: FeatureCache | None = None
 
@@ -71,7 +73,9 @@ class Feed:
 
         Nothing is read before the first is used.
         """
-        first, train, device = step // order.steps, self._settings.train, self._accelerator.device
+        first = step // order.steps
+        train = self._settings.train
+        device = self._accelerator.device
         keys = (
             key
             for epoch in range(first, train.max_epochs)

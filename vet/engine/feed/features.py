@@ -61,7 +61,10 @@ class Features:
         labels_N: torch.Tensor,
         images: Callable[[Keys], Iterator[Batch]],
     ):
-        self.net, self.kept_N, self.labels_N, self._images = net, kept_N, labels_N, images
+        self.net = net
+        self.kept_N = kept_N
+        self.labels_N = labels_N
+        self._images = images
 
     def batches(self, keys: Keys, device: torch.device) -> Iterator[Batch]:
         """The batches of `keys`, with the kept features. They have images only if the net needs images."""
@@ -87,7 +90,9 @@ class FeatureCache:
     """The features of a run's splits. Each split is computed when it is first used."""
 
     def __init__(self, model: Any, settings: Settings, accelerator: Accelerator):
-        self.model, self.settings, self.accelerator = model, settings, accelerator
+        self.model = model
+        self.settings = settings
+        self.accelerator = accelerator
         self._of_split: dict[str, Features | None] = {}
         self._told: set[str] = set()  # reasons that were already printed
 
@@ -222,7 +227,9 @@ def cached_features(
                 )
             ).encode()
         )
-        stem, seen, labels = f'features-{made.hexdigest()[:16]}', hashlib.sha256(), []
+        stem = f'features-{made.hexdigest()[:16]}'
+        seen = hashlib.sha256()
+        labels = []
 
         def looked_at(batches: Iterator[Batch]) -> Iterator[Batch]:
             for batch in batches:

@@ -58,7 +58,10 @@ class CachedImages(Dataset):
     """
 
     def __init__(self, path: Path, classes: list[str], targets: list[int], as_tensors: bool = False):
-        self.path, self.classes, self.targets, self.as_tensors = path, classes, targets, as_tensors
+        self.path = path
+        self.classes = classes
+        self.targets = targets
+        self.as_tensors = as_tensors
         self._file = open(path, 'rb')  # stays readable if the folder is deleted meanwhile
         table = np.fromfile(self._file, '<i8', 3 * len(targets))
         self.sizes_N2, self._sums_N = table.reshape(-1, 3)[:, :2], table.reshape(-1, 3)[:, 2]

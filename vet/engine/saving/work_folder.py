@@ -55,7 +55,9 @@ class WorkFolder:
     free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs')
 
     def __init__(self, path: str | Path, resume: str | None = None, is_new: bool = False):
-        self.path, self.resume, self.is_new = Path(path), resume, is_new
+        self.path = Path(path)
+        self.resume = resume
+        self.is_new = is_new
         self._lock: FileLock | None = None
 
     @property
