@@ -1,8 +1,8 @@
-"""Which modules of a timm or torchvision network are its blocks, read off its class names and its lists.
+"""Finds the blocks of a timm or torchvision network, by class names and by lists of modules.
 
-Both libraries name their repeated blocks alike (…Block, …Bottleneck, InvertedResidual, …), or keep them in the
-lists of stages. Plain stacks (VGG, AlexNet) have neither: each convolution of theirs is a block. The roles
-within blocks are found by the dry run, see core.inner. A config's `roles` overrule what is found.
+Both libraries give similar names to repeated blocks (…Block, …Bottleneck, InvertedResidual, …), or keep them
+in the lists of stages. Plain stacks (VGG, AlexNet) have neither: there, each convolution is a block. The dry
+run finds the roles within blocks, see core.inner. The `roles` of a config replace the roles that are found.
 """
 
 import re
@@ -30,10 +30,10 @@ def find_layout(
     num_prefix_tokens: int = 0,
     classifier: tuple[str, ...] = (),
 ) -> Layout:
-    """The layout of `network`; `roles` maps names to regular expressions over whole module paths, and
-    overrules.
+    """The layout of `network`.
 
-    classifier: the paths of its last layers, where they are kept: they are its 'head', and what it gives are
+    roles: role names to regular expressions for whole module paths. They replace the roles that are found.
+    classifier: the paths of the kept classifier's layers, which get the role 'head'. The whole network gets
         'logits'.
     """
     blocks = _blocks('', network) or [

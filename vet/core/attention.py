@@ -1,6 +1,4 @@
-"""What an attention is made of: what ties it to the number or the places of its tokens, and which rows
-make q, k and v.
-"""
+"""Facts about attentions: which need fixed tokens, and which rows of a weight make q, k and v."""
 
 import inspect
 import re
@@ -19,10 +17,10 @@ POSITIONS = re.compile(r'rope|rel_?pos|relative_position|window|attention_bias|b
 
 
 def tie_to_positions(part: nn.Module) -> str | None:
-    """The name of an argument, parameter or setting by which a module within `part` needs a fixed number of
+    """The name of an argument, parameter or setting for which a module in `part` needs a fixed number of
     tokens.
 
-    Windows, relative-position tables and rotary angles do; None where any number of tokens will do.
+    Examples are windows, relative-position tables and rotary angles. None: any number of tokens is possible.
     """
     for module in part.modules():
         arguments = list(inspect.signature(type(module).forward).parameters)
@@ -38,9 +36,7 @@ def tie_to_positions(part: nn.Module) -> str | None:
 
 
 def attends(part: nn.Module) -> bool:
-    """Whether an attention lies within `part`, so that its tokens exchange information whatever their
-    number.
-    """
+    """Whether `part` holds an attention, so that its tokens exchange information, whatever their number."""
     return any('attention' in type(module).__name__.lower() for module in part.modules())
 
 
@@ -51,13 +47,13 @@ PRODUCTS = ('matmul', '__matmul__', 'bmm')
 def find_parts(
     network: nn.Module, sites: Sequence[Site], called: SiteMap, image: torch.Tensor
 ) -> dict[str, dict[str, Rows]]:
-    """By site, which rows of its weight make the queries 'q', the keys 'k' and the values 'v'; {} where
-    nothing shows them.
+    """For each site, the rows of its weight that make the queries 'q', the keys 'k' and the values 'v'.
 
-    Networks lay a fused projection out as [q; k; v], or head by head; others have a projection for each. So
-    one forward on `image` (1, 3, H, W) is watched. The products around each softmax are q k' and p v, and
-    gradients tell which rows of a weight reach q, k and v. Every row must reach exactly one of
-    them; beside q, k and v together, other rows may reach none.
+    {} if nothing shows the rows.
+    Some networks have a fused projection, as [q; k; v] or head by head. Others have one projection each. So
+    vet watches one forward on `image` (1, 3, H, W). The products around each softmax are q k' and p v.
+    Gradients show which rows of a weight reach q, k and v. Every row must reach exactly one of them. If a
+    weight has q, k and v, other rows of the weight may reach none.
     """
     found: dict[str, dict[str, Rows]] = {}
     around: dict[
@@ -110,7 +106,9 @@ def _watch(
 
 
 class _Spy(TorchFunctionMode):
-    """Within, notes for each weight of an attention which of its rows reach q, k and v: (3, out) of bool."""
+    """Within this context, notes which rows of an attention's weights reach q, k and v: (3, out) of bool
+    each.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,15 +122,16 @@ class _Spy(TorchFunctionMode):
         return self.around[-1] if self.around else {}
 
     def enter(self, named: Mapping[str, Any], args: tuple) -> tuple:
-        """Returns other numbers for the arguments: none of them zero, and none lost to a network's odd
-        weights.
+        """Returns other numbers for the arguments.
+
+        None of them is zero, and odd weights lose none of them.
         """
         self.around.append(named)
         self.product = self.scores = ()
         return map_tensors(lambda given: _waves(given) if given.is_floating_point() else given, args)
 
     def leave(self, out: Any) -> Any:
-        """Forgets the attention, and the graph of what it gives."""
+        """Forgets the attention, and cuts the graph of its output."""
         self.around.pop()
         self.product = self.scores = ()
         return map_tensors(torch.Tensor.detach, out)
@@ -156,7 +155,7 @@ class _Spy(TorchFunctionMode):
         return out
 
     def note(self, q: torch.Tensor, k: torch.Tensor, *values: torch.Tensor) -> None:
-        """values: v, or p and v in any order; p is made of q and k."""
+        """Notes the rows of each weight. values: v, or p and v in any order; p is made of q and k."""
         reached = [self.reached(tensor) for tensor in (q, k, *values)]
         for name in self.named:
             q_rows, k_rows, *others = (rows[name] for rows in reached)
@@ -167,7 +166,7 @@ class _Spy(TorchFunctionMode):
                 self.masks.setdefault(name, masks)  # the first softmax that a weight reaches is its own
 
     def reached(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """By weight, which of its rows the tensor depends on."""
+        """For each weight, the rows on which the tensor depends."""
         weights = list(self.named.values())
         if not tensor.requires_grad:
             return {name: torch.zeros(len(weight), dtype=torch.bool) for name, weight in self.named.items()}
@@ -183,7 +182,7 @@ class _Spy(TorchFunctionMode):
 
 
 def _waves(like: torch.Tensor) -> torch.Tensor:
-    """Numbers of that shape, between -1 and 1, whose sums do not cancel."""
+    """Numbers of the shape of `like`, between -1 and 1, whose sums do not cancel."""
     return (torch.arange(like.numel(), device=like.device) + 1.0).sin().view(like.shape).to(like.dtype)
 
 

@@ -1,5 +1,6 @@
-"""Thaw and Hook: the edits beside Reweight that a tuner makes on a network. Each can be undone bit for
-bit. Used by core.tuner.
+"""Thaw and Hook: the edits of a tuner beside Reweight.
+
+Each can be undone, bit for bit. Used by core.tuner.
 """
 
 import copy
@@ -16,8 +17,9 @@ from vet.core.norms import is_norm
 
 @dataclass(eq=False)
 class Thaw:
-    """A parameter (or a norm's statistic) that trains: a copy stands in the network, the original is
-    kept here.
+    """A parameter (or a norm's statistic) that trains.
+
+    A copy stands in the network. This edit keeps the original.
     """
 
     module: nn.Module
@@ -50,9 +52,8 @@ class Hook:
     delta: nn.Module
     handle: RemovableHandle
     is_before: bool
-    place: int | str | None = (
-        None  # of the tensor that is edited, in a tuple, list or dict that the module gives
-    )
+    # the place of the edited tensor, if the module gives a tuple, list or dict
+    place: int | str | None = None
     mergeable = False
 
     @classmethod

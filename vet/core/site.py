@@ -1,7 +1,7 @@
-"""Sites: the places of a backbone where a tuner may act, found by role, with the shapes that one dry run saw.
+"""Sites: the places of a backbone where a tuner may act, found by role, with shapes from one dry run.
 
-Read by backbones (which say what plays which role) and by tuners (which ask for sites). Of vet it imports
-errors, modes and channels alone.
+Backbones say which modules play which role. Tuners ask for sites. The file imports only errors, modes and
+channels of vet.
 """
 
 import re
@@ -25,8 +25,8 @@ from vet.patterns import NOTHING, fits, occurs, require_pattern
 from vet.torch_private import parameters_of
 
 ROLES = (
-    'backbone block attn attn.qkv attn.proj pool pool.qkv pool.proj mlp mlp.fc1 mlp.fc2 norm weight linear conv '
-    'stem head logits'
+    'backbone block attn attn.qkv attn.proj pool pool.qkv pool.proj mlp mlp.fc1 mlp.fc2 norm '
+    'weight linear conv stem head logits'
 ).split()  # never the path of a module by accident
 # Where a role has no module: the places that may do instead, the nearest first.
 NEAREST = {
@@ -44,10 +44,11 @@ AT = re.compile(r'(?P<role>[^\[\]]+)(\[(?P<slice>-?\d{1,9}|(-?\d{1,9})?:(-?\d{1,
 
 @dataclass(frozen=True)
 class Call:
-    """What the dry run saw of a module: its order, its batch size, the tensor it takes first and the tensor
-    that others read.
+    """The facts of the dry run about a module: its order, its batch size, its first tensor and its output
+    tensor.
 
-    Shapes are per image. A channel axis is None where the dry run does not show it.
+    The output tensor is the tensor that other modules read. Shapes are per image. A channel axis is None if
+    the dry run does not show it.
     """
 
     order: int
@@ -56,12 +57,11 @@ class Call:
     out_shape: torch.Size
     in_axis: int | None = -1
     out_axis: int | None = -1
-    place: int | str | None = (
-        None  # of the tensor that others read, in what the module gives; None: it gives a tensor
-    )
-    takes: str = ''  # what the module takes, where its first argument is not a tensor
-    gives: str = ''  # what the module gives, where others read several of its tensors
-    reads: bool = True  # whether the module computes with the tensor it takes first
+    # the place of the output tensor in the module's output; None: the output is a tensor
+    place: int | str | None = None
+    takes: str = ''  # words for the first argument, if it is no tensor
+    gives: str = ''  # words for the output, if others read several of its tensors
+    reads: bool = True  # whether the module computes with its first tensor
     layers: Layers = Layers()
 
 
@@ -73,40 +73,46 @@ class Site:
 
     name: str  # dotted module path; '' is the whole network
     module: nn.Module  # the module of that name
-    host: nn.Module  # the module that is called: itself, or the nearest caller that reads its weight
+    host: nn.Module  # the module that is called: this module, or the nearest caller that reads its weight
     host_name: str
     weight_name: str  # its weight, as a parameter path below host
     bias_name: str
     call: Call  # of the host
-    depth: int  # its block (between two: the one before) from 0; -1 before all, num_blocks after all
+    depth: int  # the number of its block, or of the block before it; -1 before all, num_blocks after all
     num_blocks: int
     grid: tuple[int, int] | None  # (H, W) of the patch tokens
     num_prefix_tokens: int  # class, distillation and register tokens
-    found: tuple[str, ...] = ()  # the names of all sites that one `find` gave, this one among them
+    found: tuple[str, ...] = ()  # the names of all sites of the same `find`, with this site
 
     @property
     def in_shape(self) -> torch.Size:
-        """Of what the host takes first, per image."""
+        """The shape of the host's first input tensor, per image."""
         return self.call.in_shape
 
     @property
     def out_shape(self) -> torch.Size:
-        """Of what the host gives, per image."""
+        """The shape of the host's output tensor, per image."""
         return self.call.out_shape
 
     @property
     def in_axis(self) -> int:
-        """The channel axis of the input, from behind. NoSiteError where the dry run does not show it."""
+        """The channel axis of the input, counted from the end.
+
+        NoSiteError if the dry run does not show it.
+        """
         return self._shown(self.call.in_axis, f'takes {tuple(self.in_shape)}')
 
     @property
     def axis(self) -> int:
-        """The channel axis of the output, from behind. NoSiteError where the dry run does not show it."""
+        """The channel axis of the output, counted from the end.
+
+        NoSiteError if the dry run does not show it.
+        """
         return self._shown(self.call.out_axis, f'gives {tuple(self.out_shape)}')
 
     @property
     def windows_per_image(self) -> int:
-        """Rows of an image at the host: Swin's attention sees (windows x B, N, C)."""
+        """The rows of an image at the host: Swin's attention sees (windows x B, N, C)."""
         return self.call.batch
 
     @property
@@ -116,14 +122,14 @@ class Site:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether input and output have one shape, with the channels at one axis."""
+        """Whether input and output have the same shape, and the channels at the same axis."""
         return self.in_shape == self.out_shape and self.in_axis == self.axis
 
-    def _shown(self, axis: int | None, what: str) -> int:
+    def _shown(self, axis: int | None, action: str) -> int:
         if axis is None:
             raise NoSiteError(
-                f'{self} {what} per image, but no layer of the network shows which axis holds the channels; '
-                f'choose other sites with at=….'
+                f'{self} {action} per image, but no layer of the network shows which axis holds the '
+                f'channels; choose other sites with at=….'
             )
         return axis
 
@@ -134,14 +140,14 @@ class Site:
 
     @property
     def has_weight(self) -> bool:
-        """Whether there is a `weight`."""
+        """Whether the site has a `weight`."""
         owner, _, name = self.weight_name.rpartition('.')
         return parameters_of(self.host.get_submodule(owner)).get(name) is not None
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight as it stands now: (out, in) of a Linear, (out, in / groups, kH, kW) of a
-        convolution, transposed or not, (C,) of a norm.
+        """The present weight: (out, in) of a Linear, (out, in / groups, kH, kW) of a convolution, transposed
+        or not, (C,) of a norm.
         """
         try:
             owner = self.host.get_submodule(self.weight_name.rpartition('.')[0])
@@ -153,59 +159,55 @@ class Site:
 
     @property
     def bias(self) -> torch.Tensor | None:
-        """The bias beside the weight; None where there is none."""
+        """The bias beside the weight. None: there is no bias."""
         owner, _, name = self.bias_name.rpartition('.')
         return parameters_of(self.host.get_submodule(owner)).get(name)
 
-    def at_depth(self, value: object, what: str) -> int:
-        """The entry for this site of `value`, as `choose` finds it, where it must be an int; 0, where
-        no pattern fits.
-        """
+    def at_depth(self, value: object, name: str) -> int:
+        """The entry of `value` for this site, see `choose`. The entry must be an int. 0: no pattern fits."""
         if isinstance(value, int) and value < 1:
             raise UserError(
-                f'{what} is {value}; it must be at least 1 (in a list by depth, 0 skips a block).'
+                f'{name} is {value}; it must be at least 1 (in a list by depth, 0 skips a block).'
             )
-        chosen = self.choose(value, what)
+        chosen = self.choose(value, name)
         if chosen is None and isinstance(value, Mapping):
             return 0
         if not isinstance(chosen, int) or isinstance(chosen, bool) or chosen < 0:
             raise UserError(
-                f'{what} is {chosen!r}; allowed: a positive int, a list of ints by depth, a dict of patterns.'
+                f'{name} is {chosen!r}; allowed: a positive int, a list of ints by depth, a dict of patterns.'
             )
         return chosen
 
-    def number(self, value: Any, what: str) -> float | None:
-        """The entry for this site of `value`, as `choose` finds it, where it must be a number; None
-        stays None.
-        """
-        chosen = self.choose(value, what)
+    def number(self, value: Any, name: str) -> float | None:
+        """The entry of `value` for this site, see `choose`. The entry must be a number. None stays None."""
+        chosen = self.choose(value, name)
         if chosen is not None and (not isinstance(chosen, (int, float)) or isinstance(chosen, bool)):
             raise UserError(
-                f'{what} is {chosen!r}; allowed: a number, a list of numbers by depth, a dict of patterns, '
+                f'{name} is {chosen!r}; allowed: a number, a list of numbers by depth, a dict of patterns, '
                 'or None.'
             )
         return chosen
 
-    def choose(self, value: Any, what: str) -> Any:
-        """The entry for this site of `value`: one value, a list by depth, or a dict of path patterns, of
-        which the first that fits counts; None where none does. UserError for a pattern that fits no site at
-        all.
+    def choose(self, value: Any, name: str) -> Any:
+        """The entry of `value` for this site.
 
-        A pattern is a module path or a part of one, with wildcards ('blocks.[0-3]', 'attn.qkv', '*.fc1');
-        where it fits no site as such, a regular expression that is searched for in the path.
+        value: one value, a list by depth, or a dict of path patterns, in which the first pattern that fits
+            counts. None: no pattern fits. UserError for a pattern that fits no site at all.
+        A pattern is a module path or a part of one, with wildcards ('blocks.[0-3]', 'attn.qkv', '*.fc1'). If
+        a pattern fits no site in this way, it is a regular expression that is searched for in the path.
         """
         if isinstance(value, Mapping):
-            fitting = [_fitting(pattern, self.found or (self.name,), what) for pattern in value]
+            fitting = [_fitting(pattern, self.found or (self.name,), name) for pattern in value]
             return next((entry for names, entry in zip(fitting, value.values()) if self.name in names), None)
         if isinstance(value, (list, tuple)):
             if len(value) != self.num_blocks:
                 raise UserError(
-                    f'{what} has {len(value)} values, but the backbone has {self.num_blocks} blocks; '
+                    f'{name} has {len(value)} values, but the backbone has {self.num_blocks} blocks; '
                     f'give one value, or one for each block (0 skips it).'
                 )
             if not 0 <= self.depth < self.num_blocks:
                 raise UserError(
-                    f'{what} is a list by depth, but {self} lies in no block; give one value there.'
+                    f'{name} is a list by depth, but {self} lies in no block; give one value there.'
                 )
             return value[self.depth]
         return value
@@ -217,8 +219,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Layout:
-    """What plays which role in one network: regular expressions over whole module paths, beside what
-    its tokens are.
+    """Which modules of a network play which role, as regular expressions for whole module paths. Also facts
+    about its
+    tokens.
     """
 
     roles: Mapping[str, str] = field(default_factory=dict)
@@ -227,7 +230,7 @@ class Layout:
 
 
 def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
-    """Runs `network` on one image (1, 3, H, W) and returns, by dotted path, each module that was called."""
+    """Runs `network` on one image (1, 3, H, W). Returns each module that was called, by dotted path."""
     seen: dict[str, _Seen] = {}
     channels, flow = Channels(), Flow(network)
     entered: dict[str, int] = {}
@@ -264,8 +267,10 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
 
 
 class _Seen:
-    """One call of a module, noted when the module returns; `call` answers when the network has
-    returned. Keeps no tensor.
+    """One call of a module, noted when the module returns. `call` gives the facts after the network has
+    returned.
+
+    No tensor is kept.
     """
 
     def __init__(self, channels: Channels, args: tuple, kwargs: Mapping, out: Any, entered: int):
@@ -317,20 +322,21 @@ class _Seen:
 
 
 class SiteMap:
-    """All sites of one network by role. `find('attn.qkv')`, `find('block[-2:]')`,
-    `find('blocks.*.mlp.fc1')`.
+    """All sites of a network by role.
+
+    `find('attn.qkv')`, `find('block[-2:]')`, `find('blocks.*.mlp.fc1')`.
     """
 
     def __init__(self, network: nn.Module, layout: Layout, calls: Mapping[str, Call], family: str):
         self.network, self.layout, self.calls, self.family = network, layout, calls, family
-        self.parts: dict[str, Any] = {}  # by site, see Tuner.rows_of_parts
+        self.parts: dict[str, Any] = {}  # site -> rows, see Tuner.rows_of_parts
         pattern = layout.roles.get('block', NOTHING)
         self.blocks = sorted(
             (name for name in calls if fits(pattern, name)), key=lambda name: calls[name].order
         )
 
     def roles(self) -> dict[str, list[str]]:
-        """Every role and the module paths that play it (a role that no module plays is left out)."""
+        """Every role and the module paths that play it. A role that no module plays is left out."""
         return {role: list(names) for role, names in self._roles.items()}
 
     @cached_property
@@ -355,8 +361,8 @@ class SiteMap:
         """The sites that `at` names: roles, sliced roles, module paths with wildcards, or a list of these.
 
         may_miss: roles of the list that the network may lack, if it has others.
-        UnknownNameError for a role that does not exist, NoSiteError for one that matches nothing: never an
-        empty list.
+        UnknownNameError for a role that does not exist, NoSiteError for a role without sites. The list is
+        never empty.
         """
         places = [at] if isinstance(at, str) else list(dict.fromkeys(at))
         kept = [place for place in places if place not in may_miss or place in self._roles]
@@ -403,15 +409,15 @@ class SiteMap:
         return next((name for name, call in self.calls.items() if layer in call.layers.factors), None)
 
     def around(self, name: str) -> str:
-        """The path of the nearest module around the one of that name that the dry run saw called."""
+        """The path of the nearest module around the module `name` that the dry run saw called."""
         path = name.rpartition('.')[0]
         while path not in self.calls:
             path = path.rpartition('.')[0]
         return path
 
     def _names(self) -> Iterator[str]:
-        """Module paths, and the packed projection of each nn.MultiheadAttention, which is a parameter
-        of no module.
+        """Module paths, and the packed projection of each nn.MultiheadAttention, a parameter without a
+        module.
         """
         for name, module in self.network.named_modules():
             yield name
@@ -461,19 +467,19 @@ class SiteMap:
 
 
 @lru_cache(maxsize=4096)
-def _fitting(pattern: str, names: tuple[str, ...], what: str) -> list[str]:
-    """Those of the module paths that a pattern fits; UserError where it fits none."""
+def _fitting(pattern: str, names: tuple[str, ...], setting: str) -> list[str]:
+    """The module paths that a pattern fits. UserError if it fits none."""
     found = [name for name in names if fnmatchcase(f'.{name}.', f'*.{pattern}.*')]
     if not found:
         require_pattern(
             pattern,
-            f'{what} fits none of the {len(names)} sites, such as {names[0]!r}, as a module path, and',
+            f'{setting} fits none of the {len(names)} sites, such as {names[0]!r}, as a module path, and',
         )
         found = [name for name in names if occurs(pattern, name)]
     if not found:
         raise UserError(
-            f'{what} has the pattern {pattern!r}, which fits none of the {len(names)} sites: '
-            f'{", ".join(names[:3])}, …. Mend it, or leave it out.'
+            f'{setting} has the pattern {pattern!r}, which fits none of the {len(names)} sites: '
+            f'{", ".join(names[:3])}, …. Correct the pattern, or leave it out.'
         )
     return found
 

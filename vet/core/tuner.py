@@ -1,7 +1,6 @@
-"""Tuner: the base of every plugin that edits a frozen backbone, by four edits: thaw, reweight, before and
-after.
+"""Tuner: the base class of every plugin that edits a frozen backbone, by thaw, reweight, before and after.
 
-Tuner files import it; nothing else in a tuner file touches a network.
+Tuner files import this file. Nothing else in a tuner file touches a network.
 """
 
 import re
@@ -25,22 +24,20 @@ from vet.torch_private import has_compiled
 
 
 class Tuner(nn.Module):
-    """Edits a backbone at the sites that `at` names. A method writes `tune(site)`; it may also write the
-    hooks below.
+    """Edits a backbone at the sites that `at` names.
 
+    A method writes `tune(site)`. A method may also write the hooks below.
     at: a role ('attn.qkv'), a sliced role ('block[-2:]'), a module path with wildcards, or a list of these.
     """
 
-    identity_at_start = True  # before training, the tuned backbone computes exactly what the frozen one does
-    head_only = False  # edits nothing, on purpose; of other tuners, that is an error
-    no_gradient: str | None = (
-        None  # why some parameters may get no gradient, if not all of them; of others, that is an error
-    )
-    may_miss: tuple[str, ...] = ()  # roles among `at` that a network may lack, if it has others of them
-    length_key: tuple[str, ...] | None = (
-        None  # ('lora_length', 'rank', 'r'): short form in model.backbone, argument, its aliases
-    )
-    backbone: Backbone | None = None  # the one it is attached to, for `prepare`; not owned
+    identity_at_start = True  # before training, the tuned backbone computes exactly what the frozen does
+    head_only = False  # the tuner edits nothing, on purpose; any other tuner without edits is an error
+    # why some parameters may get no gradient; without this text, a parameter without a gradient is an error
+    no_gradient: str | None = None
+    may_miss: tuple[str, ...] = ()  # roles of `at` that a network may lack, if it has another of them
+    # ('lora_length', 'rank', 'r'): the short form in model.backbone, the argument, and aliases of the argument
+    length_key: tuple[str, ...] | None = None
+    backbone: Backbone | None = None  # the backbone of `attach`, for `prepare`; no submodule
 
     def __init__(self, at: Places):
         super().__init__()
@@ -58,13 +55,14 @@ class Tuner(nn.Module):
         """Before the first `tune`: makes what several sites share."""
 
     def prepare(self, batches: Iterable) -> None:
-        """Before step 0: sees training batches (images (B, 3, H, W), labels), for methods that start
-        from data.
+        """Before step 0: sees training batches (images (B, 3, H, W), labels), for methods that start from
+        data.
         """
 
     def on_step(self, progress: float) -> None:
-        """After each optimizer step, while the step's gradients are there; `progress` runs from 0 to 1
-        over the training.
+        """After each optimizer step, while the gradients of the step are there.
+
+        `progress` goes from 0 to 1.
         """
 
     def penalty(self) -> torch.Tensor | None:
@@ -74,8 +72,9 @@ class Tuner(nn.Module):
     # The four edits -----------------------------------------------------------------------------------------
 
     def thaw(self, site: Site, params: str = '.*') -> None:
-        """Trains the parameters of the site's module whose path below it matches `params`, whole.
-        Repeated: no effect.
+        """Trains whole parameters of the site's module, if their path below the module matches `params`.
+
+        A parameter that trains already is left alone.
         """
         for path, parameter in list(site.module.named_parameters()):
             if parameter.requires_grad or not re.fullmatch(params, path):
@@ -101,8 +100,9 @@ class Tuner(nn.Module):
         self._edits.append(Hook.before(module, self._own(site, delta)))
 
     def after(self, site: Site, delta: nn.Module) -> None:
-        """The module's output y becomes `delta(x, y)`: the tensor, or the one tensor of several that
-        others read.
+        """The module's output y becomes `delta(x, y)`.
+
+        If the module gives several tensors, y is the one tensor that other modules read.
         """
         module = self._called(site)
         if site.call.gives:
@@ -112,15 +112,17 @@ class Tuner(nn.Module):
         self._edits.append(Hook.after(module, self._own(site, delta), site.call.place))
 
     def share(self, module: nn.Module, device: torch.device | None = None) -> nn.Module:
-        """Owns what several deltas use: saved once. A delta keeps it with `object.__setattr__`, so as
-        not to own it too.
+        """Owns a module that several deltas use, so that the module is saved once.
+
+        A delta keeps the module with `object.__setattr__`, so that the delta does not own it too.
         """
         self.deltas['shared'] = module
         return module.to(device)
 
     def rows_of_parts(self, site: Site) -> dict[str, Rows]:
-        """Which rows of the site's weight make the queries 'q', the keys 'k' and the values 'v'; {}
-        where nothing shows them.
+        """The rows of the site's weight that make the queries 'q', the keys 'k' and the values 'v'.
+
+        {} if nothing shows the rows.
         """
         assert self.backbone is not None
         known, leaf = self.backbone.sites.parts, site.name.rpartition('.')[2]
@@ -138,14 +140,13 @@ class Tuner(nn.Module):
 
     @property
     def mergeable(self) -> bool:
-        """Whether the edits are thaws and reweights alone, so that they can be written into plain weights."""
+        """Whether all edits are thaws and reweights, so that they can be written into plain weights."""
         return all(edit.mergeable for edit in self._edits)
 
     def attach(self, backbone: Backbone) -> None:
         """Edits `backbone`, and proves by a forward and a backward that the tuned network runs.
 
-        Should a site refuse or the network not run, what was edited is taken back. UserError on a merged
-        backbone.
+        If a site refuses, or the network does not run, all edits are undone. UserError on a merged backbone.
         """
         _refuse_merged(backbone, 'attached')
         _forget_compiled_graphs()
@@ -168,8 +169,9 @@ class Tuner(nn.Module):
             raise
 
     def detach(self) -> None:
-        """Takes every edit back: the network is bit for bit what it was before `attach`. UserError on a
-        merged backbone.
+        """Undoes every edit: the network is bit for bit the network before `attach`.
+
+        UserError on a merged backbone.
         """
         _refuse_merged(self.backbone, 'detached')
         _forget_compiled_graphs()
@@ -195,7 +197,7 @@ class Tuner(nn.Module):
             ) from error
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The names and parameters that train, those thawed in the network included."""
+        """The names and parameters that train, with the parameters that are thawed in the network."""
         for name, parameter in self.deltas.named_parameters():
             if parameter.requires_grad:
                 yield f'deltas.{name.replace("/", ".")}', parameter
@@ -211,12 +213,16 @@ class Tuner(nn.Module):
         return deltas | {f'thawed.{edit.key}': edit.value.detach() for edit in self._thaws()}
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """What only further training needs, beside `state`: saved in checkpoints, not in model folders."""
+        """The state, beside `state`, that only further training needs.
+
+        Checkpoints hold it, model folders do not.
+        """
         return {}
 
     def bound_to_weights(self) -> set[str]:
-        """The names in `state` of parameters that mean something only beside this backbone: tasks never
-        share them.
+        """The names in `state` of parameters that mean something only beside this backbone.
+
+        Tasks never share them.
         """
         names = set()
         for key, delta in self.deltas.items():
@@ -246,8 +252,8 @@ class Tuner(nn.Module):
 
 
 def check_rank(tuner: Any, sites: list[Site]) -> None:
-    """UserError for a rank above that of every weight at `sites`: the update would have more numbers
-    than the weights.
+    """UserError for a rank above that of every weight at `sites`: the update would have more numbers than
+    the weights.
     """
     weights = [site.weight for site in sites if site.has_weight]
     ranks = [min(len(weight), weight[0].numel()) for weight in weights if len(weight.shape) > 1]
@@ -260,10 +266,9 @@ def check_rank(tuner: Any, sites: list[Site]) -> None:
 
 
 def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
-    """What the tuner's `rank` and `alpha` say for a site that must have a weight matrix: (0, 0) where it is
-    skipped.
+    """The rank and alpha of the tuner for a site. The site must have a weight matrix.
 
-    An alpha that is not given is the rank.
+    (0, 0) if the rank skips the site. If no alpha is given, alpha is the rank.
     """
     rank = site.at_depth(tuner.rank, 'rank')
     if not rank:
@@ -275,21 +280,21 @@ def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
 
 
 def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:
-    """The error of a tuner that cannot act on a site: what it needs, and what the site is."""
+    """The error of a tuner that cannot act on a site: what the tuner needs, and what the site is."""
     return NoSiteError(
         f'{type(tuner).__name__} needs {needs}, but {site} is none; choose other sites with at=….'
     )
 
 
-def _refuse_merged(backbone: Backbone | None, what: str) -> None:
+def _refuse_merged(backbone: Backbone | None, action: str) -> None:
     if backbone is not None and backbone.is_merged:
         raise UserError(
-            f'the tuners are merged into the weights of {backbone.sites.family}, so no tuner can be {what}; '
-            'call unmerge() of the model first.'
+            f'the tuners are merged into the weights of {backbone.sites.family}, so no tuner can be '
+            f'{action}; call unmerge() of the model first.'
         )
 
 
 def _forget_compiled_graphs() -> None:
-    """A graph that torch.compile made before an edit would go on without it, in silence."""
+    """Forgets graphs of torch.compile. A graph from before an edit would run without the edit, in silence."""
     if has_compiled():
         torch.compiler.reset()
