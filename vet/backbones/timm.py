@@ -20,9 +20,9 @@ from vet.errors import DataError, UnknownNameError, UserError
 from vet.offline import cache_alone_without_network
 from vet.registry import BACKBONES
 
-# What a model folder may say in kwargs: sizes, depths and flags of networks. What is not here may name a URL,
-# a path, a file, a cache, weights or code (pretrained_cfg, cache_dir, checkpoint_path, features_only, …), or
-# configures a whole network at once.
+# The kwargs that a model folder may name: sizes, depths and flags of networks. Other kwargs may name a URL, a
+# path, a file, a cache, weights or code (pretrained_cfg, cache_dir, checkpoint_path, features_only, …), or
+# configure a whole network at once.
 ARCHITECTURE = """
     act_layer attn_drop_rate attn_ratio avg_down base_width block_reduce_first bottle_ratio cardinality
     channels class_token conv_bias conv_mlp conv_ratio depth depth_mult depth_token_only depths dim dims
@@ -73,12 +73,13 @@ def timm_backbone(
     roles: role names to regular expressions over module paths, for a family whose roles are not found.
     preprocessing: changes to timm's settings (size, mean, std, crop_pct, interpolation, and gray_range, the
         levels of gray images of more than 8 bits that become black and white, such as (0, 4095) for 12 bits).
-    kwargs: such as dict(img_size=128), which is the size of the preprocessing then, or
-        dict(global_pool='catavgmax') of a convolutional network: its features are cat(mean, max), 2 C.
-    classifier: True keeps the pretrained classifier, of timm's or kwargs' num_classes: the output are its
+    kwargs: for example dict(img_size=128), which then is the size of the preprocessing; or
+        dict(global_pool='catavgmax') for a convolutional network, whose features are then cat(mean, max), 2
+        C.
+    classifier: True keeps the pretrained classifier, with timm's or kwargs' num_classes. The output is its
         logits.
-    use_ema: of a checkpoint that holds weights and their average over the training, the average is used;
-        False: the others.
+    use_ema: if a checkpoint holds weights and their average over the training: True takes the average, False
+        the weights.
     """
     if not timm.is_model(name):
         raise UnknownNameError(
@@ -112,7 +113,9 @@ def timm_backbone(
             raise
         except OSError as error:
             raise DataError(_not_downloaded(name, error)) from error
-        except Exception as error:  # timm's constructors check little: any error of theirs is an argument's
+        except (
+            Exception
+        ) as error:  # timm's constructors check little, so any of their errors is about an argument
             raise UserError(
                 f'timm cannot make {name!r} with model.backbone.kwargs={options}: '
                 f'{type(error).__name__}: {error}'
@@ -147,7 +150,7 @@ def timm_backbone(
     remarks = list(_remarks(network, name, settings)) if pretrained or checkpoint is not None else []
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
-    raw = {} if use_ema else dict(use_ema=False)  # folders without the choice stay as they were
+    raw = {} if use_ema else dict(use_ema=False)  # so that old folders, without this setting, do not change
     made = Backbone(
         network,
         layout,
@@ -173,7 +176,7 @@ def timm_backbone(
 
 
 def _remarks(network: Any, name: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """What timm's settings say of the weights, and neither the network nor the evaluation crop does."""
+    """Facts in timm's settings of the weights that neither the network nor the evaluation crop follows."""
     notes, kinds = (
         str((network.pretrained_cfg or {}).get('notes')),
         {type(module).__name__ for module in network.modules()},

@@ -1,7 +1,7 @@
-"""Backbone: a pretrained network, mostly without its classifier, frozen, with its preprocessing, its sites
-and its identity.
+"""Backbone: a frozen pretrained network with its preprocessing, its sites and its identity.
 
-Made by the files of backbones/, edited by tuners, called by ImageClassifier.
+Mostly the network has no classifier. backbones/ makes backbones, tuners edit them, ImageClassifier calls
+them.
 """
 
 import hashlib
@@ -28,33 +28,33 @@ from vet.errors import DataError, UserError
 
 @dataclass(frozen=True)
 class Lean:
-    """How a network computes only what its features read. Given by the file of its family, used by
-    ImageClassifier.lean.
+    """A way of a network to compute only what its features need. For ImageClassifier.lean.
+
+    The file of the network's family gives the two functions.
     """
 
     within: Callable[[Any], AbstractContextManager]  # of the network: what holds for as long as it is entered
-    modules: Callable[
-        [Any], Iterable[nn.Module]
-    ]  # those that then may see a part of the tokens, the first ones
+    # of the network: the modules that then may see only a part of the tokens, the first tokens
+    modules: Callable[[Any], Iterable[nn.Module]]
 
 
 class Backbone(nn.Module):
     """`network` maps normalised images (B, 3, H, W) to pooled features (B, C), or to the logits of a kept
-    classifier; all its parameters are frozen.
+    classifier. All its parameters are frozen.
 
-    identity: what a model folder needs to make it again: type, name, tag, sha256 of the weights, and hints.
-    layout: which modules play which role. published: the preprocessing that the weights were trained with.
-    remarks: where else the weights were trained otherwise than they are used.
-    origin: the identity that its library's own plugin gave it, where another plugin gave it one of its own.
-    read: the weights as they were read, where the network's own were computed from them (positions of another
-        grid). Then the sha256 is of these: what is computed differs between processors. is_resampled: whether
-        it is so.
+    identity: what a model folder needs to make the backbone again: type, name, tag, sha256 of the weights,
+        and hints.
+    layout: which modules play which role.
+    published: the preprocessing of the training of the weights.
+    remarks: other differences between the training and the use of the weights.
+    origin: the identity that the library's plugin gave, if another plugin gave its own identity.
+    read: the weights as they were read, if the network's weights were computed from them (positions of
+        another grid). Then the sha256 is that of `read`, because computed weights differ between processors.
+    is_resampled: whether `read` was given.
     """
 
     lean: Lean | None = None
-    is_merged = (
-        False  # whether its classifier has written reweights into the weights, see ImageClassifier.merge
-    )
+    is_merged = False  # whether reweights are written into the weights, see ImageClassifier.merge
 
     def __init__(
         self,
@@ -68,11 +68,9 @@ class Backbone(nn.Module):
     ):
         super().__init__()
         self.network = network.requires_grad_(False)
-        self.preprocessing, self.published, self.remarks = (
-            preprocessing,
-            published or preprocessing,
-            tuple(remarks),
-        )
+        self.preprocessing = preprocessing
+        self.published = published or preprocessing
+        self.remarks = tuple(remarks)
         self.is_resampled = read is not None
         sha256 = weights_sha256(network.state_dict()) if read is None else resampled_sha256(read, network)
         self.identity = self.origin = dict(identity, sha256=sha256)
@@ -87,8 +85,9 @@ class Backbone(nn.Module):
             said = str(error).rstrip('. ') or type(error).__name__
             built = f'; it was built for {self.published.size}' * (preprocessing.size != self.published.size)
             raise UserError(
-                f'{identity.get("name")} does not take images of {preprocessing.size} (height, width){built}: '
-                f'{said}. Set model.backbone.preprocessing.size to a size that the network takes.'
+                f'{identity.get("name")} does not take images of {preprocessing.size} (height, '
+                f'width){built}: {said}. Set model.backbone.preprocessing.size to a size that the network '
+                'takes.'
             ) from error
         features = calls[''].out_shape
         if len(features) != 1:
@@ -106,7 +105,7 @@ class Backbone(nn.Module):
         return self.network(images)
 
     def warnings(self) -> list[str]:
-        """Where the weights, or the images for them, are used otherwise than they were trained."""
+        """The differences between the training and the use of the weights, in words."""
         name, here, there = (
             self.identity.get('name', self.identity['type']),
             vars(self.preprocessing),
@@ -123,8 +122,9 @@ class Backbone(nn.Module):
         ]
 
     def train(self, mode: bool = True) -> 'Backbone':
-        """As in torch, but a norm with running statistics stays in eval unless its scale trains: they
-        would drift. What modules keep of earlier parameters is forgotten.
+        """As in torch, but a norm with running statistics stays in eval unless its scale trains.
+
+        Otherwise the statistics would drift. Modules forget what they keep of earlier parameters.
         """
         super().train(mode)
         forget_kept(self.network.modules())
@@ -136,9 +136,7 @@ class Backbone(nn.Module):
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """The sha256 of named tensors (name, dtype, shape, bytes, in the order of names), whatever file
-    they came from.
-    """
+    """The sha256 of named tensors (name, dtype, shape, bytes, in the order of names), from any file."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -148,8 +146,8 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def resampled_sha256(read: Mapping[str, torch.Tensor], network: nn.Module) -> str:
-    """The sha256 of weights as they were read, and of the names and shapes of the network for which
-    they were resampled.
+    """The sha256 of weights as they were read, and of the names and shapes of the network that they were
+    resampled for.
     """
     shapes = ''.join(
         f'{name} {tuple(tensor.shape)}\n' for name, tensor in sorted(network.state_dict().items())
@@ -158,7 +156,9 @@ def resampled_sha256(read: Mapping[str, torch.Tensor], network: nn.Module) -> st
 
 
 class Resampling(TorchFunctionMode):
-    """Within, `seen` tells whether a tensor was resampled, as positions are for another grid."""
+    """Within this context, `seen` becomes true if a tensor is resampled, as positions are for another
+    grid.
+    """
 
     seen = False
 
@@ -168,11 +168,11 @@ class Resampling(TorchFunctionMode):
 
 
 def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors or torch file, read without running code. DataError for what cannot be
-    read so.
+    """The tensors of a .safetensors or torch file. No code is run. DataError if the file cannot be read in
+    this way.
 
-    use_ema: of a file that holds weights and their average over the training, the average is taken, as timm
-        does, with a warning; False: the others.
+    use_ema: if a file holds weights and their average over the training: True takes the average, as timm
+        does, with a warning. False takes the weights.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -195,9 +195,8 @@ def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tens
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         if 'TorchScript' in str(error):
             raise DataError(
-                f"the weight file {str(path)!r} is a TorchScript archive, as OpenAI's CLIP files are: it holds "
-                'code, '
-                'and is refused. Where you trust it, keep its tensors alone and give these: '
+                f"the weight file {str(path)!r} is a TorchScript archive, as OpenAI's CLIP files are: it "
+                'holds code, and is refused. If you trust the file, save only its tensors, and give these: '
                 f'torch.save(torch.jit.load({path.name!r}, map_location="cpu").state_dict(), '
                 f'{path.with_suffix(".pth").name!r}).'
             ) from error
@@ -223,8 +222,10 @@ def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tens
 def load_weights(
     network: nn.Module, state: Mapping[str, torch.Tensor], source: str, classifier: tuple[str, ...]
 ) -> None:
-    """Loads `state` into `network`, whose classifier (dotted prefixes) may be left over; all else must
-    fit exactly.
+    """Loads `state` into `network`.
+
+    `classifier` has dotted prefixes. Weights with these prefixes may be left over. All other weights must fit
+    exactly.
     """
     own = network.state_dict()
     left_over = [

@@ -1,6 +1,4 @@
-"""What building a stranger's model may cost: memory, calls and operations are counted before they are
-spent.
-"""
+"""Limits the cost of a stranger's model. vet counts memory, tensors and operations before they are spent."""
 
 import math
 import warnings
@@ -19,17 +17,17 @@ from vet.core.modes import in_eval
 from vet.errors import DataError, UserError
 from vet.torch_private import CONVOLUTIONS, COUNTED_AS, NEW_TENSORS, SEES_OPERATIONS, OperationsMode
 
-MEMORY = 0.75  # of what is free, for new tensors
+MEMORY = 0.75  # the share of the free memory for new tensors
 NUMBERS = 2**27  # in one new tensor; the largest matrix of a published network, VGG's, has 103 million
-TENSORS = 20_000  # new ones; the largest networks have a few thousand parameters
-OPERATIONS = (
-    1e13  # floating point, of matrix products and attention; seven billion parameters on one image take 5e12
-)
+TENSORS = 20_000  # new tensors; the largest networks have a few thousand parameters
+# floating point, in matrix products and attention; seven billion parameters on one image take 5e12
+OPERATIONS = 1e13
 
 
 class Budget(OperationsMode):
-    """Within, a new tensor that is too large is refused before it is made, as is one tensor or product
-    too many.
+    """Within this context, a tensor that is too large is refused before it is made.
+
+    Also refused: more tensors than TENSORS, and more operations than OPERATIONS.
     """
 
     def __init__(self) -> None:
@@ -93,7 +91,9 @@ _budget: ContextVar[Budget | None] = ContextVar('budget', default=None)  # the i
 
 
 def rehearse_building(build: Callable[[], Any]) -> None:
-    """Within a Budget: counts what the network costs that `build` makes, without its memory."""
+    """Within a Budget: counts the cost of the network that `build` makes, without using the network's
+    memory.
+    """
     budget = _budget.get()
     if budget is None:
         return
@@ -103,9 +103,7 @@ def rehearse_building(build: Callable[[], Any]) -> None:
             build()
     except UserError:
         raise
-    except (
-        Exception
-    ):  # a constructor that needs numbers, or arguments that do not fit, which the real one names
+    except Exception:  # numbers are missing, or arguments do not fit; then the real build raises the error
         pass
     finally:
         budget.bytes, budget.tensors, budget.operations = left
@@ -127,8 +125,10 @@ def unbounded() -> Iterator[None]:
 
 
 def rehearse(network: nn.Module, image: torch.Tensor) -> None:
-    """Within a Budget: counts what one image costs, without computing it. DataError if the budget does not hold the
-    same image once more, which the caller computes next. Of a network that cannot run so, nothing is counted.
+    """Within a Budget: counts the cost of one image, without computing the image.
+
+    If the network cannot run without numbers, nothing is counted. The caller computes the same image next, so
+    DataError if the rest of the budget is less than the cost.
     """
     budget = _budget.get()
     if budget is None:
@@ -142,7 +142,7 @@ def rehearse(network: nn.Module, image: torch.Tensor) -> None:
             functional_call(network, state, (image.to('meta'),))
     except UserError:
         raise
-    except Exception:  # a step that needs numbers, or an image that does not fit, which the dry run names
+    except Exception:  # a step needs numbers, or the image does not fit; then the dry run raises the error
         return
     if before - budget.operations > budget.operations:
         raise _too_many_operations()
@@ -154,8 +154,9 @@ def _too_many_operations() -> DataError:
 
 @contextmanager
 def bounded(source: str, advice: str = '') -> Iterator[None]:
-    """Within, a stranger's model is built: within a Budget, and any error of a library becomes a
-    DataError about `source`.
+    """Builds a stranger's model within this context: within a Budget, and with DataErrors about `source`.
+
+    Every error of a library becomes such a DataError.
     """
     if not SEES_OPERATIONS:
         warnings.warn(
@@ -170,7 +171,7 @@ def bounded(source: str, advice: str = '') -> Iterator[None]:
         if not advice or str(error).endswith(advice):
             raise
         raise DataError(f'{error} {advice}') from error
-    except Exception as error:  # a library's, about a value that the library did not expect
+    except Exception as error:  # a library did not expect a value
         said = next(iter(str(error).strip().splitlines()), '')
         raise DataError(
             f'{source} cannot be built: {type(error).__name__}: {said[:300]} {advice}'.rstrip()

@@ -1,10 +1,9 @@
-"""Which layers feed which, found by watching one forward: what an attention multiplies, and where an FFN
-begins and ends. Used by core.site.
+"""Watches one forward and finds which layers feed which other layers. So attentions and FFNs are found.
 
 A layer is a Linear, a convolution, or the packed projection of nn.MultiheadAttention. A tensor comes from the
-layers that were nearest before it. Where a module multiplies two tensors that come from layers of its own,
-these layers make its queries, keys and values. No layer needs to be known by name, and no number is read:
-torch's meta device will do.
+nearest layers before it. If a module multiplies two tensors that come from layers inside the module, these
+layers make its queries, keys and values. The watching needs neither the names of layers nor numbers, so
+torch's meta device is enough.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,8 +27,10 @@ PACKED = ('multi_head_attention_forward', '_native_multi_head_attention')
 
 @dataclass(frozen=True)
 class From:
-    """Where a tensor comes from: the nearest layers; and the modules whose product the tensor comes from, the
-    first product (`scores`) or the last (`done`).
+    """The origin of a tensor.
+
+    layers: the nearest layers before the tensor.
+    scores, done: the modules whose product the tensor comes from: the first product, and the last.
     """
 
     layers: frozenset[str] = frozenset()
@@ -39,16 +40,19 @@ class From:
 
 @dataclass(frozen=True)
 class Layers:
-    """What the flow shows of one module."""
+    """The layers that the flow finds for one module."""
 
     factors: tuple[str, ...] = ()  # the layers whose outputs the module multiplies with one another
-    results: tuple[str, ...] = ()  # the layers that read what the last of these products gives
+    results: tuple[str, ...] = ()  # the layers that read the output of the last of these products
     first: tuple[str, ...] = ()  # the layers below the module that read no other layer below it
     last: tuple[str, ...] = ()  # the layers below the module that no other layer there reads
 
 
 class Flow(TorchFunctionMode):
-    """Within, follows all tensors of `network`. The dry run says by `enter` and `leave` which module runs."""
+    """Within, follows all tensors of `network`.
+
+    The dry run reports by `enter` and `leave` which module runs.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -70,7 +74,7 @@ class Flow(TorchFunctionMode):
         self._running.pop()
 
     def layers(self, modules: Iterable[str]) -> dict[str, Layers]:
-        """By module, what was seen of it."""
+        """{path of a module: its Layers}."""
         below: dict[str, list[str]] = {}
         for layer in (layer for layer in self._reads if layer not in self._by_channel):
             for path in around(layer):
@@ -117,7 +121,7 @@ class Flow(TorchFunctionMode):
         return out
 
     def _union(self, tensors: Iterable[torch.Tensor]) -> From:
-        """Of a product and what is added to it, such as a bias of positions, the product counts."""
+        """The union of the origins. If a bias of positions is added to a product, only the product counts."""
         known = {self._from[tensor] for tensor in tensors if tensor in self._from}
         known = {come for come in known if self._here(come.scores | come.done)} or known
         if len(known) == 1:
@@ -127,12 +131,14 @@ class Flow(TorchFunctionMode):
         )
 
     def _here(self, modules: frozenset[str]) -> frozenset[str]:
-        """Those that run."""
+        """The modules that are running."""
         return modules.intersection(self._running)
 
     def _layer(self, function: str, x: torch.Tensor, weight: torch.Tensor) -> From:
-        """A layer that mixes heads within an attention, or acts on each channel alone, keeps where its input
-        comes from.
+        """The origin of the layer's output.
+
+        A layer that mixes heads within an attention, or acts on each channel alone, keeps the origin of its
+        input.
         """
         before = self._union([x])
         name = self._names.get(id(weight), self._running[-1])  # a weight that was standardised has another id
@@ -151,7 +157,7 @@ class Flow(TorchFunctionMode):
         return before if scores or by_channel and before.layers else From(frozenset([name]))
 
     def _packed(self, module: str) -> From:
-        """nn.MultiheadAttention computes in one function."""
+        """nn.MultiheadAttention computes everything in one function."""
         packed, last = f'{module}.in_proj', f'{module}.out_proj'
         self._reads.setdefault(packed, set())
         self._reads.setdefault(last, set()).add(packed)
@@ -173,7 +179,7 @@ class Flow(TorchFunctionMode):
 
 
 def around(path: str) -> Iterator[str]:
-    """The paths of all modules around the one of that path, the nearest first; '' is the network."""
+    """The paths of all modules around the module at `path`, the nearest first. '' is the network."""
     while path:
         path = path.rpartition('.')[0]
         yield path

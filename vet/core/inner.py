@@ -1,6 +1,7 @@
-"""Which modules within a network's blocks are its attentions, and which its FFNs: 'attn', 'mlp' and their parts.
+"""The attentions and the FFNs within a network's blocks: 'attn', 'mlp' and their parts.
 
-The dry run shows most of it (see core.flow). Only where it cannot, names help: they all stand here.
+The dry run finds most of them (see core.flow). Where the dry run cannot, names help. This file has all such
+names.
 """
 
 import re
@@ -22,11 +23,11 @@ class Called(Protocol):
     def layers(self) -> Layers: ...
 
 
-# An FFN, by the name that its owner gives it, or by its class. What mixes tokens is none.
+# The name that its owner gives an FFN, or its class. A module that mixes tokens is no FFN.
 MLP_NAME = re.compile(r'mlp(_in|_channels|_layer|\d)?|ffn\d?|feed_forward|CNBlock\.block')
 MLP_CLASS = re.compile(r'(\w*(Mlp|MLP|Ffn|FFN)|SwiGLU\w*|FeedForward\w*)(?<!HeadMlp)')
 NO_MLP = re.compile(r'mlp_tokens|cpb_mlp')
-# Attention without a product of two activations: the layers that make its queries, keys and values, and its last.
+# Attention without a product of two activations: its layers of queries, keys and values, and its last layer
 NO_ATTENTION = ('HSMSSD',)  # EfficientViM's state spaces multiply too
 PRODUCTLESS = {
     'LinearSelfAttention': ('qkv_proj', 'out_proj'),
@@ -35,10 +36,10 @@ PRODUCTLESS = {
 
 
 def find_inner(network: nn.Module, calls: Mapping[str, Called], blocks: list[str]) -> dict[str, list[str]]:
-    """By role, the paths of the modules and packed projections that play it.
+    """{role: the paths of the modules and packed projections that have the role}.
 
-    Attention behind the last block pools: it has the roles 'pool', 'pool.qkv' and 'pool.proj', so that no tuner
-    acts there unless it is asked to.
+    Attention behind the last block pools. Its roles are 'pool', 'pool.qkv' and 'pool.proj', so that a tuner
+    acts there only if its `at` names these roles.
     """
     found: dict[str, list[str]] = {}
     end = max((calls[block].order for block in blocks), default=None)

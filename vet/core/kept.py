@@ -1,8 +1,8 @@
-"""What modules keep of what they computed in a forward, such as LeViT's attention biases in eval mode.
+"""Tensors that modules compute in a forward and keep, such as LeViT's attention biases in eval mode.
 
-A tensor that a module keeps is wrong as soon as the parameters change from which the module computed the tensor. A
-forward is watched once. A module that the forward changed remembers how the module was before, and `forget_kept`
-makes it so again. The module then computes anew. Of vet it imports torch_private alone.
+A module computes such a tensor from parameters. When the parameters change, the kept tensor is wrong.
+`kept_noted` watches one forward: each module that the forward changes notes its earlier state. `forget_kept`
+restores that state, so that the module computes the tensor again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from torch import nn
 
 from vet.torch_private import buffers_of
 
-BEFORE = '_before_forward'  # in a module's __dict__: {name of an attribute or a buffer: what stood there}
+BEFORE = '_before_forward'  # in a module's __dict__: {name of an attribute or a buffer: its earlier value}
 FILLED = '_filled_in_forward'  # in a module's __dict__: the names of buffers into which the forward writes
 ABSENT = '(absent)'
 OWN = {*vars(nn.Module()), BEFORE, FILLED, 'forward', '_reweighted'}
@@ -23,7 +23,10 @@ OWN = {*vars(nn.Module()), BEFORE, FILLED, 'forward', '_reweighted'}
 
 @contextmanager
 def kept_noted(network: nn.Module) -> Iterator[None]:
-    """Within, a forward runs. After it, each module is as before, and remembers what the forward changed."""
+    """Run a forward within.
+
+    Afterwards each module has its earlier state, and notes what the forward changed.
+    """
     modules = list(network.modules())
     numbers = [
         (module, name, buffer, buffer.clone()) for module in modules for name, buffer in _own_buffers(module)
@@ -41,14 +44,20 @@ def kept_noted(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def kept_dropped(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, a forward runs. After it, each module is as before, the numbers of its buffers apart."""
+    """Run a forward within.
+
+    Afterwards each module has its earlier state, except the numbers in its buffers.
+    """
     with _changes_noted(modules):
         yield
 
 
 @contextmanager
 def _changes_noted(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, dict[str, Any]]]]:
-    """Puts back what the forward changed. Gives, when the context has ended, what stood there, by module."""
+    """Restores what the forward changed.
+
+    When the context has ended, the list has the earlier values by module.
+    """
     before = [(module, _state(module)) for module in dict.fromkeys(modules)]
     changes: list[tuple[nn.Module, dict[str, Any]]] = []
     try:
@@ -64,7 +73,7 @@ def _changes_noted(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Modul
 
 
 def forget_kept(modules: Iterable[nn.Module]) -> None:
-    """Makes the modules forget what they computed from their parameters. Cheap."""
+    """Makes the modules forget the tensors that they computed from their parameters. Takes little time."""
     for module in modules:
         for name, was in module.__dict__.get(BEFORE, {}).items():
             _put_back(module, name, was)
@@ -98,13 +107,13 @@ def _state(module: nn.Module) -> dict[str, Any]:
 
 @dataclass(eq=False)
 class _Held:
-    """A dict, list or set, which several modules may share, and what it held."""
+    """A dict, list or set, which several modules may share, and its earlier content."""
 
     container: Any
     content: Any
 
     def refilled(self) -> Any:
-        """The container, which holds again what it held."""
+        """The container, with its earlier content again."""
         parts = [_refilled(part) for part in self.content]
         self.container.clear()
         if isinstance(self.container, list):

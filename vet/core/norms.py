@@ -1,4 +1,4 @@
-"""What a norm is: torch's norms, and those that libraries write themselves. Used by sites, edits and tuners."""
+"""Finds norms: torch's norms, and the norms that other libraries define."""
 
 import re
 
@@ -8,12 +8,12 @@ from vet.core.flow import WEIGHTED
 from vet.torch_private import BATCH_NORM
 
 KNOWN = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, BATCH_NORM)
-# RmsNorm, EvoNorm2dB0, FilterResponseNormAct2d, GlobalResponseNorm, …; Affine stands where ResMLP has its norms
+# RmsNorm, EvoNorm2dB0, FilterResponseNormAct2d, GlobalResponseNorm, …; ResMLP has Affine in place of norms
 NAMED = re.compile(r'\w*Norm(?![a-z])\w*|Affine')
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether the module is a norm that has something to train: numbers of its own, and no layer within."""
+    """Whether the module is a norm with trainable parameters and without a layer inside."""
     if next(module.parameters(recurse=False), None) is None:
         return False
     if isinstance(module, KNOWN):
@@ -23,5 +23,5 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def has_statistics(module: nn.Module) -> bool:
-    """Whether the module keeps statistics of what it saw in training."""
+    """Whether the module keeps statistics of the activations in training."""
     return any(name.startswith('running_') for name, _ in module.named_buffers(recurse=False))

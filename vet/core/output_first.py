@@ -1,7 +1,6 @@
 """The layout in which deltas see a weight: the output axis is first, as in (out, in / groups, kH, kW).
 
-A transposed convolution keeps (in, out / groups, kH, kW), and the Conv1D of transformers keeps (in, out). Imports
-torch alone. Used by core.site and core.reweight.
+A transposed convolution has a weight (in, out / groups, kH, kW). The Conv1D of transformers has (in, out).
 """
 
 import torch
@@ -11,10 +10,10 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def output_first(owner: nn.Module, weight: torch.Tensor) -> torch.Tensor:
-    """The weight of the module `owner`, (in, out / groups, …), as (out, in / groups, …); other weights as they
-    are.
+    """The weight (in, out / groups, …) of the module `owner` as (out, in / groups, …).
 
-    The same function turns (out, in / groups, …) back into (in, out / groups, …).
+    The same function turns (out, in / groups, …) back into (in, out / groups, …). A weight whose output axis
+    is first stays unchanged.
     """
     if not _is_input_first(owner) or weight.dim() < 2:
         return weight

@@ -1,9 +1,7 @@
-"""What a stranger may say: the values that a model folder may give a plugin, checked before anything is
-built.
+"""The values that a model folder, which may come from a stranger, may give to a plugin.
 
-A plugin of a registry says so with `@permits(…)`, a rule for each argument. Of a plugin that says nothing,
-plain settings are
-taken: no path, no URL.
+vet checks the values before vet builds anything. A plugin of a registry declares a rule for each argument
+with `@permits(…)`. A plugin without rules gets plain settings: no path, no URL.
 """
 
 import os
@@ -16,17 +14,17 @@ from vet.core import preprocessing
 from vet.errors import DataError, UserError, shown
 from vet.patterns import require_pattern
 
-LARGEST = 1_000_000  # of a number that a folder gives: no size, depth or rank of a network is larger
-ENTRIES = 1_000  # of a list or dict within an entry
-VALUES = 1_000_000  # within one another, in all
+LARGEST = 1_000_000  # the largest number in a folder; no size, depth or rank of a network is larger
+ENTRIES = 1_000  # in a list or dict of an entry
+VALUES = 1_000_000  # of an entry, in all lists and dicts together
 DEPTH = 32  # of lists and dicts within one another
-LENGTH = 1_000  # of a text within an entry
+LENGTH = 1_000  # of a text of an entry
 MOST = dict(tuners=64, tasks=256, transforms=16)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Whether a value may stand somewhere, and how to say what may."""
+    """Which values are allowed, and words for them."""
 
     allows: Callable[[Any], bool]
     text: str
@@ -128,7 +126,10 @@ PREPROCESSING = Rule(preprocessing.allows, preprocessing.allowed_text())
 
 
 def permits(**rules: Rule) -> Callable[[Any], Any]:
-    """Declares what a model folder may say to a plugin: a rule for each argument. Others are refused."""
+    """Declares which arguments a model folder may give to a plugin, with a rule for each.
+
+    Others are refused.
+    """
 
     def declared(plugin: Any) -> Any:
         plugin.permits = rules
@@ -138,7 +139,7 @@ def permits(**rules: Rule) -> Callable[[Any], Any]:
 
 
 def require_type(entry: Any, where: str) -> str:
-    """The type of an entry dict(type=…). DataError where it has none."""
+    """The type of an entry dict(type=…). DataError if the entry has no type."""
     if (
         not isinstance(entry, Mapping)
         or not isinstance(entry.get('type'), str)
@@ -149,7 +150,7 @@ def require_type(entry: Any, where: str) -> str:
 
 
 def require_permitted(entry: Mapping[str, Any], where: str, rules: Mapping[str, Rule]) -> None:
-    """DataError where an entry dict(type=…) of a folder says what `rules` do not allow."""
+    """DataError if an entry dict(type=…) of a folder has a value that `rules` do not allow."""
     for key, value in entry.items():
         if key not in rules:
             raise DataError(
@@ -169,9 +170,7 @@ def require_permitted(entry: Mapping[str, Any], where: str, rules: Mapping[str, 
 
 
 def require_plain_settings(value: Any, where: str) -> None:
-    """DataError for numbers, texts, lists or dicts beyond the limits of a folder, and for a path or a
-    URL among them.
-    """
+    """DataError for a value beyond the limits of a folder, and for a path or a URL."""
     for place, inner in walk(value, where):
         if isinstance(inner, str) and (len(inner) > LENGTH or '://' in inner or '/' in inner):
             raise DataError(
@@ -187,17 +186,24 @@ def require_plain_settings(value: Any, where: str) -> None:
 
 
 def walk(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every value within `value`, with its place; the keys of dicts too. DataError where it is nested too
-    deep, or holds too much: lists of a pickle may hold one another many times."""
+    """Every value within `value`, with its place. The keys of dicts are values too.
+
+    DataError if the value is nested too deep, or holds too many values: a pickle may hold one list many
+    times.
+    """
     waiting, left = [(where, value, 0)], VALUES
     while waiting:
         place, inner, depth = waiting.pop()
         left -= 1
         if left < 0:
-            raise DataError(f'{where} holds more than {VALUES:,} values; what a model folder says does not.')
+            raise DataError(
+                f'{where} holds more than {VALUES:,} values, which is more than any model folder of vet.'
+            )
         yield place, inner
         if depth > DEPTH:
-            raise DataError(f'{where} is nested deeper than {DEPTH} levels; what a model folder says is not.')
+            raise DataError(
+                f'{where} is nested deeper than {DEPTH} levels, which is deeper than any model folder of vet.'
+            )
         if isinstance(inner, Mapping):
             waiting += [(f'a key of {place}', key, depth) for key in inner]
             waiting += [(f'{place}.{key}', value, depth + 1) for key, value in inner.items()]

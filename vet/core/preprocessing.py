@@ -1,4 +1,4 @@
-"""How a network wants its images: each setting with its range, for configs and for model folders alike."""
+"""The preprocessing that a network needs: each setting with its range, for configs and for model folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +23,15 @@ def is_rising(pair: Sequence[float]) -> bool:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The images that a network takes: RGB in [0, 1], normalised by mean and std. Evaluation crops the centre.
+    """The images that a network takes: RGB in [0, 1], normalised by mean and std. Evaluation crops the
+    centre.
 
-    size: (H, W) in pixels; a config may give one number for both. mean, std: of each channel.
+    size: (H, W) in pixels; a config may give one number for both.
+    mean, std: of each channel.
     crop_pct: the crop's share of the short side after resizing. Above 1, the image is smaller than the crop.
     interpolation: how images are resized.
-    gray_range: of gray images of more than 8 bits, the levels that become black and white, such as (0, 4095) for 12
-        bits. None: 0 and 65,535.
+    gray_range: the levels that become black and white in gray images of more than 8 bits, such as (0, 4095)
+        for 12 bits. None: 0 and 65,535.
     """
 
     size: tuple[Pixels, Pixels] = (224, 224)

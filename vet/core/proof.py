@@ -1,7 +1,7 @@
-"""The proof that a tuned network runs: one forward, and one backward where edits act on what flows.
+"""The proof that a tuned network runs: one forward, and one backward if parameters train.
 
-The proof runs on the meta device, where tensors have shapes and no numbers, in training mode. So it takes no memory
-and little time. Where a network needs numbers to run, the proof is one real image in eval mode. Used by core.tuner.
+The proof runs in training mode on the meta device, where tensors have shapes and no numbers. So the proof
+takes no memory and little time. If a network needs numbers to run, the proof is one real image in eval mode.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,10 +21,10 @@ IMAGES = 2  # batch norms that train need two
 
 
 def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
-    """Runs the tuned network of a Backbone. Raises what the network raises.
+    """Runs the tuned network of a Backbone. Raises the error that the network raises.
 
-    trainable: the parameters of which a backward computes the gradients; none: there is no backward.
-    Weights, gradients, statistics, random states, modes and whatever modules keep stay untouched.
+    trainable: a backward computes the gradients of these parameters. Without parameters there is no backward.
+    Weights, gradients, statistics, random states, modes and tensors that modules keep stay unchanged.
     """
     modules = list(_modules(backbone.network))
     with modes_kept(modules), _random_states_kept(backbone), _without_compiler():
@@ -57,7 +57,7 @@ def _run(backbone: Any, images: torch.Tensor, parameters: Sequence[Any]) -> None
 
 
 def _modules(network: nn.Module) -> Iterator[nn.Module]:
-    """Those of the network, and those of every edit on it."""
+    """The modules of the network, and the modules of every edit on the network."""
     yield from network.modules()
     yield from _deltas(network)
 
@@ -72,7 +72,7 @@ def _deltas(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _with_shared(delta: nn.Module) -> Iterator[nn.Module]:
-    """A delta, and what the delta uses without owning it, see Tuner.share."""
+    """The modules of a delta, and the modules that the delta shares with others, see Tuner.share."""
     for module in delta.modules():
         yield module
         for value in vars(module).values():
@@ -84,7 +84,10 @@ def _with_shared(delta: nn.Module) -> Iterator[nn.Module]:
 def _replaced(
     modules: Iterable[nn.Module], replace: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[dict[int, Any]]:
-    """Within, others stand for the modules' parameters and buffers. Gives them by the id of the tensor."""
+    """Within, replacements stand for the modules' parameters and buffers.
+
+    Gives {id of a tensor: replacement}.
+    """
     made: dict[int, Any] = {}
     kept: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     try:
@@ -111,7 +114,7 @@ def _without_numbers(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """A network and its tuners may have two types until a caller or an autocast makes them one."""
+    """A network and its tuners may have two types until a caller or an autocast gives them the same type."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
@@ -121,5 +124,7 @@ def _random_states_kept(backbone: Any) -> AbstractContextManager:
 
 
 def _without_compiler() -> AbstractContextManager:
-    """Within, a network that torch.compile compiled runs as written: a graph for one image would take a minute."""
+    """Within, a compiled network runs uncompiled, because compiling a graph for one image would take a
+    minute.
+    """
     return torch.compiler.set_stance('force_eager') if has_compiled() else nullcontext()

@@ -35,7 +35,8 @@ class Tuner(nn.Module):
     # why some parameters may get no gradient; without this text, a parameter without a gradient is an error
     no_gradient: str | None = None
     may_miss: tuple[str, ...] = ()  # roles of `at` that a network may lack, if it has another of them
-    # ('lora_length', 'rank', 'r'): the short form in model.backbone, the argument, and aliases of the argument
+    # ('lora_length', 'rank', 'r'): the short form in model.backbone, the argument, and aliases of the
+    # argument
     length_key: tuple[str, ...] | None = None
     backbone: Backbone | None = None  # the backbone of `attach`, for `prepare`; no submodule
 
