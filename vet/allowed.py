@@ -60,6 +60,13 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Dropout = Annotated[float, Interval(ge=0, lt=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # NumPy takes no larger seed
 Text = Annotated[str, MinLen(1)]
+Mean = Annotated[float, Interval(ge=-1, le=2)]  # of the pixels of a channel, in images of 0..1
+Std = Annotated[float, Interval(ge=0.001, le=10)]
+Crop = Annotated[
+    float, Interval(ge=0.05, le=1.5)
+]  # the crop's share of the resized image; volo_d5_512 has 1.15
+INTERPOLATIONS = ('nearest', 'nearest-exact', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
+Interpolation = Annotated[str, OneOf(INTERPOLATIONS)]
 Places = Text | Annotated[Sequence[Text], MinLen(1)]  # of a tuner: `at`
 
 NAMES = {

@@ -58,14 +58,18 @@ def arguments_of(registry: Registry, name: str) -> list[Argument]:
 
 
 def text_of(plugin: Any) -> str:
-    """What the plugin says about itself. If it inherits `__init__`, that class's text follows; if it says nothing,
-    its module's.
+    """What the plugin says about itself. The texts of vet's classes whose `__init__` it uses or extends follow. If
+    nothing says anything, its module's text.
     """
     of_module = inspect.getdoc(inspect.getmodule(plugin)) or ''
     if not inspect.isclass(plugin):
         return inspect.getdoc(plugin) or of_module
-    maker = next((base for base in plugin.__mro__ if '__init__' in vars(base)), plugin)
-    texts = [inspect.cleandoc(vars(kind).get('__doc__') or '') for kind in dict.fromkeys((plugin, maker))]
+    makers = [base for base in plugin.__mro__ if '__init__' in vars(base)]
+    ours = [base for base in makers if base.__module__.partition('.')[0] == 'vet']
+    texts = [
+        inspect.cleandoc(vars(kind).get('__doc__') or '')
+        for kind in dict.fromkeys((plugin, *makers[:1], *ours))
+    ]
     return EQUATIONS.sub('', '\n\n'.join(filter(None, texts))) or of_module
 
 

@@ -89,7 +89,7 @@ def test_torchvision_resnet_pools_its_last_block():
         (
             dict(name='resnet18', pool='cat'),
             UnknownNameError,
-            "unknown model.backbone.pool 'cat'. Did you mean 'catavgmax'",
+            "unknown pool of backbone 'torchvision' 'cat'. Did you mean 'catavgmax'",
         ),
     ],
     ids=str,

@@ -4,6 +4,7 @@ command under one name.
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,27 @@ def test_every_plugin_of_every_registry_shows_its_arguments(kind):
         assert shown == list(inspect.signature(plugin).parameters)
         assert '.. math::' not in text_of(plugin)
         assert len(text_of(plugin)) > 10 or not plugin.__module__.startswith('vet.')
+
+
+@pytest.mark.parametrize('kind', list(KINDS))
+def test_every_argument_is_explained(kind):
+    registry = KINDS[kind]
+    for name in registry.names():
+        if registry.find(name).__module__.startswith('vet.'):
+            text = text_of(registry.find(name))
+            for argument in arguments_of(registry, name):
+                is_known = argument.given or re.search(rf'\b{argument.name}\b', text)
+                assert is_known, f'the docstring of {name} does not explain {argument.name}'
+
+
+def test_choices_are_shown(command):
+    rows = json.loads(command('list', 'tuners', 'LoRA', '--json')[1])['arguments']
+    assert rows['variant']['allowed'] == ["'plain' or 'rslora' or 'dora' or 'pissa' or 'vera'"]
+    assert rows['parts']['allowed'] == ['a text, letters of "qkv", each once', 'None']
+    assert (
+        "'kitti'"
+        in json.loads(command('list', 'datasets', 'VTAB', '--json')[1])['arguments']['task']['allowed'][0]
+    )
 
 
 def test_a_tuner_of_ones_own(command, tmp_path):

@@ -81,7 +81,8 @@ def test_the_benchmark():
 
 def test_an_unknown_task_or_split(kitti):
     with pytest.raises(
-        UserError, match=r"task of VTAB 'kiti'\. Did you mean 'kitti'\? Allowed: caltech101, cifar"
+        UserError,
+        match=r"task of (VTAB|dataset 'VTAB') 'kiti'\. Did you mean 'kitti'\? Allowed: caltech101, cifar",
     ):
         VTAB(kitti.parents[1], task='kiti')
     with pytest.raises(UserError, match=r"split of VTAB 'all'.*Allowed: test, train, train\+val, val\."):

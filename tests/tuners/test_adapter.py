@@ -207,15 +207,20 @@ def test_only_modelscopes_adapter_answers_to_adapter_length():
             dict(position='beside'),
             'vit',
             UnknownNameError,
-            r"position of Adapter 'beside'.*after, before, parallel",
+            r"position of tuner 'Adapter' 'beside'.*after, before, parallel",
         ),
         (
             dict(activation='geluu'),
             'vit',
             UnknownNameError,
-            r"activation of Adapter 'geluu'.*Did you mean 'gelu'",
+            r"activation of tuner 'Adapter' 'geluu'.*Did you mean 'gelu'",
         ),
-        (dict(init='zeros'), 'vit', UnknownNameError, r"init of Adapter 'zeros'.*Did you mean 'zero'"),
+        (
+            dict(init='zeros'),
+            'vit',
+            UnknownNameError,
+            r"init of tuner 'Adapter' 'zeros'.*Did you mean 'zero'",
+        ),
         (
             dict(scale='chanel'),
             'vit',

@@ -202,7 +202,11 @@ def test_count_on_vit_b16(count_on_vit_b16):
 @pytest.mark.parametrize(
     'config, error, text',
     [
-        (dict(schedule='rise'), UnknownNameError, r"unknown schedule of DyLoRA 'rise'.*grow, random, shrink"),
+        (
+            dict(schedule='rise'),
+            UnknownNameError,
+            r"unknown schedule of tuner 'DyLoRA' 'rise'.*grow, random, shrink",
+        ),
         (dict(smallest=0), UserError, r'smallest is 0; (allowed|it must be)'),
         (
             dict(rank=[4, 2, 4], smallest=3),

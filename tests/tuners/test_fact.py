@@ -65,7 +65,7 @@ def test_counts_on_vit_b16(count_on_vit_b16, config, number):
         ),
         (dict(at='weight'), 'resnet', NoSiteError, r'FacT needs weights made of .*layer1\.0\.conv1'),
         (dict(), 'resnet', UnknownNameError, r"'attn\.qkv'.*roles of resnet18"),
-        (dict(variant='cp'), 'vit', UnknownNameError, r"variant of FacT 'cp'.*Allowed: tk, tt"),
+        (dict(variant='cp'), 'vit', UnknownNameError, r"variant of tuner 'FacT' 'cp'.*Allowed: tk, tt"),
         (dict(rank=0), 'vit', UserError, r'rank is 0; it must be at least 1'),
     ],
     ids=str,

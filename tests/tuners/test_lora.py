@@ -341,7 +341,7 @@ def test_place_named_twice_is_tuned_once():
             NoSiteError,
             r"LoRA needs for parts='qv' a projection.*'layer1\.0\.conv1' \(Conv2d, .*\(64, 8, 8\)",
         ),
-        (dict(parts='qz'), 'vit', UserError, r"parts is 'qz'; (allowed|it must be): letters of \"qkv\""),
+        (dict(parts='qz'), 'vit', UserError, r"parts is 'qz'; (allowed:|it must be) letters of \"qkv\""),
         (dict(parts='qq'), 'vit', UserError, r"parts is 'qq'"),
         (dict(dropout=1.0), 'vit', UserError, r'dropout is 1\.0; (allowed|it must be)'),
         (

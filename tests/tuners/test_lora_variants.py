@@ -236,7 +236,7 @@ def test_published_counts_on_vit_b16(count_on_vit_b16, config, number):
 @pytest.mark.parametrize(
     'config, error, text',
     [
-        (dict(variant='dorra'), UnknownNameError, r"variant of LoRA 'dorra'\. Did you mean 'dora'"),
+        (dict(variant='dorra'), UnknownNameError, r"variant of tuner 'LoRA' 'dorra'\. Did you mean 'dora'"),
         (dict(variant='dora', dropout=0.1), UserError, r"dropout is 0\.1, but 'dora'"),
         (
             dict(variant='pissa', rank=33),

@@ -178,7 +178,7 @@ def test_refuses_what_is_not_tokens_under_plain_attention(net, text, depth):
             UserError,
             r'length is \[1, 2, 3\]; a shallow prompt has one length',
         ),
-        (dict(depth='middle'), UnknownNameError, r"depth of VPT 'middle'.*deep, shallow"),
+        (dict(depth='middle'), UnknownNameError, r"depth of tuner 'VPT' 'middle'.*deep, shallow"),
         (dict(dropout=-0.1), UserError, r'dropout is -0\.1'),
     ],
     ids=str,

@@ -4,13 +4,14 @@ preprocessing.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torchvision import models
 
+from vet.allowed import OneOf
 from vet.backbones.kwargs import check_kwargs, height_and_width
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weights
@@ -62,7 +63,7 @@ def torchvision_backbone(
     preprocessing: Mapping[str, Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     classifier: bool = False,
-    pool: str | None = None,
+    pool: Annotated[str, OneOf(POOLS)] | None = None,
     use_ema: bool = True,
 ) -> Backbone:
     """`torchvision.models.get_model(name)` without its last linear layer, frozen.
@@ -70,7 +71,8 @@ def torchvision_backbone(
     weights: the name of torchvision's weights, such as 'IMAGENET1K_V2'. They also decide the preprocessing.
     pool: 'avg', 'max', 'avgmax' or 'catavgmax'. It replaces the network's own pool and all layers after it
         (in AlexNet and VGG these are two more layers). Features have C channels, cat(mean, max) 2 C.
-    For other arguments see 'timm'.
+    pretrained, checkpoint, roles, preprocessing, kwargs, classifier, use_ema: as for 'timm'; `vet list backbones
+        timm` says more.
     """
     if name not in models.list_models(module=models):
         raise UnknownNameError('torchvision classifier', name, models.list_models(module=models))

@@ -6,14 +6,11 @@ from typing import Annotated, Any, get_type_hints
 
 from annotated_types import Interval, Len, Predicate
 
-from vet.allowed import OneOf, choices, describe, fits, must_be
+from vet.allowed import Crop, Interpolation, Mean, Std, choices, describe, fits, must_be
 from vet.errors import UnknownNameError, UserError, shown
 
 Pixels = Annotated[int, Interval(ge=1, le=2048)]
-Mean = Annotated[float, Interval(ge=-1, le=2)]
-Std = Annotated[float, Interval(ge=0.001, le=10)]
 Level = Annotated[float, Interval(ge=-1e12, le=1e12)]
-INTERPOLATIONS = ('nearest', 'nearest-exact', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
 
 def is_rising(pair: Sequence[float]) -> bool:
@@ -37,8 +34,8 @@ class Preprocessing:
     size: tuple[Pixels, Pixels] = (224, 224)
     mean: Annotated[tuple[Mean, ...], Len(1, 3)] = (0.485, 0.456, 0.406)
     std: Annotated[tuple[Std, ...], Len(1, 3)] = (0.229, 0.224, 0.225)
-    crop_pct: Annotated[float, Interval(ge=0.05, le=1.5)] = 0.875
-    interpolation: Annotated[str, OneOf(INTERPOLATIONS)] = 'bicubic'
+    crop_pct: Crop = 0.875
+    interpolation: Interpolation = 'bicubic'
     gray_range: Annotated[tuple[Level, Level], Predicate(is_rising)] | None = None
 
     def with_changes(self, changes: Mapping[str, Any]) -> 'Preprocessing':

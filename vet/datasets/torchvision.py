@@ -27,7 +27,7 @@ RESERVED = {'self', 'kwargs', 'root', 'download', 'loader', 'transform', 'target
 class TorchvisionDataset(ImageDataset):
     """The torchvision dataset `name`, such as 'Food101', in `root`, in torchvision's layout.
 
-    torchvision downloads missing data.
+    download: True lets torchvision download missing data.
     split: 'train', 'val', 'test' (also 'eval') and 'train+val' become the argument and the spelling of the
         dataset. Other words of a dataset (SVHN's 'extra') pass unchanged. A dataset without splits needs
         None.

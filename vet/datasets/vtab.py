@@ -1,7 +1,9 @@
 """VTAB-1k: 19 tasks of 1,000 training images each.   Zhai et al. 2019, arXiv:1910.04867"""
 
 from pathlib import Path
+from typing import Annotated
 
+from vet.allowed import OneOf
 from vet.datasets.base import ImageDataset, Sample, require_files, resolve_split
 from vet.datasets.published import require_inside, two_ways
 from vet.errors import DataError, UnknownNameError
@@ -35,10 +37,13 @@ class VTAB(ImageDataset):
     root/vtab-1k/<task>/train800.txt, val200.txt, train800val200.txt and test.txt. Each line is a path below
     that folder and a class number, such as 'images/test/000000.jpg 12'. 'train+val' is the list
     train800val200, which is the training set of published numbers.
+    split: 'train', 'val', 'train+val' or 'test'. task: one of the 19.
     classes: '0' … 'K-1', with the published K of the task. The small splits do not have every class.
     """
 
-    def __init__(self, root: str | Path = 'data', split: str = 'train', *, task: str):
+    def __init__(
+        self, root: str | Path = 'data', split: str = 'train', *, task: Annotated[str, OneOf(tuple(CLASSES))]
+    ):
         if task not in CLASSES:
             raise UnknownNameError('task of VTAB', task, CLASSES)
         name = LISTS['+'.join(resolve_split(split, ('train', 'val', 'test'), 'VTAB'))]

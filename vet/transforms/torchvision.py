@@ -7,13 +7,13 @@ value.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Interval
 from PIL import Image
 from torchvision.transforms import v2
 
+from vet.allowed import Crop, Interpolation, Mean, Std, describe, fits
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TRANSFORMS
 from vet.transforms.ranges import RANGES, Pixels
@@ -59,6 +59,7 @@ class Resize(v2.Resize):
     Resize sets the short side to `size`. So a long and thin image becomes huge: 1 x 20,000 pixels become 256
     x 5,120,000. For such a PIL image, this class computes only the centre of `kept` (height, width). `kept`
     is the size of the CenterCrop that follows. If `kept` is None, the image is refused with a ValueError.
+    size, interpolation, max_size, antialias: torchvision's.
     """
 
     def __init__(
@@ -120,14 +121,15 @@ def may_evaluate(name: str) -> bool:
 class EvaluationCrop(v2.Compose):
     """The evaluation transform of timm and torchvision: a resize, then a centre crop of `size` (H, W).
 
-    The resize is such that the crop takes the share `crop_pct` of each side.
+    The resize is such that the crop takes the share `crop_pct` of each side. interpolation: how the resize
+    computes pixels.
     """
 
     def __init__(
         self,
         size: Pixels | tuple[Pixels, Pixels],
-        crop_pct: Annotated[float, Interval(ge=0.05, le=1)],
-        interpolation: str = 'bicubic',
+        crop_pct: Crop,
+        interpolation: Interpolation | v2.InterpolationMode = 'bicubic',
     ):
         size = (size, size) if isinstance(size, int) else size
         short = int(min(size) / crop_pct)
@@ -150,15 +152,16 @@ class Normalisation(v2.Normalize):
     vet normalises images nowhere else. The given tensor is not changed. A gray image gets as many channels as
     the mean has. A batch gives the same numbers as its images one by one. UserError for floats that are
     normalised already, or that are not scaled.
-    mean: from -1 to 2. std: from 0.001 to 10. Each is three numbers or one, in units of images in 0..1.
+    mean, std: each is three numbers or one, in units of images in 0..1.
+    inplace: changes nothing; torchvision's argument is accepted.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], inplace: bool = False):
+    def __init__(self, mean: Sequence[Mean], std: Sequence[Std], inplace: bool = False):
         super().__init__(mean, std, inplace)
-        for name, values, low, high in (('mean', self.mean, -1, 2), ('std', self.std, 0.001, 10)):
-            if len(values) not in (1, 3) or not all(low <= value <= high for value in values):
+        for name, values, hint in (('mean', self.mean, Mean), ('std', self.std, Std)):
+            if len(values) not in (1, 3) or not all(fits(value, hint) for value in values):
                 raise ValueError(
-                    f'{name} is {list(values)}; allowed: three numbers, or one, from {low} to {high}'
+                    f'{name} is {list(values)}; allowed: three numbers, or one, each {describe(hint)}'
                 )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -3,11 +3,11 @@
 The papers' methods are presets of `Adapter`.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
-from vet.allowed import Counts, Dropout, Places, Positive
+from vet.allowed import Counts, Dropout, OneOf, Places, Positive
 from vet.core.deltas import Bottleneck
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -15,6 +15,8 @@ from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
 POSITIONS = ('after', 'parallel', 'before')
+Activation = Annotated[str, OneOf(tuple(Bottleneck.ACTIVATIONS))]
+Init = Annotated[str, OneOf(tuple(Bottleneck.INITS))]
 
 
 @TUNERS.register_module()
@@ -39,11 +41,11 @@ class Adapter(Tuner):
     def __init__(
         self,
         width: Counts = 8,
-        position: str = 'after',
-        activation: str = 'gelu',
+        position: Annotated[str, OneOf(POSITIONS)] = 'after',
+        activation: Activation = 'gelu',
         scale: Positive | Literal['learned', 'channel'] = 1.0,
         dropout: Dropout = 0.0,
-        init: str = 'zero',
+        init: Init = 'zero',
         at: Places = 'mlp',
     ):
         super().__init__(at if isinstance(at, str) else list(at))
@@ -111,7 +113,11 @@ class Houlsby(Adapter):
     length_key = None
 
     def __init__(
-        self, width: Counts = 8, activation: str = 'gelu', init: str = 'houlsby', at: Places = ('attn', 'mlp')
+        self,
+        width: Counts = 8,
+        activation: Activation = 'gelu',
+        init: Init = 'houlsby',
+        at: Places = ('attn', 'mlp'),
     ):
         super().__init__(width, 'after', activation, init=init, at=at)
 
@@ -127,7 +133,9 @@ class Pfeiffer(Adapter):
 
     length_key = None
 
-    def __init__(self, width: Counts = 8, activation: str = 'gelu', init: str = 'bert', at: Places = 'mlp'):
+    def __init__(
+        self, width: Counts = 8, activation: Activation = 'gelu', init: Init = 'bert', at: Places = 'mlp'
+    ):
         super().__init__(width, 'after', activation, init=init, at=at)
 
 
@@ -167,5 +175,5 @@ class AdapterPlus(Adapter):
 
     length_key = None
 
-    def __init__(self, width: Counts = 8, init: str = 'houlsby', at: Places = 'block'):
+    def __init__(self, width: Counts = 8, init: Init = 'houlsby', at: Places = 'block'):
         super().__init__(width, 'after', 'gelu', 'channel', init=init, at=at)

@@ -5,11 +5,11 @@ Valipour et al. 2022, arXiv:2210.07558
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from vet.allowed import Count, Counts, Places, Positives, Seed
+from vet.allowed import Count, Counts, OneOf, Places, Positives, Seed
 from vet.core.deltas import LowRank
 from vet.core.site import Site
 from vet.core.tuner import Tuner, check_rank, rank_and_alpha
@@ -39,6 +39,7 @@ class DyLoRA(Tuner):
     use: the rank of evaluation and merging; a site of a smaller rank uses its full rank. The saved state does
         not hold `use`, so that one file serves every rank. None: the full rank for 'random', the current rank
         otherwise. `use_rank` changes `use`.
+    seed: of the draws of 'random'.
     Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution.
         ViT-B/16 on qkv, rank 8: 294,912.
     """
@@ -47,7 +48,7 @@ class DyLoRA(Tuner):
         self,
         rank: Counts = 8,
         alpha: Positives | None = None,
-        schedule: str = 'random',
+        schedule: Annotated[str, OneOf(tuple(SCHEDULES))] = 'random',
         smallest: Count = 1,
         use: Count | None = None,
         seed: Seed = 0,

@@ -4,10 +4,12 @@ C: width. r: rank. n: number of (C, C) matrices in all sites, 12 a block: q, k, 
     fc2.
 """
 
+from typing import Annotated
+
 import torch
 from torch import nn
 
-from vet.allowed import Count, Places, Positive
+from vet.allowed import Count, OneOf, Places, Positive
 from vet.core.delta import Delta
 from vet.core.deltas import LowRankUpdate
 from vet.core.site import Site
@@ -89,6 +91,7 @@ VARIANTS = dict(tt=TensorTrain, tk=Tucker)
 class FacT(Tuner):
     """x W' + scale x U Sigma_i V' for the i-th (C, C) matrix. All matrices share U and V (C, r).
 
+    rank: r, one for all matrices.
     variant: 'tt' (each matrix has a Sigma) or 'tk' (Sigmas mixed from one core). V starts at zero.
     scale: the paper tries 0.01 to 100 for each task.
     at: weights (a C, C) or (C, a C) of one width C. Pyramids such as Swin have several widths and are
@@ -98,7 +101,7 @@ class FacT(Tuner):
     def __init__(
         self,
         rank: Count = 32,
-        variant: str = 'tk',
+        variant: Annotated[str, OneOf(tuple(VARIANTS))] = 'tk',
         scale: Positive = 1.0,
         at: Places = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'),
     ):

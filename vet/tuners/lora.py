@@ -1,6 +1,10 @@
 """LoRA: low-rank updates of frozen weights, and its variants.   Hu et al. 2021, arXiv:2106.09685"""
 
-from vet.allowed import Count, Counts, Dropout, Places, Positive, Positives, Seed
+from typing import Annotated
+
+from annotated_types import Predicate
+
+from vet.allowed import Count, Counts, Dropout, OneOf, Places, Positive, Positives, Seed
 from vet.core.attention import Rows
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
@@ -17,6 +21,11 @@ VARIANTS: dict[str, tuple[type[LowRank], float]] = {
     'pissa': (PiSSA, 1.0),
     'vera': (VeRA, 1.0),
 }
+
+
+def is_parts(parts: str) -> bool:
+    """letters of "qkv", each once"""
+    return bool(parts) and not set(parts) - set('qkv') and len(set(parts)) == len(parts)
 
 
 @TUNERS.register_module()
@@ -49,9 +58,9 @@ class LoRA(Tuner):
         rank: Counts = 10,
         alpha: Positives | None = None,
         dropout: Dropout = 0.0,
-        parts: str | None = None,
+        parts: Annotated[str, Predicate(is_parts)] | None = None,
         at: Places = 'attn.qkv',
-        variant: str = 'plain',
+        variant: Annotated[str, OneOf(tuple(VARIANTS))] = 'plain',
         seed: Seed = 0,
         *,
         r: Count | None = None,
@@ -70,7 +79,7 @@ class LoRA(Tuner):
                 )
         rank, alpha = rank if r is None else r, alpha if lora_alpha is None else lora_alpha
         dropout = dropout if lora_dropout is None else lora_dropout
-        if parts is not None and (not parts or set(parts) - set('qkv') or len(set(parts)) < len(parts)):
+        if parts is not None and not is_parts(parts):
             raise UserError(
                 f'parts is {parts!r}; allowed: letters of "qkv", each once, or None for the whole weight.'
             )

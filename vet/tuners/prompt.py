@@ -4,13 +4,13 @@ Jia et al. 2022, arXiv:2203.12119
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vet.allowed import Counts, Dropout, Places
+from vet.allowed import Counts, Dropout, OneOf, Places
 from vet.core.attention import attends, tie_to_positions
 from vet.core.delta import Delta
 from vet.core.deltas import DropLast
@@ -19,6 +19,7 @@ from vet.core.tuner import Tuner, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
+DEPTHS = ('deep', 'shallow')
 # B images, N tokens, P prompts, C channels
 
 
@@ -44,11 +45,15 @@ class VPT(Tuner):
     length_key = ('prompt_length', 'length')
 
     def __init__(
-        self, length: Counts = 10, depth: str = 'deep', dropout: Dropout = 0.0, at: Places = 'block'
+        self,
+        length: Counts = 10,
+        depth: Annotated[str, OneOf(DEPTHS)] = 'deep',
+        dropout: Dropout = 0.0,
+        at: Places = 'block',
     ):
         super().__init__(at)
-        if depth not in ('deep', 'shallow'):
-            raise UnknownNameError('depth of VPT', depth, ('deep', 'shallow'))
+        if depth not in DEPTHS:
+            raise UnknownNameError('depth of VPT', depth, DEPTHS)
         if depth == 'shallow' and not isinstance(length, int):
             raise UserError(
                 f'length is {length!r}; a shallow prompt has one length, an int. Or set depth="deep".'

@@ -17,7 +17,7 @@ class UTuning(Tuner):
     at: the operations; each gets a tuner.
     width: one value, a list by depth (0 skips a block), or a dict of path patterns. W2 starts at zero, so the
         start is the identity.
-    scale: a number, 'learned' (one per operation) or 'channel'.
+    scale: a number, 'learned' (one per operation) or 'channel'. dropout: before W2, in training.
     The paper's U is any small network. Here U is the paper's adapter. The paper's parallel prompts and
     prefixes are `VPT` and `Prefix`, which compute them within the attention.
     Parameters per operation: 2 width C + width + C, and those of a learned scale; ViT-B/16, width 8, all
