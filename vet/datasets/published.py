@@ -22,7 +22,8 @@ class PublishedDataset(ImageDataset):
     """A dataset in `root`/`folder`, in the layout that its makers published.
 
     root: the data root, which holds one folder per dataset.
-    split: one of `splits`, see `resolve_split`.
+    split: 'train' or 'test' (also 'eval'). Flowers102 also has 'val', and 'train+val' for both.
+    download: False: missing data are an error, which says how to get them.
     vet never changes data that are there. Missing data are downloaded into a folder beside the place, read
     completely, and moved into place by one rename. So an interrupted download leaves no half-filled folder.
     DataError if data are missing, incomplete or not the published data. Without a network, the error comes
