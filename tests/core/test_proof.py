@@ -7,6 +7,8 @@ from torch import nn
 from tests.contract.runs import differing, leftovers, logits, snapshot, with_head
 from tests.nets import images, randomised, timm_net, tiny
 from vet.backbones.roles import find_layout
+from vet.core import proof
+from vet.core import tuner as core_tuner
 from vet.core.backbone import Backbone, Preprocessing
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -79,6 +81,13 @@ def with_numbers(family: str) -> Backbone:
     )
 
 
+ROUTES = {  # a network, and above how many products for each module it runs on the meta device
+    'on the meta device': (tiny, 0),
+    'on an image': (tiny, 1e12),
+    'on an image, since it needs numbers': (with_numbers, 0),
+}
+
+
 def state_of(backbone: Backbone) -> tuple:
     """All that a proof must leave alone."""
     return (
@@ -98,9 +107,10 @@ def same(one: tuple, other: tuple) -> bool:
     return torch.equal(one[0], other[0]) and grads and one[1:3] == other[1:3] and one[4] == other[4]
 
 
-@pytest.mark.parametrize('net', [tiny, with_numbers], ids=['without numbers', 'with an image'])
+@pytest.mark.parametrize('net, small', ROUTES.values(), ids=ROUTES)
 @pytest.mark.parametrize('broken', BROKEN)
-def test_a_tuner_that_cannot_run_is_refused_and_taken_back(net, broken):
+def test_a_tuner_that_cannot_run_is_refused_and_taken_back(net, small, broken, monkeypatch):
+    monkeypatch.setattr(proof, 'SMALL', small)
     backbone = net('vit').train()
     backbone.network.blocks[0].norm1.weight.grad = torch.ones(32)
     x, state = images(2), snapshot(backbone.network)
@@ -119,28 +129,40 @@ def test_a_tuner_that_cannot_run_is_refused_and_taken_back(net, broken):
 
 
 @pytest.mark.parametrize('type', ['LoRA', 'VPT', 'Adapter', 'SSF', 'AdapterPlus', 'LadderSide', 'Prefix'])
-@pytest.mark.parametrize('net', [tiny, with_numbers], ids=['without numbers', 'with an image'])
-def test_a_proof_leaves_everything_alone(net, type, monkeypatch):
+@pytest.mark.parametrize('net, small', ROUTES.values(), ids=ROUTES)
+def test_a_proof_leaves_everything_alone(net, small, type, monkeypatch):
+    monkeypatch.setattr(proof, 'SMALL', small)
     backbone = net('vit').train()
     backbone.network.blocks[0].norm1.weight.grad = torch.ones(32)
     before, states = state_of(backbone), []
-    from vet.core import tuner as module
 
-    def watched(
-        *args,
-    ):  # the tuner itself draws random numbers, and hooks modules: so compare around the proof
+    def watched(*args):  # the tuner draws random numbers and hooks modules: compare around the proof alone
         states.append(state_of(backbone))
-        module_prove(*args)
+        unwatched(*args)
         states.append(state_of(backbone))
 
-    module_prove = module.prove
-    monkeypatch.setattr(module, 'prove', watched)
+    unwatched = core_tuner.prove
+    monkeypatch.setattr(core_tuner, 'prove', watched)
     tuner = TUNERS.build(dict(type=type))
     tuner.attach(backbone)
     assert len(states) == 2 and same(*states)
     assert all(parameter.grad is None and not parameter.is_meta for parameter in tuner.deltas.parameters())
     tuner.detach()
     assert before[1:3] == state_of(backbone)[1:3]
+
+
+@pytest.mark.parametrize('small, device', [(0, 'meta'), (1e12, 'cpu')])
+def test_a_large_network_runs_without_numbers(small, device, monkeypatch):
+    seen = []
+
+    class Watches(Twice):
+        def forward(self, x, y):
+            seen.append((str(y.device), y.shape[0]))
+            return y * self.scale
+
+    monkeypatch.setattr(proof, 'SMALL', small)
+    Places(at='blocks.1', after=Watches).attach(tiny('vit'))
+    assert seen == [(device, 2 if device == 'meta' else 1)]
 
 
 def test_statistics_of_batch_norms_that_train_stay():

@@ -1,7 +1,8 @@
 """The proof that a tuned network runs: one forward, and one backward if parameters train.
 
-The proof runs in training mode on the meta device, where tensors have shapes and no numbers. So the proof
-takes no memory and little time. If a network needs numbers to run, the proof is one real image in eval mode.
+A large network runs on the meta device, in training mode. Tensors there have shapes and no numbers, so the proof
+takes no memory. Each function on the meta device takes up to half a millisecond. So a small network runs on a real
+image, in eval mode. A network that needs numbers to run does so too.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +16,11 @@ from vet.core.budget import unbounded
 from vet.core.kept import kept_dropped
 from vet.core.modes import in_eval, modes_kept
 from vet.core.reweight import reweights_of
+from vet.core.site import WEIGHTED
 from vet.torch_private import buffers_of, has_compiled, hooks_after, hooks_before, parameters_of
 
-IMAGES = 2  # batch norms that train need two
+IMAGES = 2  # on the meta device: batch norms that train need two
+SMALL = 1.5e7  # products for each module that is called; with fewer, a real image takes less time than the meta device
 
 
 def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
@@ -27,14 +30,28 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
     Weights, gradients, statistics, random states, modes and tensors that modules keep stay unchanged.
     """
     modules = list(_modules(backbone.network))
-    with modes_kept(modules), _random_states_kept(backbone), _without_compiler():
-        try:
-            _run_without_numbers(backbone, modules, trainable)
-        except Exception:  # a step that needs numbers, or the tuner's fault: an image tells
-            device = next(backbone.network.parameters()).device
-            images = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
-            with in_eval(backbone), kept_dropped(modules), _replaced(modules, _in_float32) as made:
-                _run(backbone, images, [made.get(id(parameter), parameter) for parameter in trainable])
+    with modes_kept(modules), kept_dropped(modules), _random_states_kept(backbone), _without_compiler():
+        if _products(backbone) > SMALL * len(backbone.sites.calls):
+            try:
+                return _run_without_numbers(backbone, modules, trainable)
+            except Exception:  # a step that needs numbers, or the tuner's fault: an image tells
+                pass
+        device = next(backbone.network.parameters()).device
+        images = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
+        with in_eval(backbone), _replaced(modules, _in_float32) as made:
+            for delta in _deltas(backbone.network):
+                delta.training = False
+            _run(backbone, images, [made.get(id(parameter), parameter) for parameter in trainable])
+
+
+def _products(backbone: Any) -> float:
+    """Products of two numbers that the layers of the network compute for one image, about."""
+    called = ((backbone.network.get_submodule(name), call) for name, call in backbone.sites.calls.items())
+    return sum(
+        call.batch * call.out_shape.numel() * module.weight[0].numel()
+        for module, call in called
+        if isinstance(module, WEIGHTED)
+    )
 
 
 def _run_without_numbers(backbone: Any, modules: list[nn.Module], trainable: Sequence[nn.Parameter]) -> None:
