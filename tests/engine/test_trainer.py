@@ -227,6 +227,8 @@ def test_predictions_and_a_saved_copy(tmp_path):
     assert pipeline(model=tmp_path / 'copy')(image, topk=5) == trainer.predict([image], 5)[0]
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'photos' / 'one.jpg').write_bytes(b'')
-    with pytest.raises(UserError, match='photos. exists and is no model folder; give a new or an empty one'):
+    with pytest.raises(
+        UserError, match='photos. exists and is no model folder; give a new or an empty folder'
+    ):
         trainer.save_pretrained(tmp_path / 'photos')
     assert (tmp_path / 'photos' / 'one.jpg').exists()

@@ -131,7 +131,7 @@ def test_draws_depend_on_the_image_alone(jpegs, workers):
 def test_a_file_that_is_cut_short_is_told(jpegs, cache):
     kept = cached_images(ImageFolder(jpegs, 'train'), SHORT)
     os.truncate(kept.path, kept.path.stat().st_size - 1)
-    with pytest.raises(DataError, match=r'images-.*ends within image 23; delete it'):
+    with pytest.raises(DataError, match=r'images-.*ends within image 23; delete the file'):
         kept[23]
 
 

@@ -198,7 +198,8 @@ def test_a_transform_may_write_into_its_image(tmp_path, jpegs, room):
 def test_a_large_batch_needs_few_files(jpegs):
     """A tensor that comes from a worker holds a file open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    dataset = Part(ImageFolder(jpegs, 'train'), [i % 24 for i in range(600)], [0] * 600)
+    folder, indices = ImageFolder(jpegs, 'train'), [i % 24 for i in range(600)]
+    dataset = Part(folder, indices, [folder.targets[i] for i in indices])
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
         [batch] = load_on_device(
