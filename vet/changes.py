@@ -67,7 +67,8 @@ def _after_function(
             )
     old, new = before.get('model'), config.get('model')
     if isinstance(old, Mapping) and isinstance(new, Mapping) and isinstance(new.get('backbone'), Mapping):
-        was = old.get('backbone') if isinstance(old.get('backbone'), Mapping) else {}
+        backbone = old.get('backbone')
+        was = backbone if isinstance(backbone, Mapping) else {}
         lengths = [key for key in new['backbone'] if key in short_forms()]
         stale = [key for key in lengths if was.get(key) == new['backbone'][key]]
         if old.get('tuners') != new.get('tuners'):

@@ -141,7 +141,7 @@ def timm_backbone(
     )
     chosen = wanted.with_changes(preprocessing or {})
     grid = getattr(patches, 'grid_size', None)
-    if getattr(network, 'dynamic_img_size', False):
+    if patches is not None and getattr(network, 'dynamic_img_size', False):
         grid = patches.dynamic_feat_size(chosen.size)
     layout = find_layout(
         network, roles, grid, getattr(network, 'num_prefix_tokens', 0), heads if classifier else ()

@@ -158,10 +158,12 @@ def confusion_plot(result: Result, classes: int) -> str:
 
 def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], front: Sequence[str]) -> None:
     """Writes each name at the nearest free place to its point. A line joins the name and a far point."""
-    axes.figure.draw_without_rendering()
-    scale = 72 / axes.figure.dpi  # pixels to points of type
-    at = {name: scale * axes.transData.transform(point) for name, point in points.items()}
-    left, bottom, right, top = scale * axes.bbox.extents
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    scale = 72 / figure.dpi  # pixels to points of type
+    at = {name: scale * np.asarray(axes.transData.transform(point)) for name, point in points.items()}
+    left, bottom, right, top = scale * np.asarray(axes.bbox.extents)
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
     for name in sorted(at, key=lambda name: name not in front):
         width, (x, y) = 5.4 * len(name), at[name]  # about the width of sans-serif type of 9 points

@@ -77,7 +77,8 @@ def _read(entry: Any, where: str) -> Reference:
     } | dict(entry)
     for name in fields:
         value = values.get(name)
-        if name == 'value' and not (type(value) in (int, float) and 0 < value <= 100):
+        is_share = isinstance(value, int | float) and type(value) is not bool and 0 < value <= 100
+        if name == 'value' and not is_share:
             raise DataError(
                 f'{where} has the value {value!r}; it must be a number above 0 and up to 100, in percent.'
             )

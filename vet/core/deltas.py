@@ -1,6 +1,7 @@
 """Deltas that several tuners share. A delta is a small trainable module that a tuner places at a site."""
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -130,8 +131,10 @@ class Bottleneck(Delta):
     """
 
     by_token = True
-    ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU, silu=nn.SiLU, tanh=nn.Tanh, none=nn.Identity)
-    INITS = dict(
+    ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = dict(
+        gelu=nn.GELU, relu=nn.ReLU, silu=nn.SiLU, tanh=nn.Tanh, none=nn.Identity
+    )
+    INITS: Mapping[str, Callable[[torch.Tensor], object]] = dict(
         zero=lambda weight: None,
         bert=partial(nn.init.normal_, std=0.02),
         xavier=nn.init.xavier_uniform_,
@@ -235,9 +238,9 @@ class InputLowRank(Delta):
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y + W B A x + W shift: x (…, in), y (…, out)"""
         (A, B), shift = self.factors(), self.shift()
-        return y + F.linear(
-            F.linear(x, A), module.weight @ B, None if shift is None else module.weight @ shift
-        )
+        W = module.weight
+        assert isinstance(W, torch.Tensor)
+        return y + F.linear(F.linear(x, A), W @ B, None if shift is None else W @ shift)
 
 
 class Scale(Delta):

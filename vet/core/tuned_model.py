@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
-from vet.core.delta import Delta
+from vet.core.delta import Delta, declared
 from vet.core.edits import Hook
 from vet.core.kept import filled_buffers
 from vet.core.model import ImageClassifier
@@ -157,7 +157,7 @@ class _OnOwn(Delta):
         """Writes into y. y is the module's fresh output, which nobody else holds."""
         rows = self.rows(x)
         if rows.start < rows.stop:
-            part = self.delta.split(module, x[rows], y[rows])
+            part = declared(self.delta).split(module, x[rows], y[rows])
             if part.data_ptr() != y[rows].data_ptr():
                 y[rows] = part
         return y

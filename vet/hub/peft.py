@@ -122,9 +122,9 @@ def _tuned(
     with torch.no_grad():
         _, deltas, thawed = _trained(tuners, base.network)
         views = _tensors(config['peft_type'], deltas, thawed, layers, base.network)
-        if classifier:
+        if isinstance(tuned, ImageClassifier):
             views |= {
-                f'{PREFIX}{classifier}.{name}': tuned.head.fc.get_parameter(name)
+                f'{PREFIX}{classifier}.{name}': tuned.head.get_parameter(f'fc.{name}')
                 for name in ('weight', 'bias')
             }
         load_into(views, given, f'{str(path)!r}')

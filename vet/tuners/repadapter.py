@@ -39,7 +39,9 @@ class GroupedAdapter(InputLowRank):
         return self.A, self.dense_B()
 
     def shift(self) -> torch.Tensor | None:
-        return None if self.a is None else self.dense_B() @ self.a + self.scale * self.b
+        if self.a is None or self.b is None:
+            return None
+        return self.dense_B() @ self.a + self.scale * self.b
 
 
 @TUNERS.register_module()

@@ -82,7 +82,10 @@ class CachedImages(Dataset):
     def on(self, device: torch.device, room: float) -> list[torch.Tensor] | None:
         """All images as tensors on a device, read once. None: they need more than `room` bytes."""
         if self._on is None and self.nbytes <= room:
-            self._on = [self[index][0].as_subclass(torch.Tensor).to(device) for index in range(len(self))]
+            self._on = [
+                self[index][0].as_subclass(torch.Tensor).to(device)  # type: ignore[union-attr]  # as_tensors is set
+                for index in range(len(self))
+            ]
         return self._on
 
     def __getitem__(self, index: int) -> tuple[Image.Image | tv_tensors.Image, int]:
