@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Each room and the rooms it may import directly, itself always among them.
 BASE = {'errors', 'allowed', 'patterns', 'registry', 'config', 'torch_private'}
 ENGINE = BASE | {'core', 'datasets', 'transforms', 'metrics', 'versions'}
-ENGINE |= {'environment', 'files', 'lock', 'progress', 'seeding'}
+ENGINE |= {'environment', 'failures', 'files', 'lock', 'progress', 'seeding'}
 HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it
 BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes'}
 API = BUILDERS | {'builders', 'pipelines', 'terminal'}
@@ -26,6 +26,7 @@ ARROWS = {
     'offline': set(),
     'lock': set(),
     'seeding': set(),
+    'failures': {'errors'},
     'files': {'errors'},
     'progress': {'terminal'},
     'environment': {'torch_private'},

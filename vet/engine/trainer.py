@@ -26,7 +26,6 @@ from vet.datasets.base import set_gray_range, told
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
-from vet.engine.failures import failures_named
 from vet.engine.fast.door import freed_memory_kept, refuse_without_fp8
 from vet.engine.feed.door import Feed, Order, opened, refuse_two_normalisations, refuse_unfit_views
 from vet.engine.learner import Learner
@@ -44,6 +43,7 @@ from vet.engine.stop import Asked, Stop
 from vet.engine.together import on_main
 from vet.environment import describe
 from vet.errors import DataError, DivergedError, TrainingError, UserError
+from vet.failures import failures_named
 from vet.files import read_json
 from vet.progress import ProgressBar, say
 from vet.seeding import seed_everything
