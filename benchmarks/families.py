@@ -1,13 +1,14 @@
-"""On which families of networks each tuner runs, how much of the attention LoRA covers, and why a tuner refuses.
+"""Tries every tuner on every family of networks. Also counts the attention that LoRA covers.
 
     python benchmarks/families.py                  # every family; writes docs/families.md
-    python benchmarks/families.py --only 'swin*'   # some of them; prints their rows
+    python benchmarks/families.py --only 'swin*'   # some families; prints their rows
 
-A family is a kind of network of timm or torchvision: the names of one file there, of whatever size, whose
-modules have the same classes. Its smallest network stands for the family, with two blocks
-in a stage where the network's arguments allow that. All of it runs on torch's meta device, so no number is
-computed and no memory is needed; a network that must know numbers runs on the CPU. A tuner runs if it attaches,
-and if one forward and one backward give every trained parameter a gradient, where the tuner promises that.
+A family is a kind of network of timm or torchvision: the networks of one file there, of all sizes, whose
+modules have the same classes. The smallest network stands for the family. If the network's arguments allow
+it, a stage has two blocks. Everything runs on torch's meta device, so the script computes no numbers and
+needs no memory. A network that needs numbers runs on the CPU. A tuner runs if it attaches, and if one forward
+and one backward give every trained parameter a gradient. Tuners may declare parameters without gradients. The
+table gives the reason of each refusal.
 """
 
 import argparse
@@ -47,8 +48,8 @@ TRIED: dict[str, dict[str, Any]] = {
     'Partial': {},
 }
 SIZES = (
-    'test zepto atto femto pico nano xxxs xxs xs tiny t mini micro s small medium m plus b base l large xl xlarge '
-    'huge h xxlarge giant g gigantic enormous'
+    'test zepto atto femto pico nano xxxs xxs xs tiny t mini micro s small medium m plus b base l large '
+    'xl xlarge huge h xxlarge giant g gigantic enormous'
 ).split()
 NO_SIZE = re.compile(r'(patch|window|in|so|s|b|r|t|m|l|x|p|rw|a|v2l|xca)?\d+(\w|mf|gf|m|k|d|x\d+\w?|p\w)?')
 # The layers of queries, keys and values, by the names that timm and torchvision give them: known beside vet.

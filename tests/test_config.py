@@ -73,7 +73,8 @@ def test_top_level_name_near_a_section(name):
 
 def test_cuda_graphs_take_one_batch_a_step():
     with pytest.raises(
-        UserError, match="train.compile is 'reduce-overhead', .*train.accumulate is 2. Set that to 1"
+        UserError,
+        match="train.compile is 'reduce-overhead', .*train.accumulate is 2. Set train.accumulate to 1",
     ):
         changed(**{'train.compile': 'reduce-overhead', 'train.accumulate': 2})
     assert changed(**{'train.compile': True, 'train.accumulate': 2}).train.accumulate == 2
@@ -116,7 +117,7 @@ def test_helper_variables_are_allowed():
         ('train.precision', 'fp16', "unknown train.precision 'fp16'.*bf16, fp32, fp8"),
         ('evaluation.select', 'first', 'Allowed: best, last'),
         ('train.lr_scheduler.type', 'Cosine', 'CosineAnnealingLR'),
-        ('model.head.weights', {1, 2}, 'model.head.weights is .*register what is your own|Register'),
+        ('model.head.weights', {1, 2}, 'model.head.weights is .*Register your object'),
         ('dataset.train.loader', open, 'dataset.train.loader is <built-in'),
     ],
 )

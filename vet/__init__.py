@@ -1,4 +1,6 @@
-"""vet: vision efficient tuning. A frozen pretrained backbone, a few trained numbers, a small file."""
+"""vet: vision efficient tuning. vet trains a few numbers on a frozen pretrained backbone, and saves a small
+file.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,8 @@ _HOMES = dict(build_trainer='vet.builders', pipeline='vet.pipelines')
 
 
 def __getattr__(name: str) -> Any:
-    """build_trainer and pipeline when they are first asked for: torch, timm and torchvision take
-    seconds to import.
+    """Imports build_trainer and pipeline at their first use, because torch, timm and torchvision import
+    slowly.
     """
     if name not in _HOMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,8 +1,6 @@
-"""Which values a setting or an argument of a plugin may have: a type hint, with the range of numbers in
-`Annotated`.
+"""The allowed values of a setting or of a plugin's argument: a type hint, with the range in `Annotated`.
 
-The hint stands at the field, or in the signature of the plugin, and is read from there. Nothing is said
-twice.
+vet reads the hint from the field, or from the signature of the plugin.
 
     warmup_epochs: Annotated[float, Interval(ge=0)] = 0
 """
@@ -22,7 +20,7 @@ from annotated_types import Interval, Len, MinLen, Predicate
 
 @dataclass(frozen=True)
 class OneOf:
-    """In `Annotated[str, OneOf(…)]`: the names that a text may be, for choices that a dict or a tuple lists."""
+    """In `Annotated[str, OneOf(…)]`: the allowed names, if a dict or a tuple lists the choices."""
 
     names: tuple[str, ...]
 
@@ -41,7 +39,7 @@ class PluginOf:
     def __get_pydantic_json_schema__(
         self, core: Any, made_by: Callable[[Any], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Marks the place in a JSON Schema, where `vet/config/schema.py` puts the plugins."""
+        """Marks the place in a JSON Schema at which `vet/config/schema.py` puts the plugins."""
         return made_by(core) | {'plugin': self.registry}
 
 
@@ -84,8 +82,9 @@ NAMES = {
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type that the hint says, and in its range. A bool is no number; NaN and
-    infinity fit nothing.
+    """Whether `value` has the hint's type, and is in the hint's range.
+
+    A bool is no number. NaN and infinity fit no hint of a number.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -114,9 +113,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (str, os.PathLike))
     if origin is Callable:
         return callable(value)
-    return not isinstance(hint, type) or isinstance(
-        value, hint
-    )  # of a hint that is no type, nothing is known
+    return not isinstance(hint, type) or isinstance(value, hint)  # if the hint is no type, any value fits
 
 
 def _all_fit(values: Any, hint: tuple[Any, ...]) -> bool:
@@ -147,12 +144,13 @@ def _holds(value: Any, limit: Any) -> bool:
 
 
 def without_ranges(hint: Any) -> Any:
-    """The hint's type alone."""
+    """The hint without ranges."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return without_ranges(inner[0])
     if origin in (typing.Union, types.UnionType):
-        return typing.Union[tuple(without_ranges(option) for option in inner)]  # noqa: UP007, of a computed tuple
+        kinds = tuple(without_ranges(option) for option in inner)
+        return typing.Union[kinds]  # noqa: UP007, of a computed tuple
     if origin in (list, Sequence) and inner:
         return list[without_ranges(inner[0])]  # type: ignore[misc]
     if origin in (dict, Mapping) and len(inner) == 2:
@@ -161,14 +159,14 @@ def without_ranges(hint: Any) -> Any:
 
 
 def without_floats(hint: Any) -> Any:
-    """The hint without those of its options that are floats: what an int must fit to stay an int."""
+    """The hint without its options that are floats. An int that fits the result stays an int."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kept = tuple(option for option in options if without_ranges(option) is not float)
     return typing.Union[kept] if kept else type(None)  # noqa: UP007, of a computed tuple
 
 
 def choices(hint: Any) -> list[str]:
-    """The texts that a hint allows by name, where it allows nothing else but True, False and None."""
+    """The texts that a hint lists. Empty if the hint allows more than these texts, True, False and None."""
     if typing.get_origin(hint) is Annotated:
         return next((list(limit.names) for limit in typing.get_args(hint) if isinstance(limit, OneOf)), [])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -182,8 +180,9 @@ def choices(hint: Any) -> list[str]:
 
 
 def must_be(value: Any, hint: Any) -> str:
-    """What a value that does not fit must be: its range alone, where its type is right; of a list, the
-    entry that is wrong.
+    """The end of a message about a value that does not fit: '… must be …'.
+
+    Only the range, if the type is right. For a list or a dict, also the wrong entry.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -192,8 +191,9 @@ def must_be(value: Any, hint: Any) -> str:
         return describe(without_ranges(hint)) if near is None else must_be(value, near)
     if _is_of_many(value, hint):
         entry, values = _of_entries(hint), value.values() if isinstance(value, Mapping) else value
-        if wrong := [one for one in values if not fits(one, entry)]:
-            return f'{NAMES.get(type(value), "a list")} whose values are {describe(entry)}, but {wrong[0]!r} is not'
+        if wrong := [part for part in values if not fits(part, entry)]:
+            kind = NAMES.get(type(value), 'a list')
+            return f'{kind} whose values are {describe(entry)}, but {wrong[0]!r} is not'
     return fits(value, without_ranges(hint)) and _range(hint) or describe(hint)
 
 

@@ -1,4 +1,4 @@
-"""What a plugin takes, for people and for editors: its arguments, as its signature says them, and its text."""
+"""The arguments of a plugin, from its signature, and its text. People and editors read both."""
 
 import inspect
 import re
@@ -9,17 +9,17 @@ from typing import Any
 from vet.allowed import options
 from vet.registry import Registry
 
-EQUATIONS = re.compile(  # LaTeX, in the texts of torch
+EQUATIONS = re.compile(  # LaTeX in torch's docstrings
     r'^([ \t]*)\.\. math::\n(?:\1[ \t]+.*\n|[ \t]*\n)*', re.MULTILINE
 )
-REQUIRED = object()  # the default of an argument that has none
+REQUIRED = object()  # stands for the default of an argument without a default
 
 
 @dataclass(frozen=True)
 class Argument:
     """An argument of a plugin. hint: its type, with its range. default: REQUIRED if it must be given.
 
-    given: what vet gives if a config does not, such as the number of classes; else ''.
+    given: the value that vet gives if a config does not, in words, such as the number of classes. Else ''.
     """
 
     name: str
@@ -38,12 +38,15 @@ class Argument:
 
     @property
     def default_text(self) -> str:
-        """The default, as it is written in a config."""
+        """The default, as a config writes the value."""
         return self.given or ('required' if self.default is REQUIRED else as_written(self.default))
 
 
 def arguments_of(registry: Registry, name: str) -> list[Argument]:
-    """The arguments of the plugin called `name`. UnknownNameError with the nearest names if there is none."""
+    """The arguments of the plugin called `name`.
+
+    UnknownNameError, with the nearest names, for an unknown name.
+    """
     plugin = registry.find(name)
     hints = registry.hints(plugin)
     found = []
@@ -58,8 +61,10 @@ def arguments_of(registry: Registry, name: str) -> list[Argument]:
 
 
 def text_of(plugin: Any) -> str:
-    """What the plugin says about itself. The texts of vet's classes whose `__init__` it uses or extends follow. If
-    nothing says anything, its module's text.
+    """The docstring of the plugin.
+
+    The docstrings of vet's classes whose `__init__` the plugin inherits or extends follow. Without docstrings, the
+    module's docstring.
     """
     of_module = inspect.getdoc(inspect.getmodule(plugin)) or ''
     if not inspect.isclass(plugin):

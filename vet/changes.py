@@ -1,7 +1,7 @@
-"""Changes to a config: the user's function (cfg_modify_fn), then options, whose keys are dotted paths. The
-last change wins.
+"""Changes to a config: first the user's function (cfg_modify_fn), then options, whose keys are dotted paths.
 
-A change takes along what was derived from the old value. So no message names a key that the user never wrote.
+The last change wins. A change also updates the values that were derived from the old value. So no message
+names a key that the user did not write.
 """
 
 import copy
@@ -17,17 +17,15 @@ from vet.config import Settings, expand_short_forms, nearest_settings, short_for
 from vet.errors import UnknownNameError, UserError, shown
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(Settings))
-EFFECTIVE = (
-    *SECTIONS,
-    'work_dir',
-)  # the first names of options; on the command line there are no helper variables
+EFFECTIVE = (*SECTIONS, 'work_dir')  # the first names of options; the command line has no helper variables
 
 
 def modified(
     config: Config, modify: Callable[[Config], Config | None] | None, options: Mapping[str, Any] | None
 ) -> Config:
-    """`config` after the user's function and then `options`. UserError for a change that changes
-    nothing, or does not fit.
+    """`config` after the user's function and then `options`.
+
+    UserError for a change that has no effect, or does not fit.
     """
     before = _plain(config)
     if modify is not None:
@@ -72,7 +70,7 @@ def _after_function(
         lengths = [key for key in new['backbone'] if key in short_forms()]
         stale = [key for key in lengths if was.get(key) == new['backbone'][key]]
         if old.get('tuners') != new.get('tuners'):
-            for key in stale:  # the function gave tuners after it
+            for key in stale:  # the function set model.tuners later than the short form
                 del new['backbone'][key]
         elif len(stale) < len(lengths):
             _expand(config, 'change')
@@ -88,7 +86,7 @@ def _expand(config: Config, beside: str) -> None:
 
 
 def _set(config: Config, key: Any, value: Any) -> None:
-    """One option. A dict is merged with the one that is there, as in a config file."""
+    """Sets one option. A dict is merged with the dict in the config, as in a config file."""
     if not isinstance(key, str) or not all(key.split('.')):
         raise UserError(f'the option {key!r} is no path of a setting; give one such as train.max_epochs.')
     first, *below = key.split('.')
@@ -107,7 +105,7 @@ def _set(config: Config, key: Any, value: Any) -> None:
     there = owner.get(key.rpartition('.')[2]) if isinstance(owner, dict | Config) else None
     if isinstance(value, Mapping) and (not value and there or isinstance(there, list)):
         raise UserError(
-            f'the option {key}={shown(value)} would change nothing, or has no place: there stands '
+            f'the option {key}={shown(value)} would change nothing, or has no place: the config has '
             f'{shown(there)}. Give a value, or {"a list" if isinstance(there, list) else "a dict with keys"}.'
         )
     try:
@@ -125,8 +123,11 @@ def _set(config: Config, key: Any, value: Any) -> None:
 
 
 def _take_along(config: Config, before: dict[str, Any]) -> None:
-    """What the old epochs had set goes with them: max_epochs, the sum of the stages; T_max; a warmup
-    that is longer now.
+    """Updates the settings that follow from the old number of epochs.
+
+    - max_epochs, the sum of the stages' epochs
+    - T_max
+    - a warmup that is longer than the new number of epochs
     """
     old, new = before.get('train'), config.get('train')
     if not isinstance(old, dict) or not isinstance(new, dict):

@@ -1,4 +1,4 @@
-"""The errors a user can cause. A command shows their text, without a traceback, and exits with 2."""
+"""The errors that a user can cause. A command shows their text without a traceback, and exits with 2."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,9 +7,7 @@ QUOTES = '"\''
 
 
 def shown(value: object, most: int = 300) -> str:
-    """`value` as Python writes it, for a message: cut where it is long; of a value that is too deep to
-    write, its type.
-    """
+    """`repr(value)` for a message, cut to `most` characters. If Python cannot write the value, its type."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # a deep list; a whole number of thousands of digits
@@ -18,10 +16,11 @@ def shown(value: object, most: int = 300) -> str:
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: the text says what, what was given, what is allowed and what to do.
+    """A mistake in the user's input. The text names the mistake, the given value, the allowed values and the
+    fix.
 
-    Control characters in it are shown escaped: a file of a stranger may put some into the text, which reaches
-    a terminal.
+    Control characters in the text are escaped. A stranger's file may contain such characters, and the text
+    reaches a terminal.
     """
 
     def __init__(self, text: object = ''):
@@ -31,9 +30,7 @@ class UserError(ValueError):
 
 
 class UnknownNameError(UserError):
-    """A name that nothing answers to, with the names nearest to it: `near`, or those of the allowed
-    names that look alike.
-    """
+    """An unknown name. The text suggests the names `near`, or the allowed names that look alike."""
 
     def __init__(
         self, what: str, given: object, allowed: Iterable[str], advice: str = '', near: Iterable[str] = ()
@@ -51,26 +48,26 @@ class UnknownNameError(UserError):
 
 
 class DataError(UserError):
-    """A dataset, image or weight file that is missing, broken or not what was asked for."""
+    """A dataset, image or weight file that is missing, broken, or different from the expected file."""
 
 
 class DataWarning(UserWarning):
-    """Something about the images that a user should know, though it is no mistake."""
+    """A fact about the images that a user should know. The fact is no mistake."""
 
 
 class NoSiteError(UserError):
-    """A tuner asked for sites that the backbone does not have, or cannot act on the ones it has."""
+    """A tuner asked for sites that the backbone does not have, or the tuner cannot act on the sites."""
 
 
 class TrainingError(UserError):
-    """Training cannot go on: the loss is not finite, the disk is full, the work folder belongs to
-    another run.
+    """Training cannot continue, for example because the disk is full, or the work folder belongs to another
+    run.
     """
 
 
 class ToldError(TrainingError):
-    """An error that another process of the run has raised, and shows."""
+    """An error that another process of the run has raised. That process shows the error."""
 
 
 class DivergedError(TrainingError):
-    """The loss or what trains is no longer finite: the same config would end so again."""
+    """The loss or a trained parameter is no longer finite. The same config would fail again."""

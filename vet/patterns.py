@@ -1,7 +1,7 @@
-"""Patterns over names: regular expressions that take linear time, whoever wrote them (RE2's syntax).
+"""Patterns for names: regular expressions in RE2's syntax, which take linear time whoever wrote them.
 
-Python's own `re` may try for ever: '((.+)+)+X' on a name of thirty letters. RE2 has no look-ahead,
-look-behind or back-reference, and in return none of its patterns takes long.
+Python's `re` may need forever, such as for '((.+)+)+X' and a name of thirty letters. RE2 has no look-ahead,
+no look-behind and no back-references.
 """
 
 from functools import lru_cache
@@ -12,11 +12,11 @@ import re2
 from vet.errors import UserError
 
 NOTHING = r'[^\s\S]'  # fits no name
-LENGTH = 100_000  # of a pattern: PEFT's name every module of a network
+LENGTH = 100_000  # of a pattern; a pattern of PEFT may name every module of a network
 
 
 def require_pattern(pattern: Any, where: str) -> None:
-    """UserError for what is no regular expression of RE2's syntax."""
+    """UserError if `pattern` is no regular expression of RE2's syntax."""
     try:
         checked(pattern)
     except UserError as error:
@@ -24,7 +24,10 @@ def require_pattern(pattern: Any, where: str) -> None:
 
 
 def checked(pattern: Any) -> str:
-    """The pattern. UserError, which does not say where the pattern stands, for what is no regular expression."""
+    """The pattern.
+
+    UserError if `pattern` is no regular expression. The error does not name the pattern's place.
+    """
     if not isinstance(pattern, str) or len(pattern) > LENGTH:
         raise UserError(f'{str(pattern)[:100]!r}, not a regular expression of at most {LENGTH:,} characters.')
     _compiled(pattern)
@@ -55,7 +58,6 @@ def _compiled(pattern: str) -> Any:
     except (re2.error, UnicodeError) as error:
         said = error.args[0] if error.args and isinstance(error, re2.error) else b'it is no Unicode'
         raise UserError(
-            f'{pattern[:100]!r}, not a regular expression: {said.decode(errors="replace")}. Patterns are of '
-            "RE2's "
-            f'syntax, without look-ahead, look-behind and back-references. ".*" stands for anything.'
+            f'{pattern[:100]!r}, not a regular expression: {said.decode(errors="replace")}. Patterns have '
+            f"RE2's syntax, without look-ahead, look-behind and back-references. '.*' stands for anything."
         ) from error

@@ -1,7 +1,7 @@
-"""The registries of everything that varies, on mmengine's Registry.
+"""The registries of all kinds of plugins, on mmengine's Registry.
 
-A registry imports the folder its plugins live in when it is first asked, so a plugin is one new file there; a
-plugin in the user's own code is one import, which `custom_imports` in a config can do.
+A registry imports the folder of its plugins at the first request. So a new plugin needs only a new file in
+that folder. A plugin in the user's code needs an import, for example by `custom_imports` in a config.
 """
 
 import errno
@@ -19,10 +19,11 @@ from vet.errors import UnknownNameError, UserError, shown
 
 
 def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
-    """Calls the plugin that `cfg['type']` names with the rest of `cfg`, after checking the arguments' names
-    and values.
+    """Calls the plugin `cfg['type']` with the rest of `cfg`. The names and values of the arguments are
+    checked first.
 
-    offered: further arguments, for a plugin that takes them, where `cfg` does not give them.
+    offered: further arguments. A plugin gets an offered argument if its signature has the argument, and if
+        `cfg` does not give the argument.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise UserError(
@@ -65,11 +66,11 @@ def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
         return plugin(*args, **{**offered, **given})
     except UserError:
         raise
-    except (TypeError, ValueError) as error:  # of an argument that the plugin did not expect
+    except (TypeError, ValueError) as error:  # the plugin did not expect an argument's value
         raise UserError(
             f'the {registry.name} {cfg["type"]!r} cannot be made from {shown(given)}: {error}'
         ) from error
-    except OSError as error:  # of a path that no file system takes, or that the user may not read
+    except OSError as error:  # no file system takes the path, or the user may not read the file
         if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR):
             raise
         raise UserError(
@@ -78,20 +79,19 @@ def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
 
 
 class Registry(_Registry):
-    """mmengine's Registry whose `build` checks argument names and whose `find` explains an unknown name."""
+    """mmengine's Registry. `build` also checks arguments, and `find` explains an unknown name."""
 
     _imported: bool
 
     def __init__(self, name: str, home: str, **given: str):
-        """given: for people, what vet gives of the plugins' arguments, where a config does not."""
+        """given: {argument: the value that vet gives if a config does not, in words}."""
         super().__init__(name, build_func=_build, scope='vet')
         self._home, self.given = home, given
-        self.arguments: dict[
-            str, Any
-        ] = {}  # of plugins of other libraries: argument to hint, which says a range too
+        # {argument: hint with a range} for plugins of other libraries
+        self.arguments: dict[str, Any] = {}
 
     def hints(self, plugin: Any) -> Mapping[str, Any]:
-        """Which values each argument of a plugin may have, as its signature and `arguments` say."""
+        """{argument of the plugin: hint}, from the signature and `arguments`."""
         called = plugin.__init__ if inspect.isclass(plugin) else plugin
         try:
             hints = typing.get_type_hints(called, include_extras=True)
@@ -100,7 +100,7 @@ class Registry(_Registry):
         return hints if plugin.__module__.partition('.')[0] == 'vet' else {**hints, **self.arguments}
 
     def import_from_location(self) -> None:
-        """Imports every module of the registry's folder (or its one module), once."""
+        """Imports every module of the registry's folder once. The home may also be a single module."""
         if not self._imported:
             self._imported = True
             home = importlib.import_module(self._home)
@@ -113,8 +113,9 @@ class Registry(_Registry):
         return sorted(self.module_dict)
 
     def find(self, name: Any) -> Any:
-        """The plugin called `name` (a callable passes through); UnknownNameError with the nearest names
-        otherwise.
+        """The plugin called `name`. UnknownNameError, with the nearest names, for an unknown name.
+
+        If `name` is a callable, the callable is returned.
         """
         if callable(name):
             return name
@@ -124,8 +125,8 @@ class Registry(_Registry):
                 self.name,
                 name,
                 self.module_dict,
-                'A plugin of your own registers when its module is imported: by custom_imports in a '
-                'config, by --import MODULE of a command, by import in Python.',
+                'Your plugin registers when its module is imported: by custom_imports in a config, by '
+                '--import MODULE of a command, or by import in Python.',
             )
         return self.module_dict[name]
 

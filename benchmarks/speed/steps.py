@@ -17,10 +17,10 @@ The first two rounds do not count. The sides are:
 
 All have the same rank, places, batch, dtype and memory layout, and batch norms in eval. On a CPU all keep
 freed memory, as vet's trainer does (vet/engine/fast/freed_memory.py); the other sides are slower without
-that. Each ratio is of one round; the table gives median and quartiles. In fp8 the other sides compute in bf16. Utilisation is
-the speed of a step's products and convolutions, in operations per second, divided by the speed of one product
-of square matrices in float32 or bf16, which takes a turn in each round too. Results go to results/steps.json
-beside this file, by job and device.
+that. Each ratio is of one round; the table gives median and quartiles. In fp8 the other sides compute in
+bf16. Utilisation is the speed of a step's products and convolutions, in operations per second, divided by the
+speed of one product of square matrices in float32 or bf16, which takes a turn in each round too. Results go
+to results/steps.json beside this file, by job and device.
 """
 
 import argparse

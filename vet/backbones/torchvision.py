@@ -32,10 +32,10 @@ PORTED = dict.fromkeys(
 ARCHITECTURE = """
     alpha attention_dropout aux_logits bn_size depths dropout dropout_aux drop_rate embed_dim groups
     growth_rate head_dim hidden_dim image_size in_channels init_weights input_size last_channel layer_scale
-    layers memory_efficient mlp_dim mlp_ratio num_classes num_heads num_init_features num_layers partition_size
-    patch_size replace_stride_with_dilation representation_size round_nearest stem_channels stem_width
-    stochastic_depth_prob transform_input width_mult width_per_group window_size
-    zero_init_residual""".split()
+    layers memory_efficient mlp_dim mlp_ratio num_classes num_heads num_init_features num_layers
+    partition_size patch_size replace_stride_with_dilation representation_size round_nearest stem_channels
+    stem_width stochastic_depth_prob transform_input width_mult width_per_group window_size zero_init_residual
+""".split()
 KWARGS = dicts(
     dict.fromkeys(ARCHITECTURE, SETTINGS),
     'sizes, depths and flags of a network (see vet/backbones/torchvision.py)',

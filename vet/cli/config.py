@@ -1,4 +1,4 @@
-"""Shows every setting: what it means, what it allows, and its default. With a config file, also what the file sets."""
+"""Shows every setting: its meaning, allowed values and default. For a config file, also its values."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from vet.terminal import Terminal
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', nargs='?', help='a config file, or a part of one, such as a recipe')
+    parser.add_argument('config', nargs='?', help='a config file or a part of a config, such as a recipe')
     parser.add_argument('--json-schema', action='store_true', help='prints the JSON Schema, for editors')
     parser.add_argument('--markdown', action='store_true', help='prints the page docs/config.md')
     add_import(parser)

@@ -1,7 +1,7 @@
 """Lists the names that a config can use: tuners, backbones, datasets, …, with one line each.
 
-With a name, such as `vet list tuners LoRA`, shows the arguments of that plugin. `vet list roles --backbone NAME` lists the
-roles of a backbone.
+With a name, such as `vet list tuners LoRA`, shows the arguments of the plugin. `vet list roles --backbone
+NAME` lists the roles of a backbone.
 """
 
 import argparse

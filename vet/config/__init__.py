@@ -1,8 +1,9 @@
-"""The settings of a run: which there are, and how a config file becomes them.
+"""The settings of a run, and how vet reads them from a config file.
 
-`sections.py` has every setting, with its type, range, choices and meaning at the field. `load_config` reads a config
-file (mmengine's .py with `_base_`, .yaml or .json). `read_settings` checks a config once, and gives `Settings`.
-`reference.py` and `schema.py` make from the same fields what people and editors read.
+- `sections.py` has every setting, with its type, range, choices and meaning.
+- `load_config` reads a config file: mmengine's .py with `_base_`, .yaml or .json.
+- `read_settings` checks a config once, and gives `Settings`.
+- `reference.py` lists the settings for people, and `schema.py` for editors.
 """
 
 from vet.config.file import load_config

@@ -12,10 +12,10 @@ from vet.errors import UserError
 
 
 def load_config(path: str | Path) -> Config:
-    """The config in a file, with its `_base_` parts; its `custom_imports` are imported (also from beside the
-    file).
+    """The config in a file, with its `_base_` parts. Its `custom_imports` are imported, also from the file's
+    folder.
 
-    A .py file is code, and runs. A .yaml or .json file is data; but its `_base_` and `custom_imports` may
+    A .py file is code, and runs. A .yaml or .json file is data, but its `_base_` and `custom_imports` may
     name code.
     """
     path = Path(path)
@@ -31,14 +31,14 @@ def load_config(path: str | Path) -> Config:
         return Config.fromfile(str(path))
     except UserError as error:
         raise UserError(f'the config {str(path)!r} cannot be read: {error}') from error
-    except Exception as error:  # whatever the user's own Python does
+    except Exception as error:  # the user's Python may raise any error
         raise UserError(
             f'the config {str(path)!r} cannot be read: {type(error).__name__}: {error}'
         ) from error
 
 
 def names_in_files(path: str | Path | None) -> set[str]:
-    """The names that a config file, or one of its `_base_` files, uses. None: no file."""
+    """The names that a config file and its `_base_` files use. Empty without a file."""
     if path is None or not Path(path).is_file():
         return set()
     text = Path(path).read_text(encoding='utf-8', errors='replace')

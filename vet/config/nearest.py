@@ -1,4 +1,4 @@
-"""Which settings a user may have meant by a name that is none."""
+"""Finds the settings that a user may have meant by an unknown name."""
 
 import difflib
 import inspect
@@ -15,8 +15,9 @@ ELSEWHERE = dict(
 
 
 def nearest_settings(name: str) -> list[str]:
-    """The full paths of the settings that a wrong path may mean: first those that end so, then those
-    whose last part is alike.
+    """The full paths of the settings that a wrong path may mean.
+
+    First come the settings whose path ends with `name`, then the settings whose last part is similar.
     """
     paths = list(dict.fromkeys(_paths(Settings)))
     ends = [path for path in paths if path.endswith(f'.{name}')]
@@ -29,7 +30,7 @@ def nearest_settings(name: str) -> list[str]:
 
 
 def _paths(section: type, above: str = '') -> Iterator[str]:
-    """The dotted path of each setting, and of those arguments of plugins that most configs give."""
+    """The dotted path of each setting, and of the plugins' arguments that most configs give."""
     for name, hint in fields_of(section).items():
         yield f'{above}{name}'
         if fields_of(hint):

@@ -13,8 +13,9 @@ DEPTH, LONG, MANY = 40, 100_000, 500_000  # levels, entries of a list, values of
 
 
 def plain(value: Any, where: str) -> Any:
-    """A section in what JSON can hold, as a copy. What is read is never the caller's own, and can be saved with the
-    model. UserError names the place of what a config cannot hold.
+    """A copy of a section, with values of JSON only, so that the copy can be saved with the model.
+
+    UserError if a config cannot hold a value. The error names the value's place.
     """
     return _plain(value, where, 0, count())
 
@@ -54,7 +55,7 @@ def _plain(value: Any, where: str, depth: int, seen: Iterator[int]) -> Any:
         return _text(value, where)
     raise UserError(
         f'{where} is {shown(value)}; a config holds texts, numbers, lists and dicts, so that it can be '
-        'saved. Register what is your own, and give its name.'
+        'saved. Register your object, and give its name.'
     )
 
 
@@ -63,7 +64,7 @@ def _text(text: str, where: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f'{where} has {shown(text)}, which is not Unicode and cannot be saved. If it is a path, rename the file or '
-            'folder.'
+            f'{where} has {shown(text)}, which is not Unicode and cannot be saved. If the text is a path, '
+            'rename the file or folder.'
         ) from error
     return text

@@ -41,7 +41,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def _refuse_unused_names(config: Mapping[str, Any], sections: Mapping[str, Any]) -> None:
-    """UnknownNameError for a name at the top that looks like a setting and changes nothing."""
+    """UnknownNameError for a name at the top that looks like a setting but has no effect."""
     helpers = [name for name in config if name not in sections and name not in OWN_NAMES]
     for name in helpers:
         if difflib.get_close_matches(str(name), sections, n=1, cutoff=0.75):
@@ -65,8 +65,9 @@ def _reader() -> TypeAdapter[Settings]:
 
 
 def _explained(error: ValidationError, given: dict[str, Any]) -> UserError:
-    """pydantic's error in our words: the setting, what was given, what is allowed. An unknown key comes first: it
-    may be why another key is missing.
+    """pydantic's error in vet's words: the setting, the given value, and the allowed values.
+
+    An unknown key comes first, because a misspelled key may be the reason why another key is missing.
     """
     errors = error.errors(include_url=False)
     first = min(errors, key=lambda e: (e['type'] != UNKNOWN, e['type'] == MISSING))
@@ -97,7 +98,7 @@ def _must_be(value: Any, hint: Any) -> str:
 
 
 def _walk(place: Sequence[str | int], given: Any) -> tuple[str, Any, Any]:
-    """The setting at a place that pydantic names: its path, its hint, and the value that was given."""
+    """The setting at a place that pydantic names: its path, its hint, and the given value."""
     path, hint, value = '', Settings, given
     for part in place:
         if isinstance(part, str) and part in fields_of(hint):

@@ -1,4 +1,6 @@
-"""All settings as a list, for people: path, allowed values, default and meaning, read from the fields."""
+"""A list of all settings for people: path, allowed values, default and meaning, from the fields of the
+sections.
+"""
 
 import copy
 import dataclasses
@@ -19,21 +21,25 @@ from vet.config.short_forms import expand_short_forms
 REQUIRED = 'required'
 HEAD = """# Settings
 
-Every setting of a config. `vet config --markdown` writes this page from the fields in `vet/config/sections.py`; do not
-edit it. `vet config` shows the same on a terminal, and `vet config FILE` also shows what a file sets. `vet list tuners
-LoRA` shows the arguments of a plugin.
+This page lists every setting of a config. `vet config --markdown` writes this page from the fields in
+`vet/config/sections.py`; do not edit the page.
 
-A path is written in a config file as nested dicts, `train = dict(dataloader=dict(batch_size_per_gpu=32))`, and on the
-command line as `--cfg-options train.dataloader.batch_size_per_gpu=32`.
+- `vet config` shows the settings on a terminal.
+- `vet config FILE` also shows the values that a file sets.
+- `vet list tuners LoRA` shows the arguments of a plugin.
 
-Editors check and complete a .yaml or .json config by a JSON Schema. `vet config --json-schema > vet.json` writes it; in a
-.yaml file the first line `# yaml-language-server: $schema=vet.json` names it.
+In a config file, a path is a chain of nested dicts: `train = dict(dataloader=dict(batch_size_per_gpu=32))`.
+On the command line, a path is a name with dots: `--cfg-options train.dataloader.batch_size_per_gpu=32`.
+
+Editors check and complete a .yaml or .json config by a JSON Schema. `vet config --json-schema > vet.json`
+writes the schema. In a .yaml file, the first line `# yaml-language-server: $schema=vet.json` names the
+schema.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One setting. allowed: each kind of value that it takes."""
+    """One setting. allowed: each kind of value that the setting takes."""
 
     path: str
     allowed: list[str]
@@ -51,7 +57,7 @@ class Part:
 
 
 def parts() -> list[Part]:
-    """Every section that has settings, from the outside to the inside."""
+    """Every section. An outer section comes before its inner sections."""
     return [
         Part(path, section.__doc__ or '', list(_rows(section, path)))
         for path, section in _sections(Settings, '')
@@ -88,7 +94,7 @@ def _default(field: Any) -> str:
 
 @cache
 def _meanings(section: Any) -> Mapping[str, str]:
-    """The text below each field."""
+    """{name of a field: the text below the field}."""
     schema = TypeAdapter(section).json_schema()
     return {
         name: ' '.join(field.get('description', '').split()) for name, field in schema['properties'].items()
@@ -96,8 +102,9 @@ def _meanings(section: Any) -> Mapping[str, str]:
 
 
 def values_set(config: Config) -> dict[str, Any]:
-    """Path to value of the settings that a config sets, its `_base_` files included, short forms written out. A config
-    without a model or a dataset, such as a recipe, is taken as it is. UserError for a config that is wrong.
+    """{path: value} of the settings that a config and its `_base_` files set, with short forms expanded.
+
+    The config may lack a model or a dataset, as a recipe does. UserError for a config that is wrong.
     """
     config = copy.deepcopy(config)
     if 'dataset' not in config:
@@ -136,7 +143,8 @@ def _table(part: Part) -> str:
     if part.rows:
         lines += ['| setting | default | allowed | meaning |', '|---|---|---|---|']
         lines += [
-            f'| `{row.path}` | {_code(row.default)} | {_cell(", or ".join(row.allowed))} | {_cell(row.meaning)} |'
+            f'| `{row.path}` | {_code(row.default)} | {_cell(", or ".join(row.allowed))} '
+            f'| {_cell(row.meaning)} |'
             for row in part.rows
         ]
     return '\n'.join(lines) + '\n'

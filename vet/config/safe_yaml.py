@@ -1,4 +1,4 @@
-"""YAML of plain values alone: no tag makes or calls a Python object, and no alias fills the memory."""
+"""Reads YAML of plain values only. No tag makes or calls a Python object, and no alias fills the memory."""
 
 from typing import Any
 
@@ -7,11 +7,13 @@ from mmengine.fileio import BaseFileHandler, register_handler
 
 from vet.errors import UserError
 
-MOST = 1_000_000  # values, each alias counted as all that it stands for
+MOST = 1_000_000  # values of a file, with each alias counted as all values that the alias stands for
 
 
 class SafeYaml(BaseFileHandler):
-    """What mmengine reads and writes YAML with; mmengine's own handler would run such tags."""
+    """mmengine reads and writes YAML with this handler. mmengine's handler would run tags of Python
+    objects.
+    """
 
     def load_from_fileobj(self, file: Any, **_: Any) -> Any:
         loader = yaml.SafeLoader(file)
@@ -21,8 +23,8 @@ class SafeYaml(BaseFileHandler):
                 return None
             if _count(root, {}) > MOST:
                 raise UserError(
-                    f'the aliases (*name) of a YAML file stand for more than {MOST:,} values. Write fewer values, or '
-                    'remove aliases that stand for lists of aliases.'
+                    f'the aliases (*name) of a YAML file stand for more than {MOST:,} values. Write fewer '
+                    'values, or remove aliases that stand for lists of aliases.'
                 )
             return loader.construct_document(root)
         finally:
@@ -35,13 +37,16 @@ class SafeYaml(BaseFileHandler):
         return yaml.safe_dump(obj, **options)
 
 
-register_handler(['yaml', 'yml'])(SafeYaml)  # for this process: also the `_base_` files are read by it
+register_handler(['yaml', 'yml'])(SafeYaml)  # for this process, and for `_base_` files too
 
 
 def _count(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
-    """How many values a node stands for if every alias is written out. A node within itself stands for too many."""
+    """The number of values of a node if every alias is expanded.
+
+    More than MOST for a node that contains itself.
+    """
     if node not in known:
-        known[node] = MOST + 1  # of an alias that is within what it stands for
+        known[node] = MOST + 1  # counts if the node contains an alias of itself
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
         inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
         known[node] = 1 + sum(_count(part, known) for part in inner)

@@ -1,6 +1,6 @@
 """The JSON Schema of a config, from which an editor completes and checks .yaml and .json files.
 
-The settings' part is pydantic's. The plugins' part is made from the plugins' signatures.
+pydantic makes the part of the settings. The part of the plugins comes from the plugins' signatures.
 """
 
 import inspect
@@ -16,8 +16,9 @@ from vet.registry import REGISTRIES, Registry
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema. It requires nothing, since a `_base_` file may give what a file leaves out, and allows helper
-    variables at the top.
+    """The schema. It requires no key, because a `_base_` file may give the key. It allows helper variables at
+    the
+    top.
     """
     schema = _completed(TypeAdapter(Settings).json_schema())
     schema['$defs'] |= {name: _plugins(registry) for name, registry in REGISTRIES.items()}
@@ -26,7 +27,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _completed(node: Any) -> Any:
-    """pydantic's schema, with a reference wherever a setting takes a plugin."""
+    """pydantic's schema, with a reference at each setting that takes a plugin."""
     if isinstance(node, list):
         return [_completed(inner) for inner in node]
     if not isinstance(node, dict):
@@ -38,7 +39,7 @@ def _completed(node: Any) -> Any:
 
 
 def _plugins(registry: Registry) -> dict[str, Any]:
-    """A dict(type=NAME, …): by its type, the arguments that the plugin takes."""
+    """The schema of a dict(type=NAME, …). The type selects the arguments that the plugin takes."""
     of_each = [
         {
             'if': {'properties': {'type': {'const': name}}, 'required': ['type']},
@@ -67,9 +68,9 @@ def _plugin(registry: Registry, name: str) -> dict[str, Any]:
 def _argument(argument: Argument) -> dict[str, Any]:
     try:
         schema = TypeAdapter(argument.hint).json_schema()
-    except PydanticUserError:  # of a hint that no JSON value has, such as a callable
+    except PydanticUserError:  # no JSON value fits the hint, such as a callable
         schema = {}
-    if argument.given:  # null stands for what is not given
+    if argument.given:  # null stands for an argument that is left out
         return {'anyOf': [schema, {'type': 'null'}], 'description': f'vet gives {argument.given}'}
     try:
         return (

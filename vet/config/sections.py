@@ -1,7 +1,8 @@
 """Every setting: its type, range, choices, default and meaning, all at the field.
 
-The sections are plain dataclasses. pydantic reads them (`read.py`): the hint says the type, and the range in
-`Annotated`. The text below a field is its meaning; `vet config`, docs/config.md and the JSON Schema show that text.
+The sections are plain dataclasses. pydantic checks them (`read.py`). The hint gives the type, and `Annotated`
+the range. The text below a field is the meaning of the setting. `vet config`, docs/config.md and the JSON
+Schema show that text.
 """
 
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -20,21 +21,21 @@ Between = Annotated[float, Interval(gt=0, lt=1)]
 Mixing = Annotated[float, Interval(ge=0, le=1000)]
 Pattern = Annotated[Text, AfterValidator(checked)]
 
-Plugin = dict[str, Any]  # dict(type=NAME, …): what a registry builds
+Plugin = dict[str, Any]  # dict(type=NAME, …): a registry builds the plugin
 Dataset = Annotated[Plugin, PluginOf('dataset')]
 Transform = Annotated[Plugin, PluginOf('transform')]
 Optimizer = Annotated[Plugin, PluginOf('optimizer')]
 # a text below the field would not reach the subclass
 WORKERS = (
-    'Processes that read and transform images, for each GPU or process. 0: the process that trains does it itself. '
-    'Results do not depend on this number.'
+    'Processes that read and transform images, for each GPU or process. 0: the training process reads '
+    'the images. Results do not depend on this number.'
 )
 LINEAR = dict(type='Linear')
 ADAMW = dict(type='AdamW', lr=2e-3, weight_decay=1e-4)
 
 
 def completed_by(default: Plugin) -> BeforeValidator:
-    """A dict that names no type changes the default: optimizer=dict(lr=0.01) is AdamW with that learning rate."""
+    """A dict without a type changes the default: optimizer=dict(lr=0.01) is AdamW with that learning rate."""
 
     def completed(given: Any) -> Any:
         return {**default, **given} if isinstance(given, dict) and 'type' not in given else given
@@ -43,18 +44,18 @@ def completed_by(default: Plugin) -> BeforeValidator:
 
 
 def fields_of(section: Any) -> dict[str, Any]:
-    """The name and the hint of each field; of what is no section, nothing."""
+    """{name: hint} of the fields. Empty if `section` is no section."""
     return get_type_hints(section, include_extras=True) if is_dataclass(section) else {}
 
 
 def entry_section(hint: Any) -> Any:
-    """The section that each entry of a list is, such as Stage; else None."""
+    """The section of the entries of a list, such as Stage. None if the entries are no section."""
     entry = get_args(hint)[0] if get_origin(hint) is list else None
     return entry if is_dataclass(entry) else None
 
 
 class Section:
-    """How pydantic reads a section: no key that it does not have, no value of another type."""
+    """pydantic refuses unknown keys of a section, and values of another type."""
 
     __pydantic_config__ = ConfigDict(strict=True, extra='forbid', use_attribute_docstrings=True)
 
@@ -69,22 +70,26 @@ class Model(Section):
     tuners: list[Annotated[Plugin, PluginOf('tuner')]] = field(
         default_factory=lambda: [dict(type='LinearProbe')]
     )
-    """What changes the backbone. The tuners are attached in this order, and stack. An empty list trains the head
+    """The tuners change the backbone. They are attached in this order, and stack. An empty list trains the
+    head
     alone, as LinearProbe does."""
     head: Annotated[Plugin, PluginOf('head'), completed_by(LINEAR)] = field(
         default_factory=lambda: dict(LINEAR)
     )
-    """What turns the backbone's features into one number for each class. num_classes comes from the dataset if it
-    is left out."""
+    """The head turns the backbone's features into a score for each class. If num_classes is left out, the
+    dataset
+    gives the number."""
     tasks: dict[str, Plugin] = field(default_factory=dict)
-    """Only for a dataset of type MultiTask: {task: dict(backbone=…, head=…)} says where a task differs from
-    model.backbone and model.head. A task that is not named here uses those."""
+    """Only for a dataset of type MultiTask: {task: dict(backbone=…, head=…)} gives the differences of a task
+    from
+    model.backbone and model.head. A task without an entry here uses model.backbone and model.head."""
     shared: Pattern = '.*'
-    """Only for several tasks: a regular expression. The parameters of the tuners whose whole name fits are the same
-    numbers in all tasks. '.*' shares all of them."""
+    """Only for several tasks: a regular expression. If the expression fits the whole name of a tuner's
+    parameter,
+    all tasks share the parameter. '.*' shares all parameters."""
     finetune: bool = True
-    """Only if a run starts from a model folder. True: the tuners and the head start anew. False: training goes on
-    from the folder's tuners and head."""
+    """Only if a run starts from a model folder. True: training starts with new tuners and a new head. False:
+    training continues with the folder's tuners and head."""
 
 
 @dataclass
@@ -92,12 +97,14 @@ class Data(Section):
     """The images. Each split is a dataset, dict(type=NAME, …)."""
 
     train: Dataset | None = None
-    """The images to learn from. None: you give the dataset to build_trainer in Python; `vet test` needs none."""
+    """The images to train on. None: you give the dataset to build_trainer in Python. `vet test` needs no such
+    images."""
     val: Dataset | None = None
-    """The official validation split. None: evaluation.holdout takes images out of train, if an epoch must be chosen
-    or training may stop early."""
+    """The official validation split. None: if an epoch must be chosen or training may stop early,
+    evaluation.holdout takes images out of train."""
     test: Dataset | None = None
-    """The images to report on. They are read only before the first step and after the last. None: nothing is
+    """The test images. vet reads them only before the first step and after the last step. None: no test
+    result is
     reported."""
 
 
@@ -113,7 +120,7 @@ class Dataloader(Section):
 
 @dataclass
 class EvaluationDataloader(Dataloader):
-    """How images are read for evaluation, where no gradient needs memory."""
+    """How images are read for evaluation. Evaluation computes no gradients, so it needs less memory."""
 
     batch_size_per_gpu: Count = 128
     """Images in a batch, on each GPU or process. More images need more memory."""
@@ -121,41 +128,49 @@ class EvaluationDataloader(Dataloader):
 
 @dataclass
 class Schedule(Section):
-    """How the learning rate goes over the epochs. It changes after every step."""
+    """How the learning rate changes over the epochs. The learning rate changes after every step."""
 
     type: Literal['CosineAnnealingLR', 'LinearLR', 'ConstantLR'] = 'CosineAnnealingLR'
     """How the learning rate falls after the warmup: along half a cosine, along a line, or not at all."""
     T_max: Epochs | None = None
-    """Epochs, warmup included, after which the learning rate is at its lowest; it stays there. None: the length of
-    the run, or of the stage."""
+    """Epochs, warmup included, until the learning rate is at its lowest. It stays there. None: the length of
+    the
+    run, or of the stage."""
     warmup_epochs: Annotated[float, Interval(ge=0, le=100_000)] = 0.0
-    """Epochs in which the learning rate rises from 0 along a line; fractions are allowed. 0: no warmup. At most the
-    epochs of the run, and of each stage."""
+    """Epochs in which the learning rate rises from 0 along a line. Fractions are allowed. 0: no warmup. The
+    run
+    and each stage must have at least so many epochs."""
     eta_min: Share = 0.0
-    """The lowest learning rate, as a share of the highest. 0: it falls to zero. 1: it stays as it is."""
+    """The lowest learning rate, as a share of the highest. 0: the learning rate falls to zero. 1: the
+    learning
+    rate stays the same."""
 
 
 @dataclass
 class Checkpoints(Section):
-    """When a run saves what it needs to go on. A signal to stop always saves."""
+    """When a run saves a checkpoint, from which the run can continue. A signal to stop always saves."""
 
     every_steps: Steps | None = None
-    """Saves after so many steps, also within an epoch. None: only at the ends of epochs."""
+    """Saves after so many steps, also within an epoch. None: saves only at the ends of epochs."""
     every_epochs: Epochs = 1
-    """Saves at the end of so many epochs. The last epoch always saves. Choose more if an epoch takes little time."""
+    """Saves after so many epochs. The last epoch always saves. Choose a larger number if an epoch takes
+    little
+    time."""
     keep: Count = 2
-    """How many checkpoints stay on the disk. The oldest are deleted."""
+    """The number of checkpoints that stay on the disk. Older checkpoints are deleted."""
 
 
 @dataclass
 class Stage(Section):
-    """A part of the training with an optimizer and a schedule for itself: freeze first, then unfreeze."""
+    """A part of the training with a separate optimizer and a separate schedule: freeze first, then
+    unfreeze.
+    """
 
     epochs: Epochs
-    """Epochs of this stage."""
+    """The number of epochs of this stage."""
     train: Pattern = '.*'
-    r"""A regular expression. The parameters whose whole name fits train in this stage, such as r'head\..*'. '.*'
-    trains all that the tuners and the head have."""
+    r"""A regular expression, such as r'head\..*'. A parameter trains in this stage if the expression fits its
+    whole name. '.*' trains all parameters of the tuners and the head."""
     optimizer: Annotated[Plugin, PluginOf('optimizer')] | None = None
     """The optimizer of this stage. A dict without a type changes train.optimizer. None: train.optimizer."""
     head_lr: Rate | None = None
@@ -167,79 +182,103 @@ class Train(Section):
     """How the tuners and the head are trained."""
 
     max_epochs: Annotated[int, Interval(ge=0, le=100_000)] = 20
-    """How many times training goes over the images of dataset.train. 0: nothing trains. With train.stages it is the
-    sum of their epochs."""
+    """How many times training goes over the images of dataset.train. 0: nothing trains. With train.stages,
+    the
+    number is the sum of the stages' epochs."""
     stages: list[Stage] = field(default_factory=list)
-    """Parts of the training, one after the other. An empty list: one part, in which everything trains."""
+    """Parts of the training, in this order. An empty list: one part, in which all parameters train."""
     optimizer: Annotated[Optimizer, completed_by(ADAMW)] = field(default_factory=lambda: dict(ADAMW))
-    """The optimizer, by the name of its class in torch.optim, and its arguments. A dict without a type changes the
+    """The optimizer: the name of a class in torch.optim, and its arguments. A dict without a type changes the
     default. Biases, norms and scales get no weight decay."""
     lr_scheduler: Schedule = field(default_factory=Schedule)
-    """How the learning rate goes over the epochs."""
+    """How the learning rate changes over the epochs."""
     head_lr: Rate | None = None
-    """The head's learning rate. None: the learning rate of train.optimizer, as the tuners."""
+    """The head's learning rate. None: the learning rate of train.optimizer, as for the tuners."""
     dataloader: Dataloader = field(default_factory=Dataloader)
-    """How the images to train on are read."""
+    """How the training images are read."""
     transform: list[Transform] = field(
         default_factory=lambda: [dict(type='RandomResizedCrop'), dict(type='RandomHorizontalFlip')]
     )
-    """What is done to an image before training sees it, in this order. Sizes come from the backbone's preprocessing
-    if they are left out. Images are normalised at the end, as the backbone wants it."""
+    """The transforms of a training image, in this order. If a size is left out, the backbone's preprocessing
+    gives
+    the size. After the transforms, images are normalised for the backbone."""
     mixup: Mixing = 0.0
-    """Mixes two images and their labels by MixUp; alpha of the Beta distribution that draws the shares. 0: off. 1:
-    every share is as likely. Small values mix little. If train.cutmix is on too, each batch draws one of the two."""
+    """Mixes two images and their labels by MixUp. The value is alpha of the Beta distribution that draws the
+    shares. 0: off. 1: every share is as likely. Small values mix little. If train.cutmix is on too, each
+    batch draws MixUp or CutMix."""
     cutmix: Mixing = 0.0
-    """Puts a rectangle of one image into another by CutMix, and mixes their labels; alpha of the Beta distribution
-    that draws the area. 0: off."""
+    """Puts a rectangle of an image into another image by CutMix, and mixes their labels. The value is alpha
+    of the
+    Beta distribution that draws the area. 0: off."""
     label_smoothing: Dropout = 0.0
-    """The share of the target that is spread evenly over all classes. 0: none. Near 1, the labels say almost
-    nothing."""
+    """The share of the target that is spread evenly over all classes. 0: nothing is spread. Near 1, the
+    labels
+    say almost nothing."""
     ema: Between | None = None
-    """Evaluates and saves an average of what trains over the steps, not the last step; its decay per step. Near 1,
-    the average reaches back over many steps: about 1 / (1 - ema). After step s (0, 1, …) the decay is at most
-    (1 + s) / (10 + s), so that the average forgets the start. None: no average."""
+    """Evaluates and saves an average of the trained parameters over the steps, not the parameters of the last
+    step. The value is the decay per step. Near 1, the average reaches back over many steps: about 1 / (1 -
+    ema). After step s (0, 1, …) the decay is at most (1 + s) / (10 + s), so that the average forgets the
+    start. None: no average."""
     accumulate: Count = 1
-    """Batches whose gradients are added up for one step of the optimizer. The step is that of a batch so many times
-    as large, and needs no more memory."""
+    """The optimizer adds up the gradients of so many batches for each step. The step equals the step of a
+    batch
+    that is so many times larger, and needs no more memory."""
     clip_norm: Annotated[float, Interval(ge=1e-8, le=1e8)] | None = None
-    """The largest norm that the gradient of a step may have; a larger gradient is made shorter. None: any."""
+    """The largest norm that the gradient of a step may have. A larger gradient is scaled down to this norm.
+    None:
+    gradients keep their norm."""
     precision: Literal['auto', 'fp32', 'bf16', 'fp8'] = 'auto'
-    """The numbers in which the network computes. 'auto': bf16 on a GPU that has it, else fp32. 'fp8': bf16, and the
-    products of frozen linear layers in float8."""
+    """The type of numbers in which the network computes. 'auto': bf16 on a GPU that supports bf16, else fp32.
+    'fp8': bf16, with the products of frozen linear layers in float8."""
     compile: bool | Literal['default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'] = (
         False
     )
-    """Compiles the network with torch.compile: the first step takes long, and the others less. True is the mode
-    'default'. 'reduce-overhead' and 'max-autotune' replay CUDA graphs, and need train.accumulate=1."""
+    """Compiles the network with torch.compile: the first step takes long, and each further step takes less
+    time.
+    True is the mode 'default'. 'reduce-overhead' and 'max-autotune' replay CUDA graphs, and need
+    train.accumulate=1."""
     gradient_checkpointing: bool = False
-    """Computes the blocks again in the backward pass: less memory, more time, the same result."""
+    """Computes the blocks again in the backward pass. Training needs less memory and more time, and the
+    result is
+    the same."""
     lean: bool = True
-    """Skips work whose result is not used. Results differ only by rounding. If only the class token is pooled, the
+    """Skips work whose result is not used. Results differ only by rounding. If only the class token is
+    pooled, the
     last block computes only that token. In bf16 on a CPU, the gradient of attention is computed from whole
     products."""
     cache_features: bool = False
-    """Computes once for each image what reaches the first block that a tuner changes, and keeps it on the disk, in
-    $VET_CACHE_DIR or ~/.cache/vet, for all epochs and runs. Needs a transform without randomness, and no tuner in
-    the first block."""
+    """Computes the input of the first block that a tuner changes once for each image. The inputs are kept on
+    the
+    disk, in $VET_CACHE_DIR or ~/.cache/vet, for all epochs and runs. Needs a transform without randomness,
+    and no tuner in the first block."""
     transform_on: Literal['pil', 'tensor', 'device'] = 'pil'
-    """Where the part of train.transform that follows Resize and CenterCrop computes. 'pil': on PIL images. 'tensor':
-    on uint8 tensors, which takes less time; resized pixels differ by rounding, and edges of rotated images by more.
-    'device': on tensors, on the device that trains; a GPU then also holds the images of train.cache_images, if its
-    memory has room."""
+    """Where the transforms after Resize and CenterCrop of train.transform compute. 'pil': on PIL images.
+    'tensor':
+    on uint8 tensors, which takes less time; resized pixels differ by rounding, and edges of rotated images by
+    more. 'device': on tensors, on the device that trains. A GPU then also holds the images of
+    train.cache_images, if its memory has room."""
     cache_images: bool = False
-    """Decodes each image once, and keeps it on the disk, in $VET_CACHE_DIR or ~/.cache/vet, for all epochs and runs.
-    If the transform begins with a Resize, it keeps the small image. Results are equal."""
+    """Decodes each image once, and keeps the decoded image on the disk, in $VET_CACHE_DIR or ~/.cache/vet,
+    for all
+    epochs and runs. If the transform begins with a Resize, the resized image is kept. Results do not
+    change."""
     deterministic: bool = False
-    """Lets torch use only algorithms that give the same bits each time. They may take more time; an operation that
-    has none raises an error."""
+    """Lets torch use only algorithms that give the same bits each time. These algorithms may take more time.
+    An
+    operation without such an algorithm raises an error."""
     threads: Threads | None = None
-    """Threads of each process on a CPU. None: torch's choice, mostly all cores. 1 is best for a tiny network."""
+    """The number of threads of each process on a CPU. None: torch chooses, mostly all cores. 1 is best for a
+    tiny
+    network."""
     early_stop: Epochs | None = None
-    """Stops after so many epochs without a better result on the validation images. None: never."""
+    """Stops after so many epochs without a better result on the validation images.
+
+    None: never stops early.
+    """
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
-    """When the run saves what it needs to go on."""
+    """When the run saves a checkpoint."""
     log_every: Steps = 10
-    """Steps between two lines of the log. 1 writes every step."""
+    """The number of steps between two lines of the log. 1 writes a line for every step."""
 
 
 @dataclass
@@ -247,21 +286,24 @@ class Evaluation(Section):
     """How the model is judged."""
 
     metrics: Text | Annotated[list[Text], MinLen(1)] = 'accuracy'
-    """One metric or several, by name; `vet list metrics` shows them. The first one chooses the best epoch."""
+    """The name of a metric, or a list of names. `vet list metrics` shows the names. The first metric chooses
+    the
+    best epoch."""
     dataloader: EvaluationDataloader = field(default_factory=EvaluationDataloader)
-    """How the images to evaluate are read."""
+    """How the images of the evaluation are read."""
     transform: Annotated[list[Transform], MinLen(1)] | None = None
-    """What is done to an image before evaluation. None: resize and centre crop, as the backbone was evaluated."""
+    """The transforms of an image before evaluation. None: resize and centre crop, as in the backbone's
+    evaluation."""
     select: Literal['last', 'best'] = 'last'
-    """Which epoch is saved and reported: the last, or the best on the validation images."""
+    """The epoch that is saved and reported: the last epoch, or the best epoch on the validation images."""
     holdout: Between = 0.1
-    """The share of train that becomes the validation images, drawn in each class, if dataset.val is None and an
-    epoch must be chosen or training may stop early. Near 0, the choice rests on few images; near 1, few are left to
-    train on."""
+    """The share of the training images that becomes the validation images, drawn in each class. Used only if
+    dataset.val is None, and if an epoch must be chosen or training may stop early. Near 0, there are few
+    validation images. Near 1, few training images are left."""
     every: Epochs = 1
-    """Epochs between two validations. The last epoch is always validated."""
+    """The number of epochs between two validations. The last epoch is always validated."""
     before: bool = True
-    """Also reports the test result before the first step. False saves that time."""
+    """Also reports the test result before the first step. False saves the time of this test."""
 
 
 @dataclass
@@ -277,9 +319,10 @@ class Settings(Section):
     evaluation: Evaluation = field(default_factory=Evaluation)
     """How the model is judged."""
     seed: Seed = 0
-    """Where all random numbers come from. The same seed on the same machine gives the same result; on a GPU
-    only with train.deterministic."""
+    """The start of all random numbers. The same seed on the same machine gives the same result. On a GPU,
+    this
+    needs train.deterministic."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they are written to config.json."""
+        """Plain values, as in config.json."""
         return asdict(self)

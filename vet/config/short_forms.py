@@ -8,7 +8,7 @@ from vet.registry import TUNERS
 
 
 def short_forms() -> dict[str, tuple[str, ...]]:
-    """Each short form in model.backbone: the tuner, its argument, and other names of the argument."""
+    """{short form in model.backbone: (the tuner, its argument, other names of the argument)}."""
     return {
         plugin.length_key[0]: (name, *plugin.length_key[1:])
         for name in TUNERS.names()
@@ -17,12 +17,14 @@ def short_forms() -> dict[str, tuple[str, ...]]:
 
 
 def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:
-    """model.backbone.lora_length = 10 becomes the entry dict(type='LoRA', rank=10) of model.tuners; 0 takes
-    the entry out.
+    """model.backbone.lora_length = 10 becomes the entry dict(type='LoRA', rank=10) of model.tuners.
 
-    beside: what happens where model.tuners is given beside a short form. 'change': the short form was given
-        last; it changes the entry of its tuner. 'refuse contradictions': both were given at once; the entry
-        must not say otherwise. 'refuse both': of a file, whose `_base_` may have given one of them.
+    0 removes the entry.
+
+    beside: how to treat model.tuners and a short form together. 'change': the short form changes the entry of
+        its tuner, because the short form was given last. 'refuse contradictions': UserError if the entry has
+        another value, because both were given at once. 'refuse both': UserError if both are there, for a
+        file, because a `_base_` may have given the short form or the entry.
     """
     for task, part in (model['tasks'] if isinstance(model.get('tasks'), dict) else {}).items():
         own = part.get('backbone') if isinstance(part, dict) else None
@@ -42,7 +44,7 @@ def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:
         (name, argument, *aliases), value = short[key], backbone.pop(key)
         tuners = model.get('tuners') or []
         if value is None or not fits(tuners, list[dict[str, Any]]):
-            continue  # not given; or `_read` says what is wrong with the tuners
+            continue  # no value; or the tuners are wrong, and `read_settings` raises the error
         is_nothing = value in (0, []) or isinstance(value, (list, tuple)) and not any(value)
         entry = next((tuner for tuner in tuners if tuner.get('type') == name), None)
         differs = (

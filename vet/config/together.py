@@ -1,4 +1,6 @@
-"""Settings that no single field can judge: those that contradict each other, and those that follow from others."""
+"""Checks that need several settings: settings that contradict each other, and settings that follow from
+others.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,13 +42,13 @@ def check_together(settings: Settings) -> None:
     if train.compile in GRAPHS and train.accumulate > 1:
         raise UserError(
             f'train.compile is {train.compile!r}, which replays CUDA graphs: a batch writes over the '
-            f'gradients of the last; train.accumulate is {train.accumulate}. Set that to 1, or train.compile '
-            'to True.'
+            f'gradients of the last batch; train.accumulate is {train.accumulate}. Set train.accumulate to '
+            '1, or train.compile to True.'
         )
 
 
 def follow(settings: Settings, given: Mapping[str, Any]) -> None:
-    """Sets what follows from other settings. given: the section `train` as the config has it."""
+    """Sets the settings that follow from other settings. given: the config's section `train`."""
     if isinstance(settings.evaluation.metrics, str):
         settings.evaluation.metrics = [settings.evaluation.metrics]
     if settings.train.stages:
@@ -56,7 +58,10 @@ def follow(settings: Settings, given: Mapping[str, Any]) -> None:
 
 
 def _set_epochs(train: Train, given: Mapping[str, Any]) -> None:
-    """Of training in stages: max_epochs is the sum of theirs, and each has a schedule of its own length."""
+    """For training in stages: max_epochs becomes the sum of the stages' epochs.
+
+    UserError if the config says else.
+    """
     total = sum(stage.epochs for stage in train.stages)
     for name, value in (
         ('max_epochs', given.get('max_epochs')),

@@ -72,8 +72,8 @@ class CSV(ImageDataset):
         None: the sorted labels of the whole file (or '0' … 'K-1'), whatever the split. If train and test are
         two files, give `classes`, so that both number the classes in the same way.
     label_map: as for ImageFolder.
-    A label is a class name. If all labels are whole numbers (3 or 3.0), a label is a class number 0 … K-1. DataError,
-    with the line's number, for a line that is wrong.
+    A label is a class name. If all labels are whole numbers (3 or 3.0), a label is a class number 0 … K-1.
+    DataError, with the line's number, for a line that is wrong.
     """
 
     def __init__(

@@ -1,14 +1,14 @@
-"""The door of what a run writes: its work folder, its log and its checkpoints, from which it goes on.
+"""The names that other folders use of this folder, which writes a run's work folder, log and checkpoints.
 
-Nothing outside this folder imports another file of the folder.
+No module outside this folder imports another file of the folder.
 
-| file | what |
+| file | content |
 |---|---|
-| work_folder.py | the folder of one run: who may write there, and who may go on |
-| checkpoint.py | what a step leaves behind, so that the next step is as if nothing had come between |
-| identity.py | what a run was begun with: the model, the images, the versions |
+| work_folder.py | the folder of one run: which run may write there, and which run may continue |
+| checkpoint.py | the state after a step, from which a run continues as without an interruption |
+| identity.py | the start of a run: the model, the images, the versions |
 | log.py, events.py | the record of a run, as JSON lines, for TensorBoard, and as curves |
-| rehearsal.py | the saving at the end, tried at the start |
+| rehearsal.py | tries the saving of the end at the start |
 """
 
 from vet.engine.saving.checkpoint import Progress, load_optimizer_state, optimizer_state
