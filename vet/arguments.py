@@ -63,8 +63,8 @@ def arguments_of(registry: Registry, name: str) -> list[Argument]:
 def text_of(plugin: Any) -> str:
     """The docstring of the plugin.
 
-    The docstrings of vet's classes whose `__init__` the plugin inherits or extends follow. Without docstrings, the
-    module's docstring.
+    The docstrings of vet's classes whose `__init__` the plugin inherits or extends follow. Without
+    docstrings, the module's docstring.
     """
     of_module = inspect.getdoc(inspect.getmodule(plugin)) or ''
     if not inspect.isclass(plugin):

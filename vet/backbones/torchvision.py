@@ -71,8 +71,8 @@ def torchvision_backbone(
     weights: the name of torchvision's weights, such as 'IMAGENET1K_V2'. They also decide the preprocessing.
     pool: 'avg', 'max', 'avgmax' or 'catavgmax'. It replaces the network's own pool and all layers after it
         (in AlexNet and VGG these are two more layers). Features have C channels, cat(mean, max) 2 C.
-    pretrained, checkpoint, roles, preprocessing, kwargs, classifier, use_ema: as for 'timm'; `vet list backbones
-        timm` says more.
+    pretrained, checkpoint, roles, preprocessing, kwargs, classifier, use_ema: as for 'timm', see `vet list
+        backbones timm`.
     """
     if name not in models.list_models(module=models):
         raise UnknownNameError('torchvision classifier', name, models.list_models(module=models))

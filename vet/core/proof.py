@@ -1,8 +1,8 @@
 """The proof that a tuned network runs: one forward, and one backward if parameters train.
 
-A large network runs on the meta device, in training mode. Tensors there have shapes and no numbers, so the proof
-takes no memory. Each function on the meta device takes up to half a millisecond. So a small network runs on a real
-image, in eval mode. A network that needs numbers to run does so too.
+A large network runs on the meta device, in training mode. Tensors there have shapes and no numbers, so the
+proof takes no memory. Each function on the meta device takes up to half a millisecond. So a small network
+runs on a real image, in eval mode. A network that needs numbers also runs on a real image.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,8 @@ from vet.core.site import WEIGHTED
 from vet.torch_private import buffers_of, has_compiled, hooks_after, hooks_before, parameters_of
 
 IMAGES = 2  # on the meta device: batch norms that train need two
-SMALL = 1.5e7  # products for each module that is called; with fewer, a real image takes less time than the meta device
+# products for each module that is called; with fewer, a real image takes less time than the meta device
+SMALL = 1.5e7
 
 
 def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:

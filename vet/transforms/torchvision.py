@@ -121,8 +121,8 @@ def may_evaluate(name: str) -> bool:
 class EvaluationCrop(v2.Compose):
     """The evaluation transform of timm and torchvision: a resize, then a centre crop of `size` (H, W).
 
-    The resize is such that the crop takes the share `crop_pct` of each side. interpolation: how the resize
-    computes pixels.
+    crop_pct: the crop's share of each side of the resized image.
+    interpolation: how the resize computes pixels.
     """
 
     def __init__(

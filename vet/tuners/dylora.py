@@ -39,7 +39,7 @@ class DyLoRA(Tuner):
     use: the rank of evaluation and merging; a site of a smaller rank uses its full rank. The saved state does
         not hold `use`, so that one file serves every rank. None: the full rank for 'random', the current rank
         otherwise. `use_rank` changes `use`.
-    seed: of the draws of 'random'.
+    seed: the seed of the draws of 'random'.
     Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution.
         ViT-B/16 on qkv, rank 8: 294,912.
     """

@@ -91,7 +91,7 @@ VARIANTS = dict(tt=TensorTrain, tk=Tucker)
 class FacT(Tuner):
     """x W' + scale x U Sigma_i V' for the i-th (C, C) matrix. All matrices share U and V (C, r).
 
-    rank: r, one for all matrices.
+    rank: r, the same for all matrices.
     variant: 'tt' (each matrix has a Sigma) or 'tk' (Sigmas mixed from one core). V starts at zero.
     scale: the paper tries 0.01 to 100 for each task.
     at: weights (a C, C) or (C, a C) of one width C. Pyramids such as Swin have several widths and are

@@ -24,7 +24,8 @@ class LadderSide(Tuner):
     """s_i = T_i(m_i D_i b_i + (1 - m_i) s_{i-1}), s_0 = D_0 b_0: a thin transformer beside the backbone.
 
     Ladder side-tuning, Sung et al. 2022, arXiv:2206.06522, sec. 3.
-    reduction: C / R. heads: of the attention of each T_i; they divide R.
+    reduction: C / R.
+    heads: the number of heads in the attention of each T_i. The number divides R.
     b_0: the tokens that enter the backbone's first block. b_i: the tokens that leave block i.
     D_i: linear, C to R = C / reduction.
     T_i: a pre-norm transformer block of width R, drawn at random (the paper prunes the backbone's block).

@@ -145,8 +145,8 @@ class DiffFit(Tuner):
 
     x + gamma1 attn(x), x + gamma2 ffn(x).   Xie et al. 2023, arXiv:2304.06648
 
-    outputs: the weights whose rows gamma scales, the last of attention and FFN.
-    gamma starts at 1. gamma scales the rows of the last weight of attention and FFN, so gamma merges.
+    outputs: the weights whose rows gamma scales: the last weight of attention and of FFN.
+    gamma starts at 1, and merges into these weights.
     ViT-B/16: 140,544 parameters, that is BitFit's 102,912, 25 C of the norms' scales and 12 blocks of 2 C
     gammas.
     """
