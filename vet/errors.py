@@ -7,12 +7,32 @@ QUOTES = '"\''
 
 
 def shown(value: object, most: int = 300) -> str:
-    """`repr(value)` for a message, cut to `most` characters. If Python cannot write the value, its type."""
+    """`value` as Python writes it, for a message. A long text is cut after `most` characters.
+
+    If the value is too deep or has too many parts, the text names its type alone.
+    """
     try:
-        text = repr(value)
+        text = f'a {type(value).__name__} with too many parts to show' if _is_vast(value) else repr(value)
     except (RecursionError, ValueError):  # a deep list; a whole number of thousands of digits
         return f'a {type(value).__name__} that is too deep or too long to show'
     return text if len(text) <= most else f'{text[:most]}…'
+
+
+def _is_vast(value: object) -> bool:
+    """Whether the value has more than 10,000 parts, each counted as often as it is written.
+
+    A list that holds another list ten times, which holds a third ten times, …, is small in memory. Its repr
+    fills the memory.
+    """
+    waiting, seen = [value], 0
+    while waiting and seen <= 10_000:
+        part = waiting.pop()
+        seen += 1
+        if isinstance(part, dict):
+            waiting += [*part, *part.values()]
+        elif isinstance(part, list | tuple | set | frozenset):
+            waiting += part
+    return bool(waiting)
 
 
 class UserError(ValueError):
