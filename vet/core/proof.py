@@ -1,4 +1,4 @@
-"""The proof that a tuned network runs: one forward, and one backward if parameters train.
+"""The proof that a tuned network runs: one forward, and one backward if edits act on activations.
 
 A large network runs on the meta device, in training mode. Tensors there have shapes and no numbers, so the
 proof takes no memory. Each function on the meta device takes up to half a millisecond. So a small network
