@@ -94,8 +94,8 @@ class Cell:
 
 def make_cell(results: Iterable[Result], is_earlier: Callable[[Result], bool] = lambda result: False) -> Cell:
     """The cell of all its results. Searches do not count. If all searches failed, the cell has failed."""
-    searches, runs = ([one for one in results if one['is_search'] is kind] for kind in (True, False))
-    done = tuple(one for one in runs if one['status'] == 'done')
+    searches, runs = ([result for result in results if result['is_search'] is kind] for kind in (True, False))
+    done = tuple(result for result in runs if result['status'] == 'done')
     if not runs and searches and len(failures(searches)) == len(searches):
         return Cell(failed=tuple(searches))
     return Cell(done, tuple(failures(runs)), any(map(is_earlier, done)))

@@ -50,7 +50,7 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> list[Comparison]:
 
     If a side has several suites, cells are compared suite by suite.
     """
-    by_suite = any(len({one['suite'] for one in side}) > 1 for side in (a, b))
+    by_suite = any(len({result['suite'] for result in side}) > 1 for side in (a, b))
     ours, theirs = _cells(a, by_suite), _cells(b, by_suite)
     return _judged([_compare(name, ours[name], theirs[name]) for name in ours if name in theirs])
 
@@ -72,7 +72,7 @@ def read_side(place: str) -> list[Result]:
             f'{place!r} has no whole result; give a folder of results, a folder of a suite, or a quoted '
             "pattern of files, such as 'benchmarks/results/fgvc/*.lora.*.json'."
         )
-    [(run, count)] = Counter((one['suite'], run_name(one)) for one in results).most_common(1)
+    [(run, count)] = Counter((result['suite'], run_name(result)) for result in results).most_common(1)
     if count > 1:
         raise DataError(
             f'{place!r} has {count} results of one run, {run[1]} of {run[0]}; give the folder of only one.'
@@ -87,7 +87,9 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[tuple[float, float], 
     error = sum(variances) ** 0.5
     if error == 0:
         return (difference, difference), float(difference == 0)
-    freedom = sum(variances) ** 2 / sum(one**2 / (len(values) - 1) for one, values in zip(variances, (a, b)))
+    freedom = sum(variances) ** 2 / sum(
+        variance**2 / (len(values) - 1) for variance, values in zip(variances, (a, b))
+    )
     half = float(student.ppf(1 - LEVEL / 2, freedom)) * error
     return (difference - half, difference + half), 2 * float(student.sf(abs(difference) / error, freedom))
 
@@ -104,7 +106,7 @@ def holm(chances: Sequence[float]) -> list[float]:
 
 def as_rich(comparisons: Sequence[Comparison]) -> Table:
     """The comparisons as a table for a terminal."""
-    counted = sum(one.p is not None for one in comparisons)
+    counted = sum(comparison.p is not None for comparison in comparisons)
     table = Table(
         Column('cell', overflow='fold'),
         'A',
@@ -116,23 +118,25 @@ def as_rich(comparisons: Sequence[Comparison]) -> Table:
         title_justify='left',
         title=f"percent, mean ± std (seeds); Welch's t, p corrected for {counted} cells (Holm)",
     )
-    for one in comparisons:
+    for comparison in comparisons:
         table.add_row(
-            one.name,
-            *(f'{cell.show(len(cell.done))} ({len(cell.done)})' for cell in (one.a, one.b)),
-            '' if one.difference is None else f'{one.difference:+.2f}',
-            '' if one.interval is None else '{:+.2f} … {:+.2f}'.format(*one.interval),
-            '' if one.p is None else f'{one.p:.3f}',
-            one.verdict,
+            comparison.name,
+            *(f'{cell.show(len(cell.done))} ({len(cell.done)})' for cell in (comparison.a, comparison.b)),
+            '' if comparison.difference is None else f'{comparison.difference:+.2f}',
+            '' if comparison.interval is None else '{:+.2f} … {:+.2f}'.format(*comparison.interval),
+            '' if comparison.p is None else f'{comparison.p:.3f}',
+            comparison.verdict,
         )
     return table
 
 
 def _cells(results: Iterable[Result], by_suite: bool) -> dict[str, Cell]:
     by_name: dict[str, list[Result]] = {}
-    for one in results:
-        place = f'{one["suite"]}/' if by_suite else ''
-        by_name.setdefault(f'{place}{one["dataset"]}.{one["backbone"]}.{one["tuner"]}', []).append(one)
+    for result in results:
+        place = f'{result["suite"]}/' if by_suite else ''
+        by_name.setdefault(f'{place}{result["dataset"]}.{result["backbone"]}.{result["tuner"]}', []).append(
+            result
+        )
     return {name: make_cell(of_cell) for name, of_cell in by_name.items()}
 
 
@@ -154,10 +158,12 @@ def _compare(name: str, a: Cell, b: Cell) -> Comparison:
 
 
 def _judged(comparisons: list[Comparison]) -> list[Comparison]:
-    chances = iter(holm([one.p for one in comparisons if one.p is not None]))
-    return [
-        one
-        if one.p is None
-        else replace(one, p=(p := next(chances)), verdict='differs' if p < LEVEL else 'within seed noise')
-        for one in comparisons
-    ]
+    chances = iter(holm([comparison.p for comparison in comparisons if comparison.p is not None]))
+    judged = []
+    for comparison in comparisons:
+        if comparison.p is not None:
+            chance = next(chances)
+            verdict = 'differs' if chance < LEVEL else 'within seed noise'
+            comparison = replace(comparison, p=chance, verdict=verdict)
+        judged.append(comparison)
+    return judged

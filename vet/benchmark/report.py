@@ -59,7 +59,7 @@ def report(results: Sequence[Result], suite: Suite, run: str | None = None) -> s
     """The page. UnknownNameError for a run that has no accuracy by class."""
     parts = [_element('h1', suite.name), _element('p', suite.title), _element('p', heading(suite))]
     for table in make_tables(results, suite):
-        sources = (f'[{number}] {one}' for number, one in enumerate(table.sources(), 1))
+        sources = (f'[{number}] {text}' for number, text in enumerate(table.sources(), 1))
         parts += [
             _element('h2', table.title),
             _items(table.notes()),
@@ -171,7 +171,7 @@ def _classes(result: Result) -> list[str]:
         _figures([(classes_plot(result), 'Accuracy of each class')]),
         '<h3>Hardest classes, and most frequent confusions</h3>',
         f'<div class="figures">{_table(hardest)}{_table(confusions)}'
-        f'{"".join(_figure(*one) for one in matrix)}</div>',
+        f'{"".join(_figure(*figure) for figure in matrix)}</div>',
     ]
 
 

@@ -107,14 +107,17 @@ class Table:
         if self.origin == 'random':
             return []
         names = [self.datasets[column]] if column in self.datasets else [_published_mean(self, column)]
-        return [one for name in names for one in find(name, self.checkpoint, tuner)]
+        return [reference for name in names for reference in find(name, self.checkpoint, tuner)]
 
     def sources(self) -> list[str]:
         """The sources of published values. accuracy() numbers them, from 1."""
         columns = [*self.datasets, *self.means]
         return list(
             dict.fromkeys(
-                source(one) for tuner in self.tuners for key in columns for one in self.references(tuner, key)
+                source(reference)
+                for tuner in self.tuners
+                for key in columns
+                for reference in self.references(tuner, key)
             )
         )
 
@@ -133,8 +136,8 @@ class Table:
             )
             published = [
                 ', '.join(
-                    f'{one.value:.2f} [{sources.index(source(one)) + 1}]'
-                    for one in self.references(tuner, column)
+                    f'{reference.value:.2f} [{sources.index(source(reference)) + 1}]'
+                    for reference in self.references(tuner, column)
                 )
                 for column in columns
             ]
@@ -191,7 +194,9 @@ class Table:
                         f'{dataset}: {_describe(found)}'
                         for dataset in self.datasets
                         if (
-                            found := [one for tuner in self.tuners for one in self.cells[tuner, dataset].done]
+                            found := [
+                                result for tuner in self.tuners for result in self.cells[tuner, dataset].done
+                            ]
                         )
                     ),
                     *(_machine(result['environment']) for result in self.done),
@@ -208,10 +213,15 @@ class Table:
 
 def make_tables(results: Sequence[Result], suite: Suite) -> list[Table]:
     """The tables of results, in the order of the suite. Places of the suite without a result are included."""
-    backbones = _labels(suite.backbones, [(one['backbone'], one['backbone_sha256']) for one in results])
+    backbones = _labels(
+        suite.backbones, [(result['backbone'], result['backbone_sha256']) for result in results]
+    )
     return [
         _table(
-            label, *key, [one for one in results if (one['backbone'], one['backbone_sha256']) == key], suite
+            label,
+            *key,
+            [result for result in results if (result['backbone'], result['backbone_sha256']) == key],
+            suite,
         )
         for key, label in backbones.items()
     ]
@@ -229,7 +239,7 @@ def markdown(tables: Sequence[Table], suite: Suite, failed: Sequence[Result]) ->
     """The page of a suite."""
     parts = [f'# {suite.name}', _plain(suite.title), heading(suite)]
     for table in tables:
-        sources = (f'[{number}] {one}' for number, one in enumerate(table.sources(), 1))
+        sources = (f'[{number}] {text}' for number, text in enumerate(table.sources(), 1))
         parts += [f'## {table.title}', _items(table.notes()), _rows(table.accuracy()), _items(sources)]
         parts += [_rows(table.costs())] if table.done else []
     if failed:
@@ -261,7 +271,10 @@ def as_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for tuner in table.tuners:
             for column in [*table.datasets, *table.means]:
-                known = '; '.join(f'{one.value} ({source(one)})' for one in table.references(tuner, column))
+                known = '; '.join(
+                    f'{reference.value} ({source(reference)})'
+                    for reference in table.references(tuner, column)
+                )
                 writer.writerow(
                     dict(
                         backbone=table.label,
@@ -293,20 +306,20 @@ def source(reference: Reference) -> str:
 
 def _table(label: str, name: str, sha256: str, results: list[Result], suite: Suite) -> Table:
     entry = results[0]['config']['model']['backbone'] if results else suite.backbones[name]
-    tuners = list(dict.fromkeys([*suite.tuners, *(one['tuner'] for one in results)]))
-    counting = [one for one in results if not one['is_search']]
-    datasets = _labels(suite.datasets, [(one['dataset'], exact(one['data'])) for one in counting])
+    tuners = list(dict.fromkeys([*suite.tuners, *(result['tuner'] for result in results)]))
+    counting = [result for result in results if not result['is_search']]
+    datasets = _labels(suite.datasets, [(result['dataset'], exact(result['data'])) for result in counting])
     groups = {key: value.get('group', '') for key, value in suite.datasets.items()}
-    groups |= {one['dataset']: one['group'] for one in results}
+    groups |= {result['dataset']: result['group'] for result in results}
     cells = {
         (tuner, shown): make_cell(
             [
-                one
-                for one in results
-                if (one['tuner'], one['dataset']) == (tuner, key)
-                and (one['is_search'] or exact(one['data']) == data)
+                result
+                for result in results
+                if (result['tuner'], result['dataset']) == (tuner, key)
+                and (result['is_search'] or exact(result['data']) == data)
             ],
-            lambda one: _is_earlier(one, suite),
+            lambda result: _is_earlier(result, suite),
         )
         for tuner in tuners
         for (key, data), shown in datasets.items()

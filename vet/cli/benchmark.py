@@ -114,8 +114,8 @@ def _benchmark(args: argparse.Namespace) -> None:
         _write(args.results / suite.name, suite, args.run)
     if failed := _failed(campaign):
         console.print(f'failed: {len(failed)}', markup=False)
-        for one in failed:
-            console.print(f'{run_name(one)}: {one["error"]}', markup=False, soft_wrap=True)
+        for result in failed:
+            console.print(f'{run_name(result)}: {result["error"]}', markup=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -182,5 +182,5 @@ def _is_size(value: Any) -> bool:
     return (
         isinstance(value, list | tuple)
         and bool(value)
-        and all(type(one) is int and one >= 0 for one in value)
+        and all(type(number) is int and number >= 0 for number in value)
     )

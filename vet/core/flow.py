@@ -168,12 +168,12 @@ class Flow(TorchFunctionMode):
     def _product(self, name: str, tensors: list[torch.Tensor]) -> From:
         come = [self._from[tensor] for tensor in tensors if tensor in self._from]
         module = next((path for path in reversed(self._running) if path in self._owners), '')
-        own = [{layer for layer in one.layers if module in around(layer)} for one in come]
+        own = [{layer for layer in origin.layers if module in around(layer)} for origin in come]
         if sum(map(bool, own)) < 2:
             return self._union(tensors)
         self._factors.setdefault(module, set()).update(*own)
-        layers, multiplied = frozenset().union(*(one.layers for one in come)), frozenset([module])
-        if name == WHOLE or any(module in one.scores for one in come):
+        layers, multiplied = frozenset().union(*(origin.layers for origin in come)), frozenset([module])
+        if name == WHOLE or any(module in origin.scores for origin in come):
             return From(layers, done=multiplied)
         return From(layers, scores=multiplied)
 

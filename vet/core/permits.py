@@ -208,4 +208,4 @@ def walk(value: Any, where: str) -> Iterator[tuple[str, Any]]:
             waiting += [(f'a key of {place}', key, depth) for key in inner]
             waiting += [(f'{place}.{key}', value, depth + 1) for key, value in inner.items()]
         elif isinstance(inner, list | tuple):
-            waiting += [(f'{place}[{i}]', one, depth + 1) for i, one in enumerate(inner)]
+            waiting += [(f'{place}[{i}]', part, depth + 1) for i, part in enumerate(inner)]

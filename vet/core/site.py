@@ -262,7 +262,8 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
             handle.remove()
     layers = flow.layers(seen)
     return {
-        name: replace(one.call(order), layers=layers[name]) for order, (name, one) in enumerate(seen.items())
+        name: replace(module.call(order), layers=layers[name])
+        for order, (name, module) in enumerate(seen.items())
     }
 
 

@@ -87,7 +87,7 @@ class TunedModel(SeveralTasks):
                 f'{len(task)} tasks for {len(images)} images; give one for each image, or one for all.'
             )
         models = {name: self.for_task(name) for name in dict.fromkeys(task)}
-        rows = {name: [i for i, one in enumerate(task) if one == name] for name in models}
+        rows = {name: [i for i, wanted in enumerate(task) if wanted == name] for name in models}
         together = [name for name in rows if name in self.mixing]
         features: dict[str, torch.Tensor] = {}
         if len(together) > 1:
