@@ -17,7 +17,6 @@ from torch import nn
 from tests.contract.runs import LABELS, gradients, in_autocast, with_head
 from tests.nets import images, tiny
 from vet import torch_private
-from vet.core import site
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator, precision_of
 from vet.engine.fast.attention_in_bf16 import AttentionByProducts
@@ -171,12 +170,13 @@ def start_with(name: str, monkeypatch) -> None:
     spec = importlib.util.spec_from_file_location('torch_private_anew', torch_private.__file__)
     anew = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(anew)
+    kinds = {id(torch_private.BATCH_NORM): anew.BATCH_NORM, id(torch_private.CONVOLUTION): anew.CONVOLUTION}
     for module in [module for key, module in sys.modules.items() if key.startswith('vet.')]:
         for key, value in list(vars(module).items()):
             if module is not torch_private and value is vars(torch_private).get(key, module):
                 monkeypatch.setattr(module, key, vars(anew)[key])
-    monkeypatch.setattr(site, 'NORMS', (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, anew.BATCH_NORM))
-    monkeypatch.setattr(site, 'WEIGHTED', (nn.Linear, anew.CONVOLUTION))
+            elif isinstance(value, tuple) and any(map(kinds.get, map(id, value))):
+                monkeypatch.setattr(module, key, tuple(kinds.get(id(part), part) for part in value))
 
 
 def computed() -> dict[str, torch.Tensor]:

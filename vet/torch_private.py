@@ -33,6 +33,7 @@ PRIVATE = (
     'torch.backends.mkldnn.matmul',
     'torch.nn.modules.batchnorm._BatchNorm',
     'torch.nn.modules.conv._ConvNd',
+    'torch._native_multi_head_attention',
     'torch.UntypedStorage._cdata',
     'torch.utils._pytree.tree_map_only',
     'torch.utils._python_dispatch.TorchDispatchMode',
@@ -189,6 +190,10 @@ CONVOLUTION: Any = getattr(
     '_ConvNd',
     (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
+
+# The functions that compute a whole attention from the packed weight of q, k and v. torch takes the second in
+# eval mode. Without `_native_multi_head_attention`: torch takes the first.
+PACKED_ATTENTION = ('multi_head_attention_forward', '_native_multi_head_attention')
 
 
 def operations(*names: str) -> set[Any]:

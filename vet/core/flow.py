@@ -16,13 +16,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from vet.core.channels import MIXES, tensors_in
-from vet.torch_private import CONVOLUTION
+from vet.torch_private import CONVOLUTION, PACKED_ATTENTION
 
 WEIGHTED = (nn.Linear, CONVOLUTION)
 CONVOLUTIONS = ('conv1d', 'conv2d', 'conv3d')
 LAYERS = ('linear', *CONVOLUTIONS, 'conv_transpose1d', 'conv_transpose2d', 'conv_transpose3d')
 WHOLE = 'scaled_dot_product_attention'  # both products of an attention
-PACKED = ('multi_head_attention_forward', '_native_multi_head_attention')
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Flow(TorchFunctionMode):
         given = list(tensors_in(named[:3] if name == WHOLE else named))  # q, k and v, without the mask
         if name in LAYERS:
             come = self._layer(name, *named[:2])
-        elif name in PACKED:
+        elif name in PACKED_ATTENTION:
             come = self._packed(self._running[-1])
         elif name in MIXES:
             come = self._product(name, given)

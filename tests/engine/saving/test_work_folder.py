@@ -145,7 +145,7 @@ def test_the_newest_whole_checkpoint_is_taken(made, unfinished, capfd, name):
     err = capfd.readouterr().err
     assert (
         "step-00000006' cannot be read" in err
-        and 'goes on from ' in err
+        and 'continues from ' in err
         and "step-00000004', which is whole" in err
     )
     assert weights(unfinished) == weights(made) and summary['steps'] == 8
