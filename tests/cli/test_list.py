@@ -97,7 +97,11 @@ def test_a_tuner_of_ones_own(command, tmp_path):
 
 def test_roles_of_a_backbone(command):
     rows = json.loads(command('list', 'roles', '--backbone', 'DigitsViT', '--json')[1])
-    assert rows['attn.qkv'] == "6, such as 'blocks.0.attn.qkv' (Linear, which takes (17, 64) per image)"
+    assert rows['attn.qkv'] == (
+        "6, such as 'blocks.0.attn.qkv' (Linear, which takes (17, 64) per image); 25 % of the weights, "
+        '6 of 6 attention layers, 0 of 13 norms'
+    )
+    assert json.loads(command('list', 'roles', 'DigitsViT', '--json')[1]) == rows
     assert rows['norm'].startswith('13, ') and rows['backbone'].startswith('1, ') and 'head' not in rows
     assert "'layer1.0' (BasicBlock" in command('list', 'roles', '--backbone', 'resnet18')[1]
 
@@ -113,8 +117,8 @@ def test_refusals(fails):
     fails("unknown kind of plugin 'tuner'. Did you mean 'tuners'", of=['list', 'tuner'])
     fails("unknown tuner 'Lora'. Did you mean 'LoRA'", of=['list', 'tuners', 'Lora'])
     fails("unknown optimizer 'AdmaW'. Did you mean 'AdamW'", of=['list', 'optimizers', 'AdmaW'])
-    fails('roles have no arguments', of=['list', 'roles', 'block'])
-    fails('say which one with --backbone NAME', of=['list', 'roles'])
+    fails("unknown torchvision classifier 'block'", of=['list', 'roles', 'block'])
+    fails('say which one, as in `vet list roles NAME`', of=['list', 'roles'])
     fails("unknown torchvision classifier 'vit_tin'", of=['list', 'roles', '--backbone', 'vit_tin'])
 
 

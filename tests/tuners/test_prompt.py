@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 from timm.models.mlp_mixer import MlpMixer
+from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 
+from tests.contract.runs import logits
 from tests.nets import VIT, images, randomised, timm_net, tiny
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing
@@ -71,6 +73,81 @@ def test_prompts_are_tokens_among_the_others(config):
     expected = features(backbone, prompts_of(tuner), deep='depth' not in config)
     assert torch.allclose(backbone(images(2).double()), expected, rtol=0, atol=1e-8)
     assert not torch.allclose(expected, features(backbone, {}, True), atol=1e-3)
+
+
+def cait() -> Backbone:
+    """Two blocks of patches and two blocks in which the class token alone asks."""
+    return randomised(timm_net('cait_xxs24_224', **VIT))
+
+
+def parallel() -> Backbone:
+    network = VisionTransformer(**VIT, num_classes=0, block_fn=ParallelScalingBlock)
+    return randomised(
+        Backbone(
+            network,
+            find_layout(network, num_prefix_tokens=1),
+            Preprocessing(size=(32, 32)),
+            dict(type='test', name='parallel'),
+        )
+    )
+
+
+@pytest.mark.parametrize('depth', ['deep', 'shallow'])
+@pytest.mark.parametrize('length', [1, 3])
+def test_prompts_in_cait(depth, length):
+    backbone = cait().eval()
+    net, x = backbone.network, images(2)
+    blocks, last = list(net.blocks), list(net.blocks_token_only)
+    tuner = vpt(length=length, depth=depth)
+    tuner.attach(backbone)
+    prompts = [
+        delta.prompts.detach().clone() for name, delta in tuner.deltas.items() if hasattr(delta, 'prompts')
+    ]
+    assert len(prompts) == (len(blocks) + len(last) if depth == 'deep' else 1)
+    tuned = logits(backbone, x)
+    tuner.detach()
+    with torch.no_grad():
+        tokens = net.patch_embed(x) + net.pos_embed
+        count = tokens.shape[1]
+        for i, part in enumerate(blocks):
+            if depth == 'deep' or i == 0:
+                tokens = torch.cat([tokens[:, :count], prompts[i].expand(2, -1, -1)], 1)
+            tokens = part(tokens)
+        tokens, token = tokens[:, :count], net.cls_token.expand(2, -1, -1)
+        for i, part in enumerate(last, len(blocks)):
+            more = [prompts[i].expand(2, -1, -1)] if depth == 'deep' else []
+            token = part(torch.cat([tokens, *more], 1), token)
+        expected = net.norm(torch.cat([token, tokens], 1))[:, 0]
+    assert torch.allclose(tuned, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(tuned, logits(backbone, x), atol=1e-3)
+
+
+@pytest.mark.parametrize('depth', ['deep', 'shallow'])
+def test_prompts_beside_parallel_branches(depth):
+    backbone = parallel().eval()
+    net, x = backbone.network, images(2)
+    tuner = vpt(length=3, depth=depth)
+    tuner.attach(backbone)
+    prompts, tuned = prompts_of(tuner), logits(backbone, x)
+    tuner.detach()
+    with torch.no_grad():
+        tokens = net.patch_embed(x)
+        tokens = torch.cat([net.cls_token.expand(2, -1, -1), tokens], 1) + net.pos_embed
+        count = tokens.shape[1]
+        for i, part in enumerate(net.blocks):
+            if i in prompts:
+                tokens = torch.cat([tokens[:, :count], prompts[i].expand(2, -1, -1)], 1)
+            tokens = part(tokens)
+        expected = net.norm(tokens)[:, 0]
+    assert torch.allclose(tuned, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(tuned, logits(backbone, x), atol=1e-3)
+
+
+def test_a_grid_of_relative_places_is_no_plain_attention():
+    """16 tokens and 9 prompts would be a grid of 5 x 5 in ConViT, without an error."""
+    backbone = timm_net('convit_tiny', img_size=32, patch_size=8, embed_dim=32, num_heads=4, depth=2)
+    with pytest.raises(NoSiteError, match="VPT needs tokens .*free of 'rel_indices'"):
+        vpt(length=9).attach(backbone)
 
 
 @pytest.mark.parametrize('depth', ['deep', 'shallow'])

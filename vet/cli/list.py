@@ -1,7 +1,7 @@
 """Lists the names that a config can use: tuners, backbones, datasets, …, with one line each.
 
-With a name, such as `vet list tuners LoRA`, shows the arguments of the plugin. `vet list roles --backbone
-NAME` lists the roles of a backbone.
+With a name, such as `vet list tuners LoRA`, shows the arguments of the plugin. `vet list roles NAME` lists the
+roles of a backbone, and how much of the backbone each role reaches.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from rich.table import Column, Table
 from vet.arguments import arguments_of, text_of
 from vet.cli.command import add_import, import_plugins, run
 from vet.core.backbone import Backbone
+from vet.core.coverage import coverage, percent, share_behind_blocks, shortfalls
+from vet.core.site import SiteMap
 from vet.errors import UnknownNameError, UserError
 from vet.registry import BACKBONES, REGISTRIES, Registry
 from vet.terminal import Terminal
@@ -24,7 +26,11 @@ KINDS = {f'{name}s': registry for name, registry in REGISTRIES.items()}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('kind', help=', '.join([*KINDS, 'roles']))
-    parser.add_argument('name', nargs='?', help='a plugin, such as LoRA: shows its arguments')
+    parser.add_argument(
+        'name',
+        nargs='?',
+        help="a plugin, such as LoRA: shows its arguments; with 'roles': a timm or torchvision model",
+    )
     parser.add_argument(
         '--backbone',
         metavar='NAME',
@@ -45,11 +51,11 @@ def _list(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
     if args.kind not in (*KINDS, 'roles'):
         raise UnknownNameError('kind of plugin', args.kind, [*KINDS, 'roles'])
-    if args.name is not None:
+    if args.name is not None and args.kind != 'roles':
         _show_plugin(args)
         return
     if args.kind == 'roles':
-        rows = _roles(args.backbone)
+        rows = _roles(args.backbone or args.name)
     else:
         rows = {name: first_line(KINDS[args.kind].find(name)) for name in KINDS[args.kind].names()}
     if args.kind == 'backbones' and args.filter:
@@ -72,8 +78,6 @@ def _list(args: argparse.Namespace) -> None:
 
 def _show_plugin(args: argparse.Namespace) -> None:
     """The text of one plugin, and each of its arguments with what it allows and its default."""
-    if args.kind == 'roles':
-        raise UserError('roles have no arguments; list them with `vet list roles --backbone NAME`.')
     registry: Registry = KINDS[args.kind]
     arguments, text = arguments_of(registry, args.name), text_of(registry.find(args.name))
     if args.json:
@@ -101,15 +105,23 @@ def first_line(plugin: Any) -> str:
 
 
 def _roles(name: str | None) -> dict[str, str]:
-    """For each role: how many modules play it, and the first module, with its weight or its input shape."""
+    """For each role: how many modules play it, the first module, and how much of the network the modules reach.
+
+    The weights of the backbone are not needed.
+    """
     if name is None:
-        raise UserError('roles are those of a backbone; say which one with --backbone NAME.')
+        raise UserError('roles are those of a backbone; say which one, as in `vet list roles NAME`.')
     source = dict(type=name) if name in BACKBONES.names() else dict(type=_source(name), name=name)
     backbone: Backbone = BACKBONES.build(dict(source, pretrained=False))
-    return {
-        role: f'{len(sites)}, such as {sites[0]}'
-        for role, sites in ((role, backbone.sites.find(role)) for role in backbone.sites.roles())
-    }
+    return {role: _role(backbone.sites, role) for role in backbone.sites.roles()}
+
+
+def _role(sites: SiteMap, role: str) -> str:
+    found = sites.find(role)
+    parts = [f'{len(found)}, such as {found[0]}', str(coverage(sites, [site.name for site in found]))]
+    if role == 'block':
+        parts.append(f'{percent(share_behind_blocks(sites))} of the weights lie behind the last block')
+    return '. '.join(['; '.join(parts), *shortfalls(sites, role, thaws=False)])
 
 
 def _source(name: str) -> str:

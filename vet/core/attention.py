@@ -13,7 +13,7 @@ from vet.core.modes import in_eval
 from vet.core.site import Site, SiteMap
 from vet.torch_private import map_tensors
 
-POSITIONS = re.compile(r'rope|rel_?pos|relative_position|window|attention_bias|bias_table')
+POSITIONS = re.compile(r'rope|rel_?pos|rel_indices|relative_position|window|attention_bias|bias_table')
 
 
 def tie_to_positions(part: nn.Module) -> str | None:
@@ -35,9 +35,12 @@ def tie_to_positions(part: nn.Module) -> str | None:
     return None
 
 
-def attends(part: nn.Module) -> bool:
-    """Whether `part` holds an attention, so that its tokens exchange information, whatever their number."""
-    return any('attention' in type(module).__name__.lower() for module in part.modules())
+def attends(site: Site, sites: SiteMap) -> bool:
+    """Whether an attention lies at or below the site, so that its tokens exchange information, whatever their
+    number.
+    """
+    below = (call for name, call in sites.calls.items() if f'{name}.'.startswith(f'{site.name}.'))
+    return any(call.layers.factors for call in below)
 
 
 Rows = slice | torch.Tensor  # of a weight: rows that lie together, or their numbers (n,)

@@ -43,15 +43,15 @@ def find_inner(network: nn.Module, calls: Mapping[str, Called], blocks: list[str
     """
     found: dict[str, list[str]] = {}
     end = max((calls[block].order for block in blocks), default=None)
-    attentions = dict(_attentions(network, calls))
-    for path, (projections, results) in attentions.items():
+    known = dict(attentions(network, calls))
+    for path, (projections, results) in known.items():
         inside = end is None or calls[path].order <= end
         role = 'attn' if inside else 'pool'
         if path and path not in blocks:
             found.setdefault(role, []).append(path)
         found.setdefault(f'{role}.qkv', []).extend(projections)
         found.setdefault(f'{role}.proj', []).extend(results)
-    within = [path for path in attentions if path not in blocks]
+    within = [path for path in known if path not in blocks]
     for path in _mlps(network, calls, end, within):
         found.setdefault('mlp', []).append(path)
         found.setdefault('mlp.fc1', []).extend(calls[path].layers.first)
@@ -59,9 +59,10 @@ def find_inner(network: nn.Module, calls: Mapping[str, Called], blocks: list[str
     return found
 
 
-def _attentions(
+def attentions(
     network: nn.Module, calls: Mapping[str, Called]
 ) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
+    """The path of each attention, with the paths of its projections and of the layers that read its result."""
     for path, module in network.named_modules():
         if path not in calls:
             continue

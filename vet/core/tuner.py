@@ -13,12 +13,13 @@ from torch import nn
 from vet.allowed import Places
 from vet.core.attention import Rows, find_parts
 from vet.core.backbone import Backbone
+from vet.core.coverage import Coverage, coverage, paths_of, shortfalls
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, statistics
 from vet.core.kept import forget_kept
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
-from vet.core.site import Site
+from vet.core.site import Site, SiteMap
 from vet.errors import NoSiteError, UserError
 from vet.torch_private import has_compiled
 
@@ -196,6 +197,22 @@ class Tuner(nn.Module):
                 f'the network does not run on an image of {tuple(backbone.preprocessing.size)} '
                 f'({type(error).__name__}: {said}). Choose other sites with at=…, or another tuner.'
             ) from error
+
+    def coverage(self) -> Coverage:
+        """How much of the network the edits of this tuner reach, which is attached."""
+        sites = self._sites()
+        return coverage(sites, paths_of(self._edits, sites.network))
+
+    def shortfalls(self) -> list[str]:
+        """What this tuner, which is attached, misses though its `at` seems to say the whole: sentences."""
+        return list(shortfalls(self._sites(), self.at, thaws=any(self._thaws())))
+
+    def _sites(self) -> SiteMap:
+        if self.backbone is None:
+            raise UserError(
+                f'{type(self).__name__} is not attached to a backbone; call attach(backbone) first.'
+            )
+        return self.backbone.sites
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The names and parameters that train, with the parameters that are thawed in the network."""

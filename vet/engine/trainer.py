@@ -23,6 +23,7 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.tensor_file import read_tensors
 from vet.datasets.base import set_gray_range, told
+from vet.engine.coverage import tell_coverage
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
@@ -270,6 +271,8 @@ class Trainer:
         environment = describe(self.accelerator.device) | dict(command=sys.argv)
         checkpoint = self.folder.begin(self.settings, self._identity(), environment)
         rehearse_the_end(self.model, self.settings, self.folder.path, self._save_output)
+        if self.accelerator.is_main_process:
+            tell_coverage(self.model.tuners)
         return checkpoint, self.folder.path
 
     def _tell_of(self, stop: Stop, progress: Progress) -> None:

@@ -38,7 +38,7 @@ class VPT(Tuner):
     no weight decay.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
     The blocks must have tokens with plain attention. Maps, windows, relative and rotary positions are
-    refused.
+    refused. A block that gives the class token alone, as CaiT's last ones, sees prompts where they are 'deep'.
     """
 
     identity_at_start = False
@@ -70,16 +70,17 @@ class VPT(Tuner):
         self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
         for site in sites:
             tie = tie_to_positions(site.module)
-            whole = site.takes_tokens and site.keeps_shape and site.windows_per_image == 1
-            if not whole or tie or not attends(site.module):
+            whole = site.takes_tokens and site.windows_per_image == 1
+            gives = site.keeps_shape or site.out_shape == (1, site.in_shape[-1])
+            if not (whole and gives) or tie or not attends(site, self.backbone.sites):
                 raise refuse(
                     self,
                     site,
                     'tokens (N, C) under attention that takes any number of them'
                     + (f', free of {tie!r}' if tie else ' (for convolutional networks see BorderPrompt)'),
                 )
-        depths = [site.depth for site in sites]
-        self.first, self.last = min(depths), max(depths)
+        depths = [site.depth for site in sites if site.keeps_shape]
+        self.first, self.last = min(depths, default=-1), max(depths, default=-1)
 
     def tune(self, site: Site) -> None:
         length = site.at_depth(self.length, 'length')
@@ -87,7 +88,7 @@ class VPT(Tuner):
             return
         if self.depth == 'deep' or site.depth == self.first:
             self.before(site, Prompts(length, site.in_shape[-1], self.bound, self.dropout))
-        if self.depth == 'deep' or site.depth == self.last:
+        if site.keeps_shape and (self.depth == 'deep' or site.depth == self.last):
             self.after(site, DropLast(length))
 
 

@@ -1,0 +1,156 @@
+"""How much of a network the edits of a tuner reach: of its attention layers, of its weights and of its norms.
+
+A tuner that trains 2 of 20 attentions runs well and learns little. So each share is computed from the whole network.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vet.core.edits import Hook, Thaw
+from vet.core.flow import WEIGHTED, around
+from vet.core.inner import attentions
+from vet.core.norms import is_norm
+from vet.core.reweight import Reweight
+from vet.core.site import AT, SiteMap
+
+LOW = 0.5  # a role that reaches a smaller share is told
+BEHIND = 0.25  # where the last blocks train, a larger share of the weights behind them is told
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """attentions, norms: the layers that are reached, and those that are not. weights: the reached share of all
+    numbers in weights, 0 to 1.
+    """
+
+    attentions: tuple[list[str], list[str]]
+    weights: float
+    norms: tuple[list[str], list[str]]
+
+    def __str__(self) -> str:
+        layers = (('attention layers', self.attentions), ('norms', self.norms))
+        counted = [
+            f'{len(found)} of {len(found + rest)} {name}' for name, (found, rest) in layers if found + rest
+        ]
+        return ', '.join([f'{percent(self.weights)} of the weights', *counted])
+
+
+def percent(share: float) -> str:
+    """A share as text: '25 %', '1.3 %'"""
+    return f'{100 * share:.{1 if 0 < share < 0.1 else 0}f} %'
+
+
+def coverage(sites: SiteMap, paths: Iterable[str]) -> Coverage:
+    """What `paths` reach: whatever lies below them, and the attention layers and norms around them.
+
+    paths: of modules, of packed projections ('….in_proj') or of parameters.
+    """
+    chosen = set(paths)
+    holders = {holder for path in chosen for holder in around(path)}
+
+    def is_reached(name: str) -> bool:
+        return name in chosen or not chosen.isdisjoint(around(name))
+
+    def split(names: Iterable[str]) -> tuple[list[str], list[str]]:
+        found: tuple[list[str], list[str]] = ([], [])
+        for name in names:
+            found[not (is_reached(name) or name in holders)].append(name)
+        return found
+
+    numbers = _weights(sites)
+    reached = sum(count for name, count in numbers.items() if is_reached(name))
+    layers = (name for name, _ in attentions(sites.network, sites.calls))
+    norms = (name for name, module in sites.network.named_modules() if is_norm(module))
+    return Coverage(split(layers), reached / max(sum(numbers.values()), 1), split(norms))
+
+
+def share_behind_blocks(sites: SiteMap) -> float:
+    """The share of the numbers in weights that lies behind the last block, 0 to 1; 0 where there are no blocks."""
+    if not sites.blocks:
+        return 0.0
+    last, blocks, numbers = sites.calls[sites.blocks[-1]].order, set(sites.blocks), _weights(sites)
+    behind = 0
+    for name, count in numbers.items():
+        module = name.removesuffix('.in_proj')
+        host = module if module in sites.calls else sites.around(module)
+        if sites.calls[host].order > last and blocks.isdisjoint((name, *around(name))):
+            behind += count
+    return behind / max(sum(numbers.values()), 1)
+
+
+def shortfalls(sites: SiteMap, at: str | Sequence[str], thaws: bool) -> Iterator[str]:
+    """What a tuner at `at` misses though the places seem to say the whole: one sentence for each place.
+
+    thaws: whether the tuner trains the network's own parameters.
+    """
+    roles = sites.roles()
+    for place in [at] if isinstance(at, str) else at:
+        parsed = AT.fullmatch(place)
+        role = parsed['role'] if parsed else ''
+        if role not in roles:
+            continue
+        if parsed and parsed['slice']:
+            behind = share_behind_blocks(sites)
+            if thaws and role == 'block' and behind > BEHIND:
+                yield (
+                    f'{place!r} are the last blocks, but {percent(behind)} of the weights of {sites.family} lie '
+                    'behind the last block and stay frozen. Name parameters instead, as Partial does with names=….'
+                )
+        elif text := _shortfall(sites, role, roles[role]):
+            yield text
+
+
+def _shortfall(sites: SiteMap, role: str, names: list[str]) -> str:
+    reached = coverage(sites, names)
+    advice = 'Choose further places with at=[…], or give roles in model.backbone.roles.'
+    of_layers = {'attn': ('attention layers', reached.attentions), 'norm': ('norms', reached.norms)}
+    kind = role.partition('.')[0]
+    if kind in of_layers:
+        what, (found, rest) = of_layers[kind]
+        if len(found) < LOW * len(found + rest):
+            first = f'{rest[0]!r} ({type(sites.network.get_submodule(rest[0])).__name__})'
+            return (
+                f'{role!r} reaches {len(found)} of the {len(found + rest)} {what} of {sites.family}; the first of '
+                f'the others is {first}. {advice}'
+            )
+    blocks = coverage(sites, sites.blocks)
+    if kind in ('block', 'mlp', 'weight') and sites.blocks and blocks.weights < LOW:
+        return (
+            f'{role!r} lies within the {len(sites.blocks)} blocks that were found in {sites.family}, and they hold '
+            f'{percent(blocks.weights)} of the weights. {advice}'
+        )
+    return ''
+
+
+def _weights(sites: SiteMap) -> dict[str, int]:
+    """The weights of all Linear layers, convolutions and packed projections: how many numbers, by path.
+
+    The weights of a kept classifier are left out.
+    """
+    heads, found = set(sites.roles().get('head', ())), {}
+    for name, module in sites.network.named_modules():
+        if not heads.isdisjoint((name, *around(name))):
+            continue
+        weight: Any = getattr(module, 'weight', None)
+        if isinstance(module, WEIGHTED) and weight is not None:
+            found[name] = weight.numel()
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            found[f'{name}.in_proj'] = module.in_proj_weight.numel()
+    return found
+
+
+def paths_of(edits: Iterable[Any], network: nn.Module) -> list[str]:
+    """The paths of what edits change: of parameters, or of modules whose input or output is edited."""
+    names = {id(module): name for name, module in network.named_modules()}
+    return [_path(edit, names) for edit in edits]
+
+
+def _path(edit: Thaw | Reweight | Hook, names: dict[int, str]) -> str:
+    if isinstance(edit, Hook):
+        return names[id(edit.module)]
+    owner, name = (edit.module, edit.name) if isinstance(edit, Thaw) else (edit.host, edit.weight_name)
+    path = f'{names[id(owner)]}.{name}'.lstrip('.')
+    return path.removesuffix('.weight').removesuffix('_weight')
