@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from tests.engine.runs import SmallDigits, build, small
 from vet import pipeline
+from vet.core import coverage
 from vet.core.tuner import Tuner
 from vet.engine.saving.log import read_log
 from vet.errors import TrainingError, UserError
@@ -232,3 +233,12 @@ def test_predictions_and_a_saved_copy(tmp_path):
     ):
         trainer.save_pretrained(tmp_path / 'photos')
     assert (tmp_path / 'photos' / 'one.jpg').exists()
+
+
+def test_coverage_is_told_before_the_first_step(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(coverage, 'BEHIND', -1)  # no share behind the last block is small enough
+    with pytest.warns(UserWarning, match=r"'block\[-1:\]' are the last blocks, but 0 % of the weights"):
+        small(tmp_path, **{'train.max_epochs': 1, 'model.tuners': [dict(type='Partial')]}).train()
+    told = capfd.readouterr().err
+    assert 'Partial reaches 17 % of the weights, 1 of 6 attention layers, 2 of 13 norms\n' in told
+    assert told.index('Partial reaches') < told.index('epoch 1')

@@ -103,6 +103,17 @@ def shortfalls(sites: SiteMap, at: str | Sequence[str], thaws: bool) -> Iterator
             yield text
 
 
+def report(tuners: Iterable[Any]) -> tuple[list[str], list[str]]:
+    """For tuners that are attached: lines that tell what each reaches, and sentences about what they miss.
+
+    Tuners of several tasks that reach the same have one line.
+    """
+    attached = [tuner for tuner in tuners if not tuner.head_only]
+    lines = dict.fromkeys(f'{type(tuner).__name__} reaches {tuner.coverage()}' for tuner in attached)
+    missed = dict.fromkeys(text for tuner in attached for text in tuner.shortfalls())
+    return list(lines), list(missed)
+
+
 def _shortfall(sites: SiteMap, role: str, names: list[str]) -> str:
     reached = coverage(sites, names)
     advice = 'Choose further places with at=[…], or give roles in model.backbone.roles.'

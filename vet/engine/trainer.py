@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,11 +20,11 @@ import torch
 from accelerate.utils import broadcast
 
 from vet.config import Settings
+from vet.core.coverage import report
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.tensor_file import read_tensors
 from vet.datasets.base import set_gray_range, told
-from vet.engine.coverage import tell_coverage
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
@@ -272,7 +273,11 @@ class Trainer:
         checkpoint = self.folder.begin(self.settings, self._identity(), environment)
         rehearse_the_end(self.model, self.settings, self.folder.path, self._save_output)
         if self.accelerator.is_main_process:
-            tell_coverage(self.model.tuners)
+            lines, shortfalls = report(self.model.tuners)
+            for line in lines:
+                say(line)
+            for text in shortfalls:
+                warnings.warn(text, stacklevel=2)
         return checkpoint, self.folder.path
 
     def _tell_of(self, stop: Stop, progress: Progress) -> None:
