@@ -1,7 +1,7 @@
 """Lists the names that a config can use: tuners, backbones, datasets, …, with one line each.
 
-With a name, such as `vet list tuners LoRA`, shows the arguments of the plugin. `vet list roles NAME` lists the
-roles of a backbone, and how much of the backbone each role reaches.
+With a name, such as `vet list tuners LoRA`, shows the arguments of the plugin. `vet list roles NAME` lists
+the roles of a backbone, and how much of the backbone each role reaches.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def first_line(plugin: Any) -> str:
 
 
 def _roles(name: str | None) -> dict[str, str]:
-    """For each role: how many modules play it, the first module, and how much of the network the modules reach.
+    """For each role: how many modules play it, the first module, and how much of the network they reach.
 
     The weights of the backbone are not needed.
     """

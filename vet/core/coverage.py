@@ -1,6 +1,7 @@
 """How much of a network the edits of a tuner reach: of its attention layers, of its weights and of its norms.
 
-A tuner that trains 2 of 20 attentions runs well and learns little. So each share is computed from the whole network.
+A tuner that trains 2 of 20 attentions runs well and learns little. So each share is computed from the whole
+network.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,8 +23,9 @@ BEHIND = 0.25  # where the last blocks train, a larger share of the weights behi
 
 @dataclass(frozen=True)
 class Coverage:
-    """attentions, norms: the layers that are reached, and those that are not. weights: the reached share of all
-    numbers in weights, 0 to 1.
+    """attentions, norms: the layers that are reached, and those that are not.
+
+    weights: the reached share of all numbers in weights, 0 to 1.
     """
 
     attentions: tuple[list[str], list[str]]
@@ -68,7 +70,7 @@ def coverage(sites: SiteMap, paths: Iterable[str]) -> Coverage:
 
 
 def share_behind_blocks(sites: SiteMap) -> float:
-    """The share of the numbers in weights that lies behind the last block, 0 to 1; 0 where there are no blocks."""
+    """The share of the numbers in weights that lies behind the last block, 0 to 1. Without blocks: 0."""
     if not sites.blocks:
         return 0.0
     last, blocks, numbers = sites.calls[sites.blocks[-1]].order, set(sites.blocks), _weights(sites)
@@ -96,8 +98,9 @@ def shortfalls(sites: SiteMap, at: str | Sequence[str], thaws: bool) -> Iterator
             behind = share_behind_blocks(sites)
             if thaws and role == 'block' and behind > BEHIND:
                 yield (
-                    f'{place!r} are the last blocks, but {percent(behind)} of the weights of {sites.family} lie '
-                    'behind the last block and stay frozen. Name parameters instead, as Partial does with names=….'
+                    f'{place!r} are the last blocks, but {percent(behind)} of the weights of {sites.family} '
+                    'lie behind the last block and stay frozen. Name parameters instead, as Partial does with '
+                    'names=….'
                 )
         elif text := _shortfall(sites, role, roles[role]):
             yield text
@@ -124,14 +127,14 @@ def _shortfall(sites: SiteMap, role: str, names: list[str]) -> str:
         if len(found) < LOW * len(found + rest):
             first = f'{rest[0]!r} ({type(sites.network.get_submodule(rest[0])).__name__})'
             return (
-                f'{role!r} reaches {len(found)} of the {len(found + rest)} {what} of {sites.family}; the first of '
-                f'the others is {first}. {advice}'
+                f'{role!r} reaches {len(found)} of the {len(found + rest)} {what} of {sites.family}; the first '
+                f'of the others is {first}. {advice}'
             )
     blocks = coverage(sites, sites.blocks)
     if kind in ('block', 'mlp', 'weight') and sites.blocks and blocks.weights < LOW:
         return (
-            f'{role!r} lies within the {len(sites.blocks)} blocks that were found in {sites.family}, and they hold '
-            f'{percent(blocks.weights)} of the weights. {advice}'
+            f'{role!r} lies within the {len(sites.blocks)} blocks that were found in {sites.family}, and they '
+            f'hold {percent(blocks.weights)} of the weights. {advice}'
         )
     return ''
 

@@ -38,7 +38,7 @@ class VPT(Tuner):
     no weight decay.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
     The blocks must have tokens with plain attention. Maps, windows, relative and rotary positions are
-    refused. A block that gives the class token alone, as CaiT's last ones, sees prompts where they are 'deep'.
+    refused. A block that gives the class token alone, as CaiT's last two, sees 'deep' prompts only.
     """
 
     identity_at_start = False
