@@ -99,8 +99,8 @@ def shortfalls(sites: SiteMap, at: str | Sequence[str], thaws: bool) -> Iterator
             if thaws and role == 'block' and behind > BEHIND:
                 yield (
                     f'{place!r} are the last blocks, but {percent(behind)} of the weights of {sites.family} '
-                    'lie behind the last block and stay frozen. Name parameters instead, as Partial does with '
-                    'names=….'
+                    'lie behind the last block and stay frozen. Name parameters instead, as Partial does '
+                    'with names=….'
                 )
         elif text := _shortfall(sites, role, roles[role]):
             yield text
@@ -127,14 +127,14 @@ def _shortfall(sites: SiteMap, role: str, names: list[str]) -> str:
         if len(found) < LOW * len(found + rest):
             first = f'{rest[0]!r} ({type(sites.network.get_submodule(rest[0])).__name__})'
             return (
-                f'{role!r} reaches {len(found)} of the {len(found + rest)} {what} of {sites.family}; the first '
-                f'of the others is {first}. {advice}'
+                f'{role!r} reaches {len(found)} of the {len(found + rest)} {what} of {sites.family}; the '
+                f'first of the others is {first}. {advice}'
             )
     blocks = coverage(sites, sites.blocks)
     if kind in ('block', 'mlp', 'weight') and sites.blocks and blocks.weights < LOW:
         return (
-            f'{role!r} lies within the {len(sites.blocks)} blocks that were found in {sites.family}, and they '
-            f'hold {percent(blocks.weights)} of the weights. {advice}'
+            f'{role!r} lies within the {len(sites.blocks)} blocks that were found in {sites.family}, and '
+            f'they hold {percent(blocks.weights)} of the weights. {advice}'
         )
     return ''
 

@@ -62,7 +62,7 @@ def find_inner(network: nn.Module, calls: Mapping[str, Called], blocks: list[str
 def attentions(
     network: nn.Module, calls: Mapping[str, Called]
 ) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
-    """The path of each attention, with the paths of its projections and of the layers that read its result."""
+    """The path of each attention, with its projections and with the layers that read its result."""
     for path, module in network.named_modules():
         if path not in calls:
             continue
