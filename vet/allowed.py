@@ -200,13 +200,12 @@ def must_be(value: Any, hint: Any) -> str:
 def _is_of_many(value: Any, hint: Any) -> bool:
     """Whether value and hint are both lists of any length, or both dicts, whose values the hint describes."""
     kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-    base = Mapping if isinstance(value, Mapping) else Sequence if isinstance(value, (list, tuple)) else None
     origin = typing.get_origin(kind)
-    return (
-        base is not None
-        and _is_a(origin, base)
-        and (origin is not tuple or typing.get_args(kind)[-1] is Ellipsis)
-    )
+    if isinstance(value, Mapping):
+        return _is_a(origin, Mapping)
+    if not isinstance(value, (list, tuple)) or not _is_a(origin, Sequence):
+        return False
+    return origin is not tuple or typing.get_args(kind)[-1] is Ellipsis
 
 
 def _of_entries(hint: Any) -> Any:
@@ -274,21 +273,16 @@ def _limit(limit: Any) -> str:
         return (limit.func.__doc__ or limit.func.__name__).rstrip('.')
     if not isinstance(limit, Interval):
         return ''
-    low = (
-        f'at least {_plain(limit.ge)}'
-        if limit.ge is not None
-        else f'above {_plain(limit.gt)}'
-        if limit.gt is not None
-        else ''
-    )
-    high = (
-        f'at most {_plain(limit.le)}'
-        if limit.le is not None
-        else f'below {_plain(limit.lt)}'
-        if limit.lt is not None
-        else ''
-    )
-    return ' and '.join(filter(None, (low, high)))
+    bounds = []
+    if limit.ge is not None:
+        bounds.append(f'at least {_plain(limit.ge)}')
+    elif limit.gt is not None:
+        bounds.append(f'above {_plain(limit.gt)}')
+    if limit.le is not None:
+        bounds.append(f'at most {_plain(limit.le)}')
+    elif limit.lt is not None:
+        bounds.append(f'below {_plain(limit.lt)}')
+    return ' and '.join(bounds)
 
 
 def _plain(number: Any) -> str:

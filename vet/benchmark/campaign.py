@@ -20,7 +20,7 @@ from vet.benchmark.results import (
     read_results,
     result_path,
 )
-from vet.benchmark.suite import Cell, Run, distinct
+from vet.benchmark.suite import Place, Run, distinct
 from vet.benchmark.timing import seconds_per_image
 from vet.benchmark.worker import Job
 from vet.builders import build_datasets
@@ -40,7 +40,7 @@ class Campaign:
     launch: makes jobs.
     """
 
-    cells: list[Cell]
+    cells: list[Place]
     results: Path
     work_dir: Path
     data_root: str
@@ -264,8 +264,10 @@ def _entries(value: Any) -> Iterator[dict[str, Any]]:
     """All dicts within lists and dicts."""
     if isinstance(value, dict):
         yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _entries(inner)
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _entries(inner)
 
 
 def _key(entry: Any) -> str:

@@ -47,7 +47,9 @@ class Cell:
         }
         if len(kinds) > 1:
             return f'seeds of {len(kinds)} configs'
-        return 'measured' if kinds else 'failed' if self.failed else 'not measured'
+        if kinds:
+            return 'measured'
+        return 'failed' if self.failed else 'not measured'
 
     @property
     def is_measured(self) -> bool:

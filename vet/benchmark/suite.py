@@ -67,8 +67,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One place of the table: a dataset, a backbone and a tuner."""
+class Place:
+    """The place of a cell in the table: a dataset, a backbone and a tuner."""
 
     suite: 'Suite'
     dataset: str
@@ -145,13 +145,13 @@ class Suite:
     path: str = ''  # of the file
     plugins: tuple[str, ...] = ()  # the modules that its custom_imports name
 
-    def cells(self, only: str = '*') -> list[Cell]:
+    def cells(self, only: str = '*') -> list[Place]:
         """Every place of the table whose 'dataset.backbone.tuner' fits the pattern.
 
         UserError if no place fits.
         """
         places = [
-            Cell(self, *names)
+            Place(self, *names)
             for names in itertools.product(self.datasets, self.backbones, self.tuners)
             if fnmatchcase('.'.join(names), only)
         ]

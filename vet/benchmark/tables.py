@@ -16,8 +16,7 @@ from typing import Any
 from vet.benchmark.cells import COSTS, Cell, Result, exact, failures, make_cell, metric, run_name
 from vet.benchmark.references import Reference, find
 from vet.benchmark.results import images
-from vet.benchmark.suite import Cell as Place
-from vet.benchmark.suite import Suite
+from vet.benchmark.suite import Place, Suite
 from vet.datasets.vtab import GROUPS
 from vet.errors import UserError
 from vet.files import write_file
@@ -324,7 +323,10 @@ def _table(label: str, name: str, sha256: str, results: list[Result], suite: Sui
         for tuner in tuners
         for (key, data), shown in datasets.items()
     }
-    origin = 'file' if entry.get('checkpoint') else 'random' if entry.get('pretrained') is False else 'name'
+    if entry.get('checkpoint'):
+        origin = 'file'
+    else:
+        origin = 'random' if entry.get('pretrained') is False else 'name'
     return Table(
         name,
         label,

@@ -161,8 +161,8 @@ def _write(folder: Path, suite: Suite, run: str | None) -> None:
 
 def _failed(campaign: Campaign) -> list[Result]:
     missing = [
-        (read_result(result_path(campaign.results, one)), campaign.job(one))
-        for one, done in campaign.plan()
+        (read_result(result_path(campaign.results, planned)), campaign.job(planned))
+        for planned, done in campaign.plan()
         if not done
     ]
     return [
@@ -180,24 +180,25 @@ def _compare(a: str, b: str) -> None:
 
 
 def _list(campaign: Campaign) -> None:
-    planned, table = campaign.plan(), Table('run', 'state', 'may take')
+    plan, table = campaign.plan(), Table('run', 'state', 'may take')
     total = 0.0
     timed = 0
     unknown = 0
-    for one, done in planned:
-        seconds, by_steps = None if done else campaign.seconds(one), False
+    for planned, done in plan:
+        seconds, by_steps = None if done else campaign.seconds(planned), False
         if seconds is None and not done:
-            seconds = campaign.timed_seconds(one)
+            seconds = campaign.timed_seconds(planned)
             by_steps = seconds is not None
-        takes = (
-            '' if done else 'not known' if seconds is None else f'{seconds:.0f} s{" of training" * by_steps}'
-        )
-        table.add_row(one.name, 'done' if done else 'to do', takes)
+        if seconds is None:
+            takes = '' if done else 'not known'
+        else:
+            takes = f'{seconds:.0f} s{" of training" * by_steps}'
+        table.add_row(planned.name, 'done' if done else 'to do', takes)
         total += seconds or 0
         timed += by_steps
         unknown += seconds is None and not done
     console.print(table)
-    counted = Counter(done for _, done in planned)
+    counted = Counter(done for _, done in plan)
     console.print(
         f'{counted[True]} done, {counted[False]} to do: {total:.0f} s, one after another'
         + (

@@ -106,11 +106,9 @@ class Backbone(nn.Module):
 
     def warnings(self) -> list[str]:
         """The differences between the training and the use of the weights, in words."""
-        name, here, there = (
-            self.identity.get('name', self.identity['type']),
-            vars(self.preprocessing),
-            vars(self.published),
-        )
+        name = self.identity.get('name', self.identity['type'])
+        here = vars(self.preprocessing)
+        there = vars(self.published)
         return [
             *self.remarks,
             *(

@@ -282,13 +282,10 @@ class _Seen:
         self.takes = ''
         if not args or args[0] is not given:
             self.takes = f'a {type(args[0]).__name__} first' if args else 'its tensors by keyword'
-        entries = (
-            {None: out}
-            if isinstance(out, torch.Tensor)
-            else out
-            if isinstance(out, Mapping)
-            else dict(enumerate(out))
-        )
+        if isinstance(out, torch.Tensor):
+            entries: Mapping[Any, Any] = {None: out}
+        else:
+            entries = out if isinstance(out, Mapping) else dict(enumerate(out))
         self.kind = type(out).__name__
         self.gave = {
             place: [(tensor.shape[1:], channels.axes(tensor)) for tensor in tensors_in(entry)]
@@ -451,7 +448,10 @@ class SiteMap:
         weight, bias = ('in_proj_weight', 'in_proj_bias') if packed else ('weight', 'bias')
         call, block = self.calls[host], self._block_of(name)
         passed = sum(self.calls[earlier].order < call.order for earlier in self.blocks)
-        depth = self.blocks.index(block) if block else passed if passed == len(self.blocks) else passed - 1
+        if block:
+            depth = self.blocks.index(block)
+        else:
+            depth = passed if passed == len(self.blocks) else passed - 1
         return Site(
             name,
             module,
