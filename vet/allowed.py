@@ -144,10 +144,11 @@ def _holds(value: Any, limit: Any) -> bool:
 
 
 def without_ranges(hint: Any) -> Any:
-    """The hint without ranges."""
+    """The hint without ranges. The names that a text may be stay."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return without_ranges(inner[0])
+        has_names = any(isinstance(limit, OneOf | PluginOf) for limit in inner)
+        return hint if has_names else without_ranges(inner[0])
     if origin in (typing.Union, types.UnionType):
         kinds = tuple(without_ranges(option) for option in inner)
         return typing.Union[kinds]  # noqa: UP007, of a computed tuple

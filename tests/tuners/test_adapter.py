@@ -233,7 +233,7 @@ def test_only_modelscopes_adapter_answers_to_adapter_length():
             dict(at='block', position='parallel'),
             'resnet',
             NoSiteError,
-            r"Adapter needs a module that keeps the number of its places \(this one gives \(16, 4, 4\)\), but 'layer2\.0' \(BasicBlock",
+            r"Adapter needs a module that keeps the number of its places \(this module gives \(16, 4, 4\)\), but 'layer2\.0' \(BasicBlock",
         ),
         (dict(at='attn.proj'), 'torchvision-vit', NoSiteError, r'out_proj.* is never called'),
     ],

@@ -237,7 +237,11 @@ def test_published_counts_on_vit_b16(count_on_vit_b16, config, number):
     'config, error, text',
     [
         (dict(variant='dorra'), UnknownNameError, r"variant of tuner 'LoRA' 'dorra'\. Did you mean 'dora'"),
-        (dict(variant='dora', dropout=0.1), UserError, r"dropout is 0\.1, but 'dora'"),
+        (
+            dict(variant='dora', dropout=0.1),
+            UserError,
+            r"dropout is 0\.1, but the variant 'dora' has no dropout",
+        ),
         (
             dict(variant='pissa', rank=33),
             UserError,

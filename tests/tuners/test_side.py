@@ -110,7 +110,11 @@ def test_count_on_vit_b16():
 @pytest.mark.parametrize(
     'side, error, text',
     [
-        ('fcn5', UserError, r"side is 'fcn5'; (allowed|it must be): \"fcn4\", or a backbone such as dict"),
+        (
+            'fcn5',
+            UserError,
+            r"side is 'fcn5'; it must be 'fcn4' or a dict with a .type. of those that `vet list backbones` shows",
+        ),
         (dict(type='tim'), UnknownNameError, r"unknown backbone 'tim'. Did you mean 'timm'"),
         (
             dict(type='timm', name='vit_tiny_patch16_224', pretrained=False),

@@ -4,16 +4,18 @@ No gradient passes through the backbone.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
-from vet.allowed import Text
+from vet.allowed import OneOf, PluginOf
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
 from vet.registry import BACKBONES, TUNERS
+
+Side = Annotated[str, OneOf(('fcn4',))] | Annotated[Mapping[str, Any], PluginOf('backbone')]
 
 
 @TUNERS.register_module()
@@ -32,7 +34,7 @@ class SideTuning(Tuner):
 
     identity_at_start = False
 
-    def __init__(self, side: Text | Mapping[str, Any] = 'fcn4'):
+    def __init__(self, side: Side = 'fcn4'):
         super().__init__('backbone')
         if side != 'fcn4' and not isinstance(side, Mapping):
             raise UserError(
