@@ -274,11 +274,12 @@ def _mapped(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
 
 
 def forget_accelerator(with_processes: bool) -> None:
-    """Lets the next Accelerator choose its device and precision. accelerate keeps one of each for a process.
+    """Lets the next Accelerator choose a precision. Otherwise accelerate keeps the first precision of a
+    process.
 
     with_processes: whether the next Accelerator may also choose the device and the processes.
-    Without `_reset_state`: clears here what it clears. Without that too, accelerate refuses a second
-    Accelerator of another precision, by an error.
+    Without `_reset_state`: this function clears the same state. If that fails too, accelerate raises an error
+    for a second Accelerator of another precision.
     """
     from accelerate.state import AcceleratorState, PartialState  # here, because the import takes time
 
@@ -292,15 +293,15 @@ def forget_accelerator(with_processes: bool) -> None:
 
 
 def parameters_of(module: nn.Module) -> dict[str, Any]:
-    """The module's own table of parameters, by name. A plain tensor may be written into the table in place of
-    a
-    parameter, which `setattr` refuses.
+    """The module's table of parameters, by name.
+
+    The table takes a plain tensor in place of a parameter, which `setattr` refuses.
     """
     return module._parameters
 
 
 def buffers_of(module: nn.Module) -> dict[str, Any]:
-    """The module's own table of buffers, by name, in which a plain tensor may stand for another."""
+    """The module's table of buffers, by name. The table takes a plain tensor in place of a buffer."""
     return module._buffers
 
 

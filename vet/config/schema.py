@@ -16,9 +16,8 @@ from vet.registry import REGISTRIES, Registry
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema. It requires no key, because a `_base_` file may give the key. It allows helper variables at
-    the
-    top.
+    """The schema. It requires no key, because a `_base_` file may give the key. It allows helper variables
+    at the top.
     """
     schema = _completed(TypeAdapter(Settings).json_schema())
     schema['$defs'] |= {name: _plugins(registry) for name, registry in REGISTRIES.items()}

@@ -71,22 +71,18 @@ class Model(Section):
         default_factory=lambda: [dict(type='LinearProbe')]
     )
     """The tuners change the backbone. They are attached in this order, and stack. An empty list trains the
-    head
-    alone, as LinearProbe does."""
+    head alone, as LinearProbe does."""
     head: Annotated[Plugin, PluginOf('head'), completed_by(LINEAR)] = field(
         default_factory=lambda: dict(LINEAR)
     )
     """The head turns the backbone's features into a score for each class. If num_classes is left out, the
-    dataset
-    gives the number."""
+    dataset gives the number."""
     tasks: dict[str, Plugin] = field(default_factory=dict)
     """Only for a dataset of type MultiTask: {task: dict(backbone=…, head=…)} gives the differences of a task
-    from
-    model.backbone and model.head. A task without an entry here uses model.backbone and model.head."""
+    from model.backbone and model.head. A task without an entry here uses model.backbone and model.head."""
     shared: Pattern = '.*'
     """Only for several tasks: a regular expression. If the expression fits the whole name of a tuner's
-    parameter,
-    all tasks share the parameter. '.*' shares all parameters."""
+    parameter, all tasks share the parameter. '.*' shares all parameters."""
     finetune: bool = True
     """Only if a run starts from a model folder. True: training starts with new tuners and a new head. False:
     training continues with the folder's tuners and head."""
@@ -104,8 +100,7 @@ class Data(Section):
     evaluation.holdout takes images out of train."""
     test: Dataset | None = None
     """The test images. vet reads them only before the first step and after the last step. None: no test
-    result is
-    reported."""
+    result is reported."""
 
 
 @dataclass
@@ -134,16 +129,13 @@ class Schedule(Section):
     """How the learning rate falls after the warmup: along half a cosine, along a line, or not at all."""
     T_max: Epochs | None = None
     """Epochs, warmup included, until the learning rate is at its lowest. It stays there. None: the length of
-    the
-    run, or of the stage."""
+    the run, or of the stage."""
     warmup_epochs: Annotated[float, Interval(ge=0, le=100_000)] = 0.0
     """Epochs in which the learning rate rises from 0 along a line. Fractions are allowed. 0: no warmup. The
-    run
-    and each stage must have at least so many epochs."""
+    run and each stage must have at least so many epochs."""
     eta_min: Share = 0.0
     """The lowest learning rate, as a share of the highest. 0: the learning rate falls to zero. 1: the
-    learning
-    rate stays the same."""
+    learning rate stays the same."""
 
 
 @dataclass
@@ -154,8 +146,7 @@ class Checkpoints(Section):
     """Saves after so many steps, also within an epoch. None: saves only at the ends of epochs."""
     every_epochs: Epochs = 1
     """Saves after so many epochs. The last epoch always saves. Choose a larger number if an epoch takes
-    little
-    time."""
+    little time."""
     keep: Count = 2
     """The number of checkpoints that stay on the disk. Older checkpoints are deleted."""
 
@@ -183,8 +174,7 @@ class Train(Section):
 
     max_epochs: Annotated[int, Interval(ge=0, le=100_000)] = 20
     """How many times training goes over the images of dataset.train. 0: nothing trains. With train.stages,
-    the
-    number is the sum of the stages' epochs."""
+    the number is the sum of the stages' epochs."""
     stages: list[Stage] = field(default_factory=list)
     """Parts of the training, in this order. An empty list: one part, in which all parameters train."""
     optimizer: Annotated[Optimizer, completed_by(ADAMW)] = field(default_factory=lambda: dict(ADAMW))
@@ -200,20 +190,17 @@ class Train(Section):
         default_factory=lambda: [dict(type='RandomResizedCrop'), dict(type='RandomHorizontalFlip')]
     )
     """The transforms of a training image, in this order. If a size is left out, the backbone's preprocessing
-    gives
-    the size. After the transforms, images are normalised for the backbone."""
+    gives the size. After the transforms, images are normalised for the backbone."""
     mixup: Mixing = 0.0
     """Mixes two images and their labels by MixUp. The value is alpha of the Beta distribution that draws the
     shares. 0: off. 1: every share is as likely. Small values mix little. If train.cutmix is on too, each
     batch draws MixUp or CutMix."""
     cutmix: Mixing = 0.0
     """Puts a rectangle of an image into another image by CutMix, and mixes their labels. The value is alpha
-    of the
-    Beta distribution that draws the area. 0: off."""
+    of the Beta distribution that draws the area. 0: off."""
     label_smoothing: Dropout = 0.0
     """The share of the target that is spread evenly over all classes. 0: nothing is spread. Near 1, the
-    labels
-    say almost nothing."""
+    labels say almost nothing."""
     ema: Between | None = None
     """Evaluates and saves an average of the trained parameters over the steps, not the parameters of the last
     step. The value is the decay per step. Near 1, the average reaches back over many steps: about 1 / (1 -
@@ -221,12 +208,10 @@ class Train(Section):
     start. None: no average."""
     accumulate: Count = 1
     """The optimizer adds up the gradients of so many batches for each step. The step equals the step of a
-    batch
-    that is so many times larger, and needs no more memory."""
+    batch that is so many times larger, and needs no more memory."""
     clip_norm: Annotated[float, Interval(ge=1e-8, le=1e8)] | None = None
     """The largest norm that the gradient of a step may have. A larger gradient is scaled down to this norm.
-    None:
-    gradients keep their norm."""
+    None: gradients keep their norm."""
     precision: Literal['auto', 'fp32', 'bf16', 'fp8'] = 'auto'
     """The type of numbers in which the network computes. 'auto': bf16 on a GPU that supports bf16, else fp32.
     'fp8': bf16, with the products of frozen linear layers in float8."""
@@ -234,46 +219,36 @@ class Train(Section):
         False
     )
     """Compiles the network with torch.compile: the first step takes long, and each further step takes less
-    time.
-    True is the mode 'default'. 'reduce-overhead' and 'max-autotune' replay CUDA graphs, and need
+    time. True is the mode 'default'. 'reduce-overhead' and 'max-autotune' replay CUDA graphs, and need
     train.accumulate=1."""
     gradient_checkpointing: bool = False
     """Computes the blocks again in the backward pass. Training needs less memory and more time, and the
-    result is
-    the same."""
+    result is the same."""
     lean: bool = True
     """Skips work whose result is not used. Results differ only by rounding. If only the class token is
-    pooled, the
-    last block computes only that token. In bf16 on a CPU, the gradient of attention is computed from whole
-    products."""
+    pooled, the last block computes only that token. In bf16 on a CPU, the gradient of attention is computed
+    from whole products."""
     cache_features: bool = False
-    """Computes the input of the first block that a tuner changes once for each image. The inputs are kept on
-    the
-    disk, in $VET_CACHE_DIR or ~/.cache/vet, for all epochs and runs. Needs a transform without randomness,
-    and no tuner in the first block."""
+    """Each image goes only once through the blocks before the first block that a tuner changes. The results
+    are kept on the disk, in $VET_CACHE_DIR or ~/.cache/vet, for all epochs and runs. Needs a transform
+    without randomness, and no tuner in the first block."""
     transform_on: Literal['pil', 'tensor', 'device'] = 'pil'
     """Where the transforms after Resize and CenterCrop of train.transform compute. 'pil': on PIL images.
-    'tensor':
-    on uint8 tensors, which takes less time; resized pixels differ by rounding, and edges of rotated images by
-    more. 'device': on tensors, on the device that trains. A GPU then also holds the images of
+    'tensor': on uint8 tensors, which takes less time; resized pixels differ by rounding, and edges of rotated
+    images by more. 'device': on tensors, on the device that trains. A GPU then also holds the images of
     train.cache_images, if its memory has room."""
     cache_images: bool = False
     """Decodes each image once, and keeps the decoded image on the disk, in $VET_CACHE_DIR or ~/.cache/vet,
-    for all
-    epochs and runs. If the transform begins with a Resize, the resized image is kept. Results do not
+    for all epochs and runs. If the transform begins with a Resize, the resized image is kept. Results do not
     change."""
     deterministic: bool = False
     """Lets torch use only algorithms that give the same bits each time. These algorithms may take more time.
-    An
-    operation without such an algorithm raises an error."""
+    An operation without such an algorithm raises an error."""
     threads: Threads | None = None
     """The number of threads of each process on a CPU. None: torch chooses, mostly all cores. 1 is best for a
-    tiny
-    network."""
+    tiny network."""
     early_stop: Epochs | None = None
-    """Stops after so many epochs without a better result on the validation images.
-
-    None: never stops early.
+    """Stops after so many epochs without a better result on the validation images.  None: never stops early.
     """
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     """When the run saves a checkpoint."""
@@ -287,8 +262,7 @@ class Evaluation(Section):
 
     metrics: Text | Annotated[list[Text], MinLen(1)] = 'accuracy'
     """The name of a metric, or a list of names. `vet list metrics` shows the names. The first metric chooses
-    the
-    best epoch."""
+    the best epoch."""
     dataloader: EvaluationDataloader = field(default_factory=EvaluationDataloader)
     """How the images of the evaluation are read."""
     transform: Annotated[list[Transform], MinLen(1)] | None = None
@@ -320,8 +294,7 @@ class Settings(Section):
     """How the model is judged."""
     seed: Seed = 0
     """The start of all random numbers. The same seed on the same machine gives the same result. On a GPU,
-    this
-    needs train.deterministic."""
+    this needs train.deterministic."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in config.json."""

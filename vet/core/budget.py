@@ -70,16 +70,16 @@ class Budget(OperationsMode):
         self.tensors -= bool(sizes)
         if numbers > NUMBERS:
             raise DataError(
-                f'the network or what is trained of it has a tensor of {numbers:,} numbers; allowed: '
+                f'the network, its tuners or its head have a tensor of {numbers:,} numbers; allowed: '
                 f'{NUMBERS:,}.'
             )
         if self.bytes < 0:
             raise DataError(
-                f'the network and what is trained of it need more than {MEMORY:.0%} of the memory that is '
+                f'the network, its tuners and its head need more than {MEMORY:.0%} of the memory that is '
                 f'free here ({psutil.virtual_memory().available / 2**30:.1f} GiB).'
             )
         if self.tensors < 0:
-            raise DataError(f'the network and what is trained of it have more than {TENSORS:,} tensors.')
+            raise DataError(f'the network, its tuners and its head have more than {TENSORS:,} tensors.')
 
     def _spend_operations(self, operations: float) -> None:
         self.operations -= operations

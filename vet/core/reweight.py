@@ -1,17 +1,16 @@
 """The only file that writes the `forward` of a module's instance, which stands before the class's `forward`.
 
 A call of a reweighted module goes through these layers, from the inside to the outside:
-1. the class's `forward`, or another function that replaces it for a while (`class_forward_replaced`);
-2. the `forward` that the instance had before vet, such as a user's function or a hook of accelerate. vet
-    keeps it, calls
-   it, and gives it back;
-3. the reweights of the tuners, in the order in which they were attached;
+1. the class's `forward`, or a function that replaces the class's `forward` for a while
+   (`class_forward_replaced`);
+2. the `forward` that the instance had before vet, such as a user's function or a hook of accelerate;
+3. the reweights of the tuners, in the order in which the tuners were attached;
 4. another forward for the whole module, for a while (`forward_replaced`): then 1 to 3 are not called;
-5. functions that others wrap around the module afterwards.
+5. functions that other code wraps around the module later.
 
-A module with reweights is attached. Its tensors and its `state_dict` keys are the old ones. `merge_reweights`
-writes the new tensors into the module. Then the module has its old forward again. `unmerge_reweights` takes
-the new tensors back, bit for bit. A module without reweights is detached: its forward is that of before.
+A reweighted module keeps its tensors and its `state_dict` keys. `merge_reweights` writes the new tensors into
+the module, and restores the old forward. `unmerge_reweights` restores the old tensors, bit for bit. A module
+without reweights has its old forward.
 
 Used by core, and by code that gives a module another forward for a while.
 """

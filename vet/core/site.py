@@ -219,9 +219,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which modules of a network play which role, as regular expressions for whole module paths. Also facts
-    about its
-    tokens.
+    """Which modules of a network play which role, as regular expressions for whole module paths.
+
+    Also facts about the network's tokens.
     """
 
     roles: Mapping[str, str] = field(default_factory=dict)

@@ -57,8 +57,8 @@ class Tricks:
         if train.gradient_checkpointing:
             if train.compile:
                 raise UserError(
-                    'train.gradient_checkpointing and train.compile are both on, but a compiler chooses by '
-                    'itself what is kept and what is computed again; set one of them to False.'
+                    'train.gradient_checkpointing and train.compile are both on, but a compiler itself '
+                    'chooses the tensors to keep and to compute again; set one of the two to False.'
                 )
             with blocks_recomputed(model):  # raises the error for a network without blocks
                 pass

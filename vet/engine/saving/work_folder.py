@@ -184,7 +184,7 @@ class WorkFolder:
             if path.is_symlink():
                 raise TrainingError(
                     f'{str(path)!r} is a link, and a run would write where the link leads. Replace the link '
-                    'by what it leads to, or make the whole work folder a link.'
+                    'by the file or folder it leads to, or make the whole work folder a link.'
                 )
             if path.exists() and path.is_dir() != (name in FOLDERS):
                 kind, right = ('folder', 'file') if path.is_dir() else ('file', 'folder')
