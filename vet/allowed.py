@@ -67,6 +67,7 @@ INTERPOLATIONS = ('nearest', 'nearest-exact', 'bilinear', 'bicubic', 'box', 'ham
 Interpolation = Annotated[str, OneOf(INTERPOLATIONS)]
 Places = Text | Annotated[Sequence[Text], MinLen(1)]  # of a tuner: `at`
 
+ANYTHING = (Any, object)  # hints that every value fits
 NAMES = {
     int: 'a whole number',
     float: 'a number',
@@ -87,7 +88,7 @@ def fits(value: Any, hint: Any) -> bool:
     A bool is no number. NaN and infinity fit no hint of a number.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    if hint in ANYTHING:
         return True
     if origin is Annotated:
         return fits(value, inner[0]) and all(_holds(value, limit) for limit in inner[1:])
@@ -225,7 +226,7 @@ def options(hint: Any) -> list[str]:
 def describe(hint: Any) -> str:
     """The hint in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    if hint in ANYTHING:
         return 'anything'
     if origin is Annotated:
         if names := choices(hint):
@@ -243,14 +244,14 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return ' or '.join(map(repr, inner))
     if _is_a(origin or hint, Mapping):
-        has_values = len(inner) > 1 and inner[1] is not Any
+        has_values = len(inner) > 1 and inner[1] not in ANYTHING
         return f'a dict whose values are {describe(inner[1])}' if has_values else 'a dict'
     if _is_a(origin or hint, Sequence):
         if origin is tuple and inner and inner[-1] is not Ellipsis:
             return f'a list of {len(inner)} values: {", ".join(map(describe, inner))}'
         return (
             f'a list, each value of which is {describe(inner[0])}'
-            if inner and inner[0] is not Any
+            if inner and inner[0] not in ANYTHING
             else 'a list'
         )
     return NAMES.get(hint) or str(getattr(hint, '__name__', hint))

@@ -26,6 +26,7 @@ from vet.datasets.overlap import refuse_overlaps
 from vet.engine.saving.door import WorkFolder
 from vet.engine.trainer import Trainer
 from vet.errors import DataError, UnknownNameError, UserError
+from vet.files import JsonObject
 from vet.hub.contents import require_run
 from vet.hub.model_folder import IDENTITY, load_model, read_configuration, save_model
 from vet.hub.names import find_folder
@@ -225,7 +226,7 @@ def find_config(model: str | Path | Mapping[str, Any]) -> Config:
     return Config(preset(str(model)))
 
 
-def _without_identity(part: Mapping[str, Any]) -> dict[str, Any]:
+def _without_identity(part: Mapping[str, Any]) -> JsonObject:
     return dict(backbone={key: value for key, value in part['backbone'].items() if key not in IDENTITY})
 
 

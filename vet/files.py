@@ -15,6 +15,7 @@ from typing import Any
 
 from vet.errors import DataError, TrainingError
 
+JsonObject = dict[str, Any]  # json.loads gives such a dict; its readers check the values
 TEMPORARY = '.*.[0-9]*.tmp'  # the names of files that a killed process leaves behind
 
 

@@ -26,6 +26,7 @@ from vet.benchmark.worker import Job
 from vet.builders import build_datasets
 from vet.config import read_settings
 from vet.errors import DataError, UserError
+from vet.files import JsonObject
 from vet.registry import BACKBONES
 
 # makes the jobs, or arranges that another program makes them; a job without a result is not made yet
@@ -169,7 +170,7 @@ class Campaign:
         if jobs:
             self.launch(jobs)
 
-    def _best(self, searches: list[Run]) -> dict[str, Any] | None:
+    def _best(self, searches: list[Run]) -> JsonObject | None:
         """The point with the best validation result; of equal results, the first. {}: there is no grid.
 
         None: every search failed, or a search has no result yet.
@@ -186,7 +187,7 @@ class Campaign:
             return None
         return max(judged, key=lambda pair: pair[0])[1] if judged else None
 
-    def _result(self, run: Run) -> dict[str, Any] | None:
+    def _result(self, run: Run) -> JsonObject | None:
         """The result of the run, which may be a failure.
 
         None: no result yet, or a result of another identity.
@@ -199,7 +200,7 @@ class Campaign:
         return images(self._data[_key(_data(run))]['train']) * run.config['train']['max_epochs']
 
     @cached_property
-    def _measured(self) -> list[dict[str, Any]]:
+    def _measured(self) -> list[JsonObject]:
         return [
             result
             for result in read_results(self.results / self.cells[0].suite.name)
@@ -223,7 +224,7 @@ class Campaign:
             if len(same) > 1
         ]
 
-    def _look_at_data(self, entry: dict[str, Any], run: Run) -> None:
+    def _look_at_data(self, entry: JsonObject, run: Run) -> None:
         datasets = build_datasets(read_settings(run.config), self.data_root)
         fingerprints = {
             split: fingerprint(dataset) for split, dataset in datasets.items() if dataset is not None
@@ -236,12 +237,12 @@ class Campaign:
                 )
         self._data[_key(entry)] = fingerprints
 
-    def _look_at_backbone(self, entry: dict[str, Any], run: Run) -> None:
+    def _look_at_backbone(self, entry: JsonObject, run: Run) -> None:
         backbone = BACKBONES.build(entry)
         self._backbones[_key(entry)] = backbone.identity['sha256'], tuple(backbone.warnings())
 
 
-def _data(run: Run) -> dict[str, Any]:
+def _data(run: Run) -> JsonObject:
     """The settings that decide which images a run trains on, selects by and is tested on."""
     config = run.config
     return dict(
@@ -252,7 +253,7 @@ def _data(run: Run) -> dict[str, Any]:
     )
 
 
-def _backbones(run: Run) -> list[dict[str, Any]]:
+def _backbones(run: Run) -> list[JsonObject]:
     """The backbones of a run: the entry model.backbone, then the entries in its tuners, such as a side
     network.
     """
@@ -260,7 +261,7 @@ def _backbones(run: Run) -> list[dict[str, Any]]:
     return [model['backbone'], *(entry for entry in _entries(model['tuners']) if entry.get('type') in names)]
 
 
-def _entries(value: Any) -> Iterator[dict[str, Any]]:
+def _entries(value: Any) -> Iterator[JsonObject]:
     """All dicts within lists and dicts."""
     if isinstance(value, dict):
         yield value

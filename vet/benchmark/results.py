@@ -18,7 +18,7 @@ import vet
 from vet.benchmark.cells import run_name
 from vet.benchmark.suite import Run
 from vet.datasets.base import pixels_digest, sources_of
-from vet.files import write_file
+from vet.files import JsonObject, write_file
 
 FORMAT = 1
 NO_PART = ('benchmark', 'cli', 'compat')  # rooms of vet that change no number
@@ -35,7 +35,7 @@ def identity(run: Run, data: Mapping[str, Any], backbone_sha256: str, plugins: S
     )
 
 
-def fingerprint(dataset: Any) -> dict[str, Any]:
+def fingerprint(dataset: Any) -> JsonObject:
     """A dict that identifies a dataset.
 
     sha256: of its classes, its labels, and the names and sizes of its files.
@@ -117,7 +117,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
     write_file(path, _text(dict(result, format=FORMAT)))
 
 
-def read_result(path: Path) -> dict[str, Any] | None:
+def read_result(path: Path) -> JsonObject | None:
     """The result in a file. None: there is no file, or the file was cut short or edited."""
     try:
         text = path.read_bytes()
@@ -128,12 +128,12 @@ def read_result(path: Path) -> dict[str, Any] | None:
     return result if text == _text(result).encode() and result.get('format') == FORMAT else None
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
+def read_results(folder: Path) -> list[JsonObject]:
     """All whole results in a folder, sorted by name. A copy under another name is no result."""
     return [result for path in sorted(folder.glob('*.json')) if (result := read_named(path)) is not None]
 
 
-def read_named(path: Path) -> dict[str, Any] | None:
+def read_named(path: Path) -> JsonObject | None:
     """The result in a file, if the file has the name of the run. Otherwise None."""
     result = read_result(path)
     return result if result is not None and path.stem == run_name(result) else None

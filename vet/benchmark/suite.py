@@ -30,6 +30,7 @@ from mmengine.config import Config
 from vet.builders import modified
 from vet.config import load_config, read_settings
 from vet.errors import UnknownNameError, UserError
+from vet.files import JsonObject
 
 KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head')
 TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
@@ -50,8 +51,8 @@ class Run:
     backbone: str
     tuner: str
     seed: int
-    config: dict[str, Any]
-    point: dict[str, Any] = field(default_factory=dict)
+    config: JsonObject
+    point: JsonObject = field(default_factory=dict)
     is_search: bool = False  # judges `point` on validation images; reads no test image
     group: str = ''  # of the dataset, for means over groups
 
@@ -76,7 +77,7 @@ class Place:
     tuner: str
 
     @property
-    def points(self) -> list[dict[str, Any]]:
+    def points(self) -> list[JsonObject]:
         """The points that the grid tries. []: there is no grid."""
         grid = self.suite.tuners[self.tuner].get('grid', self.suite.grid)
         return [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
@@ -89,11 +90,11 @@ class Place:
         """One run for each seed, at the chosen point."""
         return [self._run(seed, dict(point or {})) for seed in self.suite.seeds]
 
-    def config(self, point: Mapping[str, Any]) -> dict[str, Any]:
+    def config(self, point: Mapping[str, Any]) -> JsonObject:
         """The config of the suite at a point, with the first seed."""
         return self._run(self.suite.seeds[0], dict(point)).config
 
-    def _run(self, seed: int, point: dict[str, Any], is_search: bool = False) -> Run:
+    def _run(self, seed: int, point: JsonObject, is_search: bool = False) -> Run:
         suite = self.suite
         tuner = self.suite.tuners[self.tuner]
         dataset = self.suite.datasets[self.dataset]
@@ -134,14 +135,14 @@ class Place:
 class Suite:
     name: str
     title: str  # the first line of the file's docstring
-    backbones: dict[str, dict[str, Any]]
-    tuners: dict[str, dict[str, Any]]
+    backbones: dict[str, JsonObject]
+    tuners: dict[str, JsonObject]
     datasets: dict[str, dict[str, Any]]
     seeds: list[int]
-    options: dict[str, Any]
+    options: JsonObject
     grid: dict[str, list[Any]]
-    head: dict[str, Any]
-    sections: dict[str, Any]  # train and evaluation, from the recipe
+    head: JsonObject
+    sections: JsonObject  # train and evaluation, from the recipe
     path: str = ''  # of the file
     plugins: tuple[str, ...] = ()  # the modules that its custom_imports name
 
@@ -239,8 +240,8 @@ def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Su
 
 
 def distinct(
-    runs: Iterable[Run], entries: Callable[[Run], Iterable[dict[str, Any]]]
-) -> Iterator[tuple[dict[str, Any], Run]]:
+    runs: Iterable[Run], entries: Callable[[Run], Iterable[JsonObject]]
+) -> Iterator[tuple[JsonObject, Run]]:
     """The different entries of runs, each with the first run that has it."""
     seen = set()
     for run in runs:

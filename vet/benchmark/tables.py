@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from vet.benchmark.cells import COSTS, Cell, Result, exact, failures, make_cell, metric, run_name
 from vet.benchmark.references import Reference, find
@@ -19,7 +18,7 @@ from vet.benchmark.results import images
 from vet.benchmark.suite import Place, Suite
 from vet.datasets.vtab import GROUPS
 from vet.errors import UserError
-from vet.files import write_file
+from vet.files import JsonObject, write_file
 
 Rows = list[list[str]]  # the first row is the header
 # the origin of weights, and the words for it
@@ -363,7 +362,7 @@ def _asked(place: Place, point: str) -> str | None:
         return None
 
 
-def _seedless(config: dict[str, Any]) -> str:
+def _seedless(config: JsonObject) -> str:
     return exact({**config, 'seed': None})
 
 
@@ -395,12 +394,12 @@ def _published_mean(table: Table, column: str) -> str:
     return 'vtab_mean3' if column == f'mean of {len(GROUPS)} groups' else 'vtab_mean19'
 
 
-def _numbers(table: Table, tuner: str, column: str) -> dict[str, Any]:
+def _numbers(table: Table, tuner: str, column: str) -> JsonObject:
     if column in table.means:
         mean = table.mean(tuner, table.means[column])
         return dict(state='not measured') if mean is None else dict(state='measured', mean=mean)
     cell = table.cells[tuner, column]
-    fields: dict[str, Any] = dict(
+    fields: JsonObject = dict(
         group=table.groups[column], state=cell.state + EARLIER * cell.is_earlier, seeds=len(cell.done)
     )
     if cell.is_measured:
@@ -424,7 +423,7 @@ def _describe(results: Sequence[Result]) -> str:
     )
 
 
-def _machine(environment: dict[str, Any]) -> str:
+def _machine(environment: JsonObject) -> str:
     packages = ', '.join(f'{name} {version}' for name, version in environment['packages'].items())
     return (
         f'Measured on {environment["device"]}, {environment["cores"]} cores, threads: '

@@ -14,6 +14,7 @@ from vet.builders import build_datasets, build_trainer
 from vet.config import read_settings
 from vet.engine.saving.door import read_log
 from vet.errors import UserError
+from vet.files import JsonObject
 from vet.progress import console
 
 STEPS = 3  # the first step only warms up
@@ -40,7 +41,7 @@ def seconds_per_image(run: Run, data_root: str, device: str | None) -> float | N
         'evaluation.select': 'last',
         'evaluation.before': False,
     }
-    config: dict[str, Any] = {**run.config, 'dataset': {}}
+    config: JsonObject = {**run.config, 'dataset': {}}
     was_quiet, console.quiet = console.quiet, True
     try:
         whole: Any = build_datasets(settings, data_root)['train']

@@ -28,7 +28,7 @@ from vet.engine.evaluate import metric_name
 from vet.engine.saving.door import read_log
 from vet.environment import describe
 from vet.errors import DivergedError, UserError
-from vet.files import write_file
+from vet.files import JsonObject, write_file
 from vet.lock import FileLock
 
 # in the work folder: the start of the newest attempt, and the seconds of earlier attempts
@@ -110,7 +110,7 @@ def outcome(job: Job) -> str:
     return ', '.join(f'{name} {value:.4f}' for name, value in measured.items() if '/' not in name)
 
 
-def head(job: Job) -> dict[str, Any]:
+def head(job: Job) -> JsonObject:
     """The part of a result that is known before the run."""
     return asdict(job.run) | dict(
         identity=job.identity,
@@ -121,7 +121,7 @@ def head(job: Job) -> dict[str, Any]:
     )
 
 
-def _train(job: Job) -> dict[str, Any]:
+def _train(job: Job) -> JsonObject:
     if job.suite_file:
         load_config(job.suite_file)
     folder = Path(job.work_dir) / 'run'
@@ -154,13 +154,13 @@ def _train(job: Job) -> dict[str, Any]:
     )
 
 
-def _names(summary: dict[str, Any], job: Job) -> list[str]:
+def _names(summary: JsonObject, job: Job) -> list[str]:
     """The names of the metrics in a summary, with the metrics of single tasks."""
     wanted = {metric_name(name) for name in job.run.config['evaluation']['metrics']}
     return [name for name in summary if name.rpartition('/')[2].partition('.')[0] in wanted]
 
 
-def _by_class(path: Path) -> dict[str, Any]:
+def _by_class(path: Path) -> JsonObject:
     """The accuracy of each class, and the wrong answers as [truth, answer, count]. {} for models of several
     tasks.
     """

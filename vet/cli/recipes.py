@@ -10,6 +10,7 @@ from rich.table import Table
 from vet.cli.command import run
 from vet.config import load_config, read_settings
 from vet.errors import UnknownNameError
+from vet.files import JsonObject
 from vet.terminal import Terminal
 
 OF_VET = Path(__file__).parents[2] / 'configs/_base_/recipes'
@@ -38,7 +39,7 @@ def _compare(a: str, b: str) -> None:
     console.print(table if table.rows else f'{a} and {b} do not differ.')
 
 
-def read_recipe(name: str) -> dict[str, Any]:
+def read_recipe(name: str) -> JsonObject:
     """The complete sections train and evaluation of a recipe. name: the recipe's name or file."""
     path = Path(name) if Path(name).suffix else FOLDER / f'{name}.py'
     if not path.is_file():
@@ -51,7 +52,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     return {section: settings[section] for section in SECTIONS}
 
 
-def _flat(values: dict[str, Any], path: str = '') -> Iterator[tuple[str, Any]]:
+def _flat(values: JsonObject, path: str = '') -> Iterator[tuple[str, Any]]:
     """All values with dotted keys: (key, value)."""
     for key, value in values.items():
         if isinstance(value, dict):

@@ -16,7 +16,7 @@ from vet.cli.command import add_common, add_options, run
 from vet.datasets.image import open_image
 from vet.engine.evaluate import metric_name
 from vet.engine.trainer import Trainer
-from vet.files import write_file
+from vet.files import JsonObject, write_file
 from vet.progress import console
 
 
@@ -103,7 +103,7 @@ def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
     return None, resume
 
 
-def _show(summary: dict[str, Any], metrics: list[str]) -> None:
+def _show(summary: JsonObject, metrics: list[str]) -> None:
     """Prints the summary, one fact per line."""
     parameters, before = summary['parameters'], summary.get('before') or {}
     rows = {}

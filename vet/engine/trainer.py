@@ -46,7 +46,7 @@ from vet.engine.together import on_main
 from vet.environment import describe
 from vet.errors import DataError, DivergedError, TrainingError, UserError
 from vet.failures import failures_named
-from vet.files import read_json
+from vet.files import JsonObject, read_json
 from vet.progress import ProgressBar, say
 from vet.seeding import seed_everything
 from vet.transforms.torchvision import build_transform, on_tensors
@@ -84,7 +84,7 @@ class Trainer:
         data: dict[str, Any],
         settings: Settings,
         folder: WorkFolder,
-        save_output: Callable[[Any, Path, dict[str, Any]], None],
+        save_output: Callable[[Any, Path, JsonObject], None],
         device: str | None = None,
         is_prepared: bool = False,
     ):
@@ -121,7 +121,7 @@ class Trainer:
         self._feed = Feed(data, settings, self.accelerator)
         self._training, self._is_prepared = False, is_prepared
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> JsonObject:
         """Trains to the end, from the start or a checkpoint, and writes the model folder.
 
         Returns the summary: the test metrics ('accuracy': 0..1, …), 'before', 'parameters', 'train_seconds',
@@ -195,7 +195,7 @@ class Trainer:
         tensors = read_tensors(path, 'Start the run again in another work folder.', saved.get(path.name))
         self.model.load_trained_state(tensors, str(path))
 
-    def _train(self) -> tuple[dict[str, Any] | None, Stop]:
+    def _train(self) -> tuple[JsonObject | None, Stop]:
         """The summary. None after a signal; then the run is saved."""
         settings = self.settings
         accelerator = self.accelerator
@@ -261,7 +261,7 @@ class Trainer:
         copy_into(self.model.trained_state(), self._best or learner.weights())
         return self._finish(progress, order), stop
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> JsonObject:
         return identity_of(self.model, self.data)
 
     def _begin(self) -> tuple[Path | None, Path]:
@@ -392,7 +392,7 @@ class Trainer:
                 self._best = {name: value.detach().clone() for name, value in learner.weights().items()}
         progress.stopped = patience is not None and epoch - progress.best_epoch >= patience
 
-    def _finish(self, progress: Progress, order: Order) -> dict[str, Any]:
+    def _finish(self, progress: Progress, order: Order) -> JsonObject:
         after = (
             self._measure('test', self.folder.path / 'predictions.npz')
             if self.data.get('test') is not None

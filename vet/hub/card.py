@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from vet.core.tensor_file import read_tensors
+from vet.files import JsonObject
 from vet.hub.model_folder import AGAIN, TENSORS, read_configuration, tensors_sha256
 
 CARD = """---
@@ -63,7 +64,7 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
         configuration['classes'] if model.get('tasks') else {'': configuration['classes']},
     )
     bases = list(dict.fromkeys(filter(None, (_base(part['backbone']) for part in _parts(given).values()))))
-    rows: dict[str, Any] = {}
+    rows: JsonObject = {}
     for task, part in parts.items():
         rows |= {
             f'{task} backbone': _said(_origin(part['backbone'])),
@@ -94,7 +95,7 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
     )
 
 
-def without_paths(configuration: Entry) -> dict[str, Any]:
+def without_paths(configuration: Entry) -> JsonObject:
     """The configuration without the absolute paths in its model and datasets.
 
     Such paths say something about this machine, and help on no other machine.
@@ -143,7 +144,7 @@ def _front(configuration: Entry, bases: list[str], repo_id: str, license: str | 
     )
 
 
-def _recipe(configuration: Entry) -> dict[str, Any]:
+def _recipe(configuration: Entry) -> JsonObject:
     train = configuration.get('train') or {}
     evaluation = configuration.get('evaluation') or {}
     seed = configuration.get('seed')
@@ -194,7 +195,7 @@ def _base(backbone: Entry) -> str | None:
     return getattr(timm.get_pretrained_cfg(backbone['name']), 'hf_hub_id', None)
 
 
-def _origin(backbone: Entry) -> dict[str, Any]:
+def _origin(backbone: Entry) -> JsonObject:
     """The config entry that makes the network, without paths of this machine and without repeated facts."""
     return {
         key: value

@@ -19,6 +19,7 @@ from vet.core.delta import declared
 from vet.core.reweight import Reweight
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
+from vet.files import JsonObject
 from vet.hub.model_folder import architecture, load_backbone, load_model, read_configuration, save_model
 from vet.hub.names import find_folder
 
@@ -100,8 +101,8 @@ class Part:
     def __init__(self, folder: str | Path):
         self.path = find_folder(folder)
         self.configuration = read_configuration(self.path)
-        self.backbone: dict[str, Any] = self.configuration['model']['backbone']
-        self.tuners: list[dict[str, Any]] = self.configuration['model']['tuners']
+        self.backbone: JsonObject = self.configuration['model']['backbone']
+        self.tuners: list[JsonObject] = self.configuration['model']['tuners']
         preprocessing = self.configuration.get('preprocessing') or {}
         self.settings = architecture(self.backbone) | dict(
             preprocessing={name: value for name, value in preprocessing.items() if value is not None}

@@ -8,13 +8,14 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.tuned_model import TunedModel
 from vet.errors import UserError
+from vet.files import JsonObject
 from vet.hub.model_folder import load_model, load_models, read_configuration
 from vet.hub.modelscope import is_modelscope, load_modelscope
 from vet.hub.names import find_folder
 
 # where a backbone's weights are now: str, Path or {task: one of these}. None: where the folder says
 Weights = Any
-Transform = list[dict[str, Any]] | None
+Transform = list[JsonObject] | None
 
 
 def read_folders(

@@ -22,7 +22,7 @@ from vet.core.multitask import MultiTaskClassifier
 from vet.core.tensor_file import read_tensors, refuse_links, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.errors import DataError, UserError, shown
-from vet.files import publish_folder, write_file
+from vet.files import JsonObject, publish_folder, write_file
 from vet.hub.contents import require_harmless, require_texts
 from vet.registry import BACKBONES
 from vet.versions import is_newer
@@ -105,7 +105,7 @@ def read_json(path: Path, advice: str = 'Give the output/ folder of a training r
     return value
 
 
-def read_configuration(folder: str | Path) -> dict[str, Any]:
+def read_configuration(folder: str | Path) -> JsonObject:
     """The configuration of a model folder.
 
     DataError if there is none, or if it asks for more than reading.
@@ -304,13 +304,13 @@ def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | No
     return backbone
 
 
-def architecture(identity: Mapping[str, Any]) -> dict[str, Any]:
+def architecture(identity: Mapping[str, Any]) -> JsonObject:
     """The settings of a backbone that decide its network, without its weights."""
     named = {key: value for key, value in identity.items() if key not in (*HINTS, *IDENTITY)}
     return json.loads(json.dumps(named | dict(name=str(identity.get('name')).partition('.')[0])))
 
 
-def _located(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _located(identity: Mapping[str, Any]) -> JsonObject:
     """The identity with an absolute path of its checkpoint."""
     checkpoint = identity.get('checkpoint')
     return dict(

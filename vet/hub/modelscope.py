@@ -21,12 +21,13 @@ from vet.core.site import Site
 from vet.core.tensor_file import refuse_links, require_regular, require_stored
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError, shown
+from vet.files import JsonObject
 from vet.hub.contents import require_texts
 from vet.hub.model_folder import CONFIGURATION, read_json
 from vet.registry import BACKBONES, HEADS, TUNERS
 
 WEIGHTS = 'pytorch_model.pt'
-PARTS: dict[str, Any] = dict(
+PARTS: JsonObject = dict(
     backbone_cfg=Mapping,
     backbone_weight=Mapping,
     head_cfg=Mapping,
@@ -150,7 +151,7 @@ def _classes(given: Any, source: str) -> list[str]:
     return [str(name) for name in given]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     """The parts of the file, each of its type. No code in the file is run."""
     try:
         require_regular(path)
@@ -198,7 +199,7 @@ def _refuse_paths(value: Any, source: str, key: str = '') -> None:
             raise DataError(f'{source!r} has {value!r} as {key!r}, a path out of its folder, and is refused.')
 
 
-def _known(cfg: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _known(cfg: Mapping[str, Any], source: str) -> JsonObject:
     """`cfg`, with a list of lengths by layer. DataError for a setting that vet's backbone does not have."""
     depth = cfg.get('depth', 12)
     if type(depth) is not int or not 0 < depth <= ENTRIES:

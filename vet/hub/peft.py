@@ -27,7 +27,7 @@ from vet.core.site import Layout
 from vet.core.tensor_file import read_tensors, refuse_links
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown
-from vet.files import publish_folder, write_file
+from vet.files import JsonObject, publish_folder, write_file
 from vet.hub.model_folder import read_json
 from vet.hub.peft_methods import METHODS, TUNED_BY, Config, Deltas, Tensors, build_thaw, paths_pattern
 from vet.patterns import fits, fits_start, require_pattern
@@ -264,7 +264,7 @@ def _tensors(
 # Reading ----------------------------------------------------------------------------------------------------
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> JsonObject:
     config = read_json(path, 'Give the folder that save_pretrained of peft wrote.')
     if not isinstance(config, dict) or 'peft_type' not in config:
         raise DataError(f'{str(path)!r} is not the configuration of a PEFT adapter: peft_type is needed.')
@@ -476,7 +476,7 @@ def _refuse_ambiguous(saved: list[str], network: nn.Module) -> None:
             )
 
 
-def _ranks(method: str, deltas: Deltas, network: nn.Module) -> dict[str, Any]:
+def _ranks(method: str, deltas: Deltas, network: nn.Module) -> JsonObject:
     """The most frequent rank and alpha.
 
     Other ranks and alphas are given by pattern. The scale is alpha / rank.

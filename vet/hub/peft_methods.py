@@ -15,6 +15,7 @@ from vet.core.low_rank import DoRA
 from vet.core.site import Site
 from vet.core.tuner import Tuner
 from vet.errors import UserError
+from vet.files import JsonObject
 from vet.patterns import fits
 from vet.registry import TUNERS
 
@@ -39,7 +40,7 @@ class Method:
     tensors: Callable[[Any, torch.Tensor], Tensors]
     rank: Callable[[Any, torch.Tensor], int] | None = None
     alpha: str = 'alpha'
-    config: Callable[[Deltas, list[Any]], dict[str, Any]] = lambda deltas, tuners: {}
+    config: Callable[[Deltas, list[Any]], JsonObject] = lambda deltas, tuners: {}
     reads: tuple[str, ...] = ()
 
 
@@ -86,7 +87,7 @@ def _lora(delta: Any, weight: torch.Tensor) -> Tensors:
     return tensors
 
 
-def _lora_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
+def _lora_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
     kinds = {type(delta) for delta in deltas.values()}
     if len(kinds) > 1:
         raise UserError('some updates are DoRA and some plain LoRA; PEFT has one use_dora for all.')
@@ -124,7 +125,7 @@ def _lokr_rank(delta: Any, weight: torch.Tensor) -> int:
     )
 
 
-def _lokr_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
+def _lokr_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
     factors = {tuner.factor for tuner in tuners if hasattr(tuner, 'factor')}
     if len(factors) > 1:
         raise UserError(f'the LoKr tuners have the factors {sorted(factors)}; PEFT has one decompose_factor.')
@@ -169,7 +170,7 @@ def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:
     return dict(ia3_l=gamma.view(1, -1, *ones) if ones else gamma.view(-1, 1))
 
 
-def _ia3_config(deltas: Deltas, tuners: list[Any]) -> dict[str, Any]:
+def _ia3_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
     inputs = [path for path, delta in deltas.items() if isinstance(delta, ScaleInput)]
     return dict(feedforward_modules=paths_pattern(inputs) if inputs else [])
 

@@ -4,9 +4,9 @@ An id stands for a config; `build_trainer` and `pipeline` take it like a path.
 """
 
 import copy
-from typing import Any
 
 from vet.errors import UnknownNameError
+from vet.files import JsonObject
 
 CHECKPOINTS = dict(
     vitb16=dict(type='timm', name='vit_base_patch16_224.orig_in21k'),
@@ -19,7 +19,7 @@ def _id(backbone: str, tuner: str) -> str:
     return f'damo/cv_{backbone}_classification_vision-efficient-tuning-{tuner}'
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, JsonObject] = {
     _id(backbone, tuner): dict(
         model=dict(
             backbone=dict(CHECKPOINTS[backbone], **METHODS[tuner]),
@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str) -> dict[str, Any]:
+def preset(name: str) -> JsonObject:
     """The config of a model that vet knows. The owner ('damo/…') may be left out.
 
     UnknownNameError, with all ids, for another name.

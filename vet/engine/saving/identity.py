@@ -19,6 +19,7 @@ from PIL import Image
 import vet
 from vet.datasets.base import item_of, sources_of
 from vet.engine.feed.door import opened
+from vet.files import JsonObject
 
 CONTENT_BYTES = 256 * 2**20  # of each split, this many bytes are read, spread over all its files
 ITEMS = 8  # about this many items are read of a dataset that does not say its sources
@@ -31,7 +32,7 @@ DATA = dict(
 )
 
 
-def identity_of(model: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+def identity_of(model: Any, data: Mapping[str, Any]) -> JsonObject:
     """The identity of a run that trains `model` on `data`: {'train': dataset, 'val': …, 'test': …}."""
     tasks = {str(task or ''): part for task, part in model.tasks.items()}
     return dict(
@@ -90,7 +91,7 @@ def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
         yield f'the {split} split ({", ".join(kinds)})'
 
 
-def _of_dataset(dataset: Any) -> dict[str, Any]:
+def _of_dataset(dataset: Any) -> JsonObject:
     if hasattr(dataset, 'tasks'):
         parts = {task: _of_dataset(part) for task, part in dataset.tasks.items()}
         return dict(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vet.errors import DataError, TrainingError
-from vet.files import read_bytes, write_file, writing
+from vet.files import JsonObject, read_bytes, write_file, writing
 
 try:
     import resource
@@ -66,7 +66,7 @@ class Log:
                 raise
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
+def read_log(folder: Path) -> list[JsonObject]:
     """The records of a run, in order. DataError for a damaged line."""
     path, records = folder / LOG, list[dict[str, Any]]()
     for number, line in enumerate(read_bytes(path).splitlines(), 1):

@@ -8,10 +8,11 @@ from typing import Any
 
 from vet.config import Settings
 from vet.errors import UserError
+from vet.files import JsonObject
 
 
 def rehearse_the_end(
-    model: Any, settings: Settings, folder: Path, save_output: Callable[[Any, Path, dict[str, Any]], None]
+    model: Any, settings: Settings, folder: Path, save_output: Callable[[Any, Path, JsonObject], None]
 ) -> None:
     """Saves the untrained model in a folder that is removed again.
 

@@ -24,7 +24,7 @@ from vet.engine.saving.checkpoint import (
 )
 from vet.engine.saving.identity import differences, other_versions
 from vet.errors import DataError, TrainingError, UserError
-from vet.files import read_json, remove_folder, remove_temporary, write_file
+from vet.files import JsonObject, read_json, remove_folder, remove_temporary, write_file
 from vet.lock import FileLock
 from vet.progress import say
 from vet.versions import is_newer
@@ -108,9 +108,7 @@ class WorkFolder:
             )
         save_checkpoint(self.checkpoints, progress, parts, keep)
 
-    def finished(
-        self, settings: Settings, identity: Callable[[], Mapping[str, Any]]
-    ) -> dict[str, Any] | None:
+    def finished(self, settings: Settings, identity: Callable[[], Mapping[str, Any]]) -> JsonObject | None:
         """The summary of a finished run, if `resume` is 'auto'. None: there is work left to do."""
         path = self.path / 'summary.json'
         if self.resume != 'auto' or not path.is_file():
@@ -126,7 +124,7 @@ class WorkFolder:
         say(f'{str(path)!r} is damaged. The run ends once more, from its newest checkpoint.')
         return None
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: JsonObject) -> None:
         """Writes the last file of a run."""
         write_file(self.path / 'summary.json', json.dumps(summary, indent=1))
 
@@ -254,7 +252,7 @@ class WorkFolder:
                 except UserError:
                     later.rename(_free_name(later.with_name(f'{later.name}.damaged')))
 
-    def _check_config(self, config: dict[str, Any]) -> None:
+    def _check_config(self, config: JsonObject) -> None:
         path = self.path / 'config.json'
         try:
             begun = read_json(path) if path.is_file() else config

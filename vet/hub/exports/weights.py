@@ -12,7 +12,7 @@ from torch import nn
 
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
-from vet.files import write_file
+from vet.files import JsonObject, write_file
 from vet.hub.exports.format import Format, Network
 
 Tensors = dict[str, torch.Tensor]
@@ -55,7 +55,7 @@ class _Library(BackboneWeights):
 
     source: str  # the type of the backbone, which is also the library's name
 
-    def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    def make(self, identity: JsonObject, options: JsonObject) -> nn.Module:
         """Makes the network with the library's own function."""
         raise NotImplementedError(f'{type(self).__name__} must write make(identity, options)')
 
@@ -103,7 +103,7 @@ class TimmWeights(_Library):
 
     source = 'timm'
 
-    def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    def make(self, identity: JsonObject, options: JsonObject) -> nn.Module:
         import timm  # imported here, because the import takes seconds
 
         return timm.create_model(identity['name'], **options)
@@ -117,7 +117,7 @@ class TorchvisionWeights(_Library):
 
     source = 'torchvision'
 
-    def make(self, identity: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    def make(self, identity: JsonObject, options: JsonObject) -> nn.Module:
         from torchvision import models
 
         if identity.get('pool'):
