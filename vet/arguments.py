@@ -60,7 +60,7 @@ def arguments_of(registry: Registry, name: str) -> list[Argument]:
     return found
 
 
-def text_of(plugin: Any) -> str:
+def text_of(plugin: object) -> str:
     """The docstring of the plugin.
 
     The docstrings of vet's classes whose `__init__` the plugin inherits or extends follow. Without
@@ -78,7 +78,7 @@ def text_of(plugin: Any) -> str:
     return EQUATIONS.sub('', '\n\n'.join(filter(None, texts))) or of_module
 
 
-def as_written(value: Any) -> str:
+def as_written(value: object) -> str:
     """A value as a config file writes it."""
     if isinstance(value, dict) and all(key.isidentifier() and not iskeyword(key) for key in map(str, value)):
         return f'dict({", ".join(f"{key}={as_written(inner)}" for key, inner in value.items())})'

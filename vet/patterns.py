@@ -15,7 +15,7 @@ NOTHING = r'[^\s\S]'  # fits no name
 LENGTH = 100_000  # of a pattern; a pattern of PEFT may name every module of a network
 
 
-def require_pattern(pattern: Any, where: str) -> None:
+def require_pattern(pattern: object, where: str) -> None:
     """UserError if `pattern` is no regular expression of RE2's syntax."""
     try:
         checked(pattern)
@@ -23,7 +23,7 @@ def require_pattern(pattern: Any, where: str) -> None:
         raise UserError(f'{where} is {error}') from error
 
 
-def checked(pattern: Any) -> str:
+def checked(pattern: object) -> str:
     """The pattern.
 
     UserError if `pattern` is no regular expression. The error does not name the pattern's place.

@@ -65,7 +65,7 @@ class Classifier:
         return self.model.classes if self._task is None else self.model.for_task(self._task).classes
 
     def __call__(
-        self, images: Any, topk: int = 5, batch_size: int = 32, task: str | Sequence[str] | None = None
+        self, images: object, topk: int = 5, batch_size: int = 32, task: str | Sequence[str] | None = None
     ) -> Any:
         """Scores of images.
 
@@ -105,7 +105,7 @@ class Classifier:
         )
 
     def _classify(
-        self, images: Iterable[Any], topk: int, batch_size: int, tasks: Iterable[str | None]
+        self, images: Iterable[object], topk: int, batch_size: int, tasks: Iterable[str | None]
     ) -> Iterator[dict[str, list]]:
         numbered = zip(images, tasks, itertools.count())
         while batch := list(itertools.islice(numbered, batch_size)):
@@ -123,7 +123,7 @@ class Classifier:
                     ]
             yield from found  # outside of inference_mode, or the caller would run in inference mode meanwhile
 
-    def _seen(self, image: Any, task: str | None, number: int) -> torch.Tensor:
+    def _seen(self, image: object, task: str | None, number: int) -> torch.Tensor:
         """An image as the network takes it, (3, H, W). A DataError names the image by its number, from 0."""
         path = f' ({os.fspath(image)!r})' if isinstance(image, str | os.PathLike) else ''
         with told(

@@ -18,7 +18,7 @@ from vet.allowed import choices, fits, must_be
 from vet.errors import UnknownNameError, UserError, shown
 
 
-def _build(cfg: Any, *args: Any, registry: 'Registry', **offered: Any) -> Any:
+def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) -> Any:
     """Calls the plugin `cfg['type']` with the rest of `cfg`. The names and values of the arguments are
     checked first.
 
@@ -90,7 +90,7 @@ class Registry(_Registry):
         # {argument: hint with a range} for plugins of other libraries
         self.arguments: dict[str, Any] = {}
 
-    def hints(self, plugin: Any) -> Mapping[str, Any]:
+    def hints(self, plugin: object) -> Mapping[str, Any]:
         """{argument of the plugin: hint}, from the signature and `arguments`."""
         called = plugin.__init__ if inspect.isclass(plugin) else plugin
         try:
@@ -112,7 +112,7 @@ class Registry(_Registry):
         self.import_from_location()
         return sorted(self.module_dict)
 
-    def find(self, name: Any) -> Any:
+    def find(self, name: object) -> Any:
         """The plugin called `name`. UnknownNameError, with the nearest names, for an unknown name.
 
         If `name` is a callable, the callable is returned.

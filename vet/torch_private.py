@@ -246,7 +246,7 @@ def share_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
     return mine == theirs
 
 
-def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+def map_tensors(change: Callable[[torch.Tensor], object], value: object) -> Any:
     """A value in which `change` has replaced each tensor of its tuples, lists and dicts.
 
     Without `tree_map_only`: a recursion, which does not look into classes that a library registered.
@@ -258,7 +258,7 @@ def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
     return tree_map_only(torch.Tensor, change, value)
 
 
-def _mapped(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+def _mapped(change: Callable[[torch.Tensor], object], value: object) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, dict):

@@ -59,8 +59,8 @@ def timm_backbone(
     pretrained: bool = True,
     checkpoint: str | Path | None = None,
     roles: Mapping[str, str] | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    preprocessing: Mapping[str, object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
     classifier: bool = False,
     use_ema: bool = True,
 ) -> Backbone:

@@ -120,6 +120,6 @@ def failures(results: Iterable[Result]) -> list[Result]:
     return [result for result in results if result['status'] == 'failed']
 
 
-def exact(value: Any) -> str:
+def exact(value: object) -> str:
     """A text that is equal only for equal plain values."""
     return json.dumps(value, sort_keys=True)

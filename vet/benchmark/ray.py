@@ -6,7 +6,6 @@ datasets and weights. Each machine needs vet.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.live import Live
 
@@ -23,7 +22,7 @@ class Ray:
     The cluster is that of RAY_ADDRESS, or the cluster that runs on this machine, or this machine alone.
     """
 
-    def __init__(self, resources: Mapping[str, Any] | None = None):
+    def __init__(self, resources: Mapping[str, object] | None = None):
         try:
             import ray
         except ImportError as error:

@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -41,5 +40,5 @@ def refuse_changes(path: Path) -> None:
         )
 
 
-def write(path: Path, found: Any) -> None:
+def write(path: Path, found: object) -> None:
     write_file(path, json.dumps(found, indent=1) + '\n')

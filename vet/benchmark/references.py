@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -65,7 +64,7 @@ def references(path: Path = FILE) -> tuple[Reference, ...]:
     return tuple(by_key.values())
 
 
-def _read(entry: Any, where: str) -> Reference:
+def _read(entry: object, where: str) -> Reference:
     fields = {field.name: field for field in dataclasses.fields(Reference)}
     if not isinstance(entry, Mapping):
         raise DataError(f'{where} is {entry!r}; it must be a mapping with {", ".join(fields)}.')

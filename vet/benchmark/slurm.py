@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vet.benchmark.worker import Job
 from vet.files import write_file
@@ -31,7 +30,7 @@ class Slurm:
     time='4:00:00').
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Any] | None = None):
+    def __init__(self, folder: Path, options: Mapping[str, object] | None = None):
         self.folder, self.options = folder.absolute(), dict(options or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:

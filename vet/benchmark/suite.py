@@ -86,11 +86,11 @@ class Place:
         """One run for each point, with the first seed, judged only on validation images."""
         return [self._run(self.suite.seeds[0], point, is_search=True) for point in self.points]
 
-    def runs(self, point: Mapping[str, Any] | None = None) -> list[Run]:
+    def runs(self, point: Mapping[str, object] | None = None) -> list[Run]:
         """One run for each seed, at the chosen point."""
         return [self._run(seed, dict(point or {})) for seed in self.suite.seeds]
 
-    def config(self, point: Mapping[str, Any]) -> JsonObject:
+    def config(self, point: Mapping[str, object]) -> JsonObject:
         """The config of the suite at a point, with the first seed."""
         return self._run(self.suite.seeds[0], dict(point)).config
 
@@ -165,7 +165,7 @@ class Suite:
         return places
 
 
-def load_suite(path: str | Path, options: Mapping[str, Any] | None = None) -> Suite:
+def load_suite(path: str | Path, options: Mapping[str, object] | None = None) -> Suite:
     """The suite of a file. options: changes to every run's config, or to `seeds`.
 
     UserError if the file cannot be read.

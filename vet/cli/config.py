@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from rich.padding import Padding
 
@@ -42,7 +41,7 @@ def _show(args: argparse.Namespace) -> None:
         _show_settings(values_set(modified(load_config(args.config), None, args.cfg_options)))
 
 
-def _show_settings(values: Mapping[str, Any]) -> None:
+def _show_settings(values: Mapping[str, object]) -> None:
     """Each setting with the value that is set, else its default."""
     terminal = Terminal(markup=False, emoji=False, highlight=False)
     for part in parts():

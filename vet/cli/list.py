@@ -7,7 +7,6 @@ the roles of a backbone, and how much of the backbone each role reaches.
 import argparse
 import inspect
 import json
-from typing import Any
 
 from rich.table import Column, Table
 
@@ -97,7 +96,7 @@ def _show_plugin(args: argparse.Namespace) -> None:
     terminal.print(table if arguments else 'It has no arguments.')
 
 
-def first_line(plugin: Any) -> str:
+def first_line(plugin: object) -> str:
     """The first paragraph of a plugin's docstring. Without a docstring: of its module's docstring."""
     doc = plugin.__dict__.get('__doc__') if inspect.isclass(plugin) else plugin.__doc__
     text = doc or inspect.getdoc(inspect.getmodule(plugin)) or ''

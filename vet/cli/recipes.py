@@ -61,7 +61,7 @@ def _flat(values: JsonObject, path: str = '') -> Iterator[tuple[str, Any]]:
             yield f'{path}{key}', value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A value as a config file writes it. A list of plugins has one line per plugin."""
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         return '\n'.join(

@@ -12,7 +12,7 @@ from vet.errors import UserError, shown
 DEPTH, LONG, MANY = 40, 100_000, 500_000  # levels, entries of a list, values of a section in all
 
 
-def plain(value: Any, where: str) -> Any:
+def plain(value: object, where: str) -> Any:
     """A copy of a section, with values of JSON only, so that the copy can be saved with the model.
 
     UserError if a config cannot hold a value. The error names the value's place.
@@ -20,7 +20,7 @@ def plain(value: Any, where: str) -> Any:
     return _plain(value, where, 0, count())
 
 
-def _plain(value: Any, where: str, depth: int, seen: Iterator[int]) -> Any:
+def _plain(value: object, where: str, depth: int, seen: Iterator[int]) -> Any:
     if depth > DEPTH:
         raise UserError(f'{where[:60]}… is nested more than {DEPTH} deep; no setting is.')
     if next(seen) > MANY:

@@ -22,7 +22,7 @@ UNKNOWN, MISSING = 'unexpected_keyword_argument', 'missing'  # pydantic's names 
 OWN_NAMES = ('work_dir', 'custom_imports', 'env_variables', 'default_scope')
 
 
-def read_settings(config: Mapping[str, Any]) -> Settings:
+def read_settings(config: Mapping[str, object]) -> Settings:
     """The settings of a config, complete and checked. UserError says which key or value is wrong."""
     sections = fields_of(Settings)
     _refuse_unused_names(config, sections)
@@ -40,7 +40,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _refuse_unused_names(config: Mapping[str, Any], sections: Mapping[str, Any]) -> None:
+def _refuse_unused_names(config: Mapping[str, object], sections: Mapping[str, object]) -> None:
     """UnknownNameError for a name at the top that looks like a setting but has no effect."""
     helpers = [name for name in config if name not in sections and name not in OWN_NAMES]
     for name in helpers:
@@ -64,7 +64,7 @@ def _reader() -> TypeAdapter[Settings]:
     return TypeAdapter(Settings)
 
 
-def _explained(error: ValidationError, given: dict[str, Any]) -> UserError:
+def _explained(error: ValidationError, given: dict[str, object]) -> UserError:
     """pydantic's error in vet's words: the setting, the given value, and the allowed values.
 
     An unknown key comes first, because a misspelled key may be the reason why another key is missing.
@@ -89,7 +89,7 @@ def _explained(error: ValidationError, given: dict[str, Any]) -> UserError:
     return UserError(f'{path} is {shown(value)}; it must be {_must_be(value, hint)}.')
 
 
-def _must_be(value: Any, hint: Any) -> str:
+def _must_be(value: object, hint: object) -> str:
     if dataclasses.is_dataclass(hint):
         return f'a dict with the keys {_names(hint)}'
     if section := entry_section(hint):
@@ -111,5 +111,5 @@ def _walk(place: Sequence[str | int], given: Any) -> tuple[str, Any, Any]:
     return path, hint, value
 
 
-def _names(section: Any) -> str:
+def _names(section: object) -> str:
     return ', '.join(fields_of(section))

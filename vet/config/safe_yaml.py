@@ -15,7 +15,7 @@ class SafeYaml(BaseFileHandler):
     objects.
     """
 
-    def load_from_fileobj(self, file: Any, **_: Any) -> Any:
+    def load_from_fileobj(self, file: Any, **_: object) -> Any:
         loader = yaml.SafeLoader(file)
         try:
             root = loader.get_single_node()

@@ -25,7 +25,7 @@ def json_schema() -> dict[str, Any]:
     return {'$schema': 'https://json-schema.org/draft/2020-12/schema', **schema}
 
 
-def _completed(node: Any) -> Any:
+def _completed(node: object) -> Any:
     """pydantic's schema, with a reference at each setting that takes a plugin."""
     if isinstance(node, list):
         return [_completed(inner) for inner in node]

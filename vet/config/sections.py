@@ -37,18 +37,18 @@ ADAMW = dict(type='AdamW', lr=2e-3, weight_decay=1e-4)
 def completed_by(default: Plugin) -> BeforeValidator:
     """A dict without a type changes the default: optimizer=dict(lr=0.01) is AdamW with that learning rate."""
 
-    def completed(given: Any) -> Any:
+    def completed(given: object) -> Any:
         return {**default, **given} if isinstance(given, dict) and 'type' not in given else given
 
     return BeforeValidator(completed)
 
 
-def fields_of(section: Any) -> dict[str, Any]:
+def fields_of(section: object) -> dict[str, Any]:
     """{name: hint} of the fields. Empty if `section` is no section."""
     return get_type_hints(section, include_extras=True) if is_dataclass(section) else {}
 
 
-def entry_section(hint: Any) -> Any:
+def entry_section(hint: object) -> Any:
     """The section of the entries of a list, such as Stage. None if the entries are no section."""
     entry = get_args(hint)[0] if get_origin(hint) is list else None
     return entry if is_dataclass(entry) else None

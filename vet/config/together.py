@@ -3,7 +3,6 @@ others.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from vet.config.sections import Settings, Train
 from vet.errors import UserError
@@ -47,7 +46,7 @@ def check_together(settings: Settings) -> None:
         )
 
 
-def follow(settings: Settings, given: Mapping[str, Any]) -> None:
+def follow(settings: Settings, given: Mapping[str, object]) -> None:
     """Sets the settings that follow from other settings. given: the config's section `train`."""
     if isinstance(settings.evaluation.metrics, str):
         settings.evaluation.metrics = [settings.evaluation.metrics]
@@ -57,7 +56,7 @@ def follow(settings: Settings, given: Mapping[str, Any]) -> None:
         settings.train.lr_scheduler.T_max = settings.train.max_epochs
 
 
-def _set_epochs(train: Train, given: Mapping[str, Any]) -> None:
+def _set_epochs(train: Train, given: Mapping[str, object]) -> None:
     """For training in stages: max_epochs becomes the sum of the stages' epochs.
 
     UserError if the config says else.

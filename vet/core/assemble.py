@@ -13,7 +13,7 @@ from vet.registry import HEADS, TUNERS
 
 
 def build_classifier(
-    backbone: Backbone, tuners: list[dict[str, Any]], head: dict[str, Any], classes: list[str]
+    backbone: Backbone, tuners: list[dict[str, object]], head: dict[str, object], classes: list[str]
 ) -> ImageClassifier:
     """Assembles a classifier: attaches the tuners in order, and builds a head for all class names."""
     if 'in_features' in head:

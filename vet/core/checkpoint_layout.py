@@ -16,7 +16,7 @@ WEIGHTS = ('state_dict', 'model', 'model_state_dict', 'module', 'net')
 PREFIXES = ('module.', '_orig_mod.', 'model.')
 
 
-def unwrapped(state: Any, source: str, use_ema: bool = True) -> Any:
+def unwrapped(state: object, source: str, use_ema: bool = True) -> Any:
     """The innermost dict under the names that hold weights.
 
     If a dict holds weights and their average, `use_ema` chooses, and a warning says so.

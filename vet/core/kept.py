@@ -91,7 +91,7 @@ def _own_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     return module.named_buffers(recurse=False)
 
 
-def _put_back(module: nn.Module, name: str, was: Any) -> None:
+def _put_back(module: nn.Module, name: str, was: object) -> None:
     place: Any = buffers_of(module) if name in buffers_of(module) else module.__dict__
     if isinstance(was, str) and was == ABSENT:
         place.pop(name, None)
@@ -131,13 +131,13 @@ def _held(value: Any) -> Any:
     return value
 
 
-def _refilled(part: Any) -> Any:
+def _refilled(part: object) -> Any:
     if isinstance(part, tuple) and len(part) == 2 and isinstance(part[1], _Held):  # of a dict
         return part[0], part[1].refilled()
     return part.refilled() if isinstance(part, _Held) else part
 
 
-def _same(old: Any, new: Any) -> bool:
+def _same(old: object, new: object) -> bool:
     """Whether the same objects stand in the same places."""
     if isinstance(old, _Held) and isinstance(new, _Held):
         return old.container is new.container and _same(old.content, new.content)

@@ -78,7 +78,7 @@ def dicts(rules: Mapping[str, Rule], what: str) -> Rule:
     )
 
 
-def _is_pattern(value: Any) -> bool:
+def _is_pattern(value: object) -> bool:
     try:
         require_pattern(value, '')
     except UserError:
@@ -86,7 +86,7 @@ def _is_pattern(value: Any) -> bool:
     return True
 
 
-def _is_checkpoint(value: Any) -> bool:
+def _is_checkpoint(value: object) -> bool:
     return (
         isinstance(value, str)
         and len(value) <= LENGTH
@@ -138,7 +138,7 @@ def permits(**rules: Rule) -> Callable[[Any], Any]:
     return declared
 
 
-def require_type(entry: Any, where: str) -> str:
+def require_type(entry: object, where: str) -> str:
     """The type of an entry dict(type=…). DataError if the entry has no type."""
     if (
         not isinstance(entry, Mapping)
@@ -169,7 +169,7 @@ def require_permitted(entry: Mapping[str, Any], where: str, rules: Mapping[str, 
             )
 
 
-def require_plain_settings(value: Any, where: str) -> None:
+def require_plain_settings(value: object, where: str) -> None:
     """DataError for a value beyond the limits of a folder, and for a path or a URL."""
     for place, inner in walk(value, where):
         if isinstance(inner, str) and (len(inner) > LENGTH or '://' in inner or '/' in inner):
@@ -185,7 +185,7 @@ def require_plain_settings(value: Any, where: str) -> None:
             raise DataError(f'{place} has {len(inner):,} entries; allowed: {ENTRIES:,}.')
 
 
-def walk(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+def walk(value: object, where: str) -> Iterator[tuple[str, Any]]:
     """Every value within `value`, with its place. The keys of dicts are values too.
 
     DataError if the value is nested too deep, or holds too many values: a pickle may hold one list many

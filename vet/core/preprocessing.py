@@ -38,7 +38,7 @@ class Preprocessing:
     interpolation: Interpolation = 'bicubic'
     gray_range: Annotated[tuple[Level, Level], Predicate(is_rising)] | None = None
 
-    def with_changes(self, changes: Mapping[str, Any]) -> 'Preprocessing':
+    def with_changes(self, changes: Mapping[str, object]) -> 'Preprocessing':
         """A copy with `changes`. UserError for an unknown name, or a value out of range."""
         unknown = set(changes) - set(HINTS)
         if unknown:
@@ -60,7 +60,7 @@ HINTS: dict[str, Any] = get_type_hints(Preprocessing, include_extras=True)
 HINTS['size'] = Pixels | HINTS['size']  # one number for both
 
 
-def allows(given: Any) -> bool:
+def allows(given: object) -> bool:
     """Whether `given` is a dict of some of the settings, each in its range."""
     return isinstance(given, Mapping) and all(
         name in HINTS and fits(value, HINTS[name]) for name, value in given.items()
@@ -72,7 +72,7 @@ def allowed_text() -> str:
     return 'a dict of ' + '; '.join(f'{name}: {describe(hint)}' for name, hint in HINTS.items())
 
 
-def _refused(name: str, value: Any) -> UserError:
+def _refused(name: str, value: object) -> UserError:
     if isinstance(value, str) and (names := choices(HINTS[name])):
         return UnknownNameError(f'preprocessing.{name}', value, names)
     return UserError(f'preprocessing.{name} is {shown(value)}; it must be {must_be(value, HINTS[name])}.')

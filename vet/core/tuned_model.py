@@ -185,7 +185,7 @@ def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
     return True
 
 
-def _put(mixed: Backbone, name: str, edit: Any, paths: Mapping[int, str]) -> Reweight | Hook:
+def _put(mixed: Backbone, name: str, edit: object, paths: Mapping[int, str]) -> Reweight | Hook:
     if not isinstance(edit, (Reweight, Hook)) or (isinstance(edit, Reweight) and not all_split(edit.host)):
         raise _CannotMix
     path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]

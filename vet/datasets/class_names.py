@@ -13,7 +13,7 @@ IMAGENET = ResNet50_Weights.DEFAULT.meta['categories']
 LISTS = {'imagenet-1k': IMAGENET, 'imagenet-1k+background': ['background', *IMAGENET]}
 
 
-def class_list(classes: Any) -> list[str]:
+def class_list(classes: object) -> list[str]:
     """The names of all classes, in the order of the labels 0 … K-1, in the composed Unicode form (NFC).
 
     classes: names in order; a dict {name: number} or {number: name}, whose numbers are the labels; or the
@@ -48,7 +48,7 @@ def class_list(classes: Any) -> list[str]:
     return names
 
 
-def _by_number(classes: Mapping[Any, Any]) -> list[Any]:
+def _by_number(classes: Mapping[object, object]) -> list[Any]:
     """The names of {name: number} or {number: name}, in the order of the numbers."""
     named = {number: name for name, number in classes.items() if _is_number(number)}
     if len(named) < len(classes):
@@ -61,7 +61,7 @@ def _by_number(classes: Mapping[Any, Any]) -> list[Any]:
     return [named[number] for number in range(len(named))]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return hasattr(value, '__index__') and not isinstance(value, bool)
 
 
@@ -83,6 +83,6 @@ def check_writable(names: Iterable[str]) -> None:
             ) from None
 
 
-def _shown(values: Iterable[Any]) -> str:
+def _shown(values: Iterable[object]) -> str:
     some = [repr(value) for value in values]
     return ', '.join(some[:5]) + (f', … ({len(some)})' if len(some) > 5 else '')

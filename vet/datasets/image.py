@@ -56,7 +56,7 @@ _said: list[str] = []  # the image of the warning of few gray levels, after the 
 
 
 @singledispatch
-def open_image(source: Any, gray_range: Range = None) -> Image.Image:
+def open_image(source: object, gray_range: Range = None) -> Image.Image:
     """The RGB image (see `to_rgb`) that `source` names or holds.
 
     source: a path, an http(s) URL, encoded bytes, a binary file, a PIL image, an array, or a dict with any of

@@ -4,14 +4,13 @@ A label is a place in the output of the classifier.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from vet.datasets.class_names import LISTS, class_list, composed
 from vet.errors import DataError, UserError
 
 
 def numbered(
-    names: list[str], classes: Any, label_map: Mapping[str, int] | None
+    names: list[str], classes: object, label_map: Mapping[str, int] | None
 ) -> tuple[list[str], dict[str, int]]:
     """All class names, and the label of each of `names`.
 

@@ -31,7 +31,9 @@ def single_values_normed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _normed(norm: Any, forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def _normed(
+    norm: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
     if not norm.training or x.numel() > x.shape[1]:
         return forward(x)
     norm.training = False

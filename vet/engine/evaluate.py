@@ -14,6 +14,7 @@ from vet.config import Evaluation
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
+from vet.datasets.base import ImageData
 from vet.engine.feed.door import Features, Transforms, load
 from vet.errors import UserError
 from vet.files import write_file
@@ -66,8 +67,8 @@ def measure(
 @torch.no_grad()
 def score(
     model: nn.Module,
-    dataset: Any,
-    transform: Callable[[Any], torch.Tensor],
+    dataset: ImageData,
+    transform: Callable[[object], torch.Tensor],
     accelerator: Accelerator,
     batch_size: int,
     workers: int,

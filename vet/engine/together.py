@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list
 from vet.errors import ToldError, UserError
 
 
-def on_main(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
+def on_main(accelerator: Accelerator, make: Callable[[], object]) -> Any:
     """The result of `make` on the main process, for all processes. Its UserError is raised on all."""
     shared: list[Any] = [None, None]
     if accelerator.is_main_process:

@@ -212,7 +212,7 @@ def _mean(parts: list[Part], weights: list[float], start: str) -> Tensors:
 def _require_equal(
     parts: list[Part],
     name: str,
-    of: Callable[[Part], Any],
+    of: Callable[[Part], object],
     advice: str = 'Combine folders that agree in them.',
     shown: Callable[[Part], str] | None = None,
 ) -> None:

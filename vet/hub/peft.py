@@ -77,7 +77,7 @@ PLAIN = (nn.Linear, nn.Conv2d)
 
 
 def load_peft(
-    folder: str | Path, backbone: str | Mapping[str, Any] | nn.Module
+    folder: str | Path, backbone: str | Mapping[str, object] | nn.Module
 ) -> ImageClassifier | Backbone:
     """The backbone with the adapter of a folder that `peft` wrote, in eval mode.
 
@@ -228,7 +228,7 @@ def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, 
     return (methods or {'LN_TUNING'}).pop(), deltas, thawed
 
 
-def _refuse_convolution(module: Any, path: str, method: str) -> None:
+def _refuse_convolution(module: nn.Module, path: str, method: str) -> None:
     """Refuses convolutions for which PEFT computes another operation.
 
     PEFT's A takes all channels, without dilation. PEFT pads updates with zeros.
@@ -325,7 +325,7 @@ def _require_patterns(given: Any, where: str) -> None:
             raise DataError(str(error)) from error
 
 
-def _backbone(given: str | Mapping[str, Any] | nn.Module, tensors: Tensors) -> tuple[Backbone, str | None]:
+def _backbone(given: str | Mapping[str, object] | nn.Module, tensors: Tensors) -> tuple[Backbone, str | None]:
     """A backbone that the caller may change, and the path of the classifier that the adapter holds.
 
     The network has lost this classifier. None: the adapter holds no classifier.
@@ -364,13 +364,13 @@ def _wrapped(network: nn.Module, tensors: Tensors) -> Backbone:
     )
 
 
-def _saved_classifier(network: Any, tensors: Tensors) -> str | None:
+def _saved_classifier(network: nn.Module, tensors: Tensors) -> str | None:
     """The path of timm's classifier, if the adapter has the classifier."""
     path = _classifier(network)
     return path if path and tensors.get(f'{PREFIX}{path}.weight', torch.empty(0)).dim() == 2 else None
 
 
-def _classifier(network: Any) -> str | None:
+def _classifier(network: nn.Module) -> str | None:
     """The path of timm's classifier, if the network has exactly one."""
     path = (getattr(network, 'pretrained_cfg', None) or {}).get('classifier')
     return path if isinstance(path, str) else None
@@ -423,7 +423,7 @@ def _is_in(pattern: str | list[str], path: str) -> bool:
     return path in pattern or path.endswith(tuple(f'.{name}' for name in pattern))
 
 
-def _by_pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any:
+def _by_pattern(patterns: Mapping[str, object] | None, path: str, default: object) -> Any:
     return next(
         (value for pattern, value in (patterns or {}).items() if fits_start(rf'(.*\.)?({pattern})$', path)),
         default,

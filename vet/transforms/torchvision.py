@@ -65,7 +65,7 @@ class Resize(v2.Resize):
     def __init__(
         self,
         size: int | Sequence[int] | None,
-        interpolation: Any = 'bilinear',
+        interpolation: object = 'bilinear',
         max_size: int | None = None,
         antialias: bool | None = True,
         kept: Sequence[int] | None = None,
@@ -73,7 +73,7 @@ class Resize(v2.Resize):
         super().__init__(size, interpolation, max_size, antialias)
         self.kept = None if kept is None else tuple(kept)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: object, params: dict[str, object]) -> Any:
         height, width = v2.functional.get_size(inpt)
         # several sizes, or max_size, bound both sides of the result
         if self.size is None or len(self.size) > 1 or self.max_size is not None:
@@ -285,11 +285,11 @@ def _flat(transform: Callable) -> list[Any]:
     return [step for part in transform.transforms for step in _flat(part)]
 
 
-def _resampling(mode: Any) -> Image.Resampling:
+def _resampling(mode: object) -> Image.Resampling:
     return Image.Resampling[v2.InterpolationMode(mode).name.removesuffix('_EXACT')]
 
 
-def _mode(name: Any) -> v2.InterpolationMode:
+def _mode(name: object) -> v2.InterpolationMode:
     try:
         return v2.InterpolationMode(name)
     except ValueError:

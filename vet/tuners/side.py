@@ -87,7 +87,7 @@ class SideBackbone(nn.Module):
     features.
     """
 
-    def __init__(self, config: dict[str, Any], features: int):
+    def __init__(self, config: dict[str, object], features: int):
         super().__init__()
         self.backbone = BACKBONES.build(config).requires_grad_(True)
         self.fc = nn.Linear(self.backbone.num_features, features, bias=False)

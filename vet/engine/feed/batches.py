@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from vet.datasets.base import gray_range_of, item_name, item_of, told
+from vet.datasets.base import ImageData, gray_range_of, item_name, item_of, told
 from vet.datasets.image import Range, open_image
 from vet.errors import UserError
 from vet.seeding import mix, seeded
@@ -118,7 +118,7 @@ class Seeded(Dataset):
     because a worker would bury the message.
     """
 
-    def __init__(self, dataset: Any, transforms: Transforms, seed: int):
+    def __init__(self, dataset: ImageData, transforms: Transforms, seed: int):
         self.dataset = dataset
         self.transforms = transforms
         self.seed = seed
@@ -144,7 +144,7 @@ class Seeded(Dataset):
             return error
 
 
-def opened(image: Any, gray_range: Range = None) -> Any:
+def opened(image: object, gray_range: Range = None) -> Any:
     """The image for a transform: a PIL image, or a tv_tensors.Image.
 
     UserError for a tensor that is no image.
@@ -177,7 +177,7 @@ def read(
     seed: int,
     keys: Keys,
     workers: int,
-    collate: Callable[[list], Any] = _collate,
+    collate: Callable[[list], object] = _collate,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
     """For each batch of `keys`, in order: `collate` of its items. `workers` processes read the items."""
@@ -210,12 +210,12 @@ def _leave_signals_to_the_run(worker: int) -> None:
         os.setpgid(0, 0)
 
 
-def _unless_error(collate: Callable[[list], Any], items: list) -> Any:
+def _unless_error(collate: Callable[[list], object], items: list) -> Any:
     return next((item for item in items if isinstance(item, UserError)), None) or collate(items)
 
 
 def load(
-    dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
+    dataset: ImageData, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
 ) -> Iterator[Batch]:
     """Reads the batches of `keys`, in order, with `workers` processes, onto `device`.
 

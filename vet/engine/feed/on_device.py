@@ -8,11 +8,10 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import tee
-from typing import Any
 
 import torch
 
-from vet.datasets.base import item_name, told
+from vet.datasets.base import ImageData, item_name, told
 from vet.engine.feed.batches import ADVICE, Batch, Keys, Transforms, placed, read, stacked
 from vet.engine.feed.image_cache import CachedImages
 from vet.seeding import draws_apart, seed_everything
@@ -24,7 +23,7 @@ Items = Iterator[tuple[Sequence[torch.Tensor], Sequence[int], Sequence[int], str
 
 
 def load_on_device(
-    dataset: Any, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
+    dataset: ImageData, transforms: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
 ) -> Iterator[Batch]:
     """The same as batches.load, for transforms that begin as tensors. Workers stop at the tensor.
 
@@ -59,7 +58,7 @@ def _picked(images: Sequence[torch.Tensor], targets: Sequence[int], keys: Keys) 
 
 
 def _sent(
-    dataset: Any, firsts: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
+    dataset: ImageData, firsts: Transforms, seed: int, keys: Keys, workers: int, device: torch.device
 ) -> Items:
     for flat, shapes, *others in read(
         dataset, firsts, seed, keys, workers, _flattened, device.type == 'cuda'

@@ -74,7 +74,7 @@ def save_checkpoint(
             remove_folder(old)
 
 
-def checksum(values: Mapping[str, Any]) -> str:
+def checksum(values: Mapping[str, object]) -> str:
     """The sha256 of all values of a progress.json except the checksum itself."""
     return sha256_of(
         json.dumps({key: values[key] for key in sorted(values) if key != 'checksum'}, sort_keys=True).encode()
@@ -136,7 +136,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(checkpoints, key=lambda path: int(path.name.partition('-')[2]))
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]
+) -> dict[str, torch.Tensor]:
     """The optimizer's tensors and numbers, by 'parameter:entry'."""
     return {
         f'{names[parameter]}:{entry}': value

@@ -38,7 +38,7 @@ class Log:
             self._file.truncate(min(cut_at, self._file.tell()))
             self._events = Events(folder / 'tensorboard', step + 1)
 
-    def write(self, step: int, **values: Any) -> None:
+    def write(self, step: int, **values: object) -> None:
         with writing(self._path):
             self._file.write((json.dumps(dict(step=step, **values)) + '\n').encode())
             for name, value in values.items():

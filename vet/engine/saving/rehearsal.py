@@ -12,7 +12,7 @@ from vet.files import JsonObject
 
 
 def rehearse_the_end(
-    model: Any, settings: Settings, folder: Path, save_output: Callable[[Any, Path, JsonObject], None]
+    model: Any, settings: Settings, folder: Path, save_output: Callable[[object, Path, JsonObject], None]
 ) -> None:
     """Saves the untrained model in a folder that is removed again.
 

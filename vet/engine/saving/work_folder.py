@@ -9,7 +9,6 @@ lock on the file .lock keeps a second run out.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -69,7 +68,7 @@ class WorkFolder:
         return self.path / 'output'
 
     def begin(
-        self, settings: Settings, identity: Mapping[str, Any], environment: Mapping[str, Any]
+        self, settings: Settings, identity: Mapping[str, object], environment: Mapping[str, object]
     ) -> Path | None:
         """Locks the folder and prepares it. Only one process calls this.
 
@@ -108,7 +107,7 @@ class WorkFolder:
             )
         save_checkpoint(self.checkpoints, progress, parts, keep)
 
-    def finished(self, settings: Settings, identity: Callable[[], Mapping[str, Any]]) -> JsonObject | None:
+    def finished(self, settings: Settings, identity: Callable[[], Mapping[str, object]]) -> JsonObject | None:
         """The summary of a finished run, if `resume` is 'auto'. None: there is work left to do."""
         path = self.path / 'summary.json'
         if self.resume != 'auto' or not path.is_file():
@@ -274,7 +273,7 @@ class WorkFolder:
                 f'{str(self.output)!r}, with model.finetune=False.{_newer(self.path)}'
             )
 
-    def _check_identity(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def _check_identity(self, folder: Path, identity: Mapping[str, object]) -> None:
         """Refuses to continue the run in `folder` with other classes, data or backbone weights."""
         path = folder / 'identity.json'
         if not path.is_file():
@@ -325,7 +324,7 @@ def _free_name(path: Path) -> Path:
     return free
 
 
-def _differences(a: Any, b: Any, path: str = '') -> set[str]:
+def _differences(a: object, b: object, path: str = '') -> set[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         return {
             difference
