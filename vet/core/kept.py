@@ -37,7 +37,7 @@ def kept_noted(network: nn.Module) -> Iterator[None]:
         if changed:
             module.__dict__[BEFORE] = changed | module.__dict__.get(BEFORE, {})
     for module, name, buffer, was in numbers:
-        if not torch.equal(buffer, was):
+        if not buffer.is_meta and not torch.equal(buffer, was):
             module.__dict__[FILLED] = {name} | module.__dict__.get(FILLED, set())
             buffer.copy_(was)
 
