@@ -12,6 +12,7 @@ table gives the reason of each refusal.
 """
 
 import argparse
+import ast
 import gc
 import inspect
 import re
@@ -26,6 +27,7 @@ from unittest import mock
 
 import timm
 import torch
+import torchvision
 from torch import nn
 from torchvision import models
 
@@ -47,6 +49,7 @@ TRIED: dict[str, dict[str, Any]] = {
     'BitFit': {},
     'Partial': {},
 }
+SHOWN = ('attn', 'attn.qkv', 'attn.proj', 'mlp', 'norm', 'pool.qkv')
 SIZES = (
     'test zepto atto femto pico nano xxxs xxs xs tiny t mini micro s small medium m plus b base l large '
     'xl xlarge huge h xxlarge giant g gigantic enormous'
@@ -224,26 +227,127 @@ def sweep(only: str = '*') -> Iterator[Row]:
         gc.collect()
 
 
+def reason(error: str) -> str:
+    """What an error says, without the names of one network."""
+    for pattern, short in (
+        (r"unknown role or module path '([^']+)'", r'no {}'),
+        (r' needs (.+?), but ', 'needs {}'),
+        (r'\((\w*Error: .+?)\)\. Choose', '{}'),
+    ):
+        found = re.search(pattern, error)
+        if found:
+            return re.sub(r'\(\d[\d, ]*\)', '(…)', short.format(found[1]))[:120]
+    return error.partition('. ')[0][:120]
+
+
+def page(rows: list[Row]) -> str:
+    """docs/families.md: a summary, the families that LoRA does not cover, and a row for each family."""
+    reasons = list(dict.fromkeys(reason(error) for row in rows for error in row.refused.values()))
+    with_attention = [row for row in rows if row.projections]
+    covered = [row for row in with_attention if row.covered == row.projections]
+    lines = [
+        '# Families of networks, and the tuners that run on them',
+        '',
+        f'`python benchmarks/families.py` writes this page. timm {timm.__version__} and torchvision '
+        f'{torchvision.__version__} have {len(rows)} families. Each family has one row, for the smallest network of the '
+        'family. A family is one file of the library and one set of classes of modules.',
+        '',
+        'Each tuner acts at its default places. A tuner runs if `attach` takes the network: `attach` proves by a forward '
+        'that the tuned network runs. `LoRA at weight` is `LoRA(at="weight")`.',
+        '',
+        '| tuner | runs on |',
+        '|---|---|',
+        *(f'| {tuner} | {sum(tuner in row.runs for row in rows)} of {len(rows)} |' for tuner in TRIED),
+        '',
+        f'{len(with_attention)} families have layers that are called q, k, v or the like. LoRA covers all of these layers '
+        f'in {len(covered)} families. The others:',
+        '',
+        *(
+            f'- {row.name}: {row.covered} of {row.projections}. Missed: {row.missed}. {_why(row)}'
+            for row in with_attention
+            if row not in covered
+        ),
+        '',
+        '## Why a tuner refuses',
+        '',
+        *(f'{number}. {text}' for number, text in enumerate(reasons, 1)),
+        '',
+        '## Every family',
+        '',
+        'Blocks: their number, and the share of the weights in them. q, k, v: the layers that LoRA covers, of those that '
+        'are called so. A number in place of ✓ is the reason from the list above.',
+        '',
+        f'| library | network | made with | blocks | q, k, v | roles | {" | ".join(TRIED)} |',
+        f'|{"---|" * (6 + len(TRIED))}',
+    ]
+    for row in rows:
+        cells = [
+            str(reasons.index(reason(row.refused[tuner])) + 1) if tuner in row.refused else '✓'
+            for tuner in TRIED
+        ]
+        roles = ', '.join(f'{role} {row.roles[role]}' for role in SHOWN if role in row.roles)
+        lines.append(
+            f'| {row.source} | {row.name} | {row.kwargs or ""} | {row.roles.get("block", 0)}, {row.in_blocks:.0%} | '
+            f'{row.covered}/{row.projections} | {roles} | {" | ".join(cells)} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def _why(row: Row) -> str:
+    return f'LoRA is refused: {reason(row.refused["LoRA"])}.' if 'LoRA' in row.refused else ''
+
+
+def read(text: str) -> list[Row]:
+    """The rows of a page: their names, arguments, coverage and refusals."""
+    rows = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip('|').split('|')]
+        if line.startswith(('| timm |', '| torchvision |')):
+            kwargs = ast.literal_eval(cells[2] or '{}')
+            covered, projections = map(int, cells[4].split('/'))
+            refused = {tuner: cell for tuner, cell in zip(TRIED, cells[6:]) if cell != '✓'}
+            roles = dict(block=int(cells[3].partition(',')[0]))
+            rows.append(
+                Row(
+                    cells[0],
+                    cells[1],
+                    kwargs,
+                    roles,
+                    projections=projections,
+                    covered=covered,
+                    refused=refused,
+                )
+            )
+    return rows
+
+
+def worse(before: Row, after: Row) -> list[str]:
+    """What worked, and no longer does."""
+    lost = [f'{before.name}: {tuner} is refused' for tuner in before.runs if tuner not in after.runs]
+    if after.covered < before.covered:
+        lost.append(f'{before.name}: LoRA covers {after.covered} projections, not {before.covered}')
+    return lost
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--only', default='*', metavar='PATTERN', help="names of networks, such as 'swin*'")
-    parser.add_argument('--json', type=Path, help='also write all rows here')
+    parser.add_argument(
+        '--only', metavar='PATTERN', help="names of networks, such as 'swin*'; writes no page"
+    )
     args = parser.parse_args()
-    import json
-    from dataclasses import asdict
-
-    rows = []
-    for row in sweep(args.only):
+    started, rows = time.perf_counter(), []
+    for row in sweep(args.only or '*'):
         rows.append(row)
+        refused = {tuner: reason(error) for tuner, error in row.refused.items()}
         print(
-            f'{row.seconds:5.1f} s  {row.source} {row.name} {row.kwargs} {row.covered}/{row.projections} '
-            f'{row.in_blocks:.0%} refused: {[k for k in row.refused]}',
+            f'{row.seconds:5.1f} s  {row.name}  q, k, v {row.covered}/{row.projections}  {refused or ""}',
             flush=True,
         )
-        if args.json:
-            args.json.write_text(json.dumps([asdict(one) for one in rows], indent=1, default=str))
+    print(f'{len(rows)} families in {time.perf_counter() - started:.0f} s')
+    if not args.only:
+        PAGE.write_text(page(rows))
 
 
 if __name__ == '__main__':

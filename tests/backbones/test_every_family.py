@@ -138,6 +138,7 @@ MLPS = [
     ('aimv2_large_patch14_224', 24, ['fc1_g', 'fc1_x'], ['fc2']),
     ('vitamin_small_224', 14, ['w0', 'w1'], ['w2']),
     ('pvt_v2_b0', 8, ['fc1'], ['fc2']),
+    ('cpubone_nano', 3, ['1'], ['3']),  # has no name for its FFN
     ('levit_128s', 11, ['ln1.linear'], ['ln2.linear']),
     ('mixer_s32_224', 8, ['fc1'], ['fc2']),
 ]

@@ -42,7 +42,7 @@ def coatnet() -> Backbone:
         transformer_cfg=MaxxVitTransformerCfg(dim_head=8, use_nchw_attn=True, window_size=(4, 4)),
     )
     network = MaxxVit(cfg, img_size=64, num_classes=0)
-    return _plain('coatnet', network, 64, {'attn.qkv': r'.*\.qkv'})
+    return _plain('coatnet', network, 64)
 
 
 def _plain(name: str, network: nn.Module, size: int, roles: dict[str, str] | None = None) -> Backbone:
@@ -59,6 +59,10 @@ NETS = {
     'eva': lambda: timm_net('eva02_tiny_patch14_224', **VIT),  # has a layer for each of q, k and v
     'tiny_vit': tiny_vit,
     'coatnet': coatnet,
+    'levit': lambda: timm_net('levit_128s', 64, img_size=64),
+    'parallel': lambda: timm_net(
+        'vit_base_patch16_xp_224', **VIT
+    ),  # one weight makes q, k, v and an FFN's input
 }
 INTERLEAVED = ('tiny_vit', 'coatnet')
 

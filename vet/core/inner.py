@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import nn
 
-from vet.core.flow import Layers, around
+from vet.core.flow import WEIGHTED, Layers, around
 
 
 class Called(Protocol):
@@ -23,10 +23,10 @@ class Called(Protocol):
     def layers(self) -> Layers: ...
 
 
-# The name that its owner gives an FFN, or its class. A module that mixes tokens is no FFN.
+# The name that its owner gives an FFN, or its class. A module that mixes tokens or scales channels is no FFN.
 MLP_NAME = re.compile(r'mlp(_in|_channels|_layer|\d)?|ffn\d?|feed_forward|CNBlock\.block')
 MLP_CLASS = re.compile(r'(\w*(Mlp|MLP|Ffn|FFN)|SwiGLU\w*|FeedForward\w*)(?<!HeadMlp)')
-NO_MLP = re.compile(r'mlp_tokens|cpb_mlp')
+NO_MLP = re.compile(r'mlp_tokens|cpb_mlp|mlp_add|mlp_scale')
 # Attention without a product of two activations: its layers of queries, keys and values, and its last layer
 NO_ATTENTION = ('HSMSSD',)  # EfficientViM's state spaces multiply too
 PRODUCTLESS = {
@@ -97,10 +97,18 @@ def _mlps(
 
 
 def _is_mlp(network: nn.Module, path: str, owners: list[str]) -> bool:
-    leaf, kind = path.rpartition('.')[2], type(network.get_submodule(path)).__name__
+    leaf, module = path.rpartition('.')[2], network.get_submodule(path)
     if NO_MLP.fullmatch(leaf) or not owners:
         return False
     owner = type(network.get_submodule(owners[0])).__name__
-    return bool(
-        MLP_NAME.fullmatch(leaf) or MLP_NAME.fullmatch(f'{owner}.{leaf}') or MLP_CLASS.fullmatch(kind)
-    )
+    named = MLP_NAME.fullmatch(leaf) or MLP_NAME.fullmatch(f'{owner}.{leaf}')
+    return bool(named or MLP_CLASS.fullmatch(type(module).__name__)) or _widens(module)
+
+
+def _widens(module: nn.Module) -> bool:
+    """Whether the module's only layers are two that see one position each: to a larger width, and back."""
+    shapes = [part.weight.shape for part in module.modules() if isinstance(part, WEIGHTED)]
+    if len(shapes) != 2 or {*shapes[0][2:], *shapes[1][2:]} - {1}:
+        return False
+    (hidden, width), (out, read) = (shape[:2] for shape in shapes)
+    return hidden == read and out == width < hidden
