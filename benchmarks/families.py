@@ -205,26 +205,30 @@ def _fault(backbone: Backbone, tuner: Any) -> str:
     return ''
 
 
+def families(only: str = '*') -> Iterator[tuple[str, str]]:
+    """(source, name): the network that stands for each family."""
+    seen: set[tuple[str, frozenset[str]]] = set()
+    for source, file, name in candidates():
+        if fnmatchcase(name, only):
+            with torch.device('meta'):
+                network = timm.create_model(name) if source == 'timm' else models.get_model(name)
+            kind = file, kinds_of_modules(network)
+            if kind not in seen:
+                seen.add(kind)
+                yield source, name
+
+
 def sweep(only: str = '*') -> Iterator[Row]:
     """A row for each family, as it is measured."""
-    seen: dict[str, set] = {}
-    for source, file, name in candidates():
-        if not fnmatchcase(name, only):
-            continue
+    for source, name in families(only):
         try:
             kwargs, backbone = shrunk(source, name)
-        except Exception as error:
-            yield Row(
-                source, name, refused=dict.fromkeys(TRIED, f'not built: {type(error).__name__}: {error}')
-            )
-            continue
-        kinds = kinds_of_modules(backbone.network)
-        if kinds in seen.setdefault(file, set()):
-            continue
-        seen[file].add(kinds)
-        yield measure(source, name, kwargs, backbone)
-        del backbone
-        gc.collect()
+        except UserError as error:
+            yield Row(source, name, refused=dict.fromkeys(TRIED, f'not built: {reason(str(error))}'))
+        else:
+            yield measure(source, name, kwargs, backbone)
+            del backbone
+            gc.collect()
 
 
 def reason(error: str) -> str:
@@ -232,11 +236,12 @@ def reason(error: str) -> str:
     for pattern, short in (
         (r"unknown role or module path '([^']+)'", r'no {}'),
         (r' needs (.+?), but ', 'needs {}'),
+        (r'not pooled features', 'gives tokens or maps, not pooled features'),
         (r'\((\w*Error: .+?)\)\. Choose', '{}'),
     ):
         found = re.search(pattern, error)
         if found:
-            return re.sub(r'\(\d[\d, ]*\)', '(…)', short.format(found[1]))[:120]
+            return re.sub(r'\(\d[\d, ]*\)', '(…)', short.format(*found.groups()))[:120]
     return error.partition('. ')[0][:120]
 
 
