@@ -210,8 +210,12 @@ def families(only: str = '*') -> Iterator[tuple[str, str]]:
     seen: set[tuple[str, frozenset[str]]] = set()
     for source, file, name in candidates():
         if fnmatchcase(name, only):
-            with torch.device('meta'):
-                network = timm.create_model(name) if source == 'timm' else models.get_model(name)
+            make = timm.create_model if source == 'timm' else models.get_model
+            try:
+                with torch.device('meta'):
+                    network = make(name)
+            except (NotImplementedError, RuntimeError):  # its constructor needs numbers
+                network = make(name)
             kind = file, kinds_of_modules(network)
             if kind not in seen:
                 seen.add(kind)
