@@ -242,3 +242,15 @@ def test_ia3_scales_keys_and_values_whatever_their_layer_is_called():
         rows = backbone.sites.parts[name.replace('/', '.')]
         numbers = torch.arange(len(backbone.network.get_submodule(name.replace('/', '.')).weight))
         assert delta.rows.tolist() == torch.cat([numbers[rows[part]] for part in 'kv']).tolist()
+
+
+def test_prompts_flow_beside_the_tokens_of_a_block_that_is_one_attention():
+    """ViT-22B's block has no module for its attention."""
+    backbone = randomised(
+        timm_net('vit_base_patch16_xp_224', 32, img_size=32, embed_dim=32, depth=2, num_heads=2)
+    )
+    frozen = backbone.eval()(images(1))
+    vpt = TUNERS.build(dict(type='VPT', length=3))
+    vpt.attach(backbone)
+    assert len(vpt.deltas) == 4 and sum(p.numel() for _, p in vpt.trainable()) == 2 * 3 * 32
+    assert not torch.allclose(backbone(images(1)), frozen, atol=1e-4)
