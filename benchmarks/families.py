@@ -258,18 +258,18 @@ def page(rows: list[Row]) -> str:
         '# Families of networks, and the tuners that run on them',
         '',
         f'`python benchmarks/families.py` writes this page. timm {timm.__version__} and torchvision '
-        f'{torchvision.__version__} have {len(rows)} families. Each family has one row, for the smallest network of the '
-        'family. A family is one file of the library and one set of classes of modules.',
+        f'{torchvision.__version__} have {len(rows)} families. Each family has one row, for the smallest '
+        'network of the family. A family is one file of the library and one set of classes of modules.',
         '',
-        'Each tuner acts at its default places. A tuner runs if `attach` takes the network: `attach` proves by a forward '
-        'that the tuned network runs. `LoRA at weight` is `LoRA(at="weight")`.',
+        'Each tuner acts at its default places. A tuner runs if `attach` takes the network: `attach` proves by '
+        'a forward that the tuned network runs. `LoRA at weight` is `LoRA(at="weight")`.',
         '',
         '| tuner | runs on |',
         '|---|---|',
         *(f'| {tuner} | {sum(tuner in row.runs for row in rows)} of {len(rows)} |' for tuner in TRIED),
         '',
-        f'{len(with_attention)} families have layers that are called q, k, v or the like. LoRA covers all of these layers '
-        f'in {len(covered)} families. The others:',
+        f'{len(with_attention)} families have layers that are called q, k, v or the like. LoRA covers all of '
+        f'these layers in {len(covered)} families. The others:',
         '',
         *(
             f'- {row.name}: {row.covered} of {row.projections}. Missed: {row.missed}. {_why(row)}'
@@ -283,8 +283,8 @@ def page(rows: list[Row]) -> str:
         '',
         '## Every family',
         '',
-        'Blocks: their number, and the share of the weights in them. q, k, v: the layers that LoRA covers, of those that '
-        'are called so. A number in place of ✓ is the reason from the list above.',
+        'Blocks: their number, and the share of the weights in them. q, k, v: the layers that LoRA covers, of '
+        'those that are called so. A number in place of ✓ is the reason from the list above.',
         '',
         f'| library | network | made with | blocks | q, k, v | roles | {" | ".join(TRIED)} |',
         f'|{"---|" * (6 + len(TRIED))}',
@@ -296,8 +296,8 @@ def page(rows: list[Row]) -> str:
         ]
         roles = ', '.join(f'{role} {row.roles[role]}' for role in SHOWN if role in row.roles)
         lines.append(
-            f'| {row.source} | {row.name} | {row.kwargs or ""} | {row.roles.get("block", 0)}, {row.in_blocks:.0%} | '
-            f'{row.covered}/{row.projections} | {roles} | {" | ".join(cells)} |'
+            f'| {row.source} | {row.name} | {row.kwargs or ""} | {row.roles.get("block", 0)}, '
+            f'{row.in_blocks:.0%} | {row.covered}/{row.projections} | {roles} | {" | ".join(cells)} |'
         )
     return '\n'.join(lines) + '\n'
 
