@@ -261,8 +261,8 @@ def page(rows: list[Row]) -> str:
         f'{torchvision.__version__} have {len(rows)} families. Each family has one row, for the smallest '
         'network of the family. A family is one file of the library and one set of classes of modules.',
         '',
-        'Each tuner acts at its default places. A tuner runs if `attach` takes the network: `attach` proves by '
-        'a forward that the tuned network runs. `LoRA at weight` is `LoRA(at="weight")`.',
+        'Each tuner acts at its default places. A tuner runs if `attach` takes the network: `attach` proves '
+        'by a forward that the tuned network runs. `LoRA at weight` is `LoRA(at="weight")`.',
         '',
         '| tuner | runs on |',
         '|---|---|',
@@ -283,8 +283,8 @@ def page(rows: list[Row]) -> str:
         '',
         '## Every family',
         '',
-        'Blocks: their number, and the share of the weights in them. q, k, v: the layers that LoRA covers, of '
-        'those that are called so. A number in place of ✓ is the reason from the list above.',
+        'Blocks: their number, and the share of the weights in them. q, k, v: the layers that LoRA covers, '
+        'of those that are called so. A number in place of ✓ is the reason from the list above.',
         '',
         f'| library | network | made with | blocks | q, k, v | roles | {" | ".join(TRIED)} |',
         f'|{"---|" * (6 + len(TRIED))}',
