@@ -254,6 +254,7 @@ def page(rows: list[Row]) -> str:
     reasons = list(dict.fromkeys(reason(error) for row in rows for error in row.refused.values()))
     with_attention = [row for row in rows if row.projections]
     covered = [row for row in with_attention if row.covered == row.projections]
+    pooling = [row.name for row in rows if 'pool.qkv' in row.roles and 'attn.qkv' not in row.roles]
     lines = [
         '# Families of networks, and the tuners that run on them',
         '',
@@ -269,13 +270,14 @@ def page(rows: list[Row]) -> str:
         *(f'| {tuner} | {sum(tuner in row.runs for row in rows)} of {len(rows)} |' for tuner in TRIED),
         '',
         f'{len(with_attention)} families have layers that are called q, k, v or the like. LoRA covers all of '
-        f'these layers in {len(covered)} families. The others:',
+        f'these layers in {len(covered)} families.',
         '',
         *(
             f'- {row.name}: {row.covered} of {row.projections}. Missed: {row.missed}. {_why(row)}'
             for row in with_attention
             if row not in covered
         ),
+        f'In {", ".join(pooling)} attention only pools the features. There the place is `at="pool.qkv"`.',
         '',
         '## Why a tuner refuses',
         '',
