@@ -160,7 +160,9 @@ class Resampling(TorchFunctionMode):
 
     seen = False
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         self.seen = self.seen or function in (F.interpolate, F.grid_sample, torch.linalg.pinv)
         return function(*args, **(kwargs or {}))
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -49,7 +49,9 @@ class Budget(OperationsMode):
         super().__exit__(*error)
         _budget.reset(self._around)
 
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, op: Any, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if not any(isinstance(value, torch.Tensor) for value in args) or op.overloadpacket in NEW_TENSORS:
             self._spend_memory(args, kwargs)

@@ -6,7 +6,7 @@ convolution and a batch norm the second. Between the layers, axes of a tensor be
 edge hide nothing, and no class needs to be known by name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -71,7 +71,9 @@ class Channels(TorchFunctionMode):
         """Whether a function took the tensor later than at `clock`."""
         return self._last_use.get(axes[0], -1) >= clock
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         name = getattr(function, '__name__', '')
         given, gave = list(tensors_in((args, kwargs))), list(tensors_in(out))

@@ -6,7 +6,7 @@ layers make its queries, keys and values. The watching needs neither the names o
 torch's meta device is enough.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,9 @@ class Flow(TorchFunctionMode):
         read = set[str]().union(*(self._reads[layer] for layer in layers))
         return tuple(layer for layer in layers if layer not in read)
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         out = function(*args, **kwargs)
         name = getattr(function, '__name__', '')
