@@ -25,7 +25,7 @@ class OneOf:
     names: tuple[str, ...]
 
     def __get_pydantic_json_schema__(
-        self, core: Any, made_by: Callable[[Any], dict[str, Any]]
+        self, core: object, made_by: Callable[[object], dict[str, object]]
     ) -> dict[str, Any]:
         return made_by(core) | {'enum': list(self.names)}
 
@@ -37,7 +37,7 @@ class PluginOf:
     registry: str
 
     def __get_pydantic_json_schema__(
-        self, core: Any, made_by: Callable[[Any], dict[str, Any]]
+        self, core: object, made_by: Callable[[object], dict[str, object]]
     ) -> dict[str, Any]:
         """Marks the place in a JSON Schema at which `vet/config/schema.py` puts the plugins."""
         return made_by(core) | {'plugin': self.registry}
@@ -121,7 +121,7 @@ def _all_fit(values: Any, hint: tuple[Any, ...]) -> bool:
     return not hint or all(fits(value, hint[0]) for value in values)
 
 
-def _is_a(kind: Any, base: type) -> bool:
+def _is_a(kind: object, base: type) -> bool:
     return isinstance(kind, type) and issubclass(kind, base) and kind is not str
 
 
@@ -144,7 +144,7 @@ def _holds(value: Any, limit: Any) -> bool:
     return True
 
 
-def without_ranges(hint: Any) -> Any:
+def without_ranges(hint: object) -> Any:
     """The hint without ranges. The names that a text may be stay."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -160,14 +160,14 @@ def without_ranges(hint: Any) -> Any:
     return hint
 
 
-def without_floats(hint: Any) -> Any:
+def without_floats(hint: object) -> Any:
     """The hint without its options that are floats. An int that fits the result stays an int."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kept = tuple(option for option in options if without_ranges(option) is not float)
     return typing.Union[kept] if kept else type(None)  # noqa: UP007, of a computed tuple
 
 
-def choices(hint: Any) -> list[str]:
+def choices(hint: object) -> list[str]:
     """The texts that a hint lists. Empty if the hint allows more than these texts, True, False and None."""
     if typing.get_origin(hint) is Annotated:
         return next((list(limit.names) for limit in typing.get_args(hint) if isinstance(limit, OneOf)), [])
@@ -181,7 +181,7 @@ def choices(hint: Any) -> list[str]:
     )
 
 
-def must_be(value: Any, hint: Any) -> str:
+def must_be(value: Any, hint: object) -> str:
     """The end of a message about a value that does not fit: '… must be …'.
 
     Only the range, if the type is right. For a list or a dict, also the wrong entry.
@@ -199,7 +199,7 @@ def must_be(value: Any, hint: Any) -> str:
     return fits(value, without_ranges(hint)) and _range(hint) or describe(hint)
 
 
-def _is_of_many(value: Any, hint: Any) -> bool:
+def _is_of_many(value: object, hint: object) -> bool:
     """Whether value and hint are both lists of any length, or both dicts, whose values the hint describes."""
     kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
     origin = typing.get_origin(kind)
@@ -210,13 +210,13 @@ def _is_of_many(value: Any, hint: Any) -> bool:
     return origin is not tuple or typing.get_args(kind)[-1] is Ellipsis
 
 
-def _of_entries(hint: Any) -> Any:
+def _of_entries(hint: object) -> Any:
     kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
     entries = typing.get_args(kind)
     return entries[0] if entries[-1] is Ellipsis else entries[-1]
 
 
-def options(hint: Any) -> list[str]:
+def options(hint: object) -> list[str]:
     """Each kind of value that a hint allows, in words."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return list(dict.fromkeys(map(describe, typing.get_args(hint))))
@@ -257,7 +257,7 @@ def describe(hint: Any) -> str:
     return NAMES.get(hint) or str(getattr(hint, '__name__', hint))
 
 
-def _range(hint: Any) -> str:
+def _range(hint: object) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return ' and '.join(filter(None, map(_limit, inner[1:])))
@@ -266,7 +266,7 @@ def _range(hint: Any) -> str:
     return ''
 
 
-def _limit(limit: Any) -> str:
+def _limit(limit: object) -> str:
     if isinstance(limit, Len):
         return f'of {limit.min_length} to {limit.max_length} values'
     if isinstance(limit, MinLen):
@@ -287,5 +287,5 @@ def _limit(limit: Any) -> str:
     return ' and '.join(bounds)
 
 
-def _plain(number: Any) -> str:
+def _plain(number: object) -> str:
     return f'{number:,}' if isinstance(number, int) else f'{number:g}'

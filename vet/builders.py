@@ -18,7 +18,7 @@ from vet.changes import modified
 from vet.config import Plugin, Settings, load_config, read_settings
 from vet.core.assemble import build_classifiers
 from vet.core.budget import bounded
-from vet.datasets.base import targets_of
+from vet.datasets.base import ImageData, targets_of
 from vet.datasets.class_names import class_list, composed
 from vet.datasets.hold_out import hold_out
 from vet.datasets.multitask import MultiTask
@@ -93,7 +93,7 @@ def build_datasets(
     return data
 
 
-def _held_out(dataset: Any, share: float) -> tuple[Any, Any]:
+def _held_out(dataset: ImageData, share: float) -> tuple[Any, Any]:
     """Train and validation parts of a dataset. For several tasks: the parts of each task's dataset."""
     if not isinstance(dataset, MultiTask):
         return hold_out(dataset, share, seed=0)

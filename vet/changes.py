@@ -21,7 +21,7 @@ EFFECTIVE = (*SECTIONS, 'work_dir')  # the first names of options; the command l
 
 
 def modified(
-    config: Config, modify: Callable[[Config], Config | None] | None, options: Mapping[str, Any] | None
+    config: Config, modify: Callable[[Config], Config | None] | None, options: Mapping[str, object] | None
 ) -> Config:
     """`config` after the user's function and then `options`.
 
@@ -44,7 +44,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _after_function(
-    config: Config, modify: Callable[[Config], Config | None], before: dict[str, Any]
+    config: Config, modify: Callable[[Config], Config | None], before: dict[str, object]
 ) -> Config:
     filename, helpers = config.filename, {key: config[key] for key in config if key not in EFFECTIVE}
     changed: Any = modify(config)
@@ -85,7 +85,7 @@ def _expand(config: Config, beside: str) -> None:
         config.model = plain
 
 
-def _set(config: Config, key: Any, value: Any) -> None:
+def _set(config: Config, key: object, value: object) -> None:
     """Sets one option. A dict is merged with the dict in the config, as in a config file."""
     if not isinstance(key, str) or not all(key.split('.')):
         raise UserError(f'the option {key!r} is no path of a setting; give one such as train.max_epochs.')
@@ -122,7 +122,7 @@ def _set(config: Config, key: Any, value: Any) -> None:
         raise UserError(f'the option {key}={shown(value)} does not fit the config: {error}') from error
 
 
-def _take_along(config: Config, before: dict[str, Any]) -> None:
+def _take_along(config: Config, before: dict[str, object]) -> None:
     """Updates the settings that follow from the old number of epochs.
 
     - max_epochs, the sum of the stages' epochs

@@ -18,7 +18,7 @@ from torch import nn
 from vet.core.reweight import forward_replaced
 
 
-def pools_class_token(network: Any) -> bool:
+def pools_class_token(network: nn.Module) -> bool:
     """Whether the network is timm's own ViT, with timm's blocks and attention, pooled by the class token."""
     if (
         type(network) is not VisionTransformer

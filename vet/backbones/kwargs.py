@@ -9,7 +9,7 @@ from typing import Any
 from vet.errors import UserError
 
 
-def check_kwargs(kwargs: Mapping[str, Any], classifier: bool, channels: str = '') -> None:
+def check_kwargs(kwargs: Mapping[str, object], classifier: bool, channels: str = '') -> None:
     """UserError for a number of classes, which the head decides, and for images without three channels.
 
     channels: the name of the library's argument for the number of image channels. '': the library has no such

@@ -175,7 +175,7 @@ def timm_backbone(
     return made
 
 
-def _remarks(network: Any, name: str, settings: Mapping[str, Any]) -> Iterator[str]:
+def _remarks(network: Any, name: str, settings: Mapping[str, object]) -> Iterator[str]:
     """Facts in timm's settings of the weights that neither the network nor the evaluation crop follows."""
     notes, kinds = (
         str((network.pretrained_cfg or {}).get('notes')),

@@ -60,8 +60,8 @@ def torchvision_backbone(
     pretrained: bool = True,
     checkpoint: str | Path | None = None,
     roles: Mapping[str, str] | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    preprocessing: Mapping[str, object] | None = None,
+    kwargs: Mapping[str, object] | None = None,
     classifier: bool = False,
     pool: Annotated[str, OneOf(POOLS)] | None = None,
     use_ema: bool = True,
@@ -166,7 +166,7 @@ def _find_classifier(network: Any) -> str:
     ]
 
 
-def _replace_pool(network: Any, name: str, pool: str) -> None:
+def _replace_pool(network: nn.Module, name: str, pool: str) -> None:
     if not isinstance(getattr(network, 'avgpool', None), nn.AdaptiveAvgPool2d):
         raise UserError(
             f'model.backbone.pool is {pool!r}, but torchvision {name!r} has no pool of maps (avgpool) to '

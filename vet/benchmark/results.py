@@ -17,14 +17,14 @@ import numpy as np
 import vet
 from vet.benchmark.cells import run_name
 from vet.benchmark.suite import Run
-from vet.datasets.base import pixels_digest, sources_of
+from vet.datasets.base import ImageData, pixels_digest, sources_of
 from vet.files import JsonObject, write_file
 
 FORMAT = 1
 NO_PART = ('benchmark', 'cli', 'compat')  # rooms of vet that change no number
 
 
-def identity(run: Run, data: Mapping[str, Any], backbone_sha256: str, plugins: Sequence[str] = ()) -> str:
+def identity(run: Run, data: Mapping[str, object], backbone_sha256: str, plugins: Sequence[str] = ()) -> str:
     """The sha256 of everything that decides a run's result.
 
     This is the run's config, its data, the backbone's weights, and the code: vet's code, and the code of
@@ -53,7 +53,7 @@ def fingerprint(dataset: Any) -> JsonObject:
     )
 
 
-def same_data(one: Any, other: Any) -> bool:
+def same_data(one: object, other: object) -> bool:
     """Whether two fingerprints, or {split: fingerprint}, are of the same data, as far as both say."""
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return one == other
@@ -69,13 +69,13 @@ def images(part: Mapping[str, Any]) -> int:
     return part['images'] if 'images' in part else sum(map(images, part.values()))
 
 
-def _files(dataset: Any) -> list[tuple[str, int]]:
+def _files(dataset: ImageData) -> list[tuple[str, int]]:
     """The name and the size of each item's file. '' and 0: the item has no file."""
     paths = (Path(source) if isinstance(source, (str, Path)) else Path() for source in sources_of(dataset))
     return [(path.name, path.stat().st_size if path.is_file() else 0) for path in paths]
 
 
-def _content(source: Any) -> str:
+def _content(source: object) -> str:
     """The sha256 of an item's file, or of its image in memory. '': the item has neither."""
     if isinstance(source, np.ndarray):
         return pixels_digest(source).hex()
@@ -111,7 +111,7 @@ def result_path(results: Path, run: Run) -> Path:
     return results / run.suite / f'{run.name}.json'
 
 
-def write_result(path: Path, result: Mapping[str, Any]) -> None:
+def write_result(path: Path, result: Mapping[str, object]) -> None:
     """Writes a result by one rename, with a checksum over all of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, _text(dict(result, format=FORMAT)))
@@ -150,7 +150,7 @@ def is_done(path: Path, wanted: str) -> bool:
     return result['status'] == 'done' or (result['is_search'] and result.get('diverged', False))
 
 
-def _text(result: Mapping[str, Any]) -> str:
+def _text(result: Mapping[str, object]) -> str:
     """A result as its file holds it, one key per line.
 
     A result has only this text. So no byte of a file can change unseen.
@@ -162,6 +162,6 @@ def _text(result: Mapping[str, Any]) -> str:
     return '{\n' + ',\n'.join(lines) + '\n}\n'
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     plain = json.loads(json.dumps(value))  # as a file gives the value back: keys are texts, and sort as texts
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

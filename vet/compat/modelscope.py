@@ -47,7 +47,7 @@ class MsDataset:
         subset_name: str | None = None,
         split: str = 'train',
         download_mode: DownloadMode = DownloadMode.REUSE_DATASET_IF_EXISTS,
-        **_: Any,
+        **_: object,
     ) -> Any:
         """The split of the dataset `subset_name` in 'foundation_model_evaluation_benchmark'.
 

@@ -124,7 +124,7 @@ class _Spy(TorchFunctionMode):
     def named(self) -> Mapping[str, Any]:
         return self.around[-1] if self.around else {}
 
-    def enter(self, named: Mapping[str, Any], args: tuple) -> tuple:
+    def enter(self, named: Mapping[str, object], args: tuple) -> tuple:
         """Returns other numbers for the arguments.
 
         None of them is zero, and odd weights lose none of them.
@@ -133,7 +133,7 @@ class _Spy(TorchFunctionMode):
         self.product = self.scores = ()
         return map_tensors(lambda given: _waves(given) if given.is_floating_point() else given, args)
 
-    def leave(self, out: Any) -> Any:
+    def leave(self, out: object) -> Any:
         """Forgets the attention, and cuts the graph of its output."""
         self.around.pop()
         self.product = self.scores = ()

@@ -45,7 +45,7 @@ class Budget(OperationsMode):
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         _budget.reset(self._around)
 
@@ -92,7 +92,7 @@ class Budget(OperationsMode):
 _budget: ContextVar[Budget | None] = ContextVar('budget', default=None)  # the innermost that is entered
 
 
-def rehearse_building(build: Callable[[], Any]) -> None:
+def rehearse_building(build: Callable[[], object]) -> None:
     """Within a Budget: counts the cost of the network that `build` makes, without using the network's
     memory.
     """
@@ -180,7 +180,7 @@ def bounded(source: str, advice: str = '') -> Iterator[None]:
         ) from error
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: object) -> bool:
     return (
         isinstance(value, list | tuple)
         and bool(value)

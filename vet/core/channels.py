@@ -123,7 +123,7 @@ class Channels(TorchFunctionMode):
         return number
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: object) -> Iterator[torch.Tensor]:
     """The tensors with axes in a value and in its tuples, lists and dicts, in order."""
     if isinstance(value, torch.Tensor):
         if value.dim():

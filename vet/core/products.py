@@ -120,7 +120,7 @@ class MergedConv2d(torch.autograd.Function):
         return gx, None, None, gA, gB, None
 
 
-def through(module: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+def through(module: nn.Module, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """B A x, computed as `module` (a Linear or a plain Conv2d) would compute it; A (k, in) and B (out, k)"""
     h = down(module, x, A)
     return F.linear(h, B) if isinstance(module, nn.Linear) else F.conv2d(h, B[:, :, None, None])

@@ -179,7 +179,9 @@ def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return y
 
 
-def _with_tensors(host: nn.Module, state: _Attached, tensors: Tensors, *args: Any, **kwargs: Any) -> Any:
+def _with_tensors(
+    host: nn.Module, state: _Attached, tensors: Tensors, *args: object, **kwargs: object
+) -> Any:
     """The old forward with new tensors."""
     if state.before is None:
         return type(host).forward(_shadow(host, tensors), *args, **kwargs)
@@ -210,7 +212,7 @@ def _shadow(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn
     return shadow
 
 
-def _put_tensors(module: nn.Module, tensors: Mapping[str, Any]) -> None:
+def _put_tensors(module: nn.Module, tensors: Mapping[str, object]) -> None:
     for path, tensor in tensors.items():
         owner, _, name = path.rpartition('.')
         parameters_of(module.get_submodule(owner))[name] = tensor

@@ -178,7 +178,7 @@ class Site:
             )
         return chosen
 
-    def number(self, value: Any, name: str) -> float | None:
+    def number(self, value: object, name: str) -> float | None:
         """The entry of `value` for this site, see `choose`. The entry must be a number. None stays None."""
         chosen = self.choose(value, name)
         if chosen is not None and (not isinstance(chosen, (int, float)) or isinstance(chosen, bool)):
@@ -188,7 +188,7 @@ class Site:
             )
         return chosen
 
-    def choose(self, value: Any, name: str) -> Any:
+    def choose(self, value: object, name: str) -> Any:
         """The entry of `value` for this site.
 
         value: one value, a list by depth, or a dict of path patterns, in which the first pattern that fits
@@ -239,7 +239,7 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
         flow.enter(name)
         entered[name] = channels.clock
 
-    def leave(name: str, args: tuple, kwargs: dict, out: Any) -> None:
+    def leave(name: str, args: tuple, kwargs: dict, out: object) -> None:
         flow.leave()
         if name not in seen and all(
             next(tensors_in(value), None) is not None for value in ((args, kwargs), out)

@@ -69,11 +69,11 @@ class ImageDataset(Dataset):
         source, label = self.samples[index]
         return self.open(source), label
 
-    def open(self, source: Any) -> Image.Image:
+    def open(self, source: object) -> Image.Image:
         """The RGB image of a sample's source."""
         return open_image(source, self.gray_range)
 
-    def identity(self, source: Any) -> Hashable:
+    def identity(self, source: object) -> Hashable:
         """A key that differs for any two images. Two splits that have a key in common share an image."""
         return source_identity(source)
 
@@ -95,7 +95,7 @@ def gray_range_of(dataset: Any, task: str | None = None) -> Range:
     return getattr(dataset if task is None else dataset.tasks[task], 'gray_range', None)
 
 
-def sources_of(dataset: Any) -> list[Any]:
+def sources_of(dataset: object) -> list[Any]:
     """The source of each item, in the order of the items. Empty if the dataset does not say its sources."""
     if isinstance(dataset, Subset):
         whole = sources_of(dataset.dataset)
@@ -109,7 +109,7 @@ def pixels_digest(pixels: np.ndarray) -> bytes:
     return hashlib.sha256(f'{pixels.dtype} {pixels.shape} '.encode() + pixels.tobytes()).digest()
 
 
-def source_identity(source: Any) -> Hashable:
+def source_identity(source: object) -> Hashable:
     """A key of an image source: the real path of a file, or a hash of an array's pixels.
 
     For any other source the key is its place in memory.
@@ -144,7 +144,7 @@ def targets_of(dataset: ImageData) -> list[int]:
     ]
 
 
-def item_of(dataset: Any, index: int, num_classes: int | None = None) -> tuple[Any, int]:
+def item_of(dataset: ImageData, index: int, num_classes: int | None = None) -> tuple[Any, int]:
     """Item `index` of any dataset: its image, as the dataset gives it, and its label, an int 0 … K-1.
 
     num_classes: K. None: the number of the dataset's classes.
@@ -168,7 +168,7 @@ def item_of(dataset: Any, index: int, num_classes: int | None = None) -> tuple[A
     return image, number
 
 
-def _refuse_contradiction(dataset: Any, index: int, label: int) -> None:
+def _refuse_contradiction(dataset: ImageData, index: int, label: int) -> None:
     """UserError if the dataset's `targets` give another label than the item itself.
 
     Classes are counted and images are held out by `targets`. Training learns the item's label.
@@ -204,7 +204,7 @@ def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
     return number
 
 
-def item_name(dataset: Any, index: int) -> str:
+def item_name(dataset: ImageData, index: int) -> str:
     """Words for an item of any dataset. The file's name is part of them, if it is known."""
     dataset = getattr(dataset, 'inner', dataset)  # a cache reads through `inner`
     inner: Any = dataset
@@ -264,7 +264,7 @@ def require_files(samples: Sequence[Sample], name: str) -> list[Sample]:
     return found
 
 
-def on_disk(source: Any) -> Any:
+def on_disk(source: object) -> Any:
     """A path in the Unicode form that the disk uses. Any other source stays unchanged."""
     if not isinstance(source, str | os.PathLike) or os.fspath(source).isascii() or os.path.isfile(source):
         return source

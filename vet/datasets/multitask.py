@@ -18,7 +18,7 @@ class MultiTask(ConcatDataset):
     classes: {task: class names}.
     """
 
-    def __init__(self, tasks: Mapping[str, Any], root: Any = 'data'):
+    def __init__(self, tasks: Mapping[str, Any], root: object = 'data'):
         wrong = [name for name in tasks if not str(name).isidentifier()]
         if wrong or not tasks:
             raise UserError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from vet.datasets.base import source_identity
+from vet.datasets.base import ImageData, source_identity
 from vet.errors import UserError
 
 PAIRS = (
@@ -45,7 +45,7 @@ def refuse_overlaps(data: Mapping[str, Any], chooses: bool) -> None:
             )
 
 
-def _shared(first: Any, second: Any) -> tuple[int, str]:
+def _shared(first: ImageData, second: ImageData) -> tuple[int, str]:
     """The number of images that two datasets share, and words for an example.
 
     For several tasks: the images that the first such task shares.

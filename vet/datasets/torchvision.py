@@ -44,7 +44,7 @@ class TorchvisionDataset(ImageDataset):
         *,
         name: str,
         download: bool = True,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, object] | None = None,
     ):
         if name not in datasets.__all__:
             raise UnknownNameError('torchvision dataset', name, datasets.__all__)
@@ -75,10 +75,10 @@ class TorchvisionDataset(ImageDataset):
             samples = [(index, label) for index, (_, label) in enumerate(samples)]
         super().__init__(_classes(parts[0], samples), samples)
 
-    def open(self, source: Any) -> Image.Image:
+    def open(self, source: object) -> Image.Image:
         return open_image(self._data[source][0] if isinstance(source, int) else source, self.gray_range)
 
-    def identity(self, source: Any) -> Hashable:
+    def identity(self, source: object) -> Hashable:
         if not isinstance(source, int):
             return super().identity(source)
         part = bisect_right(self._data.cumulative_sizes, source)
@@ -98,7 +98,7 @@ def _accepted(plugin: type) -> set[str]:
     return names
 
 
-def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, Any]) -> list[Any]:
+def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, object]) -> list[Any]:
     """The datasets that make up the split. train+val may be two datasets."""
     name = f'torchvision.datasets.{plugin.__name__}'
     argument = next((word for word in ('train', 'split', 'image_set') if word in accepted), None)
@@ -146,6 +146,6 @@ def _samples(part: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
         return [(None, part[index][1]) for index in range(len(part))]
 
 
-def _classes(part: Any, samples: list[tuple[Any, int]]) -> list[str]:
+def _classes(part: object, samples: list[tuple[object, int]]) -> list[str]:
     names = getattr(part, 'classes', None) or getattr(part, 'categories', None)
     return list(names or map(str, range(1 + max(label for _, label in samples))))

@@ -101,7 +101,7 @@ def without_paths(configuration: Entry) -> JsonObject:
     Such paths say something about this machine, and help on no other machine.
     """
 
-    def without(value: Any) -> Any:
+    def without(value: object) -> Any:
         if isinstance(value, dict):
             return {
                 key: without(inner)
@@ -226,7 +226,7 @@ def _name(repo_id: str) -> str:
     return repo_id.rstrip('/').rpartition('/')[2]
 
 
-def _said(value: Any) -> str:
+def _said(value: object) -> str:
     """An entry of a config in the form of a call: 'AdamW(lr=0.02)'."""
     if isinstance(value, (list, tuple)):
         return ', '.join(map(_said, value))
@@ -240,13 +240,13 @@ def _listed(classes: list[str], most: int = 20) -> str:
     return f'{len(classes)}: {", ".join(map(str, classes[:most]))}{", …" if len(classes) > most else ""}'
 
 
-def _table(rows: Mapping[str, Any]) -> str:
+def _table(rows: Mapping[str, object]) -> str:
     """A Markdown table of the rows that have a value.
 
     Each value is literal text, whatever the value holds.
     """
 
-    def literal(value: Any) -> str:
+    def literal(value: object) -> str:
         return '`' + ' '.join(str(value).split()).replace('`', "'").replace('|', '\\|') + '`'
 
     return '\n'.join(

@@ -92,7 +92,7 @@ def require_backbone(entry: Any, where: str) -> None:
     require_plain_settings(unruled, where)
 
 
-def require_run(sections: Mapping[str, Any], source: str) -> None:
+def require_run(sections: Mapping[str, object], source: str) -> None:
     """DataError if the sections dataset and train of a folder could do harm. A run may begin from these
     sections.
 
@@ -118,7 +118,7 @@ def require_run(sections: Mapping[str, Any], source: str) -> None:
             raise DataError(f'{source} has {shown(value)} as {where}; allowed: at most {most:,}.')
 
 
-def require_texts(value: Any, source: str) -> None:
+def require_texts(value: object, source: str) -> None:
     """DataError for values that are nested too deep, and for text that no file can hold."""
     for _, inner in walk(value, source):
         if isinstance(inner, str) and not _is_text(inner):
@@ -138,7 +138,7 @@ def _require_plugin(entry: Any, where: str) -> None:
             require_plain_settings(value, f'{where}.{key}')
 
 
-def _require_classes(classes: Any, tasks: Mapping[str, Any], source: str) -> None:
+def _require_classes(classes: object, tasks: Mapping[str, object], source: str) -> None:
     parts = classes if tasks else {'': classes}
     if not isinstance(parts, dict) or (tasks and set(parts) != set(tasks)):
         raise DataError(f'{source} must have a list of class names for each task: {", ".join(tasks)}.')
@@ -158,7 +158,7 @@ def _require_classes(classes: Any, tasks: Mapping[str, Any], source: str) -> Non
             )
 
 
-def _require_preprocessing(given: Any, tasks: Mapping[str, Any], source: str) -> None:
+def _require_preprocessing(given: object, tasks: Mapping[str, object], source: str) -> None:
     parts = given if tasks and isinstance(given, dict) else {'': given}
     for task, part in parts.items():
         if part is not None and not PREPROCESSING.allows(part):

@@ -140,7 +140,7 @@ def read_configuration(folder: str | Path) -> JsonObject:
     return configuration
 
 
-def since_newer(configuration: Any) -> str:
+def since_newer(configuration: object) -> str:
     """A sentence for an error about a folder that a newer vet wrote. '' for other folders."""
     written = configuration.get('vet_version') if isinstance(configuration, dict) else None
     if not is_newer(written):
@@ -266,7 +266,7 @@ def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None =
     return TunedModel(shared, models)
 
 
-def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | None = None) -> Backbone:
+def load_backbone(identity: Mapping[str, object], given: str | Path | Backbone | None = None) -> Backbone:
     """The backbone that `identity` names. DataError if its weights are not the named weights.
 
     given: where the weights are now; or a backbone, which is copied with shared weights.
@@ -304,7 +304,7 @@ def load_backbone(identity: Mapping[str, Any], given: str | Path | Backbone | No
     return backbone
 
 
-def architecture(identity: Mapping[str, Any]) -> JsonObject:
+def architecture(identity: Mapping[str, object]) -> JsonObject:
     """The settings of a backbone that decide its network, without its weights."""
     named = {key: value for key, value in identity.items() if key not in (*HINTS, *IDENTITY)}
     return json.loads(json.dumps(named | dict(name=str(identity.get('name')).partition('.')[0])))

@@ -182,7 +182,7 @@ def _read(path: Path) -> JsonObject:
     return given
 
 
-def _refuse_paths(value: Any, source: str, key: str = '') -> None:
+def _refuse_paths(value: object, source: str, key: str = '') -> None:
     """DataError for a path that leads out of the folder, anywhere in `value`.
 
     Absolute paths are refused too, in the section 'model'.

@@ -87,7 +87,7 @@ def _lora(delta: Any, weight: torch.Tensor) -> Tensors:
     return tensors
 
 
-def _lora_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
+def _lora_config(deltas: Deltas, tuners: list[object]) -> JsonObject:
     kinds = {type(delta) for delta in deltas.values()}
     if len(kinds) > 1:
         raise UserError('some updates are DoRA and some plain LoRA; PEFT has one use_dora for all.')
@@ -125,7 +125,7 @@ def _lokr_rank(delta: Any, weight: torch.Tensor) -> int:
     )
 
 
-def _lokr_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
+def _lokr_config(deltas: Deltas, tuners: list[object]) -> JsonObject:
     factors = {tuner.factor for tuner in tuners if hasattr(tuner, 'factor')}
     if len(factors) > 1:
         raise UserError(f'the LoKr tuners have the factors {sorted(factors)}; PEFT has one decompose_factor.')
@@ -170,7 +170,7 @@ def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:
     return dict(ia3_l=gamma.view(1, -1, *ones) if ones else gamma.view(-1, 1))
 
 
-def _ia3_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
+def _ia3_config(deltas: Deltas, tuners: list[object]) -> JsonObject:
     inputs = [path for path, delta in deltas.items() if isinstance(delta, ScaleInput)]
     return dict(feedforward_modules=paths_pattern(inputs) if inputs else [])
 

@@ -25,7 +25,7 @@ class AttentionByProducts(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, function: Any, types: object, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if function is F.scaled_dot_product_attention and _is_plain(*args, **kwargs):
@@ -34,7 +34,7 @@ class AttentionByProducts(TorchFunctionMode):
 
 
 def _is_plain(
-    q: Any = None, k: Any = None, v: Any = None, /, *others: Any, dropout_p: float = 0.0, **options: Any
+    q: Any = None, k: Any = None, v: Any = None, /, *others: Any, dropout_p: float = 0.0, **options: object
 ) -> bool:
     return (
         torch.is_grad_enabled()

@@ -24,7 +24,7 @@ CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
-def weights_stored_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
+def weights_stored_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
     """Within this context, weights and biases of linear layers and convolutions of a model's backbone are of
     `dtype`.
 
@@ -69,7 +69,7 @@ def norm_inputs_kept_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
         yield
 
 
-def _normed(norm: Any, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
+def _normed(norm: nn.Module, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
     if is_recorded() or x.dtype != torch.float32:  # a compiler itself chooses the tensors that it keeps
         return type(norm).forward(norm, x)
     return Norm.apply(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, dtype)

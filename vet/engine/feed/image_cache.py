@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 
 from vet.config import Settings
 from vet.datasets import image as decoding
-from vet.datasets.base import ImageDataset
+from vet.datasets.base import ImageData, ImageDataset
 from vet.datasets.hold_out import Part
 from vet.datasets.multitask import MultiTask
 from vet.datasets.torchvision import TorchvisionDataset
@@ -117,7 +117,7 @@ class ImageCache:
         self._of_split: dict[str, tuple[Any, Transforms]] = {}
         self._told: set[str] = set()  # reasons that were already printed
 
-    def kept(self, split: str, dataset: Any, views: Transforms) -> tuple[Any, Transforms]:
+    def kept(self, split: str, dataset: ImageData, views: Transforms) -> tuple[Any, Transforms]:
         """A split's images after the first steps of each task's view, and the remaining steps of the views.
 
         If the images cannot be kept: the images and views as given, with a line on the console.
@@ -134,7 +134,7 @@ class ImageCache:
         return self._of_split[split]
 
 
-def _keep(dataset: Any, views: Transforms, workers: int) -> tuple[Any, Transforms]:
+def _keep(dataset: ImageData, views: Transforms, workers: int) -> tuple[Any, Transforms]:
     parts = {task: split_still(view) for task, view in views.items()}
     left = {task: rest for task, (_, rest) in parts.items()}
     if not isinstance(dataset, MultiTask):
@@ -186,7 +186,7 @@ def _decoder() -> tuple[Any, ...]:
     return code, ImageFile.LOAD_TRUNCATED_IMAGES, *(features.version(name) for name in CODECS)
 
 
-def _fill(temporary: Path, dataset: Any, still: list[Callable], workers: int, path: Path) -> None:
+def _fill(temporary: Path, dataset: ImageData, still: list[Callable], workers: int, path: Path) -> None:
     """Decodes each image once, and writes the file.
 
     NotKeptError as soon as the estimated size is too large.

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import vet
-from vet.datasets.base import item_of, sources_of
+from vet.datasets.base import ImageData, item_of, sources_of
 from vet.engine.feed.door import opened
 from vet.files import JsonObject
 
@@ -91,7 +91,7 @@ def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
         yield f'the {split} split ({", ".join(kinds)})'
 
 
-def _of_dataset(dataset: Any) -> JsonObject:
+def _of_dataset(dataset: ImageData) -> JsonObject:
     if hasattr(dataset, 'tasks'):
         parts = {task: _of_dataset(part) for task, part in dataset.tasks.items()}
         return dict(
@@ -111,7 +111,7 @@ def _of_dataset(dataset: Any) -> JsonObject:
     return dict(images=len(dataset), labels=_digest(labels), names=_digest(names), contents=contents)
 
 
-def _items(dataset: Any) -> list[Any]:
+def _items(dataset: ImageData) -> list[Any]:
     """Digests of the pixels and labels of some items, for a dataset that does not say its sources.
 
     An item is read twice. None stands for an item that differs each time, such as after a random transform.
@@ -136,7 +136,7 @@ def _contents(files: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _in_memory(source: Any) -> str | None:
+def _in_memory(source: object) -> str | None:
     """A digest of an image in memory. None for an item that the dataset reads in its own way."""
     if isinstance(source, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(source).tobytes()).hexdigest()
@@ -145,5 +145,5 @@ def _in_memory(source: Any) -> str | None:
     return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode(errors='surrogateescape')).hexdigest()
