@@ -210,7 +210,7 @@ def _is_of_many(value: object, hint: object) -> bool:
     return origin is not tuple or typing.get_args(kind)[-1] is Ellipsis
 
 
-def _of_entries(hint: object) -> Any:
+def _of_entries(hint: object) -> object:
     kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
     entries = typing.get_args(kind)
     return entries[0] if entries[-1] is Ellipsis else entries[-1]

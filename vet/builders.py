@@ -93,7 +93,7 @@ def build_datasets(
     return data
 
 
-def _held_out(dataset: ImageData, share: float) -> tuple[Any, Any]:
+def _held_out(dataset: ImageData, share: float) -> tuple[object, object]:
     """Train and validation parts of a dataset. For several tasks: the parts of each task's dataset."""
     if not isinstance(dataset, MultiTask):
         return hold_out(dataset, share, seed=0)
@@ -119,7 +119,7 @@ def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None
     )
 
 
-def _composed(classes: Any) -> Any:
+def _composed(classes: Any) -> object:
     """Class names in the composed Unicode form. An older model may hold names in the form of macOS."""
     if isinstance(classes, dict):
         return {task: _composed(names) for task, names in classes.items()}

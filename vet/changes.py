@@ -39,7 +39,7 @@ def modified(
     return config
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def _plain(config: Any) -> dict[str, object]:
     return {key: copy.deepcopy(config[key]) for key in config if key in SECTIONS}
 
 
@@ -47,7 +47,7 @@ def _after_function(
     config: Config, modify: Callable[[Config], Config | None], before: dict[str, object]
 ) -> Config:
     filename, helpers = config.filename, {key: config[key] for key in config if key not in EFFECTIVE}
-    changed: Any = modify(config)
+    changed: object = modify(config)
     changed = config if changed is None else changed
     if not isinstance(changed, (Config, Mapping)):
         raise UserError(f'cfg_modify_fn returned {changed!r}; it must return a config, or nothing.')
@@ -94,7 +94,7 @@ def _set(config: Config, key: object, value: object) -> None:
         raise UnknownNameError(
             'section in the option', key, EFFECTIVE, 'The option would change nothing.', nearest_settings(key)
         )
-    owner: Any = config
+    owner: object = config
     for part, _ in zip([first, *below], below):  # mmengine sets no key below None
         if isinstance(owner, dict | Config) and owner.get(part) is None:
             owner[part] = {}
@@ -132,7 +132,7 @@ def _take_along(config: Config, before: dict[str, object]) -> None:
     old, new = before.get('train'), config.get('train')
     if not isinstance(old, dict) or not isinstance(new, dict):
         return
-    schedules: list[dict[str, Any]] = [
+    schedules: list[dict[str, object]] = [
         dict(part['lr_scheduler']) if isinstance(part.get('lr_scheduler'), dict) else {}
         for part in (old, new)
     ]

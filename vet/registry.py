@@ -18,7 +18,7 @@ from vet.allowed import choices, fits, must_be
 from vet.errors import UnknownNameError, UserError, shown
 
 
-def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) -> Any:
+def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) -> object:
     """Calls the plugin `cfg['type']` with the rest of `cfg`. The names and values of the arguments are
     checked first.
 

@@ -166,7 +166,7 @@ def literal(text: str) -> Any:
     return value if is_allowed else text
 
 
-def _words(text: str) -> list[Any]:
+def _words(text: str) -> list[object]:
     """[a, b] or (a, b), a list of words without quotes."""
     if not text.endswith(OPEN[text[0]]):
         raise ValueError(f'the list has no {OPEN[text[0]]}')
@@ -195,7 +195,7 @@ def _no_dict(text: str) -> str:
     return text
 
 
-def _value(node: ast.expr) -> Any:
+def _value(node: ast.expr) -> object:
     if (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -52,7 +51,7 @@ def read_recipe(name: str) -> JsonObject:
     return {section: settings[section] for section in SECTIONS}
 
 
-def _flat(values: JsonObject, path: str = '') -> Iterator[tuple[str, Any]]:
+def _flat(values: JsonObject, path: str = '') -> Iterator[tuple[str, object]]:
     """All values with dotted keys: (key, value)."""
     for key, value in values.items():
         if isinstance(value, dict):

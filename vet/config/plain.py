@@ -20,7 +20,7 @@ def plain(value: object, where: str) -> Any:
     return _plain(value, where, 0, count())
 
 
-def _plain(value: object, where: str, depth: int, seen: Iterator[int]) -> Any:
+def _plain(value: object, where: str, depth: int, seen: Iterator[int]) -> object:
     if depth > DEPTH:
         raise UserError(f'{where[:60]}… is nested more than {DEPTH} deep; no setting is.')
     if next(seen) > MANY:

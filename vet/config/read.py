@@ -97,7 +97,7 @@ def _must_be(value: object, hint: object) -> str:
     return must_be(value, hint)
 
 
-def _walk(place: Sequence[str | int], given: Any) -> tuple[str, Any, Any]:
+def _walk(place: Sequence[str | int], given: Any) -> tuple[str, object, object]:
     """The setting at a place that pydantic names: its path, its hint, and the given value."""
     path, hint, value = '', Settings, given
     for part in place:

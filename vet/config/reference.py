@@ -64,7 +64,7 @@ def parts() -> list[Part]:
     ]
 
 
-def _sections(section: object, path: str) -> Iterator[tuple[str, Any]]:
+def _sections(section: object, path: str) -> Iterator[tuple[str, object]]:
     yield path, section
     for name, hint in fields_of(section).items():
         place = f'{path}.{name}' if path else name
@@ -124,7 +124,7 @@ def values_set(config: Config) -> dict[str, Any]:
     return {path: value for path, value in found.items() if value is not MISSING}
 
 
-def _value_at(given: object, path: str) -> Any:
+def _value_at(given: object, path: str) -> object:
     for name in path.split('.'):
         if not isinstance(given, Mapping) or name not in given:
             return MISSING

@@ -49,7 +49,7 @@ def _plugins(registry: Registry) -> dict[str, Any]:
     return {'type': 'object', 'properties': {'type': {'enum': registry.names()}}, 'allOf': of_each}
 
 
-def _plugin(registry: Registry, name: str) -> dict[str, Any]:
+def _plugin(registry: Registry, name: str) -> dict[str, object]:
     arguments = arguments_of(registry, name)
     properties = {argument.name: _argument(argument) for argument in arguments}
     lengths = dict.fromkeys(short_forms(), True) if registry.name == 'backbone' else {}
@@ -64,7 +64,7 @@ def _plugin(registry: Registry, name: str) -> dict[str, Any]:
     }
 
 
-def _argument(argument: Argument) -> dict[str, Any]:
+def _argument(argument: Argument) -> dict[str, object]:
     try:
         schema = TypeAdapter(argument.hint).json_schema()
     except PydanticUserError:  # no JSON value fits the hint, such as a callable

@@ -73,7 +73,7 @@ def find_parts(
             around[site.name] = called.multiplier(site.name) or nearest
     weights = {site.name: site.weight for site in sites}
     for _ in range(3):
-        watched: dict[str, dict[str, Any]] = {}
+        watched: dict[str, dict[str, object]] = {}
         for name, path in around.items():
             watched.setdefault(path, {})[name] = weights[name]
         if not watched:

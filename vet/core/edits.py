@@ -74,7 +74,7 @@ def _edit_input(delta: nn.Module, module: nn.Module, args: tuple) -> tuple:
     return delta(args[0]), *args[1:]
 
 
-def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, out: Any) -> Any:
+def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, out: Any) -> object:
     if isinstance(out, torch.Tensor):
         return delta(args[0], out)
     edited = delta(args[0], out[place])

@@ -186,7 +186,7 @@ def around(path: str) -> Iterator[str]:
         yield path
 
 
-def _weights(network: nn.Module) -> Iterator[tuple[str, Any]]:
+def _weights(network: nn.Module) -> Iterator[tuple[str, object]]:
     for name, module in network.named_modules():
         if isinstance(module, WEIGHTED):
             yield name, module.weight

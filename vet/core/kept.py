@@ -53,13 +53,13 @@ def kept_dropped(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _changes_noted(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, dict[str, Any]]]]:
+def _changes_noted(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, dict[str, object]]]]:
     """Restores what the forward changed.
 
     When the context has ended, the list has the earlier values by module.
     """
     before = [(module, _state(module)) for module in dict.fromkeys(modules)]
-    changes: list[tuple[nn.Module, dict[str, Any]]] = []
+    changes: list[tuple[nn.Module, dict[str, object]]] = []
     try:
         yield changes
     finally:
@@ -99,7 +99,7 @@ def _put_back(module: nn.Module, name: str, was: object) -> None:
         place[name] = was.refilled() if isinstance(was, _Held) else was
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
+def _state(module: nn.Module) -> dict[str, object]:
     """The attributes of a module that torch does not own, and the module's buffers."""
     own = {name: _held(value) for name, value in vars(module).items() if name not in OWN}
     return own | buffers_of(module)
@@ -123,7 +123,7 @@ class _Held:
         return self.container
 
 
-def _held(value: Any) -> Any:
+def _held(value: Any) -> object:
     if type(value) is dict:
         return _Held(value, [(key, _held(part)) for key, part in value.items()])
     if type(value) in (list, set):
@@ -131,7 +131,7 @@ def _held(value: Any) -> Any:
     return value
 
 
-def _refilled(part: object) -> Any:
+def _refilled(part: object) -> object:
     if isinstance(part, tuple) and len(part) == 2 and isinstance(part[1], _Held):  # of a dict
         return part[0], part[1].refilled()
     return part.refilled() if isinstance(part, _Held) else part

@@ -101,7 +101,7 @@ def _with_shared(delta: nn.Module) -> Iterator[nn.Module]:
 @contextmanager
 def _replaced(
     modules: Iterable[nn.Module], replace: Callable[[torch.Tensor], torch.Tensor]
-) -> Iterator[dict[int, Any]]:
+) -> Iterator[dict[int, object]]:
     """Within, replacements stand for the modules' parameters and buffers.
 
     Gives {id of a tensor: replacement}.

@@ -154,7 +154,7 @@ def _take_off(host: nn.Module, state: _Attached) -> None:
         object.__setattr__(host, 'forward', state.before)
 
 
-def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> object:
     """The forward of a reweighted module.
 
     If all deltas can split: W x and the additions of the deltas, as W x + B(A x). If not: the class's forward
@@ -181,7 +181,7 @@ def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def _with_tensors(
     host: nn.Module, state: _Attached, tensors: Tensors, *args: object, **kwargs: object
-) -> Any:
+) -> object:
     """The old forward with new tensors."""
     if state.before is None:
         return type(host).forward(_shadow(host, tensors), *args, **kwargs)

@@ -3,7 +3,6 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
-from typing import Any
 
 from torchvision.models import ResNet50_Weights
 
@@ -48,7 +47,7 @@ def class_list(classes: object) -> list[str]:
     return names
 
 
-def _by_number(classes: Mapping[object, object]) -> list[Any]:
+def _by_number(classes: Mapping[object, object]) -> list[object]:
     """The names of {name: number} or {number: name}, in the order of the numbers."""
     named = {number: name for name, number in classes.items() if _is_number(number)}
     if len(named) < len(classes):

@@ -11,7 +11,7 @@ from vet.errors import ToldError, UserError
 
 def on_main(accelerator: Accelerator, make: Callable[[], object]) -> Any:
     """The result of `make` on the main process, for all processes. Its UserError is raised on all."""
-    shared: list[Any] = [None, None]
+    shared: list[object] = [None, None]
     if accelerator.is_main_process:
         try:
             shared[0] = make()

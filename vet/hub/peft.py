@@ -423,7 +423,7 @@ def _is_in(pattern: str | list[str], path: str) -> bool:
     return path in pattern or path.endswith(tuple(f'.{name}' for name in pattern))
 
 
-def _by_pattern(patterns: Mapping[str, object] | None, path: str, default: object) -> Any:
+def _by_pattern(patterns: Mapping[str, object] | None, path: str, default: object) -> object:
     return next(
         (value for pattern, value in (patterns or {}).items() if fits_start(rf'(.*\.)?({pattern})$', path)),
         default,

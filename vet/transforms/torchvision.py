@@ -278,7 +278,7 @@ def split_normalisation(transform: Callable) -> tuple[Callable, Callable]:
     return v2.Compose(steps[:-1]), steps[-1]
 
 
-def _flat(transform: Callable) -> list[Any]:
+def _flat(transform: Callable) -> list[object]:
     """All steps of a Compose in order. The steps of each Compose within a Compose are listed too."""
     if not isinstance(transform, v2.Compose) or type(transform).forward is not v2.Compose.forward:
         return [transform]

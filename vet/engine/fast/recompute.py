@@ -40,7 +40,7 @@ def blocks_recomputed(model: Any) -> Iterator[None]:
         yield
 
 
-def _again(forward: Callable, norms: list[nn.Module], *args: Any, **kwargs: Any) -> Any:
+def _again(forward: Callable, norms: list[nn.Module], *args: Any, **kwargs: Any) -> object:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
 

@@ -210,7 +210,7 @@ def _leave_signals_to_the_run(worker: int) -> None:
         os.setpgid(0, 0)
 
 
-def _unless_error(collate: Callable[[list], object], items: list) -> Any:
+def _unless_error(collate: Callable[[list], object], items: list) -> object:
     return next((item for item in items if isinstance(item, UserError)), None) or collate(items)
 
 

@@ -242,7 +242,7 @@ def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, Any]:
     return outputs
 
 
-def _for_batch(output: torch.Tensor, batch: int, *args: object, **kwargs: object) -> Any:
+def _for_batch(output: torch.Tensor, batch: int, *args: object, **kwargs: object) -> object:
     """The output of one image, repeated for a batch.
 
     A value that is the same for any batch is not changed.

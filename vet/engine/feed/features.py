@@ -156,7 +156,7 @@ class _Still(Dataset):
     def __call__(self, image: Any) -> Any:
         return self._read(self.inner, image)
 
-    def _read(self, read: Callable[[Any], Any], argument: Any) -> Any:
+    def _read(self, read: Callable[[Any], Any], argument: Any) -> object:
         before = _random_state()
         result = read(argument)
         if _random_state() != before:
@@ -312,7 +312,7 @@ def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[i
         file.write(digest.digest())
 
 
-def _random_state(device: torch.device | None = None) -> tuple[Any, ...]:
+def _random_state(device: torch.device | None = None) -> tuple[object, ...]:
     """The state of every generator, with a GPU's if `device` is a GPU. Each draw changes the state."""
     numbers: Any
     _, numbers, *place = np.random.get_state()

@@ -114,7 +114,7 @@ class ImageCache:
 
     def __init__(self, settings: Settings, accelerator: Accelerator):
         self.settings, self._says = settings, accelerator.is_main_process
-        self._of_split: dict[str, tuple[Any, Transforms]] = {}
+        self._of_split: dict[str, tuple[object, Transforms]] = {}
         self._told: set[str] = set()  # reasons that were already printed
 
     def kept(self, split: str, dataset: ImageData, views: Transforms) -> tuple[Any, Transforms]:
@@ -134,7 +134,7 @@ class ImageCache:
         return self._of_split[split]
 
 
-def _keep(dataset: ImageData, views: Transforms, workers: int) -> tuple[Any, Transforms]:
+def _keep(dataset: ImageData, views: Transforms, workers: int) -> tuple[object, Transforms]:
     parts = {task: split_still(view) for task, view in views.items()}
     left = {task: rest for task, (_, rest) in parts.items()}
     if not isinstance(dataset, MultiTask):
@@ -178,7 +178,7 @@ def _is_whole(path: Path, count: int) -> bool:
     return path.stat().st_size == table.nbytes + 3 * int(sizes_N2.prod(1).sum())
 
 
-def _decoder() -> tuple[Any, ...]:
+def _decoder() -> tuple[object, ...]:
     """Facts that the pixels of a file depend on, beside the file: vet's code, Pillow's libraries and
     Pillow's switch.
     """
@@ -219,7 +219,7 @@ def _fill(temporary: Path, dataset: ImageData, still: list[Callable], workers: i
         os.fsync(file.fileno())  # otherwise, after a power failure, the name might exist without the pixels
 
 
-def _identities(dataset: Any) -> Iterator[Any]:
+def _identities(dataset: Any) -> Iterator[object]:
     """For each image, facts that differ between images, and that change when the image changes."""
     indices: Sequence[int] = range(len(dataset))
     while isinstance(dataset, Part):
