@@ -213,7 +213,7 @@ def _trace(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, dict
         else:
             calls[module] = _Call(next(clock))
 
-    def end(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    def end(module: nn.Module, args: tuple, output: object) -> None:
         calls[module].ended = next(clock)
         calls[module].output = map_tensors(
             lambda t: t[:1].clone() if t.shape[:1] == (len(images),) else t, output
@@ -242,7 +242,7 @@ def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, Any]:
     return outputs
 
 
-def _for_batch(output: torch.Tensor, batch: int, *args: object, **kwargs: object) -> object:
+def _for_batch(output: object, batch: int, *args: object, **kwargs: object) -> object:
     """The output of one image, repeated for a batch.
 
     A value that is the same for any batch is not changed.
