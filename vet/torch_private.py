@@ -203,7 +203,7 @@ def operations(*names: str) -> set[Any]:
 
 # core.budget counts these apart. Without a name: the operation costs nothing, like other unknown operations.
 NEW_TENSORS = operations('new_empty', 'new_zeros', 'new_ones', 'new_full')
-CONVOLUTIONS = operations('convolution', '_convolution')
+CONVOLUTIONS = operations('convolution', '_convolution', 'convolution_backward')
 COUNTED_AS = dict(
     zip(
         operations('_scaled_dot_product_flash_attention_for_cpu'),

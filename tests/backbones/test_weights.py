@@ -113,7 +113,8 @@ def test_of_weights_and_their_average_timms_choice_is_taken_and_told(donor, tmp_
         theirs = timm.models.load_state_dict(str(path), weights_only=True)
         assert all(torch.equal(theirs[name], donor.state_dict()[name]) for name in theirs)
     with pytest.warns(
-        UserWarning, match=f"'{raw}' is used, and '{average}' is not. model.backbone.use_ema=True uses that"
+        UserWarning,
+        match=f"'{raw}' is used, and '{average}' is not. model.backbone.use_ema=True uses '{average}'",
     ):
         plain = build(checkpoint=path, use_ema=False)
     assert plain.identity['use_ema'] is False and plain.identity['sha256'] != averaged.identity['sha256']

@@ -53,9 +53,7 @@ def test_targets_of_a_dataset_without_targets():
     assert all(type(label) is int for label in targets_of(Own()))
 
 
-@pytest.mark.parametrize(
-    'label', [True, np.bool_(True), torch.tensor(True), torch.tensor([1]), np.array([1]), 1.0, '1', None]
-)
+@pytest.mark.parametrize('label', [torch.tensor([1]), np.array([1]), 1.0, '1', None])
 def test_labels_that_are_no_class_numbers(label):
     with pytest.raises(UserError, match='picture has the label .* a whole number from 0 to 1'):
         as_label(label, 2, lambda: 'picture')

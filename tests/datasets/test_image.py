@@ -249,7 +249,7 @@ def test_a_path_is_not_opened_as_a_url(photo, tmp_path, monkeypatch):
         ),
         (
             b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n',
-            'a program in EPS, which is not run',
+            'a program in EPS, which vet does not run',
         ),
     ],
     ids=lambda value: type(value).__name__,

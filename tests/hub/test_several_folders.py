@@ -1,5 +1,7 @@
 """Several model folders on one backbone: read, called by name, refused where they do not belong together."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,16 @@ def test_refusals(folder, folders, tmp_path):
     ):
         classifier(dict(folders, other=folder(LORA, name='vit_small_patch16_224')))
     with pytest.raises(DataError, match=r'images of \(64, 64\) .*the network takes \(32, 32\)'):
-        classifier(dict(folders, large=folder(LORA, size=64)))
+        classifier(dict(folders, large=_for_images_of(64, folder(LORA))))
+
+
+def _for_images_of(size, path):
+    """The model folder, changed to images of another size."""
+    configuration = path / 'configuration.json'
+    saved = json.loads(configuration.read_text())
+    saved['preprocessing']['size'] = [size, size]
+    configuration.write_text(json.dumps(saved))
+    return path
 
 
 def test_other_weights_are_refused(folder, folders, monkeypatch):

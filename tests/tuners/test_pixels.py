@@ -106,6 +106,7 @@ def saved_bytes(**config: object) -> tuple[int, int]:
         lambda *_: within.append(sum(storage.nbytes() for storage in saved.values()))
     )
     tuner.attach(backbone)
+    within.clear()  # the proof of `attach` ran the network too
     parameters = {p.untyped_storage().data_ptr() for p in [*backbone.parameters(), *tuner.parameters()]}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

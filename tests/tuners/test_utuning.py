@@ -62,7 +62,7 @@ def test_counts_on_vit_b16(at, count):
             dict(at='block'),
             'resnet',
             NoSiteError,
-            r"keeps the shape of its input \(this one gives \(8, 8, 8\)\), but 'layer1\.0' \(BasicBlock, which takes \(64, 8, 8\)",
+            r"keeps the shape of its input \(this gives \(8, 8, 8\)\), but 'layer1\.0' \(BasicBlock, which takes \(64, 8, 8\)",
         ),
     ],
     ids=str,

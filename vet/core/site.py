@@ -26,7 +26,7 @@ from vet.torch_private import parameters_of
 
 ROLES = (
     'backbone block attn attn.qkv attn.proj pool pool.qkv pool.proj mlp mlp.fc1 mlp.fc2 norm '
-    'weight linear conv stem head logits'
+    'weight linear conv stem logits'
 ).split()  # never the path of a module by accident
 # Where a role has no module: the places that may do instead, the nearest first.
 NEAREST = {

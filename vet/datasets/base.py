@@ -185,12 +185,10 @@ def _refuse_contradiction(dataset: ImageData, index: int, label: int) -> None:
 def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
     """A label as an int. UserError unless the label is a whole number from 0 to K-1.
 
-    A truth value is no class number, and neither is an array or tensor with an axis. name: says of which item
-    the label is.
+    An array or tensor with an axis is no label. name: says of which item the label is.
     """
-    is_truth = isinstance(label, bool) or str(getattr(label, 'dtype', '')).endswith('bool')
     try:
-        number = -1 if is_truth or np.ndim(label) else operator.index(label)
+        number = -1 if np.ndim(label) else operator.index(label)
     except (TypeError, ValueError):
         number = -1
     if not 0 <= number < num_classes:

@@ -243,6 +243,8 @@ class Trainer:
         learner = Learner(
             self.model, train, order, accelerator, progress.step, features.net if features else None
         )
+        if is_main:
+            self._tell_coverage()
         try:
             if parts:
                 learner.restore(parts, progress.step)
@@ -272,13 +274,15 @@ class Trainer:
         environment = describe(self.accelerator.device) | dict(command=sys.argv)
         checkpoint = self.folder.begin(self.settings, self._identity(), environment)
         rehearse_the_end(self.model, self.settings, self.folder.path, self._save_output)
-        if self.accelerator.is_main_process:
-            lines, shortfalls = report(self.model.tuners)
-            for line in lines:
-                say(line)
-            for text in shortfalls:
-                warnings.warn(text, stacklevel=2)
         return checkpoint, self.folder.path
+
+    def _tell_coverage(self) -> None:
+        """Prints which share of the network the tuners reach. A small share is a warning with the reason."""
+        lines, shortfalls = report(self.model.tuners)
+        for line in lines:
+            say(line)
+        for text in shortfalls:
+            warnings.warn(text, stacklevel=2)
 
     def _tell_of(self, stop: Stop, progress: Progress) -> None:
         if self.accelerator.is_main_process:
