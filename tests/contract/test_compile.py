@@ -78,12 +78,11 @@ def test_edits_after_compile_are_seen_by_the_compiled_model(config):
 @pytest.mark.parametrize(
     'config',
     [
-        dict(type='Adapter', width=2),
-        dict(type='VPT', length=2),
-        dict(type='LoRA', rank=2),
-        dict(type='BitFit'),
+        pytest.param(dict(type='Adapter', width=2), id='Adapter'),
+        pytest.param(dict(type='VPT', length=2), id='VPT', marks=pytest.mark.slow),
+        pytest.param(dict(type='LoRA', rank=2), id='LoRA'),
+        pytest.param(dict(type='BitFit'), id='BitFit', marks=pytest.mark.slow),
     ],
-    ids=lambda config: config['type'],
 )
 def test_no_edit_is_hidden_by_a_graph_that_was_made_before(config):
     """A graph's guards look at no hook: without a reset, a compiled network goes on as if nobody had

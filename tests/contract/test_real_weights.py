@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from tests.contract.cases import CASES, Case
-from tests.contract.runs import widest, with_head
+from tests.contract.runs import with_head
 from vet.errors import UserError
 from vet.registry import BACKBONES
 
@@ -22,13 +22,9 @@ def digits(mean: float, std: float) -> tuple[torch.Tensor, torch.Tensor]:
     return (images.expand(-1, 3, -1, -1) - mean) / std, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    'case',
-    [
-        pytest.param(case, id=str(case), marks=[] if case is widest()[case.name] else pytest.mark.slow)
-        for case in CASES
-        if case.on is None or 'vit' in case.on
-    ],
+    'case', [pytest.param(case, id=str(case)) for case in CASES if case.on is None or 'vit' in case.on]
 )
 def test_three_steps_on_the_digits_vit_lower_the_loss(case: Case):
     torch.manual_seed(0)

@@ -30,7 +30,7 @@ def test_three_tuners_all_have_gradients(stacked):
         assert sum(mine) > 0 or not list(tuner.trainable())
 
 
-@pytest.mark.parametrize('order', [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize('order', [pytest.param((0, 1, 2), marks=pytest.mark.slow), (2, 0, 1)])
 def test_detaching_a_stack_in_any_order_restores_the_network(stacked, ran, order):
     with torch.no_grad():
         for parameter in stacked.trainable().values():

@@ -210,6 +210,7 @@ def train_with_a_deadly_dataset(run: Path, seen: Path, resume: str | None) -> No
         print(error)
 
 
+@pytest.mark.slow
 def test_a_killed_worker(tmp_path, python):
     script = (
         'import sys; from pathlib import Path; from tests.engine.test_failures import '
