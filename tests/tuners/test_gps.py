@@ -187,6 +187,10 @@ def test_refusals(config, family, error, text):
         TUNERS.build(dict(type='GPS', **config)).attach(tiny(family))
 
 
+def test_one_image_is_the_least_to_choose_by():
+    assert TUNERS.build(dict(type='GPS', images=1)).images == 1
+
+
 def test_one_image_a_batch_has_nothing_to_compare():
     _, tuner = attached('vit')
     with pytest.raises(

@@ -64,6 +64,13 @@ def test_published_counts_on_vit_b16(length, count):
     tuner.detach()
 
 
+def test_the_default_length_is_ten():
+    tuner = prefix()
+    tuner.attach(vit_b16())
+    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 184_320
+    tuner.detach()
+
+
 @pytest.mark.parametrize(
     'net, error, text',
     [
