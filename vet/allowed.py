@@ -160,13 +160,6 @@ def without_ranges(hint: object) -> Any:
     return hint
 
 
-def without_floats(hint: object) -> Any:
-    """The hint without its options that are floats. An int that fits the result stays an int."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    kept = tuple(option for option in options if without_ranges(option) is not float)
-    return typing.Union[kept] if kept else type(None)  # noqa: UP007, of a computed tuple
-
-
 def choices(hint: object) -> list[str]:
     """The texts that a hint lists. Empty if the hint allows more than these texts, True, False and None."""
     if typing.get_origin(hint) is Annotated:
