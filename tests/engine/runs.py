@@ -18,6 +18,10 @@ from vet.engine import evaluate
 from vet.engine.learner import Learner
 from vet.engine.saving.log import read_log
 
+# the arguments with which Python starts a module or a script in two processes
+TWO_PROCESSES = (
+    '-m torch.distributed.run --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint localhost:0'.split()
+)
 NEW = [5, 6, 7, 8, 9]  # the digits that the backbone has not seen
 CROPS = [
     dict(type='RandomResizedCrop'),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.runs import ended, small, train_everything
+from tests.engine.runs import TWO_PROCESSES, ended, small, train_everything
 from tests.engine.test_resume import result
 from vet.engine import evaluate
 from vet.engine.learner import Learner
@@ -241,14 +241,7 @@ def test_a_signal_while_modules_are_imported(tmp_path, number):
 def test_two_processes(tmp_path, number):
     """torchrun sends the signal on to both. Both end at the same step, and two go on from there."""
     run = [
-        '-m',
-        'torch.distributed.run',
-        '--nproc-per-node',
-        '2',
-        '--rdzv-backend',
-        'c10d',
-        '--rdzv-endpoint',
-        'localhost:0',
+        *TWO_PROCESSES,
         ROOT / 'tools/train.py',
         ROOT / 'configs/quickstart.py',
         *QUICK,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.engine.runs import config
+from tests.engine.runs import TWO_PROCESSES, config
 from tests.engine.two_processes import CASES, GPS, METRICS, train_all
 from vet.builders import build_model
 from vet.cli.test import evaluate
@@ -29,20 +29,7 @@ ROOT = Path(__file__).parents[2]
 def runs(tmp_path_factory):
     """The folders of one process and of two."""
     one, two = tmp_path_factory.mktemp('one'), tmp_path_factory.mktemp('two')
-    command = [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--nproc-per-node',
-        '2',
-        '--rdzv-backend',
-        'c10d',
-        '--rdzv-endpoint',
-        'localhost:0',
-        '-m',
-        'tests.engine.two_processes',
-        str(two),
-    ]
+    command = [sys.executable, *TWO_PROCESSES, '-m', 'tests.engine.two_processes', str(two)]
     with subprocess.Popen(
         command,
         cwd=ROOT,
