@@ -95,9 +95,8 @@ def timm_backbone(
             f'{timm.list_pretrained(name.partition(".")[0] + ".*")}. Choose one of these, or give '
             'model.backbone.checkpoint a file.'
         )
-    if (
-        classifier and from_hub and 'num_classes' in options
-    ):  # timm would drop a classifier of another number, in silence
+    # timm would silently drop a classifier that has another number of classes
+    if classifier and from_hub and 'num_classes' in options:
         raise UserError(
             f'model.backbone.kwargs.num_classes is {options["num_classes"]}, but the classifier of {name!r} '
             'comes with its own number; leave it out, or give model.backbone.checkpoint a file.'
@@ -113,9 +112,8 @@ def timm_backbone(
             raise
         except OSError as error:
             raise DataError(_not_downloaded(name, error)) from error
-        except (
-            Exception
-        ) as error:  # timm's constructors check little, so any of their errors is about an argument
+        # timm's constructors check little, so any of their errors is about an argument
+        except Exception as error:
             raise UserError(
                 f'timm cannot make {name!r} with model.backbone.kwargs={options}: '
                 f'{type(error).__name__}: {error}'

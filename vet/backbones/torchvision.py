@@ -161,9 +161,9 @@ def _find_classifier(network: Any) -> str:
         if getattr(network, name, None) is not None:
             setattr(network, name, None)
             network.aux_logits = False
-    return [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][
-        -1
-    ]
+    modules = network.named_modules()
+    layers = [name for name, module in modules if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return layers[-1]
 
 
 def _replace_pool(network: nn.Module, name: str, pool: str) -> None:

@@ -59,13 +59,11 @@ def find_parts(
     weight has q, k and v, other rows of the weight may reach none.
     """
     found: dict[str, dict[str, Rows]] = {}
-    around: dict[
-        str, str
-    ] = {}  # by site, the module whose forward is watched: the nearest around it, then the next
+    # by site, the module whose forward is watched: the nearest module around the site, then the next
+    around: dict[str, str] = {}
     for site in sites:
-        if (
-            isinstance(site.host, nn.MultiheadAttention) and site.weight_name == 'in_proj_weight'
-        ):  # as torch documents it
+        # torch documents the order of these rows
+        if isinstance(site.host, nn.MultiheadAttention) and site.weight_name == 'in_proj_weight':
             size = len(site.weight) // 3
             found[site.name] = {part: slice(i * size, (i + 1) * size) for i, part in enumerate('qkv')}
         elif not image.is_meta:
@@ -193,9 +191,8 @@ def _waves(like: torch.Tensor) -> torch.Tensor:
 
 def _split(masks: torch.Tensor) -> dict[str, Rows]:
     parts = masks.sum(0)  # of each row
-    if (
-        (parts > 1).any() or (parts == 0).any() and not masks.any(1).all()
-    ):  # beside q, k and v an FFN may stand
+    # an FFN may stand beside q, k and v
+    if (parts > 1).any() or (parts == 0).any() and not masks.any(1).all():
         return {}
     return {part: _rows(mask.nonzero().flatten()) for part, mask in zip('qkv', masks) if mask.any()}
 

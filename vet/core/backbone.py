@@ -201,9 +201,8 @@ def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tens
                 f'{path.with_suffix(".pth").name!r}).'
             ) from error
         raise DataError(f'the weight file {str(path)!r} cannot be read: {error}') from error
-    except (
-        Exception
-    ) as error:  # pickle.UnpicklingError and its like, whose module depends on the torch version
+    # pickle.UnpicklingError and similar errors, whose module depends on the torch version
+    except Exception as error:
         raise DataError(
             f'the weight file {str(path)!r} holds more than tensors and is refused: {error}'
         ) from error

@@ -77,9 +77,8 @@ class Channels(TorchFunctionMode):
         out = function(*args, **(kwargs or {}))
         name = getattr(function, '__name__', '')
         given, gave = list(tensors_in((args, kwargs))), list(tensors_in(out))
-        if not gave and not isinstance(
-            out, torch.Tensor
-        ):  # the function asked for a shape, a type or a device
+        # without a tensor in its answer, the function asked for a shape, a type or a device
+        if not gave and not isinstance(out, torch.Tensor):
             return out
         for tensor in given:
             self._last_use[self.axes(tensor)[0]] = self.clock

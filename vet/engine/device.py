@@ -41,9 +41,8 @@ def make_accelerator(
     is_gpu = device != 'cpu' and torch.cuda.is_available()
     if precision == 'auto':
         precision = 'bf16' if is_gpu and torch.cuda.is_bf16_supported() else 'fp32'
-    forget_accelerator(
-        with_processes=not torch.distributed.is_initialized()
-    )  # a later trainer may need another
+    # a later trainer may need another device or precision
+    forget_accelerator(with_processes=not torch.distributed.is_initialized())
     # batch_norms.py shares the buffers that train
     parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused, broadcast_buffers=False)
     accelerator = Accelerator(

@@ -36,9 +36,8 @@ def weights_stored_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
     exact_weights = {parameter: parameter.data for parameter in storable(model)}
     for parameter, exact in exact_weights.items():
         parameter.data = exact.to(dtype)
-        exact_weights[parameter] = (
-            exact if exact.device.type == 'cpu' else exact.cpu()
-        )  # frees a GPU's memory
+        # the CPU holds the exact weights, so that a GPU's memory is free
+        exact_weights[parameter] = exact if exact.device.type == 'cpu' else exact.cpu()
     try:
         yield
     finally:

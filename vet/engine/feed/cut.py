@@ -95,9 +95,8 @@ class Cut:
         The call of the network must have the same number of images.
         """
         kept = kept.to(self.dtype)
-        if self.strides[0] == max(
-            self.strides
-        ):  # other strides may mean other kernels, which round differently
+        # other strides may mean other kernels, which round differently
+        if self.strides[0] == max(self.strides):
             kept = torch.empty_strided(kept.shape, self.strides, dtype=kept.dtype, device=kept.device).copy_(
                 kept
             )

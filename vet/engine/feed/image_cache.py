@@ -82,8 +82,9 @@ class CachedImages(Dataset):
     def on(self, device: torch.device, room: float) -> list[torch.Tensor] | None:
         """All images as tensors on a device, read once. None: they need more than `room` bytes."""
         if self._on is None and self.nbytes <= room:
+            # as_tensors is set here
             self._on = [
-                self[index][0].as_subclass(torch.Tensor).to(device)  # type: ignore[union-attr]  # as_tensors is set
+                self[index][0].as_subclass(torch.Tensor).to(device)  # type: ignore[union-attr]
                 for index in range(len(self))
             ]
         return self._on

@@ -102,9 +102,8 @@ def _of_dataset(dataset: ImageData) -> JsonObject:
     sources = sources_of(dataset)
     paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]
     files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
-    above = (
-        os.path.commonpath(map(os.path.dirname, files)) if files else ''
-    )  # the whole folder may have moved
+    # names are relative, because the whole folder may have moved
+    above = os.path.commonpath(map(os.path.dirname, files)) if files else ''
     names = [os.path.relpath(path, above) for path in files]
     memory = [_in_memory(source) for source in sources]
     contents = _contents(files) if files else _digest(memory if any(memory) else _items(dataset))
