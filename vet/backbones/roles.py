@@ -18,7 +18,9 @@ BLOCK_CLASS = re.compile(
     r'(?!StageBlock)\w*(Block|Bottle\dneck|Bottleneck|InvertedResidual|MBConv|EdgeResidual)\w*'
     r'|DepthwiseSeparableConv\w*|DlaBasic|\w*Cell\w*|Inception[A-E]?|Fire'
 )
-OUTSIDE = re.compile(r'stem|head|classifier|final_conv|downsample\w*')  # these hold no blocks
+OUTSIDE = re.compile(
+    r'stem|neck|head|decode_head|classifier|final_conv|downsample\w*'
+)  # these hold no blocks
 LISTS = (nn.Sequential, nn.ModuleList)
 LEAST = 0.5  # of a list's weights, that the blocks found below its entries hold; else the entries are blocks
 

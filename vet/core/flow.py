@@ -45,6 +45,9 @@ class Layers:
     results: tuple[str, ...] = ()  # the layers that read the output of the last of these products
     first: tuple[str, ...] = ()  # the layers below the module that read no other layer below it
     last: tuple[str, ...] = ()  # the layers below the module that no other layer there reads
+    before: tuple[str, ...] = ()  # of a layer: the nearest layers before it
+    # the module around, if it adds only the layers that read the result, as Swinv2Attention of transformers
+    whole: str = ''
 
 
 class Flow(TorchFunctionMode):
@@ -65,6 +68,9 @@ class Flow(TorchFunctionMode):
         self._factors: dict[str, set[str]] = {}  # by module, the layers whose outputs it multiplies
         self._within: dict[str, set[str]] = {}  # by module, the layers that read what its first product gives
         self._results: dict[str, set[str]] = {}  # by module, the layers that read what its last product gives
+        self._behind: dict[
+            str, set[str]
+        ] = {}  # the same, but the module has returned, and the module around has not
 
     def enter(self, name: str) -> None:
         self._running.append(name)
@@ -78,13 +84,21 @@ class Flow(TorchFunctionMode):
         for layer in (layer for layer in self._reads if layer not in self._by_channel):
             for path in around(layer):
                 below.setdefault(path, []).append(layer)
-        return {module: self._of(module, below.get(module, [])) for module in modules}
+        return {module: self._of(module, below) for module in modules}
 
-    def _of(self, module: str, below: list[str]) -> Layers:
-        factors = self._factors.get(module, set())
-        results = self._results.get(module) or self._within.get(module) or set()
+    def _of(self, module: str, below: dict[str, list[str]]) -> Layers:
+        own, factors = below.get(module, []), self._factors.get(module, set())
+        results, whole = self._results.get(module) or self._within.get(module) or set(), ''
+        behind, parent = self._behind.get(module, set()), module.rpartition('.')[0]
+        if not results and set(below.get(parent, ())) == {*own, *behind}:
+            results, whole = behind, parent
         return Layers(
-            self._in_order(factors), self._in_order(results - factors), self._first(below), self._last(below)
+            self._in_order(factors),
+            self._in_order(results - factors),
+            self._first(own),
+            self._last(own),
+            self._in_order(self._reads.get(module, set())),
+            whole,
         )
 
     def _in_order(self, layers: set[str]) -> tuple[str, ...]:
@@ -146,6 +160,9 @@ class Flow(TorchFunctionMode):
         if name not in self._layers:
             return before
         scores, done = self._here(before.scores), self._here(before.done)
+        for module in before.done - done:
+            if module.rpartition('.')[0] in self._running:
+                self._behind.setdefault(module, set()).add(name)
         self._reads.setdefault(name, set()).update(() if done else before.layers)
         for noted, modules in ((self._within, scores), (self._results, done)):
             for module in modules:

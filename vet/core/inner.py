@@ -30,8 +30,8 @@ NO_MLP = re.compile(r'mlp_tokens|cpb_mlp|mlp_add|mlp_scale')
 # Attention without a product of two activations: its layers of queries, keys and values, and its last layer
 NO_ATTENTION = ('HSMSSD',)  # EfficientViM's state spaces multiply too
 PRODUCTLESS = {
-    'LinearSelfAttention': ('qkv_proj', 'out_proj'),
-    'EfficientAdditiveAttention': ('to_query|to_key', 'final'),
+    r'\w*LinearSelfAttention': ('qkv_proj', 'out_proj'),
+    r'\w*EfficientAdditiveAttention': ('to_query|to_key', 'final'),
 }
 
 
@@ -56,7 +56,32 @@ def find_inner(network: nn.Module, calls: Mapping[str, Called], blocks: list[str
         found.setdefault('mlp', []).append(path)
         found.setdefault('mlp.fc1', []).extend(calls[path].layers.first)
         found.setdefault('mlp.fc2', []).extend(calls[path].layers.last)
+    taken = {name for names in found.values() for name in names}
+    for block in blocks:
+        for first, last in _pairs(network, calls, block, taken):
+            found.setdefault('mlp.fc1', []).extend(first)
+            found.setdefault('mlp.fc2', []).append(last)
     return found
+
+
+def _pairs(
+    network: nn.Module, calls: Mapping[str, Called], block: str, taken: set[str]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """FFNs that no module holds: the first layers and the last layer, which lie apart in the block."""
+    for path, call in calls.items():
+        first = call.layers.before
+        if (
+            not first
+            or not path.startswith(f'{block}.')
+            or not taken.isdisjoint((path, *around(path), *first))
+        ):
+            continue
+        layers = [network.get_submodule(name) for name in (*first, path)]
+        together = set(around(path)).intersection(*map(around, first))
+        if all(isinstance(layer, nn.Linear) for layer in layers) and max(together, key=len) == block:
+            *widen, (width, hidden) = (layer.weight.shape for layer in layers)
+            if hidden > width and set(widen) == {(hidden, width)}:
+                yield first, path
 
 
 def attentions(
@@ -66,15 +91,20 @@ def attentions(
     for path, module in network.named_modules():
         if path not in calls:
             continue
-        if calls[path].layers.factors and type(module).__name__ not in NO_ATTENTION:
-            yield path, (calls[path].layers.factors, calls[path].layers.results)
-        elif type(module).__name__ in PRODUCTLESS:
-            projections, last = PRODUCTLESS[type(module).__name__]
-            yield path, (_children(path, module, projections), _children(path, module, last))
+        layers, kind = calls[path].layers, type(module).__name__
+        if layers.factors and kind not in NO_ATTENTION:
+            whole = layers.whole if layers.whole in calls else ''
+            yield whole or path, (layers.factors, layers.results)
+            continue
+        for _, (projections, last) in ((k, v) for k, v in PRODUCTLESS.items() if re.fullmatch(k, kind)):
+            yield path, (_layers_below(path, module, projections), _layers_below(path, module, last))
 
 
-def _children(path: str, module: nn.Module, pattern: str) -> tuple[str, ...]:
-    return tuple(f'{path}.{name}' for name, _ in module.named_children() if re.fullmatch(pattern, name))
+def _layers_below(path: str, module: nn.Module, pattern: str) -> tuple[str, ...]:
+    """The layers that the pattern names, or that lie in the module that the pattern names."""
+    known = re.compile(rf'({pattern})(\..*)?')
+    below = ((name, part) for name, part in module.named_modules() if known.fullmatch(name))
+    return tuple(f'{path}.{name}' for name, part in below if isinstance(part, WEIGHTED))
 
 
 def _mlps(
