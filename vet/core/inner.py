@@ -58,9 +58,9 @@ def find_inner(network: nn.Module, calls: Mapping[str, Called], blocks: list[str
         found.setdefault('mlp.fc2', []).extend(calls[path].layers.last)
     taken = {name for names in found.values() for name in names}
     for block in blocks:
-        for first, last in _pairs(network, calls, block, taken):
-            found.setdefault('mlp.fc1', []).extend(first)
-            found.setdefault('mlp.fc2', []).append(last)
+        for widening, narrowing in _pairs(network, calls, block, taken):
+            found.setdefault('mlp.fc1', []).extend(widening)
+            found.setdefault('mlp.fc2', []).append(narrowing)
     return found
 
 
@@ -96,8 +96,9 @@ def attentions(
             whole = layers.whole if layers.whole in calls else ''
             yield whole or path, (layers.factors, layers.results)
             continue
-        for _, (projections, last) in ((k, v) for k, v in PRODUCTLESS.items() if re.fullmatch(k, kind)):
-            yield path, (_layers_below(path, module, projections), _layers_below(path, module, last))
+        for known, (projections, last) in PRODUCTLESS.items():
+            if re.fullmatch(known, kind):
+                yield path, (_layers_below(path, module, projections), _layers_below(path, module, last))
 
 
 def _layers_below(path: str, module: nn.Module, pattern: str) -> tuple[str, ...]:
