@@ -79,8 +79,9 @@ def _pairs(
         layers = [network.get_submodule(name) for name in (*first, path)]
         together = set(around(path)).intersection(*map(around, first))
         if all(isinstance(layer, nn.Linear) for layer in layers) and max(together, key=len) == block:
-            *widen, (width, hidden) = (layer.weight.shape for layer in layers)
-            if hidden > width and set(widen) == {(hidden, width)}:
+            shapes = [tuple(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear)]
+            width, hidden = shapes.pop()
+            if hidden > width and set(shapes) == {(hidden, width)}:
                 yield first, path
 
 
