@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from vet.core.example import Example
 from vet.core.modes import in_eval
 from vet.core.site import Site, SiteMap
 from vet.torch_private import map_tensors
@@ -48,14 +49,14 @@ PRODUCTS = ('matmul', '__matmul__', 'bmm')
 
 
 def find_parts(
-    network: nn.Module, sites: Sequence[Site], called: SiteMap, image: torch.Tensor
+    network: nn.Module, sites: Sequence[Site], called: SiteMap, example: Example
 ) -> dict[str, dict[str, Rows]]:
     """For each site, the rows of its weight that make the queries 'q', the keys 'k' and the values 'v'.
 
     {} if nothing shows the rows.
     Some networks have a fused projection, as [q; k; v] or head by head. Others have one projection each. So
-    vet watches one forward on `image` (1, 3, H, W). The products around each softmax are q k' and p v.
-    Gradients show which rows of a weight reach q, k and v. Every row must reach exactly one of them. If a
+    vet watches one forward on `example`, which has one image. The products around each softmax are q k' and p
+    v. Gradients show which rows of a weight reach q, k and v. Every row must reach exactly one of them. If a
     weight has q, k and v, other rows of the weight may reach none.
     """
     found: dict[str, dict[str, Rows]] = {}
@@ -66,7 +67,7 @@ def find_parts(
         if isinstance(site.host, nn.MultiheadAttention) and site.weight_name == 'in_proj_weight':
             size = len(site.weight) // 3
             found[site.name] = {part: slice(i * size, (i + 1) * size) for i, part in enumerate('qkv')}
-        elif not image.is_meta:
+        elif not next(network.parameters()).is_meta:
             nearest = called.around(site.name) if site.called else site.host_name
             around[site.name] = called.multiplier(site.name) or nearest
     weights = {site.name: site.weight for site in sites}
@@ -76,13 +77,13 @@ def find_parts(
             watched.setdefault(path, {})[name] = weights[name]
         if not watched:
             break
-        found |= _watch(network, watched, image)
+        found |= _watch(network, watched, example)
         around = {name: called.around(path) for name, path in around.items() if path and name not in found}
     return found
 
 
 def _watch(
-    network: nn.Module, watched: Mapping[str, dict[str, Any]], image: torch.Tensor
+    network: nn.Module, watched: Mapping[str, dict[str, Any]], example: Example
 ) -> dict[str, dict[str, Rows]]:
     spy = _Spy()
     weights = [weight for named in watched.values() for weight in named.values() if not weight.requires_grad]
@@ -97,7 +98,7 @@ def _watch(
         for weight in weights:
             weight.requires_grad_(True)
         with in_eval(network), torch.enable_grad(), spy:
-            network(image)
+            example.call(network)
     finally:
         for weight in weights:
             weight.requires_grad_(False)

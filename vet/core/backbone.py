@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from vet.core.budget import rehearse
 from vet.core.checkpoint_layout import plain_names, unwrapped
+from vet.core.example import Example
 from vet.core.kept import forget_kept, kept_noted
 from vet.core.norms import has_statistics
 from vet.core.preprocessing import Preprocessing
@@ -38,7 +39,33 @@ class Lean:
     modules: Callable[[Any], Iterable[nn.Module]]
 
 
-class Backbone(nn.Module):
+class FrozenNetwork(nn.Module):
+    """A network whose parameters are frozen, with its sites. Tuners edit the network."""
+
+    network: nn.Module
+    sites: SiteMap
+    preprocessing: Preprocessing
+    is_merged = False  # whether reweights are written into the weights, see ImageClassifier.merge
+
+    def example(self) -> Example:
+        """An input of one image, on the device of the network."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but a norm with running statistics stays in eval unless its scale trains.
+
+        Otherwise the statistics would drift. Modules forget what they keep of earlier parameters.
+        """
+        super().train(mode)
+        forget_kept(self.network.modules())
+        for module in self.network.modules():
+            if has_statistics(module):
+                weight = getattr(module, 'weight', None)
+                module.train(mode and weight is not None and weight.requires_grad)
+        return self
+
+
+class Backbone(FrozenNetwork):
     """`network` maps normalised images (B, 3, H, W) to pooled features (B, C), or to the logits of a kept
     classifier. All its parameters are frozen.
 
@@ -54,7 +81,6 @@ class Backbone(nn.Module):
     """
 
     lean: Lean | None = None
-    is_merged = False  # whether reweights are written into the weights, see ImageClassifier.merge
 
     def __init__(
         self,
@@ -104,6 +130,11 @@ class Backbone(nn.Module):
         """images (B, 3, H, W) -> features (B, C)"""
         return self.network(images)
 
+    def example(self) -> Example:
+        """A black image, (1, 3, H, W), on the device of the network."""
+        device = next(self.parameters()).device
+        return Example((torch.zeros(1, 3, *self.preprocessing.size, device=device),))
+
     def warnings(self) -> list[str]:
         """The differences between the training and the use of the weights, in words."""
         name = self.identity.get('name', self.identity['type'])
@@ -118,19 +149,6 @@ class Backbone(nn.Module):
                 if here[field] != there[field]
             ),
         ]
-
-    def train(self, mode: bool = True) -> 'Backbone':
-        """As in torch, but a norm with running statistics stays in eval unless its scale trains.
-
-        Otherwise the statistics would drift. Modules forget what they keep of earlier parameters.
-        """
-        super().train(mode)
-        forget_kept(self.network.modules())
-        for module in self.network.modules():
-            if has_statistics(module):
-                weight = getattr(module, 'weight', None)
-                module.train(mode and weight is not None and weight.requires_grad)
-        return self
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:

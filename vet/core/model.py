@@ -11,8 +11,8 @@ from vet.core.backbone import Backbone
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw
 from vet.core.kept import forget_kept
-from vet.core.modes import in_eval
-from vet.core.reweight import Merged, Reweight, merge_reweights, unmerge_reweights
+from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
+from vet.core.reweight import Merged, Reweight
 from vet.core.tensor_file import misfits, not_finite
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
@@ -40,11 +40,10 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, K), float32. UserError while the model is merged and trains."""
-        if self.is_merged and self.training and torch.is_grad_enabled():
-            raise _merged_error('trained: the tuners would get no gradient')
+        refuse_training(self.backbone, self.training)
         logits = self.head(self.backbone(images))
         if self.is_merged and logits.requires_grad and not images.requires_grad:
-            logits.register_hook(_refuse_gradient)
+            logits.register_hook(refuse_gradient)
         return logits
 
     @property
@@ -97,7 +96,7 @@ class ImageClassifier(nn.Module):
         UserError while the model is merged.
         """
         if self.is_merged:
-            raise _merged_error('loaded: the merged weights would not change')
+            raise merged_error('loaded: the merged weights would not change')
         load_into(self.trained_state(), state, source)
         forget_kept(self.modules())
 
@@ -143,34 +142,12 @@ class ImageClassifier(nn.Module):
         weights are computed in float32. Merging a merged model changes nothing. Until `unmerge`, a UserError
         refuses what would go wrong in silence: training, loading weights, attaching or detaching tuners.
         """
-        for tuner in self.tuners:
-            if not tuner.mergeable:
-                raise UserError(
-                    f'{type(tuner).__name__} cannot be merged: it edits what flows through the network, not '
-                    'weights.'
-                )
-        if not self.is_merged:
-            hosts = {id(edit.host): edit.host for edit in self.edits if isinstance(edit, Reweight)}
-            with in_eval(self.tuners):
-                self._merged = [merge_reweights(host) for host in hosts.values()]
-            self.backbone.is_merged = True
-            forget_kept(self.backbone.network.modules())
+        self._merged += merge_tuners(self.backbone, self.tuners)
         return self.backbone.network
 
     def unmerge(self) -> None:
         """Undoes `merge`, bit for bit. vet has kept the original weights."""
-        while self._merged:
-            unmerge_reweights(self._merged.pop())
-        self.backbone.is_merged = False
-        forget_kept(self.backbone.network.modules())
-
-
-def _merged_error(action: str) -> UserError:
-    return UserError(f'the model is merged, so that it cannot be {action}. Call unmerge() first.')
-
-
-def _refuse_gradient(gradient: torch.Tensor) -> None:
-    raise _merged_error('trained: the tuners would get no gradient')
+        unmerge_tuners(self.backbone, self._merged)
 
 
 def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:

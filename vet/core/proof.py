@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from vet.core.budget import unbounded
+from vet.core.channels import tensors_in
 from vet.core.kept import kept_dropped
 from vet.core.modes import in_eval, modes_kept
 from vet.core.reweight import reweights_of
@@ -31,18 +32,21 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
     Weights, gradients, statistics, random states, modes and tensors that modules keep stay unchanged.
     """
     modules = list(_modules(backbone.network))
-    with modes_kept(modules), kept_dropped(modules), _random_states_kept(backbone), _without_compiler():
+    with (
+        modes_kept([backbone, *modules]),
+        kept_dropped(modules),
+        _random_states_kept(backbone),
+        _without_compiler(),
+    ):
         if _products(backbone) > SMALL * len(backbone.sites.calls):
             try:
                 return _run_without_numbers(backbone, modules, trainable)
             except Exception:  # a step that needs numbers, or the tuner's fault: an image tells
                 pass
-        device = next(backbone.network.parameters()).device
-        images = torch.zeros(1, 3, *backbone.preprocessing.size, device=device)
         with in_eval(backbone), _replaced(modules, _in_float32) as made:
             for delta in _deltas(backbone.network):
                 delta.training = False
-            _run(backbone, images, [made.get(id(parameter), parameter) for parameter in trainable])
+            _run(backbone, 1, [made.get(id(parameter), parameter) for parameter in trainable])
 
 
 def _products(backbone: Any) -> float:
@@ -60,18 +64,21 @@ def _run_without_numbers(backbone: Any, modules: list[nn.Module], trainable: Seq
         for module in modules:
             module.training = True
         backbone.train()  # batch norms that do not train stay in eval
-        images = torch.empty(IMAGES, 3, *backbone.preprocessing.size, device='meta')
-        _run(backbone, images, [made.get(id(parameter), parameter) for parameter in trainable])
+        _run(backbone, IMAGES, [made.get(id(parameter), parameter) for parameter in trainable])
 
 
-def _run(backbone: Any, images: torch.Tensor, parameters: Sequence[Any]) -> None:
+def _run(backbone: Any, images: int, parameters: Sequence[Any]) -> None:
+    example = backbone.example().of_images(images)
     with torch.enable_grad():
-        features = backbone.network(images)
-        wanted = (len(images), backbone.num_features)
-        if tuple(features.shape) != wanted:
-            raise ValueError(f'the network gives {tuple(features.shape)} in place of {wanted}')
-        if parameters and features.requires_grad:
-            torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+        outputs = list(tensors_in(example.call(backbone.network)))
+        shapes = [tuple(output.shape[1:]) for output in outputs]
+        wanted = tuple(backbone.sites.calls[''].out_shape)
+        if wanted not in shapes:
+            given = ', '.join(str((len(output), *shape)) for output, shape in zip(outputs, shapes))
+            raise ValueError(f'the network gives {given} in place of {(images, *wanted)}')
+        flowing = [output.float().sum() for output in outputs if output.requires_grad]
+        if parameters and flowing:
+            torch.autograd.grad(flowing, parameters, allow_unused=True)
 
 
 def _modules(network: nn.Module) -> Iterator[nn.Module]:

@@ -229,7 +229,7 @@ class Layout:
     num_prefix_tokens: int = 0
 
 
-def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
+def dry_run(network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Call]:
     """Runs `network` on one image (1, 3, H, W). Returns each module that was called, by dotted path."""
     seen: dict[str, _Seen] = {}
     channels, flow = Channels(), Flow(network)
@@ -256,7 +256,7 @@ def dry_run(network: nn.Module, image: torch.Tensor) -> dict[str, Call]:
         ]
     try:
         with torch.no_grad(), in_eval(network), flow, channels:
-            network(image)
+            network(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

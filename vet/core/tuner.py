@@ -12,10 +12,11 @@ from torch import nn
 
 from vet.allowed import Places
 from vet.core.attention import Rows, find_parts
-from vet.core.backbone import Backbone
+from vet.core.backbone import FrozenNetwork
 from vet.core.coverage import Coverage, coverage, paths_of, shortfalls
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, statistics
+from vet.core.given import NOTED, noted
 from vet.core.kept import forget_kept
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
@@ -39,7 +40,12 @@ class Tuner(nn.Module):
     # ('lora_length', 'rank', 'r'): the short form in model.backbone, the argument, and aliases of the
     # argument
     length_key: tuple[str, ...] | None = None
-    backbone: Backbone | None = None  # the backbone of `attach`, for `prepare`; no submodule
+    backbone: FrozenNetwork | None = None  # the backbone of `attach`, for `prepare`; no submodule
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if '__init__' in vars(cls):
+            setattr(cls, '__init__', noted(vars(cls)['__init__']))  # noqa: B010, mypy refuses an assignment
 
     def __init__(self, at: Places):
         super().__init__()
@@ -130,13 +136,15 @@ class Tuner(nn.Module):
         known, leaf = self.backbone.sites.parts, site.name.rpartition('.')[2]
         if site.name not in known:
             alike = [name for name in site.found if name.rpartition('.')[2] == leaf]
-            like = next(self.backbone.network.parameters())
-            image = like.new_zeros(1, 3, *self.backbone.preprocessing.size)
             sites = self.backbone.sites.find(alike)
             known |= dict.fromkeys(alike, {}) | find_parts(
-                self.backbone.network, sites, self.backbone.sites, image
+                self.backbone.network, sites, self.backbone.sites, self.backbone.example()
             )
         return known[site.name]
+
+    def entry(self) -> dict[str, Any]:
+        """The entry of model.tuners that makes this tuner: its type, and the arguments that were given."""
+        return dict(type=type(self).__name__, **vars(self)[NOTED])
 
     # What holds for every tuner -----------------------------------------------------------------------------
 
@@ -145,7 +153,7 @@ class Tuner(nn.Module):
         """Whether all edits are thaws and reweights, so that they can be written into plain weights."""
         return all(edit.mergeable for edit in self._edits)
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: FrozenNetwork) -> None:
         """Edits `backbone`, and proves by a forward and a backward that the tuned network runs.
 
         If a site refuses, or the network does not run, all edits are undone. UserError on a merged backbone.
@@ -184,7 +192,7 @@ class Tuner(nn.Module):
             forget_kept(self.backbone.network.modules())
         object.__setattr__(self, 'backbone', None)
 
-    def _prove(self, backbone: Backbone) -> None:
+    def _prove(self, backbone: FrozenNetwork) -> None:
         try:
             flows = any(isinstance(edit, Hook) for edit in self._edits)
             prove(backbone, [parameter for _, parameter in self.trainable()] if flows else [])
@@ -194,7 +202,7 @@ class Tuner(nn.Module):
             said = next(iter(str(error).strip().splitlines()), '')[:200]
             raise NoSiteError(
                 f'{type(self).__name__} at {self.at!r} cannot act on {backbone.sites.family}: with its edits '
-                f'the network does not run on an image of {tuple(backbone.preprocessing.size)} '
+                f'the network does not run on {backbone.example()} '
                 f'({type(error).__name__}: {said}). Choose other sites with at=…, or another tuner.'
             ) from error
 
@@ -304,7 +312,7 @@ def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:
     )
 
 
-def _refuse_merged(backbone: Backbone | None, action: str) -> None:
+def _refuse_merged(backbone: FrozenNetwork | None, action: str) -> None:
     if backbone is not None and backbone.is_merged:
         raise UserError(
             f'the tuners are merged into the weights of {backbone.sites.family}, so no tuner can be '

@@ -1,0 +1,83 @@
+"""tuned.save and vet.load: a new process computes the same logits; another network is refused by name."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import vet
+from tests.library.networks import VIT, images, trained, vit
+from vet.errors import DataError
+
+RELOAD = """
+import sys
+import torch
+from safetensors.torch import save_file
+import vet
+from tests.library.networks import images, vit
+save_file({'logits': vet.load(sys.argv[1], vit())(images()).detach()}, sys.argv[2])
+"""
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """A folder, and the logits of the network that was saved."""
+    folder = tmp_path_factory.mktemp('library') / 'flowers'
+    tuned = trained(vet.tune(vit(), vet.LoRA(rank=2, at=['attn.qkv', 'mlp.fc1']), vet.BitFit()))
+    tuned.save(folder)
+    return folder, tuned(images()).detach()
+
+
+def test_a_new_process_gives_the_same_logits(saved, python, tmp_path):
+    folder, logits = saved
+    done = python('-c', RELOAD, folder, tmp_path / 'logits.safetensors')
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(load_file(tmp_path / 'logits.safetensors')['logits'], logits)
+
+
+def test_the_folder_has_two_files_and_names_the_tuners(saved):
+    folder, _ = saved
+    assert sorted(path.name for path in folder.iterdir()) == ['configuration.json', 'tuner.safetensors']
+    configuration = json.loads((folder / 'configuration.json').read_text())
+    assert configuration['model']['tuners'] == [
+        dict(type='LoRA', rank=2, at=['attn.qkv', 'mlp.fc1']),
+        dict(type='BitFit'),
+        dict(type='Partial', names=['head.weight']),
+    ]
+    assert configuration['classes'] == ['0', '1', '2', '3', '4']
+
+
+def _with_other_weight():
+    net = vit()
+    with torch.no_grad():
+        net.blocks[1].mlp.fc2.weight[3, 4] += 1e-6
+    return net
+
+
+OTHERS = [
+    (lambda: timm.create_model('resnet10t'), 'tuned on a VisionTransformer, the network is a ResNet'),
+    (lambda: vit(depth=3), "shapes differ. The first is that of 'blocks.2.norm1.weight': tuned without it"),
+    (_with_other_weight, "1 of .* values differ. The first is that of 'blocks.1.mlp.fc2.weight'"),
+    (lambda: vit(num_heads=4), "settings differ. The first is that of 'blocks.0.attn': tuned .*num_heads=2"),
+    (lambda: vit(num_classes=6), r"that of 'head.weight': tuned float32 \[5, 32\], given float32 \[6, 32\]"),
+]
+
+
+@pytest.mark.parametrize('make, text', OTHERS, ids=[text for _, text in OTHERS])
+def test_another_network_is_refused_by_what_differs(saved, make, text):
+    with pytest.raises(DataError, match=text):
+        vet.load(saved[0], make())
+
+
+def test_dropout_and_another_classifier_make_no_other_network(saved):
+    net = timm.create_model('vit_tiny_patch16_224', **VIT, num_classes=5, drop_path_rate=0.3, drop_rate=0.1)
+    net.load_state_dict(vit().state_dict())
+    torch.nn.init.ones_(net.head.weight)
+    assert torch.equal(vet.load(saved[0], net.eval())(images()), saved[1])
+
+
+def test_a_folder_of_the_config_door_is_refused(trainer):
+    with pytest.raises(DataError, match='was not saved by tuned.save.* open it by vet.pipeline'):
+        vet.load(trainer.folder.output, vit())

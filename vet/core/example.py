@@ -1,0 +1,77 @@
+"""Example: an input of a network, for the dry run and for the proof.
+
+core imports this file. library.py makes examples for a user's network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.channels import tensors_in
+from vet.errors import UserError, shown
+from vet.torch_private import map_tensors
+
+
+@dataclass(frozen=True)
+class Example:
+    """The arguments of one call of a network. The first axis of each tensor counts images."""
+
+    args: tuple = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Any) -> 'Example':
+        """The example of a tensor, a list of images, a tuple of arguments, or a dict of keyword arguments.
+
+        UserError if there is no tensor with axes.
+        """
+        if next(tensors_in(given), None) is None:
+            raise UserError(
+                f'example is {shown(given)}; allowed: a tensor (B, 3, H, W), a list of images (3, H, W), a '
+                'tuple of arguments, or a dict of keyword arguments, such as '
+                'dict(pixel_values=torch.zeros(1, 3, 224, 224)).'
+            )
+        if isinstance(given, Mapping):
+            return cls(kwargs=dict(given))
+        return cls(given if isinstance(given, tuple) else (given,))
+
+    def call(self, network: nn.Module) -> Any:
+        """The network's output."""
+        return network(*self.args, **self.kwargs)
+
+    def of_images(self, count: int) -> 'Example':
+        """An example of `count` images, each the first image of this example."""
+        images = len(next(self._tensors()))
+
+        def repeat(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                is_batch = value.dim() and len(value) == images
+                return value[:1].expand(count, *value.shape[1:]) if is_batch else value
+            if isinstance(value, list) and all(isinstance(part, torch.Tensor) for part in value):
+                return value[:1] * count
+            if isinstance(value, dict):
+                return {key: repeat(part) for key, part in value.items()}
+            return value
+
+        return Example(tuple(map(repeat, self.args)), repeat(dict(self.kwargs)))
+
+    def to(self, like: torch.Tensor) -> 'Example':
+        """The example on the device of `like`. Its floating point numbers have the type of `like`."""
+
+        def change(tensor: torch.Tensor) -> torch.Tensor:
+            kind = like.dtype if tensor.is_floating_point() else tensor.dtype
+            return tensor.detach().to(like.device, kind)
+
+        return Example(*map_tensors(change, (self.args, dict(self.kwargs))))
+
+    def _tensors(self) -> Any:
+        return tensors_in((self.args, dict(self.kwargs)))
+
+    def __str__(self) -> str:
+        shapes = [tuple(tensor.shape) for tensor in self._tensors()]
+        if len(shapes) == 1 and len(shapes[0]) in (3, 4):
+            return f'an image of {shapes[0][-2:]}'
+        return f'an input of {", ".join(map(str, shapes))}'

@@ -1,0 +1,63 @@
+"""Writes the reweights of attached tuners into the plain weights of their network, and takes them out again.
+
+Used by the classes that hold tuners: core.model and core.tuned_network.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from vet.core.backbone import FrozenNetwork
+from vet.core.kept import forget_kept
+from vet.core.modes import in_eval
+from vet.core.reweight import Merged, Reweight, merge_reweights, unmerge_reweights
+from vet.core.tuner import Tuner
+from vet.errors import UserError
+
+
+def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]:
+    """Merges all reweights. `unmerge_tuners` needs the result. Of a merged network: does nothing.
+
+    UserError if a tuner edits the flow through the network, because no weight can hold that.
+    """
+    tuners = list(tuners)
+    for tuner in tuners:
+        if not tuner.mergeable:
+            raise UserError(
+                f'{type(tuner).__name__} cannot be merged: it edits what flows through the network, not '
+                'weights.'
+            )
+    if frozen.is_merged:
+        return []
+    edits = [edit for tuner in tuners for edit in tuner._edits]
+    hosts = {id(edit.host): edit.host for edit in edits if isinstance(edit, Reweight)}
+    with in_eval(nn.ModuleList(tuners)):
+        merged = [merge_reweights(host) for host in hosts.values()]
+    frozen.is_merged = True
+    forget_kept(frozen.network.modules())
+    return merged
+
+
+def unmerge_tuners(frozen: FrozenNetwork, merged: list[Merged]) -> None:
+    """Undoes `merge_tuners`, bit for bit. Empties `merged`."""
+    while merged:
+        unmerge_reweights(merged.pop())
+    frozen.is_merged = False
+    forget_kept(frozen.network.modules())
+
+
+def refuse_training(frozen: FrozenNetwork, training: bool) -> None:
+    """UserError if a merged network would train."""
+    if frozen.is_merged and training and torch.is_grad_enabled():
+        raise merged_error('trained: the tuners would get no gradient')
+
+
+def refuse_gradient(gradient: torch.Tensor) -> None:
+    """A hook of a tensor: refuses its gradient."""
+    raise merged_error('trained: the tuners would get no gradient')
+
+
+def merged_error(action: str) -> UserError:
+    """The error about what a merged model cannot do."""
+    return UserError(f'the model is merged, so that it cannot be {action}. Call unmerge() first.')

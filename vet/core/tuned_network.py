@@ -1,0 +1,165 @@
+"""TunedNetwork: a user's own network with tuners. It is an ordinary module, which computes what the network
+computes.
+
+library.py makes a TunedNetwork. hub/network_folder.py saves the numbers that train.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.core.backbone import FrozenNetwork
+from vet.core.example import Example
+from vet.core.kept import forget_kept, kept_noted
+from vet.core.merge import merge_tuners, merged_error, refuse_training, unmerge_tuners
+from vet.core.norms import has_statistics
+from vet.core.preprocessing import Preprocessing
+from vet.core.reweight import Merged
+from vet.core.site import Layout, SiteMap, dry_run
+from vet.core.tuner import Tuner
+from vet.errors import UserError
+
+MARK = '_is_tuned_by_vet'  # in the network's __dict__
+
+
+class TunedNetwork(FrozenNetwork):
+    """`tuned(*args, **kwargs)` gives `network(*args, **kwargs)`. The tuners edit the network in place.
+
+    network: the user's network. Its class, its forward and the keys of its state_dict do not change.
+    tuners: what was attached, in order. The last is the tuner of the parameters that train whole, if any do.
+    whole: the names of the parameters that train whole: those of the classifier, and those that the user
+        names.
+    frozen: what the weights were before tuning, see hub/network_folder.py.
+    """
+
+    tuners: Any  # nn.ModuleList of Tuner
+
+    def __init__(self, network: nn.Module, layout: Layout, example: Example, preprocessing: Preprocessing):
+        super().__init__()
+        self.training = network.training
+        self.preprocessing = preprocessing
+        self.tuners = nn.ModuleList()
+        self.whole: list[str] = []
+        self.frozen: dict[str, Any] = {}
+        self._example = example.of_images(1)
+        self._merged: list[Merged] = []
+        self._flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+        self._in_eval = [
+            name for name, module in network.named_modules() if has_statistics(module) and not module.training
+        ]
+        self.network = network
+        example = self.example()
+        try:
+            with kept_noted(network):
+                calls = dry_run(network, *example.args, **example.kwargs)
+        except UserError:
+            raise
+        except Exception as error:  # of the network, about its input
+            said = next(iter(str(error).strip().splitlines()), '')[:300] or type(error).__name__
+            raise UserError(
+                f'{type(network).__name__} does not take {example} ({type(error).__name__}: {said}). Give an '
+                'input that the network takes: example=torch.zeros(1, 3, 224, 224), or example=dict(…) for '
+                'keyword arguments.'
+            ) from error
+        if '' not in calls:
+            raise UserError(
+                f'{type(network).__name__} gives no tensor for {example}. Give another input with example=….'
+            )
+        self.sites = SiteMap(network, layout, calls, family=type(network).__name__)
+        network.requires_grad_(False)
+        network.__dict__[MARK] = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's output. UserError while the network is merged and trains."""
+        refuse_training(self, self.training)
+        return self.network(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """The network's attribute, if this module has none of that name: `config`,
+        `set_grad_checkpointing`, …
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == 'network' or name.startswith('__'):
+                raise
+        return getattr(super().__getattr__('network'), name)
+
+    def example(self) -> Example:
+        """The input of the dry run, of one image, in the type and on the device of the network."""
+        like = next(parameter for parameter in self.network.parameters() if parameter.is_floating_point())
+        return self._example.to(like)
+
+    def attach(self, tuners: Iterable[Tuner]) -> None:
+        """Attaches tuners, in order. If one of them refuses, the network is given back as it was."""
+        try:
+            for tuner in tuners:
+                tuner.attach(self)
+                self.tuners.append(tuner)
+            self.train(self.training)
+        except BaseException:
+            self.detach()
+            raise
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by their names in files. An optimizer takes `trainable().values()`."""
+        return {
+            f'tuners.{i}.{name}': parameter
+            for i, tuner in enumerate(self.tuners)
+            for name, parameter in tuner.trainable()
+        }
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """All numbers that training made, with buffers and thawed values, by their names in files."""
+        return {
+            f'tuners.{i}.{name}': value
+            for i, tuner in enumerate(self.tuners)
+            for name, value in tuner.state().items()
+        }
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether `detach` was not called."""
+        return MARK in self.network.__dict__
+
+    def merge(self) -> nn.Module:
+        """Writes all reweights into plain weights, which cost nothing at inference. Returns the network.
+
+        UserError if a tuner edits the flow through the network, because no weight can hold that. Until
+        `unmerge`, a UserError refuses training, saving and detaching.
+        """
+        self._merged += merge_tuners(self, self.tuners)
+        return self.network
+
+    def unmerge(self) -> nn.Module:
+        """Undoes `merge`, bit for bit. Returns the network."""
+        unmerge_tuners(self, self._merged)
+        return self.network
+
+    def detach(self, keep_whole: bool = False) -> nn.Module:
+        """Takes all tuners off. Returns the network, bit for bit as it was before `vet.tune`.
+
+        Its parameters require gradients as before.
+        keep_whole: True keeps the trained classifier, and the other parameters that trained whole, as PEFT's
+            `unload` does.
+        UserError on a merged network.
+        """
+        if self.is_merged:
+            raise merged_error('detached')
+        parameters = dict(self.network.named_parameters())
+        kept = {name: parameters[name].detach() for name in self.whole if keep_whole and name in parameters}
+        for tuner in reversed(self.tuners):
+            tuner.detach()
+        self.tuners = nn.ModuleList()
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(self._flags.get(name, True))
+            if name in kept:
+                parameter.data = kept[name]
+        for name, module in self.network.named_modules():
+            if has_statistics(module) and name not in self._in_eval:
+                module.train(self.network.training)
+        forget_kept(self.network.modules())
+        self.network.__dict__.pop(MARK, None)
+        return self.network

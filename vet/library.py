@@ -1,0 +1,179 @@
+"""The library door: `tune` puts tuners on a user's own network, `load` puts saved tuners on it.
+
+The door stands on core, backbones and hub, as the other doors do. vet offers `tune` and `load` under its own
+name.
+"""
+
+import difflib
+import warnings
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.backbones.libraries import classifier_of, image_size_of, library_of
+from vet.backbones.roles import find_layout
+from vet.core.example import Example
+from vet.core.norms import is_norm
+from vet.core.preprocessing import Preprocessing
+from vet.core.tuned_network import MARK, TunedNetwork
+from vet.core.tuner import Tuner
+from vet.errors import DataError, UnknownNameError, UserError, shown
+from vet.hub.model_folder import read_configuration
+from vet.hub.names import find_folder
+from vet.hub.network_folder import describe, load_tensors, require_same, save_network
+from vet.registry import TUNERS
+
+
+class Tuned(TunedNetwork):
+    """A user's network with tuners, as `vet.tune` and `vet.load` give it. See TunedNetwork."""
+
+    def save(self, folder: str | Path, classes: Sequence[str] | None = None) -> None:
+        """Writes a model folder: configuration.json and tuner.safetensors.
+
+        classes: the names of the classes, in the order of the logits. None: '0', '1', ….
+        """
+        shape = self.sites.calls[''].out_shape
+        count = shape[0] if len(shape) == 1 else 0
+        names = list(map(str, range(count))) if classes is None else list(map(str, classes))
+        if count and len(names) != count:
+            raise UserError(f'classes has {len(names)} names, but the network gives {count} logits.')
+        entry = dict(type='network', name=type(self.network).__name__, sha256=self.frozen['sha256'])
+        save_network(self, Path(folder), names, entry)
+
+
+def tune(net: nn.Module, *tuners: Tuner, train: str | Iterable[str] = (), example: Any = None) -> Tuned:
+    """Freezes `net` except its classifier, and puts tuners on it. The network is edited in place.
+
+    net: any network that takes images.
+    tuners: one or more, such as vet.LoRA(rank=8). They are attached in order.
+    train: names of further parameters that train whole, with wildcards: 'head.*'.
+    example: an input for the dry run: a tensor (B, 3, H, W), a list of images, a tuple of arguments, or a
+        dict of keyword arguments. None: a black image of the size that the network's library states.
+    Returns the tuned network, an ordinary module: tuned(images) computes what net(images) computes. The
+    classifier is what the network's library (timm, torchvision, transformers) calls its classifier. For
+    another network, nothing but the tuners and `train` trains, and vet warns. UserError if a tuner cannot
+    act, or if nothing would train. Then the network is as it was.
+    """
+    _require_network(net)
+    _require_tuners(tuners)
+    classifier = classifier_of(net)
+    if not classifier and not train:
+        warnings.warn(
+            f'vet knows no classifier of {type(net).__name__}, so only the tuners train. To train further '
+            'parameters, name them: train="head.*".',
+            stacklevel=2,
+        )
+    return _tuned(net, tuners, [*_below(net, classifier), *_named(net, train)], classifier, example)
+
+
+def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
+    """Puts the tuners of a saved folder on `net`, which must be the network that was tuned. Edits `net`.
+
+    DataError if the network has another architecture or other weights.
+    """
+    _require_network(net)
+    path = find_folder(folder)
+    configuration = read_configuration(path)
+    described = configuration.get('network')
+    if not isinstance(described, dict):
+        raise DataError(
+            f'{str(folder)!r} was not saved by tuned.save(…): open it by vet.pipeline({str(folder)!r}).'
+        )
+    whole = described['whole']
+    require_same(described, describe(net, whole), str(folder))
+    tuners = [TUNERS.build(entry) for entry in configuration['model']['tuners']]
+    tuned = _tuned(net, tuners, [], classifier_of(net), example, whole)
+    load_tensors(tuned, path, configuration)
+    return tuned
+
+
+def _tuned(
+    net: nn.Module,
+    tuners: Sequence[Tuner],
+    names: Sequence[str],
+    classifier: Sequence[str],
+    example: Any,
+    whole: Sequence[str] = (),
+) -> Tuned:
+    """names: of the parameters that train whole. whole: names for which a tuner is given already."""
+    described = describe(net, whole or _with_statistics(net, names))
+    shape, library = image_size_of(net), library_of(net)
+    if example is None:
+        image = torch.zeros(1, 3, *(shape or (224, 224)))
+        example = {library.argument: image} if library and library.argument else image
+    given = Example.of(example)
+    layout = find_layout(net, None, _grid(net), getattr(net, 'num_prefix_tokens', 0), tuple(classifier))
+    tuned = Tuned(net, layout, given, Preprocessing().with_changes(dict(size=shape) if shape else {}))
+    tuned.frozen = described
+    tuned.whole = list(whole or _with_statistics(net, names))
+    tuned.attach(tuners)
+    left = [
+        name
+        for name, parameter in net.named_parameters()
+        if name in set(names) and not parameter.requires_grad
+    ]
+    if left:
+        tuned.attach([TUNERS.build(dict(type='Partial', names=left))])
+    if not tuned.trainable():
+        tuned.detach()
+        raise UserError(
+            f'nothing of {type(net).__name__} would train: the tuners add no numbers, and vet knows no '
+            'classifier. Name parameters to train, such as train="head.*".'
+        )
+    return tuned
+
+
+def _grid(net: Any) -> tuple[int, int] | None:
+    return getattr(getattr(net, 'patch_embed', None), 'grid_size', None)
+
+
+def _below(net: nn.Module, paths: Iterable[str]) -> list[str]:
+    starts = tuple(f'{path}.' for path in paths)
+    return [name for name, _ in net.named_parameters() if name.startswith(starts)]
+
+
+def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
+    """The names of the parameters that the patterns fit. UnknownNameError for a pattern that fits none."""
+    names = [name for name, _ in net.named_parameters()]
+    found: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        fitting = [name for name in names if fnmatchcase(name, pattern) or name.startswith(f'{pattern}.')]
+        if not fitting:
+            paths = [name for name, _ in net.named_modules() if name]
+            near = difflib.get_close_matches(pattern.rstrip('.*'), paths + names, n=3, cutoff=0.5)
+            raise UnknownNameError('parameter or module in train', pattern, names, near=near)
+        found += fitting
+    return list(dict.fromkeys(found))
+
+
+def _with_statistics(net: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names, with the running statistics of the norms whose scales are among them."""
+    found = list(dict.fromkeys(names))
+    for path, module in net.named_modules():
+        if is_norm(module) and f'{path}.weight' in found:
+            found += [f'{path}.{name}' for name, _ in module.named_buffers(recurse=False)]
+    return found
+
+
+def _require_network(net: object) -> None:
+    if not isinstance(net, nn.Module):
+        raise UserError(f'net is {shown(net)}; allowed: a torch.nn.Module, such as timm.create_model(…).')
+    if MARK in net.__dict__ or isinstance(net, TunedNetwork):
+        raise UserError(
+            f'this {type(net).__name__} is tuned already. Call detach() of the tuned network first, or give '
+            'all tuners at once: vet.tune(net, vet.LoRA(8), vet.BitFit()).'
+        )
+
+
+def _require_tuners(tuners: Sequence[object]) -> None:
+    if not tuners:
+        raise UserError('no tuner is given; give one or more: vet.tune(net, vet.LoRA(rank=8)).')
+    for tuner in tuners:
+        if isinstance(tuner, type) and issubclass(tuner, Tuner):
+            raise UserError(f'{tuner.__name__} is a class; give a tuner: vet.{tuner.__name__}(…).')
+        if not isinstance(tuner, Tuner):
+            raise UserError(f'a tuner is {shown(tuner)}; allowed: tuners of vet, such as vet.LoRA(rank=8).')
