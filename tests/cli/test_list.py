@@ -99,7 +99,7 @@ def test_roles_of_a_backbone(command):
     rows = json.loads(command('list', 'roles', '--backbone', 'DigitsViT', '--json')[1])
     assert rows['attn.qkv'] == (
         "6, such as 'blocks.0.attn.qkv' (Linear, which takes (17, 64) per image); 25 % of the weights, "
-        '6 of 6 attention layers, 0 of 13 norms'
+        '6 of 6 attention layers, 0 of 13 norms, 6 of 6 blocks'
     )
     assert json.loads(command('list', 'roles', 'DigitsViT', '--json')[1]) == rows
     assert rows['norm'].startswith('13, ') and rows['backbone'].startswith('1, ') and 'head' not in rows

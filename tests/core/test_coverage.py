@@ -155,7 +155,19 @@ def test_vet_list_roles_prints_it(capsys, monkeypatch):
     monkeypatch.setattr('sys.argv', ['vet list', 'roles', 'vit_tiny_patch16_224', '--json'])
     command.main()
     rows = json.loads(capsys.readouterr().out)
-    assert rows['attn.qkv'].endswith('; 24 % of the weights, 12 of 12 attention layers, 0 of 25 norms')
+    assert rows['attn.qkv'].endswith(
+        '; 24 % of the weights, 12 of 12 attention layers, 0 of 25 norms, 12 of 12 blocks'
+    )
     assert rows['block'].endswith(
-        '; 97 % of the weights, 12 of 12 attention layers, 24 of 25 norms; 0 % of the weights lie behind the last block'
+        '; 97 % of the weights, 12 of 12 attention layers, 24 of 25 norms, 12 of 12 blocks; '
+        '0 % of the weights lie behind the last block'
+    )
+
+
+def test_vet_list_roles_prints_places_that_stand_in(capsys, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['vet list', 'roles', 'resnet18', '--json'])
+    command.main()
+    rows = json.loads(capsys.readouterr().out)
+    assert 'mlp' not in rows and rows['mlp or block'] == (
+        "'block', because resnet18 (ResNet) has no 'mlp'; of AdaptFormer, Adapter, Convpass, Houlsby, Pfeiffer"
     )

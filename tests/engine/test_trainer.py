@@ -240,5 +240,7 @@ def test_coverage_is_told_before_the_first_step(tmp_path, capfd, monkeypatch):
     with pytest.warns(UserWarning, match=r"'block\[-1:\]' are the last blocks, but 0 % of the weights"):
         small(tmp_path, **{'train.max_epochs': 1, 'model.tuners': [dict(type='Partial')]}).train()
     told = capfd.readouterr().err
-    assert 'Partial reaches 17 % of the weights, 1 of 6 attention layers, 2 of 13 norms\n' in told
+    assert (
+        'Partial reaches 17 % of the weights, 1 of 6 attention layers, 2 of 13 norms, 1 of 6 blocks\n' in told
+    )
     assert told.index('Partial reaches') < told.index('epoch 1')

@@ -2,13 +2,17 @@
 
 import functools
 import math
+import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.nets import images, timm_net, tiny, tuned
 from vet.core.backbone import Backbone
+from vet.core.coverage import report
+from vet.core.deltas import strided
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
 
@@ -151,6 +155,60 @@ def test_dropout_acts_in_training_alone():
     assert not close(mlp(x), mlp(x))
 
 
+# Networks without an FFN ---------------------------------------------------------------------------------------------
+
+
+def beside(delta: nn.Module, x: torch.Tensor, stride: int) -> torch.Tensor:
+    """The branch as two 1 x 1 convolutions, the first of which strides."""
+    h = F.conv2d(x, delta.down.weight[:, :, None, None], delta.down.bias, stride)
+    return F.conv2d(relu(h), delta.up.weight[:, :, None, None], delta.up.bias)
+
+
+def test_adaptformer_without_an_ffn_runs_beside_each_block():
+    """A block of stride 2 has a branch of stride 2 (Rebuffi et al. 2018)."""
+    backbone, tuner = tuned('resnet', type='AdaptFormer', width=3)
+    net, x = tiny('resnet').eval().double().network, images(2).double()
+    expected = net.maxpool(net.act1(net.bn1(net.conv1(x))))
+    for i in range(1, 5):
+        (block,), delta = getattr(net, f'layer{i}'), tuner.deltas[f'layer{i}/0']
+        expected = block(expected) + 0.1 * beside(delta, expected, 1 if i == 1 else 2)
+    assert close(backbone(x), expected.mean((2, 3)))
+
+
+@pytest.mark.parametrize('name', ['Adapter', 'Pfeiffer', 'Houlsby'])
+def test_adapters_without_an_ffn_stand_behind_each_block(name):
+    backbone, tuner = tuned('resnet', type=name, width=3)
+    assert set(tuner.deltas) == {f'layer{i}/0' for i in range(1, 5)}
+    delta, site = tuner.deltas['layer2/0'], backbone.sites.find('layer2.0')[0]
+    x = torch.randn(2, *site.in_shape, dtype=torch.float64)
+    y = tiny('resnet').eval().double().network.layer2[0](x)
+    assert close(site.module(x), y + u(delta, y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    assert report([tuner])[0][0].startswith(
+        f"{name} acts at 'block', because resnet18 (ResNet) has no 'mlp', and reaches "
+    )
+
+
+@pytest.mark.parametrize(
+    'size, kernel, stride, padding',
+    [(8, 3, 2, 1), (7, 3, 2, 1), (35, 3, 2, 0), (9, 3, 1, 0), (8, 1, 2, 0), (6, 3, 1, 1)],
+)
+def test_the_branch_reads_the_middle_of_what_a_convolution_sees(size, kernel, stride, padding):
+    places = torch.arange(float(size))[None, None, :, None].expand(1, 1, size, size)
+    middle = torch.zeros(1, 1, kernel, kernel)
+    middle[..., kernel // 2, kernel // 2] = 1
+    seen = F.conv2d(places, middle, stride=stride, padding=padding)
+    assert torch.equal(strided(places.movedim(1, -1), seen.movedim(1, -1).shape).movedim(-1, 1), seen)
+
+
+def test_few_blocks_with_an_ffn_are_told():
+    backbone = timm_net('mobilenetv4_conv_aa_medium', 32)
+    tuner = TUNERS.build(dict(type='AdaptFormer', width=1))
+    tuner.attach(backbone)
+    (line,), (missed,) = report([tuner])
+    assert line.startswith('AdaptFormer reaches ') and line.endswith(', 4 of 22 blocks')
+    assert re.match(r"'mlp' reaches 4 of the 22 blocks of mobilenetv4.* the first of the others is ", missed)
+
+
 # Counts --------------------------------------------------------------------------------------------------------------
 
 
@@ -228,12 +286,13 @@ def test_only_modelscopes_adapter_answers_to_adapter_length():
             r"scale is 'chanel'; it must be a number or 'learned' or 'channel'",
         ),
         (dict(dropout=1), 'vit', UserError, r'dropout is 1; (allowed|it must be)'),
-        (dict(), 'resnet', UnknownNameError, r"'mlp'.*roles of resnet18"),
+        (dict(at='mlp'), 'resnet', UnknownNameError, r"'mlp'.*roles of resnet18.*at='block' works"),
         (
-            dict(at='block', position='parallel'),
+            dict(at='backbone', position='parallel'),
             'resnet',
             NoSiteError,
-            r"Adapter needs a module that keeps the number of its places \(this module gives \(16, 4, 4\)\), but 'layer2\.0' \(BasicBlock",
+            r'Adapter needs a module whose output has the positions of its input, or is a smaller map of them '
+            r"\(this module gives \(32,\)\), but 'the backbone' \(ResNet",
         ),
         (dict(at='attn.proj'), 'torchvision-vit', NoSiteError, r'out_proj.* is never called'),
     ],

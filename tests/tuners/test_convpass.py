@@ -58,6 +58,16 @@ def test_maps_of_both_channel_orders(family, at, last):
     assert torch.allclose(site.module(x), frozen(x) + beside, rtol=0, atol=1e-8)
 
 
+def test_a_bypass_beside_a_block_strides_as_the_block_does():
+    backbone, tuner = tuned('resnet', type='Convpass', width=3, scale=0.7)
+    site, delta = backbone.sites.find('layer2.0')[0], tuner.deltas['layer2/0']
+    assert len(tuner.deltas) == 4
+    x = torch.randn(2, *site.in_shape, dtype=torch.float64)
+    beside = bypass(delta, x[:, :, ::2, ::2].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    expected = tiny('resnet').eval().double().network.layer2[0](x) + 0.7 * beside
+    assert torch.allclose(site.module(x), expected, rtol=0, atol=1e-8)
+
+
 def test_added_prompts_pass_through():
     backbone, tuner = tuned('vit', type='Convpass', width=3)
     mlp, x = backbone.network.blocks[0].mlp, torch.randn(2, 17 + 4, 32, dtype=torch.float64)
@@ -98,7 +108,7 @@ def test_published_count_on_vit_b16():
 @pytest.mark.parametrize(
     'config, family, error, text',
     [
-        (dict(), 'resnet', UnknownNameError, r"'attn'.*roles of resnet18"),
+        (dict(at='attn'), 'resnet', UnknownNameError, r"'attn'.*roles of resnet18"),
         (
             dict(),
             'swin',
@@ -106,10 +116,10 @@ def test_published_count_on_vit_b16():
             r"Convpass needs .*whole image.*'layers\.0\.blocks\.0\.attn' \(WindowAttention, .*\(16, 16\)",
         ),
         (
-            dict(at='block'),
+            dict(at='backbone'),
             'resnet',
             NoSiteError,
-            r"keeps its shape, but 'layer1\.0' \(BasicBlock, which takes \(64, 8, 8\)",
+            r"keeps its shape or makes a smaller map, but 'the backbone' \(ResNet, which takes \(3, 32, 32\)",
         ),
         (
             dict(at='layers.1.blocks.0.mlp'),

@@ -13,20 +13,20 @@ DEFAULTS = {
     'AdaLoRA': dict(
         rank=12, target=8, alpha=None, warmup=0.1, final=0.5, gamma=0.1, beta1=0.85, beta2=0.85, at='attn.qkv'
     ),
-    'AdaptFormer': dict(width=8, scale=0.1, dropout=0.0, at='mlp'),
+    'AdaptFormer': dict(width=8, scale=0.1, dropout=0.0, at='mlp or block'),
     'Adapter': dict(
-        width=8, position='after', activation='gelu', scale=1.0, dropout=0.0, init='zero', at='mlp'
+        width=8, position='after', activation='gelu', scale=1.0, dropout=0.0, init='zero', at='mlp or block'
     ),
     'AdapterPlus': dict(width=8, init='houlsby', at='block'),
     'BitFit': dict(at='backbone'),
     'BorderPrompt': dict(pad=5),
-    'Convpass': dict(width=8, scale=1.0, dropout=0.1, xavier_conv=False, at=('attn', 'mlp')),
+    'Convpass': dict(width=8, scale=1.0, dropout=0.1, xavier_conv=False, at=('attn', 'mlp or block')),
     'DiffFit': dict(outputs=('attn.proj', 'mlp.fc2')),
     'DyLoRA': dict(rank=8, alpha=None, schedule='random', smallest=1, use=None, seed=0, at='attn.qkv'),
     'FacT': dict(rank=32, variant='tk', scale=1.0, at=('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')),
     'Full': dict(),
     'GPS': dict(k=1, bias=True, images=1000, at=('stem', 'weight')),
-    'Houlsby': dict(width=8, activation='gelu', init='houlsby', at=('attn', 'mlp')),
+    'Houlsby': dict(width=8, activation='gelu', init='houlsby', at=('attn', 'mlp or block')),
     'IA3': dict(at=('attn.qkv', 'mlp.fc2')),
     'LadderSide': dict(reduction=8, heads=4),
     'LinearProbe': dict(),
@@ -48,7 +48,7 @@ DEFAULTS = {
     'MoLoRA': dict(rank=4, experts=4, topk=None, alpha=None, at='attn.qkv'),
     'NormTune': dict(at='norm'),
     'Partial': dict(blocks=1, norm=False, names=None, indices=None),
-    'Pfeiffer': dict(width=8, activation='gelu', init='bert', at='mlp'),
+    'Pfeiffer': dict(width=8, activation='gelu', init='bert', at='mlp or block'),
     'PixelBranch': dict(rank=10, scale=1.0),
     'Prefix': dict(length=10, at='attn'),
     'RLRR': dict(at=('stem', 'norm', 'weight')),

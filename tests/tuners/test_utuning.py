@@ -18,6 +18,7 @@ from vet.registry import TUNERS
         ('vit', 'blocks.1', 'block'),
         ('torchvision-vit', 'encoder.layers.encoder_layer_0.mlp', 'mlp'),
         ('convnext', 'stages.2.blocks.0', 'block'),
+        ('resnet', 'layer2.0', ['attn', 'mlp', 'block']),  # has blocks alone; this one strides
     ],
 )
 @pytest.mark.parametrize('scale', [0.5, 'channel'])
@@ -34,7 +35,8 @@ def test_tuner_is_added_to_the_frozen_operation(family, name, operation, scale):
             parameter.normal_()
     site, delta = backbone.sites.find(name)[0], tuner.deltas[name.replace('.', '/')]
     x = torch.randn(2, *site.in_shape, dtype=torch.float64)
-    h = (x.permute(0, 2, 3, 1) if x.dim() == 4 else x) @ delta.down.weight.T + delta.down.bias
+    read = x[:, :, ::2, ::2] if family == 'resnet' else x
+    h = (read.permute(0, 2, 3, 1) if x.dim() == 4 else read) @ delta.down.weight.T + delta.down.bias
     u = (h * (1 + torch.erf(h / math.sqrt(2))) / 2 @ delta.up.weight.T + delta.up.bias) * delta.scale
     expected = tiny(family).eval().double().network.get_submodule(name)(x) + (
         u.permute(0, 3, 1, 2) if x.dim() == 4 else u
@@ -57,12 +59,12 @@ def test_counts_on_vit_b16(at, count):
         (dict(scale='big'), 'vit', UserError, r"scale is 'big'; it must be a number or"),
         (dict(width=-1), 'vit', UserError, r'width is -1'),
         (dict(dropout=1), 'vit', UserError, r'dropout is 1; (allowed|it must be)'),
-        (dict(), 'resnet', UnknownNameError, r"'attn'.*roles of resnet18"),
+        (dict(at='attn'), 'resnet', UnknownNameError, r"'attn'.*roles of resnet18"),
         (
-            dict(at='block'),
+            dict(at='backbone'),
             'resnet',
             NoSiteError,
-            r"keeps the shape of its input \(this gives \(8, 8, 8\)\), but 'layer1\.0' \(BasicBlock, which takes \(64, 8, 8\)",
+            r"positions of its input, .* \(this gives \(32,\)\), but 'the backbone' \(ResNet",
         ),
     ],
     ids=str,

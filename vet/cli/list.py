@@ -13,10 +13,10 @@ from rich.table import Column, Table
 from vet.arguments import arguments_of, text_of
 from vet.cli.command import add_import, import_plugins, run
 from vet.core.backbone import Backbone
-from vet.core.coverage import coverage, percent, share_behind_blocks, shortfalls
+from vet.core.coverage import coverage, percent, share_behind_blocks, shortfalls, stand_ins
 from vet.core.site import SiteMap
 from vet.errors import UnknownNameError, UserError
-from vet.registry import BACKBONES, REGISTRIES, Registry
+from vet.registry import BACKBONES, REGISTRIES, TUNERS, Registry
 from vet.terminal import Terminal
 
 KINDS = {f'{name}s': registry for name, registry in REGISTRIES.items()}
@@ -112,7 +112,18 @@ def _roles(name: str | None) -> dict[str, str]:
         raise UserError('roles are those of a backbone; say which one, as in `vet list roles NAME`.')
     source = dict(type=name) if name in BACKBONES.names() else dict(type=_source(name), name=name)
     backbone: Backbone = BACKBONES.build(dict(source, pretrained=False))
-    return {role: _role(backbone.sites, role) for role in backbone.sites.roles()}
+    sites = backbone.sites
+    rows = {role: _role(sites, role) for role in sites.roles()}
+    for name in TUNERS.names():
+        for place in _default_places(name):
+            for taken in stand_ins(sites, place):
+                rows[place] = f'{rows[place]}, {name}' if place in rows else f'{taken}; of {name}'
+    return rows
+
+
+def _default_places(tuner: str) -> list[str]:
+    at = next((argument.default for argument in arguments_of(TUNERS, tuner) if argument.name == 'at'), ())
+    return [at] if isinstance(at, str) else list(at) if isinstance(at, (list, tuple)) else []
 
 
 def _role(sites: SiteMap, role: str) -> str:

@@ -16,12 +16,22 @@ from vet.torch_private import map_tensors
 
 POSITIONS = re.compile(r'rope|rel_?pos|rel_indices|relative_position|window|attention_bias|bias_table')
 
+# An argument with the rotary angles of the tokens (…, N, D): what an unrotated token has in the equal parts
+# of D. timm has [sin, cos], or the cosines and the sines apart.
+UNROTATED: Mapping[str, tuple[float, ...]] = {'rope': (0, 1), 'rope_cos': (1,), 'rope_sin': (0,)}
 
-def tie_to_positions(part: nn.Module) -> str | None:
+
+def rotary_arguments(block: nn.Module) -> list[str]:
+    """The arguments by which a block gets the rotary angles of its tokens."""
+    return [name for name in inspect.signature(type(block).forward).parameters if name in UNROTATED]
+
+
+def tie_to_positions(part: nn.Module, but: Sequence[str] = ()) -> str | None:
     """The name of an argument, parameter or setting for which a module in `part` needs a fixed number of
     tokens.
 
     Examples are windows, relative-position tables and rotary angles. None: any number of tokens is possible.
+    but: names that tie nothing.
     """
     for module in part.modules():
         arguments = list(inspect.signature(type(module).forward).parameters)
@@ -31,7 +41,7 @@ def tie_to_positions(part: nn.Module) -> str | None:
         ]
         settings = [name for name, value in vars(module).items() if value is not None]
         for name in (*arguments, *tensors, *settings):
-            if POSITIONS.search(name):
+            if POSITIONS.search(name) and name not in but:
                 return name
     return None
 

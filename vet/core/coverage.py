@@ -1,4 +1,4 @@
-"""How much of a network the edits of a tuner reach: of its attention layers, of its weights and of its norms.
+"""How much of a network the edits of a tuner reach: of its weights, attention layers, norms and blocks.
 
 A tuner that trains 2 of 20 attentions runs well and learns little. So each share is computed from the whole
 network.
@@ -15,7 +15,7 @@ from vet.core.flow import WEIGHTED, around
 from vet.core.inner import attentions
 from vet.core.norms import is_norm
 from vet.core.reweight import Reweight
-from vet.core.site import AT, SiteMap
+from vet.core.site import AT, OR, SiteMap
 
 LOW = 0.5  # a role that reaches a smaller share is told
 BEHIND = 0.25  # where the last blocks train, a larger share of the weights behind them is told
@@ -23,7 +23,8 @@ BEHIND = 0.25  # where the last blocks train, a larger share of the weights behi
 
 @dataclass(frozen=True)
 class Coverage:
-    """attentions, norms: the layers that are reached, and those that are not.
+    """attentions, norms, blocks: those that are reached, and those that are not. A block is reached if a part
+    of it is.
 
     weights: the reached share of all numbers in weights, 0 to 1.
     """
@@ -31,11 +32,12 @@ class Coverage:
     attentions: tuple[list[str], list[str]]
     weights: float
     norms: tuple[list[str], list[str]]
+    blocks: tuple[list[str], list[str]]
 
     def __str__(self) -> str:
-        layers = (('attention layers', self.attentions), ('norms', self.norms))
+        parts = (('attention layers', self.attentions), ('norms', self.norms), ('blocks', self.blocks))
         counted = [
-            f'{len(found)} of {len(found + rest)} {name}' for name, (found, rest) in layers if found + rest
+            f'{len(found)} of {len(found + rest)} {name}' for name, (found, rest) in parts if found + rest
         ]
         return ', '.join([f'{percent(self.weights)} of the weights', *counted])
 
@@ -46,7 +48,7 @@ def percent(share: float) -> str:
 
 
 def coverage(sites: SiteMap, paths: Iterable[str]) -> Coverage:
-    """What `paths` reach: whatever lies below them, and the attention layers and norms around them.
+    """What `paths` reach: whatever lies below them, and the attention layers, norms and blocks around them.
 
     paths: of modules, of packed projections ('….in_proj') or of parameters.
     """
@@ -66,7 +68,8 @@ def coverage(sites: SiteMap, paths: Iterable[str]) -> Coverage:
     reached = sum(count for name, count in numbers.items() if is_reached(name))
     layers = (name for name, _ in attentions(sites.network, sites.calls))
     norms = (name for name, module in sites.network.named_modules() if is_norm(module))
-    return Coverage(split(layers), reached / max(sum(numbers.values()), 1), split(norms))
+    share = reached / max(sum(numbers.values()), 1)
+    return Coverage(split(layers), share, split(norms), split(sites.blocks))
 
 
 def share_behind_blocks(sites: SiteMap) -> float:
@@ -89,7 +92,7 @@ def shortfalls(sites: SiteMap, at: str | Sequence[str], thaws: bool) -> Iterator
     thaws: whether the tuner trains the network's own parameters.
     """
     roles = sites.roles()
-    for place in [at] if isinstance(at, str) else at:
+    for place in sites.places(at):
         parsed = AT.fullmatch(place)
         role = parsed['role'] if parsed else ''
         if role not in roles:
@@ -106,21 +109,38 @@ def shortfalls(sites: SiteMap, at: str | Sequence[str], thaws: bool) -> Iterator
             yield text
 
 
+def stand_ins(sites: SiteMap, at: str | Sequence[str]) -> Iterator[str]:
+    """Of places such as 'mlp or block': the place that counts, where the network lacks the first."""
+    for place in [at] if isinstance(at, str) else at:
+        first, (taken,) = place.partition(OR)[0], sites.places(place)
+        if taken != first:
+            yield f'{taken!r}, because {sites.family} has no {first!r}'
+
+
 def report(tuners: Iterable[Any]) -> tuple[list[str], list[str]]:
     """For tuners that are attached: lines that tell what each reaches, and sentences about what they miss.
 
     Tuners of several tasks that reach the same have one line.
     """
     attached = [tuner for tuner in tuners if not tuner.head_only]
-    lines = dict.fromkeys(f'{type(tuner).__name__} reaches {tuner.coverage()}' for tuner in attached)
+    lines = dict.fromkeys(f'{_acts(tuner)} reaches {tuner.coverage()}' for tuner in attached)
     missed = dict.fromkeys(text for tuner in attached for text in tuner.shortfalls())
     return list(lines), list(missed)
+
+
+def _acts(tuner: Any) -> str:
+    places = ' and '.join(tuner.stand_ins())
+    return f'{type(tuner).__name__} acts at {places}, and' if places else type(tuner).__name__
 
 
 def _shortfall(sites: SiteMap, role: str, names: list[str]) -> str:
     reached = coverage(sites, names)
     advice = 'Choose further places with at=[…], or give roles in model.backbone.roles.'
-    of_layers = {'attn': ('attention layers', reached.attentions), 'norm': ('norms', reached.norms)}
+    of_layers = {
+        'attn': ('attention layers', reached.attentions),
+        'norm': ('norms', reached.norms),
+        'mlp': ('blocks', reached.blocks),
+    }
     kind = role.partition('.')[0]
     if kind in of_layers:
         what, (found, rest) = of_layers[kind]

@@ -121,7 +121,7 @@ class LowRank(LowRankUpdate):
 class Bottleneck(Delta):
     """u(h) = scale (W2 act(W1 h + b1) + b2) along the channel axis, added to the flow.
 
-    y + u(y), or y + u(x) in parallel.
+    y + u(y), or y + u(x) in parallel. If y is a smaller map than x, u reads every s-th position of x.
 
     axis: -1 for tokens (B, N, C) and maps (B, H, W, C), -3 for maps (B, C, H, W).
     scale: a number, or 'learned' (one number) or 'channel' (one per channel), which start at 1.
@@ -178,8 +178,32 @@ class Bottleneck(Delta):
             # without the tokens that another tuner added to the input and removed from the output
             x = x[:, : y.shape[1]]
         h = (x if self.parallel else y).movedim(self.axis, -1)
+        if self.parallel and h.dim() == 4:
+            h = strided(h, y.movedim(self.axis, -1).shape)
         u = self.scale * self.up(self.drop(self.act(self.down(h))))
         return y + u.movedim(-1, self.axis).to(y.dtype)
+
+
+def follows(shape: torch.Size, out_shape: torch.Size, axis: int) -> bool:
+    """Whether the output has the positions of the input, or is a smaller map: shapes per image."""
+    sizes, out_sizes = ([n for i, n in enumerate(s, -len(s)) if i != axis] for s in (shape, out_shape))
+    if len(sizes) != 2 or len(out_sizes) != 2:
+        return sizes == out_sizes
+    return all(out <= size for size, out in zip(sizes, out_sizes))
+
+
+def strided(x_BHWC: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """x at as many positions as a map of `shape` (B, H', W', C') has: every s-th, as evenly as they fit."""
+    return x_BHWC[:, _steps(x_BHWC.shape[1], shape[1]), _steps(x_BHWC.shape[2], shape[2])]
+
+
+def _steps(size: int, wanted: int) -> slice:
+    """A convolution of stride s without padding gives the middle positions; with padding, the first is 0."""
+    if size == wanted:
+        return slice(None)
+    step = min((size - 1) // max(wanted - 1, 1), -(-size // wanted))
+    start = (size - 1 - (wanted - 1) * step) // 2
+    return slice(start, start + (wanted - 1) * step + 1, step)
 
 
 class DropLast(Delta):

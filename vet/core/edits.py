@@ -4,6 +4,7 @@ Each can be undone, bit for bit. Used by core.tuner.
 """
 
 import copy
+import inspect
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,7 +47,10 @@ class Thaw:
 
 @dataclass(eq=False)
 class Hook:
-    """`delta(x)` before a module, or `delta(x, y)` after it."""
+    """`delta(x)` before a module, or `delta(x, y)` after it.
+
+    argument: the name of the edited argument of `forward`; '' is the first.
+    """
 
     module: nn.Module
     delta: nn.Module
@@ -54,11 +58,18 @@ class Hook:
     is_before: bool
     # the place of the edited tensor, if the module gives a tuple, list or dict
     place: int | str | None = None
+    argument: str = ''
     mergeable = False
 
     @classmethod
-    def before(cls, module: nn.Module, delta: nn.Module) -> 'Hook':
-        return cls(module, delta, module.register_forward_pre_hook(partial(_edit_input, delta)), True)
+    def before(cls, module: nn.Module, delta: nn.Module, argument: str = '') -> 'Hook':
+        if argument:
+            position = list(inspect.signature(type(module).forward).parameters).index(argument) - 1
+            edit = partial(_edit_argument, delta, argument, position)
+            handle = module.register_forward_pre_hook(edit, with_kwargs=True)
+        else:
+            handle = module.register_forward_pre_hook(partial(_edit_input, delta))
+        return cls(module, delta, handle, True, argument=argument)
 
     @classmethod
     def after(cls, module: nn.Module, delta: nn.Module, place: int | str | None = None) -> 'Hook':
@@ -72,6 +83,16 @@ class Hook:
 
 def _edit_input(delta: nn.Module, module: nn.Module, args: tuple) -> tuple:
     return delta(args[0]), *args[1:]
+
+
+def _edit_argument(
+    delta: nn.Module, name: str, position: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]] | None:
+    if kwargs.get(name) is not None:
+        return args, {**kwargs, name: delta(kwargs[name])}
+    if position < len(args) and args[position] is not None:
+        return (*args[:position], delta(args[position]), *args[position + 1 :]), kwargs
+    return None
 
 
 def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, out: Any) -> object:

@@ -39,6 +39,7 @@ NEAREST = {
     'norm': ('weight',),
     'block': ('weight',),
 }
+OR = ' or '  # between places of which the first that the network has counts: 'mlp or block'
 AT = re.compile(r'(?P<role>[^\[\]]+)(\[(?P<slice>-?\d{1,9}|(-?\d{1,9})?:(-?\d{1,9})?)\])?')
 
 
@@ -358,14 +359,29 @@ class SiteMap:
     def find(self, at: str | Sequence[str], may_miss: Sequence[str] = ()) -> list[Site]:
         """The sites that `at` names: roles, sliced roles, module paths with wildcards, or a list of these.
 
+        'mlp or block': of several places, the first that the network has.
         may_miss: roles of the list that the network may lack, if it has others.
         UnknownNameError for a role that does not exist, NoSiteError for a role without sites. The list is
         never empty.
         """
-        places = [at] if isinstance(at, str) else list(dict.fromkeys(at))
-        kept = [place for place in places if place not in may_miss or place in self._roles]
-        sites = {site.name: site for place in kept or places for site in self._find(place)}
+        sites = {site.name: site for place in self.places(at, may_miss) for site in self._find(place)}
         return [replace(site, found=tuple(sites)) for site in sites.values()]
+
+    def places(self, at: str | Sequence[str], may_miss: Sequence[str] = ()) -> list[str]:
+        """The places that `at` means on this network: one of each 'mlp or block', none that it may lack."""
+        given = [at] if isinstance(at, str) else list(dict.fromkeys(at))
+        kept = [place for place in given if place not in may_miss or place in self._roles]
+        return list(dict.fromkeys(map(self._first, kept or given)))
+
+    def _first(self, place: str) -> str:
+        options = place.split(OR) if isinstance(place, str) else [place]
+        return next((option for option in options if self._names_of(option)), options[0])
+
+    def _names_of(self, place: str) -> list[str]:
+        """The module paths that have the role, or that fit the path, without the slice."""
+        parsed = AT.fullmatch(place) if isinstance(place, str) else None
+        role = parsed['role'] if parsed else ''
+        return self._roles.get(role) or ([] if not role or role in ROLES else self._paths(role))
 
     def _find(self, at: str) -> list[Site]:
         parsed = AT.fullmatch(at) if isinstance(at, str) else None
@@ -375,7 +391,7 @@ class SiteMap:
                 'module path.'
             )
         role, cut = parsed['role'], parsed['slice']
-        names = self._roles.get(role) or ([] if role in ROLES else self._paths(role))
+        names = self._names_of(at)
         if not names:
             raise UnknownNameError('role or module path', role, self._roles, self._advice(role))
         sites = [self._site(name) for name in names]

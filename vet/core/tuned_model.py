@@ -188,6 +188,8 @@ def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
 def _put(mixed: Backbone, name: str, edit: object, paths: Mapping[int, str]) -> Reweight | Hook:
     if not isinstance(edit, (Reweight, Hook)) or (isinstance(edit, Reweight) and not all_split(edit.host)):
         raise _CannotMix
+    if isinstance(edit, Hook) and edit.argument:  # the rows of all images share the argument
+        raise _CannotMix
     path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]
     module, own = mixed.network.get_submodule(path), _OnOwn(name, edit.delta, mixed.sites.calls[path].batch)
     if isinstance(edit, Hook):

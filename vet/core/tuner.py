@@ -13,7 +13,7 @@ from torch import nn
 from vet.allowed import Places
 from vet.core.attention import Rows, find_parts
 from vet.core.backbone import FrozenNetwork
-from vet.core.coverage import Coverage, coverage, paths_of, shortfalls
+from vet.core.coverage import Coverage, coverage, paths_of, shortfalls, stand_ins
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, statistics
 from vet.core.given import NOTED, noted
@@ -30,6 +30,7 @@ class Tuner(nn.Module):
 
     A method writes `tune(site)`. A method may also write the hooks below.
     at: a role ('attn.qkv'), a sliced role ('block[-2:]'), a module path with wildcards, or a list of these.
+        'mlp or block' is the first of these places that the network has.
     """
 
     identity_at_start = True  # before training, the tuned backbone computes exactly what the frozen does
@@ -100,12 +101,14 @@ class Tuner(nn.Module):
         edit.apply()
         self._edits.append(edit)
 
-    def before(self, site: Site, delta: nn.Module) -> None:
-        """The module's input x becomes `delta(x)`."""
+    def before(self, site: Site, delta: nn.Module, argument: str = '') -> None:
+        """The module's input x becomes `delta(x)`. argument: the name of another argument to edit, if the
+        module gets that argument.
+        """
         module = self._called(site)
         if not site.call.reads:
             raise refuse(self, site, 'a module that computes with the first tensor it takes')
-        self._edits.append(Hook.before(module, self._own(site, delta)))
+        self._edits.append(Hook.before(module, self._own(site, delta), argument))
 
     def after(self, site: Site, delta: nn.Module) -> None:
         """The module's output y becomes `delta(x, y)`.
@@ -214,6 +217,10 @@ class Tuner(nn.Module):
     def shortfalls(self) -> list[str]:
         """What this tuner, which is attached, misses though its `at` seems to say the whole: sentences."""
         return list(shortfalls(self._sites(), self.at, thaws=any(self._thaws())))
+
+    def stand_ins(self) -> list[str]:
+        """The places at which this tuner, which is attached, acts because the network lacks the first."""
+        return list(stand_ins(self._sites(), self.at))
 
     def _sites(self) -> SiteMap:
         if self.backbone is None:

@@ -1,19 +1,21 @@
 """Adapters: small bottlenecks beside or behind the frozen modules.
 
-The papers' methods are presets of `Adapter`.
+The papers' methods are presets of `Adapter`. The papers adapt transformers. A network without an FFN has the
+bottlenecks at its blocks: behind each block, as the series adapters of Rebuffi et al. 2017 (arXiv:1705.08045),
+or beside it, as their parallel adapters (Rebuffi et al. 2018, arXiv:1803.10082) and the residual parallel form
+of Conv-Adapter (Chen et al. 2022, arXiv:2208.07463).
 """
 
 from typing import Annotated, Any, Literal
 
-import torch
-
 from vet.allowed import Counts, Dropout, OneOf, Places, Positive
-from vet.core.deltas import Bottleneck
+from vet.core.deltas import Bottleneck, follows
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
+FFN_OR_BLOCK = 'mlp or block'
 POSITIONS = ('after', 'parallel', 'before')
 Activation = Annotated[str, OneOf(tuple(Bottleneck.ACTIVATIONS))]
 Init = Annotated[str, OneOf(tuple(Bottleneck.INITS))]
@@ -23,12 +25,14 @@ Init = Annotated[str, OneOf(tuple(Bottleneck.INITS))]
 class Adapter(Tuner):
     """u(h) = scale (W2 act(W1 h + b1) + b2) is added at a module m, for each module that `at` names.
 
-    position: 'after': m(x) + u(m(x)); 'parallel': m(x) + u(x); 'before': m(x + u(x)).
+    position: 'after': m(x) + u(m(x)); 'parallel': m(x) + u(x); 'before': m(x + u(x)). If a module makes a
+        smaller map, u reads every s-th position of x, as the 1 x 1 convolutions of stride s of Rebuffi et al.
     width: one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
     activation: 'gelu', 'relu', 'silu', 'tanh' or 'none'.
     scale: a number, 'learned' (one per site) or 'channel' (one per channel).
     dropout: before W2, in training.
     init: 'zero' (W2 = 0, the identity), 'houlsby', 'bert' or 'xavier'.
+    at: FFNs; in a network without an FFN, whole blocks.
     The defaults are ModelScope's adapter, x + h + W2 GELU(W1 h), with h the FFN's output. ModelScope starts
     with init='xavier', vet starts as the identity. If a network has layer scales or stochastic depth, h is
     the value before these.
@@ -46,7 +50,7 @@ class Adapter(Tuner):
         scale: Positive | Literal['learned', 'channel'] = 1.0,
         dropout: Dropout = 0.0,
         init: Init = 'zero',
-        at: Places = 'mlp',
+        at: Places = FFN_OR_BLOCK,
     ):
         super().__init__(at if isinstance(at, str) else list(at))
         for what, given, allowed in (
@@ -77,11 +81,12 @@ class Adapter(Tuner):
         out_shape, out_axis = (
             (site.in_shape, site.in_axis) if self.position == 'before' else (site.out_shape, site.axis)
         )
-        if not shape or axis != out_axis or _places(shape, axis) != _places(out_shape, axis):
+        if not shape or axis != out_axis or not follows(shape, out_shape, axis):
             raise refuse(
                 self,
                 site,
-                f'a module that keeps the number of its places (this module gives {tuple(out_shape)})',
+                'a module whose output has the positions of its input, or is a smaller map of them (this '
+                f'module gives {tuple(out_shape)})',
             )
         delta = Bottleneck(
             shape[axis],
@@ -94,30 +99,27 @@ class Adapter(Tuner):
         (self.before if self.position == 'before' else self.after)(site, delta)
 
 
-def _places(shape: torch.Size, axis: int) -> list[int]:
-    """The shape without its channels."""
-    return [size for i, size in enumerate(shape, -len(shape)) if i != axis]
-
-
 @TUNERS.register_module()
 class Houlsby(Adapter):
     """m(x) + W2 GELU(W1 m(x)) behind the attention and the FFN.
 
     Houlsby et al. 2019, arXiv:1902.00751, sec. 2.1
 
+    If a network has no FFN, the adapters stand behind its attentions and behind its blocks, see `Adapter`.
     Weights start normal of std 0.01, cut at two std. So the start is near the identity, but is not the
     identity.
     Parameters: 2 (2 width C + width + C) per block; ViT-B/16, width 8: 313,536.
     """
 
     length_key = None
+    may_miss = ('attn',)
 
     def __init__(
         self,
         width: Counts = 8,
         activation: Activation = 'gelu',
         init: Init = 'houlsby',
-        at: Places = ('attn', 'mlp'),
+        at: Places = ('attn', FFN_OR_BLOCK),
     ):
         super().__init__(width, 'after', activation, init=init, at=at)
 
@@ -127,14 +129,19 @@ class Pfeiffer(Adapter):
     """m(x) + W2 GELU(W1 m(x)) behind the FFN alone.   Pfeiffer et al. 2021, arXiv:2005.00247
 
     The paper inherits layer norms from BERT's post-norm blocks. These norms are left out here. Weights start
-    as in BERT, normal of std 0.02.
+    as in BERT, normal of std 0.02. If a network has no FFN, the adapters stand behind its blocks, see
+    `Adapter`.
     Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
     """
 
     length_key = None
 
     def __init__(
-        self, width: Counts = 8, activation: Activation = 'gelu', init: Init = 'bert', at: Places = 'mlp'
+        self,
+        width: Counts = 8,
+        activation: Activation = 'gelu',
+        init: Init = 'bert',
+        at: Places = FFN_OR_BLOCK,
     ):
         super().__init__(width, 'after', activation, init=init, at=at)
 
@@ -147,7 +154,10 @@ class AdaptFormer(Adapter):
 
     W2 starts at zero, so the start is the identity. The paper's vision runs use width 64, scale 0.1, dropout
     0.1.
-    Parameters: 2 width C + width + C per block; ViT-B/16, width 8: 156,768.
+    If a network has no FFN, the branch runs beside each block: block(x) + s (W2 ReLU(W1 x + b1) + b2), with x
+    the block's input, without a norm. If a block makes a smaller map, the branch reads every s-th position of
+    x, see `Adapter`. If a block makes other channels, W2 makes them too.
+    Parameters: width (C + C') + width + C' per FFN or block, with C' channels out; ViT-B/16, width 8: 156,768.
     """
 
     length_key = None
@@ -157,7 +167,7 @@ class AdaptFormer(Adapter):
         width: Counts = 8,
         scale: Positive | Literal['learned', 'channel'] = 0.1,
         dropout: Dropout = 0.0,
-        at: Places = 'mlp',
+        at: Places = FFN_OR_BLOCK,
     ):
         super().__init__(width, 'parallel', 'relu', scale, dropout, at=at)
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from vet.allowed import Counts, Dropout, Places, Positive
+from vet.core.deltas import follows, strided
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -24,10 +25,15 @@ class Convpass(Tuner):
     dropout: before W2, in training.
     xavier_conv: the convolution starts Xavier-uniform, as in the paper's other start. False: the convolution
         starts as the identity, with ones at its centre. W1 starts Xavier-uniform, W2 at zero.
-    Parameters per site: 2 width C + 9 width^2 + 2 width + C; ViT-B/16, width 8: 327,552.
-    The site must have tokens with a known grid, or a map that keeps its size. Windows are refused, because a
-    window is no map of the image.
+    at: if a network has no FFN, the bypasses run beside its blocks, see `Adapter`. If a block makes a smaller
+        map, the bypass reads every s-th position of x.
+    Parameters per site: width (C + C') + 9 width^2 + 2 width + C', with C' channels out; ViT-B/16, width 8:
+        327,552.
+    The site must have tokens with a known grid, or a map. Windows are refused, because a window is no map of
+    the image.
     """
+
+    may_miss = ('attn',)
 
     def __init__(
         self,
@@ -35,7 +41,7 @@ class Convpass(Tuner):
         scale: Positive = 1.0,
         dropout: Dropout = 0.1,
         xavier_conv: bool = False,
-        at: Places = ('attn', 'mlp'),
+        at: Places = ('attn', 'mlp or block'),
     ):
         super().__init__(at if isinstance(at, str) else list(at))
         if not 0 <= dropout < 1:
@@ -50,9 +56,14 @@ class Convpass(Tuner):
         if not width:
             return
         is_tokens, prefix = len(site.in_shape) == 2, site.num_prefix_tokens
-        if len(site.in_shape) not in (2, 3) or site.windows_per_image != 1 or not site.keeps_shape:
+        is_map = len(site.in_shape) == len(site.out_shape) == 3 and site.in_axis == site.axis
+        keeps = is_map and follows(site.in_shape, site.out_shape, site.axis)
+        if site.windows_per_image != 1 or not (keeps or is_tokens and site.keeps_shape):
             raise refuse(
-                self, site, 'a module that takes the whole image as tokens or a map, and keeps its shape'
+                self,
+                site,
+                'a module that takes the whole image as tokens or a map, and keeps its shape or makes a '
+                'smaller map',
             )
         if is_tokens and (site.grid is None or site.grid[0] * site.grid[1] + prefix != site.in_shape[0]):
             raise refuse(
@@ -63,6 +74,7 @@ class Convpass(Tuner):
             Bypass(
                 site.in_shape[site.axis],
                 width,
+                site.out_shape[site.axis],
                 site.axis,
                 site.grid if is_tokens else None,
                 prefix,
@@ -88,6 +100,7 @@ class Bypass(nn.Module):
         self,
         channels: int,
         width: int,
+        out_channels: int,
         axis: int,
         grid: tuple[int, int] | None,
         num_prefix_tokens: int,
@@ -100,7 +113,7 @@ class Bypass(nn.Module):
         self.grid = grid
         self.num_prefix_tokens = num_prefix_tokens
         self.scale = scale
-        self.down, self.up = nn.Linear(channels, width), nn.Linear(width, channels)
+        self.down, self.up = nn.Linear(channels, width), nn.Linear(width, out_channels)
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         self.act, self.drop = QuickGELU(), nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.down.weight)
@@ -112,7 +125,8 @@ class Bypass(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if self.grid is None:
-            return y + self.bypass(x.movedim(self.axis, -1)).movedim(-1, self.axis).to(y.dtype)
+            x_BHWC = strided(x.movedim(self.axis, -1), y.movedim(self.axis, -1).shape)
+            return y + self.bypass(x_BHWC).movedim(-1, self.axis).to(y.dtype)
         H, W = self.grid
         K = self.num_prefix_tokens
         B, _, C = x.shape

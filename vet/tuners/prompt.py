@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.allowed import Counts, Dropout, OneOf, Places
-from vet.core.attention import attends, tie_to_positions
+from vet.core.attention import UNROTATED, attends, rotary_arguments, tie_to_positions
 from vet.core.delta import Delta
 from vet.core.deltas import DropLast
 from vet.core.site import Site
@@ -37,8 +37,9 @@ class VPT(Tuner):
     their place changes no result. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and have
     no weight decay.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
-    The blocks must have tokens with plain attention. Maps, windows, relative and rotary positions are
-    refused. A block that gives the class token alone, as CaiT's last two, sees 'deep' prompts only.
+    The blocks must have tokens with plain attention. Maps, windows and tables of relative positions are
+    refused. If a block rotates queries and keys by positions, prompts are not rotated, as class tokens are not
+    (timm's prefix tokens). A block that gives the class token alone, as CaiT's last two, sees 'deep' prompts only.
     """
 
     identity_at_start = False
@@ -69,7 +70,7 @@ class VPT(Tuner):
         stem = self.backbone.sites.find('stem')[0].weight  # (C, 3, p, p)
         self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
         for site in sites:
-            tie = tie_to_positions(site.module)
+            tie = tie_to_positions(site.module, rotary_arguments(site.module))
             whole = site.takes_tokens and site.windows_per_image == 1
             gives = site.keeps_shape or site.out_shape == (1, site.in_shape[-1])
             if not (whole and gives) or tie or not attends(site, self.backbone.sites):
@@ -88,8 +89,28 @@ class VPT(Tuner):
             return
         if self.depth == 'deep' or site.depth == self.first:
             self.before(site, Prompts(length, site.in_shape[-1], self.bound, self.dropout))
+        for argument in rotary_arguments(site.module):
+            self.before(site, Unrotated(length, UNROTATED[argument]), argument)
         if site.keeps_shape and (self.depth == 'deep' or site.depth == self.last):
             self.after(site, DropLast(length))
+
+
+class Unrotated(Delta):
+    """Rotary angles (…, N, D) -> (…, N + P, D): the angles of P tokens that are not rotated, behind the others.
+
+    values: of such a token, in equal parts of D.
+    """
+
+    def __init__(self, length: int, values: tuple[float, ...]):
+        super().__init__()
+        self.length = length
+        self.values = values
+
+    def forward(self, rope: torch.Tensor) -> torch.Tensor:
+        *batch, _, D = rope.shape
+        size = D // len(self.values)
+        parts = [rope.new_full((*batch, self.length, size), value) for value in self.values]
+        return torch.cat([rope, torch.cat(parts, -1)], -2)
 
 
 class Prompts(Delta):

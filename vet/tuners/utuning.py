@@ -3,7 +3,7 @@
 from typing import Literal
 
 from vet.allowed import Counts, Dropout, Places, Positive
-from vet.core.deltas import Bottleneck
+from vet.core.deltas import Bottleneck, follows
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -14,15 +14,18 @@ from vet.registry import TUNERS
 class UTuning(Tuner):
     """x' = OP(x) + s U(x), U(x) = W2 GELU(W1 x + b1) + b2, with OP an attention, an FFN or a whole block.
 
-    at: the operations; each gets a tuner.
+    at: the operations; each gets a tuner. A network may lack attentions or FFNs. If an operation makes a
+        smaller map, U reads every s-th position of x, see `Adapter`.
     width: one value, a list by depth (0 skips a block), or a dict of path patterns. W2 starts at zero, so the
         start is the identity.
     scale: a number, 'learned' (one per operation) or 'channel'. dropout: before W2, in training.
     The paper's U is any small network. Here U is the paper's adapter. The paper's parallel prompts and
     prefixes are `VPT` and `Prefix`, which compute them within the attention.
-    Parameters per operation: 2 width C + width + C, and those of a learned scale; ViT-B/16, width 8, all
-        three: 470,304.
+    Parameters per operation: width (C + C') + width + C', with C' channels out, and those of a learned scale;
+        ViT-B/16, width 8, all three: 470,304.
     """
+
+    may_miss = ('attn', 'mlp')
 
     def __init__(
         self,
@@ -47,11 +50,16 @@ class UTuning(Tuner):
         width = site.at_depth(self.width, 'width')
         if not width:
             return
-        if not site.in_shape or not site.keeps_shape:
+        if (
+            not site.in_shape
+            or site.in_axis != site.axis
+            or not follows(site.in_shape, site.out_shape, site.axis)
+        ):
             raise refuse(
                 self,
                 site,
-                f'an operation that keeps the shape of its input (this gives {tuple(site.out_shape)})',
+                'an operation whose output has the positions of its input, or is a smaller map of them (this '
+                f'gives {tuple(site.out_shape)})',
             )
         self.after(
             site,
@@ -59,6 +67,7 @@ class UTuning(Tuner):
                 site.in_shape[site.axis],
                 width,
                 site.axis,
+                out_channels=site.out_shape[site.axis],
                 parallel=True,
                 scale=self.scale,
                 dropout=self.dropout,
