@@ -34,7 +34,7 @@ ARCHITECTURES = [
     ('timm', 'resnet50', 16, 52, 53, ()),
     ('timm', 'mobilenetv2_100', 17, 50, 52, ()),
     ('timm', 'efficientnet_b0', 16, 79, 49, ()),
-    ('timm', 'vgg16', 13, 13, 0, ()),
+    ('timm', 'vgg16', 15, 15, 0, ()),
     ('torchvision', 'vit_b_16', 12, 48, 25, VIT_ROLES),
     ('torchvision', 'swin_t', 12, 48, 29, VIT_ROLES),
     ('torchvision', 'swin_v2_t', 12, 72, 29, VIT_ROLES),
@@ -42,8 +42,8 @@ ARCHITECTURES = [
     ('torchvision', 'resnet50', 16, 52, 53, ()),
     ('torchvision', 'mobilenet_v2', 17, 50, 52, ()),
     ('torchvision', 'efficientnet_b0', 16, 79, 49, ()),
-    ('torchvision', 'vgg16', 13, 13, 0, ()),
-    ('torchvision', 'alexnet', 5, 5, 0, ()),
+    ('torchvision', 'vgg16', 16, 16, 0, ()),  # with its classifier
+    ('torchvision', 'alexnet', 8, 8, 0, ()),  # with its classifier
 ]
 
 
@@ -125,7 +125,8 @@ SHAPES = [
     ('timm', 'resnet50', 'block[0]', 'layer1.0', (64, 56, 56), (256, 56, 56), -3, 1),
     ('timm', 'resnet50', 'block[-1]', 'layer4.2', (2048, 7, 7), (2048, 7, 7), -3, 1),
     ('timm', 'mobilenetv2_100', 'block[1]', 'blocks.1.0', (16, 112, 112), (24, 56, 56), -3, 1),
-    ('timm', 'vgg16', 'block[-1]', 'features.28', (512, 14, 14), (512, 14, 14), -3, 1),
+    ('timm', 'vgg16', 'block[12]', 'features.28', (512, 14, 14), (512, 14, 14), -3, 1),
+    ('timm', 'vgg16', 'block[-1]', 'pre_logits.fc2', (4096, 1, 1), (4096, 1, 1), -3, 1),
     ('torchvision', 'vit_b_16', 'block[2]', 'encoder.layers.encoder_layer_2', (197, 768), (197, 768), -1, 1),
     (
         'torchvision',

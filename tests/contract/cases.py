@@ -26,7 +26,6 @@ ATTENTION = ('vit', 'swin', 'clip', 'deit-distilled', 'torchvision-vit')
 NORMED = tuple(family for family in EVERY if family != 'vgg')
 TOKENS = ('vit', 'clip', 'deit-distilled', 'torchvision-vit')
 CONVOLUTIONAL = ('convnext', 'resnet', 'mobilenet', 'vgg')
-MLPS = ATTENTION + ('convnext',)
 
 
 @dataclass(frozen=True)
@@ -140,6 +139,18 @@ def _bottlenecks(backbone: Backbone, role: str, width: int, into: bool = False) 
     """Of adapters behind (or `into`) the sites of a role; with a scale per channel where they go into."""
     channels = [(site.in_shape if into else site.out_shape)[site.axis] for site in backbone.sites.find(role)]
     return sum(2 * width * c + width + c + into * c for c in channels)
+
+
+def _adapters(backbone: Backbone, *roles: str, width: int = 2, beside: bool = False) -> int:
+    """Of adapters behind or `beside` the sites of all roles that the network has; without FFNs, its blocks."""
+    found = set(backbone.sites.roles())
+    present = {'block' if role == 'mlp' and 'mlp' not in found else role for role in roles}
+    sites = [site for role in present & found for site in backbone.sites.find(role)]
+    channels = [
+        ((site.in_shape if beside else site.out_shape)[site.axis], site.out_shape[site.axis])
+        for site in sites
+    ]
+    return sum(width * (c_in + c_out) + width + c_out for c_in, c_out in channels)
 
 
 def _norm_names(backbone: Backbone) -> str:
@@ -368,7 +379,7 @@ CASES: tuple[Case, ...] = (
             for shape in _weights(b, block)
         ),
     ),
-    Case('Adapter', lambda b: dict(width=2), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
+    Case('Adapter', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'mlp')),
     Case(
         'Adapter',
         lambda b: dict(width=2, position='before', scale='channel', activation='silu', at='block'),
@@ -376,19 +387,17 @@ CASES: tuple[Case, ...] = (
         label='before',
         count=lambda b: _bottlenecks(b, 'block', 2, into=True),
     ),
-    Case(
-        'Houlsby',
-        lambda b: dict(width=2),
-        on=ATTENTION,
-        count=lambda b: _bottlenecks(b, 'attn', 2) + _bottlenecks(b, 'mlp', 2),
-    ),
+    Case('Houlsby', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'attn', 'mlp')),
     Case(
         'Pfeiffer',
         lambda b: dict(width=[2] * len(b.sites.blocks)),
-        on=MLPS,
-        count=lambda b: _bottlenecks(b, 'mlp', 2),
+        on=EVERY,
+        count=lambda b: sum(
+            4 * site.out_shape[site.axis] + 2 + site.out_shape[site.axis]
+            for site in b.sites.find('mlp or block')
+        ),
     ),
-    Case('AdaptFormer', lambda b: dict(width=2), on=MLPS, count=lambda b: _bottlenecks(b, 'mlp', 2)),
+    Case('AdaptFormer', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'mlp', beside=True)),
     Case(
         'AdapterPlus',
         lambda b: dict(width=2),
@@ -422,9 +431,9 @@ CASES: tuple[Case, ...] = (
         ),
     ),
     Case('IA3', lambda b: dict(at='weight'), on=EVERY, label='weight'),
-    Case('SSF', on=NORMED, count=lambda b: _scales(b)),
+    Case('SSF', on=EVERY, count=lambda b: _scales(b)),
     Case('SSF', lambda b: dict(std=0, at=['stem', 'weight']), on=EVERY, label='identity'),
-    Case('RLRR', on=NORMED),
+    Case('RLRR', on=EVERY),
     Case(
         'RLRR',
         lambda b: dict(at='weight'),
@@ -442,14 +451,17 @@ CASES: tuple[Case, ...] = (
     Case(
         'Convpass',
         lambda b: dict(width=2, dropout=0.0),
-        on=TOKENS,
-        count=lambda b: 2 * len(b.sites.blocks) * (2 * 2 * 32 + 9 * 4 + 2 * 2 + 32),
+        on=(*TOKENS, *CONVOLUTIONAL),
+        count=lambda b: (
+            _adapters(b, 'attn', 'mlp', beside=True)
+            + (9 * 4 + 2) * len(b.sites.find(['attn', 'mlp or block'], may_miss=['attn']))
+        ),
     ),
     Case(
         'UTuning',
         lambda b: dict(width=2),
-        on=ATTENTION,
-        count=lambda b: sum(_bottlenecks(b, role, 2) for role in ('attn', 'mlp', 'block')),
+        on=EVERY,
+        count=lambda b: _adapters(b, 'attn', 'mlp', 'block', beside=True),
     ),
     Case('SCT', lambda b: dict(channels=4), on=EVERY, count=lambda b: (16 + 4) * len(b.sites.blocks)),
     Case('GPS', on=EVERY, count=lambda b: _scales(b) - _sizes(b, _norm_names(b))),

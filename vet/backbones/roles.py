@@ -1,8 +1,8 @@
 """Finds the blocks of a timm or torchvision network, by class names and by lists of modules.
 
 Both libraries give similar names to repeated blocks (…Block, …Bottleneck, InvertedResidual, …), or keep them
-in the lists of stages. Plain stacks (VGG, AlexNet) have neither: there, each convolution is a block. The dry
-run finds the roles within blocks, see core.inner. The `roles` of a config replace the roles that are found.
+in the lists of stages. Plain stacks (VGG, AlexNet) have neither: there, each layer is a block. The dry run
+finds the roles within blocks, see core.inner. The `roles` of a config replace the roles that are found.
 """
 
 import re
@@ -18,9 +18,9 @@ BLOCK_CLASS = re.compile(
     r'(?!StageBlock)\w*(Block|Bottle\dneck|Bottleneck|InvertedResidual|MBConv|EdgeResidual)\w*'
     r'|DepthwiseSeparableConv\w*|DlaBasic|\w*Cell\w*|Inception[A-E]?|Fire'
 )
-OUTSIDE = re.compile(
-    r'stem|neck|head|decode_head|classifier|final_conv|downsample\w*'
-)  # these hold no blocks
+# these hold no blocks
+OUTSIDE = re.compile(r'stem|neck|head|decode_head|classifier|final_conv|downsample\w*')
+PLAIN = re.compile(r'features\.\d+|classifier\.\d+|pre_logits\.fc\d')  # the layers of plain stacks
 LISTS = (nn.Sequential, nn.ModuleList)
 LEAST = 0.5  # of a list's weights, that the blocks found below its entries hold; else the entries are blocks
 
@@ -41,7 +41,7 @@ def find_layout(
     blocks = _blocks('', network) or [
         name
         for name, module in network.named_modules()
-        if isinstance(module, WEIGHTED) and re.fullmatch(r'features\.\d+', name)
+        if isinstance(module, WEIGHTED) and PLAIN.fullmatch(name) and name not in classifier
     ]
     found = {'head': '|'.join(map(re.escape, classifier)), 'logits': ''} if classifier else {}
     if blocks:
