@@ -113,7 +113,8 @@ def test_published_count_on_vit_b16():
             dict(),
             'swin',
             NoSiteError,
-            r"Convpass needs .*whole image.*'layers\.0\.blocks\.0\.attn' \(WindowAttention, .*\(16, 16\)",
+            r"Convpass needs .*whole image.*'layers\.0\.blocks\.0\.attn' \(WindowAttention, .*\(16, 16\).*"
+            r"at='block' works\.$",
         ),
         (
             dict(at='backbone'),

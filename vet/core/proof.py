@@ -17,7 +17,6 @@ from vet.core.channels import tensors_in
 from vet.core.kept import kept_dropped
 from vet.core.modes import in_eval, modes_kept
 from vet.core.reweight import reweights_of
-from vet.core.site import WEIGHTED
 from vet.torch_private import buffers_of, has_compiled, hooks_after, hooks_before, parameters_of
 
 IMAGES = 2  # on the meta device: batch norms that train need two
@@ -38,7 +37,7 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
         _random_states_kept(backbone),
         _without_compiler(),
     ):
-        if _products(backbone) > SMALL * len(backbone.sites.calls):
+        if backbone.sites.products > SMALL * len(backbone.sites.calls):
             try:
                 return _run_without_numbers(backbone, modules, trainable)
             except Exception:  # a step that needs numbers, or the tuner's fault: an image tells
@@ -47,16 +46,6 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
             for delta in _deltas(backbone.network):
                 delta.training = False
             _run(backbone, 1, [made.get(id(parameter), parameter) for parameter in trainable])
-
-
-def _products(backbone: Any) -> float:
-    """Products of two numbers that the layers of the network compute for one image, about."""
-    called = ((backbone.network.get_submodule(name), call) for name, call in backbone.sites.calls.items())
-    return sum(
-        call.batch * call.out_shape.numel() * module.weight[0].numel()
-        for module, call in called
-        if isinstance(module, WEIGHTED)
-    )
 
 
 def _run_without_numbers(backbone: Any, modules: list[nn.Module], trainable: Sequence[nn.Parameter]) -> None:
@@ -109,7 +98,7 @@ def _with_shared(delta: nn.Module) -> Iterator[nn.Module]:
 def _replaced(
     modules: Iterable[nn.Module], replace: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[dict[int, object]]:
-    """Within, replacements stand for the modules' parameters and buffers.
+    """Within, replacements stand for the modules' parameters and buffers, if they differ from these.
 
     Gives {id of a tensor: replacement}.
     """
@@ -119,10 +108,12 @@ def _replaced(
         for module in dict.fromkeys(modules):
             for tensors in (parameters_of(module), buffers_of(module)):
                 for name, tensor in list(tensors.items()):
-                    if tensor is not None:
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in made:
+                        made[id(tensor)] = _like(tensor, replace(tensor.data))
+                    if made[id(tensor)] is not tensor:
                         kept.append((tensors, name, tensor))
-                        if id(tensor) not in made:
-                            made[id(tensor)] = _like(tensor, replace(tensor.detach()))
                         tensors[name] = made[id(tensor)]
         yield made
     finally:
@@ -131,6 +122,8 @@ def _replaced(
 
 
 def _like(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    if made.dtype == tensor.dtype and made.device == tensor.device:
+        return tensor
     return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 

@@ -334,6 +334,16 @@ class SiteMap:
             (name for name in calls if fits(pattern, name)), key=lambda name: calls[name].order
         )
 
+    @cached_property
+    def products(self) -> int:
+        """Products of two numbers that the layers of the network compute for one image, about."""
+        called = ((self._module(name), call) for name, call in self.calls.items())
+        return sum(
+            call.batch * call.out_shape.numel() * module.weight[0].numel()
+            for module, call in called
+            if isinstance(module, WEIGHTED)
+        )
+
     def roles(self) -> dict[str, list[str]]:
         """Every role and the module paths that play it. A role that no module plays is left out."""
         return {role: list(names) for role, names in self._roles.items()}

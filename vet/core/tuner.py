@@ -3,6 +3,7 @@
 Tuner files import this file. Nothing else in a tuner file touches a network.
 """
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from vet.core.given import NOTED, noted
 from vet.core.kept import forget_kept
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
-from vet.core.site import Site, SiteMap
+from vet.core.site import NEAREST, Site, SiteMap
 from vet.errors import NoSiteError, UserError
 from vet.torch_private import has_compiled
 
@@ -37,6 +38,8 @@ class Tuner(nn.Module):
     head_only = False  # the tuner edits nothing, on purpose; any other tuner without edits is an error
     # why some parameters may get no gradient; without this text, a parameter without a gradient is an error
     no_gradient: str | None = None
+    # what a network must be so that it runs with the edits, in words; a refusal says it
+    needs = 'a network that runs with its edits'
     may_miss: tuple[str, ...] = ()  # roles of `at` that a network may lack, if it has another of them
     # ('lora_length', 'rank', 'r'): the short form in model.backbone, the argument, and aliases of the
     # argument
@@ -159,8 +162,17 @@ class Tuner(nn.Module):
     def attach(self, backbone: FrozenNetwork) -> None:
         """Edits `backbone`, and proves by a forward and a backward that the tuned network runs.
 
-        If a site refuses, or the network does not run, all edits are undone. UserError on a merged backbone.
+        If a site refuses, or the network does not run, all edits are undone. The NoSiteError names a place
+        that works, if there is one. UserError on a merged backbone.
         """
+        try:
+            self._attach(backbone)
+        except NoSiteError as error:
+            if place := self._place_that_works(backbone):
+                raise NoSiteError(f'{error} Of this network, at={place!r} works.') from error
+            raise
+
+    def _attach(self, backbone: FrozenNetwork) -> None:
         _refuse_merged(backbone, 'attached')
         _forget_compiled_graphs()
         object.__setattr__(self, 'backbone', backbone)
@@ -180,6 +192,29 @@ class Tuner(nn.Module):
         except BaseException:
             self.detach()
             raise
+
+    def _place_that_works(self, backbone: FrozenNetwork) -> str:
+        """The nearest place to `at` that takes this tuner, or '', if none does."""
+        if 'at' not in inspect.signature(type(self)).parameters:
+            return ''
+        given, at = backbone.sites.places(self.at, self.may_miss), self.at
+        near = [place for role in given for place in NEAREST.get(role, ())]
+        try:
+            for place in dict.fromkeys((*given, *near)):
+                self.at = place
+                if place != at and self._takes(backbone):
+                    return place
+        finally:
+            self.at = at
+        return ''
+
+    def _takes(self, backbone: FrozenNetwork) -> bool:
+        try:
+            self._attach(backbone)
+        except UserError:
+            return False
+        self.detach()
+        return True
 
     def detach(self) -> None:
         """Undoes every edit: the network is bit for bit the network before `attach`.
@@ -204,8 +239,8 @@ class Tuner(nn.Module):
         except Exception as error:  # of the network or of a delta, about what the edits made of its input
             said = next(iter(str(error).strip().splitlines()), '')[:200]
             raise NoSiteError(
-                f'{type(self).__name__} at {self.at!r} cannot act on {backbone.sites.family}: with its edits '
-                f'the network does not run on {backbone.example()} '
+                f'{type(self).__name__} at {self.at!r} cannot act on {backbone.sites.family}: the tuner '
+                f'needs {self.needs}, but the network does not run on {backbone.example()} '
                 f'({type(error).__name__}: {said}). Choose other sites with at=…, or another tuner.'
             ) from error
 

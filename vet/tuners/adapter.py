@@ -1,9 +1,9 @@
 """Adapters: small bottlenecks beside or behind the frozen modules.
 
 The papers' methods are presets of `Adapter`. The papers adapt transformers. A network without an FFN has the
-bottlenecks at its blocks: behind each block, as the series adapters of Rebuffi et al. 2017 (arXiv:1705.08045),
-or beside it, as their parallel adapters (Rebuffi et al. 2018, arXiv:1803.10082) and the residual parallel form
-of Conv-Adapter (Chen et al. 2022, arXiv:2208.07463).
+bottlenecks at its blocks: behind each block, as the series adapters of Rebuffi et al. 2017
+(arXiv:1705.08045), or beside it, as their parallel adapters (Rebuffi et al. 2018, arXiv:1803.10082) and the
+residual parallel form of Conv-Adapter (Chen et al. 2022, arXiv:2208.07463).
 """
 
 from typing import Annotated, Any, Literal
@@ -157,7 +157,8 @@ class AdaptFormer(Adapter):
     If a network has no FFN, the branch runs beside each block: block(x) + s (W2 ReLU(W1 x + b1) + b2), with x
     the block's input, without a norm. If a block makes a smaller map, the branch reads every s-th position of
     x, see `Adapter`. If a block makes other channels, W2 makes them too.
-    Parameters: width (C + C') + width + C' per FFN or block, with C' channels out; ViT-B/16, width 8: 156,768.
+    Parameters: width (C + C') + width + C' per FFN or block, with C' channels out; ViT-B/16, width 8:
+        156,768.
     """
 
     length_key = None

@@ -38,11 +38,13 @@ class VPT(Tuner):
     no weight decay.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
     The blocks must have tokens with plain attention. Maps, windows and tables of relative positions are
-    refused. If a block rotates queries and keys by positions, prompts are not rotated, as class tokens are not
-    (timm's prefix tokens). A block that gives the class token alone, as CaiT's last two, sees 'deep' prompts only.
+    refused. If a block rotates queries and keys by positions, prompts are not rotated, as class tokens are
+    not (timm's prefix tokens). A block that gives the class token alone, as CaiT's last two, sees 'deep'
+    prompts only.
     """
 
     identity_at_start = False
+    needs = 'blocks that take any number of tokens, and make no map of them'
     length_key = ('prompt_length', 'length')
 
     def __init__(
@@ -96,7 +98,7 @@ class VPT(Tuner):
 
 
 class Unrotated(Delta):
-    """Rotary angles (…, N, D) -> (…, N + P, D): the angles of P tokens that are not rotated, behind the others.
+    """Rotary angles (…, N, D) -> (…, N + P, D): the last P tokens are not rotated.
 
     values: of such a token, in equal parts of D.
     """
