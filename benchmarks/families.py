@@ -33,6 +33,7 @@ from torchvision import models
 
 import vet.builders  # noqa: F401  (fills the registries)
 from vet.core.backbone import Backbone
+from vet.core.flow import WEIGHTED
 from vet.errors import UserError
 from vet.registry import BACKBONES, TUNERS
 
@@ -76,6 +77,7 @@ class Row:
     missed: str = ''
     refused: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    outside: str = ''  # the largest layers outside of the blocks
 
     @property
     def runs(self) -> list[str]:
@@ -165,12 +167,13 @@ def measure(source: str, name: str, kwargs: dict[str, Any], backbone: Backbone) 
     whole = sum(parameter.numel() for parameter in network.parameters())
     blocks = [network.get_submodule(block) for block in backbone.sites.blocks]
     row.in_blocks = sum(parameter.numel() for block in blocks for parameter in block.parameters()) / whole
+    row.outside = _outside(backbone, whole)
     layers = {name for name in backbone.sites._names() if PROJECTION.fullmatch(f'.{name}')}
     layers = {name for name in layers if name.endswith('in_proj') or backbone.sites._is_weight(name)}
     for tuner, config in TRIED.items():
         made = TUNERS.build(dict(dict(type=tuner), **config))
         try:
-            made.attach(backbone)
+            made._attach(backbone)  # `attach` would also look for another place that works
         except UserError as error:
             row.refused[tuner] = str(error)
         except Exception as error:
@@ -188,6 +191,17 @@ def measure(source: str, name: str, kwargs: dict[str, Any], backbone: Backbone) 
             row.projections, row.missed = len(layers), ', '.join(sorted(layers)[:2])
     row.seconds = time.perf_counter() - started
     return row
+
+
+def _outside(backbone: Backbone, whole: int) -> str:
+    """The two largest layers that lie in no block, with their shares of all parameters."""
+    named = backbone.network.named_modules()
+    layers = [
+        (module.weight.numel() / whole, name)
+        for name, module in named
+        if isinstance(module, WEIGHTED) and backbone.sites._block_of(name) is None
+    ]
+    return ', '.join(f'{name} {share:.0%}' for share, name in sorted(layers, reverse=True)[:2])
 
 
 def _fault(backbone: Backbone, tuner: Any) -> str:
@@ -240,6 +254,7 @@ def reason(error: str) -> str:
     for pattern, short in (
         (r"unknown role or module path '([^']+)'", r'no {}'),
         (r' needs (.+?), but ', 'needs {}'),
+        (r'\w+ (has nothing to train)', '{}'),
         (r'not pooled features', 'gives tokens or maps, not pooled features'),
         (r'\((\w*Error: .+?)\)\. Choose', '{}'),
     ):
@@ -281,7 +296,15 @@ def page(rows: list[Row]) -> str:
         '',
         '## Why a tuner refuses',
         '',
-        *(f'{number}. {text}' for number, text in enumerate(reasons, 1)),
+        *(f'{number}. {text}: {_counts(text, rows)}' for number, text in enumerate(reasons, 1)),
+        '',
+        '## Where the blocks hold less than 60 % of the weights',
+        '',
+        'Blocks are the repeated parts. The weights of these networks lie in a wide layer behind the last '
+        'block, or in layers between the stages. `at="weight"` names the layers within blocks. The names '
+        'below are the largest layers outside.',
+        '',
+        *(f'- {row.name}: {row.in_blocks:.0%}. {row.outside}' for row in rows if 0 < row.in_blocks < 0.6),
         '',
         '## Every family',
         '',
@@ -302,6 +325,12 @@ def page(rows: list[Row]) -> str:
             f'{row.in_blocks:.0%} | {row.covered}/{row.projections} | {roles} | {" | ".join(cells)} |'
         )
     return '\n'.join(lines) + '\n'
+
+
+def _counts(text: str, rows: list[Row]) -> str:
+    """On how many families each tuner is refused for this reason."""
+    told = {tuner: [reason(row.refused.get(tuner, '')) for row in rows].count(text) for tuner in TRIED}
+    return ', '.join(f'{tuner} {count}' for tuner, count in told.items() if count)
 
 
 def _why(row: Row) -> str:
