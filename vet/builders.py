@@ -31,10 +31,13 @@ from vet.hub.contents import require_run
 from vet.hub.model_folder import IDENTITY, load_model, read_configuration, save_model
 from vet.hub.names import find_folder
 from vet.hub.presets import preset
+from vet.own_backbone import backbone_to_train, entries_of
 from vet.registry import BACKBONES, DATASETS
 from vet.seeding import seed_everything
 
 TASK = 'vision-efficient-tuning'
+# the model section of a user's own network, beside its tuners
+OWN = dict(backbone=dict(type='network', name='given'), head=dict(type='Pretrained'))
 GIVEN = dict(type='given')  # in a recorded config: a dataset that the user gave as an object
 
 
@@ -236,6 +239,11 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     name: the task.
     default_args (or keyword arguments):
         model: a config path, a model folder, a model id that vet knows, or a config.
+        network: in place of the config's model: a network of your own, with its classifier. It is trained in
+            place. vet.load(folder, network) opens the model folder. `model` is optional then.
+        tuners: for `network`: a list, such as [vet.LoRA(rank=8)].
+        train: for `network`: names of further parameters that train whole, as for vet.tune.
+        preprocessing: for `network`: the images that it takes, such as dict(size=224, mean=…, std=…).
         work_dir: default work_dirs/<name of the config>/<time>.
         train_dataset, eval_dataset: datasets or config entries, in place of the config's train and test.
         cfg_modify_fn: config -> config. vet calls this function before it reads the config.
@@ -247,6 +255,10 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     args = {**(default_args or {}), **kwargs}
     allowed = (
         'model',
+        'network',
+        'tuners',
+        'train',
+        'preprocessing',
         'work_dir',
         'train_dataset',
         'eval_dataset',
@@ -260,12 +272,23 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     for key in args:
         if key not in allowed:
             raise UnknownNameError('argument of build_trainer', key, allowed)
-    if 'model' not in args:
+    own = args.get('network') is not None
+    if 'model' not in args and not own:
         raise UserError(
-            'build_trainer needs model=…: a config path, a model folder or the id of a known model.'
+            'build_trainer needs model=…: a config path, a model folder or the id of a known model; or '
+            'network=…: a network of your own.'
         )
-    source = args['model']
-    config = modified(find_config(source), args.get('cfg_modify_fn'), args.get('cfg_options'))
+    if not own and (alone := [key for key in ('tuners', 'train', 'preprocessing') if key in args]):
+        raise UserError(
+            f'{alone[0]} belongs to network=…, which is not given; give model.{alone[0]} in the config.'
+            if alone[0] == 'tuners'
+            else f'{alone[0]} belongs to network=…, which is not given; leave {alone[0]} out.'
+        )
+    source = args.get('model', {})
+    config = find_config(source)
+    if own:
+        config.model = dict(tuners=entries_of(args.get('tuners')), **OWN)
+    config = modified(config, args.get('cfg_modify_fn'), args.get('cfg_options'))
     given = dict(train=args.get('train_dataset'), test=args.get('eval_dataset'))
     dataset: Any = config.setdefault('dataset', {})
     for split, entry in given.items():
@@ -280,7 +303,7 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
         datasets: dict[str, Any] = build_datasets(settings, args.get('data_root'), **given)
     except DataError as error:
         raise _with_missing_weights(error, settings) from error
-    named = isinstance(source, (str, os.PathLike))
+    named = isinstance(source, (str, os.PathLike)) and not own
     goes_on = not settings.model.finetune and named and Path(source).is_dir()
     if goes_on:
         folder = find_folder(source)
@@ -297,6 +320,8 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
                 "model.finetune is False, which continues with the folder's head, but the dataset has other "
                 'classes; set finetune to True.'
             )
+    elif own:
+        model = _own_model(args, settings, class_names(datasets['train']))
     else:
         of_folder = named and Path(source).is_dir()  # the folder may come from a stranger
         with bounded(f'the model of {str(source)!r}') if of_folder else nullcontext():
@@ -306,6 +331,23 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
         work_dir or new_work_dir(source if named else 'run'), args.get('resume'), is_new=not work_dir
     )
     return Trainer(model, datasets, settings, work, save_model, args.get('device'), goes_on)
+
+
+def _own_model(args: Mapping[str, Any], settings: Settings, classes: Any) -> Any:
+    """The classifier of build_trainer(network=…): the network, its tuners, and what trains whole."""
+    if isinstance(classes, dict):
+        raise UserError('network is one network for one task, but the dataset has several tasks.')
+    backbone = backbone_to_train(args['network'], args.get('train', ()), args.get('preprocessing'))
+    if backbone.num_features != len(classes):
+        raise UserError(
+            f'{type(backbone.network).__name__} gives {backbone.num_features} logits, but the dataset has '
+            f'{len(classes)} classes; build the network with {len(classes)} classes.'
+        )
+    parameters = {name for name, _ in backbone.network.named_parameters()}
+    if whole := [name for name in backbone.described['whole'] if name in parameters]:
+        settings.model.tuners[:0] = [dict(type='Partial', names=whole)]
+    seed_everything(settings.seed, 'init')
+    return build_classifiers({None: (backbone, settings.model.head, classes)}, settings.model.tuners)
 
 
 def new_work_dir(source: str | os.PathLike) -> Path:

@@ -58,7 +58,7 @@ def tune(net: nn.Module, *tuners: Tuner, train: str | Iterable[str] = (), exampl
     another network, nothing but the tuners and `train` trains, and vet warns. UserError if a tuner cannot
     act, or if nothing would train. Then the network is as it was.
     """
-    _require_network(net)
+    require_network(net)
     _require_tuners(tuners)
     classifier = classifier_of(net)
     if not classifier and not train:
@@ -75,7 +75,7 @@ def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
 
     DataError if the network has another architecture or other weights.
     """
-    _require_network(net)
+    require_network(net)
     path = find_folder(folder)
     configuration = read_configuration(path)
     described = configuration.get('network')
@@ -136,6 +136,11 @@ def _below(net: nn.Module, paths: Iterable[str]) -> list[str]:
     return [name for name, _ in net.named_parameters() if name.startswith(starts)]
 
 
+def whole_parameters(net: nn.Module, train: str | Iterable[str] = ()) -> list[str]:
+    """The names of the parameters that train whole: those of the classifier, and those that `train` names."""
+    return _with_statistics(net, [*_below(net, classifier_of(net)), *_named(net, train)])
+
+
 def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the parameters that the patterns fit. UnknownNameError for a pattern that fits none."""
     names = [name for name, _ in net.named_parameters()]
@@ -159,7 +164,8 @@ def _with_statistics(net: nn.Module, names: Sequence[str]) -> list[str]:
     return found
 
 
-def _require_network(net: object) -> None:
+def require_network(net: object) -> None:
+    """UserError if `net` is no network, or is tuned already."""
     if not isinstance(net, nn.Module):
         raise UserError(f'net is {shown(net)}; allowed: a torch.nn.Module, such as timm.create_model(…).')
     if MARK in net.__dict__ or isinstance(net, TunedNetwork):

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from vet.builders import TASK
+from vet.core.backbone import Backbone
 from vet.core.budget import bounded
 from vet.core.tuned_model import TunedModel
 from vet.datasets.base import told
@@ -19,9 +21,11 @@ from vet.engine.device import make_accelerator
 from vet.engine.evaluate import best_classes
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.folders import read_folders
+from vet.own_backbone import backbone_of_folder
 from vet.transforms.torchvision import build_transform
 
-Weights = str | Path | Mapping[str, str | Path] | None  # where a backbone's weights are, or {task: where}
+# where a backbone's weights are, or {task: where}; or a backbone
+Weights = str | Path | Backbone | Mapping[str, str | Path] | None
 Folders = str | Path | Mapping[str, str | Path]
 ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping)
 
@@ -142,6 +146,7 @@ def pipeline(
     device: str | None = None,
     backbone: Weights = None,
     task: str | None = None,
+    network: nn.Module | None = None,
 ) -> Classifier:
     """The classifier of a model folder: `pipeline('vision-efficient-tuning', folder)(image)`.
 
@@ -152,6 +157,7 @@ def pipeline(
         task='cars')`.
     device: 'cpu', 'cuda', …; None: the best device of the machine.
     backbone: where the backbone's weights are now, if they have moved.
+    network: for a folder that was tuned on a network of your own: this network. The call does not change it.
     task: the task, for a model of several tasks; or 'vision-efficient-tuning', as ModelScope calls the first
         argument.
     """
@@ -159,4 +165,8 @@ def pipeline(
         raise UnknownNameError('task', name, [TASK])
     if model is None:
         raise UserError('pipeline needs model=…: the output/ folder of a training run.')
+    if network is not None:
+        if backbone is not None or isinstance(model, Mapping):
+            raise UserError('network is given: give one folder as model=…, and leave backbone=… out.')
+        backbone = backbone_of_folder(model, network)
     return Classifier(model, device, backbone, None if task == TASK else task)

@@ -22,5 +22,5 @@ def own_network(name: str, whole: list[str] | None = None) -> Backbone:
     """
     raise DataError(
         f'the model was tuned on a network of the class {name}, which vet cannot build. Build the network as '
-        'you did then, and give it: vet.load(folder, network).'
+        'you did then, and give it: vet.load(folder, network), or vet.pipeline(folder, network=network).'
     )

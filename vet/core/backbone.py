@@ -81,6 +81,8 @@ class Backbone(FrozenNetwork):
     """
 
     lean: Lean | None = None
+    described: dict[str, Any] | None = None  # a user's own network, see hub/network_folder.py
+    pooling = 'choose a pooling with model.backbone.kwargs, such as global_pool="avg"'
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class Backbone(FrozenNetwork):
         if len(features) != 1:
             raise UserError(
                 f'{identity.get("name")} gives {tuple(features)} per image, not pooled features (C,); '
-                f'choose a pooling with model.backbone.kwargs, such as global_pool="avg".'
+                f'{self.pooling}.'
             )
         self.num_features = features[0]
         self.sites = SiteMap(

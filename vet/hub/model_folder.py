@@ -53,6 +53,7 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
         for task, part in model.tasks.items()
     }
     preprocessing = {task: vars(part.backbone.preprocessing) for task, part in model.tasks.items()}
+    described = {task: part.backbone.described for task, part in model.tasks.items()}.get(None)
     several = dict(tasks=parts, shared=settings['model']['shared']) if None not in parts else {}
     configuration = dict(
         framework='pytorch',
@@ -64,6 +65,7 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
         preprocessing=preprocessing.get(None, preprocessing),
         **{section: settings[section] for section in ('dataset', 'train', 'evaluation', 'seed')},
         metrics=dict(facts['metrics']),
+        **(dict(network=described) if described else {}),
     )
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained_state().items()})
     configuration['sha256'] = {TENSORS: sha256_of(data)}
