@@ -344,7 +344,7 @@ def _own_model(args: Mapping[str, Any], settings: Settings, classes: Any) -> Any
             f'{len(classes)} classes; build the network with {len(classes)} classes.'
         )
     parameters = {name for name, _ in backbone.network.named_parameters()}
-    if whole := [name for name in backbone.described['whole'] if name in parameters]:
+    if whole := [name for name in backbone.whole if name in parameters]:
         settings.model.tuners[:0] = [dict(type='Partial', names=whole)]
     seed_everything(settings.seed, 'init')
     return build_classifiers({None: (backbone, settings.model.head, classes)}, settings.model.tuners)

@@ -47,7 +47,8 @@ class OwnBackbone(Backbone):
         identity = dict(type='network', name=type(network).__name__)
         super().__init__(network, layout, wanted.with_changes(preprocessing), identity, wanted)
         self.identity = self.origin = dict(identity, sha256=described['sha256'])
-        self.described = dict(described, whole=list(whole))
+        self.whole = list(whole)
+        self.described = dict(described, whole=self.whole)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, K)"""
