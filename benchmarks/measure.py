@@ -39,6 +39,7 @@ JOBS = {  # a name, the script, its usual options, and those of a quick trial
     'quickstart': ('quickstart.py', [], ['--seeds', '1']),
     'walkthroughs': ('walkthroughs.py', [], ['--only', 'digits_multitask']),
     'ecosystem': ('ecosystem.py', [], ['--model', 'vit_tiny_patch16_224']),
+    'peft_coverage': ('peft_coverage.py', [], ['--only', 'eva02_tiny']),
     'accuracy': ('peft_flowers.py', [], ['--seeds', '0', '--epochs', '1', '--pixels', '32']),
 }
 DATA = ('speed/probe.py', 'speed/images.py', 'peft_flowers.py', 'walkthroughs.py')

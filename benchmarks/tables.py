@@ -185,6 +185,42 @@ def ecosystem(found: dict[str, Any]) -> str:
     )
 
 
+def peft_coverage(found: dict[str, Any]) -> str:
+    """The tensors of LoRA that get a gradient, network by network: PEFT and vet."""
+    lines = []
+    for run in found['runs']:
+        theirs, ours = run['peft'], run['vet']
+        place = f', at={run["at"]!r}' if run['at'] else ''
+        lines.append(
+            [
+                run['name'],
+                f'`{run["targets"]}`',
+                theirs['refused'].replace('|', ' ') if 'refused' in theirs else _of_made(theirs),
+                f'`vet.LoRA(rank={found["rank"]}{place})`',
+                _of_made(ours),
+                f'{ours["reached_attentions"]} of {ours["attentions"]}' if ours['attentions'] else '-',
+            ]
+        )
+    headers = [
+        'network',
+        '`target_modules` of PEFT',
+        'PEFT: with a gradient',
+        'vet',
+        'vet: with a gradient',
+        'vet: attentions reached',
+    ]
+    environment = found['environment']
+    packages = environment['packages']
+    return grid(headers, lines) + (
+        f'\n\n{machine(environment)}, peft {packages["peft"]}, open_clip {packages["open_clip_torch"]}; rank '
+        f'{found["rank"]}, random weights; `python benchmarks/peft_coverage.py`.'
+    )
+
+
+def _of_made(counted: dict[str, int]) -> str:
+    return f'{counted["reached"]} of {counted["made"]}'
+
+
 def float8() -> str:
     """What precision costs in accuracy: mean and deviation over seeds."""
     runs = read_results(HERE / 'results' / 'float8')
@@ -270,6 +306,7 @@ def pages() -> dict[Path, str]:
         'README.md': dict(quickstart=quickstart, peft_flowers=flowers),
         'docs/tuners.md': dict(tuners=tuners, walkthroughs=walkthroughs),
         'docs/ecosystem.md': dict(ecosystem=ecosystem),
+        'docs/peft.md': dict(peft_coverage=peft_coverage),
     }
     measured = {
         page: [table(found) for name, table in entries.items() if (found := results(name))]
