@@ -3,10 +3,11 @@ notice.
 
     python tests/mutants/run.py --count 200 --seed 0 --rooms core tuners
 
-The sample is drawn by a hash of each mutation's own text, so it stays the same while other code changes. Each
-mutant runs in a forked process, in a temporary copy of the tree, until the first test fails. A mutant that
-uses far more processor time than the tests need counts as killed. A test that fails on unchanged code too
-counts for nothing, and is named at the end. equivalent.yaml lists the mutations that change no behaviour,
+The sample is drawn by a hash of each mutation's own text, so it stays the same while other code changes. First
+the tests of the rooms run once, and covering.py notes which tests run which line. Each mutant then runs in a
+forked process, in a temporary copy of the tree, until the first of its line's tests fails. A mutant that uses
+far more processor time than the tests need counts as killed. A test that fails on unchanged code too counts
+for nothing, and is named at the end. equivalent.yaml lists the mutations that change no behaviour,
 with the reason of each.
 """
 
@@ -23,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,9 +32,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.mutants.covering import Covering, Only, finish, start  # noqa: E402
 from tests.mutants.mutations import Mutation, mutations  # noqa: E402
 
-# Each room, and the tests that look at it. The tests of the mutated file's own name come first.
+# Each room, and the tests that look at it.
 ROOMS = {
     'core': [
         'tests/core',
@@ -52,13 +53,6 @@ ROOMS = {
     'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/feed/test_batches.py'],
     'hub': ['tests/hub', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
 }
-LONG = (
-    'test_two_processes.py',
-    'test_fp8.py',
-    'test_freed_memory.py',
-    'test_image_cache.py',
-    'test_compile.py',
-)  # run last
 EQUIVALENT = Path(__file__).with_name('equivalent.yaml')
 PRELOADED = (
     'torch',
@@ -72,6 +66,7 @@ PRELOADED = (
     'accelerate',
     'huggingface_hub',
     'pytest',
+    'coverage',
 )
 KILLED, SURVIVED, TIMEOUT, EQUAL = 'killed', 'survived', 'timeout', 'equivalent'
 CPU_SECONDS = 900  # of one process: a loop without an end
@@ -90,9 +85,9 @@ def main() -> int:
         '--skip', type=int, default=0, help='leave out so many mutants of each room, which another call ran'
     )
     parser.add_argument(
-        '--own',
-        action='store_true',
-        help='run only the test files that are named like the mutated file: quick, and says less',
+        '--covering',
+        type=Path,
+        help="the file that an earlier call wrote beside --out: the rooms' tests need not run first",
     )
     parser.add_argument('--out', type=Path, default=ROOT / 'build/mutants.json')
     args = parser.parse_args()
@@ -105,13 +100,16 @@ def main() -> int:
         tree = copy_tree(Path(folder) / 'tree')
         for name in PRELOADED:
             importlib.import_module(name)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        covering = Covering.load(args.covering) if args.covering else watched(args.rooms, tree)
+        covering.save(args.out.with_suffix('.covering.json'))
         trusted: dict[str, bool] = {}
         for number, mutation in enumerate(chosen, 1):
             known = equivalent.get(key(vars(mutation)))
             outcome = (
                 dict(status=EQUAL, why=known['why'])
                 if known
-                else outcome_of(mutation, tree, args.own, trusted)
+                else outcome_of(mutation, tree, covering, trusted)
             )
             record['mutants'].append(
                 dict(
@@ -126,7 +124,6 @@ def main() -> int:
             record |= dict(
                 rooms=counts(record['mutants']), failing=[test for test in trusted if not trusted[test]]
             )
-            args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(record, indent=1) + '\n')
             print(
                 f'{number}/{len(chosen)} {outcome["status"]} {mutation.file} {mutation.scope} '
@@ -181,43 +178,61 @@ def copy_tree(tree: Path) -> Path:
     return tree
 
 
-def tests_of(room: str, tree: Path) -> list[str]:
+def tests_of(rooms: list[str], tree: Path) -> list[str]:
     files = []
-    for place in ROOMS[room]:
+    for place in (place for room in rooms for place in ROOMS[room]):
         found = sorted((tree / place).rglob('test_*.py')) if (tree / place).is_dir() else [tree / place]
         files += [path.relative_to(tree).as_posix() for path in found if path.is_file()]
-    return sorted(dict.fromkeys(files), key=lambda name: Path(name).name in LONG)
+    return list(dict.fromkeys(files))
 
 
-def outcome_of(mutation: Mutation, tree: Path, is_own: bool, trusted: dict[str, bool]) -> dict:
-    """What the tests of the mutation's room say: first the files that are named like the mutated file, then
-    all others.
+def watched(rooms: list[str], tree: Path) -> Covering:
+    """Runs the tests of the rooms once, in as many processes as the machine has cores."""
+    began, files, count = time.monotonic(), tests_of(rooms, tree), os.cpu_count() or 1
+    folder = tree.parent / 'covering'
+    folder.mkdir()
+    children = []
+    for i in range(count):
+        scratch = tree.parent / f'scratch-{i}'
+        scratch.mkdir()
+        child = os.fork()
+        if child == 0:
+            in_child(files[i::count], tree, scratch, watched_in=folder)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    covering = Covering.collect(tree, folder)
+    print(
+        f'{len(covering.seconds)} tests run lines of {len(covering.files)} files; '
+        f'{time.monotonic() - began:.0f} s',
+        flush=True,
+    )
+    return covering
+
+
+def outcome_of(mutation: Mutation, tree: Path, covering: Covering, trusted: dict[str, bool]) -> dict:
+    """What the tests say that run the mutated line. Without such a test, the mutant survives.
 
     trusted: of each test that ever failed, whether the test passes on unchanged code. Others do not count.
     """
-    tests, stem = tests_of(mutation.room, tree), Path(mutation.file).stem
-    own = [name for name in tests if stem in name]
-    others = [] if is_own and own else [name for name in tests if name not in own]
     path, began = tree / mutation.file, time.monotonic()
     original, status, failed = path.read_bytes(), 0, ''
-    for part in filter(None, (own, others)):
-        is_sure = False
-        while not is_sure:
-            put(path, mutation.source)
-            try:
-                status, failed = run_tests(tree, part, [test for test in trusted if not trusted[test]])
-            finally:
-                put(path, original)
-            is_test = '::' in failed
-            if is_test and failed not in trusted:
-                trusted[failed] = run_tests(tree, [failed])[0] == 0
-            is_sure = not is_test or trusted[failed]
-        status = 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status  # all of them are slow
-        if status != 0:
+    tests = covering.of(mutation.file, mutation.line, original)
+    while tests:
+        put(path, mutation.source)
+        try:
+            status, failed = run_tests(tree, tests)
+        finally:
+            put(path, original)
+        if '::' in failed and failed not in trusted:
+            trusted[failed] = run_tests(tree, [failed])[0] == 0
+        if '::' not in failed or trusted[failed]:
             break
+        tests = [test for test in tests if trusted.get(test, True)]
     return dict(
         status={0: SURVIVED, None: TIMEOUT}.get(status, KILLED),
         seconds=round(time.monotonic() - began, 1),
+        tests=len(tests),
         test=failed,
     )
 
@@ -230,19 +245,21 @@ def put(path: Path, source: bytes) -> None:
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
-def run_tests(tree: Path, tests: list[str], left_out: Sequence[str] = ()) -> tuple[int | None, str]:
+def run_tests(tree: Path, tests: list[str]) -> tuple[int | None, str]:
     """(exit code, the first test that failed) of these tests in a forked process. The exit code is None
-    where a limit was reached.
+    where a limit was reached, and 0 where none of these tests exists any more.
     """
     scratch = tree.parent / 'scratch'
     scratch.mkdir()
     child = os.fork()
     if child == 0:
-        in_child([*tests, *(f'--deselect={test}' for test in left_out)], tree, scratch)
+        in_child(tests, tree, scratch)
     status = wait(child, time.monotonic() + HANGS_SECONDS)
     kill_group(child)
     failed = (scratch / 'failed').read_text() if (scratch / 'failed').exists() else ''
     shutil.rmtree(scratch, ignore_errors=True)
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED:
+        status = 0
     return None if status == -signal.SIGXCPU else status, failed
 
 
@@ -261,12 +278,11 @@ class Failed:
             self.path.write_text(report.nodeid)
 
 
-def in_child(arguments: list[str], tree: Path, scratch: Path) -> None:
-    """Runs pytest on the copy. This process never returns."""
+def in_child(tests: list[str], tree: Path, scratch: Path, watched_in: Path | None = None) -> None:
+    """Runs pytest on the copy: until a test fails, or all tests under coverage. This process never returns."""
     code = 99
     try:
         os.setsid()
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
         output = os.open(scratch / 'log', os.O_CREAT | os.O_WRONLY, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -281,19 +297,15 @@ def in_child(arguments: list[str], tree: Path, scratch: Path) -> None:
         ]
         for name in [name for name in sys.modules if name.split('.')[0] in ('vet', 'tests')]:
             del sys.modules[name]
-        code = pytest.main(
-            [
-                '-x',
-                '-n',
-                '0',
-                '-p',
-                'no:cacheprovider',
-                '--tb=no',
-                f'--basetemp={scratch / "pytest"}',
-                *arguments,
-            ],
-            plugins=[Failed(scratch / 'failed')],
-        )
+        files = list(dict.fromkeys(test.split('::')[0] for test in tests))
+        options = ['-n', '0', '-p', 'no:cacheprovider', '--tb=no', f'--basetemp={scratch / "pytest"}']
+        if watched_in:
+            watch = start(tree, watched_in)
+            code = pytest.main([*options, *files], plugins=[watch])
+            finish(watch, watched_in)
+        else:
+            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
+            code = pytest.main(['-x', *options, *files], plugins=[Failed(scratch / 'failed'), Only(tests)])
     finally:
         sys.stdout.flush()
         os._exit(int(code))

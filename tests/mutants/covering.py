@@ -1,0 +1,197 @@
+"""Says which tests run a line of vet, so that a mutant meets only tests that can notice the mutant. run.py
+imports this file.
+
+`watch` runs tests once under coverage.py. Each line of vet keeps the names of the tests that ran the line, in
+the process of the test and in the processes that the test started. A fixture that several tests share has a
+name of its own; all tests that use the fixture count.
+"""
+
+import ast
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+
+NAMED = 'VET_COVERED_BY'  # the variable that tells processes of a test the test's name
+MOST_SECONDS = 150  # of the tests of one mutant
+
+
+class Watch:
+    """A plugin of pytest: tells coverage.py which test or shared fixture runs, and measures each test."""
+
+    def __init__(self, measured: coverage.Coverage):
+        self.measured = measured
+        self.test = ''
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.fixtures: dict[str, list[str]] = {}
+
+    def now(self, name: str) -> None:
+        os.environ[NAMED] = name
+        self.measured.switch_context(name)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.test = item.nodeid
+        found = item._fixtureinfo.name2fixturedefs.values()
+        self.fixtures[self.test] = [shared(definitions[-1]) for definitions in found]
+        self.now(self.test)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef) -> Iterator[None]:
+        before = os.environ.get(NAMED, '')
+        self.now(shared(fixturedef) or before)
+        try:
+            return (yield)
+        finally:
+            self.now(before)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+
+def shared(fixture: pytest.FixtureDef) -> str:
+    """The name of a fixture that several tests share, or ''."""
+    return '' if fixture.scope == 'function' else f'fixture {fixture.baseid}::{fixture.argname}'
+
+
+def start(tree: Path, folder: Path) -> Watch:
+    """Watches this process and the processes that it starts, before vet is imported. `folder` takes the
+    data.
+    """
+    settings = folder / 'coveragerc'
+    settings.write_text(
+        f'[run]\nsource = {tree / "vet"}\ndata_file = {folder / "data"}\nparallel = true\nsigterm = true\n'
+        f'context = ${{{NAMED}-}}\ndisable_warnings = no-data-collected,module-not-imported,module-not-measured\n'
+    )
+    os.environ['COVERAGE_PROCESS_START'] = str(settings)
+    measured = coverage.Coverage(
+        data_file=str(folder / 'data'), data_suffix=True, source=[str(tree / 'vet')], config_file=False
+    )
+    measured.start()
+    return Watch(measured)
+
+
+def finish(watch: Watch, folder: Path) -> None:
+    watch.measured.stop()
+    watch.measured.save()
+    name = f'tests-{os.getpid()}.json'
+    (folder / name).write_text(json.dumps(dict(seconds=watch.seconds, fixtures=watch.fixtures)))
+
+
+class Covering:
+    """The tests of each line. Lines of a file that changed since `watch` have the tests of the whole file."""
+
+    def __init__(self, seconds: dict[str, float], files: dict[str, Any]):
+        self.seconds = seconds
+        self.files = files
+
+    @classmethod
+    def collect(cls, tree: Path, folder: Path) -> 'Covering':
+        """Reads what `start` and `finish` left in the folder."""
+        seconds: dict[str, float] = {}
+        users: dict[str, list[str]] = defaultdict(list)
+        for path in folder.glob('tests-*.json'):
+            made = json.loads(path.read_text())
+            seconds |= made['seconds']
+            for test, fixtures in made['fixtures'].items():
+                users[test].append(test)
+                for fixture in filter(None, fixtures):
+                    users[fixture].append(test)
+        combined = coverage.Coverage(data_file=str(folder / 'all'), config_file=False)
+        combined.combine([str(path) for path in folder.glob('data.*')], keep=True)
+        data = combined.get_data()
+        files: dict[str, Any] = {}
+        for name in data.measured_files():
+            path = Path(name)
+            if not path.is_relative_to(tree):
+                continue
+            lines = {}
+            for line, contexts in data.contexts_by_lineno(name).items():
+                known = [users[context] for context in contexts if context in users]
+                lines[str(line)] = sorted({test for tests in known for test in tests})
+            files[path.relative_to(tree).as_posix()] = dict(sha256=digest(path.read_bytes()), lines=lines)
+        return cls(seconds, files)
+
+    def save(self, path: Path) -> None:
+        tests = sorted(self.seconds)
+        number = {test: i for i, test in enumerate(tests)}
+        files = {
+            name: dict(
+                sha256=file['sha256'],
+                lines={line: [number[test] for test in on] for line, on in file['lines'].items()},
+            )
+            for name, file in self.files.items()
+        }
+        path.write_text(json.dumps(dict(tests=tests, seconds=[self.seconds[t] for t in tests], files=files)))
+
+    @classmethod
+    def load(cls, path: Path) -> 'Covering':
+        saved = json.loads(path.read_text())
+        tests = saved['tests']
+        for file in saved['files'].values():
+            file['lines'] = {line: [tests[i] for i in on] for line, on in file['lines'].items()}
+        return cls(dict(zip(tests, saved['seconds'])), saved['files'])
+
+    def of(self, file: str, line: int, source: bytes) -> list[str]:
+        """The tests that run this line of the file. Test files that are named like the file come first, then
+        quick files. Tests beyond MOST_SECONDS are left out.
+        """
+        known = self.files.get(file, dict(sha256='', lines={}))
+        wanted: Iterable[int | str] = known['lines']
+        if known['sha256'] == digest(source):
+            wanted = statement(source, line) or wanted
+        tests = {test for number in wanted for test in known['lines'].get(str(number), ())}
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for test in sorted(tests):
+            by_file[test.split('::')[0]].append(test)
+        cost = {name: sum(map(self.seconds.__getitem__, of_file)) for name, of_file in by_file.items()}
+        stem, chosen, total = Path(file).stem, list[str](), 0.0
+        for name in sorted(by_file, key=lambda name: (stem not in Path(name).name, cost[name])):
+            total += cost[name]
+            if total > MOST_SECONDS and chosen:
+                break
+            chosen += by_file[name]
+        return chosen
+
+
+def digest(source: bytes) -> str:
+    return sha256(source).hexdigest()
+
+
+def statement(source: bytes, line: int) -> range:
+    """The lines of the innermost statement at this line, without the statement's body. Empty for a statement
+    that runs while the file is imported: no test of its own shows such a statement.
+    """
+    found, inside = range(0), False
+
+    def visit(node: ast.AST, is_in_function: bool) -> None:
+        nonlocal found, inside
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.stmt) and child.lineno <= line <= (child.end_lineno or child.lineno):
+                body = getattr(child, 'body', None)
+                last = body[0].lineno - 1 if body else child.end_lineno
+                found, inside = range(child.lineno, max(child.lineno, last) + 1), is_in_function
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            visit(child, is_in_function or is_function)
+
+    visit(ast.parse(source), False)
+    return found if inside else range(0)
+
+
+class Only:
+    """A plugin of pytest: runs these tests alone, their files in this order."""
+
+    def __init__(self, tests: list[str]):
+        self.tests = set(tests)
+        self.files = list(dict.fromkeys(test.split('::')[0] for test in tests))
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        kept = [item for item in items if item.nodeid in self.tests]
+        items[:] = sorted(kept, key=lambda item: self.files.index(item.nodeid.split('::')[0]))
