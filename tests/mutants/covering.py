@@ -20,6 +20,7 @@ import pytest
 
 NAMED = 'VET_COVERED_BY'  # the variable that tells processes of a test the test's name
 MOST_SECONDS = 150  # of the tests of one mutant
+SETTINGS = 'tests/cli/test_config.py'  # these tests read the settings of every file
 
 
 class Watch:
@@ -140,24 +141,24 @@ class Covering:
         return cls(dict(zip(tests, saved['seconds'])), saved['files'])
 
     def of(self, file: str, line: int, source: bytes) -> list[str]:
-        """The tests that run this line of the file. Test files that are named like the file come first, then
-        quick files. Tests beyond MOST_SECONDS are left out.
+        """The tests that run this line of the file, without the slowest if all take over MOST_SECONDS.
+
+        A statement that runs while the file is imported has the tests that run any line of the file, and the
+        tests of all settings.
         """
         known = self.files.get(file, dict(sha256='', lines={}))
         wanted: Iterable[int | str] = known['lines']
         if known['sha256'] == digest(source):
             wanted = statement(source, line) or wanted
         tests = {test for number in wanted for test in known['lines'].get(str(number), ())}
-        by_file: dict[str, list[str]] = defaultdict(list)
-        for test in sorted(tests):
-            by_file[test.split('::')[0]].append(test)
-        cost = {name: sum(map(self.seconds.__getitem__, of_file)) for name, of_file in by_file.items()}
-        stem, chosen, total = Path(file).stem, list[str](), 0.0
-        for name in sorted(by_file, key=lambda name: (stem not in Path(name).name, cost[name])):
-            total += cost[name]
+        if wanted is known['lines']:
+            tests |= {test for test in self.seconds if test.startswith(SETTINGS)}
+        chosen, total = list[str](), 0.0
+        for test in sorted(tests, key=self.seconds.__getitem__):
+            total += self.seconds[test]
             if total > MOST_SECONDS and chosen:
                 break
-            chosen += by_file[name]
+            chosen.append(test)
         return chosen
 
 
@@ -186,12 +187,10 @@ def statement(source: bytes, line: int) -> range:
 
 
 class Only:
-    """A plugin of pytest: runs these tests alone, their files in this order."""
+    """A plugin of pytest: runs these tests alone."""
 
     def __init__(self, tests: list[str]):
         self.tests = set(tests)
-        self.files = list(dict.fromkeys(test.split('::')[0] for test in tests))
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        kept = [item for item in items if item.nodeid in self.tests]
-        items[:] = sorted(kept, key=lambda item: self.files.index(item.nodeid.split('::')[0]))
+        items[:] = [item for item in items if item.nodeid in self.tests]

@@ -168,10 +168,12 @@ def _edits(node: ast.AST, scope: str) -> Iterator[tuple[str, tuple[int, int, int
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:
     """What is worth a mutation: no annotation, no decorator, no text of an error or of a format, no
-    assertion.
+    assertion, no indentation of a file.
     """
     skipped = {'annotation', 'returns', 'decorator_list', 'bases', 'type_comment'}
     if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)):
+        return
+    if isinstance(node, ast.keyword) and node.arg == 'indent':
         return
     if isinstance(node, ast.FunctionDef) and node.name == '__repr__':
         return
@@ -320,7 +322,7 @@ def _of_call(node: ast.Call) -> Iterator[ast.expr]:
     if name in UNCHAINED and isinstance(node.func, ast.Attribute):
         yield node.func.value
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg is not None:
+        if keyword.arg not in (None, 'indent'):
             yield ast.Call(node.func, node.args, node.keywords[:i] + node.keywords[i + 1 :])
 
 

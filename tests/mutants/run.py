@@ -49,6 +49,7 @@ ROOMS = {
         'tests/test_builders.py',
         'tests/test_pipeline.py',
         'tests/cli/test_commands.py',
+        'tests/cli/test_config.py',
     ],
     'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/feed/test_batches.py'],
     'hub': ['tests/hub', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
