@@ -22,7 +22,7 @@ class Parts(nn.Module):
         super().__init__()
         starts = dict(read=0.0, unread=1.0, times_zero=1.0, first=0.0, second=1.0)
         for name in names:
-            self.register_parameter(name, nn.Parameter(torch.full((channels,), starts[name])))
+            self.register_parameter(name, nn.Parameter(torch.full((channels,), starts.get(name, 1.0))))
 
     def forward(self, x, y):
         if hasattr(self, 'read'):
@@ -60,6 +60,14 @@ def test_no_gradient_is_an_error_after_the_first_step(names):
         TrainingError, match=rf'1 of the {len(names)} tensors that Trial trains \(.*unread\) get no gradient'
     ):
         taken(Trial(*names), 1)
+
+
+@pytest.mark.parametrize('count', [3, 4])
+def test_three_names_are_listed(count):
+    with pytest.raises(TrainingError) as told:
+        taken(Trial(*(f'unread{i}' for i in range(count))), 1)
+    assert str(told.value).count('unread') == 3
+    assert (', …)' in str(told.value)) == (count > 3)
 
 
 def test_nothing_was_stepped_when_it_is_told():

@@ -14,7 +14,7 @@ from vet.core.backbone import Backbone
 from vet.core.coverage import report
 from vet.core.deltas import strided
 from vet.errors import NoSiteError, UnknownNameError, UserError
-from vet.registry import TUNERS
+from vet.registry import BACKBONES, TUNERS
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
@@ -252,6 +252,13 @@ def test_only_modelscopes_adapter_answers_to_adapter_length():
     assert all(
         TUNERS.find(name).length_key is None for name in ('Houlsby', 'Pfeiffer', 'AdaptFormer', 'AdapterPlus')
     )
+
+
+def test_a_parallel_branch_needs_channels_on_one_axis():
+    """torchvision's Swin turns (B, C, H, W) into (B, H, W, C): as many places, another axis of channels."""
+    backbone = BACKBONES.build(dict(type='torchvision', name='swin_t', pretrained=False))
+    with pytest.raises(NoSiteError, match=r'features\.0\.1'):
+        TUNERS.build(dict(type='Adapter', at='features.0.1', position='parallel')).attach(backbone)
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------

@@ -15,10 +15,12 @@ from tests.engine.runs import folder_run, small
 from vet import build_trainer
 from vet.engine.saving.checkpoint import (
     NewerError,
+    Progress,
     list_checkpoints,
     load_checkpoint,
     load_optimizer_state,
     optimizer_state,
+    save_checkpoint,
 )
 from vet.engine.saving.log import read_log
 from vet.engine.saving.work_folder import WorkFolder
@@ -154,6 +156,24 @@ def test_the_newest_whole_checkpoint_is_taken(made, unfinished, capfd, name):
         'step-00000006',
         'step-00000008',
     ]
+
+
+def test_checkpoints_after_the_chosen_one_go(made, unfinished):
+    """A run that continues from step 2 must not find steps of the other course at the next --resume auto."""
+    earlier = unfinished / 'checkpoints/step-00000002'
+    folder = WorkFolder(unfinished, earlier)
+    folder._clear(list_checkpoints(unfinished / 'checkpoints'), earlier)
+    assert [path.name for path in list_checkpoints(unfinished / 'checkpoints')] == ['step-00000002']
+    small(unfinished, str(earlier), **OFTEN).train()
+    assert weights(unfinished) == weights(made)
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_named(tmp_path):
+    """A file stands where a folder is expected, so that the system refuses to remove the folder."""
+    (tmp_path / 'step-00000001').write_text('no folder')
+    with pytest.raises(TrainingError, match=r'cannot write .*Not a directory\. Choose another folder'):
+        save_checkpoint(tmp_path, Progress(0, step=2), {'model': {'w': torch.ones(1)}}, keep=1)
+    assert load_checkpoint(tmp_path / 'step-00000002')[0].step == 2
 
 
 def test_no_whole_checkpoint(unfinished):
