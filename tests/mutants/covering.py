@@ -19,7 +19,7 @@ import coverage
 import pytest
 
 NAMED = 'VET_COVERED_BY'  # the variable that tells processes of a test the test's name
-MOST_SECONDS = 150  # of the tests of one mutant
+MOST_SECONDS = 60  # of the tests of one mutant
 SETTINGS = 'tests/cli/test_config.py'  # these tests read the settings of every file
 
 
