@@ -187,10 +187,11 @@ def statement(source: bytes, line: int) -> range:
 
 
 class Only:
-    """A plugin of pytest: runs these tests alone."""
+    """A plugin of pytest: runs these tests, and tests that `watch` did not know."""
 
-    def __init__(self, tests: list[str]):
+    def __init__(self, tests: list[str], covering: Covering):
         self.tests = set(tests)
+        self.known = covering.seconds
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if item.nodeid in self.tests]
+        items[:] = [item for item in items if item.nodeid in self.tests or item.nodeid not in self.known]

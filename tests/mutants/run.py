@@ -198,7 +198,7 @@ def watched(rooms: list[str], tree: Path) -> Covering:
         scratch.mkdir()
         child = os.fork()
         if child == 0:
-            in_child(files[i::count], tree, scratch, watched_in=folder)
+            in_child(files[i::count], tree, scratch, folder)
         children.append(child)
     for child in children:
         os.waitpid(child, 0)
@@ -220,18 +220,20 @@ def outcome_of(mutation: Mutation, tree: Path, covering: Covering, trusted: dict
     path, began, stem = tree / mutation.file, time.monotonic(), Path(mutation.file).stem
     original, status, failed = path.read_bytes(), 0, ''
     tests = covering.of(mutation.file, mutation.line, original)
-    alike = [test for test in tests if stem in Path(test.split('::')[0]).name]
+    files = tests_of([mutation.room], tree)
+    alike = [name for name in files if stem in Path(name).name]
+    alike += [test for test in tests if test.split('::')[0] in alike]
     for part in filter(None, (alike, [test for test in tests if test not in alike])):
         is_sure = False
         while not is_sure:
             put(path, mutation.source)
             try:
-                status, failed = run_tests(tree, [test for test in part if trusted.get(test, True)])
+                status, failed = run_tests(tree, [test for test in part if trusted.get(test, True)], covering)
             finally:
                 put(path, original)
             is_test = '::' in failed
             if is_test and failed not in trusted:
-                trusted[failed] = run_tests(tree, [failed])[0] == 0
+                trusted[failed] = run_tests(tree, [failed], covering)[0] == 0
             is_sure = not is_test or trusted[failed]
         if status != 0:
             break
@@ -251,15 +253,16 @@ def put(path: Path, source: bytes) -> None:
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
-def run_tests(tree: Path, tests: list[str]) -> tuple[int | None, str]:
-    """(exit code, the first test that failed) of these tests in a forked process. The exit code is None
+def run_tests(tree: Path, tests: list[str], covering: Covering) -> tuple[int | None, str]:
+    """(exit code, the first test that failed) of these tests, and of new tests of these files, in a forked
+    process. The exit code is None
     where a limit was reached, and 0 where none of these tests exists any more.
     """
     scratch = tree.parent / 'scratch'
     scratch.mkdir()
     child = os.fork()
     if child == 0:
-        in_child(tests, tree, scratch)
+        in_child(tests, tree, scratch, covering)
     status = wait(child, time.monotonic() + HANGS_SECONDS)
     kill_group(child)
     failed = (scratch / 'failed').read_text() if (scratch / 'failed').exists() else ''
@@ -284,8 +287,11 @@ class Failed:
             self.path.write_text(report.nodeid)
 
 
-def in_child(tests: list[str], tree: Path, scratch: Path, watched_in: Path | None = None) -> None:
-    """Runs pytest on the copy: until a test fails, or all tests under coverage. This process never returns."""
+def in_child(tests: list[str], tree: Path, scratch: Path, use: Covering | Path) -> None:
+    """Runs pytest on the copy: until a test fails; or all tests, whose lines go into the folder `use`.
+
+    This process never returns.
+    """
     code = 99
     try:
         os.setsid()
@@ -305,13 +311,15 @@ def in_child(tests: list[str], tree: Path, scratch: Path, watched_in: Path | Non
             del sys.modules[name]
         files = list(dict.fromkeys(test.split('::')[0] for test in tests))
         options = ['-n', '0', '-p', 'no:cacheprovider', '--tb=no', f'--basetemp={scratch / "pytest"}']
-        if watched_in:
-            watch = start(tree, watched_in)
+        if isinstance(use, Path):
+            watch = start(tree, use)
             code = pytest.main([*options, *files], plugins=[watch])
-            finish(watch, watched_in)
+            finish(watch, use)
         else:
             resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
-            code = pytest.main(['-x', *options, *files], plugins=[Failed(scratch / 'failed'), Only(tests)])
+            code = pytest.main(
+                ['-x', *options, *files], plugins=[Failed(scratch / 'failed'), Only(tests, use)]
+            )
     finally:
         sys.stdout.flush()
         os._exit(int(code))
