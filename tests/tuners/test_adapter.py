@@ -255,8 +255,11 @@ def test_only_modelscopes_adapter_answers_to_adapter_length():
 
 
 def test_a_parallel_branch_needs_channels_on_one_axis():
-    """torchvision's Swin turns (B, C, H, W) into (B, H, W, C): as many places, another axis of channels."""
-    backbone = BACKBONES.build(dict(type='torchvision', name='swin_t', pretrained=False))
+    """torchvision's Swin turns (B, C, H, W) into (B, H, W, C). With 384 pixels, C = H = W: shapes tell nothing."""
+    preprocessing = dict(size=(384, 384))
+    backbone = BACKBONES.build(
+        dict(type='torchvision', name='swin_t', pretrained=False, preprocessing=preprocessing)
+    )
     with pytest.raises(NoSiteError, match=r'features\.0\.1'):
         TUNERS.build(dict(type='Adapter', at='features.0.1', position='parallel')).attach(backbone)
 
