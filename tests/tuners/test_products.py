@@ -11,6 +11,7 @@ from vet.core.backbone import Backbone
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UserError
 from vet.registry import TUNERS
+from vet.tuners.loha import Hadamard
 
 QKV, CONV, DEPTHWISE = (
     ('vit', 'blocks.1.attn.qkv'),
@@ -27,6 +28,12 @@ def tuned(family: str, at: str, **config: object) -> tuple[Backbone, Tuner]:
     for parameter in tuner.deltas.parameters():
         nn.init.normal_(parameter, std=0.3)
     return backbone, tuner
+
+
+@pytest.mark.parametrize('rank, is_split', [(4, True), (5, False)])
+def test_loha_forms_its_update_where_the_two_products_would_be_large(rank, is_split):
+    """Two products of rank r^2 take fewer operations while 2 r^2 <= min(out, in)."""
+    assert Hadamard(torch.Size([32, 48]), rank, 1.0).splits(nn.Linear(48, 32)) is is_split
 
 
 @pytest.mark.parametrize('rank', [2, 4, 7])  # 4: split into 16 pairs; 7: formed whole
