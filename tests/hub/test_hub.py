@@ -192,7 +192,7 @@ def test_weights_elsewhere_are_known_by_their_sha256_alone(tmp_path):
         assert torch.equal(found(images(3)), model(images(3)))
 
 
-def test_what_is_no_model_folder_is_not_pushed(folder, tmp_path):
+def test_what_is_no_model_folder_is_not_pushed(folder, tmp_path, monkeypatch):
     def refused(message, target=tmp_path / 'remote', kind=DataError, **options):
         with pytest.raises(kind, match=message) as caught:
             push_to_hub(folder, target, **options)
@@ -202,6 +202,9 @@ def test_what_is_no_model_folder_is_not_pushed(folder, tmp_path):
     refused('\'name\' is no place for a model; allowed: the id "owner/name"', 'name', UserError)
     refused('is no place for a model', 'owner/name@main', UserError)
     refused('is the folder to be pushed; give a new folder', folder, UserError)
+    monkeypatch.chdir(folder.parent)  # the same folder under another name
+    with pytest.raises(UserError, match='is the folder to be pushed; give a new folder'):
+        push_to_hub(folder.name, folder)
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/thesis.txt').write_text('mine')
     refused("holds 'thesis.txt'; give a new folder", tmp_path / 'full', UserError)
