@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
 from tests.engine.runs import TWO_PROCESSES, ended, small, train_everything
 from tests.engine.test_resume import result
@@ -19,6 +20,7 @@ from vet.engine import evaluate
 from vet.engine.learner import Learner
 from vet.engine.saving.checkpoint import list_checkpoints, load_checkpoint
 from vet.engine.saving.log import read_log
+from vet.engine.stop import Asked, Stop
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -131,6 +133,22 @@ def test_in_another_thread_no_handler_is_set(tmp_path):
     thread.start()
     thread.join()
     assert summaries[0]['steps'] == 8
+
+
+@pytest.mark.parametrize('is_within', [True, False])
+def test_work_that_may_be_broken_off_ends_at_once(capfd, is_within):
+    """A signal within `interrupting`, or one that came before."""
+    done = []
+    with Stop(Accelerator(cpu=True)) as stop:
+        if not is_within:
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.is_asked()  # outside of `interrupting`, a signal is only noted
+        with pytest.raises(Asked), stop.interrupting():
+            done.append('begun')
+            signal.raise_signal(signal.SIGTERM)
+            done.append('went on')
+    assert done == (['begun'] if is_within else [])
+    assert 'SIGTERM: the run ends after this step' in capfd.readouterr().err
 
 
 def test_a_log_goes_on_without_a_gap(tmp_path, monkeypatch):
