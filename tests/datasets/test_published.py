@@ -258,7 +258,8 @@ def test_missing_data_names_the_file_and_two_ways(plugin, tmp_path, monkeypatch)
     text = str(caught.value)
     assert str(tmp_path / 'data' / plugin.folder / plugin.needs[0]) in text
     assert '--data-root' in text and 'VET_DATA_ROOT' in text and plugin.layout in text
-    assert (plugin.by_hand or 'no network') in text
+    assert (plugin.by_hand or 'run once with a network, so that it is downloaded from http') in text
+    assert plugin.by_hand or 'no network' in text
     assert '\n' not in text
 
 

@@ -12,6 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import coverage
 import pytest
 
 NAMED = 'VET_COVERED_BY'  # the variable that tells processes of a test the test's name
-MOST_SECONDS = 60  # of the tests of one mutant
+MOST_SECONDS = 60  # of the tests of one mutant, alike or other
 SETTINGS = 'tests/cli/test_config.py'  # these tests read the settings of every file
 
 
@@ -141,7 +142,9 @@ class Covering:
         return cls(dict(zip(tests, saved['seconds'])), saved['files'])
 
     def of(self, file: str, line: int, source: bytes) -> list[str]:
-        """The tests that run this line of the file, without the slowest if all take over MOST_SECONDS.
+        """The tests that run this line of the file: those of files named alike, then the others.
+
+        Of either kind, the slowest are left out if all take over MOST_SECONDS.
 
         A statement that runs while the file is imported has the tests that run any line of the file, and the
         tests of all settings.
@@ -153,13 +156,14 @@ class Covering:
         tests = {test for number in wanted for test in known['lines'].get(str(number), ())}
         if wanted is known['lines']:
             tests |= {test for test in self.seconds if test.startswith(SETTINGS)}
-        chosen, total = list[str](), 0.0
-        for test in sorted(tests, key=self.seconds.__getitem__):
-            total += self.seconds[test]
-            if total > MOST_SECONDS and chosen:
-                break
-            chosen.append(test)
-        return chosen
+        stem = Path(file).stem
+        alike = {test for test in tests if stem in Path(test.split('::')[0]).name}
+        return self._quickest(alike) + self._quickest(tests - alike)
+
+    def _quickest(self, tests: set[str]) -> list[str]:
+        ordered = sorted(tests, key=self.seconds.__getitem__)
+        ends = accumulate(map(self.seconds.__getitem__, ordered))
+        return [test for test, end in zip(ordered, ends) if end <= MOST_SECONDS or test == ordered[0]]
 
 
 def digest(source: bytes) -> str:
