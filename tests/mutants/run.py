@@ -90,12 +90,19 @@ def main() -> int:
         type=Path,
         help="the file that an earlier call wrote beside --out: the rooms' tests need not run first",
     )
+    parser.add_argument(
+        '--again', type=Path, help='the --out of an earlier call: run only the mutants that survived there'
+    )
     parser.add_argument('--out', type=Path, default=ROOT / 'build/mutants.json')
     args = parser.parse_args()
 
     equivalent = {key(entry): entry for entry in yaml.safe_load(EQUIVALENT.read_text())}
     everything = [mutation for room in args.rooms for mutation in of_room(room) if args.only in mutation.file]
     chosen = sample(everything, args.rooms, args.count, args.seed, args.skip)
+    if args.again:
+        before = json.loads(args.again.read_text())['mutants']
+        survived = {key(mutant) for mutant in before if mutant['status'] == SURVIVED}
+        chosen = [mutation for mutation in everything if key(vars(mutation)) in survived]
     record = dict(command=' '.join(sys.argv), seed=args.seed, count=len(chosen), **machine(), mutants=[])
     with tempfile.TemporaryDirectory(prefix='mutants-') as folder:
         tree = copy_tree(Path(folder) / 'tree')
