@@ -29,7 +29,7 @@ def changed(**options):
 def test_defaults_are_complete_and_can_be_saved():
     settings = read_settings(config())
     assert settings.model.tuners == [dict(type='LinearProbe')] and settings.dataset.test is None
-    assert settings.evaluation.metrics == ['accuracy'] and settings.seed == 0
+    assert settings.evaluation.metrics is None and settings.seed == 0
     assert json.loads(json.dumps(settings.to_dict())) == settings.to_dict()
     assert read_settings(settings.to_dict()) == settings
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Each room and the rooms it may import directly, itself always among them.
-BASE = {'errors', 'allowed', 'patterns', 'registry', 'config', 'torch_private'}
+BASE = {'errors', 'allowed', 'patterns', 'registry', 'config', 'torch_private', 'targets'}
 ENGINE = BASE | {'core', 'datasets', 'transforms', 'metrics', 'versions'}
 ENGINE |= {'environment', 'failures', 'files', 'lock', 'progress', 'seeding'}
 HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it
@@ -19,6 +19,7 @@ API = BUILDERS | {'builders', 'pipelines', 'terminal'}
 ARROWS = {
     'errors': set(),
     'allowed': set(),
+    'targets': {'errors'},
     'patterns': {'errors'},
     'versions': set(),
     'torch_private': set(),
@@ -39,7 +40,9 @@ ARROWS = {
     'backbones': BASE | {'core', 'offline'},
     'tuners': BASE | {'core'},
     'heads': BASE | {'core'},
-    'datasets': {'errors', 'allowed', 'registry'},
+    'objectives': BASE | {'core'},
+    'losses': {'errors', 'allowed', 'registry'},
+    'datasets': {'errors', 'allowed', 'registry', 'targets'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
     'engine': ENGINE,
@@ -56,7 +59,7 @@ ARROWS = {
 }
 # What several plugins of a room stand on, beside modules that register nothing.
 SHARED = {'vet.backbones.timm': {'vet.backbones.digits'}}
-PLUGIN_ROOMS = ('backbones', 'tuners', 'heads', 'datasets', 'transforms', 'metrics')
+PLUGIN_ROOMS = ('backbones', 'tuners', 'heads', 'objectives', 'losses', 'datasets', 'transforms', 'metrics')
 
 
 def imports(source: str, module: str) -> set[str]:

@@ -225,7 +225,7 @@ def describe(hint: Any) -> str:
         if names := choices(hint):
             return ' or '.join(map(repr, names))
         if registry := next((limit.registry for limit in inner if isinstance(limit, PluginOf)), ''):
-            return f'a dict with a "type" of those that `vet list {registry}s` shows'
+            return f'a dict with a "type" of those that `vet list {plural(registry)}` shows'
         limits = ' and '.join(filter(None, map(_limit, inner[1:])))
         if any(isinstance(limit, Len) for limit in inner):
             return describe(inner[0]).replace('a list', f'a list {limits}', 1)
@@ -248,6 +248,11 @@ def describe(hint: Any) -> str:
             else 'a list'
         )
     return NAMES.get(hint) or str(getattr(hint, '__name__', hint))
+
+
+def plural(name: str) -> str:
+    """The plural of a registry's name, which `vet list` takes: 'tuners', 'losses'."""
+    return f'{name}es' if name.endswith('s') else f'{name}s'
 
 
 def _range(hint: object) -> str:

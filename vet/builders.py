@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from vet.changes import modified
 from vet.config import Plugin, Settings, load_config, read_settings
 from vet.core.assemble import build_classifiers
 from vet.core.budget import bounded
-from vet.datasets.base import ImageData, targets_of
+from vet.core.objective import Objective, build_objective
+from vet.datasets.base import ImageData, objective_of, set_objective, targets_of
 from vet.datasets.class_names import class_list, composed
 from vet.datasets.hold_out import hold_out
 from vet.datasets.multitask import MultiTask
@@ -32,12 +34,13 @@ from vet.hub.model_folder import IDENTITY, load_model, read_configuration, save_
 from vet.hub.names import find_folder
 from vet.hub.presets import preset
 from vet.own_backbone import backbone_to_train, entries_of
-from vet.registry import BACKBONES, DATASETS
+from vet.registry import BACKBONES, DATASETS, OBJECTIVES
 from vet.seeding import seed_everything
 
 TASK = 'vision-efficient-tuning'
 # the model section of a user's own network, beside its tuners
 OWN = dict(backbone=dict(type='network', name='given'), head=dict(type='Pretrained'))
+OF_A_TASK = ('backbone', 'head', 'objective')  # keys of model.tasks.<task>
 GIVEN = dict(type='given')  # in a recorded config: a dataset that the user gave as an object
 
 
@@ -80,6 +83,9 @@ def build_datasets(
             'there is no training set: give dataset.train in the config, such as dict(type="ImageFolder", '
             'path=…), or train_dataset= to build_trainer.'
         )
+    objectives = _objectives(settings, data['train'])
+    for dataset in filter(None, data.values()):
+        _attach(objectives, dataset)
     if data['val'] is None and (settings.evaluation.select == 'best' or settings.train.early_stop):
         data['train'], data['val'] = _held_out(data['train'], settings.evaluation.holdout)
     classes = class_names(data['train'])
@@ -92,8 +98,31 @@ def build_datasets(
                     f'dataset.{split}.label_map gives {unequal[0]!r} the label {ours[unequal[0]]}, but '
                     f'dataset.train.label_map gives {theirs[unequal[0]]}; make them equal.'
                 )
+    for task, part in _parts(data['train']).items():
+        objectives[task].fit(partial(targets_of, part))
     refuse_overlaps(data, chooses=settings.evaluation.select == 'best' or bool(settings.train.early_stop))
     return data
+
+
+def _parts(dataset: Any) -> dict[str | None, Any]:
+    """{task: dataset}. A dataset of one task is {None: dataset}."""
+    return getattr(dataset, 'tasks', {None: dataset})
+
+
+def _objectives(settings: Settings, dataset: Any) -> dict[str | None, Objective]:
+    """{task: objective}, as the config says, else as the dataset says."""
+    found = {}
+    for task, part in _parts(dataset).items():
+        entry = settings.model.tasks.get(task or '', {}).get('objective') or settings.model.objective
+        declared = getattr(part, 'objective', None)
+        found[task] = build_objective(entry or declared, _names_of(part))
+    return found
+
+
+def _attach(objectives: Mapping[str | None, Objective], dataset: Any) -> None:
+    """Sets the objectives of a dataset. UserError if its tasks are others than those of dataset.train."""
+    if set(_parts(dataset)) == set(objectives):
+        set_objective(dataset, objectives)
 
 
 def _held_out(dataset: ImageData, share: float) -> tuple[object, object]:
@@ -136,6 +165,13 @@ def class_names(dataset: Any) -> Any:
     """
     if isinstance(dataset, MultiTask):
         return {task: class_names(part) for task, part in dataset.tasks.items()}
+    names = _names_of(dataset)
+    if getattr(dataset, 'targets', None) is not None:
+        targets_of(dataset)
+    return names
+
+
+def _names_of(dataset: Any) -> list[str]:
     if not hasattr(dataset, 'classes'):
         raise UserError(
             f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in '
@@ -148,15 +184,15 @@ def class_names(dataset: Any) -> Any:
             f'the dataset {type(dataset).__name__} has `classes` {dataset.classes!r}; set it to a list of '
             'class names.'
         )
-    names = class_list(dataset.classes)
-    if getattr(dataset, 'targets', None) is not None:
-        targets_of(dataset)
-    return names
+    return class_list(dataset.classes)
 
 
-def build_model(settings: Settings, classes: Any) -> Any:
+def build_model(
+    settings: Settings, classes: Any, objectives: Mapping[str | None, Objective] | None = None
+) -> Any:
     """Backbone, tuners and head, initialised from the seed, for class names or {task: class names}.
 
+    objectives: {task: objective}. None: those of the config.
     UserError if a head has another number of classes.
     """
     changed = settings.model.tasks
@@ -172,22 +208,24 @@ def build_model(settings: Settings, classes: Any) -> Any:
     parts: dict[Any, Any] = {}
     for task, names in (classes if several else {None: classes}).items():
         changes = changed.get(task or '', {})
-        if set(changes) - {'backbone', 'head'}:
-            raise UnknownNameError(
-                f'key in model.tasks.{task}', min(set(changes) - {'backbone', 'head'}), ['backbone', 'head']
-            )
+        if unknown_keys := set(changes) - set(OF_A_TASK):
+            raise UnknownNameError(f'key in model.tasks.{task}', min(unknown_keys), OF_A_TASK)
+        entry = changes.get('objective') or settings.model.objective
+        objective = objectives[task] if objectives else build_objective(entry, names)
         head = changes.get('head', settings.model.head)
         given = head.get('num_classes')
-        if given is not None and (type(given) is not int or given != len(names)):
+        wanted = objective.num_outputs
+        if given is not None and (type(given) is not int or given != wanted):
             raise UserError(
-                f'model.head.num_classes is {given!r}, but the dataset has {len(names)} classes; set '
-                f'num_classes to {len(names)}, or leave it out.'
+                f'model.head.num_classes is {given!r}, but the dataset has {wanted} classes; set '
+                f'num_classes to {wanted}, or leave it out.'
             )
         backbone = changes.get('backbone', {})
         parts[task] = (
             BACKBONES.build(backbone if 'type' in backbone else {**settings.model.backbone, **backbone}),
             head,
             names,
+            objective,
         )
     seed_everything(settings.seed, 'init')
     return build_classifiers(parts, settings.model.tuners, settings.model.shared)
@@ -230,7 +268,13 @@ def find_config(model: str | Path | Mapping[str, Any]) -> Config:
 
 
 def _without_identity(part: Mapping[str, Any]) -> JsonObject:
-    return dict(backbone={key: value for key, value in part['backbone'].items() if key not in IDENTITY})
+    """The entries of a folder that a new training makes anew, without what the old training found."""
+    backbone = {key: value for key, value in part['backbone'].items() if key not in IDENTITY}
+    if not part.get('objective'):
+        return dict(backbone=backbone)
+    found = OBJECTIVES.find(part['objective']['type']).found
+    kept = {key: value for key, value in part['objective'].items() if key not in found}
+    return dict(backbone=backbone, objective=kept)
 
 
 def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Trainer:
@@ -321,11 +365,13 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
                 'classes; set finetune to True.'
             )
     elif own:
-        model = _own_model(args, settings, class_names(datasets['train']))
+        model = _own_model(args, settings, datasets['train'])
     else:
         of_folder = named and Path(source).is_dir()  # the folder may come from a stranger
         with bounded(f'the model of {str(source)!r}') if of_folder else nullcontext():
-            model = build_model(settings, class_names(datasets['train']))
+            objectives = {task: objective_of(part) for task, part in _parts(datasets['train']).items()}
+            model = build_model(settings, class_names(datasets['train']), objectives)
+    _follow(settings, model)
     work_dir = args.get('work_dir') or config.get('work_dir')
     work = WorkFolder(
         work_dir or new_work_dir(source if named else 'run'), args.get('resume'), is_new=not work_dir
@@ -333,21 +379,34 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     return Trainer(model, datasets, settings, work, save_model, args.get('device'), goes_on)
 
 
-def _own_model(args: Mapping[str, Any], settings: Settings, classes: Any) -> Any:
+def _own_model(args: Mapping[str, Any], settings: Settings, dataset: Any) -> Any:
     """The classifier of build_trainer(network=…): the network, its tuners, and what trains whole."""
+    classes = class_names(dataset)
     if isinstance(classes, dict):
         raise UserError('network is one network for one task, but the dataset has several tasks.')
+    objective = objective_of(dataset)
     backbone = backbone_to_train(args['network'], args.get('train', ()), args.get('preprocessing'))
-    if backbone.num_features != len(classes):
+    if backbone.num_features != objective.num_outputs:
         raise UserError(
             f'{type(backbone.network).__name__} gives {backbone.num_features} logits, but the dataset has '
-            f'{len(classes)} classes; build the network with {len(classes)} classes.'
+            f'{objective.num_outputs} classes; build the network with {objective.num_outputs} classes.'
         )
     parameters = {name for name, _ in backbone.network.named_parameters()}
     if whole := [name for name in backbone.whole if name in parameters]:
         settings.model.tuners[:0] = [dict(type='Partial', names=whole)]
     seed_everything(settings.seed, 'init')
-    return build_classifiers({None: (backbone, settings.model.head, classes)}, settings.model.tuners)
+    parts = {None: (backbone, settings.model.head, classes, objective)}
+    return build_classifiers(parts, settings.model.tuners)
+
+
+def _follow(settings: Settings, model: Any) -> None:
+    """Sets evaluation.metrics to the metrics of the objective, if the config names none.
+
+    Several tasks with different metrics leave the setting at None.
+    """
+    metrics = {part.objective.metrics for part in model.tasks.values()}
+    if settings.evaluation.metrics is None and len(metrics) == 1:
+        settings.evaluation.metrics = list(metrics.pop())
 
 
 def new_work_dir(source: str | os.PathLike) -> Path:

@@ -18,7 +18,6 @@ from vet.core.tuned_model import TunedModel
 from vet.datasets.base import told
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
-from vet.engine.evaluate import best_classes
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.folders import read_folders
 from vet.own_backbone import backbone_of_folder
@@ -27,11 +26,15 @@ from vet.transforms.torchvision import build_transform
 # where a backbone's weights are, or {task: where}; or a backbone
 Weights = str | Path | Backbone | Mapping[str, str | Path] | None
 Folders = str | Path | Mapping[str, str | Path]
+USUAL = 5  # labels of an image
 ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping)
 
 
 class Classifier:
-    """Images to {'scores': [...], 'labels': [...]}, best first. Made by `pipeline`."""
+    """Images to the answers of the objective: {'scores': [...], 'labels': [...]}, or {name: number}.
+
+    Made by `pipeline`.
+    """
 
     def __init__(
         self, folder: Folders, device: str | None = None, backbone: Weights = None, task: str | None = None
@@ -63,13 +66,21 @@ class Classifier:
         self.model.for_task(task)
         self._task = task
 
+    def rows(self, answer: dict[str, Any], task: str | None = None) -> list[tuple[str, str]]:
+        """The answer for an image as rows of a table: a text, and a number as text."""
+        return self.model.for_task(self._task if task is None else task).objective.rows(answer)
+
     @property
     def classes(self) -> list[str] | dict[str | None, list[str]]:
         """The class names. For a model of several tasks without a chosen task: {task: class names}."""
         return self.model.classes if self._task is None else self.model.for_task(self._task).classes
 
     def __call__(
-        self, images: object, topk: int = 5, batch_size: int = 32, task: str | Sequence[str] | None = None
+        self,
+        images: object,
+        topk: int | None = None,
+        batch_size: int = 32,
+        task: str | Sequence[str] | None = None,
     ) -> Any:
         """Scores of images.
 
@@ -78,9 +89,11 @@ class Classifier:
         task: for a model of several tasks or of several folders: the task, in place of the task given to
             `pipeline`. For several folders, a list of images may have a list of tasks, one per image. If the
             tuners can mix, a batch is one forward.
-        An image gives {'scores': floats that sum to at most 1, 'labels': class names}, `topk` of each, best
-        first. A list gives a list of such dicts. An iterator gives an iterator, which reads `batch_size`
-        images at a time.
+        topk: the largest number of labels of an image. None: 5, or for several labels: all.
+        SingleLabel: an image gives {'scores': floats that sum to at most 1, 'labels': class names}, best
+        first. MultiLabel: {'scores': floats in 0..1, 'labels': class names}, of every class whose score is at
+        least its threshold, best first. Regression: {name: number}, in the user's units. A list gives a list
+        of such dicts. An iterator gives an iterator, which reads `batch_size` images at a time.
         """
         tasks: Iterable[str | None] = () if task is None else task
         if task is None or isinstance(task, str):
@@ -95,7 +108,7 @@ class Classifier:
             raise UserError(
                 'task is a list; only the models of several folders take one, for a list of as many images.'
             )
-        if topk < 1 or batch_size < 1:
+        if (topk is not None and topk < 1) or batch_size < 1:
             raise UserError(f'topk is {topk} and batch_size {batch_size}; both must be at least 1.')
         if isinstance(images, ONE_IMAGE) or hasattr(images, 'read'):
             return next(self._classify([images], topk, 1, tasks))
@@ -109,8 +122,8 @@ class Classifier:
         )
 
     def _classify(
-        self, images: Iterable[object], topk: int, batch_size: int, tasks: Iterable[str | None]
-    ) -> Iterator[dict[str, list]]:
+        self, images: Iterable[object], topk: int | None, batch_size: int, tasks: Iterable[str | None]
+    ) -> Iterator[dict[str, Any]]:
         numbered = zip(images, tasks, itertools.count())
         while batch := list(itertools.islice(numbered, batch_size)):
             names = [name for _, name, _ in batch]
@@ -118,12 +131,12 @@ class Classifier:
             views = torch.stack([self._seen(*each) for each in batch]).to(self._accelerator.device)
             with torch.inference_mode():
                 if len(set(names)) == 1:
-                    found = best_classes(parts[0](views), parts[0].classes, topk)
+                    found = parts[0].objective.answers(parts[0](views), topk, USUAL)
                 else:
                     found = [
                         best
                         for part, logits in zip(parts, self.model(views, names))
-                        for best in best_classes(logits[None], part.classes, topk)
+                        for best in part.objective.answers(logits[None], topk, USUAL)
                     ]
             yield from found  # outside of inference_mode, or the caller would run in inference mode meanwhile
 

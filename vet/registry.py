@@ -137,7 +137,15 @@ HEADS = Registry(
     'head',
     'vet.heads',
     in_features="the number of the backbone's features",
-    num_classes='the number of classes of the dataset',
+    num_classes='the number of outputs of the objective: mostly the number of classes of the dataset',
+)
+OBJECTIVES = Registry('objective', 'vet.objectives', names='the `classes` of the dataset')
+LOSSES = Registry(
+    'loss',
+    'vet.losses',
+    label_smoothing='the value of train.label_smoothing',
+    kind='the kind of target of the objective',
+    counts='a function that counts the training images of each class, and all of them',
 )
 DATASETS = Registry(
     'dataset', 'vet.datasets', root='the folder of --data-root, else of $VET_DATA_ROOT, else ./data'
@@ -152,12 +160,13 @@ TRANSFORMS = Registry(
 METRICS = Registry(
     'metric',
     'vet.metrics',
-    scores='the scores of the model: (images, classes)',
-    labels='the right classes: (images,)',
+    scores='the scores of the model: (images, outputs)',
+    labels='the targets: (images,), or (images, outputs)',
+    objective='the objective of the model',
 )
 OPTIMIZERS = Registry('optimizer', 'vet.engine.optim', params='the parameters that train')
 
 REGISTRIES = {
     registry.name: registry
-    for registry in (BACKBONES, TUNERS, HEADS, DATASETS, TRANSFORMS, METRICS, OPTIMIZERS)
+    for registry in (BACKBONES, TUNERS, HEADS, OBJECTIVES, LOSSES, DATASETS, TRANSFORMS, METRICS, OPTIMIZERS)
 }

@@ -7,10 +7,8 @@ from vet.engine.meter import Meter
 
 
 def add(meter, losses, right, weights):
-    """Images of two classes, of which `right` says which are answered rightly."""
-    labels = torch.zeros(len(losses), dtype=torch.long)
-    logits = torch.tensor([[1.0, 0.0] if one else [0.0, 1.0] for one in right])
-    meter.add(torch.tensor(losses), logits, labels, torch.tensor(weights))
+    """Images, of which `right` says which are answered rightly."""
+    meter.add(torch.tensor(losses), torch.tensor(right).float(), torch.tensor(weights))
 
 
 def test_means_since_the_last_reading_and_of_each_epoch_alone():

@@ -17,7 +17,7 @@ import numpy as np
 import vet
 from vet.benchmark.cells import run_name
 from vet.benchmark.suite import Run
-from vet.datasets.base import ImageData, pixels_digest, sources_of
+from vet.datasets.base import ImageData, known_targets, pixels_digest, sources_of
 from vet.files import JsonObject, write_file
 
 FORMAT = 1
@@ -44,7 +44,7 @@ def fingerprint(dataset: Any) -> JsonObject:
     """
     if hasattr(dataset, 'tasks'):
         return {task: fingerprint(part) for task, part in dataset.tasks.items()}
-    labels = [int(label) for label in getattr(dataset, 'targets', [])]
+    labels = known_targets(dataset) or []
     return dict(
         images=len(dataset),
         classes=len(dataset.classes),

@@ -10,6 +10,7 @@ import json
 
 from rich.table import Column, Table
 
+from vet.allowed import plural
 from vet.arguments import arguments_of, text_of
 from vet.cli.command import add_import, import_plugins, run
 from vet.core.backbone import Backbone
@@ -19,7 +20,7 @@ from vet.errors import UnknownNameError, UserError
 from vet.registry import BACKBONES, REGISTRIES, TUNERS, Registry
 from vet.terminal import Terminal
 
-KINDS = {f'{name}s': registry for name, registry in REGISTRIES.items()}
+KINDS = {plural(name): registry for name, registry in REGISTRIES.items()}
 
 
 def main() -> None:
@@ -65,7 +66,7 @@ def _list(args: argparse.Namespace) -> None:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     table = Table(
-        Column(args.kind.removesuffix('s'), no_wrap=True),
+        Column(KINDS[args.kind].name if args.kind in KINDS else 'role', no_wrap=True),
         Column('', overflow='fold'),
         box=None,
         show_header=False,

@@ -19,7 +19,7 @@ def main() -> None:
         'model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub'
     )
     parser.add_argument('images', nargs='+', help='image files, URLs, or folders of images')
-    parser.add_argument('--topk', type=int, default=5)
+    parser.add_argument('--topk', type=int, help='the largest number of labels of an image (default: 5)')
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--format', choices=('table', 'json'), default='table')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best device of the machine)')
@@ -41,8 +41,8 @@ def _predict(args: argparse.Namespace) -> None:
         return
     table = Table(*(Column(name, overflow='fold') for name in ('image', 'label', 'score')))
     for image, result in zip(images, results):
-        for i, (label, score) in enumerate(zip(result['labels'], result['scores'])):
-            table.add_row('' if i else printable(image), label, f'{score:.4f}')
+        for i, (label, score) in enumerate(classify.rows(result, args.task) or [('', '')]):
+            table.add_row('' if i else printable(image), label, score)
     Terminal(markup=False, emoji=False).print(table)  # names may hold brackets and colons
 
 

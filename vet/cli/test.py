@@ -6,7 +6,7 @@ import json
 from vet.builders import build_dataset, build_datasets, check_classes, class_names, find_config, modified
 from vet.cli.command import add_common, add_import, add_options, import_plugins, run
 from vet.config import read_settings
-from vet.datasets.base import set_gray_range
+from vet.datasets.base import set_gray_range, set_objective
 from vet.engine.device import make_accelerator
 from vet.engine.evaluate import measure
 from vet.engine.feed.door import refuse_two_normalisations, refuse_unfit_views
@@ -43,6 +43,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
         raise UserError(
             f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….'
         )
+    if set(getattr(dataset, 'tasks', {None: None})) == set(model.tasks):
+        set_objective(dataset, {task: part.objective for task, part in model.tasks.items()})
     check_classes(class_names(dataset), model.classes, 'the dataset', 'the model')
     set_gray_range(
         dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}

@@ -56,7 +56,7 @@ def _train(args: argparse.Namespace) -> None:
     trainer.how_to_go_on = _GoOn(trainer)
     summary = trainer.train()
     if trainer.accelerator.is_main_process:
-        _show(summary, [metric_name(name) for name in trainer.settings.evaluation.metrics])
+        _show(summary, [metric_name(name) for name in trainer.metrics])
         print(_line_of_python(trainer))
 
 

@@ -77,9 +77,13 @@ class Model(Section):
     )
     """The head turns the backbone's features into a score for each class. If num_classes is left out, the
     dataset gives the number."""
+    objective: Annotated[Plugin, PluginOf('objective')] | None = None
+    """The question that the model answers about an image: SingleLabel, MultiLabel or Regression. None: the
+    dataset decides. Most datasets have one class for each image, which is SingleLabel."""
     tasks: dict[str, Plugin] = field(default_factory=dict)
-    """Only for a dataset of type MultiTask: {task: dict(backbone=…, head=…)} gives the differences of a task
-    from model.backbone and model.head. A task without an entry here uses model.backbone and model.head."""
+    """Only for a dataset of type MultiTask: {task: dict(backbone=…, head=…, objective=…)} gives the
+    differences of a task from model.backbone, model.head and model.objective. A task without an entry here
+    uses these."""
     shared: Pattern = '.*'
     """Only for several tasks: a regular expression. If the expression fits the whole name of a tuner's
     parameter, all tasks share the parameter. '.*' shares all parameters."""
@@ -180,6 +184,9 @@ class Train(Section):
     optimizer: Annotated[Optimizer, completed_by(ADAMW)] = field(default_factory=lambda: dict(ADAMW))
     """The optimizer: the name of a class in torch.optim, and its arguments. A dict without a type changes the
     default. Biases, norms and scales get no weight decay."""
+    loss: Annotated[Plugin, PluginOf('loss')] | None = None
+    """The loss. `vet list losses` shows the names. None: the usual loss of the objective. For SingleLabel,
+    this is cross-entropy."""
     lr_scheduler: Schedule = field(default_factory=Schedule)
     """How the learning rate changes over the epochs."""
     head_lr: Rate | None = None
@@ -260,9 +267,9 @@ class Train(Section):
 class Evaluation(Section):
     """How the model is judged."""
 
-    metrics: Text | Annotated[list[Text], MinLen(1)] = 'accuracy'
+    metrics: Text | Annotated[list[Text], MinLen(1)] | None = None
     """The name of a metric, or a list of names. `vet list metrics` shows the names. The first metric chooses
-    the best epoch."""
+    the best epoch. None: the usual metrics of the objective. For SingleLabel, this is 'accuracy'."""
     dataloader: EvaluationDataloader = field(default_factory=EvaluationDataloader)
     """How the images of the evaluation are read."""
     transform: Annotated[list[Transform], MinLen(1)] | None = None

@@ -1,5 +1,5 @@
-"""Assembles a classifier from a backbone and from the entries of tuners and head, as a config or a model
-folder has them.
+"""Assembles a classifier from a backbone, and from the entries of tuners, head and objective, as a config or
+a model folder has them.
 """
 
 from collections.abc import Mapping
@@ -8,14 +8,23 @@ from typing import Any
 from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier, share_equal_weights
+from vet.core.objective import Objective, build_objective
 from vet.errors import UserError
 from vet.registry import HEADS, TUNERS
 
 
 def build_classifier(
-    backbone: Backbone, tuners: list[dict[str, object]], head: dict[str, object], classes: list[str]
+    backbone: Backbone,
+    tuners: list[dict[str, object]],
+    head: dict[str, object],
+    classes: list[str],
+    objective: Objective | None = None,
 ) -> ImageClassifier:
-    """Assembles a classifier: attaches the tuners in order, and builds a head for all class names."""
+    """Assembles a classifier: attaches the tuners in order, and builds a head with the objective's outputs.
+
+    objective: None is one class for each image.
+    """
+    objective = objective or build_objective(None, classes)
     if 'in_features' in head:
         raise UserError(
             f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone gives the number '
@@ -24,20 +33,22 @@ def build_classifier(
     return ImageClassifier(
         backbone,
         [TUNERS.build(tuner) for tuner in tuners],
-        HEADS.build({**head, 'num_classes': len(classes)}, in_features=backbone.num_features),
+        HEADS.build({**head, 'num_classes': objective.num_outputs}, in_features=backbone.num_features),
         classes,
+        objective,
     )
 
 
 def build_classifiers(
-    parts: Mapping[Any, tuple[Backbone, dict[str, Any], list[str]]],
-    tuners: list[dict[str, Any]],
-    shared: str = '.*',
+    parts: Mapping[Any, tuple[Any, ...]], tuners: list[dict[str, Any]], shared: str = '.*'
 ) -> ImageClassifier | MultiTaskClassifier:
-    """The classifier of {task: (backbone, head entry, classes)}. A single task is {None: …}."""
-    share_equal_weights([backbone for backbone, _, _ in parts.values()])
+    """The classifier of {task: (backbone, head entry, classes)} or {task: (…, classes, objective)}.
+
+    A single task is {None: …}.
+    """
+    share_equal_weights([backbone for backbone, *_ in parts.values()])
     made = {
-        task: build_classifier(backbone, tuners, head, classes)
-        for task, (backbone, head, classes) in parts.items()
+        task: build_classifier(backbone, tuners, head, classes, *objective)
+        for task, (backbone, head, classes, *objective) in parts.items()
     }
     return made[None] if None in made else MultiTaskClassifier(made, shared)

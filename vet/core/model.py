@@ -1,4 +1,6 @@
-"""ImageClassifier: a backbone, its tuners and a head. Says which numbers are trained, saved and merged."""
+"""ImageClassifier: a backbone, its tuners, a head and an objective. Says which numbers are trained,
+saved and merged.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +14,7 @@ from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw
 from vet.core.kept import forget_kept
 from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
+from vet.core.objective import Objective, build_objective
 from vet.core.reweight import Merged, Reweight
 from vet.core.tensor_file import misfits, not_finite
 from vet.core.tuner import Tuner
@@ -21,18 +24,26 @@ from vet.errors import DataError, UserError
 class ImageClassifier(nn.Module):
     """Normalised images (B, 3, H, W) -> logits (B, K). Attaches `tuners` to `backbone`, in order.
 
-    classes: the K class names. Only the parameters of the tuners and of the head train.
+    classes: the K class names, or the names of the numbers that the model estimates.
+    objective: what the outputs mean. None: one class for each image.
+    Only the parameters of the tuners and of the head train.
     """
 
     tuners: Any  # nn.ModuleList of Tuner
 
     def __init__(
-        self, backbone: Backbone, tuners: Iterable[Tuner], head: nn.Module, classes: Sequence[str] = ()
+        self,
+        backbone: Backbone,
+        tuners: Iterable[Tuner],
+        head: nn.Module,
+        classes: Sequence[str] = (),
+        objective: Objective | None = None,
     ):
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.classes = list(classes)
+        self.objective: Objective = objective or build_objective(None, self.classes)
         self.tuners = nn.ModuleList(tuners)
         for tuner in self.tuners:
             tuner.attach(backbone)
@@ -41,10 +52,16 @@ class ImageClassifier(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, K), float32. UserError while the model is merged and trains."""
         refuse_training(self.backbone, self.training)
-        logits = self.head(self.backbone(images))
+        logits = self.outputs_of(self.backbone(images))
         if self.is_merged and logits.requires_grad and not images.requires_grad:
             logits.register_hook(refuse_gradient)
         return logits
+
+    def outputs_of(self, features: torch.Tensor) -> torch.Tensor:
+        """The backbone's features (B, C) -> the model's outputs (B, K): logits, or numbers in the
+        user's units.
+        """
+        return self.objective.finish(self.head(features))
 
     @property
     def tasks(self) -> dict[str | None, 'ImageClassifier']:

@@ -96,7 +96,7 @@ class TunedModel(SeveralTasks):
         logits: list[torch.Tensor] = [torch.empty(0)] * len(images)
         for name, model in models.items():
             of_task = rows[name]
-            own_logits = model.head(features[name]) if name in features else model(images[of_task])
+            own_logits = model.outputs_of(features[name]) if name in features else model(images[of_task])
             for i, row in zip(of_task, own_logits):
                 logits[i] = row
         return logits

@@ -1,7 +1,6 @@
-"""The contract of a dataset: class names, samples and labels. An image is decoded when it is asked for."""
+"""The contract of a dataset: class names, samples and targets. An image is decoded when it is asked for."""
 
 import hashlib
-import operator
 import os
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -16,32 +15,45 @@ from torch.utils.data import Dataset, Subset
 from vet.datasets.class_names import class_list
 from vet.datasets.image import Range, open_image
 from vet.errors import DataError, UnknownNameError, UserError
+from vet.targets import as_label
 
-Sample = tuple[Any, int]
-"""An image source that `open_image` reads (mostly a path), and its label 0 … K-1."""
+Sample = tuple[Any, Any]
+"""An image source that `open_image` reads (mostly a path), and its target: mostly a label 0 … K-1."""
 
 
 class ImageData(Protocol):
     """The contract of a user's dataset.
 
-    An item is an image, of any kind that `open_image` reads (PIL, array, path …), and its label 0 … K-1.
-    `targets`, the list of all labels, is optional. Without `targets`, vet reads every item, with its image,
-    to know the labels.
+    An item is an image, of any kind that `open_image` reads (PIL, array, path …), and its target: a label 0 …
+    K-1, a set of classes, or numbers. `targets`, the list of all targets, is optional. Without `targets`, vet
+    reads every item, with its image, to know the targets.
+    `classes`: the class names, or the names of the numbers.
+    `objective` is optional: the config entry of the objective, such as dict(type='MultiLabel'), for configs
+    that name none. Without `objective`, each image has one class.
     """
 
     classes: Sequence[str]
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Any, int]: ...
+    def __getitem__(self, index: int) -> tuple[Any, Any]: ...
+
+
+class Targets(Protocol):
+    """The part of an objective that datasets need (vet/core/objective.py)."""
+
+    def check(self, target: Any, name: Callable[[], str]) -> Any: ...
+
+    def group(self, target: Any) -> int: ...
 
 
 class ImageDataset(Dataset):
     """Samples with labels. Item i is (PIL RGB image, label).
 
     classes: K names, in the order of the labels, as `class_list` takes them.
-    samples: (source, label) pairs.
-    targets: the labels, as a list.
+    samples: (source, target) pairs. Without `objective`, a target is a label 0 … K-1.
+    targets: the targets, as a list.
+    objective: the config entry of the objective, if an image has not one class.
     gray_range: see open_image. A Trainer sets gray_range, see `set_gray_range`.
     An image is decoded only when its item is asked for. DataError if there is no sample, or if a label is
     outside 0 … K-1. An item raises DataError, with the file's name, if its image is broken.
@@ -49,23 +61,29 @@ class ImageDataset(Dataset):
 
     gray_range: Range = None
 
-    def __init__(self, classes: Iterable[str], samples: Iterable[Sample]):
+    def __init__(
+        self, classes: Iterable[str], samples: Iterable[Sample], objective: Mapping[str, Any] | None = None
+    ):
         self.classes = class_list(list(classes) if isinstance(classes, str) else classes)
-        self.samples = [(source, int(label)) for source, label in samples]
+        if objective is not None:
+            self.objective = dict(objective)
+        self.samples = list(samples) if objective else [(source, _whole(label)) for source, label in samples]
         self.targets = [label for _, label in self.samples]
         name = type(self).__name__
         if not self.samples:
             raise DataError(f'{name} has no image in this split; check the folder or the list of its images.')
-        if min(self.targets) < 0 or max(self.targets) >= len(self.classes):
+        if objective is None and (min(self.targets) < 0 or max(self.targets) >= len(self.classes)):
+            wrong = next(i for i, label in enumerate(self.targets) if not 0 <= label < len(self.classes))
             raise DataError(
                 f'{name} has labels {min(self.targets)} … {max(self.targets)}, '
-                f'but {len(self.classes)} class names; labels count from 0.'
+                f'but {len(self.classes)} class names; labels count from 0. The first wrong label is '
+                f'{self.targets[wrong]}, of {item_name(self, wrong)}. Correct it, or leave the image out.'
             )
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         source, label = self.samples[index]
         return self.open(source), label
 
@@ -128,26 +146,55 @@ def _real(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def targets_of(dataset: ImageData) -> list[int]:
-    """All labels of a dataset. If the dataset has no `targets`, every item is read."""
+def _whole(label: Any) -> Any:
+    """A label as an int. A float is not rounded: `targets_of` refuses it."""
+    return label if isinstance(label, float | np.floating) or np.ndim(label) else int(label)
+
+
+def set_objective(dataset: Any, objectives: Mapping[str | None, Targets]) -> None:
+    """Sets how the targets of a dataset, or of each task of a dataset, are checked."""
+    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+        part.checked_by = objectives[task]
+
+
+def objective_of(dataset: Any, task: str | None = None) -> Any:
+    """The objective that `set_objective` gave to a dataset, or to one of its tasks. None: it gave none."""
+    return getattr(dataset if task is None else dataset.tasks[task], 'checked_by', None)
+
+
+def checked(dataset: Any, target: Any, name: Callable[[], str], task: str | None = None) -> Any:
+    """The plain form of a target. UserError for a wrong target. Without an objective: a label 0 … K-1."""
+    objective = objective_of(dataset, task)
+    if objective is not None:
+        return objective.check(target, name)
+    return as_label(target, len(dataset.classes if task is None else dataset.classes[task]), name)
+
+
+def targets_of(dataset: ImageData) -> list[Any]:
+    """All targets of a dataset, in their plain form. If the dataset has no `targets`, every item is read."""
+    targets = known_targets(dataset)
+    return [item_of(dataset, index)[1] for index in range(len(dataset))] if targets is None else targets
+
+
+def known_targets(dataset: ImageData) -> list[Any] | None:
+    """All targets of a dataset, in their plain form. None: the dataset has no `targets`. No item is read."""
     targets = getattr(dataset, 'targets', None)
     if targets is None:
-        return [item_of(dataset, index)[1] for index in range(len(dataset))]
+        return None
     if len(targets) != len(dataset):
         raise UserError(
             f'the dataset {type(dataset).__name__} has {len(targets)} `targets`, but {len(dataset)} images. '
             'Give one label for each image, in the order of the images; or leave `targets` out.'
         )
     return [
-        as_label(label, len(dataset.classes), partial(item_name, dataset, index))
-        for index, label in enumerate(targets)
+        checked(dataset, target, partial(item_name, dataset, index)) for index, target in enumerate(targets)
     ]
 
 
-def item_of(dataset: ImageData, index: int, num_classes: int | None = None) -> tuple[Any, int]:
-    """Item `index` of any dataset: its image, as the dataset gives it, and its label, an int 0 … K-1.
+def item_of(dataset: ImageData, index: int, task: str | None = None) -> tuple[Any, Any]:
+    """Item `index` of any dataset: its image, as the dataset gives it, and its target in the plain form.
 
-    num_classes: K. None: the number of the dataset's classes.
+    task: the item's task, for a dataset of several tasks.
     Any error of the dataset becomes a UserError that names the item.
     """
     with told(lambda: item_name(dataset, index)):
@@ -160,46 +207,28 @@ def item_of(dataset: ImageData, index: int, num_classes: int | None = None) -> t
             f'{item_name(dataset, index)} is {kind}; an item is a pair (image, label). Let `__getitem__` '
             'return such a pair.'
         )
-    image, label = item
-    number = as_label(
-        label, len(dataset.classes) if num_classes is None else num_classes, lambda: item_name(dataset, index)
-    )
-    _refuse_contradiction(dataset, index, number)
-    return image, number
+    image, given = item
+    target = checked(dataset, given, lambda: item_name(dataset, index), task)
+    _refuse_contradiction(dataset, index, target, task)
+    return image, target
 
 
-def _refuse_contradiction(dataset: ImageData, index: int, label: int) -> None:
-    """UserError if the dataset's `targets` give another label than the item itself.
+def _refuse_contradiction(dataset: ImageData, index: int, target: Any, task: str | None) -> None:
+    """UserError if the dataset's `targets` give another target than the item itself.
 
-    Classes are counted and images are held out by `targets`. Training learns the item's label.
+    Classes are counted and images are held out by `targets`. Training learns the item's target.
     """
     targets = getattr(dataset, 'targets', None)
-    if targets is not None and index < len(targets) and targets[index] != label:
+    if targets is None or index >= len(targets):
+        return
+    told_target = checked(dataset, targets[index], lambda: item_name(dataset, index), task)
+    is_near = isinstance(target, tuple) and np.allclose(told_target, target, rtol=1e-5)  # float32 or float64
+    if told_target != target and not is_near:
         raise UserError(
-            f'{item_name(dataset, index)} has the label {label}, but the `targets` of the dataset say '
-            f'{targets[index]}. Let `targets` give the labels of the items, in their order; or leave '
+            f'{item_name(dataset, index)} has the label {target}, but the `targets` of the dataset say '
+            f'{told_target}. Let `targets` give the labels of the items, in their order; or leave '
             '`targets` out.'
         )
-
-
-def as_label(label: Any, num_classes: int, name: Callable[[], str]) -> int:
-    """A label as an int. UserError unless the label is a whole number from 0 to K-1.
-
-    An array or tensor with an axis is no label. name: says of which item the label is.
-    """
-    try:
-        number = -1 if np.ndim(label) else operator.index(label)
-    except (TypeError, ValueError):
-        number = -1
-    if not 0 <= number < num_classes:
-        kind = type(label).__name__ + (
-            f' of shape {tuple(label.shape)}' if getattr(label, 'shape', ()) else ''
-        )
-        raise UserError(
-            f'{name()} has the label {str(label)[:60]} ({kind}), but there are {num_classes} classes: a '
-            f'label is a whole number from 0 to {num_classes - 1}, the place of the name in `classes`.'
-        )
-    return number
 
 
 def item_name(dataset: ImageData, index: int) -> str:

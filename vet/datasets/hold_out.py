@@ -8,21 +8,25 @@ import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 from torch.utils.data import Subset
 
-from vet.datasets.base import ImageData, targets_of
+from vet.datasets.base import ImageData, objective_of, set_objective, targets_of
 from vet.errors import DataError, UserError
 
 
 class Part(Subset):
     """Some items of a dataset, with the dataset's `classes` and the items' `targets`."""
 
-    def __init__(self, dataset: Any, indices: Sequence[int], targets: Sequence[int]):
+    def __init__(self, dataset: Any, indices: Sequence[int], targets: Sequence[Any]):
         super().__init__(dataset, indices)
         self.classes = list(dataset.classes)
         self.targets = list(targets)
+        if objective_of(dataset) is not None:
+            set_objective(self, {None: objective_of(dataset)})
 
 
 def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[Part, Part]:
-    """Splits a dataset in two parts, stratified by label: (training, validation).
+    """Splits a dataset in two parts, stratified by the groups of the objective: (training, validation).
+
+    A group of SingleLabel is a class. Other objectives may have one group.
 
     The validation part has the share `fraction` of the images. The same dataset, fraction and seed give the
     same parts. Each part has the order of the dataset. A class with a single image stays in training. The
@@ -32,19 +36,20 @@ def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[
     """
     if not 0 < fraction < 1:
         raise UserError(f'a held-out fraction lies between 0 and 1, such as 0.1; given: {fraction!r}.')
-    targets = np.array(targets_of(dataset))
-    count = Counter(targets.tolist())
-    shared = np.array([index for index, label in enumerate(targets.tolist()) if count[label] > 1], dtype=int)
+    objective, targets = objective_of(dataset), targets_of(dataset)
+    groups = np.array(targets if objective is None else [objective.group(target) for target in targets])
+    count = Counter(groups.tolist())
+    shared = np.array([index for index, group in enumerate(groups.tolist()) if count[group] > 1], dtype=int)
     if not len(shared):
         raise DataError(
             'no class has two images, so that none can be held out for validation; '
             'give more images or a validation split of your own.'
         )
-    kinds = len(np.unique(targets[shared]))
+    kinds = len(np.unique(groups[shared]))
     size = min(max(round(fraction * len(targets)), kinds), len(shared) - kinds)
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
-    _, picked = next(splitter.split(shared, targets[shared]))
+    _, picked = next(splitter.split(shared, groups[shared]))
     held = np.sort(shared[picked])
     kept = np.setdiff1d(np.arange(len(targets)), held)
-    train, val = (Part(dataset, part.tolist(), targets[part].tolist()) for part in (kept, held))
+    train, val = (Part(dataset, part, [targets[i] for i in part]) for part in (kept.tolist(), held.tolist()))
     return train, val

@@ -1,5 +1,6 @@
 """Scores of a dataset by a model, over any number of processes, and the metrics of the scores."""
 
+import inspect
 import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from accelerate.utils import gather_object
 
 from vet.config import Evaluation
+from vet.core.loss import kinds_of
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
+from vet.core.objective import Objective
 from vet.datasets.base import ImageData
 from vet.engine.feed.door import Features, Transforms, load
 from vet.errors import UserError
@@ -48,10 +51,12 @@ def measure(
             loader.workers_per_gpu,
             features,
         )
-        by_task[task] = compute_metrics(evaluation.metrics, scores, labels)
+        objective = model.for_task(task).objective
+        names = evaluation.metrics or objective.metrics
+        by_task[task] = compute_metrics(names, scores, labels, objective)
         if answers and task is None and accelerator.is_main_process:
             data = io.BytesIO()
-            np.savez(data, labels=labels, given=scores.argmax(1))
+            np.savez(data, labels=labels, given=objective.decide(scores))
             write_file(answers, data.getvalue())
     if None in by_task:
         return by_task[None]
@@ -66,7 +71,7 @@ def measure(
 
 @torch.no_grad()
 def score(
-    model: nn.Module,
+    model: ImageClassifier,
     dataset: ImageData,
     transform: Callable[[object], torch.Tensor],
     accelerator: Accelerator,
@@ -74,7 +79,9 @@ def score(
     workers: int,
     features: Features | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax scores (N, K) and labels (N,) of all N images, in order. Each image counts once, for any N.
+    """The objective's scores (N, …) and the targets (N, …) of all N images, in order.
+
+    Each image counts once, for any N.
 
     UserError for a dataset without images.
     """
@@ -96,48 +103,42 @@ def score(
     with in_eval(model):
         for batch in batches:
             with accelerator.autocast():
-                outputs.append((net(batch.images, *batch.route).float().softmax(1), batch.labels))
+                found = net(batch.images, *batch.route).float()
+            outputs.append((model.objective.scores(found), batch.labels))
     if world == 1:
         scores, labels = (torch.cat(parts) for parts in zip(*outputs))
         return scores.cpu().numpy(), labels.cpu().numpy()
     share = -(-length // world)  # all processes gather equal shares; the padding is cut off below
-    classes = _agree(accelerator, outputs[0][0].shape[1] if outputs else 0)
-    scores = torch.zeros(share, classes, device=accelerator.device)
-    labels = torch.zeros(share, dtype=torch.long, device=accelerator.device)
-    if outputs:
-        scores[: len(mine)], labels[: len(mine)] = (torch.cat(parts) for parts in zip(*outputs))
+    # a process without images learns the shapes from the others
+    shapes = gather_object([[(part.shape[1:], part.dtype) for part in outputs[0]]] if outputs else [])[0]
+    padded = [torch.zeros(share, *shape, dtype=dtype, device=accelerator.device) for shape, dtype in shapes]
+    for whole, parts in zip(padded, zip(*outputs)):
+        whole[: len(mine)] = torch.cat(parts)
     gathered = [
         accelerator.gather(tensor)
         .view(world, share, *tensor.shape[1:])
         .transpose(0, 1)
         .flatten(0, 1)[:length]
-        for tensor in (scores, labels)
+        for tensor in padded
     ]
     return gathered[0].cpu().numpy(), gathered[1].cpu().numpy()
 
 
-def best_classes(logits: torch.Tensor, classes: list[str], topk: int) -> list[dict[str, list]]:
-    """logits (B, K) -> {'scores': [...], 'labels': [...]} for each image: the `topk` softmax scores, best
-    first.
-    """
-    best = logits.float().softmax(1).topk(min(topk, len(classes)))
-    return [
-        dict(scores=scores, labels=[classes[i] for i in indices])
-        for scores, indices in zip(best.values.tolist(), best.indices.tolist())
-    ]
-
-
-def compute_metrics(names: Iterable[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def compute_metrics(
+    names: Iterable[str], scores: np.ndarray, labels: np.ndarray, objective: Objective | None = None
+) -> dict[str, float]:
     """Each metric by its name. ModelScope's 'vision-efficient-tuning-metric' has the name 'accuracy'.
 
-    A metric gives a number, or numbers by name, which get the names 'metric.name'. UserError for any other
+    A metric that has an argument `objective` gets the objective, with its class names and thresholds. A
+    metric gives a number, or numbers by name, which get the names 'metric.name'. UserError for any other
     result, and for a metric that fails.
     """
     results: dict[str, float] = {}
     for name in names:
         title = metric_name(name)
         try:
-            result = METRICS.find(name)(scores, labels)
+            metric = METRICS.find(name)
+            result = metric(scores, labels, **(dict(objective=objective) if _takes_objective(metric) else {}))
             named = (
                 {f'{title}.{key}': value for key, value in result.items()}
                 if isinstance(result, Mapping)
@@ -160,10 +161,23 @@ def metric_name(name: str) -> str:
     return getattr(METRICS.find(name), '__name__', str(name))
 
 
-def refuse_unfit_metrics(names: Iterable[str], classes: int, taken: Iterable[str]) -> None:
-    """UserError if a metric fails on made-up scores of this number of classes, or has a name in `taken`."""
-    labels = np.arange(2 * classes) % classes
-    found = compute_metrics(names, np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels)
+def _takes_objective(metric: object) -> bool:
+    try:
+        return 'objective' in inspect.signature(metric).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a callable without a signature
+        return False
+
+
+def is_lower_better(names: Iterable[str]) -> bool:
+    """Whether less is better of the first metric, which chooses the best epoch."""
+    return bool(getattr(METRICS.find(next(iter(names))), 'lower_is_better', False))
+
+
+def refuse_unfit_metrics(names: Iterable[str], objective: Objective, taken: Iterable[str]) -> None:
+    """UserError if a metric is not for the objective, fails on made-up scores, or has a name in `taken`."""
+    for name in names:
+        _refuse_other_targets(METRICS.find(name), name, objective)
+    found = compute_metrics(names, *objective.examples(), objective)
     if not found:
         raise UserError(
             'evaluation.metrics names no metric, so that nothing is evaluated; give one, such as "accuracy".'
@@ -175,5 +189,15 @@ def refuse_unfit_metrics(names: Iterable[str], classes: int, taken: Iterable[str
         )
 
 
-def _agree(accelerator: Accelerator, number: int) -> int:
-    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+def _refuse_other_targets(metric: object, name: str, objective: Objective) -> None:
+    kinds = kinds_of(metric)
+    if kinds is None or objective.targets in kinds:
+        return
+    fitting = [
+        other for other in METRICS.names() if objective.targets in (kinds_of(METRICS.find(other)) or ())
+    ]
+    raise UserError(
+        f'the metric {name!r} is for targets that are {" or ".join(kinds)}, but a target of the objective '
+        f'{objective.given["type"]!r} is {objective.targets}. Set evaluation.metrics to some of: '
+        f'{", ".join(fitting)}.'
+    )

@@ -1,16 +1,17 @@
 """Learner: takes one optimizer step. Its state is everything that a resumed run needs for the next step."""
 
 from bisect import bisect
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 from torchvision.transforms import v2
 
 from vet.config import Stage, Train
+from vet.core.loss import Counts, Loss
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.reweight import forward_kept
@@ -35,6 +36,7 @@ class Learner:
     Training has stages (train.stages, or one). Each stage has its own parameters, optimizer and schedule.
     step: the first step to take.
     part: the part of the model that batches go through. None: the whole model.
+    losses: {task: loss}. None: the losses of `train` that need no count of images.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Learner:
         accelerator: Accelerator,
         step: int = 0,
         part: nn.Module | None = None,
+        losses: Mapping[str | None, Loss] | None = None,
     ):
         self.model = model
         self.train = train
@@ -62,6 +65,7 @@ class Learner:
             for i in range(len(self._stages) + 1)
         ]
         self._mix = {task: _mixture(train, len(part.classes)) for task, part in model.tasks.items()}
+        self._losses = losses or losses_of(model, train, accelerator.device)
         for stage in self._stages:
             if self._all and not any(fits(stage.train, name) for name in self._all):
                 raise UserError(
@@ -149,7 +153,7 @@ class Learner:
 
     def _accumulate(self, batches: list[Batch], share: float, meter: Meter) -> None:
         """Adds up the gradient of the batches."""
-        accelerator, train = self.accelerator, self.train
+        accelerator = self.accelerator
         for i, batch in enumerate(batches):
             images, targets = batch.images, batch.labels
             if (mixture := self._mix[batch.task]) and len(targets) > 1:
@@ -157,15 +161,14 @@ class Learner:
             with nullcontext() if i == len(batches) - 1 else accelerator.no_sync(self.net):
                 with accelerator.autocast():
                     logits = self.net(images, *batch.route)
-                losses = F.cross_entropy(
-                    logits.float(), targets, reduction='none', label_smoothing=train.label_smoothing
-                )
+                losses = self._losses[batch.task](logits.float(), targets)
                 loss = (losses * batch.weights).sum() * share
                 if i == 0:
                     tuners = self.model.for_task(batch.task).tuners
                     loss = sum((p for tuner in tuners if (p := tuner.penalty()) is not None), start=loss)
                 accelerator.backward(loss)
-            meter.add(losses.detach(), logits.detach(), batch.labels, batch.weights)
+            watched = self.model.for_task(batch.task).objective.watch(logits.detach(), batch.labels)
+            meter.add(losses.detach(), watched, batch.weights)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained tensors for evaluation: the average, if there is one."""
@@ -212,6 +215,30 @@ class Learner:
         for parameter in self._all.values():
             parameter.requires_grad_()
         self._wrapped.close()
+
+
+def losses_of(
+    model: ImageClassifier | MultiTaskClassifier,
+    train: Train,
+    device: torch.device,
+    counts: Mapping[str | None, Counts] | None = None,
+) -> dict[str | None, Loss]:
+    """{task: the loss of train.loss}. None in train.loss is the loss of each task's objective.
+
+    counts: {task: see vet/core/loss.py}.
+    UserError if a loss does not fit the objective, or if targets cannot be mixed.
+    """
+    for part in model.tasks.values():
+        for name in ('mixup', 'cutmix'):
+            if getattr(train, name) and not part.objective.mixes:
+                raise UserError(
+                    f'train.{name} is {getattr(train, name):g}, but the objective '
+                    f'{part.objective.given["type"]!r} has no mixture of two targets. Set train.{name} to 0.'
+                )
+    return {
+        task: Loss(train.loss, part.objective, train.label_smoothing, (counts or {}).get(task), device)
+        for task, part in model.tasks.items()
+    }
 
 
 def _mixture(train: Train, num_classes: int) -> nn.Module | None:

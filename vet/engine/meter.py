@@ -1,4 +1,6 @@
-"""Running means of loss and accuracy. They stay on the device, so that no step waits for them."""
+"""Running means of the loss and of one more number, such as the accuracy. They stay on the device, so
+that no step waits for them.
+"""
 
 import time
 
@@ -7,7 +9,10 @@ from accelerate import Accelerator
 
 
 class Meter:
-    """Means of loss and accuracy over images since the last `read`, and images per second."""
+    """Means over images since the last `read`, and images per second: of the loss, and of a watched number.
+
+    An objective says the watched number, such as 1 for an image whose class is right.
+    """
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -15,15 +20,12 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self._sums = torch.zeros(3, device=self._device)  # loss, correct, images
+        self._sums = torch.zeros(3, device=self._device)  # loss, watched, images
         self._began = time.perf_counter()
 
-    def add(
-        self, losses_B: torch.Tensor, logits_BK: torch.Tensor, labels_B: torch.Tensor, weights_B: torch.Tensor
-    ) -> None:
-        correct_B = (logits_BK.argmax(1) == labels_B).float()
+    def add(self, losses_B: torch.Tensor, watched_B: torch.Tensor, weights_B: torch.Tensor) -> None:
         self._sums += torch.stack(
-            [(losses_B * weights_B).sum(), (correct_B * weights_B).sum(), weights_B.sum()]
+            [(losses_B * weights_B).sum(), (watched_B * weights_B).sum(), weights_B.sum()]
         )
 
     def pause_over(self) -> None:
@@ -41,17 +43,17 @@ class Meter:
             self._epoch = list(state[3:])
 
     def read(self, accelerator: Accelerator) -> tuple[float, float, float]:
-        """Loss, accuracy and images per second, over all processes. Then the counts start again."""
-        loss, correct, images = accelerator.reduce(self._sums, 'sum').tolist()
+        """Loss, watched number and images per second, over all processes. Then the counts start again."""
+        loss, watched, images = accelerator.reduce(self._sums, 'sum').tolist()
         seconds = time.perf_counter() - self._began
-        self._epoch = [a + b for a, b in zip(self._epoch, (loss, correct, images))]
+        self._epoch = [a + b for a, b in zip(self._epoch, (loss, watched, images))]
         self._reset()
-        return loss / images, correct / images, images / seconds
+        return loss / images, watched / images, images / seconds
 
     def peek_epoch(self) -> tuple[float, float]:
-        """Loss and accuracy over all reads since the last `end_epoch`."""
-        loss, correct, images = self._epoch
-        return loss / images, correct / images
+        """Loss and watched number over all reads since the last `end_epoch`."""
+        loss, watched, images = self._epoch
+        return loss / images, watched / images
 
     def end_epoch(self) -> None:
         """Starts the counts of the next epoch."""

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,18 @@ from accelerate.utils import broadcast
 
 from vet.config import Settings
 from vet.core.coverage import report
+from vet.core.loss import Counts
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
+from vet.core.objective import build_objective
 from vet.core.tensor_file import read_tensors
-from vet.datasets.base import set_gray_range, told
+from vet.datasets.base import objective_of, set_gray_range, set_objective, targets_of, told
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
-from vet.engine.evaluate import best_classes, measure, refuse_unfit_metrics
+from vet.engine.evaluate import is_lower_better, measure, refuse_unfit_metrics, score
 from vet.engine.fast.door import freed_memory_kept, refuse_without_fp8
 from vet.engine.feed.door import Feed, Order, opened, refuse_two_normalisations, refuse_unfit_views
-from vet.engine.learner import Learner
+from vet.engine.learner import Learner, losses_of
 from vet.engine.meter import Meter
 from vet.engine.saving.door import (
     Log,
@@ -113,6 +116,7 @@ class Trainer:
                     dataset,
                     {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()},
                 )
+                set_objective(dataset, {task: part.objective for task, part in model.tasks.items()})
         for task in model.tasks:
             refuse_two_normalisations(self._augment[task], self._view[task])
         if settings.train.transform_on != 'pil':
@@ -174,9 +178,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     @torch.no_grad()
-    def predict(self, images: list[Any], topk: int = 1, task: str | None = None) -> list[dict[str, list]]:
-        """{'scores': […], 'labels': […]} for each image, the `topk` best first. images: a list, as for
+    def predict(
+        self, images: list[Any], topk: int | None = None, task: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The answer of the objective for each image, as `pipeline` gives it. images: a list, as for
         `pipeline`.
+
+        topk: the largest number of labels of an image. None: one, or for several labels: all.
         """
         model = self.model.for_task(task).eval()
         views = []
@@ -186,14 +194,23 @@ class Trainer:
         if not views:
             return []
         with self.accelerator.autocast():
-            return best_classes(model(torch.stack(views).to(self.accelerator.device)), model.classes, topk)
+            outputs = model(torch.stack(views).to(self.accelerator.device))
+        return model.objective.answers(outputs, topk, usual=1)
 
     def _load_output(self) -> None:
         """Loads the output of a finished run into the model. DataError for a damaged file."""
-        path = self.folder.output / 'tuner.safetensors'
-        saved = read_json(self.folder.output / 'configuration.json').get('sha256') or {}
-        tensors = read_tensors(path, 'Start the run again in another work folder.', saved.get(path.name))
+        path, saved = (
+            self.folder.output / 'tuner.safetensors',
+            read_json(self.folder.output / 'configuration.json'),
+        )
+        sha256 = (saved.get('sha256') or {}).get(path.name)
+        tensors = read_tensors(path, 'Start the run again in another work folder.', sha256)
         self.model.load_trained_state(tensors, str(path))
+        # thresholds, for example, are in the configuration
+        for task, part in self.model.tasks.items():
+            entry = saved['model']['tasks'][task] if task else saved['model']
+            if entry.get('objective'):
+                part.objective = build_objective(entry['objective'], part.classes)
 
     def _train(self) -> tuple[JsonObject | None, Stop]:
         """The summary. None after a signal; then the run is saved."""
@@ -206,7 +223,10 @@ class Trainer:
         for key, views in (('train.transform', self._augment), ('evaluation.transform', self._view)):
             refuse_unfit_views(self.model, self.data['train'], key, views, accelerator)
         for part in self.model.tasks.values():
-            refuse_unfit_metrics(settings.evaluation.metrics, len(part.classes), SUMMARY)
+            refuse_unfit_metrics(
+                settings.evaluation.metrics or part.objective.metrics, part.objective, SUMMARY
+            )
+        losses = losses_of(self.model, train, accelerator.device, self._counts())
         checkpoint, self.folder.path = on_main(accelerator, self._begin)
         progress, parts = self.folder.load(checkpoint, settings)
         order = Order(
@@ -241,7 +261,7 @@ class Trainer:
             progress.before = self._measure('test')
         features = self._feed.features('train', self._augment)
         learner = Learner(
-            self.model, train, order, accelerator, progress.step, features.net if features else None
+            self.model, train, order, accelerator, progress.step, features.net if features else None, losses
         )
         if is_main:
             self._tell_coverage()
@@ -327,19 +347,17 @@ class Trainer:
     def _record(
         self, meter: Meter, epoch: int, lr: float, progress: Progress, log: Log | None, bar: ProgressBar
     ) -> None:
-        loss, accuracy, rate = meter.read(self.accelerator)
+        loss, watched, rate = meter.read(self.accelerator)
         self._refuse_diverged(progress, loss, lr)
         bar.update(
-            progress.step,
-            f'epoch {epoch}/{self.settings.train.max_epochs}',
-            f'loss {loss:.3f}, accuracy {accuracy:.3f}',
+            progress.step, f'epoch {epoch}/{self.settings.train.max_epochs}', self._told_means(loss, watched)
         )
         if log:
             log.write(
                 progress.step,
                 epoch=epoch,
                 loss=loss,
-                accuracy=accuracy,
+                **({self._watched: watched} if self._watched else {}),
                 lr=lr,
                 images_per_second=rate,
                 memory_mb=peak_memory_mb(self.accelerator.device),
@@ -368,7 +386,7 @@ class Trainer:
         better.
         """
         evaluation, patience = self.settings.evaluation, self.settings.train.early_stop
-        line = f'epoch {epoch}: ' + 'loss {:.3f}, accuracy {:.3f}'.format(*meter.peek_epoch())
+        line = f'epoch {epoch}: {self._told_means(*meter.peek_epoch())}'
         if self.data.get('val') is None or (
             epoch % evaluation.every and epoch != self.settings.train.max_epochs
         ):
@@ -390,13 +408,15 @@ class Trainer:
                 f'the metric {name!r} is nan on the validation images of epoch {epoch}, and nan can choose '
                 'nothing; let another metric be the first of evaluation.metrics.'
             )
-        if progress.best is None or result > progress.best:
+        is_lower = is_lower_better(self.metrics)
+        if progress.best is None or (result < progress.best if is_lower else result > progress.best):
             progress.best, progress.best_epoch = result, epoch
             if evaluation.select == 'best':
                 self._best = {name: value.detach().clone() for name, value in learner.weights().items()}
         progress.stopped = patience is not None and epoch - progress.best_epoch >= patience
 
     def _finish(self, progress: Progress, order: Order) -> JsonObject:
+        self._choose_on_validation()
         after = (
             self._measure('test', self.folder.path / 'predictions.npz')
             if self.data.get('test') is not None
@@ -438,6 +458,50 @@ class Trainer:
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()
         return summary
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all metrics, as the config says, else as the objectives of the tasks say."""
+        usual = (part.objective.metrics for part in self.model.tasks.values())
+        return list(self.settings.evaluation.metrics or dict.fromkeys(chain(*usual)))
+
+    @property
+    def _watched(self) -> str | None:
+        """The name of the number that the log shows beside the loss. None: tasks watch different numbers."""
+        names = {part.objective.watched for part in self.model.tasks.values()}
+        return names.pop() if len(names) == 1 else None
+
+    def _told_means(self, loss: float, watched: float) -> str:
+        return f'loss {loss:.3f}' + (f', {self._watched} {watched:.3f}' if self._watched else '')
+
+    def _counts(self) -> dict[str | None, Counts]:
+        """{task: a function that counts the training images of each class, and all of them}."""
+
+        def count(dataset: Any) -> tuple[list[int], int]:
+            return objective_of(dataset).counts(targets_of(dataset)), len(dataset)
+
+        train = self.data['train']
+        return {task: partial(count, part) for task, part in getattr(train, 'tasks', {None: train}).items()}
+
+    def _choose_on_validation(self) -> None:
+        """Lets each objective choose its numbers, such as thresholds, on the validation images."""
+        if self.data.get('val') is None:
+            return
+        dataset, views = self._feed.source('val', self._view)
+        loader = self.settings.evaluation.dataloader
+        for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+            model = self.model.for_task(task)
+            if model.objective.chooses:
+                found = score(
+                    model,
+                    part,
+                    views[task],
+                    self.accelerator,
+                    loader.batch_size_per_gpu,
+                    loader.workers_per_gpu,
+                    self._feed.features('val', self._view),
+                )
+                model.objective.choose(*found)
 
     def _measure(self, split: str, answers: Path | None = None) -> dict[str, float]:
         if self.data.get(split) is None:

@@ -8,9 +8,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from vet.core.objective import DEFAULT, Objective
 from vet.core.tensor_file import read_tensors
 from vet.files import JsonObject
 from vet.hub.model_folder import AGAIN, TENSORS, read_configuration, tensors_sha256
+from vet.registry import OBJECTIVES
 
 CARD = """---
 {front}
@@ -18,7 +20,7 @@ CARD = """---
 
 # {name}
 
-This folder holds the trained part of an image classifier: {tuners} on {backbones}. The backbone's own weights
+This folder holds the trained part of {about}: {tuners} on {backbones}. The backbone's own weights
 are not here. Together with these weights, the folder is the whole model.
 
 ## Use
@@ -70,6 +72,7 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
             f'{task} backbone': _said(_origin(part['backbone'])),
             f'{task} sha256': part['backbone'].get('sha256'),
             f'{task} head': _said(part['head']),
+            f'{task} objective': _said(part.get('objective')),
             f'{task} classes': _listed(classes[task]),
         }
     rows |= {
@@ -83,6 +86,7 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
         name=_name(repo_id),
         repo_id=repo_id,
         model=_table(rows),
+        about=' and '.join(dict.fromkeys(kind.about for kind in _kinds(configuration))),
         tuners=' and '.join(tuner['type'] for tuner in model['tuners']) or 'a head',
         backbones=' and '.join(
             dict.fromkeys(part['backbone'].get('name', part['backbone']['type']) for part in parts.values())
@@ -117,8 +121,11 @@ def without_paths(configuration: Entry) -> JsonObject:
 
 def _front(configuration: Entry, bases: list[str], repo_id: str, license: str | None) -> ModelCardData:
     metrics, datasets = _numbers(configuration.get('metrics')), configuration.get('dataset') or {}
+    hub_task = _kinds(configuration)[0].hub_task
     results = [
-        EvalResult('image-classification', title, title, metric, value, dataset_split=entry.get('split'))
+        EvalResult(
+            hub_task or 'image-regression', title, title, metric, value, dataset_split=entry.get('split')
+        )
         for task, entry in _by_task(datasets.get('test')).items()
         if (title := _title(entry))
         for name, value in metrics.items()
@@ -128,7 +135,7 @@ def _front(configuration: Entry, bases: list[str], repo_id: str, license: str | 
     return ModelCardData(
         library_name='vet',
         license=license,
-        pipeline_tag='image-classification',
+        pipeline_tag=hub_task,
         base_model=bases or None,
         base_model_relation='adapter' if bases else None,
         metrics=sorted({name.rpartition('/')[2] for name in metrics}) or None,
@@ -151,6 +158,7 @@ def _recipe(configuration: Entry) -> JsonObject:
     data = _by_task((configuration.get('dataset') or {}).get('train')).values()
     return {
         'trained on': _said([entry for entry in data if _title(entry)]),
+        'loss': _said(train.get('loss')),
         'optimizer': _said(train.get('optimizer')),
         'learning rate of the head': train.get('head_lr'),
         'schedule': _said(train.get('lr_scheduler')),
@@ -184,6 +192,12 @@ def _count(tensors: Mapping[str, Any]) -> dict[str, int]:
 
 def _parts(configuration: Entry) -> Mapping[str, Entry]:
     return configuration['model'].get('tasks') or {'': configuration['model']}
+
+
+def _kinds(configuration: Entry) -> list[type[Objective]]:
+    """The class of each task's objective."""
+    entries = (part.get('objective') or DEFAULT for part in _parts(configuration).values())
+    return [OBJECTIVES.find(entry['type']) for entry in entries]
 
 
 def _base(backbone: Entry) -> str | None:

@@ -82,7 +82,7 @@ def combine(
     for tuner in model.tuners:
         tuner.detach()
     entry = main.configuration['model']['head']
-    model = build_classifier(model.backbone, tuners, entry, main.configuration['classes'])
+    model = build_classifier(model.backbone, tuners, entry, main.configuration['classes'], model.objective)
     model.load_trained_state(tensors, 'what was combined')
     settings = (
         dict.fromkeys(('dataset', 'train', 'evaluation', 'seed'))
@@ -173,6 +173,7 @@ def _head(parts: list[Part], weights: list[float], head: int | None) -> Tensors:
     advice = "Say which head the result has (head=0: the first folder's)."
     _require_equal(parts, 'classes', lambda part: part.configuration['classes'], advice)
     _require_equal(parts, 'heads', lambda part: part.configuration['model']['head'], advice)
+    _require_equal(parts, 'objectives', lambda part: part.configuration['model'].get('objective'), advice)
     return _mean(parts, weights, 'head.')
 
 

@@ -22,11 +22,11 @@ from vet.core.permits import (
     walk,
 )
 from vet.errors import DataError, shown
-from vet.registry import BACKBONES
+from vet.registry import BACKBONES, OBJECTIVES
 from vet.transforms.torchvision import may_evaluate
 
 CLASSES, NAME = 100_000, 1_000  # classes, and characters of a name
-MODEL = ('backbone', 'tuners', 'head', 'tasks', 'shared', 'finetune')
+MODEL = ('backbone', 'tuners', 'head', 'objective', 'tasks', 'shared', 'finetune')
 PIXELS = 4096  # the sum of all sizes in an evaluation's transforms
 IDENTITY = dict(type=WORD, tag=NOTHING | WORD, sha256=SHA256, checkpoint=CHECKPOINT)
 PROCESSES = dict(workers_per_gpu=256, threads=1024, batch_size_per_gpu=65_536)
@@ -64,6 +64,8 @@ def require_harmless(configuration: Any, source: str) -> None:
             )
         require_backbone(part.get('backbone'), f'{source}: {where}.backbone')
         _require_plugin(part.get('head'), f'{source}: {where}.head')
+        if part.get('objective') is not None:
+            _require_objective(part['objective'], f'{source}: {where}.objective')
     if len(model['tuners']) > MOST['tuners']:
         raise DataError(f'{source} has {len(model["tuners"]):,} tuners; allowed: {MOST["tuners"]}.')
     for i, tuner in enumerate(model['tuners']):
@@ -136,6 +138,16 @@ def _require_plugin(entry: Any, where: str) -> None:
             require_backbone(value, f'{where}.{key}')
         elif key != 'type':
             require_plain_settings(value, f'{where}.{key}')
+
+
+def _require_objective(entry: Any, where: str) -> None:
+    """Checks the entry of an objective: by the rules of its plugin, else as plain settings."""
+    rules = getattr(OBJECTIVES.find(require_type(entry, where)), 'permits', None)
+    settings = {key: value for key, value in entry.items() if key != 'type'}
+    if rules is None:
+        require_plain_settings(settings, where)
+    else:
+        require_permitted(settings, where, rules)
 
 
 def _require_classes(classes: object, tasks: Mapping[str, object], source: str) -> None:

@@ -53,8 +53,8 @@ def export(
     The library of the format reads the written file back. The file appears at `path` only if it then computes
     the same as the model. vet compares on scikit-learn's two photographs and the mirrored first, prepared as
     the model's images
-    are: one image at a time, and all three together. The file holds class names, preprocessing and the
-        backbone's
+    are: one image at a time, and all three together. The file holds class names, objective, preprocessing and
+        the backbone's
     identity as the JSON text 'vet' (vet.json in a .pt2 file).
     UserError if the format cannot hold the model.
     """
@@ -73,6 +73,7 @@ def export(
             vet_version=vet.__version__,
             format=to,
             classes=model.classes,
+            objective=model.objective.entry(),
             preprocessing=preprocessing,
             transform=transform,
             backbone=identity,

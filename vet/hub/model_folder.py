@@ -19,6 +19,7 @@ from vet.core.backbone import Backbone, weights_sha256
 from vet.core.budget import bounded, rehearse
 from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier
+from vet.core.objective import DEFAULT, build_objective
 from vet.core.tensor_file import read_tensors, refuse_links, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.errors import DataError, UserError, shown
@@ -49,6 +50,8 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
         task: dict(
             backbone=_located(part.backbone.identity),
             head=(settings['model']['tasks'].get(task) or {}).get('head', settings['model']['head']),
+            # older vets read folders of one class for each image
+            **({'objective': entry} if (entry := part.objective.entry()) != DEFAULT else {}),
         )
         for task, part in model.tasks.items()
     }
@@ -191,7 +194,8 @@ def load_model(
                 f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone '
                 f'to share its weights {seen.size}; only models of one size can share it.'
             )
-        parts[task] = network, part['head'], classes[task]
+        objective = build_objective(part.get('objective'), classes[task])
+        parts[task] = network, part['head'], classes[task], objective
     with bounded(repr(str(folder)), since_newer(configuration)):
         made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
     expected = made.trained_state()

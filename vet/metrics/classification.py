@@ -1,4 +1,4 @@
-"""Metrics of classification, computed by scikit-learn.
+"""Metrics of images of one class, computed by scikit-learn.
 
 Each metric is a function: scores (N, K), labels (N,) -> a number in 0..1.
 """
@@ -6,16 +6,21 @@ Each metric is a function: scores (N, K), labels (N,) -> a number in 0..1.
 import numpy as np
 from sklearn import metrics
 
+from vet.metrics.kind import of_targets
 from vet.registry import METRICS
+
+KIND = 'one class'
 
 
 @METRICS.register_module(name=['accuracy', 'vision-efficient-tuning-metric'])
+@of_targets(KIND)
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """The share of images whose highest score belongs to their label."""
     return float(metrics.accuracy_score(labels, scores.argmax(1)))
 
 
 @METRICS.register_module()
+@of_targets(KIND)
 def top5(scores: np.ndarray, labels: np.ndarray) -> float:
     """The share of images whose label is among the five highest scores."""
     ranked = np.argsort(-scores, axis=1, kind='stable')[:, :5]
@@ -23,6 +28,7 @@ def top5(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 @METRICS.register_module()
+@of_targets(KIND)
 def mean_per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """The mean of the classes' accuracies, over the classes that are present in the labels."""
     return float(
@@ -33,6 +39,7 @@ def mean_per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 @METRICS.register_module()
+@of_targets(KIND)
 def macro_f1(scores: np.ndarray, labels: np.ndarray) -> float:
     """The mean over classes of the harmonic mean of precision and recall."""
     return float(metrics.f1_score(labels, scores.argmax(1), average='macro', zero_division=0))

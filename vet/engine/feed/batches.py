@@ -32,7 +32,7 @@ Keys = Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]
 @dataclass(frozen=True)
 class Batch:
     images: torch.Tensor  # (B, 3, H, W), normalised
-    labels: torch.Tensor  # (B,)
+    labels: torch.Tensor  # (B,) or (B, …): the targets, in their plain form
     weights: torch.Tensor  # (B,) 1, or 0 for an image that only fills an empty share
     task: str | None = None  # the task of all images of the batch, if a dataset has several tasks
     kept: torch.Tensor | None = None  # (B, …) the features that a cache has of the images
@@ -123,13 +123,11 @@ class Seeded(Dataset):
         self.transforms = transforms
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int, int, str | None] | UserError:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, Any, int, str | None] | UserError:
         epoch, index, weight = key
         task = self.dataset.task_of(index) if hasattr(self.dataset, 'task_of') else None
         try:
-            image, label = item_of(
-                self.dataset, index, None if task is None else len(self.dataset.classes[task])
-            )
+            image, label = item_of(self.dataset, index, task)
             with (
                 told(lambda: item_name(self.dataset, index), ADVICE),
                 seeded(self.seed, 'image', epoch, index),
@@ -156,7 +154,7 @@ def opened(image: object, gray_range: Range = None) -> Any:
 
 
 def stacked(
-    images: Sequence[torch.Tensor], labels: Sequence[int], weights: Sequence[int], task: str | None
+    images: Sequence[torch.Tensor], labels: Sequence[Any], weights: Sequence[int], task: str | None
 ) -> Batch:
     return Batch(
         torch.stack(tuple(images)).contiguous(),
@@ -166,7 +164,7 @@ def stacked(
     )
 
 
-def _collate(items: list[tuple[torch.Tensor, int, int, str | None]]) -> Batch:
+def _collate(items: list[tuple[torch.Tensor, Any, int, str | None]]) -> Batch:
     images, labels, weights, tasks = zip(*items)
     return stacked(images, labels, weights, tasks[0])
 

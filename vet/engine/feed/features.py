@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
-from vet.datasets.base import gray_range_of
+from vet.datasets.base import gray_range_of, objective_of
 from vet.engine.device import precision_of
 from vet.engine.feed.batches import Batch, Keys, Transforms, opened, placed, read
 from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, locked
@@ -49,7 +49,8 @@ View = Callable[[Any], torch.Tensor]
 
 
 class Features:
-    """kept_N: float32 (N, …), mapped from its file. labels_N: (N,). net: the model from the cut on.
+    """kept_N: float32 (N, …), mapped from its file. labels_N: the targets, (N,) or (N, …). net: the model
+    from the cut on.
 
     images: keys -> batches of images, for a net that needs images.
     """
@@ -149,6 +150,7 @@ class _Still(Dataset):
     def __init__(self, inner: Any):
         self.inner, self.classes = inner, getattr(inner, 'classes', None)
         self.gray_range = getattr(inner, 'gray_range', None)
+        self.checked_by = objective_of(inner)
 
     def __getitem__(self, index: int) -> Any:
         return self._read(self.inner.__getitem__, index)

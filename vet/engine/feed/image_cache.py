@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 
 from vet.config import Settings
 from vet.datasets import image as decoding
-from vet.datasets.base import ImageData, ImageDataset
+from vet.datasets.base import ImageData, ImageDataset, objective_of
 from vet.datasets.hold_out import Part
 from vet.datasets.multitask import MultiTask
 from vet.datasets.torchvision import TorchvisionDataset
@@ -54,14 +54,23 @@ class CachedImages(Dataset):
     """The images of a cache file, RGB, with the classes and labels of their dataset.
 
     Each image is read from the file, and the file is not mapped. So the memory of a process does not grow.
+    checked_by: the objective of the dataset, see `set_objective`.
     as_tensors: an image is a uint8 tensor (3, H, W), channels last in memory, in place of a PIL image.
     """
 
-    def __init__(self, path: Path, classes: list[str], targets: list[int], as_tensors: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        classes: list[str],
+        targets: list[Any],
+        as_tensors: bool = False,
+        checked_by: Any = None,
+    ):
         self.path = path
         self.classes = classes
         self.targets = targets
         self.as_tensors = as_tensors
+        self.checked_by = checked_by
         self._file = open(path, 'rb')  # stays readable if the folder is deleted meanwhile
         table = np.fromfile(self._file, '<i8', 3 * len(targets))
         self.sizes_N2, self._sums_N = table.reshape(-1, 3)[:, :2], table.reshape(-1, 3)[:, 2]
@@ -69,7 +78,7 @@ class CachedImages(Dataset):
         self._on: list[torch.Tensor] | None = None
 
     def __reduce__(self) -> tuple:  # for workers that are not forked
-        return CachedImages, (self.path, self.classes, self.targets, self.as_tensors)
+        return CachedImages, (self.path, self.classes, self.targets, self.as_tensors, self.checked_by)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -89,7 +98,7 @@ class CachedImages(Dataset):
             ]
         return self._on
 
-    def __getitem__(self, index: int) -> tuple[Image.Image | tv_tensors.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Image.Image | tv_tensors.Image, Any]:
         pixels_HW3 = np.empty((*self.sizes_N2[index], 3), np.uint8)
         start = int(self._ends_N[index]) - pixels_HW3.nbytes
         if os.preadv(self._file.fileno(), [pixels_HW3.data], start) != pixels_HW3.nbytes:
@@ -165,7 +174,9 @@ def cached_images(
         if path.exists() and not _is_whole(path, len(dataset)):
             path.unlink()
         make_once(path, lambda temporary: _fill(temporary, dataset, still, workers, path))
-        return CachedImages(path, list(dataset.classes), list(dataset.targets), as_tensors)
+        return CachedImages(
+            path, list(dataset.classes), list(dataset.targets), as_tensors, objective_of(dataset)
+        )
     except OSError as error:
         raise NotKeptError(cannot_keep(path, error)) from error
 
@@ -234,7 +245,7 @@ def _identities(dataset: Any) -> Iterator[object]:
         name: value
         for name, value in sorted(vars(dataset).items())
         if isinstance(value, str | int | float | tuple | None)
-        and name not in ('classes', 'samples', 'targets')
+        and name not in ('classes', 'samples', 'targets', 'checked_by')
     }
     for index in indices:
         source = dataset.samples[index][0]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import tee
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from vet.transforms.torchvision import split_at_tensor, split_normalisation
 
 SHARE = 0.25  # the largest share of a GPU's free memory, before the first step, for images
 # (images, labels, weights, task)
-Items = Iterator[tuple[Sequence[torch.Tensor], Sequence[int], Sequence[int], str | None]]
+Items = Iterator[tuple[Sequence[torch.Tensor], Sequence[Any], Sequence[int], str | None]]
 
 
 def load_on_device(
@@ -50,7 +51,7 @@ def load_on_device(
         yield placed(stacked(seen, labels, weights, task), normalise, device)
 
 
-def _picked(images: Sequence[torch.Tensor], targets: Sequence[int], keys: Keys) -> Items:
+def _picked(images: Sequence[torch.Tensor], targets: Sequence[Any], keys: Keys) -> Items:
     for listed in keys:
         _, indices, weights = zip(*listed)
         copies = [images[i].clone() for i in indices]  # a transform may write into an image
@@ -67,7 +68,7 @@ def _sent(
         yield [part.view(shape).permute(2, 0, 1) for part, shape in zip(parts, shapes)], *others
 
 
-def _flattened(items: list[tuple[torch.Tensor, int, int, str | None]]) -> tuple:
+def _flattened(items: list[tuple[torch.Tensor, Any, int, str | None]]) -> tuple:
     """All pixels in one tensor, the shapes (H, W, C), labels, weights and the task.
 
     One tensor is better than many, because each tensor from a worker passes through its own file.

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import vet
-from vet.datasets.base import ImageData, item_of, sources_of
+from vet.datasets.base import ImageData, item_of, known_targets, sources_of
 from vet.engine.feed.door import opened
 from vet.files import JsonObject
 
@@ -98,7 +98,7 @@ def _of_dataset(dataset: ImageData) -> JsonObject:
             images=sum(part['images'] for part in parts.values()),
             **{key: {task: part[key] for task, part in parts.items()} for key in DATA if key != 'images'},
         )
-    labels = [int(label) for label in getattr(dataset, 'targets', ())]
+    labels = known_targets(dataset) or []
     sources = sources_of(dataset)
     paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]
     files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]

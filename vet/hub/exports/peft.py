@@ -28,5 +28,5 @@ class Peft(Format):
             tuner.detach()
         network: Any = model.backbone.network
         if model.head.state_dict():
-            network.reset_classifier(len(model.classes))
+            network.reset_classifier(model.objective.num_outputs)
         return PeftModel.from_pretrained(network, path).eval()

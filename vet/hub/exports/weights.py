@@ -68,7 +68,7 @@ class _Library(BackboneWeights):
                 f'allowed: {self.source!r}. Export to backbone, onnx or torch-export.'
             )
         return self.make(
-            identity, {**identity['kwargs'], 'num_classes': len(model.classes), **options}
+            identity, {**identity['kwargs'], 'num_classes': model.objective.num_outputs, **options}
         ).eval()
 
     def part(self, model: ImageClassifier) -> nn.Module:

@@ -1,0 +1,158 @@
+"""The contract of an objective: the question that a model answers about an image.
+
+An objective says, in one place, all that depends on the kind of target:
+
+| question | answered by |
+|---|---|
+| What is a target, and which targets are wrong? | `check`, and `targets`, the name of the kind |
+| How many outputs has the head? | `num_outputs` |
+| Which numbers does an objective need from the training targets? | `fit`, `counts`, `group` |
+| How do the head's outputs become the model's outputs? | `finish` |
+| What does the loss compare? | `for_loss`; the default `loss` |
+| How do outputs become scores, and scores decisions? | `scores`, `decide` |
+| Which metrics are the default? | `metrics` |
+| What is chosen on the validation images? | `choose` |
+| What does `pipeline` return? | `answers`, and `rows` of an answer for a table |
+| What does a model folder hold? | `entry`: the config entry that builds the objective again |
+
+engine, hub and pipelines use an objective only through this contract. They know no objective by name. A loss
+or a metric that names kinds in its attribute `targets` is used only for objectives of these kinds.
+
+A target has a plain form (see vet/targets.py), which torch.tensor can stack: a number, or a tuple of numbers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from vet.errors import UserError
+from vet.registry import OBJECTIVES
+
+Answer = dict[str, Any]
+DEFAULT = dict(type='SingleLabel')  # for a config and a dataset that name no objective
+
+
+class Objective(nn.Module):
+    """The base class of objectives.
+
+    names: the names of the outputs, which are the dataset's `classes`: of classes, or of numbers.
+    An objective has no parameters that train. Those belong to the head.
+    """
+
+    targets: ClassVar[str]
+    """The kind of target, in words: 'one class', 'a set of classes', 'numbers'."""
+    loss: ClassVar[Mapping[str, Any]]
+    """The config entry of the loss that is used if train.loss is None."""
+    metrics: ClassVar[tuple[str, ...]]
+    """The metrics that are used if evaluation.metrics is None. The first chooses the best epoch."""
+    mixes: ClassVar[bool] = False
+    """Whether a mixture of two targets is a target, so that mixup and cutmix have a meaning."""
+    watched: ClassVar[str] = 'accuracy'
+    """The name of the number that the log shows beside the loss. See `watch`."""
+    found: ClassVar[tuple[str, ...]] = ()
+    """The arguments that vet finds from training or validation images. A new training finds them again."""
+    chooses: ClassVar[bool] = False
+    """Whether `choose` chooses anything on the validation images."""
+    about: ClassVar[str] = 'an image classifier'
+    """What a model of this objective is, for the model card."""
+    hub_task: ClassVar[str | None] = 'image-classification'
+    """The name of the task on a hub. None: a hub has no name for the task."""
+
+    given: Mapping[str, Any]  # the config entry; `build_objective` sets the entry
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names = list(names)
+        self.given = dict(type=type(self).__name__)
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of outputs of the head."""
+        return len(self.names)
+
+    def check(self, target: Any, name: Callable[[], str]) -> Any:
+        """The plain form of a target. UserError for a wrong target. name: words for the item."""
+        raise NotImplementedError(f'{type(self).__name__} must write check(target, name)')
+
+    def group(self, target: Any) -> int:
+        """The number of the target's group. Images that are held out are drawn evenly from each group."""
+        return 0
+
+    def counts(self, targets: Sequence[Any]) -> list[int]:
+        """The number of images of each class, for class weights. UserError if there are no classes."""
+        raise UserError(
+            f'the objective {self.given["type"]!r} has no classes that could be counted, so that classes '
+            'have no weights. Leave the weights out.'
+        )
+
+    def fit(self, targets: Callable[[], Sequence[Any]]) -> None:
+        """Takes what the objective needs from the plain targets of training. targets(): reads all targets."""
+
+    def finish(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The head's outputs (B, …) -> the model's outputs (B, …), such as numbers in the user's units."""
+        return outputs
+
+    def for_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's outputs and the targets of a batch, as a loss compares them."""
+        return outputs, targets
+
+    def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(B,): a number for each image. The log shows the mean by the name `watched`."""
+        raise NotImplementedError(f'{type(self).__name__} must write watch(outputs, targets)')
+
+    def scores(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The model's outputs (B, …) -> scores (B, …), which metrics take."""
+        return outputs
+
+    def decide(self, scores: np.ndarray) -> np.ndarray:
+        """Scores (N, …) -> the targets that the model says."""
+        return scores
+
+    def choose(self, scores: np.ndarray, targets: np.ndarray) -> None:
+        """Chooses numbers of the objective, such as thresholds, on the validation images."""
+
+    def answers(self, outputs: torch.Tensor, topk: int | None, usual: int) -> list[Answer]:
+        """What `pipeline` returns of each image. outputs: the model's, (B, …).
+
+        topk: the largest number of labels of an image. None: `usual`, if each class has a score.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must write answers(outputs, topk, usual)')
+
+    def rows(self, answer: Answer) -> list[tuple[str, str]]:
+        """An answer as rows of a table: a text, and a number as text."""
+        return [(label, f'{score:.4f}') for label, score in zip(answer['labels'], answer['scores'])]
+
+    def examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Made-up scores and targets of a few images. vet tries metrics and losses on them before a run."""
+        raise NotImplementedError(f'{type(self).__name__} must write examples()')
+
+    def state(self) -> dict[str, Any]:
+        """{argument: value} of the arguments `found`, as plain values. Without a value that was not found."""
+        return {}
+
+    def entry(self) -> dict[str, Any]:
+        """The config entry that builds this objective again, with all that was found."""
+        return {**self.given, **self.state()}
+
+
+def build_objective(entry: Mapping[str, Any] | None, names: Sequence[str]) -> Objective:
+    """The objective of a config entry. None: DEFAULT.
+
+    names: the names of the outputs. UserError if the plugin is no Objective.
+    """
+    given = dict(DEFAULT if entry is None else entry)
+    if 'names' in given:
+        raise UserError(
+            f'model.objective.names is {given["names"]!r}; leave it out: the dataset gives the names.'
+        )
+    objective = OBJECTIVES.build(given, names=list(names))
+    if not isinstance(objective, Objective):
+        raise UserError(
+            f'the objective {given["type"]!r} is a {type(objective).__name__}; an objective is a subclass of '
+            'vet.core.objective.Objective.'
+        )
+    objective.given = given
+    return objective

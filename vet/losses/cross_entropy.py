@@ -1,0 +1,42 @@
+"""Cross-entropy of softmax(outputs), by torch: for images of one class."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vet.allowed import Dropout
+from vet.losses.weights import ClassWeights, Counts, balanced, counted, refuse_other_length
+from vet.registry import LOSSES
+
+
+@LOSSES.register_module(name=['CrossEntropyLoss', 'CrossEntropy'])
+class CrossEntropyLoss(nn.Module):
+    """w_y (-log softmax(outputs)_y), by `torch.nn.functional.cross_entropy`.
+
+    label_smoothing: the share of the target that is spread evenly over all classes.
+    class_weight: w, a list of K weights; or 'balanced': N / (K n_k) for a class of n_k among N training
+        images. None: all weights are 1. The loss of a step is the mean over its images.
+    """
+
+    targets = 'one class'
+
+    def __init__(
+        self, label_smoothing: Dropout = 0.0, class_weight: ClassWeights = None, counts: Counts = None
+    ):
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        weights = None
+        if class_weight is not None:
+            weights = (
+                balanced(*counted(counts, 'class_weight="balanced"'))
+                if class_weight == 'balanced'
+                else torch.tensor(class_weight, dtype=torch.float32)
+            )
+        self.weight: torch.Tensor | None
+        self.register_buffer('weight', weights)
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        refuse_other_length(self.weight, outputs, 'class_weight')
+        return F.cross_entropy(
+            outputs, targets, self.weight, reduction='none', label_smoothing=self.label_smoothing
+        )

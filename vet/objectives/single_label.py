@@ -1,0 +1,57 @@
+"""The objective of most datasets: an image belongs to one of K classes."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vet.core.objective import Answer, Objective
+from vet.registry import OBJECTIVES
+from vet.targets import as_label
+
+
+@OBJECTIVES.register_module()
+class SingleLabel(Objective):
+    """One class for each image. The scores are softmax(outputs), and sum to 1.
+
+    A target is a class number 0 … K-1. The head has K outputs. `pipeline` returns {'scores': [...], 'labels':
+    [...]}, best first.
+    """
+
+    targets = 'one class'
+    loss = dict(type='CrossEntropyLoss')
+    metrics = ('accuracy',)
+    mixes = True
+
+    def check(self, target: Any, name: Callable[[], str]) -> int:
+        return as_label(target, len(self.names), name)
+
+    def group(self, target: Any) -> int:
+        return target
+
+    def counts(self, targets: Sequence[int]) -> list[int]:
+        found = Counter(targets)
+        return [found[label] for label in range(len(self.names))]
+
+    def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs.argmax(1) == targets).float()
+
+    def scores(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.softmax(1)
+
+    def decide(self, scores: np.ndarray) -> np.ndarray:
+        return scores.argmax(1)
+
+    def answers(self, outputs: torch.Tensor, topk: int | None, usual: int) -> list[Answer]:
+        best = outputs.float().softmax(1).topk(min(usual if topk is None else topk, len(self.names)))
+        return [
+            dict(scores=scores, labels=[self.names[i] for i in indices])
+            for scores, indices in zip(best.values.tolist(), best.indices.tolist())
+        ]
+
+    def examples(self) -> tuple[np.ndarray, np.ndarray]:
+        classes = len(self.names)
+        labels = np.arange(2 * classes) % classes
+        return np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels
