@@ -72,12 +72,13 @@ class ImageDataset(Dataset):
         name = type(self).__name__
         if not self.samples:
             raise DataError(f'{name} has no image in this split; check the folder or the list of its images.')
+        given: Any = self
         if objective is None and (min(self.targets) < 0 or max(self.targets) >= len(self.classes)):
             wrong = next(i for i, label in enumerate(self.targets) if not 0 <= label < len(self.classes))
             raise DataError(
                 f'{name} has labels {min(self.targets)} … {max(self.targets)}, '
                 f'but {len(self.classes)} class names; labels count from 0. The first wrong label is '
-                f'{self.targets[wrong]}, of {item_name(self, wrong)}. Correct it, or leave the image out.'
+                f'{self.targets[wrong]}, of {item_name(given, wrong)}. Correct it, or leave the image out.'
             )
 
     def __len__(self) -> int:
