@@ -47,9 +47,10 @@ class Loss:
         _refuse_other_targets(plugin, self.name, objective)
         if label_smoothing:
             _refuse_smoothing(plugin, given, label_smoothing)
-        self._loss = LOSSES.build(
-            given, label_smoothing=label_smoothing, counts=counts, kind=objective.targets
-        )
+        # nn.Module takes any argument, and then refuses it
+        named = inspect.signature(plugin).parameters
+        offers = dict(label_smoothing=label_smoothing, counts=counts, kind=objective.targets)
+        self._loss = LOSSES.build(given, **{key: value for key, value in offers.items() if key in named})
         if device is not None and isinstance(self._loss, torch.nn.Module):
             self._loss.to(device)
         self._try(device)

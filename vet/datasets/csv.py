@@ -1,11 +1,15 @@
-"""A table of image paths and labels, as text: with commas, semicolons, tabs or bars."""
+"""A table of image paths and labels or numbers, as text: with commas, semicolons, tabs or bars."""
 
 import csv
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
-from vet.datasets.base import ImageDataset, on_disk, require_files, resolve_split
+from annotated_types import MinLen
+
+from vet.datasets.base import ImageDataset, Sample, on_disk, require_files, resolve_split
 from vet.datasets.class_names import class_list, composed
 from vet.datasets.label_map import numbered
 from vet.errors import DataError, UnknownNameError, UserError
@@ -72,6 +76,11 @@ class CSV(ImageDataset):
         None: the sorted labels of the whole file (or '0' … 'K-1'), whatever the split. If train and test are
         two files, give `classes`, so that both number the classes in the same way.
     label_map: as for ImageFolder.
+    separator: splits a label into several classes: 'car|tree'. If a label of the table has the separator,
+        each image has a set of classes, and an empty label is an empty set: see the objective MultiLabel.
+        None: labels are never split.
+    targets: the names of columns of numbers, such as ['road']. Then the table needs no labels, and each image
+        has these numbers: see the objective Regression.
     A label is a class name. If all labels are whole numbers (3 or 3.0), a label is a class number 0 … K-1.
     DataError, with the line's number, for a line that is wrong.
     """
@@ -86,62 +95,179 @@ class CSV(ImageDataset):
         label_map: Mapping[str, int] | None = None,
         columns: Mapping[str, str] | None = None,
         encoding: str | None = None,
+        separator: str | None = '|',
+        targets: Annotated[list[str], MinLen(1)] | None = None,
     ):
         path = Path(root).expanduser() / Path(file).expanduser()
-        rows = _read(path, columns or {}, encoding)
+        if targets is not None:
+            self._read_numbers(path, split, targets, classes, label_map, columns or {}, encoding)
+            return
+        rows = _read(path, columns or {}, encoding, separator=separator)
+        if separator and any(separator in row['label'] for row in rows):
+            self._read_sets(path, split, rows, separator, classes, label_map)
+            return
         labels = [row['label'] for row in rows]
         if label_map is None:
             names, label = _numbering(labels, None if classes is None else class_list(classes), path)
         else:
             names, label = numbered(sorted(set(labels)), classes, label_map)
         self.label_map = label_map
-        if split is not None:
-            splits = sorted({row['split'] for row in rows} - {''})
-            if not splits:
-                raise UserError(
-                    f'{str(path)!r} has no column split; given: split={split!r}. Leave split out to take '
-                    f'every row, or add the column (with a header path,label,split).'
-                )
-            wanted = resolve_split(SPLIT_WORDS.get(split, split), splits, f'the list {str(path)!r}')
-            rows = [row for row in rows if row['split'] in wanted]
-        samples = [(path.parent / row['path'], label[row['label']]) for row in rows]
-        super().__init__(names, require_files(samples, f'the list {str(path)!r}'))
+        super().__init__(names, _samples(path, split, rows, {text: label[text] for text in labels}))
+
+    def _read_sets(
+        self,
+        path: Path,
+        split: str | None,
+        rows: list[dict[str, str]],
+        separator: str,
+        classes: str | Sequence[str] | Mapping[str, int] | None,
+        label_map: Mapping[str, int] | None,
+    ) -> None:
+        """Labels of several classes. A target is a frozenset of class numbers."""
+        if label_map is not None:
+            raise UserError(
+                f'{str(path)!r} has labels of several classes, which label_map cannot number. Leave '
+                'label_map out.'
+            )
+        names_of = {row['label']: _parts(row['label'], separator) for row in rows}
+        singles = sorted(set().union(*names_of.values()))
+        names, label = _numbering(singles, None if classes is None else class_list(classes), path)
+        sets = {text: frozenset(label[name] for name in parts) for text, parts in names_of.items()}
+        super().__init__(names, _samples(path, split, rows, sets), dict(type='MultiLabel'))
+
+    def _read_numbers(
+        self,
+        path: Path,
+        split: str | None,
+        targets: list[str],
+        classes: object,
+        label_map: object,
+        columns: Mapping[str, str],
+        encoding: str | None,
+    ) -> None:
+        """Columns of numbers. A target is a tuple of floats."""
+        if classes is not None or label_map is not None:
+            raise UserError(
+                f'targets is {targets}, so that an image has numbers and no class. Leave classes and '
+                'label_map out.'
+            )
+        if 'label' in columns:
+            raise UserError(
+                f'targets is {targets}, so that columns may not name a label. Leave label out of columns.'
+            )
+        rows = _read(path, columns, encoding, targets=targets)
+        numbers = {row['label']: tuple(map(float, row['label'].split())) for row in rows}
+        super().__init__(targets, _samples(path, split, rows, numbers), dict(type='Regression'))
 
 
-def _read(path: Path, columns: Mapping[str, str], encoding: str | None) -> list[dict[str, str]]:
-    """The rows as {'path', 'label', 'split'}."""
+def _parts(label: str, separator: str) -> set[str]:
+    """The class names of a label. 'car | tree|' is {'car', 'tree'}."""
+    return {part.strip() for part in label.split(separator)} - {''}
+
+
+def _samples(
+    path: Path, split: str | None, rows: list[dict[str, str]], targets: Mapping[str, Any]
+) -> list[Sample]:
+    """The samples of a split. targets: {label: target}."""
+    if split is not None:
+        splits = sorted({row['split'] for row in rows} - {''})
+        if not splits:
+            raise UserError(
+                f'{str(path)!r} has no column split; given: split={split!r}. Leave split out to take '
+                f'every row, or add the column (with a header path,label,split).'
+            )
+        wanted = resolve_split(SPLIT_WORDS.get(split, split), splits, f'the list {str(path)!r}')
+        rows = [row for row in rows if row['split'] in wanted]
+    samples = [(path.parent / row['path'], targets[row['label']]) for row in rows]
+    return require_files(samples, f'the list {str(path)!r}')
+
+
+def _read(
+    path: Path,
+    columns: Mapping[str, str],
+    encoding: str | None,
+    separator: str | None = None,
+    targets: Sequence[str] = (),
+) -> list[dict[str, str]]:
+    """The rows as {'path', 'label', 'split'}.
+
+    separator: of the classes in a label. If a label has the separator, a label may be empty.
+    targets: columns of numbers. Then 'label' holds their numbers, with a space between two.
+    """
     if unknown := sorted(set(columns) - set(NAMES)):
         raise UnknownNameError('key in columns', unknown[0], NAMES)
-    cells, places = _table(path, _text(path, encoding), columns)
+    text = _text(path, encoding)
+    numbers = {target: _place_of(path, text, columns, target) for target in targets}
+    cells, places = _table(path, text, {**columns, 'label': targets[0]} if targets else columns)
     rows, labels = [], dict[str, tuple[str, int]]()
-    for number, row in cells:
+    are_sets = separator is not None and any(
+        separator in row[place]
+        for _, row in cells
+        if (place := places['label']) is not None and place < len(row)
+    )
+    for line, row in cells:
         record = {
             name: row[place].strip() if place is not None and place < len(row) else ''
             for name, place in places.items()
         }
-        if not record['path'] or not record['label']:
+        if targets:
+            found = [_number(path, line, row, place, name) for name, place in numbers.items()]
+            record['label'] = ' '.join(map(repr, found))
+        if not record['path'] or not (record['label'] or are_sets):
             raise DataError(
-                f'line {number} of {str(path)!r} has no path or no label; expected: path,label; given: '
+                f'line {line} of {str(path)!r} has no path or no label; expected: path,label; given: '
                 f'{",".join(row)!r}.'
             )
         record['label'] = composed(record['label'])
         if record['label'].lower() in MISSING:
             raise DataError(
-                f'line {number} of {str(path)!r} has the label {record["label"]!r}, which programs write for '
+                f'line {line} of {str(path)!r} has the label {record["label"]!r}, which programs write for '
                 'a label that is missing. Give the label, or remove the line.'
             )
         record['split'] = _split_word(record['split'])
         record['path'] = _slashes(record['path'])
-        label, line = labels.setdefault(record['path'], (record['label'], number))
+        label, first = labels.setdefault(record['path'], (record['label'], line))
         if label != record['label']:
             raise DataError(
-                f'{str(path)!r} gives {record["path"]!r} the label {label!r} in line {line} and '
-                f'{record["label"]!r} in line {number}. An image has one label; remove one of the lines.'
+                f'{str(path)!r} gives {record["path"]!r} the label {label!r} in line {first} and '
+                f'{record["label"]!r} in line {line}. An image has one label; remove one of the lines.'
             )
         rows.append(record)
     if not rows:
         raise DataError(f'{str(path)!r} has no rows; expected: path,label.')
     return rows
+
+
+def _place_of(path: Path, text: str, columns: Mapping[str, str], target: str) -> int:
+    """The place of a column of numbers. UserError if the header has no such column."""
+    try:
+        place = _table(path, text, {**columns, 'label': target})[1]['label']
+    except UserError as error:
+        if isinstance(error, DataError):
+            raise
+        place = None
+    if place is None:
+        first = next(iter(text.splitlines()), '')
+        raise UserError(
+            f'targets names {target!r}, but the header of {str(path)!r} is {first!r}; name columns of the '
+            'header, and a column with the paths, such as path,road.'
+        )
+    return place
+
+
+def _number(path: Path, line: int, row: Sequence[str], place: int, name: str) -> float:
+    """The number of a cell. DataError, with the line, for a cell that holds no finite number."""
+    cell = row[place].strip() if place < len(row) else ''
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(
+            f'line {line} of {str(path)!r} has {cell!r} as {name!r}; a target is a finite number, such as '
+            '0.25. Correct the number, or remove the line.'
+        )
+    return value
 
 
 def _text(path: Path, encoding: str | None) -> str:

@@ -78,6 +78,11 @@ class GPS(Tuner):
                 weight.requires_grad_(True)
             with in_eval(self.backbone):
                 for images, labels in batches:
+                    if labels.ndim != 1:
+                        raise UserError(
+                            f'{type(self).__name__} compares images by their class, but the targets of this '
+                            'dataset are several numbers for each image. Choose another tuner, such as LoRA.'
+                        )
                     loss = contrastive_loss(
                         self.backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2)
                     )
