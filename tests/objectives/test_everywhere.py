@@ -1,0 +1,155 @@
+"""Objectives in tasks, on the command line, in exports and on cards; plugins of a user."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.runs import SmallDigits, config, small
+from tests.objectives.conftest import TAGS, Measured, Tagged, trainer_of
+from vet import build_trainer
+from vet.cli.vet import main
+from vet.core.objective import Objective
+from vet.datasets.multitask import MultiTask
+from vet.errors import UserError
+from vet.hub.card import model_card
+from vet.hub.export import export
+from vet.hub.model_folder import load_model
+from vet.objectives.single_label import SingleLabel
+from vet.pipelines import pipeline
+from vet.registry import LOSSES, METRICS, OBJECTIVES
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    """{name: the model folder of a short run}."""
+    made = {}
+    for kind in (Tagged, Measured):
+        trainer = trainer_of(tmp_path_factory.mktemp(kind.__name__), kind, **{'train.max_epochs': 1})
+        trainer.train()
+        made[kind.__name__] = trainer.folder.output
+    return made
+
+
+def test_tasks_of_three_objectives(tmp_path):
+    def data(split):
+        return MultiTask(dict(digit=SmallDigits(split), tags=Tagged(split), worth=Measured(split)))
+
+    made = config(**{'train.max_epochs': 1})
+    trainer = build_trainer(
+        model=made, work_dir=tmp_path, train_dataset=data('train'), eval_dataset=data('test'), device='cpu'
+    )
+    summary = trainer.train()
+    assert {'digit/accuracy', 'tags/mAP', 'worth/mae'} <= set(summary) and 'accuracy' not in summary
+    lines = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
+    assert all('loss' in line and 'accuracy' not in line for line in lines if 'lr' in line)
+    classify, image = pipeline(model=tmp_path, device='cpu'), SmallDigits('test')[0][0]
+    assert len(classify(image, task='digit')['labels']) == 5
+    assert set(classify(image, task='worth')) == {'worth', 'share'}
+    assert set(classify(image, task='tags')['labels']) <= set(TAGS)
+
+
+@pytest.mark.parametrize('name, words', [('Tagged', 'odd|loop|large|{'), ('Measured', 'EUR')])
+def test_predict_prints_the_answer(folders, tables, monkeypatch, capsys, name, words):
+    monkeypatch.setattr('sys.argv', ['vet', 'predict', str(folders[name]), str(tables / 'test-0.png')])
+    main()
+    shown = capsys.readouterr().out
+    assert 'test-0.png' in shown
+    if name == 'Measured':
+        assert words in shown and 'worth' in shown and 'share' in shown
+
+
+@pytest.mark.parametrize(
+    'name, words', [('Tagged', 'a multi-label image'), ('Measured', 'estimates numbers')]
+)
+def test_the_card_says_the_objective(folders, name, words):
+    card = model_card(folders[name])
+    assert words in card and ('MultiLabel(' in card) == (name == 'Tagged')
+    assert ('pipeline_tag: image-classification' in card) == (name == 'Tagged')
+
+
+@pytest.mark.parametrize('name', ['Tagged', 'Measured'])
+def test_an_exported_graph_gives_the_models_outputs(folders, tmp_path, name):
+    done = export(folders[name], tmp_path / 'model.pt2', 'torch-export')
+    files = {'vet.json': ''}
+    network = torch.export.load(done.path, extra_files=files).module()
+    model = load_model(folders[name])
+    about = json.loads(files['vet.json'])
+    assert about['objective'] == model.objective.entry() and about['classes'] == model.classes
+    images = torch.zeros(2, 3, *model.backbone.preprocessing.size)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), model(images), rtol=1e-5, atol=1e-4)
+        if name == 'Measured':
+            assert 1.9e6 < network(images)[0, 0] < 2.2e6
+
+
+def test_a_folder_may_not_say_what_the_objective_does_not_permit(folders, tmp_path):
+    configuration = json.loads((folders['Tagged'] / 'configuration.json').read_text())
+    for wrong in (dict(type='MultiLabel', thresholds=['x']), dict(type='MultiLabel', names=['/etc'])):
+        configuration['model']['objective'] = wrong
+        (tmp_path / 'configuration.json').write_text(json.dumps(configuration))
+        with pytest.raises(UserError, match='model.objective'):
+            load_model(tmp_path)
+
+
+class Margin:
+    targets = 'one class'
+
+    def __call__(self, outputs, targets):
+        return torch.nn.functional.multi_margin_loss(outputs, targets, reduction='none')
+
+
+class Halves(SingleLabel):
+    """The user's own objective: whether a label is in the first or the second half of the classes."""
+
+    about = 'a model of halves'
+
+    def answers(self, outputs, topk, usual):
+        return [dict(scores=[1.0], labels=['late' if int(row.argmax()) > 1 else 'early']) for row in outputs]
+
+
+def errors(scores, labels):
+    return float((scores.argmax(1) != labels).sum())
+
+
+errors.lower_is_better = True
+
+
+def seen_by_objective(scores, labels, objective):
+    return {name: float(np.mean(labels == k)) for k, name in enumerate(objective.names)}
+
+
+def test_plugins_of_a_user(tmp_path, monkeypatch):
+    monkeypatch.setitem(LOSSES.module_dict, 'Margin', Margin)
+    monkeypatch.setitem(OBJECTIVES.module_dict, 'Halves', Halves)
+    for metric in (errors, seen_by_objective):
+        monkeypatch.setitem(METRICS.module_dict, metric.__name__, metric)
+    options = {
+        'model.objective': dict(type='Halves'),
+        'train.loss': dict(type='Margin'),
+        'evaluation.metrics': ['errors', 'seen_by_objective', 'accuracy'],
+        'evaluation.select': 'best',
+        'train.max_epochs': 2,
+    }
+    trainer = small(tmp_path / 'run', **options)
+    summary = trainer.train()
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'log.jsonl').read_text().splitlines()]
+    assert summary['validation'] == min(line['val_errors'] for line in lines if 'val_errors' in line)
+    assert summary['seen_by_objective.5'] == pytest.approx(
+        np.mean(np.array(trainer.data['test'].targets) == 0)
+    )
+    answer = pipeline(model=trainer.folder.output, device='cpu')(trainer.data['test'][0][0])
+    assert answer['labels'] in (['late'], ['early'])
+
+
+class NoObjective:
+    def __init__(self, names):
+        pass
+
+
+def test_a_plugin_that_is_no_objective(tmp_path, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES.module_dict, 'NoObjective', NoObjective)
+    with pytest.raises(UserError, match='is a NoObjective; an objective is a subclass of'):
+        small(tmp_path / 'run', **{'model.objective': dict(type='NoObjective')})
+    assert issubclass(Halves, Objective)
