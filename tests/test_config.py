@@ -110,7 +110,7 @@ def test_helper_variables_are_allowed():
         (
             'model',
             3,
-            'model is 3; it must be a dict with the keys backbone, tuners, head, tasks, shared, finetune',
+            'model is 3; it must be a dict with the keys backbone, tuners, head, objective, tasks, shared, finetune',
         ),
         ('train.lr_scheduler', 'Cosine', 'must be a dict with the keys type, T_max'),
         ('evaluation.metrics', 3, 'a text or a list'),

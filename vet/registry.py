@@ -137,7 +137,7 @@ HEADS = Registry(
     'head',
     'vet.heads',
     in_features="the number of the backbone's features",
-    num_classes='the number of outputs of the objective: mostly the number of classes of the dataset',
+    num_classes='the number of classes of the dataset',
 )
 OBJECTIVES = Registry('objective', 'vet.objectives', names='the `classes` of the dataset')
 LOSSES = Registry(
