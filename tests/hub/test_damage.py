@@ -105,3 +105,12 @@ def test_a_folder_without_a_checksum_opens_with_a_warning_and_is_written_again_w
     path.write_text(json.dumps(without | dict(format=2)))
     with pytest.raises(DataError, match='lacks the sha256 of tuner.safetensors'):
         load_model(folder)
+
+
+@pytest.mark.parametrize('other', [7, 'abc', 'G' * 64, None])
+def test_every_checksum_is_a_sha256(folder, other):
+    path = folder / 'configuration.json'
+    configuration = json.loads(path.read_text())
+    path.write_text(json.dumps(configuration | dict(sha256=configuration['sha256'] | {'notes.txt': other})))
+    with pytest.raises(DataError, match='as sha256; allowed: a dict of file names'):
+        load_model(folder)

@@ -2,6 +2,7 @@
 without it.
 """
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image, ImageFile
 from tests.engine.feed.test_image_cache import SHORT, after, files, pixels
 from tests.engine.runs import ended, folder_run, small
 from vet.datasets.image_folder import ImageFolder
+from vet.engine.feed.cache_folder import cannot_keep
 from vet.engine.feed.image_cache import cached_images
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +25,15 @@ PROBE = {'model.tuners': [dict(type='LinearProbe')], 'train.max_epochs': 1}
 
 def kept(cache):
     return sorted(cache.glob('features-*.npy'))
+
+
+@pytest.mark.parametrize(
+    'number, reason',
+    [(errno.ENOSPC, 'it is full'), (errno.EDQUOT, 'it is full'), (errno.EACCES, 'Permission denied')],
+)
+def test_why_nothing_can_be_kept(tmp_path, number, reason):
+    told = cannot_keep(tmp_path / 'images.bin', OSError(number, os.strerror(number)))
+    assert f'the cache folder {str(tmp_path)!r} cannot be used ({reason}); set VET_CACHE_DIR' in told
 
 
 @pytest.mark.parametrize('option', ['train.cache_images', 'train.cache_features'])
