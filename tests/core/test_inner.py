@@ -7,7 +7,6 @@ from torch import nn
 import vet
 from vet.errors import UserError
 
-
 pytestmark = pytest.mark.filterwarnings('ignore:vet knows no classifier')
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.engine.runs import small
+from vet.engine.saving.events import Events
 from vet.engine.saving.log import read_log
 from vet.environment import describe
 
@@ -81,6 +82,17 @@ def test_tensorboard_says_what_the_log_says(run):
         assert [event.value for event in events.Scalars(name)] == pytest.approx(
             [value for _, value in logged]
         )
+
+
+def test_records_of_steps_that_are_done_again_are_void(tmp_path):
+    """A run was killed after step 3, and goes on from its checkpoint of step 1."""
+    for first, values in ((0, {1: 0.5, 2: 0.25, 3: 0.125}), (2, {2: 4.0})):
+        events = Events(tmp_path, first)
+        for step, value in values.items():
+            events.add_scalar('loss', value, step)
+        events.close()
+    read = EventAccumulator(str(tmp_path)).Reload().Scalars('loss')
+    assert [(event.step, event.value) for event in read] == [(1, 0.5), (2, 4.0)]
 
 
 def test_curves(run):

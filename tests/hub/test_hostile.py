@@ -238,6 +238,17 @@ def test_a_network_that_needs_too_many_operations_is_refused_before_they_run():
         BACKBONES.build(dict(type='DigitsViT'))
 
 
+def test_memory_is_counted_in_bytes_of_float32():
+    with Budget() as budget:
+        before = budget.bytes
+        torch.zeros(3, 5), torch.empty(7)
+        assert before - budget.bytes == 4 * (3 * 5 + 7)
+        budget.bytes = 4 * 6
+        torch.ones(6)
+        with pytest.raises(DataError, match='need more than 75% of the memory that is free here'):
+            torch.ones(1)
+
+
 def test_an_image_that_would_pass_the_budget_on_the_second_run_is_never_computed():
     """The first run of an image only counts. The second run computes, and costs the same."""
     with Budget() as budget:
