@@ -286,6 +286,8 @@ def _of_operation(node: ast.BinOp) -> Iterator[ast.expr]:
     is_path = isinstance(node.op, ast.Div) and (
         _is_text(node.right) or bool(PATH.search(ast.unparse(node.left)))
     )
+    if _is_none(node.right):  # `str | None` is a type
+        return
     if isinstance(node.op, (ast.BitOr, ast.BitAnd)):
         yield node.left
         yield node.right
