@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import transformers as hf
+from open_clip.model import CLIP
 from torch import nn
 from torchvision.models import detection, segmentation
 
@@ -82,6 +83,15 @@ TRANSFORMERS: dict[str, Callable[[], nn.Module]] = {
         hf.ResNetConfig(**STAGES, embedding_size=8, layer_type='basic', num_labels=5)
     ),
 }
+
+
+def open_clip() -> nn.Module:
+    """A whole CLIP of OpenCLIP, whose attentions are nn.MultiheadAttention."""
+    vision = dict(layers=2, width=32, head_width=16, patch_size=8, image_size=32)
+    text = dict(context_length=8, vocab_size=64, width=32, heads=2, layers=2)
+    return CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text)
+
+
 TORCHVISION: dict[str, Callable[[], nn.Module]] = {
     'fcn': lambda: segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=3),
     'deeplabv3': lambda: segmentation.deeplabv3_mobilenet_v3_large(

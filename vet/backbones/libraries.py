@@ -108,11 +108,19 @@ def _transformers_size(network: Any) -> Any:
     return size or 224
 
 
+# OpenCLIP ---------------------------------------------------------------------------------------------------
+
+
+def _open_clip_size(network: Any) -> Any:
+    return getattr(getattr(network, 'visual', network), 'image_size', None)
+
+
 LIBRARIES = {
     library.package: library
     for library in (
         Library('timm', _timm_classifier, _timm_size),
         Library('torchvision', _torchvision_classifier, _torchvision_size),
         Library('transformers', _transformers_classifier, _transformers_size, 'pixel_values'),
+        Library('open_clip', lambda network: (), _open_clip_size),
     )
 }

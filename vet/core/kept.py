@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.torch_private import buffers_of
+from vet.torch_private import buffers_of, hooks_after, hooks_before
 
 BEFORE = '_before_forward'  # in a module's __dict__: {name of an attribute or a buffer: its earlier value}
 FILLED = '_filled_in_forward'  # in a module's __dict__: the names of buffers into which the forward writes
@@ -56,20 +56,28 @@ def kept_dropped(modules: Iterable[nn.Module]) -> Iterator[None]:
 def _changes_noted(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, dict[str, object]]]]:
     """Restores what the forward changed.
 
-    When the context has ended, the list has the earlier values by module.
+    When the context has ended, the list has the earlier values by module. A forward of transformers installs
+    hooks once, and notes that in a flag. The hooks stay, so such flags stay too.
     """
     before = [(module, _state(module)) for module in dict.fromkeys(modules)]
+    hooks = _count_hooks(module for module, _ in before)
     changes: list[tuple[nn.Module, dict[str, object]]] = []
     try:
         yield changes
     finally:
+        flags = (bool,) if hooks != _count_hooks(module for module, _ in before) else ()
         for module, old in before:
-            new = _state(module)
+            new = {name: value for name, value in _state(module).items() if not isinstance(value, flags)}
+            old = {name: value for name, value in old.items() if not isinstance(value, flags)}
             names = [name for name in old | new if not _same(old.get(name, ABSENT), new.get(name, ABSENT))]
             changed = {name: old.get(name, ABSENT) for name in names}
             changes.append((module, changed))
             for name, was in changed.items():
                 _put_back(module, name, was)
+
+
+def _count_hooks(modules: Iterable[nn.Module]) -> int:
+    return sum(len(hooks_before(module)) + len(hooks_after(module)) for module in modules)
 
 
 def forget_kept(modules: Iterable[nn.Module]) -> None:
