@@ -56,7 +56,7 @@ def test_an_example_runs_and_saves_what_it_trained(name, here, capsys):
 
 @pytest.mark.slow
 def test_accelerate_trains_in_two_processes(here):
-    command = [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2']
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2']
     done = subprocess.run(
         [*command, str(FOLDER / 'two_processes.py')], capture_output=True, text=True, timeout=600
     )
