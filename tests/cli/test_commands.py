@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from vet.cli.train import GoOn
+
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / 'configs/quickstart.py'
 QUICK = ['--cfg-options', 'train.max_epochs=1', 'evaluation.before=False']
@@ -172,6 +174,23 @@ def test_default_work_dir_and_resume(command):
     [work] = Path('work_dirs/quickstart').iterdir()
     code, out, _ = command('train', QUICKSTART, '--device', 'cpu', '--resume', 'auto', *QUICK)
     assert code == 0 and [work] == list(Path('work_dirs/quickstart').iterdir()) and str(work) in out
+
+
+@pytest.mark.parametrize(
+    'given, program, rest',
+    [
+        (['vet train', 'c.py', '--work-dir', 'w', '--resume'], 'vet train', 'c.py'),
+        (['vet train', '--work=w', 'c.py', '--resume', 'old/checkpoints/step-1'], 'vet train', 'c.py'),
+        (
+            ['my tools/train.py', 'c.py', '--cfg-options', 'a=1', 'b=c d', '--work-dir', 'w', '--seed', '-1'],
+            "python 'my tools/train.py'",
+            "c.py --cfg-options a=1 'b=c d' --seed -1",
+        ),
+    ],
+)
+def test_the_line_that_continues_a_run_says_its_place_once(trainer, monkeypatch, given, program, rest):
+    monkeypatch.setattr(sys, 'argv', given)
+    assert str(GoOn(trainer)) == f'{program} {rest} --work-dir {trainer.folder.path} --resume auto'
 
 
 def test_cfg_options_may_be_given_twice(command):

@@ -163,11 +163,31 @@ def test_refusals():
     with pytest.raises(UserError, match="task is 'cars', but the model has one task without a name"):
         one.for_task('cars')
     with pytest.raises(
-        UserError,
-        match=r"model.shared='C' matches nothing that tasks can share among \['tuners.0.deltas.blocks.0.attn.qkv.A'",
-    ):
-        make('C')
-    with pytest.raises(
         UserError, match=r"'tuners.0.deltas.blocks.0.attn.qkv.A', which is not of one shape in every task"
     ):
         make(backbones=(lambda: tiny('vit'), lambda: tiny('torchvision-vit')))
+
+
+@pytest.mark.parametrize('count', [1, 2])
+@pytest.mark.parametrize(
+    'shared, tuner, message',
+    [
+        (
+            'C',
+            LORA,
+            r"model.shared='C' matches nothing: the names are \['tuners.0.deltas.blocks.0.attn.qkv.A', ",
+        ),
+        (r'tuners\..*', dict(type='BitFit'), 'matches nothing: the tuners add no parameters. Give a regular'),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_refused(count, shared, tuner, message):
+    """For one task too, where nothing could be shared: the user has meant something else."""
+    names = ['birds', 'cars'] if count == 2 else [None]
+    with pytest.raises(UserError, match=message):
+        build_classifiers({name: (tiny('vit'), LINEAR, ['a', 'b']) for name in names}, [tuner], shared)
+
+
+def test_a_pattern_that_matches_is_accepted_for_one_task():
+    for tuner, shared in ((LORA, r'.*\.A'), (LORA, '.*'), (dict(type='BitFit'), '.*')):
+        model = build_classifiers({None: (tiny('vit'), LINEAR, ['a', 'b'])}, [tuner], shared)
+        assert model(images(2)).shape == (2, 2)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -138,6 +139,48 @@ def test_checkpoint_of_another_folder(unbroken, tmp_path):
     assert [record['step'] for record in read_log(tmp_path / 'two')] == [8]
     tensors = [load_file(tmp_path / name / 'output' / 'tuner.safetensors') for name in ('one', 'two')]
     assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
+
+
+def test_a_checkpoint_of_another_folder_needs_its_config(finished, tmp_path):
+    folder, _ = finished
+    checkpoint = str(folder / 'checkpoints' / 'step-00000004')
+    with pytest.raises(
+        TrainingError, match=r"run in '.*/run' was begun with another config: train\.ema differ"
+    ):
+        small(tmp_path / 'two', checkpoint, **{'train.max_epochs': 1, 'train.ema': 0.5}).train()
+    assert not (tmp_path / 'two' / 'config.json').exists()
+
+
+def test_a_checkpoint_of_another_folder_replaces_no_run(finished, tmp_path):
+    folder, _ = finished
+    other = shutil.copytree(folder, tmp_path / 'other')
+    before = snapshot(other)
+    with pytest.raises(TrainingError, match=r"/other' holds a run, and the checkpoint .* is of another run"):
+        small(other, str(folder / 'checkpoints' / 'step-00000004'), **{'train.max_epochs': 1}).train()
+    assert snapshot(other) == before
+
+
+def test_a_checkpoint_that_was_copied_alone_is_told(finished, tmp_path, capfd):
+    folder, summary = finished
+    alone = shutil.copytree(folder / 'checkpoints' / 'step-00000004', tmp_path / 'kept' / 'step-00000004')
+    again = small(tmp_path / 'two', str(alone), **{'train.max_epochs': 1}).train()
+    err = capfd.readouterr().err
+    assert 'has no config.json. Whether the config is still the same is not known.' in ' '.join(err.split())
+    assert again['accuracy'] == summary['accuracy']
+
+
+def test_a_checkpoint_is_read_once(finished, monkeypatch):
+    folder, _ = finished
+    (folder / 'summary.json').unlink()
+    read, paths = Path.read_bytes, []
+
+    def noted(path):
+        paths.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(Path, 'read_bytes', noted)
+    small(folder, 'auto', **{'train.max_epochs': 1}).train()
+    assert paths.count('state.safetensors') == 1
 
 
 @pytest.fixture

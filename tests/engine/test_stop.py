@@ -223,6 +223,7 @@ def test_a_command(tmp_path, number):
     line = next(line for line in err.splitlines() if 'To go on: ' in line).partition('To go on: ')[2]
     words = shlex.split(line)
     assert words[0] == 'python' and words[-4:] == ['--work-dir', 'work', '--resume', 'auto']
+    assert words.count('--work-dir') == 1
     again = subprocess.run(
         [sys.executable, *words[1:]],
         cwd=tmp_path,

@@ -232,6 +232,32 @@ def test_sizes_and_counts_are_bounded(says, place, value, message):
         pipeline(model=says(place, value), device='cpu')
 
 
+@pytest.mark.parametrize('section', ['train', 'evaluation'])
+def test_a_folder_starts_at_most_256_processes(says, section):
+    """A larger number is the user's own to give."""
+    place = f'{section}.dataloader.workers_per_gpu'
+    assert find_config(says(place, 256))[section]['dataloader']['workers_per_gpu'] == 256
+    with pytest.raises(DataError, match=f'257 as {place}; allowed: at most 256'):
+        find_config(says(place, 257))
+
+
+def test_an_evaluation_has_at_most_16_transforms(says):
+    resize = dict(type='Resize', size=8)
+    assert len(
+        read_configuration(says('evaluation', dict(transform=[resize] * 16)))['evaluation']['transform']
+    )
+    with pytest.raises(DataError, match='as evaluation.transform; allowed: a list of at most 16'):
+        read_configuration(says('evaluation', dict(transform=[resize] * 17)))
+
+
+def test_a_seed_alone_may_be_a_whole_number_of_any_size(says):
+    entry = dict(LORA, variant='vera', seed=2**40)
+    assert read_configuration(says('model.tuners', [entry]))['model']['tuners'] == [entry]
+    for wrong in (dict(seed=2.0**40), dict(rank=2**40)):
+        with pytest.raises(DataError, match='allowed: numbers from -1,000,000 to 1,000,000'):
+            read_configuration(says('model.tuners', [LORA | wrong]))
+
+
 def test_a_network_that_needs_too_many_operations_is_refused_before_they_run():
     with pytest.raises(DataError, match='needs more than 1e.13 operations'), Budget() as budget:
         budget.operations = 1e6

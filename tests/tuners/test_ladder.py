@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.nets import images, timm_net, tiny
+from tests.nets import VIT, images, timm_net, tiny
 from vet.core.backbone import Backbone
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UserError
@@ -153,6 +153,16 @@ def test_threads_climb_their_own_ladders():
     for thread in threads:
         thread.join()
     assert not wrong and not tuner.rungs
+
+
+def test_a_ladder_of_one_rung():
+    """A network of one block has no second block to compare with."""
+    torch.manual_seed(0)
+    backbone = timm_net('vit_tiny_patch16_224', **VIT | dict(depth=1)).eval()
+    frozen = backbone(images(2))
+    tuner = TUNERS.build(dict(type='LadderSide', reduction=4, heads=2))
+    tuner.attach(backbone)
+    assert torch.equal(backbone(images(2)), frozen) and len(tuner.deltas['backbone#1'].blocks) == 1
 
 
 def test_count_on_vit_b16():

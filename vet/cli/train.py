@@ -21,8 +21,18 @@ from vet.progress import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[_place()])
     parser.add_argument('config', help='a config file, a model folder, or the id of a known model')
+    parser.add_argument('--seed', type=int, help="the seed of all random numbers (default: the config's)")
+    add_common(parser)
+    add_options(parser)
+    args = parser.parse_args()
+    run(lambda: _train(args))
+
+
+def _place() -> argparse.ArgumentParser:
+    """The options that say where a run writes and from where it continues."""
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         '--work-dir',
         metavar='DIR',
@@ -35,11 +45,7 @@ def main() -> None:
         metavar='auto|PATH',
         help='continue from the newest checkpoint in the work folder, or from the checkpoint at PATH',
     )
-    parser.add_argument('--seed', type=int, help="the seed of all random numbers (default: the config's)")
-    add_common(parser)
-    add_options(parser)
-    args = parser.parse_args()
-    run(lambda: _train(args))
+    return parser
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -53,15 +59,15 @@ def _train(args: argparse.Namespace) -> None:
         data_root=args.data_root,
         resume=resume,
     )
-    trainer.how_to_go_on = _GoOn(trainer)
+    trainer.how_to_go_on = GoOn(trainer)
     summary = trainer.train()
     if trainer.accelerator.is_main_process:
         _show(summary, [metric_name(name) for name in trainer.metrics])
         print(_line_of_python(trainer))
 
 
-class _GoOn:
-    """The command that continues a run, as a text.
+class GoOn:
+    """The command that continues a run, as a text: the command that began the run, with the run's place.
 
     The work folder's name is known only after the run has begun.
     """
@@ -70,18 +76,14 @@ class _GoOn:
         self.trainer = trainer
 
     def __str__(self) -> str:
-        command = sys.argv if sys.argv[0].startswith('vet ') else ['python', *sys.argv]
-        processes = int(os.environ.get('WORLD_SIZE', 1))
-        if processes > 1:
-            command = [
-                'torchrun',
-                '--nproc-per-node',
-                os.environ.get('LOCAL_WORLD_SIZE', str(processes)),
-                *sys.argv,
-            ]
-        added = ['--work-dir', str(self.trainer.folder.path), '--resume', 'auto']
-        program = command[0] if command[0].startswith('vet ') else shlex.quote(command[0])
-        return ' '.join([program, shlex.join([*command[1:], *added])])
+        program = sys.argv[0].split() if sys.argv[0].startswith('vet ') else ['python', sys.argv[0]]
+        processes = os.environ.get('WORLD_SIZE', '1')
+        if processes != '1':
+            here = os.environ.get('LOCAL_WORLD_SIZE', processes)
+            program = ['torchrun', '--nproc-per-node', here, '--no-python', *program]
+        _, others = _place().parse_known_args(sys.argv[1:])
+        place = ['--work-dir', str(self.trainer.folder.path), '--resume', 'auto']
+        return shlex.join([*program, *others, *place])
 
 
 def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
@@ -98,8 +100,8 @@ def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
         runs = [config.parent for config in Path('work_dirs', Path(args.config).stem).glob('*/config.json')]
         if runs:
             return max(runs, key=lambda run: run.stat().st_mtime), resume
-    elif resume is not None:
-        return Path(resume).resolve().parents[1], resume  # the path is WORK_DIR/checkpoints/step-…
+    elif resume is not None and Path(resume).resolve().parent.name == 'checkpoints':
+        return Path(resume).resolve().parents[1], resume
     return None, resume
 
 

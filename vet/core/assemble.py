@@ -7,7 +7,7 @@ from typing import Any
 
 from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier
-from vet.core.multitask import MultiTaskClassifier, share_equal_weights
+from vet.core.multitask import MultiTaskClassifier, require_match, share_equal_weights
 from vet.core.objective import Objective, build_objective
 from vet.errors import UserError
 from vet.registry import HEADS, TUNERS
@@ -45,10 +45,14 @@ def build_classifiers(
     """The classifier of {task: (backbone, head entry, classes)} or {task: (…, classes, objective)}.
 
     A single task is {None: …}.
+    shared: the pattern of the parameters that tasks share. UserError if the pattern matches nothing.
     """
     share_equal_weights([backbone for backbone, *_ in parts.values()])
     made = {
         task: build_classifier(backbone, tuners, head, classes, *objective)
         for task, (backbone, head, classes, *objective) in parts.items()
     }
-    return made[None] if None in made else MultiTaskClassifier(made, shared)
+    if None not in made:
+        return MultiTaskClassifier(made, shared)
+    require_match(shared, made[None])
+    return made[None]

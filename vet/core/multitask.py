@@ -68,12 +68,12 @@ class MultiTaskClassifier(SeveralTasks):
             for other in others
             if name not in other or _get(*other[name]).shape != _get(*first[name]).shape
         ]
+        require_match(shared, next(iter(tasks.values())))
         if misfit or (first and not self._shared):
             wrong = (
                 f'{misfit[0]!r}, which is not of one shape in every task'
                 if misfit
-                else f'nothing that tasks can share among {list(first)[:3]} …'
-                + (f' (such as {min(bound)!r} belongs to one frozen weight)' if bound else '')
+                else f'nothing that tasks can share: {min(bound)!r} belongs to one frozen weight'
             )
             raise UserError(
                 f'model.shared={shared!r} matches {wrong}; give a regular expression of names that all tasks '
@@ -146,6 +146,17 @@ class MultiTaskClassifier(SeveralTasks):
             return name
         kind, _, rest = name.partition('.')
         return f'{kind}.{task}.{rest}'
+
+
+def require_match(shared: str, model: ImageClassifier) -> None:
+    """UserError if the pattern `shared` fits no parameter of the tuners. '.*' needs no parameter."""
+    names = list(_deltas(model))
+    if shared != '.*' and not any(fits(shared, name) for name in names):
+        known = f'the names are {names[:3]} …' if names else 'the tuners add no parameters'
+        raise UserError(
+            f'model.shared={shared!r} matches nothing: {known}. Give a regular expression for whole names, '
+            'such as ".*" or ".*A"; for one task, leave model.shared out.'
+        )
 
 
 def _deltas(model: ImageClassifier) -> dict[str, tuple[nn.Module, str]]:

@@ -95,8 +95,8 @@ def require_backbone(entry: Any, where: str) -> None:
 
 
 def require_run(sections: Mapping[str, object], source: str) -> None:
-    """DataError if the sections dataset and train of a folder could do harm. A run may begin from these
-    sections.
+    """DataError if the sections dataset, train and evaluation of a folder could do harm. A run may begin
+    from these sections.
 
     The user says where datasets are: `root` is refused. A URL is refused, and a path to anything but a file
     or a folder (a pipe, a device).
@@ -114,10 +114,11 @@ def require_run(sections: Mapping[str, object], source: str) -> None:
             raise DataError(
                 f'{source} has {shown(value)} as {where}; allowed: names, and paths of files and folders.'
             )
-    for where, value in walk(sections.get('train'), 'train'):
-        most = PROCESSES.get(where.rpartition('.')[2].strip("'"))
-        if most and isinstance(value, int) and value > most:
-            raise DataError(f'{source} has {shown(value)} as {where}; allowed: at most {most:,}.')
+    for section in ('train', 'evaluation'):
+        for where, value in walk(sections.get(section), section):
+            most = PROCESSES.get(where.rpartition('.')[2])
+            if most and isinstance(value, int) and value > most:
+                raise DataError(f'{source} has {shown(value)} as {where}; allowed: at most {most:,}.')
 
 
 def require_texts(value: object, source: str) -> None:

@@ -58,6 +58,7 @@ class WorkFolder:
         self.resume = resume
         self.is_new = is_new
         self._lock: FileLock | None = None
+        self._chosen: tuple[Progress, Parts] | None = None  # of the checkpoint that `begin` has chosen
 
     @property
     def checkpoints(self) -> Path:
@@ -80,8 +81,9 @@ class WorkFolder:
         config, checkpoints = settings.to_dict(), list_checkpoints(self.checkpoints)
         checkpoint = self._choose(checkpoints)
         if checkpoint:
-            self._check_config(config)
-            self._check_identity(checkpoint.absolute().parents[1], identity)
+            begun = checkpoint.absolute().parents[1]
+            self._check_config(begun, config)
+            self._check_identity(begun, identity)
         try:
             self._clear(checkpoints, checkpoint)
             write_file(self.path / 'environment.json', json.dumps(environment, indent=1))
@@ -96,7 +98,10 @@ class WorkFolder:
 
     def load(self, checkpoint: Path | None, settings: Settings) -> tuple[Progress, Parts]:
         """The progress and parts of the checkpoint to continue from, or those of a fresh start."""
-        return load_checkpoint(checkpoint) if checkpoint else (Progress(settings.seed), {})
+        if not checkpoint:
+            return Progress(settings.seed), {}
+        chosen, self._chosen = self._chosen, None
+        return chosen or load_checkpoint(checkpoint)
 
     def save(self, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> None:
         """Writes a checkpoint. TrainingError if the folder was moved or removed since `begin`."""
@@ -112,7 +117,7 @@ class WorkFolder:
         path = self.path / 'summary.json'
         if self.resume != 'auto' or not path.is_file():
             return None
-        self._check_config(settings.to_dict())
+        self._check_config(self.path, settings.to_dict())
         self._check_identity(self.path, identity())
         try:
             summary = read_json(path)
@@ -197,7 +202,14 @@ class WorkFolder:
                 f'{str(self.path)!r} holds {state} run; continue with --resume auto (from Python: '
                 f'resume="auto"), or give another work folder.'
             )
-        if begun or is_finished or self.resume not in (None, 'auto'):
+        chooses = self.resume not in (None, 'auto')
+        is_own = chooses and Path(self.resume or '').resolve().parent == self.checkpoints.resolve()
+        if chooses and not is_own and (begun or is_finished):
+            raise TrainingError(
+                f'{str(self.path)!r} holds a run, and the checkpoint {self.resume!r} is of another run. Give a '
+                'new work folder to that checkpoint; or continue the run of this folder with --resume auto.'
+            )
+        if begun or is_finished or is_own:
             return
         foreign = [self.output] if self.output.is_dir() and any(self.output.iterdir()) else []
         if (self.path / 'config.json').exists() and not (self.path / 'environment.json').exists():
@@ -213,12 +225,12 @@ class WorkFolder:
         if self.resume is None:
             return None
         if self.resume != 'auto':
-            load_checkpoint(Path(self.resume))
+            self._chosen = load_checkpoint(Path(self.resume))
             return Path(self.resume)
         damages = []
         for checkpoint in reversed(checkpoints):
             try:
-                load_checkpoint(checkpoint)
+                self._chosen = load_checkpoint(checkpoint)
             except NewerError:
                 raise
             except DataError as error:
@@ -251,10 +263,14 @@ class WorkFolder:
                 except UserError:
                     later.rename(_free_name(later.with_name(f'{later.name}.damaged')))
 
-    def _check_config(self, config: JsonObject) -> None:
-        path = self.path / 'config.json'
+    def _check_config(self, folder: Path, config: JsonObject) -> None:
+        """Refuses to continue the run in `folder` with another config."""
+        path = folder / 'config.json'
+        if not path.is_file():
+            say(f'{str(folder)!r} has no config.json. Whether the config is still the same is not known.')
+            return
         try:
-            begun = read_json(path) if path.is_file() else config
+            begun = read_json(path)
         except DataError as error:
             raise DataError(
                 f'{error} The config of the run is not known. Begin anew in another work folder; or, if '
@@ -267,10 +283,10 @@ class WorkFolder:
         )
         if changed:
             raise TrainingError(
-                f'the run in {str(self.path)!r} was begun with another config: {", ".join(changed)} differ. '
+                f'the run in {str(folder)!r} was begun with another config: {", ".join(changed)} differ. '
                 f'Resume with its own ({path}), or begin anew in another work folder. The schedule of a run '
                 'spans all its epochs. To train further, begin a run from the model folder, '
-                f'{str(self.output)!r}, with model.finetune=False.{_newer(self.path)}'
+                f'{str(folder / "output")!r}, with model.finetune=False.{_newer(folder)}'
             )
 
     def _check_identity(self, folder: Path, identity: Mapping[str, object]) -> None:
