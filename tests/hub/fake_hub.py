@@ -32,11 +32,12 @@ ROUTES = [
 class FakeHub(ThreadingHTTPServer):
     """branches: {(id, branch): files}; private: {id: bool}; commits: (id, branch, message, names of its
     files); taken: paths of files that were downloaded. Files are {path: bytes}; their hash stands for the
-    commit."""
+    commit. sizes: {path: the bytes that the hub says the file takes}, where this is not the truth."""
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
         self.branches, self.private, self.blobs, self.commits, self.taken = {}, {}, {}, [], []
+        self.sizes = {}
         self.url = f'http://127.0.0.1:{self.server_port}'
 
     def files(self, repo_id, revision):
@@ -121,7 +122,9 @@ class FakeHub(ThreadingHTTPServer):
         return dict(
             id=repo_id,
             sha=sha(files),
-            siblings=[dict(rfilename=path) for path in files],
+            siblings=[
+                dict(rfilename=path, size=self.sizes.get(path, len(data))) for path, data in files.items()
+            ],
             tags=[],
             private=False,
         )

@@ -79,10 +79,17 @@ def hub(cache, monkeypatch):
 
 @pytest.fixture
 def modelscope(monkeypatch):
-    """modelscope(answer): the package, whose snapshot_download is asked on a network; the calls it gets."""
+    """modelscope(answer): the package, whose snapshot_download is asked on a network; the calls it gets.
+
+    size: of each file, as its HubApi says.
+    """
     calls = []
 
-    def install(answer, reachable=True):
+    def install(answer, reachable=True, size=1000):
+        class HubApi:
+            def get_model_files(self, model_id, revision=None, root=None, recursive=False):
+                return [dict(Path=name, Size=size) for name in ('configuration.json', 'pytorch_model.pt')]
+
         def snapshot_download(
             model_id=None, revision=None, cache_dir=None, *, local_files_only=False, allow_patterns=None, **_
         ):
@@ -98,7 +105,8 @@ def modelscope(monkeypatch):
                 raise answer
             return str(answer)
 
-        monkeypatch.setitem(sys.modules, 'modelscope', SimpleNamespace(snapshot_download=snapshot_download))
+        package = SimpleNamespace(snapshot_download=snapshot_download, HubApi=HubApi)
+        monkeypatch.setitem(sys.modules, 'modelscope', package)
         monkeypatch.setenv('MODELSCOPE_ENDPOINT', reachable if isinstance(reachable, str) else NOBODY)
         return calls
 
@@ -318,6 +326,42 @@ def test_a_broken_repository_is_refused_as_a_folder_is(hub, folder, name):
         from_pretrained('owner/name')
 
 
+@pytest.mark.parametrize(
+    'sizes, message',
+    [
+        (
+            {'tuner.safetensors': 8 * 2**30 + 1},
+            r'tuner\.safetensors takes 8,589,934,593 bytes; allowed: 8,589,934,592',
+        ),
+        (
+            {'configuration.json': 2**24 + 1},
+            r'configuration\.json takes 16,777,217 bytes; allowed: 16,777,216',
+        ),
+        ({'README.md': 2**24 + 1}, r'README\.md takes 16,777,217 bytes.*download the file yourself'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_too_large_a_file_is_not_downloaded(hub, folder, sizes, message):
+    push_to_hub(folder, 'owner/name', token=TOKEN)
+    hub.sizes = sizes
+    with pytest.raises(DataError, match=f'Hugging Face: {message}'):
+        find_folder('owner/name')
+    assert hub.taken == []
+    hub.sizes = {name: size - 1 for name, size in sizes.items()} | {'another.bin': 2**50}
+    assert (find_folder('owner/name') / 'configuration.json').is_file()
+
+
+def test_a_repository_of_too_many_files_is_not_downloaded(hub, folder):
+    push_to_hub(folder, 'owner/name', token=TOKEN)
+    files = hub.branches['owner/name', 'main']
+    hub.branches['owner/many', 'main'] = files | {f'{i}.txt': b'' for i in range(9_998)}
+    with pytest.raises(DataError, match='Hugging Face: the repository has 10,001 files; allowed: 10,000'):
+        find_folder('owner/many')
+    assert hub.taken == []
+    del hub.branches['owner/many', 'main']['0.txt']
+    assert (find_folder('owner/many') / 'configuration.json').is_file()
+
+
 def test_no_network_is_told_without_a_pause(offline, folder, tmp_path, no_pause):
     with pytest.raises(
         DataError,
@@ -394,6 +438,13 @@ def test_modelscope_without_network_has_what_was_downloaded(offline, folder, mod
         match='Hugging Face: not reachable, and not downloaded before; ModelScope: not reachable, and not down',
     ):
         find_folder('owner/name')
+
+
+def test_modelscope_s_files_have_a_limit_too(hub, folder, modelscope):
+    calls = modelscope(folder, reachable=hub.url, size=2**24 + 1)
+    with pytest.raises(DataError, match=r'ModelScope: configuration\.json takes 16,777,217 bytes; allowed'):
+        find_folder('owner/name')
+    assert calls == []
 
 
 def test_modelscope_says_why(hub, modelscope, tmp_path):

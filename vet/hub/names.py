@@ -5,7 +5,7 @@ Repositories are downloaded.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -16,13 +16,16 @@ from huggingface_hub import errors
 import vet
 from vet.core.tensor_file import refuse_links
 from vet.errors import DataError
-from vet.hub.model_folder import CONFIGURATION, TENSORS
+from vet.hub.model_folder import CONFIGURATION, LARGEST_JSON, TENSORS
 from vet.hub.modelscope import WEIGHTS
 from vet.hub.presets import PRESETS
 from vet.offline import answers, cache_alone_without_network
 
 CARD = 'README.md'
-READ = [CONFIGURATION, TENSORS, CARD, WEIGHTS]  # the only files that vet downloads from a repository
+# the only files that vet downloads from a repository, each with the most bytes it may take
+LARGEST = {CONFIGURATION: LARGEST_JSON, TENSORS: 8 * 2**30, CARD: LARGEST_JSON, WEIGHTS: 8 * 2**30}
+READ = list(LARGEST)
+FILES = 10_000  # in a repository; the clients list all files before they download the first
 ID = re.compile(r'(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?')
 UNREACHABLE = 'not reachable, and not downloaded before'
 SAID: dict[type, str] = {  # short texts for errors of the client, whose own texts are long
@@ -40,7 +43,8 @@ def find_folder(name: str | Path) -> Path:
     name: a folder here, a work folder with an output/, or the file:// URL of a folder. If no such folder
         exists, an id 'owner/name' or 'owner/name@revision': first of the Hugging Face hub, then of
         ModelScope.
-    Without a network, earlier downloads are found. DataError, with everything that was tried.
+    Without a network, earlier downloads are found. A repository with too many or too large files is not
+    downloaded, see LARGEST and FILES. DataError, with everything that was tried.
     """
     path = to_path(name)
     if path.is_dir():
@@ -75,19 +79,20 @@ def find_folder(name: str | Path) -> Path:
 
 
 def _from_hugging_face(repo_id: str, revision: str | None) -> str:
+    client: dict[str, str] = dict(library_name='vet', library_version=vet.__version__)
     with cache_alone_without_network():
-        return huggingface_hub.snapshot_download(
-            repo_id,
-            revision=revision,
-            allow_patterns=READ,
-            library_name='vet',
-            library_version=vet.__version__,
-        )
+        try:
+            info = huggingface_hub.HfApi(**client).model_info(repo_id, revision=revision, files_metadata=True)
+        except Exception:  # the download fails too and says why, or finds an earlier download
+            pass
+        else:
+            _require_small({file.rfilename: file.size for file in info.siblings or ()})
+        return huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=READ, **client)
 
 
 def _from_modelscope(repo_id: str, revision: str | None) -> str:
     try:
-        from modelscope import snapshot_download
+        from modelscope import HubApi, snapshot_download
     except ImportError as error:
         raise DataError(
             'not asked, since its package is not installed '
@@ -96,9 +101,27 @@ def _from_modelscope(repo_id: str, revision: str | None) -> str:
     # without this check, the client tries again for half a minute
     offline = not answers(os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn'))
     try:
+        if not offline:
+            files = HubApi().get_model_files(repo_id, revision=revision, recursive=False)
+            _require_small({file['Path']: file['Size'] for file in files})
         return snapshot_download(repo_id, revision=revision, allow_patterns=READ, local_files_only=offline)
     except Exception as error:
         raise DataError(UNREACHABLE if offline else reason(error)) from error
+
+
+def _require_small(sizes: Mapping[str, int | None]) -> None:
+    """DataError if a repository has too many files, or too large a file for vet to download.
+
+    sizes: the bytes of each file, by its path, as the hub says them.
+    """
+    if len(sizes) > FILES:
+        raise DataError(f'the repository has {len(sizes):,} files; allowed: {FILES:,}')
+    for name, most in LARGEST.items():
+        if (sizes.get(name) or 0) > most:
+            raise DataError(
+                f'{name} takes {sizes[name]:,} bytes; allowed: {most:,}. If you trust the repository, download '
+                'the file yourself, and give the folder'
+            )
 
 
 HUBS: dict[str, Callable[[str, str | None], str]] = {
