@@ -119,8 +119,8 @@ def _require_small(sizes: Mapping[str, int | None]) -> None:
     for name, most in LARGEST.items():
         if (sizes.get(name) or 0) > most:
             raise DataError(
-                f'{name} takes {sizes[name]:,} bytes; allowed: {most:,}. If you trust the repository, download '
-                'the file yourself, and give the folder'
+                f'{name} takes {sizes[name]:,} bytes; allowed: {most:,}. If you trust the repository, '
+                'download the file yourself, and give the folder'
             )
 
 

@@ -206,8 +206,8 @@ class WorkFolder:
         is_own = chooses and Path(self.resume or '').resolve().parent == self.checkpoints.resolve()
         if chooses and not is_own and (begun or is_finished):
             raise TrainingError(
-                f'{str(self.path)!r} holds a run, and the checkpoint {self.resume!r} is of another run. Give a '
-                'new work folder to that checkpoint; or continue the run of this folder with --resume auto.'
+                f'{str(self.path)!r} holds a run, and the checkpoint {self.resume!r} is of another run. Give '
+                'another work folder for that checkpoint, or continue the run of this folder: --resume auto.'
             )
         if begun or is_finished or is_own:
             return
