@@ -22,7 +22,8 @@ from vet.core.example import Example
 from vet.core.kept import forget_kept, kept_noted
 from vet.core.norms import has_statistics
 from vet.core.preprocessing import Preprocessing
-from vet.core.site import Layout, SiteMap, dry_run
+from vet.core.replaced import replaced, without_numbers
+from vet.core.site import Call, Layout, SiteMap, dry_run
 from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError
 
@@ -37,6 +38,9 @@ class Lean:
     within: Callable[[Any], AbstractContextManager]  # of the network: what holds for as long as it is entered
     # of the network: the modules that then may see only a part of the tokens, the first tokens
     modules: Callable[[Any], Iterable[nn.Module]]
+
+
+LARGE = 1e11  # operations for one image; a processor takes about a second
 
 
 class FrozenNetwork(nn.Module):
@@ -104,9 +108,10 @@ class Backbone(FrozenNetwork):
         self.identity = self.origin = dict(identity, sha256=sha256)
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
-            rehearse(network, image)
+            is_large = rehearse(network, image) > LARGE
             with kept_noted(network):
-                calls = dry_run(network, image)
+                calls = _without_numbers(network, image) if is_large else None
+                calls = calls or dry_run(network, image)
         except UserError:
             raise
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError, IndexError) as error:
@@ -151,6 +156,15 @@ class Backbone(FrozenNetwork):
                 if here[field] != there[field]
             ),
         ]
+
+
+def _without_numbers(network: nn.Module, image: torch.Tensor) -> dict[str, Call] | None:
+    """The dry run on the meta device, which takes no time. None if the network needs numbers."""
+    try:
+        with replaced(network.modules(), without_numbers):
+            return dry_run(network, image.to('meta'))
+    except Exception:
+        return None
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -126,15 +126,15 @@ def unbounded() -> Iterator[None]:
         budget.bytes, budget.tensors, budget.operations = left
 
 
-def rehearse(network: nn.Module, image: torch.Tensor) -> None:
-    """Within a Budget: counts the cost of one image, without computing the image.
+def rehearse(network: nn.Module, image: torch.Tensor) -> float:
+    """Within a Budget: counts the operations of one image, without computing the image. Returns the count.
 
-    If the network cannot run without numbers, nothing is counted. The caller computes the same image next, so
-    DataError if the rest of the budget is less than the cost.
+    If the network cannot run without numbers, nothing is counted: 0. The caller computes the same image next,
+    so DataError if the rest of the budget is less than the cost.
     """
     budget = _budget.get()
     if budget is None:
-        return
+        return 0
     state = {
         name: tensor.to('meta') for name, tensor in (*network.named_parameters(), *network.named_buffers())
     }
@@ -145,9 +145,11 @@ def rehearse(network: nn.Module, image: torch.Tensor) -> None:
     except UserError:
         raise
     except Exception:  # a step needs numbers, or the image does not fit; then the dry run raises the error
-        return
-    if before - budget.operations > budget.operations:
+        return 0
+    cost = before - budget.operations
+    if cost > budget.operations:
         raise _too_many_operations()
+    return cost
 
 
 def _too_many_operations() -> DataError:

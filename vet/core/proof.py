@@ -5,8 +5,8 @@ proof takes no memory. Each function on the meta device takes up to half a milli
 runs on a real image, in eval mode. A network that needs numbers also runs on a real image.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from vet.core.budget import unbounded
 from vet.core.channels import tensors_in
 from vet.core.kept import kept_dropped
 from vet.core.modes import in_eval, modes_kept
+from vet.core.replaced import in_float32, replaced, without_numbers
 from vet.core.reweight import reweights_of
-from vet.torch_private import buffers_of, has_compiled, hooks_after, hooks_before, parameters_of
+from vet.torch_private import has_compiled, hooks_after, hooks_before
 
 IMAGES = 2  # on the meta device: batch norms that train need two
 # products for each module that is called; with fewer, a real image takes less time than the meta device
@@ -42,14 +43,14 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
                 return _run_without_numbers(backbone, modules, trainable)
             except Exception:  # a step that needs numbers, or the tuner's fault: an image tells
                 pass
-        with in_eval(backbone), _replaced(modules, _in_float32) as made:
+        with in_eval(backbone), replaced(modules, in_float32) as made:
             for delta in _deltas(backbone.network):
                 delta.training = False
             _run(backbone, 1, [made.get(id(parameter), parameter) for parameter in trainable])
 
 
 def _run_without_numbers(backbone: Any, modules: list[nn.Module], trainable: Sequence[nn.Parameter]) -> None:
-    with unbounded(), kept_dropped(modules), _replaced(modules, _without_numbers) as made:
+    with unbounded(), kept_dropped(modules), replaced(modules, without_numbers) as made:
         for module in modules:
             module.training = True
         backbone.train()  # batch norms that do not train stay in eval
@@ -92,48 +93,6 @@ def _with_shared(delta: nn.Module) -> Iterator[nn.Module]:
         for value in vars(module).values():
             if isinstance(value, nn.Module):
                 yield from value.modules()
-
-
-@contextmanager
-def _replaced(
-    modules: Iterable[nn.Module], replace: Callable[[torch.Tensor], torch.Tensor]
-) -> Iterator[dict[int, object]]:
-    """Within, replacements stand for the modules' parameters and buffers, if they differ from these.
-
-    Gives {id of a tensor: replacement}.
-    """
-    made: dict[int, Any] = {}
-    kept: list[tuple[dict[str, Any], str, torch.Tensor]] = []
-    try:
-        for module in dict.fromkeys(modules):
-            for tensors in (parameters_of(module), buffers_of(module)):
-                for name, tensor in list(tensors.items()):
-                    if tensor is None:
-                        continue
-                    if id(tensor) not in made:
-                        made[id(tensor)] = _like(tensor, replace(tensor.data))
-                    if made[id(tensor)] is not tensor:
-                        kept.append((tensors, name, tensor))
-                        tensors[name] = made[id(tensor)]
-        yield made
-    finally:
-        for tensors, name, tensor in kept:
-            tensors[name] = tensor
-
-
-def _like(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-    if made.dtype == tensor.dtype and made.device == tensor.device:
-        return tensor
-    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
-
-
-def _without_numbers(tensor: torch.Tensor) -> torch.Tensor:
-    return _in_float32(tensor.to('meta'))
-
-
-def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """A network and its tuners may have two types until a caller or an autocast gives them the same type."""
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _random_states_kept(backbone: Any) -> AbstractContextManager:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -79,7 +80,7 @@ def find_folder(name: str | Path) -> Path:
 
 
 def _from_hugging_face(repo_id: str, revision: str | None) -> str:
-    client: dict[str, str] = dict(library_name='vet', library_version=vet.__version__)
+    client: dict[str, Any] = dict(library_name='vet', library_version=vet.__version__)
     with cache_alone_without_network():
         try:
             info = huggingface_hub.HfApi(**client).model_info(repo_id, revision=revision, files_metadata=True)
