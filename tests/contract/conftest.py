@@ -1,5 +1,5 @@
-"""Parameters of the contract suite: `case, family` over the grid, the smaller families by default and
-all when slow.
+"""Parameters of the contract suite: `case, family` over the grid. By default, each tuner runs on two
+families; the slow suite has all.
 """
 
 import pytest

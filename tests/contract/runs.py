@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -68,11 +69,27 @@ def distance(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> 
     return sum((found[name] - exact[name]).square().sum() for name in exact).sqrt().item()
 
 
-def is_default(case: Case, family: str) -> bool:
-    """Whether the default suite runs it: every case on the ViT, each tuner's widest on all default
-    families.
+@functools.cache
+def default_pairs() -> set[tuple[Case, str]]:
+    """The pairs of the default suite: every case on the ViT, and each tuner's widest case on two families on
+    which it works, the ViT if possible. The tuners take turns with the other families. The widest cases are
+    also tried on the default families where they must refuse.
     """
-    return family == 'vit' or (family in DEFAULT_FAMILIES and case is widest()[case.name])
+    turns = deque(family for family in FAMILIES if family != 'vit')
+    chosen = {(case, 'vit') for case in CASES}
+    for case in widest().values():
+        works = [family for family in FAMILIES if case.on is None or family in case.on]
+        for family in [family for family in turns if family in works][: 1 if 'vit' in works else 2]:
+            chosen.add((case, family))
+            turns.remove(family)
+            turns.append(family)
+        chosen |= {(case, family) for family in DEFAULT_FAMILIES if family not in works}
+    return chosen
+
+
+def is_default(case: Case, family: str) -> bool:
+    """Whether the default suite runs it."""
+    return (case, family) in default_pairs()
 
 
 def classifier(case: Case, family: str) -> ImageClassifier:

@@ -4,9 +4,10 @@ import pytest
 import timm
 import torch
 
+from tests.contract.runs import default_pairs, pairs, widest
 from tests.contract.test_traps import torchvision_swin
 from tests.core.test_attention import coatnet, tiny_vit
-from tests.nets import images, randomised, timm_net
+from tests.nets import FAMILIES, images, randomised, timm_net
 from vet.errors import UserError
 from vet.registry import TUNERS
 
@@ -20,6 +21,13 @@ TUNERS_TRIED = [
     dict(type='SSF'),
     dict(type='BitFit'),
 ]
+
+
+def test_the_default_suite_has_every_tuner_on_two_families():
+    for name, case in widest().items():
+        works = {family for _, family in pairs(case) if case.on is None or family in case.on}
+        assert len({family for of, family in default_pairs() if of.name == name} & works) >= 2, name
+    assert {family for _, family in default_pairs()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize('net', NETS)

@@ -1,20 +1,30 @@
 """Two and three tuners on one backbone."""
 
+import copy
+import functools
+
 import pytest
 import torch
 
-from tests.contract.cases import AfterBlocks
+from tests.contract.cases import AfterBlocks, Case
 from tests.contract.runs import LABELS, differing, gradients, leftovers, logits, snapshot, with_head
 from tests.nets import images, tiny
+from vet.core.model import ImageClassifier
 from vet.registry import TUNERS
 
 
-@pytest.fixture
-def stacked(case, family, ran):
+@functools.cache
+def stack(case: Case, family: str) -> ImageClassifier:
+    """A model with three tuners. Look at it, change only copies of it."""
     backbone = tiny(family)
     torch.manual_seed(5)
     low_rank = TUNERS.build(dict(type='LoRA', rank=2, at='weight'))
     return with_head(backbone, [low_rank, case.make(backbone), AfterBlocks()])
+
+
+@pytest.fixture
+def stacked(case, family, ran):
+    return stack(case, family)
 
 
 def test_three_tuners_start_as_the_second_alone(stacked, ran):
@@ -32,6 +42,7 @@ def test_three_tuners_all_have_gradients(stacked):
 
 @pytest.mark.parametrize('order', [pytest.param((0, 1, 2), marks=pytest.mark.slow), (2, 0, 1)])
 def test_detaching_a_stack_in_any_order_restores_the_network(stacked, ran, order):
+    stacked = copy.deepcopy(stacked)
     with torch.no_grad():
         for parameter in stacked.trainable().values():
             parameter.add_(0.1)
