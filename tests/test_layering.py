@@ -58,7 +58,7 @@ ARROWS = {
     'benchmarks': API | {'backbones', 'benchmark', 'cli', 'tools'},
 }
 # What several plugins of a room stand on, beside modules that register nothing.
-SHARED = {'vet.backbones.timm': {'vet.backbones.digits'}}
+SHARED = {'vet.backbones.timm': {'vet.backbones.digits', 'vet.backbones.network'}}
 PLUGIN_ROOMS = ('backbones', 'tuners', 'heads', 'objectives', 'losses', 'datasets', 'transforms', 'metrics')
 
 

@@ -6,7 +6,7 @@ name.
 
 import difflib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.backbones.libraries import classifier_of, image_size_of, library_of
+from vet.backbones.libraries import classifier_of, image_size_of, library_of, resampled_of
 from vet.backbones.roles import find_layout
+from vet.core.description import describe
 from vet.core.example import Example
 from vet.core.norms import is_norm
 from vet.core.preprocessing import Preprocessing
@@ -24,25 +25,50 @@ from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder
-from vet.hub.network_folder import describe, load_tensors, require_same, save_network
+from vet.hub.network_folder import load_tensors, require_same, save_network
 from vet.registry import TUNERS
 
 
 class Tuned(TunedNetwork):
-    """A user's network with tuners, as `vet.tune` and `vet.load` give it. See TunedNetwork."""
+    """A user's network with tuners, as `vet.tune` and `vet.load` give it. See TunedNetwork.
 
-    def save(self, folder: str | Path, classes: Sequence[str] | None = None) -> None:
-        """Writes a model folder: configuration.json and tuner.safetensors.
+    recipe: the name and the arguments by which the network's library builds the network again. None: not
+        known.
+    """
+
+    recipe: tuple[str, dict[str, Any]] | None = None
+
+    def save(
+        self,
+        folder: str | Path,
+        classes: Sequence[str] | None = None,
+        preprocessing: Mapping[str, object] | None = None,
+    ) -> None:
+        """Writes a model folder: configuration.json and tuner.safetensors. A folder of that name is replaced.
 
         classes: the names of the classes, in the order of the logits. None: '0', '1', ….
+        preprocessing: changes to the settings of images that the network's library states (mean, std, size,
+            crop_pct, interpolation). `vet.pipeline` follows them.
+        UserError while the network is merged or detached.
         """
+        if not self.is_attached:
+            raise UserError('the tuners are detached, so there is nothing to save; save before detach().')
         shape = self.sites.calls[''].out_shape
         count = shape[0] if len(shape) == 1 else 0
         names = list(map(str, range(count))) if classes is None else list(map(str, classes))
         if count and len(names) != count:
             raise UserError(f'classes has {len(names)} names, but the network gives {count} logits.')
-        entry = dict(type='network', name=type(self.network).__name__, sha256=self.frozen['sha256'])
-        save_network(self, Path(folder), names, entry)
+        images = self.preprocessing.with_changes(preprocessing or {})
+        model, kwargs = self.recipe or ('', {})
+        entry = dict(
+            type='network',
+            name=type(self.network).__name__,
+            model=model,
+            kwargs=kwargs,
+            whole=list(self.whole),
+            sha256=self.frozen['sha256'],
+        )
+        save_network(self, Path(folder), names, entry, images)
 
 
 def tune(net: nn.Module, *tuners: Tuner, train: str | Iterable[str] = (), example: Any = None) -> Tuned:
@@ -84,7 +110,7 @@ def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
             f'{str(folder)!r} was not saved by tuned.save(…): open it by vet.pipeline({str(folder)!r}).'
         )
     whole = described['whole']
-    require_same(described, describe(net, whole), str(folder))
+    require_same(described, describe(net, [*whole, *resampled_of(net)]), str(folder))
     tuners = [TUNERS.build(entry) for entry in configuration['model']['tuners']]
     tuned = _tuned(net, tuners, [], classifier_of(net), example, whole)
     load_tensors(tuned, path, configuration)
@@ -100,16 +126,19 @@ def _tuned(
     whole: Sequence[str] = (),
 ) -> Tuned:
     """names: of the parameters that train whole. whole: names for which a tuner is given already."""
-    described = describe(net, whole or _with_statistics(net, names))
+    whole = list(whole or _with_statistics(net, names))
+    described = describe(net, [*whole, *resampled_of(net)])
     shape, library = image_size_of(net), library_of(net)
+    recipe = library.recipe(net) if library else None
+    settings = library.preprocessing(net) if library else {}
     if example is None:
         image = torch.zeros(1, 3, *(shape or (224, 224)))
         example = {library.argument: image} if library and library.argument else image
     given = Example.of(example)
     layout = find_layout(net, None, _grid(net), getattr(net, 'num_prefix_tokens', 0), tuple(classifier))
-    tuned = Tuned(net, layout, given, Preprocessing().with_changes(dict(size=shape) if shape else {}))
-    tuned.frozen = described
-    tuned.whole = list(whole or _with_statistics(net, names))
+    images = Preprocessing().with_changes({**settings, **(dict(size=shape) if shape else {})})
+    tuned = Tuned(net, layout, given, images)
+    tuned.frozen, tuned.whole, tuned.recipe = described, whole, recipe
     tuned.attach(tuners)
     left = [
         name

@@ -4,56 +4,21 @@ The network keeps its classifier, which trains whole, as with `vet.tune`. So `ve
 saves. builders.py and pipelines.py use this file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
-from vet.backbones.libraries import classifier_of, image_size_of
-from vet.backbones.roles import find_layout
-from vet.core.backbone import Backbone
-from vet.core.preprocessing import Preprocessing
+from vet.backbones.libraries import resampled_of
+from vet.backbones.own import OwnBackbone
+from vet.core.description import describe
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder
-from vet.hub.network_folder import describe, require_same
+from vet.hub.network_folder import require_same
 from vet.library import require_network, whole_parameters
-
-
-class OwnBackbone(Backbone):
-    """A user's network, which gives logits (K,) for each image, alone or in an object of its library.
-
-    whole: the names of the parameters that train whole.
-    """
-
-    pooling = 'build it with a classifier, which gives logits (K,) for each image'
-
-    def __init__(self, network: nn.Module, whole: Sequence[str], preprocessing: Mapping[str, object]):
-        size = image_size_of(network)
-        wanted = Preprocessing().with_changes(dict(size=size) if size else {})
-        patches: Any = getattr(network, 'patch_embed', None)
-        layout = find_layout(
-            network,
-            None,
-            getattr(patches, 'grid_size', None),
-            getattr(network, 'num_prefix_tokens', 0),
-            tuple(classifier_of(network)),
-        )
-        described = describe(network, whole)
-        identity = dict(type='network', name=type(network).__name__)
-        super().__init__(network, layout, wanted.with_changes(preprocessing), identity, wanted)
-        self.identity = self.origin = dict(identity, sha256=described['sha256'])
-        self.whole = list(whole)
-        self.described = dict(described, whole=self.whole)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """images (B, 3, H, W) -> logits (B, K)"""
-        out, place = self.network(images), self.sites.calls[''].place
-        return out if place is None else out[place]
 
 
 def backbone_to_train(
@@ -76,8 +41,12 @@ def backbone_of_folder(folder: str | Path, network: object) -> OwnBackbone:
             f'{str(folder)!r} was not tuned on a network of yours: leave network=… out, '
             f'vet.pipeline({str(folder)!r}).'
         )
-    require_same(described, describe(network, described['whole']), str(folder))
-    return OwnBackbone(network, described['whole'], configuration.get('preprocessing') or {})
+    given = describe(network, [*described['whole'], *resampled_of(network)])
+    require_same(described, given, str(folder))
+    backbone = OwnBackbone(network, described['whole'], configuration.get('preprocessing') or {})
+    entry = dict(configuration['model']['backbone'], sha256=backbone.identity['sha256'])
+    backbone.identity = backbone.origin = entry
+    return backbone
 
 
 def entries_of(tuners: object) -> list[JsonObject]:

@@ -153,7 +153,7 @@ class Classifier:
 
 
 def pipeline(
-    name: str = TASK,
+    name: Folders = TASK,
     /,
     model: Folders | None = None,
     device: str | None = None,
@@ -161,7 +161,9 @@ def pipeline(
     task: str | None = None,
     network: nn.Module | None = None,
 ) -> Classifier:
-    """The classifier of a model folder: `pipeline('vision-efficient-tuning', folder)(image)`.
+    """The classifier of a model folder: `pipeline(folder)(image)`.
+
+    ModelScope's form is `pipeline('vision-efficient-tuning', folder)(image)`.
 
     model: a model folder, a work folder, a folder of ModelScope's vision-efficient-tuning models, or the id
         'owner/name' or 'owner/name@revision' of a model on the Hugging Face hub or ModelScope. {name: folder,
@@ -174,6 +176,8 @@ def pipeline(
     task: the task, for a model of several tasks; or 'vision-efficient-tuning', as ModelScope calls the first
         argument.
     """
+    if model is None and name != TASK:
+        name, model = TASK, name
     if name != TASK:
         raise UnknownNameError('task', name, [TASK])
     if model is None:

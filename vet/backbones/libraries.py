@@ -4,15 +4,18 @@ takes.
 The file registers nothing. library.py asks it about a user's network.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from vet.backbones.kwargs import height_and_width
+from vet.core.description import settings_of, shapes_of
 
-LAYERS = (nn.Linear, nn.Conv2d)
+POSITIONS = re.compile(r'pos_embed|rel_pos|relative_position')  # in the names of tensors
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,17 @@ class Library:
     classifier: of a network: the paths of the modules that give its logits. Empty: the network has none.
     size: of a network: (height, width) of its images. None: the network does not say.
     argument: the name of the argument that takes the images. '': the first argument.
+    recipe: of a network: the name of the network and the arguments that build the network again, as
+        backbones/network.py does. None: not known.
+    preprocessing: of a network: settings of its images, see core/preprocessing.py.
     """
 
     package: str
     classifier: Callable[[Any], Iterable[str]]
     size: Callable[[Any], Any]
     argument: str = ''
+    recipe: Callable[[Any], tuple[str, dict[str, Any]] | None] = lambda network: None
+    preprocessing: Callable[[Any], dict[str, Any]] = lambda network: {}
 
 
 def library_of(network: nn.Module) -> Library | None:
@@ -51,6 +59,17 @@ def image_size_of(network: nn.Module) -> tuple[int, int] | None:
     return height_and_width(size) if size else None
 
 
+def resampled_of(network: Any) -> list[str]:
+    """The names of positions that were resampled from another image size. Their bytes differ between
+    processors.
+    """
+    settings = getattr(network, 'pretrained_cfg', None) or {}
+    size, pretrained = image_size_of(network), tuple(settings.get('input_size') or ())[1:]
+    if not pretrained or size == pretrained:
+        return []
+    return [name for name in network.state_dict() if POSITIONS.search(name)]
+
+
 # timm -------------------------------------------------------------------------------------------------------
 
 
@@ -63,6 +82,39 @@ def _timm_size(network: Any) -> Any:
     patches = getattr(network, 'patch_embed', None)
     settings = getattr(network, 'pretrained_cfg', None) or {}
     return getattr(patches, 'img_size', None) or (settings.get('input_size') or (None,))[1:]
+
+
+def _timm_recipe(network: Any) -> tuple[str, dict[str, Any]] | None:
+    """The name and the arguments of timm.create_model that make this network, found by trial."""
+    settings = getattr(network, 'pretrained_cfg', None) or {}
+    name = '.'.join(filter(None, (settings.get('architecture'), settings.get('tag'))))
+    import timm  # here, because the import takes seconds
+
+    if not timm.is_model(name):
+        return None
+    kwargs: dict[str, Any] = dict(num_classes=network.num_classes)
+    further: dict[str, Any] = {}
+    size = image_size_of(network)
+    if size and hasattr(network, 'patch_embed') and size != tuple(settings['input_size'])[1:]:
+        further['img_size'] = size[0] if size[0] == size[1] else list(size)
+    if isinstance(getattr(network, 'global_pool', None), str):
+        further['global_pool'] = network.global_pool
+    for chosen in (kwargs, kwargs | further):
+        try:
+            with torch.device('meta'):
+                other = timm.create_model(name, pretrained=False, **chosen)
+        except Exception:  # a constructor that needs numbers, or that does not take an argument
+            continue
+        if (shapes_of(other), settings_of(other)) == (shapes_of(network), settings_of(network)):
+            return name, chosen
+    return None
+
+
+def _timm_preprocessing(network: Any) -> dict[str, Any]:
+    import timm  # here, because the import takes seconds
+
+    settings = timm.data.resolve_model_data_config(network)
+    return {name: settings[name] for name in ('mean', 'std', 'crop_pct', 'interpolation')}
 
 
 # torchvision ------------------------------------------------------------------------------------------------
@@ -118,7 +170,7 @@ def _open_clip_size(network: Any) -> Any:
 LIBRARIES = {
     library.package: library
     for library in (
-        Library('timm', _timm_classifier, _timm_size),
+        Library('timm', _timm_classifier, _timm_size, '', _timm_recipe, _timm_preprocessing),
         Library('torchvision', _torchvision_classifier, _torchvision_size),
         Library('transformers', _transformers_classifier, _transformers_size, 'pixel_values'),
         Library('open_clip', lambda network: (), _open_clip_size),

@@ -5,76 +5,37 @@ The folder describes the network that was tuned: its class, its tensors and the 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import nn
 
 import vet
-from vet.core.backbone import weights_sha256
 from vet.core.merge import merged_error
 from vet.core.model import load_into, require_fit
+from vet.core.preprocessing import Preprocessing
 from vet.core.tensor_file import read_tensors, sha256_of
 from vet.core.tuned_network import TunedNetwork
 from vet.errors import DataError, UserError
 from vet.files import JsonObject, publish_folder, write_file
 from vet.hub.model_folder import AGAIN, CONFIGURATION, FORMAT, TENSORS, tensors_sha256
 
-PLAIN = (bool, int, float, str)
-# Attributes of modules that do not change what a network computes in eval mode, or that depend on the machine
 # What is compared, in this order, and the advice if something differs
 DIFFERENCES = dict(
     shapes='Build the network that was tuned.',
     settings='Build the network with the arguments that it had then.',
     values='Give the network the weights that it had then.',
 )
-IGNORED = ('training', 'drop', 'checkpoint', 'fused', 'gradient', '_', 'export', 'scriptable')
 
 
-def describe(network: nn.Module, whole: Iterable[str]) -> JsonObject:
-    """What identifies a network: its class, the tensors that stay frozen, and the settings of its modules.
-
-    whole: the names of parameters that train whole. Their values are left out.
-    """
-    without = set(whole)
-    state = network.state_dict()
-    frozen = {name: tensor for name, tensor in state.items() if name not in without}
-    return dict(
-        kind=type(network).__name__,
-        sha256=weights_sha256(frozen),
-        shapes={
-            name: f'{str(tensor.dtype).removeprefix("torch.")} {list(tensor.shape)}'
-            for name, tensor in state.items()
-        },
-        settings={path: _settings(module) for path, module in network.named_modules() if _counts(module)},
-        values={name: weights_sha256({'': tensor})[:16] for name, tensor in frozen.items()},
-    )
-
-
-def _counts(module: nn.Module) -> bool:
-    """Whether the module computes something in eval mode."""
-    return not isinstance(module, nn.Identity) and 'Drop' not in type(module).__name__
-
-
-def _settings(module: nn.Module) -> str:
-    """The class and the plain settings of a module: 'Linear(in_features=8, out_features=4)'."""
-    settings = {
-        name: value
-        for name, value in vars(module).items()
-        if type(value) in PLAIN
-        and not name.startswith(IGNORED)
-        and 'drop' not in name
-        and 'check' not in name
-    }
-    return f'{type(module).__name__}({", ".join(f"{name}={value!r}" for name, value in settings.items())})'
-
-
-def save_network(tuned: TunedNetwork, folder: Path, classes: list[str], backbone: JsonObject) -> None:
+def save_network(
+    tuned: TunedNetwork, folder: Path, classes: list[str], backbone: JsonObject, images: Preprocessing
+) -> None:
     """Publishes the model folder of a tuned network by one rename.
 
     backbone: the entry of model.backbone.
+    images: their preprocessing.
     """
     if tuned.is_merged:
         raise merged_error('saved')
@@ -88,7 +49,7 @@ def save_network(tuned: TunedNetwork, folder: Path, classes: list[str], backbone
         ),
         format=FORMAT,
         classes=classes,
-        preprocessing=vars(tuned.preprocessing),
+        preprocessing=vars(images),
         network=dict(tuned.frozen, whole=list(tuned.whole)),
         metrics={},
         sha256={TENSORS: sha256_of(data)},

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from vet.core.backbone import Backbone, Preprocessing
+from vet.core.backbone import Backbone, FrozenNetwork, Preprocessing
 from vet.core.budget import bounded
 from vet.core.edits import Thaw
 from vet.core.model import ImageClassifier, load_into
@@ -131,19 +131,19 @@ def _tuned(
     return tuned
 
 
-def save_peft(model: ImageClassifier | Backbone, folder: str | Path) -> None:
+def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> None:
     """Writes the folder that `PeftModel.from_pretrained(network, folder)` reads.
 
     network: timm's network of the same weights.
-    model: a classifier, or a result of `load_peft`. It holds at most one of LoRA (plain, rslora, dora, parts
-        of a fused qkv as one update of more rank), LoHa, LoKr and IA3.
+    model: a classifier, a result of `load_peft`, or a result of `vet.tune`. It holds at most one of LoRA
+        (plain, rslora, dora, parts of a fused qkv as one update of more rank), LoHa, LoKr and IA3.
     Modules that train whole, and the linear head, become modules_to_save. If the model has only modules that
     train whole, the method is LN tuning. UserError, by name, for a method that PEFT does not have. Then
     nothing is written.
     """
-    if not isinstance(model, (ImageClassifier, Backbone)) or not hasattr(model, 'tuners'):
+    if not isinstance(model, (ImageClassifier, FrozenNetwork)) or not hasattr(model, 'tuners'):
         raise UserError(
-            'save_peft takes an ImageClassifier, or the Backbone that load_peft gave; given: '
+            'save_peft takes an ImageClassifier, or what vet.tune or load_peft gave; given: '
             f'{type(model).__name__}. Of a model of several tasks, give model.for_task(…).'
         )
     strangers = sorted(path.name for path in Path(folder).glob('*') if path.name not in (CONFIG, TENSORS))

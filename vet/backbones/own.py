@@ -1,0 +1,48 @@
+"""A user's own network as the backbone of a classifier. The network keeps its classifier.
+
+backbones/network.py and own_backbone.py make such backbones.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from vet.backbones.libraries import classifier_of, image_size_of, resampled_of
+from vet.backbones.roles import find_layout
+from vet.core.backbone import Backbone
+from vet.core.description import describe
+from vet.core.preprocessing import Preprocessing
+
+
+class OwnBackbone(Backbone):
+    """A user's network, which gives logits (K,) for each image, alone or in an object of its library.
+
+    whole: the names of the parameters that train whole.
+    """
+
+    pooling = 'build it with a classifier, which gives logits (K,) for each image'
+
+    def __init__(self, network: nn.Module, whole: Sequence[str], preprocessing: Mapping[str, object]):
+        size = image_size_of(network)
+        wanted = Preprocessing().with_changes(dict(size=size) if size else {})
+        patches: Any = getattr(network, 'patch_embed', None)
+        layout = find_layout(
+            network,
+            None,
+            getattr(patches, 'grid_size', None),
+            getattr(network, 'num_prefix_tokens', 0),
+            tuple(classifier_of(network)),
+        )
+        described = describe(network, [*whole, *resampled_of(network)])
+        identity = dict(type='network', name=type(network).__name__)
+        super().__init__(network, layout, wanted.with_changes(preprocessing), identity, wanted)
+        self.identity = self.origin = dict(identity, sha256=described['sha256'])
+        self.whole = list(whole)
+        self.described = dict(described, whole=self.whole)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images (B, 3, H, W) -> logits (B, K)"""
+        out, place = self.network(images), self.sites.calls[''].place
+        return out if place is None else out[place]
