@@ -37,8 +37,8 @@ class VPT(Tuner):
     their place changes no result. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and have
     no weight decay.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
-    The blocks must have tokens with plain attention. Maps, windows and tables of relative positions are
-    refused. If a block rotates queries and keys by positions, prompts are not rotated, as class tokens are
+    The blocks must have tokens with plain attention. Maps and windows are refused. So are tables of relative
+    positions (BEiT), which have no entry for a prompt. If a block rotates queries and keys by positions, prompts are not rotated, as class tokens are
     not (timm's prefix tokens). A block that gives the class token alone, as CaiT's last two, sees 'deep'
     prompts only.
     """
