@@ -38,9 +38,9 @@ class VPT(Tuner):
     no weight decay.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
     The blocks must have tokens with plain attention. Maps and windows are refused. So are tables of relative
-    positions (BEiT), which have no entry for a prompt. If a block rotates queries and keys by positions, prompts are not rotated, as class tokens are
-    not (timm's prefix tokens). A block that gives the class token alone, as CaiT's last two, sees 'deep'
-    prompts only.
+    positions (BEiT), which have no entry for a prompt. If a block rotates queries and keys by positions,
+    prompts are not rotated, as class tokens are not (timm's prefix tokens). A block that gives the class
+    token alone, as CaiT's last two, sees 'deep' prompts only.
     """
 
     identity_at_start = False
