@@ -48,6 +48,14 @@ def _impossible() -> set[str]:
     return set(re.findall(r'^(\d+)\. (?:no norm|has nothing to train)\b', PAGE.read_text(), re.MULTILINE))
 
 
+def test_vpt_runs_on_every_family_of_plain_tokens():
+    """The others have maps, windows, or numbers for each pair of positions."""
+    text = PAGE.read_text()
+    for number in {row.refused['VPT'] for row in COMMITTED if 'VPT' in row.refused}:
+        (why,) = re.findall(rf'^{number}\. (.*):', text, re.MULTILINE)
+        assert 'rope' not in why and 'Error' not in why
+
+
 def test_a_page_is_read_as_it_was_written():
     rows = [
         Row(
