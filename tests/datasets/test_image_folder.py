@@ -49,6 +49,16 @@ def test_splits(split, ids_of):
         ImageFolder(split, path='pets')
 
 
+def test_one_split_folder_alone_is_no_class(split, paint):
+    for name in ('val', 'test'):
+        shutil.rmtree(split / 'pets' / name)
+    with pytest.raises(UserError, match='split folders train: choose one by split=…, such as split="train"'):
+        ImageFolder(split, path='pets')
+    paint(split / 'pets/car/a.png', 9)  # beside a class, `train` is a class too
+    paint(split / 'pets/train/b.png', 9)
+    assert ImageFolder(split, path='pets').classes == ['car', 'train']
+
+
 def test_a_missing_split_lists_those_there(split):
     shutil.rmtree(split / 'pets/val')
     with pytest.raises(UserError, match='Allowed: test, train'):

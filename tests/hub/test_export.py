@@ -22,7 +22,7 @@ from tests.hub import test_modelscope_folders as modelscope
 from tests.nets import VIT, images
 from vet import pipeline
 from vet.core.assemble import build_classifier
-from vet.errors import DataError, UserError
+from vet.errors import DataError, TrainingError, UserError
 from vet.hub.export import export
 from vet.hub.exports import FORMATS
 from vet.hub.model_folder import load_model, read_configuration, save_model
@@ -407,6 +407,15 @@ def test_names_that_do_not_fit_are_refused_and_files_replaced(saved, tmp_path):
     (tmp_path / 'old.safetensors').write_text('old')
     export(folder, tmp_path / 'old.safetensors')
     assert load_file(tmp_path / 'old.safetensors')
+
+
+def test_a_place_that_cannot_be_written_is_named(saved, tmp_path):
+    folder = saved(TIMM_VIT, LORA)
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(
+        TrainingError, match=r'cannot write .*m\.safetensors.*: Not a directory. Choose another folder'
+    ):
+        export(folder, tmp_path / 'file' / 'deep' / 'm.safetensors', 'timm')
 
 
 def test_a_library_that_is_not_installed_is_named(saved, tmp_path, monkeypatch):

@@ -146,18 +146,18 @@ class Covering:
 
         Of either kind, the slowest are left out if all take over MOST_SECONDS.
 
-        A statement that runs while the file is imported has the tests that run any line of the file, and the
-        tests of all settings.
+        A statement that runs while the file is imported has the tests that run any line of the file, all
+        tests of files named alike, and the tests of all settings.
         """
         known = self.files.get(file, dict(sha256='', lines={}))
         wanted: Iterable[int | str] = known['lines']
         if known['sha256'] == digest(source):
             wanted = statement(source, line) or wanted
         tests = {test for number in wanted for test in known['lines'].get(str(number), ())}
+        all_alike = {test for test in self.seconds if Path(file).stem in Path(test.split('::')[0]).name}
         if wanted is known['lines']:
-            tests |= {test for test in self.seconds if test.startswith(SETTINGS)}
-        stem = Path(file).stem
-        alike = {test for test in tests if stem in Path(test.split('::')[0]).name}
+            tests |= all_alike | {test for test in self.seconds if test.startswith(SETTINGS)}
+        alike = tests & all_alike
         return self._quickest(alike) + self._quickest(tests - alike)
 
     def _quickest(self, tests: set[str]) -> list[str]:
