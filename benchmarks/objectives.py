@@ -5,7 +5,7 @@
 DIR holds camvid/{train,val,test}/{images,masks}/ and weights/deit_tiny_patch16_224.safetensors. The masks
 give the targets. MultiLabel: the classes that cover at least 0.5 % of the labelled pixels. Regression: the
 share of road among the labelled pixels, in %. LoRA of rank 10 is compared with the linear probe, and with a
-baseline that sees no image. Images are resized to 112 x 112 pixels. Writes results/objectives.json.
+baseline that sees no image. Images are resized to 64 x 64 pixels. Writes results/objectives.json.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CLASSES = 'sky building pole road pavement tree sign fence car pedestrian cyclis
 ROAD, UNLABELLED, LEAST = CLASSES.index('road'), 11, 0.005
 RESULTS = Path(__file__).parent / 'results' / 'objectives.json'
 TUNERS = {'LinearProbe': [dict(type='LinearProbe')], 'LoRA': [dict(type='LoRA', rank=10, at='attn.qkv')]}
-SIZE = 112
+SIZE = 64
 ROWS: dict[str, dict[str, Any]] = {
     'MultiLabel': dict(entry={}, train=dict(loss=dict(type='BCEWithLogitsLoss'))),
     'Regression': dict(entry=dict(targets=['road']), train=dict(loss=dict(type='MSELoss'))),
@@ -148,7 +148,7 @@ def main() -> None:
                         )
                     )
                     print(objective, tuner, seed, runs[-1]['test'], flush=True)
-    data = 'CamVid, images of 240 x 180 pixels (resized from 480 x 360), here 112 x 112'
+    data = 'CamVid, images of 240 x 180 pixels (resized from 480 x 360), here 64 x 64'
     facts = describe(trainer.accelerator.device)
     record.write(path, dict(environment=facts, data=data, baselines=baselines, runs=runs))
     print('baselines', baselines)

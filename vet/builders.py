@@ -84,14 +84,15 @@ def build_datasets(
             'path=…), or train_dataset= to build_trainer.'
         )
     objectives = _objectives(settings, data['train'])
-    for dataset in filter(None, data.values()):
-        _attach(objectives, dataset)
+    set_objective(data['train'], objectives)
     if data['val'] is None and (settings.evaluation.select == 'best' or settings.train.early_stop):
         data['train'], data['val'] = _held_out(data['train'], settings.evaluation.holdout)
     classes = class_names(data['train'])
     for split in ('val', 'test'):
         if data[split] is not None:
-            check_classes(class_names(data[split]), classes, f'dataset.{split}', 'dataset.train')
+            check_classes(names_of(data[split]), classes, f'dataset.{split}', 'dataset.train')
+            set_objective(data[split], objectives)
+            class_names(data[split])
             ours, theirs = (getattr(data[part], 'label_map', None) or {} for part in (split, 'train'))
             if unequal := [name for name in ours if name in theirs and ours[name] != theirs[name]]:
                 raise UserError(
@@ -117,12 +118,6 @@ def _objectives(settings: Settings, dataset: Any) -> dict[str | None, Objective]
         declared = getattr(part, 'objective', None)
         found[task] = build_objective(entry or declared, _names_of(part))
     return found
-
-
-def _attach(objectives: Mapping[str | None, Objective], dataset: Any) -> None:
-    """Sets the objectives of a dataset. UserError if its tasks are others than those of dataset.train."""
-    if set(_parts(dataset)) == set(objectives):
-        set_objective(dataset, objectives)
 
 
 def _held_out(dataset: ImageData, share: float) -> tuple[object, object]:
@@ -163,12 +158,18 @@ def class_names(dataset: Any) -> Any:
 
     UserError if the dataset has no classes, or if a label is no place among them.
     """
+    for part in _parts(dataset).values():
+        _names_of(part)
+        if getattr(part, 'targets', None) is not None:
+            targets_of(part)
+    return names_of(dataset)
+
+
+def names_of(dataset: Any) -> Any:
+    """The class names, or {task: class names}, as `class_names`. No target is checked."""
     if isinstance(dataset, MultiTask):
-        return {task: class_names(part) for task, part in dataset.tasks.items()}
-    names = _names_of(dataset)
-    if getattr(dataset, 'targets', None) is not None:
-        targets_of(dataset)
-    return names
+        return {task: _names_of(part) for task, part in dataset.tasks.items()}
+    return _names_of(dataset)
 
 
 def _names_of(dataset: Any) -> list[str]:

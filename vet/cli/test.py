@@ -3,7 +3,15 @@
 import argparse
 import json
 
-from vet.builders import build_dataset, build_datasets, check_classes, class_names, find_config, modified
+from vet.builders import (
+    build_dataset,
+    build_datasets,
+    check_classes,
+    class_names,
+    find_config,
+    modified,
+    names_of,
+)
 from vet.cli.command import add_common, add_import, add_options, import_plugins, run
 from vet.config import read_settings
 from vet.datasets.base import set_gray_range, set_objective
@@ -43,9 +51,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
         raise UserError(
             f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….'
         )
-    if set(getattr(dataset, 'tasks', {None: None})) == set(model.tasks):
-        set_objective(dataset, {task: part.objective for task, part in model.tasks.items()})
-    check_classes(class_names(dataset), model.classes, 'the dataset', 'the model')
+    check_classes(names_of(dataset), model.classes, 'the dataset', 'the model')
+    set_objective(dataset, {task: part.objective for task, part in model.tasks.items()})
+    class_names(dataset)
     set_gray_range(
         dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}
     )
