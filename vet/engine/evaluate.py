@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
 from vet.config import Evaluation
 from vet.core.loss import kinds_of
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
-from vet.core.objective import Objective
-from vet.datasets.base import ImageData
+from vet.core.objective import Objective, build_objective
+from vet.datasets.base import ImageData, objective_of
 from vet.engine.feed.door import Features, Transforms, load
 from vet.errors import UserError
 from vet.files import write_file
@@ -71,7 +72,7 @@ def measure(
 
 @torch.no_grad()
 def score(
-    model: ImageClassifier,
+    model: nn.Module,
     dataset: ImageData,
     transform: Callable[[object], torch.Tensor],
     accelerator: Accelerator,
@@ -99,12 +100,13 @@ def score(
         if features
         else (model, load(dataset, {None: transform}, 0, keys, workers, accelerator.device))
     )
+    objective = objective_of(dataset) or build_objective(None, dataset.classes)
     outputs = []
     with in_eval(model):
         for batch in batches:
             with accelerator.autocast():
                 found = net(batch.images, *batch.route).float()
-            outputs.append((model.objective.scores(found), batch.labels))
+            outputs.append((objective.scores(found), batch.labels))
     if world == 1:
         scores, labels = (torch.cat(parts) for parts in zip(*outputs))
         return scores.cpu().numpy(), labels.cpu().numpy()
