@@ -181,6 +181,8 @@ def test_columns_of_other_names(write, ids_of):
         ('path,label,label\n0.png,cat,dog\n', "2 columns 'label'"),
         ('path,label\n0.png,cat\n0.png,dog\n', "gives '0.png' the label 'cat' in line 2 and 'dog' in line 3"),
         ('path,label\n0.png,"cat\n1.png,dog\n', 'cannot be read.*Close every quotation mark'),
+        ('path,label\n0.png,cat,dog\n', 'line 2 .* has 3 cells, the first line has 2.*quotation marks'),
+        ('0.png,cat\n1.png,dog, young\n', 'line 2 .* has 3 cells, the first line has 2'),
         ('path,label\n0.png,\n', 'line 2 .*no label'),
         ('path,label\n0.png\n', 'line 2 .*no label'),
         ('path\n0.png\n', 'no label'),

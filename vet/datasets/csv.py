@@ -305,6 +305,7 @@ def _table(
     for cells in tables.values():
         places = _places(cells[0][1], columns, path) if cells else {}
         if None not in (places.get('path'), places.get('label')):
+            _refuse_longer(path, cells)
             return cells[1:], places
     if columns:
         first = next(iter(text.splitlines()), '')
@@ -315,8 +316,20 @@ def _table(
     for cells in tables.values():
         if cells and all(len(row) > 1 for _, row in cells):
             _refuse_unknown_header(path, cells)
+            _refuse_longer(path, cells)
             return cells, dict(path=0, label=1, split=None)
     return tables[','], dict(path=0, label=1, split=None)
+
+
+def _refuse_longer(path: Path, cells: list[tuple[int, list[str]]]) -> None:
+    """DataError for a row that has more cells than the first row: vet would not read its last cells."""
+    width = len(cells[0][1])
+    for number, row in cells:
+        if any(cell.strip() for cell in row[width:]):
+            raise DataError(
+                f'line {number} of {str(path)!r} has {len(row)} cells, the first line has {width}. Put a '
+                f'cell with a delimiter in quotation marks, or name all columns; given: {",".join(row)!r}.'
+            )
 
 
 def _refuse_unknown_header(path: Path, cells: list[tuple[int, list[str]]]) -> None:
