@@ -16,6 +16,9 @@ import pytest
 import torch
 
 from vet import build_trainer
+from vet.log import show_log
+
+show_log()  # tests read the lines of progress
 
 for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if (

@@ -1,5 +1,9 @@
 """What importing costs: the package alone nothing, the list of tuners no library of models."""
 
+import pytest
+
+from vet.cli.vet import commands
+
 CHECK = 'import sys; print([name for name in ("torch", "timm", "torchvision", "accelerate") if name in sys.modules])'
 
 
@@ -7,12 +11,64 @@ def test_the_package_imports_nothing_until_it_is_asked(python):
     assert python('-c', f'import vet; {CHECK}').stdout == '[]\n'
 
 
-def test_listing_tuners_imports_torch_alone(python):
-    done = python(
-        '-c',
-        f'import sys; sys.argv = ["vet", "list", "tuners"]; import vet.cli.vet; vet.cli.vet.main(); {CHECK}',
-    )
-    assert done.returncode == 0 and done.stdout.endswith("['torch']\n") and 'LoRA' in done.stdout
+COMMAND = """
+import sys
+sys.argv = ["vet", *sys.argv[1:]]
+import vet.cli.vet
+try:
+    vet.cli.vet.main()
+except SystemExit as end:
+    code = end.code
+else:
+    code = 0
+print(code, [name for name in ("torch", "timm", "torchvision", "accelerate") if name in sys.modules])
+"""
+WRONG = 'train quickstart --cfg-options'
+
+
+@pytest.mark.parametrize(
+    'line, code, text',
+    [
+        ('--help', 0, 'Trains a model'),
+        ('--version', 0, 'vet 0.'),
+        ('trian', 2, "Did you mean 'train'?"),
+        *((f'{name} --help', 0, f'usage: vet {name}') for name in commands()),
+        ('train nosuch.py', 2, "the config 'nosuch.py' does not exist"),
+        ('train quickstrat', 2, "unknown model 'quickstrat'. Did you mean 'quickstart'?"),
+        ('train vitb16_lora_flower.py', 2, "Did you mean 'vitb16_lora_flowers'"),
+        ('train quickstart --sed 3', 2, 'unknown argument --sed; did you mean --seed?'),
+        (f'{WRONG} train.max_epoch=3', 2, "Did you mean 'max_epochs'?"),
+        (f'{WRONG} train.max_epochs=x', 2, "train.max_epochs is 'x'"),
+        (f'{WRONG} learning_rate=1', 2, "Did you mean 'train.optimizer.lr'?"),
+        (f'{WRONG} model.backbone.lora_lenght=3', 2, "Did you mean 'lora_length'"),
+        (f'{WRONG} model.backbone.type=Digitvit', 2, "unknown backbone 'Digitvit'"),
+        (f'{WRONG} model.head.type=Linnear', 2, "unknown head 'Linnear'"),
+        (f'{WRONG} dataset.train.type=Digit', 2, "unknown dataset 'Digit'"),
+        (f'{WRONG} evaluation.metrics=acc', 2, "unknown metric 'acc'"),
+        ('predict nowhere x.png', 2, "no image file 'x.png'"),
+        ('test nowhere', 2, "the model folder 'nowhere' does not exist"),
+        ('test .', 2, 'is no model folder'),
+        ('export nowhere x', 2, "the model folder 'nowhere' does not exist"),
+        ('combine out nowhere', 2, "the model folder 'nowhere' does not exist"),
+        ('push nowhere a/b', 2, "the model folder 'nowhere' does not exist"),
+        ('benchmark nosuch', 2, "unknown suite 'nosuch'"),
+        ('recipes vpt2022 vpt2023', 2, "unknown recipe 'vpt2023'. Did you mean 'vpt2022'"),
+        ('config nosuch.py', 2, "the config 'nosuch.py' does not exist"),
+        ('list tuners', 0, 'LoRA'),
+        ('list configs', 0, 'quickstart'),
+        ('list suites', 0, 'quickstart'),
+        ('list examples', 0, 'own_tuner'),
+        ('list recipes', 0, 'vpt2022'),
+        ('list datasets', 0, 'ImageFolder'),
+        ('list tuners Lora', 2, "unknown tuner 'Lora'. Did you mean 'LoRA'"),
+        ('list tuner', 2, "Did you mean 'tuners'"),
+    ],
+)
+def test_a_command_answers_before_torch_is_imported(python, tmp_path, line, code, text):
+    done = python('-c', COMMAND, *line.split(), cwd=tmp_path)
+    said = ' '.join((done.stdout + done.stderr).split())
+    assert done.stdout.splitlines()[-1] == f'{code} []', said
+    assert text in said and 'Traceback' not in said
 
 
 WITHOUT_UNIX = """

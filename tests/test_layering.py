@@ -10,12 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Each room and the rooms it may import directly, itself always among them.
-BASE = {'errors', 'allowed', 'patterns', 'registry', 'config', 'torch_private', 'targets'}
+BASE = {'errors', 'allowed', 'patterns', 'registry', 'config', 'torch_private', 'targets', 'shipped'}
 ENGINE = BASE | {'core', 'datasets', 'transforms', 'metrics', 'versions'}
-ENGINE |= {'environment', 'failures', 'files', 'lock', 'progress', 'seeding'}
+ENGINE |= {'environment', 'failures', 'files', 'lock', 'log', 'progress', 'seeding'}
 HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it
-BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes'}
-API = BUILDERS | {'builders', 'pipelines', 'terminal'}
+BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes', 'source'}
+API = BUILDERS | {'builders', 'pipelines', 'escapes', 'terminal'}
 ARROWS = {
     'errors': set(),
     'allowed': set(),
@@ -23,26 +23,31 @@ ARROWS = {
     'patterns': {'errors'},
     'versions': set(),
     'torch_private': set(),
-    'terminal': set(),
+    'escapes': set(),
+    'terminal': {'escapes'},
+    'plugin_index': set(),
+    'shipped': {'errors'},
+    'log': {'terminal'},
     'offline': set(),
     'lock': set(),
     'seeding': set(),
     'failures': {'errors'},
     'files': {'errors'},
-    'progress': {'terminal'},
+    'progress': {'log'},
     'environment': {'torch_private'},
-    'registry': {'errors', 'allowed'},
+    'registry': {'errors', 'allowed', 'plugin_index'},
     'register': {'errors', 'registry'},
     'arguments': {'allowed', 'registry'},
-    'config': {'errors', 'allowed', 'patterns', 'registry', 'arguments'},
+    'config': {'errors', 'allowed', 'patterns', 'registry', 'arguments', 'shipped'},
     'changes': BASE,
+    'source': BASE | {'changes', 'files', 'hub'},
     'core': BASE,
     'backbones': BASE | {'core', 'offline'},
     'tuners': BASE | {'core'},
     'heads': BASE | {'core'},
     'objectives': BASE | {'core'},
     'losses': {'errors', 'allowed', 'registry'},
-    'datasets': {'errors', 'allowed', 'registry', 'targets'},
+    'datasets': {'errors', 'allowed', 'registry', 'targets', 'log'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
     'engine': ENGINE,
@@ -54,6 +59,7 @@ ARROWS = {
     'compat': API,
     'benchmark': API,
     'cli': API | {'arguments', 'benchmark'},
+    '__main__': {'cli'},
     'tools': API | {'cli'},
     'benchmarks': API | {'backbones', 'benchmark', 'cli', 'tools'},
 }

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from vet.cli.command import run
 from vet.errors import UserError
-from vet.terminal import Terminal, escaped
+from vet.escapes import escaped
+from vet.terminal import Terminal
 
 HOSTILE = [
     '\x1b[31m',

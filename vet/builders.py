@@ -3,7 +3,6 @@
 `build_trainer` is the public way to train from Python.
 """
 
-import copy
 import os
 import time
 from collections.abc import Mapping
@@ -12,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from torch.utils.data import Dataset
 
 from vet.changes import modified
-from vet.config import Plugin, Settings, load_config, read_settings
+from vet.config import Plugin, Settings, read_settings
 from vet.core.assemble import build_classifiers
 from vet.core.budget import bounded
 from vet.core.objective import Objective, build_objective
@@ -28,20 +26,17 @@ from vet.datasets.overlap import refuse_overlaps
 from vet.engine.saving.door import WorkFolder
 from vet.engine.trainer import Trainer
 from vet.errors import DataError, UnknownNameError, UserError
-from vet.files import JsonObject
-from vet.hub.contents import require_run
-from vet.hub.model_folder import IDENTITY, load_model, read_configuration, save_model
+from vet.hub.model_folder import load_model, read_configuration, save_model
 from vet.hub.names import find_folder
-from vet.hub.presets import preset
 from vet.own_backbone import backbone_to_train, entries_of
 from vet.registry import BACKBONES, DATASETS, OBJECTIVES
 from vet.seeding import seed_everything
+from vet.source import GIVEN, find_config
 
 TASK = 'vision-efficient-tuning'
 # the model section of a user's own network, beside its tuners
 OWN = dict(backbone=dict(type='network', name='given'), head=dict(type='Pretrained'))
 OF_A_TASK = ('backbone', 'head', 'objective')  # keys of model.tasks.<task>
-GIVEN = dict(type='given')  # in a recorded config: a dataset that the user gave as an object
 
 
 def resolve_data_root(data_root: str | Path | None = None) -> Path:
@@ -230,52 +225,6 @@ def build_model(
         )
     seed_everything(settings.seed, 'init')
     return build_classifiers(parts, settings.model.tuners, settings.model.shared)
-
-
-def find_config(model: str | Path | Mapping[str, Any]) -> Config:
-    """The config of a config file, a model folder or a model id that vet knows. A given config is copied."""
-    if isinstance(model, (Config, Mapping)):
-        try:
-            return Config(
-                {key: copy.deepcopy(model[key]) for key in model}, filename=getattr(model, 'filename', None)
-            )
-        except (TypeError, KeyError, RecursionError) as error:
-            raise UserError(f'the config cannot be read: {type(error).__name__}: {error}') from error
-    if not isinstance(model, (str, os.PathLike)):
-        raise UserError(
-            f'model is {model!r}; give a config path, a model folder, the id of a known model, or a config.'
-        )
-    path = Path(model)
-    if path.is_dir():
-        configuration = read_configuration(find_folder(path))
-        sections = {
-            name: configuration[name]
-            for name in ('dataset', 'train', 'evaluation', 'seed')
-            if configuration.get(name)
-        }
-        require_run(sections, repr(str(path)))
-        sections['dataset'] = {
-            split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN
-        }
-        model = dict(configuration['model'], **_without_identity(configuration['model']))
-        if model.get('tasks'):
-            model['tasks'] = {
-                task: dict(part, **_without_identity(part)) for task, part in model['tasks'].items()
-            }
-        return Config(dict(model=model, **sections))
-    if path.suffix in ('.py', '.yaml', '.yml', '.json'):
-        return load_config(path)
-    return Config(preset(str(model)))
-
-
-def _without_identity(part: Mapping[str, Any]) -> JsonObject:
-    """The entries of a folder that a new training makes anew, without what the old training found."""
-    backbone = {key: value for key, value in part['backbone'].items() if key not in IDENTITY}
-    if not part.get('objective'):
-        return dict(backbone=backbone)
-    found = OBJECTIVES.find(part['objective']['type']).found
-    kept = {key: value for key, value in part['objective'].items() if key not in found}
-    return dict(backbone=backbone, objective=kept)
 
 
 def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Trainer:

@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,24 @@ def _refused(path: Path, error: OSError) -> str:
             '--work-dir).'
         )
     return f'cannot write {str(path)!r}: {error.strerror or error}. Look at the disk, {goes_on}'
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """DataError for a link out of the folder, which could name any file of this machine.
+
+    Links of the hub's client into its cache are allowed.
+    """
+    allowed = folder.resolve(), folder.resolve().parent.parent / 'blobs'
+    for name in names:
+        try:
+            target = (folder / name).resolve()
+        except (OSError, RuntimeError) as error:  # a link to itself
+            raise DataError(f'{str(folder / name)!r} cannot be read: {error}.') from error
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise DataError(
+                f'{str(folder / name)!r} is a link out of its folder, and is refused; put the file itself '
+                'there.'
+            )
 
 
 def read_bytes(path: Path) -> bytes:

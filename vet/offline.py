@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import huggingface_hub
+import huggingface_hub.constants
 
 
 def answers(url: str) -> bool:

@@ -4,14 +4,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vet.terminal import Terminal
-
-console = Terminal(stderr=True, highlight=False)
-
-
-def say(text: str) -> None:
-    """Prints a line unchanged: no markup, no emoji, and a long line is not broken."""
-    console.print(text, soft_wrap=True, markup=False, emoji=False)
+from vet.log import console, say, shows_bars
 
 
 class ProgressBar:
@@ -30,7 +23,7 @@ class ProgressBar:
             TextColumn('left'),
             TimeRemainingColumn(),
             console=console,
-            disable=not (enabled and console.is_terminal),
+            disable=not (enabled and shows_bars()),
             transient=True,
         )
         self._task = self._bar.add_task('training', total=total, completed=done, state='')

@@ -1,13 +1,13 @@
 """The registries of all kinds of plugins, on mmengine's Registry.
 
-A registry imports the folder of its plugins at the first request. So a new plugin needs only a new file in
-that folder. A plugin in the user's code needs an import, for example by `custom_imports` in a config.
+A registry knows the files of its folder by their text (`plugin_index`), and imports a file when one of its
+plugins is asked for. So a new plugin needs only a new file in that folder, and a wrong name is refused before
+torch is imported. A plugin in the user's code needs an import, for example by `custom_imports` in a config.
 """
 
 import errno
 import importlib
 import inspect
-import pkgutil
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +16,7 @@ from mmengine.registry import Registry as _Registry
 
 from vet.allowed import choices, fits, must_be
 from vet.errors import UnknownNameError, UserError, shown
+from vet.plugin_index import Index, Listed, read_index
 
 
 def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) -> object:
@@ -99,35 +100,60 @@ class Registry(_Registry):
             hints = {}
         return hints if plugin.__module__.partition('.')[0] == 'vet' else {**hints, **self.arguments}
 
+    @property
+    def index(self) -> Index:
+        """The plugins that the files of the registry's folder register."""
+        return read_index(self._home)
+
     def import_from_location(self) -> None:
-        """Imports every module of the registry's folder once. The home may also be a single module."""
+        """Imports every file that registers plugins, once."""
         if not self._imported:
             self._imported = True
-            home = importlib.import_module(self._home)
-            for module in pkgutil.iter_modules(getattr(home, '__path__', [])):
-                importlib.import_module(f'{self._home}.{module.name}')
+            for module in sorted({plugin.module for plugin in self.index.plugins.values()}):
+                importlib.import_module(module)
+            self._import_computed()
+
+    def _import_computed(self) -> None:
+        for module in self.index.computed:
+            importlib.import_module(module)
 
     def names(self) -> list[str]:
-        """The names of all registered plugins, sorted."""
-        self.import_from_location()
-        return sorted(self.module_dict)
+        """The names of all plugins, sorted: those of the folder, and those of imported code."""
+        self._import_computed()
+        return sorted({*self.index.plugins, *self.module_dict})
 
-    def find(self, name: object) -> Any:
-        """The plugin called `name`. UnknownNameError, with the nearest names, for an unknown name.
+    def listed(self, name: str) -> Listed | None:
+        """A plugin of the folder, as its file describes the plugin. None for a plugin of other code."""
+        return None if name in self.module_dict else self.index.plugins.get(name)
 
-        If `name` is a callable, the callable is returned.
+    def require(self, name: object) -> None:
+        """UnknownNameError, with the nearest names, if no plugin is called `name`.
+
+        If `name` is a callable, it is a plugin itself.
         """
-        if callable(name):
-            return name
-        self.import_from_location()
-        if not isinstance(name, str) or not name or name not in self.module_dict:
+        if (
+            callable(name)
+            or isinstance(name, str)
+            and (name in self.index.plugins or name in self.module_dict)
+        ):
+            return
+        names = self.names()
+        if not isinstance(name, str) or name not in names:
             raise UnknownNameError(
                 self.name,
                 name,
-                self.module_dict,
+                names,
                 'Your plugin registers when its module is imported: by custom_imports in a config, by '
                 '--import MODULE of a command, or by import in Python.',
             )
+
+    def find(self, name: object) -> Any:
+        """The plugin called `name`, see `require`. If `name` is a callable, the callable is returned."""
+        self.require(name)
+        if not isinstance(name, str):
+            return name
+        if name not in self.module_dict:
+            importlib.import_module(self.index.plugins[name].module)
         return self.module_dict[name]
 
 

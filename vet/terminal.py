@@ -1,32 +1,11 @@
 """Printing on a terminal. Names and texts of strangers never reach the terminal as control sequences."""
 
-import unicodedata
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-KEPT = '\n\t'
-# controls (C0, C1), formats (also those that turn the direction of writing), surrogates, separators
-SHOWN = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
-JOINERS = '\u200c\u200d'  # Persian, Hindi and emoji need these
-
-
-def escaped(text: str) -> str:
-    """`text` with each control character, and each that changes the direction of writing, as \\uXXXX (as in
-    JSON).
-    """
-    return ''.join(
-        _escape(char) if unicodedata.category(char) in SHOWN and char not in KEPT + JOINERS else char
-        for char in text
-    )
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if code < 0x10000:
-        return f'\\u{code:04x}'
-    return f'\\u{0xD800 + (code - 0x10000 >> 10):04x}\\u{0xDC00 + (code - 0x10000 & 0x3FF):04x}'
+from vet.escapes import escaped
 
 
 class Terminal(Console):

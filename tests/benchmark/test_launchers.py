@@ -235,7 +235,7 @@ def test_slurm_writes_an_array_and_starts_nothing(tmp_path, capsys):
     )
     assert made.run() == [] and results(tmp_path) == {}
     [script] = (tmp_path / 'work').glob('*.sh')
-    said = ' '.join(capsys.readouterr().err.split())
+    said = ' '.join(capsys.readouterr().out.split())
     assert (
         f'2 jobs are written, and none is started: sbatch {script}' in said
         and '2 of them are searches' in said
@@ -266,7 +266,7 @@ def test_more_jobs_than_an_array_holds_are_several(tmp_path, capsys, monkeypatch
         job for script in scripts for job in script.with_suffix('.txt').read_text().splitlines()
     ) == sorted(str(path) for path in folder.rglob('job.json'))
     assert f"#SBATCH --output='{folder}/{scripts[0].stem}-%a.log'" in scripts[0].read_text()
-    said = ' '.join(capsys.readouterr().err.split())
+    said = ' '.join(capsys.readouterr().out.split())
     assert all(f"sbatch '{script}'" in said for script in scripts)
 
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from vet.cli.recipes import FOLDER, read_recipe
+from vet.cli.recipes import read_recipe
 from vet.config import Schedule
 from vet.engine.optim import build_optimizer, lr_factor
+from vet.shipped import shipped
 from vet.transforms.torchvision import build_transform
 
-RECIPES = sorted(path.stem for path in FOLDER.glob('*.py'))
+RECIPES = shipped('recipes')
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_files_are_completed_with_the_defaults(recipes, tmp_path):
 
 
 def test_no_difference(recipes):
-    assert recipes('vet', FOLDER / 'vet.py')[1] == f'vet and {FOLDER / "vet.py"} do not differ.\n'
+    assert recipes('vet', RECIPES['vet'])[1] == f'vet and {RECIPES["vet"]} do not differ.\n'
 
 
 @pytest.mark.parametrize('name', ['vpt22', 'nowhere/own.py'])
@@ -127,7 +128,7 @@ def test_the_papers_numbers(name, epochs, warmup, batch, lr, last_lr):
 
 @pytest.mark.parametrize('name', [name for name in RECIPES if name != 'vet'])
 def test_every_recipe_names_its_paper_and_says_what_it_leaves_out(name):
-    text = (FOLDER / f'{name}.py').read_text()
+    text = RECIPES[name].read_text()
     assert 'arXiv:' in text or 'published no recipe' in text
     said = (
         'This config does not set',

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vet.benchmark.worker import Job, bury, outcome
 from vet.errors import UserError
-from vet.progress import console
+from vet.log import console
 
 
 class Local:

@@ -12,7 +12,7 @@ from rich.live import Live
 from vet.benchmark.local import table
 from vet.benchmark.worker import Job, bury, outcome, work
 from vet.errors import UserError
-from vet.progress import console
+from vet.log import console, show_log
 
 
 class Ray:
@@ -65,4 +65,5 @@ class Ray:
 
 def _task(job: Job, folder: str) -> None:
     os.chdir(folder)
+    show_log()
     work(job)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vet.benchmark.worker import Job
 from vet.files import write_file
-from vet.progress import console
+from vet.terminal import Terminal
 
 MOST = 1000  # jobs of an array; Slurm's default limit is MaxArraySize = 1001, so 1000 is the largest number
 SCRIPT = """\
@@ -42,7 +42,7 @@ class Slurm:
             self._write(jobs[first : first + MOST])
         searches = sum(job.run.is_search for job in jobs)
         if searches:
-            console.print(
+            Terminal(highlight=False).print(
                 f'{searches} of them are searches over a grid. When all are done, give this command again: '
                 'it then writes the runs that count, at the points that were best on validation images.',
                 soft_wrap=True,
@@ -68,7 +68,7 @@ class Slurm:
                 python=shlex.quote(sys.executable),
             ),
         )
-        console.print(
+        Terminal(highlight=False).print(
             f'{len(jobs)} jobs are written, and none is started: sbatch {shlex.quote(str(script))}',
             soft_wrap=True,
             markup=False,

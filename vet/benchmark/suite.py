@@ -27,10 +27,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from vet.builders import modified
+from vet.changes import modified
 from vet.config import load_config, read_settings
 from vet.errors import UnknownNameError, UserError
 from vet.files import JsonObject
+from vet.shipped import find_file
 
 KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head')
 TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
@@ -170,6 +171,7 @@ def load_suite(path: str | Path, options: Mapping[str, object] | None = None) ->
 
     UserError if the file cannot be read.
     """
+    path = find_file(path, 'suites')
     config, options = load_config(path), dict(options or {})
     for key in config:  # other keys are helper variables of the file, or sections
         if key not in KEYS and key not in SECTIONS and difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75):

@@ -15,7 +15,7 @@ from vet.config import read_settings
 from vet.engine.saving.door import read_log
 from vet.errors import UserError
 from vet.files import JsonObject
-from vet.progress import console
+from vet.log import console
 
 STEPS = 3  # the first step only warms up
 ON_CPU = 16  # the most images of a step without a GPU

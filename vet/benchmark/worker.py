@@ -30,6 +30,7 @@ from vet.environment import describe
 from vet.errors import DivergedError, UserError
 from vet.files import JsonObject, write_file
 from vet.lock import FileLock
+from vet.log import show_log
 
 # in the work folder: the start of the newest attempt, and the seconds of earlier attempts
 ATTEMPT = 'attempt.json'
@@ -219,4 +220,5 @@ def _end_with_parent() -> None:
 if __name__ == '__main__':
     if '--with-parent' in sys.argv:
         threading.Thread(target=_end_with_parent, daemon=True).start()
+    show_log()
     work(Job.read(sys.argv[1]))

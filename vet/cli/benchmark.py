@@ -8,31 +8,29 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.markup import escape
 from rich.table import Table
 
-from vet.benchmark.campaign import Campaign, Launch
-from vet.benchmark.cells import Result, run_name
-from vet.benchmark.compare import as_rich, compare, read_side
-from vet.benchmark.local import Local
-from vet.benchmark.ray import Ray
-from vet.benchmark.report import write_report
-from vet.benchmark.results import read_result, read_results, result_path
-from vet.benchmark.slurm import Slurm
-from vet.benchmark.suite import Suite, load_suite
-from vet.benchmark.tables import write_tables
-from vet.benchmark.timing import STEPS
-from vet.builders import resolve_data_root
-from vet.cli.command import Options, add_common, add_options, run
+from vet.cli.command import Options, Parser, add_common, add_options, run
+from vet.cli.signals import imports
 from vet.errors import UserError
-from vet.progress import console
+from vet.log import say, warn
+from vet.terminal import Terminal
+
+if TYPE_CHECKING:
+    from vet.benchmark.campaign import Campaign, Launch
+    from vet.benchmark.cells import Result
+    from vet.benchmark.local import Local
+    from vet.benchmark.suite import Suite
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog='benchmark', description=__doc__)
-    parser.add_argument('suite', nargs='?', help='a suite file, such as benchmarks/suites/quickstart.py')
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        'suite', nargs='?', help='a suite file, or the name of a shipped suite (`vet list suites`)'
+    )
     parser.add_argument(
         '--results', type=Path, default=Path('benchmarks/results'), metavar='DIR', help='default: %(default)s'
     )
@@ -91,9 +89,18 @@ def main() -> None:
 def _benchmark(args: argparse.Namespace) -> None:
     if args.suite is None:
         raise UserError(
-            'no suite is given; give a suite file, such as benchmarks/suites/quickstart.py, or --compare A B.'
+            'no suite is given; give a suite file or the name of a suite, such as quickstart, or '
+            '--compare A B.'
         )
+    from vet.benchmark.suite import load_suite
+
     suite = load_suite(args.suite, args.cfg_options)
+    _gpus(args.gpus)
+    with imports():
+        from vet.benchmark.campaign import Campaign
+        from vet.benchmark.cells import run_name
+        from vet.benchmark.results import read_results
+        from vet.builders import resolve_data_root
     if args.report:
         _write(args.results / suite.name, suite, args.run)
         return
@@ -113,36 +120,60 @@ def _benchmark(args: argparse.Namespace) -> None:
     if read_results(args.results / suite.name):  # an array that is only written has no results yet
         _write(args.results / suite.name, suite, args.run)
     if failed := _failed(campaign):
-        console.print(f'failed: {len(failed)}', markup=False)
+        warn(f'failed: {len(failed)}')
         for result in failed:
-            console.print(f'{run_name(result)}: {result["error"]}', markup=False, soft_wrap=True)
+            warn(f'{run_name(result)}: {result["error"]}')
         sys.exit(1)
 
 
-def _local(args: argparse.Namespace) -> Local:
-    given = [gpu.strip() for gpu in (args.gpus or '').split(',') if gpu.strip()]
-    if args.gpus is not None and not given:
+def _gpus(given: str | None) -> list[int] | None:
+    """The numbers of --gpus. None: all GPUs."""
+    if given is None:
+        return None
+    parts = [part.strip() for part in given.split(',') if part.strip()]
+    if not parts:
         raise UserError(
-            f'--gpus {args.gpus!r} names no GPU; give numbers, such as 0,1, or for the CPU --device cpu.'
+            f'--gpus {given!r} names no GPU; give numbers, such as 0,1, or for the CPU --device cpu.'
         )
-    if wrong := [gpu for gpu in given if not gpu.isdecimal()]:
-        raise UserError(f'--gpus {args.gpus!r} has {wrong[0]!r}; give the numbers of GPUs, such as 0,1.')
-    gpus = range(torch.cuda.device_count()) if args.gpus is None else list(map(int, given))
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise UserError(f'--gpus {given!r} has {wrong[0]!r}; give the numbers of GPUs, such as 0,1.')
+    return list(map(int, parts))
+
+
+def _local(args: argparse.Namespace) -> 'Local':
+    import torch
+
+    from vet.benchmark.local import Local
+
+    given = _gpus(args.gpus)
+    gpus = range(torch.cuda.device_count()) if given is None else given
     return Local(args.jobs, gpus if args.device in (None, 'cuda') else [])
 
 
-LAUNCHERS: dict[str, Callable[[argparse.Namespace], Launch]] = dict(
-    local=_local,
-    ray=lambda args: Ray(args.resources),
-    slurm=lambda args: Slurm(args.work_dir, args.resources),
-)
+def _ray(args: argparse.Namespace) -> 'Launch':
+    from vet.benchmark.ray import Ray
+
+    return Ray(args.resources)
 
 
-def _write(folder: Path, suite: Suite, run: str | None) -> None:
+def _slurm(args: argparse.Namespace) -> 'Launch':
+    from vet.benchmark.slurm import Slurm
+
+    return Slurm(args.work_dir, args.resources)
+
+
+LAUNCHERS: dict[str, Callable[[argparse.Namespace], 'Launch']] = dict(local=_local, ray=_ray, slurm=_slurm)
+
+
+def _write(folder: Path, suite: 'Suite', run: str | None) -> None:
     """Writes tables and report from the results in the folder.
 
     Prints the tables of accuracy, and the paths.
     """
+    from vet.benchmark.report import write_report
+    from vet.benchmark.results import read_results
+    from vet.benchmark.tables import write_tables
+
     results = read_results(folder)
     if not results:
         raise UserError(
@@ -154,12 +185,14 @@ def _write(folder: Path, suite: Suite, run: str | None) -> None:
         shown = Table(*header, title=f'{table.title}, percent', title_justify='left')
         for row in rows:
             shown.add_row(*map(escape, row))
-        console.print(shown)
+        Terminal().print(shown)
     for path in (folder / 'table.md', folder / 'table.csv', write_report(folder, results, suite, run)):
-        console.print(f'written to {path}', soft_wrap=True, markup=False)
+        say(f'written to {path}')
 
 
-def _failed(campaign: Campaign) -> list[Result]:
+def _failed(campaign: 'Campaign') -> list['Result']:
+    from vet.benchmark.results import read_result, result_path
+
     missing = [
         (read_result(result_path(campaign.results, planned)), campaign.job(planned))
         for planned, done in campaign.plan()
@@ -173,13 +206,17 @@ def _failed(campaign: Campaign) -> list[Result]:
 
 
 def _compare(a: str, b: str) -> None:
+    with imports():
+        from vet.benchmark.compare import as_rich, compare, read_side
     comparisons = compare(read_side(a), read_side(b))
     if not comparisons:
         raise UserError(f'{a!r} and {b!r} have no cell (dataset, backbone and tuner) in common.')
-    console.print(as_rich(comparisons))
+    Terminal().print(as_rich(comparisons))
 
 
-def _list(campaign: Campaign) -> None:
+def _list(campaign: 'Campaign') -> None:
+    from vet.benchmark.timing import STEPS
+
     plan, table = campaign.plan(), Table('run', 'state', 'may take')
     total = 0.0
     timed = 0
@@ -197,9 +234,10 @@ def _list(campaign: Campaign) -> None:
         total += seconds or 0
         timed += by_steps
         unknown += seconds is None and not done
-    console.print(table)
+    terminal = Terminal(highlight=False)
+    terminal.print(table)
     counted = Counter(done for _, done in plan)
-    console.print(
+    terminal.print(
         f'{counted[True]} done, {counted[False]} to do: {total:.0f} s, one after another'
         + (
             f'; {timed} of them are estimates for training alone, by {STEPS} steps timed here'

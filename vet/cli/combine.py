@@ -2,12 +2,15 @@
 
 import argparse
 
-from vet.cli.command import add_import, import_plugins, run
-from vet.hub.combine import METHODS, combine
+from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.signals import imports
+from vet.hub.names import find_model
+
+METHODS = ('soup', 'sum')  # the names of vet.hub.combine.METHODS, which imports torch
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('output', help='the model folder to write')
     parser.add_argument(
         'models', nargs='+', help='model folders, work folders of finished runs, or ids OWNER/NAME of a hub'
@@ -30,4 +33,7 @@ def main() -> None:
 
 def _combine(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
-    combine(args.models, args.output, args.weights, args.method, args.head, args.backbone)
+    folders = [find_model(model) for model in args.models]
+    with imports():
+        from vet.hub.combine import combine
+    combine(folders, args.output, args.weights, args.method, args.head, args.backbone)

@@ -2,20 +2,19 @@
 
 import argparse
 import ast
+import difflib
 import errno
 import importlib
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
+from vet.cli.signals import exit_at_signals, imports, restore
 from vet.errors import DataWarning, ToldError, UserError
-from vet.terminal import escaped
+from vet.escapes import escaped
 
 
 def run(main: Callable[[], None]) -> None:
@@ -51,29 +50,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         _fail('no space is left on the disk for the output of this command; free some space.')
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def exit_at_signals() -> dict[int, Any]:
-    """From now on, Ctrl-C raises KeyboardInterrupt. SIGTERM and SIGHUP end the process by sys.exit, with 128
-    + n.
-
-    A signal that is ignored, as SIGHUP under nohup, stays ignored. Returns the former handlers.
-    """
-    former = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                former[number] = signal.signal(
-                    number, signal.default_int_handler if name == 'SIGINT' else _exit
-                )
-    return former
-
-
-def _exit(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+        restore(former)
 
 
 def _fail(message: object) -> NoReturn:
@@ -84,6 +61,28 @@ def _fail(message: object) -> NoReturn:
     if not isinstance(message, ToldError):
         print(f'error: {escaped(str(message))}', file=sys.stderr)
     sys.exit(2)
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a command. Every command has --quiet. An unknown option is refused with near options."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.add_argument(
+            '--quiet', action='store_true', help='print no progress: only results, warnings and errors'
+        )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        from vet.log import show_log
+
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = list(self._option_string_actions)
+            near = difflib.get_close_matches(unknown[0].partition('=')[0], known, n=2, cutoff=0.6)
+            meant = f'; did you mean {" or ".join(near)}?' if near else ''
+            self.error(f'unknown argument {escaped(unknown[0])}{meant}')
+        show_log(found.quiet)
+        return found
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +103,8 @@ def import_plugins(modules: list[str]) -> None:
         path = Path(module)
         sys.path.append(str(path.parent.resolve()))
         try:
-            importlib.import_module(path.stem if path.suffix == '.py' else module)
+            with imports():
+                importlib.import_module(path.stem if path.suffix == '.py' else module)
         except Exception as error:  # the user's own Python may raise any error
             raise UserError(f'--import {module} failed: {type(error).__name__}: {error}') from error
 

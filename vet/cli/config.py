@@ -2,22 +2,33 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.padding import Padding
 
 from vet.arguments import as_written
 from vet.changes import modified
-from vet.cli.command import add_import, add_options, import_plugins, run
+from vet.cli.command import Parser, add_import, add_options, import_plugins, run
 from vet.config import load_config
 from vet.config.reference import REQUIRED, markdown, parts, values_set
 from vet.config.schema import json_schema
 from vet.errors import UserError
+from vet.shipped import copy_shipped
 from vet.terminal import Terminal
+
+EPILOG = (
+    '`vet config copy NAME FOLDER` copies a config, suite, example or recipe that vet ships. '
+    '`vet list configs` shows names.'
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    if sys.argv[1:2] == ['copy']:
+        _copy(sys.argv[2:])
+        return
+    parser = Parser(description=__doc__, epilog=EPILOG)
     parser.add_argument('config', nargs='?', help='a config file or a part of a config, such as a recipe')
     parser.add_argument('--json-schema', action='store_true', help='prints the JSON Schema, for editors')
     parser.add_argument('--markdown', action='store_true', help='prints the page docs/config.md')
@@ -25,6 +36,14 @@ def main() -> None:
     add_options(parser)
     args = parser.parse_args()
     run(lambda: _show(args))
+
+
+def _copy(arguments: list[str]) -> None:
+    parser = Parser(prog='vet config copy', description='Copies a config that vet ships, to be changed.')
+    parser.add_argument('name', help='of a config, suite, example or recipe; see `vet list configs`')
+    parser.add_argument('folder', nargs='?', type=Path, default=Path(), help='default: this folder')
+    args = parser.parse_args(arguments)
+    run(lambda: print(*copy_shipped(args.name, args.folder), sep='\n'))
 
 
 def _show(args: argparse.Namespace) -> None:

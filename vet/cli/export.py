@@ -5,13 +5,16 @@ The written file is read back and compared with the model.
 
 import argparse
 
-from vet.cli.command import add_import, import_plugins, run
-from vet.hub.export import export
-from vet.hub.exports import FORMATS
+from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.signals import imports
+from vet.hub.names import find_model
+
+# the names of vet.hub.exports.FORMATS, which imports torch
+FORMATS = ('backbone', 'timm', 'torchvision', 'onnx', 'torch-export', 'peft')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         'model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub'
     )
@@ -34,4 +37,7 @@ def main() -> None:
 
 def _export(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
-    print(export(args.model, args.output, args.to, args.task, args.backbone))
+    folder = find_model(args.model)
+    with imports():
+        from vet.hub.export import export
+    print(export(folder, args.output, args.to, args.task, args.backbone))

@@ -7,25 +7,29 @@ the roles of a backbone, and how much of the backbone each role reaches.
 import argparse
 import inspect
 import json
+from typing import TYPE_CHECKING
 
 from rich.table import Column, Table
 
 from vet.allowed import plural
 from vet.arguments import arguments_of, text_of
-from vet.cli.command import add_import, import_plugins, run
-from vet.core.backbone import Backbone
-from vet.core.coverage import coverage, percent, share_behind_blocks, shortfalls, stand_ins
-from vet.core.site import SiteMap
+from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.signals import imports
 from vet.errors import UnknownNameError, UserError
 from vet.registry import BACKBONES, REGISTRIES, TUNERS, Registry
+from vet.shipped import FOLDERS, shipped, title
 from vet.terminal import Terminal
+
+if TYPE_CHECKING:
+    from vet.core.backbone import Backbone
+    from vet.core.site import SiteMap
 
 KINDS = {plural(name): registry for name, registry in REGISTRIES.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('kind', help=', '.join([*KINDS, 'roles']))
+    parser = Parser(description=__doc__)
+    parser.add_argument('kind', help=', '.join([*KINDS, *FOLDERS, 'roles']))
     parser.add_argument(
         'name',
         nargs='?',
@@ -49,17 +53,20 @@ def main() -> None:
 
 def _list(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
-    if args.kind not in (*KINDS, 'roles'):
-        raise UnknownNameError('kind of plugin', args.kind, [*KINDS, 'roles'])
-    if args.name is not None and args.kind != 'roles':
+    if args.kind not in (*KINDS, *FOLDERS, 'roles'):
+        raise UnknownNameError('kind of plugin', args.kind, [*KINDS, *FOLDERS, 'roles'])
+    if args.name is not None and args.kind in KINDS:
         _show_plugin(args)
         return
     if args.kind == 'roles':
         rows = _roles(args.backbone or args.name)
+    elif args.kind in FOLDERS:
+        rows = {name: title(path) for name, path in shipped(args.kind).items()}
     else:
-        rows = {name: first_line(KINDS[args.kind].find(name)) for name in KINDS[args.kind].names()}
+        rows = {name: _line_of(KINDS[args.kind], name) for name in KINDS[args.kind].names()}
     if args.kind == 'backbones' and args.filter:
-        import timm
+        with imports():
+            import timm
 
         rows |= dict.fromkeys(timm.list_models(args.filter), "a name for dict(type='timm', name=…)")
     if args.json:
@@ -79,6 +86,9 @@ def _list(args: argparse.Namespace) -> None:
 def _show_plugin(args: argparse.Namespace) -> None:
     """The text of one plugin, and each of its arguments with what it allows and its default."""
     registry: Registry = KINDS[args.kind]
+    registry.require(args.name)
+    with imports():
+        registry.find(args.name)
     arguments, text = arguments_of(registry, args.name), text_of(registry.find(args.name))
     if args.json:
         rows = {
@@ -97,10 +107,14 @@ def _show_plugin(args: argparse.Namespace) -> None:
     terminal.print(table if arguments else 'It has no arguments.')
 
 
-def first_line(plugin: object) -> str:
+def _line_of(registry: Registry, name: str) -> str:
     """The first paragraph of a plugin's docstring. Without a docstring: of its module's docstring."""
-    doc = plugin.__dict__.get('__doc__') if inspect.isclass(plugin) else plugin.__doc__
-    text = doc or inspect.getdoc(inspect.getmodule(plugin)) or ''
+    if listed := registry.listed(name):
+        text = listed.text
+    else:
+        plugin = registry.find(name)
+        doc = plugin.__dict__.get('__doc__') if inspect.isclass(plugin) else plugin.__doc__
+        text = doc or inspect.getdoc(inspect.getmodule(plugin)) or ''
     return ' '.join(text.strip().partition('\n\n')[0].split())
 
 
@@ -111,7 +125,15 @@ def _roles(name: str | None) -> dict[str, str]:
     """
     if name is None:
         raise UserError('roles are those of a backbone; say which one, as in `vet list roles NAME`.')
-    source = dict(type=name) if name in BACKBONES.names() else dict(type=_source(name), name=name)
+    with imports():
+        import timm
+    source = (
+        dict(type=name)
+        if name in BACKBONES.names()
+        else dict(type='timm' if timm.is_model(name) else 'torchvision', name=name)
+    )
+    from vet.core.coverage import stand_ins
+
     backbone: Backbone = BACKBONES.build(dict(source, pretrained=False))
     sites = backbone.sites
     rows = {role: _role(sites, role) for role in sites.roles()}
@@ -127,15 +149,11 @@ def _default_places(tuner: str) -> list[str]:
     return [at] if isinstance(at, str) else list(at) if isinstance(at, (list, tuple)) else []
 
 
-def _role(sites: SiteMap, role: str) -> str:
+def _role(sites: 'SiteMap', role: str) -> str:
+    from vet.core.coverage import coverage, percent, share_behind_blocks, shortfalls
+
     found = sites.find(role)
     parts = [f'{len(found)}, such as {found[0]}', str(coverage(sites, [site.name for site in found]))]
     if role == 'block':
         parts.append(f'{percent(share_behind_blocks(sites))} of the weights lie behind the last block')
     return '. '.join(['; '.join(parts), *shortfalls(sites, role, thaws=False)])
-
-
-def _source(name: str) -> str:
-    import timm
-
-    return 'timm' if timm.is_model(name) else 'torchvision'

@@ -6,15 +6,18 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from vet.cli.command import add_import, import_plugins, run
+from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.signals import imports
+from vet.datasets.image import open_image
 from vet.datasets.image_files import find_images, printable, warn_of
 from vet.errors import DataError
-from vet.pipelines import pipeline
-from vet.terminal import Terminal, escaped
+from vet.escapes import escaped
+from vet.hub.names import find_model
+from vet.terminal import Terminal
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         'model', help='a model folder, the work folder of a finished run, or an id OWNER/NAME of a hub'
     )
@@ -33,7 +36,10 @@ def main() -> None:
 def _predict(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
     images = [image for given in args.images for image in list_images(given)]
-    classify = pipeline(model=args.model, device=args.device, backbone=args.backbone)
+    folder = str(find_model(args.model))
+    with imports():
+        from vet.pipelines import pipeline
+    classify = pipeline(model=folder, device=args.device, backbone=args.backbone)
     results = classify(images, args.topk, args.batch_size, args.task)
     if args.format == 'json':
         rows = [dict(image=printable(image), **result) for image, result in zip(images, results)]
@@ -49,9 +55,11 @@ def _predict(args: argparse.Namespace) -> None:
 def list_images(given: str) -> list[str]:
     """A folder's images, at any depth, sorted.
 
-    Any other path stays unchanged. DataError for a folder without images.
+    Any other path stays unchanged. DataError for a path that does not exist, and for a folder without images.
     """
     if not Path(given).is_dir():
+        if '://' not in given and not Path(given).exists():
+            open_image(given)  # raises the error
         return [given]
     found = find_images(given)
     if not found.images:

@@ -2,12 +2,13 @@
 
 import argparse
 
-from vet.cli.command import run
-from vet.hub.hub import push_to_hub
+from vet.cli.command import Parser, run
+from vet.cli.signals import imports
+from vet.hub.names import find_model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('model', help='a model folder, or the work folder of a finished run')
     parser.add_argument(
         'repository',
@@ -25,8 +26,11 @@ def main() -> None:
 
 
 def _push(args: argparse.Namespace) -> None:
+    folder = find_model(args.model)
+    with imports():
+        from vet.hub.hub import push_to_hub
     url = push_to_hub(
-        args.model,
+        folder,
         args.repository,
         private=args.private,
         commit_message=args.message,

@@ -1,27 +1,21 @@
 """Prints the differences between two recipes. Both are completed with the defaults."""
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.table import Table
 
-from vet.cli.command import run
+from vet.cli.command import Parser, run
 from vet.config import load_config, read_settings
-from vet.errors import UnknownNameError
 from vet.files import JsonObject
 from vet.terminal import Terminal
 
-OF_VET = Path(__file__).parents[2] / 'configs/_base_/recipes'
-# an installed vet has no recipes; then those of the current folder are used
-FOLDER = OF_VET if OF_VET.is_dir() else Path('configs/_base_/recipes')
 SECTIONS = ('train', 'evaluation')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
-        'a', metavar='A', help='a recipe of configs/_base_/recipes, such as vpt2022, or a config file'
+        'a', metavar='A', help='a recipe that `vet list recipes` shows, such as vpt2022, or a config file'
     )
     parser.add_argument('b', metavar='B', help='another recipe or config file')
     args = parser.parse_args()
@@ -40,12 +34,7 @@ def _compare(a: str, b: str) -> None:
 
 def read_recipe(name: str) -> JsonObject:
     """The complete sections train and evaluation of a recipe. name: the recipe's name or file."""
-    path = Path(name) if Path(name).suffix else FOLDER / f'{name}.py'
-    if not path.is_file():
-        raise UnknownNameError(
-            'recipe', name, (path.stem for path in FOLDER.glob('*.py')), 'Or give a config file that exists.'
-        )
-    config = load_config(path)
+    config = load_config(name, 'recipes')
     given = {section: config[section] for section in SECTIONS if section in config}
     settings = read_settings(dict(model=dict(backbone={}), dataset={}, **given)).to_dict()
     return {section: settings[section] for section in SECTIONS}

@@ -3,29 +3,17 @@
 import argparse
 import json
 
-from vet.builders import (
-    build_dataset,
-    build_datasets,
-    check_classes,
-    class_names,
-    find_config,
-    modified,
-    names_of,
-)
-from vet.cli.command import add_common, add_import, add_options, import_plugins, run
+from vet.changes import modified
+from vet.cli.command import Parser, add_common, add_import, add_options, import_plugins, run
+from vet.cli.signals import imports
 from vet.config import read_settings
-from vet.datasets.base import set_gray_range, set_objective
-from vet.engine.device import make_accelerator
-from vet.engine.evaluate import measure
-from vet.engine.feed.door import refuse_two_normalisations, refuse_unfit_views
 from vet.errors import UserError
-from vet.hub.model_folder import load_model
-from vet.hub.names import find_folder
-from vet.transforms.torchvision import build_transform
+from vet.hub.names import find_model
+from vet.source import find_config
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument('model', help='a work folder, a model folder, or an id OWNER/NAME of a hub')
     parser.add_argument('--split', default='test', choices=('train', 'val', 'test'))
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
@@ -39,7 +27,15 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, float]:
     """The metrics of a saved model on one split."""
     import_plugins(args.imports)
-    folder = find_folder(args.model)
+    folder = find_model(args.model)
+    with imports():
+        from vet.builders import build_dataset, build_datasets, check_classes, class_names, names_of
+        from vet.datasets.base import set_gray_range, set_objective
+        from vet.engine.device import make_accelerator
+        from vet.engine.evaluate import measure
+        from vet.engine.feed.door import refuse_two_normalisations, refuse_unfit_views
+        from vet.hub.model_folder import load_model
+        from vet.transforms.torchvision import build_transform
     settings = read_settings(modified(find_config(folder), None, args.cfg_options))
     accelerator = make_accelerator(args.device, settings.train.precision)
     model = load_model(folder, args.backbone).to(accelerator.device)

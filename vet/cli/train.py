@@ -6,23 +6,25 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torchvision.transforms.v2.functional import to_pil_image
-
-from vet.builders import build_trainer
-from vet.cli.command import add_common, add_options, run
-from vet.datasets.image import open_image
-from vet.engine.evaluate import metric_name
-from vet.engine.trainer import Trainer
+from vet.cli.command import Parser, add_common, add_options, run
+from vet.cli.signals import imports
 from vet.files import JsonObject, write_file
-from vet.progress import console
+from vet.source import check_source
+from vet.terminal import Terminal
+
+if TYPE_CHECKING:
+    from vet.engine.trainer import Trainer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, parents=[_place()])
-    parser.add_argument('config', help='a config file, a model folder, or the id of a known model')
+    parser = Parser(description=__doc__, parents=[_place()])
+    parser.add_argument(
+        'config',
+        help='a config file, the name of a shipped config (`vet list configs`), a model folder, or the id '
+        'of a known model',
+    )
     parser.add_argument('--seed', type=int, help="the seed of all random numbers (default: the config's)")
     add_common(parser)
     add_options(parser)
@@ -49,7 +51,11 @@ def _place() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> None:
+    check_source(args.config, args.cfg_options)
     work_dir, resume = _work_dir(args)
+    with imports():
+        from vet.builders import build_trainer
+        from vet.engine.evaluate import metric_name
     trainer = build_trainer(
         model=args.config,
         work_dir=work_dir,
@@ -72,7 +78,7 @@ class GoOn:
     The work folder's name is known only after the run has begun.
     """
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: 'Trainer'):
         self.trainer = trainer
 
     def __str__(self) -> str:
@@ -107,6 +113,7 @@ def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
 
 def _show(summary: JsonObject, metrics: list[str]) -> None:
     """Prints the summary, one fact per line."""
+    terminal = Terminal(markup=False, emoji=False, highlight=False)
     parameters, before = summary['parameters'], summary.get('before') or {}
     rows = {}
     # the names are 'metric.name' or 'task/metric.name'
@@ -131,14 +138,19 @@ def _show(summary: JsonObject, metrics: list[str]) -> None:
     }
     width = max(map(len, rows))
     for name, value in rows.items():
-        console.print(f'{name:{width}}  {value}', soft_wrap=True, markup=False, emoji=False)
+        terminal.print(f'{name:{width}}  {value}', soft_wrap=True)
 
 
-def _line_of_python(trainer: Trainer) -> str:
+def _line_of_python(trainer: 'Trainer') -> str:
     """A line of Python that applies the model to an image of the dataset.
 
     Writes this image to example.png.
     """
+    import torch
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    from vet.datasets.image import open_image
+
     dataset: Any = trainer.data['train'] if trainer.data['test'] is None else trainer.data['test']
     example = trainer.folder.path.absolute() / 'example.png'
     data = io.BytesIO()

@@ -5,47 +5,68 @@ seconds.
 """
 
 import argparse
+import ast
 import importlib
-import os
 import pkgutil
-import signal
 import sys
-from types import FrameType
+from pathlib import Path
 
+import vet
 import vet.cli
+from vet.cli.signals import stop_at_once
+from vet.errors import UnknownNameError
 
-NO_COMMAND = ('command', 'vet')
+NO_COMMAND = ('command', 'signals', 'vet')
 
 
 def main() -> None:
-    commands = [
-        module.name for module in pkgutil.iter_modules(vet.cli.__path__) if module.name not in NO_COMMAND
-    ]
+    stop_at_once()
+    arguments = sys.argv[1:]
     parser = argparse.ArgumentParser(
-        prog='vet', description='Vision efficient tuning. `vet COMMAND --help` says more.'
+        prog='vet',
+        usage='vet COMMAND …',
+        description='Vision efficient tuning. `vet COMMAND --help` says more about a command.',
+        epilog=f'commands:\n{_described()}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    parser.add_argument('command', choices=commands)
-    parser.add_argument('arguments', nargs=argparse.REMAINDER, help='of the command')
-    args = parser.parse_args()
-    sys.argv = [f'vet {args.command}', *args.arguments]
-    command(args.command)
+    parser.add_argument('-h', '--help', action='help', help='shows this text')
+    parser.add_argument(
+        '--version', action='version', version=f'vet {vet.__version__}', help='shows the version'
+    )
+    if not arguments:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
+    name, *rest = arguments
+    if name.startswith('-'):
+        parser.parse_args([name])
+        parser.error(f'give a command before {name}')
+    if name not in commands():
+        print(f'error: {UnknownNameError("command", name, commands())}', file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f'vet {name}', *rest]
+    command(name)
 
 
 def command(name: str) -> None:
     """Runs the command `name` with the arguments in sys.argv. tools/train.py and the other tools call
     this.
     """
-    for signal_name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
-        number = getattr(signal, signal_name, None)
-        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _stop_at_once)  # until the command begins, and after the command has ended
+    stop_at_once()  # until the command begins, and after the command has ended
     importlib.import_module(f'vet.cli.{name}').main()
 
 
-def _stop_at_once(number: int, frame: FrameType | None) -> None:
-    """Ends the process.
+def commands() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(vet.cli.__path__) if module.name not in NO_COMMAND]
 
-    During imports there is nothing to save, and imported code could catch an exception.
-    """
-    os.write(2, b'stopped\n')
-    os._exit(128 + number)
+
+def _described() -> str:
+    """A line for each command: its name, and the first sentence of its file."""
+    lines = []
+    for name in commands():
+        path = Path(vet.cli.__path__[0], f'{name}.py')
+        text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
+        lines.append(
+            f'  {name:11}{" ".join(text.partition(". ")[0].partition(chr(10) * 2)[0].split()).rstrip(".")}'
+        )
+    return '\n'.join(lines)

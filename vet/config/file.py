@@ -9,21 +9,19 @@ from mmengine.config import Config
 
 import vet.config.safe_yaml  # noqa: F401    mmengine reads YAML by it
 from vet.errors import UserError
+from vet.shipped import bases, find_file
 
 
-def load_config(path: str | Path) -> Config:
+def load_config(path: str | Path, kind: str = 'configs') -> Config:
     """The config in a file, with its `_base_` parts. Its `custom_imports` are imported, also from the file's
     folder.
 
     A .py file is code, and runs. A .yaml or .json file is data, but its `_base_` and `custom_imports` may
     name code.
+
+    path: a file, or the name of a file that vet ships. kind: of `shipped`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f'the config {str(path)!r} does not exist; give a .py, .yaml or .json file, such as '
-            'configs/quickstart.py.'
-        )
+    path = find_file(path, kind)
     for folder in (str(path.parent.resolve()), str(Path.cwd())):
         if folder not in sys.path:
             sys.path.append(folder)
@@ -49,12 +47,4 @@ def names_in_files(path: str | Path | None) -> set[str]:
     used |= {
         node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
-    for node in tree.body:
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and node.targets[0].id == '_base_'
-        ):
-            for base in (part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)):
-                used |= names_in_files(Path(path).parent / str(base))
-    return used
+    return used.union(*map(names_in_files, bases(Path(path))))

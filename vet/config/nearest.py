@@ -1,16 +1,29 @@
 """Finds the settings that a user may have meant by an unknown name."""
 
 import difflib
-import inspect
 from collections.abc import Iterator
 
 from vet.config.sections import Model, Settings, Train, fields_of
 from vet.config.short_forms import short_forms
-from vet.registry import BACKBONES, OPTIMIZERS
+from vet.registry import BACKBONES
 
 # other projects' names
 ELSEWHERE = dict(
     learning_rate='lr', num_workers='workers_per_gpu', wd='weight_decay', num_epochs='max_epochs'
+)
+# of torch.optim.AdamW and SGD, written here because torch imports slowly
+OF_OPTIMIZERS = (
+    'lr',
+    'betas',
+    'eps',
+    'weight_decay',
+    'amsgrad',
+    'maximize',
+    'foreach',
+    'capturable',
+    'differentiable',
+    'fused',
+    'momentum',
 )
 
 
@@ -36,11 +49,8 @@ def _paths(section: type, above: str = '') -> Iterator[str]:
         if fields_of(hint):
             yield from _paths(hint, f'{above}{name}.')
     if section is Model:
-        backbone = inspect.signature(BACKBONES.find('timm')).parameters
+        backbone = BACKBONES.index.plugins['timm'].arguments
         yield from (f'{above}backbone.{name}' for name in ('type', *backbone, *short_forms()))
         yield from (f'{above}head.{name}' for name in ('type', 'num_classes', 'dropout'))
     if section is Train:
-        optimizer = inspect.signature(OPTIMIZERS.find('AdamW')).parameters
-        yield from (
-            f'{above}optimizer.{name}' for name in ('type', *optimizer, 'momentum') if name != 'params'
-        )
+        yield from (f'{above}optimizer.{name}' for name in ('type', *OF_OPTIMIZERS))

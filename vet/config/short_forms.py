@@ -9,11 +9,14 @@ from vet.registry import TUNERS
 
 def short_forms() -> dict[str, tuple[str, ...]]:
     """{short form in model.backbone: (the tuner, its argument, other names of the argument)}."""
-    return {
-        plugin.length_key[0]: (name, *plugin.length_key[1:])
-        for name in TUNERS.names()
-        if getattr(plugin := TUNERS.find(name), 'length_key', None)
-    }
+    keys = {name: _length_key(name) for name in TUNERS.names()}
+    return {key[0]: (name, *key[1:]) for name, key in keys.items() if key}
+
+
+def _length_key(name: str) -> Any:
+    """The `length_key` of a tuner. A tuner of vet is not imported for it, because torch imports slowly."""
+    listed = TUNERS.listed(name)
+    return listed.constants.get('length_key') if listed else getattr(TUNERS.find(name), 'length_key', None)
 
 
 def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -80,24 +80,6 @@ def require_stored(path: Path) -> None:
                     f'{str(path)!r} is compressed, and takes more space than it says. Save it again with '
                     'torch.save.'
                 )
-
-
-def refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """DataError for a link out of the folder, which could name any file of this machine.
-
-    Links of the hub's client into its cache are allowed.
-    """
-    allowed = folder.resolve(), folder.resolve().parent.parent / 'blobs'
-    for name in names:
-        try:
-            target = (folder / name).resolve()
-        except (OSError, RuntimeError) as error:  # a link to itself
-            raise DataError(f'{str(folder / name)!r} cannot be read: {error}.') from error
-        if not any(target.is_relative_to(place) for place in allowed):
-            raise DataError(
-                f'{str(folder / name)!r} is a link out of its folder, and is refused; put the file itself '
-                'there.'
-            )
 
 
 def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:

@@ -24,6 +24,8 @@ from urllib.request import (
 
 from rich.progress import wrap_file
 
+from vet.log import console, shows_bars
+
 SCHEMES = ('http', 'https')
 ANSWER_SECONDS = 10  # for each answer of the server: for the connection, and for each part of the data
 CHUNK = 2**20
@@ -53,7 +55,9 @@ def fetch_file(url: str, path: Path, limit_seconds: float) -> None:
     OSError if the file is not complete in time.
     """
     with _answer(url, limit_seconds) as answer, path.open('wb') as file:
-        with wrap_file(answer, answer.length or 0, description=path.name) as whole:
+        with wrap_file(
+            answer, answer.length or 0, description=path.name, console=console, disable=not shows_bars()
+        ) as whole:
             _copy(whole, file)
         if answer.length:
             raise DownloadError(f'the server stopped {answer.length:,} bytes before the end of {path.name}')

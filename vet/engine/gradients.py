@@ -11,7 +11,7 @@ from torch import nn
 
 from vet.core.tuner import Tuner
 from vet.errors import TrainingError
-from vet.progress import say
+from vet.log import warn
 
 # in this many steps a parameter must get a gradient that is not zero; behind a factor of zeros, it needs two
 STEPS = 10
@@ -88,7 +88,7 @@ class GradientWatch:
 
     def _say(self, text: str) -> None:
         if self._says:
-            say(f'warning: {text}')
+            warn(f'warning: {text}')
 
 
 def _told(tuner: Tuner, names: list[str], own: list) -> str:

@@ -25,8 +25,8 @@ from vet.engine.meter import Meter
 from vet.engine.optim import build_optimizer, lr_factor
 from vet.engine.saving.door import load_optimizer_state, optimizer_state
 from vet.errors import UserError
+from vet.log import warn
 from vet.patterns import fits
-from vet.progress import say
 from vet.seeding import seed_everything
 
 
@@ -58,7 +58,7 @@ class Learner:
         self._all = model.trainable()
         told = shortened(train.ema, train.max_epochs * order.steps) if train.ema else None
         if told and accelerator.is_main_process:
-            say(f'warning: {told}.')
+            warn(f'warning: {told}.')
         self._stages = train.stages or [Stage(train.max_epochs)]
         self._begins = [
             sum(stage.epochs for stage in self._stages[:i]) * order.steps

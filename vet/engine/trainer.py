@@ -50,7 +50,8 @@ from vet.environment import describe
 from vet.errors import DataError, DivergedError, TrainingError, UserError
 from vet.failures import failures_named
 from vet.files import JsonObject, read_json
-from vet.progress import ProgressBar, say
+from vet.log import say, warn
+from vet.progress import ProgressBar
 from vet.seeding import seed_everything
 from vet.transforms.torchvision import build_transform, on_tensors
 
@@ -306,7 +307,7 @@ class Trainer:
 
     def _tell_of(self, stop: Stop, progress: Progress) -> None:
         if self.accelerator.is_main_process:
-            say(f'{stop.name}: the run is saved after step {progress.step}. To go on: {self.how_to_go_on}')
+            warn(f'{stop.name}: the run is saved after step {progress.step}. To go on: {self.how_to_go_on}')
 
     def _epochs(
         self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar, stop: Stop
@@ -454,7 +455,7 @@ class Trainer:
             try:
                 draw_curves(self.folder.path, self.folder.path / 'curves.png')
             except DataError as error:  # a run without curves is better than no run
-                say(f'no curves are drawn: {error}')
+                warn(f'no curves are drawn: {error}')
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()
         return summary

@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from vet.core.objective import DEFAULT, Objective
 from vet.core.tensor_file import read_tensors
 from vet.files import JsonObject
-from vet.hub.model_folder import AGAIN, TENSORS, read_configuration, tensors_sha256
+from vet.hub.file_names import TENSORS
+from vet.hub.model_folder import AGAIN, read_configuration, tensors_sha256
 from vet.registry import OBJECTIVES
 
 CARD = """---

@@ -14,12 +14,12 @@ from huggingface_hub import CommitOperationAdd, HfApi
 import vet
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
-from vet.core.tensor_file import refuse_links
 from vet.errors import UserError
-from vet.files import publish_folder, write_file
+from vet.files import publish_folder, refuse_links, write_file
 from vet.hub.card import model_card, without_paths
+from vet.hub.file_names import CONFIGURATION, TENSORS
 from vet.hub.folders import read_folder
-from vet.hub.model_folder import CONFIGURATION, TENSORS, read_configuration
+from vet.hub.model_folder import read_configuration
 from vet.hub.names import CARD, ID, READ, find_folder, reason, to_path
 
 

@@ -20,16 +20,15 @@ from vet.core.budget import bounded, rehearse
 from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import DEFAULT, build_objective
-from vet.core.tensor_file import read_tensors, refuse_links, require_regular, sha256_of
+from vet.core.tensor_file import read_tensors, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.errors import DataError, UserError, shown
-from vet.files import JsonObject, publish_folder, write_file
+from vet.files import JsonObject, publish_folder, refuse_links, write_file
 from vet.hub.contents import require_harmless, require_texts
+from vet.hub.file_names import CONFIGURATION, LARGEST_JSON, TENSORS
 from vet.registry import BACKBONES
 from vet.versions import is_newer
 
-CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
-LARGEST_JSON = 16 * 2**20  # bytes
 AGAIN = 'Copy the model folder again, whole.'
 FORMAT = 2  # of the configuration. Format 2 has the sha256 of tensor files. Without a format: 1
 # keys that make mmengine's Config run code, or read other files

@@ -18,15 +18,15 @@ from vet.core.budget import bounded
 from vet.core.model import ImageClassifier, load_into
 from vet.core.permits import ENTRIES, require_plain_settings
 from vet.core.site import Site
-from vet.core.tensor_file import refuse_links, require_regular, require_stored
+from vet.core.tensor_file import require_regular, require_stored
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError, shown
-from vet.files import JsonObject
+from vet.files import JsonObject, refuse_links
 from vet.hub.contents import require_texts
-from vet.hub.model_folder import CONFIGURATION, read_json
+from vet.hub.file_names import CONFIGURATION, WEIGHTS
+from vet.hub.model_folder import read_json
 from vet.registry import BACKBONES, HEADS, TUNERS
 
-WEIGHTS = 'pytorch_model.pt'
 PARTS: JsonObject = dict(
     backbone_cfg=Mapping,
     backbone_weight=Mapping,

@@ -15,10 +15,9 @@ import huggingface_hub
 from huggingface_hub import errors
 
 import vet
-from vet.core.tensor_file import refuse_links
 from vet.errors import DataError
-from vet.hub.model_folder import CONFIGURATION, LARGEST_JSON, TENSORS
-from vet.hub.modelscope import WEIGHTS
+from vet.files import refuse_links
+from vet.hub.file_names import CONFIGURATION, LARGEST_JSON, TENSORS, WEIGHTS
 from vet.hub.presets import PRESETS
 from vet.offline import answers, cache_alone_without_network
 
@@ -77,6 +76,17 @@ def find_folder(name: str | Path) -> Path:
         'training run, or the id of a model on a hub; what was downloaded once is found without a network '
         'too.'
     )
+
+
+def find_model(name: str | Path) -> Path:
+    """The model folder that `name` means, see `find_folder`. DataError if the folder holds no model."""
+    folder = find_folder(name)
+    if not any((folder / file).exists() for file in (CONFIGURATION, WEIGHTS)):
+        raise DataError(
+            f'{str(folder)!r} is no model folder: the folder has no {CONFIGURATION}. Give the output/ '
+            'folder of a training run.'
+        )
+    return folder
 
 
 def _from_hugging_face(repo_id: str, revision: str | None) -> str:

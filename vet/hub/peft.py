@@ -24,10 +24,10 @@ from vet.core.model import ImageClassifier, load_into
 from vet.core.permits import ENTRIES, LARGEST, walk
 from vet.core.reweight import Reweight
 from vet.core.site import Layout
-from vet.core.tensor_file import read_tensors, refuse_links
+from vet.core.tensor_file import read_tensors
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown
-from vet.files import JsonObject, publish_folder, write_file
+from vet.files import JsonObject, publish_folder, refuse_links, write_file
 from vet.hub.model_folder import read_json
 from vet.hub.peft_methods import METHODS, TUNED_BY, Config, Deltas, Tensors, build_thaw, paths_pattern
 from vet.patterns import fits, fits_start, require_pattern

@@ -4,6 +4,7 @@ An id stands for a config; `build_trainer` and `pipeline` take it like a path.
 """
 
 import copy
+from collections.abc import Iterable
 
 from vet.errors import UnknownNameError
 from vet.files import JsonObject
@@ -35,14 +36,17 @@ PRESETS: dict[str, JsonObject] = {
 }
 
 
-def preset(name: str) -> JsonObject:
+def preset(name: str, others: Iterable[str] = ()) -> JsonObject:
     """The config of a model that vet knows. The owner ('damo/…') may be left out.
 
-    UnknownNameError, with all ids, for another name.
+    UnknownNameError, with all ids and the `others` that the caller takes, for another name.
     """
     for known, config in PRESETS.items():
         if name in (known, known.partition('/')[2]):
             return copy.deepcopy(config)
     raise UnknownNameError(
-        'model', name, PRESETS, 'Or give a config file (.py, .yaml, .json) or a model folder that exists.'
+        'model',
+        name,
+        [*PRESETS, *others],
+        'Or give a config file (.py, .yaml, .json) or a model folder that exists.',
     )

@@ -40,7 +40,7 @@ from vet.engine.feed.batches import Batch, Keys, Transforms, opened, placed, rea
 from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.engine.feed.cut import Cut, NoCutError, Resumed, find_cut
 from vet.errors import UserError
-from vet.progress import say
+from vet.log import say, warn
 from vet.transforms.torchvision import split_normalisation
 
 DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a file
@@ -115,7 +115,7 @@ class FeatureCache:
                 features = None
                 if self.accelerator.is_main_process and reasons[0] not in self._told:
                     self._told.add(reasons[0])
-                    say(f'train.cache_features has no effect on the {split} images: {reasons[0]}.')
+                    warn(f'train.cache_features has no effect on the {split} images: {reasons[0]}.')
             self._of_split[split] = features
         return self._of_split[split]
 

@@ -38,7 +38,7 @@ from vet.datasets.torchvision import TorchvisionDataset
 from vet.engine.feed.batches import Transforms, read
 from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, make_once
 from vet.errors import DataError, UserError
-from vet.progress import say
+from vet.log import say, warn
 from vet.transforms.torchvision import begins_as_tensor, split_still
 
 CHUNK = 16  # images that a worker decodes at a time
@@ -140,7 +140,7 @@ class ImageCache:
                 self._of_split[split] = dataset, views
                 if self._says and str(error) not in self._told:
                     self._told.add(str(error))
-                    say(f'train.cache_images has no effect on the {split} images: {error}.')
+                    warn(f'train.cache_images has no effect on the {split} images: {error}.')
         return self._of_split[split]
 
 

@@ -25,7 +25,7 @@ from vet.engine.saving.identity import differences, other_versions
 from vet.errors import DataError, TrainingError, UserError
 from vet.files import JsonObject, read_json, remove_folder, remove_temporary, write_file
 from vet.lock import FileLock
-from vet.progress import say
+from vet.log import warn
 from vet.versions import is_newer
 
 Parts = dict[str, dict[str, torch.Tensor]]
@@ -125,7 +125,7 @@ class WorkFolder:
                 return summary
         except DataError:
             pass
-        say(f'{str(path)!r} is damaged. The run ends once more, from its newest checkpoint.')
+        warn(f'{str(path)!r} is damaged. The run ends once more, from its newest checkpoint.')
         return None
 
     def finish(self, summary: JsonObject) -> None:
@@ -171,7 +171,7 @@ class WorkFolder:
                 'folder (--work-dir).'
             )
         if not lock.is_real:
-            say(
+            warn(
                 f'the file system of {str(self.path)!r} has no locks. Make sure that no other run writes '
                 'there.'
             )
@@ -237,7 +237,7 @@ class WorkFolder:
                 damages.append(error)
                 continue
             if damages:
-                say(f'{damages[0]} The run continues from {str(checkpoint)!r}, which is whole.')
+                warn(f'{damages[0]} The run continues from {str(checkpoint)!r}, which is whole.')
             return checkpoint
         if damages:
             raise DataError(
@@ -293,7 +293,7 @@ class WorkFolder:
         """Refuses to continue the run in `folder` with other classes, data or backbone weights."""
         path = folder / 'identity.json'
         if not path.is_file():
-            say(
+            warn(
                 f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, '
                 'images and the weights of the backbone are still the same is not known.'
             )
@@ -313,7 +313,7 @@ class WorkFolder:
                 f'{"; ".join(changed)}. Put that back, or begin anew in another work folder.{_newer(folder)}'
             )
         if versions:
-            say(
+            warn(
                 f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by '
                 f'rounding.{_newer(folder)}'
             )

@@ -1,0 +1,5 @@
+"""The names of the files of a model folder, and the largest size that vet reads."""
+
+CONFIGURATION, TENSORS = 'configuration.json', 'tuner.safetensors'
+WEIGHTS = 'pytorch_model.pt'  # of ModelScope's folders
+LARGEST_JSON = 16 * 2**20  # bytes

@@ -1,0 +1,113 @@
+"""The plugins that the files of a room register, read from the files' text.
+
+Nothing is imported. So a list of names, or the refusal of a wrong name, need not wait for torch.
+"""
+
+import ast
+import importlib.util
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A plugin, as its file describes the plugin.
+
+    module: the file's module. text: the docstring of the plugin; without a docstring, that of the module.
+    arguments: the names of the plugin's own arguments. constants: the class attributes that are plain values.
+    """
+
+    module: str
+    text: str
+    arguments: tuple[str, ...]
+    constants: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Index:
+    """plugins: by name. computed: the modules that register further names in a loop.
+
+    Only the import of these modules gives the further names.
+    """
+
+    plugins: dict[str, Listed]
+    computed: list[str]
+
+
+@cache
+def read_index(home: str) -> Index:
+    """The index of a room. home: a package, such as vet.tuners, or a single module."""
+    found = Index({}, [])
+    for module, path in _files(home):
+        text = path.read_text(encoding='utf-8')
+        if 'register_module' in text:
+            _read_file(module, ast.parse(text), found)
+    return found
+
+
+def _files(home: str) -> Iterator[tuple[str, Path]]:
+    spec = importlib.util.find_spec(home)
+    if spec is None or spec.origin is None:
+        return
+    yield home, Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        for part in pkgutil.iter_modules([folder]):
+            yield f'{home}.{part.name}', Path(folder, f'{part.name}.py')
+
+
+def _read_file(module: str, tree: ast.Module, found: Index) -> None:
+    decorators = set()
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+            continue
+        for decorator in filter(_registers, node.decorator_list):
+            assert isinstance(decorator, ast.Call)
+            decorators.add(decorator)
+            listed = Listed(
+                module,
+                ast.get_docstring(node) or ast.get_docstring(tree) or '',
+                _arguments(node),
+                _constants(node),
+            )
+            found.plugins.update(dict.fromkeys(_names(decorator, node.name), listed))
+    if any(_registers(node) and node not in decorators for node in ast.walk(tree)):
+        found.computed.append(module)
+
+
+def _registers(node: ast.AST) -> bool:
+    """Whether the node is a call of REGISTRY.register_module."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == 'register_module'
+    )
+
+
+def _names(decorator: ast.Call, own: str) -> list[str]:
+    given = [keyword.value for keyword in decorator.keywords if keyword.arg == 'name']
+    names = ast.literal_eval(given[0]) if given else own
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _arguments(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, ...]:
+    makers = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == '__init__']
+    maker = node if isinstance(node, ast.FunctionDef) else next(iter(makers), None)
+    if maker is None:
+        return ()
+    given = [*maker.args.posonlyargs, *maker.args.args, *maker.args.kwonlyargs]
+    return tuple(argument.arg for argument in given if argument.arg != 'self')
+
+
+def _constants(node: ast.ClassDef | ast.FunctionDef) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for part in node.body if isinstance(node, ast.ClassDef) else ():
+        target = part.targets[0] if isinstance(part, ast.Assign) else getattr(part, 'target', None)
+        if isinstance(target, ast.Name) and getattr(part, 'value', None) is not None:
+            try:
+                found[target.id] = ast.literal_eval(part.value)  # type: ignore[attr-defined]
+            except ValueError:
+                continue  # a computed value
+    return found

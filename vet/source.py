@@ -1,0 +1,129 @@
+"""What a user names to begin a run: a config, a model folder, or the id of a model that vet knows."""
+
+import copy
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vet.errors import UserError
+from vet.files import JsonObject
+from vet.hub.presets import preset
+from vet.shipped import SUFFIXES, find_file, shipped
+
+if TYPE_CHECKING:  # a wrong name is refused before these are imported
+    from mmengine.config import Config
+
+    from vet.config import Settings
+    from vet.registry import Registry
+
+GIVEN = dict(type='given')  # in a recorded config: a dataset that the user gave as an object
+
+
+def find_config(model: str | Path | Mapping[str, Any]) -> 'Config':
+    """The config of a config file, of a shipped config's name, of a model folder, or of a model id that vet
+    knows. A given config is copied.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return _of_folder(Path(model)) if Path(model).is_dir() else _of_name(model)
+    from mmengine.config import Config
+
+    if not isinstance(model, (Config, Mapping)):
+        raise UserError(
+            f'model is {model!r}; give a config path, a model folder, the id of a known model, or a config.'
+        )
+    try:
+        return Config(
+            {key: copy.deepcopy(model[key]) for key in model}, filename=getattr(model, 'filename', None)
+        )
+    except (TypeError, KeyError, RecursionError) as error:
+        raise UserError(f'the config cannot be read: {type(error).__name__}: {error}') from error
+
+
+def _of_name(model: str | os.PathLike) -> 'Config':
+    source = _locate(model)
+    from mmengine.config import Config
+
+    from vet.config import load_config
+
+    return load_config(source) if isinstance(source, Path) else Config(source)
+
+
+def _locate(model: str | os.PathLike) -> Path | JsonObject:
+    """The file of a config's path or name, or the config of a model id that vet knows."""
+    names = {**shipped('configs'), **shipped('examples')}
+    if Path(model).suffix in SUFFIXES:
+        return find_file(Path(model), 'configs')
+    return names.get(str(model)) or preset(str(model), names)
+
+
+def _of_folder(path: Path) -> 'Config':
+    from mmengine.config import Config
+
+    from vet.hub.contents import require_run
+    from vet.hub.model_folder import IDENTITY, read_configuration
+    from vet.hub.names import find_folder
+
+    configuration = read_configuration(find_folder(path))
+    sections = {
+        name: configuration[name]
+        for name in ('dataset', 'train', 'evaluation', 'seed')
+        if configuration.get(name)
+    }
+    require_run(sections, repr(str(path)))
+    sections['dataset'] = {
+        split: entry for split, entry in sections.get('dataset', {}).items() if entry != GIVEN
+    }
+    model = dict(configuration['model'], **_without_identity(configuration['model'], IDENTITY))
+    if model.get('tasks'):
+        model['tasks'] = {
+            task: dict(part, **_without_identity(part, IDENTITY)) for task, part in model['tasks'].items()
+        }
+    return Config(dict(model=model, **sections))
+
+
+def _without_identity(part: Mapping[str, Any], identity: Sequence[str]) -> JsonObject:
+    """The entries of a folder that a new training makes anew, without what the old training found."""
+    from vet.registry import OBJECTIVES
+
+    backbone = {key: value for key, value in part['backbone'].items() if key not in identity}
+    if not part.get('objective'):
+        return dict(backbone=backbone)
+    found = OBJECTIVES.find(part['objective']['type']).found
+    kept = {key: value for key, value in part['objective'].items() if key not in found}
+    return dict(backbone=backbone, objective=kept)
+
+
+def check_source(model: str | Path, options: Mapping[str, object] | None) -> None:
+    """UserError if a run of this config could not begin: an unknown config, key or plugin, or a wrong value.
+
+    Imports no torch, unless the config does. So a command tells a user's mistake at once. A model folder is
+    not read.
+    """
+    if Path(model).is_dir():
+        return
+    _locate(model)
+    from vet.changes import modified
+    from vet.config import read_settings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the run reads the config again, and warns
+        settings = read_settings(modified(find_config(model), None, options))
+    for registry, entry in _plugins(settings):
+        if entry and 'type' in entry:
+            registry.require(entry['type'])
+
+
+def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Mapping[str, Any] | None]]:
+    """The plugins that the settings name, except transforms and optimizers, whose names torch gives."""
+    from vet.registry import BACKBONES, DATASETS, HEADS, METRICS, TUNERS
+
+    model, data, metrics = settings.model, settings.dataset, settings.evaluation.metrics
+    yield from ((TUNERS, tuner) for tuner in model.tuners)
+    for part in (dict(backbone=model.backbone, head=model.head), *model.tasks.values()):
+        yield BACKBONES, part.get('backbone')
+        yield HEADS, part.get('head')
+    yield from ((DATASETS, split) for split in (data.train, data.val, data.test))
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        yield METRICS, dict(type=metric)
