@@ -1,5 +1,7 @@
 """What importing costs: the package alone nothing, the list of tuners no library of models."""
 
+import json
+
 import pytest
 
 from vet.cli.vet import commands
@@ -11,64 +13,71 @@ def test_the_package_imports_nothing_until_it_is_asked(python):
     assert python('-c', f'import vet; {CHECK}').stdout == '[]\n'
 
 
-COMMAND = """
-import sys
-sys.argv = ["vet", *sys.argv[1:]]
+COMMANDS = """
+import contextlib, io, json, sys
 import vet.cli.vet
-try:
-    vet.cli.vet.main()
-except SystemExit as end:
-    code = end.code
-else:
-    code = 0
-print(code, [name for name in ("torch", "timm", "torchvision", "accelerate") if name in sys.modules])
+for line in json.loads(sys.argv[1]):
+    sys.argv, out = ["vet", *line.split()], io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            vet.cli.vet.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, out.getvalue(), [name for name in ("torch", "timm", "accelerate") if name in sys.modules]]))
 """
 WRONG = 'train quickstart --cfg-options'
+ANSWERS = [
+    ('--help', 0, 'Trains a model'),
+    ('--version', 0, 'vet 0.'),
+    ('trian', 2, "Did you mean 'train'?"),
+    *((f'{name} --help', 0, f'usage: vet {name}') for name in commands()),
+    ('train nosuch.py', 2, "the config 'nosuch.py' does not exist"),
+    ('train quickstrat', 2, "unknown model 'quickstrat'. Did you mean 'quickstart'?"),
+    ('train vitb16_lora_flower.py', 2, "Did you mean 'vitb16_lora_flowers'"),
+    ('train quickstart --sed 3', 2, 'unknown argument --sed; did you mean --seed?'),
+    (f'{WRONG} train.max_epoch=3', 2, "Did you mean 'max_epochs'?"),
+    (f'{WRONG} train.max_epochs=x', 2, "train.max_epochs is 'x'"),
+    (f'{WRONG} learning_rate=1', 2, "or 'train.optimizer.lr'?"),
+    (f'{WRONG} model.backbone.lora_lenght=3', 2, "Did you mean 'lora_length'"),
+    (f'{WRONG} model.backbone.type=Digitvit', 2, "unknown backbone 'Digitvit'"),
+    (f'{WRONG} model.head.type=Linnear', 2, "unknown head 'Linnear'"),
+    (f'{WRONG} dataset.train.type=Digit', 2, "unknown dataset 'Digit'"),
+    (f'{WRONG} evaluation.metrics=acc', 2, "unknown metric 'acc'"),
+    ('predict nowhere x.png', 2, "no image file 'x.png'"),
+    ('test nowhere', 2, "the model folder 'nowhere' does not exist"),
+    ('test .', 2, 'is no model folder'),
+    ('export nowhere x', 2, "the model folder 'nowhere' does not exist"),
+    ('combine out nowhere', 2, "the model folder 'nowhere' does not exist"),
+    ('push nowhere a/b', 2, "the model folder 'nowhere' does not exist"),
+    ('benchmark nosuch', 2, "unknown suite 'nosuch'"),
+    ('recipes vpt2022 vpt2023', 2, "unknown recipe 'vpt2023'. Did you mean 'vpt2022'"),
+    ('config nosuch.py', 2, "the config 'nosuch.py' does not exist"),
+    ('list tuners', 0, 'LoRA'),
+    ('list configs', 0, 'quickstart'),
+    ('list suites', 0, 'quickstart'),
+    ('list examples', 0, 'own_tuner'),
+    ('list recipes', 0, 'vpt2022'),
+    ('list datasets', 0, 'ImageFolder'),
+    ('list tuners Lora', 2, "unknown tuner 'Lora'. Did you mean 'LoRA'"),
+    ('list tuner', 2, "Did you mean 'tuners'"),
+]
 
 
-@pytest.mark.parametrize(
-    'line, code, text',
-    [
-        ('--help', 0, 'Trains a model'),
-        ('--version', 0, 'vet 0.'),
-        ('trian', 2, "Did you mean 'train'?"),
-        *((f'{name} --help', 0, f'usage: vet {name}') for name in commands()),
-        ('train nosuch.py', 2, "the config 'nosuch.py' does not exist"),
-        ('train quickstrat', 2, "unknown model 'quickstrat'. Did you mean 'quickstart'?"),
-        ('train vitb16_lora_flower.py', 2, "Did you mean 'vitb16_lora_flowers'"),
-        ('train quickstart --sed 3', 2, 'unknown argument --sed; did you mean --seed?'),
-        (f'{WRONG} train.max_epoch=3', 2, "Did you mean 'max_epochs'?"),
-        (f'{WRONG} train.max_epochs=x', 2, "train.max_epochs is 'x'"),
-        (f'{WRONG} learning_rate=1', 2, "Did you mean 'train.optimizer.lr'?"),
-        (f'{WRONG} model.backbone.lora_lenght=3', 2, "Did you mean 'lora_length'"),
-        (f'{WRONG} model.backbone.type=Digitvit', 2, "unknown backbone 'Digitvit'"),
-        (f'{WRONG} model.head.type=Linnear', 2, "unknown head 'Linnear'"),
-        (f'{WRONG} dataset.train.type=Digit', 2, "unknown dataset 'Digit'"),
-        (f'{WRONG} evaluation.metrics=acc', 2, "unknown metric 'acc'"),
-        ('predict nowhere x.png', 2, "no image file 'x.png'"),
-        ('test nowhere', 2, "the model folder 'nowhere' does not exist"),
-        ('test .', 2, 'is no model folder'),
-        ('export nowhere x', 2, "the model folder 'nowhere' does not exist"),
-        ('combine out nowhere', 2, "the model folder 'nowhere' does not exist"),
-        ('push nowhere a/b', 2, "the model folder 'nowhere' does not exist"),
-        ('benchmark nosuch', 2, "unknown suite 'nosuch'"),
-        ('recipes vpt2022 vpt2023', 2, "unknown recipe 'vpt2023'. Did you mean 'vpt2022'"),
-        ('config nosuch.py', 2, "the config 'nosuch.py' does not exist"),
-        ('list tuners', 0, 'LoRA'),
-        ('list configs', 0, 'quickstart'),
-        ('list suites', 0, 'quickstart'),
-        ('list examples', 0, 'own_tuner'),
-        ('list recipes', 0, 'vpt2022'),
-        ('list datasets', 0, 'ImageFolder'),
-        ('list tuners Lora', 2, "unknown tuner 'Lora'. Did you mean 'LoRA'"),
-        ('list tuner', 2, "Did you mean 'tuners'"),
-    ],
-)
-def test_a_command_answers_before_torch_is_imported(python, tmp_path, line, code, text):
-    done = python('-c', COMMAND, *line.split(), cwd=tmp_path)
-    said = ' '.join((done.stdout + done.stderr).split())
-    assert done.stdout.splitlines()[-1] == f'{code} []', said
-    assert text in said and 'Traceback' not in said
+@pytest.fixture(scope='module')
+def answers(python):
+    """{line: (exit code, what is printed, the slow libraries that are imported by then)}, of one process."""
+    lines = [line for line, _, _ in ANSWERS]
+    done = python('-c', COMMANDS, json.dumps(lines))
+    assert done.returncode == 0, done.stderr
+    return dict(zip(lines, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize('line, code, text', ANSWERS)
+def test_a_command_answers_before_torch_is_imported(answers, line, code, text):
+    found, said, imported = answers[line]
+    assert (found, imported) == (code, []), said
+    assert text in ' '.join(said.split()) and 'Traceback' not in said
 
 
 WITHOUT_UNIX = """

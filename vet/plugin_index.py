@@ -17,12 +17,14 @@ class Listed:
     """A plugin, as its file describes the plugin.
 
     module: the file's module. text: the docstring of the plugin; without a docstring, that of the module.
-    arguments: the names of the plugin's own arguments. constants: the class attributes that are plain values.
+    arguments: the names of the plugin's arguments. None: the text of the plugin does not give all names,
+        because the plugin inherits them or takes any.
+    constants: the class attributes that are plain values.
     """
 
     module: str
     text: str
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] | None
     constants: dict[str, object]
 
 
@@ -92,11 +94,11 @@ def _names(decorator: ast.Call, own: str) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _arguments(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, ...]:
+def _arguments(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, ...] | None:
     makers = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == '__init__']
     maker = node if isinstance(node, ast.FunctionDef) else next(iter(makers), None)
-    if maker is None:
-        return ()
+    if maker is None or maker.args.kwarg:
+        return None
     given = [*maker.args.posonlyargs, *maker.args.args, *maker.args.kwonlyargs]
     return tuple(argument.arg for argument in given if argument.arg != 'self')
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vet.errors import UserError
+from vet.errors import UnknownNameError, UserError
 from vet.files import JsonObject
 from vet.hub.presets import preset
 from vet.shipped import SUFFIXES, find_file, shipped
@@ -96,7 +96,8 @@ def _without_identity(part: Mapping[str, Any], identity: Sequence[str]) -> JsonO
 
 
 def check_source(model: str | Path, options: Mapping[str, object] | None) -> None:
-    """UserError if a run of this config could not begin: an unknown config, key or plugin, or a wrong value.
+    """UserError if a run of this config could not begin: an unknown config, key, plugin or option, or a wrong
+    value.
 
     Imports no torch, unless the config does. So a command tells a user's mistake at once. A model folder is
     not read.
@@ -113,6 +114,20 @@ def check_source(model: str | Path, options: Mapping[str, object] | None) -> Non
     for registry, entry in _plugins(settings):
         if entry and 'type' in entry:
             registry.require(entry['type'])
+            _check_options(registry, entry)
+
+
+def _check_options(registry: 'Registry', entry: Mapping[str, Any]) -> None:
+    """UnknownNameError for an option that the plugin's text does not name."""
+    from vet.config import short_forms
+
+    listed = registry.listed(entry['type'])
+    if listed is None or listed.arguments is None:
+        return
+    allowed = [*listed.arguments, *(short_forms() if registry.name == 'backbone' else ())]
+    for key in entry:
+        if key != 'type' and key not in allowed:
+            raise UnknownNameError(f'option of {registry.name} {entry["type"]!r}', key, allowed)
 
 
 def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Mapping[str, Any] | None]]:

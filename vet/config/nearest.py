@@ -49,7 +49,7 @@ def _paths(section: type, above: str = '') -> Iterator[str]:
         if fields_of(hint):
             yield from _paths(hint, f'{above}{name}.')
     if section is Model:
-        backbone = BACKBONES.index.plugins['timm'].arguments
+        backbone = BACKBONES.index.plugins['timm'].arguments or ()
         yield from (f'{above}backbone.{name}' for name in ('type', *backbone, *short_forms()))
         yield from (f'{above}head.{name}' for name in ('type', 'num_classes', 'dropout'))
     if section is Train:
