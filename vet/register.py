@@ -39,7 +39,7 @@ class Register:
                 f'{plugin!r} is no {self._registry.name}; decorate a class or a function, or give name=….'
             )
         name = name or plugin.__name__
-        other = self._registry.module_dict.get(name) if name in self._registry.names() else None
+        other = self._registry.find(name) if name in self._registry.names() else None
         if other is not None and _place(other) != _place(plugin):
             raise UserError(
                 f'the {self._registry.name} {name!r} is registered already, by {other.__module__}; give '

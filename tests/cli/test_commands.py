@@ -73,7 +73,7 @@ def test_train_as_a_user(python, tmp_path):
     line = results.splitlines()[-1]
     assert process.wait() == 0, text
     summary = json.loads((work / 'summary.json').read_text())
-    for part in ('epoch 1/1', 'loss ', 'accuracy ', 'left', 'epoch 1: loss', 'validation accuracy'):
+    for part in ('epoch 1/1', 'loss ', ', accuracy ', 'left', 'epoch 1: loss', 'validation accuracy'):
         assert part in text and part not in results, (part, text, results)
     for part in (
         'epoch 1, the best on 60 images',
@@ -473,13 +473,13 @@ def test_a_tuner_list_and_a_work_folder_to_resume(command, tmp_path):
         'model.backbone.type=DigitsViT',
         "model.tuners=[dict(type='LoRA', rank=1, at='mlp.fc1')]",
     ]
-    code, _, err = command('train', ROOT / 'examples/own_tuner/config.py', '--work-dir', 'work', *options)
+    code, out, err = command('train', ROOT / 'examples/own_tuner/config.py', '--work-dir', 'work', *options)
     assert code == 0, err
     assert json.loads(Path('work/config.json').read_text())['model']['tuners'] == [
         dict(type='LoRA', rank=1, at='mlp.fc1')
     ]
     summary = json.loads(Path('work/summary.json').read_text())
-    assert summary['selected'].startswith('epoch 1, the best on 60 images') and summary['selected'] in err
+    assert summary['selected'].startswith('epoch 1, the best on 60 images') and summary['selected'] in out
     code, out, err = command('test', 'work', '--device', 'cpu', '--split', 'val')  # held out as in training
     assert code == 0 and json.loads(out)['accuracy'] == summary['validation'], err
     log = Path('work/log.jsonl').read_bytes()

@@ -29,19 +29,20 @@ def test_push_to_a_folder_and_predict_from_it(command, trainer, tmp_path):
 def test_options_reach_the_hub(command, trainer, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        'vet.cli.push.push_to_hub',
+        'vet.hub.hub.push_to_hub',
         lambda *args, **options: calls.append((args, options)) or 'https://hub/owner/name',
     )
-    assert command('push', 'run', 'owner/name')[:2] == (0, 'https://hub/owner/name\n')
+    folder = trainer.folder.output
+    assert command('push', folder, 'owner/name')[:2] == (0, 'https://hub/owner/name\n')
     assert (
-        command('push', 'run', 'owner/name', '--private', '--revision', 'v2', '--message', 'Second')[0] == 0
+        command('push', folder, 'owner/name', '--private', '--revision', 'v2', '--message', 'Second')[0] == 0
     )
     assert calls == [
         (
-            ('run', 'owner/name'),
+            (folder, 'owner/name'),
             dict(private=None, commit_message='Add the model', revision=None, license=None),
         ),
-        (('run', 'owner/name'), dict(private=True, commit_message='Second', revision='v2', license=None)),
+        ((folder, 'owner/name'), dict(private=True, commit_message='Second', revision='v2', license=None)),
     ]
 
 
