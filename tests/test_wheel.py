@@ -49,7 +49,12 @@ def wheel(source, tmp_path_factory):
 def test_the_wheel_holds_vet_and_every_shipped_file_and_nothing_else(wheel):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in name]
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / 'vet').rglob('*.py')}
-    data = {'vet/py.typed', 'vet/__init__.pyi', 'vet/backbones/digits_vit.safetensors', 'vet/benchmark/references.yaml'}
+    data = {
+        'vet/py.typed',
+        'vet/__init__.pyi',
+        'vet/backbones/digits_vit.safetensors',
+        'vet/benchmark/references.yaml',
+    }
     copies = {name for name in names if name.startswith('vet/shipped_files/')}
     assert sorted(names) == sorted(ours | data | copies)
     files = [path.relative_to(ROOT) for kind in FOLDERS for path in shipped(kind).values()]
