@@ -3,6 +3,7 @@ import each other.
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,7 @@ def past_the_door(source: str, module: str) -> list[str]:
     ]
 
 
+@cache
 def modules() -> dict[str, Path]:
     """All but vet/__init__.py, which offers the public names."""
     files = [path for folder in ('vet', 'tools', 'benchmarks') for path in (ROOT / folder).rglob('*.py')]

@@ -20,6 +20,7 @@ from vet.core.budget import bounded
 from vet.core.objective import Objective, build_objective
 from vet.datasets.base import ImageData, objective_of, set_objective, targets_of
 from vet.datasets.class_names import class_list, composed
+from vet.datasets.given import given_images
 from vet.datasets.hold_out import hold_out
 from vet.datasets.multitask import MultiTask
 from vet.datasets.overlap import refuse_overlaps
@@ -239,7 +240,9 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
         train: for `network`: names of further parameters that train whole, as for vet.tune.
         preprocessing: for `network`: the images that it takes, such as dict(size=224, mean=…, std=…).
         work_dir: default work_dirs/<name of the config>/<time>.
-        train_dataset, eval_dataset: datasets or config entries, in place of the config's train and test.
+        train_dataset, eval_dataset: datasets or config entries, in place of the config's train and test. A
+            dataset has `classes`, or wraps such datasets (Subset, random_split, ConcatDataset), or is a
+            Dataset of Hugging Face's `datasets` with an image and a class label.
         cfg_modify_fn: config -> config. vet calls this function before it reads the config.
         cfg_options: {'train.max_epochs': 5, …}. vet applies these after cfg_modify_fn.
         seed, device, data_root, resume ('auto' or a checkpoint's path).
@@ -283,7 +286,10 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     if own:
         config.model = dict(tuners=entries_of(args.get('tuners')), **OWN)
     config = modified(config, args.get('cfg_modify_fn'), args.get('cfg_options'))
-    given = dict(train=args.get('train_dataset'), test=args.get('eval_dataset'))
+    given = {
+        split: given_images(args.get(name))
+        for split, name in dict(train='train_dataset', test='eval_dataset').items()
+    }
     dataset: Any = config.setdefault('dataset', {})
     for split, entry in given.items():
         if entry is not None and isinstance(dataset, dict):

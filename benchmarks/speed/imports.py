@@ -1,11 +1,12 @@
-"""Measures how long `import vet`, `vet list tuners` and `import torch` take, each in a fresh process.
+"""Measures how long `import vet`, `import torch` and quick answers of `vet` take, each in a fresh process.
 
     python benchmarks/speed/imports.py
 
-The three take turns, after one round that does not count. Writes results/imports.json.
+They take turns, after one round that does not count. Writes results/imports.json.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -20,20 +21,24 @@ from vet.benchmark import record
 from vet.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'imports.json'
-LIST = "import sys; sys.argv = ['vet', 'list', 'tuners']; from vet.cli.vet import main; main()"
+LINES = ('vet --help', 'vet train --help', 'vet train nosuch.py', 'vet list tuners')
 COMMANDS = {
     'nothing': '',
     'import torch': 'import torch',
     'import vet': 'import vet',
     'import vet, torch': 'import vet, torch',
     'from vet import pipeline': 'from vet import pipeline',
-    'vet list tuners': LIST,
+    **{
+        line: f'import sys; sys.argv = {line.split()}; from vet.cli.vet import main; main()' for line in LINES
+    },
 }
 
 
 def seconds(code: str) -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, '-c', code], stdout=subprocess.DEVNULL, check=True)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    if done.returncode not in (0, 2):  # 2: the answer to a user's mistake
+        sys.exit(done.stderr)
     return time.perf_counter() - began
 
 
@@ -57,6 +62,7 @@ def main() -> None:
     found = dict(
         rounds=args.rounds,
         seconds={name: [times[name] for times in rounds] for name in COMMANDS},
+        load=os.getloadavg(),
         environment=describe(torch.device('cpu')),
     )
     record.write(path, found)

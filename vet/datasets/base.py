@@ -3,6 +3,7 @@
 import hashlib
 import os
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from vet.datasets.class_names import class_list
 from vet.datasets.image import Range, open_image
@@ -103,10 +104,29 @@ def set_gray_range(dataset: Any, ranges: Mapping[str | None, Range]) -> None:
     Training and evaluation then read gray images in the same way, as the backbone's preprocessing says.
     """
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
-        while part is not None:
-            if ranges[task] is not None or getattr(part, 'gray_range', None) is not None:
-                part.gray_range = ranges[task]
-            part = part.dataset if isinstance(part, Subset) else None
+        for inner in _with_wrapped(part):
+            if ranges[task] is not None or getattr(inner, 'gray_range', None) is not None:
+                inner.gray_range = ranges[task]
+
+
+def _with_wrapped(dataset: Any) -> Iterator[Any]:
+    """A dataset, and all datasets that it wraps."""
+    yield dataset
+    wrapped = [dataset.dataset] if isinstance(dataset, Subset) else []
+    for part in dataset.datasets if isinstance(dataset, ConcatDataset) else wrapped:
+        yield from _with_wrapped(part)
+
+
+def located(dataset: Any, index: int) -> tuple[Any, int]:
+    """The innermost wrapped dataset that holds item `index`, and the item's place there."""
+    while isinstance(dataset, Subset | ConcatDataset):
+        if isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, dataset.indices[index]
+        else:
+            part = bisect_right(dataset.cumulative_sizes, index)
+            index -= dataset.cumulative_sizes[part - 1] if part else 0
+            dataset = dataset.datasets[part]
+    return dataset, index
 
 
 def gray_range_of(dataset: Any, task: str | None = None) -> Range:
@@ -119,6 +139,9 @@ def sources_of(dataset: object) -> list[Any]:
     if isinstance(dataset, Subset):
         whole = sources_of(dataset.dataset)
         return [whole[index] for index in dataset.indices] if whole else []
+    if isinstance(dataset, ConcatDataset):
+        parts = [sources_of(part) for part in dataset.datasets]
+        return [source for part in parts for source in part] if all(parts) else []
     samples = getattr(dataset, 'samples', ())
     return [sample[0] for sample in samples] if isinstance(samples, list | tuple) else []
 
@@ -235,10 +258,7 @@ def _refuse_contradiction(dataset: ImageData, index: int, target: Any, task: str
 def item_name(dataset: ImageData, index: int) -> str:
     """Words for an item of any dataset. The file's name is part of them, if it is known."""
     dataset = getattr(dataset, 'inner', dataset)  # a cache reads through `inner`
-    inner: Any = dataset
-    place = index
-    while isinstance(inner, Subset):
-        inner, place = inner.dataset, inner.indices[place]
+    inner, place = located(dataset, index)
     samples = getattr(inner, 'samples', None)
     source = samples[place][0] if isinstance(samples, (list, tuple)) and place < len(samples) else None
     file = f' ({os.fspath(source)!r})' if isinstance(source, str | os.PathLike) else ''

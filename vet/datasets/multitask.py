@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset
 
+from vet.datasets.given import given_images
 from vet.errors import UserError, shown
 from vet.registry import DATASETS
 
@@ -25,6 +26,7 @@ class MultiTask(ConcatDataset):
                 f'tasks has the names {list(map(str, tasks))}; allowed: one or more of letters, digits and '
                 '_, each with a dataset, such as tasks=dict(flowers=dict(type="Flowers102", split="train")).'
             )
+        tasks = {name: given_images(entry) for name, entry in tasks.items()}
         for name, entry in tasks.items():
             if not isinstance(entry, Mapping) and not hasattr(entry, 'classes'):
                 raise UserError(

@@ -1,11 +1,9 @@
 """Refuses splits that share images. A result on images that a model was trained on says nothing."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
-from torch.utils.data import Subset
-
-from vet.datasets.base import ImageData, source_identity
+from vet.datasets.base import ImageData, located, source_identity
 from vet.errors import UserError
 
 PAIRS = (
@@ -75,11 +73,12 @@ def _identities(dataset: Any) -> dict[Hashable, None]:
     """A key for each image of a dataset: a path, the hash of an image in memory, or the dataset and a
     number.
     """
-    indices: Sequence[int] = range(len(dataset))
-    while isinstance(dataset, Subset):
-        dataset, indices = dataset.dataset, [dataset.indices[index] for index in indices]
+    return {_identity(*located(dataset, index)): None for index in range(len(dataset))}
+
+
+def _identity(dataset: Any, index: int) -> Hashable:
     samples = getattr(dataset, 'samples', None)
-    if not isinstance(samples, (list, tuple)):
-        return {(type(dataset).__name__, id(dataset), index): None for index in indices}
-    identity = getattr(dataset, 'identity', source_identity)
-    return {identity(samples[index][0]): None for index in indices}
+    if isinstance(samples, (list, tuple)):
+        return getattr(dataset, 'identity', source_identity)(samples[index][0])
+    rows = getattr(dataset, 'wrapped', dataset)
+    return type(rows).__name__, id(rows), index

@@ -1,0 +1,138 @@
+"""Datasets that wrap others, as users give them: Subset, random_split, ConcatDataset, and rows of `datasets`.
+
+Class names, labels and transforms are those of the wrapped datasets.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+from vet.datasets.base import targets_of
+from vet.datasets.class_names import class_list
+from vet.errors import UserError
+
+RENAME = '`rows.rename_column(OLD, NEW)` renames a column'
+
+
+class Selected(Subset):
+    """A Subset with the class names, and with the items' labels if the wrapped dataset has `targets`."""
+
+    def __init__(self, subset: Subset):
+        super().__init__(given_images(subset.dataset, 'a Subset'), [int(index) for index in subset.indices])
+        inner: Any = self.dataset
+        self.classes = class_list(inner.classes)
+        if getattr(inner, 'targets', None) is not None:
+            labels = targets_of(inner)
+            self.targets = [labels[index] for index in self.indices]
+
+
+class Joined(ConcatDataset):
+    """A ConcatDataset with the class names, in which all parts agree, and with the labels of all items.
+
+    UserError if two parts have other classes.
+    """
+
+    def __init__(self, joined: ConcatDataset):
+        super().__init__([given_images(part, 'a ConcatDataset') for part in joined.datasets])
+        parts: Any = self.datasets
+        names = [class_list(part.classes) for part in parts]
+        self.classes = names[0]
+        for number, others in enumerate(names):
+            if others != names[0]:
+                raise UserError(_difference(parts, number, names[0], others))
+        if all(getattr(part, 'targets', None) is not None for part in parts):
+            self.targets = [label for part in parts for label in targets_of(part)]
+
+
+class Rows(Dataset):
+    """Rows of Hugging Face's `datasets`: an image column, and a label column of the feature ClassLabel.
+
+    The columns are 'image' and 'label', or the only columns of their features. wrapped: the rows.
+    UserError for other rows.
+    """
+
+    def __init__(self, rows: Any):
+        import datasets
+
+        self.wrapped = rows
+        self._image = _column(rows, 'image', datasets.Image, 'an image')
+        self._label = _column(rows, 'label', datasets.ClassLabel, 'a class label')
+        self.classes = class_list(rows.features[self._label].names)
+        self.targets = [int(label) for label in rows.with_format(None)[self._label]]
+
+    def __len__(self) -> int:
+        return len(self.wrapped)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        row = self.wrapped[int(index)]
+        image = row[self._image]
+        if isinstance(image, dict):  # of the feature Image(decode=False)
+            image = image['path'] if image['bytes'] is None else image['bytes']
+        return image, row[self._label]
+
+
+def given_images(dataset: Any, inside: str = '') -> Any:
+    """A dataset with `classes`, for a dataset that a user gives.
+
+    A dataset that has `classes` stays unchanged.
+
+    inside: the wrapper around the dataset, in words.
+    UserError if a wrapped dataset has no `classes`, if joined datasets differ in their classes, and for rows
+    without an image and a label.
+    """
+    if hasattr(dataset, 'classes'):
+        return dataset
+    if isinstance(dataset, Subset):
+        return Selected(dataset)
+    if isinstance(dataset, ConcatDataset):
+        return Joined(dataset)
+    library = sys.modules.get('datasets')  # imported, if the user gives an object of the library
+    if library is not None and isinstance(dataset, library.Dataset):
+        return Rows(dataset)
+    if library is not None and isinstance(dataset, library.DatasetDict | library.IterableDatasetDict):
+        raise UserError(
+            f'the dataset is a {type(dataset).__name__} with the splits {", ".join(map(str, dataset))}; give '
+            'one split, such as dataset["train"].'
+        )
+    if library is not None and isinstance(dataset, library.IterableDataset):
+        raise UserError(
+            'the dataset is a stream, an IterableDataset, which has no length and no order; load it without '
+            'streaming=True.'
+        )
+    if inside:
+        raise UserError(
+            f'{inside} wraps a dataset {type(dataset).__name__} that has no `classes`; set `classes` of the '
+            f'{type(dataset).__name__} to the list of class names, in the order of the labels 0, 1, ….'
+        )
+    return dataset
+
+
+def _difference(parts: Sequence[object], number: int, ours: list[str], theirs: list[str]) -> str:
+    label = next(
+        (i for i, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), min(len(ours), len(theirs))
+    )
+    named = [repr(names[label]) if label < len(names) else 'no class' for names in (ours, theirs)]
+    return (
+        f'the parts of a ConcatDataset differ in their classes: label {label} is {named[0]} in part 0 '
+        f'({type(parts[0]).__name__}, {len(ours)} classes), and {named[1]} in part {number} '
+        f'({type(parts[number]).__name__}, {len(theirs)} classes). Give parts with equal `classes`.'
+    )
+
+
+def _column(rows: Any, name: str, kind: type, words: str) -> str:
+    """The column `name`, or the only column of this kind."""
+    of_kind = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
+    if name in of_kind or len(of_kind) == 1:
+        return name if name in of_kind else of_kind[0]
+    has = ', '.join(f'{column}: {type(feature).__name__}' for column, feature in rows.features.items())
+    if name in rows.features and name == 'label':
+        raise UserError(
+            'the column "label" of the rows has no class names, because its feature is no ClassLabel; '
+            f'`rows.class_encode_column("label")` makes the names from the values. The columns are {has}.'
+        )
+    raise UserError(
+        f'the rows have {len(of_kind)} columns that hold {words} (the feature {kind.__name__}), and '
+        f'none of them is called {name!r}; {RENAME}. The columns are {has}.'
+    )
