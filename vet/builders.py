@@ -30,7 +30,7 @@ from vet.errors import DataError, UnknownNameError, UserError
 from vet.hub.model_folder import load_model, read_configuration, save_model
 from vet.hub.names import find_folder
 from vet.own_backbone import backbone_to_train, entries_of
-from vet.registry import BACKBONES, DATASETS, OBJECTIVES
+from vet.registry import BACKBONES, DATASETS
 from vet.seeding import seed_everything
 from vet.source import GIVEN, find_config
 

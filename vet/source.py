@@ -140,5 +140,5 @@ def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Mapping[str, An
         yield BACKBONES, part.get('backbone')
         yield HEADS, part.get('head')
     yield from ((DATASETS, split) for split in (data.train, data.val, data.test))
-    for metric in [metrics] if isinstance(metrics, str) else metrics:
+    for metric in [metrics] if isinstance(metrics, str) else metrics or []:
         yield METRICS, dict(type=metric)
