@@ -267,7 +267,7 @@ class WorkFolder:
         """Refuses to continue the run in `folder` with another config."""
         path = folder / 'config.json'
         if not path.is_file():
-            say(f'{str(folder)!r} has no config.json. Whether the config is still the same is not known.')
+            warn(f'{str(folder)!r} has no config.json. Whether the config is still the same is not known.')
             return
         try:
             begun = read_json(path)
