@@ -45,9 +45,8 @@ def accuracy(weights: Path) -> float:
     found = {}
     for split in ('train', 'test'):
         dataset = Digits(split=split, digits=range(5))
-        pixels = (
-            torch.tensor(np.stack([image for image, _ in dataset.samples])).float() / 127.5 - 1
-        )  # (N, 8, 8)
+        # (N, 8, 8)
+        pixels = torch.tensor(np.stack([image for image, _ in dataset.samples])).float() / 127.5 - 1
         found[split] = backbone(pixels[:, None].expand(-1, 3, -1, -1)).numpy(), np.array(dataset.targets)
     return LogisticRegression(max_iter=1000).fit(*found['train']).score(*found['test'])
 

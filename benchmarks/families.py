@@ -18,6 +18,7 @@ import inspect
 import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -156,7 +157,7 @@ def kinds_of_modules(network: nn.Module) -> frozenset[str]:
     return frozenset(
         type(module).__name__
         for module in network.modules()
-        if module is not network and any(True for _ in module.parameters())
+        if module is not network and list(module.parameters())
     )
 
 
@@ -270,6 +271,7 @@ def page(rows: list[Row]) -> str:
     with_attention = [row for row in rows if row.projections]
     covered = [row for row in with_attention if row.covered == row.projections]
     pooling = [row.name for row in rows if 'pool.qkv' in row.roles and 'attn.qkv' not in row.roles]
+    runs_on = Counter(tuner for row in rows for tuner in row.runs)
     lines = [
         '# Families of networks, and the tuners that run on them',
         '',
@@ -282,7 +284,7 @@ def page(rows: list[Row]) -> str:
         '',
         '| tuner | runs on |',
         '|---|---|',
-        *(f'| {tuner} | {sum(tuner in row.runs for row in rows)} of {len(rows)} |' for tuner in TRIED),
+        *(f'| {tuner} | {runs_on[tuner]} of {len(rows)} |' for tuner in TRIED),
         '',
         f'{len(with_attention)} families have layers that are called q, k, v or the like. LoRA covers all of '
         f'these layers in {len(covered)} families.',
@@ -329,8 +331,8 @@ def page(rows: list[Row]) -> str:
 
 def _counts(text: str, rows: list[Row]) -> str:
     """On how many families each tuner is refused for this reason."""
-    told = {tuner: [reason(row.refused.get(tuner, '')) for row in rows].count(text) for tuner in TRIED}
-    return ', '.join(f'{tuner} {count}' for tuner, count in told.items() if count)
+    refused = Counter(tuner for row in rows for tuner in row.refused if reason(row.refused[tuner]) == text)
+    return ', '.join(f'{tuner} {refused[tuner]}' for tuner in TRIED if refused[tuner])
 
 
 def _why(row: Row) -> str:

@@ -160,16 +160,10 @@ def ecosystem(found: dict[str, Any]) -> str:
     packages = environment['packages']
     lines = [[case, f'{difference:.1e}'] for case, difference in sides['ModelScope, in'].items()]
     cases = list(dict.fromkeys([*sides['PEFT, in'], *sides['PEFT, out']]))
-    both = [
-        [
-            case,
-            *(
-                f'{sides[side][case]:.1e}' if case in sides[side] else '-'
-                for side in ('PEFT, in', 'PEFT, out')
-            ),
-        ]
-        for case in cases
-    ]
+    both = []
+    for case in cases:
+        differences = [sides[side].get(case) for side in ('PEFT, in', 'PEFT, out')]
+        both.append([case, *('-' if number is None else f'{number:.1e}' for number in differences)])
     exports = [
         [f'`{to}`', f'{one["bytes"]:,}', f'{one["difference"]:.1e}'] for to, one in found['exports'].items()
     ]
@@ -308,10 +302,9 @@ def pages() -> dict[Path, str]:
         'docs/ecosystem.md': dict(ecosystem=ecosystem),
         'docs/peft.md': dict(peft_coverage=peft_coverage),
     }
-    measured = {
-        page: [table(found) for name, table in entries.items() if (found := results(name))]
-        for page, entries in tables.items()
-    }
+    measured: dict[str, list[str]] = {}
+    for page, entries in tables.items():
+        measured[page] = [table(found) for name, table in entries.items() if (found := results(name))]
     measured['docs/speed.md'] = [*speed(), float8()]
     return {ROOT / page: filled((ROOT / page).read_text(), blocks) for page, blocks in measured.items()}
 

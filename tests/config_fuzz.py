@@ -44,14 +44,8 @@ CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
 SECONDS = 120  # a mutation that takes longer hangs
 MEMORY = 2 << 30  # bytes that the process that tries mutations may take, beside what it has at the start
 NAN, INF = float('nan'), float('inf')
-DATA = (
-    'Flowers102',
-    'CIFAR100',
-    'CUB200',
-    'NABirds',
-    'StanfordCars',
-    'StanfordDogs',
-)  # what FuzzData stands in for
+# what FuzzData stands in for
+DATA = ('Flowers102', 'CIFAR100', 'CUB200', 'NABirds', 'StanfordCars', 'StanfordDogs')
 
 
 @dataclass(frozen=True)
@@ -269,22 +263,8 @@ def random_mutations(number: int, seed: int, part: int = 0, parts: int = 1) -> l
     return found[part::parts]
 
 
-NUMBER = [
-    'x',
-    '',
-    '1',
-    True,
-    False,
-    NAN,
-    INF,
-    -INF,
-    [],
-    [1],
-    {},
-    -1,
-    10**400,
-    1j,
-]  # what no number of a config is
+# what no number of a config is
+NUMBER = ['x', '', '1', True, False, NAN, INF, -INF, [], [1], {}, -1, 10**400, 1j]
 COUNT = [*NUMBER, 1.5, 10**9, 10**12]
 FLAG = [0, 1, 'yes', '', 'True', None, [], {}, 0.5]
 TEXT = [0, 1.5, True, [], {}, '']
@@ -659,10 +639,8 @@ def attempt(mutation: Mutation, configs: dict[str, dict[str, Any]], root: Path) 
         for stage in train.stages:
             stage.epochs = 1
         train.max_epochs = len(train.stages) or train.max_epochs
-        for loader in (
-            train.dataloader,
-            trainer.settings.evaluation.dataloader,
-        ):  # what is accepted must not fill the machine
+        # what is accepted must not fill the machine
+        for loader in (train.dataloader, trainer.settings.evaluation.dataloader):
             loader.workers_per_gpu, loader.batch_size_per_gpu = (
                 min(loader.workers_per_gpu, 2),
                 min(loader.batch_size_per_gpu, 8),

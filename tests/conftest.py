@@ -21,9 +21,8 @@ from vet.log import show_log
 show_log()  # tests read the lines of progress
 
 for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if (
-        signal.getsignal(_signal) == signal.SIG_IGN
-    ):  # as in the background of a shell; child processes would inherit that
+    # as in the background of a shell; child processes would inherit that
+    if signal.getsignal(_signal) == signal.SIG_IGN:
         signal.signal(_signal, _default)
 
 ROOT = Path(__file__).parents[1]

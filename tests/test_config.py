@@ -520,9 +520,8 @@ def test_a_short_form_in_a_task_is_refused():
 def test_all_zero_removes_the_entry(nothing):
     assert tuners_of(with_tuners(dict(type='LoRA', rank=2)), **{LENGTH: nothing}) == []
     assert tuners_of(with_tuners(dict(type='BitFit'), lora_length=nothing)) == [dict(type='BitFit')]
-    assert tuners_of(with_tuners(dict(type='LoRA', rank=2), lora_length=None)) == [
-        dict(type='LoRA', rank=2)
-    ]  # not given
+    # not given
+    assert tuners_of(with_tuners(dict(type='LoRA', rank=2), lora_length=None)) == [dict(type='LoRA', rank=2)]
 
 
 def test_short_form_is_expanded_after_modify_and_options():

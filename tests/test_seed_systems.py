@@ -205,9 +205,8 @@ def test_config_runs_with_random_weights(name, changes, parameters, outputs, tmp
     assert (tmp_path / 'run/output/tuner.safetensors').stat().st_size < 4 * summary['parameters'][
         'trainable'
     ] * 1.01 + 80_000
-    assert all(
-        value.any() for name, value in trainer.model.trained_state().items() if '.B' in name
-    )  # they start at zero
+    # they start at zero
+    assert all(value.any() for name, value in trainer.model.trained_state().items() if '.B' in name)
 
 
 @pytest.mark.slow

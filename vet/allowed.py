@@ -48,9 +48,8 @@ MOST = 65_536  # more ranks, channels or tokens than any layer has: a number abo
 Count = Annotated[int, Interval(ge=1, le=MOST)]
 Classes = Annotated[int, Interval(ge=1, le=10**7)]  # of a head
 CountOrNone = Annotated[int, Interval(ge=0, le=MOST)]  # of a block: 0 skips it
-Counts = (
-    Count | Annotated[list[CountOrNone], MinLen(1)] | Annotated[dict[str, CountOrNone], MinLen(1)]
-)  # also by depth or pattern
+# also by depth or pattern
+Counts = Count | Annotated[list[CountOrNone], MinLen(1)] | Annotated[dict[str, CountOrNone], MinLen(1)]
 Positive = Annotated[float, Interval(gt=0, le=1e6)]
 Positives = Positive | Annotated[list[Positive], MinLen(1)] | Annotated[dict[str, Positive], MinLen(1)]
 Rate = Annotated[float, Interval(ge=1e-12, le=1000)]  # a learning rate
@@ -60,9 +59,8 @@ Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # NumPy takes no larger see
 Text = Annotated[str, MinLen(1)]
 Mean = Annotated[float, Interval(ge=-1, le=2)]  # of the pixels of a channel, in images of 0..1
 Std = Annotated[float, Interval(ge=0.001, le=10)]
-Crop = Annotated[
-    float, Interval(ge=0.05, le=1.5)
-]  # the crop's share of the resized image; volo_d5_512 has 1.15
+# the crop's share of the resized image; volo_d5_512 has 1.15
+Crop = Annotated[float, Interval(ge=0.05, le=1.5)]
 INTERPOLATIONS = ('nearest', 'nearest-exact', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 Interpolation = Annotated[str, OneOf(INTERPOLATIONS)]
 Places = Text | Annotated[Sequence[Text], MinLen(1)]  # of a tuner: `at`

@@ -19,7 +19,7 @@ from vet.core.assemble import build_classifiers
 from vet.core.budget import bounded
 from vet.core.objective import Objective, build_objective
 from vet.datasets.base import ImageData, objective_of, set_objective, targets_of
-from vet.datasets.class_names import class_list, composed
+from vet.datasets.class_names import class_list, to_nfc
 from vet.datasets.given import given_images
 from vet.datasets.hold_out import hold_out
 from vet.datasets.multitask import MultiTask
@@ -146,7 +146,7 @@ def _composed(classes: Any) -> object:
     """Class names in the composed Unicode form. An older model may hold names in the form of macOS."""
     if isinstance(classes, dict):
         return {task: _composed(names) for task, names in classes.items()}
-    return [composed(str(name)) for name in classes]
+    return [to_nfc(str(name)) for name in classes]
 
 
 def class_names(dataset: Any) -> Any:

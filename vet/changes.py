@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from mmengine.config import Config
 
@@ -39,7 +38,7 @@ def modified(
     return config
 
 
-def _plain(config: Any) -> dict[str, object]:
+def _plain(config: Config) -> dict[str, object]:
     return {key: copy.deepcopy(config[key]) for key in config if key in SECTIONS}
 
 

@@ -5,7 +5,6 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ NO_CODE = (
 PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'accelerate', 'numpy', 'safetensors')
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: torch.device) -> dict[str, object]:
     """A description of the machine and the code, which JSON can hold.
 
     'git_changes' says whether the code differs from the commit 'git_revision'. Result files and pages (.md)

@@ -21,10 +21,10 @@ PEERS = ('gloo', 'nccl', 'connection closed by peer', 'connection reset by peer'
 
 
 @contextmanager
-def failures_named(way_on: Callable[[], str]) -> Iterator[None]:
+def failures_named(how_to_continue: Callable[[], str]) -> Iterator[None]:
     """Within this context, failures of the machine become TrainingErrors.
 
-    way_on: gives a text of what was saved, and what to do next.
+    how_to_continue: gives a text of what was saved, and what to do next.
     """
     try:
         yield
@@ -34,7 +34,7 @@ def failures_named(way_on: Callable[[], str]) -> Iterator[None]:
         reason = _reason(error)
         if reason is None:
             raise
-        raise TrainingError(f'{reason} {way_on()}') from error
+        raise TrainingError(f'{reason} {how_to_continue()}') from error
 
 
 def _reason(error: Exception) -> str | None:

@@ -15,7 +15,7 @@ from vet.builders import TASK
 from vet.core.backbone import Backbone
 from vet.core.budget import bounded
 from vet.core.tuned_model import TunedModel
-from vet.datasets.base import told
+from vet.datasets.base import errors_named
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
 from vet.errors import DataError, UnknownNameError, UserError
@@ -143,7 +143,7 @@ class Classifier:
     def _seen(self, image: object, task: str | None, number: int) -> torch.Tensor:
         """An image as the network takes it, (3, H, W). A DataError names the image by its number, from 0."""
         path = f' ({os.fspath(image)!r})' if isinstance(image, str | os.PathLike) else ''
-        with told(
+        with errors_named(
             lambda: f'image {number} of those given{path}',
             'Give another image, or another evaluation.transform.',
         ):

@@ -80,8 +80,9 @@ def multiplies_bf16_tiles() -> bool:
     return asked is not None and asked()
 
 
-# Gradients
-# ---------------------------------------------------------------------------------------------------
+# Gradients --------------------------------------------------------------------------------------------------
+
+Sides = Sequence[int]  # a number for the height, and one for the width
 
 
 def softmax_gradient(dp: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -135,7 +136,7 @@ def layer_norm_gradient(
 
 
 def convolution_gradients(
-    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, how: tuple[Any, Any, Any], wanted: str
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, how: tuple[Sides, Sides, Sides], wanted: str
 ) -> torch.Tensor:
     """The gradient of x or of the weight (`wanted`: 'x' or 'weight') of a convolution y.
 
@@ -155,8 +156,7 @@ def convolution_gradients(
         return torch.autograd.grad(y, x if wanted == 'x' else weight, dy, create_graph=creates_graph)[0]
 
 
-# Faster ways to compute
-# --------------------------------------------------------------------------------------
+# Faster ways to compute -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def float32_products_in_bf16() -> Iterator[None]:
 
     Without `mkldnn.matmul`: products are those of float32, slower and more exact.
     """
-    matmul: Any = getattr(mkldnn, 'matmul', None)
+    matmul = getattr(mkldnn, 'matmul', None)
     if matmul is None:
         yield
         return
@@ -177,12 +177,11 @@ def float32_products_in_bf16() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-# Kinds
-# -------------------------------------------------------------------------------------------------------
+# Kinds ------------------------------------------------------------------------------------------------------
 
 # The classes of batch norms and of convolutions. Without their common bases: torch's own classes. Then a
 # class of another author that derives only from the base is left out.
-BATCH_NORM: Any = getattr(
+BATCH_NORM: type[nn.Module] | tuple[type[nn.Module], ...] = getattr(
     nn.modules.batchnorm, '_BatchNorm', (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 )
 CONVOLUTION: Any = getattr(
@@ -196,7 +195,7 @@ CONVOLUTION: Any = getattr(
 PACKED_ATTENTION = ('multi_head_attention_forward', '_native_multi_head_attention')
 
 
-def operations(*names: str) -> set[Any]:
+def operations(*names: str) -> set[object]:
     """torch's operations of these names in `aten`. Missing operations are left out."""
     return {getattr(torch.ops.aten, name) for name in names if hasattr(torch.ops.aten, name)}
 
@@ -215,7 +214,7 @@ COUNTED_AS = dict(
 class _SeesNothing:
     """Stands in place of TorchDispatchMode. It sees no operation."""
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> '_SeesNothing':
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -232,8 +231,7 @@ OperationsMode: Any = _Mode
 SEES_OPERATIONS = _Mode is not _SeesNothing
 
 
-# Tensors
-# -----------------------------------------------------------------------------------------------------
+# Tensors ----------------------------------------------------------------------------------------------------
 
 
 def share_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -269,8 +267,7 @@ def _mapped(change: Callable[[torch.Tensor], object], value: object) -> Any:
     return value
 
 
-# accelerate
-# --------------------------------------------------------------------------------------------------
+# accelerate -------------------------------------------------------------------------------------------------
 
 
 def forget_accelerator(with_processes: bool) -> None:
@@ -288,8 +285,7 @@ def forget_accelerator(with_processes: bool) -> None:
         reset()
 
 
-# The tables of nn.Module
-# -------------------------------------------------------------------------------------
+# The tables of nn.Module ------------------------------------------------------------------------------------
 
 
 def parameters_of(module: nn.Module) -> dict[str, Any]:
@@ -300,17 +296,17 @@ def parameters_of(module: nn.Module) -> dict[str, Any]:
     return module._parameters
 
 
-def buffers_of(module: nn.Module) -> dict[str, Any]:
+def buffers_of(module: nn.Module) -> dict[str, torch.Tensor | None]:
     """The module's table of buffers, by name. The table takes a plain tensor in place of a buffer."""
     return module._buffers
 
 
-def twin(module: nn.Module) -> Any:
+def shallow_copy(module: nn.Module) -> nn.Module:
     """A module that shares everything with `module`, except its tables of parameters and of submodules.
 
     The tables are copies. Changes of the copies do not change `module`.
     """
-    made: Any = object.__new__(type(module))
+    made = object.__new__(type(module))
     made.__dict__ = {
         **module.__dict__,
         '_parameters': dict(module._parameters),
@@ -319,16 +315,16 @@ def twin(module: nn.Module) -> Any:
     return made
 
 
-def children_of(module: nn.Module) -> dict[str, Any]:
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """The module's own table of submodules, by name."""
     return module._modules
 
 
-def hooks_before(module: nn.Module) -> list[Any]:
+def hooks_before(module: nn.Module) -> list[Callable]:
     """The hooks that see the module's input, in order."""
     return list(module._forward_pre_hooks.values())
 
 
-def hooks_after(module: nn.Module) -> list[Any]:
+def hooks_after(module: nn.Module) -> list[Callable]:
     """The hooks that see the module's output, in order."""
     return list(module._forward_hooks.values())

@@ -107,10 +107,10 @@ def reading(args: argparse.Namespace) -> list[dict[str, Any]]:
                 'kept': (kept, rest),
                 'kept, tensors': (cached_images(dataset, still, as_tensors=True), on_tensors(rest)),
             }
-            rounds = [
-                {way: read_through(data, seen) for way, (data, seen) in ways.items()}
-                for _ in range(args.rounds + 1)
-            ][1:]
+            times: dict[str, list[float]] = {way: [] for way in ways}
+            for _ in range(args.rounds + 1):
+                for way, (data, seen) in ways.items():
+                    times[way].append(read_through(data, seen))
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
             found.append(
                 dict(
@@ -118,7 +118,7 @@ def reading(args: argparse.Namespace) -> list[dict[str, Any]]:
                     images=args.images,
                     keeping=keeping,
                     bytes=size,
-                    seconds={way: [seconds[way] for seconds in rounds] for way in ways},
+                    seconds={way: seconds[1:] for way, seconds in times.items()},  # the first warms up
                 )
             )
     torch.set_num_threads(threads)
@@ -363,9 +363,10 @@ def show_epochs(found: dict[str, Any]) -> Table:
     )
     for side, runs in found['runs'].items():
         pairs = list(zip(runs, found['runs']['peft'], found['runs']['vet, steps alone']))
+        epochs = zip(*(run['seconds'][:count] for run in runs))
         table.add_row(
             side,
-            *(f'{statistics.median(run["seconds"][i] for run in runs):.1f}' for i in range(count)),
+            *(f'{seconds:.1f}' for seconds in map(statistics.median, epochs)),
             f'{statistics.median(sum(own["seconds"]) / sum(peft["seconds"]) for own, peft, _ in pairs):.2f}',
             f'{statistics.median(_late(steps) / _late(own) for own, _, steps in pairs):.2f}',
             f'{statistics.median(run["processor"] for run in runs):.1f}',

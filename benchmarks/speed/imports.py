@@ -58,10 +58,13 @@ def main() -> None:
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
     path = record.output(args)
-    rounds = [{name: seconds(code) for name, code in COMMANDS.items()} for _ in range(args.rounds + 1)][1:]
+    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for _ in range(args.rounds + 1):
+        for name, code in COMMANDS.items():
+            times[name].append(seconds(code))
     found = dict(
         rounds=args.rounds,
-        seconds={name: [times[name] for times in rounds] for name in COMMANDS},
+        seconds={name: of_command[1:] for name, of_command in times.items()},  # the first warms up
         load=os.getloadavg(),
         environment=describe(torch.device('cpu')),
     )

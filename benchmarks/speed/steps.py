@@ -18,9 +18,9 @@ The first two rounds do not count. The sides are:
 All have the same rank, places, batch, dtype and memory layout, and batch norms in eval. On a CPU all keep
 freed memory, as vet's trainer does (vet/engine/fast/freed_memory.py); the other sides are slower without
 that. Each ratio is of one round; the table gives median and quartiles. In fp8 the other sides compute in
-bf16. Utilisation is the speed of a step's products and convolutions, in operations per second, divided by the
-speed of one product of square matrices in float32 or bf16, which takes a turn in each round too. Results go
-to results/steps.json beside this file, by job and device.
+bf16. Utilisation is a quotient of two speeds, in operations per second: that of a step's products and
+convolutions, and that of one product of square matrices in float32 or bf16. The product of square matrices
+takes a turn in each round too. Results go to results/steps.json beside this file, by job and device.
 """
 
 import argparse
@@ -66,9 +66,8 @@ class Job:
     precision: str
     batch: int
     batch_on_gpu: int = 128
-    targets: list[str] = field(
-        default_factory=lambda: ['qkv']
-    )  # PEFT's names; vet finds the same by '*.name'
+    # PEFT's names; vet finds the same by '*.name'
+    targets: list[str] = field(default_factory=lambda: ['qkv'])
 
     @property
     def layout(self) -> torch.memory_format:

@@ -11,13 +11,14 @@ There is one seed. The validation images of Flowers are not used. DATA and FILE 
 _base_ = ['deit_tiny_real.py']
 
 seeds = [0]
+# one set of weights at every size
 options = {
     'train.threads': 1,
     'train.dataloader.workers_per_gpu': 0,
     'evaluation.dataloader.workers_per_gpu': 0,
     'evaluation.before': False,
     'model.backbone.kwargs.dynamic_img_size': True,
-}  # one set of weights at every size
+}
 datasets = dict(
     flowers102=dict(val=None, options={'model.backbone.preprocessing.size': 112, 'train.max_epochs': 20}),
     cifar100_subset=dict(options={'model.backbone.preprocessing.size': 64, 'train.max_epochs': 5}),

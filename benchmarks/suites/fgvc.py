@@ -8,8 +8,8 @@ choose the rate on validation images. The weight decay stays at 1e-4 and VPT's l
 choose these too. Images for orig are normalised as VPT's images were. Images for augreg are normalised as in
 its training and in SSF's. Dogs are images of ImageNet, so an ImageNet backbone has seen them.
 
-DATA holds CUB_200_2011, flowers-102 and stanford_dogs, which are downloaded if there is a network, and
-nabirds and stanford_cars, which you put there by hand (the command says how).
+DATA holds CUB_200_2011, flowers-102 and stanford_dogs, which are downloaded if there is a network. DATA also
+holds nabirds and stanford_cars, which you put there by hand (the command says how).
 """
 
 _base_ = ['../../configs/_base_/recipes/adapter_plus2024.py', '../../configs/_base_/datasets/fgvc.py']

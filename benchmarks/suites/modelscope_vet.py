@@ -7,8 +7,8 @@ what is assumed. Sizes are 10, as in the cards' example. On Flowers the suite tr
 the training split.
 
 DATA holds cifar-100-python, CUB_200_2011, flowers-102 and stanford_dogs, which are downloaded if there is a
-network, and nabirds and stanford_cars, which you put there by hand (the command says how). The weights come
-from timm's hub, or from a file. For ViT-B/16 this is Google's imagenet21k/ViT-B_16.npz, given by
+network. DATA also holds nabirds and stanford_cars, which you put there by hand (the command says how). The
+weights come from timm's hub, or from a file. For ViT-B/16 this is Google's imagenet21k/ViT-B_16.npz, given by
 --only '*.vitb16_orig.*' --cfg-options model.backbone.checkpoint=ViT-B_16.npz.
 """
 

@@ -12,13 +12,8 @@ from vet.core.model import ImageClassifier
 from vet.core.tuner import Tuner
 
 SMALL = dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)
-WHOLE = {
-    'Convpass',
-    'LadderSide',
-    'SCT',
-    'AfterBlocks',
-    'PromptBlocks',
-}  # look at other tokens, or do not say that they do not
+# look at other tokens, or do not say that they do not
+WHOLE = {'Convpass', 'LadderSide', 'SCT', 'AfterBlocks', 'PromptBlocks'}
 
 
 def tokens(model: ImageClassifier) -> list[int]:
@@ -41,7 +36,7 @@ def test_logits_and_gradients_are_those_of_the_whole_block(case: Case):
     whole_loss, whole = gradients(model, images(6), LABELS)
     seen = tokens(model)
     torch.manual_seed(0)
-    with model.lean():
+    with model.features_only():
         lean_loss, lean = gradients(model, images(6), LABELS)
     assert seen == ([1] if case.name not in WHOLE else seen) and (case.name not in WHOLE or seen[0] > 1)
     assert lean_loss == pytest.approx(whole_loss, rel=1e-5)
@@ -53,11 +48,11 @@ def test_outside_nothing_is_left_of_it():
     model = trained(next(case for case in CASES if case.name == 'LoRA'), 'vit')
     with torch.no_grad():
         before = model(images())
-        with model.lean():
+        with model.features_only():
             lean = model(images())
         assert torch.equal(model(images()), before)
     assert torch.allclose(lean, before, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ZeroDivisionError), model.lean():
+    with pytest.raises(ZeroDivisionError), model.features_only():
         raise ZeroDivisionError
     assert not any(
         'forward' in part.__dict__ and '_reweighted' not in part.__dict__
@@ -78,7 +73,7 @@ def test_outside_nothing_is_left_of_it():
     ids=['map', 'avg', 'distilled', 'swin', 'resnet', 'torchvision-vit'],
 )
 def test_networks_that_read_more_are_left_alone(net):
-    assert net().lean is None
+    assert net().features_only is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +90,7 @@ def test_kinds_of_vit(name, options):
     model = ImageClassifier(backbone, [], torch.nn.Identity())
     with torch.no_grad():
         whole, seen = model(images()), tokens(model)
-        with model.lean():
+        with model.features_only():
             lean = model(images())
     assert seen == [1] and torch.allclose(lean, whole, rtol=1e-5, atol=1e-5)
 
@@ -105,7 +100,7 @@ def test_gradient_checkpointing_calls_the_lean_block_again():
     _, plain = gradients(model, images(6), LABELS)
     model.backbone.network.set_grad_checkpointing(True)
     seen = tokens(model)
-    with model.lean():
+    with model.features_only():
         _, again = gradients(model, images(6), LABELS)
     assert seen == [1, 1]
     assert all(torch.allclose(again[name], plain[name], rtol=1e-4, atol=1e-6) for name in plain)
@@ -117,14 +112,14 @@ def test_dropout_of_attention_acts_in_training_alone():
     backbone = timm_net('vit_tiny_patch16_224', **SMALL, attn_drop_rate=0.5)
     model = ImageClassifier(backbone, [], torch.nn.Identity()).eval()
     x = images(2)
-    with torch.no_grad(), model.lean():
+    with torch.no_grad(), model.features_only():
         still, again = model(x), model(x)
     assert torch.equal(still, again)
     last = backbone.network.blocks[-1].attn
     last.attn_drop.train()
     last.training = True
     torch.manual_seed(0)
-    with torch.no_grad(), model.lean():
+    with torch.no_grad(), model.features_only():
         draws = torch.stack([model(x) for _ in range(200)])
         last.attn_drop.p = 0.0
         assert torch.allclose(model(x), still, atol=1e-6)
@@ -149,7 +144,7 @@ def test_an_edit_of_all_blocks_sees_all_tokens():
     model = ImageClassifier(tiny('vit').eval(), [AfterAll('blocks')], torch.nn.Identity())
     with torch.no_grad():
         whole = model(images())
-        with model.lean():
+        with model.features_only():
             torch.testing.assert_close(model(images()), whole)
 
 
@@ -159,7 +154,7 @@ def test_a_forward_of_somebody_elses_stays():
     attention.forward = lambda x, **options: 2 * type(attention).forward(attention, x, **options)
     with torch.no_grad():
         whole = model(images())
-        with model.lean():
+        with model.features_only():
             torch.testing.assert_close(model(images()), whole)
         assert torch.equal(model(images()), whole)
 
@@ -167,8 +162,8 @@ def test_a_forward_of_somebody_elses_stays():
 def test_entered_twice():
     model = ImageClassifier(tiny('vit').eval(), [], torch.nn.Identity())
     seen = tokens(model)
-    with model.lean():
-        with model.lean():
+    with model.features_only():
+        with model.features_only():
             model(images())
         model(images())
     model(images())

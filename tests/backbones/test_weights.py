@@ -450,9 +450,8 @@ def test_missing_weights_offline_are_told_without_a_pause(tmp_path, monkeypatch,
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
-    monkeypatch.setattr(
-        huggingface_hub.constants, 'ENDPOINT', 'http://127.0.0.1:9'
-    )  # the port nobody answers
+    # the port nobody answers
+    monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', 'http://127.0.0.1:9')
     with pytest.raises(
         DataError,
         match=r"the weights of 'vit_tiny_patch16_224\.augreg_in21k' are missing: timm/vit_tiny.*"

@@ -371,11 +371,8 @@ tuners = {name: dict(tuners=[dict(type='LinearProbe')], options=options) for nam
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_one_that_was_not(process, unbroken, tmp_path, seed):
     kept, draw = {}, random.Random(seed)
-    for below, first, last in (
-        ('', 4, 40),
-        ('results', 7, 11),
-        ('', 4, 40),
-    ):  # a run writes more than 40 times, four results 12 times
+    # a run writes more than 40 times, four results 12 times
+    for below, first, last in (('', 4, 40), ('results', 7, 11), ('', 4, 40)):
         child = process(run_campaign, tmp_path, TWO_SEEDS, (tmp_path / below, draw.randint(first, last)))
         child.join()
         assert child.exitcode == -signal.SIGKILL

@@ -32,10 +32,8 @@ def test_seeds_that_do_not_scatter():
 @pytest.mark.parametrize(
     'chances, corrected',
     [
-        (
-            [0.01, 0.04, 0.03],
-            [0.03, 0.06, 0.06],
-        ),  # 3 * 0.01; 2 * 0.03; 1 * 0.04, but not below the smaller one's
+        # 3 * 0.01; 2 * 0.03; 1 * 0.04, but not below the smaller one's
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
         ([0.02], [0.02]),
         ([0.6, 0.5], [1.0, 1.0]),
         ([0.04, 0.04], [0.08, 0.08]),

@@ -95,10 +95,8 @@ def test_each_gpu_gets_as_many_runs_at_once_as_are_asked_for(monkeypatch, tmp_pa
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     found = [gpu for gpu, _ in seen(monkeypatch, tmp_path, 2, [1, 3], 5)]
-    assert found[:4] == ['1', '3', '1', '3'] and found[4] in (
-        '1',
-        '3',
-    )  # the fifth takes the place that is free first
+    # the fifth takes the place that is free first
+    assert found[:4] == ['1', '3', '1', '3'] and found[4] in ('1', '3')
 
 
 def test_gpus_are_counted_among_those_that_are_visible(monkeypatch, tmp_path):

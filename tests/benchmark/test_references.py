@@ -63,9 +63,8 @@ def test_tables():
 def test_a_number_of_another_checkpoint_is_never_given():
     assert [entry.value for entry in find('cifar100', AUGREG, 'ssf')] == [93.99]
     assert [entry.value for entry in find('cifar100', ORIG, 'ssf')] == [92.67]
-    assert (
-        find('stanford_dogs', AUGREG, 'gps') == find('stanford_dogs', ORIG, 'gps') == []
-    )  # measured in another code
+    # measured in another code
+    assert find('stanford_dogs', AUGREG, 'gps') == find('stanford_dogs', ORIG, 'gps') == []
     assert find('vtab_mean19', ORIG, 'sct') == [] and [
         entry.value for entry in find('vtab_mean19', 'not stated', 'sct')
     ] == [73.6]

@@ -70,9 +70,8 @@ def of():
 def test_the_page_is_whole_and_asks_for_nothing():
     text = report(results(), of())
     page = Page(text)
-    assert (
-        page.open == [] and page.tags.count('svg') == 2 + 6 + 2
-    )  # accuracy, curves, and classes and confusion of one run
+    # accuracy, curves, and classes and confusion of one run
+    assert page.open == [] and page.tags.count('svg') == 2 + 6 + 2
     assert len(page.ids) == len(set(page.ids)) > 0
     assert all(address.startswith(('#', 'data:image/png;base64,')) for address in page.addresses)
     assert {address[1:] for address in page.addresses if address[0] == '#'} <= set(page.ids)
@@ -105,6 +104,7 @@ def test_what_is_on_the_page():
         assert any(part in text for text in texts), part
     assert not any('99.00' in text for text in texts)  # of the search
     start = texts.index('test images')
+    # the hardest first
     assert texts[start + 1 : start + 10] == [
         'bee',
         '50.0 %',
@@ -115,9 +115,10 @@ def test_what_is_on_the_page():
         'ant',
         '90.0 %',
         '10',
-    ]  # the hardest first
+    ]
     start = texts.index('true class')
     table = [text for text in texts[start : start + 24] if text.strip()]
+    # the most frequent first
     assert table[4:16] == [
         'bee',
         'ant',
@@ -131,7 +132,7 @@ def test_what_is_on_the_page():
         'cow',
         '1',
         '10.0 %',
-    ]  # the most frequent first
+    ]
 
 
 def test_no_text_of_a_result_is_markup():
@@ -191,9 +192,8 @@ def test_in_a_browser(tmp_path):
     path = write_report(
         tmp_path, written(tmp_path, *results()), suite(['lora', 'ssf', 'bitfit', 'full'], datasets, (0, 1))
     )
-    measured = (
-        tmp_path / 'measured.html'
-    )  # the page itself forbids scripts: its copy says what the browser made of it
+    # the page itself forbids scripts: its copy says what the browser made of it
+    measured = tmp_path / 'measured.html'
     text = re.sub(r'<meta http-equiv.*>', '', path.read_text()).replace('<details>', '<details open>')
     measured.write_text(
         text.replace(

@@ -105,9 +105,8 @@ def test_references_stand_beneath_with_their_source_and_only_of_the_checkpoint()
     assert table.checkpoint == B16
     lines = table.accuracy()
     assert [line[0] for line in lines] == ['tuner', 'lora', 'published', 'ssf', 'published', 'no_such_method']
-    assert (
-        lines[2][1].startswith('92.24 [1], 92.43 [2]') and lines[4][1] == '92.67 [3]'
-    )  # 93.99 is of another checkpoint
+    # 93.99 is of another checkpoint
+    assert lines[2][1].startswith('92.24 [1], 92.43 [2]') and lines[4][1] == '92.67 [3]'
     page = markdown([table], suite(), [])
     assert (
         '- [1] ModelScope card' in page

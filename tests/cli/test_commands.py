@@ -165,9 +165,8 @@ def test_options_of_train(command, tmp_path):
 
 
 def test_default_work_dir_and_resume(command):
-    assert (
-        command('train', QUICKSTART, '--device', 'cpu', '--resume', 'auto', *QUICK)[0] == 0
-    )  # nothing to resume: a fresh start
+    # nothing to resume: a fresh start
+    assert command('train', QUICKSTART, '--device', 'cpu', '--resume', 'auto', *QUICK)[0] == 0
     [work] = Path('work_dirs/quickstart').iterdir()
     code, out, _ = command('train', QUICKSTART, '--device', 'cpu', '--resume', 'auto', *QUICK)
     assert code == 0 and [work] == list(Path('work_dirs/quickstart').iterdir()) and str(work) in out

@@ -139,9 +139,8 @@ def test_splits_and_download_mode(flowers, monkeypatch):
         )
 
     assert load('train').targets == [0, 101, 76, 4]
-    assert (
-        load('eval').targets == load('test').targets == [76, 4, 0, 101, 76, 4]
-    )  # the official test, never val
+    # the official test, never val
+    assert load('eval').targets == load('test').targets == [76, 4, 0, 101, 76, 4]
     with pytest.warns(UserWarning, match=f'OxfordFlowers is not downloaded again: the copy under {root}'):
         load('train', download_mode=DownloadMode.FORCE_REDOWNLOAD)
     assert stamps(root) == before

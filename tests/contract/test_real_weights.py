@@ -14,8 +14,8 @@ from vet.registry import BACKBONES
 
 
 def digits(mean: float, std: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """96 images (96, 3, 8, 8) of the digits 5 to 9, which the weights have not seen, and labels 0 to 2
-    (two digits share one).
+    """96 images (96, 3, 8, 8) of the digits 5 to 9, and labels 0 to 2. The weights have not seen these
+    digits. Some digits share a label.
     """
     images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     images, labels = images[labels > 4][:96].float().view(-1, 1, 8, 8) / 16, labels[labels > 4][:96] % 3

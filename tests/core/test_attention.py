@@ -60,9 +60,8 @@ NETS = {
     'tiny_vit': tiny_vit,
     'coatnet': coatnet,
     'levit': lambda: timm_net('levit_128s', 64, img_size=64),
-    'parallel': lambda: timm_net(
-        'vit_base_patch16_xp_224', **VIT
-    ),  # one weight makes q, k, v and an FFN's input
+    # one weight makes q, k, v and an FFN's input
+    'parallel': lambda: timm_net('vit_base_patch16_xp_224', **VIT),
 }
 INTERLEAVED = ('tiny_vit', 'coatnet')
 

@@ -16,10 +16,8 @@ from vet.errors import NoSiteError, UserError
 from vet.heads.linear import LinearHead
 from vet.registry import TUNERS
 
-SPLIT, WHOLE = (
-    dict(type='LoRA', rank=2, at='mlp.fc1'),
-    dict(type='LoHa', rank=8, at='mlp.fc1'),
-)  # LoHa forms this whole weight
+# LoHa forms this whole weight
+SPLIT, WHOLE = (dict(type='LoRA', rank=2, at='mlp.fc1'), dict(type='LoHa', rank=8, at='mlp.fc1'))
 
 
 class Doubles(ModelHook):

@@ -125,6 +125,7 @@ def ended_after_a_break(make, at):
     return ended(make('auto'))
 
 
+# 539 images of which 60 are held out: nine batches, five steps an epoch
 EVERYTHING = {
     'model.tuners': [dict(type='LoRA', rank=4, dropout=0.2)],
     'train.max_epochs': 3,
@@ -140,7 +141,7 @@ EVERYTHING = {
     'train.log_every': 2,
     'train.dataloader': dict(batch_size_per_gpu=64, workers_per_gpu=2),
     'evaluation.select': 'best',
-}  # 539 images of which 60 are held out: nine batches, five steps an epoch
+}
 
 
 def train_everything(work_dir, resume=None, moment=None):
@@ -150,9 +151,8 @@ def train_everything(work_dir, resume=None, moment=None):
     if moment:
         end_at(*moment)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method(
-        'fork', force=True
-    )  # of the loader's workers, which a server would outlive
+    # of the loader's workers, which a server would outlive
+    multiprocessing.set_start_method('fork', force=True)
     build(work_dir, resume, **EVERYTHING).train()
 
 

@@ -28,9 +28,8 @@ def test_one_image_behind_a_pool():
     before = {name: norm.running_mean.clone() for name, norm in norms.items()}
     step(learner, [batch])
     left = [name for name, norm in norms.items() if norm.running_mean.equal(before[name])]
-    assert (
-        left and all('layer4' in name for name in left) and len(left) < len(norms)
-    )  # 32 / 32 = 1 pixel there
+    # 32 / 32 = 1 pixel there
+    assert left and all('layer4' in name for name in left) and len(left) < len(norms)
     assert all(norm.num_batches_tracked == (name not in left) for name, norm in norms.items())
 
 
@@ -53,6 +52,7 @@ def test_it_is_what_eval_gives_and_more_images_are_untouched():
 
 
 def test_a_run_with_a_last_batch_of_one(tmp_path):
+    # 120 = 7 x 17 + 1
     made = config(
         **{
             'train.max_epochs': 1,
@@ -60,7 +60,7 @@ def test_a_run_with_a_last_batch_of_one(tmp_path):
             'train.transform': [dict(type='Resize', size=32)],
             'evaluation.before': False,
         }
-    )  # 120 = 7 x 17 + 1
+    )
     made['model'] = dict(
         tuners=[dict(type='Full')],
         backbone=dict(

@@ -42,9 +42,8 @@ class Exploding(Tuner):
             next(self.trainable())[1].data.fill_(float('nan'))
 
 
-@pytest.mark.parametrize(
-    'since', [5, 6]
-)  # a checkpoint is due at step 6, whose own loss is still finite with 6
+# a checkpoint is due at step 6, whose own loss is still finite with 6
+@pytest.mark.parametrize('since', [5, 6])
 def test_weights_that_are_not_finite(tmp_path, register_tuner, since):
     """They reach no checkpoint, though log_every is far: the newest one can be gone on from."""
     folder = tmp_path / 'run'

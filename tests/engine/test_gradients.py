@@ -29,9 +29,8 @@ class Parts(nn.Module):
             y = y + self.read
         if hasattr(self, 'times_zero'):
             y = y + 0.0 * self.times_zero
-        return (
-            y + self.first * self.second if hasattr(self, 'first') else y
-        )  # as B A of LoRA: B starts at zero
+        # as B A of LoRA: B starts at zero
+        return y + self.first * self.second if hasattr(self, 'first') else y
 
 
 class Trial(Tuner):

@@ -31,14 +31,8 @@ def run(tmp_path_factory):
 def test_log(run):
     records = read_log(run[0])
     training = [record for record in records if 'loss' in record]
-    assert [record['step'] for record in training] == [
-        3,
-        4,
-        6,
-        8,
-        9,
-        12,
-    ]  # every third, and the end of each epoch
+    # every third, and the end of each epoch
+    assert [record['step'] for record in training] == [3, 4, 6, 8, 9, 12]
     assert [record['epoch'] for record in training] == [1, 1, 2, 2, 3, 3]
     for record in training:
         assert set(record) == {'step', 'epoch', 'loss', 'accuracy', 'lr', 'images_per_second', 'memory_mb'}
@@ -46,10 +40,8 @@ def test_log(run):
         assert 50 < record['memory_mb'] < 1e6
         assert record['lr'] == pytest.approx(5e-3 * (1 + math.cos(math.pi * (record['step'] - 0.5) / 12)) / 2)
     validation = [record for record in records if 'val_accuracy' in record]
-    assert [(record['step'], record['epoch']) for record in validation] == [
-        (8, 2),
-        (12, 3),
-    ]  # every second, and the last
+    # every second, and the last
+    assert [(record['step'], record['epoch']) for record in validation] == [(8, 2), (12, 3)]
 
 
 def test_log_means_over_images(tmp_path):
@@ -101,9 +93,8 @@ def test_curves(run):
     colourful = np.ptp(pixels, axis=2) > 60  # lines; axes and text are gray
     left, right = np.split(colourful, [pixels.shape[1] // 2], axis=1)
     assert left.sum() > 100 and right.sum() > 100
-    assert (
-        len(np.unique(pixels[:, pixels.shape[1] // 2 :][right].reshape(-1, 3) // 64, axis=0)) > 1
-    )  # training and validation
+    # training and validation
+    assert len(np.unique(pixels[:, pixels.shape[1] // 2 :][right].reshape(-1, 3) // 64, axis=0)) > 1
 
 
 def test_environment(run):

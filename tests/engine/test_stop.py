@@ -20,7 +20,7 @@ from vet.engine import evaluate
 from vet.engine.learner import Learner
 from vet.engine.saving.checkpoint import list_checkpoints, load_checkpoint
 from vet.engine.saving.log import read_log
-from vet.engine.stop import Asked, Stop
+from vet.engine.stop import Stop, StopRequested
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -143,7 +143,7 @@ def test_work_that_may_be_broken_off_ends_at_once(capfd, is_within):
         if not is_within:
             signal.raise_signal(signal.SIGTERM)
             assert stop.is_asked()  # outside of `interrupting`, a signal is only noted
-        with pytest.raises(Asked), stop.interrupting():
+        with pytest.raises(StopRequested), stop.interrupting():
             done.append('begun')
             signal.raise_signal(signal.SIGTERM)
             done.append('went on')
@@ -204,13 +204,14 @@ def test_a_command(tmp_path, number):
     """Exit code 128 + n, and a line that goes on; the signal goes to the group, as from a terminal, so
     to the loader's workers too.
     """
+    # each step takes a while
     command = [
         ROOT / 'tools/train.py',
         ROOT / 'configs/quickstart.py',
         *QUICK,
         'train.dataloader.workers_per_gpu=2',
         'train.checkpoint.every_steps=1',
-    ]  # each step takes a while
+    ]
     child = begun(command, tmp_path, lambda: (tmp_path / 'work/checkpoints/step-00000002').exists())
     os.killpg(child.pid, number)
     out, err = child.communicate(timeout=100)

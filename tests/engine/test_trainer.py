@@ -37,9 +37,8 @@ def recorded(tmp_path):
         options = {'train.dataloader': dict(batch_size_per_gpu=32, workers_per_gpu=0)} | options
         trainer, steps = build(tmp_path / 'run', data=data, **options), []
         data['eval_dataset'].step = lambda: len(steps)
-        trainer.model.head.fc.weight.register_hook(
-            lambda grad: steps.append(1) and None
-        )  # one backward a step
+        # one backward a step
+        trainer.model.head.fc.weight.register_hook(lambda grad: steps.append(1) and None)
         return trainer, data['eval_dataset']
 
     return make

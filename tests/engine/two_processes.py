@@ -149,8 +149,7 @@ def train_on_two(folder):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    train_on_two(
-        Path(sys.argv[1])
-    )  # first: a process keeps the way in which its first trainer met the others
+    # first: a process keeps the way in which its first trainer met the others
+    train_on_two(Path(sys.argv[1]))
     train_all(Path(sys.argv[1]), processes=2)
     torch.distributed.destroy_process_group()

@@ -1,9 +1,9 @@
 """Opens hostile model folders, each in a process of its own that a guard watches. Prints one line of JSON for
 each.
 
-A fault is an error that is no UserError, a limit of time or memory that was reached, a network connection, a
-file written, or a
-program started. Run as a script: guarded.py GOOD_FOLDER EMPTY_FOLDER [PART_OF_THE_NAMES].
+Faults are: an error that is no UserError; a limit of time or memory that was reached; a network connection; a
+file that was written; a program that was started.
+Run as a script: guarded.py GOOD_FOLDER EMPTY_FOLDER [PART_OF_THE_NAMES].
 """
 
 import json

@@ -119,10 +119,8 @@ def test_its_python_runs_as_it_stands(trainer, tmp_path, monkeypatch):
             ['timm/vit_base_patch16_224.orig_in21k'],
         ),
         (dict(name='resnet18', tag='a1_in1k'), ['timm/resnet18.a1_in1k']),
-        (
-            dict(name='vit_base_patch16_224.orig_in21k', checkpoint='/mine/weights.safetensors'),
-            None,
-        ),  # whose, is not said
+        # whose, is not said
+        (dict(name='vit_base_patch16_224.orig_in21k', checkpoint='/mine/weights.safetensors'), None),
         (dict(name='no_such_net'), None),
         (dict(type='torchvision', name='resnet18'), None),
     ],

@@ -299,9 +299,8 @@ def test_pipeline_in_a_new_process(folder, tmp_path, python):
     done = python('-c', code)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == pipeline(model=tmp_path / 'out', device='cpu')(tmp_path / 'image.png')
-    assert (
-        json.loads((tmp_path / 'out/configuration.json').read_text())['metrics'] == {}
-    )  # of a model nobody has measured
+    # of a model nobody has measured
+    assert json.loads((tmp_path / 'out/configuration.json').read_text())['metrics'] == {}
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
         'configuration.json',
         'tuner.safetensors',

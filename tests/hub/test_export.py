@@ -44,9 +44,8 @@ SUFFIXES = {to: made.suffix for to, made in FORMATS.items()}
 
 @pytest.fixture(autouse=True)
 def _untraced(monkeypatch):
-    monkeypatch.setattr(
-        logging.getLogger('torch.__trace'), 'propagate', False
-    )  # thousands of records, which pytest would keep
+    # thousands of records, which pytest would keep
+    monkeypatch.setattr(logging.getLogger('torch.__trace'), 'propagate', False)
 
 
 @pytest.fixture

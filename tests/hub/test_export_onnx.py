@@ -16,9 +16,8 @@ from vet.hub.exports import FORMATS
 
 @pytest.fixture(autouse=True)
 def _untraced(monkeypatch):
-    monkeypatch.setattr(
-        logging.getLogger('torch.__trace'), 'propagate', False
-    )  # thousands of records, which pytest would keep
+    # thousands of records, which pytest would keep
+    monkeypatch.setattr(logging.getLogger('torch.__trace'), 'propagate', False)
 
 
 @pytest.mark.slow

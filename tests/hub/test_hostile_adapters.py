@@ -53,11 +53,8 @@ def test_adapters(folder, changes):
     except UserError as error:
         assert '\n' not in str(error) and len(str(error)) < 3000
     else:
-        assert set(changes) & {
-            'exclude_modules',
-            'rank_pattern',
-            'modules_to_save',
-        }  # of which none fits, and that changes nothing
+        # of which none fits, and that changes nothing
+        assert set(changes) & {'exclude_modules', 'rank_pattern', 'modules_to_save'}
 
 
 def test_files_of_an_adapter(folder):

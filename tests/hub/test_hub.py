@@ -185,9 +185,8 @@ def test_weights_elsewhere_are_known_by_their_sha256_alone(tmp_path):
     assert (tmp_path / 'folder/configuration.json').read_text().count(str(tmp_path)) == 2
     push_to_hub(tmp_path / 'folder', tmp_path / 'remote')
     card = (tmp_path / 'remote/README.md').read_text()
-    assert (
-        card.count(str(tmp_path)) == 1 and f"'{tmp_path / 'remote'}')('image.jpg')" in card
-    )  # where it was pushed
+    # where it was pushed
+    assert card.count(str(tmp_path)) == 1 and f"'{tmp_path / 'remote'}')('image.jpg')" in card
     assert str(tmp_path) not in (tmp_path / 'remote/configuration.json').read_text()
     configuration = json.loads((tmp_path / 'remote/configuration.json').read_text())
     assert configuration['classes'] == ['/cat', 'dog'] and configuration['dataset']['train'] == dict(

@@ -11,9 +11,8 @@ from vet.engine.evaluate import compute_metrics
 from vet.errors import TrainingError, UnknownNameError, UserError
 from vet.registry import METRICS
 
-SCORES = np.eye(6)[[0, 0, 1, 2, 2, 5]] + np.linspace(
-    0.3, 0, 6
-)  # predicted 0 0 1 2 2 5; ranked below by class number
+# predicted 0 0 1 2 2 5; ranked below by class number
+SCORES = np.eye(6)[[0, 0, 1, 2, 2, 5]] + np.linspace(0.3, 0, 6)
 LABELS = np.array([0, 0, 0, 2, 1, 5])
 
 

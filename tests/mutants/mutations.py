@@ -45,6 +45,7 @@ OTHER_NAME = {
 }
 OTHER_NAME |= {other: name for name, other in OTHER_NAME.items()}
 UNWRAPPED = {'sorted', 'deepcopy', 'abs', 'reversed', 'sqrt', 'cached', 'expanduser'}  # f(x) becomes x
+# x.f() becomes x
 UNCHAINED = {
     'detach',
     'clone',
@@ -68,7 +69,7 @@ UNCHAINED = {
     'coalesce',
     'mT',
     't',
-}  # x.f() becomes x
+}
 DECORATORS = {
     'no_grad',
     'inference_mode',

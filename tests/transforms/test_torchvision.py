@@ -284,9 +284,8 @@ def test_the_centre_is_that_of_the_whole(monkeypatch, shape, interpolation):
     view = build_transform(None, **VIEW | dict(interpolation=interpolation))
     whole = view(thin(*shape))
     monkeypatch.setattr(module, 'LARGEST', 0)
-    assert (
-        view(thin(*shape)) - whole
-    ).abs().max() < 0.03  # two levels of 255: Pillow may resize rows or columns first
+    # two levels of 255: Pillow may resize rows or columns first
+    assert (view(thin(*shape)) - whole).abs().max() < 0.03
 
 
 def test_a_resize_that_nothing_cuts_is_refused_where_it_would_be_huge():

@@ -130,9 +130,8 @@ def test_steps_prune_what_numpy_finds_least_important():
     assert kept_last[0].all() and kept_last[1].all() and len({kept.sum() for kept in kept_last}) > 3
     assert all(np.array_equal(kept, kept_last[-1]) for kept in kept_last[7:])
     assert len(set(kept_last[-1].sum(1))) > 1  # the sites end at different ranks
-    assert any(
-        (later & ~earlier).any() for earlier, later in zip(kept_last, kept_last[1:])
-    )  # and may take one up again
+    # and may take one up again
+    assert any((later & ~earlier).any() for earlier, later in zip(kept_last, kept_last[1:]))
 
 
 def test_same_output_importance_and_pruning_as_peft():

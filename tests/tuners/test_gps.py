@@ -14,12 +14,8 @@ from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UserError
 from vet.registry import TUNERS
 
-FAMILIES = (
-    'vit',
-    'mobilenet',
-    'convnext',
-    'torchvision-vit',
-)  # the second and third with depthwise convolutions
+# the second and third with depthwise convolutions
+FAMILIES = ('vit', 'mobilenet', 'convnext', 'torchvision-vit')
 LABELS = torch.tensor([2, 0, 2, 7, 0, 1])
 
 

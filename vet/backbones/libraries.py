@@ -49,7 +49,7 @@ def classifier_of(network: nn.Module) -> list[str]:
     library = library_of(network)
     modules = dict(network.named_modules())
     found = library.classifier(network) if library else ()
-    return [path for path in found if path in modules and any(True for _ in modules[path].parameters())]
+    return [path for path in found if path in modules and list(modules[path].parameters())]
 
 
 def image_size_of(network: nn.Module) -> tuple[int, int] | None:

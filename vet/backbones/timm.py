@@ -13,7 +13,7 @@ from vet.backbones.class_token import class_token_only, modules_of_class_token, 
 from vet.backbones.kwargs import check_kwargs, height_and_width
 from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
-from vet.core.backbone import Backbone, Lean, Preprocessing, Resampling
+from vet.core.backbone import Backbone, FeaturesOnly, Preprocessing, Resampling
 from vet.core.budget import rehearse_building
 from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, TOKENS, dicts, permits, text
 from vet.errors import DataError, UnknownNameError, UserError
@@ -21,7 +21,7 @@ from vet.offline import cache_alone_without_network
 from vet.registry import BACKBONES
 
 # The kwargs that a model folder may name: sizes, depths and flags of networks. Other kwargs may name a URL, a
-# path, a file, a cache, weights or code (pretrained_cfg, cache_dir, checkpoint_path, features_only, …), or
+# path, a file, a cache, weights or code (pretrained_cfg, cache_dir, checkpoint_path, features_only, …). Some
 # configure a whole network at once.
 ARCHITECTURE = """
     act_layer attn_drop_rate attn_ratio avg_down base_width block_reduce_first bottle_ratio cardinality
@@ -169,7 +169,9 @@ def timm_backbone(
         remarks,
         read,
     )
-    made.lean = Lean(class_token_only, modules_of_class_token) if pools_class_token(network) else None
+    made.features_only = (
+        FeaturesOnly(class_token_only, modules_of_class_token) if pools_class_token(network) else None
+    )
     return made
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from vet.benchmark.results import (
     code_sha256,
@@ -47,7 +46,7 @@ class Campaign:
     data_root: str
     launch: Launch
     device: str | None = None
-    _data: dict[str, dict[str, Any]] = field(default_factory=dict)  # by _data() as JSON: fingerprints
+    _data: dict[str, JsonObject] = field(default_factory=dict)  # by _data() as JSON: fingerprints
     # by the entry as JSON: sha256 and warnings
     _backbones: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     # by tuner and backbone: seconds per image
@@ -261,7 +260,7 @@ def _backbones(run: Run) -> list[JsonObject]:
     return [model['backbone'], *(entry for entry in _entries(model['tuners']) if entry.get('type') in names)]
 
 
-def _entries(value: Any) -> Iterator[JsonObject]:
+def _entries(value: object) -> Iterator[JsonObject]:
     """All dicts within lists and dicts."""
     if isinstance(value, dict):
         yield value
@@ -271,5 +270,5 @@ def _entries(value: Any) -> Iterator[JsonObject]:
             yield from _entries(inner)
 
 
-def _key(entry: Any) -> str:
+def _key(entry: object) -> str:
     return json.dumps(entry, sort_keys=True)

@@ -8,11 +8,11 @@ import json
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Any
 
 from vet.benchmark.suite import Run
+from vet.files import JsonObject
 
-Result = dict[str, Any]  # the content of a result file
+Result = JsonObject  # the content of a result file
 COSTS: dict[str, tuple[Callable[[Result], float], str]] = {  # name: (how to read the cost, its format)
     'parameters without head': (
         lambda result: result['parameters']['trainable'] - result['parameters']['head'],
@@ -82,11 +82,13 @@ class Cell:
         if not self.is_measured:
             return self.state
         count = len(self.done)
-        asides = (
-            [f'{count} of {seeds} seeds' if count < seeds else f'{count} seeds'] if count != seeds else []
-        )
-        asides += [f'{len(self.failed)} failed'] if self.failed else []
-        asides += ['of an earlier config'] if self.is_earlier else []
+        asides = []
+        if count != seeds:
+            asides.append(f'{count} of {seeds} seeds' if count < seeds else f'{count} seeds')
+        if self.failed:
+            asides.append(f'{len(self.failed)} failed')
+        if self.is_earlier:
+            asides.append('of an earlier config')
         return (
             f'{self.mean:.2f}'
             + ('' if self.std is None else f' ± {self.std:.2f}')
@@ -96,7 +98,9 @@ class Cell:
 
 def make_cell(results: Iterable[Result], is_earlier: Callable[[Result], bool] = lambda result: False) -> Cell:
     """The cell of all its results. Searches do not count. If all searches failed, the cell has failed."""
-    searches, runs = ([result for result in results if result['is_search'] is kind] for kind in (True, False))
+    results = list(results)
+    searches = [result for result in results if result['is_search']]
+    runs = [result for result in results if not result['is_search']]
     done = tuple(result for result in runs if result['status'] == 'done')
     if not runs and searches and len(failures(searches)) == len(searches):
         return Cell(failed=tuple(searches))

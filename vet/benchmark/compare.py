@@ -50,9 +50,13 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> list[Comparison]:
 
     If a side has several suites, cells are compared suite by suite.
     """
-    by_suite = any(len({result['suite'] for result in side}) > 1 for side in (a, b))
+    by_suite = _has_several_suites(a) or _has_several_suites(b)
     ours, theirs = _cells(a, by_suite), _cells(b, by_suite)
     return _judged([_compare(name, ours[name], theirs[name]) for name in ours if name in theirs])
+
+
+def _has_several_suites(results: Sequence[Result]) -> bool:
+    return len({result['suite'] for result in results}) > 1
 
 
 def read_side(place: str) -> list[Result]:

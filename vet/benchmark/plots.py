@@ -177,18 +177,12 @@ def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], front: S
             for dy in row
             for dx in (6, -6 - width, max(row), -max(row) - width, -width / 2)
         ]
-        box = next(
-            (
-                box
-                for box in boxes
-                if left <= box[0]
-                and box[2] <= right
-                and bottom <= box[1]
-                and box[3] <= top
-                and not any(_overlap(box, other) for other in taken)
-            ),
-            boxes[0],
-        )
+        box = boxes[0]
+        for place in boxes:
+            inside = left <= place[0] and place[2] <= right and bottom <= place[1] and place[3] <= top
+            if inside and not any(_overlap(place, other) for other in taken):
+                box = place
+                break
         taken.append(box)
         near = abs(box[1] + 5 - y) < 12
         axes.annotate(

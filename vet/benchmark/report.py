@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from vet.benchmark.cells import Result, failures, metric, run_name
+from vet.benchmark.cells import Cell, Result, failures, metric, run_name
 from vet.benchmark.plots import accuracy_plot, classes_plot, confusion_plot, curves_plot
 from vet.benchmark.suite import Suite
 from vet.benchmark.tables import Rows, Table, heading, make_tables
@@ -91,10 +91,10 @@ def choose(results: Sequence[Result], run: str | None = None) -> Result | None:
 
 def _plots(table: Table) -> list[str]:
     parts = ['<h3>What it costs</h3>', _table(table.costs()), '<h3>Accuracy against trained parameters</h3>']
-    measured = {
-        dataset: {tuner: cell for tuner in table.tuners if (cell := table.cells[tuner, dataset]).is_measured}
-        for dataset in table.datasets
-    }
+    measured: dict[str, dict[str, Cell]] = {dataset: {} for dataset in table.datasets}
+    for (tuner, dataset), cell in table.cells.items():
+        if cell.is_measured:
+            measured[dataset][tuner] = cell
     parts.append(
         _element(
             'p',
@@ -121,13 +121,11 @@ def _plots(table: Table) -> list[str]:
     ]
     for dataset in table.datasets:
         cells = {tuner: cell for tuner in table.tuners if (cell := table.cells[tuner, dataset]).done}
-        figures = _figures(
-            (
-                curves_plot(cell.done),
-                f'{tuner}: seeds {", ".join(str(result["seed"]) for result in cell.done)}',
-            )
-            for tuner, cell in cells.items()
-        )
+        curves = []
+        for tuner, cell in cells.items():
+            seeds = ', '.join(str(result['seed']) for result in cell.done)
+            curves.append((curves_plot(cell.done), f'{tuner}: seeds {seeds}'))
+        figures = _figures(curves)
         is_open = ' open' if len(table.datasets) == 1 else ''
         parts.append(
             f'<details{is_open}>{_element("summary", f"{dataset} on {table.label}")}{figures}</details>'
@@ -182,14 +180,18 @@ def _failed(results: Sequence[Result]) -> list[str]:
 
 def _table(rows: Rows) -> str:
     """An HTML table. The first row is the header."""
-    # a value stays on one line with the number of its source
-    header, *lines = ([text.replace(' [', '\u00a0[') for text in row] for row in rows)
+    header, *lines = map(_on_one_line, rows)
     head = ''.join(_element('th', text) for text in header)
     body = ''
     for line in lines:
         cells = ''.join(_element('td', text, 'none' if text == 'not measured' else '') for text in line)
         body += f'<tr class="{"published" if line[0].startswith("published") else "measured"}">{cells}</tr>'
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _on_one_line(row: Sequence[str]) -> list[str]:
+    """The row, in which each value stays on one line with the number of its source."""
+    return [text.replace(' [', '\u00a0[') for text in row]
 
 
 def _figures(figures: Iterable[tuple[str, str]]) -> str:

@@ -58,9 +58,9 @@ def same_data(one: object, other: object) -> bool:
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return one == other
     if 'images' in one and ('contents' in one) != ('contents' in other):
-        one, other = (
-            {key: value for key, value in each.items() if key != 'contents'} for each in (one, other)
-        )
+        one, other = dict(one), dict(other)
+        for each in (one, other):
+            each.pop('contents', None)
     return one.keys() == other.keys() and all(same_data(one[key], other[key]) for key in one)
 
 

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -138,10 +137,10 @@ class Suite:
     title: str  # the first line of the file's docstring
     backbones: dict[str, JsonObject]
     tuners: dict[str, JsonObject]
-    datasets: dict[str, dict[str, Any]]
+    datasets: dict[str, JsonObject]
     seeds: list[int]
     options: JsonObject
-    grid: dict[str, list[Any]]
+    grid: dict[str, list[object]]
     head: JsonObject
     sections: JsonObject  # train and evaluation, from the recipe
     path: str = ''  # of the file

@@ -84,18 +84,20 @@ class Table:
         names = list(dict.fromkeys(self.groups.values()))
         columns = {f'mean of {len(self.datasets)} datasets': [[dataset] for dataset in self.datasets]}
         if all(names):
-            columns[f'mean of {len(names)} groups'] = [
-                [key for key, group in self.groups.items() if group == name] for name in names
-            ]
+            groups: dict[str, list[str]] = {name: [] for name in names}
+            for dataset, name in self.groups.items():
+                groups[name].append(dataset)
+            columns[f'mean of {len(names)} groups'] = list(groups.values())
         return {name: parts for name, parts in columns.items() if len(parts) > 1}
 
     def mean(self, tuner: str, parts: list[list[str]]) -> float | None:
         """The mean over `parts`, see `means`. None unless every dataset is measured."""
         if not all(self.cells[tuner, dataset].is_measured for dataset in self.datasets):
             return None
-        return statistics.fmean(
-            statistics.fmean(self.cells[tuner, dataset].mean for dataset in part) for part in parts
-        )
+        means = []
+        for part in parts:
+            means.append(statistics.fmean(self.cells[tuner, dataset].mean for dataset in part))
+        return statistics.fmean(means)
 
     def references(self, tuner: str, column: str) -> list[Reference]:
         """The published numbers of a tuner in a column: a dataset's label, or a name in `means`.
@@ -132,15 +134,16 @@ class Table:
                     *('not measured' if mean is None else f'{mean:.2f}' for mean in means),
                 ]
             )
-            published = [
-                ', '.join(
-                    f'{reference.value:.2f} [{sources.index(source(reference)) + 1}]'
-                    for reference in self.references(tuner, column)
-                )
-                for column in columns
-            ]
+            published = [self._published(tuner, column, sources) for column in columns]
             rows += [[self.published, *published]] if any(published) else []
         return rows
+
+    def _published(self, tuner: str, column: str, sources: list[str]) -> str:
+        """The published numbers of a tuner in a column, each with the number of its source."""
+        return ', '.join(
+            f'{reference.value:.2f} [{sources.index(source(reference)) + 1}]'
+            for reference in self.references(tuner, column)
+        )
 
     def costs(self) -> Rows:
         """A row for each measured tuner: means over seeds. A range is over the datasets."""
@@ -152,61 +155,35 @@ class Table:
             }
             if cells:
                 points = {cell.point for cell in cells.values()}
-                chosen = (
-                    points
-                    if len(points) == 1
-                    else (f'{dataset}: {cell.point}' for dataset, cell in cells.items())
-                )
-                costs = (
-                    (form, [cell.cost(name) for cell in cells.values()]) for name, (_, form) in COSTS.items()
-                )
-                rows.append(
-                    [
-                        tuner,
-                        *(_range(values, form) for form, values in costs),
-                        *(['; '.join(chosen)] if asked else []),
-                    ]
-                )
+                chosen = '; '.join(f'{dataset}: {cell.point}' for dataset, cell in cells.items())
+                if len(points) == 1:
+                    [chosen] = points
+                row = [tuner]
+                for name, (_, form) in COSTS.items():
+                    row.append(_range([cell.cost(name) for cell in cells.values()], form))
+                rows.append([*row, chosen] if asked else row)
         return rows
 
     def notes(self) -> list[str]:
         """Facts that readers need to understand the numbers, one sentence each."""
         versions = sorted({_version(result) for result in self.done})
         weights = f', weights of sha256 {self.sha256}.' if self.sha256 else '; nothing was measured.'
-        return list(
-            dict.fromkeys(
-                [
-                    f'Checkpoint: {self.checkpoint}{ORIGINS[self.origin]}{weights}',
-                    *(
-                        [f'{self.name} has results of several checkpoints: a table for each.']
-                        if self.label != self.name
-                        else []
-                    ),
-                    *(
-                        f'{name} has results of different images: a column each.'
-                        for shown, name in self.datasets.items()
-                        if shown != name
-                    ),
-                    *(SELECTED[result['config']['evaluation']['select']] for result in self.done),
-                    *(
-                        f'{dataset}: {_describe(found)}'
-                        for dataset in self.datasets
-                        if (
-                            found := [
-                                result for tuner in self.tuners for result in self.cells[tuner, dataset].done
-                            ]
-                        )
-                    ),
-                    *(_machine(result['environment']) for result in self.done),
-                    *(
-                        [f'From {len(versions)} versions of the code: {", ".join(versions)}.']
-                        if len(versions) > 1
-                        else []
-                    ),
-                    *(f'Warning: {warning}' for result in self.done for warning in result['warnings']),
-                ]
-            )
-        )
+        notes = [f'Checkpoint: {self.checkpoint}{ORIGINS[self.origin]}{weights}']
+        if self.label != self.name:
+            notes.append(f'{self.name} has results of several checkpoints: a table for each.')
+        for shown, name in self.datasets.items():
+            if shown != name:
+                notes.append(f'{name} has results of different images: a column each.')
+        notes += [SELECTED[result['config']['evaluation']['select']] for result in self.done]
+        for dataset in self.datasets:
+            found = [result for tuner in self.tuners for result in self.cells[tuner, dataset].done]
+            if found:
+                notes.append(f'{dataset}: {_describe(found)}')
+        notes += [_machine(result['environment']) for result in self.done]
+        if len(versions) > 1:
+            notes.append(f'From {len(versions)} versions of the code: {", ".join(versions)}.')
+        notes += [f'Warning: {warning}' for result in self.done for warning in result['warnings']]
+        return list(dict.fromkeys(notes))
 
 
 def make_tables(results: Sequence[Result], suite: Suite) -> list[Table]:
@@ -214,15 +191,11 @@ def make_tables(results: Sequence[Result], suite: Suite) -> list[Table]:
     backbones = _labels(
         suite.backbones, [(result['backbone'], result['backbone_sha256']) for result in results]
     )
-    return [
-        _table(
-            label,
-            *key,
-            [result for result in results if (result['backbone'], result['backbone_sha256']) == key],
-            suite,
-        )
-        for key, label in backbones.items()
-    ]
+    tables = []
+    for (name, sha256), label in backbones.items():
+        of_backbone = [r for r in results if (r['backbone'], r['backbone_sha256']) == (name, sha256)]
+        tables.append(_table(label, name, sha256, of_backbone, suite))
+    return tables
 
 
 def write_tables(folder: Path, results: Sequence[Result], suite: Suite) -> list[Table]:
@@ -309,19 +282,12 @@ def _table(label: str, name: str, sha256: str, results: list[Result], suite: Sui
     datasets = _labels(suite.datasets, [(result['dataset'], exact(result['data'])) for result in counting])
     groups = {key: value.get('group', '') for key, value in suite.datasets.items()}
     groups |= {result['dataset']: result['group'] for result in results}
-    cells = {
-        (tuner, shown): make_cell(
-            [
-                result
-                for result in results
-                if (result['tuner'], result['dataset']) == (tuner, key)
-                and (result['is_search'] or exact(result['data']) == data)
-            ],
-            lambda result: _is_earlier(result, suite),
-        )
-        for tuner in tuners
-        for (key, data), shown in datasets.items()
-    }
+    cells = {}
+    for tuner in tuners:
+        for (key, data), shown in datasets.items():
+            of_place = [r for r in results if (r['tuner'], r['dataset']) == (tuner, key)]
+            of_cell = [r for r in of_place if r['is_search'] or exact(r['data']) == data]
+            cells[tuner, shown] = make_cell(of_cell, lambda result: _is_earlier(result, suite))
     if entry.get('checkpoint'):
         origin = 'file'
     else:

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from vet.builders import build_trainer
 from vet.config import load_config
 from vet.engine.evaluate import metric_name
 from vet.engine.saving.door import read_log
+from vet.engine.trainer import MEASURED
 from vet.environment import describe
 from vet.errors import DivergedError, UserError
 from vet.files import JsonObject, write_file
@@ -42,7 +42,7 @@ class Job:
 
     run: Run
     identity: str
-    data: dict[str, Any]  # the fingerprint of each split
+    data: JsonObject  # the fingerprint of each split
     backbone_sha256: str  # of its weights
     result: str  # the file to write
     work_dir: str
@@ -132,20 +132,9 @@ def _train(job: Job) -> JsonObject:
     summary = trainer.train()
     environment = describe(trainer.accelerator.device)
     metrics = {} if job.run.is_search else {name: summary[name] for name in _names(summary, job)}
-    facts = (
-        'before',
-        'validation',
-        'selected',
-        'epochs',
-        'steps',
-        'train_images',
-        'parameters',
-        'train_seconds',
-        'peak_memory_mb',
-    )
     return dict(
         metrics=metrics,
-        **{name: summary[name] for name in facts},
+        **{name: summary[name] for name in MEASURED},
         file_bytes=summary['output_bytes'],
         images_per_second=summary['train_images'] * summary['epochs'] / max(summary['train_seconds'], 1e-9),
         curves=read_log(folder),

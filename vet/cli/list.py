@@ -146,7 +146,9 @@ def _roles(name: str | None) -> dict[str, str]:
 
 def _default_places(tuner: str) -> list[str]:
     at = next((argument.default for argument in arguments_of(TUNERS, tuner) if argument.name == 'at'), ())
-    return [at] if isinstance(at, str) else list(at) if isinstance(at, (list, tuple)) else []
+    if isinstance(at, str):
+        return [at]
+    return list(at) if isinstance(at, (list, tuple)) else []
 
 
 def _role(sites: 'SiteMap', role: str) -> str:

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from vet.cli.command import Parser, add_import, import_plugins, run
 from vet.cli.signals import imports
 from vet.datasets.image import open_image
-from vet.datasets.image_files import find_images, printable, warn_of
+from vet.datasets.image_files import find_images, printable, warn_of_left_out
 from vet.errors import DataError
 from vet.escapes import escaped
 from vet.hub.names import find_model
@@ -67,5 +67,5 @@ def list_images(given: str) -> list[str]:
         raise DataError(
             f'the folder {given!r} holds no image that Pillow reads.{left_out} Give another folder.'
         )
-    warn_of(found, given)
+    warn_of_left_out(found, given)
     return sorted(found.images)

@@ -52,8 +52,11 @@ def _flat(values: JsonObject, path: str = '') -> Iterator[tuple[str, object]]:
 def _text(value: object) -> str:
     """A value as a config file writes it. A list of plugins has one line per plugin."""
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-        return '\n'.join(
-            f'{entry.get("type")}({", ".join(f"{key}={entry[key]!r}" for key in entry if key != "type")})'
-            for entry in value
-        )
+        return '\n'.join(map(_call, value))
     return repr(value)
+
+
+def _call(entry: JsonObject) -> str:
+    """The entry of a plugin in the form of a call: 'Resize(size=256)'."""
+    options = ', '.join(f'{key}={value!r}' for key, value in entry.items() if key != 'type')
+    return f'{entry.get("type")}({options})'

@@ -101,7 +101,7 @@ def _meanings(section: Any) -> Mapping[str, str]:
     }
 
 
-def values_set(config: Config) -> dict[str, Any]:
+def values_set(config: Config) -> dict[str, object]:
     """{path: value} of the settings that a config and its `_base_` files set, with short forms expanded.
 
     The config may lack a model or a dataset, as a recipe does. UserError for a config that is wrong.

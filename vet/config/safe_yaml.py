@@ -1,6 +1,6 @@
 """Reads YAML of plain values only. No tag makes or calls a Python object, and no alias fills the memory."""
 
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from mmengine.fileio import BaseFileHandler, register_handler
@@ -15,7 +15,7 @@ class SafeYaml(BaseFileHandler):
     objects.
     """
 
-    def load_from_fileobj(self, file: Any, **_: object) -> Any:
+    def load_from_fileobj(self, file: IO, **_: object) -> object:
         loader = yaml.SafeLoader(file)
         try:
             root = loader.get_single_node()
@@ -30,10 +30,10 @@ class SafeYaml(BaseFileHandler):
         finally:
             loader.dispose()
 
-    def dump_to_fileobj(self, obj: Any, file: Any, **options: Any) -> None:
+    def dump_to_fileobj(self, obj: object, file: IO, **options: Any) -> None:
         yaml.safe_dump(obj, file, **options)
 
-    def dump_to_str(self, obj: Any, **options: Any) -> str:
+    def dump_to_str(self, obj: object, **options: Any) -> str:
         return yaml.safe_dump(obj, **options)
 
 

@@ -15,7 +15,7 @@ from vet.config.short_forms import short_forms
 from vet.registry import REGISTRIES, Registry
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """The schema. It requires no key, because a `_base_` file may give the key. It allows helper variables
     at the top.
     """
@@ -37,7 +37,7 @@ def _completed(node: object) -> Any:
     return {key: _completed(inner) for key, inner in node.items() if key not in ('required', 'title')}
 
 
-def _plugins(registry: Registry) -> dict[str, Any]:
+def _plugins(registry: Registry) -> dict[str, object]:
     """The schema of a dict(type=NAME, …). The type selects the arguments that the plugin takes."""
     of_each = [
         {

@@ -37,7 +37,7 @@ ADAMW = dict(type='AdamW', lr=2e-3, weight_decay=1e-4)
 def completed_by(default: Plugin) -> BeforeValidator:
     """A dict without a type changes the default: optimizer=dict(lr=0.01) is AdamW with that learning rate."""
 
-    def completed(given: object) -> Any:
+    def completed(given: object) -> object:
         return {**default, **given} if isinstance(given, dict) and 'type' not in given else given
 
     return BeforeValidator(completed)
@@ -303,6 +303,6 @@ class Settings(Section):
     """The start of all random numbers. The same seed on the same machine gives the same result. On a GPU,
     this needs train.deterministic."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Plugin:
         """Plain values, as in config.json."""
         return asdict(self)

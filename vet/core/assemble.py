@@ -53,6 +53,6 @@ def build_classifiers(
         for task, (backbone, head, classes, *objective) in parts.items()
     }
     if None not in made:
-        return MultiTaskClassifier(made, shared)
+        return MultiTaskClassifier({str(task): model for task, model in made.items()}, shared)
     require_match(shared, made[None])
     return made[None]

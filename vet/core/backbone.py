@@ -17,9 +17,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vet.core.budget import rehearse
+from vet.core.caches import caches_recorded, clear_caches
 from vet.core.checkpoint_layout import plain_names, unwrapped
 from vet.core.example import Example
-from vet.core.kept import forget_kept, kept_noted
 from vet.core.norms import has_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.replaced import replaced, without_numbers
@@ -29,15 +29,15 @@ from vet.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
-class Lean:
-    """A way of a network to compute only what its features need. For ImageClassifier.lean.
+class FeaturesOnly:
+    """A way of a network to compute only what its features need. For ImageClassifier.features_only.
 
     The file of the network's family gives the two functions.
     """
 
-    within: Callable[[Any], AbstractContextManager]  # of the network: what holds for as long as it is entered
+    within: Callable[[nn.Module], AbstractContextManager]  # of the network: the context of such a computation
     # of the network: the modules that then may see only a part of the tokens, the first tokens
-    modules: Callable[[Any], Iterable[nn.Module]]
+    modules: Callable[[nn.Module], Iterable[nn.Module]]
 
 
 LARGE = 1e11  # operations for one image; a processor takes about a second
@@ -61,7 +61,7 @@ class FrozenNetwork(nn.Module):
         Otherwise the statistics would drift. Modules forget what they keep of earlier parameters.
         """
         super().train(mode)
-        forget_kept(self.network.modules())
+        clear_caches(self.network.modules())
         for module in self.network.modules():
             if has_statistics(module):
                 weight = getattr(module, 'weight', None)
@@ -84,7 +84,7 @@ class Backbone(FrozenNetwork):
     is_resampled: whether `read` was given.
     """
 
-    lean: Lean | None = None
+    features_only: FeaturesOnly | None = None
     described: dict[str, Any] | None = None  # a user's own network, see hub/network_folder.py
     pooling = 'choose a pooling with model.backbone.kwargs, such as global_pool="avg"'
 
@@ -109,7 +109,7 @@ class Backbone(FrozenNetwork):
         image = torch.zeros(1, 3, *preprocessing.size, device=next(network.parameters()).device)
         try:
             is_large = rehearse(network, image) > LARGE
-            with kept_noted(network):
+            with caches_recorded(network):
                 calls = _without_numbers(network, image) if is_large else None
                 calls = calls or dry_run(network, image)
         except UserError:
@@ -196,7 +196,7 @@ class Resampling(TorchFunctionMode):
 
     def __torch_function__(
         self, function: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+    ) -> object:
         self.seen = self.seen or function in (F.interpolate, F.grid_sample, torch.linalg.pinv)
         return function(*args, **(kwargs or {}))
 
@@ -261,9 +261,8 @@ def load_weights(
     exactly.
     """
     own = network.state_dict()
-    left_over = [
-        name for name in state if name not in own and not name.startswith(tuple(f'{c}.' for c in classifier))
-    ]
+    may_be_left = tuple(f'{path}.' for path in classifier)
+    left_over = [name for name in state if name not in own and not name.startswith(may_be_left)]
     missing = [name for name in own if name not in state and not name.endswith('num_batches_tracked')]
     misfit = [
         f'{name} is {tuple(state[name].shape)}, needed {tuple(own[name].shape)}'

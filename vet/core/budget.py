@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import psutil
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.func import functional_call
 from torch.utils.flop_counter import flop_registry
 
@@ -50,8 +50,8 @@ class Budget(OperationsMode):
         _budget.reset(self._around)
 
     def __torch_dispatch__(
-        self, op: Any, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+        self, op: OpOverload, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if not any(isinstance(value, torch.Tensor) for value in args) or op.overloadpacket in NEW_TENSORS:
             self._spend_memory(args, kwargs)
@@ -63,7 +63,7 @@ class Budget(OperationsMode):
             self._spend_operations(count(*args, **kwargs, out_val=made))
         return made
 
-    def _spend_memory(self, args: Any, kwargs: Any) -> None:
+    def _spend_memory(self, args: tuple, kwargs: dict) -> None:
         sizes = [value for value in (*args, *kwargs.values()) if _is_size(value)]
         if args and type(args[-1]) is int and not sizes:  # arange, eye
             sizes = [[max(abs(value) for value in args if type(value) is int)]]

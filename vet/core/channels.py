@@ -2,12 +2,11 @@
 
 A layer with a weight shows where its channels are: a Linear and a layer norm read the last axis, a
 convolution and a batch norm the second. Between the layers, axes of a tensor become axes of the next tensor.
-`Channels` follows both. So a residual sum, a permutation, windows or padding between a layer and a block's
-edge hide nothing, and no class needs to be known by name.
+`Channels` follows both. So nothing between a layer and a block's edge hides the channels: no residual sum, no
+permutation, no windows, no padding. No class needs to be known by name.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -43,7 +42,8 @@ class Channels(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.clock = 0  # functions that have run
-        self._axes: Any = WeakIdKeyDictionary()  # tensor -> one number for each of its axes
+        # tensor -> one number for each of its axes
+        self._axes: MutableMapping[torch.Tensor, tuple[int, ...]] = WeakIdKeyDictionary()
         self._last_use: dict[int, int] = {}  # a tensor's first number -> the clock of its last use
         self._same: list[int] = []  # a forest: the number of an axis -> the number of its parent
         self._channels: set[int] = set()  # the numbers of axes that a layer takes for channels
@@ -73,7 +73,7 @@ class Channels(TorchFunctionMode):
 
     def __torch_function__(
         self, function: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+    ) -> object:
         out = function(*args, **(kwargs or {}))
         name = getattr(function, '__name__', '')
         given, gave = list(tensors_in((args, kwargs))), list(tensors_in(out))

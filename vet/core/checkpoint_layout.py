@@ -5,7 +5,7 @@ Used by core.backbone. Imports nothing of vet.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -22,9 +22,8 @@ def unwrapped(state: object, source: str, use_ema: bool = True) -> Any:
     If a dict holds weights and their average, `use_ema` chooses, and a warning says so.
     """
     while isinstance(state, Mapping):
-        averages, weights = (
-            [name for name in names if isinstance(state.get(name), Mapping)] for names in (AVERAGES, WEIGHTS)
-        )
+        averages = [name for name in AVERAGES if isinstance(state.get(name), Mapping)]
+        weights = [name for name in WEIGHTS if isinstance(state.get(name), Mapping)]
         order = averages + weights if use_ema else weights + averages
         if not order:
             break
@@ -45,8 +44,14 @@ def plain_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     AveragedModel.
     """
     plain = {str(name): value for name, value in state.items() if name != 'n_averaged'}
-    while shared := [
-        prefix for prefix in PREFIXES if plain and all(name.startswith(prefix) for name in plain)
-    ]:
-        plain = {name.removeprefix(shared[0]): value for name, value in plain.items()}
+    while shared := _shared_prefix(plain):
+        plain = {name.removeprefix(shared): value for name, value in plain.items()}
     return plain
+
+
+def _shared_prefix(names: Collection[str]) -> str:
+    """The first of PREFIXES that all names have. '': no prefix, or no names."""
+    for prefix in PREFIXES:
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix
+    return ''

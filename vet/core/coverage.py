@@ -6,8 +6,9 @@ network.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from vet.core.edits import Hook, Thaw
@@ -16,6 +17,9 @@ from vet.core.inner import attentions
 from vet.core.norms import is_norm
 from vet.core.reweight import Reweight
 from vet.core.site import AT, OR, SiteMap
+
+if TYPE_CHECKING:
+    from vet.core.tuner import Tuner
 
 LOW = 0.5  # a role that reaches a smaller share is told
 BEHIND = 0.25  # where the last blocks train, a larger share of the weights behind them is told
@@ -117,7 +121,7 @@ def stand_ins(sites: SiteMap, at: str | Sequence[str]) -> Iterator[str]:
             yield f'{taken!r}, because {sites.family} has no {first!r}'
 
 
-def report(tuners: Iterable[Any]) -> tuple[list[str], list[str]]:
+def report(tuners: Iterable['Tuner']) -> tuple[list[str], list[str]]:
     """For tuners that are attached: lines that tell what each reaches, and sentences about what they miss.
 
     Tuners of several tasks that reach the same have one line.
@@ -128,7 +132,7 @@ def report(tuners: Iterable[Any]) -> tuple[list[str], list[str]]:
     return list(lines), list(missed)
 
 
-def _acts(tuner: Any) -> str:
+def _acts(tuner: 'Tuner') -> str:
     places = ' and '.join(tuner.stand_ins())
     return f'{type(tuner).__name__} acts at {places}, and' if places else type(tuner).__name__
 
@@ -168,15 +172,15 @@ def _weights(sites: SiteMap) -> dict[str, int]:
     for name, module in sites.network.named_modules():
         if not heads.isdisjoint((name, *around(name))):
             continue
-        weight: Any = getattr(module, 'weight', None)
-        if isinstance(module, WEIGHTED) and weight is not None:
+        weight = getattr(module, 'weight', None)
+        if isinstance(module, WEIGHTED) and isinstance(weight, torch.Tensor):
             found[name] = weight.numel()
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             found[f'{name}.in_proj'] = module.in_proj_weight.numel()
     return found
 
 
-def paths_of(edits: Iterable[Any], network: nn.Module) -> list[str]:
+def paths_of(edits: Iterable[Thaw | Reweight | Hook], network: nn.Module) -> list[str]:
     """The paths of what edits change: of parameters, or of modules whose input or output is edited."""
     names = {id(module): name for name, module in network.named_modules()}
     return [_path(edit, names) for edit in edits]

@@ -160,11 +160,9 @@ class Bottleneck(Delta):
         self.axis, self.parallel = axis, parallel
         self.down, self.up = nn.Linear(channels, width), nn.Linear(width, out_channels)
         self.act, self.drop = self.ACTIVATIONS[activation](), nn.Dropout(dropout)
-        self.scale = (
-            nn.Parameter(torch.ones(out_channels if scale == 'channel' else 1))
-            if scale in self.SCALES
-            else scale
-        )
+        self.scale: float | str | nn.Parameter = scale
+        if scale in self.SCALES:
+            self.scale = nn.Parameter(torch.ones(out_channels if scale == 'channel' else 1))
         for layer in (self.down, self.up):
             self.INITS[init](layer.weight)
             nn.init.zeros_(layer.bias)
@@ -186,10 +184,15 @@ class Bottleneck(Delta):
 
 def follows(shape: torch.Size, out_shape: torch.Size, axis: int) -> bool:
     """Whether the output has the positions of the input, or is a smaller map: shapes per image."""
-    sizes, out_sizes = ([n for i, n in enumerate(s, -len(s)) if i != axis] for s in (shape, out_shape))
+    sizes, out_sizes = _positions(shape, axis), _positions(out_shape, axis)
     if len(sizes) != 2 or len(out_sizes) != 2:
         return sizes == out_sizes
     return all(out <= size for size, out in zip(sizes, out_sizes))
+
+
+def _positions(shape: torch.Size, axis: int) -> list[int]:
+    """The shape without the channel axis, which is counted from the end."""
+    return [size for i, size in enumerate(shape, -len(shape)) if i != axis]
 
 
 def strided(x_BHWC: torch.Tensor, shape: torch.Size) -> torch.Tensor:

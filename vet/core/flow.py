@@ -142,7 +142,9 @@ class Flow(TorchFunctionMode):
         if len(known) == 1:
             return known.pop()
         return From(
-            *(frozenset().union(*(getattr(come, part) for come in known)) for part in From.__match_args__)
+            frozenset().union(*(come.layers for come in known)),
+            frozenset().union(*(come.scores for come in known)),
+            frozenset().union(*(come.done for come in known)),
         )
 
     def _here(self, modules: frozenset[str]) -> frozenset[str]:
@@ -186,7 +188,7 @@ class Flow(TorchFunctionMode):
     def _product(self, name: str, tensors: list[torch.Tensor]) -> From:
         come = [self._from[tensor] for tensor in tensors if tensor in self._from]
         module = next((path for path in reversed(self._running) if path in self._owners), '')
-        own = [{layer for layer in origin.layers if module in around(layer)} for origin in come]
+        own = [_below(module, origin.layers) for origin in come]
         if sum(map(bool, own)) < 2:
             return self._union(tensors)
         self._factors.setdefault(module, set()).update(*own)
@@ -194,6 +196,10 @@ class Flow(TorchFunctionMode):
         if name == WHOLE or any(module in origin.scores for origin in come):
             return From(layers, done=multiplied)
         return From(layers, scores=multiplied)
+
+
+def _below(module: str, layers: Iterable[str]) -> set[str]:
+    return {layer for layer in layers if module in around(layer)}
 
 
 def around(path: str) -> Iterator[str]:

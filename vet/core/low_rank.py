@@ -3,8 +3,6 @@
 r: rank. m, norms: (out,). A (r, in), B (out, r). Several parts of rows are stacked, as in LowRank.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -62,11 +60,11 @@ class DoRA(LowRank):
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y + (ratio - 1) (y - bias) + ratio B A x: exactly y if ratio is 1 and B is 0, as at the start"""
-        layer: Any = module
+        assert isinstance(module, nn.Linear | nn.Conv2d)
         A, B = self.factors()
         with torch.no_grad():
-            moved = layer.weight + (B @ A).view_as(layer.weight)
-        ratio, bias = self._ratio(moved), layer.bias
+            moved = module.weight + (B @ A).view_as(module.weight)
+        ratio, bias = self._ratio(moved), module.bias
         if y.dim() > 3 and isinstance(module, nn.Conv2d):
             ratio, bias = ratio[:, None, None], None if bias is None else bias[:, None, None]
         plain = y if bias is None else y - bias.to(y.dtype)
@@ -168,5 +166,6 @@ class VeRA(LowRank):
         object.__setattr__(self, 'shared', shared)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        A, B = (torch.cat([getattr(self.shared, name) for name in names]) for names in zip(*self.names))
+        A = torch.cat([self.shared.get_buffer(name) for name, _ in self.names])
+        B = torch.cat([self.shared.get_buffer(name) for _, name in self.names])
         return self.d[:, None] * A, self.placed(self.scale * self.b[:, None] * B)

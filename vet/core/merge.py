@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vet.core.backbone import FrozenNetwork
-from vet.core.kept import forget_kept
+from vet.core.caches import clear_caches
 from vet.core.modes import in_eval
 from vet.core.reweight import Merged, Reweight, merge_reweights, unmerge_reweights
 from vet.core.tuner import Tuner
@@ -35,7 +35,7 @@ def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]
     with in_eval(nn.ModuleList(tuners)):
         merged = [merge_reweights(host) for host in hosts.values()]
     frozen.is_merged = True
-    forget_kept(frozen.network.modules())
+    clear_caches(frozen.network.modules())
     return merged
 
 
@@ -44,7 +44,7 @@ def unmerge_tuners(frozen: FrozenNetwork, merged: list[Merged]) -> None:
     while merged:
         unmerge_reweights(merged.pop())
     frozen.is_merged = False
-    forget_kept(frozen.network.modules())
+    clear_caches(frozen.network.modules())
 
 
 def refuse_training(frozen: FrozenNetwork, training: bool) -> None:

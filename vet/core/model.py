@@ -4,15 +4,15 @@ saved and merged.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
+from vet.core.caches import clear_caches
+from vet.core.containers import ModuleListOf
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw
-from vet.core.kept import forget_kept
 from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
 from vet.core.objective import Objective, build_objective
 from vet.core.reweight import Merged, Reweight
@@ -29,8 +29,6 @@ class ImageClassifier(nn.Module):
     Only the parameters of the tuners and of the head train.
     """
 
-    tuners: Any  # nn.ModuleList of Tuner
-
     def __init__(
         self,
         backbone: Backbone,
@@ -44,7 +42,7 @@ class ImageClassifier(nn.Module):
         self.head = head
         self.classes = list(classes)
         self.objective: Objective = objective or build_objective(None, self.classes)
-        self.tuners = nn.ModuleList(tuners)
+        self.tuners: ModuleListOf[Tuner] = ModuleListOf(tuners)
         for tuner in self.tuners:
             tuner.attach(backbone)
         self._merged: list[Merged] = []
@@ -115,7 +113,7 @@ class ImageClassifier(nn.Module):
         if self.is_merged:
             raise merged_error('loaded: the merged weights would not change')
         load_into(self.trained_state(), state, source)
-        forget_kept(self.modules())
+        clear_caches(self.modules())
 
     def count(self) -> dict[str, int]:
         """Numbers of parameters: 'tuners', 'head', 'trainable' (their sum), 'backbone' and 'total'."""
@@ -131,21 +129,21 @@ class ImageClassifier(nn.Module):
             total=backbone + deltas + sum(p.numel() for p in self.head.parameters()),
         )
 
-    def lean(self) -> AbstractContextManager:
+    def features_only(self) -> AbstractContextManager:
         """Within this context, the backbone computes only what its features need.
 
         Without effect if the backbone does not know how, or if an edit needs the rest. Results are equal
         except for rounding. For training only: outside of this context, scores are those of the whole
         network, bit for bit.
         """
-        lean, network = self.backbone.lean, self.backbone.network
-        if lean is None:
+        way, network = self.backbone.features_only, self.backbone.network
+        if way is None:
             return nullcontext()
         seen = {
             edit.module for edit in self.edits if isinstance(edit, Hook) and not declared(edit.delta).by_token
         }
-        misses = seen and seen.intersection(lean.modules(network))
-        return nullcontext() if misses else lean.within(network)
+        misses = seen and seen.intersection(way.modules(network))
+        return nullcontext() if misses else way.within(network)
 
     @property
     def is_merged(self) -> bool:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from vet.core.kept import forget_kept
+from vet.core.caches import clear_caches
 
 
 @contextmanager
@@ -17,11 +17,11 @@ def in_eval(network: nn.Module) -> Iterator[None]:
     modules = list(network.modules())
     with modes_kept(modules):
         network.eval()
-        forget_kept(modules)
+        clear_caches(modules)
         try:
             yield
         finally:
-            forget_kept(modules)
+            clear_caches(modules)
 
 
 @contextmanager

@@ -5,13 +5,13 @@ W_t = W0_t + B A for every task t. All tasks train one A and B, or one A and a B
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
-from vet.core.kept import forget_kept
+from vet.core.caches import clear_caches
+from vet.core.containers import ModuleDictOf
 from vet.core.model import ImageClassifier, load_into
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
@@ -21,10 +21,10 @@ from vet.patterns import fits
 class SeveralTasks(nn.Module):
     """A module with one classifier for each of several tasks, by name."""
 
-    _tasks: Any  # {name: its ImageClassifier}
+    _tasks: 'ModuleDictOf[ImageClassifier] | dict[str, ImageClassifier]'
 
     @property
-    def tasks(self) -> dict[str | None, Any]:
+    def tasks(self) -> dict[str | None, ImageClassifier]:
         """{task: its ImageClassifier}"""
         return dict(self._tasks.items())
 
@@ -53,7 +53,7 @@ class MultiTaskClassifier(SeveralTasks):
 
     def __init__(self, tasks: Mapping[str, ImageClassifier], shared: str = '.*'):
         super().__init__()
-        self._tasks = nn.ModuleDict(tasks)
+        self._tasks = ModuleDictOf(tasks)
         first, *others = (_deltas(model) for model in tasks.values())
         bound = {
             f'tuners.{i}.{name}'
@@ -66,7 +66,7 @@ class MultiTaskClassifier(SeveralTasks):
             name
             for name in self._shared
             for other in others
-            if name not in other or _get(*other[name]).shape != _get(*first[name]).shape
+            if name not in other or _parameter(*other[name]).shape != _parameter(*first[name]).shape
         ]
         require_match(shared, next(iter(tasks.values())))
         if misfit or (first and not self._shared):
@@ -82,7 +82,7 @@ class MultiTaskClassifier(SeveralTasks):
         for other in others:
             for name in self._shared:
                 holder, leaf = other[name]
-                setattr(holder, leaf, _get(*first[name]))
+                setattr(holder, leaf, _parameter(*first[name]))
 
     @property
     def tuners(self) -> list[Tuner]:
@@ -123,16 +123,15 @@ class MultiTaskClassifier(SeveralTasks):
         If names or shapes differ, nothing is loaded.
         """
         load_into(self.trained_state(), state, source)
-        forget_kept(self.modules())
+        clear_caches(self.modules())
 
     def count(self) -> dict[str, int]:
         """Numbers of parameters, as in ImageClassifier. A shared parameter counts once."""
         trainable = self.trainable()
         head = sum(p.numel() for name, p in trainable.items() if name.startswith('head.'))
         total = sum(p.numel() for p in trainable.values())
-        backbone = sum(
-            p.numel() for p in {p for model in self.tasks.values() for p in model.backbone.parameters()}
-        )
+        of_backbones = {p for model in self.tasks.values() for p in model.backbone.parameters()}
+        backbone = sum(p.numel() for p in of_backbones)
         return dict(
             tuners=total - head,
             head=head,
@@ -171,8 +170,11 @@ def _deltas(model: ImageClassifier) -> dict[str, tuple[nn.Module, str]]:
     return places
 
 
-def _get(holder: nn.Module, name: str) -> Any:
+def _parameter(holder: nn.Module, name: str) -> nn.Parameter:
     return getattr(holder, name)
+
+
+Classifier = ImageClassifier | MultiTaskClassifier
 
 
 def share_equal_weights(backbones: Sequence[Backbone]) -> None:

@@ -8,12 +8,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vet.core import preprocessing
 from vet.errors import DataError, UserError, shown
 from vet.patterns import require_pattern
 
+Plugin = TypeVar('Plugin', bound=Callable)
 LARGEST = 1_000_000  # the largest number in a folder; no size, depth or rank of a network is larger
 ENTRIES = 1_000  # in a list or dict of an entry
 VALUES = 1_000_000  # of an entry, in all lists and dicts together
@@ -125,14 +126,14 @@ ROLES = Rule(
 PREPROCESSING = Rule(preprocessing.allows, preprocessing.allowed_text())
 
 
-def permits(**rules: Rule) -> Callable[[Any], Any]:
+def permits(**rules: Rule) -> Callable[[Plugin], Plugin]:
     """Declares which arguments a model folder may give to a plugin, with a rule for each.
 
     Others are refused.
     """
 
-    def declared(plugin: Any) -> Any:
-        plugin.permits = rules
+    def declared(plugin: Plugin) -> Plugin:
+        setattr(plugin, 'permits', rules)  # noqa: B010 - a function declares no attributes
         return plugin
 
     return declared
@@ -149,7 +150,7 @@ def require_type(entry: object, where: str) -> str:
     return entry['type']
 
 
-def require_permitted(entry: Mapping[str, Any], where: str, rules: Mapping[str, Rule]) -> None:
+def require_permitted(entry: Mapping[str, object], where: str, rules: Mapping[str, Rule]) -> None:
     """DataError if an entry dict(type=…) of a folder has a value that `rules` do not allow."""
     for key, value in entry.items():
         if key not in rules:
@@ -157,12 +158,8 @@ def require_permitted(entry: Mapping[str, Any], where: str, rules: Mapping[str, 
                 f'{where} says {shown(key)}, which a model folder may not say. Allowed: {", ".join(rules)}.'
             )
         if not rules[key].allows(value):
-            wrong = (
-                [name for name in value if not rules[key].allows({name: value[name]})]
-                if isinstance(value, Mapping)
-                else []
-            )
-            given = {wrong[0]: value[wrong[0]]} if wrong else value
+            parts = [{name: inner} for name, inner in value.items()] if isinstance(value, Mapping) else []
+            given = next((part for part in parts if not rules[key].allows(part)), value)
             raise DataError(
                 f'{where}.{key} is {shown(given)}, which a model folder may not say. Allowed: '
                 f'{rules[key].text}.'

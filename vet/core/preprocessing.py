@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, get_type_hints
 
 from annotated_types import Interval, Len, Predicate
 
@@ -56,7 +56,7 @@ class Preprocessing:
         return Preprocessing(**values)
 
 
-HINTS: dict[str, Any] = get_type_hints(Preprocessing, include_extras=True)
+HINTS = get_type_hints(Preprocessing, include_extras=True)
 HINTS['size'] = Pixels | HINTS['size']  # one number for both
 
 

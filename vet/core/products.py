@@ -8,21 +8,26 @@ away.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vet.core.delta import declared
-from vet.torch_private import convolution_gradients, is_recorded
+from vet.core.autograd import AutogradContext
+from vet.core.delta import Delta, declared
+from vet.torch_private import Sides, convolution_gradients, is_recorded
+
+Layer = nn.Linear | nn.Conv2d
+How = tuple[Sides, Sides, Sides]  # of a convolution: stride, padding and dilation
 
 
-def can_merge(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
+def can_merge(module: nn.Module, deltas: Sequence[nn.Module], x: torch.Tensor) -> TypeGuard[Layer]:
     """Whether `merged_product` computes the module's reweighted output, and is faster."""
     return (
         not is_recorded()
         and all(declared(delta).adds_product() for delta in deltas)
+        and isinstance(module, Layer)
         and not any(parameter.requires_grad for parameter in module.parameters(recurse=False))
         and x.dtype == module.weight.dtype in (torch.float32, torch.float64)
         and (x.is_meta or not torch.is_autocast_enabled(x.device.type))
@@ -30,7 +35,7 @@ def can_merge(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> bool:
     )
 
 
-def merged_product(module: Any, deltas: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
+def merged_product(module: Layer, deltas: Sequence[Delta], x: torch.Tensor) -> torch.Tensor:
     """x (…, in) to (…, out), or (N, in, H, W) to (N, out, H', W').
 
     The updates of all deltas are one product.
@@ -68,19 +73,28 @@ class MergedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None, A: torch.Tensor, B: torch.Tensor
+        ctx: AutogradContext,
+        x: torch.Tensor,
+        W: torch.Tensor,
+        b: torch.Tensor | None,
+        A: torch.Tensor,
+        B: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, W, A, B)
         return F.linear(x, W + B @ A, b)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: AutogradContext, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, W, A, B = ctx.saved_tensors
         gy = gradients[0]
         gx = gy @ (W + B @ A) if ctx.needs_input_grad[0] else None
         gA = (gy @ B).T @ x if ctx.needs_input_grad[3] else None
         gB = gy.T @ (x @ A.T) if ctx.needs_input_grad[4] else None
         return gx, None, None, gA, gB
+
+
+class _SavedOfConv2d(AutogradContext, Protocol):
+    how: How
 
 
 class MergedConv2d(torch.autograd.Function):
@@ -91,20 +105,20 @@ class MergedConv2d(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _SavedOfConv2d,
         x: torch.Tensor,
         W: torch.Tensor,
         b: torch.Tensor | None,
         A: torch.Tensor,
         B: torch.Tensor,
-        how: tuple[Any, ...],
+        how: How,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, W, A, B)
         ctx.how = how
         return F.conv2d(x, W + (B @ A).view_as(W), b, *how)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: _SavedOfConv2d, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, W, A, B = ctx.saved_tensors
         gy = gradients[0]
         down = A.view(len(A), *W.shape[1:])
@@ -126,17 +140,19 @@ def through(module: nn.Module, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor
     return F.linear(h, B) if isinstance(module, nn.Linear) else F.conv2d(h, B[:, :, None, None])
 
 
-def down(module: Any, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+def down(module: nn.Module, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     """A x, computed as `module` would compute it: (…, k) or (B, k, H', W')"""
     if isinstance(module, nn.Linear):
         return F.linear(x, A)
-    weight, padding = A.view(len(A), module.in_channels, *module.kernel_size), module.padding
+    assert isinstance(module, nn.Conv2d)
+    weight = A.view(len(A), module.in_channels, *module.kernel_size)
+    padding: tuple[int, ...] | str | int = module.padding
     if module.padding_mode != 'zeros':
         x, padding = F.pad(x, _sides(module), module.padding_mode), 0
     return F.conv2d(x, weight, None, module.stride, padding, module.dilation, module.groups)
 
 
-def _sides(module: Any) -> list[int]:
+def _sides(module: nn.Conv2d) -> list[int]:
     """How much F.pad adds for a convolution: left, right, top, bottom."""
     sides: list[int] = []
     for axis in (1, 0):
@@ -159,6 +175,10 @@ def add_product(
     return y + through(module, x, A, B)
 
 
+class _SavedOfProduct(AutogradContext, Protocol):
+    axis: int
+
+
 class AddProduct(torch.autograd.Function):
     """y + B h, written into y. y (…, out, …), h (…, k, …), B (out, k).
 
@@ -168,7 +188,9 @@ class AddProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int) -> torch.Tensor:
+    def forward(
+        ctx: _SavedOfProduct, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int
+    ) -> torch.Tensor:
         y.movedim(axis, -1).view(-1, len(B)).addmm_(flattened(h, axis).to(y.dtype), B.to(y.dtype).T)
         ctx.mark_dirty(y)
         # saves inputs of this function; a tensor that is made here would have no history in a second backward
@@ -177,7 +199,7 @@ class AddProduct(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: _SavedOfProduct, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         h, B = ctx.saved_tensors
         gy, shape = flattened(gradients[0], ctx.axis), h.movedim(ctx.axis, -1).shape
         gh = (gy @ B.to(gy.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[1] else None

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from vet.core.budget import unbounded
+from vet.core.caches import caches_discarded
 from vet.core.channels import tensors_in
-from vet.core.kept import kept_dropped
 from vet.core.modes import in_eval, modes_kept
 from vet.core.replaced import in_float32, replaced, without_numbers
 from vet.core.reweight import reweights_of
@@ -34,7 +34,7 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
     modules = list(_modules(backbone.network))
     with (
         modes_kept([backbone, *modules]),
-        kept_dropped(modules),
+        caches_discarded(modules),
         _random_states_kept(backbone),
         _without_compiler(),
     ):
@@ -50,7 +50,7 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
 
 
 def _run_without_numbers(backbone: Any, modules: list[nn.Module], trainable: Sequence[nn.Parameter]) -> None:
-    with unbounded(), kept_dropped(modules), replaced(modules, without_numbers) as made:
+    with unbounded(), caches_discarded(modules), replaced(modules, without_numbers) as made:
         for module in modules:
             module.training = True
         backbone.train()  # batch norms that do not train stay in eval

@@ -28,7 +28,7 @@ from vet.core.delta import declared
 from vet.core.output_first import output_first
 from vet.core.products import can_merge, merged_product
 from vet.errors import NoSiteError
-from vet.torch_private import children_of, parameters_of, twin
+from vet.torch_private import children_of, parameters_of, shallow_copy
 
 Forward = Callable[..., Any]
 Tensors = dict[str, torch.Tensor | None]
@@ -47,7 +47,7 @@ class Reweight:
     host: nn.Module
     weight_name: str
     bias_name: str
-    delta: Any  # nn.Module, see vet.core.delta
+    delta: nn.Module  # see vet.core.delta
     mergeable = True
 
     def apply(self) -> None:
@@ -154,7 +154,7 @@ def _take_off(host: nn.Module, state: _Attached) -> None:
         object.__setattr__(host, 'forward', state.before)
 
 
-def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> object:
+def _reweighted(host: nn.Module, *args: object, **kwargs: object) -> object:
     """The forward of a reweighted module.
 
     If all deltas can split: W x and the additions of the deltas, as W x + B(A x). If not: the class's forward
@@ -167,7 +167,8 @@ def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> object:
         return state.before(*args, **kwargs)
     if not all_split(host) or len(args) != 1 or kwargs:
         return _with_tensors(host, state, new_tensors(host), *args, **kwargs)
-    deltas, (x,) = [edit.delta for edit in state.edits], args
+    deltas, (x,) = [declared(edit.delta) for edit in state.edits], args
+    assert isinstance(x, torch.Tensor)
     if deltas and can_merge(host, deltas, x):
         return merged_product(host, deltas, x)
     if state.class_forward is not None:
@@ -175,7 +176,7 @@ def _reweighted(host: nn.Module, *args: Any, **kwargs: Any) -> object:
     else:
         y = type(host).forward(host, x)
     for delta in deltas:
-        y = delta.split(host, x, y)
+        y = declared(delta).split(host, x, y)
     return y
 
 
@@ -199,7 +200,7 @@ def _shadow(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn
 
     `module` does not change, so threads may share it.
     """
-    shadow: Any = twin(module)
+    shadow = shallow_copy(module)
     below: dict[str, Tensors] = {}
     for path, tensor in tensors.items():
         child, _, rest = path.partition('.')
@@ -212,7 +213,7 @@ def _shadow(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn
     return shadow
 
 
-def _put_tensors(module: nn.Module, tensors: Mapping[str, object]) -> None:
+def _put_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> None:
     for path, tensor in tensors.items():
         owner, _, name = path.rpartition('.')
         parameters_of(module.get_submodule(owner))[name] = tensor

@@ -24,10 +24,11 @@ from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.patterns import NOTHING, fits, occurs, require_pattern
 from vet.torch_private import parameters_of
 
+# never the path of a module by accident
 ROLES = (
     'backbone block attn attn.qkv attn.proj pool pool.qkv pool.proj mlp mlp.fc1 mlp.fc2 norm '
     'weight linear conv stem logits'
-).split()  # never the path of a module by accident
+).split()
 # Where a role has no module: the places that may do instead, the nearest first.
 NEAREST = {
     'attn': ('pool', '*.attn', '*.attention', '*.token_mixer', '*.mixer', 'block'),
@@ -288,10 +289,10 @@ class _Seen:
         else:
             entries = out if isinstance(out, Mapping) else dict(enumerate(out))
         self.kind = type(out).__name__
-        self.gave = {
-            place: [(tensor.shape[1:], channels.axes(tensor)) for tensor in tensors_in(entry)]
-            for place, entry in entries.items()
-        }
+        self.gave: dict[int | str | None, list[tuple[torch.Size, tuple[int, ...]]]] = {}
+        for place, entry in entries.items():
+            tensors = tensors_in(entry)
+            self.gave[place] = [(tensor.shape[1:], channels.axes(tensor)) for tensor in tensors]
 
     def call(self, order: int) -> Call:
         given = [(place, *tensor) for place, tensors in self.gave.items() for tensor in tensors]

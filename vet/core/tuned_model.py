@@ -9,15 +9,14 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import nn
 
 from vet.core.backbone import Backbone
+from vet.core.caches import written_buffers
 from vet.core.delta import Delta, declared
 from vet.core.edits import Hook
-from vet.core.kept import filled_buffers
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import SeveralTasks
@@ -76,7 +75,9 @@ class TunedModel(SeveralTasks):
         return any(model is self for model in _DISABLED.get())
 
     @torch.no_grad()
-    def forward(self, images: torch.Tensor, task: str | Sequence[str] | None = None) -> Any:
+    def forward(
+        self, images: torch.Tensor, task: str | Sequence[str] | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
         """task: one name, or one name per image. None: the active tuner."""
         if task is None and self._is_disabled():
             return self.backbone(images)
@@ -87,7 +88,9 @@ class TunedModel(SeveralTasks):
                 f'{len(task)} tasks for {len(images)} images; give one for each image, or one for all.'
             )
         models = {name: self.for_task(name) for name in dict.fromkeys(task)}
-        rows = {name: [i for i, wanted in enumerate(task) if wanted == name] for name in models}
+        rows: dict[str, list[int]] = {name: [] for name in models}
+        for i, name in enumerate(task):
+            rows[name].append(i)
         together = [name for name in rows if name in self.mixing]
         features: dict[str, torch.Tensor] = {}
         if len(together) > 1:
@@ -108,7 +111,7 @@ def with_same_weights(backbone: Backbone) -> Backbone:
     Buffers into which a forward writes are copied too.
     """
     same = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
-    for buffer in filled_buffers(backbone):
+    for buffer in written_buffers(backbone):
         same.pop(id(buffer), None)
     return copy.deepcopy(backbone, same)
 

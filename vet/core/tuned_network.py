@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from vet.core.backbone import FrozenNetwork
+from vet.core.caches import caches_recorded, clear_caches
+from vet.core.containers import ModuleListOf
 from vet.core.example import Example
-from vet.core.kept import forget_kept, kept_noted
 from vet.core.merge import merge_tuners, merged_error, refuse_training, unmerge_tuners
 from vet.core.norms import has_statistics
 from vet.core.preprocessing import Preprocessing
@@ -34,13 +35,11 @@ class TunedNetwork(FrozenNetwork):
     frozen: what the weights were before tuning, see hub/network_folder.py.
     """
 
-    tuners: Any  # nn.ModuleList of Tuner
-
     def __init__(self, network: nn.Module, layout: Layout, example: Example, preprocessing: Preprocessing):
         super().__init__()
         self.training = network.training
         self.preprocessing = preprocessing
-        self.tuners = nn.ModuleList()
+        self.tuners: ModuleListOf[Tuner] = ModuleListOf()
         self.whole: list[str] = []
         self.frozen: dict[str, Any] = {}
         self._example = example.of_images(1)
@@ -52,7 +51,7 @@ class TunedNetwork(FrozenNetwork):
         self.network = network
         example = self.example()
         try:
-            with kept_noted(network):
+            with caches_recorded(network):
                 calls = dry_run(network, *example.args, **example.kwargs)
         except UserError:
             raise
@@ -150,9 +149,9 @@ class TunedNetwork(FrozenNetwork):
             raise merged_error('detached')
         parameters = dict(self.network.named_parameters())
         kept = {name: parameters[name].detach() for name in self.whole if keep_whole and name in parameters}
-        for tuner in reversed(self.tuners):
+        for tuner in reversed(list(self.tuners)):
             tuner.detach()
-        self.tuners = nn.ModuleList()
+        self.tuners = ModuleListOf()
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self._flags.get(name, True))
             if name in kept:
@@ -160,6 +159,6 @@ class TunedNetwork(FrozenNetwork):
         for name, module in self.network.named_modules():
             if has_statistics(module) and name not in self._in_eval:
                 module.train(self.network.training)
-        forget_kept(self.network.modules())
+        clear_caches(self.network.modules())
         self.network.__dict__.pop(MARK, None)
         return self.network

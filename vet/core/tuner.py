@@ -14,11 +14,11 @@ from torch import nn
 from vet.allowed import Places
 from vet.core.attention import Rows, find_parts
 from vet.core.backbone import FrozenNetwork
+from vet.core.caches import clear_caches
 from vet.core.coverage import Coverage, coverage, paths_of, shortfalls, stand_ins
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, statistics
 from vet.core.given import NOTED, noted
-from vet.core.kept import forget_kept
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
 from vet.core.site import NEAREST, Site, SiteMap
@@ -186,7 +186,7 @@ class Tuner(nn.Module):
                     f'{type(self).__name__} has nothing to train at the {len(sites)} sites of {self.at!r} in '
                     f'{backbone.sites.family}, the first being {sites[0]}; choose others with at=….'
                 )
-            forget_kept(backbone.network.modules())
+            clear_caches(backbone.network.modules())
             if not all(isinstance(edit, Thaw) for edit in self._edits):  # which changes no shape
                 self._prove(backbone)
         except BaseException:
@@ -227,7 +227,7 @@ class Tuner(nn.Module):
             self._edits.pop().undo()
         self.deltas.clear()
         if self.backbone is not None:
-            forget_kept(self.backbone.network.modules())
+            clear_caches(self.backbone.network.modules())
         object.__setattr__(self, 'backbone', None)
 
     def _prove(self, backbone: FrozenNetwork) -> None:

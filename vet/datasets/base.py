@@ -221,7 +221,7 @@ def item_of(dataset: ImageData, index: int, task: str | None = None) -> tuple[An
     task: the item's task, for a dataset of several tasks.
     Any error of the dataset becomes a UserError that names the item.
     """
-    with told(lambda: item_name(dataset, index)):
+    with errors_named(lambda: item_name(dataset, index)):
         item = dataset[index]
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         kind = f'a {type(item).__name__}' + (
@@ -266,7 +266,7 @@ def item_name(dataset: ImageData, index: int) -> str:
 
 
 @contextmanager
-def told(name: Callable[[], str], advice: str = 'Look at the dataset.') -> Iterator[None]:
+def errors_named(name: Callable[[], str], advice: str = 'Look at the dataset.') -> Iterator[None]:
     """Any error from an image, or from its transform, becomes a UserError that names the image."""
     try:
         yield

@@ -29,5 +29,6 @@ def read_bird_lists(folder: Path, split: str) -> tuple[list[str], list[Sample]]:
 
 
 def _read_pairs(file: Path) -> dict[str, str]:
-    lines = file.read_text(encoding='utf-8').splitlines()
-    return {key: value.strip() for key, value in (line.split(maxsplit=1) for line in lines if line.strip())}
+    lines = filter(str.strip, file.read_text(encoding='utf-8').splitlines())
+    pairs = dict(line.split(maxsplit=1) for line in lines)
+    return {key: value.strip() for key, value in pairs.items()}

@@ -35,9 +35,7 @@ def class_list(classes: object) -> list[str]:
         raise UserError(
             f'the classes are {classes!r}; give a list of names, in the order of the labels 0, 1, ….'
         )
-    names = [
-        composed(str(name)) for name in (_by_number(classes) if isinstance(classes, Mapping) else classes)
-    ]
+    names = [to_nfc(str(name)) for name in (_by_number(classes) if isinstance(classes, Mapping) else classes)]
     check_writable(names)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
@@ -64,7 +62,7 @@ def _is_number(value: object) -> bool:
     return hasattr(value, '__index__') and not isinstance(value, bool)
 
 
-def composed(name: str) -> str:
+def to_nfc(name: str) -> str:
     """A name in the composed Unicode form. macOS writes 'é' as two characters, other systems as one."""
     return unicodedata.normalize('NFC', name)
 

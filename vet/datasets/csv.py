@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 
 from vet.datasets.base import ImageDataset, Sample, on_disk, require_files, resolve_split
-from vet.datasets.class_names import class_list, composed
-from vet.datasets.label_map import numbered
+from vet.datasets.class_names import class_list, to_nfc
+from vet.datasets.label_map import class_numbers
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import DATASETS
 
@@ -110,7 +110,7 @@ class CSV(ImageDataset):
         if label_map is None:
             names, label = _numbering(labels, None if classes is None else class_list(classes), path)
         else:
-            names, label = numbered(sorted(set(labels)), classes, label_map)
+            names, label = class_numbers(sorted(set(labels)), classes, label_map)
         self.label_map = label_map
         super().__init__(names, _samples(path, split, rows, {text: label[text] for text in labels}))
 
@@ -218,7 +218,7 @@ def _read(
                 f'line {line} of {str(path)!r} has no path or no label; expected: path,label; given: '
                 f'{",".join(row)!r}.'
             )
-        record['label'] = composed(record['label'])
+        record['label'] = to_nfc(record['label'])
         if record['label'].lower() in MISSING:
             raise DataError(
                 f'line {line} of {str(path)!r} has the label {record["label"]!r}, which programs write for '
@@ -358,7 +358,7 @@ def _cells(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]
         text.splitlines(keepends=True), delimiter=delimiter, strict=True, skipinitialspace=True
     )
     try:
-        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
         if delimiter != DELIMITERS[0]:
             return []

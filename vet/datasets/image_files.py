@@ -117,7 +117,7 @@ def find_images(folder: str | Path) -> Found:
     return found
 
 
-def warn_of(found: Found, name: str) -> None:
+def warn_of_left_out(found: Found, name: str) -> None:
     """Gives a DataWarning if files were left out."""
     if found.left_out:
         warnings.warn(

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vet.datasets.base import ImageDataset, resolve_split
-from vet.datasets.class_names import check_writable, composed
-from vet.datasets.image_files import Found, find_images, is_clutter, warn_of
-from vet.datasets.label_map import numbered
+from vet.datasets.class_names import check_writable, to_nfc
+from vet.datasets.image_files import Found, find_images, is_clutter, warn_of_left_out
+from vet.datasets.label_map import class_numbers
 from vet.errors import DataError, UserError
 from vet.registry import DATASETS
 
@@ -58,11 +58,11 @@ class ImageFolder(ImageDataset):
         splits = _splits(home)
         folders = _split_folders(home, splits, split)
         names = list(_subfolders(splits['train'] if split and 'train' in splits else folders[0]))
-        every, labels = numbered(names, classes, label_map)
+        every, labels = class_numbers(names, classes, label_map)
         self.label_map = labels
         found = Found()
         samples = [sample for folder in folders for sample in _read(folder, labels, found)]
-        warn_of(found, f'{type(self).__name__} {str(home)!r}')
+        warn_of_left_out(found, f'{type(self).__name__} {str(home)!r}')
         super().__init__(every, samples)
 
 
@@ -112,7 +112,7 @@ def _subfolders(folder: Path) -> dict[str, Path]:
         if not path.is_dir() or is_clutter(path.name):
             continue
         check_writable([path.name])
-        if (name := composed(path.name)) in found:
+        if (name := to_nfc(path.name)) in found:
             raise UserError(
                 f'{str(folder)!r} has two folders {name!r}, which differ only in how their letters are '
                 'stored (Unicode NFC and NFD). Put them together.'

@@ -5,11 +5,11 @@ A label is a place in the output of the classifier.
 
 from collections.abc import Mapping
 
-from vet.datasets.class_names import LISTS, class_list, composed
+from vet.datasets.class_names import LISTS, class_list, to_nfc
 from vet.errors import DataError, UserError
 
 
-def numbered(
+def class_numbers(
     names: list[str], classes: object, label_map: Mapping[str, int] | None
 ) -> tuple[list[str], dict[str, int]]:
     """All class names, and the label of each of `names`.
@@ -24,7 +24,7 @@ def numbered(
         )
     every = names if classes is None else class_list(classes)
     given = {name: label for label, name in enumerate(every)} if label_map is None else label_map
-    labels = {composed(str(name)): label for name, label in given.items()}
+    labels = {to_nfc(str(name)): label for name, label in given.items()}
     if unknown := [name for name in names if name not in labels]:
         raise DataError(
             f'{", ".join(unknown[:10])}: no place among the {len(every)} classes'

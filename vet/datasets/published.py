@@ -97,7 +97,8 @@ class PublishedDataset(ImageDataset):
             f'run once with a network, so that it is downloaded from {self.downloads[0].url}'
         )
         raise DataError(
-            f'{type(self).__name__}: {str(missing)!r} is missing{reason}. ' + two_ways(self.layout, second)
+            f'{type(self).__name__}: {str(missing)!r} is missing{reason}. '
+            + how_to_provide(self.layout, second)
         ) from cause
 
     def _download(self, root: Path) -> None:
@@ -110,7 +111,7 @@ class PublishedDataset(ImageDataset):
             (staging / self.folder).rename(root / self.folder)
 
 
-def two_ways(layout: str, second: str) -> str:
+def how_to_provide(layout: str, second: str) -> str:
     """The sentence that says how to provide data."""
     return (
         f'There are two ways to provide it: (1) --data-root DIR, or the environment variable VET_DATA_ROOT, '

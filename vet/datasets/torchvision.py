@@ -13,7 +13,7 @@ from torchvision import datasets
 
 from vet.datasets.base import ImageDataset, resolve_split
 from vet.datasets.image import open_image
-from vet.datasets.published import require_inside, torchvision_bounds, two_ways
+from vet.datasets.published import how_to_provide, require_inside, torchvision_bounds
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import DATASETS
 
@@ -62,7 +62,7 @@ class TorchvisionDataset(ImageDataset):
         except (OSError, RuntimeError, DataError) as error:
             raise DataError(
                 f'torchvision.datasets.{name} cannot be read from {str(root)!r}: {error}. '
-                + two_ways('it in the layout of torchvision', 'run once with a network')
+                + how_to_provide('it in the layout of torchvision', 'run once with a network')
             ) from error
         except TypeError as error:
             raise UserError(

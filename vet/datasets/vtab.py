@@ -5,7 +5,7 @@ from typing import Annotated
 
 from vet.allowed import OneOf
 from vet.datasets.base import ImageDataset, Sample, require_files, resolve_split
-from vet.datasets.published import require_inside, two_ways
+from vet.datasets.published import how_to_provide, require_inside
 from vet.errors import DataError, UnknownNameError
 from vet.registry import DATASETS
 
@@ -57,7 +57,7 @@ def _read(path: Path, num_classes: int) -> list[Sample]:
         layout = 'vtab-1k/<task>/ with train800.txt, val200.txt, train800val200.txt, test.txt and images/'
         raise DataError(
             f'VTAB: {str(path)!r} is missing. '
-            + two_ways(
+            + how_to_provide(
                 layout,
                 "make the list with NOAH's script, data/vtab-source/get_vtab1k.py of "
                 'github.com/ZhangYuanhan-AI/NOAH, or unpack an archive of its output in the data root',

@@ -6,7 +6,6 @@ Only learner.py imports this file.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,10 +23,10 @@ def single_values_normed(model: nn.Module) -> Iterator[None]:
     The running statistics do not change then. torch refuses such a batch: one image, behind a pool. All other
     batches are normalised as usual.
     """
-    norms: list[Any] = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
     with ExitStack() as stack:
-        for norm in norms:
-            stack.enter_context(forward_replaced(norm, partial(_normed, norm, norm.forward)))
+        for norm in model.modules():
+            if isinstance(norm, BATCH_NORM):
+                stack.enter_context(forward_replaced(norm, partial(_normed, norm, norm.forward)))
         yield
 
 

@@ -19,7 +19,7 @@ from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import Objective, build_objective
 from vet.datasets.base import ImageData, objective_of
-from vet.engine.feed.door import Features, Transforms, load
+from vet.engine.feed.door import Features, Transforms, in_order, load
 from vet.errors import UserError
 from vet.files import write_file
 from vet.registry import METRICS
@@ -92,9 +92,7 @@ def score(
     if not length:
         raise UserError(f'the dataset {type(dataset).__name__} is empty: there is nothing to evaluate.')
     mine = range(rank, length, world)
-    keys = [
-        [(0, i, 1) for i in mine[start : start + batch_size]] for start in range(0, len(mine), batch_size)
-    ]
+    keys = in_order(mine, batch_size)
     net, batches = (
         (features.net, features.batches(keys, accelerator.device))
         if features

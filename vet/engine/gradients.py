@@ -4,11 +4,11 @@ Only learner.py imports this file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
+from vet.core.multitask import Classifier
 from vet.core.tuner import Tuner
 from vet.errors import TrainingError
 from vet.log import warn
@@ -24,7 +24,7 @@ class GradientWatch:
     says: whether this process prints warnings. steps: the number of steps of the training.
     """
 
-    def __init__(self, model: Any, says: bool, steps: int):
+    def __init__(self, model: Classifier, says: bool, steps: int):
         self._model = model
         self._says = says
         self._left = min(STEPS, steps) if steps >= LEAST else 0
@@ -34,9 +34,9 @@ class GradientWatch:
     def look(self, parameters: Mapping[str, nn.Parameter], tasks: set[str | None]) -> None:
         """Call this after the backward pass of a step with images of `tasks`.
 
-        TrainingError after the first step if parameters of a tuner have no gradient, and after ten steps if a
-        tuner got only zeros while others train. A warning if some parameters got only zeros, and if a tuner
-        says why some of its parameters have no gradient (`Tuner.no_gradient`).
+        TrainingError after the first step if parameters of a tuner have no gradient. TrainingError after ten
+        steps if a tuner got only zeros while others train. A warning if some parameters got only zeros, and
+        if a tuner says why some of its parameters have no gradient (`Tuner.no_gradient`).
         """
         for tuner, own in self._tuners(parameters, self._unseen & tasks):
             missing = [name for name, parameter in own if parameter.grad is None]

@@ -4,6 +4,7 @@ from bisect import bisect
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from accelerate import Accelerator
@@ -60,10 +61,8 @@ class Learner:
         if told and accelerator.is_main_process:
             warn(f'warning: {told}.')
         self._stages = train.stages or [Stage(train.max_epochs)]
-        self._begins = [
-            sum(stage.epochs for stage in self._stages[:i]) * order.steps
-            for i in range(len(self._stages) + 1)
-        ]
+        lengths = (stage.epochs * order.steps for stage in self._stages)
+        self._begins = list(accumulate(lengths, initial=0))  # the first step of each stage, and the end
         self._mix = {task: _mixture(train, len(part.classes)) for task, part in model.tasks.items()}
         self._losses = losses or losses_of(model, train, accelerator.device)
         for stage in self._stages:
@@ -176,7 +175,7 @@ class Learner:
 
     def state(self) -> dict[str, dict[str, torch.Tensor]]:
         """The parts of a checkpoint: 'model', 'tuners', 'optimizer' and 'ema'."""
-        names = {parameter: name for name, parameter in self.parameters.items()}
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         average = dict(ema=self.average.state) if self.average else {}
         return dict(
             model=self.model.trained_state(),

@@ -28,7 +28,7 @@ class Meter:
             [(losses_B * weights_B).sum(), (watched_B * weights_B).sum(), weights_B.sum()]
         )
 
-    def pause_over(self) -> None:
+    def restart_clock(self) -> None:
         """Leaves out the time since the last `read`, such as that of a validation."""
         self._began = time.perf_counter()
 

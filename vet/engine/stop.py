@@ -21,7 +21,7 @@ from accelerate import Accelerator
 SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 
 
-class Asked(BaseException):
+class StopRequested(BaseException):
     """Raised by a signal within `Stop.interrupting`."""
 
 
@@ -65,19 +65,19 @@ class Stop:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within this context, a signal raises Asked at once, for work that may be broken off.
+        """Within this context, a signal raises StopRequested at once, for work that may be broken off.
 
         If there are several processes, each finishes its work.
         """
         self._interrupts = not self._has_several()
         try:
             if self._interrupts and self.number:
-                raise Asked
+                raise StopRequested
             yield
         finally:
             self._interrupts = False
 
-    def hand_on(self) -> NoReturn:
+    def redeliver(self) -> NoReturn:
         """Gives the signal to its former handler.
 
         If the handler returns, the process ends with 128 + number.
@@ -100,7 +100,7 @@ class Stop:
             text = f'\n{self.name}: the run ends after this step; the same signal again stops at once.\n'
             os.write(2, text.encode())
         if self._interrupts:
-            raise Asked
+            raise StopRequested
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -27,7 +27,7 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import build_objective
 from vet.core.tensor_file import read_tensors
-from vet.datasets.base import objective_of, set_gray_range, set_objective, targets_of, told
+from vet.datasets.base import errors_named, objective_of, set_gray_range, set_objective, targets_of
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.evaluate import is_lower_better, measure, refuse_unfit_metrics, score
@@ -42,9 +42,9 @@ from vet.engine.saving.door import (
     draw_curves,
     identity_of,
     peak_memory_mb,
-    rehearse_the_end,
+    try_saving,
 )
-from vet.engine.stop import Asked, Stop
+from vet.engine.stop import Stop, StopRequested
 from vet.engine.together import on_main
 from vet.environment import describe
 from vet.errors import DataError, DivergedError, TrainingError, UserError
@@ -55,7 +55,7 @@ from vet.progress import ProgressBar
 from vet.seeding import seed_everything
 from vet.transforms.torchvision import build_transform, on_tensors
 
-SUMMARY = (  # the entries of a summary, beside the metrics
+MEASURED = (  # the entries of a summary that a benchmark records too, beside the metrics
     'before',
     'validation',
     'selected',
@@ -64,12 +64,9 @@ SUMMARY = (  # the entries of a summary, beside the metrics
     'train_images',
     'parameters',
     'train_seconds',
-    'seed',
     'peak_memory_mb',
-    'work_dir',
-    'output',
-    'output_bytes',
 )
+SUMMARY = (*MEASURED, 'seed', 'work_dir', 'output', 'output_bytes')  # all entries beside the metrics
 
 
 class Trainer:
@@ -85,7 +82,7 @@ class Trainer:
     def __init__(
         self,
         model: ImageClassifier | MultiTaskClassifier,
-        data: dict[str, Any],
+        data: dict[str, Any],  # the datasets, by split
         settings: Settings,
         folder: WorkFolder,
         save_output: Callable[[Any, Path, JsonObject], None],
@@ -142,13 +139,13 @@ class Trainer:
             return summary
         self._training = True
         try:
-            with failures_named(self.folder.way_on), freed_memory_kept(self.accelerator.device):
+            with failures_named(self.folder.how_to_continue), freed_memory_kept(self.accelerator.device):
                 summary, stop = self._train()
         finally:
             self._training = False
             self._feed.forget()
             self.folder.close()
-        return summary if summary is not None else stop.hand_on()
+        return summary if summary is not None else stop.redeliver()
 
     def evaluate(self, split: str = 'test') -> dict[str, float]:
         """The metrics of the present model: {'accuracy': 0..1, …}. TrainingError while a training runs."""
@@ -190,7 +187,7 @@ class Trainer:
         model = self.model.for_task(task).eval()
         views = []
         for number, image in enumerate(images):
-            with told(f'image {number} of those given'.format):
+            with errors_named(f'image {number} of those given'.format):
                 views.append(self._view[task](opened(image, model.backbone.preprocessing.gray_range)))
         if not views:
             return []
@@ -294,7 +291,7 @@ class Trainer:
         """
         environment = describe(self.accelerator.device) | dict(command=sys.argv)
         checkpoint = self.folder.begin(self.settings, self._identity(), environment)
-        rehearse_the_end(self.model, self.settings, self.folder.path, self._save_output)
+        try_saving(self.model, self.settings, self.folder.path, self._save_output)
         return checkpoint, self.folder.path
 
     def _tell_coverage(self) -> None:
@@ -336,14 +333,14 @@ class Trainer:
                 epoch = progress.step // order.steps
                 try:
                     self._end_epoch(learner, epoch, progress, meter, log, bar, stop)
-                except Asked:
+                except StopRequested:
                     is_asked = True
                 else:
                     progress.pending = False
                     saves |= epoch % saves_at.every_epochs == 0 or progress.step == last or progress.stopped
             if saves or is_asked:
                 self._save(learner, progress, meter, log)
-                meter.pause_over()
+                meter.restart_clock()
 
     def _record(
         self, meter: Meter, epoch: int, lr: float, progress: Progress, log: Log | None, bar: ProgressBar

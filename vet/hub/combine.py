@@ -116,9 +116,9 @@ class Part:
     def load(self, backbone: Backbone) -> None:
         model = load_model(self.path, backbone)
         self.state = model.trained_state()
-        self.linear = [
-            {f'tuners.{i}.{name}' for name in _linear(tuner)} for i, tuner in enumerate(model.tuners)
-        ]
+        self.linear = []
+        for i, tuner in enumerate(model.tuners):
+            self.linear.append({f'tuners.{i}.{name}' for name in _linear(tuner)})
 
 
 def _linear(tuner: Tuner) -> set[str]:

@@ -128,7 +128,7 @@ def read_configuration(folder: str | Path) -> JsonObject:
     except (KeyError, TypeError, AssertionError, AttributeError) as error:
         raise DataError(
             f'{str(path)!r} is not the configuration of a vet model: model.backbone, model.tuners, '
-            f'model.head and classes are needed.{since_newer(configuration)}'
+            f'model.head and classes are needed.{note_if_newer(configuration)}'
         ) from error
     given = configuration.get('format', 1)
     if type(given) is not int or not 1 <= given <= FORMAT:
@@ -140,11 +140,11 @@ def read_configuration(folder: str | Path) -> JsonObject:
     try:
         require_harmless(configuration, repr(str(path)))
     except UserError as error:
-        raise DataError(f'{error}{since_newer(configuration)}') from error
+        raise DataError(f'{error}{note_if_newer(configuration)}') from error
     return configuration
 
 
-def since_newer(configuration: object) -> str:
+def note_if_newer(configuration: object) -> str:
     """A sentence for an error about a folder that a newer vet wrote. '' for other folders."""
     written = configuration.get('vet_version') if isinstance(configuration, dict) else None
     if not is_newer(written):
@@ -166,7 +166,7 @@ def load_model(
     prepared as the folder says, even if the library's settings have changed.
     """
     configuration, path = read_configuration(folder), Path(folder) / TENSORS
-    if newer := since_newer(configuration):
+    if newer := note_if_newer(configuration):
         warnings.warn(
             f'{str(folder)!r} opens, but may have settings that this vet does not know.{newer}', stacklevel=2
         )
@@ -195,7 +195,7 @@ def load_model(
             )
         objective = build_objective(part.get('objective'), classes[task])
         parts[task] = network, part['head'], classes[task], objective
-    with bounded(repr(str(folder)), since_newer(configuration)):
+    with bounded(repr(str(folder)), note_if_newer(configuration)):
         made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
     expected = made.trained_state()
     state = read_tensors(
@@ -208,7 +208,7 @@ def load_model(
     made.eval()
     # whole numbers are indices, for example, and may point outside
     if not all(tensor.is_floating_point() for tensor in state.values()):
-        with bounded(repr(str(folder)), since_newer(configuration)):
+        with bounded(repr(str(folder)), note_if_newer(configuration)):
             _try(made)
     return made
 

@@ -6,9 +6,8 @@ names. Only prompts of unequal lengths have no counterpart in vet. They are in t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from torch import nn
@@ -69,24 +68,24 @@ NO_EFFECT = (
 PREPROCESSING = dict(
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=224 / 256, interpolation='bilinear'
 )
-RENAMED = [
-    (re.compile(pattern), name)
-    for pattern, name in (  # the name of a tuner's tensor in vet, and in ModelScope
-        (r'(blocks\.\d+\.attn)\.qkv\.A', r'\1.lora.lora_a.weight'),
-        (r'(blocks\.\d+\.attn)\.qkv\.B', r'\1.lora.lora_b.weight'),
-        (r'(blocks\.\d+)\.(?:mlp|ls2)\.down\.(weight|bias)', r'\1.adapter.ln1.\2'),
-        (r'(blocks\.\d+)\.(?:mlp|ls2)\.up\.(weight|bias)', r'\1.adapter.ln2.\2'),
-        (r'(blocks\.\d+\.attn)\.qkv\.(key|value)', r'\1.prefix.prefix_\2'),
-        (r'(blocks\.\d+)\.prompts', r'\1.prompt.prompt_token'),
-        (r'backbone\.a', r'sidetune.alpha'),
-        *(
-            (rf'backbone\.side\.{3 * stage + part}\.(\w+)', rf'sidetune.side.conv{stage + 1}.{part}.\1')
-            for stage in range(4)
-            for part in (0, 1)
-        ),
-        (r'backbone\.side\.14\.(\w+)', r'sidetune.side.fc.\1'),
-    )
-]
+# the name of a tuner's tensor in vet, as a regular expression -> its name in ModelScope
+RENAMED = {
+    r'(blocks\.\d+\.attn)\.qkv\.A': r'\1.lora.lora_a.weight',
+    r'(blocks\.\d+\.attn)\.qkv\.B': r'\1.lora.lora_b.weight',
+    r'(blocks\.\d+)\.(?:mlp|ls2)\.down\.(weight|bias)': r'\1.adapter.ln1.\2',
+    r'(blocks\.\d+)\.(?:mlp|ls2)\.up\.(weight|bias)': r'\1.adapter.ln2.\2',
+    r'(blocks\.\d+\.attn)\.qkv\.(key|value)': r'\1.prefix.prefix_\2',
+    r'(blocks\.\d+)\.prompts': r'\1.prompt.prompt_token',
+    r'backbone\.a': r'sidetune.alpha',
+    r'backbone\.side\.([01])\.(\w+)': r'sidetune.side.conv1.\1.\2',
+    r'backbone\.side\.3\.(\w+)': r'sidetune.side.conv2.0.\1',
+    r'backbone\.side\.4\.(\w+)': r'sidetune.side.conv2.1.\1',
+    r'backbone\.side\.6\.(\w+)': r'sidetune.side.conv3.0.\1',
+    r'backbone\.side\.7\.(\w+)': r'sidetune.side.conv3.1.\1',
+    r'backbone\.side\.9\.(\w+)': r'sidetune.side.conv4.0.\1',
+    r'backbone\.side\.10\.(\w+)': r'sidetune.side.conv4.1.\1',
+    r'backbone\.side\.14\.(\w+)': r'sidetune.side.fc.\1',
+}
 
 
 def is_modelscope(folder: str | Path) -> bool:
@@ -142,7 +141,7 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
     return model.eval()
 
 
-def _classes(given: Any, source: str) -> list[str]:
+def _classes(given: Iterable[object], source: str) -> list[str]:
     for name in given:
         if not isinstance(name, str | int) or len(str(name)) > 1000:
             raise DataError(
@@ -199,7 +198,7 @@ def _refuse_paths(value: object, source: str, key: str = '') -> None:
             raise DataError(f'{source!r} has {value!r} as {key!r}, a path out of its folder, and is refused.')
 
 
-def _known(cfg: Mapping[str, Any], source: str) -> JsonObject:
+def _known(cfg: JsonObject, source: str) -> JsonObject:
     """`cfg`, with a list of lengths by layer. DataError for a setting that vet's backbone does not have."""
     depth = cfg.get('depth', 12)
     if type(depth) is not int or not 0 < depth <= ENTRIES:
@@ -229,7 +228,7 @@ def _known(cfg: Mapping[str, Any], source: str) -> JsonObject:
     return known
 
 
-def _tuners(cfg: Mapping[str, Any]) -> list[Tuner]:
+def _tuners(cfg: JsonObject) -> list[Tuner]:
     prompt = cfg['prompt_length']
     entries = dict(
         lora_length=dict(type='LoRA', rank=cfg['lora_length']),
@@ -258,7 +257,8 @@ def _tensors(model: ImageClassifier) -> dict[str, torch.Tensor]:
     for tuner in model.tuners:
         for name, value in tuner.state().items():
             plain = name.removeprefix('deltas.')
-            name = next(match.expand(new) for pattern, new in RENAMED if (match := pattern.fullmatch(plain)))
+            matches = ((re.fullmatch(pattern, plain), new) for pattern, new in RENAMED.items())
+            name = next(match.expand(new) for match, new in matches if match)
             tensors[name] = (
                 value[None]
                 if value.dim() == 2 and re.search(r'\.(prefix_\w+|prompt_token)$', name)
@@ -269,7 +269,7 @@ def _tensors(model: ImageClassifier) -> dict[str, torch.Tensor]:
     }
 
 
-def _given_tensors(given: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
+def _given_tensors(given: JsonObject, source: str) -> dict[str, torch.Tensor]:
     tensors = {
         f'{part}.{name}': value
         for part in ('backbone_weight', 'head_weight')

@@ -20,6 +20,7 @@ from torch import nn
 from vet.core.backbone import Backbone, FrozenNetwork, Preprocessing
 from vet.core.budget import bounded
 from vet.core.edits import Thaw
+from vet.core.flow import around
 from vet.core.model import ImageClassifier, load_into
 from vet.core.permits import ENTRIES, LARGEST, walk
 from vet.core.reweight import Reweight
@@ -386,7 +387,7 @@ def _tuners(config: Config, network: nn.Module, source: str) -> tuple[list[Tuner
         for path in modules
         if _is_in(config.get('target_modules') or [], path)
         and not _is_in(config.get('exclude_modules') or [], path)
-        and not any(fits_start(rf'(^|.*\.){name}($|\..*)', path) for name in saved)
+        and not _is_saved_whole(path, saved)
     ]
     if not targets:
         raise DataError(
@@ -411,9 +412,14 @@ def _tuners(config: Config, network: nn.Module, source: str) -> tuple[list[Tuner
     whole = [
         path
         for path, module in modules.items()
-        if saved and path.endswith(saved) and any(True for _ in module.parameters())
+        if saved and path.endswith(saved) and len(list(module.parameters()))
     ]
     return tuners + ([build_thaw(config, whole)] if whole else []), targets if name == 'LN_TUNING' else []
+
+
+def _is_saved_whole(path: str, saved: tuple[str, ...]) -> bool:
+    """Whether a name in modules_to_save is the module at `path`, or a module around it."""
+    return any(fits_start(rf'(^|.*\.){name}($|\..*)', path) for name in saved)
 
 
 def _is_in(pattern: str | list[str], path: str) -> bool:
@@ -463,7 +469,7 @@ def _whole_modules(thawed: Tensors, network: nn.Module) -> list[str]:
                 if path
                 else f'{key!r} was trained, which is of no module within the network, and PEFT saves modules.'
             )
-    return [path for path in owners if not any(path.startswith(f'{other}.') for other in owners)]
+    return [path for path in owners if owners.keys().isdisjoint(around(path))]
 
 
 def _refuse_ambiguous(saved: list[str], network: nn.Module) -> None:

@@ -19,7 +19,7 @@ from vet.files import JsonObject
 from vet.patterns import fits
 from vet.registry import TUNERS
 
-Config = Mapping[str, Any]
+Config = JsonObject
 Tensors = dict[str, torch.Tensor]
 Deltas = Mapping[str, Any]  # {module path: delta}
 

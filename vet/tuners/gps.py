@@ -105,7 +105,8 @@ class GPS(Tuner):
                 'nothing to compare; set train.dataloader.batch_size_per_gpu to 2 or more.'
             )
         for edit, total in zip(edits, sums):
-            edit.delta.index.copy_(largest(edit.output_first(total), edit.delta.index.shape[1]))
+            index = edit.delta.get_buffer('index')
+            index.copy_(largest(edit.output_first(total), index.shape[1]))
 
 
 class Connections(Delta):

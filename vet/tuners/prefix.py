@@ -56,20 +56,18 @@ class Prefix(Tuner):
             or not isinstance(fused, nn.Linear)
             or fused.out_features != 3 * fused.in_features
         ):
-            raise refuse(
-                self,
-                site,
-                'plain attention over all tokens, with a fused qkv layer'
-                + (f' and free of {tie!r}' if tie else ' and unnormed keys' if normed else ''),
-            )
-        before: list[Any] = hooks_before(site.module)
-        if any(isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens) for hook in before):
-            raise refuse(self, site, 'an attention without another prefix (the other prefix may be longer)')
-        (projection,) = (
-            other
-            for other in self.backbone.sites.find([f'{name}.qkv' for name in site.found])
-            if other.name == f'{site.name}.qkv'
-        )
+            needs = 'plain attention over all tokens, with a fused qkv layer'
+            if tie:
+                needs += f' and free of {tie!r}'
+            elif normed:
+                needs += ' and unnormed keys'
+            raise refuse(self, site, needs)
+        for hook in hooks_before(site.module):
+            if isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens):
+                needs = 'an attention without another prefix (the other prefix may be longer)'
+                raise refuse(self, site, needs)
+        projections = self.backbone.sites.find([f'{name}.qkv' for name in site.found])
+        [projection] = (other for other in projections if other.name == f'{site.name}.qkv')
         parts = self.rows_of_parts(projection)
         if set(parts) != set('qkv'):
             raise refuse(self, site, 'an attention whose qkv rows each make a query, a key or a value')

@@ -24,8 +24,9 @@ class SCT(Tuner):
     """y_S + s (W y_S + b) in place of y_S, the K salient channels S of a block's output. W is (K, K).
 
     `prepare` chooses S on the frozen network, and S is saved. Before `prepare`, S is the first K channels.
-    The importance of a channel is the mean, over the classes, of the L2 norm of the channel's values over all
-    patch tokens of the training images of the class. S has the K channels of the largest importance.
+    For each class, a channel has a norm: the L2 norm of its values, over all patch tokens of the class's
+    training images. The importance of a channel is the mean of these norms over the classes. S has the K
+    channels of the largest importance.
     images: from how many training images S is chosen. vet takes the images as they are augmented. The paper
         takes all images, not augmented; VTAB-1k has 1000.
     scale: s, which the paper chooses for each task.

@@ -44,7 +44,7 @@ def entered(monkeypatch):
         ('recompute', 'blocks_recomputed'),
     ):
         monkeypatch.setattr(door, function, recorded(name, getattr(door, function)))
-    monkeypatch.setattr(ImageClassifier, 'lean', recorded('lean', ImageClassifier.lean))
+    monkeypatch.setattr(ImageClassifier, 'features_only', recorded('lean', ImageClassifier.features_only))
     monkeypatch.setattr(door, 'is_faster_by_products', lambda device: True)
     return names
 

@@ -62,9 +62,8 @@ def test_a_row_is_rounded_by_its_own_scale():
     assert values.dtype == FORMAT and scales.shape == (5, 1) and scales.dtype == torch.float32
     assert values[[0, 1, 4]].float().abs().amax(1).tolist() == [448, 448, 448] and not values[2].float().any()
     again = values.float() * scales
-    assert (
-        (again - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 * 2**-10 + 1e-38
-    ).all()  # 3 bits, then the smallest step
+    # 3 bits, then the smallest step
+    assert ((again - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) / 448 * 2**-10 + 1e-38).all()
     assert (again - x).abs().sum() > 0
 
 

@@ -270,9 +270,8 @@ def test_test_images_are_read_before_step_0_and_after_the_last_step_alone(tmp_pa
     expected = trainer.evaluate('test')
     trainer.model.tuners[0].detach()
     read.clear()
-    assert trainer.evaluate('test') == expected and set(read) == {
-        8
-    }  # after training, of the model as it then stands
+    # after training, of the model as it then stands
+    assert trainer.evaluate('test') == expected and set(read) == {8}
 
 
 def test_images_of_two_sizes_are_refused(tmp_path, cache):

@@ -104,9 +104,8 @@ def test_a_run_learns_what_it_learns_without(tmp_path, jpegs, cache, monkeypatch
     assert not files(cache)
     assert ended(folder_run(tmp_path / 'kept', jpegs, **CACHED | options)) == expected
     assert len(files(cache)) == (3 if 'evaluation.select' in options else 2)
-    decode = (
-        decoding._decode
-    )  # nothing is decoded again, but the first image, by which the transforms are tried
+    # nothing is decoded again, but the first image, by which the transforms are tried
+    decode = decoding._decode
     monkeypatch.setattr(
         decoding,
         '_decode',

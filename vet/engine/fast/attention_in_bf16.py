@@ -3,13 +3,14 @@
 The products are faster than torch's kernel, and as near to float32. Entered by door.py.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from vet.core.autograd import AutogradContext
 from vet.torch_private import float32_products_in_bf16, multiplies_bf16_tiles, softmax_gradient
 
 
@@ -25,27 +26,25 @@ class AttentionByProducts(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, function: Any, types: object, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         kwargs = kwargs or {}
-        if function is F.scaled_dot_product_attention and _is_plain(*args, **kwargs):
+        if function is F.scaled_dot_product_attention and len(args) == 3 and _is_plain(*args, **kwargs):
             return Attention.apply(*(each.to(torch.bfloat16) for each in args))
         return function(*args, **kwargs)
 
 
 def _is_plain(
-    q: Any = None, k: Any = None, v: Any = None, /, *others: Any, dropout_p: float = 0.0, **options: object
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: float = 0.0, **options: object
 ) -> bool:
     return (
         torch.is_grad_enabled()
         and torch.is_autocast_enabled('cpu')
         and torch.get_autocast_dtype('cpu') == torch.bfloat16
-        and v is not None
         and q.device.type == 'cpu'
         and q.dtype != torch.float64  # autocast does not change float64
         and q.ndim == 4
         and q.shape[:2] == k.shape[:2] == v.shape[:2]
-        and not others
         and not dropout_p
         and all(value is None or value is False for value in options.values())
     )
@@ -58,13 +57,13 @@ class Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: AutogradContext, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(q, k, v)
         return F.scaled_dot_product_attention(q, k, v)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def backward(ctx: AutogradContext, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q, k, v, dy = (each.float() for each in (*ctx.saved_tensors, gradients[0]))
         scale = q.shape[-1] ** -0.5
         with float32_products_in_bf16():

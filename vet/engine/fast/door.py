@@ -9,7 +9,7 @@ file of the folder.
 | 2 | frozen linear layers multiply in float8 | fp8.py | `train.precision='fp8'` | for the training |
 | 3 | frozen weights are stored in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
 | 4 | frozen norms keep their input in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
-| 5 | blocks leave out work that nobody reads | core/model.py: `lean` | `train.lean` | in each step |
+| 5 | blocks leave out work that nobody reads | core/model.py: `features_only` | `train.lean` | in each step |
 | 6 | attention by products of bf16 | attention_in_bf16.py | `train.lean`, bf16, CPU | in each step |
 | 7 | blocks are computed again | recompute.py | `train.gradient_checkpointing` | in each step |
 
@@ -24,12 +24,12 @@ Why this order:
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from vet.config import Train
+from vet.core.multitask import Classifier
 from vet.engine.device import precision_of
 from vet.engine.fast.attention_in_bf16 import AttentionByProducts, is_faster_by_products
 from vet.engine.fast.fp8 import products_in_fp8, refuse_without_fp8
@@ -42,13 +42,12 @@ __all__ = ['Tricks', 'freed_memory_kept', 'refuse_without_fp8']
 
 
 class Tricks:
-    """The tricks of one training of `model` (an ImageClassifier or a MultiTaskClassifier), as `train` asks
-    for them.
+    """The tricks of one training of `model`, as `train` asks for them.
 
     UserError if a setting does not fit the network or another setting.
     """
 
-    def __init__(self, model: Any, train: Train, accelerator: Accelerator):
+    def __init__(self, model: Classifier, train: Train, accelerator: Accelerator):
         self._model, self._train = model, train
         self._is_bf16 = precision_of(accelerator) == 'bf16'
         self._by_products = (
@@ -80,7 +79,7 @@ class Tricks:
         with ExitStack() as tricks:
             if self._train.lean:
                 for part in self._model.tasks.values():
-                    tricks.enter_context(part.lean())
+                    tricks.enter_context(part.features_only())
             if self._by_products:
                 tricks.enter_context(AttentionByProducts())
             if self._train.gradient_checkpointing:

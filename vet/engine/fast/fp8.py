@@ -8,7 +8,7 @@ CPU gives the same numbers, slowly. Entered by door.py.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import ScalingType
 
+from vet.core.autograd import AutogradContext
+from vet.core.multitask import Classifier
 from vet.core.reweight import class_forward_replaced
-from vet.engine.fast.frozen_in_bf16 import storable
+from vet.engine.fast.frozen_in_bf16 import frozen_weights
 from vet.errors import UserError
 
 FORMAT = torch.float8_e4m3fn
@@ -39,21 +41,19 @@ def refuse_without_fp8(device: torch.device) -> None:
 
 
 @contextmanager
-def products_in_fp8(model: Any) -> Iterator[None]:
+def products_in_fp8(model: Classifier) -> Iterator[None]:
     """Within this context, frozen linear layers of a model's backbone multiply in float8 while they train.
 
     A layer takes part if no tuner's update reads its weight, and if its sides are multiples of 16. UserError
     if there is no such layer. In eval mode, and after this context, all layers compute as before.
     """
-    frozen = set(storable(model))
-    layers = [
-        module
-        for part in model.tasks.values()
-        for module in part.backbone.network.modules()
-        if type(module) is nn.Linear
-        and frozen.issuperset(module.parameters())
-        and not any(size % MULTIPLE for size in module.weight.shape)
-    ]
+    frozen = set(frozen_weights(model))
+    layers = []
+    for part in model.tasks.values():
+        for module in part.backbone.network.modules():
+            if type(module) is nn.Linear and frozen.issuperset(module.parameters()):
+                if module.in_features % MULTIPLE == module.out_features % MULTIPLE == 0:
+                    layers.append(module)
     if not layers:
         raise UserError(
             'train.precision is "fp8", but no linear layer of the backbone is frozen, read by no tuner, and '
@@ -80,11 +80,15 @@ def rounded(x_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (x_NC / scale_N1).to(FORMAT, memory_format=torch.contiguous_format), scale_N1
 
 
-def _multiplied(module: nn.Linear, *args: Any) -> torch.Tensor:
+def _multiplied(module: nn.Linear, *args: torch.Tensor) -> torch.Tensor:
     *weights, x = args
     if not module.training or not torch.is_autocast_enabled(x.device.type):
         return nn.Linear.forward(module, x)
     return Product.apply(x.flatten(0, -2), *weights, module.bias).view(*x.shape[:-1], module.out_features)
+
+
+class _SavedWithType(AutogradContext, Protocol):
+    dtype: torch.dtype
 
 
 class Product(torch.autograd.Function):
@@ -96,7 +100,7 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _SavedWithType,
         x: torch.Tensor,
         W: torch.Tensor,
         scale: torch.Tensor,
@@ -110,7 +114,7 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: _SavedWithType, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         WT, scale_T = ctx.saved_tensors
         return _product(*rounded(gradients[0]), WT, scale_T).to(ctx.dtype), *[None] * 5
 

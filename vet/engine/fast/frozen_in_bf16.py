@@ -7,14 +7,16 @@ Entered by door.py. fp8.py asks this file which weights are frozen.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import torch
 from timm.layers import LayerNorm
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from vet.core.autograd import AutogradContext
 from vet.core.delta import declared
+from vet.core.multitask import Classifier
 from vet.core.reweight import Reweight, all_split, forward_replaced, parameter_or_none
 from vet.torch_private import is_recorded, layer_norm, layer_norm_gradient
 
@@ -24,7 +26,7 @@ CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
-def weights_stored_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
+def weights_stored_in(dtype: torch.dtype, model: Classifier) -> Iterator[None]:
     """Within this context, weights and biases of linear layers and convolutions of a model's backbone are of
     `dtype`.
 
@@ -33,7 +35,7 @@ def weights_stored_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
     Such weights need no cast in every step, which the backward pass would keep. Autocast would make the same
     tensors, so all results are the same, bit for bit.
     """
-    exact_weights = {parameter: parameter.data for parameter in storable(model)}
+    exact_weights = {parameter: parameter.data for parameter in frozen_weights(model)}
     for parameter, exact in exact_weights.items():
         parameter.data = exact.to(dtype)
         # the CPU holds the exact weights, so that a GPU's memory is free
@@ -46,7 +48,7 @@ def weights_stored_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def norm_inputs_kept_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
+def norm_inputs_kept_in(dtype: torch.dtype, model: Classifier) -> Iterator[None]:
     """Within this context, a frozen LayerNorm of the last axes keeps its float32 input for the backward pass
     in `dtype`.
 
@@ -54,24 +56,25 @@ def norm_inputs_kept_in(dtype: torch.dtype, model: Any) -> Iterator[None]:
     on.
     """
     trained = {*model.trainable().values()}  # with the parameters that a later stage trains
-    norms: list[Any] = [
-        module
-        for part in model.tasks.values()
-        for module in part.backbone.network.modules()
-        if type(module) in NORMS
-        and 'forward' not in module.__dict__
-        and not any(parameter.requires_grad or parameter in trained for parameter in module.parameters())
-    ]
     with ExitStack() as stack:
-        for norm in norms:
-            stack.enter_context(forward_replaced(norm, partial(_normed, norm, dtype)))
+        for part in model.tasks.values():
+            for module in part.backbone.network.modules():
+                if type(module) not in NORMS or 'forward' in module.__dict__:
+                    continue
+                assert isinstance(module, nn.LayerNorm)  # timm's class derives from torch's
+                if not any(p.requires_grad or p in trained for p in module.parameters()):
+                    stack.enter_context(forward_replaced(module, partial(_normed, module, dtype)))
         yield
 
 
-def _normed(norm: nn.Module, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
+def _normed(norm: nn.LayerNorm, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
     if is_recorded() or x.dtype != torch.float32:  # a compiler itself chooses the tensors that it keeps
         return type(norm).forward(norm, x)
     return Norm.apply(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, dtype)
+
+
+class _SavedWithShape(AutogradContext, Protocol):
+    shape: tuple[int, ...]
 
 
 class Norm(torch.autograd.Function):
@@ -79,7 +82,7 @@ class Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _SavedWithShape,
         x: torch.Tensor,
         shape: tuple[int, ...],
         weight: torch.Tensor | None,
@@ -94,17 +97,17 @@ class Norm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # the kept copy of x has no history
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: _SavedWithShape, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, mean, rstd, weight, bias = ctx.saved_tensors
         dx = layer_norm_gradient(gradients[0], x.float(), ctx.shape, mean, rstd, weight, bias)
         return dx, *[None] * 5
 
 
-def storable(model: Any) -> list[nn.Parameter]:
+def frozen_weights(model: Classifier) -> list[nn.Parameter]:
     """The weights and biases for `weights_stored_in`: frozen in every stage, and read by no tuner's
     update.
     """
-    left: set[Any] = {*model.trainable().values()}
+    left: set[torch.Tensor | None] = {*model.trainable().values()}
     for edit in (edit for part in model.tasks.values() for edit in part.edits if isinstance(edit, Reweight)):
         if declared(edit.delta).reads_weight or not all_split(edit.host):
             left |= {

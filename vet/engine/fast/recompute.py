@@ -15,12 +15,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vet.core.edits import statistics
+from vet.core.multitask import Classifier
 from vet.core.reweight import forward_replaced
 from vet.errors import UserError
 
 
 @contextmanager
-def blocks_recomputed(model: Any) -> Iterator[None]:
+def blocks_recomputed(model: Classifier) -> Iterator[None]:
     """Within this context, a model keeps for the backward pass only the tensors between its blocks.
 
     UserError for a network in which no blocks are known.

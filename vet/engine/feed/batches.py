@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from vet.datasets.base import ImageData, gray_range_of, item_name, item_of, told
+from vet.datasets.base import ImageData, errors_named, gray_range_of, item_name, item_of
 from vet.datasets.image import Range, open_image
 from vet.errors import UserError
 from vet.seeding import mix, seeded
@@ -129,7 +129,7 @@ class Seeded(Dataset):
         try:
             image, label = item_of(self.dataset, index, task)
             with (
-                told(lambda: item_name(self.dataset, index), ADVICE),
+                errors_named(lambda: item_name(self.dataset, index), ADVICE),
                 seeded(self.seed, 'image', epoch, index),
             ):
                 return (
@@ -194,6 +194,12 @@ def read(
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def in_order(indices: Sequence[int], size: int) -> Sequence[list[tuple[int, int, int]]]:
+    """Batches of `size` images, one after another, as (epoch 0, image index, weight 1)."""
+    keys = [(0, index, 1) for index in indices]
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

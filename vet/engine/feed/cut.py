@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +39,7 @@ class _Call:
 
     began: int
     ended: int = 0
-    output: Any = None
+    output: object = None
     times: int = 1
 
 
@@ -54,7 +53,7 @@ class Cut:
     network: nn.Module
     name: str  # of the place
     place: nn.Module
-    skipped: dict[nn.Module, Any]
+    skipped: dict[nn.Module, object]
     image_shape: torch.Size
     needs_images: bool  # whether an edit after the network needs the images, such as a side network
     shape: torch.Size = field(init=False)  # of the kept tensor, per image
@@ -65,15 +64,14 @@ class Cut:
     def reach(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> the tensor at the cut (B, …). The rest of the network does not run."""
 
-        def stop(module: nn.Module, args: tuple, output: Any = None) -> None:
+        def stop(module: nn.Module, args: tuple, output: object = None) -> None:
             raise _Reached(args[0] if output is None else output)
 
-        hooked: Any = (
-            self.network.register_forward_hook
-            if self.place is self.network
-            else self.place.register_forward_pre_hook
-        )
-        with hooked(stop, prepend=True):
+        if self.place is self.network:
+            hook = self.network.register_forward_hook(stop, prepend=True)
+        else:
+            hook = self.place.register_forward_pre_hook(stop, prepend=True)
+        with hook:
             try:
                 self.network(images)
             except _Reached as reached:
@@ -191,14 +189,13 @@ def _edited(model: ImageClassifier) -> list[str]:
     A change of the network's output does not count.
     """
     trained = {id(parameter) for parameter in model.trainable().values()}
-    return [
-        name
-        for name, module in model.backbone.network.named_modules()
-        if hooks_before(module)
-        or (name and hooks_after(module))
-        or reweights_of(module)
-        or any(id(parameter) in trained for parameter in module.parameters(recurse=False))
-    ]
+    edited = []
+    for name, module in model.backbone.network.named_modules():
+        own = {id(parameter) for parameter in module.parameters(recurse=False)}
+        is_hooked = hooks_before(module) or (name and hooks_after(module))
+        if is_hooked or reweights_of(module) or own & trained:
+            edited.append(name)
+    return edited
 
 
 def _trace(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, dict[nn.Module, _Call]]:
@@ -232,9 +229,10 @@ def _caller(modules: dict[str, nn.Module], name: str, calls: dict[nn.Module, _Ca
     return calls[modules[name]]
 
 
-def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, Any]:
+def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, object]:
     """The outermost modules whose only call ended before a moment, and their outputs."""
-    outputs, end = {}, 0
+    outputs: dict[nn.Module, object] = {}
+    end = 0
     for module, call in sorted(calls.items(), key=lambda item: item[1].began):
         if call.times == 1 and end < call.began and call.ended < moment:
             outputs[module], end = call.output, call.ended

@@ -22,7 +22,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from vet.config import Settings
-from vet.engine.feed.batches import Batch, Order, Transforms, load, opened
+from vet.engine.feed.batches import Batch, Order, Transforms, in_order, load, opened
 from vet.engine.feed.features import FeatureCache, Features
 from vet.engine.feed.image_cache import ImageCache
 from vet.engine.feed.on_device import load_on_device
@@ -34,6 +34,7 @@ __all__ = [
     'Feed',
     'Order',
     'Transforms',
+    'in_order',
     'load',
     'opened',
     'refuse_two_normalisations',

@@ -36,7 +36,7 @@ from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.datasets.base import gray_range_of, objective_of
 from vet.engine.device import precision_of
-from vet.engine.feed.batches import Batch, Keys, Transforms, opened, placed, read
+from vet.engine.feed.batches import Batch, Keys, Transforms, in_order, opened, placed, read
 from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.engine.feed.cut import Cut, NoCutError, Resumed, find_cut
 from vet.errors import UserError
@@ -202,15 +202,12 @@ def cached_features(
         cut = find_cut(model, first.shape)
         if train:
             model.backbone.train()  # in eval mode, nn.MultiheadAttention takes other kernels
-            mode.enter_context(model.lean() if train.lean else nullcontext())
+            mode.enter_context(model.features_only() if train.lean else nullcontext())
         before = _random_state(device)
         cut.look(first[None].to(device))
         if _random_state(device) != before:
             raise NoCutError('the network draws at random, such as for dropout, before the first edit')
-        keys = [
-            [(0, i, 1) for i in range(start, min(start + size, len(dataset)))]
-            for start in range(0, len(dataset), size)
-        ]
+        keys = in_order(range(len(dataset)), size)
         made = hashlib.sha256(
             repr(
                 (

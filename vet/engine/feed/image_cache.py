@@ -35,7 +35,7 @@ from vet.datasets.base import ImageData, ImageDataset, objective_of
 from vet.datasets.hold_out import Part
 from vet.datasets.multitask import MultiTask
 from vet.datasets.torchvision import TorchvisionDataset
-from vet.engine.feed.batches import Transforms, read
+from vet.engine.feed.batches import Transforms, in_order, read
 from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, make_once
 from vet.errors import DataError, UserError
 from vet.log import say, warn
@@ -205,7 +205,7 @@ def _fill(temporary: Path, dataset: ImageData, still: list[Callable], workers: i
     """
     count, done = len(dataset), 0
     table_N3 = np.zeros((count, 3), '<i8')
-    keys = [[(0, i, 1) for i in range(start, min(start + CHUNK, count))] for start in range(0, count, CHUNK)]
+    keys = in_order(range(count), CHUNK)
     say(f'{count:,} images are decoded into {path}')
     with open(temporary, 'wb') as file:
         file.seek(table_N3.nbytes)

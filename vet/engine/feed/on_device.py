@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vet.datasets.base import ImageData, item_name, told
+from vet.datasets.base import ImageData, errors_named, item_name
 from vet.engine.feed.batches import ADVICE, Batch, Keys, Transforms, placed, read, stacked
 from vet.engine.feed.image_cache import CachedImages
 from vet.seeding import draws_apart, seed_everything
@@ -45,7 +45,7 @@ def load_on_device(
         seen = []
         with draws_apart(device):
             for image, (epoch, index, _) in zip(images, listed):
-                with told(partial(item_name, dataset, index), ADVICE):
+                with errors_named(partial(item_name, dataset, index), ADVICE):
                     seed_everything(seed, 'image', epoch, index)
                     seen.append(transform(image))
         yield placed(stacked(seen, labels, weights, task), normalise, device)

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from vet.core.modes import in_eval
-from vet.datasets.base import gray_range_of, item_name, item_of, told
+from vet.datasets.base import errors_named, gray_range_of, item_name, item_of
 from vet.engine.feed.batches import ADVICE, Transforms, opened
 from vet.errors import UserError
 from vet.seeding import seeded
@@ -41,7 +41,7 @@ def refuse_unfit_views(
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         classifier = model.for_task(task)
         given, _ = item_of(part, 0)
-        with seeded('view'), told(partial(item_name, part, 0), ADVICE):
+        with seeded('view'), errors_named(partial(item_name, part, 0), ADVICE):
             image = views[task](opened(given, gray_range_of(part)))
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(

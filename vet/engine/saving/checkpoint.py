@@ -136,7 +136,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(checkpoints, key=lambda path: int(path.name.partition('-')[2]))
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, torch.Tensor]:
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str]
+) -> dict[str, torch.Tensor]:
     """The optimizer's tensors and numbers, by 'parameter:entry'."""
     return {
         f'{names[parameter]}:{entry}': value

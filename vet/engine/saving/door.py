@@ -14,7 +14,7 @@ No module outside this folder imports another file of the folder.
 from vet.engine.saving.checkpoint import Progress, load_optimizer_state, optimizer_state
 from vet.engine.saving.identity import identity_of
 from vet.engine.saving.log import Log, draw_curves, peak_memory_mb, read_log
-from vet.engine.saving.rehearsal import rehearse_the_end
+from vet.engine.saving.rehearsal import try_saving
 from vet.engine.saving.work_folder import WorkFolder
 
 __all__ = [
@@ -27,5 +27,5 @@ __all__ = [
     'optimizer_state',
     'peak_memory_mb',
     'read_log',
-    'rehearse_the_end',
+    'try_saving',
 ]

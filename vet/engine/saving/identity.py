@@ -94,10 +94,11 @@ def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
 def _of_dataset(dataset: ImageData) -> JsonObject:
     if hasattr(dataset, 'tasks'):
         parts = {task: _of_dataset(part) for task, part in dataset.tasks.items()}
-        return dict(
-            images=sum(part['images'] for part in parts.values()),
-            **{key: {task: part[key] for task, part in parts.items()} for key in DATA if key != 'images'},
-        )
+        found: JsonObject = dict(images=sum(part['images'] for part in parts.values()))
+        for key in DATA:
+            if key != 'images':
+                found[key] = {task: part[key] for task, part in parts.items()}
+        return found
     labels = known_targets(dataset) or []
     sources = sources_of(dataset)
     paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]

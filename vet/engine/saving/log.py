@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -68,7 +67,8 @@ class Log:
 
 def read_log(folder: Path) -> list[JsonObject]:
     """The records of a run, in order. DataError for a damaged line."""
-    path, records = folder / LOG, list[dict[str, Any]]()
+    path = folder / LOG
+    records: list[JsonObject] = []
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
         try:
             record = json.loads(line)

@@ -4,15 +4,18 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from vet.config import Settings
+from vet.core.multitask import Classifier
 from vet.errors import UserError
 from vet.files import JsonObject
 
 
-def rehearse_the_end(
-    model: Any, settings: Settings, folder: Path, save_output: Callable[[object, Path, JsonObject], None]
+def try_saving(
+    model: Classifier,
+    settings: Settings,
+    folder: Path,
+    save_output: Callable[[Classifier, Path, JsonObject], None],
 ) -> None:
     """Saves the untrained model in a folder that is removed again.
 

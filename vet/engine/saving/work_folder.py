@@ -137,7 +137,7 @@ class WorkFolder:
         if self._lock:
             self._lock.release()
 
-    def way_on(self) -> str:
+    def how_to_continue(self) -> str:
         """A text: what was saved, and how to continue from there."""
         checkpoints = list_checkpoints(self.checkpoints)
         if not checkpoints:

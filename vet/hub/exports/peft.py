@@ -24,7 +24,7 @@ class Peft(Format):
     def read(self, path: Path, model: ImageClassifier) -> Network:
         from peft import PeftModel
 
-        for tuner in reversed(model.tuners):
+        for tuner in reversed(list(model.tuners)):
             tuner.detach()
         network: Any = model.backbone.network
         if model.head.state_dict():

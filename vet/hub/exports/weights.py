@@ -4,7 +4,6 @@ The trained updates are merged into the network's tensors, which keep their name
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -59,7 +58,7 @@ class _Library(BackboneWeights):
         """Makes the network with the library's own function."""
         raise NotImplementedError(f'{type(self).__name__} must write make(identity, options)')
 
-    def network(self, model: ImageClassifier, **options: Any) -> nn.Module:
+    def network(self, model: ImageClassifier, **options: object) -> nn.Module:
         """The library's network for the backbone's name and arguments, with the model's number of classes."""
         identity = model.backbone.origin
         if identity['type'] != self.source:

@@ -1,8 +1,8 @@
 """Tensors that modules compute in a forward and keep, such as LeViT's attention biases in eval mode.
 
 A module computes such a tensor from parameters. When the parameters change, the kept tensor is wrong.
-`kept_noted` watches one forward: each module that the forward changes notes its earlier state. `forget_kept`
-restores that state, so that the module computes the tensor again.
+`caches_recorded` watches one forward: each module that the forward changes notes its earlier state.
+`clear_caches` restores that state, so that the module computes the tensor again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ OWN = {*vars(nn.Module()), BEFORE, FILLED, 'forward', '_reweighted'}
 
 
 @contextmanager
-def kept_noted(network: nn.Module) -> Iterator[None]:
+def caches_recorded(network: nn.Module) -> Iterator[None]:
     """Run a forward within.
 
     Afterwards each module has its earlier state, and notes what the forward changed.
@@ -43,7 +43,7 @@ def kept_noted(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def kept_dropped(modules: Iterable[nn.Module]) -> Iterator[None]:
+def caches_discarded(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Run a forward within.
 
     Afterwards each module has its earlier state, except the numbers in its buffers.
@@ -80,14 +80,14 @@ def _count_hooks(modules: Iterable[nn.Module]) -> int:
     return sum(len(hooks_before(module)) + len(hooks_after(module)) for module in modules)
 
 
-def forget_kept(modules: Iterable[nn.Module]) -> None:
+def clear_caches(modules: Iterable[nn.Module]) -> None:
     """Makes the modules forget the tensors that they computed from their parameters. Takes little time."""
     for module in modules:
         for name, was in module.__dict__.get(BEFORE, {}).items():
             _put_back(module, name, was)
 
 
-def filled_buffers(network: nn.Module) -> Iterator[torch.Tensor]:
+def written_buffers(network: nn.Module) -> Iterator[torch.Tensor]:
     """The buffers into which a forward of the network writes. Two networks must not share them."""
     for module in network.modules():
         names = module.__dict__.get(FILLED, ())
