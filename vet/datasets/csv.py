@@ -132,7 +132,7 @@ class CSV(ImageDataset):
         names_of = {row['label']: _parts(row['label'], separator) for row in rows}
         singles = sorted(set().union(*names_of.values()))
         names, label = _numbering(singles, None if classes is None else class_list(classes), path)
-        sets = {text: frozenset(label[name] for name in parts) for text, parts in names_of.items()}
+        sets = {text: frozenset(map(label.__getitem__, parts)) for text, parts in names_of.items()}
         super().__init__(names, _samples(path, split, rows, sets), dict(type='MultiLabel'))
 
     def _read_numbers(

@@ -51,5 +51,5 @@ def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[
     _, picked = next(splitter.split(shared, groups[shared]))
     held = np.sort(shared[picked])
     kept = np.setdiff1d(np.arange(len(targets)), held)
-    train, val = (Part(dataset, part, [targets[i] for i in part]) for part in (kept.tolist(), held.tolist()))
-    return train, val
+    kept_targets, held_targets = [targets[i] for i in kept], [targets[i] for i in held]
+    return Part(dataset, kept.tolist(), kept_targets), Part(dataset, held.tolist(), held_targets)

@@ -63,8 +63,11 @@ def measure(
         return by_task[None]
     first, *others = by_task.values()
     # a metric that gives numbers by class may have other names in other tasks
-    common = [name for name in first if all(name in results for results in others)]
-    means = {name: sum(results[name] for results in by_task.values()) / len(by_task) for name in common}
+    common = set(first).intersection(*others)
+    means = {}
+    for name in first:
+        if name in common:
+            means[name] = sum(results[name] for results in by_task.values()) / len(by_task)
     return means | {
         f'{task}/{name}': value for task, results in by_task.items() for name, value in results.items()
     }

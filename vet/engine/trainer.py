@@ -101,13 +101,11 @@ class Trainer:
         unused = len(model.tasks) > 1 or any(tuner.no_gradient for tuner in model.tuners)
         self.accelerator = make_accelerator(device, settings.train.precision, some_unused=unused)
         self.model = model.to(self.accelerator.device)
-        self._augment, self._view = (
-            {
-                task: build_transform(transform, **vars(part.backbone.preprocessing))
-                for task, part in model.tasks.items()
-            }
-            for transform in (settings.train.transform, settings.evaluation.transform)
-        )
+        self._augment, self._view = {}, {}
+        for task, part in model.tasks.items():
+            needs = vars(part.backbone.preprocessing)
+            self._augment[task] = build_transform(settings.train.transform, **needs)
+            self._view[task] = build_transform(settings.evaluation.transform, **needs)
         for dataset in data.values():
             if dataset is not None:
                 set_gray_range(

@@ -46,10 +46,10 @@ class SingleLabel(Objective):
 
     def answers(self, outputs: torch.Tensor, topk: int | None, usual: int) -> list[Answer]:
         best = outputs.float().softmax(1).topk(min(usual if topk is None else topk, len(self.names)))
-        return [
-            dict(scores=scores, labels=[self.names[i] for i in indices])
-            for scores, indices in zip(best.values.tolist(), best.indices.tolist())
-        ]
+        found: list[Answer] = []
+        for scores, indices in zip(best.values.tolist(), best.indices.tolist()):
+            found.append(dict(scores=scores, labels=[self.names[i] for i in indices]))
+        return found
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         classes = len(self.names)

@@ -107,7 +107,10 @@ def _of_dataset(dataset: ImageData) -> JsonObject:
     above = os.path.commonpath(map(os.path.dirname, files)) if files else ''
     names = [os.path.relpath(path, above) for path in files]
     memory = [_in_memory(source) for source in sources]
-    contents = _contents(files) if files else _digest(memory if any(memory) else _items(dataset))
+    if files:
+        contents = _contents(files)
+    else:
+        contents = _digest(memory if any(memory) else _items(dataset))
     return dict(images=len(dataset), labels=_digest(labels), names=_digest(names), contents=contents)
 
 
