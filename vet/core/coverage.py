@@ -6,7 +6,7 @@ network.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +17,6 @@ from vet.core.inner import attentions
 from vet.core.norms import is_norm
 from vet.core.reweight import Reweight
 from vet.core.site import AT, OR, SiteMap
-
-if TYPE_CHECKING:
-    from vet.core.tuner import Tuner
 
 LOW = 0.5  # a role that reaches a smaller share is told
 BEHIND = 0.25  # where the last blocks train, a larger share of the weights behind them is told
@@ -121,7 +118,7 @@ def stand_ins(sites: SiteMap, at: str | Sequence[str]) -> Iterator[str]:
             yield f'{taken!r}, because {sites.family} has no {first!r}'
 
 
-def report(tuners: Iterable['Tuner']) -> tuple[list[str], list[str]]:
+def report(tuners: Iterable[Any]) -> tuple[list[str], list[str]]:
     """For tuners that are attached: lines that tell what each reaches, and sentences about what they miss.
 
     Tuners of several tasks that reach the same have one line.
@@ -132,7 +129,7 @@ def report(tuners: Iterable['Tuner']) -> tuple[list[str], list[str]]:
     return list(lines), list(missed)
 
 
-def _acts(tuner: 'Tuner') -> str:
+def _acts(tuner: Any) -> str:
     places = ' and '.join(tuner.stand_ins())
     return f'{type(tuner).__name__} acts at {places}, and' if places else type(tuner).__name__
 
