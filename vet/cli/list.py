@@ -127,11 +127,9 @@ def _roles(name: str | None) -> dict[str, str]:
         raise UserError('roles are those of a backbone; say which one, as in `vet list roles NAME`.')
     with imports():
         import timm
-    source = (
-        dict(type=name)
-        if name in BACKBONES.names()
-        else dict(type='timm' if timm.is_model(name) else 'torchvision', name=name)
-    )
+    source = dict(type='timm' if timm.is_model(name) else 'torchvision', name=name)
+    if name in BACKBONES.names():
+        source = dict(type=name)
     from vet.core.coverage import stand_ins
 
     backbone: Backbone = BACKBONES.build(dict(source, pretrained=False))
