@@ -170,6 +170,8 @@ def test_another_hash_is_told_with_the_size_and_nothing_is_unpacked(tmp_path, we
         fetch(Download(f'{address}/list.mat', f'md5:{hashlib.md5(b"12").hexdigest()}'), tmp_path).read_bytes()
         == b'12'
     )
+    new = tmp_path / 'new' / 'folder'
+    assert fetch(Download(f'{address}/a.tar', f'sha256:{right}'), new) == new / 'a.tar'
 
 
 def test_every_download_has_https_and_a_hash():

@@ -69,6 +69,8 @@ def test_targets_that_contradict_the_items():
     data = Own()
     data.targets = [0, 0, 1, 1]
     assert [item_of(data, index)[1] for index in range(4)] == data.targets
+    data.targets = [0, 0]  # fewer than items: another check refuses these before a run
+    assert [item_of(data, index)[1] for index in range(4)] == [0, 0, 1, 1]
     data.targets = np.array([0, 1, 1, 1])
     with pytest.raises(UserError, match='image 1 of Own has the label 0, but the `targets` .* say 1'):
         item_of(data, 1)

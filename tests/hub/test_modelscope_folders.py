@@ -384,10 +384,7 @@ def test_a_file_cut_short(tmp_path):
             lambda file: file['backbone_cfg'].update(num_classes=1000),
             r"has 1000 as backbone_cfg\['num_classes'\]; allowed: 0",
         ),
-        (
-            lambda file: file['backbone_cfg'].update(fc_norm=True),
-            r"has True as backbone_cfg\['fc_norm'\]",
-        ),
+        (lambda file: file['backbone_cfg'].update(fc_norm=True), r"has True as backbone_cfg\['fc_norm'\]"),
         (
             lambda file: file['backbone_cfg'].update(global_pool='avg'),
             r"has 'avg' as backbone_cfg\['global_pool'\]",
