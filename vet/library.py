@@ -25,7 +25,7 @@ from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder
-from vet.hub.network_folder import load_tensors, require_same, save_network
+from vet.hub.network_folder import described_network, load_tensors, require_same, save_network
 from vet.registry import TUNERS
 
 
@@ -104,8 +104,8 @@ def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
     require_network(net)
     path = find_folder(folder)
     configuration = read_configuration(path)
-    described = configuration.get('network')
-    if not isinstance(described, dict):
+    described = described_network(configuration, str(folder))
+    if described is None:
         raise DataError(
             f'{str(folder)!r} was not saved by tuned.save(…): open it by vet.pipeline({str(folder)!r}).'
         )
@@ -113,7 +113,11 @@ def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
     require_same(described, describe(net, [*whole, *resampled_of(net)]), str(folder))
     tuners = [TUNERS.build(entry) for entry in configuration['model']['tuners']]
     tuned = _tuned(net, tuners, [], classifier_of(net), example, whole)
-    load_tensors(tuned, path, configuration)
+    try:
+        load_tensors(tuned, path, configuration)
+    except BaseException:
+        tuned.detach()
+        raise
     return tuned
 
 

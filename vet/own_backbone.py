@@ -17,7 +17,7 @@ from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder
-from vet.hub.network_folder import require_same
+from vet.hub.network_folder import described_network, require_same
 from vet.library import require_network, whole_parameters
 
 
@@ -35,8 +35,8 @@ def backbone_of_folder(folder: str | Path, network: object) -> OwnBackbone:
     require_network(network)
     assert isinstance(network, nn.Module)
     configuration = read_configuration(find_folder(folder))
-    described = configuration.get('network')
-    if not isinstance(described, dict):
+    described = described_network(configuration, str(folder))
+    if described is None:
         raise DataError(
             f'{str(folder)!r} was not tuned on a network of yours: leave network=… out, '
             f'vet.pipeline({str(folder)!r}).'

@@ -41,7 +41,7 @@ class Thaw:
         return getattr(self.module, self.name)
 
     def undo(self) -> None:
-        self.original.data = self.original.data.to(self.value.device)
+        self.original.data = self.original.data.to(self.value)
         setattr(self.module, self.name, self.original)
 
 

@@ -229,6 +229,7 @@ class Merged:
     host: nn.Module
     edits: list[Reweight]
     originals: Tensors
+    types: dict[str, torch.dtype]  # of the tensors that the merge wrote
 
 
 def merge_reweights(host: nn.Module) -> Merged:
@@ -239,7 +240,12 @@ def merge_reweights(host: nn.Module) -> Merged:
     with torch.no_grad():
         tensors = new_tensors(host)
     state = host.__dict__[STATE]
-    merged = Merged(host, state.edits, {path: parameter_or_none(host, path) for path in tensors})
+    merged = Merged(
+        host,
+        state.edits,
+        {path: parameter_or_none(host, path) for path in tensors},
+        {path: tensor.dtype for path, tensor in tensors.items() if tensor is not None},
+    )
     state.edits = []
     _take_off(host, state)
     _put_tensors(
@@ -253,7 +259,15 @@ def merge_reweights(host: nn.Module) -> Merged:
 
 
 def unmerge_reweights(merged: Merged) -> None:
-    """Undoes `merge_reweights`, bit for bit."""
+    """Undoes `merge_reweights`, bit for bit.
+
+    If the module has moved since, or has another type since, the old tensors follow.
+    """
+    for path, original in merged.originals.items():
+        now = parameter_or_none(merged.host, path)
+        if original is not None and now is not None:
+            kind = original.dtype if now.dtype == merged.types[path] else now.dtype
+            original.data = original.data.to(now.device, kind)
     _put_tensors(merged.host, merged.originals)
     _attached(merged.host).edits = merged.edits
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from vet.core.backbone import FrozenNetwork
 from vet.core.caches import caches_recorded, clear_caches
 from vet.core.containers import ModuleListOf
 from vet.core.example import Example
-from vet.core.merge import merge_tuners, merged_error, refuse_training, unmerge_tuners
+from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
 from vet.core.norms import has_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.reweight import Merged
@@ -44,6 +45,7 @@ class TunedNetwork(FrozenNetwork):
         self.frozen: dict[str, Any] = {}
         self._example = example.of_images(1)
         self._merged: list[Merged] = []
+        self._guards: list[RemovableHandle] = []  # of a merged network
         self._flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
         self._in_eval = [
             name for name, module in network.named_modules() if has_statistics(module) and not module.training
@@ -130,12 +132,33 @@ class TunedNetwork(FrozenNetwork):
         `unmerge`, a UserError refuses training, saving and detaching.
         """
         self._merged += merge_tuners(self, self.tuners)
+        if not self._guards:
+            self._guards = [value.register_hook(self._guard) for value in self.trainable().values()]
         return self.network
 
     def unmerge(self) -> nn.Module:
         """Undoes `merge`, bit for bit. Returns the network."""
         unmerge_tuners(self, self._merged)
+        while self._guards:
+            self._guards.pop().remove()
         return self.network
+
+    def _guard(self, gradient: torch.Tensor) -> None:
+        """A hook of the parameters that train, while the network is merged. A user may call the network
+        itself.
+        """
+        if self.network.training:
+            refuse_gradient(gradient)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self.is_merged:
+            raise merged_error('saved')
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self.is_merged:
+            raise merged_error('loaded from a state_dict')
+        super()._load_from_state_dict(*args, **kwargs)
 
     def detach(self, keep_whole: bool = False) -> nn.Module:
         """Takes all tuners off. Returns the network, bit for bit as it was before `vet.tune`.

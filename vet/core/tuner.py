@@ -163,8 +163,14 @@ class Tuner(nn.Module):
         """Edits `backbone`, and proves by a forward and a backward that the tuned network runs.
 
         If a site refuses, or the network does not run, all edits are undone. The NoSiteError names a place
-        that works, if there is one. UserError on a merged backbone.
+        that works, if there is one. UserError on a merged backbone, and if the tuner is attached already.
         """
+        if self.backbone is not None:
+            kind = type(self).__name__
+            raise UserError(
+                f'this {kind} is attached to a network already. Make a tuner for each place where one is '
+                f'needed: {kind}(…), {kind}(…).'
+            )
         try:
             self._attach(backbone)
         except NoSiteError as error:

@@ -25,7 +25,7 @@ from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject, publish_folder, refuse_links, write_file
 from vet.hub.contents import require_harmless, require_texts
-from vet.hub.file_names import CONFIGURATION, LARGEST_JSON, TENSORS
+from vet.hub.file_names import CONFIGURATION, FOLDERS, LARGEST_JSON, TENSORS
 from vet.registry import BACKBONES
 from vet.versions import is_newer
 
@@ -79,7 +79,7 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
     publish_folder(folder, fill)
 
 
-def read_json(path: Path, advice: str = 'Give the output/ folder of a training run.') -> Any:
+def read_json(path: Path, advice: str = FOLDERS) -> Any:
     """The value of a folder's JSON file.
 
     DataError if the file cannot be read, or asks for more than reading.

@@ -17,7 +17,7 @@ from huggingface_hub import errors
 import vet
 from vet.errors import DataError
 from vet.files import refuse_links
-from vet.hub.file_names import CONFIGURATION, LARGEST_JSON, TENSORS, WEIGHTS
+from vet.hub.file_names import CONFIGURATION, FOLDERS, LARGEST_JSON, TENSORS, WEIGHTS
 from vet.hub.presets import PRESETS
 from vet.offline import answers, cache_alone_without_network
 
@@ -58,10 +58,7 @@ def find_folder(name: str | Path) -> Path:
     )
     match = ID.fullmatch(name) if isinstance(name, str) else None
     if known or not match:
-        raise DataError(
-            f'the model folder {str(name)!r} does not exist.{known} Give the output/ folder of a training '
-            'run.'
-        )
+        raise DataError(f'the model folder {str(name)!r} does not exist.{known} {FOLDERS}')
     tried = []
     for hub, download in HUBS.items():
         try:
@@ -82,10 +79,7 @@ def find_model(name: str | Path) -> Path:
     """The model folder that `name` means, see `find_folder`. DataError if the folder holds no model."""
     folder = find_folder(name)
     if not any((folder / file).exists() for file in (CONFIGURATION, WEIGHTS)):
-        raise DataError(
-            f'{str(folder)!r} is no model folder: the folder has no {CONFIGURATION}. Give the output/ '
-            'folder of a training run.'
-        )
+        raise DataError(f'{str(folder)!r} is no model folder: the folder has no {CONFIGURATION}. {FOLDERS}')
     return folder
 
 

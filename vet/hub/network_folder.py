@@ -12,12 +12,14 @@ from typing import Any
 from safetensors.torch import save
 
 import vet
+from vet.core.description import differing_buffers, is_fingerprint
 from vet.core.merge import merged_error
 from vet.core.model import load_into, require_fit
+from vet.core.permits import SHA256, Rule
 from vet.core.preprocessing import Preprocessing
 from vet.core.tensor_file import read_tensors, sha256_of
 from vet.core.tuned_network import TunedNetwork
-from vet.errors import DataError, UserError
+from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject, publish_folder, write_file
 from vet.hub.model_folder import AGAIN, CONFIGURATION, FORMAT, TENSORS, tensors_sha256
 
@@ -26,6 +28,25 @@ DIFFERENCES = dict(
     shapes='Build the network that was tuned.',
     settings='Build the network with the arguments that it had then.',
     values='Give the network the weights that it had then.',
+)
+
+_TEXT = Rule(lambda value: isinstance(value, str), 'a text')
+_TEXTS = Rule(
+    lambda value: isinstance(value, dict) and all(map(_TEXT.allows, value.values())),
+    'a dict whose values are texts',
+)
+# What a folder says about the network
+PARTS = dict(
+    kind=_TEXT,
+    sha256=SHA256,
+    whole=Rule(lambda value: isinstance(value, list) and all(map(_TEXT.allows, value)), 'a list of names'),
+    shapes=_TEXTS,
+    settings=_TEXTS,
+    values=_TEXTS,
+    buffers=Rule(
+        lambda value: isinstance(value, dict) and all(map(is_fingerprint, value.values())),
+        'a dict whose values are a text and two numbers',
+    ),
 )
 
 
@@ -69,6 +90,25 @@ def save_network(
     publish_folder(folder, fill)
 
 
+def described_network(configuration: JsonObject, folder: str) -> JsonObject | None:
+    """What the folder of a user's own network says about the network. None: another folder.
+
+    DataError if a part is missing, or is of another type.
+    """
+    described = configuration.get('network')
+    if described is None:
+        return None
+    if not isinstance(described, dict):
+        raise DataError(f'{folder!r} says network {shown(described)}; allowed: a dict. {AGAIN}')
+    described = {'buffers': {}, **described}  # older folders have no buffers
+    for key, rule in PARTS.items():
+        if not rule.allows(described.get(key)):
+            raise DataError(
+                f'{folder!r} says network.{key} {shown(described.get(key))}; allowed: {rule.text}. {AGAIN}'
+            )
+    return described
+
+
 def require_same(wanted: Mapping[str, Any], given: Mapping[str, Any], folder: str) -> None:
     """DataError if the network is not the network that was tuned. The text says what differs."""
     if wanted['kind'] != given['kind']:
@@ -79,6 +119,12 @@ def require_same(wanted: Mapping[str, Any], given: Mapping[str, Any], folder: st
     for what, advice in DIFFERENCES.items():
         ours, theirs = given[what], wanted[what]
         unequal = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+        if unequal and what == 'shapes' and _of_another_type(ours, theirs):
+            raise DataError(
+                f'{folder!r} was tuned on this architecture in another type of numbers: {unequal[0]!r} was '
+                f'{theirs[unequal[0]]}, and is {ours[unequal[0]]}. Load first, and convert afterwards: '
+                'vet.load(folder, network).to(torch.bfloat16).'
+            )
         if unequal:
             name = unequal[0]
             raise DataError(
@@ -86,6 +132,18 @@ def require_same(wanted: Mapping[str, Any], given: Mapping[str, Any], folder: st
                 f'differ. The first is that of {name!r}: tuned {theirs.get(name, "without it")}, given '
                 f'{ours.get(name, "without it")}. {advice}'
             )
+    if moved := differing_buffers(wanted['buffers'], given['buffers']):
+        raise DataError(
+            f'{folder!r} was tuned on another {wanted["kind"]}: {len(moved)} of its tensors that are not in '
+            f'its state_dict differ. The first is {moved[0]!r}. Give the network the values that it had then.'
+        )
+
+
+def _of_another_type(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Whether the shapes are equal, and only the types of numbers differ."""
+    return {name: text.partition(' ')[2] for name, text in ours.items()} == {
+        name: text.partition(' ')[2] for name, text in theirs.items()
+    }
 
 
 def load_tensors(tuned: TunedNetwork, folder: Path, configuration: JsonObject) -> None:
