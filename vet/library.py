@@ -16,10 +16,11 @@ from torch import nn
 
 from vet.backbones.libraries import classifier_of, image_size_of, library_of, resampled_of
 from vet.backbones.roles import find_layout
-from vet.core.description import describe
+from vet.core.description import describe, shapes_of, value_of
 from vet.core.example import Example
 from vet.core.norms import is_norm
 from vet.core.preprocessing import Preprocessing
+from vet.core.proof import prove
 from vet.core.tuned_network import MARK, TunedNetwork
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown
@@ -58,6 +59,12 @@ class Tuned(TunedNetwork):
         names = list(map(str, range(count))) if classes is None else list(map(str, classes))
         if count and len(names) != count:
             raise UserError(f'classes has {len(names)} names, but the network gives {count} logits.')
+        if moved := self._moved_buffers():
+            warnings.warn(
+                f'{", ".join(moved[:3])} changed since vet.tune, and the folder does not hold such buffers: '
+                'after vet.load, they have their values of before.',
+                stacklevel=2,
+            )
         images = self.preprocessing.with_changes(preprocessing or {})
         model, kwargs = self.recipe or ('', {})
         entry = dict(
@@ -69,6 +76,17 @@ class Tuned(TunedNetwork):
             sha256=self.frozen['sha256'],
         )
         save_network(self, Path(folder), names, entry, images)
+
+    def _moved_buffers(self) -> list[str]:
+        """The names of the buffers that changed since `vet.tune`, and that are not saved."""
+        shapes, values = shapes_of(self.network), self.frozen['values']
+        return [
+            name
+            for name, buffer in self.network.named_buffers()
+            if name in values
+            and shapes[name] == self.frozen['shapes'][name]
+            and values[name] != value_of(buffer)
+        ]
 
 
 def tune(net: nn.Module, *tuners: Tuner, train: str | Iterable[str] = (), example: Any = None) -> Tuned:
@@ -157,7 +175,26 @@ def _tuned(
             f'nothing of {type(net).__name__} would train: the tuners add no numbers, and vet knows no '
             'classifier. Name parameters to train, such as train="head.*".'
         )
+    _warn_of_idle(tuned)
     return tuned
+
+
+def _warn_of_idle(tuned: Tuned) -> None:
+    """Warns if a forward of the example gives some parameters of the tuners no gradient."""
+    tuners = [(i, tuner) for i, tuner in enumerate(tuned.tuners) if tuner.no_gradient is None]
+    named = [(f'tuners.{i}.{name}', one) for i, tuner in tuners for name, one in tuner.trainable()]
+    try:
+        idle = {id(one) for one in prove(tuned, [one for _, one in named])}
+    except Exception:  # each tuner was proved; a network may give other outputs with all tuners
+        return
+    names = [name for name, one in named if id(one) in idle]
+    if names:
+        warnings.warn(
+            f'{len(names)} of {len(named)} parameters of the tuners get no gradient, such as {names[0]!r}: '
+            f'{type(tuned.network).__name__} does not call the module with the example, or computes the '
+            'module without gradients. These parameters do not train. Choose other places with at=….',
+            stacklevel=4,
+        )
 
 
 def _grid(net: Any) -> tuple[int, int] | None:
@@ -166,7 +203,9 @@ def _grid(net: Any) -> tuple[int, int] | None:
 
 def _below(net: nn.Module, paths: Iterable[str]) -> list[str]:
     starts = tuple(f'{path}.' for path in paths)
-    return [name for name, _ in net.named_parameters() if name.startswith(starts)]
+    first = {parameter: name for name, parameter in net.named_parameters()}
+    places = net.named_parameters(remove_duplicate=False)
+    return list(dict.fromkeys(first[one] for name, one in places if name.startswith(starts)))
 
 
 def whole_parameters(net: nn.Module, train: str | Iterable[str] = ()) -> list[str]:
@@ -176,15 +215,17 @@ def whole_parameters(net: nn.Module, train: str | Iterable[str] = ()) -> list[st
 
 def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the parameters that the patterns fit. UnknownNameError for a pattern that fits none."""
-    names = [name for name, _ in net.named_parameters()]
-    found: list[str] = []
+    first = {parameter: name for name, parameter in net.named_parameters()}
+    # a tied parameter has several names, and its first name counts
+    known = {name: first[one] for name, one in net.named_parameters(remove_duplicate=False)}
+    names, found = list(known), list[str]()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         fitting = [name for name in names if fnmatchcase(name, pattern) or name.startswith(f'{pattern}.')]
         if not fitting:
             paths = [name for name, _ in net.named_modules() if name]
             near = difflib.get_close_matches(pattern.rstrip('.*'), paths + names, n=3, cutoff=0.5)
             raise UnknownNameError('parameter or module in train', pattern, names, near=near)
-        found += fitting
+        found += [known[name] for name in fitting]
     return list(dict.fromkeys(found))
 
 

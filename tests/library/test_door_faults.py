@@ -152,3 +152,104 @@ def test_a_detached_network_is_not_saved(tmp_path):
     with pytest.raises(UserError, match='detached, so there is nothing to save'):
         tuned.save(tmp_path / 'none')
     assert not (tmp_path / 'none').exists()
+
+
+@pytest.mark.parametrize('kind', [torch.bfloat16, torch.float64])
+def test_a_network_of_another_type_runs_with_its_tuners(kind, tmp_path):
+    net, x = vit().to(kind), images().to(kind)
+    before = net(x)
+    tuned = vet.tune(net, vet.LoRA(2), vet.AdaptFormer())
+    assert torch.equal(tuned(x), before)
+    tuned.train()(x).float().sum().backward()
+    assert all(one.dtype == kind and one.grad is not None for one in tuned.trainable().values())
+    tuned.eval().save(tmp_path / 'folder')
+    assert torch.equal(vet.load(tmp_path / 'folder', vit().to(kind))(x), tuned(x))
+
+
+class Counting(Body):
+    """The forward counts its calls in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('count', torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        self.count += 1
+        return super().forward(x)
+
+
+def test_a_buffer_that_the_forward_changes_is_given_back_and_told(tmp_path):
+    net = Counting().eval()
+    tuned = vet.tune(net, vet.AdaptFormer(at='mid'), train='fc', example=images(1))
+    assert net.count == 0
+    tuned.save(tmp_path / 'quiet')
+    tuned(images())
+    assert net.count == 1
+    with pytest.warns(UserWarning, match='count changed since vet.tune'):
+        tuned.save(tmp_path / 'told')
+    tuned.detach()
+    assert net.count == 0
+
+
+class Tied(nn.Module):
+    """The weight of `fc` is that of `emb`, as in a masked autoencoder with tied tokens."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.emb, self.c1, self.fc = nn.Linear(8, 8), nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8)
+        self.fc.weight = self.emb.weight
+
+    def forward(self, x):
+        return self.fc(self.emb(self.c1(x).mean((2, 3))))
+
+
+@pytest.mark.parametrize('train', ['emb', 'fc', 'fc.weight', 'emb.*'])
+def test_tied_weights_stay_tied(train, tmp_path):
+    net = Tied()
+    shared, before = net.emb.weight, net.emb.weight.clone()
+    tuned = trained(vet.tune(net, vet.LoRA(2, at='c1'), train=train, example=images(1)))
+    assert net.fc.weight is net.emb.weight and not torch.equal(net.fc.weight, before)
+    tuned.save(tmp_path / 'tied')
+    loaded = vet.load(tmp_path / 'tied', Tied(), images(1)).eval()
+    assert torch.equal(loaded(images()), tuned(images())) and loaded.fc.weight is loaded.emb.weight
+    tuned.detach()
+    assert net.fc.weight is shared and net.emb.weight is shared and torch.equal(shared, before)
+
+
+def test_all_parameters_of_a_tied_network_train():
+    net = Tied()
+    vet.tune(net, vet.Full(), train='fc', example=images(1))
+    assert net.fc.weight is net.emb.weight and net.fc.weight.requires_grad
+
+
+def test_a_tied_weight_is_not_merged():
+    tuned = trained(vet.tune(Tied(), vet.LoRA(2, at='fc'), train='c1', example=images(1)))
+    with pytest.raises(UserError, match="'weight' of Linear cannot be merged: the weight is tied"):
+        tuned.merge()
+    assert tuned.fc.weight is tuned.emb.weight and not tuned.is_merged
+
+
+class Frozen(Body):
+    """The forward computes `mid` without gradients, and never calls `aux`."""
+
+    def __init__(self):
+        super().__init__()
+        self.aux = nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.act(self.c(x)).mean((2, 3))
+        with torch.no_grad():
+            x = self.mid(x)
+        return self.fc(x)
+
+
+@pytest.mark.parametrize('at', ['mid', 'aux', ['fc', 'aux']])
+def test_a_tuner_that_never_trains_is_told(at):
+    with pytest.warns(UserWarning, match='2 of [24] parameters of the tuners get no gradient, such as'):
+        vet.tune(Frozen(), vet.LoRA(2, at=at), train='fc', example=images(1))
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_tuner_that_trains_is_not_told():
+    vet.tune(vit(), vet.LoRA(2), vet.BitFit(), vet.AdaptFormer())

@@ -49,6 +49,7 @@ class FrozenNetwork(nn.Module):
     network: nn.Module
     sites: SiteMap
     preprocessing: Preprocessing
+    delta_type: torch.dtype | None = None  # of the numbers in deltas; None: as the tuner makes them
     is_merged = False  # whether reweights are written into the weights, see ImageClassifier.merge
 
     def example(self) -> Example:

@@ -46,10 +46,15 @@ def caches_recorded(network: nn.Module) -> Iterator[None]:
 def caches_discarded(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Run a forward within.
 
-    Afterwards each module has its earlier state, except the numbers in its buffers.
+    Afterwards each module has its earlier state, with the numbers in its buffers.
     """
+    modules = list(modules)
+    numbers = [(buffer, buffer.clone()) for module in modules for _, buffer in _own_buffers(module)]
     with _changes_noted(modules):
         yield
+    for buffer, was in numbers:
+        if not buffer.is_meta and not torch.equal(buffer, was):
+            buffer.data.copy_(was)
 
 
 @contextmanager

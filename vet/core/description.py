@@ -45,9 +45,14 @@ def describe(network: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
         sha256=weights_sha256(counted),
         shapes=shapes_of(network),
         settings=settings_of(network),
-        values={name: weights_sha256({'': tensor})[:16] for name, tensor in counted.items()},
+        values={name: value_of(tensor) for name, tensor in counted.items()},
         buffers={name: _fingerprint(tensor) for name, tensor in _unsaved(network, state)},
     )
+
+
+def value_of(tensor: torch.Tensor) -> str:
+    """The first digits of the sha256 of a tensor."""
+    return weights_sha256({'': tensor})[:16]
 
 
 def shapes_of(network: nn.Module) -> dict[str, str]:
@@ -108,7 +113,7 @@ def _fingerprint(tensor: torch.Tensor) -> list[Any]:
     """
     kind = f'{str(tensor.dtype).removeprefix("torch.")} {list(tensor.shape)}'
     if not tensor.is_floating_point():
-        return [f'{kind} {weights_sha256({"": tensor})[:16]}', 0.0, 0.0]
+        return [f'{kind} {value_of(tensor)}', 0.0, 0.0]
     numbers = torch.nan_to_num(tensor.detach().cpu().double().flatten(), 0.5, 1e3, -1e3)
     weights = torch.arange(1, len(numbers) + 1, dtype=torch.float64).mul(0.618).frac() + 0.5
     return [kind, float(numbers.abs().sum()), float(numbers @ weights)]

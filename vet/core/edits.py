@@ -5,6 +5,7 @@ Each can be undone, bit for bit. Used by core.tuner.
 
 import copy
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,14 +28,20 @@ class Thaw:
     name: str
     key: str
     original: torch.Tensor
+    tied: Sequence[tuple[nn.Module, str]] = ()  # the other places of the same parameter
     mergeable = True
 
     @classmethod
-    def of(cls, module: nn.Module, name: str, key: str) -> 'Thaw':
+    def of(cls, module: nn.Module, name: str, key: str, tied: Sequence[tuple[nn.Module, str]] = ()) -> 'Thaw':
         original = getattr(module, name)
         copy = original.detach().clone()
-        setattr(module, name, nn.Parameter(copy) if isinstance(original, nn.Parameter) else copy)
-        return cls(module, name, key, original)
+        edit = cls(module, name, key, original, tied)
+        edit._put(nn.Parameter(copy) if isinstance(original, nn.Parameter) else copy)
+        return edit
+
+    def _put(self, tensor: torch.Tensor) -> None:
+        for module, name in ((self.module, self.name), *self.tied):
+            setattr(module, name, tensor)
 
     @property
     def value(self) -> torch.Tensor:
@@ -42,7 +49,7 @@ class Thaw:
 
     def undo(self) -> None:
         self.original.data = self.original.data.to(self.value)
-        setattr(self.module, self.name, self.original)
+        self._put(self.original)
 
 
 @dataclass(eq=False)
@@ -105,6 +112,15 @@ def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, o
     changed = copy.copy(out)
     changed[place] = edited
     return changed
+
+
+def places_of(network: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """{id of a parameter: the modules that hold the parameter, each with the name there}."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            places.setdefault(id(parameter), []).append((module, name))
+    return places
 
 
 def statistics(module: nn.Module) -> list[str]:

@@ -10,8 +10,9 @@ from torch import nn
 
 from vet.core.backbone import FrozenNetwork
 from vet.core.caches import clear_caches
+from vet.core.edits import places_of
 from vet.core.modes import in_eval
-from vet.core.reweight import Merged, Reweight, merge_reweights, unmerge_reweights
+from vet.core.reweight import Merged, Reweight, merge_reweights, parameter_or_none, unmerge_reweights
 from vet.core.tuner import Tuner
 from vet.errors import UserError
 
@@ -31,12 +32,24 @@ def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]
     if frozen.is_merged:
         return []
     edits = [edit for tuner in tuners for edit in tuner._edits]
+    _refuse_tied(frozen.network, [edit for edit in edits if isinstance(edit, Reweight)])
     hosts = {id(edit.host): edit.host for edit in edits if isinstance(edit, Reweight)}
     with in_eval(nn.ModuleList(tuners)):
         merged = [merge_reweights(host) for host in hosts.values()]
     frozen.is_merged = True
     clear_caches(frozen.network.modules())
     return merged
+
+
+def _refuse_tied(network: nn.Module, edits: Iterable[Reweight]) -> None:
+    """UserError if a weight to be written stands at several places of the network."""
+    places = places_of(network)
+    for edit in edits:
+        if len(places.get(id(parameter_or_none(edit.host, edit.weight_name)), ())) > 1:
+            raise UserError(
+                f'{edit.weight_name!r} of {type(edit.host).__name__} cannot be merged: the weight is tied to '
+                'another place of the network, which would change too. Keep the tuners attached.'
+            )
 
 
 def unmerge_tuners(frozen: FrozenNetwork, merged: list[Merged]) -> None:

@@ -25,8 +25,10 @@ IMAGES = 2  # on the meta device: batch norms that train need two
 SMALL = 1.5e7
 
 
-def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
+def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     """Runs the tuned network of a Backbone. Raises the error that the network raises.
+
+    Returns those parameters of `trainable` that get no gradient.
 
     trainable: a backward computes the gradients of these parameters. Without parameters there is no backward.
     Weights, gradients, statistics, random states, modes and tensors that modules keep stay unchanged.
@@ -40,24 +42,29 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> None:
     ):
         if backbone.sites.products > SMALL * len(backbone.sites.calls):
             try:
-                return _run_without_numbers(backbone, modules, trainable)
+                idle = _run_without_numbers(backbone, modules, trainable)
+                return [trainable[i] for i in idle]
             except Exception:  # a step that needs numbers, or the tuner's fault: an image tells
                 pass
         with in_eval(backbone), replaced(modules, in_float32) as made:
             for delta in _deltas(backbone.network):
                 delta.training = False
-            _run(backbone, 1, [made.get(id(parameter), parameter) for parameter in trainable])
+            idle = _run(backbone, 1, [made.get(id(parameter), parameter) for parameter in trainable])
+    return [trainable[i] for i in idle]
 
 
-def _run_without_numbers(backbone: Any, modules: list[nn.Module], trainable: Sequence[nn.Parameter]) -> None:
+def _run_without_numbers(
+    backbone: Any, modules: list[nn.Module], trainable: Sequence[nn.Parameter]
+) -> list[int]:
     with unbounded(), caches_discarded(modules), replaced(modules, without_numbers) as made:
         for module in modules:
             module.training = True
         backbone.train()  # batch norms that do not train stay in eval
-        _run(backbone, IMAGES, [made.get(id(parameter), parameter) for parameter in trainable])
+        return _run(backbone, IMAGES, [made.get(id(parameter), parameter) for parameter in trainable])
 
 
-def _run(backbone: Any, images: int, parameters: Sequence[Any]) -> None:
+def _run(backbone: Any, images: int, parameters: Sequence[Any]) -> list[int]:
+    """The places of the parameters that get no gradient."""
     example = backbone.example().of_images(images)
     with torch.enable_grad():
         outputs = list(tensors_in(example.call(backbone.network)))
@@ -67,8 +74,10 @@ def _run(backbone: Any, images: int, parameters: Sequence[Any]) -> None:
             given = ', '.join(str((len(output), *shape)) for output, shape in zip(outputs, shapes))
             raise ValueError(f'the network gives {given} in place of {(images, *wanted)}')
         flowing = [output.float().sum() for output in outputs if output.requires_grad]
+        gradients: Sequence[Any] = [None] * len(parameters)
         if parameters and flowing:
-            torch.autograd.grad(flowing, parameters, allow_unused=True)
+            gradients = torch.autograd.grad(flowing, parameters, allow_unused=True)
+        return [i for i, gradient in enumerate(gradients) if gradient is None]
 
 
 def _modules(network: nn.Module) -> Iterator[nn.Module]:

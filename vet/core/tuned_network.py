@@ -45,12 +45,20 @@ class TunedNetwork(FrozenNetwork):
         self.frozen: dict[str, Any] = {}
         self._example = example.of_images(1)
         self._merged: list[Merged] = []
+        self._numbers = {
+            f'{path}.{name}'.lstrip('.'): buffer.clone()
+            for path, module in network.named_modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if not has_statistics(module)
+        }
         self._guards: list[RemovableHandle] = []  # of a merged network
         self._flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
         self._in_eval = [
             name for name, module in network.named_modules() if has_statistics(module) and not module.training
         ]
         self.network = network
+        kinds = {one.dtype for one in network.parameters() if one.is_floating_point()}
+        self.delta_type = kinds.pop() if len(kinds) == 1 and kinds != {torch.float32} else None
         example = self.example()
         try:
             with caches_recorded(network):
@@ -183,5 +191,9 @@ class TunedNetwork(FrozenNetwork):
             if has_statistics(module) and name not in self._in_eval:
                 module.train(self.network.training)
         clear_caches(self.network.modules())
+        for name, buffer in self.network.named_buffers():
+            was = self._numbers.get(name)
+            if was is not None and was.shape == buffer.shape:
+                buffer.data.copy_(was)
         self.network.__dict__.pop(MARK, None)
         return self.network

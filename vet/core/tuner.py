@@ -17,7 +17,7 @@ from vet.core.backbone import FrozenNetwork
 from vet.core.caches import clear_caches
 from vet.core.coverage import Coverage, coverage, paths_of, shortfalls, stand_ins
 from vet.core.delta import declared
-from vet.core.edits import Hook, Thaw, statistics
+from vet.core.edits import Hook, Thaw, places_of, statistics
 from vet.core.given import NOTED, noted
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
@@ -56,6 +56,7 @@ class Tuner(nn.Module):
         self.at = at
         self.deltas = nn.ModuleDict()
         self._edits: list[Thaw | Reweight | Hook] = []
+        self._tied: dict[int, list[tuple[nn.Module, str]]] = {}  # see places_of; of tied parameters
 
     # What a method writes -----------------------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ class Tuner(nn.Module):
             owner_path, _, name = path.rpartition('.')
             owner = site.module.get_submodule(owner_path)
             key = ''.join(f'{part}.' for part in (site.name, owner_path) if part)
-            self._edits.append(Thaw.of(owner, name, key + name))
+            self._edits.append(Thaw.of(owner, name, key + name, self._tied.get(id(parameter), ())))
             if name == 'weight':
                 self._edits += [Thaw.of(owner, buffer, key + buffer) for buffer in statistics(owner)]
 
@@ -131,7 +132,7 @@ class Tuner(nn.Module):
         A delta keeps the module with `object.__setattr__`, so that the delta does not own it too.
         """
         self.deltas['shared'] = module
-        return module.to(device)
+        return module.to(device, self.backbone.delta_type if self.backbone else None)
 
     def rows_of_parts(self, site: Site) -> dict[str, Rows]:
         """The rows of the site's weight that make the queries 'q', the keys 'k' and the values 'v'.
@@ -182,6 +183,8 @@ class Tuner(nn.Module):
         _refuse_merged(backbone, 'attached')
         _forget_compiled_graphs()
         object.__setattr__(self, 'backbone', backbone)
+        places = places_of(backbone.network).items()
+        self._tied = {number: found for number, found in places if len(found) > 1}
         try:
             sites = backbone.sites.find(self.at, self.may_miss)
             self.shared(sites)
@@ -192,6 +195,7 @@ class Tuner(nn.Module):
                     f'{type(self).__name__} has nothing to train at the {len(sites)} sites of {self.at!r} in '
                     f'{backbone.sites.family}, the first being {sites[0]}; choose others with at=….'
                 )
+            self._tied = {}
             clear_caches(backbone.network.modules())
             if not all(isinstance(edit, Thaw) for edit in self._edits):  # which changes no shape
                 self._prove(backbone)
@@ -311,7 +315,8 @@ class Tuner(nn.Module):
         taken = sum(key.partition('#')[0] == name for key in self.deltas)
         self.deltas[f'{name}#{taken}' if taken else name] = delta
         return delta.to(
-            device=(like if like is not None else next((self.backbone or site.module).parameters())).device
+            dtype=self.backbone.delta_type if self.backbone else None,
+            device=(like if like is not None else next((self.backbone or site.module).parameters())).device,
         )
 
     def _called(self, site: Site) -> nn.Module:
