@@ -265,6 +265,7 @@ def run_tests(tree: Path, tests: list[str], covering: Covering) -> tuple[int | N
     process. The exit code is None
     where a limit was reached, and 0 where none of these tests exists any more.
     """
+    tests = [test for test in tests if (tree / test.split('::')[0]).is_file()]
     scratch = tree.parent / 'scratch'
     scratch.mkdir()
     child = os.fork()
@@ -274,6 +275,8 @@ def run_tests(tree: Path, tests: list[str], covering: Covering) -> tuple[int | N
     kill_group(child)
     failed = (scratch / 'failed').read_text() if (scratch / 'failed').exists() else ''
     shutil.rmtree(scratch, ignore_errors=True)
+    if status == pytest.ExitCode.USAGE_ERROR:
+        raise RuntimeError(f'pytest cannot run {tests}')
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         status = 0
     return None if status == -signal.SIGXCPU else status, failed
@@ -314,6 +317,8 @@ def in_child(tests: list[str], tree: Path, scratch: Path, use: Covering | Path) 
             str(tree),
             *(path for path in sys.path if Path(path).resolve() not in (ROOT, Path(__file__).parent)),
         ]
+        if not tests:
+            os._exit(0)
         for name in [name for name in sys.modules if name.split('.')[0] in ('vet', 'tests')]:
             del sys.modules[name]
         files = list(dict.fromkeys(test.split('::')[0] for test in tests))
