@@ -192,7 +192,8 @@ def _warn_of_idle(tuned: Tuned) -> None:
         warnings.warn(
             f'{len(names)} of {len(named)} parameters of the tuners get no gradient, such as {names[0]!r}: '
             f'{type(tuned.network).__name__} does not call the module with the example, or computes the '
-            'module without gradients. These parameters do not train. Choose other places with at=….',
+            'module without gradients. These parameters do not train, unless the network computes more from '
+            'targets, as detection networks do. Choose other places with at=….',
             stacklevel=4,
         )
 
