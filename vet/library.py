@@ -25,7 +25,7 @@ from vet.core.tuned_network import MARK, TunedNetwork
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import read_configuration
-from vet.hub.names import find_folder
+from vet.hub.names import find_folder, require_path
 from vet.hub.network_folder import described_network, load_tensors, require_same, save_network
 from vet.registry import TUNERS
 
@@ -56,9 +56,14 @@ class Tuned(TunedNetwork):
             raise UserError('the tuners are detached, so there is nothing to save; save before detach().')
         shape = self.sites.calls[''].out_shape
         count = shape[0] if len(shape) == 1 else 0
-        names = list(map(str, range(count))) if classes is None else list(map(str, classes))
+        names = list(map(str, range(count))) if classes is None else _class_names(classes)
         if count and len(names) != count:
             raise UserError(f'classes has {len(names)} names, but the network gives {count} logits.')
+        require_path(folder)
+        if preprocessing is not None and not isinstance(preprocessing, Mapping):
+            raise UserError(
+                f'preprocessing is {shown(preprocessing)}; allowed: a dict, such as dict(size=(32, 32)).'
+            )
         if moved := self._moved_buffers():
             warnings.warn(
                 f'{", ".join(moved[:3])} changed since vet.tune, and the folder does not hold such buffers: '
@@ -214,18 +219,44 @@ def whole_parameters(net: nn.Module, train: str | Iterable[str] = ()) -> list[st
     return _with_statistics(net, [*_below(net, classifier_of(net)), *_named(net, train)])
 
 
+def _class_names(classes: object) -> list[str]:
+    """The names of the classes. UserError for a text in place of a list, and for names that are equal."""
+    if isinstance(classes, str | Mapping) or not isinstance(classes, Iterable):
+        raise UserError(f"classes is {shown(classes)}; allowed: a list of names, such as ['cat', 'dog'].")
+    names = list(map(str, classes))
+    if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(
+            f'classes has {doubled[0]!r} {names.count(doubled[0])} times; give each class another name.'
+        )
+    return names
+
+
 def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the parameters that the patterns fit. UnknownNameError for a pattern that fits none."""
     first = {parameter: name for name, parameter in net.named_parameters()}
     # a tied parameter has several names, and its first name counts
     known = {name: first[one] for name, one in net.named_parameters(remove_duplicate=False)}
     names, found = list(known), list[str]()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    patterns = list(patterns) if isinstance(patterns, Iterable) else [patterns]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise UserError(
+            f'train is {shown(patterns)}; allowed: the name of a parameter or of a module, with wildcards, '
+            "or a list of these: train='head.*'."
+        )
+    for pattern in patterns:
         fitting = [name for name in names if fnmatchcase(name, pattern) or name.startswith(f'{pattern}.')]
         if not fitting:
-            paths = [name for name, _ in net.named_modules() if name]
+            paths = [
+                name
+                for name, module in net.named_modules()
+                if name and any(True for _ in module.parameters())
+            ]
             near = difflib.get_close_matches(pattern.rstrip('.*'), paths + names, n=3, cutoff=0.5)
-            raise UnknownNameError('parameter or module in train', pattern, names, near=near)
+            of_net = list(dict.fromkeys(name.partition('.')[0] for name in names))
+            advice = 'Names below these are allowed too: print(net) shows them.'
+            raise UnknownNameError('parameter or module in train', pattern, of_net, advice, near)
         found += [known[name] for name in fitting]
     return list(dict.fromkeys(found))
 
@@ -243,6 +274,11 @@ def require_network(net: object) -> None:
     """UserError if `net` is no network, or is tuned already."""
     if not isinstance(net, nn.Module):
         raise UserError(f'net is {shown(net)}; allowed: a torch.nn.Module, such as timm.create_model(…).')
+    if not any(parameter.is_floating_point() for parameter in net.parameters()):
+        raise UserError(
+            f'net is {type(net).__name__}, which has no parameters, so that there is nothing to tune. Give a '
+            'network with weights.'
+        )
     if MARK in net.__dict__ or isinstance(net, TunedNetwork):
         raise UserError(
             f'this {type(net).__name__} is tuned already. Call detach() of the tuned network first, or give '

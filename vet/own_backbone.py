@@ -4,6 +4,7 @@ The network keeps its classifier, which trains whole, as with `vet.tune`. So `ve
 saves. builders.py and pipelines.py use this file.
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def backbone_of_folder(folder: str | Path, network: object) -> OwnBackbone:
         )
     given = describe(network, [*described['whole'], *resampled_of(network)])
     require_same(described, given, str(folder))
+    network = copy.deepcopy(network)  # a backbone is frozen and edited; the user's network stays as it is
     backbone = OwnBackbone(network, described['whole'], configuration.get('preprocessing') or {})
     entry = dict(configuration['model']['backbone'], sha256=backbone.identity['sha256'])
     backbone.identity = backbone.origin = entry

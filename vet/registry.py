@@ -41,15 +41,7 @@ def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) 
     for key in given:
         if key not in accepted and not takes_any:
             raise UnknownNameError(f'option of {registry.name} {cfg["type"]!r}', key, accepted)
-    hints = registry.hints(plugin)
-    for key, value in given.items():
-        if key in hints and not fits(value, hints[key]):
-            if isinstance(value, str) and (names := choices(hints[key])):
-                raise UnknownNameError(f'{key} of {registry.name} {cfg["type"]!r}', value, names)
-            raise UserError(
-                f'{key} is {shown(value)}; it must be {must_be(value, hints[key])} ({registry.name} '
-                f'{cfg["type"]!r}).'
-            )
+    require_values(given, registry.hints(plugin), f'{registry.name} {cfg["type"]!r}')
     missing = [
         name
         for name, p in list(accepted.items())[len(args) :]
@@ -79,6 +71,26 @@ def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) 
         ) from error
 
 
+def require_values(given: Mapping[str, object], hints: Mapping[str, Any], plugin: str) -> None:
+    """UserError for an argument whose value does not fit its hint.
+
+    plugin: what gets the arguments, in words.
+    """
+    for key, value in given.items():
+        if key in hints and not fits(value, hints[key]):
+            if isinstance(value, str) and (names := choices(hints[key])):
+                raise UnknownNameError(f'{key} of {plugin}', value, names)
+            raise UserError(f'{key} is {shown(value)}; it must be {must_be(value, hints[key])} ({plugin}).')
+
+
+def hints_of(called: object) -> Mapping[str, Any]:
+    """{argument: hint, with its range} of a function. {} for names that only a type checker knows."""
+    try:
+        return typing.get_type_hints(called, include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
 class Registry(_Registry):
     """mmengine's Registry. `build` also checks arguments, and `find` explains an unknown name."""
 
@@ -93,11 +105,7 @@ class Registry(_Registry):
 
     def hints(self, plugin: object) -> Mapping[str, Any]:
         """{argument of the plugin: hint}, from the signature and `arguments`."""
-        called = plugin.__init__ if inspect.isclass(plugin) else plugin
-        try:
-            hints = typing.get_type_hints(called, include_extras=True)
-        except (NameError, TypeError):  # names that only a type checker knows
-            hints = {}
+        hints = hints_of(plugin.__init__ if inspect.isclass(plugin) else plugin)
         return hints if plugin.__module__.partition('.')[0] == 'vet' else {**hints, **self.arguments}
 
     @property

@@ -379,6 +379,6 @@ def test_update_starts_at_zero_with_A_as_nn_linear_draws_it():
     'given', [dict(rank=2, r=8), dict(alpha=2, lora_alpha=8), dict(dropout=0.1, lora_dropout=0.2)]
 )
 def test_two_names_of_one_number_must_not_contradict(given):
-    with pytest.raises(UserError, match='two names of one number; give one of them'):
+    with pytest.raises(UserError, match='two names of one argument; give one of them'):
         TUNERS.build(dict(type='LoRA', **given))
     assert TUNERS.build(dict(type='LoRA', rank=8, r=8)).rank == 8

@@ -111,10 +111,10 @@ def test_partial_trains_a_range_of_the_parameters_in_their_order(indices):
 @pytest.mark.parametrize(
     'config, text',
     [
-        (dict(names='blok'), r"unknown start or pattern of parameter names 'blok'"),
+        (dict(names='blok'), r"unknown path or pattern of parameters in names 'blok'"),
         (
             dict(names='*bias'),
-            r"with which no parameter's name begins, is '\*bias', not a regular expression",
+            r"which is no path of a parameter or of a module, is '\*bias', not a regular expression",
         ),
         (dict(names='norm', indices=(0, 1)), r'give one of them'),
         (dict(indices=(1, 2, 3)), r'indices is \(1, 2, 3\); it must be a list of 2 values'),

@@ -34,6 +34,8 @@ class Example:
                 'tuple of arguments, or a dict of keyword arguments, such as '
                 'dict(pixel_values=torch.zeros(1, 3, 224, 224)).'
             )
+        if not all(map(len, tensors_in(given))):
+            raise UserError('example holds no image; give at least one: example=torch.zeros(1, 3, 224, 224).')
         if isinstance(given, Mapping):
             return cls(kwargs=dict(given))
         return cls(given if isinstance(given, tuple) else (given,))

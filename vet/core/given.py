@@ -1,4 +1,4 @@
-"""Notes the arguments that a tuner was made with, so that a model folder can name the tuner again.
+"""Checks and notes the arguments that a tuner was made with, so that a model folder can name the tuner again.
 
 Only core/tuner.py imports this file.
 """
@@ -9,22 +9,42 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+from vet.errors import UnknownNameError
+from vet.registry import hints_of, require_values
+
 NOTED = '_given'  # in the tuner's __dict__
 
 
 def noted(init: Callable[..., None]) -> Callable[..., None]:
-    """An `__init__` that notes its arguments by name. The __init__ of the object's own class notes them."""
+    """An `__init__` that checks its arguments, and notes them by name.
+
+    The __init__ of the object's own class does so. UnknownNameError for an argument that does not exist,
+    UserError for a value that does not fit the argument's hint.
+    """
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
         if NOTED not in self.__dict__:
             object.__setattr__(self, NOTED, {})  # the __init__ of a base class notes nothing
+            _require_names(signature, self, kwargs)
             bound = _bound(signature, self, args, kwargs)
+            require_values(bound, hints_of(init), f'tuner {type(self).__name__!r}')
             object.__setattr__(self, NOTED, deepcopy(bound))
         init(self, *args, **kwargs)
 
     return wrapper
+
+
+def _require_names(signature: inspect.Signature, self: Any, kwargs: dict[str, Any]) -> None:
+    _, *accepted = signature.parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted):
+        return
+    names = [parameter.name for parameter in accepted]
+    for key in kwargs:
+        if key not in names:
+            advice = self.elsewhere.get(key, '')
+            raise UnknownNameError(f'argument of {type(self).__name__}', key, names, advice)
 
 
 def _bound(signature: inspect.Signature, self: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Tuner files import this file. Nothing else in a tuner file touches a network.
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +44,8 @@ class Tuner(nn.Module):
     # ('lora_length', 'rank', 'r'): the short form in model.backbone, the argument, and aliases of the
     # argument
     length_key: tuple[str, ...] | None = None
+    # {argument of another library: what vet has in its place}, for the error about an unknown argument
+    elsewhere: Mapping[str, str] = {}
     backbone: FrozenNetwork | None = None  # the backbone of `attach`, for `prepare`; no submodule
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ import huggingface_hub
 from huggingface_hub import errors
 
 import vet
-from vet.errors import DataError
+from vet.errors import DataError, UserError, shown
 from vet.files import refuse_links
 from vet.hub.file_names import CONFIGURATION, FOLDERS, LARGEST_JSON, TENSORS, WEIGHTS
 from vet.hub.presets import PRESETS
@@ -37,6 +37,12 @@ SAID: dict[type, str] = {  # short texts for errors of the client, whose own tex
 }
 
 
+def require_path(folder: object) -> None:
+    """UserError if `folder` is no path."""
+    if not isinstance(folder, str | os.PathLike):
+        raise UserError(f"folder is {shown(folder)}; allowed: the path of a folder, such as 'flowers'.")
+
+
 def find_folder(name: str | Path) -> Path:
     """The model folder that `name` means.
 
@@ -46,6 +52,7 @@ def find_folder(name: str | Path) -> Path:
     Without a network, earlier downloads are found. A repository with too many or too large files is not
     downloaded, see LARGEST and FILES. DataError, with everything that was tried.
     """
+    require_path(name)
     path = to_path(name)
     if path.is_dir():
         if str(name).startswith('file:'):  # a URL may point to a stranger's folder

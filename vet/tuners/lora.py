@@ -7,6 +7,7 @@ from annotated_types import Predicate
 from vet.allowed import Count, Counts, Dropout, OneOf, Places, Positive, Positives, Seed
 from vet.core.attention import Rows
 from vet.core.deltas import LowRank
+from vet.core.given import NOTED
 from vet.core.low_rank import DoRA, PiSSA, VeRA
 from vet.core.site import Site
 from vet.core.tuner import Tuner, check_rank, rank_and_alpha, refuse
@@ -21,6 +22,23 @@ VARIANTS: dict[str, tuple[type[LowRank], float]] = {
     'pissa': (PiSSA, 1.0),
     'vera': (VeRA, 1.0),
 }
+
+# PEFT's arguments of LoRA that vet writes in another way
+OF_PEFT = dict(
+    modules_to_save="Name further parameters that train in vet.tune(…, train=['head.*']).",
+    use_rslora="Give variant='rslora'.",
+    use_dora="Give variant='dora'.",
+    init_lora_weights="Give variant='pissa', or leave it out for the usual start.",
+    bias='Leave it out, or add a tuner that trains biases: vet.tune(net, vet.LoRA(8), vet.BitFit()).',
+    rank_pattern="Give rank={'attn.qkv': 8, …}.",
+    alpha_pattern="Give alpha={'attn.qkv': 16, …}.",
+    exclude_modules='Name only the modules that LoRA changes: at=[…].',
+    layers_to_transform="Give the blocks in at='attn.qkv[-2:]'.",
+    layers_pattern="Give the blocks in at='attn.qkv[-2:]'.",
+    task_type='Leave it out. The network says what the task is.',
+    inference_mode='Leave it out. eval() of the tuned network is enough.',
+    fan_in_fan_out='Leave it out. vet reads the layout of a weight from its module.',
+)
 
 
 def is_parts(parts: str) -> bool:
@@ -52,6 +70,7 @@ class LoRA(Tuner):
     """
 
     length_key = ('lora_length', 'rank', 'r')
+    elsewhere = OF_PEFT
 
     def __init__(
         self,
@@ -72,10 +91,13 @@ class LoRA(Tuner):
             ('rank', rank, 10, 'r', r),
             ('alpha', alpha, None, 'lora_alpha', lora_alpha),
             ('dropout', dropout, 0, 'lora_dropout', lora_dropout),
+            ('at', at, 'attn.qkv', 'target_modules', target_modules),
         ):
-            if given is not None and own not in (default, given):
+            both = {name, other} <= set(vars(self)[NOTED])
+            if given is not None and own != given and (both or own != default):
                 raise UserError(
-                    f'{name} is {own!r} and {other} is {given!r}, two names of one number; give one of them.'
+                    f'{name} is {own!r} and {other} is {given!r}, two names of one argument; give one of '
+                    'them.'
                 )
         rank, alpha = rank if r is None else r, alpha if lora_alpha is None else lora_alpha
         dropout = dropout if lora_dropout is None else lora_dropout
@@ -90,7 +112,8 @@ class LoRA(Tuner):
         if isinstance(target_modules, str):
             raise UserError(
                 f'target_modules is {target_modules!r}; allowed: a list of module names. For patterns, use '
-                'at=….'
+                "at=…. What PEFT calls 'all-linear' is about at='weight': every Linear layer and convolution "
+                'of the blocks.'
             )
         if dropout and not VARIANTS[variant][0].takes_dropout:
             raise UserError(

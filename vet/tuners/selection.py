@@ -45,8 +45,8 @@ class Partial(Tuner):
     """The last `blocks` blocks train, whole.   VPT's "Partial-k" (2203.12119)
 
     norm: whether a norm behind these blocks trains too.
-    names: in place of blocks, the parameters whose path starts with an entry of names, or fits an entry as a
-        regular expression.
+    names: in place of blocks, parameters: each entry is the path of a parameter, the path of a module with
+        all its parameters, or a regular expression for whole paths.
     indices: in place of blocks, the parameters with these places in the backbone's order: (start, stop), as
         in a slice. None is an end.
     """
@@ -94,12 +94,13 @@ class Partial(Tuner):
             return chosen
         named: set[str] = set()
         for pattern in self.names:
-            found = [name for name in given if name.startswith(pattern)]
+            path = pattern.rstrip('.')
+            found = [name for name in given if name == path or name.startswith(f'{path}.')]
             if not found:
-                require_pattern(pattern, "an entry of names, with which no parameter's name begins,")
+                require_pattern(pattern, 'an entry of names, which is no path of a parameter or of a module,')
                 found = [name for name in given if fits(pattern, name)]
             if not found:
-                raise UnknownNameError('start or pattern of parameter names', pattern, given)
+                raise UnknownNameError('path or pattern of parameters in names', pattern, given)
             named.update(found)
         return [name for name in given if name in named]
 

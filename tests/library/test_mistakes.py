@@ -1,0 +1,126 @@
+"""Mistakes in a user's own code: each is a UserError that says what to do, and leaves the network as it was."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import vet
+from tests.library.networks import images, same, state_of, trained, vit
+from vet.errors import UserError
+
+
+class Scaled(nn.Module):
+    """Two parameters, the name of one of which begins with the name of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.mid = nn.Linear(3, 8)
+        self.scale, self.scale_two = nn.Parameter(torch.ones(8)), nn.Parameter(torch.ones(8))
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.mid(x.mean((2, 3))) * self.scale * self.scale_two)
+
+
+@pytest.mark.parametrize(
+    'arguments, text',
+    [
+        (dict(alpha=math.nan), 'alpha is nan; it must be a number'),
+        (dict(alpha=-1), 'alpha is -1; it must be above 0'),
+        (dict(lora_alpha=-1), 'lora_alpha is -1; it must be above 0'),
+        (dict(seed=-1), 'seed is -1; it must be at least 0'),
+        (dict(r=4, rank=10), 'rank is 10 and r is 4, two names of one argument'),
+        (dict(at=3), 'at is 3; it must be a text'),
+        (dict(at=[]), r'at is \[\]; it must be not empty'),
+        (dict(nonsense=1), "unknown argument of LoRA 'nonsense'"),
+        (dict(modules_to_save=['head']), r'vet\.tune\(…, train=\['),
+        (dict(use_rslora=True), "Give variant='rslora'"),
+        (dict(use_dora=True), "Give variant='dora'"),
+        (dict(bias='none'), 'Leave it out'),
+        (dict(init_lora_weights='pissa'), "Give variant='pissa'"),
+        (dict(rank_pattern={}), 'Give rank={'),
+        (dict(target_modules='all-linear'), "at='weight'"),
+    ],
+)
+def test_the_arguments_of_a_tuner_are_checked_when_it_is_made(arguments, text):
+    with pytest.raises(UserError, match=text):
+        vet.LoRA(**arguments)
+
+
+def test_every_tuner_checks_its_arguments():
+    with pytest.raises(UserError, match="unknown argument of Adapter 'length'. Allowed: .*width"):
+        vet.Adapter(length=3)
+    with pytest.raises(UserError, match='width is -1; it must be'):
+        vet.Adapter(width=-1)
+
+
+@pytest.mark.parametrize(
+    'arguments, text',
+    [
+        (dict(train=3), "train is 3; allowed: .*train='head"),
+        (dict(train=[3]), r'train is \[3\]; allowed:'),
+        (
+            dict(train='hed'),
+            "Did you mean 'head'.* Allowed: blocks, cls_token, head, norm, patch_embed, pos_embed",
+        ),
+        (dict(example=torch.zeros(0, 3, 32, 32)), 'example holds no image'),
+    ],
+)
+def test_tune_refuses_what_it_cannot_read(arguments, text):
+    net = vit()
+    before = state_of(net)
+    with pytest.raises(UserError, match=text) as told:
+        vet.tune(net, vet.LoRA(rank=2), **arguments)
+    assert len(str(told.value)) < 400
+    assert same(state_of(net), before) and all(each.requires_grad for each in net.parameters())
+
+
+def test_a_network_without_parameters_is_refused():
+    with pytest.raises(UserError, match='Identity, which has no parameters'):
+        vet.tune(nn.Identity(), vet.LoRA(rank=2))
+
+
+@pytest.mark.parametrize('folder', [None, 3])
+def test_a_folder_is_a_path(folder):
+    for refused in (
+        lambda: vet.load(folder, vit()),
+        lambda: vet.tune(vit(), vet.LoRA(rank=2)).save(folder),
+        lambda: vet.pipeline(model=folder or 3),
+    ):
+        with pytest.raises(UserError, match='folder is .*; allowed: the path of a folder'):
+            refused()
+
+
+@pytest.mark.parametrize(
+    'arguments, text',
+    [
+        (dict(classes=['a', 'a', 'b', 'c', 'd']), "classes has 'a' 2 times"),
+        (dict(classes='abcde'), "classes is 'abcde'; allowed: a list of names"),
+        (dict(classes=3), 'classes is 3; allowed: a list of names'),
+        (dict(preprocessing=3), 'preprocessing is 3; allowed: a dict'),
+    ],
+)
+def test_save_refuses_what_it_cannot_write(arguments, text, tmp_path):
+    tuned = vet.tune(vit(), vet.LoRA(rank=2))
+    with pytest.raises(UserError, match=text):
+        tuned.save(tmp_path / 'it', **arguments)
+    assert not (tmp_path / 'it').exists()
+
+
+def test_a_name_in_train_is_a_whole_path():
+    tuned = vet.tune(Scaled(), vet.LoRA(rank=2, at='mid'), train='scale', example=torch.zeros(1, 3, 32, 32))
+    assert [name for name in tuned.trainable() if 'scale' in name] == ['tuners.1.thawed.scale']
+    assert tuned.whole == ['scale']
+
+
+def test_a_pipeline_leaves_the_given_network_as_it_was(tmp_path):
+    trained(vet.tune(vit(), vet.LoRA(rank=2))).save(tmp_path / 'it')
+    net = vit()
+    net.norm.requires_grad_(False)
+    flags = [parameter.requires_grad for parameter in net.parameters()]
+    before, scores = state_of(net), net(images())
+    vet.pipeline(model=tmp_path / 'it', network=net)
+    assert [parameter.requires_grad for parameter in net.parameters()] == flags
+    assert same(state_of(net), before) and torch.equal(net(images()), scores)
