@@ -21,7 +21,7 @@ from vet.core.example import Example
 from vet.core.norms import is_norm
 from vet.core.preprocessing import Preprocessing
 from vet.core.proof import prove
-from vet.core.tuned_network import MARK, TunedNetwork
+from vet.core.tuned_network import FIRST, MARK, TunedNetwork
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import read_configuration
@@ -38,6 +38,48 @@ class Tuned(TunedNetwork):
     """
 
     recipe: tuple[str, dict[str, Any]] | None = None
+
+    def add(self, name: str, *tuners: Tuner) -> None:
+        """Adds a named set of tuners, and makes it the active set. The set has its own classifier.
+
+        The classifier starts from the values that it had before `vet.tune`.
+        """
+        _require_name(name)
+        _require_tuners(tuners)
+        if name in self.sets:
+            raise UserError(f'there is a set {name!r} already; give another name.')
+        before = self.active
+        self.use(None)
+        self.sets[name], self.active = nn.ModuleList(), name
+        try:
+            self.put(tuners)
+        except BaseException:
+            del self.sets[name]
+            self.active = None
+            self.use(before)
+            raise
+
+    def put(self, tuners: Sequence[Tuner]) -> None:
+        """Attaches tuners, and the tuner of the parameters that train whole, to the active set."""
+        for tuner in tuners:
+            tuner.attach(self)
+            self.tuners.append(tuner)
+        left = [
+            name
+            for name, parameter in self.network.named_parameters()
+            if name in set(self.whole) and not parameter.requires_grad
+        ]
+        if left:
+            rest = TUNERS.build(dict(type='Partial', names=left))
+            rest.attach(self)
+            self.tuners.append(rest)
+        self.train(self.training)
+
+    def rename(self, name: str) -> None:
+        """Names the active set."""
+        if self.active is not None and name != self.active:
+            self.sets[name] = self.sets.pop(self.active)
+            self.active = name
 
     def save(
         self,
@@ -94,21 +136,39 @@ class Tuned(TunedNetwork):
         ]
 
 
-def tune(net: nn.Module, *tuners: Tuner, train: str | Iterable[str] = (), example: Any = None) -> Tuned:
+def tune(
+    net: nn.Module,
+    *tuners: Tuner | Mapping[str, Tuner | Sequence[Tuner]],
+    train: str | Iterable[str] = (),
+    example: Any = None,
+    modules_to_save: Iterable[str] = (),
+) -> Tuned:
     """Freezes `net` except its classifier, and puts tuners on it. The network is edited in place.
 
     net: any network that takes images.
-    tuners: one or more, such as vet.LoRA(rank=8). They are attached in order.
+    tuners: one or more, such as vet.LoRA(rank=8). They are attached in order. Or one dict of named sets, such
+        as dict(flowers=vet.LoRA(8), birds=[vet.LoRA(4), vet.BitFit()]): the first acts, and
+        tuned.use('birds') or `with tuned.using('birds')` chooses another.
     train: names of further parameters that train whole, with wildcards: 'head.*'.
     example: an input for the dry run: a tensor (B, 3, H, W), a list of images, a tuple of arguments, or a
         dict of keyword arguments. None: a black image of the size that the network's library states.
+    modules_to_save: PEFT's name: the names, or ends of paths, of modules that train whole, beside `train`.
     Returns the tuned network, an ordinary module: tuned(images) computes what net(images) computes. The
     classifier is what the network's library (timm, torchvision, transformers) calls its classifier. For
     another network, nothing but the tuners and `train` trains, and vet warns. UserError if a tuner cannot
     act, or if nothing would train. Then the network is as it was.
     """
     require_network(net)
-    _require_tuners(tuners)
+    sets = tuners[0] if len(tuners) == 1 and isinstance(tuners[0], Mapping) else {FIRST: tuners}
+    if not sets or (isinstance(sets, Mapping) and 'type' in sets):
+        _require_tuners([sets])
+    named: dict[str, list[Any]] = {
+        name: list(part) if isinstance(part, list | tuple) else [part] for name, part in sets.items()
+    }
+    for name, part in named.items():
+        _require_name(name)
+        _require_tuners(part)
+    train = [*([train] if isinstance(train, str) else train), *_saved(net, modules_to_save)]
     classifier = classifier_of(net)
     if not classifier and not train:
         warnings.warn(
@@ -116,7 +176,18 @@ def tune(net: nn.Module, *tuners: Tuner, train: str | Iterable[str] = (), exampl
             'parameters, name them: train="head.*".',
             stacklevel=2,
         )
-    return _tuned(net, tuners, [*_below(net, classifier), *_named(net, train)], classifier, example)
+    names = [*_below(net, classifier), *_named(net, train)]
+    first, *others = named.items()
+    tuned = _tuned(net, first[1], names, classifier, example)
+    try:
+        tuned.rename(first[0])
+        for name, part in others:
+            tuned.add(name, *part)
+    except BaseException:
+        tuned.detach()
+        raise
+    tuned.use(first[0])
+    return tuned
 
 
 def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
@@ -166,14 +237,11 @@ def _tuned(
     images = Preprocessing().with_changes({**settings, **(dict(size=shape) if shape else {})})
     tuned = Tuned(net, layout, given, images)
     tuned.frozen, tuned.whole, tuned.recipe = described, whole, recipe
-    tuned.attach(tuners)
-    left = [
-        name
-        for name, parameter in net.named_parameters()
-        if name in set(names) and not parameter.requires_grad
-    ]
-    if left:
-        tuned.attach([TUNERS.build(dict(type='Partial', names=left))])
+    try:
+        tuned.put(tuners)
+    except BaseException:
+        tuned.detach()
+        raise
     if not tuned.trainable():
         tuned.detach()
         raise UserError(
@@ -270,10 +338,71 @@ def _with_statistics(net: nn.Module, names: Sequence[str]) -> list[str]:
     return found
 
 
+def _saved(net: nn.Module, names: Iterable[str]) -> list[str]:
+    """The paths of the modules whose names PEFT's modules_to_save gives. UnknownNameError if there is
+    none.
+    """
+    paths, found = [path for path, _ in net.named_modules() if path], []
+    for name in [names] if isinstance(names, str) else names:
+        fitting = [path for path in paths if path == name or path.endswith(f'.{name}')]
+        if not fitting:
+            raise UnknownNameError('module in modules_to_save', name, paths)
+        found += fitting
+    return found
+
+
+def _require_name(name: object) -> None:
+    if not isinstance(name, str) or not name or '.' in name or hasattr(nn.ModuleDict(), name):
+        raise UserError(
+            f'{shown(name)} names a set of tuners; allowed: a text without dots, such as "flowers".'
+        )
+
+
+# What wraps a network, by the name of the class, and what to do
+WRAPPERS = dict(
+    DistributedDataParallel='give the network itself, net.module, and wrap the tuned network',
+    DataParallel='give the network itself, net.module, and wrap the tuned network',
+    FullyShardedDataParallel='tune the network first, and wrap the tuned network',
+    FSDPModule='tune the network first, and shard the tuned network',
+    OptimizedModule='give the network itself, net._orig_mod, and compile the tuned network',
+    ScriptModule='give the network that was scripted, because TorchScript keeps no modules to edit',
+    PeftModel='give the plain network, peft_model.unload()',
+)
+QUANTISED = ('bitsandbytes', 'torchao', 'optimum', 'auto_gptq', 'awq', 'hqq')
+
+
+def _require_plain(net: nn.Module) -> None:
+    """UserError for a wrapped, compiled or quantised network, and for weights without numbers."""
+    for kind in type(net).__mro__:
+        if kind.__name__ in WRAPPERS:
+            raise UserError(f'net is wrapped in a {kind.__name__}: {WRAPPERS[kind.__name__]}.')
+    for path, module in net.named_modules():
+        home = type(module).__module__
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        homes = [type(tensor).__module__ for tensor in tensors]
+        weights = [
+            parameter for parameter in module.parameters(recurse=False) if not parameter.is_floating_point()
+        ]
+        if 'quantized' in home or any(one.startswith(QUANTISED) for one in (home, *homes)) or weights:
+            raise UserError(
+                f'{path!r} ({type(module).__name__}) is quantised, and vet edits weights of floating point '
+                'numbers. Tune the network before it is quantised. merge() of the tuned network gives a '
+                'plain network, which you can quantise.'
+            )
+        if any(tensor.is_meta for tensor in tensors):
+            raise UserError(
+                f'{path!r} ({type(module).__name__}) is on the meta device, without numbers. Load the '
+                'weights first: net.to_empty(device="cpu"), then net.load_state_dict(…).'
+            )
+
+
 def require_network(net: object) -> None:
-    """UserError if `net` is no network, or is tuned already."""
+    """UserError if `net` is no plain network, or is tuned already."""
+    if isinstance(net, type) and issubclass(net, nn.Module):
+        raise UserError(f'net is the class {net.__name__}; give a network: {net.__name__}(…).')
     if not isinstance(net, nn.Module):
         raise UserError(f'net is {shown(net)}; allowed: a torch.nn.Module, such as timm.create_model(…).')
+    _require_plain(net)
     if not any(parameter.is_floating_point() for parameter in net.parameters()):
         raise UserError(
             f'net is {type(net).__name__}, which has no parameters, so that there is nothing to tune. Give a '

@@ -1,11 +1,14 @@
 """vet.tune: what trains, what stays frozen, what detach gives back, and what is refused."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 import vet
-from tests.library.networks import images, same, state_of, trained, vit
+from tests.library.networks import VIT, images, labels, same, state_of, trained, vit
+from vet.core.model import ImageClassifier
 from vet.errors import UnknownNameError, UserError
 
 
@@ -94,6 +97,18 @@ REFUSED = [
     (lambda: vet.tune(vit(num_classes=0), vet.LinearProbe()), 'nothing of VisionTransformer would train'),
     (lambda: vet.tune(vit(), vet.LoRA(2), example=images(1, 24)), 'does not take an image of'),
     (lambda: vet.tune(vit(), vet.LoRA(2), example='x'), 'allowed: a tensor'),
+    (
+        lambda: vet.tune(nn.DataParallel(vit()), vet.LoRA(2)),
+        'wrapped in a DataParallel: give the network itself',
+    ),
+    (lambda: vet.tune(torch.compile(vit()), vet.LoRA(2)), 'OptimizedModule.*compile the tuned network'),
+    (lambda: vet.tune(vit().to('meta'), vet.LoRA(2)), 'on the meta device'),
+    (lambda: vet.tune(nn.ReLU(), vet.LoRA(2)), 'no parameters'),
+    (lambda: vet.tune(nn.Linear, vet.LoRA(2)), 'net is the class Linear'),
+    (
+        lambda: vet.tune(torch.ao.quantization.quantize_dynamic(vit(), {nn.Linear}), vet.LoRA(2)),
+        'quantised, and vet edits weights of floating point',
+    ),
 ]
 
 
@@ -102,6 +117,35 @@ REFUSED = [
 def test_a_mistake_is_refused_by_name(call, text):
     with pytest.raises(UserError, match=text):
         call()
+
+
+def test_print_shows_what_trains():
+    text = str(vet.tune(vit(), vet.LoRA(rank=2)))
+    assert re.search(r'LoRA +blocks.0.attn.qkv +A \(2, 32\), B \(96, 2\) +256\n', text)
+    assert re.search(r'Partial +head +weight \(5, 32\), bias \(5,\) +165\n', text)
+    assert text.startswith('VisionTransformer, tuned\n') and '677 numbers train' in text
+
+
+def test_tuned_numbers_are_those_of_the_config_door():
+    """LoRA's numbers and gradients equal those of an ImageClassifier with the same seed."""
+    net = vit()
+    backbone = vet.BACKBONES.build(
+        dict(type='timm', name='vit_tiny_patch16_224', pretrained=False, kwargs=dict(VIT))
+    )
+    backbone.network.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith('head')})
+    head = nn.Linear(32, 5)
+    torch.manual_seed(3)
+    model = ImageClassifier(backbone, [vet.LoRA(rank=2)], head)
+    torch.manual_seed(3)
+    tuned = vet.tune(net, vet.LoRA(rank=2))
+    model.head.load_state_dict(net.head.state_dict())
+    for each in (model, tuned):
+        torch.nn.functional.cross_entropy(each.eval()(images()), labels()).backward()
+    theirs, ours = model.trainable(), tuned.trainable()
+    assert torch.equal(model(images()), tuned(images()))
+    for name in (name for name in theirs if name.startswith('tuners.0')):
+        assert torch.equal(theirs[name], ours[name]) and torch.equal(theirs[name].grad, ours[name].grad)
+    assert torch.equal(model.head.weight.grad, ours['tuners.1.thawed.head.weight'].grad)
 
 
 def test_a_refused_network_is_as_it_was():

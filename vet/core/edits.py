@@ -29,6 +29,7 @@ class Thaw:
     key: str
     original: torch.Tensor
     tied: Sequence[tuple[nn.Module, str]] = ()  # the other places of the same parameter
+    resting: torch.Tensor | None = None  # the value, while the edit rests
     mergeable = True
 
     @classmethod
@@ -45,9 +46,28 @@ class Thaw:
 
     @property
     def value(self) -> torch.Tensor:
-        return getattr(self.module, self.name)
+        return getattr(self.module, self.name) if self.resting is None else self.resting
+
+    def rest(self) -> None:
+        """Undoes the edit, and keeps the value for `resume`."""
+        value = self.value
+        self.undo()
+        self.resting = value
+
+    def resume(self) -> None:
+        """Puts the kept value into the network again, on the device and in the type that the network
+        has now.
+        """
+        assert self.resting is not None
+        self.original, value = getattr(self.module, self.name), self.resting
+        value.data = value.data.to(self.original)
+        self.resting = None
+        self._put(value)
 
     def undo(self) -> None:
+        if self.resting is not None:
+            self.resting = None
+            return
         self.original.data = self.original.data.to(self.value)
         self._put(self.original)
 
@@ -86,6 +106,15 @@ class Hook:
 
     def undo(self) -> None:
         self.handle.remove()
+
+    def rest(self) -> None:
+        """Undoes the edit. `resume` makes it again."""
+        self.handle.remove()
+
+    def resume(self) -> None:
+        """Makes the edit again."""
+        make = partial(Hook.before) if self.is_before else partial(Hook.after, place=self.place)
+        self.handle = make(self.module, self.delta).handle
 
 
 def _edit_input(delta: nn.Module, module: nn.Module, args: tuple) -> tuple:

@@ -60,6 +60,15 @@ class Example:
 
         return Example(tuple(map(repeat, self.args)), repeat(dict(self.kwargs)))
 
+    def of_rows(self, rows: list[int]) -> 'Example':
+        """An example of some of the images, by their places."""
+        images = len(next(self._tensors()))
+
+        def choose(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[rows] if tensor.dim() and len(tensor) == images else tensor
+
+        return Example(*map_tensors(choose, (self.args, dict(self.kwargs))))
+
     def to(self, like: torch.Tensor) -> 'Example':
         """The example on the device of `like`. Its floating point numbers have the type of `like`."""
 

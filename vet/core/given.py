@@ -9,6 +9,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+from vet.core.peft_names import PEFT_NAMES, in_own_names
 from vet.errors import UnknownNameError
 from vet.registry import hints_of, require_values
 
@@ -22,9 +23,17 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
     UserError for a value that does not fit the argument's hint.
     """
     signature = inspect.signature(init)
+    tuner = init.__qualname__.split('.')[-2] if '.' in init.__qualname__ else ''
+    theirs = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in PEFT_NAMES.get(tuner, {})
+    ]
 
     @functools.wraps(init)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        if theirs and any(parameter.name in kwargs for parameter in theirs):
+            positional = dict(zip(list(signature.parameters)[1:], args))
+            args, kwargs = (), in_own_names(tuner, positional | kwargs)
         if NOTED not in self.__dict__:
             object.__setattr__(self, NOTED, {})  # the __init__ of a base class notes nothing
             _require_names(signature, self, kwargs)
@@ -33,6 +42,9 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
             object.__setattr__(self, NOTED, deepcopy(bound))
         init(self, *args, **kwargs)
 
+    if theirs:
+        both = signature.replace(parameters=[*signature.parameters.values(), *theirs])
+        setattr(wrapper, '__signature__', both)  # noqa: B010, mypy refuses an assignment
     return wrapper
 
 

@@ -65,9 +65,19 @@ class Reweight:
         """A tensor of the weight's shape as the delta sees the weight, or back."""
         return output_first(self.host.get_submodule(self.weight_name.rpartition('.')[0]), weight)
 
+    def rest(self) -> None:
+        """Undoes the edit. `resume` makes it again."""
+        self.undo()
+
+    def resume(self) -> None:
+        """Makes the edit again."""
+        self.apply()
+
     def undo(self) -> None:
-        """Undoes the edit."""
-        state = self.host.__dict__[STATE]
+        """Undoes the edit. Does nothing while the edit rests."""
+        state: _Attached | None = self.host.__dict__.get(STATE)
+        if state is None or self not in state.edits:
+            return
         state.edits.remove(self)
         if not state.edits:
             _take_off(self.host, state)

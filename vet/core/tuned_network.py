@@ -4,7 +4,8 @@ computes.
 library.py makes a TunedNetwork. hub/network_folder.py saves the numbers that train.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,16 +14,19 @@ from torch.utils.hooks import RemovableHandle
 
 from vet.core.backbone import FrozenNetwork
 from vet.core.caches import caches_recorded, clear_caches
-from vet.core.containers import ModuleListOf
+from vet.core.channels import tensors_in
+from vet.core.containers import ModuleDictOf, ModuleListOf
 from vet.core.example import Example
 from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
 from vet.core.norms import has_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.reweight import Merged
 from vet.core.site import Layout, SiteMap, dry_run
-from vet.core.tuner import Tuner
-from vet.errors import UserError
+from vet.core.table import table_of
+from vet.core.tuner import Tuner, forget_compiled_graphs
+from vet.errors import UnknownNameError, UserError
 
+FIRST = 'default'  # the name of the set that `vet.tune` makes, as in PEFT
 MARK = '_is_tuned_by_vet'  # in the network's __dict__
 
 
@@ -30,7 +34,8 @@ class TunedNetwork(FrozenNetwork):
     """`tuned(*args, **kwargs)` gives `network(*args, **kwargs)`. The tuners edit the network in place.
 
     network: the user's network. Its class, its forward and the keys of its state_dict do not change.
-    tuners: what was attached, in order. The last is the tuner of the parameters that train whole, if any do.
+    sets: named sets of tuners. The active set acts. Its last tuner is that of the parameters that train
+        whole.
     whole: the names of the parameters that train whole: those of the classifier, and those that the user
         names.
     frozen: what the weights were before tuning, see hub/network_folder.py.
@@ -40,7 +45,9 @@ class TunedNetwork(FrozenNetwork):
         super().__init__()
         self.training = network.training
         self.preprocessing = preprocessing
-        self.tuners: ModuleListOf[Tuner] = ModuleListOf()
+        self.sets: ModuleDictOf[ModuleListOf[Tuner]] = ModuleDictOf({FIRST: ModuleListOf()})
+        self.active: str | None = FIRST
+        self._names: list[str] | None = None
         self.whole: list[str] = []
         self.frozen: dict[str, Any] = {}
         self._example = example.of_images(1)
@@ -83,6 +90,8 @@ class TunedNetwork(FrozenNetwork):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output. UserError while the network is merged and trains."""
         refuse_training(self, self.training)
+        if self._names is not None:
+            return self._mixed(self._names, Example(args, kwargs))
         return self.network(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -96,21 +105,86 @@ class TunedNetwork(FrozenNetwork):
                 raise
         return getattr(super().__getattr__('network'), name)
 
+    def __repr__(self) -> str:
+        """A table of what trains, with the totals."""
+        names = ', '.join(name if name == self.active else f'({name})' for name in self.sets)
+        several = f', sets: {names}' if len(self.sets) > 1 else ''
+        title = f'{type(self.network).__name__}, tuned{several}{", merged" * self.is_merged}'
+        return table_of(self.network, self.tuners, title)
+
     def example(self) -> Example:
         """The input of the dry run, of one image, in the type and on the device of the network."""
         like = next(parameter for parameter in self.network.parameters() if parameter.is_floating_point())
         return self._example.to(like)
 
-    def attach(self, tuners: Iterable[Tuner]) -> None:
-        """Attaches tuners, in order. If one of them refuses, the network is given back as it was."""
+    @property
+    def tuners(self) -> ModuleListOf[Tuner]:
+        """The tuners of the active set, in order. Without an active set: none."""
+        return self.sets[self.active] if self.active is not None else ModuleListOf()
+
+    def use(self, name: str | None) -> None:
+        """Makes the set `name` the active set. None: no set acts, and the network computes as before tuning.
+
+        The numbers of the other sets stay. Graphs of torch.compile are forgotten.
+        """
+        if name is not None and name not in self.sets:
+            raise UnknownNameError('set of tuners', name, self.sets)
+        if name == self.active:
+            return
+        if self.is_merged:
+            raise merged_error('switched to another set')
+        forget_compiled_graphs()
+        for tuner in reversed(list(self.tuners)):
+            tuner.rest()
+        self.active = name
+        for tuner in self.tuners:
+            tuner.resume()
+        clear_caches(self.network.modules())
+        self.train(self.training)
+
+    @contextmanager
+    def using(self, names: str | Sequence[str] | None) -> Iterator[None]:
+        """Within, the set of that name acts; None: no set. A list has the name of a set for each image.
+
+        A batch with a list of names is one forward for each set, and is for inference.
+        """
+        active, before = self.active, self._names
         try:
-            for tuner in tuners:
-                tuner.attach(self)
-                self.tuners.append(tuner)
-            self.train(self.training)
-        except BaseException:
-            self.detach()
-            raise
+            if names is None or isinstance(names, str):
+                self.use(names)
+                self._names = None
+            else:
+                for name in dict.fromkeys(names):
+                    if name not in self.sets:
+                        raise UnknownNameError('set of tuners', name, self.sets)
+                self._names = list(names)
+            yield
+        finally:
+            self._names = before
+            self.use(active)
+
+    @torch.no_grad()
+    def _mixed(self, names: list[str], example: Example) -> Any:
+        """The outputs of a batch, each image by the set that is named for it."""
+        if self.training:
+            raise UserError(
+                'a list of names is for inference; call eval() first, or train one set after another.'
+            )
+        images = len(next(tensors_in((example.args, dict(example.kwargs)))))
+        if len(names) != images:
+            raise UserError(f'{len(names)} names for {images} images; give one for each image.')
+        active, parts = self.active, {}
+        self._names = None
+        try:
+            for name in dict.fromkeys(names):
+                self.use(name)
+                rows = [i for i, wanted in enumerate(names) if wanted == name]
+                parts[name] = rows, example.of_rows(rows).call(self.network)
+        finally:
+            self.use(active)
+            self._names = names
+        order = torch.tensor([i for rows, _ in parts.values() for i in rows]).argsort()
+        return _joined([out for _, out in parts.values()], order)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by their names in files. An optimizer takes `trainable().values()`."""
@@ -180,9 +254,10 @@ class TunedNetwork(FrozenNetwork):
             raise merged_error('detached')
         parameters = dict(self.network.named_parameters())
         kept = {name: parameters[name].detach() for name in self.whole if keep_whole and name in parameters}
-        for tuner in reversed(list(self.tuners)):
-            tuner.detach()
-        self.tuners = ModuleListOf()
+        for tuners in self.sets.values():
+            for tuner in reversed(list(tuners)):
+                tuner.detach()
+        self.sets, self.active = ModuleDictOf({FIRST: ModuleListOf()}), FIRST
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self._flags.get(name, True))
             if name in kept:
@@ -197,3 +272,17 @@ class TunedNetwork(FrozenNetwork):
                 buffer.data.copy_(was)
         self.network.__dict__.pop(MARK, None)
         return self.network
+
+
+def _joined(outputs: list[Any], order: torch.Tensor) -> Any:
+    """One output from the outputs of several batches. Tensors with an axis of images are put in order."""
+    first = outputs[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(outputs)[order.to(first.device)] if first.dim() else first
+    if isinstance(first, dict):
+        parts = {key: _joined([out[key] for out in outputs], order) for key in first}
+        return parts if type(first) is dict else type(first)(**parts)
+    if isinstance(first, tuple | list):
+        joined = [_joined(list(each), order) for each in zip(*outputs)]
+        return type(first)(*joined) if hasattr(first, '_fields') else type(first)(joined)
+    return first

@@ -183,7 +183,7 @@ class Tuner(nn.Module):
 
     def _attach(self, backbone: FrozenNetwork) -> None:
         _refuse_merged(backbone, 'attached')
-        _forget_compiled_graphs()
+        forget_compiled_graphs()
         object.__setattr__(self, 'backbone', backbone)
         places = places_of(backbone.network).items()
         self._tied = {number: found for number, found in places if len(found) > 1}
@@ -234,13 +234,23 @@ class Tuner(nn.Module):
         UserError on a merged backbone.
         """
         _refuse_merged(self.backbone, 'detached')
-        _forget_compiled_graphs()
+        forget_compiled_graphs()
         while self._edits:
             self._edits.pop().undo()
         self.deltas.clear()
         if self.backbone is not None:
             clear_caches(self.backbone.network.modules())
         object.__setattr__(self, 'backbone', None)
+
+    def rest(self) -> None:
+        """Takes the edits out of the network, and keeps their numbers for `resume`."""
+        for edit in reversed(self._edits):
+            edit.rest()
+
+    def resume(self) -> None:
+        """Makes the edits again."""
+        for edit in self._edits:
+            edit.resume()
 
     def _prove(self, backbone: FrozenNetwork) -> None:
         try:
@@ -375,7 +385,7 @@ def _refuse_merged(backbone: FrozenNetwork | None, action: str) -> None:
         )
 
 
-def _forget_compiled_graphs() -> None:
+def forget_compiled_graphs() -> None:
     """Forgets graphs of torch.compile. A graph from before an edit would run without the edit, in silence."""
     if has_compiled():
         torch.compiler.reset()

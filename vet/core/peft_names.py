@@ -1,0 +1,43 @@
+"""PEFT's names of arguments, for tuners of vet that have the same argument. core/given.py reads the table.
+
+LoRA writes its names in its own signature. `vet.tune` takes `modules_to_save`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vet.errors import UserError
+
+# {tuner: {PEFT's name: the tuner's name}}
+PEFT_NAMES: dict[str, dict[str, str]] = dict(
+    LoHa=dict(r='rank', target_modules='at'),
+    LoKr=dict(r='rank', decompose_factor='factor', target_modules='at'),
+    IA3=dict(target_modules='at'),
+    AdaLoRA=dict(init_r='rank', target_r='target', lora_alpha='alpha', target_modules='at'),
+    NormTune=dict(target_modules='at'),
+)
+
+
+def in_own_names(tuner: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments under the names of vet. UserError if an argument is given under both names."""
+    names, own = PEFT_NAMES.get(tuner, {}), dict(given)
+    for theirs, ours in names.items():
+        value = own.pop(theirs, None)
+        if value is None:
+            continue
+        if ours in given:
+            raise UserError(
+                f'{ours} is {given[ours]!r} and {theirs} is {value!r}, two names of one argument; give one '
+                'of them.'
+            )
+        own[ours] = places_of(value) if theirs == 'target_modules' else value
+    return own
+
+
+def places_of(target_modules: object) -> list[str]:
+    """The places of PEFT's target_modules, which name modules or the ends of their paths."""
+    if not isinstance(target_modules, list | tuple | set):
+        raise UserError(
+            f'target_modules is {target_modules!r}; allowed: a list of module names. For patterns, use at=….'
+        )
+    return [f'*.{name}' for name in target_modules]

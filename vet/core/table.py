@@ -1,0 +1,31 @@
+"""The table that `print(tuned)` shows: the sites, the tuners, the shapes and the numbers that train.
+
+Only core/tuned_network.py imports this file.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from vet.core.tuner import Tuner
+
+HEADER = ('tuner', 'site', 'shapes', 'numbers')
+
+
+def table_of(network: Any, tuners: Iterable[Tuner], title: str) -> str:
+    """One row for each site of each tuner, and the totals."""
+    rows, total = [HEADER], 0
+    for tuner in tuners:
+        by_site: dict[str, list[tuple[str, Any]]] = {}
+        for name, parameter in tuner.trainable():
+            site, _, leaf = name.partition('.')[2].rpartition('.')
+            by_site.setdefault(site or 'the network', []).append((leaf, parameter))
+        for site, parameters in by_site.items():
+            shapes = ', '.join(f'{leaf} {tuple(parameter.shape)}' for leaf, parameter in parameters)
+            count = sum(parameter.numel() for _, parameter in parameters)
+            total += count
+            rows.append((type(tuner).__name__, site, shapes, f'{count:,}'))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ['  '.join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]) for row in rows]
+    frozen = sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad)
+    share = 100 * total / max(total + frozen, 1)
+    return '\n'.join([title, *lines, f'{total:,} numbers train, {frozen:,} are frozen ({share:.2f} % train)'])
