@@ -257,7 +257,7 @@ def _warn_of_idle(tuned: Tuned) -> None:
     tuners = [(i, tuner) for i, tuner in enumerate(tuned.tuners) if tuner.no_gradient is None]
     named = [(f'tuners.{i}.{name}', one) for i, tuner in tuners for name, one in tuner.trainable()]
     try:
-        idle = {id(one) for one in prove(tuned, [one for _, one in named])}
+        idle = set(map(id, prove(tuned, [one for _, one in named])))
     except Exception:  # each tuner was proved; a network may give other outputs with all tuners
         return
     names = [name for name, one in named if id(one) in idle]

@@ -7,7 +7,18 @@ from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from vet.errors import UserError
-from vet.registry import BACKBONES, DATASETS, HEADS, METRICS, OPTIMIZERS, TRANSFORMS, TUNERS, Registry
+from vet.registry import (
+    BACKBONES,
+    DATASETS,
+    HEADS,
+    LOSSES,
+    METRICS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    TRANSFORMS,
+    TUNERS,
+    Registry,
+)
 
 Plugin = TypeVar('Plugin', bound=Callable[..., Any])
 
@@ -56,6 +67,8 @@ def _place(plugin: Any) -> tuple[str, str]:
 register_backbone = Register(BACKBONES)
 register_dataset = Register(DATASETS)
 register_head = Register(HEADS)
+register_objective = Register(OBJECTIVES)
+register_loss = Register(LOSSES)
 register_metric = Register(METRICS)
 register_optimizer = Register(OPTIMIZERS)
 register_transform = Register(TRANSFORMS)

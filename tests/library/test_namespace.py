@@ -11,9 +11,8 @@ from vet.registry import REGISTRIES, TUNERS
 
 def test_every_tuner_and_registry_is_a_name_of_vet():
     assert {name: getattr(vet, name) for name in TUNERS.names()} == TUNERS.module_dict
-    assert {registry.name for registry in REGISTRIES.values()} == {
-        getattr(vet, f'{name.upper()}S').name for name in REGISTRIES
-    }
+    plurals = {name: f'{name.upper()}S' for name in REGISTRIES} | dict(loss='LOSSES')
+    assert {name: getattr(vet, plural) for name, plural in plurals.items()} == REGISTRIES
     assert all(callable(getattr(vet, f'register_{name}')) for name in REGISTRIES)
     assert all(hasattr(vet, name) for name in vet.__all__) and set(vet.__all__) <= set(dir(vet))
 

@@ -3,7 +3,7 @@
 Only core/tuned_network.py imports this file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vet.core.tuner import Tuner
@@ -24,8 +24,15 @@ def table_of(network: Any, tuners: Iterable[Tuner], title: str) -> str:
             count = sum(parameter.numel() for _, parameter in parameters)
             total += count
             rows.append((type(tuner).__name__, site, shapes, f'{count:,}'))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = ['  '.join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]) for row in rows]
+    columns = list(zip(*rows))
+    padded = [pad_to_widest(column) for column in columns[:3]]
+    lines = ['  '.join(cells) for cells in zip(*padded, columns[3])]
     frozen = sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad)
     share = 100 * total / max(total + frozen, 1)
     return '\n'.join([title, *lines, f'{total:,} numbers train, {frozen:,} are frozen ({share:.2f} % train)'])
+
+
+def pad_to_widest(cells: Sequence[str]) -> list[str]:
+    """The cells of a column, each as wide as the widest."""
+    width = max(map(len, cells))
+    return [cell.ljust(width) for cell in cells]

@@ -118,7 +118,7 @@ class TunedNetwork(FrozenNetwork):
         return self._example.to(like)
 
     @property
-    def tuners(self) -> ModuleListOf[Tuner]:
+    def tuners(self) -> 'ModuleListOf[Tuner]':
         """The tuners of the active set, in order. Without an active set: none."""
         return self.sets[self.active] if self.active is not None else ModuleListOf()
 
@@ -280,7 +280,9 @@ def _joined(outputs: list[Any], order: torch.Tensor) -> Any:
     if isinstance(first, torch.Tensor):
         return torch.cat(outputs)[order.to(first.device)] if first.dim() else first
     if isinstance(first, dict):
-        parts = {key: _joined([out[key] for out in outputs], order) for key in first}
+        parts = {}
+        for key in first:
+            parts[key] = _joined([out[key] for out in outputs], order)
         return parts if type(first) is dict else type(first)(**parts)
     if isinstance(first, tuple | list):
         joined = [_joined(list(each), order) for each in zip(*outputs)]
