@@ -168,15 +168,15 @@ def tune(
     for name, part in named.items():
         _require_name(name)
         _require_tuners(part)
-    train = [*([train] if isinstance(train, str) else train), *_saved(net, modules_to_save)]
+    saved = _saved(net, modules_to_save)
     classifier = classifier_of(net)
-    if not classifier and not train:
+    if not classifier and not train and not saved:
         warnings.warn(
             f'vet knows no classifier of {type(net).__name__}, so only the tuners train. To train further '
             'parameters, name them: train="head.*".',
             stacklevel=2,
         )
-    names = [*_below(net, classifier), *_named(net, train)]
+    names = [*_below(net, classifier), *_named(net, train), *_named(net, saved)]
     first, *others = named.items()
     tuned = _tuned(net, first[1], names, classifier, example)
     try:
@@ -319,7 +319,7 @@ def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
             paths = [
                 name
                 for name, module in net.named_modules()
-                if name and any(True for _ in module.parameters())
+                if name and next(module.parameters(), None) is not None
             ]
             near = difflib.get_close_matches(pattern.rstrip('.*'), paths + names, n=3, cutoff=0.5)
             of_net = list(dict.fromkeys(name.partition('.')[0] for name in names))
