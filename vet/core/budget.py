@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import psutil
 import torch
 from torch import nn
-from torch._ops import OpOverload
 from torch.func import functional_call
 from torch.utils.flop_counter import flop_registry
 
@@ -50,7 +50,7 @@ class Budget(OperationsMode):
         _budget.reset(self._around)
 
     def __torch_dispatch__(
-        self, op: OpOverload, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+        self, op: Any, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
     ) -> object:
         kwargs = kwargs or {}
         if not any(isinstance(value, torch.Tensor) for value in args) or op.overloadpacket in NEW_TENSORS:
