@@ -188,7 +188,6 @@ def computed() -> dict[str, torch.Tensor]:
         backbone = tiny(family)
         torch.manual_seed(3)
         tuner = TUNERS.build(dict(type='LoRA', at='weight', rank=2))
-        tuner.attach(backbone)
         model = with_head(backbone, [tuner])
         with torch.no_grad():
             for parameter in model.trainable().values():

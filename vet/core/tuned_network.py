@@ -58,7 +58,7 @@ class TunedNetwork(FrozenNetwork):
             for name, buffer in module.named_buffers(recurse=False)
             if not has_statistics(module)
         }
-        self._guards: list[RemovableHandle] = []  # of a merged network
+        self._merge_hooks: list[RemovableHandle] = []  # of a merged network
         self._flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
         self._in_eval = [
             name for name, module in network.named_modules() if has_statistics(module) and not module.training
@@ -84,6 +84,8 @@ class TunedNetwork(FrozenNetwork):
                 f'{type(network).__name__} gives no tensor for {example}. Give another input with example=….'
             )
         self.sites = SiteMap(network, layout, calls, family=type(network).__name__)
+        self.register_state_dict_pre_hook(_refuse_to_save)
+        self.register_load_state_dict_pre_hook(_refuse_to_load)
         network.requires_grad_(False)
         network.__dict__[MARK] = True
 
@@ -214,15 +216,15 @@ class TunedNetwork(FrozenNetwork):
         `unmerge`, a UserError refuses training, saving and detaching.
         """
         self._merged += merge_tuners(self, self.tuners)
-        if not self._guards:
-            self._guards = [value.register_hook(self._guard) for value in self.trainable().values()]
+        if not self._merge_hooks:
+            self._merge_hooks = [value.register_hook(self._guard) for value in self.trainable().values()]
         return self.network
 
     def unmerge(self) -> nn.Module:
         """Undoes `merge`, bit for bit. Returns the network."""
         unmerge_tuners(self, self._merged)
-        while self._guards:
-            self._guards.pop().remove()
+        while self._merge_hooks:
+            self._merge_hooks.pop().remove()
         return self.network
 
     def _guard(self, gradient: torch.Tensor) -> None:
@@ -231,16 +233,6 @@ class TunedNetwork(FrozenNetwork):
         """
         if self.network.training:
             refuse_gradient(gradient)
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        if self.is_merged:
-            raise merged_error('saved')
-        super()._save_to_state_dict(*args, **kwargs)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        if self.is_merged:
-            raise merged_error('loaded from a state_dict')
-        super()._load_from_state_dict(*args, **kwargs)
 
     def detach(self, keep_whole: bool = False) -> nn.Module:
         """Takes all tuners off. Returns the network, bit for bit as it was before `vet.tune`.
@@ -272,6 +264,16 @@ class TunedNetwork(FrozenNetwork):
                 buffer.data.copy_(was)
         self.network.__dict__.pop(MARK, None)
         return self.network
+
+
+def _refuse_to_save(tuned: TunedNetwork, *rest: Any) -> None:
+    if tuned.is_merged:
+        raise merged_error('saved')
+
+
+def _refuse_to_load(tuned: TunedNetwork, *rest: Any) -> None:
+    if tuned.is_merged:
+        raise merged_error('loaded from a state_dict')
 
 
 def _joined(outputs: list[Any], order: torch.Tensor) -> Any:
