@@ -39,7 +39,7 @@ datasets['few'] = dict(few, options={'train.cutmix': 0.3})""",
     assert [linear['train'][key] for key in ('max_epochs', 'mixup', 'cutmix')] == [7, 0.1, 0.3]
     assert (linear['model']['head'], bias['model']['head']) == (dict(type='Linear'), dict(type='MLP'))
     assert bias['model']['tuners'] == [dict(type='BitFit')] and bias['train']['lr_scheduler']['T_max'] == 7
-    assert bias['evaluation']['metrics'] == ['accuracy']
+    assert bias['evaluation']['metrics'] is None
 
 
 def test_seeds_can_be_given_as_an_option(tmp_path):

@@ -113,6 +113,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import vet
 from tests.library.networks import images, labels, vit
 torch.distributed.init_process_group('gloo', init_method='file://' + sys.argv[2], rank=int(sys.argv[1]), world_size=2)
+torch.manual_seed(0)
 tuned = vet.tune(vit(), vet.LoRA(rank=2))
 if sys.argv[3] == 'DDP':
     net = DDP(tuned)
@@ -145,6 +146,7 @@ def test_two_processes_train_what_one_process_trains(kind, tmp_path, python):
         arguments = (tmp_path / 'meeting', kind, tmp_path / 'trained.pth')
         done = list(pool.map(lambda rank: python('-c', TWO, str(rank), *arguments), range(2)))
     assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
+    torch.manual_seed(0)
     tuned = vet.tune(vit(), vet.LoRA(rank=2))
     optimizer = torch.optim.SGD(tuned.trainable().values(), lr=0.5)
     for _ in range(2):

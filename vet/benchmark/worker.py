@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,7 +131,8 @@ def _train(job: Job) -> JsonObject:
     )
     summary = trainer.train()
     environment = describe(trainer.accelerator.device)
-    metrics = {} if job.run.is_search else {name: summary[name] for name in _names(summary, job)}
+    names = [] if job.run.is_search else _names(summary, trainer.metrics)
+    metrics = {name: summary[name] for name in names}
     return dict(
         metrics=metrics,
         **{name: summary[name] for name in MEASURED},
@@ -144,9 +145,9 @@ def _train(job: Job) -> JsonObject:
     )
 
 
-def _names(summary: JsonObject, job: Job) -> list[str]:
+def _names(summary: JsonObject, metrics: Iterable[str]) -> list[str]:
     """The names of the metrics in a summary, with the metrics of single tasks."""
-    wanted = {metric_name(name) for name in job.run.config['evaluation']['metrics']}
+    wanted = set(map(metric_name, metrics))
     return [name for name in summary if name.rpartition('/')[2].partition('.')[0] in wanted]
 
 
