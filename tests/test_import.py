@@ -41,6 +41,7 @@ ANSWERS = [
     (f'{WRONG} learning_rate=1', 2, "or 'train.optimizer.lr'?"),
     (f'{WRONG} model.backbone.lora_lenght=3', 2, "Did you mean 'lora_length'"),
     (f'{WRONG} model.backbone.type=Digitvit', 2, "unknown backbone 'Digitvit'"),
+    (f'{WRONG} model.objective.type=Regresion', 2, "unknown objective 'Regresion'"),
     (f'{WRONG} model.head.type=Linnear', 2, "unknown head 'Linnear'"),
     (f'{WRONG} dataset.train.type=Digit', 2, "unknown dataset 'Digit'"),
     (f'{WRONG} evaluation.metrics=acc', 2, "unknown metric 'acc'"),
@@ -110,3 +111,41 @@ def test_a_submodule_never_stands_in_the_place_of_a_function(python):
     )
     assert done.stdout == 'True True\n', done.stderr
     assert 'AttributeError' in python('-c', 'import vet; vet.nothing').stderr
+
+
+def test_names_that_are_written_twice_are_equal():
+    """Some names stand a second time where torch must not be imported."""
+    import inspect
+
+    import torch
+
+    from vet.cli.combine import METHODS
+    from vet.cli.export import FORMATS
+    from vet.config.nearest import OF_OPTIMIZERS
+    from vet.core.peft_names import PEFT_NAMES
+    from vet.hub import combine, exports
+    from vet.registry import REGISTRIES, TUNERS
+
+    assert METHODS == tuple(combine.METHODS) and FORMATS == tuple(exports.FORMATS)
+    of_adamw = [name for name in inspect.signature(torch.optim.AdamW).parameters if name != 'params']
+    assert [*OF_OPTIMIZERS] == [*of_adamw, 'momentum']
+    for registry in REGISTRIES.values():
+        for name, listed in registry.index.plugins.items():
+            plugin = registry.find(name)
+            assert plugin.__module__ == listed.module
+            if listed.arguments is not None:
+                peft = PEFT_NAMES.get(name, {}) if registry is TUNERS else {}
+                assert {*listed.arguments, *peft} == {*inspect.signature(plugin).parameters}, name
+
+
+@pytest.mark.parametrize('kind', ['configs', 'examples'])
+def test_every_shipped_config_passes_the_early_check(kind, monkeypatch):
+    from vet.registry import REGISTRIES
+    from vet.shipped import shipped
+    from vet.source import check_source
+
+    for registry in REGISTRIES.values():
+        monkeypatch.setattr(registry, '_module_dict', dict(registry.module_dict))
+    for name, path in shipped(kind).items():
+        if kind == 'configs' or path.name == 'config.py':
+            check_source(name, {})

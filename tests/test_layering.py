@@ -41,7 +41,7 @@ ARROWS = {
     'arguments': {'allowed', 'registry'},
     'config': {'errors', 'allowed', 'patterns', 'registry', 'arguments', 'shipped'},
     'changes': BASE,
-    'source': BASE | {'changes', 'files', 'hub'},
+    'source': BASE | {'changes', 'core', 'files', 'hub'},
     'core': BASE,
     'backbones': BASE | {'core', 'offline'},
     'tuners': BASE | {'core'},

@@ -120,11 +120,13 @@ def check_source(model: str | Path, options: Mapping[str, object] | None) -> Non
 def _check_options(registry: 'Registry', entry: Mapping[str, Any]) -> None:
     """UnknownNameError for an option that the plugin's text does not name."""
     from vet.config import short_forms
+    from vet.core.peft_names import PEFT_NAMES
 
     listed = registry.listed(entry['type'])
     if listed is None or listed.arguments is None:
         return
     allowed = [*listed.arguments, *(short_forms() if registry.name == 'backbone' else ())]
+    allowed += PEFT_NAMES.get(entry['type'], ()) if registry.name == 'tuner' else ()
     for key in entry:
         if key != 'type' and key not in allowed:
             raise UnknownNameError(f'option of {registry.name} {entry["type"]!r}', key, allowed)
@@ -132,13 +134,15 @@ def _check_options(registry: 'Registry', entry: Mapping[str, Any]) -> None:
 
 def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Mapping[str, Any] | None]]:
     """The plugins that the settings name, except transforms and optimizers, whose names torch gives."""
-    from vet.registry import BACKBONES, DATASETS, HEADS, METRICS, TUNERS
+    from vet.registry import BACKBONES, DATASETS, HEADS, METRICS, OBJECTIVES, TUNERS
 
     model, data, metrics = settings.model, settings.dataset, settings.evaluation.metrics
     yield from ((TUNERS, tuner) for tuner in model.tuners)
-    for part in (dict(backbone=model.backbone, head=model.head), *model.tasks.values()):
+    whole = dict(backbone=model.backbone, head=model.head, objective=model.objective)
+    for part in (whole, *model.tasks.values()):
         yield BACKBONES, part.get('backbone')
         yield HEADS, part.get('head')
+        yield OBJECTIVES, part.get('objective')
     yield from ((DATASETS, split) for split in (data.train, data.val, data.test))
     for metric in [metrics] if isinstance(metrics, str) else metrics or []:
         yield METRICS, dict(type=metric)
