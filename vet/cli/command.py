@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
 
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            known = re.findall(r'--?[a-z][a-z-]*', self.format_help())
+            known = sorted(set(re.findall(r'--?[a-z][a-z-]*', self.format_help())))
             near = difflib.get_close_matches(unknown[0].partition('=')[0], known, n=2, cutoff=0.6)
             meant = f'; did you mean {" or ".join(near)}?' if near else ''
             self.error(f'unknown argument {escaped(unknown[0])}{meant}')
