@@ -601,7 +601,7 @@ def test_config_file_that_cannot_be_read(tmp_path, name, text, message):
 
 
 def test_missing_config_file(tmp_path):
-    with pytest.raises(UserError, match=r"no\.py' does not exist; give a \.py, \.yaml or \.json file"):
+    with pytest.raises(UserError, match=r"no\.py' does not exist. Give a \.py, \.yaml or \.json file"):
         load_config(tmp_path / 'no.py')
 
 
