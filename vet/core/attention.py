@@ -81,6 +81,7 @@ def find_parts(
             nearest = called.around(site.name) if site.called else site.host_name
             around[site.name] = called.multiplier(site.name) or nearest
     weights = {site.name: site.weight for site in sites}
+    example = example.to(next(network.parameters()))  # a user may have moved or converted the network
     for _ in range(3):
         watched: dict[str, dict[str, object]] = {}
         for name, path in around.items():
