@@ -43,7 +43,7 @@ def traces(network):
         ('convnext', 'stages.3.blocks.0'),
         ('resnet', 'layer4.0'),
         ('torchvision-vit', 'encoder.layers.encoder_layer_1'),
-        ('vgg', 'features.6'),
+        ('vgg', 'pre_logits.fc2'),
         ('mobilenet', 'blocks.2.0'),
     ],
 )
