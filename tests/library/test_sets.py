@@ -1,6 +1,7 @@
 """Several named sets of tuners on one network: switching, no set, a batch of several, and their files."""
 
 import pytest
+import timm
 import torch
 
 import vet
@@ -29,6 +30,18 @@ def test_each_set_keeps_its_numbers(several):
     assert torch.equal(several(images()), birds)
     alone = trained(vet.tune(vit(), vet.AdaptFormer(width=4), vet.BitFit()), steps=3)
     assert set(several.trainable()) == set(alone.trainable())
+
+
+def test_prompts_beside_rotated_tokens_come_back():
+    """VPT edits two arguments of each block here: the tokens, and the angles of the rotations."""
+    net = timm.create_model('eva02_tiny_patch14_224', img_size=28, depth=2, num_classes=5)
+    tuned = vet.tune(net.eval(), vet.VPT(length=3))
+    for parameter in tuned.trainable().values():
+        torch.nn.init.normal_(parameter, std=0.3)
+    scores = tuned(images(size=28))
+    tuned.use(None)
+    tuned.use('default')
+    assert torch.equal(tuned(images(size=28)), scores)
 
 
 def test_a_batch_of_several_sets(several):

@@ -113,8 +113,12 @@ class Hook:
 
     def resume(self) -> None:
         """Makes the edit again."""
-        make = partial(Hook.before) if self.is_before else partial(Hook.after, place=self.place)
-        self.handle = make(self.module, self.delta).handle
+        again = (
+            Hook.before(self.module, self.delta, self.argument)
+            if self.is_before
+            else Hook.after(self.module, self.delta, place=self.place)
+        )
+        self.handle = again.handle
 
 
 def _edit_input(delta: nn.Module, module: nn.Module, args: tuple) -> tuple:
