@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.backbones.libraries import classifier_of, image_size_of, library_of, resampled_of
-from vet.backbones.roles import find_layout
+from vet.backbones.libraries import classifier_of, image_size_of, layout_of, library_of, resampled_of
 from vet.core.description import describe, shapes_of, value_of
 from vet.core.example import Example
 from vet.core.norms import is_norm
@@ -178,7 +177,8 @@ def tune(
         )
     names = [*_below(net, classifier), *_named(net, train), *_named(net, saved)]
     first, *others = named.items()
-    tuned = _tuned(net, first[1], names, classifier, example)
+    whole = _with_statistics(net, names)
+    tuned = _tuned(net, first[1], whole, _described(net, whole), example)
     try:
         tuned.rename(first[0])
         for name, part in others:
@@ -204,9 +204,10 @@ def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
             f'{str(folder)!r} was not saved by tuned.save(…): open it by vet.pipeline({str(folder)!r}).'
         )
     whole = described['whole']
-    require_same(described, describe(net, [*whole, *resampled_of(net)]), str(folder))
+    given = _described(net, whole)
+    require_same(described, given, str(folder))
     tuners = [TUNERS.build(entry) for entry in configuration['model']['tuners']]
-    tuned = _tuned(net, tuners, [], classifier_of(net), example, whole)
+    tuned = _tuned(net, tuners, whole, given, example)
     try:
         load_tensors(tuned, path, configuration)
     except BaseException:
@@ -216,16 +217,9 @@ def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
 
 
 def _tuned(
-    net: nn.Module,
-    tuners: Sequence[Tuner],
-    names: Sequence[str],
-    classifier: Sequence[str],
-    example: Any,
-    whole: Sequence[str] = (),
+    net: nn.Module, tuners: Sequence[Tuner], whole: Sequence[str], described: dict[str, Any], example: Any
 ) -> Tuned:
-    """names: of the parameters that train whole. whole: names for which a tuner is given already."""
-    whole = list(whole or _with_statistics(net, names))
-    described = describe(net, [*whole, *resampled_of(net)])
+    """whole: the names of the parameters that train whole. described: the network, before this call."""
     shape, library = image_size_of(net), library_of(net)
     recipe = library.recipe(net) if library else None
     settings = library.preprocessing(net) if library else {}
@@ -233,10 +227,9 @@ def _tuned(
         image = torch.zeros(1, 3, *(shape or (224, 224)))
         example = {library.argument: image} if library and library.argument else image
     given = Example.of(example)
-    layout = find_layout(net, None, _grid(net), getattr(net, 'num_prefix_tokens', 0), tuple(classifier))
     images = Preprocessing().with_changes({**settings, **(dict(size=shape) if shape else {})})
-    tuned = Tuned(net, layout, given, images)
-    tuned.frozen, tuned.whole, tuned.recipe = described, whole, recipe
+    tuned = Tuned(net, layout_of(net), given, images)
+    tuned.frozen, tuned.whole, tuned.recipe = described, list(whole), recipe
     try:
         tuned.put(tuners)
     except BaseException:
@@ -271,15 +264,19 @@ def _warn_of_idle(tuned: Tuned) -> None:
         )
 
 
-def _grid(net: Any) -> tuple[int, int] | None:
-    return getattr(getattr(net, 'patch_embed', None), 'grid_size', None)
+def _described(net: nn.Module, whole: Iterable[str]) -> dict[str, Any]:
+    return describe(net, [*whole, *resampled_of(net)])
+
+
+def _first_names(net: nn.Module) -> dict[str, str]:
+    """{name of a parameter: its first name}. A tied parameter has several names, and the first counts."""
+    first = {parameter: name for name, parameter in net.named_parameters()}
+    return {name: first[one] for name, one in net.named_parameters(remove_duplicate=False)}
 
 
 def _below(net: nn.Module, paths: Iterable[str]) -> list[str]:
     starts = tuple(f'{path}.' for path in paths)
-    first = {parameter: name for name, parameter in net.named_parameters()}
-    places = net.named_parameters(remove_duplicate=False)
-    return list(dict.fromkeys(first[one] for name, one in places if name.startswith(starts)))
+    return list(dict.fromkeys(first for name, first in _first_names(net).items() if name.startswith(starts)))
 
 
 def whole_parameters(net: nn.Module, train: str | Iterable[str] = ()) -> list[str]:
@@ -301,9 +298,7 @@ def _class_names(classes: object) -> list[str]:
 
 def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the parameters that the patterns fit. UnknownNameError for a pattern that fits none."""
-    first = {parameter: name for name, parameter in net.named_parameters()}
-    # a tied parameter has several names, and its first name counts
-    known = {name: first[one] for name, one in net.named_parameters(remove_duplicate=False)}
+    known = _first_names(net)
     names, found = list(known), list[str]()
     if isinstance(patterns, str):
         patterns = [patterns]

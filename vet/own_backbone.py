@@ -10,9 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from vet.backbones.libraries import resampled_of
 from vet.backbones.own import OwnBackbone
-from vet.core.description import describe
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject
@@ -42,10 +40,9 @@ def backbone_of_folder(folder: str | Path, network: object) -> OwnBackbone:
             f'{str(folder)!r} was not tuned on a network of yours: leave network=… out, '
             f'vet.pipeline({str(folder)!r}).'
         )
-    given = describe(network, [*described['whole'], *resampled_of(network)])
-    require_same(described, given, str(folder))
     network = copy.deepcopy(network)  # a backbone is frozen and edited; the user's network stays as it is
     backbone = OwnBackbone(network, described['whole'], configuration.get('preprocessing') or {})
+    require_same(described, backbone.described, str(folder))
     entry = dict(configuration['model']['backbone'], sha256=backbone.identity['sha256'])
     backbone.identity = backbone.origin = entry
     return backbone

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import vet
 from tests.library.networks import images, labels, trained, vit
+from tests.own_nets import TRANSFORMERS
 
 
 @pytest.fixture(params=['LoRA', 'AdaptFormer', 'BitFit'])
@@ -81,17 +82,7 @@ def test_gradient_checkpointing_changes_no_gradient(tuned):
 
 
 def test_a_network_of_transformers():
-    transformers = pytest.importorskip('transformers')
-    config = transformers.ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=32,
-        patch_size=8,
-        num_labels=5,
-    )
-    net = transformers.ViTForImageClassification(config).eval()
+    net = TRANSFORMERS['vit']().eval()
     before = net(pixel_values=images()).logits
     tuned = vet.tune(net, vet.LoRA(rank=2))
     assert torch.equal(tuned(pixel_values=images()).logits, before)

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from vet.backbones.kwargs import height_and_width
+from vet.backbones.roles import find_layout
 from vet.core.description import settings_of, shapes_of
+from vet.core.site import Layout
 
 POSITIONS = re.compile(r'pos_embed|rel_pos|relative_position')  # in the names of tensors
 
@@ -50,6 +52,14 @@ def classifier_of(network: nn.Module) -> list[str]:
     modules = dict(network.named_modules())
     found = library.classifier(network) if library else ()
     return [path for path in found if path in modules and list(modules[path].parameters())]
+
+
+def layout_of(network: nn.Module) -> Layout:
+    """The layout of a user's network: its blocks, patches, prefix tokens and classifier."""
+    grid = getattr(getattr(network, 'patch_embed', None), 'grid_size', None)
+    return find_layout(
+        network, None, grid, getattr(network, 'num_prefix_tokens', 0), tuple(classifier_of(network))
+    )
 
 
 def image_size_of(network: nn.Module) -> tuple[int, int] | None:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.backbones.libraries import classifier_of, image_size_of, resampled_of
-from vet.backbones.roles import find_layout
+from vet.backbones.libraries import image_size_of, layout_of, resampled_of
 from vet.core.backbone import Backbone
 from vet.core.description import describe
 from vet.core.preprocessing import Preprocessing
@@ -22,22 +21,15 @@ class OwnBackbone(Backbone):
     whole: the names of the parameters that train whole.
     """
 
+    described: dict[str, Any]
     pooling = 'build it with a classifier, which gives logits (K,) for each image'
 
     def __init__(self, network: nn.Module, whole: Sequence[str], preprocessing: Mapping[str, object]):
         size = image_size_of(network)
         wanted = Preprocessing().with_changes(dict(size=size) if size else {})
-        patches: Any = getattr(network, 'patch_embed', None)
-        layout = find_layout(
-            network,
-            None,
-            getattr(patches, 'grid_size', None),
-            getattr(network, 'num_prefix_tokens', 0),
-            tuple(classifier_of(network)),
-        )
         described = describe(network, [*whole, *resampled_of(network)])
         identity = dict(type='network', name=type(network).__name__)
-        super().__init__(network, layout, wanted.with_changes(preprocessing), identity, wanted)
+        super().__init__(network, layout_of(network), wanted.with_changes(preprocessing), identity, wanted)
         self.identity = self.origin = dict(identity, sha256=described['sha256'])
         self.whole = list(whole)
         self.described = dict(described, whole=self.whole)
