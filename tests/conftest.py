@@ -34,6 +34,18 @@ def _one_thread():
     torch.set_num_threads(1)  # the nets are too small to share out
 
 
+@pytest.fixture(autouse=True)
+def _same_handlers():
+    """A command that a test calls in this process sets handlers of signals for the rest of the process. The
+    next test that interrupts a run would end pytest.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def no_pause(monkeypatch):
     """Within, a pause by the clock is a fault: a client that tries again and again pauses between its
