@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from vet.backbones.libraries import classifier_of, image_size_of, layout_of, library_of, resampled_of
-from vet.core.description import describe, shapes_of, value_of
+from vet.core.description import describe
+from vet.core.edits import statistics
 from vet.core.example import Example
-from vet.core.norms import is_norm
 from vet.core.preprocessing import Preprocessing
 from vet.core.proof import prove
 from vet.core.tuned_network import FIRST, MARK, TunedNetwork
 from vet.core.tuner import Tuner
+from vet.core.written_example import example_of
 from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder, require_path
@@ -72,7 +73,7 @@ class Tuned(TunedNetwork):
             rest = TUNERS.build(dict(type='Partial', names=left))
             rest.attach(self)
             self.tuners.append(rest)
-        self.train(self.training)
+        self.renew_modes()
 
     def rename(self, name: str) -> None:
         """Names the active set."""
@@ -105,12 +106,6 @@ class Tuned(TunedNetwork):
             raise UserError(
                 f'preprocessing is {shown(preprocessing)}; allowed: a dict, such as dict(size=(32, 32)).'
             )
-        if moved := self._moved_buffers():
-            warnings.warn(
-                f'{", ".join(moved[:3])} changed since vet.tune, and the folder does not hold such buffers: '
-                'after vet.load, they have their values of before.',
-                stacklevel=2,
-            )
         images = self.preprocessing.with_changes(preprocessing or {})
         model, kwargs = self.recipe or ('', {})
         entry = dict(
@@ -118,21 +113,9 @@ class Tuned(TunedNetwork):
             name=type(self.network).__name__,
             model=model,
             kwargs=kwargs,
-            whole=list(self.whole),
             sha256=self.frozen['sha256'],
         )
         save_network(self, Path(folder), names, entry, images)
-
-    def _moved_buffers(self) -> list[str]:
-        """The names of the buffers that changed since `vet.tune`, and that are not saved."""
-        shapes, values = shapes_of(self.network), self.frozen['values']
-        return [
-            name
-            for name, buffer in self.network.named_buffers()
-            if name in values
-            and shapes[name] == self.frozen['shapes'][name]
-            and values[name] != value_of(buffer)
-        ]
 
 
 def tune(
@@ -207,6 +190,8 @@ def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
     given = _described(net, whole)
     require_same(described, given, str(folder))
     tuners = [TUNERS.build(entry) for entry in configuration['model']['tuners']]
+    if example is None and described['example']:
+        example = example_of(described['example'])
     tuned = _tuned(net, tuners, whole, given, example)
     try:
         load_tensors(tuned, path, configuration)
@@ -226,7 +211,7 @@ def _tuned(
     if example is None:
         image = torch.zeros(1, 3, *(shape or (224, 224)))
         example = {library.argument: image} if library and library.argument else image
-    given = Example.of(example)
+    given = example if isinstance(example, Example) else Example.of(example)
     images = Preprocessing().with_changes({**settings, **(dict(size=shape) if shape else {})})
     tuned = Tuned(net, layout_of(net), given, images)
     tuned.frozen, tuned.whole, tuned.recipe = described, list(whole), recipe
@@ -328,8 +313,8 @@ def _with_statistics(net: nn.Module, names: Sequence[str]) -> list[str]:
     """The names, with the running statistics of the norms whose scales are among them."""
     found = list(dict.fromkeys(names))
     for path, module in net.named_modules():
-        if is_norm(module) and f'{path}.weight' in found:
-            found += [f'{path}.{name}' for name, _ in module.named_buffers(recurse=False)]
+        if f'{path}.weight' in found:
+            found += [f'{path}.{name}' for name in statistics(module)]
     return found
 
 

@@ -13,6 +13,7 @@ from vet.backbones.libraries import image_size_of, layout_of, resampled_of
 from vet.core.backbone import Backbone
 from vet.core.description import describe
 from vet.core.preprocessing import Preprocessing
+from vet.core.written_example import written
 
 
 class OwnBackbone(Backbone):
@@ -32,7 +33,7 @@ class OwnBackbone(Backbone):
         super().__init__(network, layout_of(network), wanted.with_changes(preprocessing), identity, wanted)
         self.identity = self.origin = dict(identity, sha256=described['sha256'])
         self.whole = list(whole)
-        self.described = dict(described, whole=self.whole)
+        self.described = dict(described, whole=self.whole, example=written(self.example()))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, K)"""

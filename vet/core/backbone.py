@@ -20,7 +20,7 @@ from vet.core.budget import rehearse
 from vet.core.caches import caches_recorded, clear_caches
 from vet.core.checkpoint_layout import plain_names, unwrapped
 from vet.core.example import Example
-from vet.core.norms import has_statistics
+from vet.core.modes import hold_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.replaced import replaced, without_numbers
 from vet.core.site import Call, Layout, SiteMap, dry_run
@@ -61,12 +61,9 @@ class FrozenNetwork(nn.Module):
 
         Otherwise the statistics would drift. Modules forget what they keep of earlier parameters.
         """
+        hold_statistics(self.network)
         super().train(mode)
         clear_caches(self.network.modules())
-        for module in self.network.modules():
-            if has_statistics(module):
-                weight = getattr(module, 'weight', None)
-                module.train(mode and weight is not None and weight.requires_grad)
         return self
 
 

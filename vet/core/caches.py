@@ -34,8 +34,9 @@ def caches_recorded(network: nn.Module) -> Iterator[None]:
     with _changes_noted(modules) as changes:
         yield
     for module, changed in changes:
-        if changed:
-            module.__dict__[BEFORE] = changed | module.__dict__.get(BEFORE, {})
+        kept = {name: was for name, was in changed.items() if not _is_state(module, name, was)}
+        if kept:
+            module.__dict__[BEFORE] = kept | module.__dict__.get(BEFORE, {})
     for module, name, buffer, was in numbers:
         if not buffer.is_meta and not torch.equal(buffer, was):
             module.__dict__[FILLED] = {name} | module.__dict__.get(FILLED, set())
@@ -102,6 +103,11 @@ def written_buffers(network: nn.Module) -> Iterator[torch.Tensor]:
 def _own_buffers(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """The names and buffers of the module itself."""
     return module.named_buffers(recurse=False)
+
+
+def _is_state(module: nn.Module, name: str, was: object) -> bool:
+    """Whether the name is a buffer of the state_dict, such as a counter, which is no cache."""
+    return isinstance(was, torch.Tensor) and name in buffers_of(module) and name in module.state_dict()
 
 
 def _put_back(module: nn.Module, name: str, was: object) -> None:

@@ -77,6 +77,7 @@ def _settings(module: nn.Module) -> str:
         name: text
         for name, value in vars(module).items()
         if not name.startswith(IGNORED)
+        and name != 'train'  # the method, on an instance that stays in eval mode
         and 'drop' not in name
         and 'checkpoint' not in name
         and (text := _told(value))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from vet.core.norms import is_norm
+from vet.core.norms import has_statistics, is_norm
 
 
 @dataclass(eq=False)
@@ -158,4 +158,5 @@ def places_of(network: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 
 def statistics(module: nn.Module) -> list[str]:
     """The names of a norm's running statistics, which train with its scale."""
-    return [name for name, _ in module.named_buffers(recurse=False)] if is_norm(module) else []
+    is_kept = is_norm(module) or has_statistics(module)
+    return [name for name, _ in module.named_buffers(recurse=False)] if is_kept else []

@@ -1,11 +1,15 @@
-"""Sets a network to eval mode for a while."""
+"""Modes of modules: eval mode for a while, and frozen norms that stay in eval mode."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from torch import nn
 
 from vet.core.caches import clear_caches
+from vet.core.norms import has_statistics
+
+ASKED = '_asked_mode'  # in the __dict__ of a held norm: the mode that the user asked for
 
 
 @contextmanager
@@ -27,9 +31,41 @@ def in_eval(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within, modules may change their modes; after it, each is in the mode that it was in."""
-    modes = [(module, module.training) for module in modules]
+    modes = [(module, module.training, module.__dict__.get(ASKED)) for module in modules]
     try:
         yield
     finally:
-        for module, training in modes:
+        for module, training, asked in modes:
             module.training = training
+            if asked is not None:
+                module.__dict__[ASKED] = asked
+
+
+def hold_statistics(network: nn.Module) -> None:
+    """From now on, a norm with running statistics is in train mode only while its scale trains.
+
+    Otherwise the statistics would drift. This also holds if the user calls `train` of the network or of the
+    norm. A norm whose instance has a `train` of the user's stays as it is. A second call reads again which
+    scales train.
+    """
+    for module in network.modules():
+        if ASKED in module.__dict__:
+            module.train(module.__dict__[ASKED])
+        elif has_statistics(module) and 'train' not in module.__dict__:
+            object.__setattr__(module, 'train', partial(_train, module))
+            module.train(module.training)
+
+
+def release_statistics(network: nn.Module) -> None:
+    """Undoes `hold_statistics`: each norm is in the mode that the user asked for."""
+    for module in network.modules():
+        if ASKED in module.__dict__:
+            del module.__dict__['train']
+            module.train(module.__dict__.pop(ASKED))
+
+
+def _train(norm: nn.Module, mode: bool = True) -> nn.Module:
+    """The `train` of a norm that is held."""
+    norm.__dict__[ASKED] = mode
+    weight = getattr(norm, 'weight', None)
+    return type(norm).train(norm, mode and weight is not None and weight.requires_grad)

@@ -16,9 +16,10 @@ from vet.core.backbone import FrozenNetwork
 from vet.core.caches import caches_recorded, clear_caches
 from vet.core.channels import tensors_in
 from vet.core.containers import ModuleDictOf, ModuleListOf
+from vet.core.description import value_of
 from vet.core.example import Example
 from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
-from vet.core.norms import has_statistics
+from vet.core.modes import hold_statistics, release_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.reweight import Merged
 from vet.core.site import Layout, SiteMap, dry_run
@@ -56,13 +57,9 @@ class TunedNetwork(FrozenNetwork):
             f'{path}.{name}'.lstrip('.'): buffer.clone()
             for path, module in network.named_modules()
             for name, buffer in module.named_buffers(recurse=False)
-            if not has_statistics(module)
         }
         self._merge_hooks: list[RemovableHandle] = []  # of a merged network
         self._flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-        self._in_eval = [
-            name for name, module in network.named_modules() if has_statistics(module) and not module.training
-        ]
         self.network = network
         kinds = {one.dtype for one in network.parameters() if one.is_floating_point()}
         self.delta_type = kinds.pop() if len(kinds) == 1 and kinds != {torch.float32} else None
@@ -87,6 +84,7 @@ class TunedNetwork(FrozenNetwork):
         self.register_state_dict_pre_hook(_refuse_to_save)
         self.register_load_state_dict_pre_hook(_refuse_to_load)
         network.requires_grad_(False)
+        hold_statistics(network)
         network.__dict__[MARK] = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +140,12 @@ class TunedNetwork(FrozenNetwork):
         for tuner in self.tuners:
             tuner.resume()
         clear_caches(self.network.modules())
-        self.train(self.training)
+        self.renew_modes()
+
+    def renew_modes(self) -> None:
+        """Gives the active tuners the mode of this network, and reads again which norms train."""
+        self.tuners.train(self.training)
+        hold_statistics(self.network)
 
     @contextmanager
     def using(self, names: str | Sequence[str] | None) -> Iterator[None]:
@@ -234,6 +237,25 @@ class TunedNetwork(FrozenNetwork):
         if self.network.training:
             refuse_gradient(gradient)
 
+    def _whole_tensors(self) -> dict[str, torch.Tensor]:
+        """The parameters that train whole, and the running statistics that train with them."""
+        tensors = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
+        return {name: tensors[name] for name in self.whole if name in tensors}
+
+    def changed_buffers(self) -> dict[str, torch.Tensor]:
+        """The buffers of the network's state_dict that its forward has changed since `vet.tune`, such as a
+        counter. Buffers in the states of the tuners are left out.
+        """
+        of_tuners = {name.partition('.thawed.')[2] for name in self.trained_state()}
+        changed = {}
+        for name, value in self.network.state_dict().items():
+            was = self._numbers.get(name)
+            if was is None or name in of_tuners or was.shape != value.shape:
+                continue
+            if value_of(was.to(value)) != value_of(value):
+                changed[name] = value
+        return changed
+
     def detach(self, keep_whole: bool = False) -> nn.Module:
         """Takes all tuners off. Returns the network, bit for bit as it was before `vet.tune`.
 
@@ -244,24 +266,22 @@ class TunedNetwork(FrozenNetwork):
         """
         if self.is_merged:
             raise merged_error('detached')
-        parameters = dict(self.network.named_parameters())
-        kept = {name: parameters[name].detach() for name in self.whole if keep_whole and name in parameters}
+        kept = {name: tensor.data for name, tensor in self._whole_tensors().items() if keep_whole}
         for tuners in self.sets.values():
             for tuner in reversed(list(tuners)):
                 tuner.detach()
         self.sets, self.active = ModuleDictOf({FIRST: ModuleListOf()}), FIRST
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self._flags.get(name, True))
-            if name in kept:
-                parameter.data = kept[name]
-        for name, module in self.network.named_modules():
-            if has_statistics(module) and name not in self._in_eval:
-                module.train(self.network.training)
+        release_statistics(self.network)
         clear_caches(self.network.modules())
         for name, buffer in self.network.named_buffers():
             was = self._numbers.get(name)
             if was is not None and was.shape == buffer.shape:
                 buffer.data.copy_(was)
+        for name, tensor in self._whole_tensors().items():
+            if name in kept:
+                tensor.data = kept[name]
         self.network.__dict__.pop(MARK, None)
         return self.network
 

@@ -101,6 +101,12 @@ class Tuner(nn.Module):
             if name == 'weight':
                 self._edits += [Thaw.of(owner, buffer, key + buffer) for buffer in statistics(owner)]
 
+    def thaw_buffer(self, site: Site, path: str) -> None:
+        """Keeps the changes of a buffer of the site's module, which the network's forward makes."""
+        owner_path, _, name = path.rpartition('.')
+        key = f'{site.name}.{path}'.lstrip('.')
+        self._edits.append(Thaw.of(site.module.get_submodule(owner_path), name, key))
+
     def reweight(self, site: Site, delta: nn.Module) -> None:
         """The module's weight and bias become `delta(weight, bias)`, a pair of the same shapes."""
         edit = Reweight(site.host, site.weight_name, site.bias_name, self._own(site, delta, like=site.weight))

@@ -15,10 +15,11 @@ import vet
 from vet.core.description import differing_buffers, is_fingerprint
 from vet.core.merge import merged_error
 from vet.core.model import load_into, require_fit
-from vet.core.permits import SHA256, Rule
+from vet.core.permits import NOTHING, SHA256, Rule
 from vet.core.preprocessing import Preprocessing
 from vet.core.tensor_file import read_tensors, sha256_of
 from vet.core.tuned_network import TunedNetwork
+from vet.core.written_example import EXAMPLE, written
 from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject, publish_folder, write_file
 from vet.hub.model_folder import AGAIN, CONFIGURATION, FORMAT, TENSORS, tensors_sha256
@@ -43,6 +44,7 @@ PARTS = dict(
     shapes=_TEXTS,
     settings=_TEXTS,
     values=_TEXTS,
+    example=NOTHING | EXAMPLE,
     buffers=Rule(
         lambda value: isinstance(value, dict) and all(map(is_fingerprint, value.values())),
         'a dict whose values are a text and two numbers',
@@ -55,23 +57,31 @@ def save_network(
 ) -> None:
     """Publishes the model folder of a tuned network by one rename.
 
+    The tuners have one more entry for the buffers that the network's forward has changed.
+
     backbone: the entry of model.backbone.
     images: their preprocessing.
     """
     if tuned.is_merged:
         raise merged_error('saved')
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tuned.trained_state().items()})
+    changed = tuned.changed_buffers()
+    tuners = [tuner.entry() for tuner in tuned.tuners]
+    state, whole = tuned.trained_state(), [*tuned.whole, *changed]
+    if changed:
+        state |= {f'tuners.{len(tuners)}.thawed.{name}': value for name, value in changed.items()}
+        tuners.append(dict(type='Partial', names=list(changed)))
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    values = {name: value for name, value in tuned.frozen['values'].items() if name not in changed}
+    network = dict(tuned.frozen, values=values, whole=whole, example=written(tuned.example()))
     configuration = dict(
         framework='pytorch',
         task='vision-efficient-tuning',
         vet_version=vet.__version__,
-        model=dict(
-            backbone=backbone, head=dict(type='Pretrained'), tuners=[tuner.entry() for tuner in tuned.tuners]
-        ),
+        model=dict(backbone=dict(backbone, whole=whole), head=dict(type='Pretrained'), tuners=tuners),
         format=FORMAT,
         classes=classes,
         preprocessing=vars(images),
-        network=dict(tuned.frozen, whole=list(tuned.whole)),
+        network=network,
         metrics={},
         sha256={TENSORS: sha256_of(data)},
     )
@@ -100,7 +110,7 @@ def described_network(configuration: JsonObject, folder: str) -> JsonObject | No
         return None
     if not isinstance(described, dict):
         raise DataError(f'{folder!r} says network {shown(described)}; allowed: a dict. {AGAIN}')
-    described = {'buffers': {}, **described}  # older folders have no buffers
+    described = {'buffers': {}, 'example': None, **described}  # which older folders do not have
     for key, rule in PARTS.items():
         if not rule.allows(described.get(key)):
             raise DataError(

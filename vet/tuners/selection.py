@@ -46,7 +46,7 @@ class Partial(Tuner):
 
     norm: whether a norm behind these blocks trains too.
     names: in place of blocks, parameters: each entry is the path of a parameter, the path of a module with
-        all its parameters, or a regular expression for whole paths.
+        all its parameters, a regular expression for whole paths, or the path of a buffer, which is saved.
     indices: in place of blocks, the parameters with these places in the backbone's order: (start, stop), as
         in a slice. None is an end.
     """
@@ -75,17 +75,18 @@ class Partial(Tuner):
 
     def tune(self, site: Site) -> None:
         if self.names is not None or self.indices is not None:
-            self.thaw(
-                site,
-                '|'.join(map(re.escape, self._chosen([name for name, _ in site.module.named_parameters()]))),
-            )
+            buffers = [name for name, _ in site.module.named_buffers() if name in (self.names or ())]
+            for name in buffers:
+                self.thaw_buffer(site, name)
+            parameters = [name for name, _ in site.module.named_parameters()]
+            self.thaw(site, '|'.join(map(re.escape, self._chosen(parameters, buffers))))
             return
         if self.blocks > site.num_blocks:
             raise UserError(f'blocks is {self.blocks}, but the backbone has {site.num_blocks} blocks.')
         if site.depth >= site.num_blocks - self.blocks:
             self.thaw(site)
 
-    def _chosen(self, given: list[str]) -> list[str]:
+    def _chosen(self, given: list[str], buffers: list[str]) -> list[str]:
         if self.names is None:
             assert self.indices is not None
             chosen = given[slice(*self.indices)]
@@ -94,6 +95,8 @@ class Partial(Tuner):
             return chosen
         named: set[str] = set()
         for pattern in self.names:
+            if pattern in buffers:
+                continue
             path = pattern.rstrip('.')
             found = [name for name in given if name == path or name.startswith(f'{path}.')]
             if not found:
