@@ -4,7 +4,6 @@ The door stands on core, backbones and hub, as the other doors do. vet offers `t
 name.
 """
 
-import difflib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -27,6 +26,7 @@ from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder, require_path
 from vet.hub.network_folder import described_network, load_tensors, require_same, save_network
+from vet.near_paths import near_paths
 from vet.registry import TUNERS
 
 
@@ -301,7 +301,7 @@ def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
                 for name, module in net.named_modules()
                 if name and next(module.parameters(), None) is not None
             ]
-            near = difflib.get_close_matches(pattern.rstrip('.*'), paths + names, n=3, cutoff=0.5)
+            near = near_paths(pattern, names, paths)
             of_net = list(dict.fromkeys(name.partition('.')[0] for name in names))
             advice = 'Names below these are allowed too: print(net) shows them.'
             raise UnknownNameError('parameter or module in train', pattern, of_net, advice, near)
@@ -326,7 +326,9 @@ def _saved(net: nn.Module, names: Iterable[str]) -> list[str]:
     for name in [names] if isinstance(names, str) else names:
         fitting = [path for path in paths if path == name or path.endswith(f'.{name}')]
         if not fitting:
-            raise UnknownNameError('module in modules_to_save', name, paths)
+            ends = near_paths(f'*.{name}', paths)
+            near = [end.removeprefix('*.') for end in ends] or near_paths(name, paths)
+            raise UnknownNameError('module in modules_to_save', name, paths, near=near)
         found += fitting
     return found
 

@@ -123,3 +123,35 @@ def test_a_pipeline_leaves_the_given_network_as_it_was(tmp_path):
     vet.pipeline(model=tmp_path / 'it', network=net)
     assert [parameter.requires_grad for parameter in net.parameters()] == flags
     assert same(state_of(net), before) and torch.equal(net(images()), scores)
+
+
+NEAR = [
+    (dict(at='*.qvk'), r"Did you mean '\*.qkv'"),
+    (dict(at='blocks.0.atn.qkv'), "Did you mean 'blocks.0.attn.qkv'"),
+    (dict(at='blocks.*.atn'), r"Did you mean 'blocks\.\*\.attn'"),
+    (dict(at='block.*'), r"Did you mean 'blocks.\*'"),
+    (dict(at='*.query'), "Did you mean 'attn.qkv'"),
+    (dict(at='atn.qkv[-1:]'), "Did you mean .*'attn.qkv'"),
+    (dict(target_modules=['qvk']), r"Did you mean '\*.qkv'"),
+    (dict(at='weight', rank={'blocks.0.atn': 2}), "Did you mean 'blocks.0.attn"),
+]
+
+
+@pytest.mark.parametrize('arguments, text', NEAR)
+def test_a_missing_place_names_the_nearest_places(arguments, text):
+    with pytest.raises(UserError, match=text):
+        vet.tune(vit(), vet.LoRA(**{'rank': 2, **arguments}))
+
+
+@pytest.mark.parametrize(
+    'arguments, text',
+    [
+        (dict(train='hed.*'), r"Did you mean 'head.\*'"),
+        (dict(train='*.nrm1.weight'), r"Did you mean '\*.norm1.weight'"),
+        (dict(train='blocks.*.nrm1.bias'), r"Did you mean 'blocks.\*.norm1.bias'"),
+        (dict(modules_to_save='nrm1'), "Did you mean 'norm1'"),
+    ],
+)
+def test_a_missing_parameter_names_the_nearest_parameters(arguments, text):
+    with pytest.raises(UserError, match=text):
+        vet.tune(vit(), vet.LoRA(2), **arguments)

@@ -21,6 +21,7 @@ from vet.core.modes import in_eval
 from vet.core.norms import is_norm
 from vet.core.output_first import output_first
 from vet.errors import NoSiteError, UnknownNameError, UserError
+from vet.near_paths import near_paths
 from vet.patterns import NOTHING, fits, occurs, require_pattern
 from vet.torch_private import parameters_of
 
@@ -404,7 +405,8 @@ class SiteMap:
         role, cut = parsed['role'], parsed['slice']
         names = self._names_of(at)
         if not names:
-            raise UnknownNameError('role or module path', role, self._roles, self._advice(role))
+            near = self._near(role)
+            raise UnknownNameError('role or module path', role, self._roles, self._advice(role), near)
         sites = [self._site(name) for name in names]
         if cut is not None:
             depths = range(max(len(self.blocks), 1))[_as_slice(cut)]
@@ -417,6 +419,11 @@ class SiteMap:
         return [
             name for name in self._names() if fnmatchcase(name, pattern) or fnmatchcase(f'.{name}', pattern)
         ]
+
+    def _near(self, place: str) -> list[str]:
+        """The places that look like `place`, and the role that stands for a name of another library."""
+        alike = [role for role, places in NEAREST.items() if place in places and role in self._roles]
+        return alike[:1] or near_paths(place, self._names(), self._roles)
 
     def _advice(self, role: str) -> str:
         """What to do where a role has no module: the nearest place that has some."""
@@ -505,9 +512,11 @@ def _fitting(pattern: str, names: tuple[str, ...], setting: str) -> list[str]:
         )
         found = [name for name in names if occurs(pattern, name)]
     if not found:
+        near = near_paths(pattern, names)
+        meant = f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
         raise UserError(
             f'{setting} has the pattern {pattern!r}, which fits none of the {len(names)} sites: '
-            f'{", ".join(names[:3])}, …. Correct the pattern, or leave it out.'
+            f'{", ".join(names[:3])}, ….{meant} Correct the pattern, or leave it out.'
         )
     return found
 

@@ -8,6 +8,7 @@ from vet.core.norms import is_norm
 from vet.core.site import Site
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
+from vet.near_paths import near_paths
 from vet.patterns import fits, require_pattern
 from vet.registry import TUNERS
 
@@ -103,7 +104,8 @@ class Partial(Tuner):
                 require_pattern(pattern, 'an entry of names, which is no path of a parameter or of a module,')
                 found = [name for name in given if fits(pattern, name)]
             if not found:
-                raise UnknownNameError('path or pattern of parameters in names', pattern, given)
+                near = near_paths(path, [*given, *buffers])
+                raise UnknownNameError('path or pattern of parameters in names', pattern, given, near=near)
             named.update(found)
         return [name for name in given if name in named]
 
