@@ -11,7 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Each room and the rooms it may import directly, itself always among them.
-BASE = {'errors', 'allowed', 'near_paths', 'patterns', 'registry', 'config', 'torch_private', 'targets', 'shipped'}
+BASE = {
+    'errors',
+    'allowed',
+    'near_paths',
+    'patterns',
+    'registry',
+    'config',
+    'torch_private',
+    'targets',
+    'shipped',
+}
 ENGINE = BASE | {'core', 'datasets', 'transforms', 'metrics', 'versions'}
 ENGINE |= {'environment', 'failures', 'files', 'lock', 'log', 'progress', 'seeding'}
 HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it

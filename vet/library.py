@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.backbones.libraries import classifier_of, image_size_of, layout_of, library_of, resampled_of
+from vet.backbones.libraries import (
+    classifier_of,
+    image_size_of,
+    input_of,
+    layout_of,
+    library_of,
+    resampled_of,
+)
 from vet.core.description import describe
 from vet.core.edits import statistics
 from vet.core.example import Example
@@ -213,7 +220,7 @@ def _tuned(
         example = {library.argument: image} if library and library.argument else image
     given = example if isinstance(example, Example) else Example.of(example)
     images = Preprocessing().with_changes({**settings, **(dict(size=shape) if shape else {})})
-    tuned = Tuned(net, layout_of(net), given, images)
+    tuned = Tuned(net, layout_of(net), given, images, input_of(net))
     tuned.frozen, tuned.whole, tuned.recipe = described, list(whole), recipe
     try:
         tuned.put(tuners)

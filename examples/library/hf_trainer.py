@@ -27,8 +27,6 @@ if __name__ == '__main__':
         save_strategy='no',
         report_to='none',
         use_cpu=True,
-        remove_unused_columns=False,  # the Trainer reads the names of columns from a signature that vet hides
-        label_names=['labels'],
     )
     rows = Rows(*digits().tensors)
     trainer = transformers.Trainer(tuned, arguments, train_dataset=rows, eval_dataset=rows)

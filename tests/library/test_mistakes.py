@@ -8,6 +8,7 @@ from torch import nn
 
 import vet
 from tests.library.networks import images, same, state_of, trained, vit
+from tests.own_nets import TRANSFORMERS
 from vet.errors import UserError
 
 
@@ -155,3 +156,34 @@ def test_a_missing_place_names_the_nearest_places(arguments, text):
 def test_a_missing_parameter_names_the_nearest_parameters(arguments, text):
     with pytest.raises(UserError, match=text):
         vet.tune(vit(), vet.LoRA(2), **arguments)
+
+
+class Flat(nn.Module):
+    """Takes flat images of 8 pixels by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(192, 8)
+
+    def forward(self, *, picture):
+        return self.fc(picture.flatten(1))
+
+
+UNFIT = [
+    (vit, images(1, 24), r'given as \(1, 3, 24, 24\) .*takes images \(B, 3, 32, 32\).*example=torch.zeros\(1, 3, 32'),
+    (vit, torch.zeros(3, 32, 32), r'given as \(3, 32, 32\)'),
+    (vit, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r'given as \(1, 3, 32, 32\) of uint8'),
+    (vit, dict(pixels=images(1)), r'given as pixels=\(1, 3, 32, 32\) \(TypeError'),
+    (lambda: nn.Conv2d(1, 4, 3), None, r"first layer '' \(Conv2d\) takes 1 channels.*zeros\(1, 1, height, width"),
+    (Flat, None, r"given as \(1, 3, 224, 224\) .*'fc' takes 192 numbers for each row.*example=dict\(…\)"),
+    (TRANSFORMERS['vit'], dict(x=images(1)), r'example=dict\(pixel_values=torch.zeros\(1, 3, 32, 32\)\)'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('make, example, text', UNFIT, ids=[text for *_, text in UNFIT])
+def test_an_example_that_does_not_fit_is_answered_with_one_that_does(make, example, text):
+    net = make()
+    before = state_of(net)
+    with pytest.raises(UserError, match=text):
+        vet.tune(net, vet.LoRA(2, at='*'), train='*', example=example)
+    assert same(state_of(net), before) and all(each.requires_grad for each in net.parameters())

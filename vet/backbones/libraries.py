@@ -15,6 +15,7 @@ from torch import nn
 from vet.backbones.kwargs import height_and_width
 from vet.backbones.roles import find_layout
 from vet.core.description import settings_of, shapes_of
+from vet.core.flow import WEIGHTED
 from vet.core.site import Layout
 
 POSITIONS = re.compile(r'pos_embed|rel_pos|relative_position')  # in the names of tensors
@@ -67,6 +68,28 @@ def image_size_of(network: nn.Module) -> tuple[int, int] | None:
     library = library_of(network)
     size = library.size(network) if library else None
     return height_and_width(size) if size else None
+
+
+def input_of(network: nn.Module) -> str:
+    """Which input the network takes, for an error: by its library, or by its first layer."""
+    library, size = library_of(network), image_size_of(network)
+    argument = library.argument if library else ''
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, WEIGHTED)]
+    name, first = layers[0] if layers else ('', network)
+    channels = getattr(first, 'in_channels', 3)
+    takes = ''
+    if size:
+        takes = f'The network takes images (B, {channels}, {size[0]}, {size[1]}). '
+    elif hasattr(first, 'in_channels'):
+        takes = f'The first layer {name!r} ({type(first).__name__}) takes {channels} channels. '
+    elif hasattr(first, 'in_features'):
+        takes = f'The first layer {name!r} takes {first.in_features} numbers for each row. '
+    height, width = size or ('height', 'width')
+    image = f'torch.zeros(1, {channels}, {height}, {width})'
+    example = (
+        f'dict({argument}={image})' if argument else f'{image}, or example=dict(…) for keyword arguments'
+    )
+    return f'{takes}Give an input that the network takes: example={example}.'
 
 
 def resampled_of(network: Any) -> list[str]:

@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 Handler = Callable[[int, FrameType | None], Any]
 
 
-def stop_at_once() -> None:
-    """From now on, a signal ends the process at once, with 128 + n.
+def stop_at_once() -> dict[int, Any]:
+    """From now on, a signal ends the process at once, with 128 + n. Handlers of the user's stay.
 
-    During imports there is nothing to save, and imported code could catch an exception.
+    During imports there is nothing to save, and imported code could catch an exception. Returns the former
+    handlers.
     """
-    _handle(lambda name: _stop, (signal.SIG_DFL, signal.default_int_handler))
+    return _handle(lambda name: _stop, (signal.SIG_DFL, signal.default_int_handler))
 
 
 @contextmanager

@@ -13,14 +13,30 @@ from pathlib import Path
 
 import vet
 import vet.cli
-from vet.cli.signals import stop_at_once
+from vet.cli.signals import restore, stop_at_once
 from vet.errors import UnknownNameError
 
 NO_COMMAND = ('command', 'signals', 'vet')
 
 
-def main() -> None:
+def program() -> None:
+    """The process `vet`. A signal ends the process at once until the command begins, and after its end."""
     stop_at_once()
+    main()
+
+
+def main() -> None:
+    """Runs the command in sys.argv, also within another program. Afterwards, signals have their handlers of
+    before.
+    """
+    former = stop_at_once()
+    try:
+        _main()
+    finally:
+        restore(former)
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     parser = argparse.ArgumentParser(
         prog='vet',
@@ -45,14 +61,18 @@ def main() -> None:
         print(f'error: {UnknownNameError("command", name, commands())}', file=sys.stderr)
         sys.exit(2)
     sys.argv = [f'vet {name}', *rest]
-    command(name)
+    _run(name)
 
 
 def command(name: str) -> None:
-    """Runs the command `name` with the arguments in sys.argv. tools/train.py and the other tools call
-    this.
+    """The process of the command `name`, with the arguments in sys.argv. tools/train.py and the other tools
+    call this.
     """
-    stop_at_once()  # until the command begins, and after the command has ended
+    stop_at_once()
+    _run(name)
+
+
+def _run(name: str) -> None:
     importlib.import_module(f'vet.cli.{name}').main()
 
 

@@ -86,3 +86,16 @@ class Example:
         if len(shapes) == 1 and len(shapes[0]) in (3, 4):
             return f'an image of {shapes[0][-2:]}'
         return f'an input of {", ".join(map(str, shapes))}'
+
+    def told(self) -> str:
+        """The names, shapes and types of all tensors: '(1, 3, 8, 8)', 'mask=(1, 8) of bool'."""
+        named = [('', value) for value in self.args] + [
+            (f'{name}=', self.kwargs[name]) for name in self.kwargs
+        ]
+        return ', '.join(name + _told(tensor) for name, value in named for tensor in tensors_in(value))
+
+
+def _told(tensor: torch.Tensor) -> str:
+    """The shape of a tensor. If its numbers are no floating point numbers, their type too."""
+    kind = '' if tensor.is_floating_point() else f' of {str(tensor.dtype).removeprefix("torch.")}'
+    return f'{tuple(tensor.shape)}{kind}'

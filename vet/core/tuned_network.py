@@ -18,6 +18,7 @@ from vet.core.channels import tensors_in
 from vet.core.containers import ModuleDictOf, ModuleListOf
 from vet.core.description import value_of
 from vet.core.example import Example
+from vet.core.forward_signature import class_with_signature
 from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
 from vet.core.modes import hold_statistics, release_statistics
 from vet.core.preprocessing import Preprocessing
@@ -40,9 +41,12 @@ class TunedNetwork(FrozenNetwork):
     whole: the names of the parameters that train whole: those of the classifier, and those that the user
         names.
     frozen: what the weights were before tuning, see hub/network_folder.py.
+    takes: which inputs the network takes, in words, for the error about an example that does not fit.
     """
 
-    def __init__(self, network: nn.Module, layout: Layout, example: Example, preprocessing: Preprocessing):
+    def __init__(
+        self, network: nn.Module, layout: Layout, example: Example, preprocessing: Preprocessing, takes: str
+    ):
         super().__init__()
         self.training = network.training
         self.preprocessing = preprocessing
@@ -63,7 +67,7 @@ class TunedNetwork(FrozenNetwork):
         self.network = network
         kinds = {one.dtype for one in network.parameters() if one.is_floating_point()}
         self.delta_type = kinds.pop() if len(kinds) == 1 and kinds != {torch.float32} else None
-        example = self.example()
+        given, example = f'{example}, given as {example.told()}', self.example()
         try:
             with caches_recorded(network):
                 calls = dry_run(network, *example.args, **example.kwargs)
@@ -72,20 +76,19 @@ class TunedNetwork(FrozenNetwork):
         except Exception as error:  # of the network, about its input
             said = next(iter(str(error).strip().splitlines()), '')[:300] or type(error).__name__
             raise UserError(
-                f'{type(network).__name__} does not take {example} ({type(error).__name__}: {said}). Give an '
-                'input that the network takes: example=torch.zeros(1, 3, 224, 224), or example=dict(…) for '
-                'keyword arguments.'
+                f'{type(network).__name__} does not take {given} ({type(error).__name__}: '
+                f'{said.rstrip(". ")}). {takes}'
             ) from error
         if '' not in calls:
-            raise UserError(
-                f'{type(network).__name__} gives no tensor for {example}. Give another input with example=….'
-            )
+            raise UserError(f'{type(network).__name__} gives no tensor for {given}. {takes}')
         self.sites = SiteMap(network, layout, calls, family=type(network).__name__)
         self.register_state_dict_pre_hook(_refuse_to_save)
         self.register_load_state_dict_pre_hook(_refuse_to_load)
         network.requires_grad_(False)
         hold_statistics(network)
         network.__dict__[MARK] = True
+        classes: tuple[Any, Any] = type(self), type(network)
+        self.__class__ = class_with_signature(*classes)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output. UserError while the network is merged and trains."""
