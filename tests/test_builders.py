@@ -296,3 +296,24 @@ def test_one_label_for_each_image(tmp_path, count):
     data.targets = [index % 2 for index in range(count)]
     with pytest.raises(UserError, match=f'has {count} `targets`, but 12 images'):
         make(tmp_path, train_dataset=data, eval_dataset=Own(7), cfg_options=FAST)
+
+
+@pytest.mark.parametrize('argument', ['work_dir', 'device', 'resume', 'data_root', 'seed', 'cfg_options'])
+@pytest.mark.parametrize('value', [1.5, ['a'], np.arange(3), torch.zeros(2), object])
+def test_an_argument_of_another_type_is_named(argument, value):
+    with pytest.raises(UserError, match=rf'^{argument} of build_trainer is .*; {argument} must be '):
+        build_trainer(model=QUICKSTART, **{argument: value})
+
+
+def test_a_function_that_is_no_function_and_arguments_that_are_no_dict_are_named():
+    with pytest.raises(UserError, match='cfg_modify_fn must be a function or None'):
+        build_trainer(model=QUICKSTART, cfg_modify_fn='double')
+    with pytest.raises(UserError, match='default_args of build_trainer is 5; give a dict'):
+        build_trainer(default_args=5)
+
+
+def test_a_work_dir_of_the_config_is_a_path():
+    with pytest.raises(UserError, match="work_dir is 'a.*0b'; give the path of a folder"):
+        build_trainer(model=Config(dict(Config.fromfile(QUICKSTART), work_dir='a\0b')), device='cpu')
+    with pytest.raises(UserError, match=r"work_dir is \['a'\]; give the path of a folder"):
+        build_trainer(model=QUICKSTART, cfg_options=dict(work_dir=['a']), device='cpu')

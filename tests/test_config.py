@@ -1,8 +1,10 @@
 """Config files and the checks of what stands in them."""
 
+import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 
@@ -621,3 +623,30 @@ def test_custom_imports_from_beside_the_config(tmp_path, monkeypatch):
         assert type(TUNERS.build(dict(type='OfTestConfig'))).__name__ == 'OfTestConfig'
     finally:
         TUNERS.module_dict.pop('OfTestConfig', None)
+
+
+@pytest.mark.parametrize('value', [np.array([]), np.arange(3), np.float32(0.1)])
+@pytest.mark.parametrize(
+    'key', ['train.stages', 'train.lr_scheduler.T_max', 'model.tuners', 'model.backbone.lora_length']
+)
+def test_an_array_is_refused_however_it_comes_into_a_config(key, value):
+    section, *above, last = key.split('.')
+
+    def modify(config):
+        owner = config[section]
+        for part in above:
+            owner = owner[part]
+        owner[last] = value
+
+    given = config(
+        train=dict(lr_scheduler={}), model=dict(backbone=dict(type='DigitsViT'), tuners=[dict(type='BitFit')])
+    )
+    holding = Config(copy.deepcopy(given))
+    modify(holding)
+    for changed_config, function, options in (
+        (holding, None, None),
+        (Config(given), modify, None),
+        (Config(given), None, {key: value}),
+    ):
+        with pytest.raises(UserError, match='a config holds texts, numbers, lists and dicts'):
+            modified(changed_config, function, options)

@@ -109,7 +109,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is type(None):
         return value is None
     if isinstance(hint, type) and issubclass(hint, os.PathLike):
-        return isinstance(value, (str, os.PathLike))
+        return isinstance(value, (str, os.PathLike)) and '\0' not in str(value)
     if origin is Callable:
         return callable(value)
     return not isinstance(hint, type) or isinstance(value, hint)  # if the hint is no type, any value fits
@@ -234,6 +234,8 @@ def describe(hint: Any) -> str:
         return ' or '.join(options(hint))
     if origin is Literal:
         return ' or '.join(map(repr, inner))
+    if origin is Callable:
+        return 'a function'
     if _is_a(origin or hint, Mapping):
         has_values = len(inner) > 1 and inner[1] not in ANYTHING
         return f'a dict whose values are {describe(inner[1])}' if has_values else 'a dict'

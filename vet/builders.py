@@ -5,14 +5,16 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
+from vet.allowed import describe, fits
 from vet.changes import modified
 from vet.config import Plugin, Settings, read_settings
 from vet.core.assemble import build_classifiers
@@ -26,7 +28,7 @@ from vet.datasets.multitask import MultiTask
 from vet.datasets.overlap import refuse_overlaps
 from vet.engine.saving.door import WorkFolder
 from vet.engine.trainer import Trainer
-from vet.errors import DataError, UnknownNameError, UserError
+from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import load_model, read_configuration, save_model
 from vet.hub.names import find_folder
 from vet.own_backbone import backbone_to_train, entries_of
@@ -37,6 +39,22 @@ from vet.source import GIVEN, find_config
 TASK = 'vision-efficient-tuning'
 # the model section of a user's own network, beside its tuners
 OWN = dict(backbone=dict(type='network', name='given'), head=dict(type='Pretrained'))
+ARGUMENTS: dict[str, object] = dict(  # of build_trainer, and what each takes
+    model=object,
+    network=object,
+    tuners=object,
+    train=object,
+    preprocessing=object,
+    work_dir=Path | None,
+    train_dataset=object,
+    eval_dataset=object,
+    cfg_modify_fn=Callable[..., object] | None,
+    cfg_options=Mapping | None,
+    seed=int | None,
+    device=str | torch.device | int | None,
+    data_root=Path | None,
+    resume=Path | None,
+)
 OF_A_TASK = ('backbone', 'head', 'objective')  # keys of model.tasks.<task>
 
 
@@ -249,26 +267,16 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     """
     if name != TASK:
         raise UnknownNameError('task', name, [TASK])
+    if not fits(default_args, Mapping | None):
+        raise UserError(f'default_args of build_trainer is {shown(default_args)}; give a dict of arguments.')
     args = {**(default_args or {}), **kwargs}
-    allowed = (
-        'model',
-        'network',
-        'tuners',
-        'train',
-        'preprocessing',
-        'work_dir',
-        'train_dataset',
-        'eval_dataset',
-        'cfg_modify_fn',
-        'cfg_options',
-        'seed',
-        'device',
-        'data_root',
-        'resume',
-    )
-    for key in args:
-        if key not in allowed:
-            raise UnknownNameError('argument of build_trainer', key, allowed)
+    for key, value in args.items():
+        if key not in ARGUMENTS:
+            raise UnknownNameError('argument of build_trainer', key, tuple(ARGUMENTS))
+        if not fits(value, ARGUMENTS[key]):
+            raise UserError(
+                f'{key} of build_trainer is {shown(value)}; {key} must be {describe(ARGUMENTS[key])}.'
+            )
     own = args.get('network') is not None
     if 'model' not in args and not own:
         raise UserError(
@@ -328,10 +336,11 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
             objectives = {task: objective_of(part) for task, part in _parts(datasets['train']).items()}
             model = build_model(settings, class_names(datasets['train']), objectives)
     _follow(settings, model)
-    work_dir = args.get('work_dir') or config.get('work_dir')
-    work = WorkFolder(
-        work_dir or new_work_dir(source if named else 'run'), args.get('resume'), is_new=not work_dir
-    )
+    given_dir = config.get('work_dir') if args.get('work_dir') is None else args['work_dir']
+    if not fits(given_dir, ARGUMENTS['work_dir']):
+        raise UserError(f'work_dir is {shown(given_dir)}; give the path of a folder.')
+    work_dir = given_dir or new_work_dir(source if named else 'run')
+    work = WorkFolder(work_dir, args.get('resume'), is_new=not given_dir)
     return Trainer(model, datasets, settings, work, save_model, args.get('device'), goes_on)
 
 

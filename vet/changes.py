@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from vet.allowed import fits
 from vet.config import Settings, expand_short_forms, nearest_settings, short_forms
+from vet.config.plain import plain
 from vet.errors import UnknownNameError, UserError, shown
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(Settings))
@@ -26,20 +27,24 @@ def modified(
 
     UserError for a change that has no effect, or does not fit.
     """
-    before = _plain(config)
+    before = copy.deepcopy(_sections(config))
     if modify is not None:
         config = _after_function(config, modify, before)
     if options:
         _expand(config, 'refuse both' if config.filename else 'refuse contradictions')
     for key, value in (options or {}).items():
-        _set(config, key, value)
+        _set(config, key, plain(value, f'the option {key}'))
         _expand(config, 'change')
     _take_along(config, before)
     return config
 
 
-def _plain(config: Config) -> dict[str, object]:
-    return {key: copy.deepcopy(config[key]) for key in config if key in SECTIONS}
+def _sections(config: Config) -> dict[str, object]:
+    """The sections of a config. UserError for a value that a config cannot hold, such as an array."""
+    found = {key: config[key] for key in config if key in SECTIONS}
+    for key, section in found.items():
+        plain(section, key)
+    return found
 
 
 def _after_function(
@@ -62,7 +67,7 @@ def _after_function(
                 'It would change nothing.',
                 nearest_settings(str(key)),
             )
-    old, new = before.get('model'), config.get('model')
+    old, new = before.get('model'), _sections(config).get('model')
     if isinstance(old, Mapping) and isinstance(new, Mapping) and isinstance(new.get('backbone'), Mapping):
         backbone = old.get('backbone')
         was = backbone if isinstance(backbone, Mapping) else {}

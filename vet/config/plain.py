@@ -60,6 +60,8 @@ def _plain(value: object, where: str, depth: int, seen: Iterator[int]) -> object
 
 
 def _text(text: str, where: str) -> str:
+    if '\0' in text:
+        raise UserError(f'{where} has the character 0 in {shown(text)}; no path and no name has it.')
     try:
         text.encode()
     except UnicodeEncodeError as error:
