@@ -6,6 +6,7 @@ name.
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from vet.backbones.libraries import (
 from vet.core.description import describe
 from vet.core.edits import statistics
 from vet.core.example import Example
+from vet.core.plain_network import require_network
 from vet.core.preprocessing import Preprocessing
 from vet.core.proof import prove
-from vet.core.tuned_network import FIRST, MARK, TunedNetwork
+from vet.core.tuned_network import FIRST, TunedNetwork
 from vet.core.tuner import Tuner
 from vet.core.written_example import example_of
 from vet.errors import DataError, UnknownNameError, UserError, shown
+from vet.files import JsonObject
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder, require_path
 from vet.hub.network_folder import described_network, load_tensors, require_same, save_network
@@ -180,32 +183,69 @@ def tune(
     return tuned
 
 
-def load(folder: str | Path, net: nn.Module, example: Any = None) -> Tuned:
+def load(folder: str | Path | Mapping[str, str | Path], net: nn.Module, example: Any = None) -> Tuned:
     """Puts the tuners of a saved folder on `net`, which must be the network that was tuned. Edits `net`.
 
-    DataError if the network has another architecture or other weights.
+    folder: a folder that tuned.save(…) wrote. Or {name: folder, …} for several sets of tuners on one network:
+        the first acts, and tuned.use(name) or `with tuned.using(name)` chooses another.
+    example: as in `tune`. None: an input of the shapes that the folder holds.
+    DataError if the network has another architecture or other weights. Then the network is as it was.
     """
     require_network(net)
-    path = find_folder(folder)
-    configuration = read_configuration(path)
-    described = described_network(configuration, str(folder))
-    if described is None:
-        raise DataError(
-            f'{str(folder)!r} was not saved by tuned.save(…): open it by vet.pipeline({str(folder)!r}).'
-        )
-    whole = described['whole']
-    given = _described(net, whole)
-    require_same(described, given, str(folder))
-    tuners = [TUNERS.build(entry) for entry in configuration['model']['tuners']]
-    if example is None and described['example']:
-        example = example_of(described['example'])
-    tuned = _tuned(net, tuners, whole, given, example)
+    folders: Mapping[str, str | Path] = folder if isinstance(folder, Mapping) else {FIRST: folder}
+    if not folders:
+        raise UserError('folder is {}; give one or more: vet.load(dict(flowers=folder), net).')
+    for name in folders:
+        _require_name(name)
+    saved = {name: _Saved.read(each, net) for name, each in folders.items()}
+    first, *others = saved
+    stored = saved[first].example
+    if example is None and stored:
+        example = example_of(stored)
+    whole = list(dict.fromkeys(name for part in saved.values() for name in part.whole))
+    described = saved[first].network if saved[first].whole == whole else _described(net, whole)
+    tuned = _tuned(net, saved[first].tuners(), saved[first].whole, described, example)
     try:
-        load_tensors(tuned, path, configuration)
+        tuned.rename(first)
+        load_tensors(tuned, saved[first].path, saved[first].configuration)
+        for name in others:
+            tuned.whole = saved[name].whole
+            tuned.add(name, *saved[name].tuners())
+            load_tensors(tuned, saved[name].path, saved[name].configuration)
+        tuned.whole = whole
+        tuned.use(first)
     except BaseException:
         tuned.detach()
         raise
     return tuned
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a folder says, and the network at this time. See hub/network_folder.py."""
+
+    path: Path
+    configuration: JsonObject
+    whole: list[str]
+    example: JsonObject | None
+    network: JsonObject
+
+    @classmethod
+    def read(cls, folder: str | Path, net: nn.Module) -> '_Saved':
+        """DataError if the folder is not that of a tuned network, or if `net` is another network."""
+        path = find_folder(folder)
+        configuration = read_configuration(path)
+        described = described_network(configuration, str(folder))
+        if described is None:
+            raise DataError(
+                f'{str(folder)!r} was not saved by tuned.save(…): open it by vet.pipeline({str(folder)!r}).'
+            )
+        network = _described(net, described['whole'])
+        require_same(described, network, str(folder))
+        return cls(path, configuration, described['whole'], described['example'], network)
+
+    def tuners(self) -> list[Tuner]:
+        return [TUNERS.build(entry) for entry in self.configuration['model']['tuners']]
 
 
 def _tuned(
@@ -344,63 +384,6 @@ def _require_name(name: object) -> None:
     if not isinstance(name, str) or not name or '.' in name or hasattr(nn.ModuleDict(), name):
         raise UserError(
             f'{shown(name)} names a set of tuners; allowed: a text without dots, such as "flowers".'
-        )
-
-
-# What wraps a network, by the name of the class, and what to do
-WRAPPERS = dict(
-    DistributedDataParallel='give the network itself, net.module, and wrap the tuned network',
-    DataParallel='give the network itself, net.module, and wrap the tuned network',
-    FullyShardedDataParallel='tune the network first, and wrap the tuned network',
-    FSDPModule='tune the network first, and shard the tuned network',
-    OptimizedModule='give the network itself, net._orig_mod, and compile the tuned network',
-    ScriptModule='give the network that was scripted, because TorchScript keeps no modules to edit',
-    PeftModel='give the plain network, peft_model.unload()',
-)
-QUANTISED = ('bitsandbytes', 'torchao', 'optimum', 'auto_gptq', 'awq', 'hqq')
-
-
-def _require_plain(net: nn.Module) -> None:
-    """UserError for a wrapped, compiled or quantised network, and for weights without numbers."""
-    for kind in type(net).__mro__:
-        if kind.__name__ in WRAPPERS:
-            raise UserError(f'net is wrapped in a {kind.__name__}: {WRAPPERS[kind.__name__]}.')
-    for path, module in net.named_modules():
-        home = type(module).__module__
-        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        homes = [type(tensor).__module__ for tensor in tensors]
-        weights = [
-            parameter for parameter in module.parameters(recurse=False) if not parameter.is_floating_point()
-        ]
-        if 'quantized' in home or any(one.startswith(QUANTISED) for one in (home, *homes)) or weights:
-            raise UserError(
-                f'{path!r} ({type(module).__name__}) is quantised, and vet edits weights of floating point '
-                'numbers. Tune the network before it is quantised. merge() of the tuned network gives a '
-                'plain network, which you can quantise.'
-            )
-        if any(tensor.is_meta for tensor in tensors):
-            raise UserError(
-                f'{path!r} ({type(module).__name__}) is on the meta device, without numbers. Load the '
-                'weights first: net.to_empty(device="cpu"), then net.load_state_dict(…).'
-            )
-
-
-def require_network(net: object) -> None:
-    """UserError if `net` is no plain network, or is tuned already."""
-    if isinstance(net, type) and issubclass(net, nn.Module):
-        raise UserError(f'net is the class {net.__name__}; give a network: {net.__name__}(…).')
-    if not isinstance(net, nn.Module):
-        raise UserError(f'net is {shown(net)}; allowed: a torch.nn.Module, such as timm.create_model(…).')
-    _require_plain(net)
-    if not any(parameter.is_floating_point() for parameter in net.parameters()):
-        raise UserError(
-            f'net is {type(net).__name__}, which has no parameters, so that there is nothing to tune. Give a '
-            'network with weights.'
-        )
-    if MARK in net.__dict__ or isinstance(net, TunedNetwork):
-        raise UserError(
-            f'this {type(net).__name__} is tuned already. Call detach() of the tuned network first, or give '
-            'all tuners at once: vet.tune(net, vet.LoRA(8), vet.BitFit()).'
         )
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from torch import nn
 
 from vet.backbones.own import OwnBackbone
+from vet.core.plain_network import require_network
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder
 from vet.hub.network_folder import described_network, require_same
-from vet.library import require_network, whole_parameters
+from vet.library import whole_parameters
 
 
 def backbone_to_train(

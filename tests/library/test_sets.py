@@ -85,3 +85,49 @@ def test_mistakes_with_sets(several):
     several.merge()
     with pytest.raises(UserError, match='merged'):
         several.use('birds')
+
+
+def test_several_folders_open_as_sets(several, tmp_path):
+    several.add('cars', vet.Partial(names=['blocks.0.norm1']))
+    trained(several)
+    scores = {}
+    for name in several.sets:
+        with several.using(name):
+            several.save(tmp_path / name)
+            scores[name] = several(images())
+    net = vit()
+    tuned = vet.load({name: tmp_path / name for name in scores}, net)
+    assert tuned.active == 'flowers' and list(tuned.sets) == list(scores)
+    for name in scores:
+        with tuned.using(name):
+            assert torch.equal(tuned(images()), scores[name])
+            tuned.save(tmp_path / f'{name} again')
+    assert torch.equal(vet.load(tmp_path / 'cars again', vit())(images()), scores['cars'])
+    assert same(state_of(tuned.detach()), vit().state_dict())
+
+
+def test_sets_with_other_whole_parameters_open_together(tmp_path):
+    scores = {}
+    for name, train in (('one', 'norm.*'), ('two', ())):
+        tuned = trained(vet.tune(vit(), vet.LoRA(2), train=train))
+        tuned.save(tmp_path / name)
+        scores[name] = tuned(images())
+    for names in (['one', 'two'], ['two', 'one']):
+        tuned = vet.load({name: tmp_path / name for name in names}, vit())
+        for name in names:
+            with tuned.using(name):
+                assert torch.equal(tuned(images()), scores[name])
+
+
+def test_a_wrong_folder_among_several_leaves_the_network_as_it_was(several, tmp_path):
+    several.save(tmp_path / 'flowers')
+    net = vit()
+    folders = dict(flowers=tmp_path / 'flowers', birds=tmp_path / 'nosuch')
+    with pytest.raises(UserError, match='nosuch'):
+        vet.load(folders, net)
+    with pytest.raises(UserError, match='give one or more'):
+        vet.load({}, net)
+    with pytest.raises(UserError, match='text without dots'):
+        vet.load({'a.b': tmp_path / 'flowers'}, net)
+    assert same(state_of(net), vit().state_dict()) and all(each.requires_grad for each in net.parameters())
+    vet.load(folders['flowers'], net)

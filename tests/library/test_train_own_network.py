@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 import vet
 from tests.library.networks import vit
 from tests.own_nets import TRANSFORMERS
+from vet.core.coverage import report
 from vet.datasets.digits import Digits
 from vet.errors import DataError, UserError
 
@@ -136,3 +137,13 @@ def test_another_network_is_refused(tmp_path):
         vet.pipeline(model=output, network=other)
     with pytest.raises(DataError, match=r'vet.pipeline\(folder, network=network\)'):
         vet.pipeline(model=output)
+
+
+@pytest.mark.parametrize('names', [['head'], ['norm', 'head']])
+def test_no_line_tells_of_the_classifier(names, tmp_path):
+    trainer = trainer_of(digits_vit(), tmp_path, tuners=[vet.Partial(names=names), vet.LoRA(rank=2)])
+    lines, shortfalls = report(trainer.model.tuners)
+    assert [line.split()[0] for line in lines] == ['Partial'] * (names != ['head']) + ['LoRA']
+    assert not shortfalls
+    thawed = {name.partition('thawed.')[2].partition('.')[0] for name in trainer.model.trainable()} - {''}
+    assert thawed == set(names)

@@ -73,6 +73,12 @@ def coverage(sites: SiteMap, paths: Iterable[str]) -> Coverage:
     return Coverage(split(layers), share, split(norms), split(sites.blocks))
 
 
+def reaches_features(sites: SiteMap, paths: Iterable[str]) -> bool:
+    """Whether one of `paths` lies outside of the network's kept classifier."""
+    heads = set(sites.roles().get('head', ()))
+    return any(heads.isdisjoint((path, *around(path))) for path in paths)
+
+
 def share_behind_blocks(sites: SiteMap) -> float:
     """The share of the numbers in weights that lies behind the last block, 0 to 1. Without blocks: 0."""
     if not sites.blocks:
@@ -121,9 +127,10 @@ def stand_ins(sites: SiteMap, at: str | Sequence[str]) -> Iterator[str]:
 def report(tuners: Iterable[Any]) -> tuple[list[str], list[str]]:
     """For tuners that are attached: lines that tell what each reaches, and sentences about what they miss.
 
-    Tuners of several tasks that reach the same have one line.
+    Tuners of several tasks that reach the same have one line. A tuner that trains only the classifier has
+    none, because the shares are those of the network without its classifier.
     """
-    attached = [tuner for tuner in tuners if not tuner.head_only]
+    attached = [tuner for tuner in tuners if not tuner.head_only and tuner.reaches_features()]
     lines = dict.fromkeys(f'{_acts(tuner)} reaches {tuner.coverage()}' for tuner in attached)
     missed = dict.fromkeys(text for tuner in attached for text in tuner.shortfalls())
     return list(lines), list(missed)

@@ -15,7 +15,7 @@ from vet.allowed import Places
 from vet.core.attention import Rows, find_parts
 from vet.core.backbone import FrozenNetwork
 from vet.core.caches import clear_caches
-from vet.core.coverage import Coverage, coverage, paths_of, shortfalls, stand_ins
+from vet.core.coverage import Coverage, coverage, paths_of, reaches_features, shortfalls, stand_ins
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, places_of, statistics
 from vet.core.given import NOTED, noted
@@ -58,6 +58,7 @@ class Tuner(nn.Module):
         self.at = at
         self.deltas = nn.ModuleDict()
         self._edits: list[Thaw | Reweight | Hook] = []
+        self._finds_trained = False  # whether a parameter at the sites trains already, by another tuner
         self._tied: dict[int, list[tuple[nn.Module, str]]] = {}  # see places_of; of tied parameters
 
     # What a method writes -----------------------------------------------------------------------------------
@@ -92,7 +93,10 @@ class Tuner(nn.Module):
         A parameter that trains already is left alone.
         """
         for path, parameter in list(site.module.named_parameters()):
-            if parameter.requires_grad or not re.fullmatch(params, path):
+            if not re.fullmatch(params, path):
+                continue
+            if parameter.requires_grad:
+                self._finds_trained = True
                 continue
             owner_path, _, name = path.rpartition('.')
             owner = site.module.get_submodule(owner_path)
@@ -198,7 +202,7 @@ class Tuner(nn.Module):
             self.shared(sites)
             for site in sites:
                 self.tune(site)
-            if not self._edits and not self.head_only:
+            if not (self._edits or self._finds_trained or self.head_only):
                 raise NoSiteError(
                     f'{type(self).__name__} has nothing to train at the {len(sites)} sites of {self.at!r} in '
                     f'{backbone.sites.family}, the first being {sites[0]}; choose others with at=….'
@@ -276,6 +280,10 @@ class Tuner(nn.Module):
         """How much of the network the edits of this tuner reach, which is attached."""
         sites = self._sites()
         return coverage(sites, paths_of(self._edits, sites.network))
+
+    def reaches_features(self) -> bool:
+        """Whether an edit of this tuner, which is attached, lies outside of the kept classifier."""
+        return reaches_features(self._sites(), paths_of(self._edits, self._sites().network))
 
     def shortfalls(self) -> list[str]:
         """What this tuner, which is attached, misses though its `at` seems to say the whole: sentences."""
