@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -41,7 +43,8 @@ from vet.errors import UserError
 from vet.registry import DATASETS, TUNERS
 
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
-SECONDS = 120  # a mutation that takes longer hangs
+SECONDS = 120  # of the processor: a mutation that takes more hangs
+WAITS = 1200  # seconds of the clock: a mutation that waits longer hangs
 MEMORY = 2 << 30  # bytes that the process that tries mutations may take, beside what it has at the start
 NAN, INF = float('nan'), float('inf')
 # what FuzzData stands in for
@@ -344,7 +347,6 @@ NONSENSE: dict[str, list] = {
         [3],
         '',
         [''],
-        None,
         ['nothing'],
         dict(type='accuracy'),
         [dict(type='accuracy')],
@@ -366,7 +368,6 @@ NONSENSE: dict[str, list] = {
         [],
         3,
         '',
-        {},
         {'type': 'Nothing'},
         dict(type='Linear', num_classes=0),
         dict(type='Linear', num_classes=-1),
@@ -672,6 +673,24 @@ def _try_all(connection: Any, make: Callable[..., list[Mutation]], args: tuple, 
         connection.send(attempt(mutations[number], configs, root))
 
 
+def _answers(connection: Any, pid: int) -> bool:
+    """Waits for an answer. False: the process has used too much processor time, or waits without an end."""
+    begun, used = time.monotonic(), _processor_seconds(pid)
+    while not connection.poll(5):
+        if _processor_seconds(pid) - used > SECONDS or time.monotonic() - begun > WAITS:
+            return False
+    return True
+
+
+def _processor_seconds(pid: int) -> float:
+    """Of a process and its children. 0 if the process has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def _end(process: Any) -> None:
     """Ends the process that tries, and the workers that it started."""
     with suppress(ProcessLookupError):
@@ -700,7 +719,8 @@ def run(make: Callable[..., list[Mutation]], *args: Any) -> list[Outcome]:
                 there.close()
             here.send(number)
             try:
-                outcomes.append(Outcome(mutation, *(here.recv() if here.poll(SECONDS) else ('hang', ''))))
+                answer = here.recv() if _answers(here, process.pid) else ('hang', '')
+                outcomes.append(Outcome(mutation, *answer))
             except (EOFError, ConnectionError):
                 outcomes.append(Outcome(mutation, 'crash', 'the process died'))
             if outcomes[-1].kind in ('hang', 'crash'):
