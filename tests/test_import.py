@@ -93,6 +93,7 @@ print(pipeline('vision-efficient-tuning', sys.argv[1], device='cpu')(sys.argv[2]
 """
 
 
+@pytest.mark.slow
 def test_inference_needs_nothing_of_unix(python, trainer, tmp_path):
     """On Windows vet is for inference."""
     from vet.datasets.image import open_image

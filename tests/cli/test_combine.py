@@ -12,6 +12,7 @@ from vet.cli.combine import main
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_soup_of_a_run_with_itself_predicts_as_the_run(python, trainer, tmp_path):
     done = python(
         ROOT / 'tools/combine.py',

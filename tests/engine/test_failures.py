@@ -242,7 +242,7 @@ WRITES = (
 
 
 @pytest.mark.parametrize('name', WRITES)
-@pytest.mark.parametrize('count', [1, 2])
+@pytest.mark.parametrize('count', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_full_disk_at_each_write(tmp_path, full, monkeypatch, name, count):
     """The real error of a full device at each file that a run writes: named; what was saved stays; the
     run goes on.

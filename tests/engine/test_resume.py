@@ -70,6 +70,7 @@ def unbroken(process, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(process, unbroken, tmp_path):
     folder = tmp_path / 'run'
     for moment in MOMENTS:

@@ -67,7 +67,11 @@ def signalled(monkeypatch, number, moment, count):
 
 @pytest.mark.parametrize(
     'moment, count, steps',
-    [('step', 1, 1), ('step', 3, 3), ('step', 4, 4), ('validation', 2, 4), ('step', 8, 8)],
+    [
+        ('step', 3, 3),
+        ('validation', 2, 4),
+        *(pytest.param('step', n, n, marks=pytest.mark.slow) for n in (1, 4, 8)),
+    ],
 )
 def test_ctrl_c_from_python(tmp_path, monkeypatch, capfd, moment, count, steps):
     """The step is finished and saved, and KeyboardInterrupt raised; the run that goes on has the same

@@ -68,12 +68,10 @@ def opened(folder, capability):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'net',
-    [
-        ('vit_tiny_patch16_224', VIT, 112),
-        pytest.param(('swin_tiny_patch4_window7_224', SWIN, 128), marks=pytest.mark.slow),
-    ],
+    [('vit_tiny_patch16_224', VIT, 112), ('swin_tiny_patch4_window7_224', SWIN, 128)],
     ids=['vit', 'swin'],
 )
 def test_the_right_file_is_accepted_with_other_instructions(saved, net):

@@ -70,7 +70,7 @@ def test_the_card_says_the_objective(folders, name, words):
     assert ('pipeline_tag: image-classification' in card) == (name == 'Tagged')
 
 
-@pytest.mark.parametrize('name', ['Tagged', 'Measured'])
+@pytest.mark.parametrize('name', ['Measured', pytest.param('Tagged', marks=pytest.mark.slow)])
 def test_an_exported_graph_gives_the_models_outputs(folders, tmp_path, name):
     done = export(folders[name], tmp_path / 'model.pt2', 'torch-export')
     files = {'vet.json': ''}

@@ -24,7 +24,7 @@ VARIANTS = {
     },
     'AdaLoRA': {'model.tuners': [dict(type='AdaLoRA', rank=4, target=2)]},
 }
-SLOW = ('recomputed blocks', 'kept images', 'AdaLoRA')
+SLOW = ('recomputed blocks', 'kept images', 'AdaLoRA', 'bf16', 'kept features')
 
 
 class Plain:

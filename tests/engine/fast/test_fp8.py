@@ -182,6 +182,7 @@ def test_evaluation_and_what_is_not_autocast_stay_exact():
 
 
 @needs_fp8
+@pytest.mark.slow
 def test_a_run_learns_and_ends_with_exact_weights(tmp_path):
     runs = {
         precision: small(tmp_path / precision, **{'train.precision': precision, 'train.max_epochs': 8})
@@ -196,6 +197,7 @@ def test_a_run_learns_and_ends_with_exact_weights(tmp_path):
 
 
 @needs_fp8
+@pytest.mark.slow
 def test_a_run_goes_on_as_if_unbroken(tmp_path):
     options = {'train.precision': 'fp8', 'train.max_epochs': 2}
     expected = ended(small(tmp_path / 'whole', **options))

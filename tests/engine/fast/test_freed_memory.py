@@ -57,13 +57,9 @@ def test_pages_are_no_longer_asked_for_within_and_are_given_back_after():
 
 
 @glibc
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    'rules',
-    [
-        dict(MALLOC_ARENA_MAX='2'),
-        pytest.param(dict(GLIBC_TUNABLES='glibc.malloc.tcache_count=8'), marks=pytest.mark.slow),
-    ],
-    ids=str,
+    'rules', [dict(MALLOC_ARENA_MAX='2'), dict(GLIBC_TUNABLES='glibc.malloc.tcache_count=8')], ids=str
 )
 def test_rules_of_the_environment_stay(rules):
     found = measured(**rules)

@@ -60,11 +60,13 @@ SLOW = [
     'tuner, options',
     [
         *(
-            pytest.param(name, {}, marks=[pytest.mark.slow] if name in ('side', 'two') else [])
+            pytest.param(name, {}, marks=[pytest.mark.slow] if name in ('last blocks', 'side', 'two') else [])
             for name in TUNERS
         ),
         ('linear', HARD),
-        ('linear', {'train.precision': 'bf16', 'evaluation.select': 'best'}),
+        pytest.param(
+            'linear', {'train.precision': 'bf16', 'evaluation.select': 'best'}, marks=pytest.mark.slow
+        ),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
     ],
 )
