@@ -35,6 +35,7 @@ JOBS = {  # a name, the script, its usual options, and those of a quick trial
         [*SMALL, '--counts', '1000', '3000', '10000'],
         ['--images', '64', '--pixels', '64', '--epochs', '2', '--rounds', '1', '--counts', '100'],
     ),
+    'predict': ('predict.py', [], ['--images', '64', '--rounds', '1']),
     'time': ('peft_flowers.py', ['--time'], ['--time', '--seeds', '0', '--pixels', '32']),
     'quickstart': ('quickstart.py', [], ['--seeds', '1']),
     'walkthroughs': ('walkthroughs.py', [], ['--only', 'digits_multitask']),
@@ -42,7 +43,7 @@ JOBS = {  # a name, the script, its usual options, and those of a quick trial
     'peft_coverage': ('peft_coverage.py', [], ['--only', 'eva02_tiny']),
     'accuracy': ('peft_flowers.py', [], ['--seeds', '0', '--epochs', '1', '--pixels', '32']),
 }
-DATA = ('speed/probe.py', 'speed/images.py', 'peft_flowers.py', 'walkthroughs.py')
+DATA = ('speed/probe.py', 'speed/images.py', 'peft_flowers.py', 'walkthroughs.py', 'predict.py')
 WEIGHTS = DATA[:3]
 
 

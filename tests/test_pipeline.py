@@ -168,10 +168,84 @@ def test_errors_of_images(classify, plain, tmp_path):
             classify(source)
 
 
-@pytest.mark.parametrize('options', [dict(topk=0), dict(batch_size=0), dict(topk=-1)])
-def test_errors_of_options(classify, plain, options):
-    with pytest.raises(UserError, match='must be at least 1'):
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(topk=0), 'topk must be at least 1'),
+        (dict(topk=-1), 'topk must be at least 1'),
+        (dict(topk='5'), "topk is '5'; topk must be at least 1, as a whole number"),
+        (dict(topk=1.5), 'topk must be at least 1, as a whole number'),
+        (dict(topk=True), 'topk must be at least 1, as a whole number'),
+        (dict(batch_size=0), 'batch_size must be at least 1'),
+        (dict(batch_size='all'), 'batch_size must be at least 1'),
+        (dict(workers=-1), 'workers must be at least 0'),
+        (dict(workers=None), 'workers must be at least 0'),
+        (dict(threshold=2), 'threshold must be a number from 0 to 1'),
+        (dict(threshold='0.5'), 'threshold must be a number from 0 to 1'),
+        (dict(on_error='skip'), "unknown on_error 'skip'"),
+    ],
+)
+def test_errors_of_options(classify, plain, options, words):
+    with pytest.raises(UserError, match=words):
         classify(plain, **options)
+
+
+@pytest.mark.parametrize('topk', [0, '5', 1.5])
+def test_the_trainer_checks_topk_too(trainer, digits, topk):
+    with pytest.raises(UserError, match='topk must be at least 1, as a whole number'):
+        trainer.predict(digits, topk=topk)
+
+
+@pytest.mark.parametrize('workers', [0, 3])
+@pytest.mark.parametrize('batch_size', [1, 2, 100])
+def test_a_bad_image_costs_no_other_answer(classify, digits, batch_size, workers):
+    given = [digits[0], 'nothing.png', digits[1], 'none.png', digits[2]]
+    options = dict(batch_size=batch_size, workers=workers)
+    answers = classify(given, on_error='return', **options)
+    good = [answers[0], answers[2], answers[4]]
+    assert [answer['labels'] for answer in good] == [answer['labels'] for answer in classify(digits[:3])]
+    assert 'image 1' in str(answers[1]) and "'none.png'" in str(answers[3])
+    with pytest.raises(UserError, match='image 1 of those given'):
+        classify(given, **options)
+    found, results = [], classify(iter(given), **options)
+    for _ in given:
+        try:
+            found.append(next(results))
+        except DataError as error:
+            found.append(str(error))
+    assert found == [str(each) if isinstance(each, UserError) else each for each in answers]
+    assert next(results, 'the end') == 'the end'
+    assert isinstance(classify('none.png', on_error='return'), DataError)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_an_error_of_the_source_comes_after_the_answers_before_it(classify, digits, workers):
+    def source():
+        yield from digits[:3]
+        raise RuntimeError('the camera is gone')
+
+    results = classify(source(), on_error='return', workers=workers)
+    assert [next(results) for _ in range(3)] == classify(digits[:3])
+    with pytest.raises(RuntimeError, match='the camera is gone'):
+        next(results)
+
+
+def test_workers_change_no_answer_and_read_one_more_batch(classify, digits):
+    assert classify(digits, workers=4) == classify(digits)
+    taken = []
+    results = classify(iter([]), workers=2)
+    assert list(results) == []
+    source = (taken.append(i) or digits[i % 3] for i in range(10**9))
+    results = classify(source, batch_size=4, workers=2)
+    next(results)
+    assert len(taken) == 8
+
+
+def test_an_unsure_answer(classify, plain):
+    best = classify(plain)
+    above = best['scores'][0] + 1e-6
+    assert classify(plain, threshold=above) == dict(labels=['unsure'], scores=best['scores'][:1])
+    assert classify(plain, threshold=best['scores'][0]) == best
 
 
 def test_errors_of_the_model(trainer, tmp_path):

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vet.errors import DataError, TrainingError
 
@@ -21,11 +21,21 @@ TEMPORARY = '.*.[0-9]*.tmp'  # the names of files that a killed process leaves b
 
 def write_file(path: Path, data: bytes | str) -> None:
     """Puts `data` at `path` by one rename. TrainingError if the disk is full. Then the old file stays."""
+    with new_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write. Its content stands at `path` when the context ends without an error, by one rename.
+
+    After an error, the old file stays. TrainingError if the disk is full, or refuses the file.
+    """
     temporary = _temporary(path)
     with writing(path):
         try:
             with open(temporary, 'wb') as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -3,17 +3,21 @@
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
+from vet.ahead import ahead
 from vet.builders import TASK
 from vet.core.backbone import Backbone
 from vet.core.budget import bounded
+from vet.core.objective import Answer, refuse_counts, refuse_share
 from vet.core.tuned_model import TunedModel
 from vet.datasets.base import errors_named
 from vet.datasets.image import open_image
@@ -81,6 +85,9 @@ class Classifier:
         topk: int | None = None,
         batch_size: int = 32,
         task: str | Sequence[str] | None = None,
+        on_error: Literal['raise', 'return'] = 'raise',
+        workers: int = 0,
+        threshold: float | None = None,
     ) -> Any:
         """Scores of images.
 
@@ -94,6 +101,13 @@ class Classifier:
         first. MultiLabel: {'scores': floats in 0..1, 'labels': class names}, of every class whose score is at
         least its threshold, best first. Regression: {name: number}, in the user's units. A list gives a list
         of such dicts. An iterator gives an iterator, which reads `batch_size` images at a time.
+        on_error: 'raise' raises the error of an image that cannot be read. An iterator raises the error at
+            the place of the image, and goes on with the next image. 'return' gives the error, a UserError, in
+            the place of the answer.
+        workers: the number of threads that open images while the network computes. They read one more batch
+            of an iterator. 0: no thread.
+        threshold: 0..1. If no label has at least this score, the label is 'unsure', with the best score. A
+            model of numbers takes no threshold.
         """
         tasks: Iterable[str | None] = () if task is None else task
         if task is None or isinstance(task, str):
@@ -108,37 +122,68 @@ class Classifier:
             raise UserError(
                 'task is a list; only the models of several folders take one, for a list of as many images.'
             )
-        if (topk is not None and topk < 1) or batch_size < 1:
-            raise UserError(f'topk is {topk} and batch_size {batch_size}; both must be at least 1.')
+        refuse_counts(topk=1 if topk is None else topk, batch_size=batch_size)
+        refuse_counts(least=0, workers=workers)
+        if on_error not in ('raise', 'return'):
+            raise UnknownNameError('on_error', on_error, ['raise', 'return'])
+        if threshold is not None:
+            refuse_share('threshold', threshold)
+            for name in {*(task if isinstance(task, (list, tuple)) else [task or self._task])}:
+                self.model.for_task(name).objective.refuse_threshold()
+        options = _Options(topk, batch_size, workers, threshold)
         if isinstance(images, ONE_IMAGE) or hasattr(images, 'read'):
-            return next(self._classify([images], topk, 1, tasks))
+            return next(Answers(self._classify([images], tasks, options), on_error))
         if isinstance(images, (list, tuple)):
-            return list(self._classify(images, topk, batch_size, tasks))
+            return list(Answers(self._classify(images, tasks, options), on_error))
         if hasattr(images, '__iter__'):
-            return self._classify(images, topk, batch_size, tasks)
+            return Answers(self._classify(images, tasks, options), on_error)
         raise DataError(
             f'cannot read an image from {type(images).__name__}; allowed: a path, URL, bytes, PIL image, RGB '
             'array, a dict with "image", or a list or iterator of these.'
         )
 
     def _classify(
-        self, images: Iterable[object], topk: int | None, batch_size: int, tasks: Iterable[str | None]
-    ) -> Iterator[dict[str, Any]]:
-        numbered = zip(images, tasks, itertools.count())
-        while batch := list(itertools.islice(numbered, batch_size)):
-            names = [name for _, name, _ in batch]
-            parts = [self.model.for_task(name) for name in names]
-            views = torch.stack([self._seen(*each) for each in batch]).to(self._accelerator.device)
-            with torch.inference_mode():
-                if len(set(names)) == 1:
-                    found = parts[0].objective.answers(parts[0](views), topk, USUAL)
-                else:
-                    found = [
-                        best
-                        for part, logits in zip(parts, self.model(views, names))
-                        for best in part.objective.answers(logits[None], topk, USUAL)
-                    ]
-            yield from found  # outside of inference_mode, or the caller would run in inference mode meanwhile
+        self, images: Iterable[object], tasks: Iterable[str | None], options: '_Options'
+    ) -> Iterator[Answer | Exception]:
+        """The answer for each image, or the error of the image."""
+        numbered = zip(_with_error(images), tasks, itertools.count())
+        seen = ahead(self._seen_or_error, numbered, options.workers, options.batch_size)
+        with closing(seen):  # type: ignore[type-var]
+            while batch := list(itertools.islice(seen, options.batch_size)):
+                answers = iter(self._answers([each for each in batch if not _is_error(each)], options))
+                # outside of inference_mode, or the caller would run in inference mode meanwhile
+                for each in batch:
+                    yield each if isinstance(each, Exception) else next(answers)
+
+    def _answers(self, batch: list[Any], options: '_Options') -> list[Answer]:
+        """The answers for (task, view) …, in one forward if the tasks allow."""
+        if not batch:
+            return []
+        names, views = zip(*batch)
+        objectives = [self.model.for_task(name).objective for name in names]
+        with torch.inference_mode():
+            images = torch.stack(views).to(self._accelerator.device)
+            if len(set(names)) == 1:
+                outputs = self.model.for_task(names[0])(images)
+                found = objectives[0].answers(outputs, options.topk, USUAL)
+            else:
+                found = []
+                for objective, logits in zip(objectives, self.model(images, list(names))):
+                    found += objective.answers(logits[None], options.topk, USUAL)
+        if options.threshold is None:
+            return found
+        return [objective.doubt(answer, options.threshold) for objective, answer in zip(objectives, found)]
+
+    def _seen_or_error(
+        self, given: tuple[object, str | None, int]
+    ) -> tuple[str | None, torch.Tensor] | Exception:
+        image, task, _ = given
+        if isinstance(image, _SourceError):
+            return image.error
+        try:
+            return task, self._seen(*given)
+        except UserError as error:
+            return error
 
     def _seen(self, image: object, task: str | None, number: int) -> torch.Tensor:
         """An image as the network takes it, (3, H, W). A DataError names the image by its number, from 0."""
@@ -150,6 +195,51 @@ class Classifier:
             return self._view[task](
                 open_image(image, self.model.for_task(task).backbone.preprocessing.gray_range)
             )
+
+
+@dataclass(frozen=True)
+class _Options:
+    topk: int | None
+    batch_size: int
+    workers: int
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class _SourceError:
+    """An error that the caller's iterator raised."""
+
+    error: Exception
+
+
+def _with_error(images: Iterable[object]) -> Iterator[object]:
+    """The images. An error of the source is the last item, so that all images before it get answers."""
+    try:
+        yield from images
+    except Exception as error:  # the caller's own iterator may raise any error
+        yield _SourceError(error)
+
+
+def _is_error(item: object) -> bool:
+    return isinstance(item, Exception)
+
+
+class Answers(Iterator[Any]):
+    """The answers for the images of an iterator.
+
+    An image that cannot be read raises its error, or gives the error, at its place. The next call goes on
+    with the next image.
+    """
+
+    def __init__(self, found: Iterator[Answer | Exception], on_error: str):
+        self._found, self._on_error = found, on_error
+
+    def __next__(self) -> Any:
+        answer = next(self._found)
+        is_returned = self._on_error == 'return' and isinstance(answer, UserError)
+        if isinstance(answer, Exception) and not is_returned:
+            raise answer
+        return answer
 
 
 def pipeline(

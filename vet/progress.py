@@ -1,6 +1,11 @@
-"""The display of a running training: a bar with loss, accuracy and time left, and a line for each epoch."""
+"""The display of running work.
 
+A training shows a bar with loss, accuracy and time left, and a line for each epoch. Many images show a count.
+"""
+
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -45,3 +50,23 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+T = TypeVar('T')
+LINES = 10  # of `counted` without a bar
+
+
+def counted(items: Iterable[T], total: int, has_bar: bool) -> Iterator[T]:
+    """The items, while the log on stderr counts them. has_bar: a bar, if stderr is a terminal; else lines."""
+    if has_bar and shows_bars():
+        # text that the caller prints goes to stdout unchanged
+        with Progress(
+            *Progress.get_default_columns(), MofNCompleteColumn(), console=console, redirect_stdout=False
+        ) as bar:
+            yield from bar.track(items, total, description='images')
+        return
+    every = max(-(-total // LINES), 100)
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % every == 0 or number == total:
+            say(f'{number:,} of {total:,} images')

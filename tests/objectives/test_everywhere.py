@@ -61,6 +61,27 @@ def test_predict_prints_the_answer(folders, tables, monkeypatch, capsys, name, w
         assert words in shown and 'worth' in shown and 'share' in shown
 
 
+@pytest.mark.parametrize('name, columns', [('Tagged', 'label,score'), ('Measured', 'worth,share')])
+def test_predict_writes_a_csv(folders, tables, monkeypatch, capsys, name, columns):
+    monkeypatch.chdir(tables)
+    monkeypatch.setattr('sys.argv', ['vet', 'predict', str(folders[name]), 'test-0.png', '--format', 'csv'])
+    main()
+    header, row = capsys.readouterr().out.splitlines()
+    assert header == f'image,{columns},error' and row.startswith('test-0.png,') and row.endswith(',')
+
+
+def test_a_threshold_for_other_objectives(folders, tables):
+    image = str(tables / 'test-0.png')
+    with pytest.raises(UserError, match='numbers, which have no score'):
+        pipeline(model=folders['Measured'], device='cpu')(image, threshold=0.5)
+    classify = pipeline(model=folders['Tagged'], device='cpu')
+    classify.model.objective.thresholds = [0.0] * len(classify.classes)
+    every = classify(image)
+    kept = classify(image, threshold=every['scores'][1])
+    assert kept == {key: values[:2] for key, values in every.items()}
+    assert classify(image, threshold=1.0) == dict(labels=['unsure'], scores=every['scores'][:1])
+
+
 @pytest.mark.parametrize(
     'name, words', [('Tagged', 'a multi-label image'), ('Measured', 'estimates numbers')]
 )

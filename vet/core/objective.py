@@ -12,7 +12,9 @@ An objective says, in one place, all that depends on the kind of target:
 | How do outputs become scores, and scores decisions? | `scores`, `decide` |
 | Which metrics are the default? | `metrics` |
 | What is chosen on the validation images? | `choose` |
-| What does `pipeline` return? | `answers`, and `rows` of an answer for a table |
+| What does `pipeline` return? | `answers` |
+| How does an answer stand in a table, and in a CSV? | `rows`; `columns` and `flat` |
+| When is an answer unsure? | `doubt` |
 | What does a model folder hold? | `entry`: the config entry that builds the objective again |
 
 engine, hub and pipelines use an objective only through this contract. They know no objective by name. A loss
@@ -22,16 +24,18 @@ A target has a plain form (see vet/targets.py), which torch.tensor can stack: a 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from vet.errors import UserError
+from vet.errors import UserError, shown
 from vet.registry import OBJECTIVES
 
 Answer = dict[str, Any]
+UNSURE = 'unsure'  # the label of an image whose scores are all below the threshold of `doubt`
 DEFAULT = dict(type='SingleLabel')  # for a config and a dataset that name no objective
 
 
@@ -50,6 +54,8 @@ class Objective(nn.Module):
     """The metrics that are used if evaluation.metrics is None. The first chooses the best epoch."""
     mixes: ClassVar[bool] = False
     """Whether a mixture of two targets is a target, so that mixup and cutmix have a meaning."""
+    ranks: ClassVar[bool] = False
+    """Whether an answer ranks classes, so that only its first label is what the model says."""
     watched: ClassVar[str] = 'accuracy'
     """The name of the number that the log shows beside the loss. See `watch`."""
     found: ClassVar[tuple[str, ...]] = ()
@@ -125,6 +131,31 @@ class Objective(nn.Module):
         """An answer as rows of a table: a text, and a number as text."""
         return [(label, f'{score:.4f}') for label, score in zip(answer['labels'], answer['scores'])]
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of the values that `flat` gives."""
+        return ['label', 'score']
+
+    def flat(self, answer: Answer) -> dict[str, Any]:
+        """An answer as one row of a CSV, by `columns`. '|' stands between several labels and scores."""
+        return dict(
+            label='|'.join(answer['labels']), score='|'.join(f'{score:.6g}' for score in answer['scores'])
+        )
+
+    def refuse_threshold(self) -> None:
+        """UserError if `doubt` has no meaning for this model."""
+        if UNSURE in self.names:
+            raise UserError(
+                f'the model has a class {UNSURE!r}, so that a threshold would mix two answers. Leave the '
+                'threshold out.'
+            )
+
+    def doubt(self, answer: Answer, threshold: float) -> Answer:
+        """The answer. If the best score is below the threshold: the label UNSURE with the best score."""
+        if not answer['scores'] or answer['scores'][0] >= threshold:
+            return answer
+        return dict(scores=answer['scores'][:1], labels=[UNSURE])
+
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         """Made-up scores and targets of a few images. vet tries metrics and losses on them before a run."""
         raise NotImplementedError(f'{type(self).__name__} must write examples()')
@@ -136,6 +167,20 @@ class Objective(nn.Module):
     def entry(self) -> dict[str, Any]:
         """The config entry that builds this objective again, with all that was found."""
         return {**self.given, **self.state()}
+
+
+def refuse_counts(least: int = 1, **given: object) -> None:
+    """UserError for an argument that is no whole number of at least `least`."""
+    for name, value in given.items():
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not (is_whole and value >= least):  # type: ignore[operator]
+            raise UserError(f'{name} is {shown(value)}; {name} must be at least {least}, as a whole number.')
+
+
+def refuse_share(name: str, value: object) -> None:
+    """UserError for an argument that is no number in 0..1."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+        raise UserError(f'{name} is {shown(value)}; {name} must be a number from 0 to 1.')
 
 
 def build_objective(entry: Mapping[str, Any] | None, names: Sequence[str]) -> Objective:

@@ -25,7 +25,7 @@ from vet.core.coverage import report
 from vet.core.loss import Counts
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
-from vet.core.objective import build_objective
+from vet.core.objective import build_objective, refuse_counts
 from vet.core.tensor_file import read_tensors
 from vet.datasets.base import errors_named, objective_of, set_gray_range, set_objective, targets_of
 from vet.engine.device import make_accelerator
@@ -182,6 +182,7 @@ class Trainer:
 
         topk: the largest number of labels of an image. None: one, or for several labels: all.
         """
+        refuse_counts(topk=1 if topk is None else topk)
         model = self.model.for_task(task).eval()
         views = []
         for number, image in enumerate(images):

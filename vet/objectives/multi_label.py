@@ -1,6 +1,7 @@
 """The objective of images that have any number of K classes: tags, attributes, findings."""
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Annotated, Any
 
 import numpy as np
@@ -94,6 +95,16 @@ class MultiLabel(Objective):
             order = sorted(np.flatnonzero(chosen_K).tolist(), key=scores_K.__getitem__, reverse=True)[:topk]
             found.append(dict(scores=[scores_K[k] for k in order], labels=[self.names[k] for k in order]))
         return found
+
+    def doubt(self, answer: Answer, threshold: float) -> Answer:
+        """The labels whose scores are at least the threshold. If all labels of the answer fall out: UNSURE.
+
+        An answer without labels says that the image has no class, and stays.
+        """
+        sure = [score >= threshold for score in answer['scores']]
+        if not any(sure):
+            return super().doubt(answer, threshold)
+        return {key: list(compress(values, sure)) for key, values in answer.items()}
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         draw, classes = np.random.default_rng(0), len(self.names)

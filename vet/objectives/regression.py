@@ -118,6 +118,16 @@ class Regression(Objective):
     def rows(self, answer: Answer) -> list[tuple[str, str]]:
         return [(name, f'{value:.4g} {self.units.get(name, "")}'.rstrip()) for name, value in answer.items()]
 
+    @property
+    def columns(self) -> list[str]:
+        return self.names
+
+    def flat(self, answer: Answer) -> dict[str, Any]:
+        return answer
+
+    def refuse_threshold(self) -> None:
+        raise UserError('the model gives numbers, which have no score. Leave the threshold out.')
+
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         draw, shape = np.random.default_rng(0), (6, len(self.names))
         values = [draw.standard_normal(shape) * self._std + self._mean for _ in range(2)]

@@ -24,6 +24,7 @@ class SingleLabel(Objective):
     loss = dict(type='CrossEntropyLoss')
     metrics = ('accuracy',)
     mixes = True
+    ranks = True
 
     def check(self, target: Any, name: Callable[[], str]) -> int:
         return as_label(target, len(self.names), name)
