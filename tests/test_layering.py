@@ -22,7 +22,7 @@ BASE = {
     'targets',
     'shipped',
 }
-ENGINE = BASE | {'core', 'datasets', 'transforms', 'metrics', 'versions'}
+ENGINE = BASE | {'core', 'datasets', 'report', 'transforms', 'metrics', 'versions'}
 ENGINE |= {'environment', 'failures', 'files', 'lock', 'log', 'progress', 'seeding'}
 HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it
 BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes', 'source'}
@@ -63,6 +63,7 @@ ARROWS = {
     'datasets': {'errors', 'allowed', 'registry', 'targets', 'log'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
+    'report': BASE | {'core', 'datasets'},
     'engine': ENGINE,
     'hub': HUB,
     'library': HUB | {'hub', 'backbones'},

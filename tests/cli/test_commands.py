@@ -96,7 +96,9 @@ def test_train_as_a_user(python, tmp_path):
         'example.png',
         'log.jsonl',
         'output',
+        'predictions.csv',
         'predictions.npz',
+        'report.html',
         'summary.json',
         'tensorboard',
     }

@@ -47,7 +47,7 @@ def config(**options):
             precision='fp32',
             dataloader=dict(batch_size_per_gpu=64, workers_per_gpu=0),
         ),
-        evaluation=dict(dataloader=dict(batch_size_per_gpu=256, workers_per_gpu=0)),
+        evaluation=dict(dataloader=dict(batch_size_per_gpu=256, workers_per_gpu=0), report=False),
     )
     for path, value in options.items():
         *sections, key = path.split('.')

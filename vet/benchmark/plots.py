@@ -1,34 +1,16 @@
 """Plots of a report, as SVG texts inside the page. The page loads nothing from anywhere else."""
 
-import hashlib
-import io
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from vet.benchmark.cells import Cell, Result, metric
+from vet.report.drawing import BELOW, FRONT, STYLE, svg
 
-FRONT, BELOW = '#0b6bcb', '#8a929c'
-STYLE: Any = {
-    'svg.fonttype': 'none',
-    'svg.hashsalt': 'vet',
-    'text.parse_math': False,
-    'font.size': 9,
-    'axes.edgecolor': BELOW,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.axisbelow': True,
-    'axes.grid': True,
-    'grid.color': '#e3e6ea',
-    'legend.frameon': False,
-}
 CURVE_POINTS = 200  # at most
 
 
@@ -70,7 +52,7 @@ def accuracy_plot(cells: Mapping[str, Cell]) -> str:
             )
         axes.step(*zip(*(points[name] for name in front)), where='post', color=FRONT, linewidth=1.2)
         _name_points(axes, points, front)
-        return _svg(figure)
+        return svg(figure)
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -114,7 +96,7 @@ def curves_plot(results: Sequence[Result]) -> str:
                     marker='.' if len(points) < 20 else None,
                     markersize=4,
                 )
-        return _svg(figure)
+        return svg(figure)
 
 
 def classes_plot(result: Result) -> str:
@@ -134,7 +116,7 @@ def classes_plot(result: Result) -> str:
         shown = classes if len(classes) <= 50 else []
         axes.set_xticks(range(len(shown)), [result['class_names'][number] for number in shown], rotation=90)
         axes.grid(axis='x', visible=False)
-        return _svg(figure)
+        return svg(figure)
 
 
 def confusion_plot(result: Result, classes: int) -> str:
@@ -153,7 +135,7 @@ def confusion_plot(result: Result, classes: int) -> str:
         axes.set_xticks(ticks)
         axes.set_yticks(ticks)
         figure.colorbar(drawn, label='% of the class')
-        return _svg(figure)
+        return svg(figure)
 
 
 def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], front: Sequence[str]) -> None:
@@ -202,11 +184,3 @@ def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], front: S
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     """Whether two boxes (left, bottom, right, top) overlap."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element. Its ids occur in no other figure of the page."""
-    file = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
-    text = file.getvalue()[file.getvalue().index('<svg') :]
-    return re.sub(r'( id="|url\(#|href="#)', rf'\g<1>{hashlib.sha256(text.encode()).hexdigest()[:8]}-', text)

@@ -285,6 +285,9 @@ class Evaluation(Section):
     """The number of epochs between two validations. The last epoch is always validated."""
     before: bool = True
     """Also reports the test result before the first step. False saves the time of this test."""
+    report: bool = True
+    """Writes report.html and predictions.csv into the work folder when training ends. They show what the
+    model says about each test image. No image goes through the network again."""
 
 
 @dataclass

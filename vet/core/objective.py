@@ -14,6 +14,7 @@ An objective says, in one place, all that depends on the kind of target:
 | What is chosen on the validation images? | `choose` |
 | What does `pipeline` return? | `answers` |
 | How does an answer stand in a table, and in a CSV? | `rows`; `columns` and `flat` |
+| What does a report of a run say of a target, and of a wrong answer? | `words`, `sureness`, `wrongness` |
 | When is an answer unsure? | `doubt` |
 | What does a model folder hold? | `entry`: the config entry that builds the objective again |
 
@@ -155,6 +156,19 @@ class Objective(nn.Module):
         if not answer['scores'] or answer['scores'][0] >= threshold:
             return answer
         return dict(scores=answer['scores'][:1], labels=[UNSURE])
+
+    def words(self, target: Any) -> str:
+        """A target, as an array of one image, in words."""
+        return str(target)
+
+    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+        """The scores (K,) of what the model says about one image. Empty if there are no such scores."""
+        return []
+
+    def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """(N,): how wrong the answer for each image is. 0: exactly right."""
+        wrong = self.decide(scores) != targets
+        return wrong.reshape(len(wrong), -1).any(1).astype(float)
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         """Made-up scores and targets of a few images. vet tries metrics and losses on them before a run."""

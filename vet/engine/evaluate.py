@@ -1,9 +1,7 @@
 """Scores of a dataset by a model, over any number of processes, and the metrics of the scores."""
 
 import inspect
-import io
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from vet.core.objective import Objective, build_objective
 from vet.datasets.base import ImageData, objective_of
 from vet.engine.feed.door import Features, Transforms, in_order, load
 from vet.errors import UserError
-from vet.files import write_file
 from vet.registry import METRICS
 
 
@@ -31,14 +28,13 @@ def measure(
     views: Transforms,
     accelerator: Accelerator,
     evaluation: Evaluation,
-    answers: Path | None = None,
+    found: dict[str | None, tuple[np.ndarray, np.ndarray]] | None = None,
     features: Features | None = None,
 ) -> dict[str, float]:
     """The metrics of a dataset, by name. For several tasks: 'task/metric', and the mean of each metric over
     tasks.
 
-    answers: an .npz file to write, with the images' 'labels' and the labels 'given' by the model. Only for
-        one task.
+    found: a dict that gets the scores and the targets of all images, by task.
     features: the features that a cache keeps of the images. Only for one task.
     """
     loader, by_task = evaluation.dataloader, {}
@@ -55,10 +51,8 @@ def measure(
         objective = model.for_task(task).objective
         names = evaluation.metrics or objective.metrics
         by_task[task] = compute_metrics(names, scores, labels, objective)
-        if answers and task is None and accelerator.is_main_process:
-            data = io.BytesIO()
-            np.savez(data, labels=labels, given=objective.decide(scores))
-            write_file(answers, data.getvalue())
+        if found is not None:
+            found[task] = scores, labels
     if None in by_task:
         return by_task[None]
     first, *others = by_task.values()

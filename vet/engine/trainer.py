@@ -35,6 +35,7 @@ from vet.engine.fast.door import freed_memory_kept, refuse_without_fp8
 from vet.engine.feed.door import Feed, Order, opened, refuse_two_normalisations, refuse_unfit_views
 from vet.engine.learner import Learner, losses_of
 from vet.engine.meter import Meter
+from vet.engine.reporting import Found, write_answers, write_report
 from vet.engine.saving.door import (
     Log,
     Progress,
@@ -414,11 +415,8 @@ class Trainer:
 
     def _finish(self, progress: Progress, order: Order) -> JsonObject:
         self._choose_on_validation()
-        after = (
-            self._measure('test', self.folder.path / 'predictions.npz')
-            if self.data.get('test') is not None
-            else {}
-        )
+        found: Found = {}
+        after = self._measure('test', found) if self.data.get('test') is not None else {}
         val = (
             'images held out of train'
             if self.settings.dataset.val is None
@@ -452,6 +450,12 @@ class Trainer:
                 draw_curves(self.folder.path, self.folder.path / 'curves.png')
             except DataError as error:  # a run without curves is better than no run
                 warn(f'no curves are drawn: {error}')
+            if None in found:
+                write_answers(self.folder.path, self.model.for_task(None).objective, *found[None])
+            if self.settings.evaluation.report:
+                write_report(
+                    self.folder.path, self.model, self.data, self.settings, summary, list(after), found
+                )
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()
         return summary
@@ -500,7 +504,7 @@ class Trainer:
                 )
                 model.objective.choose(*found)
 
-    def _measure(self, split: str, answers: Path | None = None) -> dict[str, float]:
+    def _measure(self, split: str, found: Found | None = None) -> dict[str, float]:
         if self.data.get(split) is None:
             raise UserError(
                 f'there is no {split!r} split to evaluate on; give dataset.{split} in the config.'
@@ -510,7 +514,7 @@ class Trainer:
             *self._feed.source(split, self._view),
             self.accelerator,
             self.settings.evaluation,
-            answers,
+            found,
             self._feed.features(split, self._view),
         )
 

@@ -106,6 +106,16 @@ class MultiLabel(Objective):
             return super().doubt(answer, threshold)
         return {key: list(compress(values, sure)) for key, values in answer.items()}
 
+    def words(self, target: Any) -> str:
+        return '|'.join(compress(self.names, target))
+
+    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+        return scores[np.asarray(decided, bool)].tolist()
+
+    def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """|score - target| of the worst class of the image."""
+        return np.abs(scores - targets).max(1)
+
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         draw, classes = np.random.default_rng(0), len(self.names)
         targets = draw.integers(0, 2, (6, classes))

@@ -128,6 +128,15 @@ class Regression(Objective):
     def refuse_threshold(self) -> None:
         raise UserError('the model gives numbers, which have no score. Leave the threshold out.')
 
+    def words(self, target: Any) -> str:
+        return ', '.join(
+            f'{name} {number}' for name, number in self.rows(dict(zip(self.names, map(float, target))))
+        )
+
+    def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """The mean of |error| / std over the numbers of an image."""
+        return (np.abs(scores - targets) / np.array(self._std)).mean(1)
+
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         draw, shape = np.random.default_rng(0), (6, len(self.names))
         values = [draw.standard_normal(shape) * self._std + self._mean for _ in range(2)]

@@ -52,6 +52,16 @@ class SingleLabel(Objective):
             found.append(dict(scores=scores, labels=[self.names[i] for i in indices]))
         return found
 
+    def words(self, target: Any) -> str:
+        return self.names[int(target)]
+
+    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+        return [float(scores[decided])]
+
+    def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """1 - the score of the true class."""
+        return 1 - scores[np.arange(len(targets)), targets]
+
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         classes = len(self.names)
         labels = np.arange(2 * classes) % classes

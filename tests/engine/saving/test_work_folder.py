@@ -314,6 +314,8 @@ def test_a_checkpoint_of_another_shape(unfinished):
         ('curves.png', True),
         ('example.png', True),
         ('predictions.npz', True),
+        ('predictions.csv', True),
+        ('report.html', True),
         ('output', False),
         ('tensorboard', False),
         ('checkpoints', False),

@@ -2,8 +2,8 @@
 finished.
 
 The files are config.json, environment.json, identity.json, log.jsonl, tensorboard/, checkpoints/step-…/,
-predictions.npz (of the test split), output/ (the model folder), curves.png and, last of all, summary.json. A
-lock on the file .lock keeps a second run out.
+predictions.npz and predictions.csv (of the test split), output/ (the model folder), curves.png, report.html
+and, last of all, summary.json. A lock on the file .lock keeps a second run out.
 """
 
 import json
@@ -35,6 +35,8 @@ FILES = (
     'identity.json',
     'log.jsonl',
     'predictions.npz',
+    'predictions.csv',
+    'report.html',
     'curves.png',
     'summary.json',
     'example.png',
@@ -51,7 +53,7 @@ class WorkFolder:
     """
 
     # settings that a resumed run may change, because they change no weight
-    free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs')
+    free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs', 'report')
 
     def __init__(self, path: str | Path, resume: str | None = None, is_new: bool = False):
         self.path = Path(path)

@@ -1,0 +1,73 @@
+"""Writes what the model says about the test images: predictions.npz, predictions.csv and report.html."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vet.config import Settings
+from vet.core.objective import Objective
+from vet.datasets.base import known_targets, objective_of, sources_of
+from vet.engine.saving.door import read_log
+from vet.errors import UserError
+from vet.files import JsonObject, write_file
+from vet.log import warn
+
+Found = dict[str | None, tuple[np.ndarray, np.ndarray]]  # by task: scores and targets of the test images
+
+
+def write_answers(folder: Path, objective: Objective, scores: np.ndarray, targets: np.ndarray) -> None:
+    """predictions.npz: the images' 'labels', and the labels 'given' by the model."""
+    data = io.BytesIO()
+    np.savez(data, labels=targets, given=objective.decide(scores))
+    write_file(folder / 'predictions.npz', data.getvalue())
+
+
+def write_report(
+    folder: Path,
+    model: Any,
+    data: Mapping[str, Any],
+    settings: Settings,
+    summary: JsonObject,
+    metrics: Sequence[str],
+    found: Found,
+) -> None:
+    """predictions.csv and report.html. A failure is a warning, because the run itself is whole."""
+    try:
+        from vet.report.answered import Answered, predictions_csv
+        from vet.report.run import run_report
+
+        answered = []
+        for task, (scores, targets) in found.items():
+            test, train = (_of_task(data[split], task) for split in ('test', 'train'))
+            objective, counts = model.for_task(task).objective, _counts(train)
+            answered.append(
+                Answered(objective, scores, targets, sources_of(test), _images_of(test), counts, task)
+            )
+        if answered:
+            write_file(folder / 'predictions.csv', predictions_csv(answered))
+        page = run_report(summary, metrics, settings.to_dict(), read_log(folder), answered)
+        write_file(folder / 'report.html', page)
+    except Exception as error:  # plugins of a user may raise any error
+        warn(f'no report is written, but the run is whole: {type(error).__name__}: {error}')
+
+
+def _of_task(dataset: Any, task: str | None) -> Any:
+    return dataset if task is None else dataset.tasks[task]
+
+
+def _images_of(dataset: Any) -> Any:
+    return lambda number: dataset[number][0]
+
+
+def _counts(train: Any) -> list[int]:
+    """The training images of each class. Empty if there are no classes, or if items would be read."""
+    targets, objective = known_targets(train), objective_of(train)
+    if targets is None or objective is None:
+        return []
+    try:
+        return objective.counts(targets)
+    except UserError:  # the objective has no classes
+        return []
