@@ -49,6 +49,14 @@ def occurs(pattern: str, name: str) -> bool:
     return _compiled(pattern).search(name) is not None
 
 
+def part_of(pattern: str, name: str) -> str | None:
+    """The text that the first group (…) of the pattern fits, or the whole pattern. None: no part fits."""
+    found = _compiled(pattern).search(name)
+    if found is None:
+        return None
+    return found.group(1 if found.re.groups else 0)
+
+
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> Any:
     options = re2.Options()

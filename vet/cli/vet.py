@@ -1,4 +1,4 @@
-"""The command `vet`: vet train, test, predict, export, combine, push, benchmark, recipes, list, config.
+"""The command `vet`: vet fit, train, test, predict, export, combine, push, benchmark, recipes, list, config.
 
 This module imports nothing slow. A signal must find its handler before torch is imported, which takes
 seconds.

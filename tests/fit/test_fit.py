@@ -1,0 +1,227 @@
+"""vet fit: from photos to a model, a test accuracy and a config that `vet train` runs."""
+
+import csv
+import json
+import math
+import shutil
+import sys
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vet import build_trainer, pipeline
+from vet.cli.vet import main
+from vet.errors import UserError
+from vet.fit.fitting import Options, fit
+from vet.fit.photos import read_photos
+from vet.fit.sameness import difference_hash, groups_of, look, near_pairs
+from vet.fit.split import divide
+
+TRIAL = Options(backbone='trial', minutes=0.01, device='cpu')
+COLOURS = dict(red=(220, 40, 40), green=(40, 200, 60), blue=(50, 60, 220))
+
+
+def photo(path, colour, seed):
+    """A photo of coarse noise in a colour: two seeds do not look the same."""
+    draw = np.random.default_rng(seed)
+    noise = draw.integers(-40, 40, (12, 12, 1)) + np.array(colour)
+    pixels = np.clip(noise, 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    """Three classes of 12 photos, with a broken file, a file that Pillow does not read, and a copy."""
+    folder = tmp_path_factory.mktemp('given') / 'photos'
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        for i in range(12):
+            photo(folder / name / f'{i}.png', colour, 100 * number + i)
+    (folder / 'red' / 'cut.png').write_bytes((folder / 'red' / '0.png').read_bytes()[:600])
+    (folder / 'red' / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic')
+    shutil.copy(folder / 'blue' / '1.png', folder / 'blue' / 'again.png')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def fitted(photos, tmp_path_factory):
+    run = tmp_path_factory.mktemp('run') / 'fit'
+    return fit(photos, run, TRIAL)
+
+
+def test_it_ends_with_an_honest_sentence(fitted):
+    assert fitted.images == 6 and fitted.majority == pytest.approx(1 / 3)
+    n, p, z = fitted.images, fitted.accuracy, 1.959964
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)  # Wilson 1927
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert (fitted.low, fitted.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+    assert fitted.accuracy > 0.5
+    assert 'of 6 test images are right' in fitted.says() and 'linear probe' in fitted.says()
+
+
+def test_the_table_has_each_photo_once_and_no_broken_one(fitted):
+    rows = list(csv.DictReader(open(fitted.folder / 'photos.csv')))
+    assert len(rows) == 36 == len({row['path'] for row in rows})
+    assert not any('cut' in row['path'] or 'heic' in row['path'] for row in rows)
+    counts = Counter((row['split'], row['label']) for row in rows)
+    assert all(counts['test', name] == 2 and counts['val', name] == 1 for name in COLOURS)
+
+
+def test_its_config_gives_the_same_model(fitted, tmp_path):
+    trainer = build_trainer(model=fitted.folder / 'config.py', work_dir=tmp_path / 'again', device='cpu')
+    summary = trainer.train()
+    before = json.loads((fitted.folder / 'tuned' / 'summary.json').read_text())
+    assert summary['accuracy'] == before['accuracy'] == fitted.accuracy
+    files = [
+        folder / 'output' / 'tuner.safetensors' for folder in (tmp_path / 'again', fitted.folder / 'tuned')
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_model_answers_with_the_folders_names(fitted, photos):
+    answer = pipeline(fitted.folder / 'tuned' / 'output', device='cpu')(photos / 'green' / '3.png')
+    assert set(answer['labels']) == set(COLOURS)
+
+
+def test_the_command_says_what_it_found(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ['--backbone', 'trial', '--minutes', '0.001', '--device', 'cpu', '--group-by', r'/(\w+)\.png']
+    monkeypatch.setattr(sys, 'argv', ['vet', 'fit', str(photos), *options])
+    main()
+    shown = capsys.readouterr()
+    assert '36 images in 3 classes. 3 files left out: ' in shown.err
+    assert '1 .heic, which needs `pip install pillow-heif` (such as phone.heic)' in shown.err
+    assert '1 broken (such as cut.png)' in shown.err and '1 copies of other photos' in shown.err
+    [run] = (tmp_path / 'runs' / 'photos').iterdir()
+    assert f'vet predict {run.relative_to(tmp_path) / "tuned"} NEW_PHOTOS' in shown.out
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def test_archives_tables_and_split_folders_give_the_same_photos(photos, tmp_path):
+    expected = read_photos(photos, tmp_path / 'none').counts
+    archive = tmp_path / 'photos.zip'
+    with zipfile.ZipFile(archive, 'w') as file:
+        for path in photos.rglob('*'):
+            file.write(path, path.relative_to(photos.parent))
+    assert read_photos(archive, tmp_path / 'unpacked').counts == expected
+    table = tmp_path / 'photos.csv'
+    found = [path for path in photos.rglob('*.png')]
+    table.write_text('file_name,label\n' + '\n'.join(f'{path},{path.parent.name}' for path in found))
+    assert read_photos(table, tmp_path / 'none').counts == expected
+    for name in ('Training', 'valid', 'TEST'):
+        shutil.copytree(photos, tmp_path / 'divided' / name)
+    divided = read_photos(tmp_path / 'divided', tmp_path / 'none').photos
+    assert Counter(photo.split for photo in divided) == dict.fromkeys(('train', 'val', 'test'), len(found))
+
+
+@pytest.mark.slow
+def test_class_folders_may_have_numbers_as_names(tmp_path):
+    for name, colour in zip(('0', '7', '12'), COLOURS.values()):
+        for i in range(4):
+            photo(tmp_path / 'photos' / name / f'{i}.png', colour, int(name) * 10 + i)
+    run = fit(tmp_path / 'photos', tmp_path / 'run', TRIAL).folder
+    answer = pipeline(run / 'tuned' / 'output', device='cpu')(tmp_path / 'photos' / '7' / '0.png')
+    assert set(answer['labels']) == {'0', '7', '12'}
+
+
+REFUSED = {
+    'one class': (dict(a=5), 'has one class'),
+    'two photos of a class': (dict(a=5, b=2), 'has 2 photos'),
+    'no photos': ({}, 'has no photos'),
+    'loose photos': ({'.': 3}, 'has 3 images, but no class folders'),
+    'other names': (dict(train=3, test=3, rest=3), 'split folders test, train, and beside them rest'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_photos_from_which_nothing_can_be_learned(tmp_path, name):
+    counts, words = REFUSED[name]
+    (tmp_path / 'photos').mkdir()
+    for folder, count in counts.items():
+        for i in range(count):
+            photo(tmp_path / 'photos' / folder / f'{i}.png', (9, 9, 9), hash(folder) % 100 + i)
+    with pytest.raises(UserError, match=words):
+        fit(tmp_path / 'photos', tmp_path / 'run', TRIAL)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_videos_a_file_and_a_run_within_the_photos(photos, tmp_path):
+    (tmp_path / 'videos').mkdir()
+    (tmp_path / 'videos' / 'a.mp4').write_bytes(b'x')
+    (tmp_path / 'a.txt').write_text('x')
+    for source, run, words in (
+        (tmp_path / 'videos', tmp_path / 'run', "has 1 videos, such as '.*a.mp4'"),
+        (tmp_path / 'a.txt', tmp_path / 'run', 'is a file. Give the folder'),
+        (tmp_path / 'nothing', tmp_path / 'run', 'there is nothing at'),
+        (photos, photos / 'runs', 'a folder of the photos'),
+        (photos, tmp_path, 'exists. Give --out'),
+    ):
+        with pytest.raises(UserError, match=words):
+            fit(source, run, TRIAL)
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(holdout=2.0), '--holdout is 2'),
+        (dict(minutes=0.0), '--minutes is 0'),
+        (dict(tuner='Lora'), "Did you mean 'LoRA'"),
+        (dict(backbone='vit_smal_patch16_224'), "Did you mean 'vit_small_patch16_224'"),
+        (dict(backbone=None, checkpoint='a.pth'), '--checkpoint needs --backbone NAME'),
+        (dict(group_by='zz'), 'fits no part of'),
+        (dict(group_by='(('), 'not a regular expression'),
+        (dict(strict=True), '(?s)1 files cannot be read.*cut.png'),
+    ],
+)
+def test_options_that_do_not_fit(photos, tmp_path, options, words):
+    with pytest.raises(UserError, match=words):
+        fit(photos, tmp_path / 'run', Options(**dict(dict(backbone='trial', device='cpu'), **options)))
+    assert not (tmp_path / 'run').exists()
+
+
+# Dividing ---------------------------------------------------------------------------------------------------
+
+
+def test_photos_that_look_the_same_are_found(photos, tmp_path):
+    """A smaller copy in another JPEG quality is near. Other photos are not."""
+    paths = sorted((photos / 'green').glob('*.png'))
+    small = tmp_path / 'small.jpg'
+    Image.open(paths[4]).resize((86, 86)).save(small, quality=60)
+    marks = [seen.mark for seen in look([*map(str, paths), str(small)])]
+    assert near_pairs(marks) == [(4, len(paths))]
+
+
+def test_a_mark_is_64_comparisons_of_neighbours():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9), dtype=np.uint8))
+    pixels = np.asarray(image).astype(int)
+    bits = ''.join('01'[int(pixels[y, x + 1] > pixels[y, x])] for y in range(8) for x in range(8))
+    assert difference_hash(image) == int(bits, 2)
+
+
+def test_groups_join_chains():
+    assert groups_of(6, [(4, 5), (0, 2), (2, 4)]) == [0, 1, 0, 3, 0, 0]
+
+
+def test_groups_stay_whole_and_every_class_is_everywhere():
+    draw = np.random.default_rng(1)
+    labels = [str(label) for label in draw.integers(0, 5, 300)]
+    first = {label: labels.index(label) for label in labels}
+    groups = [first[label] if draw.random() < 0.2 else item for item, label in enumerate(labels)]
+    splits = divide(labels, groups, 0.2, 0)
+    assert splits == divide(labels, groups, 0.2, 0) != divide(labels, groups, 0.2, 1)
+    assert all(len({splits[i] for i in range(300) if groups[i] == group}) == 1 for group in groups)
+    counts = Counter(zip(labels, splits))
+    assert all(counts[label, split] for label in first for split in ('train', 'val', 'test'))
+    assert Counter(splits)['test'] == pytest.approx(60, abs=5)
+
+
+def test_a_test_folder_stays_and_only_what_is_missing_is_taken_from_train():
+    labels, given = ['a', 'b'] * 20, ['test'] * 10 + ['train'] * 30
+    splits = divide(labels, list(range(40)), 0.2, 0, given)
+    assert splits[:10] == ['test'] * 10 and 'test' not in splits[10:]
+    assert Counter(splits[10:])['val'] == 4
