@@ -33,8 +33,8 @@ def divide(
     counts = Counter(labels)
     for name, share in wanted:
         for label in sorted(counts, key=lambda label: (counts[label], label)):
-            taken = sum(labels[item] == label and splits[item] == name for item in _all(of_class[label]))
-            free = [items for items in of_class[label] if all(splits[item] is None for item in items)]
+            taken = sum(splits[item] == name for item in _all(of_class[label]))
+            free = [items for items in of_class[label] if _is_free(items, splits)]
             random.Random(f'{seed} {name} {label}').shuffle(free)
             free.sort(key=lambda items: len(items) > 1)  # photos that look the same stay in train
             keeps = 2 if name == 'test' and 'val' not in made else 1  # groups for val and train, or for train
@@ -44,6 +44,10 @@ def divide(
                     splits[item] = name
                 taken += len(items)
     return [split or 'train' for split in splits]
+
+
+def _is_free(items: Sequence[int], splits: Sequence[str | None]) -> bool:
+    return all(splits[item] is None for item in items)
 
 
 def _all(groups: Sequence[Sequence[int]]) -> list[int]:
