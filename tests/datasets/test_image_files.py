@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image, features
 
@@ -77,7 +78,7 @@ def test_every_format_that_pillow_decodes_is_taken(pets, suffix):
 @pytest.mark.parametrize(
     'suffix, what',
     [
-        ('.heic', 'which the installed Pillow does not read'),
+        ('.nef', 'which the installed Pillow does not read'),
         ('.svg', 'does not read'),
         ('.dcm', 'does not read'),
         ('.eps', 'does not read'),
@@ -164,10 +165,10 @@ def test_what_is_no_regular_file_is_named(pets):
 
 def test_a_class_of_nothing_readable_says_what_it_holds(pets):
     (pets / 'bird').mkdir()
-    (pets / 'bird/x.heic').write_bytes(b'1')
-    with pytest.raises(DataError, match='bird.* holds no image that Pillow reads. Left out: 1 x .heic'):
+    (pets / 'bird/x.nef').write_bytes(b'1')
+    with pytest.raises(DataError, match='bird.* holds no image that Pillow reads. Left out: 1 x .nef'):
         ImageFolder(path=pets)
-    with pytest.raises(DataError, match='holds no image that Pillow reads. Left out: 1 x .heic'):
+    with pytest.raises(DataError, match='holds no image that Pillow reads. Left out: 1 x .nef'):
         list_images(str(pets / 'bird'))
 
 
@@ -244,4 +245,19 @@ def test_an_image_whose_name_is_not_utf8_is_taken(pets):
 
 def test_extensions_are_those_of_pillow():
     assert {'.jpg', '.jfif', '.jpe', '.gif', '.png', '.tif', '.webp'} <= extensions()
-    assert not {'.eps', '.ps', '.mpg', '.h5', '.wmf', '.txt', '.heic'} & extensions()
+    assert not {'.eps', '.ps', '.mpg', '.h5', '.wmf', '.txt', '.nef'} & extensions()
+
+
+@pytest.mark.parametrize('suffix', ['.heic', '.jxl', '.avif', '.jfif', '.gif', '.jpe', '.jp2'])
+def test_the_photos_of_phones_and_browsers_are_read(tmp_path, suffix):
+    path = tmp_path / f'a{suffix}'
+    Image.new('RGB', (64, 48), (200, 30, 90)).save(path)
+    assert find_images(tmp_path).images == [str(path)]
+    pixel = open_image(path).getpixel((30, 20))
+    assert np.allclose(pixel, (200, 30, 90), atol=12)
+
+
+def test_a_photo_that_needs_the_extra_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'extensions', lambda: frozenset({'.png'}))
+    (tmp_path / 'a.heic').write_bytes(b'x')
+    assert 'which needs `pip install "vision-efficient-tuning[heic]"`' in find_images(tmp_path).says()

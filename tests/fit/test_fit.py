@@ -41,7 +41,7 @@ def photos(tmp_path_factory):
         for i in range(12):
             photo(folder / name / f'{i}.png', colour, 100 * number + i)
     (folder / 'red' / 'cut.png').write_bytes((folder / 'red' / '0.png').read_bytes()[:600])
-    (folder / 'red' / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic')
+    (folder / 'red' / 'phone.nef').write_bytes(b'x')
     shutil.copy(folder / 'blue' / '1.png', folder / 'blue' / 'again.png')
     return folder
 
@@ -65,7 +65,7 @@ def test_it_ends_with_an_honest_sentence(fitted):
 def test_the_table_has_each_photo_once_and_no_broken_one(fitted):
     rows = list(csv.DictReader(open(fitted.folder / 'photos.csv')))
     assert len(rows) == 36 == len({row['path'] for row in rows})
-    assert not any('cut' in row['path'] or 'heic' in row['path'] for row in rows)
+    assert not any('cut' in row['path'] or 'nef' in row['path'] for row in rows)
     counts = Counter((row['split'], row['label']) for row in rows)
     assert all(counts['test', name] == 2 and counts['val', name] == 1 for name in COLOURS)
 
@@ -93,7 +93,7 @@ def test_the_command_says_what_it_found(photos, tmp_path, monkeypatch, capsys):
     main()
     shown = capsys.readouterr()
     assert '36 images in 3 classes. 3 files left out: ' in shown.err
-    assert '1 .heic, which needs `pip install pillow-heif` (such as phone.heic)' in shown.err
+    assert '1 .nef, which the installed Pillow does not read (such as phone.nef)' in shown.err
     assert '1 broken (such as cut.png)' in shown.err and '1 copies of other photos' in shown.err
     [run] = (tmp_path / 'runs' / 'photos').iterdir()
     assert f'vet predict {run.relative_to(tmp_path) / "tuned"} NEW_PHOTOS' in shown.out

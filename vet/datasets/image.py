@@ -4,7 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,14 @@ URL_LIMIT_BYTES = 64 * 2**20
 FEW_LEVELS = 2**13  # of 16 bits: an eighth of the range, which leaves 32 of 256 levels
 Range = tuple[float, float] | None  # of gray levels
 PROGRAMS = ('EPS',)  # formats that are programs; an interpreter would have to run them
+
+# the extra `heic`: Pillow's plugins for the photos of phones
+with suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+with suppress(ImportError):
+    import pillow_jxl  # noqa: F401  (registers JPEG XL)
 
 
 def to_rgb(image: Image.Image, gray_range: Range = None) -> Image.Image:

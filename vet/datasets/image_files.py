@@ -46,6 +46,7 @@ PICTURES = (
     '.webp',
     '.xcf',
 )
+EXTRA = ('.heic', '.heif', '.hif', '.jxl')  # photos of phones, which the extra `heic` decodes
 CLUTTER = ('thumbs.db', 'desktop.ini', 'icon\r')  # files of file managers
 CLUTTER_FOLDERS = ('__macosx', '@eadir', '$recycle.bin', '__pycache__')
 
@@ -110,6 +111,8 @@ def find_images(folder: str | Path) -> Found:
             found.leave_out('broken link, pipe or device', path)
         elif suffix in extensions():
             found.images.append(path)
+        elif suffix in EXTRA:
+            found.leave_out(f'{suffix}, which needs `pip install "vision-efficient-tuning[heic]"`', path)
         elif suffix in PICTURES:
             found.leave_out(f'{suffix}, which the installed Pillow does not read', path)
         else:

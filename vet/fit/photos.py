@@ -158,17 +158,7 @@ def _of_folder(folder: Path, source: Path) -> Photos:
             found.add(images)
     if not photos:
         _refuse_empty(folder, source)
-    return Photos(photos, {_short(reason): paths for reason, paths in found.left_out.items()})
-
-
-def _short(reason: str) -> str:
-    """A reason as a person reads it in a list: '.heic (install the extra heic)'."""
-    suffix = reason.partition(',')[0]
-    if suffix in VIDEOS:
-        return f'{suffix}, which is a video'
-    if suffix in ('.heic', '.heif'):
-        return f'{suffix}, which needs `pip install pillow-heif`'
-    return reason
+    return Photos(photos, found.left_out)
 
 
 def _refuse_empty(folder: Path, source: Path) -> None:
