@@ -16,7 +16,7 @@ import vet.cli
 from vet.cli.signals import restore, stop_at_once
 from vet.errors import UnknownNameError
 
-NO_COMMAND = ('command', 'signals', 'vet')
+NO_COMMAND = ('answers', 'command', 'signals', 'sort_images', 'vet')
 
 
 def program() -> None:
