@@ -131,7 +131,7 @@ def test_class_folders_may_have_numbers_as_names(tmp_path):
 
 REFUSED = {
     'one class': (dict(a=5), 'has one class'),
-    'two photos of a class': (dict(a=5, b=2), 'has 2 photos'),
+    'two photos of a class': (dict(a=5, b=2), "'a' 5, 'b' 2. At least two classes need 3 photos"),
     'no photos': ({}, 'has no photos'),
     'loose photos': ({'.': 3}, 'has 3 images, but no class folders'),
     'other names': (dict(train=3, test=3, rest=3), 'split folders test, train, and beside them rest'),
@@ -144,10 +144,19 @@ def test_photos_from_which_nothing_can_be_learned(tmp_path, name):
     (tmp_path / 'photos').mkdir()
     for folder, count in counts.items():
         for i in range(count):
-            photo(tmp_path / 'photos' / folder / f'{i}.png', (9, 9, 9), hash(folder) % 100 + i)
+            photo(tmp_path / 'photos' / folder / f'{i}.png', (9, 9, 9), sum(map(ord, folder)) * 10 + i)
     with pytest.raises(UserError, match=words):
         fit(tmp_path / 'photos', tmp_path / 'run', TRIAL)
     assert not (tmp_path / 'run').exists()
+
+
+def test_the_same_photos_in_two_classes(tmp_path):
+    for i in range(5):
+        for name in ('cat', 'dog'):
+            photo(tmp_path / 'photos' / name / f'{i}.png', (9, 9, 9), i)
+        photo(tmp_path / 'photos' / 'dog' / f'more-{i}.png', (90, 9, 9), 50 + i)
+    with pytest.raises(UserError, match="10 copies with different classes .*'dog' 5. At least two classes"):
+        fit(tmp_path / 'photos', tmp_path / 'run', TRIAL)
 
 
 def test_videos_a_file_and_a_run_within_the_photos(photos, tmp_path):

@@ -197,15 +197,15 @@ def _without_small_classes(photos: Photos, groups: list[int]) -> list[int]:
     """Leaves out classes that cannot be in all three splits. UserError if fewer than two classes stay."""
     labels = [photo.label for photo in photos.photos]
     small = set(too_small(labels, groups)) if not any(photo.split for photo in photos.photos) else set()
+    if len(set(labels) - small) < 2:
+        counts = ', '.join(f'{name!r} {number}' for name, number in sorted(photos.counts.items())[:10])
+        raise UserError(
+            f'{photos.says()} Photos of each class: {counts}. At least two classes need {LEAST} photos that do '
+            'not look the same and that --group-by does not put together: one to learn from, one to choose '
+            'by, one to report on. Add photos.'
+        )
     if not small:
         return groups
-    if len(set(labels) - small) < 2:
-        label = min(small, key=lambda label: (photos.counts[label], label))
-        raise UserError(
-            f'the class {label!r} has {photos.counts[label]} photos. At least two classes need {LEAST} '
-            'photos that do not look the same and that --group-by does not put together: one to learn from, '
-            'one to choose by, one to report on. Add photos.'
-        )
     kept = [group for group, label in zip(groups, labels) if label not in small]
     photos.leave_out(
         {p.path: f'of classes with fewer than {LEAST} photos' for p in photos.photos if p.label in small}
