@@ -42,6 +42,7 @@ def main() -> None:
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
     path = record.output(args)
+    environment = describe(torch.device('cpu'))  # now: the commit may change while the script measures
     torch.set_num_threads(1)
     files = sorted((args.data_root / 'flowers-102' / 'jpg').glob('*.jpg'))[: args.images]
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +71,7 @@ def main() -> None:
     record.write(
         path,
         dict(
-            environment=describe(torch.device('cpu')),
+            environment=environment,
             load=os.getloadavg(),
             images=len(files),
             batch_size=BATCH,
