@@ -36,12 +36,8 @@ def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) 
         )
     given = dict(cfg)
     plugin = registry.find(given.pop('type'))
-    accepted = inspect.signature(plugin).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-    for key in given:
-        if key not in accepted and not takes_any:
-            raise UnknownNameError(f'option of {registry.name} {cfg["type"]!r}', key, accepted)
-    require_values(given, registry.hints(plugin), f'{registry.name} {cfg["type"]!r}')
+    accepted, called = inspect.signature(plugin).parameters, f'{registry.name} {cfg["type"]!r}'
+    require_arguments(given, accepted, registry.hints(plugin), called, f'option of {called}')
     missing = [
         name
         for name, p in list(accepted.items())[len(args) :]
@@ -51,9 +47,8 @@ def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) 
         and name not in offered
     ]
     if missing:
-        raise UserError(
-            f'{registry.name} {cfg["type"]!r} needs {", ".join(map(repr, missing))}; given: {shown(given)}.'
-        )
+        raise UserError(f'{called} needs {", ".join(map(repr, missing))}; given: {shown(given)}.')
+    takes_any = _takes_any(accepted)
     offered = {name: value for name, value in offered.items() if takes_any or name in accepted}
     try:
         return plugin(*args, **{**offered, **given})
@@ -71,16 +66,32 @@ def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) 
         ) from error
 
 
-def require_values(given: Mapping[str, object], hints: Mapping[str, Any], plugin: str) -> None:
-    """UserError for an argument whose value does not fit its hint.
+def require_arguments(
+    given: Mapping[str, object],
+    accepted: Mapping[str, inspect.Parameter],
+    hints: Mapping[str, Any],
+    plugin: str,
+    argument: str,
+    elsewhere: Mapping[str, str] | None = None,
+) -> None:
+    """UnknownNameError for an argument that is not accepted, UserError for a value that does not fit its
+    hint.
 
-    plugin: what gets the arguments, in words.
+    plugin, argument: what gets the arguments, and what each is, in words.
+    elsewhere: {argument of another library: what vet has in its place}.
     """
+    for key in given:
+        if key not in accepted and not _takes_any(accepted):
+            raise UnknownNameError(argument, key, accepted, (elsewhere or {}).get(key, ''))
     for key, value in given.items():
         if key in hints and not fits(value, hints[key]):
             if isinstance(value, str) and (names := choices(hints[key])):
                 raise UnknownNameError(f'{key} of {plugin}', value, names)
             raise UserError(f'{key} is {shown(value)}; it must be {must_be(value, hints[key])} ({plugin}).')
+
+
+def _takes_any(accepted: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
 
 
 def hints_of(called: object) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ def test_both_names_at_once_are_refused():
 def test_the_names_are_those_of_peft():
     peft = pytest.importorskip('peft')
     configs = dict(
+        LoRA=peft.LoraConfig,
         LoHa=peft.LoHaConfig,
         LoKr=peft.LoKrConfig,
         IA3=peft.IA3Config,

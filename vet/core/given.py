@@ -5,58 +5,53 @@ Only core/tuner.py imports this file.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
 from vet.core.peft_names import PEFT_NAMES, in_own_names
-from vet.errors import UnknownNameError
-from vet.registry import hints_of, require_values
+from vet.registry import hints_of, require_arguments
 
 NOTED = '_given'  # in the tuner's __dict__
 
 
 def noted(init: Callable[..., None]) -> Callable[..., None]:
-    """An `__init__` that checks its arguments, and notes them by name.
+    """An `__init__` that checks its arguments, and notes them by name. It also takes PEFT's names.
 
     The __init__ of the object's own class does so. UnknownNameError for an argument that does not exist,
     UserError for a value that does not fit the argument's hint.
     """
-    signature = inspect.signature(init)
     tuner = init.__qualname__.split('.')[-2] if '.' in init.__qualname__ else ''
-    theirs = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in PEFT_NAMES.get(tuner, {})
-    ]
+    theirs = PEFT_NAMES.get(tuner, {}) if init.__module__.startswith('vet.') else {}
+    signature = _with_names(inspect.signature(init), theirs)
+    _, *accepted = signature.parameters
 
     @functools.wraps(init)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
-        if theirs and any(parameter.name in kwargs for parameter in theirs):
-            positional = dict(zip(list(signature.parameters)[1:], args))
-            args, kwargs = (), in_own_names(tuner, positional | kwargs)
-        if NOTED not in self.__dict__:
-            object.__setattr__(self, NOTED, {})  # the __init__ of a base class notes nothing
-            _require_names(signature, self, kwargs)
-            bound = _bound(signature, self, args, kwargs)
-            require_values(bound, hints_of(init), f'tuner {type(self).__name__!r}')
-            object.__setattr__(self, NOTED, deepcopy(bound))
+        is_first = NOTED not in self.__dict__  # the __init__ of a base class notes nothing
+        if is_first:
+            object.__setattr__(self, NOTED, {})
+            parameters = {name: signature.parameters[name] for name in accepted}
+            given, kind = kwargs | _bound(signature, self, args, kwargs), type(self).__name__
+            require_arguments(
+                given, parameters, hints_of(wrapper), f'tuner {kind!r}', f'argument of {kind}', self.elsewhere
+            )
+        if theirs.keys() & kwargs.keys():
+            args, kwargs = (), in_own_names(tuner, _bound(signature, self, args, kwargs))
+        if is_first:
+            object.__setattr__(self, NOTED, deepcopy(_bound(signature, self, args, kwargs)))
         init(self, *args, **kwargs)
 
-    if theirs:
-        both = signature.replace(parameters=[*signature.parameters.values(), *theirs])
-        setattr(wrapper, '__signature__', both)  # noqa: B010, mypy refuses an assignment
+    hints = {name: init.__annotations__[ours] | None for name, ours in theirs.items()}
+    wrapper.__annotations__ = {**init.__annotations__, **hints}
+    setattr(wrapper, '__signature__', signature)  # noqa: B010, mypy refuses an assignment
     return wrapper
 
 
-def _require_names(signature: inspect.Signature, self: Any, kwargs: dict[str, Any]) -> None:
-    _, *accepted = signature.parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted):
-        return
-    names = [parameter.name for parameter in accepted]
-    for key in kwargs:
-        if key not in names:
-            advice = self.elsewhere.get(key, '')
-            raise UnknownNameError(f'argument of {type(self).__name__}', key, names, advice)
+def _with_names(signature: inspect.Signature, theirs: Iterable[str]) -> inspect.Signature:
+    """The signature with further arguments, which are given by name."""
+    further = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in theirs]
+    return signature.replace(parameters=[*signature.parameters.values(), *further]) if further else signature
 
 
 def _bound(signature: inspect.Signature, self: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

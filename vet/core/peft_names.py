@@ -1,6 +1,6 @@
 """PEFT's names of arguments, for tuners of vet that have the same argument. core/given.py reads the table.
 
-LoRA writes its names in its own signature. `vet.tune` takes `modules_to_save`.
+`vet.tune` takes `modules_to_save`.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from vet.errors import UserError
 
 # {tuner: {PEFT's name: the tuner's name}}
 PEFT_NAMES: dict[str, dict[str, str]] = dict(
+    LoRA=dict(r='rank', lora_alpha='alpha', lora_dropout='dropout', target_modules='at'),
     LoHa=dict(r='rank', target_modules='at'),
     LoKr=dict(r='rank', decompose_factor='factor', target_modules='at'),
     IA3=dict(target_modules='at'),
@@ -25,12 +26,13 @@ def in_own_names(tuner: str, given: Mapping[str, Any]) -> dict[str, Any]:
         value = own.pop(theirs, None)
         if value is None:
             continue
-        if ours in given:
+        value = places_of(value) if theirs == 'target_modules' else value
+        if ours in given and given[ours] != value:
             raise UserError(
                 f'{ours} is {given[ours]!r} and {theirs} is {value!r}, two names of one argument; give one '
                 'of them.'
             )
-        own[ours] = places_of(value) if theirs == 'target_modules' else value
+        own[ours] = value
     return own
 
 
@@ -38,6 +40,7 @@ def places_of(target_modules: object) -> list[str]:
     """The places of PEFT's target_modules, which name modules or the ends of their paths."""
     if not isinstance(target_modules, list | tuple | set):
         raise UserError(
-            f'target_modules is {target_modules!r}; allowed: a list of module names. For patterns, use at=….'
+            f'target_modules is {target_modules!r}; allowed: a list of module names. For patterns, use at=…. '
+            "What PEFT calls 'all-linear' is about at='weight': Linear layers and convolutions of blocks."
         )
     return [f'*.{name}' for name in target_modules]

@@ -4,10 +4,9 @@ from typing import Annotated
 
 from annotated_types import Predicate
 
-from vet.allowed import Count, Counts, Dropout, OneOf, Places, Positive, Positives, Seed
+from vet.allowed import Counts, Dropout, OneOf, Places, Positives, Seed
 from vet.core.attention import Rows
 from vet.core.deltas import LowRank
-from vet.core.given import NOTED
 from vet.core.low_rank import DoRA, PiSSA, VeRA
 from vet.core.site import Site
 from vet.core.tuner import Tuner, check_rank, rank_and_alpha, refuse
@@ -62,8 +61,8 @@ class LoRA(Tuner):
     at: 'attn.qkv', 'attn.proj', 'mlp.fc1', 'weight' (every Linear and convolution of the blocks), …
     variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera'.
     seed: of vera's random matrices.
-    r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names. They replace rank,
-        alpha, dropout and at.
+    r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names of rank, alpha, dropout
+        and at, see core/peft_names.py.
     Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; with
         `parts`, per part; dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344,
         vera 24,576 (rank 256).
@@ -81,26 +80,7 @@ class LoRA(Tuner):
         at: Places = 'attn.qkv',
         variant: Annotated[str, OneOf(tuple(VARIANTS))] = 'plain',
         seed: Seed = 0,
-        *,
-        r: Count | None = None,
-        lora_alpha: Positive | None = None,
-        lora_dropout: Dropout | None = None,
-        target_modules: Places | None = None,
     ):
-        for name, own, default, other, given in (
-            ('rank', rank, 10, 'r', r),
-            ('alpha', alpha, None, 'lora_alpha', lora_alpha),
-            ('dropout', dropout, 0, 'lora_dropout', lora_dropout),
-            ('at', at, 'attn.qkv', 'target_modules', target_modules),
-        ):
-            both = {name, other} <= set(vars(self)[NOTED])
-            if given is not None and own != given and (both or own != default):
-                raise UserError(
-                    f'{name} is {own!r} and {other} is {given!r}, two names of one argument; give one of '
-                    'them.'
-                )
-        rank, alpha = rank if r is None else r, alpha if lora_alpha is None else lora_alpha
-        dropout = dropout if lora_dropout is None else lora_dropout
         if parts is not None and not is_parts(parts):
             raise UserError(
                 f'parts is {parts!r}; allowed: letters of "qkv", each once, or None for the whole weight.'
@@ -109,17 +89,11 @@ class LoRA(Tuner):
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         if variant not in VARIANTS:
             raise UnknownNameError('variant of LoRA', variant, VARIANTS)
-        if isinstance(target_modules, str):
-            raise UserError(
-                f'target_modules is {target_modules!r}; allowed: a list of module names. For patterns, use '
-                "at=…. What PEFT calls 'all-linear' is about at='weight': every Linear layer and convolution "
-                'of the blocks.'
-            )
         if dropout and not VARIANTS[variant][0].takes_dropout:
             raise UserError(
                 f'dropout is {dropout}, but the variant {variant!r} has no dropout; set dropout to 0.'
             )
-        super().__init__(at if target_modules is None else [f'*.{name}' for name in target_modules])
+        super().__init__(at)
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout
