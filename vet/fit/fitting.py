@@ -200,9 +200,9 @@ def _without_small_classes(photos: Photos, groups: list[int]) -> list[int]:
     if len(set(labels) - small) < 2:
         counts = ', '.join(f'{name!r} {number}' for name, number in sorted(photos.counts.items())[:10])
         raise UserError(
-            f'{photos.says()} Photos of each class: {counts}. At least two classes need {LEAST} photos that do '
-            'not look the same and that --group-by does not put together: one to learn from, one to choose '
-            'by, one to report on. Add photos.'
+            f'{photos.says()} Photos of each class: {counts}. At least two classes need {LEAST} photos that '
+            'do not look the same and that --group-by does not put together: one to learn from, one to '
+            'choose by, one to report on. Add photos.'
         )
     if not small:
         return groups
