@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from vet import build_trainer, pipeline
+from vet.check.photos import read_photos
+from vet.check.sameness import difference_hash, groups_of, look, near_pairs
 from vet.cli.vet import main
 from vet.errors import UserError
 from vet.fit.fitting import Options, fit
-from vet.fit.photos import read_photos
-from vet.fit.sameness import difference_hash, groups_of, look, near_pairs
 from vet.fit.split import divide
 
 TRIAL = Options(backbone='trial', minutes=0.01, device='cpu')

@@ -1,9 +1,7 @@
 """The folder door: from photos to a tuned model, without a config.
 
-Only the command `vet fit` imports this room.
+Only the command `vet fit` imports this room. vet/check reads the photos.
 
-- photos.py reads the photos.
-- sameness.py finds broken files and copies.
 - split.py divides the photos.
 - choices.py chooses a backbone and the length of the training.
 - fitting.py does all of this in order.

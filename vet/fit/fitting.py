@@ -12,11 +12,11 @@ from typing import Any
 from scipy.stats import binomtest
 
 from vet.builders import build_trainer
+from vet.check.photos import Photos, read_photos
+from vet.check.sameness import Seen, groups_of, look, near_pairs, to_leave_out
 from vet.errors import UserError
 from vet.files import write_file
 from vet.fit.choices import BATCH, MOST_EPOCHS, Plan, backbone_entry, plan
-from vet.fit.photos import Photos, read_photos
-from vet.fit.sameness import Seen, groups_of, look, near_pairs
 from vet.fit.split import LEAST, divide, too_small
 from vet.log import say
 from vet.patterns import part_of, require_pattern
@@ -147,28 +147,18 @@ def _make(run: Path) -> None:
 
 
 def _without_broken_and_copies(photos: Photos, strict: bool) -> list[Seen]:
-    """Leaves broken files out, and all but the first of equal photos. A photo in two classes is left out."""
-    looks = dict(zip((p.path for p in photos.photos), look([p.path for p in photos.photos])))
-    broken = {path: 'broken' for path, seen in looks.items() if seen.error}
+    """Leaves broken files and copies out. Returns the look at each photo that stays."""
+    looks = look([photo.path for photo in photos.photos])
+    broken = [seen.error for seen in looks if seen.error]
     if broken and strict:
-        names = '\n'.join(f'  {looks[path].error}' for path in broken)
-        raise UserError(f'{len(broken):,} files cannot be read. Mend or remove the files:\n{names}')
-    for path in broken:
-        say(f'broken: {looks[path].error}')
-    photos.leave_out(broken)
-    of_pixels: dict[bytes, list[Any]] = {}
-    for photo in photos.photos:
-        of_pixels.setdefault(looks[photo.path].pixels, []).append(photo)
-    copies: dict[str, str] = {}
-    for same in of_pixels.values():
-        if len({photo.label for photo in same}) > 1:
-            copies |= {photo.path: 'copies with different classes' for photo in same}
-        else:
-            # a copy in test stays, so that training does not see the photo
-            first, *others = sorted(same, key=lambda photo: photo.split != 'test')
-            copies |= {photo.path: 'copies of other photos' for photo in others}
-    photos.leave_out(copies)
-    return [looks[photo.path] for photo in photos.photos]
+        listed = '\n'.join(f'  {error}' for error in broken)
+        raise UserError(f'{len(broken):,} files cannot be read. Mend or remove the files:\n{listed}')
+    for error in broken:
+        say(f'broken: {error}')
+    reasons = to_leave_out(photos.photos, looks)
+    kept = [seen for photo, seen in zip(photos.photos, looks) if photo.path not in reasons]
+    photos.leave_out(reasons)
+    return kept
 
 
 def _groups(photos: Photos, seen: list[Seen], group_by: str | None) -> list[int]:

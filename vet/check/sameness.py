@@ -9,22 +9,30 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from vet.check.photos import Photo
 from vet.datasets.image import open_image
 from vet.errors import DataError
 
 NEAR = 4  # bits of 64 in which the marks of two photos that look the same may differ
 FLAT = 6  # a photo with fewer set bits, or fewer unset bits, is nearly of one colour: its mark says nothing
+ORIENTATION = 0x0112  # the tag of EXIF
 ROWS = 1024  # photos that are compared with all others at once
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at a file gives. pixels: the sha256 of the RGB pixels. mark: 64 bits that small changes
-    keep. error: why the file cannot be read.
+    """What one look at a file gives.
+
+    pixels: the sha256 of the RGB pixels. mark: 64 bits that small changes keep.
+    size: (width, height), and mode: of the file. turned: whether a tag of the camera turns the image.
+    error: why the file cannot be read.
     """
 
     pixels: bytes = b''
     mark: int = 0
+    size: tuple[int, int] = (0, 0)
+    mode: str = ''
+    turned: bool = False
     error: str = ''
 
 
@@ -39,7 +47,27 @@ def _look(path: str) -> Seen:
         image = open_image(path)
     except DataError as error:
         return Seen(error=str(error))
-    return Seen(hashlib.sha256(image.tobytes()).digest(), difference_hash(image))
+    with Image.open(path) as file:
+        size, mode, turned = file.size, file.mode, file.getexif().get(ORIENTATION, 1) != 1
+    pixels = hashlib.sha256(f'{image.size} '.encode() + image.tobytes()).digest()
+    return Seen(pixels, difference_hash(image), size, mode, turned)
+
+
+def to_leave_out(photos: Sequence[Photo], looks: Sequence[Seen]) -> dict[str, str]:
+    """{path: reason} of broken files, of all but one of equal photos, and of equal photos in two classes."""
+    reasons = {photo.path: 'broken' for photo, seen in zip(photos, looks) if seen.error}
+    equal: dict[bytes, list[Photo]] = {}
+    for photo, seen in zip(photos, looks):
+        if not seen.error:
+            equal.setdefault(seen.pixels, []).append(photo)
+    for same in equal.values():
+        if len({photo.label for photo in same}) > 1:
+            reasons |= {photo.path: 'copies with different classes' for photo in same}
+        else:
+            # a copy in test stays, so that training does not see the photo
+            _, *others = sorted(same, key=lambda photo: photo.split != 'test')
+            reasons |= {photo.path: 'copies of other photos' for photo in others}
+    return reasons
 
 
 def difference_hash(image: Image.Image) -> int:

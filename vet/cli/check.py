@@ -1,0 +1,85 @@
+"""Looks at photos before a training: broken files, copies, class names, suspect labels."""
+
+import argparse
+import csv
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vet.cli.command import Parser, run
+from vet.cli.signals import imports
+from vet.files import write_file
+
+if TYPE_CHECKING:
+    from vet.check.findings import Finding
+    from vet.check.photos import Photos
+    from vet.check.sameness import Seen
+
+
+def main() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument('photos', help='a folder of class folders, a CSV or an archive, as for `vet fit`')
+    parser.add_argument(
+        '--backbone',
+        metavar='NAME',
+        help='also look for suspect labels, by the features of small, base, large, or a network of timm',
+    )
+    parser.add_argument('--checkpoint', metavar='FILE', help='the weights of --backbone NAME')
+    parser.add_argument('--format', choices=('text', 'json'), default='text')
+    parser.add_argument('--strict', action='store_true', help='exit with code 1 if something is wrong')
+    parser.add_argument(
+        '--write',
+        metavar='FILE',
+        help='write a CSV path,label,split of the photos to keep: no broken file, '
+        'one of equal photos, and no photo of two classes',
+    )
+    args = parser.parse_args()
+    run(lambda: _check(args))
+
+
+def _check(args: argparse.Namespace) -> None:
+    with imports():
+        from vet.check.findings import findings, says
+        from vet.check.photos import read_photos
+        from vet.check.sameness import look
+    with tempfile.TemporaryDirectory() as unpacked:
+        photos = read_photos(Path(args.photos), Path(unpacked))
+        looks = look([photo.path for photo in photos.photos])
+        found = findings(photos, looks)
+        if args.backbone or args.checkpoint:
+            found += _of_labels(args, photos, looks)
+        if args.write:
+            _write(Path(args.write), photos, looks)
+    if args.format == 'json':
+        print(json.dumps([finding.as_json() for finding in found], indent=1))
+    else:
+        print(photos.says())
+        print('\n'.join(says(found)) or 'Nothing unusual was found.')
+    if args.strict and any(finding.is_wrong for finding in found):
+        sys.exit(1)
+
+
+def _of_labels(args: argparse.Namespace, photos: 'Photos', looks: 'list[Seen]') -> 'list[Finding]':
+    with imports():
+        from vet.check.labels import features_of, label_findings
+        from vet.fit.choices import backbone_entry
+        from vet.registry import BACKBONES
+    readable = [photo for photo, seen in zip(photos.photos, looks) if not seen.error]
+    backbone = BACKBONES.build(backbone_entry(args.backbone, args.checkpoint))
+    return list(label_findings(readable, features_of(backbone, [photo.path for photo in readable])))
+
+
+def _write(path: Path, photos: 'Photos', looks: 'list[Seen]') -> None:
+    with imports():
+        from vet.check.sameness import to_leave_out
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator='\n')
+    rows.writerow(('path', 'label', 'split'))
+    left_out = to_leave_out(photos.photos, looks)
+    for photo in photos.photos:
+        if photo.path not in left_out:
+            rows.writerow((Path(photo.path).absolute(), photo.label, photo.split or ''))
+    write_file(path, text.getvalue())
