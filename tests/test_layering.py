@@ -77,7 +77,7 @@ ARROWS = {
     'cli': API | {'arguments', 'benchmark', 'check', 'fit'},
     '__main__': {'cli'},
     'tools': API | {'cli'},
-    'benchmarks': API | {'backbones', 'benchmark', 'cli', 'tools'},
+    'benchmarks': API | {'backbones', 'benchmark', 'check', 'cli', 'tools'},
 }
 # What several plugins of a room stand on, beside modules that register nothing.
 SHARED = {'vet.backbones.timm': {'vet.backbones.digits', 'vet.backbones.network'}}
