@@ -60,6 +60,8 @@ ARROWS = {
     'heads': BASE | {'core'},
     'objectives': BASE | {'core'},
     'losses': {'errors', 'allowed', 'registry'},
+    'samplers': {'errors', 'registry'},
+    'hooks': {'errors', 'allowed', 'registry', 'log'},
     'datasets': {'errors', 'allowed', 'registry', 'targets', 'log'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
@@ -81,7 +83,7 @@ ARROWS = {
 }
 # What several plugins of a room stand on, beside modules that register nothing.
 SHARED = {'vet.backbones.timm': {'vet.backbones.digits', 'vet.backbones.network'}}
-PLUGIN_ROOMS = ('backbones', 'tuners', 'heads', 'objectives', 'losses', 'datasets', 'transforms', 'metrics')
+PLUGIN_ROOMS = ('backbones', 'tuners', 'heads', 'objectives', 'losses', 'datasets', 'transforms', 'metrics', 'samplers', 'hooks')
 
 
 def imports(source: str, module: str) -> set[str]:

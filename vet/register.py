@@ -11,10 +11,12 @@ from vet.registry import (
     BACKBONES,
     DATASETS,
     HEADS,
+    HOOKS,
     LOSSES,
     METRICS,
     OBJECTIVES,
     OPTIMIZERS,
+    SAMPLERS,
     TRANSFORMS,
     TUNERS,
     Registry,
@@ -67,9 +69,11 @@ def _place(plugin: Any) -> tuple[str, str]:
 register_backbone = Register(BACKBONES)
 register_dataset = Register(DATASETS)
 register_head = Register(HEADS)
+register_hook = Register(HOOKS)
 register_objective = Register(OBJECTIVES)
 register_loss = Register(LOSSES)
 register_metric = Register(METRICS)
 register_optimizer = Register(OPTIMIZERS)
+register_sampler = Register(SAMPLERS)
 register_transform = Register(TRANSFORMS)
 register_tuner = Register(TUNERS)

@@ -209,9 +209,30 @@ METRICS = Registry(
     labels='the targets: (images,), or (images, outputs)',
     objective='the objective of the model',
 )
+SAMPLERS = Registry(
+    'sampler',
+    'vet.samplers',
+    images='the number of training images',
+    targets='a function that returns the targets of all training images',
+    names='the names of the classes',
+    kind='the kind of target of the objective',
+)
+HOOKS = Registry('hook', 'vet.hooks')
 OPTIMIZERS = Registry('optimizer', 'vet.engine.optim', params='the parameters that train')
 
 REGISTRIES = {
     registry.name: registry
-    for registry in (BACKBONES, TUNERS, HEADS, OBJECTIVES, LOSSES, DATASETS, TRANSFORMS, METRICS, OPTIMIZERS)
+    for registry in (
+        BACKBONES,
+        TUNERS,
+        HEADS,
+        OBJECTIVES,
+        LOSSES,
+        DATASETS,
+        TRANSFORMS,
+        METRICS,
+        SAMPLERS,
+        HOOKS,
+        OPTIMIZERS,
+    )
 }

@@ -134,7 +134,7 @@ def _check_options(registry: 'Registry', entry: Mapping[str, Any]) -> None:
 
 def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Mapping[str, Any] | None]]:
     """The plugins that the settings name, except transforms and optimizers, whose names torch gives."""
-    from vet.registry import BACKBONES, DATASETS, HEADS, METRICS, OBJECTIVES, TUNERS
+    from vet.registry import BACKBONES, DATASETS, HEADS, HOOKS, METRICS, OBJECTIVES, SAMPLERS, TUNERS
 
     model, data, metrics = settings.model, settings.dataset, settings.evaluation.metrics
     yield from ((TUNERS, tuner) for tuner in model.tuners)
@@ -144,5 +144,7 @@ def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Mapping[str, An
         yield HEADS, part.get('head')
         yield OBJECTIVES, part.get('objective')
     yield from ((DATASETS, split) for split in (data.train, data.val, data.test))
+    yield SAMPLERS, settings.train.sampler
+    yield from ((HOOKS, hook) for hook in settings.custom_hooks)
     for metric in [metrics] if isinstance(metrics, str) else metrics or []:
         yield METRICS, dict(type=metric)

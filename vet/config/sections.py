@@ -191,6 +191,10 @@ class Train(Section):
     """How the learning rate changes over the epochs."""
     head_lr: Rate | None = None
     """The head's learning rate. None: the learning rate of train.optimizer, as for the tuners."""
+    sampler: Annotated[Plugin, PluginOf('sampler')] | None = None
+    """Which images an epoch trains on, and in which order: dict(type='ClassBalanced'), Weighted,
+    RepeatedAugmentation, or a sampler of your own. `vet list samplers` shows the names. None: each image
+    comes once in an epoch, shuffled."""
     dataloader: Dataloader = field(default_factory=Dataloader)
     """How the training images are read."""
     transform: list[Transform] = field(
@@ -302,6 +306,10 @@ class Settings(Section):
     """How the tuners and the head are trained."""
     evaluation: Evaluation = field(default_factory=Evaluation)
     """How the model is judged."""
+    custom_hooks: list[Annotated[Plugin, PluginOf('hook')]] = field(default_factory=list)
+    """Hooks, called in this order at the points of the training: before and after the run, each epoch, each
+    step and each validation. `vet list hooks` shows the names; register your own with
+    `@vet.register_hook`."""
     seed: Seed = 0
     """The start of all random numbers. The same seed on the same machine gives the same result. On a GPU,
     this needs train.deterministic."""

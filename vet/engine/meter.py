@@ -28,6 +28,10 @@ class Meter:
             [(losses_B * weights_B).sum(), (watched_B * weights_B).sum(), weights_B.sum()]
         )
 
+    def sums(self) -> torch.Tensor:
+        """(3,): a copy of the sums of the loss and the watched number, and of the number of images."""
+        return self._sums.clone()
+
     def restart_clock(self) -> None:
         """Leaves out the time since the last `read`, such as that of a validation."""
         self._began = time.perf_counter()

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -32,7 +32,16 @@ from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.evaluate import is_lower_better, measure, refuse_unfit_metrics, score
 from vet.engine.fast.door import freed_memory_kept, refuse_without_fp8
-from vet.engine.feed.door import Feed, Order, opened, refuse_two_normalisations, refuse_unfit_views
+from vet.engine.feed.door import (
+    Batch,
+    Feed,
+    Order,
+    opened,
+    refuse_two_normalisations,
+    refuse_unfit_views,
+    samplers_of,
+)
+from vet.engine.hooks import Hooks, Runner
 from vet.engine.learner import Learner, losses_of
 from vet.engine.meter import Meter
 from vet.engine.reporting import Found, write_answers, write_report
@@ -120,6 +129,7 @@ class Trainer:
             self._augment = {task: on_tensors(transform) for task, transform in self._augment.items()}
         self._best: dict[str, torch.Tensor] | None = None
         self._feed = Feed(data, settings, self.accelerator)
+        self._hooks = Hooks(settings.custom_hooks, Runner(self.model, settings, self.accelerator))
         self._training, self._is_prepared = False, is_prepared
 
     def train(self) -> JsonObject:
@@ -235,6 +245,7 @@ class Trainer:
             accelerator.process_index,
             accelerator.num_processes,
             tuple(len(part) for part in getattr(self.data['train'], 'tasks', {}).values()),
+            samplers_of(train.sampler, self.data['train']),
         )
         if parts and progress.processes != accelerator.num_processes:
             raise TrainingError(
@@ -263,23 +274,39 @@ class Trainer:
         )
         if is_main:
             self._tell_coverage()
-        try:
+        with ExitStack() as closing:
+            closing.callback(learner.close)
             if parts:
                 learner.restore(parts, progress.step)
                 self._best = parts.get('best')
+            log = (
+                closing.enter_context(Log(self.folder.path, progress.step, progress.log_bytes))
+                if is_main
+                else None
+            )
+            self._begin_hooks(progress, order, log)
             with (
                 Stop(accelerator) as stop,
-                Log(self.folder.path, progress.step, progress.log_bytes) if is_main else nullcontext() as log,
                 ProgressBar(train.max_epochs * order.steps, progress.step, is_main) as bar,
             ):
                 self._epochs(learner, progress, log, bar, stop)
-        finally:
             learner.close()
-        if stop.number:
-            self._tell_of(stop, progress)
-            return None, stop
-        copy_into(self.model.trained_state(), self._best or learner.weights())
-        return self._finish(progress, order), stop
+            if stop.number:
+                self._tell_of(stop, progress)
+                return None, stop
+            copy_into(self.model.trained_state(), self._best or learner.weights())
+            return self._finish(progress, order, log), stop
+        raise AssertionError  # mypy: an ExitStack may hide errors
+
+    def _begin_hooks(self, progress: Progress, order: Order, log: Log | None) -> None:
+        """Tells the hooks where the run stands, and calls the first point."""
+        runner = self._hooks.runner
+        runner.work_dir, runner.max_iters = self.folder.path, self.settings.train.max_epochs * order.steps
+        runner.iter, runner.epoch = progress.step, progress.step // order.steps
+        if log:
+            runner.record = lambda **values: log.write(runner.iter, epoch=runner.epoch, **values)
+        self._hooks.restore(progress.hooks)
+        self._hooks.call('before_run')
 
     def _identity(self) -> JsonObject:
         return identity_of(self.model, self.data)
@@ -319,16 +346,15 @@ class Trainer:
             saves = False
             if not progress.pending:
                 began = time.perf_counter()
-                lr = learner.step(
-                    list(islice(batches, order.step_batches(progress.step))), progress.step, meter
+                lr = self._step(
+                    learner, list(islice(batches, order.step_batches(progress.step))), progress, meter
                 )
-                progress.step += 1
                 progress.train_seconds += time.perf_counter() - began
-                progress.pending = progress.step % order.steps == 0
                 saves = saves_at.every_steps is not None and progress.step % saves_at.every_steps == 0
                 if saves or progress.pending or progress.step % train.log_every == 0:
                     self._record(meter, math.ceil(progress.step / order.steps), lr, progress, log, bar)
             is_asked = stop.is_asked()
+            saves |= self._heard_hooks(progress)
             if progress.pending and not is_asked:
                 epoch = progress.step // order.steps
                 try:
@@ -337,10 +363,36 @@ class Trainer:
                     is_asked = True
                 else:
                     progress.pending = False
+                    saves |= self._heard_hooks(progress)
                     saves |= epoch % saves_at.every_epochs == 0 or progress.step == last or progress.stopped
             if saves or is_asked:
                 self._save(learner, progress, meter, log)
                 meter.restart_clock()
+
+    def _step(self, learner: Learner, batches: list[Batch], progress: Progress, meter: Meter) -> float:
+        """Takes one step, with the points of the hooks around the step. Returns the learning rate."""
+        hooks, steps = self._hooks, learner.order.steps
+        number = progress.step % steps
+        if number == 0:
+            hooks.call('before_train_epoch')
+        hooks.call('before_train_iter', batch_idx=number, data_batch=batches)
+        before = meter.sums()
+        lr = learner.step(batches, progress.step, meter)
+        progress.step += 1
+        progress.pending = progress.step % steps == 0
+        hooks.runner.iter, hooks.runner.epoch = progress.step, progress.step // steps
+        if hooks:
+            loss, _, images = meter.sums() - before
+            outputs = dict(loss=loss / images.clamp(min=1), lr=lr)
+            hooks.call('after_train_iter', batch_idx=number, data_batch=batches, outputs=outputs)
+        if progress.pending:
+            hooks.call('after_train_epoch')
+        return lr
+
+    def _heard_hooks(self, progress: Progress) -> bool:
+        """Notes that a hook wants to stop. Returns whether a checkpoint is due: a hook asks, or the run stops."""
+        progress.stopped |= self._hooks.asked('stop')
+        return self._hooks.asked('save') or progress.stopped
 
     def _record(
         self, meter: Meter, epoch: int, lr: float, progress: Progress, log: Log | None, bar: ProgressBar
@@ -395,7 +447,9 @@ class Trainer:
             swapped(self.model.trained_state(), learner.average.state if learner.average else None),
             stop.interrupting(),
         ):
+            self._hooks.call('before_val_epoch')
             results = self._measure('val')
+        self._hooks.call('after_val_epoch', metrics=results)
         meter.end_epoch()
         if log:
             log.write(progress.step, epoch=epoch, **{f'val_{name}': value for name, value in results.items()})
@@ -411,9 +465,9 @@ class Trainer:
             progress.best, progress.best_epoch = result, epoch
             if evaluation.select == 'best':
                 self._best = {name: value.detach().clone() for name, value in learner.weights().items()}
-        progress.stopped = patience is not None and epoch - progress.best_epoch >= patience
+        progress.stopped |= patience is not None and epoch - progress.best_epoch >= patience
 
-    def _finish(self, progress: Progress, order: Order) -> JsonObject:
+    def _finish(self, progress: Progress, order: Order, log: Log | None) -> JsonObject:
         self._choose_on_validation()
         found: Found = {}
         after = self._measure('test', found) if self.data.get('test') is not None else {}
@@ -446,6 +500,10 @@ class Trainer:
             self._save_output(self.model, self.folder.output, facts)
             size = (self.folder.output / 'tuner.safetensors').stat().st_size
             summary |= dict(output=str(self.folder.output), output_bytes=size)
+        self._hooks.runner.summary = summary
+        self._hooks.call('after_run')
+        if log:
+            log.flush()
             try:
                 draw_curves(self.folder.path, self.folder.path / 'curves.png')
             except DataError as error:  # a run without curves is better than no run
@@ -524,7 +582,7 @@ class Trainer:
         if log:
             parts = learner.state() | (dict(best=self._best) if self._best else {})
             self.folder.save(
-                replace(progress, log_bytes=log.flush(), meter=counted),
+                replace(progress, log_bytes=log.flush(), meter=counted, hooks=self._hooks.state()),
                 parts,
                 self.settings.train.checkpoint.keep,
             )

@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 
 from vet.datasets.base import ImageData, errors_named, gray_range_of, item_name, item_of
 from vet.datasets.image import Range, open_image
+from vet.engine.feed.sampling import drawn, numbered
 from vet.errors import UserError
 from vet.seeding import mix, seeded
 from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
@@ -69,11 +70,13 @@ class Order:
     parts: tuple[
         int, ...
     ] = ()  # the number of images of each task, if batches must not mix tasks; (): one task
+    samplers: tuple[Any, ...] = ()  # of each task; (): each image comes once in an epoch, shuffled
 
     @property
     def batches(self) -> int:
         """Global batches in an epoch. The last batch of each task may be smaller."""
-        return sum(math.ceil(size / self.batch_size) for size in self.parts or (self.length,))
+        sizes = tuple(map(len, self.samplers)) or self.parts or (self.length,)
+        return sum(math.ceil(size / self.batch_size) for size in sizes)
 
     @property
     def steps(self) -> int:
@@ -92,20 +95,30 @@ class Order:
     def keys(self, epoch: int, first_step: int = 0) -> Iterator[list[tuple[int, int, int]]]:
         """This process's batches of an epoch as (epoch, image index, weight)."""
         for whole in self._epoch(epoch)[first_step * self.accumulate :]:
-            yield [(epoch, i, 1) for i in whole[self.rank :: self.world]] or [(epoch, whole[0], 0)]
+            yield [(*key, 1) for key in whole[self.rank :: self.world]] or [(*whole[0], 0)]
 
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        return _shuffled(self.parts or (self.length,), self.batch_size, self.seed, epoch)
+    def _epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
+        return _shuffled(self.parts or (self.length,), self.batch_size, self.seed, epoch, self.samplers)
 
 
 @lru_cache(maxsize=2)
-def _shuffled(parts: tuple[int, ...], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The global batches of an epoch, as indices of images. Batches of several tasks are in random order."""
+def _shuffled(
+    parts: tuple[int, ...], batch_size: int, seed: int, epoch: int, samplers: tuple[Any, ...] = ()
+) -> list[list[tuple[int, int]]]:
+    """The global batches of an epoch, as (epoch, index of an image), see `numbered`.
+
+    Batches of several tasks are in random order.
+    """
     shuffle = torch.Generator().manual_seed(mix(seed, 'order', epoch))
-    batches: list[list[int]] = []
-    for start, size in zip(accumulate((0, *parts)), parts):
-        order = (start + torch.randperm(size, generator=shuffle)).tolist()
-        batches += [order[first : first + batch_size] for first in range(0, size, batch_size)]
+    batches: list[list[tuple[int, int]]] = []
+    for start, size, sampler in zip(accumulate((0, *parts)), parts, samplers or (None,) * len(parts)):
+        order = (
+            torch.randperm(size, generator=shuffle).tolist()
+            if sampler is None
+            else drawn(sampler, epoch, shuffle, size)
+        )
+        pairs = numbered(epoch, [start + index for index in order])
+        batches += [pairs[first : first + batch_size] for first in range(0, len(pairs), batch_size)]
     if len(parts) > 1:
         batches = [batches[i] for i in torch.randperm(len(batches), generator=shuffle).tolist()]
     return batches

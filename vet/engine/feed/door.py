@@ -5,6 +5,7 @@ No file outside this folder imports another file of the folder.
 | file | content |
 |---|---|
 | batches.py | the order of training, and the loader that reads batches |
+| sampling.py | the samplers: `train.sampler` |
 | on_device.py | random transforms on the device that trains |
 | image_cache.py | images that are decoded once: `train.cache_images` |
 | features.py | the input of the part that trains, computed once: `train.cache_features` |
@@ -26,6 +27,7 @@ from vet.engine.feed.batches import Batch, Order, Transforms, in_order, load, op
 from vet.engine.feed.features import FeatureCache, Features
 from vet.engine.feed.image_cache import ImageCache
 from vet.engine.feed.on_device import load_on_device
+from vet.engine.feed.sampling import samplers_of
 from vet.engine.feed.views import refuse_two_normalisations, refuse_unfit_views
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     'opened',
     'refuse_two_normalisations',
     'refuse_unfit_views',
+    'samplers_of',
 ]
 
 

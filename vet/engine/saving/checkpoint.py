@@ -47,6 +47,7 @@ class Progress:
     before: dict[str, float] | None = None  # the test result before step 0
     pending: bool = False  # whether an epoch has ended, but its validation is not done
     meter: list[float] = field(default_factory=list)  # counts for the next record; see Meter.state
+    hooks: list[Any] = field(default_factory=list)  # the state of each hook
 
 
 def save_checkpoint(

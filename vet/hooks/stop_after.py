@@ -1,0 +1,41 @@
+"""Stops a run after some time, so that the model folder is written before a cluster ends the job."""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from annotated_types import Interval
+
+from vet.hooks.base import Hook
+from vet.registry import HOOKS
+
+
+@HOOKS.register_module()
+class StopAfter(Hook):
+    """Stops the training after so many minutes, validations included. The run ends as after its last step.
+
+    A resumed run counts the minutes of the earlier processes too, up to the checkpoint.
+
+    minutes: above 0. The step at which a run stops depends on the machine.
+    """
+
+    def __init__(self, minutes: Annotated[float, Interval(gt=0, le=1e6)]):
+        self.minutes = minutes
+        self._before = 0.0  # seconds of earlier processes
+        self._began = time.monotonic()
+
+    def before_run(self, runner: Any) -> None:
+        self._began = time.monotonic()
+
+    def after_train_iter(self, runner: Any) -> None:
+        if self._seconds() >= 60 * self.minutes:
+            runner.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(seconds=self._seconds())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._before = state['seconds']
+
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
