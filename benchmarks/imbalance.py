@@ -4,8 +4,8 @@
 
 DIR holds flowers-102/ and weights/deit_tiny_patch16_224.safetensors. Each class has 20 images in the official
 train and validation splits together. Class k of the 102 keeps round(20 x 0.1^(k / 101)) of them: 20 to 2. A
-seed draws the order of the classes and the images that stay. The test split stays whole. Images are resized to
-112 x 112 pixels. A linear probe trains on kept features, and LoRA of rank 10 with flips. Writes
+seed draws the order of the classes and the images that stay. The test split stays whole. Images are resized
+to 112 x 112 pixels. A linear probe trains on kept features, and LoRA of rank 10 with flips. Writes
 results/imbalance.json.
 """
 

@@ -23,7 +23,7 @@ BASE = {
     'shipped',
 }
 ENGINE = BASE | {'core', 'datasets', 'report', 'transforms', 'metrics', 'versions'}
-ENGINE |= {'environment', 'failures', 'files', 'lock', 'log', 'progress', 'seeding'}
+ENGINE |= {'hooks', 'environment', 'failures', 'files', 'lock', 'log', 'progress', 'seeding'}
 HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it
 BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes', 'source'}
 API = BUILDERS | {'builders', 'pipelines', 'escapes', 'terminal'}
@@ -61,7 +61,7 @@ ARROWS = {
     'objectives': BASE | {'core'},
     'losses': {'errors', 'allowed', 'registry'},
     'samplers': {'errors', 'registry'},
-    'hooks': {'errors', 'allowed', 'registry', 'log'},
+    'hooks': {'errors', 'allowed', 'registry', 'config'},
     'datasets': {'errors', 'allowed', 'registry', 'targets', 'log'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
@@ -83,7 +83,18 @@ ARROWS = {
 }
 # What several plugins of a room stand on, beside modules that register nothing.
 SHARED = {'vet.backbones.timm': {'vet.backbones.digits', 'vet.backbones.network'}}
-PLUGIN_ROOMS = ('backbones', 'tuners', 'heads', 'objectives', 'losses', 'datasets', 'transforms', 'metrics', 'samplers', 'hooks')
+PLUGIN_ROOMS = (
+    'backbones',
+    'tuners',
+    'heads',
+    'objectives',
+    'losses',
+    'datasets',
+    'transforms',
+    'metrics',
+    'samplers',
+    'hooks',
+)
 
 
 def imports(source: str, module: str) -> set[str]:

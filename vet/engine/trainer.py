@@ -41,7 +41,6 @@ from vet.engine.feed.door import (
     refuse_unfit_views,
     samplers_of,
 )
-from vet.engine.hooks import Hooks, Runner
 from vet.engine.learner import Learner, losses_of
 from vet.engine.meter import Meter
 from vet.engine.reporting import Found, write_answers, write_report
@@ -60,6 +59,7 @@ from vet.environment import describe
 from vet.errors import DataError, DivergedError, TrainingError, UserError
 from vet.failures import failures_named
 from vet.files import JsonObject, read_json
+from vet.hooks.runner import Hooks, Runner
 from vet.log import say, warn
 from vet.progress import ProgressBar
 from vet.seeding import seed_everything
@@ -390,7 +390,7 @@ class Trainer:
         return lr
 
     def _heard_hooks(self, progress: Progress) -> bool:
-        """Notes that a hook wants to stop. Returns whether a checkpoint is due: a hook asks, or the run stops."""
+        """Notes that a hook wants to stop. Returns whether a checkpoint is due."""
         progress.stopped |= self._hooks.asked('stop')
         return self._hooks.asked('save') or progress.stopped
 

@@ -9,7 +9,7 @@ A run calls the points in this order:
         before_val_epoch, after_val_epoch                          if the epoch is validated
     after_run
 
-Each point gets the run as `runner` (vet/engine/hooks.py: Runner). A hook reads `runner.epoch`, `runner.iter`
+Each point gets the run as `runner` (vet/hooks/runner.py: Runner). A hook reads `runner.epoch`, `runner.iter`
 and `runner.model`, and calls `runner.log(name=number)`, `runner.stop()` and `runner.save()`.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class Hook:
-    """The base class of hooks. A hook writes the points that it needs, each without arguments that it ignores.
+    """The base class of hooks. A hook writes the points that it needs, with the arguments that it needs.
 
     A class without this base is a hook too, if its points have these names. With several processes, each
     process calls its own hook.

@@ -1,7 +1,7 @@
 """Stops a run after some time, so that the model folder is written before a cluster ends the job."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from annotated_types import Interval
@@ -27,7 +27,9 @@ class StopAfter(Hook):
     def before_run(self, runner: Any) -> None:
         self._began = time.monotonic()
 
-    def after_train_iter(self, runner: Any) -> None:
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Sequence[Any], outputs: Mapping[str, Any]
+    ) -> None:
         if self._seconds() >= 60 * self.minutes:
             runner.stop()
 
