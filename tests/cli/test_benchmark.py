@@ -153,7 +153,7 @@ def test_the_quickstart_from_end_to_end(python, tmp_path):
     for tuner in ('linear', 'lora'):
         saved = json.loads((folder / f'digits.digits_vit.{tuner}.seed0.json').read_text())
         assert float(lines[tuner]['mean']) == pytest.approx(100 * saved['metrics']['accuracy'])
-        assert f'{100 * saved["metrics"]["accuracy"]:.2f}' in done.stderr
+        assert f'{100 * saved["metrics"]["accuracy"]:.2f}' in done.stdout
     assert lines['ssf']['state'] == 'not measured' and lines['lora']['parameters without head'] == '12288.0'
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = python(*call)
