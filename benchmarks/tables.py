@@ -211,6 +211,26 @@ def peft_coverage(found: dict[str, Any]) -> str:
     )
 
 
+def check(found: dict[str, Any]) -> str:
+    """What `vet check` finds in Flowers 102, seed by seed."""
+    lines = [
+        [
+            str(run['seed']),
+            f'{100 * run["copies_found"]:.0f} %',
+            str(run['wrong_labels']),
+            str(run['suspects']),
+            f'{100 * run["recall"]:.0f} %',
+            f'{100 * run["precision"]:.0f} %',
+            f'{run["seconds"]:.0f} s',
+        ]
+        for run in found['runs']
+    ]
+    headers = ['seed', 'copies found', 'wrong labels', 'named', 'found', 'of the named are wrong', 'time']
+    return grid(headers, lines) + (
+        f'\n\n{found["data"]}; DeiT-Tiny; {machine(found["environment"])}; `python benchmarks/check.py`.'
+    )
+
+
 def _of_made(counted: dict[str, int]) -> str:
     return f'{counted["reached"]} of {counted["made"]}'
 
@@ -301,6 +321,7 @@ def pages() -> dict[Path, str]:
         'docs/tuners.md': dict(tuners=tuners, walkthroughs=walkthroughs),
         'docs/ecosystem.md': dict(ecosystem=ecosystem),
         'docs/peft.md': dict(peft_coverage=peft_coverage),
+        'docs/fit.md': dict(check=check),
     }
     measured: dict[str, list[str]] = {}
     for page, entries in tables.items():

@@ -273,7 +273,8 @@ def test_an_error_within_a_list_is_named(value, message):
 def test_missing_sections():
     with pytest.raises(
         UserError,
-        match='the config lacks model, dataset; its keys are model, dataset, train, evaluation, seed',
+        match='the config lacks model, dataset; its keys are model, dataset, train, evaluation, '
+        'custom_hooks, seed',
     ):
         read_settings({})
 

@@ -29,14 +29,14 @@ def class_with_signature(kind: Any, network: Any) -> Any:
     made.__doc__, made.__signature__ = kind.forward.__doc__, signature
     named = dict(__module__=kind.__module__, __qualname__=kind.__qualname__, __doc__=kind.__doc__)
     return type(
-        kind.__name__, (kind,), dict(named, forward=forward, __reduce_ex__=_reduced, _made_of=(kind, network))
+        kind.__name__, (kind,), dict(named, forward=forward, __reduce_ex__=_reduced, made_of=(kind, network))
     )
 
 
 def _reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
     """For pickle and copies: the class is made again."""
     _, _, *rest = tuple(nn.Module.__reduce_ex__(self, protocol))
-    return _new, self._made_of, *rest
+    return _new, self.made_of, *rest
 
 
 def _new(kind: Any, network: Any) -> Any:
