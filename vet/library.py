@@ -112,6 +112,10 @@ class Tuned(TunedNetwork):
         if count and len(names) != count:
             raise UserError(f'classes has {len(names)} names, but the network gives {count} logits.')
         require_path(folder)
+        if Path(folder).name in ('', '..'):
+            raise UserError(
+                f'folder is {shown(folder)}; allowed: the path of a folder with a name of its own.'
+            )
         if preprocessing is not None and not isinstance(preprocessing, Mapping):
             raise UserError(
                 f'preprocessing is {shown(preprocessing)}; allowed: a dict, such as dict(size=(32, 32)).'
@@ -332,15 +336,7 @@ def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the parameters that the patterns fit. UnknownNameError for a pattern that fits none."""
     known = _first_names(net)
     names, found = list(known), list[str]()
-    if isinstance(patterns, str):
-        patterns = [patterns]
-    patterns = list(patterns) if isinstance(patterns, Iterable) else [patterns]
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise UserError(
-            f'train is {shown(patterns)}; allowed: the name of a parameter or of a module, with wildcards, '
-            "or a list of these: train='head.*'."
-        )
-    for pattern in patterns:
+    for pattern in _listed(patterns, 'train', 'the name of a parameter or of a module, with wildcards'):
         fitting = [name for name in names if fnmatchcase(name, pattern) or name.startswith(f'{pattern}.')]
         if not fitting:
             paths = [
@@ -370,7 +366,7 @@ def _saved(net: nn.Module, names: Iterable[str]) -> list[str]:
     none.
     """
     paths, found = [path for path, _ in net.named_modules() if path], []
-    for name in [names] if isinstance(names, str) else names:
+    for name in _listed(names, 'modules_to_save', 'the name of a module'):
         fitting = [path for path in paths if path == name or path.endswith(f'.{name}')]
         if not fitting:
             ends = near_paths(f'*.{name}', paths)
@@ -378,6 +374,16 @@ def _saved(net: nn.Module, names: Iterable[str]) -> list[str]:
             raise UnknownNameError('module in modules_to_save', name, paths, near=near)
         found += fitting
     return found
+
+
+def _listed(names: object, argument: str, words: str) -> list[str]:
+    """A text or several texts as a list. UserError, with the argument's name, for anything else."""
+    listed: list[Any] = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
+    if not all(isinstance(name, str) for name in listed):
+        raise UserError(
+            f"{argument} is {shown(listed)}; allowed: {words}, or a list of these: {argument}='head'."
+        )
+    return listed
 
 
 def _require_name(name: object) -> None:

@@ -187,3 +187,22 @@ def test_an_example_that_does_not_fit_is_answered_with_one_that_does(make, examp
     with pytest.raises(UserError, match=text):
         vet.tune(net, vet.LoRA(2, at='*'), train='*', example=example)
     assert same(state_of(net), before) and all(each.requires_grad for each in net.parameters())
+
+
+@pytest.mark.parametrize('argument', ['train', 'modules_to_save'])
+@pytest.mark.parametrize('value', [5, True, object, [None], {1: 2}, lambda: 0])
+def test_names_of_what_trains_whole_are_texts(argument, value):
+    with pytest.raises(UserError, match=f'^{argument} is .*; allowed: the name of a'):
+        vet.tune(vit(), vet.LoRA(2), **{argument: value})
+
+
+@pytest.mark.parametrize('folder', ['', '.', '..', 'a\0b', 5, None])
+def test_a_folder_without_a_name_is_refused(folder):
+    with pytest.raises(UserError, match='folder is .*; allowed: the path of a folder'):
+        vet.tune(vit(), vet.LoRA(2)).save(folder)
+
+
+@pytest.mark.parametrize('name', [['a'], {'a': 1}, 5, 'nothing'])
+def test_a_set_that_is_not_there_is_named(name):
+    with pytest.raises(UserError, match='unknown set of tuners'):
+        vet.tune(vit(), vet.LoRA(2)).use(name)

@@ -10,7 +10,10 @@ from vet.registry import REGISTRIES, TUNERS
 
 
 def test_every_tuner_and_registry_is_a_name_of_vet():
-    assert {name: getattr(vet, name) for name in TUNERS.names()} == TUNERS.module_dict
+    # another test of this process may have imported a tuner of an example
+    found = {name: TUNERS.find(name) for name in TUNERS.names()}
+    own = {name: tuner for name, tuner in found.items() if tuner.__module__.startswith('vet.')}
+    assert len(own) > 30 and {name: getattr(vet, name) for name in own} == own
     plurals = {name: f'{name.upper()}S' for name in REGISTRIES} | dict(loss='LOSSES')
     assert {name: getattr(vet, plural) for name, plural in plurals.items()} == REGISTRIES
     assert all(callable(getattr(vet, f'register_{name}')) for name in REGISTRIES)

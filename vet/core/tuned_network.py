@@ -130,7 +130,7 @@ class TunedNetwork(FrozenNetwork):
 
         The numbers of the other sets stay. Graphs of torch.compile are forgotten.
         """
-        if name is not None and name not in self.sets:
+        if name is not None and not (isinstance(name, str) and name in self.sets):
             raise UnknownNameError('set of tuners', name, self.sets)
         if name == self.active:
             return

@@ -39,7 +39,7 @@ SAID: dict[type, str] = {  # short texts for errors of the client, whose own tex
 
 def require_path(folder: object) -> None:
     """UserError if `folder` is no path."""
-    if not isinstance(folder, str | os.PathLike):
+    if not isinstance(folder, str | os.PathLike) or not str(folder) or '\0' in str(folder):
         raise UserError(f"folder is {shown(folder)}; allowed: the path of a folder, such as 'flowers'.")
 
 
