@@ -134,7 +134,7 @@ def test_refusals(fails):
         pytest.param(['list', 'heads'], 0, 'Linear', marks=pytest.mark.slow),
         pytest.param(['tune'], 2, "unknown command 'tune'", marks=pytest.mark.slow),
         pytest.param(
-            ['predict', 'nowhere', 'x.png'],
+            ['predict', 'nowhere', 'http://127.0.0.1/x.png'],
             2,
             "the model folder 'nowhere' does not exist",
             marks=pytest.mark.slow,
