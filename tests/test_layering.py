@@ -65,7 +65,7 @@ ARROWS = {
     'datasets': {'errors', 'allowed', 'registry', 'targets', 'log'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
-    'report': BASE | {'core', 'datasets'},
+    'report': BASE | {'core', 'datasets', 'metrics'},
     'engine': ENGINE,
     'hub': HUB,
     'library': HUB | {'hub', 'backbones'},

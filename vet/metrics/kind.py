@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-def of_targets(kind: str, lower_is_better: bool = False) -> Callable[[Any], Any]:
-    """Declares the kind of targets that a metric takes, as `Objective.targets` names the kind.
+def of_targets(kind: str | tuple[str, ...], lower_is_better: bool = False) -> Callable[[Any], Any]:
+    """Declares the kinds of targets that a metric takes, as `Objective.targets` names them.
 
     A metric without a declaration is tried on every objective, and more is better.
     """

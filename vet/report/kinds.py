@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vet.metrics.calibration import calibration_error
 from vet.report.answered import Answered
 from vet.report.charts import calibration, truth_and_answer
 from vet.report.page import element, figures, items, table
@@ -123,13 +124,8 @@ def _few(answered: Answered) -> list[str]:
 
 
 def _calibration(says: np.ndarray, is_so: np.ndarray) -> list[str]:
-    """The diagram, and the expected calibration error with 10 bins (Naeini et al. 2015)."""
-    bins = np.minimum((says * 10).astype(int), 9)
-    error = 0.0
-    for number in range(10):
-        inside = bins == number
-        if inside.any():
-            error += inside.mean() * abs(says[inside].mean() - is_so[inside].mean())
+    """The diagram, and the expected calibration error."""
+    error = calibration_error(says, is_so)
     caption = (
         f'Calibration. On the dotted line, a score of 0.8 is right 8 times of 10. Expected calibration '
         f'error: {100 * error:.1f} %'
