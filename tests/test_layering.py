@@ -72,7 +72,7 @@ ARROWS = {
     'own_backbone': HUB | {'hub', 'backbones', 'library'},
     'builders': BUILDERS | {'own_backbone'},
     'pipelines': BUILDERS | {'ahead', 'builders', 'own_backbone'},
-    'check': BASE | {'core', 'datasets', 'transforms', 'progress'},
+    'check': BASE | {'core', 'datasets', 'transforms', 'progress', 'report'},
     'fit': BUILDERS | {'builders', 'check'},
     'compat': API,
     'benchmark': API,

@@ -12,7 +12,7 @@ from sklearn.datasets import make_blobs
 
 from tests.fit.test_fit import COLOURS, photo
 from vet.check.findings import findings, says
-from vet.check.labels import judged
+from vet.check.labels import judged, outliers
 from vet.check.photos import read_photos
 from vet.check.sameness import look
 from vet.cli.vet import main
@@ -106,6 +106,24 @@ def test_the_command(photos, tmp_path, monkeypatch, capsys):
     assert not {'cut.png', 'of-red.png', 'film.mp4'} & set(kept)
     assert kept['again.png']['split'] == 'test'
     assert sorted((path, path.stat().st_mtime_ns) for path in photos.rglob('*')) == before
+
+
+def test_the_page_shows_the_photos(photos, tmp_path, monkeypatch):
+    page = tmp_path / 'check.html'
+    monkeypatch.setattr(sys, 'argv', ['vet', 'check', str(photos), '--page', str(page)])
+    main()
+    text = page.read_text()
+    assert text.index('Copy across classes') < text.index('Rotation')  # faults come first
+    assert 'of-red.png">' in text and 'data:image/jpeg;base64,' in text and 'no image:' not in text
+    assert 'src="http' not in text and '<script' not in text
+
+
+def test_photos_like_no_others_are_outliers():
+    features, _ = make_blobs(300, 32, centers=6, cluster_std=1.0, random_state=0)
+    assert outliers(features) == []
+    features[[7, 90]] = np.random.default_rng(0).standard_normal((2, 32)) * 30
+    assert set(outliers(features)) == {7, 90}
+    assert outliers(features[:8]) == []  # too few to say
 
 
 @pytest.mark.parametrize('classes', [2, 8])

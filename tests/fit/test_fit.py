@@ -7,17 +7,22 @@ import shutil
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from vet import build_trainer, pipeline
-from vet.check.photos import read_photos
+from vet.check.photos import Photo, Photos, read_photos
 from vet.check.sameness import difference_hash, groups_of, look, near_pairs
 from vet.cli.vet import main
 from vet.errors import UserError
+from vet.fit.choices import backbone_entry
 from vet.fit.fitting import Options, fit
+from vet.fit.prepared import Prepared
 from vet.fit.split import divide
 
 TRIAL = Options(backbone='trial', minutes=0.01, device='cpu')
@@ -53,11 +58,11 @@ def fitted(photos, tmp_path_factory):
 
 
 def test_it_ends_with_an_honest_sentence(fitted):
-    assert fitted.images == 6 and fitted.majority == pytest.approx(1 / 3)
-    n, p, z = fitted.images, fitted.accuracy, 1.959964
+    assert fitted.tested.images == 6 and fitted.tested.majority == 2
+    n, p, z = fitted.tested.images, fitted.accuracy, 1.959964
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)  # Wilson 1927
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert (fitted.low, fitted.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+    assert fitted.interval == pytest.approx((centre - half, centre + half), abs=1e-6)
     assert fitted.accuracy > 0.5
     assert 'of 6 test images are right' in fitted.says() and 'linear probe' in fitted.says()
 
@@ -97,6 +102,59 @@ def test_the_command_says_what_it_found(photos, tmp_path, monkeypatch, capsys):
     assert '1 broken (such as cut.png)' in shown.err and '1 copies of other photos' in shown.err
     [run] = (tmp_path / 'runs' / 'photos').iterdir()
     assert f'vet predict {run.relative_to(tmp_path) / "tuned"} NEW_PHOTOS' in shown.out
+
+
+def test_the_run_has_the_page_of_vet_check(fitted):
+    page = (fitted.folder / 'check.html').read_text()
+    assert 'Unreadable: 1' in page and 'cut.png' in page and page.count('<img') == 2  # the copy and the photo
+
+
+def test_with_folds_every_photo_is_tested_once(photos, tmp_path):
+    run = tmp_path / 'run'
+    result = fit(photos, run, replace(TRIAL, folds=3))
+    tables = [list(csv.DictReader(open(run / f'fold-{fold}' / 'photos.csv'))) for fold in (1, 2, 3)]
+    tested = [row['path'] for table in tables for row in table if row['split'] == 'test']
+    assert len(tested) == len(set(tested)) == result.tested.images == 36
+    answers = [list(csv.DictReader(open(run / f'fold-{fold}/tuned/predictions.csv'))) for fold in (1, 2, 3)]
+    right = [sum(row['label'] == row['answer'] for row in rows) for rows in answers]
+    assert sum(right) == result.tested.right and result.folds == pytest.approx([n / 12 for n in right])
+    last = Counter(row['split'] for row in csv.DictReader(open(run / 'photos.csv')))
+    assert set(last) == {'train', 'val'} and last.total() == 36
+    assert 'Each of 3 trainings' in result.says() and 'no photo tests that model' in result.says()
+    assert (run / 'tuned' / 'output' / 'tuner.safetensors').exists() and (run / 'config.py').exists()
+
+
+def test_folds_keep_groups_whole_and_every_class_in_training():
+    draw = np.random.default_rng(0)
+    photos = [Photo(f'{i}.png', 'abc'[i % 3]) for i in range(90)]
+    groups = [i - i % 3 + i % 3 if draw.random() < 0.5 else i % 30 for i in range(90)]
+    folds = Prepared(Photos(photos), groups).folds(5, 0.2, 0)
+    assert folds == Prepared(Photos(photos), groups).folds(5, 0.2, 0)
+    assert [sum(fold[i] == 'test' for fold in folds) for i in range(90)] == [1] * 90
+    for fold in folds:
+        assert all(len({fold[i] for i in range(90) if groups[i] == group}) == 1 for group in groups)
+        assert {'a', 'b', 'c'} == {p.label for p, split in zip(photos, fold) if split == 'train'}
+        assert {'a', 'b', 'c'} == {p.label for p, split in zip(photos, fold) if split == 'val'}
+
+
+@pytest.mark.parametrize('beside', [False, True])
+def test_a_file_of_weights_tells_its_network(tmp_path, beside):
+    name = 'test_vit2.r160_in1k'  # also begins with the name test_vit
+    network = timm.create_model(name.partition('.')[0])
+    file = tmp_path / ('model.safetensors' if beside else f'{name}.safetensors')
+    save_file(network.state_dict(), file)
+    if beside:
+        (tmp_path / 'config.json').write_text('{"architecture": "test_vit2"}')
+    entry = backbone_entry(str(file), None)
+    assert entry == dict(type='timm', name='test_vit2', checkpoint=str(file))
+
+
+def test_a_file_that_tells_no_network(tmp_path):
+    (tmp_path / 'model.safetensors').write_bytes(b'x')
+    with pytest.raises(
+        UserError, match='nothing tells the network of the weights. Give --backbone NAME --ch'
+    ):
+        backbone_entry(str(tmp_path / 'model.safetensors'), None)
 
 
 # Reading ----------------------------------------------------------------------------------------------------
@@ -179,6 +237,8 @@ def test_videos_a_file_and_a_run_within_the_photos(photos, tmp_path):
     [
         (dict(holdout=2.0), '--holdout is 2'),
         (dict(minutes=0.0), '--minutes is 0'),
+        (dict(folds=1), '--folds is 1; give 2 to 20'),
+        (dict(folds=19), '--folds is 19, but the smallest class has 12 photos'),
         (dict(tuner='Lora'), "Did you mean 'LoRA'"),
         (dict(backbone='vit_smal_patch16_224'), "Did you mean 'vit_small_patch16_224'"),
         (dict(backbone=None, checkpoint='a.pth'), '--checkpoint needs --backbone NAME'),

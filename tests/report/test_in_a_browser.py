@@ -37,7 +37,7 @@ def test_nothing_is_wider_than_the_screen(trainer, tmp_path, width):
     )
     found = {name: int(value) for name, value in re.findall(r'(\w+)=(\d+)', dom.partition('<p>')[2])}
     assert (
-        0 < found['wide'] <= width and found['images'] == 24 and not found['broken'] and found['tables'] >= 4
+        0 < found['wide'] <= width and found['images'] >= 24 and not found['broken'] and found['tables'] >= 4
     )
 
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from tests.engine.runs import small
 from vet.core.objective import build_objective
@@ -72,7 +73,8 @@ def test_the_report_of_a_run(trainer):
     assert_accessible(page)
     for words in ('Curves', 'Confusions', 'precision', 'Calibration', 'Worst answers', 'Recipe', 'pipeline('):
         assert words in page.text
-    assert len(page.all('img')) == 24 and (folder / 'report.html').stat().st_size < 10**6
+    worst = [image for image in page.all('img') if image['alt'].startswith('truth')]
+    assert len(worst) == 24 and (folder / 'report.html').stat().st_size < 10**6
     assert f'{trainer.summary["accuracy"]:.4f}' in page.text
     with open(folder / 'predictions.csv', newline='') as file:
         rows = list(csv.DictReader(file))
@@ -101,6 +103,23 @@ def test_no_wrong_answer_and_one_image():
     scores = np.array([[1.0, 0.0]])
     page = page_of(made('SingleLabel', ['a', 'b'], scores, np.array([0])))
     assert 'No test image got a wrong answer' in page.text and not page.all('img')
+
+
+def test_wrong_labels_of_a_good_model_are_suspect():
+    truth = DRAW.integers(0, 5, 200)
+    margins = DRAW.uniform(0, 8, (200, 1))
+    margins[7::40] = 8  # the model is sure where the label is wrong
+    scores = softmax(margins * np.eye(5)[truth] + DRAW.standard_normal((200, 5)), axis=1)
+    labels = np.where(np.arange(200) % 40 == 7, (truth + 1) % 5, truth)
+    page = page_of(made('SingleLabel', list('abcde'), scores, labels))
+    assert_accessible(page)
+    suspect = [image['alt'] for image in page.all('img') if image['alt'].startswith('label')]
+    assert sorted(text.split(', wrong')[0] for text in suspect) == sorted(
+        f'label: {"abcde"[label]}, fits better: {"abcde"[right]}'
+        for label, right in zip(labels, truth) if label != right
+    )  # fmt: skip
+    clean = page_of(made('SingleLabel', list('abcde'), scores, truth))
+    assert 'Suspect labels' not in clean.text
 
 
 def test_several_labels():

@@ -1,36 +1,31 @@
 """Finds labels that are probably wrong, and classes that overlap, from features of a frozen backbone.
 
 A linear discriminant with shrinkage (Ledoit and Wolf 2004) is trained on four fifths of the photos, and
-judges the others. A label k of a photo with the scores s is explained by a mixture:
-
-    p(k) = (1 - e) softmax(s / T)_k + e / K
-
-The share e of labels says nothing of the photo. T and e maximise the likelihood of all labels. A label is
-suspect if the label comes from the second part with a probability above 1/2. Where no label is wrong, e is
-near 0, and no label is suspect.
+judges the others. vet/report/suspects.py finds the suspect labels by these answers. A photo is unusual if the
+nearest other photos are far away.
 """
 
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import expit, softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import NearestNeighbors
 
 from vet.check.findings import Finding
 from vet.check.photos import Photo
 from vet.core.backbone import Backbone
 from vet.datasets.image import open_image
 from vet.progress import counted
+from vet.report.suspects import Judged, judged_by
 from vet.transforms.torchvision import build_transform
 
 FOLDS = 5
-STARTS = ((0.0, -3.0), (2.0, -3.0))  # of the search: log T, and the logit of e
+NEIGHBOURS = 5  # of a photo, whose mean distance says how unusual the photo is
+FAR = 5.0  # robust standard deviations of these distances above their median
 OVERLAP = 0.2  # the share of the photos of each of two classes that the other class takes
 
 
@@ -47,19 +42,6 @@ def features_of(backbone: Backbone, paths: Sequence[str], batch: int = 32) -> np
     return np.concatenate(found)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """best_N: the most probable class of each photo. wrong_N: the probability that the label is wrong."""
-
-    best_N: np.ndarray
-    wrong_N: np.ndarray
-
-    def suspects(self, labels_N: np.ndarray) -> list[int]:
-        """The photos with a suspect label, the most suspect first."""
-        order = np.argsort(-self.wrong_N, kind='stable')
-        return [int(i) for i in order if self.wrong_N[i] > 0.5 and self.best_N[i] != labels_N[i]]
-
-
 def judged(features_NC: np.ndarray, labels_N: np.ndarray) -> Judged:
     """Judges the labels 0 … K-1 by models that have not seen the photo. Each class needs two photos."""
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
@@ -67,27 +49,33 @@ def judged(features_NC: np.ndarray, labels_N: np.ndarray) -> Judged:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # a class with fewer photos than folds
         scores_NK = cross_val_predict(model, features_NC, labels_N, cv=folds, method='predict_log_proba')
-    items, by_chance = np.arange(len(labels_N)), 1 / scores_NK.shape[1]
+    return judged_by(scores_NK, labels_N)
 
-    def parts(point: np.ndarray) -> tuple[np.ndarray, float]:
-        share = float(expit(point[1]))
-        right_N = softmax(scores_NK / np.exp(point[0]), axis=1)[items, labels_N]
-        return (1 - share) * right_N, share * by_chance
 
-    def loss(point: np.ndarray) -> float:
-        right_N, wrong = parts(point)
-        return -float(np.log(right_N + wrong + 1e-300).mean())
+def outliers(features_NC: np.ndarray) -> list[int]:
+    """The photos that are like no others, the most unusual first.
 
-    found = min((minimize(loss, start, method='Nelder-Mead') for start in STARTS), key=lambda end: end.fun)
-    right_N, wrong = parts(found.x)
-    return Judged(scores_NK.argmax(1), wrong / (right_N + wrong + 1e-300))
+    The distance of a photo is the mean cosine distance to the NEIGHBOURS nearest other photos. A photo is an
+    outlier if the logarithm of the distance is FAR robust standard deviations above the median. A robust
+    standard deviation is 1.4826 times the median absolute deviation.
+    """
+    if len(features_NC) <= 2 * NEIGHBOURS:
+        return []
+    near = NearestNeighbors(n_neighbors=NEIGHBOURS, metric='cosine').fit(features_NC)
+    log_N = np.log(near.kneighbors()[0].mean(1) + 1e-6)
+    above_N = log_N - np.median(log_N)
+    limit = FAR * 1.4826 * np.median(np.abs(above_N))
+    return [int(i) for i in np.argsort(-above_N, kind='stable') if above_N[i] > max(limit, 1e-3)]
 
 
 def label_findings(photos: Sequence[Photo], features_NC: np.ndarray) -> Iterator[Finding]:
-    """Suspect labels, and pairs of classes that take each other's photos.
+    """Outliers, suspect labels, and pairs of classes that take each other's photos.
 
     A class with one photo cannot be judged.
     """
+    for item in outliers(features_NC):
+        text = f'a photo of {photos[item].label} is like no other photo.'
+        yield Finding('outlier', text, (photos[item].path,))
     counts = Counter(photo.label for photo in photos)
     kept = [i for i, photo in enumerate(photos) if counts[photo.label] > 1]
     names = sorted({photos[i].label for i in kept})

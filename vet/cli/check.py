@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument(
         '--backbone',
         metavar='NAME',
-        help='also look for suspect labels, by the features of small, base, large, or a network of timm',
+        help='also look for suspect labels, outliers and classes that overlap, by the features of small, '
+        'base, large, or a network of timm',
     )
     parser.add_argument('--checkpoint', metavar='FILE', help='the weights of --backbone NAME')
     parser.add_argument('--format', choices=('text', 'json'), default='text')
@@ -36,6 +37,9 @@ def main() -> None:
         help='write a CSV path,label,split of the photos to keep: no broken file, '
         'one of equal photos, and no photo of two classes',
     )
+    parser.add_argument(
+        '--page', metavar='FILE', help='write a page that shows the photos of each finding: check.html'
+    )
     args = parser.parse_args()
     run(lambda: _check(args))
 
@@ -43,6 +47,7 @@ def main() -> None:
 def _check(args: argparse.Namespace) -> None:
     with imports():
         from vet.check.findings import findings, says
+        from vet.check.page import check_page
         from vet.check.photos import read_photos
         from vet.check.sameness import look
     with tempfile.TemporaryDirectory() as unpacked:
@@ -53,6 +58,8 @@ def _check(args: argparse.Namespace) -> None:
             found += _of_labels(args, photos, looks)
         if args.write:
             _write(Path(args.write), photos, looks)
+        if args.page:
+            write_file(Path(args.page), check_page(photos, found))
     if args.format == 'json':
         print(json.dumps([finding.as_json() for finding in found], indent=1))
     else:

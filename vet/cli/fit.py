@@ -18,7 +18,8 @@ def main() -> None:
     parser.add_argument(
         '--backbone',
         metavar='NAME',
-        help="small, base, large, timm's name of a network, or trial: the small ViT that ships with vet "
+        help="small, base, large, timm's name of a network, a file of weights whose name begins with timm's "
+        'name, or trial: the small ViT that ships with vet '
         '(default: base or small, if timm has downloaded the weights before, else small)',
     )
     parser.add_argument('--checkpoint', metavar='FILE', help='the weights of --backbone NAME')
@@ -31,6 +32,12 @@ def main() -> None:
         type=float,
         default=0.2,
         help='the share of photos for the test, if there is no test folder (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--folds',
+        type=int,
+        metavar='N',
+        help='test each photo once, in N trainings, and train a last model on all photos',
     )
     parser.add_argument(
         '--group-by',

@@ -2,7 +2,9 @@
 
 Only the command `vet fit` imports this room. vet/check reads the photos.
 
+- prepared.py reads the photos and leaves out what cannot be learned from.
 - split.py divides the photos.
 - choices.py chooses a backbone and the length of the training.
+- recipe.py writes the config.
 - fitting.py does all of this in order.
 """

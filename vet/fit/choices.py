@@ -1,7 +1,9 @@
 """Chooses a backbone by its size, and the image size and epochs by a short timing."""
 
+import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -30,12 +32,15 @@ Entry = dict[str, Any]
 def backbone_entry(name: str | None, checkpoint: str | None) -> Entry:
     """The config entry of the backbone. UserError if the weights are not at hand and cannot be had.
 
-    name: small, base or large; a timm name; 'trial', the small ViT that ships with vet; None: the largest of
-        base and small that timm has downloaded before, else small.
+    name: small, base or large; a timm name; 'trial', the small ViT that ships with vet; a file of weights
+        whose name begins with the timm name, or beside which Hugging Face's config.json names the network;
+        None: the largest of base and small that timm has downloaded before, else small.
     checkpoint: a file with the weights of `name`.
     """
     if name == TRIAL:
         return dict(type='DigitsViT')
+    if name is not None and checkpoint is None and Path(name).is_file():
+        return dict(type='timm', name=_named_by(Path(name)), checkpoint=str(Path(name).absolute()))
     if checkpoint is not None:
         if name is None:
             raise UserError(
@@ -55,6 +60,24 @@ def _known(name: str) -> str:
     if not timm.is_model(chosen):
         raise UnknownNameError('backbone', name, [*SIZES, TRIAL, *timm.list_models()], 'Give a name of timm.')
     return chosen
+
+
+def _named_by(file: Path) -> str:
+    """timm's name of the network whose weights a file holds. UserError if nothing tells the name."""
+    beside = file.parent / 'config.json'
+    try:
+        told = json.loads(beside.read_text()).get('architecture')
+    except (OSError, ValueError, AttributeError):  # there is no such file, or no dict of JSON in the file
+        told = None
+    fitting = [name for name in timm.list_models() if file.name.startswith(name)]
+    name = told if isinstance(told, str) and timm.is_model(told) else max(fitting, key=len, default='')
+    if not name:
+        raise UserError(
+            f'--backbone {str(file)!r} is a file, but nothing tells the network of the weights. Give '
+            f'--backbone NAME --checkpoint {file}, with a NAME of timm; or let the name of the file begin '
+            'with NAME.'
+        )
+    return name
 
 
 def _preferred() -> list[str]:

@@ -1,33 +1,25 @@
 """From photos to a tuned model and an honest sentence: read, divide, choose, train, report."""
 
-import csv
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from pprint import pformat
 from typing import Any
 
 from scipy.stats import binomtest
 
 from vet.builders import build_trainer
-from vet.check.photos import Photos, read_photos
-from vet.check.sameness import Seen, groups_of, look, near_pairs, to_leave_out
 from vet.errors import UserError
 from vet.files import write_file
-from vet.fit.choices import BATCH, MOST_EPOCHS, Plan, backbone_entry, plan
-from vet.fit.split import LEAST, divide, too_small
+from vet.fit.choices import Plan, backbone_entry, plan
+from vet.fit.prepared import Prepared, prepared
+from vet.fit.recipe import PROBE, as_file, recipe, tuner_entry
 from vet.log import say
-from vet.patterns import part_of, require_pattern
-from vet.registry import TUNERS
 from vet.seeding import seed_everything
 
-USUAL: dict[str, dict[str, Any]] = {'LoRA': dict(rank=8)}  # arguments of a tuner, beside its defaults
-
-
-STILL = [dict(type='EvaluationCrop')]  # as in evaluation
-AUGMENTED = [dict(type='RandomResizedCrop', scale=[0.4, 1.0]), dict(type='RandomHorizontalFlip')]
+MOST_FOLDS = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +31,7 @@ class Options:
     minutes: float = 10.0
     tuner: str = 'auto'
     holdout: float = 0.2
+    folds: int | None = None
     group_by: str | None = None
     strict: bool = False
     seed: int = 0
@@ -49,27 +42,56 @@ class Options:
             raise UserError(f'--holdout is {self.holdout:g}; give a share of 0.01 to 0.5, such as 0.2.')
         if not 0 < self.minutes <= 60 * 24 * 30:
             raise UserError(f'--minutes is {self.minutes:g}; give a number above 0, such as 10.')
+        if self.folds is not None and not 2 <= self.folds <= MOST_FOLDS:
+            raise UserError(f'--folds is {self.folds}; give 2 to {MOST_FOLDS}, such as 5.')
 
 
-@dataclass
-class Result:
-    """accuracy, probe, majority: 0..1, on the `images` of test. low, high: the 95 % interval of accuracy."""
+@dataclass(frozen=True)
+class Tested:
+    """How many of `images` test images are right: by the tuned model, the probe, and the frequent class."""
 
-    accuracy: float
-    probe: float
-    majority: float
+    right: int
+    probe: int
+    majority: int
     images: int
-    low: float
-    high: float
+
+    def __add__(self, other: 'Tested') -> 'Tested':
+        return Tested(*map(sum, zip(astuple(self), astuple(other))))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `fit` found. folder: of the run. low, high: Wilson's 95 % interval of the accuracy."""
+
+    tested: Tested
+    folds: Sequence[float]
     folder: Path
-    notes: list[str] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> float:
+        return self.tested.right / self.tested.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        found = binomtest(self.tested.right, self.tested.images).proportion_ci(method='wilson')
+        return found.low, found.high
 
     def says(self) -> str:
-        return (
-            f'{100 * self.accuracy:.1f} % of {self.images:,} test images are right (95 % interval '
-            f'{100 * self.low:.1f} to {100 * self.high:.1f} %). The linear probe: {100 * self.probe:.1f} %. '
-            f'Always the most frequent class: {100 * self.majority:.1f} %.'
+        tested, (low, high) = self.tested, self.interval
+        text = (
+            f'{100 * self.accuracy:.1f} % of {tested.images:,} test images are right (95 % interval '
+            f'{100 * low:.1f} to {100 * high:.1f} %). The linear probe: '
+            f'{100 * tested.probe / tested.images:.1f} %. Always the most frequent class: '
+            f'{100 * tested.majority / tested.images:.1f} %.'
         )
+        if self.folds:
+            each = ', '.join(f'{100 * accuracy:.1f}' for accuracy in self.folds)
+            text += (
+                f' Each of {len(self.folds)} trainings was tested on another part of the photos: {each} %. '
+                'The model in tuned/ has learned from all photos but those it was chosen by, so no photo '
+                'tests that model itself.'
+            )
+        return text
 
 
 def fit(source: Path, run: Path, options: Options) -> Result:
@@ -85,46 +107,90 @@ def fit(source: Path, run: Path, options: Options) -> Result:
     options.check()
     seed_everything(options.seed)
     backbone = backbone_entry(options.backbone, options.checkpoint)
-    tuners = [_tuner(options.tuner)]
-    _make(run)
+    tuners = [tuner_entry(options.tuner)]
+    make_run(run)
     try:
-        photos, splits = _divided(source, run, options)
+        photos = prepared(source, run, options.strict, options.group_by)
+        splits = _splits(photos, options)
     except UserError:
         shutil.rmtree(run)
         raise
-    say(photos.says())
-    counts = Counter(splits)
+    minutes = options.minutes / len(splits)
+    learned = Counter(splits[0])['train']
+    chosen = plan(backbone, tuners, photos.photos.classes, learned, minutes, options.device)
+    say(_says(chosen, options.minutes, len(splits)))
+    trainings = [_Training(photos, split, chosen, tuners, options) for split in splits]
+    if options.folds is None:
+        return Result(trainings[0].run(run, last=True), (), run)
+    of_folds = [
+        each.run(run / f'fold-{number}', left=len(splits) - number)
+        for number, each in enumerate(trainings[:-1], 1)
+    ]
+    trainings[-1].run(run, last=True)
+    total = sum(of_folds[1:], of_folds[0])
+    return Result(total, [tested.right / tested.images for tested in of_folds], run)
+
+
+def _splits(photos: Prepared, options: Options) -> list[list[str]]:
+    """The splits of each training. With folds, the last training has no test photos."""
+    if options.folds is None:
+        splits = [photos.divided(options.holdout, options.seed)]
+        begin = ''
+    else:
+        folds = photos.folds(options.folds, options.holdout, options.seed)
+        splits = [*folds, ['train' if split == 'test' else split for split in folds[-1]]]
+        begin = f'{options.folds} trainings, each tested on another part of the photos. The first: '
+    counts = Counter(splits[0])
     say(
-        f'{counts["train"]:,} images to learn from, {counts["val"]:,} to choose by, {counts["test"]:,} to '
-        'report on. Photos that look the same are in one part.'
+        f'{begin}{counts["train"]:,} images to learn from, {counts["val"]:,} to choose by, '
+        f'{counts["test"]:,} to report on. Photos that look the same are in one part.'
     )
-    table = run / 'photos.csv'
-    _write_table(table, photos, splits)
-    chosen = plan(backbone, tuners, photos.classes, counts['train'], options.minutes, options.device)
-    say(_says(chosen, options.minutes))
-    probe = _train(
-        run / 'probe', _config(table, photos, chosen, [dict(type='LinearProbe')], options.seed), options
-    )
-    config = _config(table, photos, chosen, tuners, options.seed)
-    write_file(run / 'config.py', _as_file(config))
-    summary = _train(run / 'tuned', config, options)
-    right = round(summary['accuracy'] * counts['test'])
-    interval = binomtest(right, counts['test']).proportion_ci(method='wilson')
-    of_test = Counter(photo.label for photo, split in zip(photos.photos, splits) if split == 'test')
-    frequent = Counter(photo.label for photo, split in zip(photos.photos, splits) if split == 'train')
-    majority = of_test[frequent.most_common(1)[0][0]] / counts['test']
-    return Result(
-        summary['accuracy'], probe['accuracy'], majority, counts['test'], interval.low, interval.high, run
-    )
+    return splits
 
 
-def _divided(source: Path, run: Path, options: Options) -> tuple[Photos, list[str]]:
-    """The photos that are taken, and the split of each."""
-    photos = read_photos(source, run / 'photos')
-    seen = _without_broken_and_copies(photos, options.strict)
-    groups = _without_small_classes(photos, _groups(photos, seen, options.group_by))
-    labels, given = [photo.label for photo in photos.photos], [photo.split for photo in photos.photos]
-    return photos, divide(labels, groups, options.holdout, options.seed, given)
+@dataclass(frozen=True)
+class _Training:
+    """One training on one division of the photos."""
+
+    photos: Prepared
+    splits: list[str]
+    chosen: Plan
+    tuners: list[dict[str, Any]]
+    options: Options
+
+    def run(self, folder: Path, last: bool = False, left: int = 0) -> Tested:
+        """Trains the linear probe and the tuners. left: how many trainings come after this training."""
+        folder.mkdir(exist_ok=True)
+        table = folder / 'photos.csv'
+        self.photos.write_table(table, self.splits)
+        labels = self.photos.labels
+        of_test = Counter(label for label, split in zip(labels, self.splits) if split == 'test')
+        learned = Counter(label for label, split in zip(labels, self.splits) if split == 'train')
+        seconds = self.chosen.seconds * self.chosen.epochs * (left + 1)
+        say(f'Training: about {_duration(seconds)} left.')
+        probe = self._train(folder / 'probe', self._config(table, PROBE)) if of_test else {}
+        config = self._config(table, self.tuners)
+        if last:
+            write_file(folder / 'config.py', as_file(config, 'vet fit'))
+        summary = self._train(folder / 'tuned', config)
+        images = of_test.total()
+        return Tested(
+            round(summary.get('accuracy', 0) * images),
+            round(probe.get('accuracy', 0) * images),
+            of_test[learned.most_common(1)[0][0]],
+            images,
+        )
+
+    def _config(self, table: Path, tuners: list[dict[str, Any]]) -> dict[str, Any]:
+        config = recipe(table, self.photos.photos.classes, self.chosen, tuners, self.options.seed)
+        for split in ('val', 'test'):
+            if split not in self.splits:
+                config['dataset'][split] = None
+        return config
+
+    def _train(self, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+        options = self.options
+        return build_trainer(model=config, work_dir=folder, seed=options.seed, device=options.device).train()
 
 
 def new_run(source: Path, out: str | None) -> Path:
@@ -134,131 +200,28 @@ def new_run(source: Path, out: str | None) -> Path:
     return Path('runs') / source.resolve().name.partition('.')[0] / time.strftime('%Y%m%d-%H%M%S')
 
 
-def _make(run: Path) -> None:
+def make_run(run: Path) -> None:
+    """Makes the folder of a run. UserError if the folder exists or cannot be made."""
     try:
         run.mkdir(parents=True)
     except FileExistsError as error:
         raise UserError(f'{str(run)!r} exists. Give --out the path of a new folder.') from error
     except OSError as error:
         raise UserError(
-            f'the folder {str(run)!r} cannot be made: {error.strerror}. Call vet fit from a folder that you '
-            'can write to, or give --out DIR.'
+            f'the folder {str(run)!r} cannot be made: {error.strerror}. Call the command from a folder that '
+            'you can write to, or give --out DIR.'
         ) from error
 
 
-def _without_broken_and_copies(photos: Photos, strict: bool) -> list[Seen]:
-    """Leaves broken files and copies out. Returns the look at each photo that stays."""
-    looks = look([photo.path for photo in photos.photos])
-    broken = [seen.error for seen in looks if seen.error]
-    if broken and strict:
-        listed = '\n'.join(f'  {error}' for error in broken)
-        raise UserError(f'{len(broken):,} files cannot be read. Mend or remove the files:\n{listed}')
-    for error in broken:
-        say(f'broken: {error}')
-    reasons = to_leave_out(photos.photos, looks)
-    kept = [seen for photo, seen in zip(photos.photos, looks) if photo.path not in reasons]
-    photos.leave_out(reasons)
-    return kept
-
-
-def _groups(photos: Photos, seen: list[Seen], group_by: str | None) -> list[int]:
-    """The group of each photo: photos that look the same, or whose paths give the same text to group_by."""
-    pairs = near_pairs([look.mark for look in seen])
-    if group_by is not None:
-        pairs += _pairs_by_path(photos, group_by)
-    return groups_of(len(photos.photos), pairs)
-
-
-def _pairs_by_path(photos: Photos, group_by: str) -> list[tuple[int, int]]:
-    require_pattern(group_by, '--group-by')
-    first: dict[str, int] = {}
-    pairs = []
-    for item, photo in enumerate(photos.photos):
-        if (key := part_of(group_by, photo.path)) is None:
-            raise UserError(
-                f'--group-by {group_by!r} fits no part of {photo.path!r}. Give a regular expression that '
-                'fits every path.'
-            )
-        pairs.append((first.setdefault(key, item), item))
-    return [pair for pair in pairs if pair[0] != pair[1]]
-
-
-def _without_small_classes(photos: Photos, groups: list[int]) -> list[int]:
-    """Leaves out classes that cannot be in all three splits. UserError if fewer than two classes stay."""
-    labels = [photo.label for photo in photos.photos]
-    small = set(too_small(labels, groups)) if not any(photo.split for photo in photos.photos) else set()
-    if len(set(labels) - small) < 2:
-        counts = ', '.join(f'{name!r} {number}' for name, number in sorted(photos.counts.items())[:10])
-        raise UserError(
-            f'{photos.says()} Photos of each class: {counts}. At least two classes need {LEAST} photos that '
-            'do not look the same and that --group-by does not put together: one to learn from, one to '
-            'choose by, one to report on. Add photos.'
-        )
-    if not small:
-        return groups
-    kept = [group for group, label in zip(groups, labels) if label not in small]
-    photos.leave_out(
-        {p.path: f'of classes with fewer than {LEAST} photos' for p in photos.photos if p.label in small}
-    )
-    say(f'Left out, because a class needs {LEAST} photos: {", ".join(sorted(small)[:10])}.')
-    return kept
-
-
-def _write_table(path: Path, photos: Photos, splits: list[str]) -> None:
-    with open(path, 'w', newline='', encoding='utf-8') as file:
-        rows = csv.writer(file)
-        rows.writerow(('path', 'label', 'split'))
-        for photo, split in zip(photos.photos, splits):
-            rows.writerow((Path(photo.path).absolute(), photo.label, split))
-
-
-def _tuner(name: str) -> dict[str, Any]:
-    """The config entry of a tuner. UserError for an unknown name."""
-    chosen = 'LoRA' if name == 'auto' else name
-    TUNERS.find(chosen)
-    return {**USUAL.get(chosen, {}), 'type': chosen}
-
-
-def _says(chosen: Plan, minutes: float) -> str:
+def _says(chosen: Plan, minutes: float, trainings: int) -> str:
     name = chosen.backbone.get('name', chosen.backbone['type'])
     size = f' on images of {chosen.size} pixels' if chosen.size else ''
+    times = f'{trainings} times {chosen.epochs}' if trainings > 1 else str(chosen.epochs)
     return (
-        f'{name}{size}: an epoch takes about {chosen.seconds:.0f} s here, so {chosen.epochs} epochs fit into '
+        f'{name}{size}: an epoch takes about {chosen.seconds:.0f} s here, so {times} epochs fit into '
         f'{minutes:g} minutes.'
     )
 
 
-def _config(
-    table: Path, photos: Photos, chosen: Plan, tuners: list[dict[str, Any]], seed: int
-) -> dict[str, Any]:
-    """The config of a training, which `vet train` runs too. The linear probe sees each photo once."""
-    is_probe = tuners == [dict(type='LinearProbe')]
-    labels = {name: label for label, name in enumerate(photos.classes)}  # names may be numbers
-    entry = dict(
-        type='CSV', file=str(table.absolute()), separator=None, classes=photos.classes, label_map=labels
-    )
-    return dict(
-        model=dict(backbone=chosen.backbone, tuners=tuners, head=dict(type='Linear')),
-        dataset={split: dict(entry, split=split) for split in ('train', 'val', 'test')},
-        train=dict(
-            max_epochs=MOST_EPOCHS if is_probe else chosen.epochs,
-            optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),
-            lr_scheduler=dict(warmup_epochs=min(1, chosen.epochs / 10)),
-            dataloader=dict(batch_size_per_gpu=BATCH),
-            transform=STILL if is_probe else AUGMENTED,
-            cache_features=is_probe,
-            cache_images=not is_probe,
-        ),
-        evaluation=dict(metrics='accuracy', select='best', before=False),
-        seed=seed,
-    )
-
-
-def _as_file(config: dict[str, Any]) -> str:
-    sections = '\n'.join(f'{key} = {pformat(value, sort_dicts=False)}' for key, value in config.items())
-    return f'"""Written by vet fit. `vet train` runs this file."""\n\n{sections}\n'
-
-
-def _train(folder: Path, config: dict[str, Any], options: Options) -> dict[str, Any]:
-    trainer = build_trainer(model=config, work_dir=folder, seed=options.seed, device=options.device)
-    return trainer.train()
+def _duration(seconds: float) -> str:
+    return f'{seconds / 60:.0f} minutes' if seconds >= 90 else f'{max(seconds, 1):.0f} s'

@@ -1,6 +1,7 @@
 """The parts of a report that depend on the kind of target."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -8,12 +9,16 @@ from vet.metrics.calibration import calibration_error
 from vet.report.answered import Answered
 from vet.report.charts import calibration, truth_and_answer
 from vet.report.page import element, figures, items, table
+from vet.report.suspects import judged_by
+from vet.report.thumbnail import captioned
 
 LISTED = 100  # the most classes in a table
 CONFUSED = 20  # the most confusions in a list
 MATRIX = 25  # the most classes of a confusion matrix
 FEW = 20  # training images: a class with fewer has little data
 DRAWN = 6  # the most numbers that are drawn
+SURE = 0.9  # of another class, so that the mistakes of a weak model are not called wrong labels
+SUSPECTS = 24  # the most suspect labels that are shown
 
 
 def one_class(answered: Answered) -> list[str]:
@@ -23,6 +28,7 @@ def one_class(answered: Answered) -> list[str]:
         *_confusions(answered, truth, given),
         *_classes(answered),
         *_few(answered),
+        *_suspects(answered),
         *_calibration(sure, given == truth),
     ]
 
@@ -120,6 +126,26 @@ def _few(answered: Answered) -> list[str]:
         element('h2', 'Classes with little data'),
         element('p', f'These classes have fewer than {FEW} training images.{more}'),
         items(f'{name}: {count:,}' for count, name in few[:LISTED]),
+    ]
+
+
+def _suspects(answered: Answered) -> list[str]:
+    """The test images whose labels are probably wrong."""
+    names = answered.objective.names
+    judged = judged_by(np.log(answered.scores + 1e-12), answered.targets)
+    shown = []
+    for number in judged.suspects(answered.targets, SURE)[:SUSPECTS]:
+        label, better = names[answered.targets[number]], names[judged.best_N[number]]
+        chance = f'wrong with probability {judged.wrong_N[number]:.2f}'
+        lines = [f'label: {label}', f'fits better: {better}', chance, answered.file(number)[-120:]]
+        shown.append(captioned(partial(answered.image, number), lines, ', '.join(lines[:3])))
+    if not shown:
+        return []
+    text = 'Labels of test images that the model explains better by chance than by the image. Look at them.'
+    return [
+        element('h2', 'Suspect labels'),
+        element('p', text, 'caption'),
+        f'<div class="images">{"".join(shown)}</div>',
     ]
 
 

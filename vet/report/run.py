@@ -1,25 +1,18 @@
 """The report of a run: one page that shows what the model gets right and wrong, and how it was made."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
-from PIL import Image
-from torchvision.transforms.v2.functional import to_pil_image
 
-from vet.datasets.image import open_image
 from vet.report.answered import Answered
 from vet.report.charts import curves
 from vet.report.kinds import KINDS
 from vet.report.page import element, figures, page, table
+from vet.report.thumbnail import captioned
 
 WORST = 24  # images
-PIXELS = 160  # of the longer side of a thumbnail
 
 
 def run_report(
@@ -101,22 +94,7 @@ def _shown(answered: Answered, number: int, row: tuple[str, str, str, str]) -> s
     file, truth, answer, score = row
     facts = [f'truth: {truth or "no class"}', f'answer: {answer or "no class"}']
     facts += [f'score: {score}'] if score else []
-    caption = '<br>'.join(map(escape, [*facts, file[-120:]]))
-    try:
-        drawn = f'<img src="{thumbnail(answered.image(number))}" alt="{escape(", ".join(facts))}">'
-    except Exception as error:  # a user's dataset may raise any error, and the report needs no image
-        drawn = element('p', f'no image: {error}')
-    return f'<figure>{drawn}<figcaption>{caption}</figcaption></figure>'
-
-
-def thumbnail(image: object) -> str:
-    """The image as a small JPEG in a data URL."""
-    small = to_pil_image(image) if isinstance(image, torch.Tensor) else open_image(image)
-    small = small.convert('RGB')
-    small.thumbnail((PIXELS, PIXELS), Image.Resampling.BILINEAR)
-    data = io.BytesIO()
-    small.save(data, 'JPEG', quality=80)
-    return f'data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}'
+    return captioned(lambda: answered.image(number), [*facts, file[-120:]], ', '.join(facts))
 
 
 def _recipe(settings: Mapping[str, Any]) -> list[str]:
