@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vet.core.backbone import Backbone
+from vet.core.head import refuse_unfit_head
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier, require_match, share_equal_weights
 from vet.core.objective import Objective, build_objective
@@ -30,13 +31,10 @@ def build_classifier(
             f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone gives the number '
             'of features.'
         )
-    return ImageClassifier(
-        backbone,
-        [TUNERS.build(tuner) for tuner in tuners],
-        HEADS.build({**head, 'num_classes': objective.num_outputs}, in_features=backbone.num_features),
-        classes,
-        objective,
-    )
+    attached = [TUNERS.build(tuner) for tuner in tuners]
+    made = HEADS.build({**head, 'num_classes': objective.num_outputs}, in_features=backbone.num_features)
+    refuse_unfit_head(made, objective)
+    return ImageClassifier(backbone, attached, made, classes, objective)
 
 
 def build_classifiers(

@@ -9,6 +9,7 @@ An objective says, in one place, all that depends on the kind of target:
 | Which numbers does an objective need from the training targets? | `fit`, `counts`, `group` |
 | How do the head's outputs become the model's outputs? | `finish` |
 | What does the loss compare? | `for_loss`; the default `loss` |
+| What does a head in closed form estimate? | `coded` |
 | How do outputs become scores, and scores decisions? | `scores`, `decide` |
 | Which metrics are the default? | `metrics` |
 | What is chosen on the validation images? | `choose` |
@@ -105,6 +106,10 @@ class Objective(nn.Module):
     def for_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The model's outputs and the targets of a batch, as a loss compares them."""
         return outputs, targets
+
+    def coded(self, targets: torch.Tensor) -> torch.Tensor:
+        """Targets (N, …) -> numbers (N, K) that a linear map of features can estimate, for FittedHead."""
+        raise NotImplementedError(f'{type(self).__name__} must write coded(targets)')
 
     def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(B,): a number for each image. The log shows the mean by the name `watched`."""

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from vet.config import Evaluation
+from vet.config import Dataloader, Evaluation
 from vet.core.loss import kinds_of
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
@@ -76,10 +76,12 @@ def score(
     batch_size: int,
     workers: int,
     features: Features | None = None,
+    then: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The objective's scores (N, …) and the targets (N, …) of all N images, in order.
 
     Each image counts once, for any N.
+    then: what becomes of the model's outputs (B, …). None: the objective's scores.
 
     UserError for a dataset without images.
     """
@@ -96,12 +98,12 @@ def score(
         else (model, load(dataset, {None: transform}, 0, keys, workers, accelerator.device))
     )
     objective = objective_of(dataset) or build_objective(None, dataset.classes)
-    outputs = []
+    then, outputs = then or objective.scores, []
     with in_eval(model):
         for batch in batches:
             with accelerator.autocast():
                 found = net(batch.images, *batch.route).float()
-            outputs.append((objective.scores(found), batch.labels))
+            outputs.append((then(found), batch.labels))
     if world == 1:
         scores, labels = (torch.cat(parts) for parts in zip(*outputs))
         return scores.cpu().numpy(), labels.cpu().numpy()
@@ -119,6 +121,33 @@ def score(
         for tensor in padded
     ]
     return gathered[0].cpu().numpy(), gathered[1].cpu().numpy()
+
+
+def features_of(
+    model: ImageClassifier,
+    dataset: ImageData,
+    transform: Callable[[object], torch.Tensor],
+    accelerator: Accelerator,
+    loader: Dataloader,
+    features: Features | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The features (N, C) that the model's head gets, and the targets (N, …), of all N images, in order."""
+    seen: list[torch.Tensor] = []
+
+    def listen(head: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        seen.append(args[0].float())
+
+    with model.head.register_forward_pre_hook(listen):
+        return score(
+            model,
+            dataset,
+            transform,
+            accelerator,
+            loader.batch_size_per_gpu,
+            loader.workers_per_gpu,
+            features,
+            then=lambda _: seen.pop(),
+        )
 
 
 def compute_metrics(

@@ -22,6 +22,7 @@ from accelerate.utils import broadcast
 
 from vet.config import Settings
 from vet.core.coverage import report
+from vet.core.head import FittedHead
 from vet.core.loss import Counts
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
@@ -30,7 +31,7 @@ from vet.core.tensor_file import read_tensors
 from vet.datasets.base import errors_named, objective_of, set_gray_range, set_objective, targets_of
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
-from vet.engine.evaluate import is_lower_better, measure, refuse_unfit_metrics, score
+from vet.engine.evaluate import features_of, is_lower_better, measure, refuse_unfit_metrics, score
 from vet.engine.fast.door import freed_memory_kept, refuse_without_fp8
 from vet.engine.feed.door import (
     Batch,
@@ -266,6 +267,8 @@ class Trainer:
             if accelerator.num_processes > 1:  # each process may have prepared from other images
                 copy_into(self.model.trained_state(), broadcast(self.model.trained_state()))
         self._feed.keep_features(self.model)
+        if not parts and not self._is_prepared:
+            self._fit_heads()
         if not parts and settings.evaluation.before and self.data.get('test') is not None:
             progress.before = self._measure('test')
         features = self._feed.features('train', self._augment)
@@ -541,6 +544,19 @@ class Trainer:
 
         train = self.data['train']
         return {task: partial(count, part) for task, part in getattr(train, 'tasks', {None: train}).items()}
+
+    def _fit_heads(self) -> None:
+        """Computes the heads in closed form from the training images, as evaluation sees them."""
+        dataset, views, kept = self._feed.training_once(self._view)
+        for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+            model = self.model.for_task(task)
+            if isinstance(model.head, FittedHead):
+                loader = self.settings.evaluation.dataloader
+                found = features_of(model, part, views[task], self.accelerator, loader, kept)
+                features, targets = map(torch.from_numpy, found)
+                model.head.fit(features, model.objective.coded(targets))
+                if self.accelerator.num_processes > 1:  # processors may round differently
+                    copy_into(model.head.state_dict(), broadcast(model.head.state_dict()))
 
     def _choose_on_validation(self) -> None:
         """Lets each objective choose its numbers, such as thresholds, on the validation images."""

@@ -67,6 +67,10 @@ class MultiLabel(Objective):
     def for_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return outputs, targets.float()
 
+    def coded(self, targets: torch.Tensor) -> torch.Tensor:
+        """1 for a class that an image has, and -1 for the other classes."""
+        return 2 * targets.float() - 1
+
     def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The share of the K classes that are right at a score of 0.5."""
         return ((outputs > 0) == (targets > 0.5)).float().mean(1)

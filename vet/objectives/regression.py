@@ -108,6 +108,10 @@ class Regression(Objective):
         mean_T, std_T = (values.to(outputs.device) for values in (self.mean_T, self.std_T))
         return (outputs - mean_T) / std_T, (targets.float() - mean_T) / std_T
 
+    def coded(self, targets: torch.Tensor) -> torch.Tensor:
+        """The standardised numbers."""
+        return self.for_loss(targets, targets)[1]
+
     def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean absolute error over the numbers of an image."""
         return (outputs - targets).abs().mean(1)

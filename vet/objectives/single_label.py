@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from vet.core.objective import Answer, Objective
 from vet.registry import OBJECTIVES
@@ -35,6 +36,10 @@ class SingleLabel(Objective):
     def counts(self, targets: Sequence[int]) -> list[int]:
         found = Counter(targets)
         return [found[label] for label in range(len(self.names))]
+
+    def coded(self, targets: torch.Tensor) -> torch.Tensor:
+        """1 for the class of an image, and 0 for the other classes."""
+        return F.one_hot(targets, len(self.names)).float()
 
     def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return (outputs.argmax(1) == targets).float()

@@ -99,6 +99,12 @@ class Feed:
             return None
         return self._kept_features.features(split, *self.source(split, views))
 
+    def training_once(self, views: Transforms) -> tuple[Any, Transforms, Features | None]:
+        """The training images and views of evaluation for one pass, and the kept features, if any."""
+        dataset = self._data['train']
+        kept = self._kept_features and self._kept_features.features('training', dataset, views)
+        return dataset, views, kept or None
+
     def source(self, split: str, views: Transforms) -> tuple[Any, Transforms]:
         """A split's images, kept or not, and the steps of their views that are left to do."""
         dataset = self._data[split]
