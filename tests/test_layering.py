@@ -58,7 +58,7 @@ ARROWS = {
     'backbones': BASE | {'core', 'offline'},
     'tuners': BASE | {'core'},
     'heads': BASE | {'core'},
-    'objectives': BASE | {'core'},
+    'objectives': BASE | {'core', 'metrics'},
     'losses': {'errors', 'allowed', 'registry'},
     'samplers': {'errors', 'registry'},
     'hooks': {'errors', 'allowed', 'registry', 'config'},

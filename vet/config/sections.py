@@ -285,6 +285,9 @@ class Evaluation(Section):
     """The share of the training images that becomes the validation images, drawn in each class. Used only if
     dataset.val is None, and if an epoch must be chosen or training may stop early. Near 0, there are few
     validation images. Near 1, few training images are left."""
+    calibrate: bool = False
+    """When training ends, chooses a temperature for the scores on the validation images. The scores then say
+    how often answers are right. The answers stay the same. Needs validation images."""
     every: Epochs = 1
     """The number of epochs between two validations. The last epoch is always validated."""
     before: bool = True

@@ -53,7 +53,7 @@ def follow(settings: Settings, given: Mapping[str, object]) -> None:
     if settings.train.stages:
         _set_epochs(settings.train, given)
     if settings.train.lr_scheduler.T_max is None:
-        settings.train.lr_scheduler.T_max = settings.train.max_epochs
+        settings.train.lr_scheduler.T_max = settings.train.max_epochs or 1
 
 
 def _set_epochs(train: Train, given: Mapping[str, object]) -> None:

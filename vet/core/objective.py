@@ -12,7 +12,7 @@ An objective says, in one place, all that depends on the kind of target:
 | What does a head in closed form estimate? | `coded` |
 | How do outputs become scores, and scores decisions? | `scores`, `decide` |
 | Which metrics are the default? | `metrics` |
-| What is chosen on the validation images? | `choose` |
+| What is chosen on the validation images? | `choose`; `calibrate`, if evaluation.calibrate says so |
 | What does `pipeline` return? | `answers` |
 | How does an answer stand in a table, and in a CSV? | `rows`; `columns` and `flat` |
 | What does a report of a run say of a target, and of a wrong answer? | `words`, `sureness`, `wrongness` |
@@ -64,6 +64,8 @@ class Objective(nn.Module):
     """The arguments that vet finds from training or validation images. A new training finds them again."""
     chooses: ClassVar[bool] = False
     """Whether `choose` chooses anything on the validation images."""
+    calibrates: ClassVar[bool] = False
+    """Whether `calibrate` changes scores so that they say how often answers are right."""
     about: ClassVar[str] = 'an image classifier'
     """What a model of this objective is, for the model card."""
     hub_task: ClassVar[str | None] = 'image-classification'
@@ -125,6 +127,13 @@ class Objective(nn.Module):
 
     def choose(self, scores: np.ndarray, targets: np.ndarray) -> None:
         """Chooses numbers of the objective, such as thresholds, on the validation images."""
+
+    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """Chooses how outputs become scores, from the outputs (N, …) of the validation images.
+
+        Returns what was chosen, and errors as [before, after]. Called only if `calibrates`.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must write calibrate(outputs, targets)')
 
     def answers(self, outputs: torch.Tensor, topk: int | None, usual: int) -> list[Answer]:
         """What `pipeline` returns of each image. outputs: the model's, (B, …).

@@ -77,7 +77,14 @@ MEASURED = (  # the entries of a summary that a benchmark records too, beside th
     'train_seconds',
     'peak_memory_mb',
 )
-SUMMARY = (*MEASURED, 'seed', 'work_dir', 'output', 'output_bytes')  # all entries beside the metrics
+SUMMARY = (
+    *MEASURED,
+    'calibration',
+    'seed',
+    'work_dir',
+    'output',
+    'output_bytes',
+)  # all entries beside the metrics
 
 
 class Trainer:
@@ -123,7 +130,7 @@ class Trainer:
                     dataset,
                     {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()},
                 )
-                set_objective(dataset, {task: part.objective for task, part in model.tasks.items()})
+        self._set_objectives()
         for task in model.tasks:
             refuse_two_normalisations(self._augment[task], self._view[task])
         if settings.train.transform_on != 'pil':
@@ -132,6 +139,13 @@ class Trainer:
         self._feed = Feed(data, settings, self.accelerator)
         self._hooks = Hooks(settings.custom_hooks, Runner(self.model, settings, self.accelerator))
         self._training, self._is_prepared = False, is_prepared
+
+    def _set_objectives(self) -> None:
+        """Lets the datasets check targets as the objectives of the model do."""
+        objectives = {task: part.objective for task, part in self.model.tasks.items()}
+        for dataset in self.data.values():
+            if dataset is not None:
+                set_objective(dataset, objectives)
 
     def train(self) -> JsonObject:
         """Trains to the end, from the start or a checkpoint, and writes the model folder.
@@ -220,6 +234,7 @@ class Trainer:
             entry = saved['model']['tasks'][task] if task else saved['model']
             if entry.get('objective'):
                 part.objective = build_objective(entry['objective'], part.classes)
+        self._set_objectives()
 
     def _train(self) -> tuple[JsonObject | None, Stop]:
         """The summary. None after a signal; then the run is saved."""
@@ -235,6 +250,8 @@ class Trainer:
             refuse_unfit_metrics(
                 settings.evaluation.metrics or part.objective.metrics, part.objective, SUMMARY
             )
+        if settings.evaluation.calibrate:
+            self._refuse_unfit_calibration()
         losses = losses_of(self.model, train, accelerator.device, self._counts())
         checkpoint, self.folder.path = on_main(accelerator, self._begin)
         progress, parts = self.folder.load(checkpoint, settings)
@@ -471,7 +488,7 @@ class Trainer:
         progress.stopped |= patience is not None and epoch - progress.best_epoch >= patience
 
     def _finish(self, progress: Progress, order: Order, log: Log | None) -> JsonObject:
-        self._choose_on_validation()
+        calibration = self._choose_on_validation()
         found: Found = {}
         after = self._measure('test', found) if self.data.get('test') is not None else {}
         val = (
@@ -497,6 +514,7 @@ class Trainer:
             seed=self.settings.seed,
             peak_memory_mb=peak_memory_mb(self.accelerator.device),
             work_dir=str(self.folder.path),
+            **calibration,
         )
         if self.accelerator.is_main_process:
             facts = dict(metrics=after, settings=self.settings.to_dict())
@@ -558,25 +576,53 @@ class Trainer:
                 if self.accelerator.num_processes > 1:  # processors may round differently
                     copy_into(model.head.state_dict(), broadcast(model.head.state_dict()))
 
-    def _choose_on_validation(self) -> None:
-        """Lets each objective choose its numbers, such as thresholds, on the validation images."""
+    def _refuse_unfit_calibration(self) -> None:
+        """UserError if no temperature can be chosen."""
+        for part in self.model.tasks.values():
+            if not part.objective.calibrates:
+                raise UserError(
+                    'evaluation.calibrate is True, but the objective '
+                    f'{part.objective.given["type"]!r} has no temperature. Set evaluation.calibrate to False.'
+                )
         if self.data.get('val') is None:
-            return
+            raise UserError(
+                'evaluation.calibrate is True, but there are no validation images to choose a temperature '
+                'on. Give dataset.val; or set evaluation.select to "best", which holds out training images.'
+            )
+
+    def _choose_on_validation(self) -> JsonObject:
+        """Lets each objective choose its numbers, such as thresholds, on the validation images.
+
+        Returns the entry 'calibration' of the summary, if evaluation.calibrate says so.
+        """
+        calibration: JsonObject = {}
+        for task, part in self.model.tasks.items():
+            if self.settings.evaluation.calibrate:
+                calibration[str(task)] = part.objective.calibrate(*self._validated(task, lambda found: found))
+                if self.accelerator.is_main_process:
+                    say(_told_calibration(task, calibration[str(task)]))
+            if part.objective.chooses and self.data.get('val') is not None:
+                part.objective.choose(*self._validated(task))
+        if not calibration:
+            return {}
+        return dict(calibration=calibration.get('None', calibration))
+
+    def _validated(
+        self, task: str | None, then: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> tuple[Any, Any]:
+        """The scores and the targets of a task's validation images. then: see `score`."""
         dataset, views = self._feed.source('val', self._view)
         loader = self.settings.evaluation.dataloader
-        for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
-            model = self.model.for_task(task)
-            if model.objective.chooses:
-                found = score(
-                    model,
-                    part,
-                    views[task],
-                    self.accelerator,
-                    loader.batch_size_per_gpu,
-                    loader.workers_per_gpu,
-                    self._feed.features('val', self._view),
-                )
-                model.objective.choose(*found)
+        return score(
+            self.model.for_task(task),
+            dataset if task is None else dataset.tasks[task],
+            views[task],
+            self.accelerator,
+            loader.batch_size_per_gpu,
+            loader.workers_per_gpu,
+            self._feed.features('val', self._view),
+            then,
+        )
 
     def _measure(self, split: str, found: Found | None = None) -> dict[str, float]:
         if self.data.get(split) is None:
@@ -602,3 +648,13 @@ class Trainer:
                 parts,
                 self.settings.train.checkpoint.keep,
             )
+
+
+def _told_calibration(task: str | None, found: JsonObject) -> str:
+    """What was chosen for the scores, and the errors before and after, in words."""
+    errors = [
+        f'{title} {before:.4f} -> {after:.4f}'
+        for title, (before, after) in (('likelihood loss', found['nll']), ('calibration error', found['ece']))
+    ]
+    of_task = f' of {task}' if task else ''
+    return f'temperature{of_task} {found["temperature"]:.4f}: validation {", ".join(errors)}'

@@ -2,23 +2,29 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 
 from vet.core.objective import Answer, Objective
+from vet.core.permits import NOTHING, number, permits
+from vet.objectives.temperature import chosen_temperature
 from vet.registry import OBJECTIVES
 from vet.targets import as_label
 
 
 @OBJECTIVES.register_module()
+@permits(temperature=NOTHING | number(0.01, 100))
 class SingleLabel(Objective):
-    """One class for each image. The scores are softmax(outputs), and sum to 1.
+    """One class for each image. The scores are softmax(outputs / temperature), and sum to 1.
 
     A target is a class number 0 … K-1. The head has K outputs. `pipeline` returns {'scores': [...], 'labels':
     [...]}, best first.
+    temperature: None: 1. With evaluation.calibrate, vet chooses the temperature on the validation images. A
+        model folder holds the temperature. The best class of an image stays the same.
     """
 
     targets = 'one class'
@@ -26,6 +32,14 @@ class SingleLabel(Objective):
     metrics = ('accuracy',)
     mixes = True
     ranks = True
+    found = ('temperature',)
+    calibrates = True
+
+    def __init__(
+        self, names: Sequence[str], temperature: Annotated[float, Interval(ge=0.01, le=100)] | None = None
+    ):
+        super().__init__(names)
+        self.temperature = temperature
 
     def check(self, target: Any, name: Callable[[], str]) -> int:
         return as_label(target, len(self.names), name)
@@ -45,13 +59,18 @@ class SingleLabel(Objective):
         return (outputs.argmax(1) == targets).float()
 
     def scores(self, outputs: torch.Tensor) -> torch.Tensor:
-        return outputs.softmax(1)
+        return (outputs if self.temperature is None else outputs / self.temperature).softmax(1)
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
         return scores.argmax(1)
 
+    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """Temperature scaling."""
+        self.temperature, errors = chosen_temperature(outputs, targets)
+        return dict(temperature=self.temperature, **errors)
+
     def answers(self, outputs: torch.Tensor, topk: int | None, usual: int) -> list[Answer]:
-        best = outputs.float().softmax(1).topk(min(usual if topk is None else topk, len(self.names)))
+        best = self.scores(outputs.float()).topk(min(usual if topk is None else topk, len(self.names)))
         found: list[Answer] = []
         for scores, indices in zip(best.values.tolist(), best.indices.tolist()):
             found.append(dict(scores=scores, labels=[self.names[i] for i in indices]))
@@ -71,3 +90,6 @@ class SingleLabel(Objective):
         classes = len(self.names)
         labels = np.arange(2 * classes) % classes
         return np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.temperature is None else dict(temperature=self.temperature)
