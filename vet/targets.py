@@ -3,6 +3,7 @@
 | target | plain form |
 |---|---|
 | a class | the number of the class |
+| shares of classes | a tuple of K floats that sum to 1 |
 | a set of classes | a tuple of K numbers: 1 for a class of the set, otherwise 0 |
 | numbers | a tuple of floats, one for each name |
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from vet.errors import UserError
 
+SUM_TOLERANCE = 1e-3  # of shares, which a user may have rounded
 Name = Callable[[], str]
 """Words for the item that a target belongs to, such as "image 3 of Digits"."""
 
@@ -35,6 +37,31 @@ def as_label(label: Any, num_classes: int, name: Name) -> int:
             f'{_remedy(label)}'
         )
     return number
+
+
+def as_class(target: Any, classes: Sequence[str], name: Name) -> int | tuple[float, ...]:
+    """A class number; or shares of the K classes: K floats in 0..1 that sum to 1, such as [0.2, 0.8].
+
+    UserError for any other value, also for several classes, such as [1.0, 0.0, 1.0].
+    """
+    values = _values(target)
+    is_row = values is not None and values.shape == (len(classes),) and np.asarray(target).dtype.kind == 'f'
+    if values is None or not is_row or (np.isin(values, (0, 1)).all() and values.sum() != 1):
+        return as_label(target, len(classes), name)
+    for key, value in zip(classes, values.tolist()):
+        if not 0 <= value <= 1:
+            raise UserError(
+                f'{name()} has the share {value:g} for the class {key!r}; a share is a number from 0 to 1. '
+                'Correct the share. If the target is several numbers, set '
+                'model.objective=dict(type="Regression").'
+            )
+    if abs(values.sum() - 1) > SUM_TOLERANCE:
+        raise UserError(
+            f'{name()} has shares of the {len(classes)} classes that sum to {values.sum():g}: '
+            f'{_shown(target)}; shares sum to 1. Divide the shares by their sum. If an image has several '
+            'classes, set model.objective=dict(type="MultiLabel").'
+        )
+    return tuple(values.tolist())
 
 
 def as_class_set(target: Any, classes: Sequence[str], name: Name) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from vet.core.objective import Objective
@@ -64,12 +65,25 @@ class Loss:
             )
         return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
 
-    def _try(self, device: torch.device | None) -> None:
+    def refuse_mixtures(self, device: torch.device | None = None) -> None:
+        """UserError if the loss takes no mixtures of targets: shares of classes, mixup and cutmix."""
+        try:
+            self._try(device, self.objective.mixed_examples())
+        except UserError as error:
+            raise UserError(
+                f'the loss {self.name!r} takes no mixtures of targets, which shares of classes, mixup and '
+                f'cutmix are. Choose another train.loss, such as {self.objective.loss["type"]!r}. ({error})'
+            ) from error
+
+    def _try(
+        self, device: torch.device | None, examples: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
         """Computes the loss of a few made-up images. UserError if that fails."""
-        scores, targets = self.objective.examples()
+        scores, targets = examples or self.objective.examples()
         outputs = torch.as_tensor(scores, dtype=torch.float32, device=device).requires_grad_()
         try:
-            losses = self(outputs, torch.as_tensor(targets, device=device))
+            given = torch.as_tensor(targets, device=device)
+            losses = self(outputs, given.float() if given.is_floating_point() else given)
             needs_gradient = losses.requires_grad
         except UserError:
             raise

@@ -5,6 +5,7 @@ An objective says, in one place, all that depends on the kind of target:
 | question | answered by |
 |---|---|
 | What is a target, and which targets are wrong? | `check`, and `targets`, the name of the kind |
+| Which targets are mixtures, and what do metrics take? | `is_mixture`, `mixed_examples`; `certain` |
 | How many outputs has the head? | `num_outputs` |
 | Which numbers does an objective need from the training targets? | `fit`, `counts`, `group` |
 | How do the head's outputs become the model's outputs? | `finish` |
@@ -128,6 +129,14 @@ class Objective(nn.Module):
     def choose(self, scores: np.ndarray, targets: np.ndarray) -> None:
         """Chooses numbers of the objective, such as thresholds, on the validation images."""
 
+    def certain(self, targets: np.ndarray) -> np.ndarray:
+        """Targets (N, …) of a dataset as metrics take them. Here: unchanged."""
+        return targets
+
+    def is_mixture(self, target: Any) -> bool:
+        """Whether a target, in its plain form, is a mixture of targets, which not every loss takes."""
+        return False
+
     def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """Chooses how outputs become scores, from the outputs (N, …) of the validation images.
 
@@ -187,6 +196,10 @@ class Objective(nn.Module):
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         """Made-up scores and targets of a few images. vet tries metrics and losses on them before a run."""
         raise NotImplementedError(f'{type(self).__name__} must write examples()')
+
+    def mixed_examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """`examples` whose targets are mixtures, as mixup and cutmix make them."""
+        return self.examples()
 
     def state(self) -> dict[str, Any]:
         """{argument: value} of the arguments `found`, as plain values. Without a value that was not found."""

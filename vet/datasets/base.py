@@ -74,10 +74,11 @@ class ImageDataset(Dataset):
         if not self.samples:
             raise DataError(f'{name} has no image in this split; check the folder or the list of its images.')
         given: Any = self
-        if objective is None and (min(self.targets) < 0 or max(self.targets) >= len(self.classes)):
+        labels = [label for label in self.targets if not np.ndim(label)] if objective is None else []
+        if labels and (min(labels) < 0 or max(labels) >= len(self.classes)):
             wrong = next(i for i, label in enumerate(self.targets) if not 0 <= label < len(self.classes))
             raise DataError(
-                f'{name} has labels {min(self.targets)} … {max(self.targets)}, '
+                f'{name} has labels {min(labels)} … {max(labels)}, '
                 f'but {len(self.classes)} class names; labels count from 0. The first wrong label is '
                 f'{self.targets[wrong]}, of {item_name(given, wrong)}. Correct it, or leave the image out.'
             )

@@ -98,6 +98,7 @@ def score(
         else (model, load(dataset, {None: transform}, 0, keys, workers, accelerator.device))
     )
     objective = objective_of(dataset) or build_objective(None, dataset.classes)
+    certain = objective.certain if then is None else np.asarray
     then, outputs = then or objective.scores, []
     with in_eval(model):
         for batch in batches:
@@ -106,7 +107,7 @@ def score(
             outputs.append((then(found), batch.labels))
     if world == 1:
         scores, labels = (torch.cat(parts) for parts in zip(*outputs))
-        return scores.cpu().numpy(), labels.cpu().numpy()
+        return scores.cpu().numpy(), certain(labels.cpu().numpy())
     share = -(-length // world)  # all processes gather equal shares; the padding is cut off below
     # a process without images learns the shapes from the others
     shapes = gather_object([[(part.shape[1:], part.dtype) for part in outputs[0]]] if outputs else [])[0]
@@ -120,7 +121,7 @@ def score(
         .flatten(0, 1)[:length]
         for tensor in padded
     ]
-    return gathered[0].cpu().numpy(), gathered[1].cpu().numpy()
+    return gathered[0].cpu().numpy(), certain(gathered[1].cpu().numpy())
 
 
 def features_of(

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -23,12 +23,12 @@ from accelerate.utils import broadcast
 from vet.config import Settings
 from vet.core.coverage import report
 from vet.core.head import FittedHead
-from vet.core.loss import Counts
+from vet.core.loss import Counts, Loss
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import build_objective, refuse_counts
 from vet.core.tensor_file import read_tensors
-from vet.datasets.base import errors_named, objective_of, set_gray_range, set_objective, targets_of
+from vet.datasets.base import errors_named, item_of, objective_of, set_gray_range, set_objective, targets_of
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.evaluate import features_of, is_lower_better, measure, refuse_unfit_metrics, score
@@ -253,6 +253,7 @@ class Trainer:
         if settings.evaluation.calibrate:
             self._refuse_unfit_calibration()
         losses = losses_of(self.model, train, accelerator.device, self._counts())
+        self._refuse_mixtures(losses)
         checkpoint, self.folder.path = on_main(accelerator, self._begin)
         progress, parts = self.folder.load(checkpoint, settings)
         order = Order(
@@ -575,6 +576,14 @@ class Trainer:
                 model.head.fit(features, model.objective.coded(targets))
                 if self.accelerator.num_processes > 1:  # processors may round differently
                     copy_into(model.head.state_dict(), broadcast(model.head.state_dict()))
+
+    def _refuse_mixtures(self, losses: Mapping[str | None, Loss]) -> None:
+        """UserError if a loss does not take the mixtures of targets that this run has."""
+        data, train = self.data['train'], self.settings.train
+        for task, part in getattr(data, 'tasks', {None: data}).items():
+            mixes = train.mixup or train.cutmix
+            if mixes or self.model.for_task(task).objective.is_mixture(item_of(part, 0)[1]):
+                losses[task].refuse_mixtures(self.accelerator.device)
 
     def _refuse_unfit_calibration(self) -> None:
         """UserError if no temperature can be chosen."""

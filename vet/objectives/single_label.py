@@ -13,7 +13,7 @@ from vet.core.objective import Answer, Objective
 from vet.core.permits import NOTHING, number, permits
 from vet.objectives.temperature import chosen_temperature
 from vet.registry import OBJECTIVES
-from vet.targets import as_label
+from vet.targets import as_class
 
 
 @OBJECTIVES.register_module()
@@ -21,7 +21,8 @@ from vet.targets import as_label
 class SingleLabel(Objective):
     """One class for each image. The scores are softmax(outputs / temperature), and sum to 1.
 
-    A target is a class number 0 … K-1. The head has K outputs. `pipeline` returns {'scores': [...], 'labels':
+    A target is a class number 0 … K-1; or the shares of the K classes, as floats that sum to 1. Metrics take
+    the class with the largest share. The head has K outputs. `pipeline` returns {'scores': [...], 'labels':
     [...]}, best first.
     temperature: None: 1. With evaluation.calibrate, vet chooses the temperature on the validation images. A
         model folder holds the temperature. The best class of an image stays the same.
@@ -41,22 +42,31 @@ class SingleLabel(Objective):
         super().__init__(names)
         self.temperature = temperature
 
-    def check(self, target: Any, name: Callable[[], str]) -> int:
-        return as_label(target, len(self.names), name)
+    def check(self, target: Any, name: Callable[[], str]) -> int | tuple[float, ...]:
+        return as_class(target, self.names, name)
 
     def group(self, target: Any) -> int:
-        return target
+        """The class. For shares of classes: the class with the largest share."""
+        return int(np.argmax(target)) if isinstance(target, tuple) else target
 
-    def counts(self, targets: Sequence[int]) -> list[int]:
-        found = Counter(targets)
+    def counts(self, targets: Sequence[Any]) -> list[int]:
+        found = Counter(map(self.group, targets))
         return [found[label] for label in range(len(self.names))]
 
     def coded(self, targets: torch.Tensor) -> torch.Tensor:
-        """1 for the class of an image, and 0 for the other classes."""
-        return F.one_hot(targets, len(self.names)).float()
+        """1 for the class of an image, and 0 for the other classes. Shares of classes stay."""
+        return targets.float() if targets.ndim == 2 else F.one_hot(targets, len(self.names)).float()
 
     def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return (outputs.argmax(1) == targets).float()
+        labels = targets.argmax(1) if targets.ndim == 2 else targets
+        return (outputs.argmax(1) == labels).float()
+
+    def certain(self, targets: np.ndarray) -> np.ndarray:
+        """The class with the largest share."""
+        return targets.argmax(1) if targets.ndim == 2 else targets
+
+    def is_mixture(self, target: Any) -> bool:
+        return isinstance(target, tuple)
 
     def scores(self, outputs: torch.Tensor) -> torch.Tensor:
         return (outputs if self.temperature is None else outputs / self.temperature).softmax(1)
@@ -90,6 +100,10 @@ class SingleLabel(Objective):
         classes = len(self.names)
         labels = np.arange(2 * classes) % classes
         return np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels
+
+    def mixed_examples(self) -> tuple[np.ndarray, np.ndarray]:
+        scores, labels = self.examples()
+        return scores, (np.eye(len(self.names))[labels] + scores) / 2
 
     def state(self) -> dict[str, Any]:
         return {} if self.temperature is None else dict(temperature=self.temperature)

@@ -86,6 +86,8 @@ class Weighted(Drawn):
 def _classes(targets: Targets, kind: str, sampler: str) -> Sequence[int]:
     """The class of each image. UserError if images have no single class."""
     classes = targets()
+    if kind == 'one class':  # also shares of classes
+        return [label if isinstance(label, int) else label.index(max(label)) for label in classes]
     if not all(isinstance(label, int) for label in classes):
         raise UserError(
             f'the sampler {sampler!r} draws by the class of an image, but a target of this run is '

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
@@ -177,8 +178,14 @@ def stacked(
     )
 
 
-def _collate(items: list[tuple[torch.Tensor, Any, int, str | None]]) -> Batch:
+def _collate(items: list[tuple[torch.Tensor, Any, int, str | None]]) -> Batch | UserError:
     images, labels, weights, tasks = zip(*items)
+    if len({np.shape(label) for label in labels}) > 1:
+        other = next(label for label in labels if np.shape(label) != np.shape(labels[0]))
+        return UserError(
+            f'a batch has targets of two forms, such as {labels[0]} and {other}. Give all images of a '
+            'dataset a class number, or give all of them shares of the classes.'
+        )
     return stacked(images, labels, weights, tasks[0])
 
 
