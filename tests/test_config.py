@@ -294,7 +294,7 @@ def test_yaml_numbers_without_a_point_are_numbers():
 def test_t_max_follows_max_epochs():
     assert changed(**{'train.max_epochs': 7}).train.lr_scheduler.T_max == 7
     assert changed(**{'train.max_epochs': 7, 'train.lr_scheduler.T_max': 9}).train.lr_scheduler.T_max == 9
-    assert changed(**{'train.max_epochs': 0}).train.lr_scheduler.T_max == 0
+    assert changed(**{'train.max_epochs': 0}).train.lr_scheduler.T_max == 1  # a folder holds an allowed value
     complete = config(train=dict(max_epochs=7, lr_scheduler=dict(T_max=7)))  # as a model folder has it
     assert (
         read_settings(modified(Config(complete), None, {'train.max_epochs': 9})).train.lr_scheduler.T_max == 9

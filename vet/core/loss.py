@@ -75,12 +75,11 @@ class Loss:
                 f'cutmix are. Choose another train.loss, such as {self.objective.loss["type"]!r}. ({error})'
             ) from error
 
-    def _try(
-        self, device: torch.device | None, examples: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> None:
+    def _try(self, device: torch.device | None, targets: np.ndarray | None = None) -> None:
         """Computes the loss of a few made-up images. UserError if that fails."""
-        scores, targets = examples or self.objective.examples()
-        outputs = torch.as_tensor(scores, dtype=torch.float32, device=device).requires_grad_()
+        targets = self.objective.examples()[1] if targets is None else targets
+        made = self.objective.example_outputs()
+        outputs = torch.as_tensor(made, dtype=torch.float32, device=device).requires_grad_()
         try:
             given = torch.as_tensor(targets, device=device)
             losses = self(outputs, given.float() if given.is_floating_point() else given)

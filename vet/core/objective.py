@@ -197,9 +197,13 @@ class Objective(nn.Module):
         """Made-up scores and targets of a few images. vet tries metrics and losses on them before a run."""
         raise NotImplementedError(f'{type(self).__name__} must write examples()')
 
-    def mixed_examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """`examples` whose targets are mixtures, as mixup and cutmix make them."""
-        return self.examples()
+    def example_outputs(self) -> np.ndarray:
+        """Made-up outputs of the model for the images of `examples`, for losses. Here: the scores."""
+        return self.examples()[0]
+
+    def mixed_examples(self) -> np.ndarray:
+        """The targets of `examples` as mixtures, as mixup and cutmix make them."""
+        return self.examples()[1]
 
     def state(self) -> dict[str, Any]:
         """{argument: value} of the arguments `found`, as plain values. Without a value that was not found."""

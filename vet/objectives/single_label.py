@@ -101,9 +101,9 @@ class SingleLabel(Objective):
         labels = np.arange(2 * classes) % classes
         return np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels
 
-    def mixed_examples(self) -> tuple[np.ndarray, np.ndarray]:
+    def mixed_examples(self) -> np.ndarray:
         scores, labels = self.examples()
-        return scores, (np.eye(len(self.names))[labels] + scores) / 2
+        return (np.eye(len(self.names))[labels] + scores) / 2
 
     def state(self) -> dict[str, Any]:
         return {} if self.temperature is None else dict(temperature=self.temperature)

@@ -60,6 +60,7 @@ def numbers(answered: Answered) -> list[str]:
 
 KINDS: dict[str, Callable[[Answered], list[str]]] = {
     'one class': one_class,
+    'ordered classes': one_class,
     'a set of classes': sets_of_classes,
     'numbers': numbers,
 }

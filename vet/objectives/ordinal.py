@@ -1,0 +1,100 @@
+"""The objective of classes that have an order: grades, ages in groups, stages of a disease."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vet.core.objective import Answer, Objective
+from vet.core.permits import permits
+from vet.errors import UserError
+from vet.registry import OBJECTIVES
+from vet.targets import as_label
+
+
+@OBJECTIVES.register_module()
+@permits()
+class Ordinal(Objective):
+    """One of K classes, which are in the order of `classes`, from the lowest rank to the highest.
+
+    Shi, Cao, Raschka 2021, arXiv:2111.08851
+
+    The head has K - 1 outputs: sigmoid(f_k) = P(y > k | y >= k). So P(y > k) is the product of sigmoid(f_0) …
+    sigmoid(f_k), which never rises with k. The scores are P(y = k), and sum to 1. The answer is the median:
+    the number of steps k with P(y > k) > 0.5. `pipeline` returns {'scores': [...], 'labels': [...]}: the
+    answer, then the other classes, best first.
+    UserError for fewer than two classes.
+    """
+
+    targets = 'ordered classes'
+    loss = dict(type='CornLoss')
+    metrics = ('rank_mae', 'quadratic_kappa', 'rank_accuracy')
+    ranks = True
+    watched = 'rank_mae'
+    about = 'an image classifier of ordered classes'
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__(names)
+        if len(self.names) < 2:
+            raise UserError(
+                f'the objective Ordinal has {len(self.names)} class, {", ".join(self.names)}; ranks need at '
+                'least 2. Give more classes, or choose another model.objective.'
+            )
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.names) - 1
+
+    def check(self, target: Any, name: Callable[[], str]) -> int:
+        return as_label(target, len(self.names), name)
+
+    def group(self, target: Any) -> int:
+        return target
+
+    def counts(self, targets: Sequence[int]) -> list[int]:
+        found = Counter(targets)
+        return [found[label] for label in range(len(self.names))]
+
+    def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The number of ranks between answer and target."""
+        above_BK = outputs.sigmoid().cumprod(1)
+        return ((above_BK > 0.5).sum(1) - targets).abs().float()
+
+    def scores(self, outputs: torch.Tensor) -> torch.Tensor:
+        above_BK = outputs.sigmoid().cumprod(1)
+        edge_B1 = torch.ones_like(above_BK[:, :1])
+        return torch.cat([edge_B1, above_BK], 1) - torch.cat([above_BK, 0 * edge_B1], 1)
+
+    def decide(self, scores: np.ndarray) -> np.ndarray:
+        above_NK = 1 - scores.cumsum(1)[:, :-1]
+        return (above_NK > 0.5).sum(1)
+
+    def answers(self, outputs: torch.Tensor, topk: int | None, usual: int) -> list[Answer]:
+        scores_BK = self.scores(outputs.float()).cpu().numpy()
+        found: list[Answer] = []
+        for scores_K, answer in zip(scores_BK, self.decide(scores_BK)):
+            order = np.argsort(-scores_K, kind='stable')
+            order = np.concatenate([[answer], order[order != answer]])[: usual if topk is None else topk]
+            found.append(dict(scores=scores_K[order].tolist(), labels=[self.names[k] for k in order]))
+        return found
+
+    def words(self, target: Any) -> str:
+        return self.names[int(target)]
+
+    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+        return [float(scores[decided])]
+
+    def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """The number of ranks between the target and the mean of the scores, if the answer is wrong."""
+        mean_N = (scores * np.arange(scores.shape[1])).sum(1)
+        return np.abs(mean_N - targets) * (self.decide(scores) != targets)
+
+    def examples(self) -> tuple[np.ndarray, np.ndarray]:
+        classes = len(self.names)
+        labels = np.arange(2 * classes) % classes
+        return np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels
+
+    def example_outputs(self) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal((2 * len(self.names), self.num_outputs))
