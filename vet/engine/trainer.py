@@ -28,7 +28,15 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import build_objective, refuse_counts
 from vet.core.tensor_file import read_tensors
-from vet.datasets.base import errors_named, item_of, objective_of, set_gray_range, set_objective, targets_of
+from vet.datasets.base import (
+    errors_named,
+    item_of,
+    known_targets,
+    objective_of,
+    set_gray_range,
+    set_objective,
+    targets_of,
+)
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.evaluate import features_of, is_lower_better, measure, refuse_unfit_metrics, score
@@ -581,8 +589,9 @@ class Trainer:
         """UserError if a loss does not take the mixtures of targets that this run has."""
         data, train = self.data['train'], self.settings.train
         for task, part in getattr(data, 'tasks', {None: data}).items():
-            mixes = train.mixup or train.cutmix
-            if mixes or self.model.for_task(task).objective.is_mixture(item_of(part, 0)[1]):
+            known = known_targets(part)
+            first = item_of(part, 0)[1] if known is None else known[0]
+            if train.mixup or train.cutmix or self.model.for_task(task).objective.is_mixture(first):
                 losses[task].refuse_mixtures(self.accelerator.device)
 
     def _refuse_unfit_calibration(self) -> None:
