@@ -574,16 +574,19 @@ class Trainer:
 
     def _fit_heads(self) -> None:
         """Computes the heads in closed form from the training images, as evaluation sees them."""
-        dataset, views, kept = self._feed.training_once(self._view)
-        for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
-            model = self.model.for_task(task)
-            if isinstance(model.head, FittedHead):
-                loader = self.settings.evaluation.dataloader
-                found = features_of(model, part, views[task], self.accelerator, loader, kept)
-                features, targets = map(torch.from_numpy, found)
-                model.head.fit(features, model.objective.coded(targets))
-                if self.accelerator.num_processes > 1:  # processors may round differently
-                    copy_into(model.head.state_dict(), broadcast(model.head.state_dict()))
+        for task, model in self.model.tasks.items():
+            if not isinstance(model.head, FittedHead):
+                continue
+            dataset, views, kept = self._feed.training_once(self._view)
+            part, loader = (
+                getattr(dataset, 'tasks', {None: dataset})[task],
+                self.settings.evaluation.dataloader,
+            )
+            found = features_of(model, part, views[task], self.accelerator, loader, kept)
+            features, targets = map(torch.from_numpy, found)
+            model.head.fit(features, model.objective.coded(targets))
+            if self.accelerator.num_processes > 1:  # processors may round differently
+                copy_into(model.head.state_dict(), broadcast(model.head.state_dict()))
 
     def _refuse_mixtures(self, losses: Mapping[str | None, Loss]) -> None:
         """UserError if a loss does not take the mixtures of targets that this run has."""
