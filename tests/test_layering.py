@@ -23,7 +23,7 @@ BASE = {
     'shipped',
 }
 ENGINE = BASE | {'core', 'datasets', 'report', 'transforms', 'metrics', 'versions'}
-ENGINE |= {'hooks', 'environment', 'failures', 'files', 'lock', 'log', 'progress', 'seeding'}
+ENGINE |= {'hooks', 'optimizers', 'environment', 'failures', 'files', 'lock', 'log', 'progress', 'seeding'}
 HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it
 BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes', 'source'}
 API = BUILDERS | {'builders', 'pipelines', 'escapes', 'terminal'}
@@ -62,6 +62,7 @@ ARROWS = {
     'losses': {'errors', 'allowed', 'registry'},
     'samplers': {'errors', 'registry'},
     'hooks': {'errors', 'allowed', 'registry', 'config'},
+    'optimizers': {'errors', 'allowed', 'registry'},
     'datasets': {'errors', 'allowed', 'registry', 'targets', 'log'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
@@ -94,6 +95,7 @@ PLUGIN_ROOMS = (
     'metrics',
     'samplers',
     'hooks',
+    'optimizers',
 )
 
 

@@ -218,7 +218,7 @@ SAMPLERS = Registry(
     kind='the kind of target of the objective',
 )
 HOOKS = Registry('hook', 'vet.hooks')
-OPTIMIZERS = Registry('optimizer', 'vet.engine.optim', params='the parameters that train')
+OPTIMIZERS = Registry('optimizer', 'vet.optimizers', params='the parameters that train')
 
 REGISTRIES = {
     registry.name: registry

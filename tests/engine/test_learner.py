@@ -110,6 +110,47 @@ def test_clipping():
         torch.testing.assert_close(clipped_step[name], free_step[name] * (0.01 / norm), rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.parametrize('sizes', [(8,), (3, 3, 2)])
+def test_sam_takes_the_gradient_at_the_worst_weights_nearby(sizes):
+    """w - g(w + rho g(w) / ||g(w)||), by plain torch."""
+    learner = make(sam=0.3)
+    [whole] = batches_of(8)
+    before = values(learner)
+    first = gradients(learner.model, whole.images, whole.labels)
+    norm = math.sqrt(sum(float(gradient.double().pow(2).sum()) for gradient in first.values()))
+    worst = copy.deepcopy(learner.model)
+    with torch.no_grad():
+        for name, parameter in worst.trainable().items():
+            parameter += 0.3 / norm * first[name]
+    expected = gradients(worst, whole.images, whole.labels)
+    meter = Meter(torch.device('cpu'))
+    learner.step(batches_of(*sizes), 0, meter)
+    for name, after in values(learner).items():
+        torch.testing.assert_close(before[name] - after, expected[name], rtol=1e-3, atol=1e-5)
+    assert max(float((first[name] - expected[name]).abs().max()) for name in first) > 1e-3
+    assert meter.sums()[2] == 8  # images count once
+
+
+def test_sam_keeps_the_statistics_of_the_weights_themselves():
+    plain, sam = make('Full', 'resnet'), make('Full', 'resnet', sam=0.5)
+    for learner in (plain, sam):
+        step(learner, batches_of(8))
+    found = [learner.model.trained_state() for learner in (plain, sam)]
+    kept = [name for name in found[0] if 'running' in name or 'num_batches' in name]
+    assert kept and all(found[0][name].equal(found[1][name]) for name in kept)
+
+
+def test_sam_draws_the_same_dropout_twice():
+    """With rho near 0, both gradients are the same gradient."""
+    tuner = dict(type='LoRA', rank=2, dropout=0.5)
+    ends = []
+    for rho in (None, 1e-12):
+        learner = make(TUNERS.build(tuner), sam=rho, mixup=0.4)
+        step(learner, batches_of(8))
+        ends.append(values(learner))
+    assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
+
+
 def test_label_smoothing():
     learner = make(label_smoothing=0.2)
     [batch] = batches_of(8)
@@ -358,7 +399,17 @@ def test_frozen_batch_norm_keeps_its_statistics(tuner):
 OTHER = ('LBFGS', 'SparseAdam')  # which need a closure, and sparse gradients
 
 
-@pytest.mark.parametrize('name', [name for name in OPTIMIZERS.names() if name not in OTHER])
+TIMM = ('adan', 'lamb', 'adafactor', 'adamuon', 'lapropc', 'nadamlegacy')  # of timm, the most unlike
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        name if name in TIMM or not name.islower() else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS.names()
+        if name not in OTHER
+    ],
+)
 def test_every_optimizer_goes_on_exactly(name):
     """State saved after two steps and put into a new learner: the third step is the same."""
     if name == 'Muon':

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.engine.runs import build, small, train_everything
+from vet.config import Schedule
+from vet.engine.optim import lr_factor
 from vet.engine.saving.checkpoint import checksum, list_checkpoints
 from vet.engine.saving.log import read_log
 from vet.errors import DataError, TrainingError
@@ -295,3 +297,63 @@ def test_checkpoints_of_some_epochs_and_of_the_last(tmp_path):
     ):
         small(tmp_path / name, **{'train.max_epochs': 5, 'train.checkpoint': dict(keep=9, **options)}).train()
         assert names(tmp_path / name / 'checkpoints') == [f'step-{step:08d}' for step in steps]
+
+
+CONSTANT = {'train.lr_scheduler': dict(type='ConstantLR'), 'train.log_every': 1}
+
+
+def test_a_finished_run_goes_on_with_more_epochs(tmp_path, capfd):
+    """With a constant learning rate it ends as the longer run does, bit for bit."""
+    folder, options = tmp_path / 'run', CONSTANT | {'train.ema': 0.8}
+    small(folder, **{'train.max_epochs': 1}, **options).train()
+    capfd.readouterr()
+    summary = small(folder, 'auto', **{'train.max_epochs': 3}, **options).train()
+    said = ' '.join(capfd.readouterr().err.split())
+    assert (
+        'continues after step 4, now to epoch 3. From there on, the learning rate is that of a run of 3'
+        in said
+    )
+    small(tmp_path / 'whole', **{'train.max_epochs': 3}, **options).train()
+    tensors = [load_file(path / 'output' / 'tuner.safetensors') for path in (folder, tmp_path / 'whole')]
+    assert summary['epochs'] == 3 and all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
+    assert small(folder, 'auto', **{'train.max_epochs': 3}, **options).train() == summary  # finished again
+
+
+def test_more_epochs_follow_the_longer_schedule(finished):
+    folder, _ = finished
+    small(folder, 'auto', **{'train.max_epochs': 2, 'train.log_every': 1}).train()
+    found = {record['step']: record['lr'] for record in read_log(folder) if 'lr' in record}
+    schedule = Schedule(T_max=2)
+    for step in (5, 6, 7, 8):
+        assert found[step] == pytest.approx(5e-3 * lr_factor(schedule, (step - 0.5) / 4))
+
+
+@pytest.mark.parametrize(
+    'options, text',
+    [
+        (
+            {'train.max_epochs': 1, 'train.ema': 0.5},
+            r'train\.ema, train\.lr_scheduler\.T_max, train\.max_epochs',
+        ),
+        ({'train.max_epochs': 1}, 'resume with a larger train.max_epochs alone'),
+    ],
+)
+def test_fewer_epochs_or_another_setting_are_refused(options, text, tmp_path):
+    small(tmp_path / 'run', **{'train.max_epochs': 2}).train()
+    with pytest.raises(TrainingError, match=text):
+        small(tmp_path / 'run', 'auto', **options).train()
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path):
+    options = {
+        'train.early_stop': 1,
+        'train.optimizer': dict(type='SGD', lr=1e-9),  # no epoch is better than the first
+        'train.max_epochs': 4,
+    }
+    summary = small(tmp_path / 'run', **options).train()
+    assert summary['epochs'] == 2
+    with pytest.raises(
+        TrainingError, match='train.max_epochs is 9.*was stopped after step .* by train.early_stop'
+    ):
+        small(tmp_path / 'run', 'auto', **options | {'train.max_epochs': 9}).train()
+    assert (tmp_path / 'run' / 'summary.json').is_file()

@@ -22,6 +22,11 @@ CASES = {
     'stages': {
         'train.stages': [dict(epochs=1, train='head.*'), dict(epochs=1, optimizer=dict(type='SGD', lr=0.1))]
     },
+    'sam and schedule-free': {
+        'train.sam': 0.1,
+        'train.optimizer': dict(type='AdamWScheduleFree', lr=5e-3),
+        'train.lr_scheduler': dict(type='ConstantLR'),
+    },
     'tasks': {
         'model.shared': r'.*\.A',
         **{

@@ -173,6 +173,21 @@ class Stage(Section):
 
 
 @dataclass
+class ParameterGroup(Section):
+    """Parameters that train with another learning rate or weight decay."""
+
+    params: Pattern
+    r"""A regular expression, such as r'.*\.bias'. The entry holds for the parameters whose whole name the
+    expression fits. If several entries fit, the first entry counts."""
+    lr_factor: Annotated[float, Interval(gt=0, le=1e6)] = 1.0
+    """The learning rate of these parameters is so many times the usual learning rate. With
+    train.layer_decay, both factors are multiplied."""
+    weight_decay: Share | None = None
+    """The weight decay of these parameters, also of biases, norms and scales. None: the usual weight
+    decay."""
+
+
+@dataclass
 class Train(Section):
     """How the tuners and the head are trained."""
 
@@ -182,8 +197,16 @@ class Train(Section):
     stages: list[Stage] = field(default_factory=list)
     """Parts of the training, in this order. An empty list: one part, in which all parameters train."""
     optimizer: Annotated[Optimizer, completed_by(ADAMW)] = field(default_factory=lambda: dict(ADAMW))
-    """The optimizer: the name of a class in torch.optim, and its arguments. A dict without a type changes the
-    default. Biases, norms and scales get no weight decay."""
+    """The optimizer: the name of a class in torch.optim, or the name of an optimizer of timm in lower case,
+    such as 'lion', and its arguments. A dict without a type changes the default. Biases, norms and scales get
+    no weight decay. `vet list optimizers` shows the names."""
+    groups: list[ParameterGroup] = field(default_factory=list)
+    """Parameters with another learning rate or weight decay, by patterns for their names. A parameter without
+    an entry trains as usual."""
+    layer_decay: Between | None = None
+    """The learning rate falls with the distance from the head: the factor is layer_decay ** (N - d) in block
+    d = 0, 1, … of N, and layer_decay ** (N + 1) before the blocks. Behind the blocks and in the head, the
+    factor is 1. 0.65 to 0.9 is usual if whole blocks train. None: one learning rate for all blocks."""
     loss: Annotated[Plugin, PluginOf('loss')] | None = None
     """The loss. `vet list losses` shows the names. None: the usual loss of the objective. For SingleLabel,
     this is cross-entropy."""
@@ -217,6 +240,9 @@ class Train(Section):
     step. The value is the decay per step. Near 1, the average reaches back over many steps: about 1 / (1 -
     ema). After step s (0, 1, …) the decay is at most (1 + s) / (10 + s), so that the average forgets the
     start. None: no average."""
+    sam: Annotated[float, Interval(gt=0, le=100)] | None = None
+    """Sharpness-aware minimization: the gradient of a step is taken at the worst weights within this distance
+    of the weights. 0.05 is usual. A step takes twice the time. None: the gradient is taken at the weights."""
     accumulate: Count = 1
     """The optimizer adds up the gradients of so many batches for each step. The step equals the step of a
     batch that is so many times larger, and needs no more memory."""

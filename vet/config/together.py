@@ -44,6 +44,11 @@ def check_together(settings: Settings) -> None:
             f'gradients of the last batch; train.accumulate is {train.accumulate}. Set train.accumulate to '
             '1, or train.compile to True.'
         )
+    if train.compile in GRAPHS and train.sam is not None:
+        raise UserError(
+            f'train.compile is {train.compile!r}, which replays CUDA graphs, but train.sam computes two '
+            'gradients in a step. Set train.compile to True, or train.sam to None.'
+        )
 
 
 def follow(settings: Settings, given: Mapping[str, object]) -> None:

@@ -447,6 +447,26 @@ class SiteMap:
             path = path.rpartition('.')[0]
         return path
 
+    def depth(self, path: str) -> int:
+        """The number of the block that holds the module or parameter `path`, or of the block before it.
+
+        -1 before all blocks, as for the network's own parameters (position embeddings). The number of
+        blocks behind all blocks, and for a path that no module has.
+        """
+        if path in parameters_of(self.network):
+            return -1
+        host = path
+        while host and host not in self.calls:
+            host = host.rpartition('.')[0]
+        return self._depth(path, host)
+
+    def _depth(self, name: str, host: str) -> int:
+        """As `depth`. host: the nearest module around `name` that is called."""
+        if block := self._block_of(name):
+            return self.blocks.index(block)
+        passed = sum(self.calls[earlier].order < self.calls[host].order for earlier in self.blocks)
+        return passed if passed == len(self.blocks) else passed - 1
+
     def _names(self) -> Iterator[str]:
         """Module paths, and the packed projection of each nn.MultiheadAttention, a parameter without a
         module.
@@ -480,12 +500,7 @@ class SiteMap:
         host = path if path in self.calls else self.around(path)
         below = path[len(host) :].lstrip('.') + '.' if path != host else ''
         weight, bias = ('in_proj_weight', 'in_proj_bias') if packed else ('weight', 'bias')
-        call, block = self.calls[host], self._block_of(name)
-        passed = sum(self.calls[earlier].order < call.order for earlier in self.blocks)
-        if block:
-            depth = self.blocks.index(block)
-        else:
-            depth = passed if passed == len(self.blocks) else passed - 1
+        call = self.calls[host]
         return Site(
             name,
             module,
@@ -494,7 +509,7 @@ class SiteMap:
             below + weight,
             below + bias,
             call,
-            depth,
+            self._depth(name, host),
             len(self.blocks),
             self.layout.grid,
             self.layout.num_prefix_tokens,

@@ -25,6 +25,8 @@ from vet.core.site import NEAREST, Site, SiteMap
 from vet.errors import NoSiteError, UserError
 from vet.torch_private import has_compiled
 
+AGAIN = re.compile(r'#\d+')  # marks a further delta of one site, see Tuner._own
+
 
 class Tuner(nn.Module):
     """Edits a backbone at the sites that `at` names.
@@ -308,6 +310,12 @@ class Tuner(nn.Module):
         for edit in self._thaws():
             if isinstance(edit.value, nn.Parameter):
                 yield f'thawed.{edit.key}', edit.value
+
+    def depths(self) -> dict[str, int]:
+        """{name in `trainable`: the number of the block in which the parameter lies}, see SiteMap.depth."""
+        sites = self._sites()
+        paths = {name: AGAIN.sub('', name.partition('.')[2]) for name, _ in self.trainable()}
+        return {name: sites.depth(path) for name, path in paths.items()}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that training made: the deltas' parameters and buffers, and the thawed values."""

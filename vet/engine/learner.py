@@ -1,8 +1,8 @@
 """Learner: takes one optimizer step. Its state is everything that a resumed run needs for the next step."""
 
 from bisect import bisect
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import accumulate
 
@@ -18,15 +18,17 @@ from vet.core.multitask import MultiTaskClassifier
 from vet.core.reweight import forward_kept
 from vet.core.tensor_file import check_tensors
 from vet.engine.batch_norms import share_statistics, single_values_normed
-from vet.engine.ema import Average, copy_into, shortened
+from vet.engine.ema import Average, copy_into, shortened, swapped
 from vet.engine.fast.door import Tricks
 from vet.engine.feed.door import Batch, Order
 from vet.engine.gradients import GradientWatch
 from vet.engine.meter import Meter
-from vet.engine.optim import build_optimizer, lr_factor
+from vet.engine.optim import USUAL, build_optimizer, lr_factor, refuse_unfit_schedule, rules_of
 from vet.engine.saving.door import load_optimizer_state, optimizer_state
 from vet.errors import UserError
 from vet.log import warn
+from vet.optimizers.sam import at_worst
+from vet.optimizers.two_points import in_training
 from vet.patterns import fits
 from vet.seeding import seed_everything
 
@@ -57,6 +59,7 @@ class Learner:
         self._part = model if part is None else part
         self.average = Average(model.trained_state(), train.ema) if train.ema else None
         self._all = model.trainable()
+        self._rules = rules_of(model, train)
         told = shortened(train.ema, train.max_epochs * order.steps) if train.ema else None
         if told and accelerator.is_main_process:
             warn(f'warning: {told}.')
@@ -104,13 +107,17 @@ class Learner:
             name: parameter for name, parameter in self._all.items() if parameter.requires_grad
         }
         changes = this.optimizer or {}
+        self.schedule = replace(train.lr_scheduler, T_max=this.epochs) if train.stages else train.lr_scheduler
         self.optimizer = build_optimizer(
             changes if 'type' in changes else {**train.optimizer, **changes},
             self.parameters,
             this.head_lr or train.head_lr,
+            self._rules,
         )
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
-        self.schedule = replace(train.lr_scheduler, T_max=this.epochs) if train.stages else train.lr_scheduler
+        refuse_unfit_schedule(self.optimizer, self.schedule, self.model.trained_state())
+        first = self._rules.get(next(iter(self.parameters)), USUAL)
+        self.usual_lr = self.base_lrs[0] / first.lr_factor
         mode = train.compile if isinstance(train.compile, str) else None
         self._wrapped.enter_context(forward_kept(self._part))  # accelerate leaves its own forward behind
         self.net: nn.Module = self.accelerator.prepare_model(
@@ -125,7 +132,7 @@ class Learner:
         """Takes step number `step`: the gradient of the mean loss over all its images.
 
         How the images are spread over processes and batches does not matter. Returns the tuners' learning
-        rate.
+        rate, without train.groups and train.layer_decay.
         """
         accelerator, train = self.accelerator, self.train
         if step == self._begins[self.stage + 1]:
@@ -133,25 +140,41 @@ class Learner:
         factor = lr_factor(self.schedule, (step - self._begins[self.stage] + 0.5) / self.order.steps)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs):
             group['lr'] = base * factor
-        seed_everything(self.order.seed, 'step', step, accelerator.process_index)
         # DDP takes the mean over processes, not over images
         share = accelerator.num_processes / self.order.step_size(step)
-        with self._tricks.in_a_step():
-            self._accumulate(batches, share, meter)
-        self._watch.look(self.parameters, {batch.task for batch in batches})
-        if train.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters.values(), train.clip_norm)
-        self.optimizer.step()
+        with in_training(self.optimizer):
+            self._gradient(batches, step, share, meter)
+            if train.sam is not None:
+                with self._at_worst(train.sam):
+                    self._gradient(batches, step, share, None)
+            self._watch.look(self.parameters, {batch.task for batch in batches})
+            if train.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.parameters.values(), train.clip_norm)
+            self.optimizer.step()
         for tuner in self.model.tuners:
             tuner.on_step((step + 1) / (train.max_epochs * self.order.steps))
         self.optimizer.zero_grad()
         share_statistics(self.model, accelerator, int(sum(batch.weights.sum() for batch in batches)))
         if self.average:
             self.average.update(self.model.trained_state(), step)
-        return self.base_lrs[0] * factor
+        return self.usual_lr * factor
 
-    def _accumulate(self, batches: list[Batch], share: float, meter: Meter) -> None:
-        """Adds up the gradient of the batches."""
+    def _gradient(self, batches: list[Batch], step: int, share: float, meter: Meter | None) -> None:
+        """The gradient of step number `step`. The draws of dropout and mixtures depend on the step alone."""
+        seed_everything(self.order.seed, 'step', step, self.accelerator.process_index)
+        with self._tricks.in_a_step():
+            self._accumulate(batches, share, meter)
+
+    @contextmanager
+    def _at_worst(self, rho: float) -> Iterator[None]:
+        """See at_worst. The running statistics of the step are those of the weights themselves."""
+        state = self.model.trained_state() | self.model.training_state()
+        buffers = {name: value for name, value in state.items() if name not in self._all}
+        with swapped(buffers, buffers), at_worst(self.parameters.values(), rho):
+            yield
+
+    def _accumulate(self, batches: list[Batch], share: float, meter: Meter | None) -> None:
+        """Adds up the gradient of the batches. meter: None notes nothing."""
         accelerator = self.accelerator
         for i, batch in enumerate(batches):
             images, targets = batch.images, batch.labels
@@ -166,6 +189,8 @@ class Learner:
                     tuners = self.model.for_task(batch.task).tuners
                     loss = sum((p for tuner in tuners if (p := tuner.penalty()) is not None), start=loss)
                 accelerator.backward(loss)
+            if meter is None:
+                continue
             watched = self.model.for_task(batch.task).objective.watch(logits.detach(), batch.labels)
             meter.add(losses.detach(), watched, batch.weights)
 

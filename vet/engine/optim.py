@@ -1,65 +1,89 @@
-"""Every optimizer of torch.optim by its name, its groups of parameters, and the learning rate of each
-step.
-"""
+"""Builds an optimizer with its groups of parameters, and gives the learning rate of each step."""
 
-import inspect
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from annotated_types import Interval
 from torch import nn
 
-from vet.allowed import Count, Dropout, Rate, Share
-from vet.config import Between, Plugin, Schedule
+from vet.config import Plugin, Schedule, Train
+from vet.core.multitask import Classifier
 from vet.errors import UserError
+from vet.optimizers.two_points import TwoPoints
+from vet.patterns import fits
 from vet.registry import OPTIMIZERS
 
 FUSED = ('Adam', 'AdamW', 'SGD')
-# LBFGS calls the model again within a step. SparseAdam takes only sparse gradients.
-LEFT_OUT = (torch.optim.LBFGS, torch.optim.SparseAdam)
-Numbers = Annotated[float, Interval(ge=0, le=1e6)]
-OPTIMIZERS.arguments.update(  # torch's signatures say no ranges
-    alpha=Share,
-    amsgrad=bool,
-    betas=tuple[Dropout, Dropout],
-    centered=bool,
-    dampening=Share,
-    decoupled_weight_decay=bool,
-    eps=Annotated[float, Interval(ge=0, le=0.1)] | tuple[Share | None, Share],
-    etas=tuple[Between, Annotated[float, Interval(gt=1, le=1000)]],
-    initial_accumulator_value=Numbers,
-    lambd=Share,
-    lr=Rate,
-    lr_decay=Share,
-    momentum=Dropout,
-    momentum_decay=Share,
-    nesterov=bool,
-    ns_steps=Count,
-    rho=Share,
-    step_sizes=tuple[Numbers, Numbers],
-    t0=Numbers,
-    weight_decay=Share,
-)
 
-for _name, _optimizer in vars(torch.optim).items():
-    if (
-        inspect.isclass(_optimizer)
-        and issubclass(_optimizer, torch.optim.Optimizer)
-        and _optimizer not in (torch.optim.Optimizer, *LEFT_OUT)
-    ):
-        OPTIMIZERS.register_module(name=_name, module=_optimizer)
+
+@dataclass(frozen=True)
+class Rule:
+    """How one parameter trains: the factor of its learning rate, and its weight decay. None: the usual."""
+
+    lr_factor: float = 1.0
+    weight_decay: float | None = None
+
+
+USUAL = Rule()
+
+
+def rules_of(model: Classifier, train: Train) -> dict[str, Rule]:
+    """{parameter: its rule}, as train.groups and train.layer_decay say. Empty if they say nothing.
+
+    UserError for a pattern that fits no parameter, and for a layer decay without blocks.
+    """
+    named = model.trainable()
+    for i, group in enumerate(train.groups):
+        if not any(fits(group.params, name) for name in named):
+            raise UserError(
+                f'train.groups[{i}].params is {group.params!r}, which fits none of the {len(named)} '
+                f'parameters, such as {", ".join([*named][:2])} and {[*named][-1]}. Give a regular '
+                'expression for whole names.'
+            )
+    decays = layer_factors(model, train.layer_decay) if train.layer_decay is not None else {}
+    rules = {}
+    for name, parameter in named.items():
+        own = next((group for group in train.groups if fits(group.params, name)), None)
+        factor = decays.get(parameter, 1.0) * (own.lr_factor if own else 1.0)
+        rules[name] = Rule(factor, own.weight_decay if own else None)
+    return rules if train.groups or decays else {}
+
+
+def layer_factors(model: Classifier, decay: float) -> dict[nn.Parameter, float]:
+    """{parameter of a tuner: decay ** (blocks - d)}, for a parameter in block d = 0, 1, ….
+
+    d is -1 before the first block. Behind the blocks, and in the head, the factor is 1. Source: BEiT (Bao et
+    al. 2022), and timm.optim.param_groups_layer_decay, in which the last norm belongs to the last block.
+    """
+    factors: dict[nn.Parameter, float] = {}
+    for part in model.tasks.values():
+        sites = part.backbone.sites
+        if not sites.blocks:
+            raise UserError(
+                f'train.layer_decay is {decay:g}, but {sites.family} has no blocks by which the learning '
+                "rate could fall. Leave train.layer_decay out, or give the role 'block' in "
+                'model.backbone.roles.'
+            )
+        for tuner in part.tuners:
+            depths = tuner.depths()
+            for name, parameter in tuner.trainable():
+                factors.setdefault(parameter, decay ** (len(sites.blocks) - depths[name]))
+    return factors
 
 
 def build_optimizer(
-    config: Plugin, parameters: Mapping[str, nn.Parameter], head_lr: float | None = None
+    config: Plugin,
+    parameters: Mapping[str, nn.Parameter],
+    head_lr: float | None = None,
+    rules: Mapping[str, Rule] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer over `parameters`, in groups: tuners and head ('head.…', at `head_lr`), with and without
-    decay.
+    decay, and by `rules`, see `rules_of`.
 
     There is no weight decay on vectors (biases, norms, scales), and on parameters with `no_weight_decay =
-    True`.
+    True`, unless a rule gives a weight decay.
     """
     if not parameters:
         raise UserError(
@@ -73,23 +97,53 @@ def build_optimizer(
         raise UserError(
             'train.optimizer.params is given; the tuners and train.stages choose which parameters train.'
         )
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, Rule], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
+        rule = (rules or {}).get(name, USUAL)
         decays = parameter.ndim > 1 and not getattr(parameter, 'no_weight_decay', False)
-        groups.setdefault((name.startswith('head.'), decays), []).append(parameter)
-    listed = [
-        dict(params=params, lr=(head_lr or lr) if is_head else lr)
-        | ({} if decays else dict(weight_decay=0.0))
-        for (is_head, decays), params in groups.items()
-    ]
+        groups.setdefault((name.startswith('head.'), decays, rule), []).append(parameter)
+    listed = []
+    for (is_head, decays, rule), params in groups.items():
+        group: dict[str, Any] = dict(params=params, lr=((head_lr or lr) if is_head else lr) * rule.lr_factor)
+        if rule.weight_decay is not None or not decays:
+            group['weight_decay'] = rule.weight_decay or 0.0
+        listed.append(group)
     try:
-        return OPTIMIZERS.build({**config, 'lr': lr}, params=listed, **_fused(config, parameters))
+        optimizer: torch.optim.Optimizer = OPTIMIZERS.build(
+            {**config, 'lr': lr}, params=listed, **_fused(config, parameters)
+        )
     except (TypeError, ValueError) as error:
         raise (
             error
             if isinstance(error, UserError)
             else UserError(f'the optimizer {config} cannot be made: {error}')
         ) from error
+    if any(rule.weight_decay is not None for *_, rule in groups) and 'weight_decay' not in optimizer.defaults:
+        raise UserError(
+            f'train.groups gives a weight decay, but the optimizer {config.get("type")!r} has none. Leave '
+            'weight_decay out of train.groups, or choose another optimizer.'
+        )
+    return optimizer
+
+
+def refuse_unfit_schedule(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, trained: Mapping[str, torch.Tensor]
+) -> None:
+    """UserError if a schedule-free optimizer gets a schedule, or statistics of weights that no one saves."""
+    if not isinstance(optimizer, TwoPoints):
+        return
+    name = type(optimizer).__name__
+    if schedule.type != 'ConstantLR':
+        raise UserError(
+            f'the optimizer {name!r} needs no falling learning rate, but train.lr_scheduler.type is '
+            f"{schedule.type!r}. Set train.lr_scheduler to dict(type='ConstantLR'); a warmup is allowed."
+        )
+    if statistics := [key for key in trained if key.endswith('running_mean')]:
+        raise UserError(
+            f'the optimizer {name!r} evaluates other weights than those of its steps, but the running '
+            f'statistics of norms such as {statistics[0]!r} are those of the steps. Choose another '
+            'optimizer, or tuners that train no batch norm.'
+        )
 
 
 def _fused(config: Plugin, parameters: Mapping[str, nn.Parameter]) -> dict[str, bool]:

@@ -23,8 +23,10 @@ import vet
 from vet.core.tensor_file import read_tensors, sha256_of
 from vet.errors import DataError, TrainingError
 from vet.files import publish_folder, read_json, remove_folder, write_file, writing
+from vet.optimizers.two_points import in_training
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
+OPTIONS = ('params', 'lr', 'weight_decay')  # of a group, beside its counters
 FORMAT = 1  # of progress.json; older checkpoints have no sha256
 
 
@@ -140,12 +142,22 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def optimizer_state(
     optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str]
 ) -> dict[str, torch.Tensor]:
-    """The optimizer's tensors and numbers, by 'parameter:entry'."""
+    """The optimizer's tensors and numbers, by 'parameter:entry', and the counters of its groups, by
+    'groups.0:entry'.
+    """
+    states = {names[parameter]: state for parameter, state in optimizer.state.items()}
+    for name, numbers in _numbers_of_groups(optimizer).items():
+        usual = optimizer.defaults
+        states[name] = {
+            entry: value
+            for entry, value in numbers.items()
+            if entry not in usual or value is not usual[entry] and value != usual[entry]
+        }
     return {
-        f'{names[parameter]}:{entry}': value
+        f'{name}:{entry}': value
         if isinstance(value, torch.Tensor)
         else torch.tensor(value, dtype=torch.float64)
-        for parameter, state in optimizer.state.items()
+        for name, state in states.items()
         for entry, value in state.items()
         if value is not None
     }
@@ -161,17 +173,23 @@ def load_optimizer_state(
     DataError for an entry whose name, shape or dtype the optimizer itself would not make. Then nothing is
     restored.
     """
-    made = _state_after_a_step(optimizer)
+    after = _after_a_step(optimizer)
+    made: dict[str, Mapping[str, Any]] = dict(_numbers_of_groups(after))
+    own: dict[str, dict[str, Any]] = {f'groups.{i}': group for i, group in enumerate(optimizer.param_groups)}
+    copies = dict(zip(_parameters(optimizer), _parameters(after)))
+    for name, parameter in parameters.items():
+        made[name] = after.state[copies[parameter]]
+        own[name] = optimizer.state[parameter]
     for key, value in saved.items():
         name, _, entry = key.rpartition(':')
-        if name not in parameters:
+        if name not in made:
             raise DataError(
                 f'the checkpoint has optimizer state for {name!r}, which does not train in this run; '
                 f'resume with the config that began the run.'
             )
-        own = made[parameters[name]].get(entry)
-        wanted = own if isinstance(own, torch.Tensor) else torch.tensor(0, dtype=torch.float64)
-        if own is None or value.shape != wanted.shape or value.dtype != wanted.dtype or value.isnan().any():
+        wanted = made[name].get(entry)
+        like = wanted if isinstance(wanted, torch.Tensor) else torch.tensor(0, dtype=torch.float64)
+        if wanted is None or value.shape != like.shape or value.dtype != like.dtype or value.isnan().any():
             raise DataError(
                 f'the checkpoint has optimizer state {key!r}, {value.dtype} of shape {tuple(value.shape)}, '
                 f'which {type(optimizer).__name__} cannot have here; resume with the config that began the '
@@ -179,20 +197,32 @@ def load_optimizer_state(
             )
     for key, value in saved.items():
         name, _, entry = key.rpartition(':')
-        parameter = parameters[name]
-        own = made[parameter][entry]
-        optimizer.state[parameter][entry] = (
-            value.to(own.device) if isinstance(own, torch.Tensor) else type(own)(value.item())
+        wanted = made[name][entry]
+        own[name][entry] = (
+            value.to(wanted.device) if isinstance(wanted, torch.Tensor) else type(wanted)(value.item())
         )
 
 
-def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, dict[str, Any]]:
-    """For each parameter, the state that a copy of a fresh optimizer has after one step of zero gradients."""
+def _numbers_of_groups(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    """{'groups.0': numbers}. Some optimizers count their steps there."""
+    found = {}
+    for i, group in enumerate(optimizer.param_groups):
+        found[f'groups.{i}'] = {
+            entry: value
+            for entry, value in group.items()
+            if entry not in OPTIONS and isinstance(value, int | float | torch.Tensor)
+        }
+    return found
+
+
+def _after_a_step(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """A copy of a fresh optimizer after one step of zero gradients."""
     other = copy.deepcopy(optimizer)
     for parameter in _parameters(other):
         parameter.grad = torch.zeros_like(parameter)
-    other.step()
-    return {own: other.state[copied] for own, copied in zip(_parameters(optimizer), _parameters(other))}
+    with in_training(other):
+        other.step()
+    return other
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.nn.Parameter]:

@@ -9,6 +9,7 @@ and, last of all, summary.json. A lock on the file .lock keeps a second run out.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,6 +42,7 @@ FILES = (
     'summary.json',
     'example.png',
 )
+LONGER = {'train.max_epochs', 'train.lr_scheduler.T_max'}  # what differs if a run shall train further
 FOLDERS = ('checkpoints', 'output', 'tensorboard')
 
 
@@ -84,8 +86,10 @@ class WorkFolder:
         checkpoint = self._choose(checkpoints)
         if checkpoint:
             begun = checkpoint.absolute().parents[1]
-            self._check_config(begun, config)
+            is_longer = self._check_config(begun, config)
             self._check_identity(begun, identity)
+            if is_longer:
+                self._begin_longer(settings)
         try:
             self._clear(checkpoints, checkpoint)
             write_file(self.path / 'environment.json', json.dumps(environment, indent=1))
@@ -119,7 +123,8 @@ class WorkFolder:
         path = self.path / 'summary.json'
         if self.resume != 'auto' or not path.is_file():
             return None
-        self._check_config(self.path, settings.to_dict())
+        if self._check_config(self.path, settings.to_dict()):
+            return None
         self._check_identity(self.path, identity())
         try:
             summary = read_json(path)
@@ -265,12 +270,36 @@ class WorkFolder:
                 except UserError:
                     later.rename(_free_name(later.with_name(f'{later.name}.damaged')))
 
-    def _check_config(self, folder: Path, config: JsonObject) -> None:
-        """Refuses to continue the run in `folder` with another config."""
+    def _begin_longer(self, settings: Settings) -> None:
+        """Says what a larger train.max_epochs means for the run.
+
+        TrainingError if the run has stopped before its last epoch.
+        """
+        assert self._chosen is not None
+        progress, epochs = self._chosen[0], settings.train.max_epochs
+        if progress.stopped:
+            raise TrainingError(
+                f'train.max_epochs is {epochs}, larger than before, but the run in {str(self.path)!r} was '
+                f'stopped after step {progress.step}, by train.early_stop or by a hook. A stopped run stays '
+                'stopped. To train further, begin a run from the model folder, '
+                f'{str(self.output)!r}, with model.finetune=False.'
+            )
+        schedule = settings.train.lr_scheduler
+        warn(
+            f'the run continues after step {progress.step}, now to epoch {epochs}. From there on, the '
+            f'learning rate is that of a run of {epochs} epochs ({schedule.type}, T_max={schedule.T_max}): '
+            'it may be larger than at the end of the shorter run.'
+        )
+
+    def _check_config(self, folder: Path, config: JsonObject) -> bool:
+        """Refuses to continue the run in `folder` with another config.
+
+        Returns whether only train.max_epochs is larger than before.
+        """
         path = folder / 'config.json'
         if not path.is_file():
             warn(f'{str(folder)!r} has no config.json. Whether the config is still the same is not known.')
-            return
+            return False
         try:
             begun = read_json(path)
         except DataError as error:
@@ -283,13 +312,16 @@ class WorkFolder:
             for name in _differences(begun, json.loads(json.dumps(config)))
             if name.rpartition('.')[2] not in self.free
         )
-        if changed:
-            raise TrainingError(
-                f'the run in {str(folder)!r} was begun with another config: {", ".join(changed)} differ. '
-                f'Resume with its own ({path}), or begin anew in another work folder. The schedule of a run '
-                'spans all its epochs. To train further, begin a run from the model folder, '
-                f'{str(folder / "output")!r}, with model.finetune=False.{_newer(folder)}'
-            )
+        if not changed:
+            return False
+        if set(changed) <= LONGER and _epochs(config) > _epochs(begun) > 0:
+            return True
+        raise TrainingError(
+            f'the run in {str(folder)!r} was begun with another config: {", ".join(changed)} differ. '
+            f'Resume with its own ({path}), or begin anew in another work folder. To train further, resume '
+            'with a larger train.max_epochs alone; or begin a run from the model folder, '
+            f'{str(folder / "output")!r}, with model.finetune=False.{_newer(folder)}'
+        )
 
     def _check_identity(self, folder: Path, identity: Mapping[str, object]) -> None:
         """Refuses to continue the run in `folder` with other classes, data or backbone weights."""
@@ -319,6 +351,12 @@ class WorkFolder:
                 f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by '
                 f'rounding.{_newer(folder)}'
             )
+
+
+def _epochs(config: Any) -> int:
+    """train.max_epochs of a config.json. 0 if it has none."""
+    epochs = config['train'].get('max_epochs') if isinstance(config.get('train'), dict) else None
+    return epochs if type(epochs) is int else 0
 
 
 def _newer(folder: Path) -> str:
