@@ -59,7 +59,7 @@ ARROWS = {
     'tuners': BASE | {'core'},
     'heads': BASE | {'core'},
     'objectives': BASE | {'core', 'metrics'},
-    'losses': {'errors', 'allowed', 'registry'},
+    'losses': {'errors', 'allowed', 'registry', 'targets'},
     'samplers': {'errors', 'registry'},
     'hooks': {'errors', 'allowed', 'registry', 'config'},
     'optimizers': {'errors', 'allowed', 'registry'},

@@ -182,6 +182,7 @@ HEADS = Registry(
     'head',
     'vet.heads',
     in_features="the number of the backbone's features",
+    channels="the numbers of features of the backbone's maps, for a head that answers for each pixel",
     num_classes='the number of classes of the dataset',
 )
 OBJECTIVES = Registry('objective', 'vet.objectives', names='the `classes` of the dataset')

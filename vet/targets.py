@@ -6,6 +6,7 @@
 | shares of classes | a tuple of K floats that sum to 1 |
 | a set of classes | a tuple of K numbers: 1 for a class of the set, otherwise 0 |
 | numbers | a tuple of floats, one for each name |
+| a mask | a uint8 tensor (H, W): the class of each pixel, or IGNORED |
 
 A plain form is a plain form of itself. Plain forms of equal targets are equal.
 """
@@ -16,10 +17,13 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
+import torch
 
 from vet.errors import UserError
 
 SUM_TOLERANCE = 1e-3  # of shares, which a user may have rounded
+IGNORED = 255  # of a mask: a pixel without a class
+
 Name = Callable[[], str]
 """Words for the item that a target belongs to, such as "image 3 of Digits"."""
 
@@ -113,6 +117,33 @@ def as_numbers(target: Any, names: Sequence[str], name: Name) -> tuple[float, ..
                 'number, or leave the image out.'
             )
     return tuple(values.reshape(-1).tolist())
+
+
+def as_mask(target: Any, classes: Sequence[str], name: Name) -> torch.Tensor:
+    """A mask as a uint8 tensor (H, W): the class number of each pixel, or IGNORED.
+
+    target: an array or tensor (H, W) of whole numbers, or a PIL image of gray or palette pixels. UserError
+        for any other value.
+    """
+    try:
+        values = np.asarray(target)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.ndim != 2 or values.dtype.kind not in 'biu' or not values.size:
+        raise UserError(
+            f'{name()} has the target {_shown(values if values.size else target)}, but the target is a mask: '
+            'whole numbers (H, W), the class of each pixel. Give an array, or a PIL image of gray or palette '
+            'pixels.'
+        )
+    wrong = values[((values < 0) | (values >= len(classes))) & (values != IGNORED)]
+    if wrong.size:
+        raise UserError(
+            f'{name()} has the value {int(wrong[0])} in {wrong.size:,} of the {values.size:,} pixels of its '
+            f'mask, but there are {len(classes)} classes: a value is a class number from 0 to '
+            f'{len(classes) - 1}, or {IGNORED} for a pixel that is left out. Correct the mask, add the '
+            f'class, or give the value {IGNORED} to these pixels.'
+        )
+    return torch.from_numpy(values.astype(np.uint8))
 
 
 def _place(member: Any, classes: Sequence[str], target: object, name: Name) -> int:

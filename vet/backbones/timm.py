@@ -11,6 +11,7 @@ import torch
 
 from vet.backbones.class_token import class_token_only, modules_of_class_token, pools_class_token
 from vet.backbones.kwargs import check_kwargs, height_and_width
+from vet.backbones.maps import maps_of_timm
 from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
 from vet.core.backbone import Backbone, FeaturesOnly, Preprocessing, Resampling
@@ -169,6 +170,7 @@ def timm_backbone(
         remarks,
         read,
     )
+    made.maps = maps_of_timm(network)
     made.features_only = (
         FeaturesOnly(class_token_only, modules_of_class_token) if pools_class_token(network) else None
     )

@@ -13,6 +13,7 @@ from torchvision import models
 
 from vet.allowed import OneOf
 from vet.backbones.kwargs import check_kwargs, height_and_width
+from vet.backbones.maps import maps_of_torchvision
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weights
 from vet.core.budget import rehearse_building
@@ -130,7 +131,7 @@ def torchvision_backbone(
         network, roles, grid, 1 if hasattr(network, 'class_token') else 0, (head,) if classifier else ()
     )
     raw = {} if use_ema else dict(use_ema=False)  # so that old folders, without this setting, do not change
-    return Backbone(
+    made = Backbone(
         network,
         layout,
         wanted.with_changes(preprocessing or {}),
@@ -150,6 +151,8 @@ def torchvision_backbone(
         ),
         wanted,
     )
+    made.maps = maps_of_torchvision(network, made.sites.calls, made.preprocessing.size)
+    return made
 
 
 def _find_classifier(network: Any) -> str:

@@ -54,7 +54,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
         dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}
     )
     views = {
-        task: build_transform(settings.evaluation.transform, **vars(part.backbone.preprocessing))
+        task: build_transform(
+            part.objective.evaluation_transform(settings.evaluation.transform),
+            **vars(part.backbone.preprocessing),
+        )
         for task, part in model.tasks.items()
     }
     for task, part in model.tasks.items():

@@ -2,11 +2,15 @@
 a model folder has them.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from vet.core.backbone import Backbone
 from vet.core.head import refuse_unfit_head
+from vet.core.maps import MapHead, require_maps
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier, require_match, share_equal_weights
 from vet.core.objective import Objective, build_objective
@@ -26,15 +30,37 @@ def build_classifier(
     objective: None is one class for each image.
     """
     objective = objective or build_objective(None, classes)
-    if 'in_features' in head:
+    if given := [key for key in ('in_features', 'channels') if key in head]:
         raise UserError(
-            f'model.head.in_features is {head["in_features"]!r}; leave it out: the backbone gives the number '
-            'of features.'
+            f'model.head.{given[0]} is {head[given[0]]!r}; leave it out: the backbone gives the number of '
+            'features.'
         )
     attached = [TUNERS.build(tuner) for tuner in tuners]
-    made = HEADS.build({**head, 'num_classes': objective.num_outputs}, in_features=backbone.num_features)
+    made = _head(head, backbone, objective)
     refuse_unfit_head(made, objective)
     return ImageClassifier(backbone, attached, made, classes, objective)
+
+
+def _head(entry: dict[str, object], backbone: Backbone, objective: Objective) -> nn.Module:
+    """The head of an entry. UserError if the head gives no mask for an objective of masks, or the reverse."""
+    plugin, given = HEADS.find(entry['type']), {**entry, 'num_classes': objective.num_outputs}
+    reads_maps = inspect.isclass(plugin) and issubclass(plugin, MapHead)
+    if reads_maps != objective.dense:
+        wanted = (
+            'a head that reads maps, such as LinearMask or FPNMask' if objective.dense else 'another head'
+        )
+        raise UserError(
+            f'model.head is {entry["type"]!r}, which answers for '
+            f'{"each pixel" if reads_maps else "the image"}, but a target of the objective '
+            f'{objective.given["type"]!r} is {objective.targets}. Set model.head to {wanted}.'
+        )
+    if not reads_maps:
+        return HEADS.build(given, in_features=backbone.num_features)
+    maps = require_maps(backbone, str(entry['type']))
+    stages = maps.stages(plugin.maps)
+    head = HEADS.build(given, channels=tuple(maps.channels[stage] for stage in stages))
+    head.stages = stages
+    return head
 
 
 def build_classifiers(

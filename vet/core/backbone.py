@@ -20,6 +20,7 @@ from vet.core.budget import rehearse
 from vet.core.caches import caches_recorded, clear_caches
 from vet.core.checkpoint_layout import plain_names, unwrapped
 from vet.core.example import Example
+from vet.core.maps import Maps
 from vet.core.modes import hold_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.replaced import replaced, without_numbers
@@ -83,6 +84,7 @@ class Backbone(FrozenNetwork):
     """
 
     features_only: FeaturesOnly | None = None
+    maps: Maps | None = None  # for heads that answer for each pixel
     described: dict[str, Any] | None = None  # a user's own network, see hub/network_folder.py
     pooling = 'choose a pooling with model.backbone.kwargs, such as global_pool="avg"'
 

@@ -77,8 +77,8 @@ class Loss:
 
     def _try(self, device: torch.device | None, targets: np.ndarray | None = None) -> None:
         """Computes the loss of a few made-up images. UserError if that fails."""
-        targets = self.objective.examples()[1] if targets is None else targets
-        made = self.objective.example_outputs()
+        made, usual = self.objective.examples_for_loss()
+        targets = usual if targets is None else targets
         outputs = torch.as_tensor(made, dtype=torch.float32, device=device).requires_grad_()
         try:
             given = torch.as_tensor(targets, device=device)

@@ -13,16 +13,20 @@ from vet.core.caches import clear_caches
 from vet.core.containers import ModuleListOf
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw
+from vet.core.maps import MapHead, refuse_edits_beside_maps, require_maps
 from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
 from vet.core.objective import Objective, build_objective
 from vet.core.reweight import Merged, Reweight
 from vet.core.tensor_file import misfits, not_finite
 from vet.core.tuner import Tuner
+from vet.core.windows import over_windows
 from vet.errors import DataError, UserError
 
 
 class ImageClassifier(nn.Module):
     """Normalised images (B, 3, H, W) -> logits (B, K). Attaches `tuners` to `backbone`, in order.
+
+    With a head of maps, logits are (B, K, H, W).
 
     classes: the K class names, or the names of the numbers that the model estimates.
     objective: what the outputs mean. None: one class for each image.
@@ -45,15 +49,29 @@ class ImageClassifier(nn.Module):
         self.tuners: ModuleListOf[Tuner] = ModuleListOf(tuners)
         for tuner in self.tuners:
             tuner.attach(backbone)
+        if isinstance(head, MapHead):
+            refuse_edits_beside_maps(backbone, list(self.tuners), head.stages)
         self._merged: list[Merged] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, K), float32. UserError while the model is merged and trains."""
         refuse_training(self.backbone, self.training)
-        logits = self.outputs_of(self.backbone(images))
+        if isinstance(self.head, MapHead):
+            logits = self.objective.finish(self._masks(self.head, images))
+        else:
+            logits = self.outputs_of(self.backbone(images))
         if self.is_merged and logits.requires_grad and not images.requires_grad:
             logits.register_hook(refuse_gradient)
         return logits
+
+    def _masks(self, head: MapHead, images: torch.Tensor) -> torch.Tensor:
+        """The head's logits (B, K, H, W), from the maps of the stages that it reads."""
+        maps = require_maps(self.backbone, type(head).__name__)
+        return head(maps.compute(self.backbone.network, images, head.stages), images.shape[-2:])
+
+    def of_any_size(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) of any size -> logits (B, K, H, W) of a model of masks, through windows."""
+        return over_windows(self, images, self.backbone.preprocessing.size, self.objective.overlap)
 
     def outputs_of(self, features: torch.Tensor) -> torch.Tensor:
         """The backbone's features (B, C) -> the model's outputs (B, K): logits, or numbers in the
@@ -137,7 +155,7 @@ class ImageClassifier(nn.Module):
         network, bit for bit.
         """
         way, network = self.backbone.features_only, self.backbone.network
-        if way is None:
+        if way is None or isinstance(self.head, MapHead):
             return nullcontext()
         seen = {
             edit.module for edit in self.edits if isinstance(edit, Hook) and not declared(edit.delta).by_token

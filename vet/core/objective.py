@@ -12,6 +12,7 @@ An objective says, in one place, all that depends on the kind of target:
 | What does the loss compare? | `for_loss`; the default `loss` |
 | What does a head in closed form estimate? | `coded` |
 | How do outputs become scores, and scores decisions? | `scores`, `decide` |
+| What does evaluation keep of a batch? | `tally` |
 | Which metrics are the default? | `metrics` |
 | What is chosen on the validation images? | `choose`; `calibrate`, if evaluation.calibrate says so |
 | What does `pipeline` return? | `answers` |
@@ -23,7 +24,7 @@ An objective says, in one place, all that depends on the kind of target:
 engine, hub and pipelines use an objective only through this contract. They know no objective by name. A loss
 or a metric that names kinds in its attribute `targets` is used only for objectives of these kinds.
 
-A target has a plain form (see vet/targets.py), which torch.tensor can stack: a number, or a tuple of numbers.
+A target has a plain form (see vet/targets.py): a number, a tuple of numbers, or a mask, which is a tensor.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,13 @@ class Objective(nn.Module):
     """The metrics that are used if evaluation.metrics is None. The first chooses the best epoch."""
     mixes: ClassVar[bool] = False
     """Whether a mixture of two targets is a target, so that mixup and cutmix have a meaning."""
+    dense: ClassVar[bool] = False
+    """Whether a target has a value for each pixel. Training then transforms image and target together.
+    Evaluation and `pipeline` see the whole image, which may have any size."""
+    overlap: float = 0.5
+    """For dense targets: the share of a window that the next window sees too, see core/windows.py."""
+    view: ClassVar[Sequence[Mapping[str, Any]] | None] = None
+    """The entries that are used if evaluation.transform is None. None: the evaluation crop."""
     ranks: ClassVar[bool] = False
     """Whether an answer ranks classes, so that only its first label is what the model says."""
     watched: ClassVar[str] = 'accuracy'
@@ -122,6 +130,10 @@ class Objective(nn.Module):
         """The model's outputs (B, …) -> scores (B, …), which metrics take."""
         return outputs
 
+    def tally(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What evaluation keeps of a batch, for metrics: scores (B, …) and targets (B, …)."""
+        return self.scores(outputs), targets
+
     def decide(self, scores: np.ndarray) -> np.ndarray:
         """Scores (N, …) -> the targets that the model says."""
         return scores
@@ -150,6 +162,10 @@ class Objective(nn.Module):
         topk: the largest number of labels of an image. None: `usual`, if each class has a score.
         """
         raise NotImplementedError(f'{type(self).__name__} must write answers(outputs, topk, usual)')
+
+    def plain(self, answer: Answer) -> dict[str, Any]:
+        """An answer for JSON."""
+        return answer
 
     def rows(self, answer: Answer) -> list[tuple[str, str]]:
         """An answer as rows of a table: a text, and a number as text."""
@@ -180,6 +196,10 @@ class Objective(nn.Module):
             return answer
         return dict(scores=answer['scores'][:1], labels=[UNSURE])
 
+    def evaluation_transform(self, given: Any) -> Any:
+        """The entries of evaluation.transform, or `view` if they are None."""
+        return self.view if given is None else given
+
     def words(self, target: Any) -> str:
         """A target, as an array of one image, in words."""
         return str(target)
@@ -194,7 +214,7 @@ class Objective(nn.Module):
         return wrong.reshape(len(wrong), -1).any(1).astype(float)
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Made-up scores and targets of a few images. vet tries metrics and losses on them before a run."""
+        """Made-up scores and targets of a few images. vet tries metrics on them before a run."""
         raise NotImplementedError(f'{type(self).__name__} must write examples()')
 
     def example_outputs(self) -> np.ndarray:
@@ -204,6 +224,10 @@ class Objective(nn.Module):
     def mixed_examples(self) -> np.ndarray:
         """The targets of `examples` as mixtures, as mixup and cutmix make them."""
         return self.examples()[1]
+
+    def examples_for_loss(self) -> tuple[np.ndarray, np.ndarray]:
+        """Made-up outputs and targets of a few images. vet tries losses on them before a run."""
+        return self.example_outputs(), self.examples()[1]
 
     def state(self) -> dict[str, Any]:
         """{argument: value} of the arguments `found`, as plain values. Without a value that was not found."""

@@ -17,6 +17,7 @@ from vet.core.backbone import Backbone
 from vet.core.caches import written_buffers
 from vet.core.delta import Delta, declared
 from vet.core.edits import Hook
+from vet.core.maps import MapHead
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import SeveralTasks
@@ -171,6 +172,8 @@ def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
 
     If the edits cannot mix: returns False, and puts no edit.
     """
+    if isinstance(model.head, MapHead):  # the features are pooled
+        return False
     if model.is_merged:  # merged edits are in the weights, and cannot be put elsewhere
         return False
     paths = {id(module): path for path, module in model.backbone.network.named_modules()}

@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
@@ -135,16 +136,19 @@ def gray_range_of(dataset: Any, task: str | None = None) -> Range:
     return getattr(dataset if task is None else dataset.tasks[task], 'gray_range', None)
 
 
-def sources_of(dataset: object) -> list[Any]:
-    """The source of each item, in the order of the items. Empty if the dataset does not say its sources."""
+def sources_of(dataset: object, place: int = 0) -> list[Any]:
+    """The source of each item, in the order of the items. Empty if the dataset does not say its sources.
+
+    place: 1 gives the source of each item's target, such as the file of a mask.
+    """
     if isinstance(dataset, Subset):
-        whole = sources_of(dataset.dataset)
+        whole = sources_of(dataset.dataset, place)
         return [whole[index] for index in dataset.indices] if whole else []
     if isinstance(dataset, ConcatDataset):
-        parts = [sources_of(part) for part in dataset.datasets]
+        parts = [sources_of(part, place) for part in dataset.datasets]
         return [source for part in parts for source in part] if all(parts) else []
     samples = getattr(dataset, 'samples', ())
-    return [sample[0] for sample in samples] if isinstance(samples, list | tuple) else []
+    return [sample[place] for sample in samples] if isinstance(samples, list | tuple) else []
 
 
 def pixels_digest(pixels: np.ndarray) -> bytes:
@@ -244,7 +248,7 @@ def _refuse_contradiction(dataset: ImageData, index: int, target: Any, task: str
     Classes are counted and images are held out by `targets`. Training learns the item's target.
     """
     targets = getattr(dataset, 'targets', None)
-    if targets is None or index >= len(targets):
+    if targets is None or index >= len(targets) or isinstance(target, torch.Tensor):  # masks count nowhere
         return
     told_target = checked(dataset, targets[index], lambda: item_name(dataset, index), task)
     is_near = isinstance(target, tuple) and np.allclose(told_target, target, rtol=1e-5)  # float32 or float64

@@ -13,12 +13,16 @@ from vet.errors import DataError, UserError
 
 
 class Part(Subset):
-    """Some items of a dataset, with the dataset's `classes` and the items' `targets`."""
+    """Some items of a dataset, with the dataset's `classes` and the items' `targets`.
 
-    def __init__(self, dataset: Any, indices: Sequence[int], targets: Sequence[Any]):
+    targets: None for masks, which are read with their images.
+    """
+
+    def __init__(self, dataset: Any, indices: Sequence[int], targets: Sequence[Any] | None):
         super().__init__(dataset, indices)
         self.classes = list(dataset.classes)
-        self.targets = list(targets)
+        if targets is not None:
+            self.targets = list(targets)
         if objective_of(dataset) is not None:
             set_objective(self, {None: objective_of(dataset)})
 
@@ -36,8 +40,19 @@ def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[
     """
     if not 0 < fraction < 1:
         raise UserError(f'a held-out fraction lies between 0 and 1, such as 0.1; given: {fraction!r}.')
-    objective, targets = objective_of(dataset), targets_of(dataset)
+    objective = objective_of(dataset)
+    if getattr(objective, 'dense', False):
+        kept, held = _drawn(np.zeros(len(dataset), dtype=int), fraction, seed)
+        return Part(dataset, kept, None), Part(dataset, held, None)
+    targets = targets_of(dataset)
     groups = np.array(targets if objective is None else [objective.group(target) for target in targets])
+    kept, held = _drawn(groups, fraction, seed)
+    kept_targets, held_targets = [targets[i] for i in kept], [targets[i] for i in held]
+    return Part(dataset, kept, kept_targets), Part(dataset, held, held_targets)
+
+
+def _drawn(groups: np.ndarray, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """The numbers of the images that stay, and of those that are held out."""
     count = Counter(groups.tolist())
     shared = np.array([index for index, group in enumerate(groups.tolist()) if count[group] > 1], dtype=int)
     if not len(shared):
@@ -46,10 +61,8 @@ def hold_out(dataset: ImageData, fraction: float = 0.1, seed: int = 0) -> tuple[
             'give more images or a validation split of your own.'
         )
     kinds = len(np.unique(groups[shared]))
-    size = min(max(round(fraction * len(targets)), kinds), len(shared) - kinds)
+    size = min(max(round(fraction * len(groups)), kinds), len(shared) - kinds)
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
     _, picked = next(splitter.split(shared, groups[shared]))
     held = np.sort(shared[picked])
-    kept = np.setdiff1d(np.arange(len(targets)), held)
-    kept_targets, held_targets = [targets[i] for i in kept], [targets[i] for i in held]
-    return Part(dataset, kept.tolist(), kept_targets), Part(dataset, held.tolist(), held_targets)
+    return np.setdiff1d(np.arange(len(groups)), held).tolist(), held.tolist()

@@ -69,7 +69,7 @@ def measure(
 
 @torch.no_grad()
 def score(
-    model: nn.Module,
+    model: ImageClassifier,
     dataset: ImageData,
     transform: Callable[[object], torch.Tensor],
     accelerator: Accelerator,
@@ -91,20 +91,22 @@ def score(
     if not length:
         raise UserError(f'the dataset {type(dataset).__name__} is empty: there is nothing to evaluate.')
     mine = range(rank, length, world)
-    keys = in_order(mine, batch_size)
-    net, batches = (
-        (features.net, features.batches(keys, accelerator.device))
-        if features
-        else (model, load(dataset, {None: transform}, 0, keys, workers, accelerator.device))
-    )
     objective = objective_of(dataset) or build_objective(None, dataset.classes)
     certain = objective.certain if then is None else np.asarray
-    then, outputs = then or objective.scores, []
+    keys = in_order(mine, 1 if objective.dense else batch_size)  # whole images may have any sizes
+    net: Callable[..., torch.Tensor]
+    if features:
+        net, batches = features.net, features.batches(keys, accelerator.device)
+    else:
+        net = model.of_any_size if objective.dense else model
+        batches = load(dataset, {None: transform}, 0, keys, workers, accelerator.device)
+    outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
     with in_eval(model):
         for batch in batches:
             with accelerator.autocast():
                 found = net(batch.images, *batch.route).float()
-            outputs.append((then(found), batch.labels))
+            kept = objective.tally(found, batch.labels) if then is None else (then(found), batch.labels)
+            outputs.append(kept)
     if world == 1:
         scores, labels = (torch.cat(parts) for parts in zip(*outputs))
         return scores.cpu().numpy(), certain(labels.cpu().numpy())

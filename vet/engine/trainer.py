@@ -46,6 +46,7 @@ from vet.engine.feed.door import (
     Feed,
     Order,
     opened,
+    refuse_masks_on_device,
     refuse_two_normalisations,
     refuse_unfit_views,
     samplers_of,
@@ -129,9 +130,11 @@ class Trainer:
         self.model = model.to(self.accelerator.device)
         self._augment, self._view = {}, {}
         for task, part in model.tasks.items():
-            needs = vars(part.backbone.preprocessing)
-            self._augment[task] = build_transform(settings.train.transform, **needs)
-            self._view[task] = build_transform(settings.evaluation.transform, **needs)
+            needs, objective = vars(part.backbone.preprocessing), part.objective
+            self._augment[task] = build_transform(settings.train.transform, **needs, on_masks=objective.dense)
+            self._view[task] = build_transform(
+                objective.evaluation_transform(settings.evaluation.transform), **needs
+            )
         for dataset in data.values():
             if dataset is not None:
                 set_gray_range(
@@ -141,6 +144,8 @@ class Trainer:
         self._set_objectives()
         for task in model.tasks:
             refuse_two_normalisations(self._augment[task], self._view[task])
+        if settings.train.transform_on == 'device':
+            refuse_masks_on_device(model)
         if settings.train.transform_on != 'pil':
             self._augment = {task: on_tensors(transform) for task, transform in self._augment.items()}
         self._best: dict[str, torch.Tensor] | None = None

@@ -1,10 +1,11 @@
-"""Cross-entropy of softmax(outputs), by torch: for images of one class."""
+"""Cross-entropy of softmax(outputs), by torch: for images of one class, and for masks."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from vet.allowed import Dropout
+from vet.losses.pixels import cross_entropy
 from vet.losses.weights import ClassWeights, Counts, balanced, counted, refuse_other_length
 from vet.registry import LOSSES
 
@@ -16,15 +17,21 @@ class CrossEntropyLoss(nn.Module):
     label_smoothing: the share of the target that is spread evenly over all classes.
     class_weight: w, a list of K weights; or 'balanced': N / (K n_k) for a class of n_k among N training
         images. None: all weights are 1. The loss of a step is the mean over its images.
+    kind: the objective's kind of target. The loss of a mask is the mean over the labelled pixels.
     """
 
-    targets = 'one class'
+    targets = ('one class', 'a mask')
 
     def __init__(
-        self, label_smoothing: Dropout = 0.0, class_weight: ClassWeights = None, counts: Counts = None
+        self,
+        label_smoothing: Dropout = 0.0,
+        class_weight: ClassWeights = None,
+        counts: Counts = None,
+        kind: str = 'one class',
     ):
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.kind = kind
         weights = None
         if class_weight is not None:
             weights = (
@@ -37,6 +44,8 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         refuse_other_length(self.weight, outputs, 'class_weight')
+        if self.kind == 'a mask':
+            return cross_entropy(outputs, targets, self.weight, self.label_smoothing)
         return F.cross_entropy(
             outputs, targets, self.weight, reduction='none', label_smoothing=self.label_smoothing
         )

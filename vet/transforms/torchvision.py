@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from vet.allowed import Crop, Interpolation, Mean, Std, describe, fits
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TRANSFORMS
+from vet.transforms.masks import Jointly
 from vet.transforms.ranges import RANGES, Pixels
 
 LARGEST = 2**26  # pixels that a resized image may have
@@ -164,7 +166,7 @@ class Normalisation(v2.Normalize):
                     f'{name} is {list(values)}; allowed: three numbers, or one, each {describe(hint)}'
                 )
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, *masks: torch.Tensor) -> Any:
         floats = v2.functional.to_dtype(images, torch.float32, scale=True)
         if images.is_floating_point():
             low, high = PIXELS
@@ -175,7 +177,8 @@ class Normalisation(v2.Normalize):
                 )
         # if the images are no floats, `floats` is a new tensor, which may be changed in place
         inplace = not images.is_floating_point() and floats.shape[-3] == len(self.mean)
-        return v2.functional.normalize(floats, list(self.mean), list(self.std), inplace)
+        normalised = v2.functional.normalize(floats, list(self.mean), list(self.std), inplace)
+        return (normalised, *masks) if masks else normalised
 
 
 def build_transform(
@@ -186,12 +189,16 @@ def build_transform(
     crop_pct: float,
     interpolation: str,
     gray_range: Any = None,
+    *,
+    on_masks: bool = False,
 ) -> Callable[[Image.Image], torch.Tensor]:
     """PIL RGB image -> float tensor (3, H, W), normalised once. If `entries` is None: the evaluation crop.
 
     If `entries` have no Normalize, the transform ends with a Normalize of `mean` and `std`. UserError if
     `entries` have two. gray_range belongs to the opening of images, before any transform.
+    on_masks: whether the transform is a Jointly, which also acts on masks.
     """
+    compose = Jointly if on_masks else v2.Compose
     settings = dict(size=size, crop_pct=crop_pct, interpolation=_mode(interpolation))
     steps = []
     for entry in entries if entries is not None else [dict(type='EvaluationCrop')]:
@@ -200,20 +207,22 @@ def build_transform(
             given['interpolation'] = _mode(given['interpolation'])
         if isinstance(given.get('dtype'), str):
             given['dtype'] = _dtype(given['dtype'])
+        if on_masks and 'fill' in given:
+            given['fill'] = {tv_tensors.Mask: 0, 'others': given['fill']}
         step = TRANSFORMS.build(given, **settings)
         steps += [v2.ToImage(), step] if isinstance(step, v2.Normalize) else [step]
-    number = sum(isinstance(part, v2.Normalize) for step in steps for part in _flat(step))
+    number = sum(isinstance(part, v2.Normalize) for step in steps for part in steps_of(step))
     if number > 1:
         raise UserError(
             f'a transform has {number} steps of type Normalize; an image is normalised once. Leave them out: '
             'the images are then normalised as the backbone needs it.'
         )
-    return v2.Compose(steps if number else [*steps, v2.ToImage(), Normalisation(mean, std)])
+    return compose(steps if number else [*steps, v2.ToImage(), Normalisation(mean, std)])
 
 
 def normalisation(transform: Callable) -> tuple[list[float], list[float]]:
     """The mean and std that a transform of `build_transform` uses."""
-    step = next(step for step in _flat(transform) if isinstance(step, v2.Normalize))
+    step = next(step for step in steps_of(transform) if isinstance(step, v2.Normalize))
     return list(step.mean), list(step.std)
 
 
@@ -243,7 +252,7 @@ def refuse_unless_pixels(image: torch.Tensor) -> None:
 
 def split_still(transform: Callable) -> tuple[list[v2.Transform], Callable]:
     """Splits a transform in two: the steps at its start that are STILL, as a list, and the rest."""
-    steps = _flat(transform)
+    steps = steps_of(transform)
     number = next((i for i, step in enumerate(steps) if type(step) not in STILL), len(steps))
     return steps[:number], v2.Compose(steps[number:]) if number else transform
 
@@ -255,34 +264,36 @@ def on_tensors(transform: Callable) -> Callable:
     Resized pixels differ by rounding. Rotated images also differ at the edges.
     """
     still, rest = split_still(transform)
-    return v2.Compose([*still, v2.PILToTensor(), rest])  # PILToTensor does not change a tensor
+    kind = Jointly if isinstance(transform, Jointly) else v2.Compose
+    return kind([*still, v2.PILToTensor(), rest])  # PILToTensor does not change a tensor
 
 
 def begins_as_tensor(transform: Callable) -> bool:
     """Whether the first step makes a tensor of the image."""
-    return type(_flat(transform)[0]) is v2.PILToTensor
+    return type(steps_of(transform)[0]) is v2.PILToTensor
 
 
 def split_at_tensor(transform: Callable) -> tuple[Callable, Callable]:
     """Splits a transform of `on_tensors` in two: the steps up to the tensor, and the rest."""
-    steps = _flat(transform)
+    steps = steps_of(transform)
     number = next(i for i, step in enumerate(steps, 1) if type(step) is v2.PILToTensor)
     return v2.Compose(steps[:number]), v2.Compose(steps[number:])
 
 
 def split_normalisation(transform: Callable) -> tuple[Callable, Callable]:
     """Splits a transform in two: the steps before its final normalisation, and the normalisation."""
-    steps = _flat(transform)
+    steps = steps_of(transform)
     if len(steps) < 2 or type(steps[-1]) is not Normalisation:
         return transform, v2.Identity()
-    return v2.Compose(steps[:-1]), steps[-1]
+    kind = Jointly if isinstance(transform, Jointly) else v2.Compose
+    return kind(steps[:-1]), steps[-1]
 
 
-def _flat(transform: Callable) -> list[object]:
+def steps_of(transform: Callable) -> list[object]:
     """All steps of a Compose in order. The steps of each Compose within a Compose are listed too."""
     if not isinstance(transform, v2.Compose) or type(transform).forward is not v2.Compose.forward:
         return [transform]
-    return [step for part in transform.transforms for step in _flat(part)]
+    return [step for part in transform.transforms for step in steps_of(part)]
 
 
 def _resampling(mode: object) -> Image.Resampling:

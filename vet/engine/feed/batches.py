@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from vet.datasets.base import ImageData, errors_named, gray_range_of, item_name, item_of
 from vet.datasets.image import Range, open_image
 from vet.engine.feed.sampling import drawn, numbered
 from vet.errors import UserError
 from vet.seeding import mix, seeded
+from vet.transforms.masks import Jointly, refuse_other_size
 from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
 
 ADVICE = 'Look at the dataset, train.transform and train.transform_on.'
@@ -146,14 +148,19 @@ class Seeded(Dataset):
                 errors_named(lambda: item_name(self.dataset, index), ADVICE),
                 seeded(self.seed, 'image', epoch, index),
             ):
-                return (
-                    self.transforms[task](opened(image, gray_range_of(self.dataset, task))),
-                    label,
-                    weight,
-                    task,
-                )
+                image = opened(image, gray_range_of(self.dataset, task))
+                return *viewed(self.transforms[task], image, label), weight, task
         except UserError as error:
             return error
+
+
+def viewed(view: Callable[[Any], torch.Tensor], image: Any, target: Any) -> tuple[torch.Tensor, Any]:
+    """An image and its target after a transform. A mask changes only if the transform is a Jointly."""
+    if isinstance(target, torch.Tensor):
+        refuse_other_size(tuple(v2.functional.get_size(image)), target)
+        if isinstance(view, Jointly):
+            return view.with_mask(image, target)
+    return view(image), target
 
 
 def opened(image: object, gray_range: Range = None) -> Any:
@@ -172,7 +179,7 @@ def stacked(
 ) -> Batch:
     return Batch(
         torch.stack(tuple(images)).contiguous(),
-        torch.tensor(labels),
+        torch.stack(tuple(labels)) if isinstance(labels[0], torch.Tensor) else torch.tensor(labels),
         torch.tensor(weights, dtype=torch.float32),
         task,
     )

@@ -28,7 +28,7 @@ from vet.engine.feed.features import FeatureCache, Features
 from vet.engine.feed.image_cache import ImageCache
 from vet.engine.feed.on_device import load_on_device
 from vet.engine.feed.sampling import samplers_of
-from vet.engine.feed.views import refuse_two_normalisations, refuse_unfit_views
+from vet.engine.feed.views import refuse_masks_on_device, refuse_two_normalisations, refuse_unfit_views
 
 __all__ = [
     'Batch',
@@ -39,6 +39,7 @@ __all__ = [
     'in_order',
     'load',
     'opened',
+    'refuse_masks_on_device',
     'refuse_two_normalisations',
     'refuse_unfit_views',
     'samplers_of',

@@ -123,6 +123,10 @@ class FeatureCache:
         train, is_train = self.settings.train, split == 'train'
         for hinders, reason in (
             (len(self.model.tasks) > 1, 'there are several tasks'),
+            (
+                getattr(objective_of(dataset), 'dense', False),
+                'targets are masks, which have one for each pixel',
+            ),
             (train.compile, 'train.compile compiles the network whole'),
             (train.gradient_checkpointing, 'train.gradient_checkpointing computes blocks again'),
             (is_train and (train.mixup or train.cutmix), 'mixup and cutmix mix images'),

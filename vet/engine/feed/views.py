@@ -12,10 +12,11 @@ from accelerate import Accelerator
 
 from vet.core.modes import in_eval
 from vet.datasets.base import errors_named, gray_range_of, item_name, item_of
-from vet.engine.feed.batches import ADVICE, Transforms, opened
+from vet.engine.feed.batches import ADVICE, Transforms, opened, viewed
 from vet.errors import UserError
 from vet.seeding import seeded
-from vet.transforms.torchvision import normalisation
+from vet.transforms.masks import CUTS, Jointly
+from vet.transforms.torchvision import normalisation, steps_of
 
 
 def refuse_two_normalisations(augment: Callable, view: Callable) -> None:
@@ -29,6 +30,16 @@ def refuse_two_normalisations(augment: Callable, view: Callable) -> None:
         )
 
 
+def refuse_masks_on_device(model: Any) -> None:
+    """UserError if a target is a mask: transforms on the device see images alone."""
+    for part in model.tasks.values():
+        if part.objective.dense:
+            raise UserError(
+                f'train.transform_on is "device", where transforms see images alone, but a target of the '
+                f'objective {part.objective.given["type"]!r} is a mask. Set train.transform_on to "tensor".'
+            )
+
+
 @torch.no_grad()
 def refuse_unfit_views(
     model: Any, dataset: Any, key: str, views: Transforms, accelerator: Accelerator
@@ -40,15 +51,17 @@ def refuse_unfit_views(
     """
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
         classifier = model.for_task(task)
-        given, _ = item_of(part, 0)
+        given, target = item_of(part, 0)
         with seeded('view'), errors_named(partial(item_name, part, 0), ADVICE):
-            image = views[task](opened(given, gray_range_of(part)))
+            image, seen = viewed(views[task], opened(given, gray_range_of(part)), target)
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(
                 f'{key} makes a tensor of shape {tuple(image.shape)} of an image; a network takes (3, H, W).'
             )
         size, wanted = tuple(image.shape[1:]), classifier.backbone.preprocessing.size
-        if size == tuple(wanted):
+        if classifier.objective.dense:
+            _refuse_unfit_masks(key, views[task], size, seen)
+        if size == tuple(wanted) or (classifier.objective.dense and not isinstance(views[task], Jointly)):
             continue
         try:
             with in_eval(classifier), accelerator.autocast():
@@ -59,6 +72,21 @@ def refuse_unfit_views(
                 f'{str(error).rstrip(".")}. Let the transform end with the size {tuple(wanted)}, or set '
                 f'model.backbone.preprocessing.size.'
             ) from error
+
+
+def _refuse_unfit_masks(key: str, view: Callable, size: tuple[int, ...], mask: torch.Tensor) -> None:
+    """UserError if a transform takes images and masks apart, or cuts images in evaluation."""
+    if isinstance(view, Jointly) and tuple(mask.shape) != size:
+        raise UserError(
+            f'{key} makes images of {size} (height, width), but masks of {tuple(mask.shape)}. Choose '
+            'transforms of torchvision.transforms.v2, which act on both.'
+        )
+    if cut := next((type(step).__name__ for step in steps_of(view) if isinstance(step, CUTS)), None):
+        if not isinstance(view, Jointly):
+            raise UserError(
+                f'{key} has the step {cut}, but a mask is of the whole image. Leave {cut} out: vet sees '
+                'an image of any size through windows. A Resize is allowed.'
+            )
 
 
 def _told(mean: list[float], std: list[float]) -> str:

@@ -111,6 +111,8 @@ def _of_dataset(dataset: ImageData) -> JsonObject:
         contents = _contents(files)
     else:
         contents = _digest(memory if any(memory) else _items(dataset))
+    masks = [os.fspath(path) for path in sources_of(dataset, 1) if isinstance(path, str | os.PathLike)]
+    labels = [_contents(masks)] if masks else labels
     return dict(images=len(dataset), labels=_digest(labels), names=_digest(names), contents=contents)
 
 
@@ -123,8 +125,10 @@ def _items(dataset: ImageData) -> list[Any]:
     for index in range(0, len(dataset), max(1, len(dataset) // ITEMS)):
         first, second = (item_of(dataset, index) for _ in range(2))
         pixels = [np.asarray(opened(image)) for image, _ in (first, second)]
-        is_same = np.array_equal(pixels[0], pixels[1]) and first[1] == second[1]
-        items.append((_in_memory(pixels[0]), first[1]) if is_same else None)
+        one, other = (np.asarray(target) for _, target in (first, second))
+        is_same = np.array_equal(pixels[0], pixels[1]) and np.array_equal(one, other)
+        target = _in_memory(one) if one.ndim == 2 else first[1]  # a mask
+        items.append((_in_memory(pixels[0]), target) if is_same else None)
     return items
 
 
