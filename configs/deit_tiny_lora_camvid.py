@@ -25,9 +25,11 @@ dataset = {
 }
 train = dict(
     max_epochs=12,
+    loss=dict(type='CrossEntropyDiceLoss'),
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),
+    head_lr=1e-2,
     lr_scheduler=dict(warmup_epochs=1),
-    dataloader=dict(batch_size_per_gpu=16),
+    dataloader=dict(batch_size_per_gpu=8),
     transform=[dict(type='Resize', size=_SIZE), dict(type='RandomHorizontalFlip')],
 )
 evaluation = dict(transform=[dict(type='Resize', size=_SIZE)], every=12)
