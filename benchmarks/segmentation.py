@@ -3,8 +3,8 @@
     python benchmarks/segmentation.py --data-root DIR
 
 DIR holds camvid/{train,val,test}/{images,masks}/ and weights/deit_tiny_patch16_224.safetensors. The recipe is
-that of configs/deit_tiny_lora_camvid.py. LoRA of rank 10 is compared with the frozen network, and FPNMask with
-LinearMask. Results are counted over all pixels of the test masks, at 240 x 180. Writes
+that of configs/deit_tiny_lora_camvid.py. LoRA of rank 10 is compared with the frozen network, and FPNMask
+with LinearMask. Results are counted over all pixels of the test masks, at 240 x 180. Writes
 results/segmentation.json.
 """
 
