@@ -57,10 +57,12 @@ from vet.engine.reporting import Found, write_answers, write_report
 from vet.engine.saving.door import (
     Log,
     Progress,
+    Trackers,
     WorkFolder,
     draw_curves,
     identity_of,
     peak_memory_mb,
+    require_trackers,
     try_saving,
 )
 from vet.engine.stop import Stop, StopRequested
@@ -257,6 +259,7 @@ class Trainer:
         is_main = accelerator.is_main_process
         if train.precision == 'fp8':
             refuse_without_fp8(accelerator.device)
+        require_trackers(train.trackers)
         for key, views in (('train.transform', self._augment), ('evaluation.transform', self._view)):
             refuse_unfit_views(self.model, self.data['train'], key, views, accelerator)
         for part in self.model.tasks.values():
@@ -313,11 +316,7 @@ class Trainer:
             if parts:
                 learner.restore(parts, progress.step)
                 self._best = parts.get('best')
-            log = (
-                closing.enter_context(Log(self.folder.path, progress.step, progress.log_bytes))
-                if is_main
-                else None
-            )
+            log = closing.enter_context(self._log(progress, bool(parts))) if is_main else None
             self._begin_hooks(progress, order, log)
             with (
                 Stop(accelerator) as stop,
@@ -331,6 +330,15 @@ class Trainer:
             copy_into(self.model.trained_state(), self._best or learner.weights())
             return self._finish(progress, order, log), stop
         raise AssertionError  # mypy: an ExitStack may hide errors
+
+    def _log(self, progress: Progress, is_resumed: bool) -> Log:
+        trackers, path = self.settings.train.trackers, self.folder.path
+        return Log(
+            path,
+            progress.step,
+            progress.log_bytes,
+            Trackers(trackers, path, self.settings.to_dict(), is_resumed) if trackers else None,
+        )
 
     def _begin_hooks(self, progress: Progress, order: Order, log: Log | None) -> None:
         """Tells the hooks where the run stands, and calls the first point."""
@@ -538,6 +546,7 @@ class Trainer:
         self._hooks.runner.summary = summary
         self._hooks.call('after_run')
         if log:
+            log.track(progress.step, **{f'test_{name}': value for name, value in after.items()})
             log.flush()
             try:
                 draw_curves(self.folder.path, self.folder.path / 'curves.png')

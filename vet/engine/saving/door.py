@@ -8,6 +8,7 @@ No module outside this folder imports another file of the folder.
 | checkpoint.py | the state after a step, from which a run continues as without an interruption |
 | identity.py | the start of a run: the model, the images, the versions |
 | log.py, events.py | the record of a run, as JSON lines, for TensorBoard, and as curves |
+| trackers.py | sends the config and the numbers of a run to mlflow, wandb, … |
 | rehearsal.py | tries the saving of the end at the start |
 """
 
@@ -15,11 +16,13 @@ from vet.engine.saving.checkpoint import Progress, load_optimizer_state, optimiz
 from vet.engine.saving.identity import identity_of
 from vet.engine.saving.log import Log, draw_curves, peak_memory_mb, read_log
 from vet.engine.saving.rehearsal import try_saving
+from vet.engine.saving.trackers import Trackers, require_trackers
 from vet.engine.saving.work_folder import WorkFolder
 
 __all__ = [
     'Log',
     'Progress',
+    'Trackers',
     'WorkFolder',
     'draw_curves',
     'identity_of',
@@ -27,5 +30,6 @@ __all__ = [
     'optimizer_state',
     'peak_memory_mb',
     'read_log',
+    'require_trackers',
     'try_saving',
 ]

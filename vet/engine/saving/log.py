@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from vet.engine.saving.trackers import Trackers
 from vet.errors import DataError, TrainingError
 from vet.files import JsonObject, read_bytes, write_file, writing
 
@@ -22,15 +23,15 @@ LOG = 'log.jsonl'
 
 
 class Log:
-    """Appends records to `folder/log.jsonl` and to TensorBoard.
+    """Appends records to `folder/log.jsonl`, to TensorBoard and to the trackers.
 
     cut_at: a resumed run cuts the log back to this length.
     """
 
-    def __init__(self, folder: Path, step: int, cut_at: int):
+    def __init__(self, folder: Path, step: int, cut_at: int, trackers: Trackers | None = None):
         from vet.engine.saving.events import Events  # TensorBoard takes time to import
 
-        self._path = folder / LOG
+        self._path, self._trackers = folder / LOG, trackers
         with writing(self._path):
             self._file = open(self._path, 'ab')
             # for a checkpoint from another folder, the log is not here
@@ -43,6 +44,12 @@ class Log:
             for name, value in values.items():
                 if isinstance(value, (int, float)) and name != 'epoch':
                     self._events.add_scalar(name, value, step)
+        self.track(step, **values)
+
+    def track(self, step: int, **values: object) -> None:
+        """Sends numbers to the trackers alone."""
+        if self._trackers:
+            self._trackers.log(step, values)
 
     def flush(self) -> int:
         """Waits until all records are on the disk. Returns the log's length in bytes."""
@@ -56,6 +63,8 @@ class Log:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._trackers:
+            self._trackers.finish()
         try:
             with writing(self._path):
                 self._file.close()

@@ -41,9 +41,10 @@ FILES = (
     'curves.png',
     'summary.json',
     'example.png',
+    'trackers.json',
 )
 LONGER = {'train.max_epochs', 'train.lr_scheduler.T_max'}  # what differs if a run shall train further
-FOLDERS = ('checkpoints', 'output', 'tensorboard')
+FOLDERS = ('checkpoints', 'output', 'tensorboard', 'trackers')
 
 
 class WorkFolder:
@@ -55,7 +56,7 @@ class WorkFolder:
     """
 
     # settings that a resumed run may change, because they change no weight
-    free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs', 'report')
+    free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs', 'report', 'trackers')
 
     def __init__(self, path: str | Path, resume: str | None = None, is_new: bool = False):
         self.path = Path(path)
