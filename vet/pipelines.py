@@ -15,6 +15,8 @@ from torch import nn
 
 from vet.ahead import ahead
 from vet.builders import TASK
+from vet.config import Views
+from vet.core.augmented import averaged
 from vet.core.backbone import Backbone
 from vet.core.budget import bounded
 from vet.core.objective import Answer, refuse_counts, refuse_share
@@ -23,7 +25,7 @@ from vet.datasets.base import errors_named
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
 from vet.errors import DataError, UnknownNameError, UserError
-from vet.hub.folders import read_folders
+from vet.hub.folders import read_folders, read_views
 from vet.own_backbone import backbone_of_folder
 from vet.transforms.torchvision import build_transform
 
@@ -45,6 +47,7 @@ class Classifier:
     ):
         self._accelerator = make_accelerator(device, 'fp32')
         model, transforms = read_folders(folder, backbone)
+        self._tta = read_views(folder)
         self.model = model.to(self._accelerator.device)
         with bounded(repr(folder)):
             self._view = {
@@ -164,15 +167,25 @@ class Classifier:
         with torch.inference_mode():
             images = torch.stack(views).to(self._accelerator.device)
             if len(set(names)) == 1:
-                outputs = self.model.for_task(names[0])(images)
+                model = self.model.for_task(names[0])
+                outputs = averaged(model, images, self._views(names[0]), objectives[0])
                 found = objectives[0].answers(outputs, options.topk, USUAL)
             else:
+                if any(views != Views() for views in self._tta.values()):
+                    raise UserError(
+                        'a folder has evaluation.tta, so that its images are seen several times; then all '
+                        'images of a call have one task. Call the pipeline once for each task.'
+                    )
                 found = []
                 for objective, logits in zip(objectives, self.model(images, list(names))):
                     found += objective.answers(logits[None], options.topk, USUAL)
         if options.threshold is None:
             return found
         return [objective.doubt(answer, options.threshold) for objective, answer in zip(objectives, found)]
+
+    def _views(self, name: str | None) -> Views:
+        """Several folders have views of their own. The tasks of one folder have the same views."""
+        return self._tta[name] if name in self._tta else self._tta[None]
 
     def _seen_or_error(
         self, given: tuple[object, str | None, int]

@@ -30,6 +30,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     folder = find_model(args.model)
     with imports():
         from vet.builders import build_dataset, build_datasets, check_classes, class_names, names_of
+        from vet.core.augmented import refuse_unfit_tta
         from vet.datasets.base import set_gray_range, set_objective
         from vet.engine.device import make_accelerator
         from vet.engine.evaluate import measure
@@ -63,5 +64,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     for task, part in model.tasks.items():
         trained = build_transform(settings.train.transform, **vars(part.backbone.preprocessing))
         refuse_two_normalisations(trained, views[task])
+    for part in model.tasks.values():
+        refuse_unfit_tta(settings.evaluation.tta, part.objective)
     refuse_unfit_views(model, dataset, 'evaluation.transform', views, accelerator)
     return measure(model, dataset, views, accelerator, settings.evaluation)

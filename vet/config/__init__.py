@@ -21,6 +21,7 @@ from vet.config.sections import (
     Settings,
     Stage,
     Train,
+    Views,
 )
 from vet.config.short_forms import expand_short_forms, short_forms
 
@@ -35,6 +36,7 @@ __all__ = [
     'Schedule',
     'Settings',
     'Stage',
+    'Views',
     'Train',
     'expand_short_forms',
     'load_config',

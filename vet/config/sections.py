@@ -8,7 +8,7 @@ Schema show that text.
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from annotated_types import Interval, MinLen
+from annotated_types import Interval, MaxLen, MinLen
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from vet.allowed import Count, Dropout, PluginOf, Rate, Seed, Share, Text
@@ -297,6 +297,22 @@ class Train(Section):
 
 
 @dataclass
+class Views(Section):
+    """Test-time augmentation: the model sees several views of each image, and scores are means over the
+    views. `vet test` and pipeline see the same views. Without any of these settings, the model sees one view.
+    """
+
+    flip: bool = False
+    """Also shows each view mirrored, left to right."""
+    five_crops: Between | None = None
+    """Shows five parts in place of the whole: the four corners and the centre, each of this share of the
+    sides, and enlarged to the whole. 0.875 is usual. None: the whole."""
+    scales: Annotated[list[Annotated[float, Interval(ge=1, le=4)]], MaxLen(8)] = field(default_factory=list)
+    """Shows the centre of the image, enlarged by each of these factors. 1 is the whole image. With
+    five_crops, each enlarged image has five parts. An empty list: the whole image."""
+
+
+@dataclass
 class Evaluation(Section):
     """How the model is judged."""
 
@@ -319,6 +335,8 @@ class Evaluation(Section):
     how often answers are right. The answers stay the same. Needs validation images."""
     every: Epochs = 1
     """The number of epochs between two validations. The last epoch is always validated."""
+    tta: Views = field(default_factory=Views)
+    """Several views of each image."""
     before: bool = True
     """Also reports the test result before the first step. False saves the time of this test."""
     report: bool = True

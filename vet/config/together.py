@@ -4,7 +4,7 @@ others.
 
 from collections.abc import Mapping
 
-from vet.config.sections import Settings, Train
+from vet.config.sections import Settings, Train, Views
 from vet.errors import UserError
 
 GRAPHS = ('reduce-overhead', 'max-autotune')  # modes of torch.compile
@@ -48,6 +48,11 @@ def check_together(settings: Settings) -> None:
         raise UserError(
             f'train.compile is {train.compile!r}, which replays CUDA graphs, but train.sam computes two '
             'gradients in a step. Set train.compile to True, or train.sam to None.'
+        )
+    if train.cache_features and settings.evaluation.tta != Views():
+        raise UserError(
+            'train.cache_features keeps one view of each image, but evaluation.tta shows several. Set '
+            'train.cache_features to False, or leave evaluation.tta out.'
         )
 
 

@@ -11,7 +11,7 @@ An objective says, in one place, all that depends on the kind of target:
 | How do the head's outputs become the model's outputs? | `finish` |
 | What does the loss compare? | `for_loss`; the default `loss` |
 | What does a head in closed form estimate? | `coded` |
-| How do outputs become scores, and scores decisions? | `scores`, `decide` |
+| How do outputs become scores, and scores decisions? | `scores`, `decide`; `mean`, of several views |
 | What does evaluation keep of a batch? | `tally` |
 | Which metrics are the default? | `metrics` |
 | What is chosen on the validation images? | `choose`; `calibrate`, if evaluation.calibrate says so |
@@ -133,6 +133,12 @@ class Objective(nn.Module):
     def tally(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What evaluation keeps of a batch, for metrics: scores (B, …) and targets (B, …)."""
         return self.scores(outputs), targets
+
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs (V, B, …) of V views -> outputs (B, …) whose scores are the means of the views' scores."""
+        raise UserError(
+            f'the objective {self.given["type"]!r} has no mean over several views. Leave evaluation.tta out.'
+        )
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
         """Scores (N, …) -> the targets that the model says."""

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from vet.config import Dataloader, Evaluation
+from vet.config import Dataloader, Evaluation, Views
+from vet.core.augmented import averaged
 from vet.core.loss import kinds_of
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
@@ -47,6 +49,7 @@ def measure(
             loader.batch_size_per_gpu,
             loader.workers_per_gpu,
             features,
+            tta=evaluation.tta,
         )
         objective = model.for_task(task).objective
         names = evaluation.metrics or objective.metrics
@@ -77,11 +80,13 @@ def score(
     workers: int,
     features: Features | None = None,
     then: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    tta: Views | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The objective's scores (N, …) and the targets (N, …) of all N images, in order.
 
     Each image counts once, for any N.
     then: what becomes of the model's outputs (B, …). None: the objective's scores.
+    tta: the views of each image. None: one view.
 
     UserError for a dataset without images.
     """
@@ -104,7 +109,9 @@ def score(
     with in_eval(model):
         for batch in batches:
             with accelerator.autocast():
-                found = net(batch.images, *batch.route).float()
+                found = averaged(
+                    partial(_outputs, net, batch.route), batch.images, tta or Views(), objective
+                ).float()
             kept = objective.tally(found, batch.labels) if then is None else (then(found), batch.labels)
             outputs.append(kept)
     if world == 1:
@@ -124,6 +131,10 @@ def score(
         for tensor in padded
     ]
     return gathered[0].cpu().numpy(), certain(gathered[1].cpu().numpy())
+
+
+def _outputs(net: Any, route: tuple, images: torch.Tensor) -> torch.Tensor:
+    return net(images, *route)
 
 
 def features_of(

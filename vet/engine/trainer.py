@@ -21,6 +21,7 @@ import torch
 from accelerate.utils import broadcast
 
 from vet.config import Settings
+from vet.core.augmented import averaged, refuse_unfit_tta
 from vet.core.coverage import report
 from vet.core.head import FittedHead
 from vet.core.loss import Counts, Loss
@@ -232,7 +233,8 @@ class Trainer:
         if not views:
             return []
         with self.accelerator.autocast():
-            outputs = model(torch.stack(views).to(self.accelerator.device))
+            stacked = torch.stack(views).to(self.accelerator.device)
+            outputs = averaged(model, stacked, self.settings.evaluation.tta, model.objective)
         return model.objective.answers(outputs, topk, usual=1)
 
     def _load_output(self) -> None:
@@ -263,6 +265,7 @@ class Trainer:
         for key, views in (('train.transform', self._augment), ('evaluation.transform', self._view)):
             refuse_unfit_views(self.model, self.data['train'], key, views, accelerator)
         for part in self.model.tasks.values():
+            refuse_unfit_tta(settings.evaluation.tta, part.objective)
             refuse_unfit_metrics(
                 settings.evaluation.metrics or part.objective.metrics, part.objective, SUMMARY
             )
@@ -657,6 +660,7 @@ class Trainer:
             loader.workers_per_gpu,
             self._feed.features('val', self._view),
             then,
+            self.settings.evaluation.tta,
         )
 
     def _measure(self, split: str, found: Found | None = None) -> dict[str, float]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vet.config import Views
+from vet.core.augmented import read_tta
 from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.tuned_model import TunedModel
@@ -55,6 +57,19 @@ def read_folder(
             'holds the weights of its backbone; leave `backbone` out.'
         )
     return load_modelscope(folder), None
+
+
+def read_views(folders: str | Path | Mapping[str, str | Path]) -> dict[str | None, Views]:
+    """{name: the views of test-time augmentation}, as each folder says. One folder has the name None."""
+    named = folders if isinstance(folders, Mapping) else {None: folders}
+    return {name: _views(find_folder(folder)) for name, folder in named.items()}
+
+
+def _views(folder: Path) -> Views:
+    if is_modelscope(folder):
+        return Views()
+    evaluation = read_configuration(folder).get('evaluation') or {}
+    return read_tta(evaluation.get('tta'), repr(str(folder)))
 
 
 def _transform(folder: Path) -> Transform:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from annotated_types import Interval
 from sklearn.metrics import precision_recall_curve
 
@@ -77,6 +78,9 @@ class MultiLabel(Objective):
 
     def scores(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.sigmoid()
+
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        return F.logsigmoid(outputs).logsumexp(0) - F.logsigmoid(-outputs).logsumexp(0)
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
         return (scores >= np.array(self.thresholds, scores.dtype)).astype(int)

@@ -67,6 +67,11 @@ class Ordinal(Objective):
         edge_B1 = torch.ones_like(above_BK[:, :1])
         return torch.cat([edge_B1, above_BK], 1) - torch.cat([above_BK, 0 * edge_B1], 1)
 
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        above_BK = outputs.double().sigmoid().cumprod(-1).mean(0)
+        before_BK = torch.cat([torch.ones_like(above_BK[:, :1]), above_BK[:, :-1]], 1)
+        return (above_BK / before_BK).logit(eps=1e-12).to(outputs.dtype)
+
     def decide(self, scores: np.ndarray) -> np.ndarray:
         above_NK = 1 - scores.cumsum(1)[:, :-1]
         return (above_NK > 0.5).sum(1)

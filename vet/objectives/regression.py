@@ -116,6 +116,9 @@ class Regression(Objective):
         """The mean absolute error over the numbers of an image."""
         return (outputs - targets).abs().mean(1)
 
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.mean(0)
+
     def answers(self, outputs: torch.Tensor, topk: int | None, usual: int) -> list[Answer]:
         return [dict(zip(self.names, values)) for values in outputs.float().tolist()]
 

@@ -71,6 +71,10 @@ class SingleLabel(Objective):
     def scores(self, outputs: torch.Tensor) -> torch.Tensor:
         return (outputs if self.temperature is None else outputs / self.temperature).softmax(1)
 
+    def mean(self, outputs: torch.Tensor) -> torch.Tensor:
+        temperature = self.temperature or 1.0
+        return temperature * (outputs / temperature).log_softmax(-1).logsumexp(0)
+
     def decide(self, scores: np.ndarray) -> np.ndarray:
         return scores.argmax(1)
 

@@ -95,7 +95,8 @@ def flat(config: Mapping[str, Any], above: str = '') -> dict[str, Any]:
 
 def _begun(name: str, folder: Path, known: str | None) -> Any:
     """The tracker of accelerate, which has begun. known: the id of the run to continue."""
-    kind, given = LOGGER_TYPE_TO_CLASS[name], {}
+    kind: Any = LOGGER_TYPE_TO_CLASS[name]
+    given: dict[str, Any] = {}
     if kind.requires_logging_directory:
         given['logging_dir'] = folder / 'trackers'
     if known is not None:

@@ -8,13 +8,14 @@ and, last of all, summary.json. A lock on the file .lock keeps a second run out.
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import vet
-from vet.config import Settings
+from vet.config import Evaluation, Settings, Train
 from vet.engine.saving.checkpoint import (
     NewerError,
     Progress,
@@ -310,7 +311,7 @@ class WorkFolder:
             ) from error
         changed = sorted(
             name
-            for name in _differences(begun, json.loads(json.dumps(config)))
+            for name in _differences(_completed(begun), json.loads(json.dumps(config)))
             if name.rpartition('.')[2] not in self.free
         )
         if not changed:
@@ -352,6 +353,16 @@ class WorkFolder:
                 f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by '
                 f'rounding.{_newer(folder)}'
             )
+
+
+def _completed(begun: Any) -> Any:
+    """A config.json of an older vet, with the defaults of the settings that the older vet did not have."""
+    sections = {
+        name: asdict(kind()) | begun[name]
+        for name, kind in (('train', Train), ('evaluation', Evaluation))
+        if isinstance(begun.get(name), dict)
+    }
+    return dict(custom_hooks=[]) | begun | sections
 
 
 def _epochs(config: Any) -> int:
