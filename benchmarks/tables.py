@@ -314,6 +314,38 @@ def machine(environment: dict[str, Any]) -> str:
     return f'{cores}, torch {packages["torch"]}, timm {packages["timm"]}'
 
 
+SMALL = ('pole', 'sign', 'pedestrian', 'cyclist')  # classes of few pixels
+
+
+def segmentation(found: dict[str, Any]) -> str:
+    """The heads for masks, on the frozen and on the tuned network: means over seeds."""
+    lines = []
+    for tuner, head in dict.fromkeys((run['tuner'], run['head']) for run in found['runs']):
+        runs = [run for run in found['runs'] if (run['tuner'], run['head']) == (tuner, head)]
+        shown = [
+            100 * statistics.mean(run['test'][name] for run in runs) for name in ('mIoU', 'pixel_accuracy')
+        ]
+        small = [run['test'][f'iou_per_class.{name}'] for run in runs for name in SMALL]
+        lines.append(
+            [
+                f'{tuner}, {head}, {len(runs)} {"seed" if len(runs) == 1 else "seeds"}',
+                *(f'{value:.1f}' for value in (*shown, 100 * statistics.mean(small))),
+                f'{runs[0]["trainable"]:,}',
+            ]
+        )
+    header = [
+        'test images of CamVid',
+        'mIoU',
+        'pixel accuracy',
+        f'IoU of {", ".join(SMALL)}',
+        'trained numbers',
+    ]
+    return grid(header, lines) + (
+        f'\n\nIn %. DeiT-Tiny, {found["data"]}; {machine(found["environment"])}; '
+        '`python benchmarks/segmentation.py`.'
+    )
+
+
 def pages() -> dict[Path, str]:
     """Each page as it should be."""
     tables = {
@@ -322,6 +354,7 @@ def pages() -> dict[Path, str]:
         'docs/ecosystem.md': dict(ecosystem=ecosystem),
         'docs/peft.md': dict(peft_coverage=peft_coverage),
         'docs/fit.md': dict(check=check),
+        'docs/segmentation.md': dict(segmentation=segmentation),
     }
     measured: dict[str, list[str]] = {}
     for page, entries in tables.items():

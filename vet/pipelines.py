@@ -33,11 +33,12 @@ from vet.transforms.torchvision import build_transform
 Weights = str | Path | Backbone | Mapping[str, str | Path] | None
 Folders = str | Path | Mapping[str, str | Path]
 USUAL = 5  # labels of an image
+Seen = tuple[str | None, torch.Tensor, tuple[int, int]]  # the task, the view and the size of an image
 ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Mapping)
 
 
 class Classifier:
-    """Images to the answers of the objective: {'scores': [...], 'labels': [...]}, or {name: number}.
+    """Images to the answers of the objective, such as {'scores': [...], 'labels': [...]}.
 
     Made by `pipeline`.
     """
@@ -51,7 +52,9 @@ class Classifier:
         self.model = model.to(self._accelerator.device)
         with bounded(repr(folder)):
             self._view = {
-                name: build_transform(transforms[name], **vars(part.backbone.preprocessing))
+                name: build_transform(
+                    part.objective.evaluation_transform(transforms[name]), **vars(part.backbone.preprocessing)
+                )
                 for name, part in self.model.tasks.items()
             }
             self._try()
@@ -64,7 +67,7 @@ class Classifier:
         for name, view in self._view.items():
             shape = tuple(view(Image.new('RGB', (64, 48))).shape)
             wanted = (3, *self.model.for_task(name).backbone.preprocessing.size)
-            if shape != wanted:
+            if shape != wanted and not self.model.for_task(name).objective.dense:
                 with torch.inference_mode():
                     self.model.for_task(name)(torch.zeros(1, *shape, device=self._accelerator.device))
 
@@ -102,8 +105,10 @@ class Classifier:
         topk: the largest number of labels of an image. None: 5, or for several labels: all.
         SingleLabel: an image gives {'scores': floats that sum to at most 1, 'labels': class names}, best
         first. MultiLabel: {'scores': floats in 0..1, 'labels': class names}, of every class whose score is at
-        least its threshold, best first. Regression: {name: number}, in the user's units. A list gives a list
-        of such dicts. An iterator gives an iterator, which reads `batch_size` images at a time.
+        least its threshold, best first. Regression: {name: number}, in the user's units. Segmentation:
+        {'masks': arrays (H, W) of 0 and 1 in the size of the image, 'labels', 'scores'}, the largest mask
+        first. A list gives a list of such dicts. An iterator gives an iterator, which reads `batch_size`
+        images at a time.
         on_error: 'raise' raises the error of an image that cannot be read. An iterator raises the error at
             the place of the image, and goes on with the next image. 'return' gives the error, a UserError, in
             the place of the answer.
@@ -162,9 +167,11 @@ class Classifier:
         """The answers for (task, view) …, in one forward if the tasks allow."""
         if not batch:
             return []
-        names, views = zip(*batch)
+        names, views, sizes = zip(*batch)
         objectives = [self.model.for_task(name).objective for name in names]
         with torch.inference_mode():
+            if any(objective.dense for objective in objectives):  # images may have different sizes
+                return [self._answer(seen, options) for seen in batch]
             images = torch.stack(views).to(self._accelerator.device)
             if len(set(names)) == 1:
                 model = self.model.for_task(names[0])
@@ -187,27 +194,36 @@ class Classifier:
         """Several folders have views of their own. The tasks of one folder have the same views."""
         return self._tta[name] if name in self._tta else self._tta[None]
 
-    def _seen_or_error(
-        self, given: tuple[object, str | None, int]
-    ) -> tuple[str | None, torch.Tensor] | Exception:
+    def _answer(self, seen: Seen, options: '_Options') -> Answer:
+        """The answer for one image. Masks have the size of the image."""
+        name, view, size = seen
+        model = self.model.for_task(name)
+        if not model.objective.dense:
+            return self._answers([seen], options)[0]
+        outputs = model.of_any_size(view[None].to(self._accelerator.device))
+        return model.objective.answers(model.objective.fitted(outputs, size), options.topk, USUAL)[0]
+
+    def _seen_or_error(self, given: tuple[object, str | None, int]) -> Seen | Exception:
         image, task, _ = given
         if isinstance(image, _SourceError):
             return image.error
         try:
-            return task, self._seen(*given)
+            return task, *self._seen(*given)
         except UserError as error:
             return error
 
-    def _seen(self, image: object, task: str | None, number: int) -> torch.Tensor:
-        """An image as the network takes it, (3, H, W). A DataError names the image by its number, from 0."""
+    def _seen(self, image: object, task: str | None, number: int) -> tuple[torch.Tensor, tuple[int, int]]:
+        """An image as the network takes it, (3, H, W), and the size (H, W) of the image itself.
+
+        A DataError names the image by its number, from 0.
+        """
         path = f' ({os.fspath(image)!r})' if isinstance(image, str | os.PathLike) else ''
         with errors_named(
             lambda: f'image {number} of those given{path}',
             'Give another image, or another evaluation.transform.',
         ):
-            return self._view[task](
-                open_image(image, self.model.for_task(task).backbone.preprocessing.gray_range)
-            )
+            opened = open_image(image, self.model.for_task(task).backbone.preprocessing.gray_range)
+            return self._view[task](opened), (opened.height, opened.width)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Small drawings with masks: folders, a user's dataset, and a trainer of a tiny ViT."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -68,3 +71,7 @@ def config(folder, **options):
 
 def trainer_of(folder, work, resume=None, **options):
     return build_trainer(model=config(folder, **options), work_dir=work, resume=resume, device='cpu')
+
+
+if __name__ == '__main__':  # by torchrun: FOLDER WORK
+    trainer_of(Path(sys.argv[1]), Path(sys.argv[2])).train()

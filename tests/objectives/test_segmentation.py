@@ -207,6 +207,7 @@ def test_images_of_any_sizes(tmp_path):
     [
         ({'train.mixup': 0.2}, "train.mixup is 0.2, but the objective 'Segmentation' has no mixture"),
         ({'train.cutmix': 1.0}, 'Set train.cutmix to 0'),
+        ({'evaluation.tta': dict(flip=True)}, "'Segmentation' has no mean over several views"),
         ({'evaluation.metrics': 'accuracy'}, "'accuracy' is for targets that are one class.*a mask.*mIoU"),
         ({'train.loss': dict(type='MSELoss')}, 'a mask. Losses for it: .*DiceLoss'),
         ({'train.transform_on': 'device'}, 'transform_on is "device".*Set train.transform_on to "tensor"'),

@@ -47,7 +47,7 @@ def _json(rows: Rows, names: Sequence[str], objective: Objective) -> Iterator[st
     """One list. JSON reads the escapes of control characters back."""
     before = '[\n '
     for row in rows:
-        text = json.dumps(_plain(*row), indent=1, ensure_ascii=False)
+        text = json.dumps(_plain(*row, objective), indent=1, ensure_ascii=False)
         yield before + escaped(text).replace('\n', '\n ')
         before = ',\n '
     yield '[]\n' if before.startswith('[') else '\n]\n'
@@ -56,7 +56,7 @@ def _json(rows: Rows, names: Sequence[str], objective: Objective) -> Iterator[st
 def _json_lines(rows: Rows, names: Sequence[str], objective: Objective) -> Iterator[str]:
     """One object in each line."""
     for row in rows:
-        yield escaped(json.dumps(_plain(*row), ensure_ascii=False)) + '\n'
+        yield escaped(json.dumps(_plain(*row, objective), ensure_ascii=False)) + '\n'
 
 
 def _csv(rows: Rows, names: Sequence[str], objective: Objective) -> Iterator[str]:
@@ -71,8 +71,10 @@ def _csv(rows: Rows, names: Sequence[str], objective: Objective) -> Iterator[str
             yield _csv_line([name, *(flat[column] for column in objective.columns), ''])
 
 
-def _plain(name: str, answer: Answer | UserError) -> dict[str, Any]:
-    return dict(image=name, **(dict(error=str(answer)) if isinstance(answer, UserError) else answer))
+def _plain(name: str, answer: Answer | UserError, objective: Objective) -> dict[str, Any]:
+    if isinstance(answer, UserError):
+        return dict(image=name, error=str(answer))
+    return dict(image=name, **objective.plain(answer))
 
 
 def _csv_line(values: Sequence[Any]) -> str:

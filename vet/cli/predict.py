@@ -59,6 +59,11 @@ def main() -> None:
     parser.add_argument(
         '--sort-into', metavar='DIR', help='copy each image into DIR/LABEL/, the folder of its best label'
     )
+    parser.add_argument(
+        '--save-masks',
+        metavar='DIR',
+        help='of a model of masks: write NAME.png, the class of each pixel, and NAME-drawn.jpg into DIR',
+    )
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best device of the machine)')
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     parser.add_argument('--task', help='the task, for a model of several tasks')
@@ -73,12 +78,19 @@ def _predict(args: argparse.Namespace) -> None:
     folder = str(find_model(args.model))
     with imports():
         from vet.cli.answers import Row, write_answers
+        from vet.cli.save_masks import SaveMasks
         from vet.cli.sort_images import SortInto
         from vet.pipelines import pipeline
     classify = pipeline(model=folder, device=args.device, backbone=args.backbone)
     objective = classify.model.for_task(args.task).objective
     if args.sort_into and 'label' not in objective.columns:
         raise UserError('--sort-into needs labels, but the model gives numbers. Leave --sort-into out.')
+    if args.save_masks and not objective.dense:
+        raise UserError(
+            f'--save-masks is {args.save_masks!r}, but the model gives no masks: its objective is '
+            f'{objective.given["type"]!r}. Leave --save-masks out.'
+        )
+    masks = SaveMasks(args.save_masks, objective.names) if args.save_masks else None
     sort = SortInto(args.sort_into, images, args.images) if args.sort_into else None
     answers = classify(
         iter(images),
@@ -89,6 +101,7 @@ def _predict(args: argparse.Namespace) -> None:
         workers=args.workers,
         threshold=args.threshold,
     )
+    adds = [keeper.add for keeper in (sort, masks) if keeper]
     failed = []
 
     def rows() -> Iterator[Row]:
@@ -96,8 +109,9 @@ def _predict(args: argparse.Namespace) -> None:
         for image, answer in counted(zip(images, answers), len(images), has_bar):
             if isinstance(answer, UserError):
                 failed.append(image)
-            elif sort:
-                sort.add(image, answer)
+            else:
+                for add in adds:
+                    add(image, answer)
             yield printable(image), answer
 
     with _output(args.out) as write:

@@ -17,7 +17,7 @@ import vet.cli
 from vet.cli.signals import restore, stop_at_once
 from vet.errors import UnknownNameError
 
-NO_COMMAND = ('answers', 'command', 'signals', 'sort_images', 'vet')
+NO_COMMAND = ('answers', 'command', 'save_masks', 'signals', 'sort_images', 'vet')
 
 
 def program() -> None:

@@ -140,6 +140,10 @@ class Objective(nn.Module):
             f'the objective {self.given["type"]!r} has no mean over several views. Leave evaluation.tta out.'
         )
 
+    def fitted(self, outputs: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """Outputs (B, …) for images of `size` (H, W). Dense outputs get this size."""
+        return outputs
+
     def decide(self, scores: np.ndarray) -> np.ndarray:
         """Scores (N, …) -> the targets that the model says."""
         return scores

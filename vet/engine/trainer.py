@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast
+from torchvision.transforms import v2
 
 from vet.config import Settings
 from vet.core.augmented import averaged, refuse_unfit_tta
@@ -226,12 +227,22 @@ class Trainer:
         """
         refuse_counts(topk=1 if topk is None else topk)
         model = self.model.for_task(task).eval()
-        views = []
+        views, sizes = [], []
         for number, image in enumerate(images):
             with errors_named(f'image {number} of those given'.format):
-                views.append(self._view[task](opened(image, model.backbone.preprocessing.gray_range)))
+                seen = opened(image, model.backbone.preprocessing.gray_range)
+                height, width = v2.functional.get_size(seen)
+                sizes.append((height, width))
+                views.append(self._view[task](seen))
         if not views:
             return []
+        if model.objective.dense:
+            found = []
+            for view, size in zip(views, sizes):
+                with self.accelerator.autocast():
+                    outputs = model.of_any_size(view[None].to(self.accelerator.device))
+                found += model.objective.answers(model.objective.fitted(outputs.float(), size), topk, usual=1)
+            return found
         with self.accelerator.autocast():
             stacked = torch.stack(views).to(self.accelerator.device)
             outputs = averaged(model, stacked, self.settings.evaluation.tta, model.objective)

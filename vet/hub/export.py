@@ -80,7 +80,9 @@ def export(
         ),
         ensure_ascii=False,
     )
-    images = _photographs(build_transform(transform, **preprocessing))
+    # a file takes images of one size, without windows
+    seen = [dict(type='Resize', size=list(preprocessing['size']))] if model.objective.dense else transform
+    images = _photographs(build_transform(seen, **preprocessing))
     batches = images[:1], images
     with torch.no_grad():
         expected = [made.part(model)(batch) for batch in batches]

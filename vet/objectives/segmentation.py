@@ -67,7 +67,7 @@ class Segmentation(Objective):
         Outputs are resized to the mask.
         """
         is_labelled = targets != IGNORED
-        said = resized(outputs, targets.shape[-2:]).argmax(1)
+        said = self.fitted(outputs, targets.shape[-2:]).argmax(1)
         return torch.stack(
             [self._count(said, is_labelled), self._count(said, is_labelled & (said == targets))], -1
         ), self._count(targets, is_labelled)
@@ -77,6 +77,12 @@ class Segmentation(Objective):
         found = torch.where(counts, classes.long(), len(self.names)).flatten(1)
         counted = found.new_zeros(len(found), len(self.names) + 1)
         return counted.scatter_add_(1, found, torch.ones_like(found))[:, :-1]
+
+    def fitted(self, outputs: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """Outputs (B, K, h, w) -> (B, K, *size), bilinear."""
+        if tuple(outputs.shape[-2:]) == tuple(size):
+            return outputs
+        return F.interpolate(outputs, size=tuple(size), mode='bilinear', align_corners=False)
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
         """(N, K): the pixels of each class that the model says."""
@@ -136,13 +142,6 @@ class Segmentation(Objective):
         masks = draw.integers(0, len(self.names), (2, side, side), dtype=np.uint8)
         masks[:, 0, 0] = IGNORED
         return draw.standard_normal((2, len(self.names), side, side), dtype=np.float32), masks
-
-
-def resized(outputs: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Outputs (B, K, h, w) -> (B, K, *size), bilinear."""
-    if outputs.shape[-2:] == torch.Size(size):
-        return outputs
-    return F.interpolate(outputs, size=tuple(size), mode='bilinear', align_corners=False)
 
 
 def _shares(answer: Answer) -> list[float]:

@@ -58,11 +58,30 @@ def numbers(answered: Answered) -> list[str]:
     return [element('h2', 'Errors'), table(rows, 'Errors of each number'), figures(drawn)]
 
 
+def masks(answered: Answered) -> list[str]:
+    """Intersection over union, and the pixels, of each class."""
+    said_K, right_K = np.moveaxis(answered.scores.sum(0), -1, 0)
+    true_K = answered.targets.sum(0)
+    rows = [('class', 'IoU', 'precision', 'recall', 'pixels of the masks')]
+    union_K = said_K + true_K - right_K
+    for k in np.argsort(right_K / np.maximum(1, union_K), kind='stable')[:LISTED]:
+        shares = (100 * right_K[k] / max(1, whole[k]) for whole in (union_K, said_K, true_K))
+        cells = (f'{share:.1f} %' for share in shares)
+        rows.append((answered.objective.names[k], *cells, f'{int(true_K[k]):,}'))
+    text = f'The lowest IoU first.{_cut(len(true_K))}'
+    return [
+        element('h2', 'Classes'),
+        element('p', text, 'caption'),
+        table(rows, 'Intersection over union, precision and recall of each class'),
+    ]
+
+
 KINDS: dict[str, Callable[[Answered], list[str]]] = {
     'one class': one_class,
     'ordered classes': one_class,
     'a set of classes': sets_of_classes,
     'numbers': numbers,
+    'a mask': masks,
 }
 
 

@@ -66,7 +66,7 @@ def _results(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
 
 def _curves(records: Sequence[dict[str, Any]]) -> list[str]:
     validated = {key.removeprefix('val_') for record in records for key in record if key.startswith('val_')}
-    watched = {'accuracy', 'mae'} & {key for record in records for key in record}
+    watched = {'accuracy', 'mae', 'pixel_accuracy'} & {key for record in records for key in record}
     drawn = [
         (curves(records, name), f'{name} over the steps') for name in ['loss', *sorted(validated | watched)]
     ]

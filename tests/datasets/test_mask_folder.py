@@ -1,0 +1,112 @@
+"""Folders of images and masks: layouts, the numbers in masks, and what is refused before training."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.objectives.masks import NAMES, VOID, drawing, write_folder
+from vet.datasets.mask_folder import MaskFolder
+from vet.errors import DataError, UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / 'drawings', [('train', 3), ('val', 2)])
+
+
+def test_items_are_images_and_masks(folder):
+    data = MaskFolder(folder.parent, 'train+val', 'drawings', classes=NAMES, ignore=[VOID])
+    assert len(data) == 5 and data.classes == NAMES and data.objective == dict(type='Segmentation')
+    image, mask = data[0]
+    wanted = np.asarray(Image.open(folder / 'train' / 'masks' / '0.png'))
+    assert image.size == (32, 32) and mask.dtype == np.uint8
+    assert np.array_equal(mask, np.where(wanted == VOID, 255, wanted)) and (mask[:, 0] == 255).all()
+
+
+def test_other_layouts(folder, tmp_path):
+    for part in ('images', 'masks'):
+        (tmp_path / 'turned' / part).mkdir(parents=True)
+        (folder / 'train' / part).rename(tmp_path / 'turned' / part / 'train')
+    assert len(MaskFolder(tmp_path, 'train', 'turned', classes=NAMES, ignore=[VOID])) == 3
+    renamed = dict(images='images/train', masks='masks/train')
+    assert len(MaskFolder(tmp_path, None, 'turned', classes=NAMES, ignore=[VOID], **renamed)) == 3
+
+
+def test_class_names_from_a_file_and_from_numbers(folder):
+    (folder / 'names.txt').write_text('ground\nbox\nstripe\n\n')
+    assert MaskFolder(folder, 'val', classes='names.txt', ignore=[VOID]).classes == NAMES
+    named = MaskFolder(folder, 'val', classes=dict(stripe=2, ground=0, box=1), ignore=[VOID])
+    plain = MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])
+    assert named.classes == ['stripe', 'ground', 'box']
+    assert np.array_equal(named[0][1] == 0, plain[0][1] == 2)
+
+
+def test_palettes_and_sixteen_bits(folder):
+    path = folder / 'val' / 'masks' / '0.png'
+    gray = Image.open(path).copy()
+    wanted = MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])[0][1]
+    palette = Image.fromarray(np.asarray(gray), 'P')
+    palette.putpalette([7, 0, 200] * 256)
+    for image in (palette, Image.fromarray(np.asarray(gray, np.uint16))):
+        image.save(path)
+        assert np.array_equal(MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])[0][1], wanted)
+
+
+def test_a_turned_photo_has_an_upright_mask(folder):
+    pixels, mask = drawing(3, (24, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(pixels).copy()).save(folder / 'val' / 'images' / '0.png', exif=exif)
+    Image.fromarray(mask).save(folder / 'val' / 'masks' / '0.png')
+    image, read = MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])[0]
+    assert (image.height, image.width) == read.shape == (24, 40)
+    assert np.array_equal(np.asarray(image), pixels)
+
+
+def save(array, mode=None):
+    return lambda path: Image.fromarray(array, mode).save(path)
+
+
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (lambda path: path.unlink(), r"1 of 2 images in .*images' have no mask in .*such as .*0.png"),
+        (save(np.zeros((31, 32), np.uint8)), r'0.png. has 31 x 32 pixels \(height x width\), but its image has 32'),
+        (save(np.full((32, 32), 7, np.uint8)), r'has the number 7 in 1,024 of 1,024 pixels.*none of the 3 cl.*ignore=\[7\]'),
+        (save(np.zeros((32, 32, 3), np.uint8)), "pixels of the mode 'RGB'; a mask has one number"),
+        (lambda path: path.write_bytes(b'no image'), 'cannot read .*0.png. as a mask'),
+    ],
+)  # fmt: skip
+def test_wrong_masks_are_found_at_once(folder, spoil, message):
+    spoil(folder / 'val' / 'masks' / '0.png')
+    with pytest.raises(DataError, match=message):
+        MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(path='nowhere'), 'there is no folder .*nowhere'),
+        (dict(split='test'), "'test'.*train"),
+        (dict(masks='labels'), "there is no folder .*labels'"),
+        (dict(classes='names.txt'), 'the class names cannot be read from .*names.txt'),
+        (dict(classes=dict(a=0, b=0, c=1, d=2)), 'the number 0 of a mask has several meanings'),
+        (dict(ignore=[1]), 'the number 1 of a mask has several meanings'),
+        (
+            dict(classes=dict(a=70_000)),
+            'classes has the number 70000; allowed: whole numbers from 0 to 65,535',
+        ),
+        (dict(classes=NAMES[:2]), 'has the number 2 in'),
+        (dict(images='pictures'), 'no folder .pictures. in a folder of a split'),
+    ],
+)
+def test_refusals(folder, arguments, message):
+    with pytest.raises(UserError, match=message):
+        MaskFolder(folder, **{**dict(split='train', classes=NAMES, ignore=[VOID]), **arguments})
+
+
+def test_an_empty_folder(tmp_path):
+    for part in ('images', 'masks'):
+        (tmp_path / 'train' / part).mkdir(parents=True)
+    with pytest.raises(DataError, match='MaskFolder has no image in this split'):
+        MaskFolder(tmp_path, 'train', classes=NAMES)
