@@ -319,29 +319,22 @@ SMALL = ('pole', 'sign', 'pedestrian', 'cyclist')  # classes of few pixels
 
 def segmentation(found: dict[str, Any]) -> str:
     """The heads for masks, on the frozen and on the tuned network: means over seeds."""
+    columns = {
+        'mIoU': ['mIoU'],
+        'pixel accuracy': ['pixel_accuracy'],
+        f'IoU of {", ".join(SMALL)}': [f'iou_per_class.{name}' for name in SMALL],
+    }
     lines = []
     for tuner, head in dict.fromkeys((run['tuner'], run['head']) for run in found['runs']):
         runs = [run for run in found['runs'] if (run['tuner'], run['head']) == (tuner, head)]
-        shown = [
-            100 * statistics.mean(run['test'][name] for run in runs) for name in ('mIoU', 'pixel_accuracy')
-        ]
-        small = [run['test'][f'iou_per_class.{name}'] for run in runs for name in SMALL]
-        lines.append(
-            [
-                f'{tuner}, {head}, {len(runs)} {"seed" if len(runs) == 1 else "seeds"}',
-                *(f'{value:.1f}' for value in (*shown, 100 * statistics.mean(small))),
-                f'{runs[0]["trainable"]:,}',
-            ]
-        )
-    header = [
-        'test images of CamVid',
-        'mIoU',
-        'pixel accuracy',
-        f'IoU of {", ".join(SMALL)}',
-        'trained numbers',
-    ]
-    return grid(header, lines) + (
-        f'\n\nIn %. DeiT-Tiny, {found["data"]}; {machine(found["environment"])}; '
+        cells = []
+        for names in columns.values():
+            values = [run['test'][name] for run in runs for name in names]
+            cells.append(f'{100 * statistics.mean(values):.1f}')
+        seeds = 'seed' if len(runs) == 1 else 'seeds'
+        lines.append([f'{tuner}, {head}, {len(runs)} {seeds}', *cells, f'{runs[0]["trainable"]:,}'])
+    return grid(['test images of CamVid, %', *columns, 'trained numbers'], lines) + (
+        f'\n\nDeiT-Tiny, {found["data"]}; {machine(found["environment"])}; '
         '`python benchmarks/segmentation.py`.'
     )
 
