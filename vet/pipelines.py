@@ -24,8 +24,9 @@ from vet.core.tuned_model import TunedModel
 from vet.datasets.base import errors_named
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
-from vet.errors import DataError, UnknownNameError, UserError
+from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.folders import read_folders, read_views
+from vet.metrics.nearest import nearest
 from vet.own_backbone import backbone_of_folder
 from vet.transforms.torchvision import build_transform
 
@@ -150,6 +151,36 @@ class Classifier:
             'array, a dict with "image", or a list or iterator of these.'
         )
 
+    def nearest(
+        self, images: Any, gallery: Any, k: int = 5, batch_size: int = 32, task: str | None = None
+    ) -> Any:
+        """The k images of a gallery that are the most similar, for a model of the objective Embedding.
+
+        images: as for a call, without an iterator.
+        gallery: a list of images; or their answers {'vector': …}, so that the gallery is computed once.
+        An image gives {'indices': places in the gallery, 'scores': cosines in -1..1}, the most similar first.
+        A list gives a list of such dicts.
+        """
+        refuse_counts(k=k)
+        objective = self.model.for_task(self._task if task is None else task).objective
+        if not objective.embeds:
+            raise UserError(
+                f'nearest compares vectors, but the objective of the model is {objective.given["type"]!r}. '
+                'Train a model with model.objective=dict(type="Embedding").'
+            )
+        if not isinstance(gallery, (list, tuple)) or not gallery:
+            raise UserError(
+                f'gallery is {shown(gallery)}; gallery must be a list of images, or of their answers, with '
+                'at least one.'
+            )
+        is_known = all(isinstance(each, Mapping) and 'vector' in each for each in gallery)
+        known = gallery if is_known else self(gallery, batch_size=batch_size, task=task)
+        is_one = not isinstance(images, (list, tuple))
+        asked = self([images] if is_one else images, batch_size=batch_size, task=task)
+        places, cosines = nearest(_vectors(asked), _vectors(known), k)
+        found = [dict(indices=row.tolist(), scores=near.tolist()) for row, near in zip(places, cosines)]
+        return found[0] if is_one else found
+
     def _classify(
         self, images: Iterable[object], tasks: Iterable[str | None], options: '_Options'
     ) -> Iterator[Answer | Exception]:
@@ -247,6 +278,10 @@ def _with_error(images: Iterable[object]) -> Iterator[object]:
         yield from images
     except Exception as error:  # the caller's own iterator may raise any error
         yield _SourceError(error)
+
+
+def _vectors(answers: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    return np.array([answer['vector'] for answer in answers])
 
 
 def _is_error(item: object) -> bool:

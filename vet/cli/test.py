@@ -17,6 +17,14 @@ def main() -> None:
     parser.add_argument('model', help='a work folder, a model folder, or an id OWNER/NAME of a hub')
     parser.add_argument('--split', default='test', choices=('train', 'val', 'test'))
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    parser.add_argument(
+        '--knn',
+        nargs='?',
+        const=20,
+        type=int,
+        metavar='K',
+        help='also: the accuracy when the K nearest training images vote (default: %(const)s)',
+    )
     add_import(parser)
     add_common(parser)
     add_options(parser)
@@ -27,13 +35,18 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, float]:
     """The metrics of a saved model on one split."""
     import_plugins(args.imports)
+    if args.knn is not None and (args.knn < 1 or args.split == 'train'):
+        raise UserError(
+            f'--knn is {args.knn}, with --split {args.split}; K must be at least 1, and the split must be '
+            'test or val: a training image would find itself.'
+        )
     folder = find_model(args.model)
     with imports():
         from vet.builders import build_dataset, build_datasets, check_classes, class_names, names_of
         from vet.core.augmented import refuse_unfit_tta
         from vet.datasets.base import set_gray_range, set_objective
         from vet.engine.device import make_accelerator
-        from vet.engine.evaluate import measure
+        from vet.engine.evaluate import knn_accuracy, measure
         from vet.engine.feed.door import refuse_two_normalisations, refuse_unfit_views
         from vet.hub.model_folder import load_model
         from vet.transforms.torchvision import build_transform
@@ -67,4 +80,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     for part in model.tasks.values():
         refuse_unfit_tta(settings.evaluation.tta, part.objective)
     refuse_unfit_views(model, dataset, 'evaluation.transform', views, accelerator)
-    return measure(model, dataset, views, accelerator, settings.evaluation)
+    found = measure(model, dataset, views, accelerator, settings.evaluation)
+    if args.knn is None:
+        return found
+    gallery = build_datasets(settings, args.data_root)['train']
+    set_objective(gallery, {task: part.objective for task, part in model.tasks.items()})
+    set_gray_range(
+        gallery, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}
+    )
+    return found | knn_accuracy(model, gallery, dataset, views, accelerator, settings.evaluation, args.knn)

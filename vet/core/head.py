@@ -5,8 +5,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from vet.core.loss import kinds_of
 from vet.core.objective import Objective
 from vet.errors import UserError
+from vet.registry import HEADS
 
 
 class FittedHead(nn.Module):
@@ -21,10 +23,18 @@ class FittedHead(nn.Module):
 
 
 def refuse_unfit_head(head: nn.Module, objective: Objective) -> None:
-    """UserError if a head in closed form cannot be computed from the objective's targets."""
-    if isinstance(head, FittedHead) and objective.targets not in head.targets:
-        raise UserError(
-            f'the head {type(head).__name__!r} is computed from targets that are '
-            f'{" or ".join(head.targets)}, but a target of the objective {objective.given["type"]!r} is '
-            f'{objective.targets}. Choose another model.head, such as dict(type="Linear").'
-        )
+    """UserError if a head is not for the objective's targets.
+
+    A head may name kinds of targets in its attribute `targets`, as losses do. An objective that embeds needs
+    a head that names its kind.
+    """
+    kinds = kinds_of(head)
+    if objective.targets in (kinds or ()) or (kinds is None and not objective.embeds):
+        return
+    fits = [name for name in HEADS.names() if objective.targets in (kinds_of(HEADS.find(name)) or ())]
+    is_for = f'is for targets that are {" or ".join(kinds)}' if kinds else 'gives no vectors'
+    raise UserError(
+        f'the head {type(head).__name__!r} {is_for}, but a target of the objective '
+        f'{objective.given["type"]!r} is {objective.targets}. Set model.head to another head, such as '
+        f'dict(type={(fits if objective.embeds else [*fits, "Linear"])[-1]!r}).'
+    )

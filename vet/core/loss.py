@@ -4,9 +4,10 @@ A loss is a callable: (outputs, targets) -> one loss for each image. The outputs
 `Objective.for_loss`. A tensor (B, …) of more axes stands for its mean over these axes. One number for the
 whole batch is refused, because vet weighs images: the last batch of a process may hold an image twice.
 
-A loss class may take three arguments that vet offers:
+A loss class may take four arguments that vet offers:
     label_smoothing: of the setting train.label_smoothing.
     kind: the objective's kind of target, see Objective.targets.
+    classes: the number of classes.
     counts: a function without arguments. The function returns the number of training images of each class,
         as a list, and the number of all training images.
 Its attribute `targets` names the kinds of targets that the loss takes (see Objective.targets). Without the
@@ -51,6 +52,7 @@ class Loss:
         # nn.Module takes any argument, and then refuses it
         named = inspect.signature(plugin).parameters
         offers = dict(label_smoothing=label_smoothing, counts=counts, kind=objective.targets)
+        offers['classes'] = len(objective.names)
         self._loss = LOSSES.build(given, **{key: value for key, value in offers.items() if key in named})
         if device is not None and isinstance(self._loss, torch.nn.Module):
             self._loss.to(device)

@@ -65,6 +65,8 @@ class Objective(nn.Module):
     """For dense targets: the share of a window that the next window sees too, see core/windows.py."""
     view: ClassVar[Sequence[Mapping[str, Any]] | None] = None
     """The entries that are used if evaluation.transform is None. None: the evaluation crop."""
+    embeds: ClassVar[bool] = False
+    """Whether the scores are vectors of length 1, which are compared with one another."""
     ranks: ClassVar[bool] = False
     """Whether an answer ranks classes, so that only its first label is what the model says."""
     watched: ClassVar[str] = 'accuracy'

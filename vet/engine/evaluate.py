@@ -21,6 +21,7 @@ from vet.core.objective import Objective, build_objective
 from vet.datasets.base import ImageData, objective_of
 from vet.engine.feed.door import Features, Transforms, in_order, load
 from vet.errors import UserError
+from vet.metrics.nearest import votes
 from vet.registry import METRICS
 
 
@@ -162,6 +163,48 @@ def features_of(
             features,
             then=lambda _: seen.pop(),
         )
+
+
+def knn_accuracy(
+    model: ImageClassifier | MultiTaskClassifier,
+    gallery: Any,
+    dataset: Any,
+    views: Transforms,
+    accelerator: Accelerator,
+    evaluation: Evaluation,
+    k: int,
+) -> dict[str, float]:
+    """The share of images whose class has the most votes of the k nearest images of the gallery.
+
+    Images are compared by the features that the head gets, or by the vectors of an objective that embeds. See
+    `votes`. {'knn': …}, or for several tasks {'task/knn': …} and the mean.
+    UserError if an image has not one class.
+    """
+    found = {}
+    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+        single = model.for_task(task)
+        objective, loader = single.objective, evaluation.dataloader
+        sizes = loader.batch_size_per_gpu, loader.workers_per_gpu
+        parts = []
+        for images in (gallery if task is None else gallery.tasks[task], part):
+            vectors, targets = (
+                score(single, images, views[task], accelerator, *sizes)
+                if objective.embeds
+                else features_of(single, images, views[task], accelerator, loader)
+            )
+            parts.append((vectors, objective.certain(targets)))
+        (kept, known), (asked, labels) = parts
+        if known.ndim != 1 or not np.issubdtype(known.dtype, np.integer):
+            raise UserError(
+                f'the nearest images vote for one class, but a target of the objective '
+                f'{objective.given["type"]!r} is {objective.targets}. Leave --knn out.'
+            )
+        decided = votes(asked, kept, known, len(objective.names), k).argmax(1)
+        found[task] = float((decided == labels).mean())
+    if None in found:
+        return dict(knn=found[None])
+    mean = sum(found.values()) / len(found)
+    return dict(knn=mean) | {f'{task}/knn': value for task, value in found.items()}
 
 
 def compute_metrics(
