@@ -231,6 +231,92 @@ def check(found: dict[str, Any]) -> str:
     )
 
 
+def objectives(found: dict[str, Any]) -> str:
+    """Each objective on CamVid: LoRA, the linear probe, and an answer without an image."""
+    lines = []
+    for objective, guess in found['baselines'].items():
+        runs = [run for run in found['runs'] if run['objective'] == objective]
+        for metric in runs[0]['test']:
+            cells = [f'{guess[metric]:.3f}' if metric in guess else '-']
+            for tuner in ('LinearProbe', 'LoRA'):
+                values = [run['test'][metric] for run in runs if run['tuner'] == tuner]
+                cells.append(spread(values, 3))
+            lines.append([objective, f'`{metric}`', *cells])
+    headers = ['objective', 'metric', 'one answer for all images', 'linear probe', 'LoRA']
+    seeds = len({run['seed'] for run in found['runs']})
+    return grid(headers, lines) + (
+        f'\n\n{found["data"]}; {found["runs"][0]["epochs"]} epochs, {seeds} seeds; DeiT-Tiny; '
+        f'{machine(found["environment"])}; `python benchmarks/objectives.py`.'
+    )
+
+
+def flowers_objectives(found: dict[str, Any]) -> str:
+    """Calibration before and after, and vectors of several losses."""
+    lines = []
+    for row in found['calibration']:
+        before, after, chosen = row['before'], row['after'], row['validation']
+        lines.append(
+            [
+                row['model'],
+                f'{chosen["temperature"]:.2f}',
+                *(f'{old:.3f} → {new:.3f}' for old, new in (chosen['nll'], chosen['ece'])),
+                f'{before["ece"]:.3f} → {after["ece"]:.3f}',
+                f'{100 * before["accuracy"]:.2f} → {100 * after["accuracy"]:.2f}',
+            ]
+        )
+    headers = [
+        'calibration',
+        'temperature',
+        'validation loss',
+        'validation `ece`',
+        'test `ece`',
+        'test accuracy, %',
+    ]
+    names = ('recall_at_1', 'recall_at_5', 'map_at_r', 'knn')
+    vectors = [[row['vectors'], *(f'{row[name]:.3f}' for name in names)] for row in found['vectors']]
+    return (
+        f'{grid(headers, lines)}\n\n{grid(["vectors", *(f"`{name}`" for name in names)], vectors)}'
+        f'\n\n{found["data"]}; the classes of the test images are those of training; '
+        f'{machine(found["environment"])}; `python benchmarks/flowers.py`.'
+    )
+
+
+def imbalance(found: dict[str, Any]) -> str:
+    """Remedies for unequal classes: the mean of the classes' accuracies, and the gain over no remedy."""
+    lines = []
+    for tuner in dict.fromkeys(run['tuner'] for run in found['runs']):
+        of_tuner = [run for run in found['runs'] if run['tuner'] == tuner]
+        plain = {run['seed']: run for run in of_tuner if run['remedy'] == 'plain'}
+        for remedy in dict.fromkeys(run['remedy'] for run in of_tuner):
+            runs = [run for run in of_tuner if run['remedy'] == remedy]
+            means = [100 * run['test']['mean_per_class_accuracy'] for run in runs]
+            base = [100 * plain[run['seed']]['test']['mean_per_class_accuracy'] for run in runs]
+            gains = [mean - other for mean, other in zip(means, base)]
+            lines.append(
+                [tuner, remedy, str(len(runs)), spread(means), '' if remedy == 'plain' else spread(gains)]
+            )
+    headers = ['tuner', 'remedy', 'seeds', 'mean accuracy of the classes, %', 'gain, points']
+    return grid(headers, lines) + (
+        f'\n\n{found["data"]}; DeiT-Tiny; {machine(found["environment"])}; `python benchmarks/imbalance.py`.'
+    )
+
+
+def closed_form(found: dict[str, Any]) -> str:
+    """Heads in closed form alone, and as the start of LoRA."""
+    lines = []
+    for run in found['runs']:
+        name = (
+            f'{run["tuner"]}, {run["start"]} head'
+            if run['tuner'] == 'LoRA' or run['epochs']
+            else run['start']
+        )
+        lines.append([name, str(run['epochs']), str(run['pixels']), f'{100 * run["accuracy"]:.2f}'])
+    return grid(['head', 'epochs', 'pixels', 'test accuracy, %'], lines) + (
+        f'\n\n{found["data"]}; DeiT-Tiny, seed 0; {machine(found["runs"][-1]["environment"])}; '
+        '`python benchmarks/closed_form.py`.'
+    )
+
+
 def _of_made(counted: dict[str, int]) -> str:
     return f'{counted["reached"]} of {counted["made"]}'
 
@@ -276,10 +362,10 @@ def results(name: str) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 2) -> str:
     """Mean and sample deviation."""
-    return f'{statistics.mean(values):.2f}' + (
-        f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.{digits}f}' + (
+        f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
     )
 
 
@@ -348,6 +434,8 @@ def pages() -> dict[Path, str]:
         'docs/peft.md': dict(peft_coverage=peft_coverage),
         'docs/fit.md': dict(check=check),
         'docs/segmentation.md': dict(segmentation=segmentation),
+        'docs/objectives.md': dict(objectives=objectives, flowers=flowers_objectives),
+        'docs/training.md': dict(imbalance=imbalance, closed_form=closed_form, closed_form_112=closed_form),
     }
     measured: dict[str, list[str]] = {}
     for page, entries in tables.items():

@@ -1,0 +1,119 @@
+"""Measures calibration and vectors on Flowers 102, with DeiT-Tiny.
+
+    python benchmarks/flowers.py --data-root DIR
+
+DIR holds flowers-102/ and weights/deit_tiny_patch16_224.safetensors. Images are resized to 112 x 112 pixels,
+and features are computed once. Calibration: the errors before and after temperature scaling, chosen on the
+official validation split, for LDA and for a linear probe of 100 epochs. Vectors: a linear layer of 128
+outputs, trained by each loss of Embedding, against the frozen features. The classes of the test images are
+those of training.
+Writes results/flowers.json.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vet import build_trainer
+from vet.benchmark import record
+from vet.engine.evaluate import compute_metrics, features_of, knn_accuracy
+from vet.environment import describe
+from vet.metrics.nearest import unit
+
+RESULTS = Path(__file__).parent / 'results' / 'flowers.json'
+SIZE = 112
+CALIBRATED: dict[str, dict[str, Any]] = {
+    'LDA': {'model.head': dict(type='LDA'), 'train.max_epochs': 0},
+    'linear probe': {'train.max_epochs': 100},
+}
+LOSSES = ('ArcFaceLoss', 'SupervisedContrastiveLoss', 'ProxyAnchorLoss')
+VECTORS: dict[str, Any] = {
+    'model.objective': dict(type='Embedding'),
+    'model.head': dict(type='Embedding', size=128),
+    'train.max_epochs': 50,
+    'train.dataloader.batch_size_per_gpu': 256,
+}
+RETRIEVAL = ('recall_at_1', 'recall_at_5', 'map_at_r')
+
+
+def options(root: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    views = [dict(type='Resize', size=[SIZE, SIZE], interpolation='bicubic')]
+    return {
+        'model.backbone.checkpoint': str(root / 'weights' / 'deit_tiny_patch16_224.safetensors'),
+        'model.backbone.kwargs': dict(img_size=SIZE),
+        'model.backbone.preprocessing': dict(size=SIZE, crop_pct=1.0),
+        'train.transform': views,
+        'evaluation.transform': views,
+        'train.cache_features': True,
+        'train.dataloader.workers_per_gpu': 0,
+        'train.precision': 'fp32',
+        'train.threads': 1,
+        'evaluation.dataloader.workers_per_gpu': 0,
+        'evaluation.before': False,
+        'evaluation.report': False,
+        'evaluation.every': 100,
+        **changes,
+    }
+
+
+def trained(root: Path, folder: Path, changes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    config = Path(__file__).parents[1] / 'configs' / 'deit_tiny_linear_flowers.py'
+    trainer = build_trainer(
+        model=config,
+        cfg_options=options(root, changes),
+        data_root=root,
+        work_dir=folder,
+        seed=0,
+        device='cpu',
+    )
+    return trainer, trainer.train()
+
+
+def neighbours(trainer: Any) -> float:
+    """The accuracy when the 20 nearest training images vote."""
+    data, settings = trainer.data, trainer.settings.evaluation
+    views, accelerator = trainer._view, trainer.accelerator
+    return knn_accuracy(trainer.model, data['train'], data['test'], views, accelerator, settings, 20)['knn']
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--data-root', type=Path, required=True)
+    record.add_output(parser, RESULTS)
+    args = parser.parse_args()
+    path, root = record.output(args), args.data_root.absolute()
+    found: dict[str, Any] = dict(data='Flowers 102, short side 224 pixels, here 112 x 112')
+    found |= dict(calibration=[], vectors=[])
+    with tempfile.TemporaryDirectory() as folder:
+        for name, changes in CALIBRATED.items():
+            row: dict[str, Any] = dict(model=name)
+            for calibrate in (False, True):
+                extra = {'evaluation.calibrate': calibrate, 'evaluation.metrics': ['accuracy', 'ece']}
+                place = Path(folder) / f'{name}-{calibrate}'
+                trainer, summary = trained(root, place, changes | extra)
+                row['after' if calibrate else 'before'] = {key: summary[key] for key in ('accuracy', 'ece')}
+            row['validation'] = summary['calibration']
+            found['calibration'].append(row)
+            print(row, flush=True)
+        loader = trainer.settings.evaluation.dataloader
+        vectors, labels = features_of(
+            trainer.model, trainer.data['test'], trainer._view[None], trainer.accelerator, loader
+        )
+        frozen = compute_metrics(RETRIEVAL, unit(vectors), labels)
+        found['vectors'].append(dict(vectors='frozen features', **frozen, knn=neighbours(trainer)))
+        print(found['vectors'][-1], flush=True)
+        for loss in LOSSES:
+            changes = VECTORS | {'train.loss': dict(type=loss), 'evaluation.metrics': list(RETRIEVAL)}
+            trainer, summary = trained(root, Path(folder) / loss, changes)
+            result = {key: summary[key] for key in RETRIEVAL}
+            found['vectors'].append(dict(vectors=loss, **result, knn=neighbours(trainer)))
+            print(found['vectors'][-1], flush=True)
+    found['environment'] = describe(trainer.accelerator.device)
+    record.write(path, found)
+
+
+if __name__ == '__main__':
+    main()
