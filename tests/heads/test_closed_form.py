@@ -94,5 +94,5 @@ def test_ridge_for_other_targets(tmp_path, kind, metric, least):
 
 
 def test_lda_needs_one_class_for_each_image(tmp_path):
-    with pytest.raises(UserError, match="the head 'LDA' is computed from targets that are one class.*Linear"):
+    with pytest.raises(UserError, match="the head 'LDA' is for targets that are one class.*Linear"):
         trainer_of(tmp_path / 'run', Tagged, **{'model.head': dict(type='LDA')})
