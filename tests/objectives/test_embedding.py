@@ -12,7 +12,7 @@ from tests.objectives.conftest import Measured, trainer_of
 from vet.cli.vet import main
 from vet.core.loss import Loss
 from vet.core.objective import build_objective
-from vet.engine.evaluate import compute_metrics
+from vet.engine.evaluate import compute_metrics, knn_accuracy
 from vet.errors import UserError
 from vet.hub.card import model_card
 from vet.hub.export import export
@@ -131,6 +131,15 @@ def test_neighbours_on_the_command_line(tmp_path, options, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main()
         assert 'a training image would find itself' in capsys.readouterr().err
+
+
+def test_neighbours_need_one_class(tmp_path):
+    trainer = trainer_of(tmp_path / 'run', Measured)
+    data = trainer.data['train']
+    with pytest.raises(UserError, match="vote for one class, but .*'Regression' is numbers. Leave --knn out"):
+        knn_accuracy(
+            trainer.model, data, data, trainer._view, trainer.accelerator, trainer.settings.evaluation, 5
+        )
 
 
 def test_refusals(tmp_path):

@@ -182,8 +182,14 @@ def knn_accuracy(
     """
     found = {}
     for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
-        single = model.for_task(task)
-        objective, loader = single.objective, evaluation.dataloader
+        single, loader = model.for_task(task), evaluation.dataloader
+        objective = single.objective
+        made_up = objective.certain(objective.examples()[1])
+        if made_up.ndim != 1 or not np.issubdtype(made_up.dtype, np.integer):
+            raise UserError(
+                'the nearest images vote for one class, but a target of the objective '
+                f'{objective.given["type"]!r} is {objective.targets}. Leave --knn out.'
+            )
         sizes = loader.batch_size_per_gpu, loader.workers_per_gpu
         parts = []
         for images in (gallery if task is None else gallery.tasks[task], part):
@@ -194,11 +200,6 @@ def knn_accuracy(
             )
             parts.append((vectors, objective.certain(targets)))
         (kept, known), (asked, labels) = parts
-        if known.ndim != 1 or not np.issubdtype(known.dtype, np.integer):
-            raise UserError(
-                f'the nearest images vote for one class, but a target of the objective '
-                f'{objective.given["type"]!r} is {objective.targets}. Leave --knn out.'
-            )
         decided = votes(asked, kept, known, len(objective.names), k).argmax(1)
         found[task] = float((decided == labels).mean())
     if None in found:
