@@ -273,7 +273,9 @@ def flowers_objectives(found: dict[str, Any]) -> str:
         'test accuracy, %',
     ]
     names = ('recall_at_1', 'recall_at_5', 'map_at_r', 'knn')
-    vectors = [[row['vectors'], *(f'{row[name]:.3f}' for name in names)] for row in found['vectors']]
+    vectors = []
+    for row in found['vectors']:
+        vectors.append([row['vectors'], *(f'{row[name]:.3f}' for name in names)])
     return (
         f'{grid(headers, lines)}\n\n{grid(["vectors", *(f"`{name}`" for name in names)], vectors)}'
         f'\n\n{found["data"]}; the classes of the test images are those of training; '
