@@ -23,7 +23,18 @@ BASE = {
     'shipped',
 }
 ENGINE = BASE | {'core', 'datasets', 'report', 'transforms', 'metrics', 'versions'}
-ENGINE |= {'hooks', 'optimizers', 'environment', 'failures', 'files', 'lock', 'log', 'progress', 'seeding'}
+ENGINE |= {
+    'explain',
+    'hooks',
+    'optimizers',
+    'environment',
+    'failures',
+    'files',
+    'lock',
+    'log',
+    'progress',
+    'seeding',
+}
 HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it
 BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes', 'source'}
 API = BUILDERS | {'builders', 'pipelines', 'escapes', 'terminal'}
@@ -67,6 +78,7 @@ ARROWS = {
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
     'report': BASE | {'core', 'datasets', 'metrics'},
+    'explain': BASE | {'core', 'transforms'},
     'engine': ENGINE,
     'hub': HUB,
     'library': HUB | {'hub', 'backbones'},
@@ -77,7 +89,7 @@ ARROWS = {
     'fit': BUILDERS | {'builders', 'check'},
     'compat': API,
     'benchmark': API,
-    'cli': API | {'arguments', 'benchmark', 'check', 'fit'},
+    'cli': API | {'arguments', 'benchmark', 'check', 'explain', 'fit'},
     '__main__': {'cli'},
     'tools': API | {'cli'},
     'benchmarks': API | {'backbones', 'benchmark', 'check', 'cli', 'tools'},

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,6 +220,14 @@ class Classifier:
         if options.threshold is None:
             return found
         return [objective.doubt(answer, options.threshold) for objective, answer in zip(objectives, found)]
+
+    def view(self, task: str | None = None) -> Callable[[Any], torch.Tensor]:
+        """The transform of the images of a task."""
+        return self._view[self._task if task is None else task]
+
+    def seen(self, image: object, task: str | None = None, number: int = 0) -> torch.Tensor:
+        """An image as the network takes it, (3, H, W), normalised. number: for messages."""
+        return self._seen(image, self._task if task is None else task, number)[0]
 
     def _views(self, name: str | None) -> Views:
         """Several folders have views of their own. The tasks of one folder have the same views."""

@@ -1,17 +1,21 @@
 """Writes what the model says about the test images: predictions.npz, predictions.csv and report.html."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vet.config import Settings
 from vet.core.objective import Objective
 from vet.datasets.base import known_targets, objective_of, sources_of
+from vet.engine.feed.door import opened
 from vet.engine.saving.door import read_log
 from vet.errors import UserError
+from vet.explain.heat import grad_cam
+from vet.explain.overlay import drawn_over
 from vet.files import JsonObject, write_file
 from vet.log import warn
 
@@ -33,8 +37,12 @@ def write_report(
     summary: JsonObject,
     metrics: Sequence[str],
     found: Found,
+    views: Mapping[str | None, Callable[[Any], torch.Tensor]],
 ) -> None:
-    """predictions.csv and report.html. A failure is a warning, because the run itself is whole."""
+    """predictions.csv and report.html. A failure is a warning, because the run itself is whole.
+
+    views: the transform of evaluation of each task.
+    """
     try:
         from vet.report.answered import Answered, predictions_csv
         from vet.report.run import run_report
@@ -43,8 +51,10 @@ def write_report(
         for task, (scores, targets) in found.items():
             test, train = (_of_task(data[split], task) for split in ('test', 'train'))
             objective, counts = model.for_task(task).objective, _counts(train)
+            images = _images_of(test)
+            looked = _looked(model.for_task(task), images, views[task])
             answered.append(
-                Answered(objective, scores, targets, sources_of(test), _images_of(test), counts, task)
+                Answered(objective, scores, targets, sources_of(test), images, counts, task, looked)
             )
         if answered:
             write_file(folder / 'predictions.csv', predictions_csv(answered))
@@ -52,6 +62,21 @@ def write_report(
         write_file(folder / 'report.html', page)
     except Exception as error:  # plugins of a user may raise any error
         warn(f'no report is written, but the run is whole: {type(error).__name__}: {error}')
+
+
+def _looked(
+    model: Any, images: Callable[[int], Any], view: Callable[[Any], torch.Tensor]
+) -> Callable[[int], Any] | None:
+    """A function that draws Grad-CAM over a test image. None if the answer is not one output."""
+    if not model.objective.ranks:
+        return None
+
+    def draw(number: int) -> Any:
+        seen = view(opened(images(number), model.backbone.preprocessing.gray_range))
+        device = next(model.parameters()).device
+        return drawn_over(seen, grad_cam(model, seen[None].to(device))[0], view)
+
+    return draw
 
 
 def _of_task(dataset: Any, task: str | None) -> Any:

@@ -570,7 +570,14 @@ class Trainer:
                 write_answers(self.folder.path, self.model.for_task(None).objective, *found[None])
             if self.settings.evaluation.report:
                 write_report(
-                    self.folder.path, self.model, self.data, self.settings, summary, list(after), found
+                    self.folder.path,
+                    self.model,
+                    self.data,
+                    self.settings,
+                    summary,
+                    list(after),
+                    found,
+                    self._view,
                 )
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()

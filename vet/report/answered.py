@@ -21,6 +21,7 @@ class Answered:
     sources: the file of each image, or () if the dataset names no files.
     image: gives a test image by its number, as the dataset gives it.
     train_counts: the number of training images of each class, or () if it is not known.
+    looked: gives a picture of where the network looked at a test image. None: no such pictures.
     """
 
     objective: Objective
@@ -30,6 +31,7 @@ class Answered:
     image: Callable[[int], Any]
     train_counts: Any = ()
     task: str | None = None
+    looked: Callable[[int], Any] | None = None
 
     @property
     def decided(self) -> np.ndarray:

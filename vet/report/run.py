@@ -94,7 +94,11 @@ def _shown(answered: Answered, number: int, row: tuple[str, str, str, str]) -> s
     file, truth, answer, score = row
     facts = [f'truth: {truth or "no class"}', f'answer: {answer or "no class"}']
     facts += [f'score: {score}'] if score else []
-    return captioned(lambda: answered.image(number), [*facts, file[-120:]], ', '.join(facts))
+    shown = captioned(lambda: answered.image(number), [*facts, file[-120:]], ', '.join(facts))
+    if (looked := answered.looked) is None:
+        return shown
+    text = f'where the network looked for {answer or "its answer"}'
+    return shown + captioned(lambda: looked(number), [text], text)
 
 
 def _recipe(settings: Mapping[str, Any]) -> list[str]:
