@@ -1,5 +1,7 @@
 """Maps of features from every family, with tuners attached; windows over images of any size."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from vet.core.assemble import build_classifier
 from vet.core.maps import Maps
 from vet.core.objective import build_objective
 from vet.core.windows import over_windows, starts
+from vet.engine.fast.recompute import blocks_recomputed
 from vet.errors import UserError
 from vet.registry import BACKBONES, HEADS
 
@@ -198,3 +201,15 @@ def test_lean_training_computes_every_token():
     )
     with model.features_only():
         assert model.train()(images(2)).shape == (2, 3, 32, 32)
+
+
+def test_blocks_that_are_computed_again_give_the_same_gradients():
+    model = masked(tiny('vit')).train()
+    gradients = []
+    for context in (nullcontext(), blocks_recomputed(model)):
+        model.zero_grad()
+        with context:
+            model(images(2)).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.trainable().values()])
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from tests.objectives.masks import NAMES, VOID, drawing, write_folder
 from vet.datasets.mask_folder import MaskFolder
+from vet.datasets.torchvision_masks import TorchvisionMasks
 from vet.errors import DataError, UserError
 
 
@@ -110,3 +111,39 @@ def test_an_empty_folder(tmp_path):
         (tmp_path / 'train' / part).mkdir(parents=True)
     with pytest.raises(DataError, match='MaskFolder has no image in this split'):
         MaskFolder(tmp_path, 'train', classes=NAMES)
+
+
+# Datasets of torchvision ------------------------------------------------------------------------------------
+
+
+def pair(folder, image, mask, number, values):
+    pixels, drawn = drawing(number, (20, 24))
+    for path, array in ((image, pixels), (mask, values[drawn])):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / path)
+
+
+def test_voc(tmp_path):
+    values, home = np.array([0, 15, 7, 0, 0, 0, 0, 0, 0, 255], np.uint8), tmp_path / 'VOCdevkit/VOC2012'
+    for number in range(2):
+        pair(home, f'JPEGImages/{number}.jpg', f'SegmentationClass/{number}.png', number, values)
+    (home / 'ImageSets/Segmentation').mkdir(parents=True)
+    (home / 'ImageSets/Segmentation/val.txt').write_text('0\n1\n')
+    data = TorchvisionMasks(tmp_path, 'val', name='VOCSegmentation', download=False)
+    assert len(data) == 2 and data.classes[15] == 'person' and len(data.classes) == 21
+    assert set(np.unique(data[0][1])) == {0, 7, 15, 255}
+    with pytest.raises(
+        UserError,
+        match="split of torchvision.datasets.VOCSegmentation 'test'. Allowed: train, train.val, val",
+    ):
+        TorchvisionMasks(tmp_path, 'test', name='VOCSegmentation')
+
+
+def test_pets(tmp_path):
+    values, home = np.array([2, 1, 3, 0, 0, 0, 0, 0, 0, 3], np.uint8), tmp_path / 'oxford-iiit-pet'
+    pair(home, 'images/Pug_1.jpg', 'annotations/trimaps/Pug_1.png', 1, values)
+    (home / 'annotations/test.txt').write_text('Pug_1 1 1 1\n')
+    data = TorchvisionMasks(tmp_path, 'test', name='OxfordIIITPet', download=False)
+    assert data.classes == ['pet', 'background'] and set(np.unique(data[0][1])) == {0, 1, 255}
+    with pytest.raises(DataError, match='OxfordIIITPet cannot be read from'):
+        TorchvisionMasks(tmp_path / 'nowhere', 'test', name='OxfordIIITPet', download=False)

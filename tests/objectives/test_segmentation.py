@@ -10,17 +10,19 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from tests.engine.runs import failing
+from tests.engine.runs import SmallDigits, failing
 from tests.objectives.masks import NAMES, VOID, config, drawing, trainer_of, write_folder
 from vet import build_trainer
 from vet.core.loss import Loss
 from vet.core.objective import build_objective
 from vet.datasets.mask_folder import MaskFolder
+from vet.datasets.multitask import MultiTask
 from vet.engine.evaluate import compute_metrics
 from vet.engine.learner import Learner
 from vet.errors import UserError
 from vet.hub.model_folder import load_model
 from vet.objectives.segmentation import Segmentation
+from vet.pipelines import pipeline
 from vet.targets import as_mask
 
 
@@ -270,3 +272,25 @@ def test_a_dataset_of_a_user(tmp_path):
         UserError, match='image 0 of Drawn: the mask has 32 x 32 pixels.*the image has 31 x 32'
     ):
         build_trainer(**{**arguments, 'work_dir': tmp_path / 'wrong'}, train_dataset=wrong).train()
+
+
+def test_a_task_of_masks_beside_a_task_of_classes(tmp_path, folder):
+    def data(split):
+        return MultiTask(
+            dict(
+                mask=MaskFolder(folder, split, classes=NAMES, ignore=[VOID]),
+                digit=SmallDigits('train' if split == 'train' else 'test'),
+            )
+        )
+
+    made = config(folder, **{'train.max_epochs': 1, 'train.transform': [dict(type='Resize', size=[32, 32])]})
+    made['model'] |= dict(head=dict(type='Linear'), tasks=dict(mask=dict(head=dict(type='LinearMask'))))
+    del made['dataset']
+    summary = build_trainer(
+        model=made, work_dir=tmp_path, device='cpu', train_dataset=data('train'), eval_dataset=data('test')
+    ).train()
+    assert {'mask/mIoU', 'digit/accuracy'} <= set(summary)
+    classify = pipeline(model=tmp_path, device='cpu')
+    pixels = drawing(5, (40, 50))[0]
+    assert classify(pixels, task='mask')['masks'][0].shape == (40, 50)
+    assert len(classify(pixels, task='digit')['labels']) == 5

@@ -78,8 +78,9 @@ class Model(Section):
     """The head turns the backbone's features into a score for each class. If num_classes is left out, the
     dataset gives the number."""
     objective: Annotated[Plugin, PluginOf('objective')] | None = None
-    """The question that the model answers about an image: SingleLabel, MultiLabel or Regression. None: the
-    dataset decides. Most datasets have one class for each image, which is SingleLabel."""
+    """The question that the model answers about an image: SingleLabel, MultiLabel, Ordinal, Regression or
+    Segmentation. None: the dataset decides. Most datasets have one class for each image, which is
+    SingleLabel."""
     tasks: dict[str, Plugin] = field(default_factory=dict)
     """Only for a dataset of type MultiTask: {task: dict(backbone=…, head=…, objective=…)} gives the
     differences of a task from model.backbone, model.head and model.objective. A task without an entry here

@@ -17,6 +17,7 @@ from vet.targets import IGNORED
 
 SEGMENTATION = dict(type='Segmentation')
 UNKNOWN = -1
+FORMATS = ('PNG', 'TIFF', 'BMP', 'GIF')  # of masks: they keep each number
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112  # of EXIF
 
@@ -104,7 +105,7 @@ class MaskDataset(ImageDataset):
 
     def open_mask(self, source: Any) -> Image.Image:
         """The PIL image of a mask's source."""
-        return Image.open(source)
+        return Image.open(source, formats=FORMATS)
 
     def size(self, source: Any) -> tuple[int, int]:
         """(H, W) of an upright image. The pixels are not read."""
