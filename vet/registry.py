@@ -184,6 +184,7 @@ HEADS = Registry(
     in_features="the number of the backbone's features",
     channels="the numbers of features of the backbone's maps, for a head that answers for each pixel",
     num_classes='the number of classes of the dataset',
+    names='the names of the classes',
 )
 OBJECTIVES = Registry('objective', 'vet.objectives', names='the `classes` of the dataset')
 LOSSES = Registry(

@@ -2,11 +2,12 @@
 
 import argparse
 import json
+from typing import Any
 
 from vet.changes import modified
 from vet.cli.command import Parser, add_common, add_import, add_options, import_plugins, run
 from vet.cli.signals import imports
-from vet.config import read_settings
+from vet.config import Settings, read_settings
 from vet.errors import UserError
 from vet.hub.names import find_model
 from vet.source import find_config
@@ -34,19 +35,36 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, float]:
     """The metrics of a saved model on one split."""
-    import_plugins(args.imports)
     if args.knn is not None and (args.knn < 1 or args.split == 'train'):
         raise UserError(
             f'--knn is {args.knn}, with --split {args.split}; K must be at least 1, and the split must be '
             'test or val: a training image would find itself.'
         )
+    model, dataset, views, accelerator, settings = prepared(args)
+    with imports():
+        from vet.builders import build_datasets
+        from vet.datasets.base import set_gray_range, set_objective
+        from vet.engine.evaluate import knn_accuracy, measure
+    found = measure(model, dataset, views, accelerator, settings.evaluation)
+    if args.knn is None:
+        return found
+    gallery = build_datasets(settings, args.data_root)['train']
+    set_objective(gallery, {task: part.objective for task, part in model.tasks.items()})
+    set_gray_range(
+        gallery, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}
+    )
+    return found | knn_accuracy(model, gallery, dataset, views, accelerator, settings.evaluation, args.knn)
+
+
+def prepared(args: argparse.Namespace) -> tuple[Any, Any, Any, Any, Settings]:
+    """The model, the dataset of args.split, the transforms by task, the accelerator and the settings."""
+    import_plugins(args.imports)
     folder = find_model(args.model)
     with imports():
         from vet.builders import build_dataset, build_datasets, check_classes, class_names, names_of
         from vet.core.augmented import refuse_unfit_tta
         from vet.datasets.base import set_gray_range, set_objective
         from vet.engine.device import make_accelerator
-        from vet.engine.evaluate import knn_accuracy, measure
         from vet.engine.feed.door import refuse_two_normalisations, refuse_unfit_views
         from vet.hub.model_folder import load_model
         from vet.transforms.torchvision import build_transform
@@ -80,12 +98,4 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     for part in model.tasks.values():
         refuse_unfit_tta(settings.evaluation.tta, part.objective)
     refuse_unfit_views(model, dataset, 'evaluation.transform', views, accelerator)
-    found = measure(model, dataset, views, accelerator, settings.evaluation)
-    if args.knn is None:
-        return found
-    gallery = build_datasets(settings, args.data_root)['train']
-    set_objective(gallery, {task: part.objective for task, part in model.tasks.items()})
-    set_gray_range(
-        gallery, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}
-    )
-    return found | knn_accuracy(model, gallery, dataset, views, accelerator, settings.evaluation, args.knn)
+    return model, dataset, views, accelerator, settings

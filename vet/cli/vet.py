@@ -1,5 +1,5 @@
-"""The command `vet`: vet fit, check, train, test, predict, explain, export, combine, push, benchmark,
-recipes, list, config.
+"""The command `vet`: vet fit, check, train, test, predict, explain, export, combine, interpolate, push,
+benchmark, recipes, list, config.
 
 This module imports nothing slow. A signal must find its handler before torch is imported, which takes
 seconds.

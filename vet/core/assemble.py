@@ -30,10 +30,10 @@ def build_classifier(
     objective: None is one class for each image.
     """
     objective = objective or build_objective(None, classes)
-    if given := [key for key in ('in_features', 'channels') if key in head]:
+    if given := [key for key in ('in_features', 'channels', 'names') if key in head]:
         raise UserError(
             f'model.head.{given[0]} is {head[given[0]]!r}; leave it out: the backbone gives the number of '
-            'features.'
+            'features, and the dataset gives the names.'
         )
     attached = [TUNERS.build(tuner) for tuner in tuners]
     made = _head(head, backbone, objective)
@@ -55,7 +55,7 @@ def _head(entry: dict[str, object], backbone: Backbone, objective: Objective) ->
             f'{objective.given["type"]!r} is {objective.targets}. Set model.head to {wanted}.'
         )
     if not reads_maps:
-        return HEADS.build(given, in_features=backbone.num_features)
+        return HEADS.build(given, in_features=backbone.num_features, names=tuple(objective.names))
     maps = require_maps(backbone, str(entry['type']))
     stages = maps.stages(plugin.maps)
     head = HEADS.build(given, channels=tuple(maps.channels[stage] for stage in stages))

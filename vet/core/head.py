@@ -1,6 +1,7 @@
-"""The contract of a head that vet computes from features before the first step, without gradients."""
+"""The contracts of heads that are more than layers: computed from features, or begun from other knowledge."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -20,6 +21,23 @@ class FittedHead(nn.Module):
     def fit(self, features_NC: torch.Tensor, coded_NK: torch.Tensor) -> None:
         """Computes the head from the features of all training images, and from `Objective.coded`."""
         raise NotImplementedError(f'{type(self).__name__} must write fit(features_NC, coded_NK)')
+
+
+class StartedHead(nn.Module):
+    """The base class of heads that begin from knowledge of the classes, such as their texts."""
+
+    only_at_start: ClassVar[tuple[str, ...]] = ()
+    """The arguments that make the start. A model folder does not hold them: it holds the numbers."""
+
+    def starts(self) -> dict[str, torch.Tensor]:
+        """{name in state_dict: the value before the training}."""
+        raise NotImplementedError(f'{type(self).__name__} must write starts()')
+
+
+def saved_entry(head: nn.Module, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of a head, as a model folder holds the entry."""
+    dropped = head.only_at_start if isinstance(head, StartedHead) else ()
+    return {key: value for key, value in entry.items() if key not in dropped}
 
 
 def refuse_unfit_head(head: nn.Module, objective: Objective) -> None:

@@ -17,6 +17,7 @@ import vet
 from vet.core.assemble import build_classifiers
 from vet.core.backbone import Backbone, weights_sha256
 from vet.core.budget import bounded, rehearse
+from vet.core.head import saved_entry
 from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import DEFAULT, build_objective
@@ -48,7 +49,9 @@ def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts
     parts = {
         task: dict(
             backbone=_located(part.backbone.identity),
-            head=(settings['model']['tasks'].get(task) or {}).get('head', settings['model']['head']),
+            head=saved_entry(
+                part.head, (settings['model']['tasks'].get(task) or {}).get('head', settings['model']['head'])
+            ),
             # older vets read folders of one class for each image
             **({'objective': entry} if (entry := part.objective.entry()) != DEFAULT else {}),
         )

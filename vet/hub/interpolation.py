@@ -1,0 +1,49 @@
+"""Weights between an untuned and a tuned model: WiSE-FT.
+
+Wortsman et al. 2022, https://arxiv.org/abs/2109.01903: theta(alpha) = (1 - alpha) theta_0 + alpha theta_1.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from vet.core.caches import clear_caches
+from vet.core.head import StartedHead
+from vet.core.model import ImageClassifier
+from vet.errors import UserError
+
+
+@contextmanager
+def interpolated(model: ImageClassifier, alpha: float) -> Iterator[None]:
+    """Within this context, the weights of the model are (1 - alpha) theta_0 + alpha theta_1.
+
+    theta_1 is the model. theta_0 is the frozen backbone, with the head of before the training if the head
+    knows its start (Text); another head stays as it is. Afterwards, the model is bit for bit as before.
+    alpha: 0..1. UserError if a tuner edits the flow through the network, because no weight holds that.
+    """
+    if not 0 <= alpha <= 1:
+        raise UserError(f'alpha is {alpha}; allowed: 0 (the untuned model) to 1 (the tuned model).')
+    network = model.backbone.network
+    for tuner in reversed(list(model.tuners)):
+        tuner.rest()
+    untuned = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    for tuner in model.tuners:
+        tuner.resume()
+    model.merge()
+    starts = model.head.starts() if isinstance(model.head, StartedHead) else {}
+    tensors = network.state_dict() | {f'head.{name}': model.head.state_dict()[name] for name in starts}
+    untuned |= {f'head.{name}': value for name, value in starts.items()}
+    kept = {name: value.detach().clone() for name, value in tensors.items()}
+    try:
+        with torch.no_grad():
+            for name, value in tensors.items():
+                if value.is_floating_point():
+                    value.copy_((1 - alpha) * untuned[name].double() + alpha * kept[name].double())
+        clear_caches(network.modules())
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in tensors.items():
+                value.copy_(kept[name])
+        model.unmerge()
