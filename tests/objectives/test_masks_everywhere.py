@@ -98,6 +98,15 @@ def test_predict_saves_masks(trainer, drawings, tmp_path, monkeypatch, capsys):
     assert '% of the pixels' in capsys.readouterr().out
 
 
+def test_explanations_of_masks_are_refused(trainer, drawings, tmp_path, monkeypatch, capsys):
+    image = drawings / 'test' / 'images' / '0.png'
+    with pytest.raises(SystemExit):
+        run(
+            monkeypatch, 'explain', trainer.folder.output, image, '--out', tmp_path / 'out', '--device', 'cpu'
+        )
+    assert "'Segmentation' gives (3, 32, 32) numbers for an image" in capsys.readouterr().err
+
+
 def test_saved_masks_are_a_dataset(trainer, drawings, tmp_path, monkeypatch, capsys):
     images = drawings / 'test' / 'images'
     run(
