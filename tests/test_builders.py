@@ -276,7 +276,7 @@ class Wrong(Own):
         (2, 'has the label 2'),
         ('1', 'has the label 1 .str'),
         (1.0, 'has the label 1.0'),
-        (np.eye(2)[0], 'ndarray of shape'),
+        (np.eye(2)[0], r'has the target .*Give all images of a dataset a class number'),
         (KeyError('gone'), 'cannot be read or transformed: KeyError'),
         (OSError('disk'), 'OSError: disk'),
         (ZeroDivisionError(), 'ZeroDivisionError'),

@@ -121,7 +121,7 @@ def test_timm_models_by_pattern(command):
 def test_refusals(fails):
     fails("unknown kind of plugin 'tuner'. Did you mean 'tuners'", of=['list', 'tuner'])
     fails("unknown tuner 'Lora'. Did you mean 'LoRA'", of=['list', 'tuners', 'Lora'])
-    fails("unknown optimizer 'AdmaW'. Did you mean 'AdamW'", of=['list', 'optimizers', 'AdmaW'])
+    fails("unknown optimizer 'AdamWW'. Did you mean 'AdamW'", of=['list', 'optimizers', 'AdamWW'])
     fails("unknown torchvision classifier 'block'", of=['list', 'roles', 'block'])
     fails('say which one, as in `vet list roles NAME`', of=['list', 'roles'])
     fails("unknown torchvision classifier 'vit_tin'", of=['list', 'roles', '--backbone', 'vit_tin'])

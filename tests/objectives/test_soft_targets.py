@@ -130,5 +130,5 @@ class Two(ImageDataset):
 
 
 def test_targets_of_two_forms(tmp_path):
-    with pytest.raises(UserError, match=r'targets of two forms, such as .*0.5, 0.5.*Give all images'):
+    with pytest.raises(UserError, match=r'image 1 of Two has the target .*0.5, 0.5.*Give all images'):
         trainer_of(tmp_path / 'run', Two).train()

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from vet.benchmark.cells import Cell, Result, metric
+from vet.report.charts import pareto_front
 from vet.report.drawing import BELOW, FRONT, STYLE, svg
 
 CURVE_POINTS = 200  # at most
@@ -53,18 +54,6 @@ def accuracy_plot(cells: Mapping[str, Cell]) -> str:
         axes.step(*zip(*(points[name] for name in front)), where='post', color=FRONT, linewidth=1.2)
         _name_points(axes, points, front)
         return svg(figure)
-
-
-def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The points (parameters, accuracy) on the front, from the smallest to the largest.
-
-    No other point has as few parameters and at least the same accuracy.
-    """
-    front: list[str] = []
-    for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
-        if not front or accuracy > points[front[-1]][1]:
-            front.append(name)
-    return front
 
 
 def curves_plot(results: Sequence[Result]) -> str:

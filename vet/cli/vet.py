@@ -1,5 +1,4 @@
-"""The command `vet`: vet fit, check, train, test, predict, explain, export, combine, interpolate, push,
-benchmark, recipes, list, config.
+"""The command `vet`. `vet --help` lists its commands.
 
 This module imports nothing slow. A signal must find its handler before torch is imported, which takes
 seconds.

@@ -5,7 +5,7 @@ Tuner files import this file. Nothing else in a tuner file touches a network.
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,9 @@ class Tuner(nn.Module):
     # ('lora_length', 'rank', 'r'): the short form in model.backbone, the argument, and aliases of the
     # argument
     length_key: tuple[str, ...] | None = None
+    # arguments beside the defaults that `vet tune` tries; (): vet tune does not try the tuner unless asked
+    candidates: Sequence[Mapping[str, Any]] = ()
+    learning_rates = (2e-4, 2e-2)  # the lowest and the highest rate of AdamW that `vet tune` tries
     # {argument of another library: what vet has in its place}, for the error about an unknown argument
     elsewhere: Mapping[str, str] = {}
     backbone: FrozenNetwork | None = None  # the backbone of `attach`, for `prepare`; no submodule

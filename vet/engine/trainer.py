@@ -73,6 +73,7 @@ from vet.environment import describe
 from vet.errors import DataError, DivergedError, TrainingError, UserError
 from vet.failures import failures_named
 from vet.files import JsonObject, read_json
+from vet.hooks.base import Hook
 from vet.hooks.runner import Hooks, Runner
 from vet.log import say, warn
 from vet.progress import ProgressBar
@@ -163,6 +164,10 @@ class Trainer:
         for dataset in self.data.values():
             if dataset is not None:
                 set_objective(dataset, objectives)
+
+    def add_hook(self, hook: Hook) -> None:
+        """Adds a hook to those of the config, before `train`."""
+        self._hooks.add(type(hook).__name__, hook)
 
     def train(self) -> JsonObject:
         """Trains to the end, from the start or a checkpoint, and writes the model folder.

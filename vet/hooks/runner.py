@@ -83,12 +83,15 @@ class Hooks:
         self.runner = runner
         self._hooks: list[tuple[str, Any]] = []
         for entry in entries:
-            name, hook = str(entry.get('type')), HOOKS.build(dict(entry))
-            if not any(callable(getattr(hook, point, None)) for point in POINTS):
-                raise UserError(
-                    f'the hook {name!r} has none of the points {", ".join(POINTS)}; write at least one.'
-                )
-            self._hooks.append((name, hook))
+            self.add(str(entry.get('type')), HOOKS.build(dict(entry)))
+
+    def add(self, name: str, hook: Any) -> None:
+        """Adds a hook behind the others. UserError if the hook has no point."""
+        if not any(callable(getattr(hook, point, None)) for point in POINTS):
+            raise UserError(
+                f'the hook {name!r} has none of the points {", ".join(POINTS)}; write at least one.'
+            )
+        self._hooks.append((name, hook))
 
     def __bool__(self) -> bool:
         return bool(self._hooks)

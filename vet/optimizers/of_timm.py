@@ -37,7 +37,7 @@ def with_defaults(name: str) -> Callable[..., torch.optim.Optimizer]:
         parameter.replace(default=given.get(parameter.name, parameter.default))
         for parameter in known.parameters.values()
     ]
-    make.__name__ = name
+    make.__name__, make.__module__ = name, kind.__module__  # the docstring is timm's
     make.__doc__ = f'{info.description}.\n\n{inspect.getdoc(kind) or ""}'
     make.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]
     make.__annotations__ = {parameter.name: _hint(parameter, hints) for parameter in parameters}

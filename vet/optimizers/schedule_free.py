@@ -26,8 +26,8 @@ def AdamWScheduleFree(
 
     y = (1 - beta1) z + beta1 x; z takes an AdamW step with the gradient at y; x <- x + c (z - x).
     c is the weight of the step, lr_max ** weight_lr_power * step ** r, as a share of all weights so far.
-    The learning rate is larger than for AdamW: 1 to 10 times. train.lr_scheduler must be ConstantLR, and may
-    have a warmup.
+    lr: larger than for AdamW: 1 to 10 times. train.lr_scheduler must be ConstantLR, and may have a warmup.
+    betas (beta1, beta2), eps, weight_decay: as those of AdamW.
     """
     return _made('AdamWScheduleFree', **locals())
 
@@ -45,6 +45,7 @@ def RAdamScheduleFree(
 ) -> torch.optim.Optimizer:
     """RAdam without a schedule and without a warmup, as AdamWScheduleFree.
 
+    lr, betas, eps, weight_decay, r, weight_lr_power: as those of AdamWScheduleFree.
     silent_sgd_phase: whether the first steps, in which RAdam has no variance yet, change nothing.
     """
     return _made('RAdamScheduleFree', **locals())
@@ -59,8 +60,11 @@ def SGDScheduleFree(
     r: Numbers = 0.0,
     weight_lr_power: Numbers = 2.0,
 ) -> torch.optim.Optimizer:
-    """SGD without a schedule, as AdamWScheduleFree. momentum: beta1 there. The learning rate is 10 to 50
-    times larger than for SGD.
+    """SGD without a schedule, as AdamWScheduleFree.
+
+    lr: 10 to 50 times larger than for SGD.
+    momentum: beta1 of AdamWScheduleFree.
+    weight_decay, r, weight_lr_power: as those of AdamWScheduleFree.
     """
     return _made('SGDScheduleFree', **locals())
 

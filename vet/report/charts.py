@@ -1,11 +1,12 @@
 """The drawings of the report of a run, as SVG texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from vet.report.drawing import BELOW, FRONT, STYLE, svg
 
@@ -27,6 +28,35 @@ def curves(records: Sequence[dict[str, Any]], quantity: str) -> str:
             label = 'validation' if name.startswith('val_') else 'training'
             axes.plot(*zip(*points), marker='.' if len(points) < 40 else None, linewidth=1.2, label=label)
         axes.legend()
+        return svg(figure)
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The points (cost, accuracy) on the front, from the cheapest to the dearest.
+
+    No other point has as low a cost and at least the same accuracy.
+    """
+    front: list[str] = []
+    for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if not front or accuracy > points[front[-1]][1]:
+            front.append(name)
+    return front
+
+
+def tradeoff(points: Mapping[str, tuple[float, float]], cost: str, quantity: str) -> str:
+    """A quantity over a cost, for named points (cost, quantity). Points on the Pareto front have a name."""
+    front = pareto_front(points)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.4), layout='constrained')
+        axes = figure.subplots()
+        axes.set(xlabel=cost, ylabel=quantity, xscale='log')
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        for name, (x, y) in points.items():
+            axes.plot(max(x, 1e-9), y, 'o', markersize=5, color=FRONT if name in front else BELOW, zorder=3)
+        axes.step(*zip(*(points[name] for name in front)), where='post', color=FRONT, linewidth=1)
+        for name in front:
+            axes.annotate(name, points[name], textcoords='offset points', xytext=(5, -10), fontsize=7)
         return svg(figure)
 
 

@@ -162,6 +162,8 @@ class AdaptFormer(Adapter):
     """
 
     length_key = None
+    candidates = (dict(width=8), dict(width=64))
+    learning_rates = (5e-4, 2e-2)
 
     def __init__(
         self,

@@ -70,6 +70,8 @@ class LoRA(Tuner):
 
     length_key = ('lora_length', 'rank', 'r')
     elsewhere = OF_PEFT
+    candidates = (dict(rank=4), dict(rank=16), dict(rank=4, at='weight'), dict(rank=16, at='weight'))
+    learning_rates = (3e-4, 2e-2)
 
     def __init__(
         self,

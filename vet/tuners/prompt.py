@@ -46,6 +46,8 @@ class VPT(Tuner):
     identity_at_start = False
     needs = 'blocks that take any number of tokens, and make no map of them'
     length_key = ('prompt_length', 'length')
+    candidates = (dict(length=10),)
+    learning_rates = (1e-3, 1e-1)
 
     def __init__(
         self,

@@ -57,6 +57,9 @@ class RepAdapter(Tuner):
         leaves the biases out (221,184).
     """
 
+    candidates = (dict(width=8),)
+    learning_rates = (5e-4, 2e-2)
+
     def __init__(
         self,
         width: Counts = 8,

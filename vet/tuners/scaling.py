@@ -117,6 +117,8 @@ class SSF(Tuner):
     """
 
     may_miss = ('norm',)
+    candidates = ({},)
+    learning_rates = (1e-3, 3e-2)
 
     def __init__(
         self, std: Annotated[float, Interval(ge=0, le=10)] = 0.02, at: Places = ('stem', 'norm', 'weight')

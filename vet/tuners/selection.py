@@ -20,6 +20,8 @@ class LinearProbe(Tuner):
     """Only the head trains. Parameters: only those of the head."""
 
     head_only = True
+    candidates = ({},)
+    learning_rates = (1e-3, 1e-1)
 
     def __init__(self) -> None:
         super().__init__('backbone')
@@ -33,6 +35,8 @@ class Full(Tuner):
     """Every parameter trains, running statistics included. Parameters: the backbone's."""
 
     no_gradient = UNREAD
+    candidates = ({},)
+    learning_rates = (1e-5, 1e-3)
 
     def __init__(self) -> None:
         super().__init__('backbone')
@@ -119,6 +123,8 @@ class BitFit(Tuner):
     """
 
     no_gradient = UNREAD
+    candidates = ({},)
+    learning_rates = (5e-4, 3e-2)
 
     def __init__(self, at: Places = 'backbone'):
         super().__init__(at)

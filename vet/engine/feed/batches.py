@@ -13,7 +13,6 @@ from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
@@ -138,12 +137,14 @@ class Seeded(Dataset):
         self.dataset = dataset
         self.transforms = transforms
         self.seed = seed
+        self._first: dict[str | None, tuple[int, object]] = {}  # by task: an item, and its target
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, Any, int, str | None] | UserError:
         epoch, index, weight = key
         task = self.dataset.task_of(index) if hasattr(self.dataset, 'task_of') else None
         try:
             image, label = item_of(self.dataset, index, task)
+            self._refuse_other_form(index, task, label)
             with (
                 errors_named(lambda: item_name(self.dataset, index), ADVICE),
                 seeded(self.seed, 'image', epoch, index),
@@ -152,6 +153,16 @@ class Seeded(Dataset):
                 return *viewed(self.transforms[task], image, label), weight, task
         except UserError as error:
             return error
+
+    def _refuse_other_form(self, index: int, task: str | None, target: Any) -> None:
+        """UserError if the dataset mixes class numbers with shares of classes."""
+        first, other = self._first.setdefault(task, (index, target))
+        if isinstance(target, tuple) != isinstance(other, tuple):
+            names = item_name(self.dataset, index), item_name(self.dataset, first)
+            raise UserError(
+                f'{names[0]} has the target {target}, but {names[1]} has the target {other}. Give all images '
+                'of a dataset a class number, or give all of them shares of the classes.'
+            )
 
 
 def viewed(view: Callable[[Any], torch.Tensor], image: Any, target: Any) -> tuple[torch.Tensor, Any]:
@@ -185,14 +196,8 @@ def stacked(
     )
 
 
-def _collate(items: list[tuple[torch.Tensor, Any, int, str | None]]) -> Batch | UserError:
+def _collate(items: list[tuple[torch.Tensor, Any, int, str | None]]) -> Batch:
     images, labels, weights, tasks = zip(*items)
-    if len({np.shape(label) for label in labels}) > 1:
-        other = next(label for label in labels if np.shape(label) != np.shape(labels[0]))
-        return UserError(
-            f'a batch has targets of two forms, such as {labels[0]} and {other}. Give all images of a '
-            'dataset a class number, or give all of them shares of the classes.'
-        )
     return stacked(images, labels, weights, tasks[0])
 
 

@@ -1,0 +1,163 @@
+"""vet tune: only validation judges, the search goes on after a kill, and the winner is the best whole trial."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from torch.utils.data import Dataset
+
+from tests.fit.test_fit import COLOURS, photo
+from vet import build_trainer
+from vet.datasets.digits import Digits
+from vet.errors import UserError
+from vet.registry import DATASETS, TUNERS
+from vet.tune.candidates import candidates
+from vet.tune.search import Search
+from vet.tune.tuning import Options, tune
+
+CPU = Options(minutes=0.001, device='cpu', tuners=('LoRA', 'LinearProbe'))
+READ: list[tuple[str, bool]] = []  # the split of each image that was read, and whether the search had ended
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A config of 60 digits, whose dataset notes each read."""
+    run = tmp_path / 'run'
+
+    class Noted(Dataset):
+        def __init__(self, split, root):
+            self.digits = Digits(split='test' if split == 'test' else 'train')
+            self.first, self.length = (60, 30) if split == 'val' else (0, 60)
+            self.classes, self.split = self.digits.classes, split
+
+        def __len__(self):
+            return self.length
+
+        def __getitem__(self, index):
+            READ.append((self.split, (run / 'config.py').exists()))
+            return self.digits[self.first + index]
+
+    monkeypatch.setitem(DATASETS.module_dict, 'Noted', Noted)
+    READ.clear()
+    file = tmp_path / 'digits.json'
+    file.write_text(
+        json.dumps(
+            dict(
+                model=dict(backbone=dict(type='DigitsViT', lora_length=2)),
+                dataset={split: dict(type='Noted', split=split) for split in ('train', 'val', 'test')},
+                train=dict(max_epochs=3, optimizer=dict(lr=1e-3), dataloader=dict(workers_per_gpu=0)),
+                evaluation=dict(dataloader=dict(workers_per_gpu=0)),
+            )
+        )
+    )
+    return str(file), run
+
+
+def test_test_images_are_read_once_after_the_search(config):
+    source, run = config
+    result = tune(source, run, replace(CPU, minutes=0.2))
+    assert {ended for split, ended in READ if split == 'test'} == {True}
+    assert {ended for split, ended in READ if split == 'val'} == {True, False}
+    assert len(result.tried) > 1 and f'{result.summary["accuracy"]:.4f}' in result.says()
+    whole = [each for each in result.tried if each.is_whole]
+    assert result.winner == whole[0] and result.winner.value == max(each.value for each in whole)
+    assert all(each.epochs == 3 for each in whole) and all(
+        each.epochs < 3 for each in result.tried[len(whole) :]
+    )
+
+
+def test_the_first_trial_is_the_config_itself_and_the_winner_has_a_config(config, tmp_path):
+    source, run = config
+    result = tune(source, run, CPU)  # time for one trial
+    [only] = result.tried
+    assert (only.candidate, only.rate) == ('LoRA(rank=2)', 1e-3)
+    again = build_trainer(model=run / 'config.py', work_dir=tmp_path / 'again', device='cpu').train()
+    assert again['accuracy'] == result.summary['accuracy']
+    assert only.numbers == again['parameters']['trainable'] and only.value == again['validation']
+    page = (run / 'search.html').read_text()
+    assert 'LoRA(rank=2)' in page and page.count('<svg') == 2 and '<script' not in page
+
+
+def test_a_search_goes_on_in_its_folder_and_refuses_other_options(config, capsys):
+    source, run = config
+    first = tune(source, run, CPU).tried
+    more = tune(source, run, replace(CPU, minutes=0.3)).tried
+    assert first[0] in more and len(more) > 1
+    changed = 'has another winner. The test images were read before' in capsys.readouterr().err
+    assert changed == (more[0] != first[0])
+    with pytest.raises(UserError, match='holds a search with seed 0, and now seed is 1'):
+        tune(source, run, replace(CPU, seed=1))
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on(tmp_path):
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        for i in range(12):
+            photo(tmp_path / 'photos' / name / f'{i}.png', colour, 100 * number + i)
+    run = tmp_path / 'run'
+    command = [sys.executable, '-m', 'vet', 'tune', tmp_path / 'photos', '--backbone', 'trial']
+    command += [
+        '--device',
+        'cpu',
+        '--out',
+        run,
+        '--tuners',
+        'LoRA',
+        'LinearProbe',
+        'BitFit',
+        '--minutes',
+        '0.5',
+    ]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    told = ''
+    for line in process.stderr:
+        told += line
+        if line.startswith('trial 1'):
+            os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL and not (run / 'config.py').exists(), told
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and f'The search in {run} goes on.' in done.stderr
+    assert 'trial 0' not in done.stderr and 'Test accuracy, read once: ' in done.stdout
+    assert 'LoRA(rank=8)' in done.stdout
+
+
+def test_each_tuner_states_candidates_that_it_takes():
+    stated = candidates()
+    assert {'LoRA', 'AdaptFormer', 'SSF', 'VPT', 'Full', 'LinearProbe'} <= {
+        each.tuner['type'] for each in stated
+    }
+    assert len({each.name for each in stated}) == len(stated)
+    for each in stated:
+        TUNERS.build(dict(each.tuner))
+        assert 0 < each.lowest < each.highest <= 0.1
+    assert [each.tuner for each in candidates(['LoHa'])] == [dict(type='LoHa')]
+    with pytest.raises(UserError, match="Did you mean 'LoRA'"):
+        candidates(['LoRa'])
+
+
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        ({'train.stages': [dict(epochs=1), dict(epochs=2)]}, 'has train.stages'),
+        ({'model.tuners': [dict(type='LoRA'), dict(type='BitFit')]}, 'several tuners'),
+    ],
+)
+def test_configs_that_a_search_does_not_take(config, changes, words):
+    source, run = config
+    if 'model.tuners' in changes:
+        changes = changes | {'model.backbone': dict(type='DigitsViT', _delete_=True)}
+    with pytest.raises(UserError, match=words):
+        tune(source, run, replace(CPU, cfg_options=changes))
+
+
+def test_a_metric_of_which_less_is_better_is_minimised(config):
+    base = json.loads(open(config[0]).read())
+    base['evaluation']['metrics'] = ['mae']
+    (config[1]).mkdir()
+    search = Search(config[1], base, candidates(['LinearProbe']), ('LinearProbe()', 1e-3))
+    assert search.study.direction.name == 'MINIMIZE'

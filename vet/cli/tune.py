@@ -1,0 +1,69 @@
+"""Searches a tuner, its arguments and its learning rate for a folder of photos, or for a config."""
+
+import argparse
+import time
+from pathlib import Path
+
+from vet.cli.command import Parser, add_common, add_options, run
+from vet.cli.signals import imports
+from vet.errors import UserError
+
+
+def main() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        'data', help='photos, as for `vet fit`; or a config file or the name of a shipped config'
+    )
+    parser.add_argument(
+        '--out',
+        metavar='DIR',
+        help='the folder of the search (default: runs/tune-DATA/TIME); a search that was stopped goes on',
+    )
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        default=10.0,
+        help='about how long to search and to train the winner (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--tuners',
+        nargs='+',
+        metavar='NAME',
+        help='the tuners to try (default: those whose files state candidates)',
+    )
+    parser.add_argument('--backbone', metavar='NAME', help='for photos, as for `vet fit`')
+    parser.add_argument('--checkpoint', metavar='FILE', help='the weights of --backbone NAME')
+    parser.add_argument('--holdout', type=float, default=0.2, help='for photos, as for `vet fit`')
+    parser.add_argument('--group-by', metavar='REGEX', help='for photos, as for `vet fit`')
+    parser.add_argument('--seed', type=int, default=0)
+    add_common(parser)
+    add_options(parser)
+    args = parser.parse_args()
+    run(lambda: _tune(args))
+
+
+def _tune(args: argparse.Namespace) -> None:
+    with imports():
+        try:
+            import optuna  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise UserError(
+                'vet tune needs Optuna. Install it: pip install "vision-efficient-tuning[tune]".'
+            ) from error
+        from vet.tune.page import HEADER, LISTED, rows
+        from vet.tune.tuning import Options, tune
+    chosen = {
+        key: value for key, value in vars(args).items() if key not in ('data', 'out', 'quiet', 'tuners')
+    }
+    tuners = tuple(args.tuners) if args.tuners else None
+    name = Path(args.data).resolve().name.partition('.')[0]
+    folder = Path(args.out) if args.out else Path('runs') / f'tune-{name}' / time.strftime('%Y%m%d-%H%M%S')
+    result = tune(args.data, folder, Options(tuners=tuners, **chosen))
+    lines = [HEADER, *rows(result.tried[:LISTED])]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+    print(result.says())
+    print('what to type next:')
+    print(f'  vet predict {folder / "tuned"} NEW_PHOTOS')
+    print(f'  vet train {folder / "config.py"}')

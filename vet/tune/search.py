@@ -1,0 +1,222 @@
+"""Tries candidates by asynchronous successive halving (Li et al. 2018, arXiv:1810.05934), with Optuna.
+
+Every trial has the schedule of a whole training. A trial that is not among the best third after a ninth, or
+after a third, of the epochs ends there. Optuna's journal, a file in the run's folder, holds all trials, so a
+search that was killed goes on.
+"""
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from vet.builders import build_trainer
+from vet.engine.evaluate import is_lower_better
+from vet.errors import UserError
+from vet.hooks.base import Hook
+from vet.log import say
+from vet.tune.candidates import Candidate
+
+REDUCTION = 3
+CANDIDATE, RATE = 'candidate', 'learning rate of'
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial. value: of the first metric on the validation images after the trial's last epoch.
+
+    epochs: how many epochs the trial took. is_whole: whether the trial took all epochs.
+    numbers: how many numbers train, the head's included. seconds: of the training.
+    """
+
+    candidate: str
+    rate: float
+    value: float
+    epochs: int
+    is_whole: bool
+    numbers: int
+    seconds: float
+
+
+class Search:
+    """A search in a folder. base: all settings of a training, whose tuner and learning rate are replaced.
+
+    first: a candidate and a learning rate that are tried first, in whole. Then each candidate is tried once.
+    place: device and data_root of build_trainer.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        base: Config,
+        choices: Sequence[Candidate],
+        first: tuple[str, float],
+        seed: int = 0,
+        **place: Any,
+    ):
+        self.folder, self.base, self.place = folder, base, place
+        self.choices = {candidate.name: candidate for candidate in choices}
+        self.epochs = int(base['train']['max_epochs'])
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        journal = str(folder / 'search.log')
+        self.study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(
+                JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal))
+            ),
+            study_name='vet tune',
+            direction=self._direction(),
+            sampler=optuna.samplers.TPESampler(seed=seed),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(
+                max(1, self.epochs // REDUCTION**2), reduction_factor=REDUCTION
+            ),
+            load_if_exists=True,
+        )
+        self._take_back_killed()
+        if not self.study.trials:
+            self._enqueue(*first)
+            for candidate in choices:
+                if candidate.name != first[0]:
+                    self._enqueue(candidate.name, (candidate.lowest * candidate.highest) ** 0.5)
+
+    def _direction(self) -> StudyDirection:
+        metrics = self.base['evaluation']['metrics'] or ['accuracy']
+        return StudyDirection.MINIMIZE if is_lower_better(metrics) else StudyDirection.MAXIMIZE
+
+    def _enqueue(self, candidate: str, rate: float) -> None:
+        self.study.enqueue_trial(
+            {CANDIDATE: candidate, f'{RATE} {self.choices[candidate].tuner["type"]}': rate}
+        )
+
+    def _take_back_killed(self) -> None:
+        """A trial that was running when the search was killed is tried again."""
+        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            if trial.params:
+                self.study.enqueue_trial(trial.params)
+
+    def run(self, seconds: float) -> None:
+        """Tries candidates for about `seconds` in all, with the time of earlier processes."""
+        left = seconds - sum(trial.user_attrs.get('seconds', 0) for trial in self.study.trials)
+        self._ends = time.monotonic() + left
+        if left > 0 or not any(self.whole()):
+            # without a whole trial there is no winner
+            self.study.optimize(self._try, n_trials=1 if left <= 0 else None, timeout=max(left, 1))
+
+    def _try(self, trial: optuna.Trial) -> float:
+        candidate = self.choices[trial.suggest_categorical(CANDIDATE, list(self.choices))]
+        rate = trial.suggest_float(
+            f'{RATE} {candidate.tuner["type"]}', candidate.lowest, candidate.highest, log=True
+        )
+        folder = self.folder / 'trials' / str(trial.number)
+        watch = _Watch(trial, None if trial.number == 0 else self._ends)
+        began = time.monotonic()
+        try:
+            trainer = build_trainer(
+                model=trial_config(self.base, candidate.tuner, rate), work_dir=folder, **self.place
+            )
+            watch.metric = trainer.metrics[0]
+            trainer.add_hook(watch)
+            summary = trainer.train()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        trial.set_user_attr('seconds', time.monotonic() - began)
+        trial.set_user_attr('epochs', watch.epochs)
+        trial.set_user_attr('numbers', summary['parameters']['trainable'])
+        whole = watch.epochs == self.epochs
+        say(
+            f'trial {trial.number}: {candidate.name}, learning rate {rate:.2g}: {watch.value:.4f} after '
+            f'{watch.epochs} of {self.epochs} epochs'
+        )
+        if not whole:
+            raise optuna.TrialPruned
+        return watch.value
+
+    def tried(self) -> Iterator[Tried]:
+        """All trials that have a result, the best first: whole trials before the others."""
+        found = []
+        for trial in self.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            if not trial.intermediate_values:
+                continue
+            name = trial.params[CANDIDATE]
+            found.append(
+                Tried(
+                    name,
+                    trial.params[f'{RATE} {self.choices[name].tuner["type"]}'],
+                    trial.intermediate_values[max(trial.intermediate_values)],
+                    trial.user_attrs.get('epochs', 0),
+                    trial.state == TrialState.COMPLETE,
+                    trial.user_attrs.get('numbers', 0),
+                    trial.user_attrs.get('seconds', 0.0),
+                )
+            )
+        sign = 1 if self.study.direction == StudyDirection.MINIMIZE else -1
+        yield from sorted(found, key=lambda tried: (not tried.is_whole, sign * tried.value))
+
+    def whole(self) -> Iterator[Tried]:
+        return (tried for tried in self.tried() if tried.is_whole)
+
+    def winner(self) -> Tried:
+        return next(self.whole())
+
+
+class _Watch(Hook):
+    """Tells Optuna the result of each epoch, and stops a trial that Optuna gives up, or when time is up."""
+
+    def __init__(self, trial: optuna.Trial, ends: float | None):
+        self.trial, self.ends = trial, ends
+        self.metric, self.value, self.epochs = '', float('nan'), 0
+
+    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float]) -> None:
+        self.epochs, self.value = runner.epoch, metrics[self.metric]
+        self.trial.report(self.value, self.epochs)
+        if self.epochs == runner.max_epochs:
+            return
+        is_late = self.ends is not None and time.monotonic() > self.ends
+        if is_late or self.trial.should_prune():
+            runner.stop()
+
+
+def with_tuner(base: Config, tuner: Config, rate: float) -> Config:
+    """The config with another tuner and another learning rate."""
+    config = copy.deepcopy(base)
+    config['model']['tuners'] = [dict(tuner)]
+    config['train']['optimizer']['lr'] = rate
+    return config
+
+
+def trial_config(base: Config, tuner: Config, rate: float) -> Config:
+    """The config of a trial. A trial has no test images: only validation judges."""
+    config = with_tuner(base, tuner, rate)
+    config['dataset']['test'] = None
+    config['evaluation'] |= dict(select='best', every=1, before=False, report=False)
+    return config
+
+
+def remember(folder: Path, asked: Config, base: Config) -> None:
+    """Writes what a search is, so that it can go on."""
+    (folder / 'search.json').write_text(json.dumps(dict(asked=asked, base=base), indent=1))
+
+
+def remembered(folder: Path, asked: Config) -> Config | None:
+    """The base config of a search that began in `folder`. UserError if that search was asked otherwise."""
+    file = folder / 'search.json'
+    if not file.exists():
+        return None
+    before = json.loads(file.read_text())
+    for key, value in asked.items():
+        if before['asked'].get(key) != value:
+            raise UserError(
+                f'{str(folder)!r} holds a search with {key} {before["asked"].get(key)!r}, and now {key} is '
+                f'{value!r}. Give the options of that search, or another --out.'
+            )
+    return before['base']

@@ -1,0 +1,196 @@
+"""From photos or a config to the best tuner: prepare, search, train the winner, test once."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vet.allowed import fits
+from vet.builders import build_datasets, build_model, build_trainer, class_names
+from vet.changes import modified
+from vet.config import read_settings
+from vet.errors import NoSiteError, UserError
+from vet.files import write_file
+from vet.fit.choices import backbone_entry, plan
+from vet.fit.fitting import make_run
+from vet.fit.prepared import prepared
+from vet.fit.recipe import as_file, recipe, tuner_entry
+from vet.log import say
+from vet.seeding import seed_everything
+from vet.shipped import SUFFIXES, shipped
+from vet.source import find_config
+from vet.tune.candidates import Candidate, candidates
+from vet.tune.page import search_page
+from vet.tune.search import Config, Search, Tried, remember, remembered, with_tuner
+
+FINAL = 0.15  # of the minutes: the length of one whole training on photos
+SEARCH = 0.8  # of the minutes; the rest is for the winner and the test
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose. See `vet tune --help`."""
+
+    minutes: float = 10.0
+    tuners: tuple[str, ...] | None = None
+    backbone: str | None = None
+    checkpoint: str | None = None
+    holdout: float = 0.2
+    group_by: str | None = None
+    seed: int = 0
+    device: str | None = None
+    data_root: str | None = None
+    cfg_options: Mapping[str, Any] | None = None
+
+    def check(self) -> None:
+        if not 0 < self.minutes <= 60 * 24 * 30:
+            raise UserError(f'--minutes is {self.minutes:g}; give a number above 0, such as 10.')
+        if not 0.01 <= self.holdout <= 0.5:
+            raise UserError(f'--holdout is {self.holdout:g}; give a share of 0.01 to 0.5, such as 0.2.')
+
+    def asked(self, source: str) -> Config:
+        """What must stay the same when a search goes on: all but the time and the place."""
+        given = asdict(self)
+        for free in ('minutes', 'device', 'data_root'):
+            del given[free]
+        return json.loads(json.dumps(dict(data=source, **given), default=str))
+
+
+@dataclass(frozen=True)
+class Result:
+    """tried: all trials, the best first. summary: of the winner's training, with its test metrics."""
+
+    winner: Tried
+    tried: list[Tried]
+    summary: Mapping[str, Any]
+    metric: str
+    folder: Path
+
+    def says(self) -> str:
+        winner = self.winner
+        test = (
+            f'{self.summary[self.metric]:.4f}'
+            if self.metric in self.summary
+            else 'not measured (no test images)'
+        )
+        return (
+            f'The winner of {len(self.tried)} trials: {winner.candidate}, learning rate {winner.rate:.2g}. '
+            f'Validation {self.metric}: {winner.value:.4f}. Test {self.metric}, read once: {test}.'
+        )
+
+
+def tune(source: str, run: Path, options: Options) -> Result:
+    """Searches, trains the winner in whole, and tests the winner once. `run` may hold a search that goes on.
+
+    UserError for photos or a config from which nothing can be learned.
+    """
+    options.check()
+    seed_everything(options.seed)
+    asked = options.asked(str(Path(source).absolute()) if Path(source).exists() else source)
+    base = remembered(run, asked)
+    choices = candidates(options.tuners)
+    if base is None:
+        make_run(run)
+        base = _of_config(source, options) if _is_config(source) else _of_photos(Path(source), run, options)
+        remember(run, asked, base)
+    else:
+        say(f'The search in {run} goes on.')
+    first = _default(base)
+    choices = [first, *(choice for choice in _fitting(choices, base, options) if choice.tuner != first.tuner)]
+    rate = float(base['train']['optimizer']['lr'])
+    place: dict[str, Any] = dict(device=options.device, data_root=options.data_root)
+    search = Search(run, base, choices, (first.name, rate), options.seed, **place)
+    search.run(60 * options.minutes * SEARCH)
+    winner, tried = search.winner(), list(search.tried())
+    tuner = next(choice.tuner for choice in choices if choice.name == winner.candidate)
+    config = with_tuner(base, tuner, winner.rate)
+    text = as_file(config, 'vet tune')
+    _forget_other_winner(run, text)
+    write_file(run / 'config.py', text)
+    say(f'The winner is {winner.candidate}, learning rate {winner.rate:.2g}. The winner is trained in whole.')
+    trainer = build_trainer(
+        model=config, work_dir=run / 'tuned', **place, resume='auto' if (run / 'tuned').exists() else None
+    )
+    summary = trainer.train()
+    metric = trainer.metrics[0]
+    write_file(run / 'search.html', search_page(run, metric, tried))
+    return Result(winner, tried, summary, metric, run)
+
+
+def _forget_other_winner(run: Path, text: str) -> None:
+    """Removes the training of an earlier winner, after a search that went on has found another winner."""
+    if (run / 'tuned').exists() and (run / 'config.py').read_text() != text:
+        say(
+            'The search went on and has another winner. The test images were read before, for the earlier '
+            'winner: the second test result is a little too good.'
+        )
+        shutil.rmtree(run / 'tuned')
+
+
+def _is_config(source: str) -> bool:
+    return Path(source).suffix in SUFFIXES or (not Path(source).exists() and source in shipped('configs'))
+
+
+def _of_config(source: str, options: Options) -> Config:
+    """All settings of a config. UserError for a config whose learning rate has several places."""
+    settings = read_settings(modified(find_config(source), None, options.cfg_options))
+    if settings.train.stages:
+        raise UserError(
+            f'{source} has train.stages, each with its own learning rate. vet tune searches one rate: leave '
+            'train.stages out.'
+        )
+    if len(settings.model.tuners) != 1 or settings.model.tasks:
+        raise UserError(
+            f'{source} has several tuners or several tasks. vet tune searches one tuner for one task: give a '
+            'config with one entry in model.tuners.'
+        )
+    settings.train.early_stop = None
+    return json.loads(json.dumps(settings.to_dict()))
+
+
+def _of_photos(source: Path, run: Path, options: Options) -> Config:
+    """The settings of a training of a default length on photos, which are divided once."""
+    backbone, tuners = backbone_entry(options.backbone, options.checkpoint), [tuner_entry('auto')]
+    photos = prepared(source, run, group_by=options.group_by)
+    splits = photos.divided(options.holdout, options.seed)
+    counts = Counter(splits)
+    say(
+        f'{counts["train"]:,} images to learn from, {counts["val"]:,} to judge the candidates, '
+        f'{counts["test"]:,} to test the winner once.'
+    )
+    photos.write_table(run / 'photos.csv', splits)
+    classes = photos.photos.classes
+    chosen = plan(backbone, tuners, classes, counts['train'], options.minutes * FINAL, options.device)
+    config = recipe(run / 'photos.csv', classes, chosen, tuners, options.seed)
+    return json.loads(json.dumps(read_settings(config).to_dict()))
+
+
+def _default(base: Config) -> Candidate:
+    """The tuner of the config, with a range of rates around the config's rate."""
+    entry, rate = dict(base['model']['tuners'][0]), base['train']['optimizer']['lr']
+    if not (fits(rate, float) and rate > 0):
+        raise UserError(
+            f'train.optimizer.lr is {rate!r}; vet tune needs a learning rate above 0 to begin with.'
+        )
+    words = ', '.join(f'{key}={value!r}' for key, value in entry.items() if key != 'type')
+    known = candidates([entry['type']])[0]
+    return Candidate(f'{entry["type"]}({words})', entry, min(known.lowest, rate), max(known.highest, rate))
+
+
+def _fitting(choices: list[Candidate], base: Config, options: Options) -> list[Candidate]:
+    """The candidates that the backbone takes. The others are named."""
+    settings = read_settings(base)
+    data = build_datasets(settings, options.data_root)
+    taken = []
+    for choice in choices:
+        settings.model.tuners = [dict(choice.tuner)]
+        try:
+            build_model(settings, class_names(data['train']))
+        except NoSiteError as error:
+            say(f'{choice.name} is left out: {error}')
+        else:
+            taken.append(choice)
+    return taken
