@@ -272,7 +272,7 @@ def flowers_objectives(found: dict[str, Any]) -> str:
         'test `ece`',
         'test accuracy, %',
     ]
-    names = ('recall_at_1', 'recall_at_5', 'map_at_r', 'knn')
+    names = ('recall_at_1', 'recall_at_5', 'map_at_r')
     vectors = []
     for row in found['vectors']:
         vectors.append([row['vectors'], *(f'{row[name]:.3f}' for name in names)])
