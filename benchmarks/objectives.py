@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument('--data-root', type=Path, required=True)
     parser.add_argument('--epochs', type=int, default=10, help='of each run (default: %(default)s)')
     parser.add_argument('--seeds', type=int, default=3, help='how many (default: %(default)s)')
+    parser.add_argument('--only', nargs='+', choices=ROWS, default=list(ROWS), help='some objectives')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
     path, runs, baselines = record.output(args), [], {}
@@ -137,7 +138,8 @@ def main() -> None:
         table = Path(folder) / 'camvid.csv'
         write_table(args.data_root.absolute() / 'camvid', table)
         weights = args.data_root.absolute() / 'weights' / 'deit_tiny_patch16_224.safetensors'
-        for objective, row in ROWS.items():
+        for objective in args.only:
+            row = ROWS[objective]
             for tuner, entries in TUNERS.items():
                 for seed in range(args.seeds):
                     made = config(table, weights, objective, row['entry'], row['train'], args.epochs)

@@ -436,7 +436,7 @@ def pages() -> dict[Path, str]:
         'docs/peft.md': dict(peft_coverage=peft_coverage),
         'docs/fit.md': dict(check=check),
         'docs/segmentation.md': dict(segmentation=segmentation),
-        'docs/objectives.md': dict(objectives=objectives, flowers=flowers_objectives),
+        'docs/objectives.md': dict(objectives=objectives, ordinal=objectives, flowers=flowers_objectives),
         'docs/training.md': dict(imbalance=imbalance, closed_form=closed_form, closed_form_112=closed_form),
     }
     measured: dict[str, list[str]] = {}
