@@ -276,8 +276,10 @@ def flowers_objectives(found: dict[str, Any]) -> str:
     vectors = []
     for row in found['vectors']:
         vectors.append([row['vectors'], *(f'{row[name]:.3f}' for name in names)])
-    return (
-        f'{grid(headers, lines)}\n\n{grid(["vectors", *(f"`{name}`" for name in names)], vectors)}'
+    tables = [grid(headers, lines)]
+    if vectors:
+        tables.append(grid(['vectors', *(f'`{name}`' for name in names)], vectors))
+    return '\n\n'.join(tables) + (
         f'\n\n{found["data"]}; the classes of the test images are those of training; '
         f'{machine(found["environment"])}; `python benchmarks/flowers.py`.'
     )
