@@ -25,7 +25,7 @@ from vet.datasets.base import errors_named
 from vet.datasets.image import open_image
 from vet.engine.device import make_accelerator
 from vet.errors import DataError, UnknownNameError, UserError, shown
-from vet.hub.folders import read_folders, read_views
+from vet.hub.folders import read_folders
 from vet.metrics.nearest import nearest
 from vet.own_backbone import backbone_of_folder
 from vet.transforms.torchvision import build_transform
@@ -48,8 +48,7 @@ class Classifier:
         self, folder: Folders, device: str | None = None, backbone: Weights = None, task: str | None = None
     ):
         self._accelerator = make_accelerator(device, 'fp32')
-        model, transforms = read_folders(folder, backbone)
-        self._tta = read_views(folder)
+        model, transforms, self._tta = read_folders(folder, backbone)
         self.model = model.to(self._accelerator.device)
         with bounded(repr(folder)):
             self._view = {
@@ -206,7 +205,7 @@ class Classifier:
             images = torch.stack(views).to(self._accelerator.device)
             if len(set(names)) == 1:
                 model = self.model.for_task(names[0])
-                outputs = averaged(model, images, self._views(names[0]), objectives[0])
+                outputs = averaged(model, images, self._tta[names[0]], objectives[0])
                 found = objectives[0].answers(outputs, options.topk, USUAL)
             else:
                 if any(views != Views() for views in self._tta.values()):
@@ -228,10 +227,6 @@ class Classifier:
     def seen(self, image: object, task: str | None = None, number: int = 0) -> torch.Tensor:
         """An image as the network takes it, (3, H, W), normalised. number: for messages."""
         return self._seen(image, self._task if task is None else task, number)[0]
-
-    def _views(self, name: str | None) -> Views:
-        """Several folders have views of their own. The tasks of one folder have the same views."""
-        return self._tta[name] if name in self._tta else self._tta[None]
 
     def _answer(self, seen: Seen, options: '_Options') -> Answer:
         """The answer for one image. Masks have the size of the image."""

@@ -185,7 +185,11 @@ FREE = {
 EVERY_STEP = {'train.checkpoint.every_steps': 1}
 
 
-@pytest.mark.parametrize('options', [SAM, FREE, FREE | SAM], ids=['sam', 'schedule-free', 'both'])
+@pytest.mark.parametrize(
+    'options',
+    [pytest.param(SAM, marks=pytest.mark.slow), pytest.param(FREE, marks=pytest.mark.slow), FREE | SAM],
+    ids=['sam', 'schedule-free', 'both'],
+)
 def test_sam_and_schedule_free_go_on_exactly(options, tmp_path):
     options = options | EVERY_STEP
     whole = ended(small(tmp_path / 'whole', **options))

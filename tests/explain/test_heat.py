@@ -134,6 +134,7 @@ def test_heat_lies_over_the_photo():
     assert picture[0, 0, 0] - picture[0, 0, 2] > 60 > picture[31, 31, 0] - picture[31, 31, 2]  # yellow, blue
 
 
+@pytest.mark.slow
 def test_the_command_draws_each_image(tmp_path, python):
     run = small(tmp_path / 'run', **{'train.max_epochs': 1})
     run.train()

@@ -22,14 +22,18 @@ Transform = list[JsonObject] | None
 
 def read_folders(
     folders: str | Path | Mapping[str, str | Path], backbone: Weights = None
-) -> tuple[ImageClassifier | MultiTaskClassifier | TunedModel, dict[str | None, Transform]]:
-    """The model of one or several folders, with the transform of each task's images. See `read_folder`.
+) -> tuple[
+    ImageClassifier | MultiTaskClassifier | TunedModel, dict[str | None, Transform], dict[str | None, Views]
+]:
+    """The model of one or several folders, with the transform of each task's images, see `read_folder`, and
+    the views of test-time augmentation by task.
 
     {name: folder} gives a TunedModel, whose tasks are these names.
     """
     if not isinstance(folders, Mapping):
-        model, transform = read_folder(find_folder(folders), backbone)
-        return model, dict.fromkeys(model.tasks, transform)
+        path = find_folder(folders)
+        model, transform = read_folder(path, backbone)
+        return model, dict.fromkeys(model.tasks, transform), dict.fromkeys(model.tasks, _views(path))
     paths = {name: find_folder(folder) for name, folder in folders.items()}
     for folder in paths.values():
         if is_modelscope(folder):
@@ -37,7 +41,9 @@ def read_folders(
                 f'{str(folder)!r} holds its own weights, as folders of ModelScope do; several folders on one '
                 "backbone must be vet's own."
             )
-    return load_models(paths, backbone), {name: _transform(folder) for name, folder in paths.items()}
+    transforms: dict[str | None, Transform] = {name: _transform(folder) for name, folder in paths.items()}
+    views: dict[str | None, Views] = {name: _views(folder) for name, folder in paths.items()}
+    return load_models(paths, backbone), transforms, views
 
 
 def read_folder(
@@ -57,12 +63,6 @@ def read_folder(
             'holds the weights of its backbone; leave `backbone` out.'
         )
     return load_modelscope(folder), None
-
-
-def read_views(folders: str | Path | Mapping[str, str | Path]) -> dict[str | None, Views]:
-    """{name: the views of test-time augmentation}, as each folder says. One folder has the name None."""
-    named = folders if isinstance(folders, Mapping) else {None: folders}
-    return {name: _views(find_folder(folder)) for name, folder in named.items()}
 
 
 def _views(folder: Path) -> Views:

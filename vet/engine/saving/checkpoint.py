@@ -175,11 +175,9 @@ def load_optimizer_state(
     """
     after = _after_a_step(optimizer)
     made: dict[str, Mapping[str, Any]] = dict(_numbers_of_groups(after))
-    own: dict[str, dict[str, Any]] = {f'groups.{i}': group for i, group in enumerate(optimizer.param_groups)}
     copies = dict(zip(_parameters(optimizer), _parameters(after)))
     for name, parameter in parameters.items():
         made[name] = after.state[copies[parameter]]
-        own[name] = optimizer.state[parameter]
     for key, value in saved.items():
         name, _, entry = key.rpartition(':')
         if name not in made:
@@ -195,10 +193,12 @@ def load_optimizer_state(
                 f'which {type(optimizer).__name__} cannot have here; resume with the config that began the '
                 'run.'
             )
+    groups = {f'groups.{i}': group for i, group in enumerate(optimizer.param_groups)}
     for key, value in saved.items():
         name, _, entry = key.rpartition(':')
         wanted = made[name][entry]
-        own[name][entry] = (
+        own = groups[name] if name in groups else optimizer.state[parameters[name]]
+        own[entry] = (
             value.to(wanted.device) if isinstance(wanted, torch.Tensor) else type(wanted)(value.item())
         )
 

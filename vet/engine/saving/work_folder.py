@@ -357,6 +357,8 @@ class WorkFolder:
 
 def _completed(begun: Any) -> Any:
     """A config.json of an older vet, with the defaults of the settings that the older vet did not have."""
+    if not isinstance(begun, dict):
+        return begun
     sections = {
         name: asdict(kind()) | begun[name]
         for name, kind in (('train', Train), ('evaluation', Evaluation))
@@ -367,7 +369,8 @@ def _completed(begun: Any) -> Any:
 
 def _epochs(config: Any) -> int:
     """train.max_epochs of a config.json. 0 if it has none."""
-    epochs = config['train'].get('max_epochs') if isinstance(config.get('train'), dict) else None
+    train = config.get('train') if isinstance(config, dict) else None
+    epochs = train.get('max_epochs') if isinstance(train, dict) else None
     return epochs if type(epochs) is int else 0
 
 
