@@ -25,7 +25,7 @@ class ArcFaceLoss(nn.Module):
 
     theta_k: the angle between the vector and the prototype of class k.
 
-    scale: s. margin: m, in radians. Where theta + m is more than pi, the cosine goes on as a line.
+    scale: s. classes: K. margin: m, in radians. Where theta + m is more than pi, the cosine goes on as a line.
     """
 
     targets = KIND
@@ -53,7 +53,7 @@ class SupervisedContrastiveLoss(nn.Module):
     Khosla et al. 2020, arXiv:2004.11362, equation 2
 
     P: the other images of the batch of the same class. a: all other images of the batch. Large batches help.
-    temperature: t.
+    temperature: t. classes: K.
     """
 
     targets = KIND
