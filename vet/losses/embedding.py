@@ -25,7 +25,8 @@ class ArcFaceLoss(nn.Module):
 
     theta_k: the angle between the vector and the prototype of class k.
 
-    scale: s. classes: K. margin: m, in radians. Where theta + m is more than pi, the cosine goes on as a line.
+    scale: s. margin: m, in radians. classes: K. Where theta + m is more than pi, the cosine goes on as a
+    line.
     """
 
     targets = KIND
