@@ -17,7 +17,7 @@ from typing import Any
 from vet import build_trainer
 from vet.benchmark import record
 from vet.environment import describe
-from vet.tune.tuning import Options, tune
+from vet.search.tuning import Options, tune
 
 RESULTS = Path(__file__).parent / 'results' / 'tune.json'
 CONFIG = Path(__file__).parents[1] / 'configs' / 'deit_tiny_lora_flowers.py'

@@ -87,13 +87,13 @@ ARROWS = {
     'pipelines': BUILDERS | {'ahead', 'builders', 'own_backbone'},
     'check': BASE | {'core', 'datasets', 'transforms', 'progress', 'report'},
     'fit': BUILDERS | {'builders', 'check'},
-    'tune': BUILDERS | {'builders', 'fit', 'shipped'},
+    'search': BUILDERS | {'builders', 'fit', 'shipped'},
     'compat': API,
     'benchmark': API,
-    'cli': API | {'arguments', 'benchmark', 'check', 'explain', 'fit', 'tune'},
+    'cli': API | {'arguments', 'benchmark', 'check', 'explain', 'fit', 'search'},
     '__main__': {'cli'},
     'tools': API | {'cli'},
-    'benchmarks': API | {'backbones', 'benchmark', 'check', 'cli', 'tools'},
+    'benchmarks': API | {'backbones', 'benchmark', 'check', 'cli', 'search', 'tools'},
 }
 # What several plugins of a room stand on, beside modules that register nothing.
 SHARED = {'vet.backbones.timm': {'vet.backbones.digits', 'vet.backbones.network'}}

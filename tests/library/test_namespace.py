@@ -2,6 +2,8 @@
 its use.
 """
 
+import importlib.util
+
 import pytest
 
 import vet
@@ -40,3 +42,9 @@ def test_a_plugin_registers_by_a_decorator():
         vet.register_tuner(name='LoRA')(Mine)
     for registry, name in ((vet.TUNERS, 'Mine'), (vet.HEADS, 'my-head')):
         del registry.module_dict[name]
+
+
+def test_no_public_name_is_hidden_by_a_module():
+    """An import of vet.x makes x an attribute of vet, in place of a public name x."""
+    specs = {name: importlib.util.find_spec(f'vet.{name}') for name in vet.__all__}
+    assert not [name for name, spec in specs.items() if spec and spec.origin]

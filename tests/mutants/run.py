@@ -39,11 +39,11 @@ from tests.mutants.mutations import Mutation, mutations  # noqa: E402
 ROOMS = {
     'core': [
         'tests/core',
-        'tests/tuners',
+        'tests/searchrs',
         'tests/engine/fast/test_frozen_in_bf16.py',
         'tests/engine/test_multitask.py',
     ],
-    'tuners': ['tests/tuners', 'tests/core'],
+    'tuners': ['tests/searchrs', 'tests/core'],
     'engine': [
         'tests/engine',
         'tests/test_builders.py',

@@ -50,8 +50,8 @@ def _tune(args: argparse.Namespace) -> None:
             raise UserError(
                 'vet tune needs Optuna. Install it: pip install "vision-efficient-tuning[tune]".'
             ) from error
-        from vet.tune.page import HEADER, LISTED, rows
-        from vet.tune.tuning import Options, tune
+        from vet.search.page import HEADER, LISTED, rows
+        from vet.search.tuning import Options, tune
     chosen = {
         key: value for key, value in vars(args).items() if key not in ('data', 'out', 'quiet', 'tuners')
     }

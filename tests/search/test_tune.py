@@ -15,9 +15,9 @@ from vet import build_trainer
 from vet.datasets.digits import Digits
 from vet.errors import UserError
 from vet.registry import DATASETS, TUNERS
-from vet.tune.candidates import candidates
-from vet.tune.search import Search
-from vet.tune.tuning import Options, tune
+from vet.search.candidates import candidates
+from vet.search.search import Search
+from vet.search.tuning import Options, tune
 
 CPU = Options(minutes=0.001, device='cpu', tuners=('LoRA', 'LinearProbe'))
 READ: list[tuple[str, bool]] = []  # the split of each image that was read, and whether the search had ended

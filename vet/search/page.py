@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vet.report.charts import tradeoff
 from vet.report.page import element, figures, page, table
-from vet.tune.search import Tried
+from vet.search.search import Tried
 
 HEADER = ('candidate', 'learning rate', 'validation', 'epochs', 'trained numbers', 'seconds')
 LISTED = 30  # trials in the table of a terminal

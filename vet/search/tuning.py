@@ -19,12 +19,12 @@ from vet.fit.fitting import make_run
 from vet.fit.prepared import prepared
 from vet.fit.recipe import as_file, recipe, tuner_entry
 from vet.log import say
+from vet.search.candidates import Candidate, candidates
+from vet.search.page import search_page
+from vet.search.search import Config, Search, Tried, remember, remembered, with_tuner
 from vet.seeding import seed_everything
 from vet.shipped import SUFFIXES, shipped
 from vet.source import find_config
-from vet.tune.candidates import Candidate, candidates
-from vet.tune.page import search_page
-from vet.tune.search import Config, Search, Tried, remember, remembered, with_tuner
 
 FINAL = 0.15  # of the minutes: the length of one whole training on photos
 SEARCH = 0.8  # of the minutes; the rest is for the winner and the test

@@ -24,7 +24,7 @@ from vet.engine.evaluate import is_lower_better
 from vet.errors import UserError
 from vet.hooks.base import Hook
 from vet.log import say
-from vet.tune.candidates import Candidate
+from vet.search.candidates import Candidate
 
 REDUCTION = 3
 CANDIDATE, RATE = 'candidate', 'learning rate of'
@@ -108,9 +108,10 @@ class Search:
         """Tries candidates for about `seconds` in all, with the time of earlier processes."""
         left = seconds - sum(trial.user_attrs.get('seconds', 0) for trial in self.study.trials)
         self._ends = time.monotonic() + left
-        if left > 0 or not any(self.whole()):
-            # without a whole trial there is no winner
-            self.study.optimize(self._try, n_trials=1 if left <= 0 else None, timeout=max(left, 1))
+        if left > 1:
+            self.study.optimize(self._try, timeout=left)
+        if not any(self.whole()):  # without a whole trial there is no winner
+            self.study.optimize(self._try, n_trials=1)
 
     def _try(self, trial: optuna.Trial) -> float:
         candidate = self.choices[trial.suggest_categorical(CANDIDATE, list(self.choices))]
