@@ -246,6 +246,12 @@ def build_model(
     return build_classifiers(parts, settings.model.tuners, settings.model.shared)
 
 
+def build_model_for(settings: Settings, dataset: Any) -> Any:
+    """The model of `build_model` for the classes and the objectives of a dataset of `build_datasets`."""
+    objectives = {task: objective_of(part) for task, part in _parts(dataset).items()}
+    return build_model(settings, class_names(dataset), objectives)
+
+
 def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Trainer:
     """A Trainer with .train(), .evaluate() -> {'accuracy': 0..1, …} and .predict().
 
@@ -333,9 +339,8 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     else:
         of_folder = named and Path(source).is_dir()  # the folder may come from a stranger
         with bounded(f'the model of {str(source)!r}') if of_folder else nullcontext():
-            objectives = {task: objective_of(part) for task, part in _parts(datasets['train']).items()}
-            model = build_model(settings, class_names(datasets['train']), objectives)
-    _follow(settings, model)
+            model = build_model_for(settings, datasets['train'])
+    follow_objective(settings, model)
     given_dir = config.get('work_dir') if args.get('work_dir') is None else args['work_dir']
     if not fits(given_dir, ARGUMENTS['work_dir']):
         raise UserError(f'work_dir is {shown(given_dir)}; give the path of a folder.')
@@ -364,7 +369,7 @@ def _own_model(args: Mapping[str, Any], settings: Settings, dataset: Any) -> Any
     return build_classifiers(parts, settings.model.tuners)
 
 
-def _follow(settings: Settings, model: Any) -> None:
+def follow_objective(settings: Settings, model: Any) -> None:
     """Sets evaluation.metrics to the metrics of the objective, if the config names none.
 
     Several tasks with different metrics leave the setting at None.

@@ -108,6 +108,14 @@ def test_the_command(photos, tmp_path, monkeypatch, capsys):
     assert sorted((path, path.stat().st_mtime_ns) for path in photos.rglob('*')) == before
 
 
+def test_a_list_of_photos_in_an_archive_is_refused(photos, tmp_path, monkeypatch):
+    archive = shutil.make_archive(str(tmp_path / 'photos'), 'zip', photos)
+    monkeypatch.setattr(sys, 'argv', ['vet', 'check', archive, '--write', str(tmp_path / 'clean.csv')])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and not (tmp_path / 'clean.csv').exists()
+
+
 def test_the_page_shows_the_photos(photos, tmp_path, monkeypatch):
     page = tmp_path / 'check.html'
     monkeypatch.setattr(sys, 'argv', ['vet', 'check', str(photos), '--page', str(page)])

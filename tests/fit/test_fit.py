@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 import shutil
 import sys
 import zipfile
@@ -294,3 +295,37 @@ def test_a_test_folder_stays_and_only_what_is_missing_is_taken_from_train():
     splits = divide(labels, list(range(40)), 0.2, 0, given)
     assert splits[:10] == ['test'] * 10 and 'test' not in splits[10:]
     assert Counter(splits[10:])['val'] == 4
+
+
+def _divided(rows):
+    """rows: (label, group, split) of each photo."""
+    photos = [Photo(f'{i}.png', label, split) for i, (label, _, split) in enumerate(rows)]
+    return Prepared(Photos(photos), [group for _, group, _ in rows])
+
+
+@pytest.mark.parametrize(
+    'rows, words',
+    [
+        ([('a', i, 'train') for i in range(9)] + [('b', 9, 'test')], "class 'b' has no photo to learn from"),
+        ([(label, f'{label}{split}', split) for label in 'ab' for split in ('train', 'val')], 'to report on'),
+        ([(label, f'{label}{split}', split) for label in 'ab' for split in ('train', 'test')], 'to choose'),
+    ],
+)
+def test_splits_from_which_nothing_can_be_learned(rows, words):
+    with pytest.raises(UserError, match=words):
+        _divided(rows).divided(0.2, 0)
+
+
+def test_groups_that_the_user_has_put_apart_are_told():
+    prepared = _divided([('a', 0, 'train'), ('a', 0, 'test'), ('b', 1, 'train'), ('b', 2, 'test')])
+    assert prepared.says_what_is_apart(prepared.given).startswith('1 test photos look like photos of another')
+    assert prepared.says_what_is_apart(['train'] * 4) == 'Photos that look the same are in one part.'
+
+
+def test_what_to_type_next_can_be_pasted(fitted, monkeypatch, capsys):
+    given = replace(fitted, folder=fitted.folder / "it's <b>")
+    monkeypatch.setattr('vet.fit.fitting.fit', lambda *_: given)
+    monkeypatch.setattr(sys, 'argv', ['vet', 'fit', 'photos'])
+    main()
+    line = next(line for line in capsys.readouterr().out.splitlines() if 'vet train' in line)
+    assert shlex.split(line) == ['vet', 'train', str(given.folder / 'config.py')]

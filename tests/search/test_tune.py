@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from optuna.trial import TrialState
 from torch.utils.data import Dataset
 
 from tests.fit.test_fit import COLOURS, photo
@@ -161,3 +162,76 @@ def test_a_metric_of_which_less_is_better_is_minimised(config):
     (config[1]).mkdir()
     search = Search(config[1], base, candidates(['LinearProbe']), ('LinearProbe()', 1e-3))
     assert search.study.direction.name == 'MINIMIZE'
+
+
+def test_numbers_are_judged_by_the_metric_of_their_objective(tmp_path):
+    rows = []
+    for i in range(12):
+        photo(tmp_path / f'{i}.png', (20 * i, 100, 100), i)
+        rows.append(f'{i}.png,{i / 2},{("train", "train", "val", "test")[i % 4]}')
+    (tmp_path / 'numbers.csv').write_text('path,height,split\n' + '\n'.join(rows))
+    entry = dict(type='CSV', file=str(tmp_path / 'numbers.csv'), targets=['height'])
+    source = tmp_path / 'numbers.json'
+    loader = dict(workers_per_gpu=0, batch_size_per_gpu=4)
+    source.write_text(
+        json.dumps(
+            dict(
+                model=dict(backbone=dict(type='DigitsViT'), tuners=[dict(type='LinearProbe')]),
+                dataset={split: dict(entry, split=split) for split in ('train', 'val', 'test')},
+                train=dict(max_epochs=1, optimizer=dict(lr=1e-3), dataloader=loader),
+                evaluation=dict(dataloader=loader),
+            )
+        )
+    )
+    found = tune(str(source), tmp_path / 'run', replace(CPU, minutes=0.02, tuners=('BitFit', 'LinearProbe')))
+    assert found.metric == 'mae'
+    assert found.winner.value == min(tried.value for tried in found.tried if tried.is_whole)
+
+
+def test_a_trial_that_diverges_does_not_end_the_search(config, capsys):
+    source, run = config
+    changes = {'train.optimizer.lr': 1000, 'train.lr_scheduler.warmup_epochs': 0}
+    found = tune(source, run, replace(CPU, cfg_options=changes))
+    assert 'trial 0: LoRA(rank=2), learning rate 1e+03 diverges: the loss' in capsys.readouterr().err
+    assert found.winner.is_whole and found.winner.rate < 1000
+
+
+def test_a_trial_that_is_interrupted_is_tried_again(config):
+    base = json.loads(open(config[0]).read())
+    base['evaluation']['metrics'] = ['accuracy']
+    (config[1]).mkdir()
+    [probe] = candidates(['LinearProbe'])
+    search = Search(config[1], base, [replace(probe, highest=1e30)], (probe.name, 1e30))
+    with pytest.raises(UserError, match='lr is 1e'):
+        search.run(60)
+    [waiting] = search.study.get_trials(states=(TrialState.WAITING,))
+    assert waiting.system_attrs['fixed_params']['learning rate of LinearProbe'] == 1e30
+
+
+def test_without_a_whole_trial_there_is_no_winner(config):
+    base = json.loads(open(config[0]).read())
+    base['evaluation']['metrics'] = ['accuracy']
+    (config[1]).mkdir()
+    search = Search(config[1], base, candidates(['LinearProbe']), ('LinearProbe()', 1e-3))
+    with pytest.raises(UserError, match='no trial was trained in whole'):
+        search.winner()
+
+
+@pytest.mark.parametrize(
+    'is_config, options, words',
+    [
+        (True, dict(backbone='small'), '--backbone is for photos, but the data are a config'),
+        (True, dict(group_by='x'), '--group-by is for photos'),
+        (False, dict(cfg_options={'seed': 1}), '--cfg-options is for a config, but the data are photos'),
+    ],
+)
+def test_options_that_the_data_do_not_read_are_refused(config, tmp_path, is_config, options, words):
+    with pytest.raises(UserError, match=words):
+        tune(config[0] if is_config else str(tmp_path), config[1], replace(CPU, **options))
+
+
+def test_a_search_that_cannot_begin_leaves_no_folder(config):
+    source, run = config
+    with pytest.raises(UserError, match="unknown key in train 'epochs'"):
+        tune(source, run, replace(CPU, cfg_options={'train.epochs': 1}))
+    assert not run.exists()

@@ -73,7 +73,7 @@ def read_photos(source: Path, unpacked: Path) -> Photos:
         suffix = source.suffix.lower()
         if suffix in TABLES:
             photos = _of_table(source)
-        elif suffix in ARCHIVES:
+        elif is_archive(source):
             unpack(source, unpacked)
             photos = _of_folder(_top(unpacked), source)
         else:
@@ -85,6 +85,10 @@ def read_photos(source: Path, unpacked: Path) -> Photos:
         photos = _of_folder(source, source)
     _refuse_few(photos, source)
     return photos
+
+
+def is_archive(source: Path) -> bool:
+    return source.is_file() and source.suffix.lower() in ARCHIVES
 
 
 def _refuse_few(photos: Photos, source: Path) -> None:

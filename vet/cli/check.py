@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vet.cli.command import Parser, run
 from vet.cli.signals import imports
+from vet.errors import UserError
 from vet.files import write_file
 
 if TYPE_CHECKING:
@@ -48,8 +49,13 @@ def _check(args: argparse.Namespace) -> None:
     with imports():
         from vet.check.findings import findings, says
         from vet.check.page import check_page
-        from vet.check.photos import read_photos
+        from vet.check.photos import is_archive, read_photos
         from vet.check.sameness import look
+    if args.write and is_archive(Path(args.photos)):
+        raise UserError(
+            f'--write lists the paths of photos, but the photos are in the archive {args.photos!r}. Unpack '
+            'the archive, and give the folder.'
+        )
     with tempfile.TemporaryDirectory() as unpacked:
         photos = read_photos(Path(args.photos), Path(unpacked))
         looks = look([photo.path for photo in photos.photos])

@@ -1,6 +1,7 @@
 """Trains a model on a folder of photos, without a config."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from vet.cli.command import Parser, run
@@ -60,5 +61,5 @@ def _fit(args: argparse.Namespace) -> None:
     result = fit(source, new_run(source, args.out), Options(**chosen))
     print(result.says())
     print('what to type next:')
-    print(f'  vet predict {result.folder / "tuned"} NEW_PHOTOS')
-    print(f'  vet train {result.folder / "config.py"}')
+    print(f'  vet predict {shlex.quote(str(result.folder / "tuned"))} NEW_PHOTOS')
+    print(f'  vet train {shlex.quote(str(result.folder / "config.py"))}')

@@ -1,6 +1,7 @@
 """Searches a tuner, its arguments and its learning rate for a folder of photos, or for a config."""
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 
@@ -65,5 +66,5 @@ def _tune(args: argparse.Namespace) -> None:
         print('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
     print(result.says())
     print('what to type next:')
-    print(f'  vet predict {folder / "tuned"} NEW_PHOTOS')
-    print(f'  vet train {folder / "config.py"}')
+    print(f'  vet predict {shlex.quote(str(folder / "tuned"))} NEW_PHOTOS')
+    print(f'  vet train {shlex.quote(str(folder / "config.py"))}')

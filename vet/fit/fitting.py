@@ -112,12 +112,12 @@ def fit(source: Path, run: Path, options: Options) -> Result:
     try:
         photos = prepared(source, run, options.strict, options.group_by)
         splits = _splits(photos, options)
+        minutes = options.minutes / len(splits)
+        learned = Counter(splits[0])['train']
+        chosen = plan(backbone, tuners, photos.photos.classes, learned, minutes, options.device)
     except UserError:
         shutil.rmtree(run)
         raise
-    minutes = options.minutes / len(splits)
-    learned = Counter(splits[0])['train']
-    chosen = plan(backbone, tuners, photos.photos.classes, learned, minutes, options.device)
     say(_says(chosen, options.minutes, len(splits)))
     trainings = [_Training(photos, split, chosen, tuners, options) for split in splits]
     if options.folds is None:
@@ -143,7 +143,7 @@ def _splits(photos: Prepared, options: Options) -> list[list[str]]:
     counts = Counter(splits[0])
     say(
         f'{begin}{counts["train"]:,} images to learn from, {counts["val"]:,} to choose by, '
-        f'{counts["test"]:,} to report on. Photos that look the same are in one part.'
+        f'{counts["test"]:,} to report on. {photos.says_what_is_apart(splits[0])}'
     )
     return splits
 

@@ -1,7 +1,7 @@
 """Reads photos for a training, leaves some out, and groups photos that stay in one split."""
 
 import csv
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,37 @@ class Prepared:
         return [photo.split for photo in self.photos.photos]
 
     def divided(self, holdout: float, seed: int) -> list[str]:
-        """The split of each photo: 'train', 'val' or 'test'."""
-        return divide(self.labels, self.groups, holdout, seed, self.given)
+        """The split of each photo: 'train', 'val' or 'test'.
+
+        UserError if no photo of a class is in train, or if val or test has no photo.
+        """
+        splits = divide(self.labels, self.groups, holdout, seed, self.given)
+        learned = {label for label, split in zip(self.labels, splits) if split == 'train'}
+        if missing := sorted(set(self.labels) - learned):
+            raise UserError(
+                f'the class {missing[0]!r} has no photo to learn from: all photos of the class are for '
+                'validation or for the test. Add photos of the class, or remove the class.'
+            )
+        for split, purpose in (('val', 'choose the best epoch by'), ('test', 'report on')):
+            if split not in splits:
+                raise UserError(
+                    f'no photo is left to {purpose}: a class needs one more photo in train that does not '
+                    'look like the others, and that --group-by does not put with the others.'
+                )
+        return splits
+
+    def says_what_is_apart(self, splits: Sequence[str]) -> str:
+        """A sentence about groups that are in several splits, because the user has made the splits."""
+        parts: dict[int, set[str]] = defaultdict(set)
+        for group, split in zip(self.groups, splits):
+            parts[group].add(split)
+        pairs = zip(self.groups, splits)
+        if apart := sum(split == 'test' and len(parts[group]) > 1 for group, split in pairs):
+            return (
+                f'{apart:,} test photos look like photos of another part, or --group-by puts them together: '
+                'the test result will be too good.'
+            )
+        return 'Photos that look the same are in one part.'
 
     def folds(self, count: int, holdout: float, seed: int) -> list[list[str]]:
         """The splits of `count` trainings, so that each photo is in test once. Classes are spread evenly.

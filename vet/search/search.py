@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from vet.builders import build_trainer
 from vet.engine.evaluate import is_lower_better
-from vet.errors import UserError
+from vet.errors import DivergedError, UserError
 from vet.hooks.base import Hook
 from vet.log import say
 from vet.search.candidates import Candidate
@@ -67,7 +67,7 @@ class Search:
         self.folder, self.base, self.place = folder, base, place
         self.choices = {candidate.name: candidate for candidate in choices}
         self.epochs = int(base['train']['max_epochs'])
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # vet tells which trials fail
         journal = str(folder / 'search.log')
         self.study = optuna.create_study(
             storage=optuna.storages.JournalStorage(
@@ -89,7 +89,7 @@ class Search:
                     self._enqueue(candidate.name, (candidate.lowest * candidate.highest) ** 0.5)
 
     def _direction(self) -> StudyDirection:
-        metrics = self.base['evaluation']['metrics'] or ['accuracy']
+        metrics = self.base['evaluation']['metrics']
         return StudyDirection.MINIMIZE if is_lower_better(metrics) else StudyDirection.MAXIMIZE
 
     def _enqueue(self, candidate: str, rate: float) -> None:
@@ -101,17 +101,18 @@ class Search:
         """A trial that was running when the search was killed is tried again."""
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                self.study.enqueue_trial(trial.params)
+            if params := trial.params or trial.system_attrs.get('fixed_params'):
+                self.study.enqueue_trial(params)
 
     def run(self, seconds: float) -> None:
         """Tries candidates for about `seconds` in all, with the time of earlier processes."""
         left = seconds - sum(trial.user_attrs.get('seconds', 0) for trial in self.study.trials)
         self._ends = time.monotonic() + left
         if left > 1:
-            self.study.optimize(self._try, timeout=left)
-        if not any(self.whole()):  # without a whole trial there is no winner
-            self.study.optimize(self._try, n_trials=1)
+            self.study.optimize(self._try, timeout=left, catch=(DivergedError,))
+        while not any(self.whole()) and self.study.get_trials(states=(TrialState.WAITING,)):
+            # without a whole trial there is no winner
+            self.study.optimize(self._try, n_trials=1, catch=(DivergedError,))
 
     def _try(self, trial: optuna.Trial) -> float:
         candidate = self.choices[trial.suggest_categorical(CANDIDATE, list(self.choices))]
@@ -119,7 +120,7 @@ class Search:
             f'{RATE} {candidate.tuner["type"]}', candidate.lowest, candidate.highest, log=True
         )
         folder = self.folder / 'trials' / str(trial.number)
-        watch = _Watch(trial, None if trial.number == 0 else self._ends)
+        watch = _Watch(trial, self._ends if any(self.whole()) else None)
         began = time.monotonic()
         try:
             trainer = build_trainer(
@@ -128,9 +129,18 @@ class Search:
             watch.metric = trainer.metrics[0]
             trainer.add_hook(watch)
             summary = trainer.train()
+        except DivergedError:  # Optuna notes that the trial failed
+            say(
+                f'trial {trial.number}: {candidate.name}, learning rate {rate:.2g} diverges: the loss or '
+                'trained numbers are not finite'
+            )
+            raise
+        except BaseException:  # such as Ctrl-C: the search goes on with this trial
+            self.study.enqueue_trial(trial.params)
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        trial.set_user_attr('seconds', time.monotonic() - began)
+            trial.set_user_attr('seconds', time.monotonic() - began)
         trial.set_user_attr('epochs', watch.epochs)
         trial.set_user_attr('numbers', summary['parameters']['trainable'])
         whole = watch.epochs == self.epochs
@@ -167,11 +177,20 @@ class Search:
         return (tried for tried in self.tried() if tried.is_whole)
 
     def winner(self) -> Tried:
-        return next(self.whole())
+        """The best whole trial. UserError if no trial was trained in whole."""
+        if (best := next(self.whole(), None)) is None:
+            raise UserError(
+                'no trial was trained in whole: each trial diverged. Give the config another '
+                'learning rate, or give other --tuners; then begin a search with another --out.'
+            )
+        return best
 
 
 class _Watch(Hook):
-    """Tells Optuna the result of each epoch, and stops a trial that Optuna gives up, or when time is up."""
+    """Tells Optuna the result of each epoch, and stops a trial that Optuna gives up, or when time is up.
+
+    ends: when time is up. None: the trial is trained in whole, because no other trial was.
+    """
 
     def __init__(self, trial: optuna.Trial, ends: float | None):
         self.trial, self.ends = trial, ends
@@ -180,10 +199,9 @@ class _Watch(Hook):
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float]) -> None:
         self.epochs, self.value = runner.epoch, metrics[self.metric]
         self.trial.report(self.value, self.epochs)
-        if self.epochs == runner.max_epochs:
+        if self.epochs == runner.max_epochs or self.ends is None:
             return
-        is_late = self.ends is not None and time.monotonic() > self.ends
-        if is_late or self.trial.should_prune():
+        if time.monotonic() > self.ends or self.trial.should_prune():
             runner.stop()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vet.allowed import fits
-from vet.builders import build_datasets, build_model, build_trainer, class_names
+from vet.builders import build_datasets, build_model_for, build_trainer, follow_objective
 from vet.changes import modified
 from vet.config import read_settings
 from vet.errors import NoSiteError, UserError
@@ -27,6 +27,7 @@ from vet.shipped import SUFFIXES, shipped
 from vet.source import find_config
 
 FINAL = 0.15  # of the minutes: the length of one whole training on photos
+OF_PHOTOS, OF_CONFIGS = ('backbone', 'checkpoint', 'holdout', 'group_by'), ('data_root', 'cfg_options')
 SEARCH = 0.8  # of the minutes; the rest is for the winner and the test
 
 
@@ -51,6 +52,15 @@ class Options:
         if not 0.01 <= self.holdout <= 0.5:
             raise UserError(f'--holdout is {self.holdout:g}; give a share of 0.01 to 0.5, such as 0.2.')
 
+    def refuse_unread(self, is_config: bool) -> None:
+        """UserError for an option that the kind of data does not read."""
+        unread, kind = (OF_PHOTOS, 'photos') if is_config else (OF_CONFIGS, 'a config')
+        usual = Options()
+        for name in unread:
+            if getattr(self, name) not in (getattr(usual, name), {}):
+                option, given = '--' + name.replace('_', '-'), 'a config' if is_config else 'photos'
+                raise UserError(f'{option} is for {kind}, but the data are {given}. Leave {option} out.')
+
     def asked(self, source: str) -> Config:
         """What must stay the same when a search goes on: all but the time and the place."""
         given = asdict(self)
@@ -70,14 +80,15 @@ class Result:
     folder: Path
 
     def says(self) -> str:
-        winner = self.winner
+        winner, count = self.winner, len(self.tried)
         test = (
             f'{self.summary[self.metric]:.4f}'
             if self.metric in self.summary
             else 'not measured (no test images)'
         )
         return (
-            f'The winner of {len(self.tried)} trials: {winner.candidate}, learning rate {winner.rate:.2g}. '
+            f'The winner of {count} trial{"s" * (count != 1)}: {winner.candidate}, '
+            f'learning rate {winner.rate:.2g}. '
             f'Validation {self.metric}: {winner.value:.4f}. Test {self.metric}, read once: {test}.'
         )
 
@@ -88,18 +99,26 @@ def tune(source: str, run: Path, options: Options) -> Result:
     UserError for photos or a config from which nothing can be learned.
     """
     options.check()
+    options.refuse_unread(_is_config(source))
     seed_everything(options.seed)
     asked = options.asked(str(Path(source).absolute()) if Path(source).exists() else source)
     base = remembered(run, asked)
     choices = candidates(options.tuners)
     if base is None:
         make_run(run)
-        base = _of_config(source, options) if _is_config(source) else _of_photos(Path(source), run, options)
+        try:
+            base = (
+                _of_config(source, options) if _is_config(source) else _of_photos(Path(source), run, options)
+            )
+        except UserError:
+            shutil.rmtree(run)
+            raise
         remember(run, asked, base)
     else:
         say(f'The search in {run} goes on.')
     first = _default(base)
-    choices = [first, *(choice for choice in _fitting(choices, base, options) if choice.tuner != first.tuner)]
+    others = [choice for choice in choices if choice.tuner != first.tuner]
+    choices = [first, *_fitting(first, others, base, options)]
     rate = float(base['train']['optimizer']['lr'])
     place: dict[str, Any] = dict(device=options.device, data_root=options.data_root)
     search = Search(run, base, choices, (first.name, rate), options.seed, **place)
@@ -180,15 +199,27 @@ def _default(base: Config) -> Candidate:
     return Candidate(f'{entry["type"]}({words})', entry, min(known.lowest, rate), max(known.highest, rate))
 
 
-def _fitting(choices: list[Candidate], base: Config, options: Options) -> list[Candidate]:
-    """The candidates that the backbone takes. The others are named."""
+def _fitting(first: Candidate, others: list[Candidate], base: Config, options: Options) -> list[Candidate]:
+    """The other candidates that the backbone takes. Those that are left out are named.
+
+    Sets the metrics of `base` to those of the objective, if `base` has none. UserError if the backbone does
+    not take the first candidate.
+    """
     settings = read_settings(base)
     data = build_datasets(settings, options.data_root)
+    settings.model.tuners = [dict(first.tuner)]
+    follow_objective(settings, build_model_for(settings, data['train']))
+    if settings.evaluation.metrics is None:
+        raise UserError(
+            'the tasks have different metrics, so that no metric can judge the candidates. Give '
+            'evaluation.metrics, whose first metric judges.'
+        )
+    base['evaluation']['metrics'] = list(settings.evaluation.metrics)
     taken = []
-    for choice in choices:
+    for choice in others:
         settings.model.tuners = [dict(choice.tuner)]
         try:
-            build_model(settings, class_names(data['train']))
+            build_model_for(settings, data['train'])
         except NoSiteError as error:
             say(f'{choice.name} is left out: {error}')
         else:
