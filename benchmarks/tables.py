@@ -245,8 +245,8 @@ def objectives(found: dict[str, Any]) -> str:
     headers = ['objective', 'metric', 'one answer for all images', 'linear probe', 'LoRA']
     seeds = len({run['seed'] for run in found['runs']})
     return grid(headers, lines) + (
-        f'\n\n{found["data"]}; {found["runs"][0]["epochs"]} epochs, {seeds} seeds; DeiT-Tiny; '
-        f'{machine(found["environment"])}; `python benchmarks/objectives.py`.'
+        f'\n\n{found["data"]}; {found["runs"][0]["epochs"]} epochs, {seeds} seed{"s" * (seeds > 1)}; '
+        f'DeiT-Tiny; {machine(found["environment"])}; `python benchmarks/objectives.py`.'
     )
 
 
