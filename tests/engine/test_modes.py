@@ -60,7 +60,8 @@ def pictures(data):
 def test_summary_test_predict_and_folder_agree(run):
     trainer, summary = run
     data, folder = trainer.data['test'], trainer.folder.path
-    asked = dict(imports=[], cfg_options=None, device='cpu', data_root=None, backbone=None, split='test')
+    asked = dict(imports=[], cfg_options=None, device='cpu', data_root=None, backbone=None, knn=None)
+    asked['split'] = 'test'
     seen = pictures(data)
     found = dict(
         evaluate=trainer.evaluate()['accuracy'],

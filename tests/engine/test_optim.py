@@ -185,6 +185,7 @@ FREE = {
 EVERY_STEP = {'train.checkpoint.every_steps': 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'options',
     [pytest.param(SAM, marks=pytest.mark.slow), pytest.param(FREE, marks=pytest.mark.slow), FREE | SAM],

@@ -96,7 +96,8 @@ def test_what_they_report_is_the_saved_models(both):
         pytest.skip('the tuner is known to those processes alone')
     summary = json.loads((folder / 'summary.json').read_text())
     assert summary['accuracy'] == first['accuracy']
-    asked = dict(model=str(folder), imports=[], cfg_options=None, device='cpu', data_root=None, backbone=None)
+    asked = dict(model=str(folder), imports=[], cfg_options=None, device='cpu', data_root=None)
+    asked |= dict(backbone=None, knn=None)
     again = {
         split: evaluate(argparse.Namespace(split=split, **asked))['accuracy'] for split in ('test', 'train')
     }

@@ -110,6 +110,7 @@ def test_the_run_has_the_page_of_vet_check(fitted):
     assert 'Unreadable: 1' in page and 'cut.png' in page and page.count('<img') == 2  # the copy and the photo
 
 
+@pytest.mark.slow
 def test_with_folds_every_photo_is_tested_once(photos, tmp_path):
     run = tmp_path / 'run'
     result = fit(photos, run, replace(TRIAL, folds=3))

@@ -99,6 +99,7 @@ def width():
     return BACKBONES.build(dict(type='DigitsViT')).num_features
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_zero_shot_and_its_folder_needs_no_file(files, tmp_path, width, python):
     assert width == C
     trainer = run_of(tmp_path / 'run', files)

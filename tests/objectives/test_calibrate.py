@@ -87,6 +87,7 @@ def test_vet_test_measures_with_the_temperature(tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == dict(ece=pytest.approx(summary['ece'], rel=1e-4))
 
 
+@pytest.mark.slow
 def test_an_exported_graph_gives_logits_without_the_temperature(runs, tmp_path):
     trainer, summary = runs[1]
     done = export(trainer.folder.output, tmp_path / 'model.pt2', 'torch-export')

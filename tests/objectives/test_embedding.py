@@ -111,6 +111,7 @@ def test_a_run_from_the_config_to_the_pipeline(run):
         find.nearest(images, [])
 
 
+@pytest.mark.slow
 def test_an_exported_graph_gives_the_vectors(run, tmp_path):
     trainer, _ = run
     done = export(trainer.folder.output, tmp_path / 'model.pt2', 'torch-export')

@@ -85,6 +85,7 @@ def test_a_run_from_the_dataset_to_the_pipeline(run, monkeypatch, capsys):
     assert 'ordered classes' in model_card(trainer.folder.output)
 
 
+@pytest.mark.slow
 def test_an_exported_graph(run, tmp_path):
     trainer, _ = run
     done = export(trainer.folder.output, tmp_path / 'model.pt2', 'torch-export')

@@ -154,6 +154,7 @@ def test_the_result_is_that_of_the_model_on_whole_images(run):
     assert summary['mIoU'] == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_folder_gives_the_same_answers_in_a_new_process(run, python):
     trainer, _ = run
     code = (

@@ -83,6 +83,7 @@ def test_the_first_trial_is_the_config_itself_and_the_winner_has_a_config(config
     assert 'LoRA(rank=2)' in page and page.count('<svg') == 2 and '<script' not in page
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_in_its_folder_and_refuses_other_options(config, capsys):
     source, run = config
     first = tune(source, run, CPU).tried
