@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vet.cli.command import literal
+from vet.cli.command import free_name, literal
 
 SHOW = (
     'import argparse, json; from vet.cli.command import add_options; parser = argparse.ArgumentParser(); '
@@ -84,3 +84,14 @@ def test_what_is_given_last_counts(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['x', '--cfg-options', 'a=1', 'b=2', '--cfg-options', 'a=3'])
     exec(SHOW)
     assert list(json.loads(capsys.readouterr().out).items()) == [('b', 2), ('a', 3)]
+
+
+def test_each_file_of_a_call_has_a_name_of_its_own():
+    taken = set()
+    assert [free_name(stem, taken) for stem in ('a', 'a', 'b', 'a-2', 'a')] == [
+        'a',
+        'a-2',
+        'b',
+        'a-2-2',
+        'a-3',
+    ]

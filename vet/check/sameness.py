@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vet.check.photos import Photo
 from vet.datasets.image import open_image
@@ -15,7 +15,6 @@ from vet.errors import DataError
 
 NEAR = 4  # bits of 64 in which the marks of two photos that look the same may differ
 FLAT = 6  # a photo with fewer set bits, or fewer unset bits, is nearly of one colour: its mark says nothing
-ORIENTATION = 0x0112  # the tag of EXIF
 ROWS = 1024  # photos that are compared with all others at once
 
 
@@ -48,7 +47,8 @@ def _look(path: str) -> Seen:
     except DataError as error:
         return Seen(error=str(error))
     with Image.open(path) as file:
-        size, mode, turned = file.size, file.mode, file.getexif().get(ORIENTATION, 1) != 1
+        size, mode = file.size, file.mode
+        turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
     pixels = hashlib.sha256(f'{image.size} '.encode() + image.tobytes()).digest()
     return Seen(pixels, difference_hash(image), size, mode, turned)
 

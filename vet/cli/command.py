@@ -5,8 +5,10 @@ import ast
 import difflib
 import errno
 import importlib
+import itertools
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -226,3 +228,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='changes to the config: train.max_epochs=5 model.backbone.lora_length=4',
     )
+
+
+def tell_next(run: Path) -> None:
+    """Prints the commands that come after a training on photos. run: the folder of the run."""
+    print('what to type next:')
+    print(f'  vet predict {shlex.quote(str(run / "tuned"))} NEW_PHOTOS')
+    print(f'  vet train {shlex.quote(str(run / "config.py"))}')
+
+
+def free_name(stem: str, taken: set[str]) -> str:
+    """The stem of a file, with a number if `taken` has the stem. `taken` gets the name."""
+    numbered = (f'{stem}-{number}' for number in itertools.count(2))
+    name = next(name for name in itertools.chain([stem], numbered) if name not in taken)
+    taken.add(name)
+    return name

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.command import Parser, add_import, free_name, import_plugins, run
 from vet.cli.predict import list_images
 from vet.cli.signals import imports
 from vet.errors import UnknownNameError, UserError
@@ -51,18 +51,8 @@ def _explain(args: argparse.Namespace) -> None:
     for number, image in enumerate(images):
         view = classify.seen(image, args.task, number)
         [heat] = METHODS[args.method](model, view[None].to(next(model.parameters()).device), outputs)
-        path = out / _free(Path(image.rstrip('/')).stem or 'image', taken)
+        path = out / f'{free_name(Path(image.rstrip("/")).stem or "image", taken)}.png'
         data = io.BytesIO()
         drawn_over(view, heat, classify.view(args.task)).save(data, 'PNG')
         write_file(path, data.getvalue())
         print(path)
-
-
-def _free(stem: str, taken: set[str]) -> str:
-    """A file name that no other image of this call has."""
-    name, count = f'{stem}.png', 1
-    while name in taken:
-        count += 1
-        name = f'{stem}-{count}.png'
-    taken.add(name)
-    return name

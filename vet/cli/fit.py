@@ -1,10 +1,9 @@
 """Trains a model on a folder of photos, without a config."""
 
 import argparse
-import shlex
 from pathlib import Path
 
-from vet.cli.command import Parser, run
+from vet.cli.command import Parser, run, tell_next
 from vet.cli.signals import imports
 
 
@@ -60,6 +59,4 @@ def _fit(args: argparse.Namespace) -> None:
     source = Path(args.photos)
     result = fit(source, new_run(source, args.out), Options(**chosen))
     print(result.says())
-    print('what to type next:')
-    print(f'  vet predict {shlex.quote(str(result.folder / "tuned"))} NEW_PHOTOS')
-    print(f'  vet train {shlex.quote(str(result.folder / "config.py"))}')
+    tell_next(result.folder)

@@ -1,13 +1,13 @@
 """Writes the masks of `vet predict`, and draws them over the images."""
 
 import colorsys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
 
+from vet.cli.command import free_name
 from vet.core.objective import Answer
 from vet.datasets.image import open_image
 from vet.files import write_file, writing
@@ -27,7 +27,7 @@ class SaveMasks:
 
     def __init__(self, folder: str, classes: Sequence[str]):
         self.folder, self.classes = Path(folder), list(classes)
-        self._names: Counter[str] = Counter()
+        self._taken: set[str] = set()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_file(self.folder / 'classes.txt', '\n'.join([*self.classes, '']))
@@ -40,15 +40,10 @@ class SaveMasks:
         indexed = Image.fromarray(numbers_HW, 'P')
         indexed.putpalette([part for number in range(256) for part in color(number)])
         drawn = Image.blend(opened, indexed.convert('RGB'), SHARE)
-        name = self._name(image)
+        name = free_name(PurePath(image.partition('?')[0]).stem, self._taken)
         with writing(self.folder):
             indexed.save(self.folder / f'{name}.png')
             drawn.save(self.folder / f'{name}-drawn.jpg', quality=90)
-
-    def _name(self, image: str) -> str:
-        stem = PurePath(image.partition('?')[0]).stem
-        self._names[stem] += 1
-        return stem if self._names[stem] == 1 else f'{stem}-{self._names[stem]}'
 
 
 def color(number: int) -> tuple[int, int, int]:

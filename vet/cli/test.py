@@ -43,16 +43,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     model, dataset, views, accelerator, settings = prepared(args)
     with imports():
         from vet.builders import build_datasets
-        from vet.datasets.base import set_gray_range, set_objective
+        from vet.datasets.base import follow_models
         from vet.engine.evaluate import knn_accuracy, measure
     found = measure(model, dataset, views, accelerator, settings.evaluation)
     if args.knn is None:
         return found
     gallery = build_datasets(settings, args.data_root)['train']
-    set_objective(gallery, {task: part.objective for task, part in model.tasks.items()})
-    set_gray_range(
-        gallery, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}
-    )
+    follow_models(gallery, model.tasks)
     return found | knn_accuracy(model, gallery, dataset, views, accelerator, settings.evaluation, args.knn)
 
 
@@ -63,7 +60,7 @@ def prepared(args: argparse.Namespace) -> tuple[Any, Any, Any, Any, Settings]:
     with imports():
         from vet.builders import build_dataset, build_datasets, check_classes, class_names, names_of
         from vet.core.augmented import refuse_unfit_tta
-        from vet.datasets.base import set_gray_range, set_objective
+        from vet.datasets.base import follow_models
         from vet.engine.device import make_accelerator
         from vet.engine.feed.door import refuse_two_normalisations, refuse_unfit_views
         from vet.hub.model_folder import load_model
@@ -80,11 +77,8 @@ def prepared(args: argparse.Namespace) -> tuple[Any, Any, Any, Any, Settings]:
             f'there is no {args.split!r} split; give one with --cfg-options dataset.{args.split}.type=….'
         )
     check_classes(names_of(dataset), model.classes, 'the dataset', 'the model')
-    set_objective(dataset, {task: part.objective for task, part in model.tasks.items()})
+    follow_models(dataset, model.tasks)
     class_names(dataset)
-    set_gray_range(
-        dataset, {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()}
-    )
     views = {
         task: build_transform(
             part.objective.evaluation_transform(settings.evaluation.transform),

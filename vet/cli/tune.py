@@ -1,11 +1,9 @@
 """Searches a tuner, its arguments and its learning rate for a folder of photos, or for a config."""
 
 import argparse
-import shlex
-import time
 from pathlib import Path
 
-from vet.cli.command import Parser, add_common, add_options, run
+from vet.cli.command import Parser, add_common, add_options, run, tell_next
 from vet.cli.signals import imports
 from vet.errors import UserError
 
@@ -51,20 +49,18 @@ def _tune(args: argparse.Namespace) -> None:
             raise UserError(
                 'vet tune needs Optuna. Install it: pip install "vision-efficient-tuning[tune]".'
             ) from error
+        from vet.fit.fitting import new_run
         from vet.search.page import HEADER, LISTED, rows
         from vet.search.tuning import Options, tune
     chosen = {
         key: value for key, value in vars(args).items() if key not in ('data', 'out', 'quiet', 'tuners')
     }
     tuners = tuple(args.tuners) if args.tuners else None
-    name = Path(args.data).resolve().name.partition('.')[0]
-    folder = Path(args.out) if args.out else Path('runs') / f'tune-{name}' / time.strftime('%Y%m%d-%H%M%S')
+    folder = new_run(Path(args.data), args.out, 'tune-')
     result = tune(args.data, folder, Options(tuners=tuners, **chosen))
     lines = [HEADER, *rows(result.tried[:LISTED])]
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
         print('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
     print(result.says())
-    print('what to type next:')
-    print(f'  vet predict {shlex.quote(str(folder / "tuned"))} NEW_PHOTOS')
-    print(f'  vet train {shlex.quote(str(folder / "config.py"))}')
+    tell_next(folder)

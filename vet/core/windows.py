@@ -1,5 +1,4 @@
-"""Windows: the answer of a network for an image of any size, from parts of the size that the network "
-"takes."""
+"""The answer of a network for an image of any size, from windows of the size that the network takes."""
 
 import math
 from collections.abc import Callable

@@ -186,6 +186,15 @@ def set_objective(dataset: Any, objectives: Mapping[str | None, Targets]) -> Non
         part.checked_by = objectives[task]
 
 
+def follow_models(dataset: Any, models: Mapping[str | None, Any]) -> None:
+    """Lets a dataset, or each task of a dataset, read images and check targets as the task's model needs.
+
+    models: {task: ImageClassifier}
+    """
+    set_objective(dataset, {task: model.objective for task, model in models.items()})
+    set_gray_range(dataset, {task: model.backbone.preprocessing.gray_range for task, model in models.items()})
+
+
 def objective_of(dataset: Any, task: str | None = None) -> Any:
     """The objective that `set_objective` gave to a dataset, or to one of its tasks. None: it gave none."""
     return getattr(dataset if task is None else dataset.tasks[task], 'checked_by', None)

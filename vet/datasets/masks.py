@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vet.datasets.base import ImageDataset
 from vet.datasets.class_names import class_list
@@ -19,7 +19,6 @@ SEGMENTATION = dict(type='Segmentation')
 UNKNOWN = -1
 FORMATS = ('PNG', 'TIFF', 'BMP', 'GIF')  # of masks: they keep each number
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-ORIENTATION = 0x0112  # of EXIF
 
 
 class Values:
@@ -112,7 +111,7 @@ class MaskDataset(ImageDataset):
         try:
             with Image.open(source) as image:
                 width, height = image.size
-                is_turned = image.getexif().get(ORIENTATION) in TURNED
+                is_turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
         except OSError:
             width, height = self.open(source).size
             is_turned = False

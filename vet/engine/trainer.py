@@ -30,15 +30,7 @@ from vet.core.model import ImageClassifier
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import build_objective, refuse_counts
 from vet.core.tensor_file import read_tensors
-from vet.datasets.base import (
-    errors_named,
-    item_of,
-    known_targets,
-    objective_of,
-    set_gray_range,
-    set_objective,
-    targets_of,
-)
+from vet.datasets.base import errors_named, follow_models, item_of, known_targets, objective_of, targets_of
 from vet.engine.device import make_accelerator
 from vet.engine.ema import copy_into, swapped
 from vet.engine.evaluate import features_of, is_lower_better, measure, refuse_unfit_metrics, score
@@ -140,13 +132,7 @@ class Trainer:
             self._view[task] = build_transform(
                 objective.evaluation_transform(settings.evaluation.transform), **needs
             )
-        for dataset in data.values():
-            if dataset is not None:
-                set_gray_range(
-                    dataset,
-                    {task: part.backbone.preprocessing.gray_range for task, part in model.tasks.items()},
-                )
-        self._set_objectives()
+        self._prepare_datasets()
         for task in model.tasks:
             refuse_two_normalisations(self._augment[task], self._view[task])
         if settings.train.transform_on == 'device':
@@ -158,12 +144,10 @@ class Trainer:
         self._hooks = Hooks(settings.custom_hooks, Runner(self.model, settings, self.accelerator))
         self._training, self._is_prepared = False, is_prepared
 
-    def _set_objectives(self) -> None:
-        """Lets the datasets check targets as the objectives of the model do."""
-        objectives = {task: part.objective for task, part in self.model.tasks.items()}
+    def _prepare_datasets(self) -> None:
         for dataset in self.data.values():
             if dataset is not None:
-                set_objective(dataset, objectives)
+                follow_models(dataset, self.model.tasks)
 
     def add_hook(self, hook: Hook) -> None:
         """Adds a hook to those of the config, before `train`."""
@@ -267,7 +251,7 @@ class Trainer:
             entry = saved['model']['tasks'][task] if task else saved['model']
             if entry.get('objective'):
                 part.objective = build_objective(entry['objective'], part.classes)
-        self._set_objectives()
+        self._prepare_datasets()
 
     def _train(self) -> tuple[JsonObject | None, Stop]:
         """The summary. None after a signal; then the run is saved."""

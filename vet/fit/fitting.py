@@ -38,10 +38,7 @@ class Options:
     device: str | None = None
 
     def check(self) -> None:
-        if not 0.01 <= self.holdout <= 0.5:
-            raise UserError(f'--holdout is {self.holdout:g}; give a share of 0.01 to 0.5, such as 0.2.')
-        if not 0 < self.minutes <= 60 * 24 * 30:
-            raise UserError(f'--minutes is {self.minutes:g}; give a number above 0, such as 10.')
+        refuse_unfit(self.minutes, self.holdout)
         if self.folds is not None and not 2 <= self.folds <= MOST_FOLDS:
             raise UserError(f'--folds is {self.folds}; give 2 to {MOST_FOLDS}, such as 5.')
 
@@ -193,11 +190,20 @@ class _Training:
         return build_trainer(model=config, work_dir=folder, seed=options.seed, device=options.device).train()
 
 
-def new_run(source: Path, out: str | None) -> Path:
-    """The folder of a run: `out`, or runs/PHOTOS/TIME."""
+def refuse_unfit(minutes: float, holdout: float) -> None:
+    """UserError for minutes or a share of test images that have no meaning."""
+    if not 0.01 <= holdout <= 0.5:
+        raise UserError(f'--holdout is {holdout:g}; give a share of 0.01 to 0.5, such as 0.2.')
+    if not 0 < minutes <= 60 * 24 * 30:
+        raise UserError(f'--minutes is {minutes:g}; give a number above 0, such as 10.')
+
+
+def new_run(source: Path, out: str | None, prefix: str = '') -> Path:
+    """The folder of a run: `out`, or runs/PHOTOS/TIME. prefix: of PHOTOS."""
     if out is not None:
         return Path(out)
-    return Path('runs') / source.resolve().name.partition('.')[0] / time.strftime('%Y%m%d-%H%M%S')
+    name = source.resolve().name.partition('.')[0]
+    return Path('runs') / f'{prefix}{name}' / time.strftime('%Y%m%d-%H%M%S')
 
 
 def make_run(run: Path) -> None:

@@ -41,8 +41,7 @@ class Prepared:
         UserError if no photo of a class is in train, or if val or test has no photo.
         """
         splits = divide(self.labels, self.groups, holdout, seed, self.given)
-        learned = {label for label, split in zip(self.labels, splits) if split == 'train'}
-        if missing := sorted(set(self.labels) - learned):
+        if missing := self._unlearned(splits):
             raise UserError(
                 f'the class {missing[0]!r} has no photo to learn from: all photos of the class are for '
                 'validation or for the test. Add photos of the class, or remove the class.'
@@ -54,6 +53,11 @@ class Prepared:
                     'look like the others, and that --group-by does not put with the others.'
                 )
         return splits
+
+    def _unlearned(self, splits: Sequence[str]) -> list[str]:
+        """The classes without a photo in train."""
+        learned = {label for label, split in zip(self.labels, splits) if split == 'train'}
+        return sorted(set(self.labels) - learned)
 
     def says_what_is_apart(self, splits: Sequence[str]) -> str:
         """A sentence about groups that are in several splits, because the user has made the splits."""
@@ -89,8 +93,7 @@ class Prepared:
             for item in test:
                 given[item] = 'test'
             splits.append(divide(self.labels, self.groups, holdout, seed, given))
-            learned = {label for label, split in zip(self.labels, splits[-1]) if split == 'train'}
-            if missing := sorted(set(self.labels) - learned):
+            if missing := self._unlearned(splits[-1]):
                 raise UserError(
                     f'with --folds {count}, the class {missing[0]!r} would be in no training photo, because '
                     'photos of the class stay together. Give other --folds, or add photos.'

@@ -1,24 +1,22 @@
 """The objective of images that are searched: a vector for each image, near the vectors of its class."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from vet.core.objective import Answer, Objective
+from vet.core.objective import Answer
+from vet.core.one_class import OneClass
 from vet.core.permits import permits
 from vet.errors import UserError
 from vet.registry import OBJECTIVES
-from vet.targets import as_label
 
 EXAMPLE = 8  # numbers of a made-up vector
 
 
 @OBJECTIVES.register_module()
 @permits()
-class Embedding(Objective):
+class Embedding(OneClass):
     """A vector of length 1 for each image. Vectors of one class lie near one another, also of unseen classes.
 
     A target is a class number 0 … K-1. The head is dict(type='Embedding', size=128). While the model trains,
@@ -34,16 +32,6 @@ class Embedding(Objective):
     watched = 'recall_in_batch'
     about = 'a model that places images near similar images'
     hub_task = 'image-feature-extraction'
-
-    def check(self, target: Any, name: Callable[[], str]) -> int:
-        return as_label(target, len(self.names), name)
-
-    def group(self, target: Any) -> int:
-        return target
-
-    def counts(self, targets: Sequence[int]) -> list[int]:
-        found = Counter(targets)
-        return [found[label] for label in range(len(self.names))]
 
     def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Whether the nearest other image of the batch is of the same class."""
@@ -74,7 +62,11 @@ class Embedding(Objective):
 
     def words(self, target: Any) -> str:
         """The name of a class. '' for a vector."""
-        return '' if np.ndim(target) else self.names[int(target)]
+        return '' if np.ndim(target) else super().words(target)
+
+    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+        """Empty: a vector is no score."""
+        return []
 
     def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """How much nearer the nearest image of another class is than the nearest of the same class."""
@@ -86,7 +78,7 @@ class Embedding(Objective):
         return np.maximum(other_N - same_N, 0)
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.arange(2 * len(self.names)) % len(self.names)
+        labels = self.example_labels()
         vectors = np.random.default_rng(0).standard_normal((len(labels), EXAMPLE))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), labels
 

@@ -1,22 +1,20 @@
 """The objective of classes that have an order: grades, ages in groups, stages of a disease."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from vet.core.objective import Answer, Objective
+from vet.core.objective import Answer
+from vet.core.one_class import OneClass
 from vet.core.permits import permits
 from vet.errors import UserError
 from vet.registry import OBJECTIVES
-from vet.targets import as_label
 
 
 @OBJECTIVES.register_module()
 @permits()
-class Ordinal(Objective):
+class Ordinal(OneClass):
     """One of K classes, which are in the order of `classes`, from the lowest rank to the highest.
 
     Shi, Cao, Raschka 2021, arXiv:2111.08851
@@ -47,16 +45,6 @@ class Ordinal(Objective):
     def num_outputs(self) -> int:
         return len(self.names) - 1
 
-    def check(self, target: Any, name: Callable[[], str]) -> int:
-        return as_label(target, len(self.names), name)
-
-    def group(self, target: Any) -> int:
-        return target
-
-    def counts(self, targets: Sequence[int]) -> list[int]:
-        found = Counter(targets)
-        return [found[label] for label in range(len(self.names))]
-
     def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The number of ranks between answer and target."""
         above_BK = outputs.sigmoid().cumprod(1)
@@ -85,21 +73,10 @@ class Ordinal(Objective):
             found.append(dict(scores=scores_K[order].tolist(), labels=[self.names[k] for k in order]))
         return found
 
-    def words(self, target: Any) -> str:
-        return self.names[int(target)]
-
-    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
-        return [float(scores[decided])]
-
     def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """The number of ranks between the target and the mean of the scores, if the answer is wrong."""
         mean_N = (scores * np.arange(scores.shape[1])).sum(1)
         return np.abs(mean_N - targets) * (self.decide(scores) != targets)
-
-    def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        classes = len(self.names)
-        labels = np.arange(2 * classes) % classes
-        return np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels
 
     def example_outputs(self) -> np.ndarray:
         return np.random.default_rng(0).standard_normal((2 * len(self.names), self.num_outputs))

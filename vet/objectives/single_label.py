@@ -1,6 +1,5 @@
 """The objective of most datasets: an image belongs to one of K classes."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -9,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Interval
 
-from vet.core.objective import Answer, Objective
+from vet.core.objective import Answer
+from vet.core.one_class import OneClass
 from vet.core.permits import NOTHING, number, permits
 from vet.objectives.temperature import chosen_temperature
 from vet.registry import OBJECTIVES
@@ -18,7 +18,7 @@ from vet.targets import as_class
 
 @OBJECTIVES.register_module()
 @permits(temperature=NOTHING | number(0.01, 100))
-class SingleLabel(Objective):
+class SingleLabel(OneClass):
     """One class for each image. The scores are softmax(outputs / temperature), and sum to 1.
 
     A target is a class number 0 … K-1; or the shares of the K classes, as floats that sum to 1. Metrics take
@@ -48,10 +48,6 @@ class SingleLabel(Objective):
     def group(self, target: Any) -> int:
         """The class. For shares of classes: the class with the largest share."""
         return int(np.argmax(target)) if isinstance(target, tuple) else target
-
-    def counts(self, targets: Sequence[Any]) -> list[int]:
-        found = Counter(map(self.group, targets))
-        return [found[label] for label in range(len(self.names))]
 
     def coded(self, targets: torch.Tensor) -> torch.Tensor:
         """1 for the class of an image, and 0 for the other classes. Shares of classes stay."""
@@ -90,20 +86,9 @@ class SingleLabel(Objective):
             found.append(dict(scores=scores, labels=[self.names[i] for i in indices]))
         return found
 
-    def words(self, target: Any) -> str:
-        return self.names[int(target)]
-
-    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
-        return [float(scores[decided])]
-
     def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """1 - the score of the true class."""
         return 1 - scores[np.arange(len(targets)), targets]
-
-    def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        classes = len(self.names)
-        labels = np.arange(2 * classes) % classes
-        return np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels
 
     def mixed_examples(self) -> np.ndarray:
         scores, labels = self.examples()

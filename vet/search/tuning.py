@@ -15,7 +15,7 @@ from vet.config import read_settings
 from vet.errors import NoSiteError, UserError
 from vet.files import write_file
 from vet.fit.choices import backbone_entry, plan
-from vet.fit.fitting import make_run
+from vet.fit.fitting import make_run, refuse_unfit
 from vet.fit.prepared import prepared
 from vet.fit.recipe import as_file, recipe, tuner_entry
 from vet.log import say
@@ -45,12 +45,6 @@ class Options:
     device: str | None = None
     data_root: str | None = None
     cfg_options: Mapping[str, Any] | None = None
-
-    def check(self) -> None:
-        if not 0 < self.minutes <= 60 * 24 * 30:
-            raise UserError(f'--minutes is {self.minutes:g}; give a number above 0, such as 10.')
-        if not 0.01 <= self.holdout <= 0.5:
-            raise UserError(f'--holdout is {self.holdout:g}; give a share of 0.01 to 0.5, such as 0.2.')
 
     def refuse_unread(self, is_config: bool) -> None:
         """UserError for an option that the kind of data does not read."""
@@ -98,7 +92,7 @@ def tune(source: str, run: Path, options: Options) -> Result:
 
     UserError for photos or a config from which nothing can be learned.
     """
-    options.check()
+    refuse_unfit(options.minutes, options.holdout)
     options.refuse_unread(_is_config(source))
     seed_everything(options.seed)
     asked = options.asked(str(Path(source).absolute()) if Path(source).exists() else source)

@@ -1,0 +1,39 @@
+"""The base of objectives whose target is one of K classes."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vet.core.objective import Objective
+from vet.targets import as_label
+
+
+class OneClass(Objective):
+    """A target is a class number 0 … K-1. Scores are (N, K), one for each class."""
+
+    def check(self, target: Any, name: Callable[[], str]) -> Any:
+        return as_label(target, len(self.names), name)
+
+    def group(self, target: Any) -> int:
+        return target
+
+    def counts(self, targets: Sequence[Any]) -> list[int]:
+        found = Counter(map(self.group, targets))
+        return [found[label] for label in range(len(self.names))]
+
+    def words(self, target: Any) -> str:
+        return self.names[int(target)]
+
+    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+        return [float(scores[decided])]
+
+    def examples(self) -> tuple[np.ndarray, np.ndarray]:
+        labels = self.example_labels()
+        classes = len(self.names)
+        return np.random.default_rng(0).dirichlet(np.ones(classes), len(labels)), labels
+
+    def example_labels(self) -> np.ndarray:
+        """(2 K,): each class twice."""
+        return np.arange(2 * len(self.names)) % len(self.names)
