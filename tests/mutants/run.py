@@ -39,11 +39,14 @@ from tests.mutants.mutations import Mutation, mutations  # noqa: E402
 ROOMS = {
     'core': [
         'tests/core',
-        'tests/searchrs',
+        'tests/tuners',
+        'tests/heads',
+        'tests/objectives',
+        'tests/library',
         'tests/engine/fast/test_frozen_in_bf16.py',
         'tests/engine/test_multitask.py',
     ],
-    'tuners': ['tests/searchrs', 'tests/core'],
+    'tuners': ['tests/tuners', 'tests/core'],
     'engine': [
         'tests/engine',
         'tests/test_builders.py',
@@ -52,7 +55,7 @@ ROOMS = {
         'tests/cli/test_config.py',
     ],
     'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/feed/test_batches.py'],
-    'hub': ['tests/hub', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
+    'hub': ['tests/hub', 'tests/library', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
 }
 EQUIVALENT = Path(__file__).with_name('equivalent.yaml')
 PRELOADED = (
@@ -189,9 +192,14 @@ def copy_tree(tree: Path) -> Path:
 def tests_of(rooms: list[str], tree: Path) -> list[str]:
     files = []
     for place in (place for room in rooms for place in ROOMS[room]):
-        found = sorted((tree / place).rglob('test_*.py')) if (tree / place).is_dir() else [tree / place]
-        files += [path.relative_to(tree).as_posix() for path in found if path.is_file()]
+        files += [path.relative_to(tree).as_posix() for path in files_with_tests(tree / place)]
     return list(dict.fromkeys(files))
+
+
+def files_with_tests(place: Path) -> list[Path]:
+    """The files with tests in a folder, or a file with tests itself."""
+    found = sorted(place.rglob('test_*.py')) if place.is_dir() else [place]
+    return [path for path in found if path.is_file()]
 
 
 def watched(rooms: list[str], tree: Path) -> Covering:

@@ -11,7 +11,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.mutants.mutations import mutations
-from tests.mutants.run import EQUIVALENT, ROOMS, key, of_room, sample
+from tests.mutants.run import EQUIVALENT, ROOMS, files_with_tests, key, of_room, sample
 
 SOURCE = b'''
 import torch
@@ -70,6 +70,13 @@ def test_a_sample_stays_the_same_when_other_code_changes():
         if one[2] != 'LIMIT = 3'
     ][:5] == chosen
     assert chosen != [key(vars(mutation)) for mutation in sample(before, ['core'], 5, seed=1)]
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_every_room_and_every_place_of_its_tests_exists(room):
+    assert (ROOT / 'vet' / room).is_dir()
+    for place in ROOMS[room]:
+        assert files_with_tests(ROOT / place), place
 
 
 @pytest.mark.slow
