@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from vet.core.backbone import Backbone, Preprocessing
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 from vet.registry import BACKBONES, DATASETS, HEADS
 
 

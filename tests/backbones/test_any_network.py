@@ -10,7 +10,8 @@ import torch
 from tests.own_nets import TORCHVISION, TRANSFORMERS
 from vet.backbones.roles import find_layout
 from vet.core.coverage import coverage
-from vet.core.site import SiteMap, dry_run
+from vet.core.dry_run import dry_run
+from vet.core.site_map import SiteMap
 
 
 def sites_of(network, example):

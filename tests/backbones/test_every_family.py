@@ -12,8 +12,9 @@ from tests.backbones.test_roles import sites_of
 from tests.nets import images, randomised, timm_net
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing
+from vet.core.dry_run import dry_run
 from vet.core.norms import is_norm
-from vet.core.site import SiteMap, dry_run
+from vet.core.site_map import SiteMap
 from vet.errors import UnknownNameError
 from vet.registry import TUNERS
 

@@ -9,7 +9,8 @@ from torchvision import models
 from tests.nets import images
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing
-from vet.core.site import SiteMap, dry_run
+from vet.core.dry_run import dry_run
+from vet.core.site_map import SiteMap
 from vet.errors import UserError
 from vet.registry import BACKBONES, TUNERS
 

@@ -9,7 +9,7 @@ from torch import nn
 from tests.nets import timm_net
 from vet.core.backbone import Backbone, Preprocessing
 from vet.core.permits import PREPROCESSING
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 from vet.errors import UserError
 
 

@@ -7,7 +7,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from tests.nets import FAMILIES, images, timm_net, tiny
 from vet.core.backbone import _without_numbers
 from vet.core.budget import Budget
-from vet.core.site import dry_run
+from vet.core.dry_run import dry_run
 
 
 @pytest.mark.parametrize('family', FAMILIES)

@@ -9,7 +9,7 @@ from torch import nn
 from tests.contract.test_traps import torchvision_swin
 from tests.nets import images, randomised, timm_net
 from vet.core.backbone import Backbone, Preprocessing
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 from vet.errors import NoSiteError
 from vet.registry import TUNERS
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.nets import tiny
 from vet.core.backbone import Backbone, Preprocessing
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 from vet.errors import NoSiteError, UnknownNameError, UserError
 
 

@@ -12,7 +12,7 @@ from tests.contract.runs import Run, run, snapshot
 from tests.nets import SWIN, images, timm_net, tiny
 from vet.core.backbone import Backbone, Preprocessing
 from vet.core.model import ImageClassifier
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError

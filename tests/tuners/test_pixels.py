@@ -9,7 +9,8 @@ import torch
 from torchvision.models import vgg19
 
 from tests.nets import images, timm_net, tiny, tuned
-from vet.core.site import Layout, SiteMap, dry_run
+from vet.core.dry_run import dry_run
+from vet.core.site_map import Layout, SiteMap
 from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.registry import TUNERS

@@ -16,7 +16,7 @@ from vet.backbones.kwargs import height_and_width
 from vet.backbones.roles import find_layout
 from vet.core.description import settings_of, shapes_of
 from vet.core.flow import WEIGHTED
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 
 POSITIONS = re.compile(r'pos_embed|rel_pos|relative_position')  # in the names of tensors
 

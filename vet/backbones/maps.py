@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from vet.core.dry_run import Call
 from vet.core.maps import Maps
-from vet.core.site import Call
 
 
 def maps_of_timm(network: Any) -> Maps | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from vet.core.flow import WEIGHTED
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 from vet.patterns import require_pattern
 
 BLOCK_CLASS = re.compile(

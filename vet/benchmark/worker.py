@@ -24,8 +24,8 @@ from vet.benchmark.suite import Run
 from vet.builders import build_trainer
 from vet.config import load_config
 from vet.engine.evaluate import metric_name
+from vet.engine.run import MEASURED
 from vet.engine.saving.door import read_log
-from vet.engine.trainer import MEASURED
 from vet.environment import describe
 from vet.errors import DivergedError, UserError
 from vet.files import JsonObject, write_file

@@ -22,7 +22,7 @@ from vet.terminal import Terminal
 
 if TYPE_CHECKING:
     from vet.core.backbone import Backbone
-    from vet.core.site import SiteMap
+    from vet.core.site_map import SiteMap
 
 KINDS = {plural(name): registry for name, registry in REGISTRIES.items()}
 

@@ -11,7 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from vet.core.example import Example
 from vet.core.modes import in_eval
-from vet.core.site import Site, SiteMap
+from vet.core.site import Site
+from vet.core.site_map import SiteMap
 from vet.torch_private import map_tensors
 
 POSITIONS = re.compile(r'rope|rel_?pos|rel_indices|relative_position|window|attention_bias|bias_table')

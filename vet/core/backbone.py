@@ -19,12 +19,13 @@ from torch.overrides import TorchFunctionMode
 from vet.core.budget import rehearse
 from vet.core.caches import caches_recorded, clear_caches
 from vet.core.checkpoint_layout import plain_names, unwrapped
+from vet.core.dry_run import Call, dry_run
 from vet.core.example import Example
 from vet.core.maps import Maps
 from vet.core.modes import hold_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.replaced import replaced, without_numbers
-from vet.core.site import Call, Layout, SiteMap, dry_run
+from vet.core.site_map import Layout, SiteMap
 from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError
 

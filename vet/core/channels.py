@@ -1,4 +1,4 @@
-"""Finds the axis of a tensor that holds the channels, by watching one forward. Used by core.site.
+"""Finds the axis of a tensor that holds the channels, by watching one forward. Used by core.dry_run.
 
 A layer with a weight shows where its channels are: a Linear and a layer norm read the last axis, a
 convolution and a batch norm the second. Between the layers, axes of a tensor become axes of the next tensor.

@@ -16,7 +16,7 @@ from vet.core.flow import WEIGHTED, around
 from vet.core.inner import attentions
 from vet.core.norms import is_norm
 from vet.core.reweight import Reweight
-from vet.core.site import AT, OR, SiteMap
+from vet.core.site_map import AT, OR, SiteMap
 
 LOW = 0.5  # a role that reaches a smaller share is told
 BEHIND = 0.25  # where the last blocks train, a larger share of the weights behind them is told

@@ -17,13 +17,14 @@ from vet.core.caches import caches_recorded, clear_caches
 from vet.core.channels import tensors_in
 from vet.core.containers import ModuleDictOf, ModuleListOf
 from vet.core.description import value_of
+from vet.core.dry_run import dry_run
 from vet.core.example import Example
 from vet.core.forward_signature import class_with_signature
 from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
 from vet.core.modes import hold_statistics, release_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.reweight import Merged
-from vet.core.site import Layout, SiteMap, dry_run
+from vet.core.site_map import Layout, SiteMap
 from vet.core.table import table_of
 from vet.core.tuner import Tuner, forget_compiled_graphs
 from vet.errors import UnknownNameError, UserError

@@ -21,7 +21,8 @@ from vet.core.edits import Hook, Thaw, places_of, statistics
 from vet.core.given import NOTED, noted
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
-from vet.core.site import NEAREST, Site, SiteMap
+from vet.core.site import Site
+from vet.core.site_map import NEAREST, SiteMap
 from vet.errors import NoSiteError, UserError
 from vet.torch_private import has_compiled
 
@@ -365,34 +366,6 @@ class Tuner(nn.Module):
         if site.call.takes:
             raise refuse(self, site, f'a module that takes a tensor first (this one takes {site.call.takes})')
         return site.module
-
-
-def check_rank(tuner: Any, sites: list[Site]) -> None:
-    """UserError for a rank above that of every weight at `sites`: the update would have more numbers than
-    the weights.
-    """
-    weights = [site.weight for site in sites if site.has_weight]
-    ranks = [min(len(weight), weight[0].numel()) for weight in weights if len(weight.shape) > 1]
-    wanted = max(site.at_depth(tuner.rank, 'rank') for site in sites)
-    if ranks and wanted > max(ranks):
-        raise UserError(
-            f'rank is {wanted}, but the largest of the {len(ranks)} weights at {tuner.at!r} has '
-            f'{max(ranks)}; give a smaller rank.'
-        )
-
-
-def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
-    """The rank and alpha of the tuner for a site. The site must have a weight matrix.
-
-    (0, 0) if the rank skips the site. If no alpha is given, alpha is the rank.
-    """
-    rank = site.at_depth(tuner.rank, 'rank')
-    if not rank:
-        return 0, 0.0
-    if len(site.weight.shape) < 2:
-        raise refuse(tuner, site, 'a weight matrix')
-    alpha = site.number(tuner.alpha, 'alpha')
-    return rank, rank if alpha is None else alpha
 
 
 def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:

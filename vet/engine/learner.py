@@ -2,8 +2,9 @@
 
 from bisect import bisect
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -13,10 +14,10 @@ from torchvision.transforms import v2
 
 from vet.config import Stage, Train
 from vet.core.loss import Counts, Loss
-from vet.core.model import ImageClassifier
-from vet.core.multitask import MultiTaskClassifier
+from vet.core.multitask import Classifier
 from vet.core.reweight import forward_kept
 from vet.core.tensor_file import check_tensors
+from vet.datasets.base import ImageData, item_of, known_targets, objective_of, targets_of
 from vet.engine.batch_norms import share_statistics, single_values_normed
 from vet.engine.ema import Average, copy_into, shortened, swapped
 from vet.engine.fast.door import Tricks
@@ -44,7 +45,7 @@ class Learner:
 
     def __init__(
         self,
-        model: ImageClassifier | MultiTaskClassifier,
+        model: Classifier,
         train: Train,
         order: Order,
         accelerator: Accelerator,
@@ -198,6 +199,14 @@ class Learner:
         """The trained tensors for evaluation: the average, if there is one."""
         return self.average.state if self.average else self.model.trained_state()
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within this context, the model holds the tensors for evaluation."""
+        return swapped(self.model.trained_state(), self.average.state if self.average else None)
+
+    def keep(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """The model gets `weights`, such as those of the best epoch."""
+        copy_into(self.model.trained_state(), weights)
+
     def state(self) -> dict[str, dict[str, torch.Tensor]]:
         """The parts of a checkpoint: 'model', 'tuners', 'optimizer' and 'ema'."""
         names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
@@ -242,10 +251,7 @@ class Learner:
 
 
 def losses_of(
-    model: ImageClassifier | MultiTaskClassifier,
-    train: Train,
-    device: torch.device,
-    counts: Mapping[str | None, Counts] | None = None,
+    model: Classifier, train: Train, device: torch.device, counts: Mapping[str | None, Counts] | None = None
 ) -> dict[str | None, Loss]:
     """{task: the loss of train.loss}. None in train.loss is the loss of each task's objective.
 
@@ -263,6 +269,27 @@ def losses_of(
         task: Loss(train.loss, part.objective, train.label_smoothing, (counts or {}).get(task), device)
         for task, part in model.tasks.items()
     }
+
+
+def losses_on(
+    data: ImageData, model: Classifier, train: Train, device: torch.device
+) -> dict[str | None, Loss]:
+    """See losses_of. data: the training images, which the losses may count.
+
+    UserError if a loss does not take the mixtures of targets that the run has.
+    """
+
+    def count(part: ImageData) -> tuple[list[int], int]:
+        return objective_of(part).counts(targets_of(part)), len(part)
+
+    parts = getattr(data, 'tasks', {None: data})
+    losses = losses_of(model, train, device, {task: partial(count, part) for task, part in parts.items()})
+    for task, part in parts.items():
+        known = known_targets(part)
+        first = item_of(part, 0)[1] if known is None else known[0]
+        if train.mixup or train.cutmix or model.for_task(task).objective.is_mixture(first):
+            losses[task].refuse_mixtures(device)
+    return losses
 
 
 def _mixture(train: Train, num_classes: int) -> nn.Module | None:

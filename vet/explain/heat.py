@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
-from vet.core.site import Site, SiteMap
+from vet.core.site import Site
+from vet.core.site_map import SiteMap
 from vet.errors import UserError
 
 BLOCKS = 4  # from the end, in which a map with a gradient is looked for

@@ -24,7 +24,7 @@ from vet.core.flow import around
 from vet.core.model import ImageClassifier, load_into
 from vet.core.permits import ENTRIES, LARGEST, walk
 from vet.core.reweight import Reweight
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 from vet.core.tensor_file import read_tensors
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown

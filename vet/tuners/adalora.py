@@ -10,8 +10,9 @@ from torch import nn
 
 from vet.allowed import MOST, Counts, Dropout, Places, Positives, Share
 from vet.core.deltas import LowRank
+from vet.core.ranks import check_rank, rank_and_alpha
 from vet.core.site import Site
-from vet.core.tuner import Tuner, check_rank, rank_and_alpha
+from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.registry import TUNERS
 

@@ -11,8 +11,9 @@ import torch
 
 from vet.allowed import Count, Counts, OneOf, Places, Positives, Seed
 from vet.core.deltas import LowRank
+from vet.core.ranks import check_rank, rank_and_alpha
 from vet.core.site import Site
-from vet.core.tuner import Tuner, check_rank, rank_and_alpha
+from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 

@@ -8,8 +8,9 @@ from vet.allowed import Counts, Dropout, OneOf, Places, Positives, Seed
 from vet.core.attention import Rows
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
+from vet.core.ranks import check_rank, rank_and_alpha
 from vet.core.site import Site
-from vet.core.tuner import Tuner, check_rank, rank_and_alpha, refuse
+from vet.core.tuner import Tuner, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 

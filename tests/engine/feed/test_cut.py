@@ -9,7 +9,7 @@ from torch import nn
 from tests.nets import DEFAULT_FAMILIES, images, tiny
 from vet.core.backbone import Backbone, Preprocessing
 from vet.core.model import ImageClassifier
-from vet.core.site import Layout
+from vet.core.site_map import Layout
 from vet.engine.feed.cut import NoCutError, Resumed, find_cut
 from vet.registry import TUNERS
 

@@ -13,6 +13,7 @@ from timm.layers import PatchEmbed
 from tests.engine.runs import SmallDigits, ended, small
 from vet.engine.feed import features
 from vet.engine.learner import Learner
+from vet.engine.run import Run
 from vet.errors import UserError
 
 PROBE = {'model.tuners': [dict(type='LinearProbe')], 'evaluation.before': False}
@@ -109,15 +110,14 @@ def test_a_run_that_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     expected = ended(small(tmp_path / 'whole', **CACHED | HARD))
     begun = small(tmp_path / 'begun', **CACHED | HARD)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            begun,
-            '_end_epoch',
-            lambda learner, epoch, progress, *args: (
-                (_ for _ in ()).throw(KeyboardInterrupt)
-                if epoch == 3
-                else type(begun)._end_epoch(begun, learner, epoch, progress, *args)
-            ),
-        )
+        end_epoch = Run._end_epoch
+
+        def interrupted(run, learner, epoch, *args):
+            if epoch == 3:
+                raise KeyboardInterrupt
+            end_epoch(run, learner, epoch, *args)
+
+        patch.setattr(Run, '_end_epoch', interrupted)
         with pytest.raises(KeyboardInterrupt):
             begun.train()
     assert ended(small(tmp_path / 'begun', 'auto', **CACHED | HARD)) == expected

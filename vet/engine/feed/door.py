@@ -42,7 +42,6 @@ __all__ = [
     'refuse_masks_on_device',
     'refuse_two_normalisations',
     'refuse_unfit_views',
-    'samplers_of',
 ]
 
 
@@ -59,6 +58,10 @@ class Feed:
         self._images: ImageCache | None = None
         self._kept_features: FeatureCache | None = None
 
+    def has(self, split: str) -> bool:
+        """Whether the run has a split."""
+        return self._data.get(split) is not None
+
     def keep_images(self) -> None:
         """From now on, keeps each split's images, if `train.cache_images` says so."""
         if self._settings.train.cache_images:
@@ -72,6 +75,20 @@ class Feed:
     def forget(self) -> None:
         """Drops both caches. Their files stay."""
         self._images = self._kept_features = None
+
+    def order(self) -> Order:
+        """The order of training, which all processes share."""
+        train, data, accelerator = self._settings.train, self._data['train'], self._accelerator
+        return Order(
+            len(data),
+            train.dataloader.batch_size_per_gpu * accelerator.num_processes,
+            train.accumulate,
+            self._settings.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+            tuple(len(part) for part in getattr(data, 'tasks', {}).values()),
+            samplers_of(train.sampler, data),
+        )
 
     def batches(self, order: Order, step: int, views: Transforms) -> Iterator[Batch]:
         """This process's batches from step `step` to the end of training.

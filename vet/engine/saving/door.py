@@ -10,12 +10,16 @@ No module outside this folder imports another file of the folder.
 | log.py, events.py | the record of a run, as JSON lines, for TensorBoard, and as curves |
 | trackers.py | sends the config and the numbers of a run to mlflow, wandb, … |
 | rehearsal.py | tries the saving of the end at the start |
+| outcome.py | the files of the end: curves, predictions and the report |
+| together.py | what the main process gives to all processes |
 """
 
 from vet.engine.saving.checkpoint import Progress, load_optimizer_state, optimizer_state
 from vet.engine.saving.identity import identity_of
-from vet.engine.saving.log import Log, draw_curves, peak_memory_mb, read_log
+from vet.engine.saving.log import Log, peak_memory_mb, read_log
+from vet.engine.saving.outcome import write_outcome
 from vet.engine.saving.rehearsal import try_saving
+from vet.engine.saving.together import on_main, share
 from vet.engine.saving.trackers import Trackers, require_trackers
 from vet.engine.saving.work_folder import WorkFolder
 
@@ -24,12 +28,14 @@ __all__ = [
     'Progress',
     'Trackers',
     'WorkFolder',
-    'draw_curves',
     'identity_of',
     'load_optimizer_state',
+    'on_main',
     'optimizer_state',
     'peak_memory_mb',
     'read_log',
     'require_trackers',
+    'share',
     'try_saving',
+    'write_outcome',
 ]

@@ -1,7 +1,10 @@
-"""Writes what the model says about the test images: predictions.npz, predictions.csv and report.html."""
+"""Writes the outcome of a run into its work folder: curves, predictions for the test images, a report.
+
+run.py calls `write_outcome` at the end of a training, through door.py.
+"""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,46 +12,70 @@ import numpy as np
 import torch
 
 from vet.config import Settings
+from vet.core.model import ImageClassifier
+from vet.core.multitask import Classifier
 from vet.core.objective import Objective
 from vet.datasets.base import known_targets, objective_of, sources_of
-from vet.engine.feed.door import opened
-from vet.engine.saving.door import read_log
-from vet.errors import UserError
+from vet.engine.feed.door import Transforms, opened
+from vet.engine.saving.log import draw_curves, read_log
+from vet.errors import DataError, UserError
 from vet.explain.heat import grad_cam
 from vet.explain.overlay import drawn_over
 from vet.files import JsonObject, write_file
 from vet.log import warn
 
-Found = dict[str | None, tuple[np.ndarray, np.ndarray]]  # by task: scores and targets of the test images
+Scored = Mapping[str | None, tuple[np.ndarray, np.ndarray]]
 
 
-def write_answers(folder: Path, objective: Objective, scores: np.ndarray, targets: np.ndarray) -> None:
+def write_outcome(
+    folder: Path,
+    model: Classifier,
+    data: Mapping[str, Any],
+    settings: Settings,
+    summary: JsonObject,
+    scored: Scored,
+    metrics: Iterable[str],
+    views: Transforms,
+) -> None:
+    """curves.png, predictions.npz, and, if evaluation.report says so, predictions.csv and report.html.
+
+    data: the datasets, by split. scored: by task, the scores and the targets of the test images.
+    metrics: the names of the test metrics in `summary`. views: the transform of evaluation of each task.
+    """
+    try:
+        draw_curves(folder, folder / 'curves.png')
+    except DataError as error:  # a run without curves is better than no run
+        warn(f'no curves are drawn: {error}')
+    if None in scored:
+        _write_answers(folder, model.for_task(None).objective, *scored[None])
+    if settings.evaluation.report:
+        _write_report(folder, model, data, settings, summary, scored, metrics, views)
+
+
+def _write_answers(folder: Path, objective: Objective, scores: np.ndarray, targets: np.ndarray) -> None:
     """predictions.npz: the images' 'labels', and the labels 'given' by the model."""
     data = io.BytesIO()
     np.savez(data, labels=targets, given=objective.decide(scores))
     write_file(folder / 'predictions.npz', data.getvalue())
 
 
-def write_report(
+def _write_report(
     folder: Path,
-    model: Any,
+    model: Classifier,
     data: Mapping[str, Any],
     settings: Settings,
     summary: JsonObject,
-    metrics: Sequence[str],
-    found: Found,
-    views: Mapping[str | None, Callable[[Any], torch.Tensor]],
+    scored: Scored,
+    metrics: Iterable[str],
+    views: Transforms,
 ) -> None:
-    """predictions.csv and report.html. A failure is a warning, because the run itself is whole.
-
-    views: the transform of evaluation of each task.
-    """
+    """predictions.csv and report.html. A failure is a warning, because the run itself is whole."""
     try:
         from vet.report.answered import Answered, predictions_csv
         from vet.report.run import run_report
 
         answered = []
-        for task, (scores, targets) in found.items():
+        for task, (scores, targets) in scored.items():
             test, train = (_of_task(data[split], task) for split in ('test', 'train'))
             objective, counts = model.for_task(task).objective, _counts(train)
             images = _images_of(test)
@@ -58,14 +85,14 @@ def write_report(
             )
         if answered:
             write_file(folder / 'predictions.csv', predictions_csv(answered))
-        page = run_report(summary, metrics, settings.to_dict(), read_log(folder), answered)
+        page = run_report(summary, list(metrics), settings.to_dict(), read_log(folder), answered)
         write_file(folder / 'report.html', page)
     except Exception as error:  # plugins of a user may raise any error
         warn(f'no report is written, but the run is whole: {type(error).__name__}: {error}')
 
 
 def _looked(
-    model: Any, images: Callable[[int], Any], view: Callable[[Any], torch.Tensor]
+    model: ImageClassifier, images: Callable[[int], Any], view: Callable[[Any], torch.Tensor]
 ) -> Callable[[int], Any] | None:
     """A function that draws Grad-CAM over a test image. None if the answer is not one output."""
     if not model.objective.ranks:

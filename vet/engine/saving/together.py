@@ -1,10 +1,11 @@
-"""Decisions that one process of a run makes for all processes."""
+"""What the main process of a run gives to all processes: decisions about the work folder, and tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 
 from vet.errors import ToldError, UserError
 
@@ -27,3 +28,11 @@ def on_main(accelerator: Accelerator, make: Callable[[], Made]) -> Made:
     if errors:
         raise ToldError(errors[0])
     return results[0]
+
+
+@torch.no_grad()
+def share(accelerator: Accelerator, state: Mapping[str, torch.Tensor]) -> None:
+    """All processes get the values of the main process in `state`."""
+    if accelerator.num_processes > 1:
+        for name, value in broadcast(state).items():
+            state[name].copy_(value)
