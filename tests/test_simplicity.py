@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for room in ('vet', 'tools', 'benchmarks', 'examples') for path in (ROOT / room).rglob('*.py')]
+VET = [path for path in FILES if path.is_relative_to(ROOT / 'vet')]
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -31,3 +32,18 @@ def test_nested_expressions_are_found():
     assert nested('\n{x: any(y for y in x) for x in rows}') == [2]
     assert nested('a if b else c if d else e') == [1]
     assert nested('[x if x else y for x in rows]; (a if b else c) + (d if e else f)') == []
+
+
+@pytest.mark.parametrize('path', VET, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_long(path):
+    """A longer file holds more than one concept."""
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_every_file_says_what_it_is():
+    silent = [
+        path
+        for path in VET
+        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []

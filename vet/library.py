@@ -7,7 +7,6 @@ name.
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,19 @@ from vet.backbones.libraries import (
     resampled_of,
 )
 from vet.core.description import describe
-from vet.core.edits import statistics
 from vet.core.example import Example
 from vet.core.plain_network import require_network
 from vet.core.preprocessing import Preprocessing
 from vet.core.proof import prove
 from vet.core.tuned_network import FIRST, TunedNetwork
 from vet.core.tuner import Tuner
+from vet.core.whole import modules_to_save_of, parameters_below, parameters_named, with_statistics
 from vet.core.written_example import example_of
-from vet.errors import DataError, UnknownNameError, UserError, shown
+from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject
 from vet.hub.model_folder import read_configuration
 from vet.hub.names import find_folder, require_path
 from vet.hub.network_folder import described_network, load_tensors, require_same, save_network
-from vet.near_paths import near_paths
 from vet.registry import TUNERS
 
 
@@ -164,7 +162,7 @@ def tune(
     for name, part in named.items():
         _require_name(name)
         _require_tuners(part)
-    saved = _saved(net, modules_to_save)
+    saved = modules_to_save_of(net, modules_to_save)
     classifier = classifier_of(net)
     if not classifier and not train and not saved:
         warnings.warn(
@@ -172,9 +170,9 @@ def tune(
             'parameters, name them: train="head.*".',
             stacklevel=2,
         )
-    names = [*_below(net, classifier), *_named(net, train), *_named(net, saved)]
+    names = [*parameters_below(net, classifier), *parameters_named(net, train), *parameters_named(net, saved)]
     first, *others = named.items()
-    whole = _with_statistics(net, names)
+    whole = with_statistics(net, names)
     tuned = _tuned(net, first[1], whole, _described(net, whole), example)
     try:
         tuned.rename(first[0])
@@ -304,20 +302,9 @@ def _described(net: nn.Module, whole: Iterable[str]) -> dict[str, Any]:
     return describe(net, [*whole, *resampled_of(net)])
 
 
-def _first_names(net: nn.Module) -> dict[str, str]:
-    """{name of a parameter: its first name}. A tied parameter has several names, and the first counts."""
-    first = {parameter: name for name, parameter in net.named_parameters()}
-    return {name: first[one] for name, one in net.named_parameters(remove_duplicate=False)}
-
-
-def _below(net: nn.Module, paths: Iterable[str]) -> list[str]:
-    starts = tuple(f'{path}.' for path in paths)
-    return list(dict.fromkeys(first for name, first in _first_names(net).items() if name.startswith(starts)))
-
-
 def whole_parameters(net: nn.Module, train: str | Iterable[str] = ()) -> list[str]:
     """The names of the parameters that train whole: those of the classifier, and those that `train` names."""
-    return _with_statistics(net, [*_below(net, classifier_of(net)), *_named(net, train)])
+    return with_statistics(net, [*parameters_below(net, classifier_of(net)), *parameters_named(net, train)])
 
 
 def _class_names(classes: object) -> list[str]:
@@ -330,60 +317,6 @@ def _class_names(classes: object) -> list[str]:
             f'classes has {doubled[0]!r} {names.count(doubled[0])} times; give each class another name.'
         )
     return names
-
-
-def _named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
-    """The names of the parameters that the patterns fit. UnknownNameError for a pattern that fits none."""
-    known = _first_names(net)
-    names, found = list(known), list[str]()
-    for pattern in _listed(patterns, 'train', 'the name of a parameter or of a module, with wildcards'):
-        fitting = [name for name in names if fnmatchcase(name, pattern) or name.startswith(f'{pattern}.')]
-        if not fitting:
-            paths = [
-                name
-                for name, module in net.named_modules()
-                if name and next(module.parameters(), None) is not None
-            ]
-            near = near_paths(pattern, names, paths)
-            of_net = list(dict.fromkeys(name.partition('.')[0] for name in names))
-            advice = 'Names below these are allowed too: print(net) shows them.'
-            raise UnknownNameError('parameter or module in train', pattern, of_net, advice, near)
-        found += [known[name] for name in fitting]
-    return list(dict.fromkeys(found))
-
-
-def _with_statistics(net: nn.Module, names: Sequence[str]) -> list[str]:
-    """The names, with the running statistics of the norms whose scales are among them."""
-    found = list(dict.fromkeys(names))
-    for path, module in net.named_modules():
-        if f'{path}.weight' in found:
-            found += [f'{path}.{name}' for name in statistics(module)]
-    return found
-
-
-def _saved(net: nn.Module, names: Iterable[str]) -> list[str]:
-    """The paths of the modules whose names PEFT's modules_to_save gives. UnknownNameError if there is
-    none.
-    """
-    paths, found = [path for path, _ in net.named_modules() if path], []
-    for name in _listed(names, 'modules_to_save', 'the name of a module'):
-        fitting = [path for path in paths if path == name or path.endswith(f'.{name}')]
-        if not fitting:
-            ends = near_paths(f'*.{name}', paths)
-            near = [end.removeprefix('*.') for end in ends] or near_paths(name, paths)
-            raise UnknownNameError('module in modules_to_save', name, paths, near=near)
-        found += fitting
-    return found
-
-
-def _listed(names: object, argument: str, words: str) -> list[str]:
-    """A text or several texts as a list. UserError, with the argument's name, for anything else."""
-    listed: list[Any] = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
-    if not all(isinstance(name, str) for name in listed):
-        raise UserError(
-            f"{argument} is {shown(listed)}; allowed: {words}, or a list of these: {argument}='head'."
-        )
-    return listed
 
 
 def _require_name(name: object) -> None:

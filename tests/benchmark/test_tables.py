@@ -10,7 +10,8 @@ from tests.benchmark.made import B16, ENVIRONMENT, failed, result, search, suite
 from tests.benchmark.runs import write_suite
 from vet.benchmark.results import read_results
 from vet.benchmark.suite import load_suite
-from vet.benchmark.tables import CARDS, as_csv, make_tables, markdown, write_tables
+from vet.benchmark.table_files import as_csv, markdown, write_tables
+from vet.benchmark.tables import CARDS, make_tables
 from vet.datasets.vtab import GROUPS
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from vet.benchmark.cells import Cell, Result, failures, metric, run_name
 from vet.benchmark.plots import accuracy_plot, classes_plot, confusion_plot, curves_plot
 from vet.benchmark.suite import Suite
-from vet.benchmark.tables import Rows, Table, heading, make_tables
+from vet.benchmark.table_files import heading
+from vet.benchmark.tables import Rows, Table, make_tables
 from vet.errors import UnknownNameError
 from vet.files import write_file
 from vet.report.page import element, figure, figures, items, page

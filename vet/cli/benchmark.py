@@ -172,7 +172,7 @@ def _write(folder: Path, suite: 'Suite', run: str | None) -> None:
     """
     from vet.benchmark.report import write_report
     from vet.benchmark.results import read_results
-    from vet.benchmark.tables import write_tables
+    from vet.benchmark.table_files import write_tables
 
     results = read_results(folder)
     if not results:

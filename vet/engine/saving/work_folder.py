@@ -8,14 +8,11 @@ and, last of all, summary.json. A lock on the file .lock keeps a second run out.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
-import vet
-from vet.config import Evaluation, Settings, Train
+from vet.config import Settings
 from vet.engine.saving.checkpoint import (
     NewerError,
     Progress,
@@ -23,12 +20,11 @@ from vet.engine.saving.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from vet.engine.saving.identity import differences, other_versions
+from vet.engine.saving.same_run import check_config, check_identity
 from vet.errors import DataError, TrainingError, UserError
 from vet.files import JsonObject, read_json, remove_folder, remove_temporary, write_file
 from vet.lock import FileLock
 from vet.log import warn
-from vet.versions import is_newer
 
 Parts = dict[str, dict[str, torch.Tensor]]
 FILES = (
@@ -44,7 +40,6 @@ FILES = (
     'example.png',
     'trackers.json',
 )
-LONGER = {'train.max_epochs', 'train.lr_scheduler.T_max'}  # what differs if a run shall train further
 FOLDERS = ('checkpoints', 'output', 'tensorboard', 'trackers')
 
 
@@ -55,9 +50,6 @@ class WorkFolder:
         is one), or the path of a checkpoint.
     is_new: whether the folder must be new. If the name is taken, a number is added to it.
     """
-
-    # settings that a resumed run may change, because they change no weight
-    free = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs', 'report', 'trackers')
 
     def __init__(self, path: str | Path, resume: str | None = None, is_new: bool = False):
         self.path = Path(path)
@@ -88,8 +80,8 @@ class WorkFolder:
         checkpoint = self._choose(checkpoints)
         if checkpoint:
             begun = checkpoint.absolute().parents[1]
-            is_longer = self._check_config(begun, config)
-            self._check_identity(begun, identity)
+            is_longer = check_config(begun, config)
+            check_identity(begun, identity)
             if is_longer:
                 self._begin_longer(settings)
         try:
@@ -125,9 +117,9 @@ class WorkFolder:
         path = self.path / 'summary.json'
         if self.resume != 'auto' or not path.is_file():
             return None
-        if self._check_config(self.path, settings.to_dict()):
+        if check_config(self.path, settings.to_dict()):
             return None
-        self._check_identity(self.path, identity())
+        check_identity(self.path, identity())
         try:
             summary = read_json(path)
             if isinstance(summary, dict) and {'parameters', 'selected', 'output'} <= set(summary):
@@ -293,99 +285,6 @@ class WorkFolder:
             'it may be larger than at the end of the shorter run.'
         )
 
-    def _check_config(self, folder: Path, config: JsonObject) -> bool:
-        """Refuses to continue the run in `folder` with another config.
-
-        Returns whether only train.max_epochs is larger than before.
-        """
-        path = folder / 'config.json'
-        if not path.is_file():
-            warn(f'{str(folder)!r} has no config.json. Whether the config is still the same is not known.')
-            return False
-        try:
-            begun = read_json(path)
-        except DataError as error:
-            raise DataError(
-                f'{error} The config of the run is not known. Begin anew in another work folder; or, if '
-                f'you know that the config is still the same, remove {path.name}.'
-            ) from error
-        changed = sorted(
-            name
-            for name in _differences(_completed(begun), json.loads(json.dumps(config)))
-            if name.rpartition('.')[2] not in self.free
-        )
-        if not changed:
-            return False
-        if set(changed) <= LONGER and _epochs(config) > _epochs(begun) > 0:
-            return True
-        raise TrainingError(
-            f'the run in {str(folder)!r} was begun with another config: {", ".join(changed)} differ. '
-            f'Resume with its own ({path}), or begin anew in another work folder. To train further, resume '
-            'with a larger train.max_epochs alone; or begin a run from the model folder, '
-            f'{str(folder / "output")!r}, with model.finetune=False.{_newer(folder)}'
-        )
-
-    def _check_identity(self, folder: Path, identity: Mapping[str, object]) -> None:
-        """Refuses to continue the run in `folder` with other classes, data or backbone weights."""
-        path = folder / 'identity.json'
-        if not path.is_file():
-            warn(
-                f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, '
-                'images and the weights of the backbone are still the same is not known.'
-            )
-            return
-        now = json.loads(json.dumps(identity))
-        try:
-            before = read_json(path)
-            changed, versions = differences(before, now), other_versions(before, now)
-        except (DataError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, if you know '
-                'that classes, images and weights are still the same, remove the file.'
-            ) from error
-        if changed:
-            raise TrainingError(
-                f'the run in {str(folder)!r} was begun with other data: what differs is '
-                f'{"; ".join(changed)}. Put that back, or begin anew in another work folder.{_newer(folder)}'
-            )
-        if versions:
-            warn(
-                f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by '
-                f'rounding.{_newer(folder)}'
-            )
-
-
-def _completed(begun: Any) -> Any:
-    """A config.json of an older vet, with the defaults of the settings that the older vet did not have."""
-    if not isinstance(begun, dict):
-        return begun
-    sections = {
-        name: asdict(kind()) | begun[name]
-        for name, kind in (('train', Train), ('evaluation', Evaluation))
-        if isinstance(begun.get(name), dict)
-    }
-    return dict(custom_hooks=[]) | begun | sections
-
-
-def _epochs(config: Any) -> int:
-    """train.max_epochs of a config.json. 0 if it has none."""
-    train = config.get('train') if isinstance(config, dict) else None
-    epochs = train.get('max_epochs') if isinstance(train, dict) else None
-    return epochs if type(epochs) is int else 0
-
-
-def _newer(folder: Path) -> str:
-    """A sentence about a run that a newer version of vet began. '' for other runs."""
-    try:
-        made_by = str(read_json(folder / 'environment.json')['vet'])
-    except (DataError, KeyError, TypeError):
-        return ''
-    if not is_newer(made_by):
-        return ''
-    return (
-        f' The run was written by a newer version of vet ({made_by}; this is {vet.__version__}): update vet.'
-    )
-
 
 def _free_name(path: Path) -> Path:
     count, free = 1, path
@@ -393,13 +292,3 @@ def _free_name(path: Path) -> Path:
         count += 1
         free = path.with_name(f'{path.name}-{count}')
     return free
-
-
-def _differences(a: object, b: object, path: str = '') -> set[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return {
-            difference
-            for key in {*a, *b}
-            for difference in _differences(a.get(key), b.get(key), f'{path}.{key}'.lstrip('.'))
-        }
-    return set() if a == b else {path}

@@ -1,0 +1,127 @@
+"""Whether a run that continues is the run that was begun: the same config, classes, images and weights.
+
+work_folder.py asks here before a run continues.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import vet
+from vet.config import Evaluation, Train
+from vet.engine.saving.identity import differences, other_versions
+from vet.errors import DataError, TrainingError
+from vet.files import JsonObject, read_json
+from vet.log import warn
+from vet.versions import is_newer
+
+LONGER = {'train.max_epochs', 'train.lr_scheduler.T_max'}  # what differs if a run shall train further
+# settings that a resumed run may change, because they change no weight
+FREE = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs', 'report', 'trackers')
+
+
+def check_config(folder: Path, config: JsonObject) -> bool:
+    """Refuses to continue the run in `folder` with another config.
+
+    Returns whether only train.max_epochs is larger than before.
+    """
+    path = folder / 'config.json'
+    if not path.is_file():
+        warn(f'{str(folder)!r} has no config.json. Whether the config is still the same is not known.')
+        return False
+    try:
+        begun = read_json(path)
+    except DataError as error:
+        raise DataError(
+            f'{error} The config of the run is not known. Begin anew in another work folder; or, if '
+            f'you know that the config is still the same, remove {path.name}.'
+        ) from error
+    changed = sorted(
+        name
+        for name in _differences(_completed(begun), json.loads(json.dumps(config)))
+        if name.rpartition('.')[2] not in FREE
+    )
+    if not changed:
+        return False
+    if set(changed) <= LONGER and _epochs(config) > _epochs(begun) > 0:
+        return True
+    raise TrainingError(
+        f'the run in {str(folder)!r} was begun with another config: {", ".join(changed)} differ. '
+        f'Resume with its own ({path}), or begin anew in another work folder. To train further, resume '
+        'with a larger train.max_epochs alone; or begin a run from the model folder, '
+        f'{str(folder / "output")!r}, with model.finetune=False.{_newer(folder)}'
+    )
+
+
+def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
+    """Refuses to continue the run in `folder` with other classes, data or backbone weights."""
+    path = folder / 'identity.json'
+    if not path.is_file():
+        warn(
+            f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, '
+            'images and the weights of the backbone are still the same is not known.'
+        )
+        return
+    now = json.loads(json.dumps(identity))
+    try:
+        before = read_json(path)
+        changed, versions = differences(before, now), other_versions(before, now)
+    except (DataError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, if you know '
+            'that classes, images and weights are still the same, remove the file.'
+        ) from error
+    if changed:
+        raise TrainingError(
+            f'the run in {str(folder)!r} was begun with other data: what differs is '
+            f'{"; ".join(changed)}. Put that back, or begin anew in another work folder.{_newer(folder)}'
+        )
+    if versions:
+        warn(
+            f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by '
+            f'rounding.{_newer(folder)}'
+        )
+
+
+def _completed(begun: Any) -> Any:
+    """A config.json of an older vet, with the defaults of the settings that the older vet did not have."""
+    if not isinstance(begun, dict):
+        return begun
+    sections = {
+        name: asdict(kind()) | begun[name]
+        for name, kind in (('train', Train), ('evaluation', Evaluation))
+        if isinstance(begun.get(name), dict)
+    }
+    return dict(custom_hooks=[]) | begun | sections
+
+
+def _epochs(config: Any) -> int:
+    """train.max_epochs of a config.json. 0 if it has none."""
+    train = config.get('train') if isinstance(config, dict) else None
+    epochs = train.get('max_epochs') if isinstance(train, dict) else None
+    return epochs if type(epochs) is int else 0
+
+
+def _newer(folder: Path) -> str:
+    """A sentence about a run that a newer version of vet began. '' for other runs."""
+    try:
+        made_by = str(read_json(folder / 'environment.json')['vet'])
+    except (DataError, KeyError, TypeError):
+        return ''
+    if not is_newer(made_by):
+        return ''
+    return (
+        f' The run was written by a newer version of vet ({made_by}; this is {vet.__version__}): update vet.'
+    )
+
+
+def _differences(a: object, b: object, path: str = '') -> set[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {
+            difference
+            for key in {*a, *b}
+            for difference in _differences(a.get(key), b.get(key), f'{path}.{key}'.lstrip('.'))
+        }
+    return set() if a == b else {path}
