@@ -5,6 +5,7 @@ No module outside this folder imports another file of the folder.
 | file | content |
 |---|---|
 | work_folder.py | the folder of one run: which run may write there, and which run may continue |
+| same_run.py | whether the run that continues is the run that was begun |
 | checkpoint.py | the state after a step, from which a run continues as without an interruption |
 | identity.py | the start of a run: the model, the images, the versions |
 | log.py, events.py | the record of a run, as JSON lines, for TensorBoard, and as curves |
