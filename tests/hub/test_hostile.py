@@ -22,7 +22,8 @@ from vet import build_trainer, pipeline
 from vet.backbones.timm import ARCHITECTURE
 from vet.builders import find_config
 from vet.config import read_settings
-from vet.core.budget import Budget, bounded
+from vet.core.assemble import build_classifier
+from vet.core.budget import CALLS, Budget, bounded
 from vet.errors import DataError, UserError
 from vet.hub import push_to_hub
 from vet.hub.combine import combine
@@ -262,6 +263,31 @@ def test_a_network_that_needs_too_many_operations_is_refused_before_they_run():
     with pytest.raises(DataError, match='needs more than 1e.13 operations'), Budget() as budget:
         budget.operations = 1e6
         BACKBONES.build(dict(type='DigitsViT'))
+
+
+def test_tuners_that_take_too_long_to_check_are_refused():
+    """Each tuner is checked together with all tuners before: the time grows with the square of their
+    number.
+    """
+    calls = {}
+    for count in (1, 2, 4):
+        with bounded('x'), Budget() as budget:
+            build_classifier(
+                BACKBONES.build(dict(type='DigitsViT')),
+                [dict(type='LadderSide')] * count,
+                dict(type='Linear'),
+                ['a', 'b'],
+            )
+        calls[count] = CALLS - budget.calls
+    assert calls[4] - calls[2] > 2 * (calls[2] - calls[1])
+    with pytest.raises(DataError, match='takes more than 500,000 calls of functions'), Budget() as budget:
+        budget.calls = calls[2]
+        build_classifier(
+            BACKBONES.build(dict(type='DigitsViT')),
+            [dict(type='LadderSide')] * 4,
+            dict(type='Linear'),
+            ['a', 'b'],
+        )
 
 
 def test_memory_is_counted_in_bytes_of_float32():

@@ -1,4 +1,6 @@
-"""Limits the cost of a stranger's model. vet counts memory, tensors and operations before they are spent."""
+"""Limits the cost of a stranger's model. vet counts memory, tensors, operations and calls before they are
+spent.
+"""
 
 import math
 import warnings
@@ -22,12 +24,15 @@ NUMBERS = 2**27  # in one new tensor; the largest matrix of a published network,
 TENSORS = 20_000  # new tensors; the largest networks have a few thousand parameters
 # floating point, in matrix products and attention; seven billion parameters on one image take 5e12
 OPERATIONS = 1e13
+# calls of a function of torch, each of some 50 microseconds; 64 tasks of one LoRA take 190,000. Each tuner
+# proves that it runs together with all tuners before, so the calls grow with the square of their number.
+CALLS = 500_000
 
 
 class Budget(OperationsMode):
     """Within this context, a tensor that is too large is refused before it is made.
 
-    Also refused: more tensors than TENSORS, and more operations than OPERATIONS.
+    Also refused: more tensors than TENSORS, more operations than OPERATIONS, and more calls than CALLS.
     """
 
     def __init__(self) -> None:
@@ -39,6 +44,7 @@ class Budget(OperationsMode):
             TENSORS,
             OPERATIONS,
         )
+        self.calls = CALLS
 
     def __enter__(self) -> 'Budget':
         self._around = _budget.set(self)
@@ -53,6 +59,7 @@ class Budget(OperationsMode):
         self, op: Any, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
     ) -> object:
         kwargs = kwargs or {}
+        self._spend_call()
         if not any(isinstance(value, torch.Tensor) for value in args) or op.overloadpacket in NEW_TENSORS:
             self._spend_memory(args, kwargs)
         count = flop_registry.get(COUNTED_AS.get(op.overloadpacket, op.overloadpacket))
@@ -62,6 +69,14 @@ class Budget(OperationsMode):
         if count and op.overloadpacket in CONVOLUTIONS:
             self._spend_operations(count(*args, **kwargs, out_val=made))
         return made
+
+    def _spend_call(self) -> None:
+        self.calls -= 1
+        if self.calls < 0:
+            raise DataError(
+                f'to build and to check the network, its tuners and its head takes more than {CALLS:,} calls '
+                'of functions of torch. Use fewer tuners, or fewer tasks.'
+            )
 
     def _spend_memory(self, args: tuple, kwargs: dict) -> None:
         sizes = [value for value in (*args, *kwargs.values()) if _is_size(value)]
@@ -113,7 +128,7 @@ def rehearse_building(build: Callable[[], object]) -> None:
 
 @contextmanager
 def unbounded() -> Iterator[None]:
-    """Within, a Budget counts nothing: what runs on the meta device takes neither memory nor operations."""
+    """Within, a Budget counts calls alone: code on the meta device takes neither memory nor operations."""
     budget = _budget.get()
     if budget is None:
         yield
