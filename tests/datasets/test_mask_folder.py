@@ -53,6 +53,58 @@ def test_palettes_and_sixteen_bits(folder):
         assert np.array_equal(MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])[0][1], wanted)
 
 
+COLOURS = {'ground': (0, 0, 0), 'box': (128, 64, 128), 'stripe': (0, 64, 128)}
+WHITE = (255, 255, 255)
+
+
+@pytest.fixture
+def coloured(folder):
+    """The folder, whose masks have colours. Pixels without a class are white."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[:3], colours[VOID] = list(COLOURS.values()), WHITE
+    for path in folder.glob('*/masks/*.png'):
+        Image.fromarray(colours[np.asarray(Image.open(path))]).save(path)
+    return folder
+
+
+def test_masks_with_colours(folder, request):
+    wanted = [mask for _, mask in MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])]
+    coloured = request.getfixturevalue('coloured')
+    data = MaskFolder(coloured, 'val', classes=COLOURS, ignore=[WHITE])
+    assert data.classes == NAMES
+    assert all(np.array_equal(mask, right) for (_, mask), right in zip(data, wanted, strict=True))
+    path = coloured / 'val' / 'masks' / '0.png'
+    Image.open(path).convert('P', palette=Image.Palette.ADAPTIVE).save(
+        path
+    )  # a palette with the same colours
+    assert np.array_equal(MaskFolder(coloured, 'val', classes=COLOURS, ignore=[WHITE])[0][1], wanted[0])
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ({}, r'has the colour \(255, 255, 255\) in .* pixels, which is the colour of none of the 3 classes'),
+        (
+            dict(classes=COLOURS | {'box': (0, 0, 0)}),
+            r'the colour \(0, 0, 0\) of a mask has several meanings',
+        ),
+        (
+            dict(classes=COLOURS | {'box': (0, 0, 256)}),
+            r'classes has the colour \(0, 0, 256\); allowed: three',
+        ),
+        (dict(classes=COLOURS | {'box': 4}), 'classes has the colour 4; allowed: three'),
+        (
+            dict(classes={'ground': 0, 'box': (1, 1, 1)}),
+            'allowed: whole numbers from 0 to 65,535, or colours',
+        ),
+        (dict(classes=NAMES), 'pixels of the mode .RGB., and the classes have numbers'),
+    ],
+)
+def test_colours_that_mean_nothing_are_refused(coloured, arguments, message):
+    with pytest.raises(UserError, match=message):
+        MaskFolder(coloured, 'val', **dict(classes=COLOURS) | arguments)
+
+
 def test_a_turned_photo_has_an_upright_mask(folder):
     pixels, mask = drawing(3, (24, 40))
     exif = Image.Exif()
@@ -74,7 +126,7 @@ def save(array, mode=None):
         (lambda path: path.unlink(), r"1 of 2 images in .*images' have no mask in .*such as .*0.png"),
         (save(np.zeros((31, 32), np.uint8)), r'0.png. has 31 x 32 pixels \(height x width\), but its image has 32'),
         (save(np.full((32, 32), 7, np.uint8)), r'has the number 7 in 1,024 of 1,024 pixels.*none of the 3 cl.*ignore=\[7\]'),
-        (save(np.zeros((32, 32, 3), np.uint8)), "pixels of the mode 'RGB'; a mask has one number"),
+        (save(np.zeros((32, 32, 3), np.uint8)), "pixels of the mode 'RGB', and the classes have numbers"),
         (lambda path: path.write_bytes(b'no image'), 'cannot read .*0.png. as a mask'),
     ],
 )  # fmt: skip

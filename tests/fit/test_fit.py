@@ -55,7 +55,9 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope='module')
 def fitted(photos, tmp_path_factory):
     run = tmp_path_factory.mktemp('run') / 'fit'
-    return fit(photos, run, TRIAL)
+    with pytest.MonkeyPatch.context() as patch:  # as many epochs on a busy machine as on a quiet machine
+        patch.setattr('vet.fit.choices._seconds_of_an_image', lambda *_: 2e-4)
+        return fit(photos, run, TRIAL)
 
 
 def test_it_ends_with_an_honest_sentence(fitted):
@@ -319,8 +321,27 @@ def test_splits_from_which_nothing_can_be_learned(rows, words):
 
 def test_groups_that_the_user_has_put_apart_are_told():
     prepared = _divided([('a', 0, 'train'), ('a', 0, 'test'), ('b', 1, 'train'), ('b', 2, 'test')])
-    assert prepared.says_what_is_apart(prepared.given).startswith('1 test photos look like photos of another')
+    told = 'Photos for the test that look like photos of another part, or that --group-by puts with those: 1.'
+    assert prepared.says_what_is_apart(prepared.given).startswith(told)
+    assert 'for the validation' in prepared.says_what_is_apart(['train', 'val', 'train', 'train'])
     assert prepared.says_what_is_apart(['train'] * 4) == 'Photos that look the same are in one part.'
+
+
+def test_classes_without_test_photos_are_told(capsys):
+    rows = [(label, f'{label}{i}', None) for label in 'ab' for i in range(5)]
+    together = [('c', 'c', None)] * 5  # --group-by keeps all photos of the class together
+    splits = _divided(rows + together).divided(0.2, 0)
+    assert splits[-5:] == ['train'] * 5
+    assert 'No photo is left to report on in these classes: c.' in capsys.readouterr().err
+
+
+def test_photos_that_are_refused_leave_no_folder_and_name_no_page(tmp_path, capsys):
+    for name, colour in COLOURS.items():
+        photo(tmp_path / 'photos' / name / '1.png', colour, 1)
+        shutil.copy(tmp_path / 'photos' / name / '1.png', tmp_path / 'photos' / name / '2.png')
+    with pytest.raises(UserError, match='At least two classes need 3 photos'):
+        fit(tmp_path / 'photos', tmp_path / 'run', Options(backbone='trial'))
+    assert not (tmp_path / 'run').exists() and 'check.html' not in capsys.readouterr().err
 
 
 def test_what_to_type_next_can_be_pasted(fitted, monkeypatch, capsys):

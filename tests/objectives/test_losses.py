@@ -107,6 +107,7 @@ class Failing:
             'SingleLabel',
             'has 2 weights, but there are 3 cl',
         ),
+        (dict(type='CrossEntropyLoss', class_weight=[0, 0, 0]), 'SingleLabel', 'class_weight has only zeros'),
         (
             dict(type='OneNumber'),
             'SingleLabel',

@@ -79,13 +79,22 @@ def test_refusals(tmp_path, options, message):
         trainer_of(tmp_path / 'run', Measured, **options).train()
 
 
-def test_a_number_that_never_changes(tmp_path):
-    class Same(Measured):
+@pytest.mark.parametrize(
+    'worth, message',
+    [
+        (lambda i: 3.0, "the number 'worth' is 3 in all 120 training images"),
+        (lambda i: 1e9 + i, "'worth' is 1e.09 on average and varies by 34.6398 only.*Subtract a constant, such as 1e.09"),
+        (lambda i: 1e30 * (i - 60), "'worth' varies by 3.46398e.31; allowed: 1e-15 to 1e.15"),
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_learned(tmp_path, worth, message):
+    class Other(Measured):
         def __init__(self, split):
-            super().__init__(split, [(3.0, float(i)) for i in range(120 if split == 'train' else 60)])
+            count = 120 if split == 'train' else 60
+            super().__init__(split, [(worth(i), float(i)) for i in range(count)])
 
-    with pytest.raises(UserError, match="the number 'worth' is 3 in all 120 training images"):
-        trainer_of(tmp_path / 'run', Same)
+    with pytest.raises(UserError, match=message):
+        trainer_of(tmp_path / 'run', Other)
 
 
 @pytest.mark.parametrize(

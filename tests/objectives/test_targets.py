@@ -89,3 +89,16 @@ def test_wrong_targets_stop_a_run_before_its_first_step(tmp_path, kind, wrong, m
 def test_sets_under_single_label_name_the_remedy(tmp_path):
     with pytest.raises(UserError, match=r'image 0 of Tagged.*has the label.*type="MultiLabel"'):
         trainer_of(tmp_path / 'run', Tagged, **{'model.objective': dict(type='SingleLabel')}).train()
+
+
+@pytest.mark.parametrize('kind', ['SingleLabel', 'Embedding'])
+def test_a_single_class_is_refused(tmp_path, kind):
+    class Alike(Measured):
+        def __init__(self, split):
+            super().__init__(split, [0] * (120 if split == 'train' else 60))
+            self.classes = ['only']
+            self.objective = dict(type=kind)
+
+    head = {'model.head': dict(type='Embedding')} if kind == 'Embedding' else {}
+    with pytest.raises(UserError, match="the dataset has one class, 'only'. A model learns to tell classes"):
+        trainer_of(tmp_path / 'run', Alike, **head)

@@ -236,3 +236,33 @@ def test_a_search_that_cannot_begin_leaves_no_folder(config):
     with pytest.raises(UserError, match="unknown key in train 'epochs'"):
         tune(source, run, replace(CPU, cfg_options={'train.epochs': 1}))
     assert not run.exists()
+
+
+def test_a_search_that_was_killed_while_it_prepared_the_data_begins_again(config, monkeypatch):
+    source, run = config
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr('vet.search.tuning._fitting', killed)
+        tune(source, run, CPU)
+    assert tune(source, run, CPU).winner.is_whole
+
+
+def test_a_search_goes_on_with_the_candidates_that_it_began_with(config, monkeypatch):
+    source, run = config
+    first = tune(source, run, CPU)
+    monkeypatch.setattr(
+        'vet.search.tuning.candidates', lambda *_: []
+    )  # as another version of vet might state
+    assert first.tried[0] in tune(source, run, CPU).tried
+
+
+@pytest.mark.parametrize('text', ['{"asked": {', '[]', '{"asked": {}, "base": {}}'])
+def test_a_damaged_search_is_refused(config, text):
+    source, run = config
+    run.mkdir()
+    (run / 'search.json').write_text(text)
+    with pytest.raises(UserError, match='search.json. cannot be read'):
+        tune(source, run, CPU)

@@ -217,8 +217,8 @@ class Train(Section):
     """The head's learning rate. None: the learning rate of train.optimizer, as for the tuners."""
     sampler: Annotated[Plugin, PluginOf('sampler')] | None = None
     """Which images an epoch trains on, and in which order: dict(type='ClassBalanced'), Weighted,
-    RepeatedAugmentation, or a sampler of your own. `vet list samplers` shows the names. None: each image
-    comes once in an epoch, shuffled."""
+    PerClass, RepeatedAugmentation, or a sampler of your own. `vet list samplers` shows the names. None: each
+    image comes once in an epoch, shuffled."""
     dataloader: Dataloader = field(default_factory=Dataloader)
     """How the training images are read."""
     transform: list[Transform] = field(

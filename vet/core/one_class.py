@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vet.core.objective import Objective
+from vet.errors import UserError
 from vet.targets import as_label
 
 
@@ -15,6 +16,14 @@ class OneClass(Objective):
 
     def check(self, target: Any, name: Callable[[], str]) -> Any:
         return as_label(target, len(self.names), name)
+
+    def fit(self, targets: Callable[[], Sequence[Any]]) -> None:
+        """UserError for a single class: every answer would be right. The targets are not read."""
+        if len(self.names) < 2:
+            raise UserError(
+                f'the dataset has one class, {self.names[0]!r}. A model learns to tell classes apart: add '
+                'images of another class.'
+            )
 
     def group(self, target: Any) -> int:
         return target

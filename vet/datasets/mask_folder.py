@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vet.datasets.base import resolve_split
 from vet.datasets.image_files import find_images, warn_of_left_out
-from vet.datasets.masks import MaskDataset, Values
+from vet.datasets.masks import MaskDataset, Pixel, Values
 from vet.errors import DataError, UserError
 from vet.registry import DATASETS
 
@@ -17,13 +17,15 @@ class MaskFolder(MaskDataset):
     path: absolute or relative to `root`.
     split: the name of a folder in `path`, such as 'train', or 'train+val'. The folders may also be
         path/images/<split>/ and path/masks/<split>/. None: path/images/ and path/masks/.
-    classes: the class names in the order of the numbers in the masks, from 0; or {name: number}; or the path
-        of a text file with a name in each line, absolute or relative to `path`.
-    ignore: the numbers of pixels without a class. 255 is always such a number.
+    classes: the class names in the order of the numbers in the masks, from 0; or {name: number}; or
+        {name: (red, green, blue)} for masks with colours; or the path of a text file with a name in each
+        line, absolute or relative to `path`.
+    ignore: the numbers, or the colours, of pixels without a class. The number 255 is always such a number.
     images, masks: the names of the folders.
-    A mask is a gray PNG, or a PNG with a palette, of the size of its image. Images and masks may lie deeper
-    in the folders, at equal places.
-    DataError for a missing folder or mask, for a mask of another size, and for a number without a class.
+    A mask is a PNG of the size of its image: gray, with a palette, or with a colour for each class.
+    Images and masks may lie deeper in the folders, at equal places.
+    DataError for a missing folder or mask, for a mask of another size, and for a number or a colour without
+    a class.
     """
 
     def __init__(
@@ -32,8 +34,8 @@ class MaskFolder(MaskDataset):
         split: str | None = None,
         path: str | Path = '',
         *,
-        classes: Sequence[str] | Mapping[str, int] | str,
-        ignore: Sequence[int] = (),
+        classes: Sequence[str] | Mapping[str, Pixel] | str,
+        ignore: Sequence[Pixel] = (),
         images: str = 'images',
         masks: str = 'masks',
     ):

@@ -1,6 +1,6 @@
 """Images with masks: how the pixels of a mask file become class numbers.
 
-A mask file has one number for each pixel: a gray PNG, or a PNG with a palette.
+A mask file has one number for each pixel (a gray PNG, or a PNG with a palette), or a colour for each pixel.
 """
 
 import os
@@ -16,53 +16,87 @@ from vet.errors import DataError, UserError
 from vet.targets import IGNORED
 
 SEGMENTATION = dict(type='Segmentation')
-UNKNOWN = -1
+Pixel = int | Sequence[int]  # a number, or a colour (red, green, blue)
 FORMATS = ('PNG', 'TIFF', 'BMP', 'GIF')  # of masks: they keep each number
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class Values:
-    """What the numbers in mask files mean.
+    """What the pixels in mask files mean: numbers, or colours (red, green, blue).
 
-    classes: the names of the numbers 0, 1, …; or {name: number}.
-    ignore: the numbers of pixels without a class, beside 255.
+    classes: the names of the numbers 0, 1, …; or {name: number}; or {name: colour}.
+    ignore: the numbers or colours of pixels without a class. The number 255 is always such a number.
+    UserError for a number that is not in 0..65,535, for a colour that is not three numbers in 0..255, for
+    numbers beside colours, and for a number or colour with several meanings.
     """
 
-    def __init__(self, classes: Sequence[str] | Mapping[str, int], ignore: Sequence[int] = ()):
-        numbers = classes if isinstance(classes, Mapping) else None
+    def __init__(self, classes: Sequence[str] | Mapping[str, Pixel], ignore: Sequence[Pixel] = ()):
         self.names = class_list(list(classes))
-        known = list(numbers.values()) if numbers is not None else list(range(len(self.names)))
-        for what, given in (('classes', known), ('ignore', ignore)):
-            if wrong := [one for one in given if type(one) is not int or not 0 <= one < 2**16]:
+        known = list(classes.values()) if isinstance(classes, Mapping) else list(range(len(self.names)))
+        self.are_colours = not isinstance(known[0], int)
+        self.kind = 'colour' if self.are_colours else 'number'
+        codes = [self._code(pixel, 'classes') for pixel in known]
+        ignored = [self._code(pixel, 'ignore') for pixel in ignore]
+        if not self.are_colours:
+            ignored.append(IGNORED)
+        for pixel, code in zip(known, codes):
+            if codes.count(code) > 1 or code in ignored:
                 raise UserError(
-                    f'{what} has the number {wrong[0]!r}; allowed: whole numbers from 0 to 65,535.'
+                    f'the {self.kind} {pixel} of a mask has several meanings. Give each class a {self.kind} '
+                    f'of its own that is not in ignore{"" if self.are_colours else f", and not {IGNORED}"}.'
                 )
-        if twice := [one for one in known if known.count(one) > 1 or one in (*ignore, IGNORED)]:
+        # the class + 1 of each code; 0 is unknown. np.zeros takes memory only where numbers are written.
+        self.table = np.zeros(1 + max(*codes, *ignored, 0), np.int16)
+        self.table[ignored] = 1 + IGNORED
+        self.table[codes] = range(1, 1 + len(codes))
+
+    def _code(self, pixel: Pixel, setting: str) -> int:
+        """A number, or a colour as red * 65,536 + green * 256 + blue."""
+        if self.are_colours:
+            if isinstance(pixel, list | tuple) and len(pixel) == 3 and all(_is_whole(c, 256) for c in pixel):
+                return pixel[0] << 16 | pixel[1] << 8 | pixel[2]
             raise UserError(
-                f'the number {twice[0]} of a mask has several meanings. Give each class a number of its own '
-                f'that is neither in ignore nor {IGNORED}.'
+                f'{setting} has the colour {pixel!r}; allowed: three whole numbers from 0 to 255, such as '
+                '(128, 64, 128).'
             )
-        self.table = np.full(1 + max(*known, *ignore, IGNORED), UNKNOWN, np.int16)
-        self.table[known] = range(len(known))
-        self.table[[*ignore, IGNORED]] = IGNORED
+        if isinstance(pixel, int) and _is_whole(pixel, 2**16):
+            return pixel
+        raise UserError(
+            f'{setting} has the number {pixel!r}; allowed: whole numbers from 0 to 65,535, or colours '
+            '(red, green, blue) for all classes.'
+        )
+
+    def _pixels(self, mask: Image.Image, name: str) -> np.ndarray:
+        """The code of each pixel, int64 (H, W)."""
+        if self.are_colours:
+            red, green, blue = np.moveaxis(np.asarray(mask.convert('RGB')).astype(np.int64), 2, 0)
+            return red << 16 | green << 8 | blue
+        if mask.mode not in ('1', 'L', 'P', 'I') and not mask.mode.startswith('I;16'):
+            raise DataError(
+                f'the mask {name} has pixels of the mode {mask.mode!r}, and the classes have numbers. Save '
+                'the mask as a gray PNG or as a PNG with a palette, or give the colour of each class: '
+                'classes={"road": (128, 64, 128), …}.'
+            )
+        return np.asarray(mask).astype(np.int64)
 
     def read(self, mask: Image.Image, name: str) -> np.ndarray:
         """A mask as class numbers and 255, uint8 (H, W). DataError with the name for anything else."""
-        if mask.mode not in ('1', 'L', 'P', 'I') and not mask.mode.startswith('I;16'):
+        pixels = self._pixels(mask, name)
+        found = self.table[pixels.clip(0, len(self.table) - 1)]
+        found[(pixels < 0) | (pixels >= len(self.table))] = 0
+        if (wrong := pixels[found == 0]).size:
+            code = int(wrong[0])
+            pixel = (code >> 16, code >> 8 & 255, code & 255) if self.are_colours else code
             raise DataError(
-                f'the mask {name} has pixels of the mode {mask.mode!r}; a mask has one number for each '
-                'pixel. Save the mask as a gray PNG, or as a PNG with a palette.'
+                f'the mask {name} has the {self.kind} {pixel} in {wrong.size:,} of {pixels.size:,} pixels, '
+                f'which is the {self.kind} of none of the {len(self.names)} classes. Correct the mask, add '
+                f'the class to `classes`, or leave such pixels out by ignore=[{pixel}].'
             )
-        numbers = np.asarray(mask).astype(np.int64)
-        found = self.table[np.clip(numbers, 0, len(self.table) - 1)]
-        found[(numbers < 0) | (numbers >= len(self.table))] = UNKNOWN
-        if (wrong := numbers[found == UNKNOWN]).size:
-            raise DataError(
-                f'the mask {name} has the number {wrong[0]} in {wrong.size:,} of {numbers.size:,} pixels, '
-                f'which is the number of none of the {len(self.names)} classes. Correct the mask, add the '
-                f'class to classes=[…], or leave such pixels out by ignore=[{wrong[0]}].'
-            )
-        return found.astype(np.uint8)
+        return (found - 1).astype(np.uint8)
+
+
+def _is_whole(value: object, below: int) -> bool:
+    return type(value) is int and 0 <= value < below
 
 
 class MaskDataset(ImageDataset):

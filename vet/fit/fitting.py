@@ -109,6 +109,7 @@ def fit(source: Path, run: Path, options: Options) -> Result:
     try:
         photos = prepared(source, run, options.strict, options.group_by)
         splits = _splits(photos, options)
+        photos.write_check(run / 'check.html')
         minutes = options.minutes / len(splits)
         learned = Counter(splits[0])['train']
         chosen = plan(backbone, tuners, photos.photos.classes, learned, minutes, options.device)
@@ -207,9 +208,10 @@ def new_run(source: Path, out: str | None, prefix: str = '') -> Path:
 
 
 def make_run(run: Path) -> None:
-    """Makes the folder of a run. UserError if the folder exists or cannot be made."""
+    """Makes the folder of a run; an empty folder is taken. UserError if the folder cannot be used."""
     try:
-        run.mkdir(parents=True)
+        if not (run.is_dir() and not any(run.iterdir())):
+            run.mkdir(parents=True)
     except FileExistsError as error:
         raise UserError(f'{str(run)!r} exists. Give --out the path of a new folder.') from error
     except OSError as error:

@@ -21,10 +21,15 @@ from vet.patterns import part_of, require_pattern
 
 @dataclass(frozen=True)
 class Prepared:
-    """photos: those that are taken. groups: of each photo; a group stays in one split."""
+    """photos: those that are taken. groups: of each photo; a group stays in one split.
+
+    things: how many things vet check finds in all photos. page: check.html; empty if vet check finds nothing.
+    """
 
     photos: Photos
     groups: list[int]
+    things: int = 0
+    page: str = ''
 
     @property
     def labels(self) -> list[str]:
@@ -35,13 +40,19 @@ class Prepared:
         """The split of each photo, as the user has made the splits."""
         return [photo.split for photo in self.photos.photos]
 
+    def write_check(self, path: Path) -> None:
+        """Writes what vet check finds, if it finds anything, and says so."""
+        if self.page:
+            write_file(path, self.page)
+            say(f'vet check finds {self.things:,} things to look at: {path}')
+
     def divided(self, holdout: float, seed: int) -> list[str]:
         """The split of each photo: 'train', 'val' or 'test'.
 
         UserError if no photo of a class is in train, or if val or test has no photo.
         """
         splits = divide(self.labels, self.groups, holdout, seed, self.given)
-        if missing := self._unlearned(splits):
+        if missing := self._missing(splits, 'train'):
             raise UserError(
                 f'the class {missing[0]!r} has no photo to learn from: all photos of the class are for '
                 'validation or for the test. Add photos of the class, or remove the class.'
@@ -52,25 +63,28 @@ class Prepared:
                     f'no photo is left to {purpose}: a class needs one more photo in train that does not '
                     'look like the others, and that --group-by does not put with the others.'
                 )
+            if missing := self._missing(splits, split):
+                say(f'No photo is left to {purpose} in these classes: {", ".join(missing[:10])}.')
         return splits
 
-    def _unlearned(self, splits: Sequence[str]) -> list[str]:
-        """The classes without a photo in train."""
-        learned = {label for label, split in zip(self.labels, splits) if split == 'train'}
-        return sorted(set(self.labels) - learned)
+    def _missing(self, splits: Sequence[str], split: str) -> list[str]:
+        """The classes without a photo in `split`."""
+        present = {label for label, of_label in zip(self.labels, splits) if of_label == split}
+        return sorted(set(self.labels) - present)
 
     def says_what_is_apart(self, splits: Sequence[str]) -> str:
         """A sentence about groups that are in several splits, because the user has made the splits."""
         parts: dict[int, set[str]] = defaultdict(set)
         for group, split in zip(self.groups, splits):
             parts[group].add(split)
-        pairs = zip(self.groups, splits)
-        if apart := sum(split == 'test' and len(parts[group]) > 1 for group, split in pairs):
-            return (
-                f'{apart:,} test photos look like photos of another part, or --group-by puts them together: '
-                'the test result will be too good.'
-            )
-        return 'Photos that look the same are in one part.'
+        apart = Counter(split for group, split in zip(self.groups, splits) if len(parts[group]) > 1)
+        said = [
+            f'Photos for the {purpose} that look like photos of another part, or that --group-by puts with '
+            f'those: {apart[split]:,}. The result of the {purpose} will be too good.'
+            for split, purpose in (('test', 'test'), ('val', 'validation'))
+            if apart[split]
+        ]
+        return ' '.join(said) or 'Photos that look the same are in one part.'
 
     def folds(self, count: int, holdout: float, seed: int) -> list[list[str]]:
         """The splits of `count` trainings, so that each photo is in test once. Classes are spread evenly.
@@ -93,7 +107,7 @@ class Prepared:
             for item in test:
                 given[item] = 'test'
             splits.append(divide(self.labels, self.groups, holdout, seed, given))
-            if missing := self._unlearned(splits[-1]):
+            if missing := self._missing(splits[-1], 'train'):
                 raise UserError(
                     f'with --folds {count}, the class {missing[0]!r} would be in no training photo, because '
                     'photos of the class stay together. Give other --folds, or add photos.'
@@ -110,29 +124,28 @@ class Prepared:
 
 
 def prepared(source: Path, run: Path, strict: bool = False, group_by: str | None = None) -> Prepared:
-    """The photos of `source`. An archive is unpacked into the folder `run`, which gets check.html too.
+    """The photos of `source`. An archive is unpacked into the folder `run`.
 
     UserError for photos from which nothing can be learned.
     """
     photos = read_photos(source, run / 'photos')
-    seen = _without_broken_and_copies(photos, strict, run / 'check.html')
+    looks = look([photo.path for photo in photos.photos])
+    found = findings(photos, looks)
+    page = check_page(photos, found) if found else ''
+    seen = _without_broken_and_copies(photos, looks, strict)
     groups = _without_small_classes(photos, _groups(photos, seen, group_by))
     say(photos.says())
-    return Prepared(photos, groups)
+    return Prepared(photos, groups, len(found), page)
 
 
-def _without_broken_and_copies(photos: Photos, strict: bool, page: Path) -> list[Seen]:
+def _without_broken_and_copies(photos: Photos, looks: list[Seen], strict: bool) -> list[Seen]:
     """Leaves broken files and copies out. Returns the look at each photo that stays."""
-    looks = look([photo.path for photo in photos.photos])
     broken = [seen.error for seen in looks if seen.error]
     if broken and strict:
         listed = '\n'.join(f'  {error}' for error in broken)
         raise UserError(f'{len(broken):,} files cannot be read. Mend or remove the files:\n{listed}')
     for error in broken:
         say(f'broken: {error}')
-    if found := findings(photos, looks):
-        write_file(page, check_page(photos, found))
-        say(f'vet check finds {len(found):,} things to look at: {page}')
     reasons = to_leave_out(photos.photos, looks)
     kept = [seen for photo, seen in zip(photos.photos, looks) if photo.path not in reasons]
     photos.leave_out(reasons)

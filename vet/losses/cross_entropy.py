@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.allowed import Dropout
+from vet.errors import UserError
 from vet.losses.pixels import cross_entropy
 from vet.losses.weights import ClassWeights, Counts, balanced, counted, refuse_other_length
 from vet.registry import LOSSES
@@ -15,8 +16,9 @@ class CrossEntropyLoss(nn.Module):
     """w_y (-log softmax(outputs)_y), by `torch.nn.functional.cross_entropy`.
 
     label_smoothing: the share of the target that is spread evenly over all classes.
-    class_weight: w, a list of K weights; or 'balanced': N / (K n_k) for a class of n_k among N training
-        images. None: all weights are 1. The loss of a step is the mean over its images.
+    class_weight: w, a list of K weights, of which one at least is above 0; or 'balanced': N / (K n_k) for a
+        class of n_k among N training images. None: all weights are 1. The loss of a step is the mean over
+        its images.
     kind: the objective's kind of target. The loss of a mask is the mean over the labelled pixels.
     """
 
@@ -34,6 +36,11 @@ class CrossEntropyLoss(nn.Module):
         self.kind = kind
         weights = None
         if class_weight is not None:
+            if not any(class_weight):
+                raise UserError(
+                    'train.loss.class_weight has only zeros, so that nothing can be learned. Give a class a '
+                    'weight above 0.'
+                )
             weights = (
                 balanced(*counted(counts, 'class_weight="balanced"'))
                 if class_weight == 'balanced'

@@ -14,6 +14,8 @@ from vet.registry import OBJECTIVES
 from vet.targets import as_numbers
 
 MOST = 1_000  # numbers of an image
+LARGEST = 1e15  # of a mean or a standard deviation: squares of such numbers are finite in float32
+DIGITS = 1e4  # most |mean| / std: float32 has 7 digits, so that an error of std / 1,000 is seen
 FINITE = number(-1e30, 1e30)
 UNITS = Rule(
     lambda value: (
@@ -39,7 +41,7 @@ class Regression(Objective):
     are in the user's units. `pipeline` returns {name: number}.
     units: {name: unit}, such as dict(road='%'), for tables and the model card.
     mean, std: one number for each name, as vet found them. A model folder holds them.
-    UserError if a number is the same in all training images.
+    UserError if a number is the same in all training images, or if float32 cannot hold the number well.
     """
 
     targets = 'numbers'
@@ -97,6 +99,16 @@ class Regression(Objective):
                 raise UserError(
                     f'the number {name!r} is {value:g} in all {len(values_NT)} training images, so that '
                     'nothing can be learned. Correct the targets, or leave the number out.'
+                )
+            if abs(value) > DIGITS * spread:
+                raise UserError(
+                    f'the number {name!r} is {value:g} on average and varies by {spread:g} only. The network '
+                    f'computes with 7 digits. Subtract a constant, such as {value:.2g}, from the targets.'
+                )
+            if not 1 / LARGEST <= spread <= LARGEST:
+                raise UserError(
+                    f'the number {name!r} varies by {spread:g}; allowed: {1 / LARGEST:g} to {LARGEST:g}. '
+                    'Give the targets in another unit.'
                 )
         self._set(mean, std)
         self._is_fitted = True

@@ -1,8 +1,13 @@
 """The contract of a sampler: which images an epoch trains on, and in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+
+from vet.errors import UserError
+
+Targets = Callable[[], Sequence[Any]]
 
 
 class Sampler:
@@ -30,3 +35,16 @@ class Sampler:
         and any number of processes see the same images. Copies of an image are augmented each in another way.
         """
         raise NotImplementedError(f'{type(self).__name__} must write draw(epoch, generator)')
+
+
+def classes_of(targets: Targets, kind: str, sampler: str) -> Sequence[int]:
+    """The class of each image. UserError if images have no single class."""
+    classes = targets()
+    if kind == 'one class':  # also shares of classes
+        return [label if isinstance(label, int) else label.index(max(label)) for label in classes]
+    if not all(isinstance(label, int) for label in classes):
+        raise UserError(
+            f'the sampler {sampler!r} draws by the class of an image, but a target of this run is '
+            f"{kind or 'no class'}. Give dict(type='Weighted', weights=[…]) with one weight for each image."
+        )
+    return classes

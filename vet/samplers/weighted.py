@@ -1,18 +1,17 @@
 """Samplers that draw with replacement, each image with a probability of its own."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from annotated_types import Interval, MinLen
 
 from vet.errors import UnknownNameError, UserError
 from vet.registry import SAMPLERS
-from vet.samplers.base import Sampler
+from vet.samplers.base import Sampler, Targets, classes_of
 
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
-Targets = Callable[[], Sequence[Any]]
 
 
 class Drawn(Sampler):
@@ -41,7 +40,7 @@ class ClassBalanced(Drawn):
         power: Annotated[float, Interval(ge=0, le=1)] = 1.0,
     ):
         super().__init__(images)
-        classes = _classes(targets, kind, 'ClassBalanced')
+        classes = classes_of(targets, kind, 'ClassBalanced')
         counts = Counter(classes)
         self.weights = torch.tensor([counts[label] ** -power for label in classes], dtype=torch.float64)
 
@@ -74,23 +73,10 @@ class Weighted(Drawn):
                 f'training images, or one for each of the {len(names):,} classes, or {{class name: weight}}.'
             )
         if len(weights) != images:
-            weights = [weights[label] for label in _classes(targets, kind, 'Weighted')]
+            weights = [weights[label] for label in classes_of(targets, kind, 'Weighted')]
         self.weights = torch.tensor(weights, dtype=torch.float64)
         if not self.weights.any():
             raise UserError(
                 'train.sampler.weights gives every training image the weight 0, so that no image can be '
                 'drawn. Give a weight above 0 to some of them.'
             )
-
-
-def _classes(targets: Targets, kind: str, sampler: str) -> Sequence[int]:
-    """The class of each image. UserError if images have no single class."""
-    classes = targets()
-    if kind == 'one class':  # also shares of classes
-        return [label if isinstance(label, int) else label.index(max(label)) for label in classes]
-    if not all(isinstance(label, int) for label in classes):
-        raise UserError(
-            f'the sampler {sampler!r} draws by the class of an image, but a target of this run is '
-            f"{kind or 'no class'}. Give dict(type='Weighted', weights=[…]) with one weight for each image."
-        )
-    return classes

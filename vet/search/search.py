@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from vet.builders import build_trainer
 from vet.engine.evaluate import is_lower_better
 from vet.errors import DivergedError, UserError
+from vet.files import write_file
 from vet.hooks.base import Hook
 from vet.log import say
 from vet.search.candidates import Candidate
@@ -221,21 +222,37 @@ def trial_config(base: Config, tuner: Config, rate: float) -> Config:
     return config
 
 
-def remember(folder: Path, asked: Config, base: Config) -> None:
-    """Writes what a search is, so that it can go on."""
-    (folder / 'search.json').write_text(json.dumps(dict(asked=asked, base=base), indent=1))
+@dataclass(frozen=True)
+class Begun:
+    """What a search needs to go on. base, choices: see Search. choices[0] is tried first."""
+
+    base: Config
+    choices: list[Candidate]
 
 
-def remembered(folder: Path, asked: Config) -> Config | None:
-    """The base config of a search that began in `folder`. UserError if that search was asked otherwise."""
+def remember(folder: Path, asked: Config, begun: Begun | None) -> None:
+    """Writes search.json. begun: None as long as the photos are prepared."""
+    write_file(folder / 'search.json', json.dumps(dict(asked=asked, begun=begun and asdict(begun)), indent=1))
+
+
+def remembered(folder: Path, asked: Config) -> Begun | None:
+    """The search that began in `folder`, if one began. UserError if that search was asked otherwise."""
     file = folder / 'search.json'
     if not file.exists():
         return None
-    before = json.loads(file.read_text())
+    try:
+        before = json.loads(file.read_text())
+        known, begun = before['asked'], before['begun']
+        begun = begun and Begun(begun['base'], [Candidate(**choice) for choice in begun['choices']])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f'{str(file)!r} cannot be read: it is damaged, or another version of vet wrote it. Begin the '
+            'search again with another --out.'
+        ) from error
     for key, value in asked.items():
-        if before['asked'].get(key) != value:
+        if known.get(key) != value:
             raise UserError(
-                f'{str(folder)!r} holds a search with {key} {before["asked"].get(key)!r}, and now {key} is '
+                f'{str(folder)!r} holds a search with {key} {known.get(key)!r}, and now {key} is '
                 f'{value!r}. Give the options of that search, or another --out.'
             )
-    return before['base']
+    return begun

@@ -21,7 +21,7 @@ from vet.fit.recipe import as_file, recipe, tuner_entry
 from vet.log import say
 from vet.search.candidates import Candidate, candidates
 from vet.search.page import search_page
-from vet.search.search import Config, Search, Tried, remember, remembered, with_tuner
+from vet.search.search import Begun, Config, Search, Tried, remember, remembered, with_tuner
 from vet.seeding import seed_everything
 from vet.shipped import SUFFIXES, shipped
 from vet.source import find_config
@@ -96,26 +96,15 @@ def tune(source: str, run: Path, options: Options) -> Result:
     options.refuse_unread(_is_config(source))
     seed_everything(options.seed)
     asked = options.asked(str(Path(source).absolute()) if Path(source).exists() else source)
-    base = remembered(run, asked)
-    choices = candidates(options.tuners)
-    if base is None:
-        make_run(run)
-        try:
-            base = (
-                _of_config(source, options) if _is_config(source) else _of_photos(Path(source), run, options)
-            )
-        except UserError:
-            shutil.rmtree(run)
-            raise
-        remember(run, asked, base)
+    begun = remembered(run, asked)
+    if begun is None:
+        begun = _begin(source, run, options, asked)
     else:
         say(f'The search in {run} goes on.')
-    first = _default(base)
-    others = [choice for choice in choices if choice.tuner != first.tuner]
-    choices = [first, *_fitting(first, others, base, options)]
+    base, choices = begun.base, begun.choices
     rate = float(base['train']['optimizer']['lr'])
     place: dict[str, Any] = dict(device=options.device, data_root=options.data_root)
-    search = Search(run, base, choices, (first.name, rate), options.seed, **place)
+    search = Search(run, base, choices, (choices[0].name, rate), options.seed, **place)
     search.run(60 * options.minutes * SEARCH)
     winner, tried = search.winner(), list(search.tried())
     tuner = next(choice.tuner for choice in choices if choice.name == winner.candidate)
@@ -131,6 +120,25 @@ def tune(source: str, run: Path, options: Options) -> Result:
     metric = trainer.metrics[0]
     write_file(run / 'search.html', search_page(run, metric, tried))
     return Result(winner, tried, summary, metric, run)
+
+
+def _begin(source: str, run: Path, options: Options, asked: Config) -> Begun:
+    """Makes the folder of a search, prepares the data, and finds the candidates that the backbone takes."""
+    others = candidates(options.tuners)
+    if (run / 'search.json').exists():  # an earlier process was killed while it prepared the data
+        shutil.rmtree(run)
+    make_run(run)
+    remember(run, asked, None)
+    try:
+        base = _of_config(source, options) if _is_config(source) else _of_photos(Path(source), run, options)
+        first = _default(base)
+        others = [choice for choice in others if choice.tuner != first.tuner]
+        begun = Begun(base, [first, *_fitting(first, others, base, options)])
+    except UserError:
+        shutil.rmtree(run)
+        raise
+    remember(run, asked, begun)
+    return begun
 
 
 def _forget_other_winner(run: Path, text: str) -> None:
@@ -169,10 +177,11 @@ def _of_photos(source: Path, run: Path, options: Options) -> Config:
     backbone, tuners = backbone_entry(options.backbone, options.checkpoint), [tuner_entry('auto')]
     photos = prepared(source, run, group_by=options.group_by)
     splits = photos.divided(options.holdout, options.seed)
+    photos.write_check(run / 'check.html')
     counts = Counter(splits)
     say(
         f'{counts["train"]:,} images to learn from, {counts["val"]:,} to judge the candidates, '
-        f'{counts["test"]:,} to test the winner once.'
+        f'{counts["test"]:,} to test the winner once. {photos.says_what_is_apart(splits)}'
     )
     photos.write_table(run / 'photos.csv', splits)
     classes = photos.photos.classes

@@ -146,3 +146,16 @@ def test_a_users_sampler_that_is_wrong_is_named(monkeypatch, tmp_path, kind, wor
 def test_entries_that_do_not_fit(tmp_path, entry, words):
     with pytest.raises(UserError, match=words):
         small(tmp_path / 'run', **{'train.sampler': entry}).train()
+
+
+def test_a_batch_has_several_images_of_each_class(unequal):
+    order = drawn_images(dict(type='PerClass', images_per_class=4), unequal, epochs=1)
+    assert len(order) == len(unequal)
+    targets = targets_of(unequal)
+    blocks = [order[i : i + 4] for i in range(0, len(order) - 3, 4)]
+    assert all(len({targets[i] for i in block}) == 1 for block in blocks)
+    many = Counter(targets)
+    assert all(len(set(block)) == min(4, many[targets[block[0]]]) for block in blocks)
+    first = [targets[block[0]] for block in blocks[: len(many)]]
+    assert sorted(first) == sorted(many)  # each class once, before a class comes again
+    assert order == drawn_images(dict(type='PerClass', images_per_class=4), unequal, epochs=1)
