@@ -52,7 +52,7 @@ def _untraced(monkeypatch):
 def saved(tmp_path):
     """saved(backbone entry, *tuner entries, head=…): a model folder of random numbers."""
 
-    def make(backbone, *tuners, head='Linear', classes=CLASSES):
+    def make(backbone, *tuners, head='Linear', classes=CLASSES, evaluation=None):
         torch.manual_seed(0)
         head = dict(type=head)
         model = build_classifier(BACKBONES.build(backbone), list(tuners), head, classes).eval()
@@ -63,7 +63,7 @@ def saved(tmp_path):
             model=dict(tuners=list(tuners), head=head, tasks={}, shared='.*'),
             dataset={},
             train={},
-            evaluation={},
+            evaluation=evaluation or {},
             seed=0,
         )
         save_model(model, tmp_path / 'model', dict(settings=settings, metrics={}))
@@ -293,9 +293,8 @@ def test_onnxruntime_runs_it_for_any_number_of_images(exported, backbone, tuners
     for count in (1, 2, 5):
         [given] = session.run(['logits'], {'images': x[:count].numpy()})
         close(torch.from_numpy(given), logits[:count])
-    assert session.get_inputs()[0].shape[1:] == [3, 32, 32] and isinstance(
-        session.get_inputs()[0].shape[0], str
-    )
+    assert session.get_inputs()[0].shape == ['batch', 3, 32, 32]
+    assert session.get_outputs()[0].shape == ['batch', 3]
     assert not paths_in(done.path.read_bytes())
 
 
@@ -306,6 +305,75 @@ def test_torch_runs_its_graph_for_any_number_of_images(exported):
     for count in (1, 2, 5):
         close(network(x[:count]), logits[:count])
     assert not paths_in(done.path.read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'evaluation',
+    [
+        {},
+        dict(
+            transform=[
+                dict(type='Resize', size=[40, 50], interpolation='bilinear'),
+                dict(type='CenterCrop', size=32),
+                dict(type='ToTensor'),
+                dict(type='Normalize', mean=[0.5], std=[0.25]),
+            ],
+            tta=dict(flip=True),
+        ),
+    ],
+    ids=['the usual crop', 'own transform, two views'],
+)
+def test_a_graph_with_preprocessing_takes_pixels_of_any_size_and_gives_the_scores_of_pipeline(
+    saved, tmp_path, evaluation
+):
+    folder = saved(TIMM_VIT, LORA, VPT, evaluation=evaluation)
+    done = export(folder, tmp_path / 'made.onnx', 'onnx', with_preprocessing=True)
+    session = onnxruntime.InferenceSession(done.path, providers=['CPUExecutionProvider'])
+    assert session.get_inputs()[0].type == 'tensor(uint8)'
+    assert session.get_inputs()[0].shape == ['batch', 'height', 'width', 3]
+    assert session.get_outputs()[0].shape == ['batch', 3]
+    classify = pipeline(model=folder, device='cpu')
+    photograph = Image.fromarray(load_sample_images().images[1])
+    answers = []
+    for size in ((640, 427), (500, 375), (224, 300), (41, 23), (32, 32), (700, 90)):
+        pixels = np.array(photograph.resize(size))
+        [scores] = session.run(['scores'], {'images': np.stack([pixels, pixels[:, ::-1]])})
+        for row, image in zip(scores, (pixels, np.ascontiguousarray(pixels[:, ::-1]))):
+            answer = classify(image, topk=3)
+            answers.append(answer['scores'])
+            expected = dict(zip(answer['labels'], answer['scores']))
+            assert np.allclose(row, [expected[name] for name in CLASSES], atol=1e-5)
+    assert np.ptp(answers, axis=0).max() > 1e-3  # the images are told apart
+    assert not paths_in(done.path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    'to, evaluation, message',
+    [
+        ('timm', {}, 'timm holds weights and no preprocessing; --with-preprocessing is for'),
+        (
+            'onnx',
+            dict(transform=[dict(type='Resize', size=40), dict(type='Grayscale', num_output_channels=3)]),
+            r'evaluation.transform is Resize, Grayscale, .*a graph can hold a Resize.*Leave --with',
+        ),
+        (
+            'onnx',
+            dict(transform=[dict(type='Resize', size=40)]),
+            'Resize of the short side to 40 and no Cent',
+        ),
+        (
+            'torch-export',
+            dict(transform=[dict(type='Resize', size=[32, 32], interpolation='nearest')]),
+            "interpolation is 'nearest'; a graph can hold box, bilinear",
+        ),
+    ],
+)
+def test_preprocessing_that_a_graph_cannot_hold_is_refused(saved, tmp_path, to, evaluation, message):
+    folder, path = saved(TIMM_VIT, LORA, evaluation=evaluation), tmp_path / f'made{SUFFIXES[to]}'
+    with pytest.raises(UserError, match=message):
+        export(folder, path, to, with_preprocessing=True)
+    assert not path.exists()
 
 
 def paths_in(data):

@@ -28,6 +28,11 @@ def main() -> None:
         help='backbone: merged weights without the head, for model.backbone.checkpoint (the default); timm, '
         'torchvision: with the head; onnx, torch-export: the whole computation; peft: an adapter',
     )
+    parser.add_argument(
+        '--with-preprocessing',
+        action='store_true',
+        help='for onnx and torch-export: uint8 images (batch, height, width, 3) of any size in, scores out',
+    )
     parser.add_argument('--task', help='the task to export, for a model of several tasks')
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     add_import(parser)
@@ -40,4 +45,4 @@ def _export(args: argparse.Namespace) -> None:
     folder = find_model(args.model)
     with imports():
         from vet.hub.export import export
-    print(export(folder, args.output, args.to, args.task, args.backbone))
+    print(export(folder, args.output, args.to, args.task, args.backbone, args.with_preprocessing))

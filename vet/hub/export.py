@@ -3,21 +3,28 @@
 import importlib.util
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
+from torch import nn
 
 import vet
+from vet.config import Views
+from vet.core.augmented import averaged
+from vet.core.model import ImageClassifier
 from vet.errors import UnknownNameError, UserError
 from vet.files import sync, writing
 from vet.hub.exports import FORMATS
-from vet.hub.exports.format import Format
-from vet.hub.folders import read_folder
+from vet.hub.exports.computation import of_pixels
+from vet.hub.exports.format import Format, GraphFormat
+from vet.hub.folders import read_folders
 from vet.hub.names import find_folder
 from vet.transforms.torchvision import build_transform
 
@@ -44,17 +51,19 @@ def export(
     to: str = 'backbone',
     task: str | None = None,
     backbone: str | Path | None = None,
+    with_preprocessing: bool = False,
 ) -> Exported:
     """Writes the model of a folder in the format `to`.
 
     to: 'backbone', 'timm', 'torchvision', 'onnx', 'torch-export' or 'peft'.
     task: the task to export, for a model of several tasks.
     backbone: where the backbone's weights are now, if they have moved.
+    with_preprocessing: for onnx and torch-export. The graph takes uint8 RGB images (batch, height, width, 3)
+        of any size, and gives the scores of `pipeline` (batch, K). Resize, crop and test-time augmentation
+        are in the graph.
     The library of the format reads the written file back. The file appears at `path` only if it then computes
-    the same as the model. vet compares on scikit-learn's two photographs and the mirrored first, prepared as
-    the model's images
-    are: one image at a time, and all three together. The file holds class names, objective, preprocessing and
-        the backbone's
+    the same as the model. vet compares on scikit-learn's two photographs and the mirrored first: one image
+    at a time, and all three together. The file holds class names, objective, preprocessing and the backbone's
     identity as the JSON text 'vet' (vet.json in a .pt2 file).
     UserError if the format cannot hold the model.
     """
@@ -64,39 +73,39 @@ def export(
     path = Path(path)
     folder = find_folder(folder)
     _check(to, made, path)
-    several, transform = read_folder(folder, backbone)
-    model = several.for_task(task).requires_grad_(False).eval()
+    several, transforms, views = read_folders(folder, backbone)
+    model: ImageClassifier = several.for_task(task).requires_grad_(False).eval()
+    about = _about(model, to, transforms[task], with_preprocessing)
     preprocessing = vars(model.backbone.preprocessing)
-    identity = {key: value for key, value in model.backbone.origin.items() if key != 'checkpoint'}
-    about = json.dumps(
-        dict(
-            vet_version=vet.__version__,
-            format=to,
-            classes=model.classes,
-            objective=model.objective.entry(),
-            preprocessing=preprocessing,
-            transform=transform,
-            backbone=identity,
-        ),
-        ensure_ascii=False,
-    )
-    # a file takes images of one size, without windows
-    seen = [dict(type='Resize', size=list(preprocessing['size']))] if model.objective.dense else transform
-    images = _photographs(build_transform(seen, **preprocessing))
-    batches = images[:1], images
-    with torch.no_grad():
-        expected = [made.part(model)(batch) for batch in batches]
+    if with_preprocessing:
+        if not isinstance(made, GraphFormat):
+            raise UserError(
+                f'{to} holds weights and no preprocessing; --with-preprocessing is for --to onnx and '
+                'torch-export.'
+            )
+        view = build_transform(model.objective.evaluation_transform(transforms[task]), **preprocessing)
+        write = partial(made.write_graph, of_pixels(model, view, views[task]), model)
+        given, expected = _of_pixels(model, view, views[task])
+    else:
+        # a file takes images of one size, without windows
+        seen = (
+            [dict(type='Resize', size=list(preprocessing['size']))]
+            if model.objective.dense
+            else transforms[task]
+        )
+        write = partial(made.write, model)
+        given, expected = _of_images(made.part(model), build_transform(seen, **preprocessing))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent) as temporary:
             written = Path(temporary) / path.name
-            made.write(model, written, about)
+            write(written, about)
             try:
                 network = made.read(written, model)
                 with torch.no_grad():
                     difference = max(
                         (network(batch) - outputs).abs().max().item()
-                        for batch, outputs in zip(batches, expected)
+                        for batch, outputs in zip(given, expected)
                     )
             except Exception as error:  # another library can raise any error
                 raise UserError(
@@ -120,6 +129,51 @@ def export(
     return Exported(to, path, size, difference)
 
 
+def _about(model: ImageClassifier, to: str, transform: object, with_preprocessing: bool) -> str:
+    """What the file says of the model, as JSON."""
+    return json.dumps(
+        dict(
+            vet_version=vet.__version__,
+            format=to,
+            classes=model.classes,
+            objective=model.objective.entry(),
+            preprocessing=vars(model.backbone.preprocessing),
+            with_preprocessing=with_preprocessing,
+            transform=transform,
+            backbone={key: value for key, value in model.backbone.origin.items() if key != 'checkpoint'},
+        ),
+        ensure_ascii=False,
+    )
+
+
+Batches = list[torch.Tensor]
+
+
+@torch.no_grad()
+def _of_images(part: nn.Module, view: Callable) -> tuple[Batches, Batches]:
+    """Normalised images, one and three at a time, and the outputs of a part of the model."""
+    images = torch.stack([view(image) for image in _photographs()])
+    batches = [images[:1], images]
+    return batches, [part(batch) for batch in batches]
+
+
+@torch.no_grad()
+def _of_pixels(model: ImageClassifier, view: Callable, tta: Views) -> tuple[Batches, Batches]:
+    """uint8 images (B, H, W, 3), one and three at a time and of several sizes, and the scores of the
+    model.
+    """
+    photographs = _photographs()
+    upright = photographs[0].crop((100, 0, 400, 427))
+    small = photographs[1].resize((97, 61))
+    batches, scores = [], []
+    for together in ([photographs[0]], photographs, [upright], [small]):
+        images = torch.stack([view(image) for image in together])
+        outputs = averaged(model, images, tta, model.objective)
+        scores.append(model.objective.scores(outputs))
+        batches.append(torch.stack([torch.from_numpy(np.array(image)) for image in together]))
+    return batches, scores
+
+
 def _check(to: str, made: Format, path: Path) -> None:
     if path.suffix != made.suffix and made.suffix:
         raise UserError(
@@ -136,9 +190,7 @@ def _check(to: str, made: Format, path: Path) -> None:
         )
 
 
-def _photographs(view: Any) -> torch.Tensor:
-    """(3, 3, H, W): scikit-learn's two photographs, which need no download, and the mirrored first
-    photograph.
-    """
+def _photographs() -> list[Image.Image]:
+    """scikit-learn's two photographs, which need no download, and the mirrored first photograph."""
     first, second = (Image.fromarray(array) for array in load_sample_images().images)
-    return torch.stack([view(image) for image in (first, second, ImageOps.mirror(first))])
+    return [first, second, ImageOps.mirror(first)]

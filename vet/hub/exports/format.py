@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from vet.core.model import ImageClassifier
+from vet.hub.exports.computation import Computation, of_images
 
-# normalised images (B, 3, H, W) -> logits (B, K) or features (B, C)
+# images -> logits (B, K), features (B, C) or scores (B, K)
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -41,3 +42,18 @@ class Format:
     def read(self, path: Path, model: ImageClassifier) -> Network:
         """The network that `path` holds. model: the written model, as `write` left it."""
         raise NotImplementedError(f'{type(self).__name__} must write read(path, model)')
+
+
+class GraphFormat(Format):
+    """A format that holds a whole computation, also one that begins with pixels."""
+
+    tolerance = 1e-4
+
+    def write(self, model: ImageClassifier, path: Path, about: str) -> None:
+        self.write_graph(of_images(model), model, path, about)
+
+    def write_graph(self, computation: Computation, model: ImageClassifier, path: Path, about: str) -> None:
+        """Writes a computation of `model`. See `write`."""
+        raise NotImplementedError(
+            f'{type(self).__name__} must write write_graph(computation, model, path, about)'
+        )

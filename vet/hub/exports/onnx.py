@@ -1,4 +1,4 @@
-"""onnx: the computation as one ONNX graph, for any number of images.
+"""onnx: the computation as one ONNX graph, for any number of images. The axes have names, such as `batch`.
 
 Tuners that cannot be merged are included.
 """
@@ -10,25 +10,30 @@ import torch
 
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
-from vet.hub.exports.format import Format, Network
+from vet.hub.exports.computation import Computation
+from vet.hub.exports.format import GraphFormat, Network
 from vet.hub.exports.torch_export import capture
 
 
-class Onnx(Format):
-    """Input 'images' (batch, 3, H, W), normalised; output 'logits' (batch, K); read back with onnxruntime.
+class Onnx(GraphFormat):
+    """Input 'images', output 'logits' or 'scores', see Computation. Read back with onnxruntime.
 
     metadata_props has the JSON text 'vet'. Weights of more than 2 GB lie beside the file, as <file>.data.
     """
 
     suffix = '.onnx'
     needs = ('onnxscript', 'onnxruntime')
-    tolerance = 1e-4
 
-    def write(self, model: ImageClassifier, path: Path, about: str) -> None:
-        graph = capture(model)
+    def write_graph(self, computation: Computation, model: ImageClassifier, path: Path, about: str) -> None:
+        graph = capture(computation, model)
         try:
             program: Any = torch.onnx.export(
-                graph, input_names=['images'], output_names=['logits'], dynamo=True, verbose=False
+                graph,
+                input_names=['images'],
+                output_names=[computation.gives],
+                dynamic_shapes=(dict(computation.axes),),  # names the axes; the lengths are those of `graph`
+                dynamo=True,
+                verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
             raise UserError(
@@ -44,4 +49,4 @@ class Onnx(Format):
         from onnxruntime import InferenceSession
 
         session = InferenceSession(path, providers=['CPUExecutionProvider'])
-        return lambda images: torch.from_numpy(session.run(['logits'], {'images': images.numpy()})[0])
+        return lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
