@@ -66,7 +66,7 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
         _parts(configuration),
         configuration['classes'] if model.get('tasks') else {'': configuration['classes']},
     )
-    bases = list(dict.fromkeys(filter(None, (_base(part['backbone']) for part in _parts(given).values()))))
+    bases = list(dict.fromkeys(filter(None, (base_of(part['backbone']) for part in _parts(given).values()))))
     rows: JsonObject = {}
     for task, part in parts.items():
         rows |= {
@@ -201,7 +201,7 @@ def _kinds(configuration: Entry) -> list[type[Objective]]:
     return [OBJECTIVES.find(entry['type']) for entry in entries]
 
 
-def _base(backbone: Entry) -> str | None:
+def base_of(backbone: Entry) -> str | None:
     """The hub's id of the backbone's weights. None: the weights did not come from the hub."""
     if backbone['type'] != 'timm' or backbone.get('checkpoint') or not backbone.get('pretrained', True):
         return None
