@@ -1,14 +1,18 @@
 """`export` as a user types it: each format, what it refuses in one line, and one of several tasks."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
 from safetensors import safe_open
 
 from tests.nets import VIT, images
+from vet import pipeline
 from vet.core.assemble import build_classifiers
 from vet.hub.exports import FORMATS
 from vet.hub.model_folder import load_model, save_model
@@ -120,6 +124,44 @@ def test_one_of_several_tasks(command, fails, save):
         BACKBONE['name'], num_classes=3, checkpoint_path='made.safetensors', **VIT
     ).eval()
     assert torch.allclose(network(images(3)), model(images(3)), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_int8_says_the_accuracy_on_the_test_split_or_the_agreement_on_images(
+    command, fails, trainer, tmp_path
+):
+    folder = trainer.folder.path
+    fails(
+        'int8 is for onnx without preprocessing; given: timm',
+        of=['export', folder, 'a.safetensors', '--to', 'timm', '--int8'],
+    )
+    fails(
+        '--images is given without --int8',
+        of=['export', folder, 'a.onnx', '--to', 'onnx', '--images', tmp_path],
+    )
+    assert command('export', folder, 'float.onnx', '--to', 'onnx')[0] == 0
+    code, out, err = command('export', folder, 'int8.onnx', '--to', 'onnx', '--int8')
+    assert code == 0, err
+    said = re.search(r'same answer as before for (.*)% of 297 images, accuracy (.*) before, (.*) now', out)
+    test = trainer.data['test']
+    view = pipeline(model=folder, device='cpu').view()
+    images = torch.stack([view(image) for image, _ in test]).numpy()
+    labels = np.array([label for _, label in test])
+    found = [
+        onnxruntime.InferenceSession(name).run(None, {'images': images})[0].argmax(1)
+        for name in ('float.onnx', 'int8.onnx')
+    ]
+    for share, right in zip(said.groups()[1:], found):
+        assert abs(float(share) - (right == labels).mean()) < 0.03  # batches have other scales of activations
+    assert abs(float(said[1]) / 100 - (found[0] == found[1]).mean()) < 0.02
+    assert Path('int8.onnx').stat().st_size < 0.6 * Path('float.onnx').stat().st_size
+    about = onnxruntime.InferenceSession('int8.onnx').get_modelmeta().custom_metadata_map['vet']
+    assert json.loads(about)['classes'] == ['5', '6', '7', '8', '9']
+    (tmp_path / 'photos').mkdir()
+    for number in range(3):
+        test[number][0].save(tmp_path / f'photos/{number}.png')
+    code, out, err = command('export', folder, 'int8.onnx', '--to', 'onnx', '--int8', '--images', 'photos')
+    assert code == 0 and re.search('same answer as before for (66.7|100.0)% of 3 images\n', out), (out, err)
 
 
 @torch.no_grad()

@@ -4,10 +4,18 @@ The written file is read back and compared with the model.
 """
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.predict import list_images
 from vet.cli.signals import imports
+from vet.cli.test import prepared
+from vet.errors import UserError
 from vet.hub.names import find_model
+
+if TYPE_CHECKING:  # torch is imported only for a command that is right
+    from vet.agreement import Agreement
 
 # the names of vet.hub.exports.FORMATS, which imports torch
 FORMATS = ('backbone', 'timm', 'torchvision', 'onnx', 'torch-export', 'peft')
@@ -33,6 +41,18 @@ def main() -> None:
         action='store_true',
         help='for onnx and torch-export: uint8 images (batch, height, width, 3) of any size in, scores out',
     )
+    parser.add_argument(
+        '--int8',
+        action='store_true',
+        help='for onnx: weights of linear layers in 8 bits; says what the accuracy becomes on the test split '
+        'of the run, or on --images',
+    )
+    parser.add_argument(
+        '--images', nargs='+', default=[], metavar='PATH', help='with --int8: images, or folders of images'
+    )
+    parser.add_argument(
+        '--data-root', metavar='DIR', help='where the datasets are (default: $VET_DATA_ROOT, else ./data)'
+    )
     parser.add_argument('--task', help='the task to export, for a model of several tasks')
     parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
     add_import(parser)
@@ -42,7 +62,39 @@ def main() -> None:
 
 def _export(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
+    if args.images and not args.int8:
+        raise UserError('--images is given without --int8; it says on which images --int8 is judged.')
+    images = [image for given in args.images for image in list_images(given)]
     folder = find_model(args.model)
     with imports():
         from vet.hub.export import export
-    print(export(folder, args.output, args.to, args.task, args.backbone, args.with_preprocessing))
+    to = [folder, args.output, args.to, args.task, args.backbone, args.with_preprocessing, args.int8]
+    done = export(*to)
+    print(done)
+    if args.int8:
+        print(f'int8: {_agreement(args, done.path, images)}')
+
+
+def _agreement(args: argparse.Namespace, path: Path, images: list[str]) -> 'Agreement':
+    """How the graph at `path` answers in comparison with its model."""
+    with imports():
+        from vet.agreement import on_dataset, on_images
+        from vet.hub.exports.int8 import GraphClassifier
+        from vet.pipelines import pipeline
+    if images:
+        classify = pipeline(model=str(find_model(args.model)), device='cpu', backbone=args.backbone)
+        graph = GraphClassifier(path, classify.model.for_task(args.task).objective)
+        return on_images(classify, graph, images, args.task)
+    asked = vars(args) | dict(split='test', device='cpu', cfg_options={}, imports=[])
+    try:
+        model, dataset, views, accelerator, settings = prepared(argparse.Namespace(**asked))
+    except UserError as error:
+        raise UserError(
+            f'{path} is written, but its accuracy cannot be measured: {error} Give --images PATH, or '
+            '--data-root DIR.'
+        ) from error
+    graph = GraphClassifier(path, model.for_task(args.task).objective)
+    part = getattr(dataset, 'tasks', {args.task: dataset})[args.task]
+    return on_dataset(
+        model.for_task(args.task), graph, part, views[args.task], accelerator, settings.evaluation
+    )

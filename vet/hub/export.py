@@ -24,6 +24,7 @@ from vet.files import sync, writing
 from vet.hub.exports import FORMATS
 from vet.hub.exports.computation import of_pixels
 from vet.hub.exports.format import Format, GraphFormat
+from vet.hub.exports.int8 import quantise
 from vet.hub.folders import read_folders
 from vet.hub.names import find_folder
 from vet.transforms.torchvision import build_transform
@@ -52,6 +53,7 @@ def export(
     task: str | None = None,
     backbone: str | Path | None = None,
     with_preprocessing: bool = False,
+    int8: bool = False,
 ) -> Exported:
     """Writes the model of a folder in the format `to`.
 
@@ -61,6 +63,8 @@ def export(
     with_preprocessing: for onnx and torch-export. The graph takes uint8 RGB images (batch, height, width, 3)
         of any size, and gives the scores of `pipeline` (batch, K). Resize, crop and test-time augmentation
         are in the graph.
+    int8: for onnx. The weights of linear layers have 8 bits, see vet/hub/exports/int8.py. The graph is
+        compared before; afterwards, the difference is only reported.
     The library of the format reads the written file back. The file appears at `path` only if it then computes
     the same as the model. vet compares on scikit-learn's two photographs and the mirrored first: one image
     at a time, and all three together. The file holds class names, objective, preprocessing and the backbone's
@@ -74,6 +78,11 @@ def export(
     folder = find_folder(folder)
     _check(to, made, path)
     several, transforms, views = read_folders(folder, backbone)
+    if int8 and (to != 'onnx' or with_preprocessing):
+        raise UserError(
+            f'int8 is for onnx without preprocessing; given: {to}'
+            f'{" with preprocessing" * with_preprocessing}. Leave int8 out.'
+        )
     model: ImageClassifier = several.for_task(task).requires_grad_(False).eval()
     about = _about(model, to, transforms[task], with_preprocessing)
     preprocessing = vars(model.backbone.preprocessing)
@@ -118,6 +127,8 @@ def export(
                     f'what was exported to {to} is not the model: read back, its outputs differ by '
                     f'{difference:.1e}; allowed: {allowed:.1e}. Nothing was written.'
                 )
+            if int8:
+                difference = _quantised(written, made, model, given, expected)
             # files stand before their folder, <file>.data before <file>
             parts = sorted(Path(temporary).rglob('*'), reverse=True)
             size = sum(part.stat().st_size for part in parts if part.is_file())
@@ -127,6 +138,15 @@ def export(
                 os.replace(part, path.parent / part.name)
             sync(path.parent)
     return Exported(to, path, size, difference)
+
+
+def _quantised(
+    path: Path, made: Format, model: ImageClassifier, given: 'Batches', expected: 'Batches'
+) -> float:
+    """Quantises the graph at `path`. Returns the largest difference to the model."""
+    quantise(path)
+    network = made.read(path, model)
+    return max((network(batch) - outputs).abs().max().item() for batch, outputs in zip(given, expected))
 
 
 def _about(model: ImageClassifier, to: str, transform: object, with_preprocessing: bool) -> str:
