@@ -36,6 +36,7 @@ from vet.tuners.adapter import Adapter as Adapter
 from vet.tuners.adapter import AdapterPlus as AdapterPlus
 from vet.tuners.adapter import AdaptFormer as AdaptFormer
 from vet.tuners.adapter import Houlsby as Houlsby
+from vet.tuners.adapter import Intermediate as Intermediate
 from vet.tuners.adapter import Pfeiffer as Pfeiffer
 from vet.tuners.arc import ARC as ARC
 from vet.tuners.border import BorderPrompt as BorderPrompt

@@ -33,13 +33,14 @@ tuners = dict(
     adapter=[dict(type='Adapter', width=8)],
     houlsby=[dict(type='Houlsby', width=8)],
     pfeiffer=[dict(type='Pfeiffer', width=8)],
-    adaptformer=[dict(type='AdaptFormer', width=8)],
+    adaptformer=[dict(type='AdaptFormer', width=8, dropout=0.1)],
     ssf=[dict(type='SSF')],
-    fact_tt=dict(tuners=[dict(type='FacT', variant='tt', rank=16)], grid=scales),
-    fact_tk=dict(tuners=[dict(type='FacT', variant='tk', rank=32)], grid=scales),
-    convpass=dict(tuners=[dict(type='Convpass', width=8)], grid=scales),
+    fact_tt=dict(tuners=[dict(type='FacT', variant='tt', rank=16, dropout=0.1)], grid=scales),
+    fact_tk=dict(tuners=[dict(type='FacT', variant='tk', rank=32, dropout=0.1)], grid=scales),
+    convpass=dict(tuners=[dict(type='Convpass', width=8, drop_path=0.1)], grid=scales),
     repadapter=dict(
-        tuners=[dict(type='RepAdapter', width=8)], grid={'model.tuners.0.scale': [0.1, 0.5, 1.0, 5.0, 10.0]}
+        tuners=[dict(type='RepAdapter', width=8, dropout=0.1)],
+        grid={'model.tuners.0.scale': [0.1, 0.5, 1.0, 5.0, 10.0]},
     ),
     sct=[dict(type='SCT')],
 )

@@ -154,7 +154,8 @@ def test_grids_of_learning_rates_are_vpt_s(runs, name, tuner, lrs):
 def test_scales_reach_the_tuner(runs):
     found = [run for run in runs('vtab1k')[0] if (run.dataset, run.tuner) == ('kitti', 'fact_tk')]
     assert [run.config['model']['tuners'] for run in found] == [
-        [dict(type='FacT', variant='tk', rank=32, scale=scale)] for scale in (0.01, 0.1, 1, 10, 100)
+        [dict(type='FacT', variant='tk', rank=32, dropout=0.1, scale=scale)]
+        for scale in (0.01, 0.1, 1, 10, 100)
     ]
 
 

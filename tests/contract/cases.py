@@ -390,12 +390,17 @@ CASES: tuple[Case, ...] = (
     Case('Houlsby', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'attn', 'mlp')),
     Case(
         'Pfeiffer',
-        lambda b: dict(width=[2] * len(b.sites.blocks)),
+        lambda b: dict(width=[8] * len(b.sites.blocks)),  # of few ReLUs, all may be zero at the class token
         on=EVERY,
-        count=lambda b: sum(
-            4 * site.out_shape[site.axis] + 2 + site.out_shape[site.axis]
-            for site in b.sites.find('mlp or block')
-        ),
+        count=lambda b: sum(17 * site.out_shape[site.axis] + 8 for site in b.sites.find('block')),
+    ),
+    Case('Intermediate', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'mlp')),
+    Case(
+        'AdaptFormer',
+        lambda b: dict(width=2, normed=True),
+        on=EVERY,
+        label='normed',
+        count=lambda b: _adapters(b, 'mlp', beside=True),
     ),
     Case('AdaptFormer', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'mlp', beside=True)),
     Case(
@@ -463,7 +468,20 @@ CASES: tuple[Case, ...] = (
         on=EVERY,
         count=lambda b: _adapters(b, 'attn', 'mlp', 'block', beside=True),
     ),
-    Case('SCT', lambda b: dict(channels=4), on=EVERY, count=lambda b: (16 + 4) * len(b.sites.blocks)),
+    Case('SCT', lambda b: dict(channels=4), count=lambda b: (16 + 4) * len(b.sites.blocks)),
+    Case(
+        'SCT',
+        lambda b: dict(channels=4, mode='mlp'),
+        label='mlp',
+        count=lambda b: (16 + 4) * len(b.sites.blocks),
+    ),
+    Case(
+        'SCT',
+        lambda b: dict(channels=4, mode='output'),
+        on=EVERY,
+        label='output',
+        count=lambda b: (16 + 4) * len(b.sites.blocks),
+    ),
     Case('GPS', on=EVERY, count=lambda b: _scales(b) - _sizes(b, _norm_names(b))),
     Case(
         'GPS',

@@ -118,7 +118,7 @@ def test_tasks_do_not_share_what_belongs_to_one_weight(tuner, own):
     if own is None:
         with pytest.raises(
             UserError,
-            match=r"nothing that tasks can share: 'tuners.0.deltas.blocks.0.linear.bias' belongs to one frozen weight",
+            match=r"nothing that tasks can share: 'tuners.0.deltas.blocks.0.norm2.linear.bias' belongs to one frozen weight",
         ):
             build_classifiers(parts, [tuner])
         return

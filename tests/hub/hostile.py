@@ -326,7 +326,7 @@ def _of_the_rest(outside):
         'custom_imports': (dict(imports=['os']),),
         '_base_': (['/etc/passwd'],),
         'env_variables': (dict(PATH='x'),),
-        'format': (3, 10**9, '2', None, True, -1.5),
+        'format': (4, 10**9, '2', None, True, -1.5),
         'sha256': (7, dict(a=URL), {'tuner.safetensors': '0' * 64}, []),
         'deep': (deep,),
         'vet_version': ('99.0', 'x' * 10**5, {}),

@@ -230,11 +230,11 @@ def test_soup_refusals(folder, tmp_path):
     refused(tmp_path, r'weights are \[0, 0\], whose sum is 0', a, a, weights=[0, 0])
     one, other = folder(dict(type='SCT', channels=4)), folder(dict(type='SCT', channels=4))
     tensors = load_file(other / 'tuner.safetensors')
-    tensors['tuners.0.deltas.blocks.0.index'] += 1
+    tensors['tuners.0.deltas.blocks.0.norm2.index'] += 1
     seal(other, tensors)
     refused(
         tmp_path,
-        r'blocks.0.index. in .* have no mean: .*equal values where they are whole numbers',
+        r'blocks.0.norm2.index. in .* have no mean: .*equal values where they are whole numbers',
         one,
         other,
     )

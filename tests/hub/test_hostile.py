@@ -349,13 +349,13 @@ def test_deep_json_is_refused(folder, text):
         load_model(path)
 
 
-@pytest.mark.parametrize('place, value', [('format', 3), ('vet_version', '99.1')])
+@pytest.mark.parametrize('place, value', [('format', 4), ('vet_version', '99.1')])
 def test_a_folder_of_a_newer_vet_says_so(says, place, value):
     path = says(place, value)
     if place == 'format':
         with pytest.raises(
             DataError,
-            match=r'is of format 3; this vet \(.*\) reads formats 1 to 2. If a newer vet wrote the folder .*, update vet',
+            match=r'is of format 4; this vet \(.*\) reads formats 1 to 3. If a newer vet wrote the folder .*, update vet',
         ):
             load_model(path)
         return

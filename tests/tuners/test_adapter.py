@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.nets import images, timm_net, tiny, tuned
+from tests.nets import VIT, images, timm_net, tiny, tuned
 from vet.core.backbone import Backbone
 from vet.core.coverage import report
 from vet.core.deltas import strided
@@ -64,15 +64,60 @@ def test_houlsby_is_a_residual_bottleneck_behind_attention_and_ffn():
     assert close(backbone(images(2).double()), vit_features(backbone, behind('attn'), behind('mlp')))
 
 
-@pytest.mark.parametrize('name', ['Pfeiffer', 'Adapter'])
-def test_pfeiffer_and_modelscopes_adapter_stand_behind_the_ffn(name):
+def test_pfeiffer_reads_the_sum_of_ffn_and_residual():
+    backbone, tuner = tuned('vit', type='Pfeiffer', width=3)
+    expected = vit_features(backbone, block=lambda i, x: x + u(tuner.deltas[f'blocks/{i}'], x, relu))
+    assert close(backbone(images(2).double()), expected)
+
+
+@pytest.mark.parametrize('name', ['Intermediate', 'Adapter'])
+def test_intermediate_and_modelscopes_adapter_stand_behind_the_ffn(name):
     backbone, tuner = tuned('vit', type=name, width=3)
     expected = vit_features(backbone, mlp=lambda i, x, y: y + u(tuner.deltas[f'blocks/{i}/mlp'], y))
     assert close(backbone(images(2).double()), expected)
 
 
-def test_adaptformer_runs_beside_the_ffn_on_its_normed_input():
+def adaptformer_features(backbone: Backbone, tuner: nn.Module, kept=None) -> torch.Tensor:
+    """The features with a branch that reads the tensor before the norm. kept: (block, image) -> whether
+    stochastic depth keeps the attention and the FFN, which it divides by 1/2.
+    """
+    net, x = backbone.network, images(2).double()
+    x = torch.cat([net.cls_token.expand(2, -1, -1), net.patch_embed(x)], 1) + net.pos_embed
+    for i, part in enumerate(net.blocks):
+        share = 1 if kept is None else 2 * kept[i].view(-1, 1, 1)
+        attention, ffn = (type(module).forward for module in (part.attn, part.mlp))
+        x = x + share * attention(part.attn, part.norm1(x))
+        branch = 0.1 * u(tuner.deltas[f'blocks/{i}/mlp'], x, relu)
+        x = (
+            x
+            + share * ffn(part.mlp, F.layer_norm(x, (32,), part.norm2.weight, part.norm2.bias, 1e-6))
+            + branch
+        )
+    return F.layer_norm(x, (32,), net.norm.weight, net.norm.bias, 1e-6)[:, 0]
+
+
+def test_adaptformer_runs_beside_the_ffn_on_the_tensor_before_its_norm():
     backbone, tuner = tuned('vit', type='AdaptFormer', width=3)
+    assert close(backbone(images(2).double()), adaptformer_features(backbone, tuner))
+
+
+def test_adaptformers_branch_is_never_dropped_with_the_ffn():
+    torch.manual_seed(0)
+    backbone = timm_net('vit_tiny_patch16_224', **VIT, drop_path_rate=0.5)
+    tuner = TUNERS.build(dict(type='AdaptFormer', width=3))
+    tuner.attach(backbone)
+    backbone.double(), tuner.double()
+    for _, parameter in tuner.trainable():
+        nn.init.normal_(parameter, std=0.5)
+    kept = torch.tensor([[0.5, 0.5], [0, 1], [0, 0]])  # timm's first block has no stochastic depth
+    for block, row in list(zip(backbone.network.blocks, kept))[1:]:
+        for path in (block.drop_path1, block.drop_path2):
+            path.forward = lambda x, row=row: 2 * x * row.view(-1, 1, 1)
+    assert close(backbone.train()(images(2).double()), adaptformer_features(backbone, tuner, kept))
+
+
+def test_normed_adaptformer_runs_beside_the_ffn_on_its_normed_input():
+    backbone, tuner = tuned('vit', type='AdaptFormer', width=3, normed=True)
     expected = vit_features(
         backbone, mlp=lambda i, x, y: y + 0.1 * u(tuner.deltas[f'blocks/{i}/mlp'], x, relu)
     )
@@ -148,11 +193,34 @@ def test_starts(init, std):
 
 
 def test_dropout_acts_in_training_alone():
-    backbone, tuner = tuned('vit', type='AdaptFormer', width=3, dropout=0.5)
+    backbone, tuner = tuned('vit', type='AdaptFormer', width=3, dropout=0.5, normed=True)
     mlp, x = backbone.network.blocks[0].mlp, torch.randn(2, 5, 32, dtype=torch.float64)
     assert close(mlp(x), mlp(x))
     tuner.train()
     assert not close(mlp(x), mlp(x))
+
+
+def test_dropout_stands_between_the_activation_and_w2():
+    backbone, tuner = tuned('vit', type='Adapter', width=300, dropout=0.25)
+    delta, x = tuner.deltas['blocks/0/mlp'].train(), torch.randn(1, 1, 32, dtype=torch.float64)
+    torch.manual_seed(3)
+    found = delta(x, x)
+    torch.manual_seed(3)
+    dropped = F.dropout(gelu(x @ delta.down.weight.T + delta.down.bias), 0.25)
+    assert close(found, x + dropped @ delta.up.weight.T + delta.up.bias)
+    assert 0.15 < (dropped == 0).double().mean() < 0.35
+
+
+@pytest.mark.parametrize('name', ['AdapterPlus', 'Houlsby', 'Pfeiffer', 'Intermediate', 'Adapter'])
+def test_drop_path_drops_the_whole_adapter_of_some_images(name):
+    backbone, tuner = tuned('vit', type=name, width=3, drop_path=0.25)
+    delta = list(tuner.deltas.values())[-1]
+    x = torch.randn(1, 5, 32, dtype=torch.float64).expand(400, -1, -1)
+    whole = delta.eval()(x, x)[0] - x[0]
+    found = delta.train()(x, x) - x
+    is_dropped = (found == 0).flatten(1).all(1)
+    assert 0.15 < is_dropped.double().mean() < 0.35
+    assert close(found[~is_dropped], (whole / 0.75).expand_as(found[~is_dropped]))
 
 
 # Networks without an FFN ---------------------------------------------------------------------------------------------
@@ -175,7 +243,7 @@ def test_adaptformer_without_an_ffn_runs_beside_each_block():
     assert close(backbone(x), expected.mean((2, 3)))
 
 
-@pytest.mark.parametrize('name', ['Adapter', 'Pfeiffer', 'Houlsby'])
+@pytest.mark.parametrize('name', ['Adapter', 'Intermediate', 'Houlsby'])
 def test_adapters_without_an_ffn_stand_behind_each_block(name):
     backbone, tuner = tuned('resnet', type=name, width=3)
     assert set(tuner.deltas) == {f'layer{i}/0' for i in range(1, 5)}
@@ -222,6 +290,7 @@ def vit_b16() -> Backbone:
     [
         ('Houlsby', 313_536),
         ('Pfeiffer', 156_768),
+        ('Intermediate', 156_768),
         ('AdaptFormer', 156_768),
         ('AdapterPlus', 165_984),
         ('Adapter', 156_768),
@@ -250,7 +319,8 @@ def test_width_is_one_value_a_list_by_depth_or_a_dict_of_patterns():
 def test_only_modelscopes_adapter_answers_to_adapter_length():
     assert TUNERS.find('Adapter').length_key == ('adapter_length', 'width')
     assert all(
-        TUNERS.find(name).length_key is None for name in ('Houlsby', 'Pfeiffer', 'AdaptFormer', 'AdapterPlus')
+        TUNERS.find(name).length_key is None
+        for name in ('Houlsby', 'Pfeiffer', 'Intermediate', 'AdaptFormer', 'AdapterPlus')
     )
 
 

@@ -48,6 +48,23 @@ def test_border_starts_as_uniform_pixels_normalised_as_the_images():
         assert pixels.mean((1, 2)).tolist() == pytest.approx([0.5] * 3, abs=0.02)
 
 
+def test_pixels_of_the_unit_interval_have_gradients_that_the_normalisation_scales():
+    backbone, x = tiny('resnet').eval(), images(2)
+    std = torch.tensor(backbone.preprocessing.std).view(3, 1, 1)
+    gradients = []
+    for unit in (False, True):
+        torch.manual_seed(0)
+        tuner = border(pad=2, unit=unit)
+        tuner.attach(backbone)
+        delta = next(iter(tuner.deltas.values()))
+        outputs = backbone(x)
+        gradients.append(torch.autograd.grad(outputs.square().sum(), delta.rows)[0])
+        drawn = delta.rows.detach()
+        assert (drawn.min() >= 0 and drawn.max() <= 1) == unit
+        tuner.detach()
+    assert torch.allclose(gradients[1], gradients[0] / std, rtol=1e-4, atol=1e-6)
+
+
 def test_count_of_oblong_images():
     backbone = timm_net('resnet18', layers=(1, 1, 1, 1), channels=(8, 8, 8, 8))
     for pad, count in ((1, 3 * (2 * 226 + 2 * 224)), (5, 13_740)):

@@ -1,11 +1,12 @@
 """Convpass against patches gathered one by one in float64, and against the published count."""
 
+import copy
 import functools
 
 import pytest
 import torch
 
-from tests.nets import images, timm_net, tiny, tuned
+from tests.nets import VIT, images, timm_net, tiny, tuned
 from vet.core.backbone import Backbone
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
@@ -91,6 +92,30 @@ def test_dropout_acts_in_training_alone():
     assert torch.equal(backbone(images(2).double()), backbone(images(2).double()))
     tuner.train()
     assert not torch.equal(backbone(images(2).double()), backbone(images(2).double()))
+
+
+def test_the_bypass_is_dropped_on_its_own():
+    """With stochastic depth in the backbone, the attention is dropped, and the bypass stays."""
+    torch.manual_seed(0)
+    backbone = timm_net('vit_tiny_patch16_224', **VIT, drop_path_rate=0.5)
+    plain = copy.deepcopy(backbone).double().eval().network.blocks[1]
+    block = backbone.network.blocks[1]
+    tuner = TUNERS.build(dict(type='Convpass', width=3, dropout=0.0, drop_path=0.25, at='attn'))
+    tuner.attach(backbone)
+    backbone.double(), tuner.double()
+    delta = tuner.deltas['blocks/1/attn']
+    for parameter in delta.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(1, 17, 32, dtype=torch.float64).expand(300, -1, -1)
+    h = plain.norm1(x)
+    beside = delta.bypass(h[:1, 1:].unflatten(1, (4, 4)))
+    beside = torch.cat([delta.bypass(h[:1, :1, None])[:, 0], beside.flatten(1, 2)], 1)[0]
+    block.drop_path1.forward = lambda y: 0 * y  # drops the attention of all images
+    tuner.train()
+    found = block.drop_path1(block.attn(block.norm1(x)))
+    is_dropped = (found == 0).flatten(1).all(1)
+    assert 0.15 < is_dropped.double().mean() < 0.35
+    assert torch.allclose(found[~is_dropped], (beside / 0.75).expand(sum(~is_dropped), -1, -1), atol=1e-8)
 
 
 @functools.cache

@@ -10,25 +10,41 @@ from vet.core.peft_names import PEFT_NAMES
 from vet.registry import TUNERS
 
 DEFAULTS = {
-    'ARC': dict(width=50, at=('attn.qkv', 'mlp.fc1')),
+    'ARC': dict(width=50, dropout=0.0, drawn_at_mlp=False, at=('attn.qkv', 'mlp.fc1')),
     'AdaLoRA': dict(
         rank=12, target=8, alpha=None, warmup=0.1, final=0.5, gamma=0.1, beta1=0.85, beta2=0.85, at='attn.qkv'
     ),
-    'AdaptFormer': dict(width=8, scale=0.1, dropout=0.0, at='mlp or block'),
+    'AdaptFormer': dict(width=8, scale=0.1, dropout=0.0, normed=False, at='mlp or block'),
     'Adapter': dict(
-        width=8, position='after', activation='gelu', scale=1.0, dropout=0.0, init='zero', at='mlp or block'
+        width=8,
+        position='after',
+        activation='gelu',
+        scale=1.0,
+        dropout=0.0,
+        drop_path=0.0,
+        init='zero',
+        at='mlp or block',
     ),
-    'AdapterPlus': dict(width=8, init='houlsby', at='block'),
+    'AdapterPlus': dict(width=8, dropout=0.0, drop_path=0.0, init='houlsby', at='block'),
     'BitFit': dict(at='backbone'),
-    'BorderPrompt': dict(pad=5),
-    'Convpass': dict(width=8, scale=1.0, dropout=0.1, xavier_conv=False, at=('attn', 'mlp or block')),
+    'BorderPrompt': dict(pad=5, unit=False),
+    'Convpass': dict(
+        width=8, scale=1.0, dropout=0.1, drop_path=0.0, xavier_conv=False, at=('attn', 'mlp or block')
+    ),
     'DiffFit': dict(outputs=('attn.proj', 'mlp.fc2')),
     'DyLoRA': dict(rank=8, alpha=None, schedule='random', smallest=1, use=None, seed=0, at='attn.qkv'),
-    'FacT': dict(rank=32, variant='tk', scale=1.0, at=('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')),
+    'FacT': dict(
+        rank=32, variant='tk', scale=1.0, dropout=0.0, at=('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
+    ),
     'Full': dict(),
     'GPS': dict(k=1, bias=True, images=1000, at=('stem', 'weight')),
-    'Houlsby': dict(width=8, activation='gelu', init='houlsby', at=('attn', 'mlp or block')),
+    'Houlsby': dict(
+        width=8, activation='gelu', dropout=0.0, drop_path=0.0, init='houlsby', at=('attn', 'mlp or block')
+    ),
     'IA3': dict(at=('attn.qkv', 'mlp.fc2')),
+    'Intermediate': dict(
+        width=8, activation='gelu', dropout=0.0, drop_path=0.0, init='bert', at='mlp or block'
+    ),
     'LadderSide': dict(reduction=8, heads=4),
     'LinearProbe': dict(),
     'LoHa': dict(rank=4, alpha=None, at='attn.qkv'),
@@ -37,12 +53,12 @@ DEFAULTS = {
     'MoLoRA': dict(rank=4, experts=4, topk=None, alpha=None, at='attn.qkv'),
     'NormTune': dict(at='norm'),
     'Partial': dict(blocks=1, norm=False, names=None, indices=None),
-    'Pfeiffer': dict(width=8, activation='gelu', init='bert', at='mlp or block'),
+    'Pfeiffer': dict(width=8, activation='relu', dropout=0.0, drop_path=0.0, init='bert', at='block'),
     'PixelBranch': dict(rank=10, scale=1.0),
     'Prefix': dict(length=10, at='attn'),
     'RLRR': dict(at=('stem', 'norm', 'weight')),
-    'RepAdapter': dict(width=8, groups=2, scale=1.0, at=('attn.qkv', 'mlp.fc1')),
-    'SCT': dict(channels=96, scale=1.0, images=1000, at='block'),
+    'RepAdapter': dict(width=8, groups=2, scale=1.0, dropout=0.0, at=('attn.qkv', 'mlp.fc1')),
+    'SCT': dict(channels=96, mode='attn', scale=1.0, images=1000, at='block'),
     'SSF': dict(std=0.02, at=('stem', 'norm', 'weight')),
     'SideTuning': dict(side='fcn4'),
     'UTuning': dict(width=8, scale=1.0, dropout=0.0, at=('attn', 'mlp', 'block')),
@@ -63,3 +79,11 @@ def test_defaults(name):
         if one.default is not inspect.Parameter.empty and key not in PEFT_NAMES.get(name, {})
     }
     assert defaults == DEFAULTS[name]
+
+
+OWN = {'LinearProbe', 'Full', 'PixelBranch'}  # without a paper that has code
+
+
+@pytest.mark.parametrize('name', sorted(set(DEFAULTS) - OWN))
+def test_each_method_says_what_is_equal_to_the_released_code(name):
+    assert TUNERS.find(name).__doc__.count('Against the released code: ') == 1

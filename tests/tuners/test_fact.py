@@ -45,6 +45,52 @@ def test_every_matrix_has_its_own_middle_between_shared_ends(variant):
     assert sorted(seen) == list(range(36))
 
 
+def test_starts_are_those_of_linear_maps():
+    torch.manual_seed(0)
+    tuner = TUNERS.build(dict(type='FacT', rank=16, variant='tt'))
+    tuner.attach(tiny('vit'))
+    shared = tuner.deltas['shared']
+    assert not shared.V.any()
+    assert shared.U.std().item() == pytest.approx(32**-0.5 / 3**0.5, rel=0.1)
+    assert shared.U.abs().max() <= 32**-0.5
+    fc2 = torch.cat([shared.Sigma[tuner.places[f'blocks.{i}.mlp.fc2']] for i in range(3)])
+    others = torch.cat([shared.Sigma[tuner.places[f'blocks.{i}.mlp.fc1']] for i in range(3)])
+    for found, fan in ((others, 16), (fc2, 64)):
+        assert found.std().item() == pytest.approx(fan**-0.5 / 3**0.5, rel=0.05)
+        assert found.abs().max() <= fan**-0.5
+
+
+@pytest.mark.parametrize('name, parts', [('attn.qkv', 3), ('mlp.fc1', 4), ('mlp.fc2', 1)])
+def test_dropout_stands_between_sigma_and_v(name, parts):
+    """Without dropout, `split` gives the weight's product. With it, each part drops its own r numbers."""
+    torch.manual_seed(0)
+    backbone = tiny('vit').eval()
+    tuner = TUNERS.build(dict(type='FacT', rank=3, variant='tt', dropout=0.5, at=name))
+    tuner.attach(backbone)
+    backbone.double(), tuner.double().train()
+    shared = tuner.deltas['shared']
+    for parameter in shared.parameters():
+        nn.init.normal_(parameter)
+    layer = backbone.network.blocks[1].get_submodule(name)
+    x, Sigma = (
+        torch.randn(7, layer.in_features, dtype=torch.float64),
+        shared.Sigma[tuner.places[f'blocks.1.{name}']],
+    )
+    torch.manual_seed(1)
+    found = layer(x)
+    if name == 'mlp.fc2':
+        h = sum(part @ shared.U @ middle for part, middle in zip(x.chunk(4, -1), Sigma))[:, None]
+    else:
+        h = torch.stack([x @ shared.U @ middle for middle in Sigma], 1)
+    torch.manual_seed(1)
+    mask = nn.functional.dropout(torch.ones_like(h if parts > 1 else h[:, 0]), 0.5).view_as(h)
+    expected = x @ layer.weight.T + layer.bias + ((h * mask) @ shared.V.T).flatten(1)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-8) and 0 < (mask == 0).sum() < mask.numel()
+    tuner.eval()
+    exact = x @ layer.weight.T + layer.bias + (h @ shared.V.T).flatten(1)
+    assert torch.allclose(layer(x), exact, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     'config, number',
     [(dict(rank=32), 86_528), (dict(rank=16, variant='tt'), 2 * 768 * 16 + 144 * 16**2)],

@@ -55,6 +55,36 @@ def test_arc_recomposes_shared_symmetric_projections():
         assert torch.allclose(network.blocks[i](x), expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize('type', ['RepAdapter', 'ARC'])
+def test_dropout_stands_in_the_bottleneck(type):
+    network, plain, tuner = tuned('vit', type=type, width=4, dropout=0.5)
+    x, (qkv, frozen) = (
+        torch.randn(6, 32, dtype=torch.float64),
+        (net.blocks[1].attn.qkv for net in (network, plain)),
+    )
+    delta = tuner.deltas['blocks/1/attn/qkv']
+    A, B = delta.factors()
+    hidden, outer = (delta.a, delta.b) if type == 'RepAdapter' else (0, delta.b)
+    tuner.train()
+    torch.manual_seed(1)
+    found = qkv(x)
+    torch.manual_seed(1)
+    h = F.dropout(x @ A.T + hidden, 0.5)
+    assert torch.allclose(found, frozen(x + h @ B.T + outer), rtol=0, atol=1e-8)
+    assert 0 < (h == 0).sum() < h.numel()
+    tuner.eval()
+    assert torch.allclose(qkv(x), frozen(x + (x @ A.T + hidden) @ B.T + outer), rtol=0, atol=1e-8)
+
+
+def test_arcs_released_start_draws_the_scales_of_the_ffn():
+    torch.manual_seed(0)
+    tuner = TUNERS.build(dict(type='ARC', width=50, drawn_at_mlp=True))
+    tuner.attach(tiny('vit'))
+    drawn = torch.cat([tuner.deltas[f'blocks/{i}/mlp/fc1'].c for i in range(3)])
+    assert drawn.std().item() == pytest.approx((6 / 51 / 3) ** 0.5, rel=0.15)
+    assert not tuner.deltas['blocks/0/attn/qkv'].c.any() and not tuner.identity_at_start
+
+
 def test_arc_shares_by_shape_in_each_stage():
     _, _, tuner = tuned('swin', type='ARC', width=5)
     assert set(tuner.deltas['shared']) == {'48x16', '64x16', '96x32', '128x32'}

@@ -64,6 +64,16 @@ def test_published_counts_on_vit_b16(length, count):
     tuner.detach()
 
 
+def test_start_is_uniform_as_modelscope_draws_it():
+    torch.manual_seed(0)
+    tuner = TUNERS.build(dict(type='Prefix', length=40))
+    tuner.attach(tiny('vit'))
+    bound = (6 / (32 * (40 + 1))) ** 0.5  # xavier of (1, P, C): fans P C and C
+    deltas = [delta for delta in tuner.deltas.values() if hasattr(delta, 'key')]
+    drawn = torch.cat([torch.cat([delta.key, delta.value]) for delta in deltas])
+    assert drawn.std().item() == pytest.approx(bound / 3**0.5, rel=0.03) and drawn.abs().max() <= bound
+
+
 def test_the_default_length_is_ten():
     tuner = prefix()
     tuner.attach(vit_b16())

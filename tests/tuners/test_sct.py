@@ -30,7 +30,7 @@ def tuned(family: str, **config: object) -> tuple[Backbone, Tuner]:
     ],
 )
 def test_chosen_channels_alone_change(family, name, order):
-    backbone, tuner = tuned(family, scale=0.7)
+    backbone, tuner = tuned(family, scale=0.7, mode='output')
     site, delta = backbone.sites.find(name)[0], tuner.deltas[name.replace('.', '/')]
     delta.index.copy_(torch.tensor([0, 3, 4, 6, 7]))
     with torch.no_grad():
@@ -44,13 +44,54 @@ def test_chosen_channels_alone_change(family, name, order):
     assert torch.allclose(site.module(x).permute(order), expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize('family, prefix', [('vit', 1), ('deit-distilled', 2), ('swin', 0), ('resnet', 0)])
-def test_prepare_takes_the_channels_of_the_largest_class_mean_norm(family, prefix):
-    backbone, tuner = tuned(family)
+@pytest.mark.parametrize('mode', ['attn', 'mlp'])
+def test_the_released_modes_change_the_residual_or_the_ffns_output(mode):
+    backbone, tuner = tuned('vit', scale=0.7, mode=mode)
+    channels = torch.tensor([0, 3, 4, 6, 7])
+    for _, delta in tuner.watched:
+        delta.index.copy_(channels)
+        with torch.no_grad():
+            delta.linear.weight.normal_(std=0.3), delta.linear.bias.normal_(std=0.3)
+
+    def changed(h, delta):
+        mixed = torch.zeros(32, 32, dtype=torch.float64)
+        mixed[channels[:, None], channels] = delta.linear.weight
+        shift = torch.zeros(32, dtype=torch.float64).index_add(0, channels, delta.linear.bias)
+        return h + 0.7 * (h @ mixed.T + shift)
+
+    net, x = tiny('vit').eval().double().network, images(2).double()
+    h = torch.cat([net.cls_token.expand(2, -1, -1), net.patch_embed(x)], 1) + net.pos_embed
+    for i, block in enumerate(net.blocks):
+        h = h + block.attn(block.norm1(h))
+        if mode == 'attn':
+            h = changed(h, tuner.deltas[f'blocks/{i}/norm2'])
+            h = h + block.mlp(block.norm2(h))
+        else:
+            h = h + changed(block.mlp(block.norm2(h)), tuner.deltas[f'blocks/{i}/mlp'])
+    assert torch.allclose(backbone(x), net.norm(h)[:, 0], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    'family, mode, prefix',
+    [
+        ('vit', 'output', 1),
+        ('vit', 'attn', 1),
+        ('vit', 'mlp', 1),
+        ('deit-distilled', 'attn', 2),
+        ('swin', 'output', 0),
+        ('resnet', 'output', 0),
+    ],
+)
+def test_prepare_takes_the_channels_of_the_largest_class_mean_norm(family, mode, prefix):
+    backbone, tuner = tuned(family, mode=mode)
     x, labels = images(6).double(), torch.tensor([2, 0, 2, 2, 0, 7])
     blocks, outputs = backbone.sites.find('block'), []
     frozen = tiny(family).eval().double()
     for site in blocks:
+        if mode == 'attn':  # the sum of block's input and attention is what the norm before the FFN takes
+            norm = frozen.network.get_submodule(f'{site.name}.norm2')
+            norm.register_forward_hook(lambda _, args, out: outputs.append(args[0].detach()))
+            continue
         frozen.network.get_submodule(site.name).register_forward_hook(
             lambda _, args, out: outputs.append(out.detach())
         )
@@ -58,7 +99,7 @@ def test_prepare_takes_the_channels_of_the_largest_class_mean_norm(family, prefi
     backbone.train()
     tuner.prepare([(x[:4], labels[:4]), (x[4:], labels[4:])])
     assert backbone.training
-    for site, y in zip(blocks, outputs):
+    for site, y, (watch, delta) in zip(blocks, outputs, tuner.watched):
         y = y.movedim(site.axis, -1)[:, prefix:].flatten(1, -2)
         norms = [
             torch.stack(
@@ -70,20 +111,19 @@ def test_prepare_takes_the_channels_of_the_largest_class_mean_norm(family, prefi
             for label in (0, 2, 7)
         ]
         wanted = sorted((sum(norms) / 3).argsort(descending=True)[:5].tolist())
-        delta = tuner.deltas[site.name.replace('.', '/')]
-        assert delta.index.tolist() == wanted and delta.watch is None
+        assert delta.index.tolist() == wanted and watch.watch is None and not delta.rests
 
 
 def test_choice_is_saved_copied_and_pickled():
     backbone, tuner = tuned('vit')
     tuner.prepare([(images(4).double(), torch.arange(4))])
-    index = tuner.deltas['blocks/1'].index
+    index = tuner.deltas['blocks/1/norm2'].index
     assert index.tolist() != list(range(5))
-    assert torch.equal(tuner.state()['deltas.blocks.1.index'], index)
+    assert torch.equal(tuner.state()['deltas.blocks.1.norm2.index'], index)
     for again in (copy.deepcopy(tuner), pickle.loads(pickle.dumps(tuner))):
-        assert torch.equal(again.deltas['blocks/1'].index, index)
+        assert torch.equal(again.deltas['blocks/1/norm2'].index, index)
         again.prepare([(images(4, seed=5).double(), torch.arange(4))])
-    assert torch.equal(tuner.deltas['blocks/1'].index, index)
+    assert torch.equal(tuner.deltas['blocks/1/norm2'].index, index)
 
 
 def test_papers_count_on_vit_b16():
@@ -104,6 +144,13 @@ def test_papers_count_on_vit_b16():
         (dict(channels=0), 'vit', UserError, r'channels is 0'),
         (dict(channels=2, scale=0), 'vit', UserError, r'scale is 0'),
         (dict(channels=2, images=0), 'vit', UserError, r'images is 0'),
+        (
+            dict(channels=2, mode='qkv'),
+            'vit',
+            UserError,
+            r"mode of (tuner 'SCT'|SCT) 'qkv'.*attn, mlp, output",
+        ),
+        (dict(channels=2), 'resnet', NoSiteError, r"a block with one FFN .*mode='output' acts behind"),
     ],
     ids=str,
 )

@@ -1,6 +1,7 @@
 """Deltas that several tuners share. A delta is a small trainable module that a tuner places at a site."""
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from vet.core.attention import Rows
 from vet.core.delta import Delta
+from vet.core.drop_path import DropPath
 from vet.core.output_first import TRANSPOSED
 from vet.core.products import add_product
 from vet.core.reweight import reweights_of
@@ -121,10 +123,12 @@ class LowRank(LowRankUpdate):
 class Bottleneck(Delta):
     """u(h) = scale (W2 act(W1 h + b1) + b2) along the channel axis, added to the flow.
 
-    y + u(y), or y + u(x) in parallel. If y is a smaller map than x, u reads every s-th position of x.
+    y + u(y), or y + u(x) in parallel. If y is a smaller map than x, u reads every s-th position of x. With
+    `kept`, x is the tensor that a Keep before has kept.
 
     axis: -1 for tokens (B, N, C) and maps (B, H, W, C), -3 for maps (B, C, H, W).
     scale: a number, or 'learned' (one number) or 'channel' (one per channel), which start at 1.
+    dropout: before W2. drop_path: the share of images whose u is dropped. Both in training alone.
     init: 'zero' (W1 as nn.Linear draws it, W2 = 0: the identity), 'houlsby' (normal of std 0.01, cut at two),
         'bert' (normal of std 0.02) or 'xavier'; biases start at zero. Parameters: width (C + C') + width +
         C', and the learned scale's.
@@ -153,13 +157,16 @@ class Bottleneck(Delta):
         activation: str = 'gelu',
         scale: float | str = 1.0,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
         init: str = 'zero',
+        kept: 'Kept | None' = None,
     ):
         super().__init__()
         out_channels = out_channels or channels
-        self.axis, self.parallel = axis, parallel
+        self.axis, self.parallel, self.kept = axis, parallel, kept
         self.down, self.up = nn.Linear(channels, width), nn.Linear(width, out_channels)
         self.act, self.drop = self.ACTIVATIONS[activation](), nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
         self.scale: float | str | nn.Parameter = scale
         if scale in self.SCALES:
             self.scale = nn.Parameter(torch.ones(out_channels if scale == 'channel' else 1))
@@ -172,14 +179,42 @@ class Bottleneck(Delta):
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """x is the input, y the output (None: x is edited itself) -> the edited y"""
         y = x if y is None else y
+        if self.kept is not None:
+            x = self.kept.pop(this_forward())
         if self.parallel and x.dim() == 3:
             # without the tokens that another tuner added to the input and removed from the output
             x = x[:, : y.shape[1]]
         h = (x if self.parallel else y).movedim(self.axis, -1)
         if self.parallel and h.dim() == 4:
             h = strided(h, y.movedim(self.axis, -1).shape)
-        u = self.scale * self.up(self.drop(self.act(self.down(h))))
+        u = self.scale * self.drop_path(self.up(self.drop(self.act(self.down(h)))))
         return y + u.movedim(-1, self.axis).to(y.dtype)
+
+
+Kept = dict[int, torch.Tensor]  # by forward; has entries only between a Keep and the delta that reads it
+
+
+def this_forward() -> int:
+    """A key of the running forward: the thread.
+
+    Threads share the modules, but not what a forward keeps. A compiled graph is one forward, and cannot ask
+    for its thread.
+    """
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
+
+
+class Keep(Delta):
+    """x -> x. Keeps x for a delta that acts later in the same forward."""
+
+    by_token = True
+
+    def __init__(self, kept: Kept):
+        super().__init__()
+        self.kept = kept
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept[this_forward()] = x
+        return x
 
 
 def follows(shape: torch.Size, out_shape: torch.Size, axis: int) -> bool:
@@ -226,8 +261,17 @@ class DropLast(Delta):
 class InputLowRank(Delta):
     """W (I + B A) and bias + W shift: x becomes x + B A x + shift before a pointwise weight W (out, in).
 
-    A class gives A (k, in) and B (in, k) in `factors`, and its (in,) or None in `shift`.
+    A class gives A (k, in) and B (in, k) in `factors`, and its (in,) or None in `shift`. With dropout, a
+    class also gives `hidden` and `outer_shift`: x becomes x + B drop(A x + hidden) + outer_shift in training.
     """
+
+    def hidden(self) -> torch.Tensor | None:
+        """The part of `shift` that B maps, (k,)."""
+        return None
+
+    def outer_shift(self) -> torch.Tensor | None:
+        """The part of `shift` that B does not map, (in,)."""
+        return self.shift()
 
     def shift(self) -> torch.Tensor | None:
         """(in,), or None if the weight has no bias that could hold the shift"""
@@ -267,6 +311,9 @@ class InputLowRank(Delta):
         (A, B), shift = self.factors(), self.shift()
         W = module.weight
         assert isinstance(W, torch.Tensor)
+        if self.dropout and self.training:
+            h, outer = F.dropout(F.linear(x, A, self.hidden()), self.dropout), self.outer_shift()
+            return y + F.linear(h, W @ B, None if outer is None else W @ outer)
         return y + F.linear(F.linear(x, A), W @ B, None if shift is None else W @ shift)
 
 

@@ -3,12 +3,13 @@
 site_map.py places sites by these facts. Backbones and tuned networks run `dry_run` when they are made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from vet.core.channels import Channels, tensors_in
 from vet.core.flow import Flow, Layers
@@ -35,6 +36,7 @@ class Call:
     takes: str = ''  # words for the first argument, if it is no tensor
     gives: str = ''  # words for the output, if others read several of its tensors
     reads: bool = True  # whether the module computes with its first tensor
+    fed_by: str = ''  # the path of the module whose output, as it is, is the first tensor
     layers: Layers = Layers()
 
 
@@ -42,23 +44,29 @@ def dry_run(network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Call]:
     """Runs `network` on one image (1, 3, H, W). Returns each module that was called, by dotted path."""
     seen: dict[str, _Seen] = {}
     channels, flow = Channels(), Flow(network)
-    entered: dict[str, int] = {}
+    entered: dict[str, tuple[int, str]] = {}
+    makers: MutableMapping[torch.Tensor, str] = WeakIdKeyDictionary()
 
-    def enter(name: str) -> None:
+    def enter(name: str, given: torch.Tensor | None) -> None:
         flow.enter(name)
-        entered[name] = channels.clock
+        entered[name] = channels.clock, '' if given is None else makers.get(given, '')
 
     def leave(name: str, args: tuple, kwargs: dict, out: object) -> None:
         flow.leave()
+        if isinstance(out, torch.Tensor):
+            makers[out] = name
         if name not in seen and all(
             next(tensors_in(value), None) is not None for value in ((args, kwargs), out)
         ):
-            seen[name] = _Seen(channels, args, kwargs, out, entered[name])
+            seen[name] = _Seen(channels, args, kwargs, out, *entered[name])
 
     handles = []
     for name, module in network.named_modules():
         handles += [
-            module.register_forward_pre_hook(lambda *_, name=name: enter(name)),
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs, name=name: enter(name, next(tensors_in((args, kwargs)), None)),
+                with_kwargs=True,
+            ),
             module.register_forward_hook(
                 lambda _, args, kwargs, out, name=name: leave(name, args, kwargs, out), with_kwargs=True
             ),
@@ -83,8 +91,8 @@ class _Seen:
     No tensor is kept.
     """
 
-    def __init__(self, channels: Channels, args: tuple, kwargs: Mapping, out: Any, entered: int):
-        self.channels, self.left = channels, channels.clock
+    def __init__(self, channels: Channels, args: tuple, kwargs: Mapping, out: Any, entered: int, fed_by: str):
+        self.channels, self.left, self.fed_by = channels, channels.clock, fed_by
         given = next(tensors_in((args, kwargs)))
         self.batch, self.in_shape, self.in_axes = given.shape[0], given.shape[1:], channels.axes(given)
         self.reads = self.channels.used_after(self.in_axes, entered)
@@ -125,4 +133,5 @@ class _Seen:
             self.takes,
             gives,
             self.reads,
+            self.fed_by,
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from vet.core.drop_path import is_drop_path
 from vet.core.dry_run import Call
 from vet.core.flow import WEIGHTED
 from vet.core.inner import find_inner
@@ -171,6 +172,20 @@ class SiteMap:
     def multiplier(self, layer: str) -> str | None:
         """The path of the attention that multiplies what the layer gives."""
         return next((name for name, call in self.calls.items() if layer in call.layers.factors), None)
+
+    def norm_before(self, name: str) -> Site | None:
+        """The norm whose output is the input of the module `name`. None: another module makes the input."""
+        before = self.calls[name].fed_by
+        return self._site(before) if before and is_norm(self._module(before)) else None
+
+    def drop_path_behind(self, name: str) -> Site | None:
+        """The stochastic depth that takes the output of the module `name`. None: there is none."""
+        for path, call in self.calls.items():
+            if call.fed_by == name and is_drop_path(self._module(path)):
+                return self._site(path)
+            if call.fed_by == name and type(self._module(path)) is nn.Identity and path != name:
+                return self.drop_path_behind(path)
+        return None
 
     def around(self, name: str) -> str:
         """The path of the nearest module around the module `name` that the dry run saw called."""

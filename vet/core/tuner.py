@@ -132,17 +132,18 @@ class Tuner(nn.Module):
             raise refuse(self, site, 'a module that computes with the first tensor it takes')
         self._edits.append(Hook.before(module, self._own(site, delta), argument))
 
-    def after(self, site: Site, delta: nn.Module) -> None:
+    def after(self, site: Site, delta: nn.Module, of: Site | None = None) -> None:
         """The module's output y becomes `delta(x, y)`.
 
         If the module gives several tensors, y is the one tensor that other modules read.
+        of: the site that names the delta in the state, if another than `site`.
         """
         module = self._called(site)
         if site.call.gives:
             raise refuse(
                 self, site, f'a module that gives one tensor to the others (this one gives {site.call.gives})'
             )
-        self._edits.append(Hook.after(module, self._own(site, delta), site.call.place))
+        self._edits.append(Hook.after(module, self._own(of or site, delta), site.call.place))
 
     def share(self, module: nn.Module, device: torch.device | None = None) -> nn.Module:
         """Owns a module that several deltas use, so that the module is saved once.

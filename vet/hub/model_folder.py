@@ -18,6 +18,7 @@ from vet.core.assemble import build_classifiers
 from vet.core.backbone import Backbone, weights_sha256
 from vet.core.budget import bounded, rehearse
 from vet.core.head import saved_entry
+from vet.core.meanings import of_today
 from vet.core.model import ImageClassifier, require_fit
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import DEFAULT, build_objective
@@ -31,7 +32,10 @@ from vet.registry import BACKBONES
 from vet.versions import is_newer
 
 AGAIN = 'Copy the model folder again, whole.'
-FORMAT = 2  # of the configuration. Format 2 has the sha256 of tensor files. Without a format: 1
+# of the configuration. Format 2 has the sha256 of tensor files. Format 3 has today's meaning of the entries
+# in core/meanings.py. Without a format: 1
+FORMAT = 3
+OLD_MEANING = 2  # the last format with the older entries
 # keys that make mmengine's Config run code, or read other files
 REFUSED = ('_base_', 'custom_imports', 'env_variables')
 IDENTITY = ('tag', 'sha256')  # of a backbone: keys that identify the weights, and do not build the network
@@ -144,6 +148,8 @@ def read_configuration(folder: str | Path) -> JsonObject:
         require_harmless(configuration, repr(str(path)))
     except UserError as error:
         raise DataError(f'{error}{note_if_newer(configuration)}') from error
+    if given <= OLD_MEANING:
+        configuration['model']['tuners'] = [of_today(entry) for entry in configuration['model']['tuners']]
     return configuration
 
 

@@ -35,6 +35,8 @@ class AdaLoRA(Tuner):
     gamma: weight of the penalty: the sum over the sites of ||P'P - I||^2 + ||Q Q' - I||^2. The norms are
         squared Frobenius norms, as in the paper (sec. 3.1). The authors' code and PEFT take the mean of the
         norms.
+    Against the released code: importance, budget and pruning over a whole run. The penalty differs, see
+        gamma.
     P and Q start normal of std 0.02, as in the authors' code. lambda starts at zero.
     Parameters per site: rank (in + out + 1), with in = in_channels / groups x kernel of a convolution.
         ViT-B/16 on qkv, rank 12: 442,512.

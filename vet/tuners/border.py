@@ -26,22 +26,26 @@ class BorderPrompt(Tuner):
     These are the paper's prompts for ConvNeXt and ResNet ("pad" in the authors' code). The pixels start
     uniform in [0, 1], normalised as the images are. The network must take images of any size. Other networks,
     such as a ViT with fixed positions, are refused.
+    unit: the parameters are pixels before the normalisation, which each forward computes.
+    Against the released code: output and start. The code trains pixels in [0, 1] and normalises them in each
+        forward, so that its gradients are 1 / std times those here; unit=True does the same.
     Parameters: 3 (2 p (W + 2 p) + 2 p H); 224 x 224 images, p = 5: 13,740.
     """
 
     identity_at_start = False
 
-    def __init__(self, pad: Annotated[int, Interval(ge=1, le=4096)] = 5):
+    def __init__(self, pad: Annotated[int, Interval(ge=1, le=4096)] = 5, unit: bool = False):
         super().__init__('backbone')
         if pad < 1:
             raise UserError(f'pad is {pad}; it must be at least 1.')
         self.pad = pad
+        self.unit = unit
 
     def tune(self, site: Site) -> None:
         assert self.backbone is not None
         self._try(site)
         images = self.backbone.preprocessing
-        self.before(site, Border(site.in_shape, self.pad, images.mean, images.std))
+        self.before(site, Border(site.in_shape, self.pad, images.mean, images.std, self.unit))
 
     def _try(self, site: Site) -> None:
         """Refuses a network that gives another number of features for the larger images, or that fails."""
@@ -67,16 +71,34 @@ class Border(nn.Module):
     """(B, 3, H, W) -> (B, 3, H + 2 p, W + 2 p).
 
     The first p rows of `rows`, and the first p columns of `columns`, stand before the image. The others stand
-    behind.
+    behind. unit: `rows` and `columns` are not normalised yet.
     """
 
-    def __init__(self, image_shape: torch.Size, pad: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    shift: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(
+        self,
+        image_shape: torch.Size,
+        pad: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        unit: bool = False,
+    ):
         super().__init__()
+        self.unit = unit
         self.image_shape = image_shape
         channels, height, width = image_shape
         shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
-        self.rows = nn.Parameter((torch.rand(channels, 2 * pad, width + 2 * pad) - shift) / scale)
-        self.columns = nn.Parameter((torch.rand(channels, height, 2 * pad) - shift) / scale)
+        self.register_buffer('shift', shift, persistent=False)
+        self.register_buffer('scale', scale, persistent=False)
+        rows, columns = torch.rand(channels, 2 * pad, width + 2 * pad), torch.rand(channels, height, 2 * pad)
+        self.rows = nn.Parameter(rows if unit else self.normalised(rows))
+        self.columns = nn.Parameter(columns if unit else self.normalised(columns))
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels in 0..1 -> as the network takes them."""
+        return (pixels - self.shift) / self.scale
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if images.shape[1:] != self.image_shape:
@@ -84,6 +106,8 @@ class Border(nn.Module):
                 f'the border was made for images of {tuple(self.image_shape)}, but got '
                 f'{tuple(images.shape[1:])}; give those, or set model.backbone.preprocessing.size.'
             )
-        left, right = self.columns.to(images.dtype).expand(len(images), -1, -1, -1).chunk(2, -1)
-        top, bottom = self.rows.to(images.dtype).expand(len(images), -1, -1, -1).chunk(2, -2)
+        rows = self.normalised(self.rows) if self.unit else self.rows
+        columns = self.normalised(self.columns) if self.unit else self.columns
+        left, right = columns.to(images.dtype).expand(len(images), -1, -1, -1).chunk(2, -1)
+        top, bottom = rows.to(images.dtype).expand(len(images), -1, -1, -1).chunk(2, -2)
         return torch.cat([top, torch.cat([left, images, right], -1), bottom], -2)

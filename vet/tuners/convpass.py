@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from vet.allowed import Counts, Dropout, Places, Positive
-from vet.core.deltas import follows, strided
+from vet.core.deltas import Keep, Kept, follows, strided, this_forward
+from vet.core.drop_path import DropPath
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -23,10 +24,14 @@ class Convpass(Tuner):
     W, and each class token as a map of 1 x 1. Prompts that were added pass through.
     scale: s, which the paper chooses for each task out of 0.01, 0.1, 1, 10, 100.
     dropout: before W2, in training.
+    drop_path: the share of images whose bypass is dropped, in training. Stochastic depth of the backbone
+        (drop_path_rate) drops the attention or the FFN, and never the bypass. The paper's runs use 0.1 for
+        both.
     xavier_conv: the convolution starts Xavier-uniform, as in the paper's other start. False: the convolution
         starts as the identity, with ones at its centre. W1 starts Xavier-uniform, W2 at zero.
     at: if a network has no FFN, the bypasses run beside its blocks, see `Adapter`. If a block makes a smaller
         map, the bypass reads every s-th position of x.
+    Against the released code: output, gradients, start, dropout, and stochastic depth with drop_path=0.1.
     Parameters per site: width (C + C') + 9 width^2 + 2 width + C', with C' channels out; ViT-B/16, width 8:
         327,552.
     The site must have tokens with a known grid, or a map. Windows are refused, because a window is no map of
@@ -40,15 +45,18 @@ class Convpass(Tuner):
         width: Counts = 8,
         scale: Positive = 1.0,
         dropout: Dropout = 0.1,
+        drop_path: Dropout = 0.0,
         xavier_conv: bool = False,
         at: Places = ('attn', 'mlp or block'),
     ):
         super().__init__(at if isinstance(at, str) else list(at))
-        if not 0 <= dropout < 1:
-            raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
+        for what, share in (('dropout', dropout), ('drop_path', drop_path)):
+            if not 0 <= share < 1:
+                raise UserError(f'{what} is {share}; allowed: 0 up to, not including, 1.')
         self.width = width
         self.scale = scale
         self.dropout = dropout
+        self.drop_path = drop_path
         self.xavier_conv = xavier_conv
 
     def tune(self, site: Site) -> None:
@@ -69,20 +77,25 @@ class Convpass(Tuner):
             raise refuse(
                 self, site, f'{prefix} prefix tokens and a grid of {site.grid or "known size"}, or a map'
             )
-        self.after(
-            site,
-            Bypass(
-                site.in_shape[site.axis],
-                width,
-                site.out_shape[site.axis],
-                site.axis,
-                site.grid if is_tokens else None,
-                prefix,
-                self.scale,
-                self.dropout,
-                self.xavier_conv,
-            ),
+        assert self.backbone is not None
+        behind = self.backbone.sites.drop_path_behind(site.name) if site.called else None
+        kept: Kept | None = None if behind is None else {}
+        delta = Bypass(
+            site.in_shape[site.axis],
+            width,
+            site.out_shape[site.axis],
+            site.axis,
+            site.grid if is_tokens else None,
+            prefix,
+            self.scale,
+            self.dropout,
+            self.drop_path,
+            self.xavier_conv,
+            kept,
         )
+        self.after(behind or site, delta, of=site)
+        if kept is not None:
+            self.before(site, Keep(kept))
 
 
 class QuickGELU(nn.Module):
@@ -106,10 +119,12 @@ class Bypass(nn.Module):
         num_prefix_tokens: int,
         scale: float,
         dropout: float,
+        drop_path: float,
         xavier_conv: bool,
+        kept: Kept | None,
     ):
         super().__init__()
-        self.axis = axis
+        self.axis, self.kept, self.drop_path = axis, kept, DropPath(drop_path)
         self.grid = grid
         self.num_prefix_tokens = num_prefix_tokens
         self.scale = scale
@@ -124,16 +139,18 @@ class Bypass(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if self.kept is not None:
+            x = self.kept.pop(this_forward())
         if self.grid is None:
             x_BHWC = strided(x.movedim(self.axis, -1), y.movedim(self.axis, -1).shape)
-            return y + self.bypass(x_BHWC).movedim(-1, self.axis).to(y.dtype)
+            return y + self.drop_path(self.bypass(x_BHWC)).movedim(-1, self.axis).to(y.dtype)
         H, W = self.grid
         K = self.num_prefix_tokens
         B, _, C = x.shape
         prefix_BKC = self.bypass(x[:, :K].reshape(B * K, 1, 1, C)).view(B, K, C)
         patches_BNC = self.bypass(x[:, K : K + H * W].unflatten(1, (H, W))).flatten(1, 2)
         added_BNC = torch.zeros_like(y[:, K + H * W :])
-        return y + torch.cat([prefix_BKC.to(y.dtype), patches_BNC.to(y.dtype), added_BNC], 1)
+        return y + self.drop_path(torch.cat([prefix_BKC.to(y.dtype), patches_BNC.to(y.dtype), added_BNC], 1))
 
     def bypass(self, x_BHWC: torch.Tensor) -> torch.Tensor:
         h_BDHW = self.act(self.down(x_BHWC)).permute(0, 3, 1, 2)

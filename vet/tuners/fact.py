@@ -7,9 +7,10 @@ C: width. r: rank. n: number of (C, C) matrices in all sites, 12 a block: q, k, 
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from vet.allowed import Count, OneOf, Places, Positive
+from vet.allowed import Count, Dropout, OneOf, Places, Positive
 from vet.core.delta import Delta
 from vet.core.deltas import LowRankUpdate
 from vet.core.site import Site
@@ -19,20 +20,22 @@ from vet.registry import TUNERS
 
 
 class TensorTrain(Delta):
-    """Each of the n matrices has a Sigma_i (r, r).   FacT-TT"""
+    """Each of the n matrices has a Sigma_i (r, r).   FacT-TT
+
+    fans: for each matrix, how many numbers of rank r its map reads: r, or 4 r in fc2.
+    """
 
     linear_in = ('V',)
 
-    def __init__(self, width: int, rank: int, n: int):
+    def __init__(self, width: int, rank: int, fans: list[int]):
         super().__init__()
         self.U, self.V = nn.Parameter(torch.empty(width, rank)), nn.Parameter(torch.zeros(width, rank))
-        nn.init.xavier_uniform_(self.U)
-        self.make_middle(rank, n)
+        nn.init.uniform_(self.U, -(width**-0.5), width**-0.5)  # as nn.Linear draws a map from the width
+        self.make_middle(rank, fans)
 
-    def make_middle(self, rank: int, n: int) -> None:
-        self.Sigma = nn.Parameter(
-            torch.stack([nn.init.xavier_uniform_(torch.empty(rank, rank)) for _ in range(n)])
-        )
+    def make_middle(self, rank: int, fans: list[int]) -> None:
+        bound_N11 = torch.tensor(fans).rsqrt()[:, None, None]  # as nn.Linear draws a map from the fan
+        self.Sigma = nn.Parameter((2 * torch.rand(len(fans), rank, rank) - 1) * bound_N11)
 
     def middle(self, which: slice) -> torch.Tensor:
         """The Sigma_i of some matrices: (parts, r, r)."""
@@ -44,8 +47,9 @@ class Tucker(TensorTrain):
 
     linear_in = ('V',)
 
-    def make_middle(self, rank: int, n: int) -> None:
-        self.core, self.P = nn.Parameter(torch.empty(rank, rank, rank)), nn.Parameter(torch.empty(n, rank))
+    def make_middle(self, rank: int, fans: list[int]) -> None:
+        self.core = nn.Parameter(torch.empty(rank, rank, rank))
+        self.P = nn.Parameter(torch.empty(len(fans), rank))
         nn.init.xavier_uniform_(self.core)
         nn.init.xavier_uniform_(self.P)
 
@@ -58,15 +62,23 @@ class FactorUpdate(LowRankUpdate):
 
     The matrices are stacked as rows (q, k, v; fc1). If `columns` is true, they stand side by side (fc2).
     order: the place in the stack of each row of the weight. None: the rows lie as they are stacked.
+    dropout: of Sigma' U' x, before V, in training.
     """
 
     shared: TensorTrain
     order: torch.Tensor | None
 
     def __init__(
-        self, factors: nn.Module, which: slice, scale: float, columns: bool, order: torch.Tensor | None = None
+        self,
+        factors: nn.Module,
+        which: slice,
+        scale: float,
+        columns: bool,
+        order: torch.Tensor | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
+        self.dropout = dropout
         self.register_buffer('order', order, persistent=False)
         object.__setattr__(self, 'shared', factors)
         self.which = which
@@ -79,6 +91,21 @@ class FactorUpdate(LowRankUpdate):
         if not self.columns:
             return A, B.flatten(0, 1) if self.order is None else B.flatten(0, 1)[self.order]
         return torch.block_diag(*[A] * len(B)), torch.cat(list(B), 1)
+
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y + V drop(Sigma' U' x): x (…, in), y (…, out)"""
+        if not (self.dropout and self.training):
+            return super().split(module, x, y)
+        Sigma_NRR, U, V = self.shared.middle(self.which), self.shared.U, self.shared.V
+        if self.columns:  # the parts of x lie side by side, and give one part of y
+            h = torch.einsum('...nr,nrs->...s', x.unflatten(-1, (len(Sigma_NRR), -1)) @ U, Sigma_NRR)
+            return y + self.scale * (F.dropout(h, self.dropout) @ V.T)
+        h = torch.einsum('...r,nrs->...ns', x @ U, Sigma_NRR)
+        update = self.scale * (F.dropout(h, self.dropout) @ V.T).flatten(-2)
+        return y + (update if self.order is None else update[..., self.order])
+
+    def adds_product(self) -> bool:
+        return not (self.training and self.dropout)
 
     def extra_repr(self) -> str:
         return f'matrices {self.which.start} to {self.which.stop - 1}, scale={self.scale:g}'
@@ -94,6 +121,12 @@ class FacT(Tuner):
     rank: r, the same for all matrices.
     variant: 'tt' (each matrix has a Sigma) or 'tk' (Sigmas mixed from one core). V starts at zero.
     scale: the paper tries 0.01 to 100 for each task.
+    dropout: of Sigma' U' x, before V, in training. The released code fixes 0.1. Only Linear layers take it.
+    U and TT's Sigmas start uniform as nn.Linear draws them: U in ±C^-1/2, a Sigma in ±r^-1/2, in fc2 in
+        ±(4 r)^-1/2. TK's core and P start Xavier-uniform.
+    Against the released code: TT in output, gradients, start and dropout with dropout=0.1. TK too, but for
+        two quirks: the code cuts the Sigmas of fc1 and fc2 out of a reshaped tensor, so that each mixes four
+        (vet follows the paper's formula), and counts q, k, v, o, fc1, fc2 by block, as here.
     at: weights (a C, C) or (C, a C) of one width C. Pyramids such as Swin have several widths and are
         refused.
     """
@@ -103,9 +136,12 @@ class FacT(Tuner):
         rank: Count = 32,
         variant: Annotated[str, OneOf(tuple(VARIANTS))] = 'tk',
         scale: Positive = 1.0,
+        dropout: Dropout = 0.0,
         at: Places = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'),
     ):
         super().__init__(at)
+        if not 0 <= dropout < 1:
+            raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         if variant not in VARIANTS:
             raise UnknownNameError('variant of FacT', variant, VARIANTS)
         if type(rank) is not int:
@@ -115,11 +151,13 @@ class FacT(Tuner):
         self.rank = rank
         self.variant = variant
         self.scale = scale
+        self.dropout = dropout
 
     def shared(self, sites: list[Site]) -> None:
         width = min(min(site.weight.shape) for site in sites)
+        rank = sites[0].at_depth(self.rank, 'rank')
         self.places: dict[str, slice] = {}
-        n = 0
+        fans: list[int] = []
         for site in sites:
             shape = site.weight.shape
             if len(shape) != 2 or width not in shape or any(size % width for size in shape):
@@ -129,10 +167,10 @@ class FacT(Tuner):
                     f'weights made of ({width}, {width}) matrices, one width in all blocks (this weight is '
                     f'{tuple(shape)})',
                 )
-            self.places[site.name] = slice(n, n := n + max(shape) // width)
-        self.share(
-            VARIANTS[self.variant](width, sites[0].at_depth(self.rank, 'rank'), n), sites[0].weight.device
-        )
+            number, start = max(shape) // width, len(fans)
+            fans += [rank * (number if shape[1] > shape[0] else 1)] * number
+            self.places[site.name] = slice(start, len(fans))
+        self.share(VARIANTS[self.variant](width, rank, fans), sites[0].weight.device)
 
     def tune(self, site: Site) -> None:
         out, inside = site.weight.shape
@@ -142,6 +180,7 @@ class FacT(Tuner):
             if all(isinstance(part, slice) for part in rows)
             else torch.cat([torch.arange(out)[part] for part in rows]).argsort()
         )
-        self.reweight(
-            site, FactorUpdate(self.deltas['shared'], self.places[site.name], self.scale, inside > out, order)
+        delta = FactorUpdate(
+            self.deltas['shared'], self.places[site.name], self.scale, inside > out, order, self.dropout
         )
+        self.reweight(site, delta)

@@ -38,6 +38,8 @@ class GPS(Tuner):
     images: from how many training images the choice is made (the authors: all). A batch holds each image
         once, so the second view of an image is its mirror image. `prepare` needs the memory of full tuning
         with twice the batch.
+    Against the released code: masks, output and gradients. The code also trains layer scales (ConvNeXt's
+        gamma), and chooses connections in every weight, also in those between the stages.
     Parameters per site: k out, and out of a bias; ViT-B/16, k = 1: 83,712, and 83,712 of biases.
     """
 

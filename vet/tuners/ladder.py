@@ -3,7 +3,6 @@
 No gradient passes through the backbone.
 """
 
-import threading
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.allowed import Count
+from vet.core.deltas import this_forward
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -32,6 +32,9 @@ class LadderSide(Tuner):
     m_i: sigmoid(a_i / 0.1). a_i is learned and starts at 0.
     The features become f + U LN(s_L). s_L is the class token, or the mean of the tokens. U starts at zero, so
     the start is the identity.
+    Against the released code: (for T5 and LXMERT) the gates, with a of the other sign, and their temperature
+        of 0.1. The code gives U s_L in place of the features, where vet adds it, and starts the T_i as
+        pruned copies of the blocks.
     Parameters: (L + 1) (C R + R) + L (12 R^2 + 13 R + 1) + 2 R + R C + C; ViT-B/16, reduction 8: 2,376,492.
     All blocks must take and give tokens of one shape (N, C).
     """
@@ -75,15 +78,6 @@ class LadderSide(Tuner):
         self.after(site, Rung(self.rungs, self.tokens))
 
 
-def _this_forward() -> int:
-    """A key of the running forward: the thread.
-
-    Threads share the modules, but not the rungs. A compiled graph is one forward, and cannot ask for its
-    thread.
-    """
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()
-
-
 class NewRungs(nn.Module):
     """Passes images on, and removes the rungs that a failed forward has left."""
 
@@ -92,7 +86,7 @@ class NewRungs(nn.Module):
         self.rungs = rungs
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.rungs[_this_forward()] = []
+        self.rungs[this_forward()] = []
         return images
 
 
@@ -108,7 +102,7 @@ class Rung(nn.Module):
 
     def forward(self, x_BNC: torch.Tensor, y_BNC: torch.Tensor | None = None) -> torch.Tensor:
         tokens_BNC = x_BNC if y_BNC is None else y_BNC
-        rungs = self.rungs.get(_this_forward())
+        rungs = self.rungs.get(this_forward())
         if rungs is not None:  # None: gradient checkpointing runs the block again, after the ladder
             rungs.append(tokens_BNC[:, : self.tokens].detach())
         return tokens_BNC
@@ -136,7 +130,7 @@ class Ladder(nn.Module):
 
     def forward(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W), features (B, C) -> (B, C)"""
-        first, *others = self.rungs.pop(_this_forward())
+        first, *others = self.rungs.pop(this_forward())
         s_BNR = self.downs[0](first)
         for m, down, block, b_BNC in zip((self.a / 0.1).sigmoid(), self.downs[1:], self.blocks, others):
             s_BNR = block(m * down(b_BNC) + (1 - m) * s_BNR)

@@ -64,6 +64,8 @@ class LoRA(Tuner):
     seed: of vera's random matrices.
     r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names of rank, alpha, dropout
         and at, see core/peft_names.py.
+    Against the released code: 'plain', 'dora', 'vera' and 'pissa' in output and gradients (loralib and
+        PEFT), and 'pissa' in its start. vera's random matrices are other draws.
     Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; with
         `parts`, per part; dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344,
         vera 24,576 (rank 256).

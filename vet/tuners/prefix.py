@@ -28,7 +28,9 @@ class Prefix(Tuner):
     theirs. The tokens leave after the attention. The paper's reparametrisation by an MLP is left out, as in
     ModelScope and VPT's tables.
     length: P; one value, a list by depth (0 skips a block), or a dict of path patterns.
-    The learned keys and values start Xavier-uniform, and have no weight decay.
+    The learned keys and values start uniform in ±(6 / (C (P + 1)))^1/2, and have no weight decay.
+    Against the released code: ModelScope's Prefix in output, gradients and start. ModelScope decays the
+    weights of prefixes too.
     Parameters: 2 P C per attention; ViT-B/16: 18,432 per token.
     The site must have plain attention over all tokens with a fused qkv. Windows, relative and rotary
     positions and normed keys are refused.
@@ -105,7 +107,7 @@ class KeysAndValues(Delta):
         key: Any = nn.Parameter(torch.empty(length, channels))
         value: Any = nn.Parameter(torch.empty(length, channels))
         for prefix in (key, value):
-            nn.init.xavier_uniform_(prefix)
+            nn.init.xavier_uniform_(prefix[None])  # as ModelScope draws (1, P, C)
             prefix.no_weight_decay = True
         self.key, self.value = key, value
 

@@ -36,6 +36,8 @@ class VPT(Tuner):
     The prompts stand last. In the paper they stand behind the class token. Prompts have no positions, so
     their place changes no result. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and have
     no weight decay.
+    Against the released code: output, gradients, start and dropout. The code decays prompts too, with AdamW
+        by 0.01; train.groups gives them a weight decay here.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
     The blocks must have tokens with plain attention. Maps and windows are refused. So are tables of relative
     positions (BEiT), which have no entry for a prompt. If a block rotates queries and keys by positions,

@@ -6,7 +6,7 @@ Luo et al. 2023, arXiv:2302.08106
 import torch
 from torch import nn
 
-from vet.allowed import Count, Counts, Places, Positive
+from vet.allowed import Count, Counts, Dropout, Places, Positive
 from vet.core.deltas import InputLowRank
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -20,9 +20,9 @@ class GroupedAdapter(InputLowRank):
     B is stored as (C, width / groups).
     """
 
-    def __init__(self, channels: int, width: int, groups: int, scale: float, has_shift: bool):
+    def __init__(self, channels: int, width: int, groups: int, scale: float, has_shift: bool, dropout: float):
         super().__init__()
-        self.groups, self.scale = groups, scale
+        self.groups, self.scale, self.dropout = groups, scale, dropout
         self.A, self.B = (
             nn.Parameter(torch.empty(width, channels)),
             nn.Parameter(torch.zeros(channels, width // groups)),
@@ -43,6 +43,12 @@ class GroupedAdapter(InputLowRank):
             return None
         return self.dense_B() @ self.a + self.scale * self.b
 
+    def hidden(self) -> torch.Tensor | None:
+        return self.a
+
+    def outer_shift(self) -> torch.Tensor | None:
+        return None if self.b is None else self.scale * self.b
+
 
 @TUNERS.register_module()
 class RepAdapter(Tuner):
@@ -51,8 +57,11 @@ class RepAdapter(Tuner):
     width: of the bottleneck.
     groups: B maps each group of hidden features to a group of channels. B starts at zero.
     scale: the paper tries 0.1 to 10 for each task.
+    dropout: of A x + a, before B, in training. The released code fixes 0.1. Only Linear layers take dropout.
     at: weights that see one position at a time. A weight without a bias gets no a and no b, and its keys
         stay.
+    Against the released code: output, gradients, start and dropout with dropout=0.1. On ConvNeXt the code's
+        first adapter stands before the depthwise convolution, where vet has none.
     Parameters per site: C width (1 + 1 / groups) + width + C. ViT-B/16, width 8: 239,808; the published 0.22M
         leaves the biases out (221,184).
     """
@@ -65,14 +74,18 @@ class RepAdapter(Tuner):
         width: Counts = 8,
         groups: Count = 2,
         scale: Positive = 1.0,
+        dropout: Dropout = 0.0,
         at: Places = ('attn.qkv', 'mlp.fc1'),
     ):
         super().__init__(at)
         if type(groups) is not int or groups < 1:
             raise UserError(f'groups is {groups!r}; allowed: a positive int.')
+        if not 0 <= dropout < 1:
+            raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         self.width = width
         self.groups = groups
         self.scale = scale
+        self.dropout = dropout
 
     def tune(self, site: Site) -> None:
         width = site.at_depth(self.width, 'width')
@@ -86,4 +99,6 @@ class RepAdapter(Tuner):
                 f'groups is {self.groups}; groups must divide the width {width} and the {channels} channels '
                 f'of {site}.'
             )
-        self.reweight(site, GroupedAdapter(channels, width, self.groups, self.scale, site.bias is not None))
+        has_shift = site.bias is not None
+        delta = GroupedAdapter(channels, width, self.groups, self.scale, has_shift, self.dropout)
+        self.reweight(site, delta)

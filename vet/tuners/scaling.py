@@ -75,6 +75,8 @@ class IA3(Tuner):
     at: the weights. Of a fused projection (qkv), IA3 scales the rows of keys and values, which a forward
         finds as for LoRA's parts. IA3 scales all rows of a projection named k or v. Of any other weight, such
         as mlp.fc2 or a convolution, IA3 scales the input channels.
+    Against the released code: the authors' T-Few in output, gradients and start, on q, k and v that are
+        fused.
     ViT-B/16: 55,296 parameters, that is 12 blocks of 2 C + 4 C.
     """
 
@@ -113,6 +115,9 @@ class SSF(Tuner):
     gamma ~ N(1, std), beta ~ N(0, std), as in the paper; std=0 starts as the identity.
     If a module has no bias, such as a convolution before a batch norm, SSF adds no beta. So the merged
     network has the same keys. A norm that is a scale and a shift alone (ResMLP's Affine) trains itself.
+    Against the released code: output, gradients and start on a ViT. By reading, Swin has the same places. On
+        ConvNeXt the code also scales behind the downsampling convolutions, and scales before the last norm,
+        not behind it.
     ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the last norm.
     """
 
@@ -141,7 +146,9 @@ class RLRR(Tuner):
 
     s_left (out) and s_right (in) start as in the authors' code, so the start is not the identity. f starts at
     zero. A weight without a bias has no f. If the rows of a fused projection can be told apart, q, k and v
-    have their own s_right. ViT-B/16: 288,768 parameters; the published 0.33M add the mean head of VTAB-1k's
+    have their own s_right.
+    Against the released code: output, gradients and start.
+    ViT-B/16: 288,768 parameters; the published 0.33M add the mean head of VTAB-1k's
     19 tasks.
     """
 

@@ -2,38 +2,48 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Interval
 from torch import nn
 
-from vet.allowed import Counts, Places, Positive
+from vet.allowed import Counts, OneOf, Places, Positive
 from vet.core.delta import Delta
+from vet.core.deltas import Kept, this_forward
 from vet.core.modes import in_eval
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
-from vet.errors import UserError
+from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
 
 # B images, C channels, K salient ones
 
 
+MODES = ('attn', 'mlp', 'output')
+
+
 @TUNERS.register_module()
 class SCT(Tuner):
-    """y_S + s (W y_S + b) in place of y_S, the K salient channels S of a block's output. W is (K, K).
+    """h_S + s (W h_S + b) in place of h_S, the K salient channels S of a tensor h. W is (K, K).
 
+    mode: which tensor h is. 'attn': the sum of a block's input and its attention, from which the FFN and the
+        block's output are computed. 'mlp': the output of the FFN, before its sum. 'output': the output of the
+        module that `at` names, such as a whole block.
     `prepare` chooses S on the frozen network, and S is saved. Before `prepare`, S is the first K channels.
     For each class, a channel has a norm: the L2 norm of its values, over all patch tokens of the class's
     training images. The importance of a channel is the mean of these norms over the classes. S has the K
-    channels of the largest importance.
+    channels of the largest importance. The values are those of h; in the mode 'mlp', those of the block's
+    output.
     images: from how many training images S is chosen. vet takes the images as they are augmented. The paper
         takes all images, not augmented; VTAB-1k has 1000.
-    scale: s, which the paper chooses for each task.
+    scale: s. The paper chooses s for each task. The released code does not use its s, which is s = 1.
+    at: for 'attn' and 'mlp', blocks; for 'output', any modules.
     W starts normal of std 0.02, cut at ±2, b at zero. So the start is near the identity, but is not the
-    identity. The paper's module stands behind the residual sum of the attention or of the FFN. Here the
-    module stands behind the block, which is the sum of the FFN. at='attn' tunes the attention's output before
-    its sum instead.
+    identity.
+    Against the released code: sct_attn (its default) is 'attn' and sct_mlp is 'mlp', in output, gradients,
+    start and choice of channels. Its third mode, sct_qkv, is not here. Up to format 2 of model folders, vet's
+    SCT was 'output'.
     Parameters: K^2 + K per block; ViT-B/16, K = 96: 111,744 (the paper's 0.11 M).
     """
 
@@ -42,18 +52,27 @@ class SCT(Tuner):
     def __init__(
         self,
         channels: Counts = 96,
+        mode: Annotated[str, OneOf(MODES)] = 'attn',
         scale: Positive = 1.0,
         images: Annotated[int, Interval(ge=1, le=10**9)] = 1000,
         at: Places = 'block',
     ):
         super().__init__(at)
+        if mode not in MODES:
+            raise UnknownNameError('mode of SCT', mode, MODES)
         if scale == 0 or images < 1:
             raise UserError(
                 f'scale is {scale} and images is {images}; scale must not be 0, images must be at least 1.'
             )
         self.channels = channels
+        self.mode = mode
         self.scale = scale
         self.images = images
+
+    def shared(self, sites: list[Site]) -> None:
+        self.watched: list[
+            tuple[Watch, SalientChannels]
+        ] = []  # who sees the values, whose channels are chosen
 
     def tune(self, site: Site) -> None:
         count = site.at_depth(self.channels, 'channels')
@@ -62,7 +81,38 @@ class SCT(Tuner):
         if not site.out_shape or count > site.out_shape[site.axis]:
             raise refuse(self, site, f'{count} channels or more')
         prefix = site.num_prefix_tokens if len(site.out_shape) == 2 else 0
-        self.after(site, SalientChannels(count, site.out_shape[site.axis], site.axis, prefix, self.scale))
+        salient = SalientChannels(count, site.out_shape[site.axis], site.axis, prefix, self.scale)
+        watch: Watch = salient
+        if self.mode == 'attn':
+            kept: Kept = {}
+            salient.kept = kept
+            self.before(self._norm(site), salient)
+            self.after(site, Carry(kept))
+        elif self.mode == 'mlp':
+            watch = Watch(site.axis, prefix)
+            self.after(self._ffn(site), salient)
+            self.after(site, watch)
+        else:
+            self.after(site, salient)
+        self.watched.append((watch, salient))
+
+    def _ffn(self, block: Site) -> Site:
+        """The one FFN of a block, which keeps the block's shape."""
+        assert self.backbone is not None
+        sites = self.backbone.sites
+        names = [name for name in sites.roles().get('mlp', ()) if name.startswith(f'{block.name}.')]
+        [site] = sites.find(names) if len(names) == 1 else [None]
+        if site is None or site.out_shape != block.out_shape or site.axis != block.axis:
+            raise refuse(self, block, f'a block with one FFN of its shape in the mode {self.mode!r}{OTHER}')
+        return site
+
+    def _norm(self, block: Site) -> Site:
+        """The norm before the FFN of a block."""
+        assert self.backbone is not None
+        norm = self.backbone.sites.norm_before(self._ffn(block).name)
+        if norm is None or norm.in_shape != block.out_shape:
+            raise refuse(self, block, f"a block with a norm before its FFN in the mode 'attn'{OTHER}")
+        return norm
 
     def prepare(self, batches: Iterable) -> None:
         """Chooses the channels from batches of images (B, 3, H, W) and labels (B,).
@@ -70,54 +120,92 @@ class SCT(Tuner):
         No update acts meanwhile.
         """
         assert self.backbone is not None, 'attach first'
-        deltas: list[Any] = list(self.deltas.values())
-        squares: list[dict[int, torch.Tensor]] = [{} for _ in deltas]
+        squares: list[dict[int, torch.Tensor]] = [{} for _ in self.watched]
         seen = 0
         try:
             with torch.no_grad(), in_eval(self.backbone):
+                for _, salient in self.watched:
+                    salient.rests = True
                 for images, labels in batches:
-                    for delta, by_class in zip(deltas, squares):
-                        delta.watch = partial(_add_squares, by_class, labels)
+                    for (watch, _), by_class in zip(self.watched, squares):
+                        watch.watch = partial(_add_squares, by_class, labels)
                     self.backbone(images)
                     seen += len(images)
                     if seen >= self.images:
                         break
-                for delta, by_class in zip(deltas, squares):
+                for (_, salient), by_class in zip(self.watched, squares):
                     if by_class:
                         importance_C = torch.stack([square.sqrt() for square in by_class.values()]).mean(0)
-                        delta.index.copy_(importance_C.topk(len(delta.index)).indices.sort().values)
+                        salient.index.copy_(importance_C.topk(len(salient.index)).indices.sort().values)
                     if torch.distributed.is_initialized():  # each process has seen its own images
-                        torch.distributed.broadcast(delta.index, 0)
+                        torch.distributed.broadcast(salient.index, 0)
         finally:
-            for delta in deltas:
-                delta.watch = None
+            for watch, salient in self.watched:
+                watch.watch, salient.rests = None, False
 
 
-class SalientChannels(Delta):
-    """y (.., C, ..) -> y, with K changed channels. `index` holds the numbers of these channels."""
+OTHER = " (mode='output' acts behind any module)"
+
+
+class Watch(Delta):
+    """y -> y. Shows the patches of y during `prepare`."""
+
+    def __init__(self, axis: int, num_prefix_tokens: int):
+        super().__init__()
+        self.axis = axis
+        self.num_prefix_tokens = num_prefix_tokens
+        self.watch: partial | None = None  # during `prepare`: a function that sees y
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        y = x if y is None else y
+        if self.watch is not None:
+            self.watch(y.movedim(self.axis, -1)[:, self.num_prefix_tokens :])
+        return y
+
+
+class SalientChannels(Watch):
+    """y (.., C, ..) -> y, with K changed channels. `index` holds the numbers of these channels.
+
+    kept: gets the change, for Carry.
+    """
 
     bound_to_weight = ('linear.weight', 'linear.bias')
 
     def __init__(self, count: int, channels: int, axis: int, num_prefix_tokens: int, scale: float):
-        super().__init__()
+        super().__init__(axis, num_prefix_tokens)
         self.channels = channels
-        self.axis = axis
-        self.num_prefix_tokens = num_prefix_tokens
         self.scale = scale
         self.linear = nn.Linear(count, count)
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
         self.index: torch.Tensor
         self.register_buffer('index', torch.arange(count))
-        self.watch: partial | None = None  # during `prepare`: a function that sees y; then y does not change
+        self.rests = False  # during `prepare`, y does not change
+        self.kept: Kept | None = None
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if self.watch is not None:
-            self.watch(y.movedim(self.axis, -1)[:, self.num_prefix_tokens :])
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        y = super().forward(x, y)
+        if self.rests:
             return y
         salient = y.index_select(self.axis, self.index).movedim(self.axis, -1)
         update = self.scale * self.linear(salient).movedim(-1, self.axis).to(y.dtype)
-        return y.index_add(self.axis, self.index, update)
+        if self.kept is None:
+            return y.index_add(self.axis, self.index, update)
+        change = torch.zeros_like(y).index_add(self.axis, self.index, update)
+        self.kept[this_forward()] = change
+        return y + change
+
+
+class Carry(Delta):
+    """y + the change that a SalientChannels within the block made to the residual."""
+
+    def __init__(self, kept: Kept):
+        super().__init__()
+        self.kept = kept
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        change = self.kept.pop(this_forward(), None)
+        return y if change is None else y + change[:, : y.shape[1]]
 
 
 def _add_squares(by_class: dict[int, torch.Tensor], labels: torch.Tensor, y: torch.Tensor) -> None:

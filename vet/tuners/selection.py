@@ -52,6 +52,7 @@ class Partial(Tuner):
     norm: whether a norm behind these blocks trains too.
     names: in place of blocks, parameters: each entry is the path of a parameter, the path of a module with
         all its parameters, a regular expression for whole paths, or the path of a buffer, which is saved.
+    Against the released code: VPT's "partial-k" also trains the norm behind the blocks, which norm=True does.
     indices: in place of blocks, the parameters with these places in the backbone's order: (start, stop), as
         in a slice. None is an end.
     """
@@ -118,6 +119,7 @@ class Partial(Tuner):
 class BitFit(Tuner):
     """Every bias of the backbone trains.   Ben Zaken et al. 2021, arXiv:2106.10199
 
+    Against the released code: the same parameters, which are all whose name says bias. The code is for BERT.
     ViT-B/16: 102,912 parameters, that is 12 blocks of 11 C and the biases of the patch embedding and the last
     norm.
     """
@@ -139,6 +141,7 @@ class NormTune(Tuner):
 
     Basu et al. 2023, arXiv:2304.01917
 
+    Against the released code: not compared.
     ViT-B/16: 38,400 parameters, that is 25 norms of 2 C.
     """
 
@@ -159,6 +162,9 @@ class DiffFit(Tuner):
 
     outputs: the weights whose rows gamma scales: the last weight of attention and of FFN.
     gamma starts at 1, and merges into these weights.
+    Against the released code: the authors' code could not be read. DiffFit-pytorch trains all parameters
+        whose name says bias, norm, gamma or y_embed; these are the same but for y_embed, which a classifier
+        lacks.
     ViT-B/16: 140,544 parameters, that is BitFit's 102,912, 25 C of the norms' scales and 12 blocks of 2 C
     gammas.
     """

@@ -28,6 +28,7 @@ class SideTuning(Tuner):
         name='alexnet'). The whole side backbone trains, from its weights. A linear layer without bias maps
         its features to the C features of the backbone. The side backbone gets images that are normalised for
         the backbone, and must take their size.
+    Against the released code: ModelScope's SideTune in output, gradients and start with 'fcn4'.
     Parameters: 26,033 + 65 C with 'fcn4' (ViT-B/16: 75,953), 1 + those of the side backbone + C' C with
         another.
     """

@@ -21,6 +21,7 @@ class UTuning(Tuner):
     scale: a number, 'learned' (one per operation) or 'channel'. dropout: before W2, in training.
     The paper's U is any small network. Here U is the paper's adapter. The paper's parallel prompts and
     prefixes are `VPT` and `Prefix`, which compute them within the attention.
+    Against the released code: not compared, the authors' code could not be read. The formula is the paper's.
     Parameters per operation: width (C + C') + width + C', with C' channels out, and those of a learned scale;
         ViT-B/16, width 8, all three: 470,304.
     """

@@ -27,7 +27,7 @@ from vet.optimizers.two_points import in_training
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
 OPTIONS = ('params', 'lr', 'weight_decay')  # of a group, beside its counters
-FORMAT = 1  # of progress.json; older checkpoints have no sha256
+FORMAT = 2  # of progress.json; format 1 has older entries of tuners, see core/meanings.py; 0 has no sha256
 
 
 class NewerError(TrainingError):
@@ -82,6 +82,12 @@ def checksum(values: Mapping[str, object]) -> str:
     return sha256_of(
         json.dumps({key: values[key] for key in sorted(values) if key != 'checksum'}, sort_keys=True).encode()
     )
+
+
+def has_older_entries(path: Path) -> bool:
+    """Whether the tuners of a checkpoint may mean something else today."""
+    values = read_json(path / PROGRESS)
+    return isinstance(values, dict) and values.get('format', 0) < 2
 
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Tensor]]]:

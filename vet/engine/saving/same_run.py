@@ -11,6 +11,8 @@ from typing import Any
 
 import vet
 from vet.config import Evaluation, Train
+from vet.core.meanings import OLDER, of_today
+from vet.engine.saving.checkpoint import has_older_entries
 from vet.engine.saving.identity import differences, other_versions
 from vet.errors import DataError, TrainingError
 from vet.files import JsonObject, read_json
@@ -53,6 +55,17 @@ def check_config(folder: Path, config: JsonObject) -> bool:
         'with a larger train.max_epochs alone; or begin a run from the model folder, '
         f'{str(folder / "output")!r}, with model.finetune=False.{_newer(folder)}'
     )
+
+
+def refuse_older_entries(checkpoint: Path, config: JsonObject) -> None:
+    """TrainingError if the run was begun when one of its tuners was another method."""
+    changed = sorted({entry.get('type') for entry in config['model']['tuners']} & set(OLDER))
+    if changed and has_older_entries(checkpoint):
+        today = dict(of_today(dict(type=changed[0])))
+        raise TrainingError(
+            f'the run of {str(checkpoint)!r} was begun by an older vet, in which {changed[0]} was what '
+            f'{today} is now. Begin anew in another work folder. The model folder can be read as before.'
+        )
 
 
 def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
