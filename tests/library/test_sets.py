@@ -6,6 +6,7 @@ import torch
 
 import vet
 from tests.library.networks import images, same, state_of, trained, vit
+from tests.own_nets import TORCHVISION, TRANSFORMERS
 from vet.errors import UnknownNameError, UserError
 
 
@@ -56,6 +57,101 @@ def test_a_batch_of_several_sets(several):
     torch.testing.assert_close(found, wanted)
     with several.using(names), pytest.raises(UserError, match='4 names for 3 images'):
         several(images(3))
+
+
+def varied(net, example=None, **sets):
+    """Named sets on a network in eval mode, every trained number of them random."""
+    tuned = vet.tune(net.eval(), sets, example=example)
+    for name in sets:
+        with tuned.using(name), torch.no_grad():
+            for parameter in tuned.trainable().values():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return tuned
+
+
+def batch_sizes(net):
+    """The batch sizes that reach the network from now on."""
+    seen = []
+    net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    return seen
+
+
+MIXING = dict(
+    lora=lambda: [vet.LoRA(rank=2, dropout=0.5)],
+    dora=lambda: [vet.LoRA(rank=2, variant='dora')],
+    adapter=lambda: [vet.Adapter(width=4), vet.LoRA(rank=2)],
+    head=lambda: [vet.LinearProbe()],
+)
+
+
+@pytest.mark.parametrize('family', ['vit', 'swin', 'resnet'])
+def test_a_mixed_batch_is_one_forward(family):
+    """Windows and maps too. The classifier of each set acts on the images of the set."""
+    settings = dict(num_classes=5, img_size=32, patch_size=2, window_size=4, embed_dim=16)
+    nets = dict(
+        vit=vit,
+        swin=lambda: timm.create_model(
+            'swin_tiny_patch4_window7_224', **settings, depths=(1, 1), num_heads=(2, 2)
+        ),
+        resnet=lambda: timm.create_model('resnet10t', num_classes=5),
+    )
+    net = nets[family]()
+    at = dict(at='weight') if family == 'resnet' else {}
+    made = {name: make() for name, make in MIXING.items()}
+    if family == 'resnet':
+        made = dict(lora=[vet.LoRA(rank=2, **at)], adapter=[vet.Adapter(width=4)], head=[vet.LinearProbe()])
+    tuned = varied(net, **made)
+    names = [*made, *reversed(made), 'lora']
+    x = images(len(names))
+    alone = []
+    for i, name in enumerate(names):
+        with tuned.using(name):
+            alone.append(tuned(x[i : i + 1]).detach()[0])
+    before, seen = state_of(net), batch_sizes(net)
+    with tuned.using(names):
+        found = tuned(x)
+    assert seen == [len(names)]
+    torch.testing.assert_close(found, torch.stack(alone), rtol=1e-4, atol=1e-5)
+    assert same(state_of(net), before) and tuned.active == next(iter(made))
+    assert not torch.allclose(alone[0], alone[-2])
+
+
+def test_sets_that_cannot_mix_are_one_forward_each():
+    tuned = varied(vit(), lora=vet.LoRA(2), prompts=vet.VPT(length=2), biases=vet.BitFit())
+    x, names, wanted = images(4), ['prompts', 'lora', 'biases', 'lora'], []
+    for i, name in enumerate(names):
+        with tuned.using(name):
+            wanted.append(tuned(x[i : i + 1]).detach()[0])
+    seen = batch_sizes(tuned.network)
+    with tuned.using(names):
+        torch.testing.assert_close(tuned(x), torch.stack(wanted))
+    assert seen == [1, 2, 1]
+
+
+def test_a_mixed_batch_of_keyword_arguments():
+    torch.manual_seed(0)
+    net = TRANSFORMERS['vit']()
+    tuned = varied(net, one=vet.LoRA(2), two=vet.Adapter(width=4))
+    x, wanted = images(3), []
+    for i, name in enumerate(['two', 'one', 'two']):
+        with tuned.using(name):
+            wanted.append(tuned(pixel_values=x[i : i + 1]).logits[0])
+    with tuned.using(['two', 'one', 'two']):
+        torch.testing.assert_close(tuned(pixel_values=x).logits, torch.stack(wanted))
+
+
+@pytest.mark.slow
+def test_a_mixed_batch_of_a_detection_network():
+    detector = varied(TORCHVISION['retinanet'](), one=vet.LoRA(2, at='weight'), two=vet.BitFit())
+    pictures, wanted = [torch.rand(3, 64, 64), torch.rand(3, 48, 64)], []
+    for picture, name in zip(pictures, ['two', 'one']):
+        with detector.using(name):
+            wanted.append(detector([picture])[0])
+    with detector.using(['two', 'one']):
+        found = detector(pictures)
+    assert [len(one['boxes']) for one in found] == [len(one['boxes']) for one in wanted]
+    for one, other in zip(found, wanted):
+        torch.testing.assert_close(one['scores'], other['scores'], rtol=1e-3, atol=1e-4)
 
 
 def test_a_set_is_added_and_saved(several, tmp_path):

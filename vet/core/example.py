@@ -62,12 +62,24 @@ class Example:
 
     def of_rows(self, rows: list[int]) -> 'Example':
         """An example of some of the images, by their places."""
-        images = len(next(self._tensors()))
+        images = self.images
 
-        def choose(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor[rows] if tensor.dim() and len(tensor) == images else tensor
+        def choose(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return value[rows] if value.dim() and len(value) == images else value
+            if isinstance(value, list) and len(value) == images:
+                return [value[row] for row in rows]
+            return map_tensors(choose, value) if isinstance(value, tuple | list | dict) else value
 
-        return Example(*map_tensors(choose, (self.args, dict(self.kwargs))))
+        return Example(
+            tuple(map(choose, self.args)), {name: choose(self.kwargs[name]) for name in self.kwargs}
+        )
+
+    @property
+    def images(self) -> int:
+        """How many images the input has. A list of images, as detection networks take, has its own length."""
+        first = next(iter((*self.args, *self.kwargs.values())), None)
+        return len(first) if isinstance(first, list) else len(next(self._tensors()))
 
     def to(self, like: torch.Tensor) -> 'Example':
         """The example on the device of `like`. Its floating point numbers have the type of `like`."""

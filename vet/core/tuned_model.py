@@ -15,13 +15,11 @@ from torch import nn
 
 from vet.core.backbone import Backbone
 from vet.core.caches import written_buffers
-from vet.core.delta import Delta, declared
-from vet.core.edits import Hook
 from vet.core.maps import MapHead
+from vet.core.mixed import CannotMix, mixed, put, rows_by_name, take_off
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import SeveralTasks
-from vet.core.reweight import Reweight, all_split
 from vet.errors import UserError
 
 
@@ -89,13 +87,11 @@ class TunedModel(SeveralTasks):
                 f'{len(task)} tasks for {len(images)} images; give one for each image, or one for all.'
             )
         models = {name: self.for_task(name) for name in dict.fromkeys(task)}
-        rows: dict[str, list[int]] = {name: [] for name in models}
-        for i, name in enumerate(task):
-            rows[name].append(i)
+        rows = rows_by_name(task)
         together = [name for name in rows if name in self.mixing]
         features: dict[str, torch.Tensor] = {}
         if len(together) > 1:
-            with suppress(_CannotMix):  # images of another size may have other windows than the dry run's
+            with suppress(CannotMix):  # images of another size may have other windows than the dry run's
                 features = _forward(self._mixed, images, {name: rows[name] for name in together})
         logits: list[torch.Tensor] = [torch.empty(0)] * len(images)
         for name, model in models.items():
@@ -118,57 +114,10 @@ def with_same_weights(backbone: Backbone) -> Backbone:
 
 
 _DISABLED: ContextVar[tuple[TunedModel, ...]] = ContextVar('_DISABLED', default=())
-# of a mixed forward: the number of images, and {tuner: the slice of its images}
-_ROWS: ContextVar[tuple[int, dict[str, slice]]] = ContextVar('_ROWS')
 
 
-class _CannotMix(Exception):
-    """An edit does not act on each image by itself."""
-
-
-class _OnOwn(Delta):
-    """A delta that acts only on the rows of its tuner in a mixed batch. windows: rows of an image at its
-    module.
-    """
-
-    def __init__(self, name: str, delta: nn.Module, windows: int):
-        super().__init__()
-        self.name = name
-        self.delta = delta
-        self.windows = windows
-
-    def rows(self, x: torch.Tensor, y: torch.Tensor | None = None) -> slice:
-        images, own = _ROWS.get()
-        if len(x) != images * self.windows or (y is not None and len(y) != len(x)):
-            raise _CannotMix
-        rows = own.get(self.name, slice(0, 0))
-        return slice(rows.start * self.windows, rows.stop * self.windows)
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """For hooks: delta(x) or delta(x, y), on the rows of its tuner"""
-        whole, rows = x if y is None else y, self.rows(x, y)
-        if rows.start == rows.stop:
-            return whole
-        part = self.delta(x[rows]) if y is None else self.delta(x[rows], y[rows])
-        if part.shape != whole[rows].shape:
-            raise _CannotMix
-        return torch.cat([whole[: rows.start], part.to(whole.dtype), whole[rows.stop :]])
-
-    def splits(self, module: nn.Module) -> bool:
-        return True
-
-    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Writes into y. y is the module's fresh output, which nobody else holds."""
-        rows = self.rows(x)
-        if rows.start < rows.stop:
-            part = declared(self.delta).split(module, x[rows], y[rows])
-            if part.data_ptr() != y[rows].data_ptr():
-                y[rows] = part
-        return y
-
-
-def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
-    """Puts a classifier's edits onto `mixed`, for the rows of this classifier.
+def _mixes(shared: Backbone, name: str, model: ImageClassifier) -> bool:
+    """Puts a classifier's edits onto `shared`, for the rows of this classifier.
 
     If the edits cannot mix: returns False, and puts no edit.
     """
@@ -176,48 +125,25 @@ def _mixes(mixed: Backbone, name: str, model: ImageClassifier) -> bool:
         return False
     if model.is_merged:  # merged edits are in the weights, and cannot be put elsewhere
         return False
-    paths = {id(module): path for path, module in model.backbone.network.named_modules()}
-    put: list[Reweight | Hook] = []
-    device = next(mixed.parameters()).device
     try:
-        for edit in model.edits:
-            put.append(_put(mixed, name, edit, paths))
-        with torch.no_grad(), in_eval(mixed), in_eval(model):
-            _forward(mixed, torch.zeros(2, 3, *mixed.preprocessing.size, device=device), {'': [0], name: [1]})
-    except _CannotMix:
-        while put:
-            put.pop().undo()
+        placed = put(name, model.edits, model.backbone.network, shared.sites)
+    except CannotMix:
+        return False
+    device = next(shared.parameters()).device
+    images = torch.zeros(2, 3, *shared.preprocessing.size, device=device)
+    try:
+        with torch.no_grad(), in_eval(shared), in_eval(model):
+            _forward(shared, images, {'': [0], name: [1]})
+    except CannotMix:
+        take_off(placed)
         return False
     return True
 
 
-def _put(mixed: Backbone, name: str, edit: object, paths: Mapping[int, str]) -> Reweight | Hook:
-    if not isinstance(edit, (Reweight, Hook)) or (isinstance(edit, Reweight) and not all_split(edit.host)):
-        raise _CannotMix
-    if isinstance(edit, Hook) and edit.argument:  # the rows of all images share the argument
-        raise _CannotMix
-    path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]
-    module, own = mixed.network.get_submodule(path), _OnOwn(name, edit.delta, mixed.sites.calls[path].batch)
-    if isinstance(edit, Hook):
-        return Hook.before(module, own) if edit.is_before else Hook.after(module, own, edit.place)
-    made = Reweight(module, edit.weight_name, edit.bias_name, own)
-    made.apply()
-    return made
-
-
-def _forward(mixed: Backbone, images: torch.Tensor, rows: Mapping[str, list[int]]) -> dict[str, torch.Tensor]:
-    """One forward over the images of several tuners. The images of a tuner are neighbours.
-
-    Returns {name: its features (b, C)}.
-    """
-    order = [i for own in rows.values() for i in own]
-    slices, start = {}, 0
-    for name, own in rows.items():
-        slices[name] = slice(start, start + len(own))
-        start += len(own)
-    token = _ROWS.set((len(order), slices))
-    try:
-        features = mixed(images[order])
-    finally:
-        _ROWS.reset(token)
-    return {name: features[rows] for name, rows in slices.items()}
+def _forward(
+    backbone: Backbone, images: torch.Tensor, rows: Mapping[str, list[int]]
+) -> dict[str, torch.Tensor]:
+    """One forward over the images of several tuners. Returns {name: its features (b, C)}."""
+    with mixed(rows) as (order, slices):
+        features = backbone(images[order])
+    return {name: features[own] for name, own in slices.items()}

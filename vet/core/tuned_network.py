@@ -5,7 +5,7 @@ library.py makes a TunedNetwork. hub/network_folder.py saves the numbers that tr
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -14,16 +14,17 @@ from torch.utils.hooks import RemovableHandle
 
 from vet.core.backbone import FrozenNetwork
 from vet.core.caches import caches_recorded, clear_caches
-from vet.core.channels import tensors_in
 from vet.core.containers import ModuleDictOf, ModuleListOf
 from vet.core.description import value_of
 from vet.core.dry_run import dry_run
+from vet.core.edits import Hook
 from vet.core.example import Example
 from vet.core.forward_signature import class_with_signature
 from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
+from vet.core.mixed import CannotMix, in_order, mixed, put, rows_by_name, take_off
 from vet.core.modes import hold_statistics, release_statistics
 from vet.core.preprocessing import Preprocessing
-from vet.core.reweight import Merged
+from vet.core.reweight import Merged, Reweight
 from vet.core.site_map import Layout, SiteMap
 from vet.core.table import table_of
 from vet.core.tuner import Tuner, forget_compiled_graphs
@@ -155,7 +156,9 @@ class TunedNetwork(FrozenNetwork):
     def using(self, names: str | Sequence[str] | None) -> Iterator[None]:
         """Within, the set of that name acts; None: no set. A list has the name of a set for each image.
 
-        A batch with a list of names is one forward for each set, and is for inference.
+        A batch with a list of names is one forward, if the tuners of all sets act on each image by itself:
+        low-rank updates, adapters, and the classifier. If not, the batch is one forward for each set. Such a
+        batch is for inference.
         """
         active, before = self.active, self._names
         try:
@@ -174,26 +177,51 @@ class TunedNetwork(FrozenNetwork):
 
     @torch.no_grad()
     def _mixed(self, names: list[str], example: Example) -> Any:
-        """The outputs of a batch, each image by the set that is named for it."""
+        """The outputs of a batch, each image by the set that is named for it.
+
+        One forward, if the edits of all sets act on each image by itself. If not, one forward for each set.
+        """
         if self.training:
             raise UserError(
                 'a list of names is for inference; call eval() first, or train one set after another.'
             )
-        images = len(next(tensors_in((example.args, dict(example.kwargs)))))
-        if len(names) != images:
-            raise UserError(f'{len(names)} names for {images} images; give one for each image.')
-        active, parts = self.active, {}
+        if len(names) != example.images:
+            raise UserError(f'{len(names)} names for {example.images} images; give one for each image.')
+        if self.is_merged:
+            raise merged_error('switched to another set')
+        active, rows = self.active, rows_by_name(names)
         self._names = None
         try:
-            for name in dict.fromkeys(names):
-                self.use(name)
-                rows = [i for i, wanted in enumerate(names) if wanted == name]
-                parts[name] = rows, example.of_rows(rows).call(self.network)
+            order = [i for own in rows.values() for i in own]
+            return in_order(self._outputs(rows, example), torch.tensor(order).argsort())
         finally:
             self.use(active)
             self._names = names
-        order = torch.tensor([i for rows, _ in parts.values() for i in rows]).argsort()
-        return _joined([out for _, out in parts.values()], order)
+
+    def _outputs(self, rows: dict[str, list[int]], example: Example) -> list[Any]:
+        """The outputs for the images of each set: those of one forward, or of one forward for each set."""
+        if len(rows) > 1:
+            with suppress(CannotMix):
+                return [self._in_one_forward(rows, example)]
+        outputs = []
+        for name, own in rows.items():
+            self.use(name)
+            outputs.append(example.of_rows(own).call(self.network))
+        return outputs
+
+    def _in_one_forward(self, rows: dict[str, list[int]], example: Example) -> Any:
+        """CannotMix if an edit does not act on each image by itself."""
+        self.use(None)
+        placed: list[Reweight | Hook] = []
+        try:
+            for name in rows:
+                self.sets[name].eval()
+                edits = [edit for tuner in self.sets[name] for edit in tuner._edits]
+                placed += put(name, edits, self.network, self.sites)
+            with mixed(rows) as (order, _):
+                return example.of_rows(order).call(self.network)
+        finally:
+            take_off(placed)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by their names in files. An optimizer takes `trainable().values()`."""
@@ -298,19 +326,3 @@ def _refuse_to_save(tuned: TunedNetwork, *rest: Any) -> None:
 def _refuse_to_load(tuned: TunedNetwork, *rest: Any) -> None:
     if tuned.is_merged:
         raise merged_error('loaded from a state_dict')
-
-
-def _joined(outputs: list[Any], order: torch.Tensor) -> Any:
-    """One output from the outputs of several batches. Tensors with an axis of images are put in order."""
-    first = outputs[0]
-    if isinstance(first, torch.Tensor):
-        return torch.cat(outputs)[order.to(first.device)] if first.dim() else first
-    if isinstance(first, dict):
-        parts = {}
-        for key in first:
-            parts[key] = _joined([out[key] for out in outputs], order)
-        return parts if type(first) is dict else type(first)(**parts)
-    if isinstance(first, tuple | list):
-        joined = [_joined(list(each), order) for each in zip(*outputs)]
-        return type(first)(*joined) if hasattr(first, '_fields') else type(first)(joined)
-    return first

@@ -68,7 +68,12 @@ class Prefix(Tuner):
             if isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens):
                 needs = 'an attention without another prefix (the other prefix may be longer)'
                 raise refuse(self, site, needs)
-        projections = self.backbone.sites.find([f'{name}.qkv' for name in site.found])
+        fused_too = [
+            f'{name}.qkv'
+            for name in site.found
+            if isinstance(getattr(self.backbone.network.get_submodule(name), 'qkv', None), nn.Linear)
+        ]
+        projections = self.backbone.sites.find(fused_too)
         [projection] = (other for other in projections if other.name == f'{site.name}.qkv')
         parts = self.rows_of_parts(projection)
         if set(parts) != set('qkv'):
