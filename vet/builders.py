@@ -361,8 +361,8 @@ def _own_model(args: Mapping[str, Any], settings: Settings, dataset: Any) -> Any
             f'{type(backbone.network).__name__} gives {backbone.num_features} logits, but the dataset has '
             f'{objective.num_outputs} classes; build the network with {objective.num_outputs} classes.'
         )
-    parameters = {name for name, _ in backbone.network.named_parameters()}
-    if whole := [name for name in backbone.whole if name in parameters]:
+    kept = {*backbone.moving, *(name for name, _ in backbone.network.named_parameters())}
+    if whole := [name for name in backbone.whole if name in kept]:
         settings.model.tuners[:0] = [dict(type='Partial', names=whole)]
     seed_everything(settings.seed, 'init')
     parts = {None: (backbone, settings.model.head, classes, objective)}

@@ -24,10 +24,15 @@ from vet.library import whole_parameters
 def backbone_to_train(
     network: object, train: str | Iterable[str] = (), preprocessing: Mapping[str, object] | None = None
 ) -> OwnBackbone:
-    """The backbone of a user's network. Its classifier trains, and the parameters that `train` names."""
+    """The backbone of a user's network. Its classifier trains, and the parameters that `train` names.
+
+    The buffers that its forward changes are kept too.
+    """
     require_network(network)
     assert isinstance(network, nn.Module)
-    return OwnBackbone(network, whole_parameters(network, train), preprocessing or {})
+    backbone = OwnBackbone(network, whole_parameters(network, train), preprocessing or {})
+    backbone.keep_moving()
+    return backbone
 
 
 def backbone_of_folder(folder: str | Path, network: object) -> OwnBackbone:

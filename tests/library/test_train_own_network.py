@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import Dataset
 
 import vet
-from tests.library.networks import vit
+from tests.library.networks import same, state_of, vit
+from tests.library.test_modes_and_buffers import Changing
 from tests.own_nets import TRANSFORMERS
 from vet.core.coverage import report
 from vet.datasets.digits import Digits
@@ -97,6 +100,51 @@ def test_a_run_goes_on_after_a_stop(tmp_path):
     again.train()
     for name, tensor in whole.model.trained_state().items():
         assert torch.equal(tensor, again.model.trained_state()[name]), name
+
+
+RELOAD = """
+import sys, torch, vet
+from tests.library.test_train_own_network import Moving
+tuned = vet.load(sys.argv[1], Moving()).eval()
+torch.save([tuned.network.state_dict(), tuned(torch.load(sys.argv[2]))], sys.argv[3])
+"""
+
+
+class Moving(Changing):
+    """In training, its forward changes a counter, a running mean, and the vectors of a spectral norm."""
+
+    def forward(self, x):
+        kept = self.count.clone(), self.mean.clone()
+        out = super().forward(x)
+        if not self.training:
+            self.count, self.mean = kept
+        return out
+
+
+def test_buffers_that_the_forward_changes_are_saved(tmp_path):
+    start = state_of(Moving())
+    sizes = dict(size=(16, 16))
+    trainer = trainer_of(
+        Moving(),
+        tmp_path / 'work',
+        tuners=[vet.LoRA(2, at='fc')],
+        train=['fc', 'bn', 'own'],
+        preprocessing=sizes,
+    )
+    output = trainer.train()['output']
+    images, network = torch.randn(3, 3, 16, 16), trainer.model.eval().backbone.network
+    state = state_of(network)
+    moved = {name for name in state if not torch.equal(state[name], start[name])}
+    assert {'count', 'mean', 'c.parametrizations.weight.0._u', 'bn.running_mean'} <= moved
+    torch.save(images, tmp_path / 'images')
+    subprocess.run(
+        [sys.executable, '-c', RELOAD, output, tmp_path / 'images', tmp_path / 'out'],
+        check=True,
+        env=os.environ,
+    )
+    loaded, scores = torch.load(tmp_path / 'out')
+    assert torch.equal(scores, trainer.model(images))
+    assert same(loaded, state)
 
 
 @pytest.mark.slow

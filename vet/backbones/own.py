@@ -12,6 +12,7 @@ from torch import nn
 from vet.backbones.libraries import image_size_of, layout_of, resampled_of
 from vet.core.backbone import Backbone
 from vet.core.description import describe
+from vet.core.moving_buffers import moving_buffers
 from vet.core.preprocessing import Preprocessing
 from vet.core.written_example import written
 
@@ -19,7 +20,7 @@ from vet.core.written_example import written
 class OwnBackbone(Backbone):
     """A user's network, which gives logits (K,) for each image, alone or in an object of its library.
 
-    whole: the names of the parameters that train whole.
+    whole: the names of the parameters that train whole, and of the buffers that change in training.
     """
 
     described: dict[str, Any]
@@ -28,10 +29,20 @@ class OwnBackbone(Backbone):
     def __init__(self, network: nn.Module, whole: Sequence[str], preprocessing: Mapping[str, object]):
         size = image_size_of(network)
         wanted = Preprocessing().with_changes(dict(size=size) if size else {})
-        described = describe(network, [*whole, *resampled_of(network)])
         identity = dict(type='network', name=type(network).__name__)
         super().__init__(network, layout_of(network), wanted.with_changes(preprocessing), identity, wanted)
-        self.identity = self.origin = dict(identity, sha256=described['sha256'])
+        self.moving: list[str] = []
+        self._describe(whole)
+
+    def keep_moving(self) -> None:
+        """Finds the buffers `moving` that the forward changes, which train whole too."""
+        self.moving = moving_buffers(self.network, self.example())
+        if self.moving:
+            self._describe([*self.whole, *self.moving])
+
+    def _describe(self, whole: Sequence[str]) -> None:
+        described = describe(self.network, [*whole, *resampled_of(self.network)])
+        self.identity = self.origin = dict(self.identity, sha256=described['sha256'])
         self.whole = list(whole)
         self.described = dict(described, whole=self.whole, example=written(self.example()))
 
