@@ -15,7 +15,7 @@ from torch import nn
 from vet.core.delta import Delta, declared
 from vet.core.edits import Hook, Thaw
 from vet.core.reweight import Reweight, all_split
-from vet.core.site import SiteMap
+from vet.core.site_map import SiteMap
 
 # of a mixed forward: the number of images, and {set: the slice of its images}
 _ROWS: ContextVar[tuple[int, dict[str, slice]]] = ContextVar('_ROWS')
