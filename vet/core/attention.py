@@ -21,20 +21,47 @@ POSITIONS = re.compile(r'rope|rel_?pos|rel_indices|relative_position|window|atte
 # of D. timm has [sin, cos], or the cosines and the sines apart.
 UNROTATED: Mapping[str, tuple[float, ...]] = {'rope': (0, 1), 'rope_cos': (1,), 'rope_sin': (0,)}
 
+# Where a bias of relative positions (…, N, N) is added to the scores: an argument of a block, a method of a
+# module below the block (timm's BEiT and RelPos networks), or a module below it (those of transformers).
+BIAS_ARGUMENTS = ('shared_rel_pos_bias', 'shared_rel_pos', 'relative_position_bias')
+BIAS_METHODS = ('_get_rel_pos_bias', 'get_bias')
+BIAS_CLASS = re.compile(r'\w+RelativePositionBias')
+BIAS_SETTINGS = ('has_relative_position_bias',)
+
+
+def bias_arguments(block: nn.Module) -> list[str]:
+    """The arguments by which a block gets a bias of relative positions, which its attention adds."""
+    return [name for name in inspect.signature(type(block).forward).parameters if name in BIAS_ARGUMENTS]
+
+
+def position_biases(block: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The modules below a block that compute a bias of relative positions, each with the method for it."""
+    found = []
+    for module in block.modules():
+        kind = type(module)
+        methods = ('forward',) if BIAS_CLASS.fullmatch(kind.__name__) else BIAS_METHODS
+        found += [(module, method) for method in methods if hasattr(kind, method)]
+    return found
+
 
 def rotary_arguments(block: nn.Module) -> list[str]:
     """The arguments by which a block gets the rotary angles of its tokens."""
     return [name for name in inspect.signature(type(block).forward).parameters if name in UNROTATED]
 
 
-def tie_to_positions(part: nn.Module, but: Sequence[str] = ()) -> str | None:
+def tie_to_positions(
+    part: nn.Module, but: Sequence[str] = (), besides: Sequence[nn.Module] = ()
+) -> str | None:
     """The name of an argument, parameter or setting for which a module in `part` needs a fixed number of
     tokens.
 
     Examples are windows, relative-position tables and rotary angles. None: any number of tokens is possible.
     but: names that tie nothing.
+    besides: modules that tie nothing.
     """
     for module in part.modules():
+        if any(module is other for other in besides):
+            continue
         arguments = list(inspect.signature(type(module).forward).parameters)
         tensors = [
             name

@@ -77,15 +77,17 @@ class Hook:
     """`delta(x)` before a module, or `delta(x, y)` after it.
 
     argument: the name of the edited argument of `forward`; '' is the first.
+    method: the method whose result is edited: `delta(module.method())`; '' for the module's input or output.
     """
 
     module: nn.Module
     delta: nn.Module
-    handle: RemovableHandle
+    handle: 'RemovableHandle | _OfMethod'
     is_before: bool
     # the place of the edited tensor, if the module gives a tuple, list or dict
     place: int | str | None = None
     argument: str = ''
+    method: str = ''
     mergeable = False
 
     @classmethod
@@ -104,6 +106,14 @@ class Hook:
             module, delta, module.register_forward_hook(partial(_edit_output, delta, place)), False, place
         )
 
+    @classmethod
+    def result(cls, module: nn.Module, delta: nn.Module, method: str) -> 'Hook':
+        if method == 'forward':
+            handle: Any = module.register_forward_hook(partial(_edit_result, delta))
+        else:
+            handle = _OfMethod(module, method, delta)
+        return cls(module, delta, handle, False, method=method)
+
     def undo(self) -> None:
         self.handle.remove()
 
@@ -113,12 +123,44 @@ class Hook:
 
     def resume(self) -> None:
         """Makes the edit again."""
-        again = (
-            Hook.before(self.module, self.delta, self.argument)
-            if self.is_before
-            else Hook.after(self.module, self.delta, place=self.place)
-        )
+        if self.method:
+            again = Hook.result(self.module, self.delta, self.method)
+        elif self.is_before:
+            again = Hook.before(self.module, self.delta, self.argument)
+        else:
+            again = Hook.after(self.module, self.delta, self.place)
         self.handle = again.handle
+
+
+class _OfMethod:
+    """`delta(module.method())` in the place of `module.method()`, until `remove`.
+
+    Several deltas of one method act in order. The instance has the method of the class again after the last
+    `remove`.
+    """
+
+    def __init__(self, module: nn.Module, method: str, delta: nn.Module):
+        self.module, self.method, self.delta = module, method, delta
+        if method not in vars(module):
+            object.__setattr__(module, method, partial(_edited, module, method, []))
+        vars(module)[method].args[-1].append(delta)
+
+    def remove(self) -> None:
+        deltas = vars(self.module)[self.method].args[-1]
+        deltas.remove(self.delta)
+        if not deltas:
+            del vars(self.module)[self.method]
+
+
+def _edited(module: nn.Module, method: str, deltas: list[nn.Module]) -> object:
+    out = getattr(type(module), method)(module)
+    for delta in deltas:
+        out = delta(out)
+    return out
+
+
+def _edit_result(delta: nn.Module, module: nn.Module, args: tuple, out: Any) -> object:
+    return delta(out)
 
 
 def _edit_input(delta: nn.Module, module: nn.Module, args: tuple) -> tuple:

@@ -90,7 +90,7 @@ def _put(name: str, edit: Reweight | Hook, paths: Mapping[int, str], sites: Site
     path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]
     module = sites.network.get_submodule(path)
     if isinstance(edit, Hook):
-        if edit.argument:  # the rows of all images share the argument
+        if edit.argument or edit.method:  # the rows of all images share the argument, or the result
             raise CannotMix
         flows = _Flows(name, edit.delta, sites.calls[path].batch)
         return Hook.before(module, flows) if edit.is_before else Hook.after(module, flows, edit.place)

@@ -145,6 +145,12 @@ class Tuner(nn.Module):
             )
         self._edits.append(Hook.after(module, self._own(of or site, delta), site.call.place))
 
+    def result(self, site: Site, module: nn.Module, method: str, delta: nn.Module) -> None:
+        """What `module.method()` gives becomes `delta` of it, such as a bias of positions. The module lies
+        below the site. method: 'forward', or a method without arguments.
+        """
+        self._edits.append(Hook.result(module, self._own(site, delta), method))
+
     def share(self, module: nn.Module, device: torch.device | None = None) -> nn.Module:
         """Owns a module that several deltas use, so that the module is saved once.
 

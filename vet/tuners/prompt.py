@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.allowed import Counts, Dropout, OneOf, Places
-from vet.core.attention import UNROTATED, attends, rotary_arguments, tie_to_positions
+from vet.core.attention import (
+    BIAS_SETTINGS,
+    UNROTATED,
+    attends,
+    bias_arguments,
+    position_biases,
+    rotary_arguments,
+    tie_to_positions,
+)
 from vet.core.delta import Delta
 from vet.core.deltas import DropLast
 from vet.core.site import Site
@@ -39,10 +47,11 @@ class VPT(Tuner):
     Against the released code: output, gradients, start and dropout. The code decays prompts too, with AdamW
         by 0.01; train.groups gives them a weight decay here.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
-    The blocks must have tokens with plain attention. Maps and windows are refused. So are tables of relative
-    positions (BEiT), which have no entry for a prompt. If a block rotates queries and keys by positions,
-    prompts are not rotated, as class tokens are not (timm's prefix tokens). A block that gives the class
-    token alone, as CaiT's last two, sees 'deep' prompts only.
+    The blocks must have tokens with plain attention. Maps and windows are refused. If attention adds a bias
+    of relative positions to its scores (BEiT), the bias is zero in the rows and columns of prompts, as in the
+    authors' Swin (github.com/KMnP/vpt). If a block rotates queries and keys by positions, prompts are not
+    rotated, as class tokens are not (timm's prefix tokens). A block that gives the class token alone, as
+    CaiT's last two, sees 'deep' prompts only.
     """
 
     identity_at_start = False
@@ -76,7 +85,8 @@ class VPT(Tuner):
         stem = self.backbone.sites.find('stem')[0].weight  # (C, 3, p, p)
         self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
         for site in sites:
-            tie = tie_to_positions(site.module, rotary_arguments(site.module))
+            known = [*rotary_arguments(site.module), *bias_arguments(site.module), *BIAS_SETTINGS]
+            tie = tie_to_positions(site.module, known, [module for module, _ in position_biases(site.module)])
             whole = site.takes_tokens and site.windows_per_image == 1
             gives = site.keeps_shape or site.out_shape == (1, site.in_shape[-1])
             if not (whole and gives) or tie or not attends(site, self.backbone.sites):
@@ -97,6 +107,10 @@ class VPT(Tuner):
             self.before(site, Prompts(length, site.in_shape[-1], self.bound, self.dropout))
         for argument in rotary_arguments(site.module):
             self.before(site, Unrotated(length, UNROTATED[argument]), argument)
+        for argument in bias_arguments(site.module):
+            self.before(site, Unbiased(length), argument)
+        for module, method in position_biases(site.module):
+            self.result(site, module, method, Unbiased(length))
         if site.keeps_shape and (self.depth == 'deep' or site.depth == self.last):
             self.after(site, DropLast(length))
 
@@ -117,6 +131,17 @@ class Unrotated(Delta):
         size = D // len(self.values)
         parts = [rope.new_full((*batch, self.length, size), value) for value in self.values]
         return torch.cat([rope, torch.cat(parts, -1)], -2)
+
+
+class Unbiased(Delta):
+    """A bias of the scores (…, N, N) -> (…, N + P, N + P): zero where a query or a key is a prompt."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length = length
+
+    def forward(self, bias: torch.Tensor) -> torch.Tensor:
+        return F.pad(bias, (0, self.length, 0, self.length))
 
 
 class Prompts(Delta):
