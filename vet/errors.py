@@ -18,6 +18,12 @@ def shown(value: object, most: int = 300) -> str:
     return text if len(text) <= most else f'{text[:most]}…'
 
 
+def error_text(error: Exception) -> str:
+    """The kind and the first line of another library's error, for a message: 'RuntimeError: …'."""
+    said = next(iter(str(error).strip().splitlines()), '')[:300].rstrip('. ')
+    return f'{type(error).__name__}: {said}' if said else type(error).__name__
+
+
 def _is_vast(value: object) -> bool:
     """Whether the value has more than 10,000 parts, each counted as often as it is written.
 

@@ -43,9 +43,11 @@ class Tuned(TunedNetwork):
 
     recipe: the name and the arguments by which the network's library builds the network again. None: not
         known.
+    opened: {set: the configuration of the folder from which `vet.load` took the set}.
     """
 
     recipe: tuple[str, dict[str, Any]] | None = None
+    opened: dict[str, JsonObject]
 
     def add(self, name: str, *tuners: Tuner) -> None:
         """Adds a named set of tuners, and makes it the active set. The set has its own classifier.
@@ -97,16 +99,20 @@ class Tuned(TunedNetwork):
     ) -> None:
         """Writes a model folder: configuration.json and tuner.safetensors. A folder of that name is replaced.
 
-        classes: the names of the classes, in the order of the logits. None: '0', '1', ….
-        preprocessing: changes to the settings of images that the network's library states (mean, std, size,
-            crop_pct, interpolation). `vet.pipeline` follows them.
+        classes: the names of the classes, in the order of the logits. None: those of the folder from which
+            `vet.load` took the set, or '0', '1', ….
+        preprocessing: changes to the settings of images that this folder says, or that the network's library
+            states (mean, std, size, crop_pct, interpolation). `vet.pipeline` follows them.
         UserError while the network is merged or detached.
         """
         if not self.is_attached:
             raise UserError('the tuners are detached, so there is nothing to save; save before detach().')
         shape = self.sites.calls[''].out_shape
         count = shape[0] if len(shape) == 1 else 0
-        names = list(map(str, range(count))) if classes is None else _class_names(classes)
+        opened = self.opened.get(self.active or '', {})
+        if classes is None:
+            classes = opened.get('classes') or list(map(str, range(count)))
+        names = _class_names(classes)
         if count and len(names) != count:
             raise UserError(f'classes has {len(names)} names, but the network gives {count} logits.')
         require_path(folder)
@@ -118,7 +124,9 @@ class Tuned(TunedNetwork):
             raise UserError(
                 f'preprocessing is {shown(preprocessing)}; allowed: a dict, such as dict(size=(32, 32)).'
             )
-        images = self.preprocessing.with_changes(preprocessing or {})
+        images = self.preprocessing.with_changes(
+            {**(opened.get('preprocessing') or {}), **(preprocessing or {})}
+        )
         model, kwargs = self.recipe or ('', {})
         entry = dict(
             type='network',
@@ -214,6 +222,7 @@ def load(folder: str | Path | Mapping[str, str | Path], net: nn.Module, example:
             tuned.whole = saved[name].whole
             tuned.add(name, *saved[name].tuners())
             load_tensors(tuned, saved[name].path, saved[name].configuration)
+        tuned.opened = {name: part.configuration for name, part in saved.items()}
         tuned.whole = whole
         tuned.use(first)
     except BaseException:
@@ -263,7 +272,7 @@ def _tuned(
     given = example if isinstance(example, Example) else Example.of(example)
     images = Preprocessing().with_changes({**settings, **(dict(size=shape) if shape else {})})
     tuned = Tuned(net, layout_of(net), given, images, input_of(net))
-    tuned.frozen, tuned.whole, tuned.recipe = described, list(whole), recipe
+    tuned.frozen, tuned.whole, tuned.recipe, tuned.opened = described, list(whole), recipe, {}
     try:
         tuned.put(tuners)
     except BaseException:

@@ -81,3 +81,25 @@ def test_dropout_and_another_classifier_make_no_other_network(saved):
 def test_a_folder_of_the_config_door_is_refused(trainer):
     with pytest.raises(DataError, match='was not saved by tuned.save.* open it by vet.pipeline'):
         vet.load(trainer.folder.output, vit())
+
+
+def test_a_loaded_set_keeps_the_classes_and_the_preprocessing_of_its_folder(tmp_path):
+    settings = dict(flowers=dict(size=(32, 32), mean=(0.1, 0.2, 0.3)), birds=dict(crop_pct=0.5))
+    for name, changes in settings.items():
+        classes = [f'{name} {i}' for i in range(5)]
+        vet.tune(vit(), vet.LoRA(2)).save(tmp_path / name, classes, changes)
+    tuned = vet.load({name: tmp_path / name for name in settings}, vit())
+    for name in settings:
+        tuned.use(name)
+        tuned.save(tmp_path / 'again')
+        old, new = (
+            json.loads((tmp_path / each / 'configuration.json').read_text()) for each in (name, 'again')
+        )
+        assert (new['classes'], new['preprocessing']) == (old['classes'], old['preprocessing'])
+    tuned.save(tmp_path / 'again', list('abcde'), dict(mean=(0.4, 0.4, 0.4)))
+    new = json.loads((tmp_path / 'again' / 'configuration.json').read_text())
+    assert new['classes'] == list('abcde')
+    assert new['preprocessing']['mean'] == [0.4] * 3 and new['preprocessing']['crop_pct'] == 0.5
+    tuned.add('cars', vet.LoRA(2))
+    tuned.save(tmp_path / 'cars')
+    assert json.loads((tmp_path / 'cars' / 'configuration.json').read_text())['classes'] == list('01234')

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -206,3 +207,35 @@ def test_a_folder_without_a_name_is_refused(folder):
 def test_a_set_that_is_not_there_is_named(name):
     with pytest.raises(UserError, match='unknown set of tuners'):
         vet.tune(vit(), vet.LoRA(2)).use(name)
+
+
+@pytest.mark.parametrize(
+    'given, words',
+    [
+        (lambda: images()[0], r'it is \(3, 32, 32\) of float32 on cpu'),
+        (lambda: images().permute(0, 2, 3, 1), r'it is \(4, 32, 32, 3\)'),
+        (lambda: torch.zeros(2, 3, 32, 32, dtype=torch.uint8), r'it is \(2, 3, 32, 32\) of uint8'),
+        (lambda: images().double(), r'it is \(4, 3, 32, 32\) of float64'),
+        (lambda: images(size=48), r'it is \(4, 3, 48, 48\)'),
+    ],
+    ids=['no batch', 'channels last', 'uint8', 'float64', 'size'],
+)
+def test_an_input_of_another_form_is_named(given, words):
+    tuned = vet.tune(vit(), vet.LoRA(2))
+    wanted = r'but the network was tuned with \(1, 3, 32, 32\) of float32 on cpu \(\w+Error: '
+    with pytest.raises(UserError, match=f'^VisionTransformer does not take this input: {words}.*{wanted}'):
+        tuned(given())
+    with pytest.raises(RuntimeError, match='a fault of the network'):  # the form is right
+        tuned.network.norm.register_forward_hook(_fail)
+        tuned(images())
+
+
+def _fail(*args):
+    raise RuntimeError('a fault of the network')
+
+
+def test_an_input_of_another_form_that_the_network_takes_is_taken():
+    tuned = vet.tune(timm.create_model('resnet10t', num_classes=5).eval(), vet.LoRA(2, at='conv'))
+    assert tuned(images(2, 48)).shape == (2, 5)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert tuned(images(2, 64).bfloat16()).shape == (2, 5)

@@ -90,6 +90,15 @@ class Example:
 
         return Example(*map_tensors(change, (self.args, dict(self.kwargs))))
 
+    def difference_to(self, other: 'Example') -> str:
+        """How the first tensor differs from that of `other`. '': in the number of images at most."""
+        given, wanted = next(self._tensors(), None), next(other._tensors())
+        if given is None:
+            return f'it holds no tensor, but the example was {tuple(wanted.shape)}'
+        if _form(given) == _form(wanted):
+            return ''
+        return f'it is {_whole(given)}, but the network was tuned with {_whole(wanted)}'
+
     def _tensors(self) -> Any:
         return tensors_in((self.args, dict(self.kwargs)))
 
@@ -105,6 +114,16 @@ class Example:
             (f'{name}=', self.kwargs[name]) for name in self.kwargs
         ]
         return ', '.join(name + _told(tensor) for name, value in named for tensor in tensors_in(value))
+
+
+def _form(tensor: torch.Tensor) -> tuple[object, ...]:
+    """What two batches of one form have in common."""
+    return tensor.shape[1:], tensor.dtype, tensor.device
+
+
+def _whole(tensor: torch.Tensor) -> str:
+    """'(1, 3, 8, 8) of float32 on cpu'"""
+    return f'{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix("torch.")} on {tensor.device}'
 
 
 def _told(tensor: torch.Tensor) -> str:

@@ -131,7 +131,9 @@ def in_order(outputs: Sequence[Any], order: torch.Tensor) -> Any:
         by_image = first.dim() and sum(map(len, outputs)) == len(order)
         return torch.cat(list(outputs))[order.to(first.device)] if by_image else first
     if isinstance(first, dict):
-        parts = {key: in_order([out[key] for out in outputs], order) for key in first}
+        parts = {}
+        for key in first:
+            parts[key] = in_order([out[key] for out in outputs], order)
         return parts if type(first) is dict else type(first)(**parts)
     if isinstance(first, list) and first and isinstance(first[0], dict):  # of detection networks
         entries = [entry for out in outputs for entry in out]

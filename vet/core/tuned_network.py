@@ -28,7 +28,7 @@ from vet.core.reweight import Merged, Reweight
 from vet.core.site_map import Layout, SiteMap
 from vet.core.table import table_of
 from vet.core.tuner import Tuner, forget_compiled_graphs
-from vet.errors import UnknownNameError, UserError
+from vet.errors import UnknownNameError, UserError, error_text
 
 FIRST = 'default'  # the name of the set that `vet.tune` makes, as in PEFT
 MARK = '_is_tuned_by_vet'  # in the network's __dict__
@@ -76,10 +76,8 @@ class TunedNetwork(FrozenNetwork):
         except UserError:
             raise
         except Exception as error:  # of the network, about its input
-            said = next(iter(str(error).strip().splitlines()), '')[:300] or type(error).__name__
             raise UserError(
-                f'{type(network).__name__} does not take {given} ({type(error).__name__}: '
-                f'{said.rstrip(". ")}). {takes}'
+                f'{type(network).__name__} does not take {given} ({error_text(error)}). {takes}'
             ) from error
         if '' not in calls:
             raise UserError(f'{type(network).__name__} gives no tensor for {given}. {takes}')
@@ -93,11 +91,24 @@ class TunedNetwork(FrozenNetwork):
         self.__class__ = class_with_signature(*classes)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's output. UserError while the network is merged and trains."""
+        """The network's output. UserError while the network is merged and trains, and if the network does not
+        take the input because the input has another form than the example.
+        """
         refuse_training(self, self.training)
-        if self._names is not None:
-            return self._mixed(self._names, Example(args, kwargs))
-        return self.network(*args, **kwargs)
+        if torch.compiler.is_compiling() and self._names is None:  # a graph holds no errors of vet
+            return self.network(*args, **kwargs)
+        given = Example(args, kwargs)
+        try:
+            return self.network(*args, **kwargs) if self._names is None else self._mixed(self._names, given)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if differs := given.difference_to(self.example()):
+                raise UserError(
+                    f'{type(self.network).__name__} does not take this input: {differs} '
+                    f'({error_text(error)}).'
+                ) from error
+            raise
 
     def __getattr__(self, name: str) -> Any:
         """The network's attribute, if this module has none of that name: `config`,

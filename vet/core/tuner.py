@@ -23,7 +23,7 @@ from vet.core.proof import prove
 from vet.core.reweight import Reweight
 from vet.core.site import Site
 from vet.core.site_map import NEAREST, SiteMap
-from vet.errors import NoSiteError, UserError
+from vet.errors import NoSiteError, UserError, error_text
 from vet.torch_private import has_compiled
 
 AGAIN = re.compile(r'#\d+')  # marks a further delta of one site, see Tuner._own
@@ -282,11 +282,10 @@ class Tuner(nn.Module):
         except UserError:
             raise
         except Exception as error:  # of the network or of a delta, about what the edits made of its input
-            said = next(iter(str(error).strip().splitlines()), '')[:200]
             raise NoSiteError(
                 f'{type(self).__name__} at {self.at!r} cannot act on {backbone.sites.family}: the tuner '
                 f'needs {self.needs}, but the network does not run on {backbone.example()} '
-                f'({type(error).__name__}: {said}). Choose other sites with at=…, or another tuner.'
+                f'({error_text(error)}). Choose other sites with at=…, or another tuner.'
             ) from error
 
     def coverage(self) -> Coverage:
