@@ -124,6 +124,13 @@ def test_the_first_of_the_best_points_is_chosen(tmp_path, validations, chosen):
     ]
 
 
+@pytest.mark.parametrize('validations, is_edge', [((0.5, 0.7, 0.6), True), ((0.5, 0.6, 0.7), False)])
+def test_a_best_value_at_the_edge_of_the_grid_is_said(tmp_path, caplog, validations, is_edge):
+    campaign(tmp_path, judged(*validations), GRID).run()
+    said = 'the best train.optimizer.lr is 0.01, at the edge of the grid [0.0001, 0.01, 0.001]'
+    assert (said in caplog.text) == is_edge == ('edge' in caplog.text)
+
+
 def test_a_cell_whose_searches_all_failed_has_no_runs(tmp_path):
     launch = judged(None, None, None)
     assert campaign(tmp_path, launch, GRID).run() == launch.others == []

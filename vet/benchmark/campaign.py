@@ -26,6 +26,7 @@ from vet.builders import build_datasets
 from vet.config import read_settings
 from vet.errors import DataError, UserError
 from vet.files import JsonObject
+from vet.log import warn
 from vet.registry import BACKBONES
 
 # makes the jobs, or arranges that another program makes them; a job without a result is not made yet
@@ -77,11 +78,17 @@ class Campaign:
         """Makes every search and every run that is not done. Returns the runs that count.
 
         If all searches of a cell have failed, or some searches have no result yet, the runs of the cell are
-        left out.
+        left out. The log says if a chosen number lies at the edge of its grid.
         """
         searches = {cell: cell.searches() for cell in self.cells}
         self._make([run for of_cell in searches.values() for run in of_cell])
         chosen = {cell: self._best(of_cell) for cell, of_cell in searches.items()}
+        for cell, point in chosen.items():
+            for key in cell.edges(point or {}):
+                warn(
+                    f'{cell.dataset}, {cell.backbone}, {cell.tuner}: the best {key} is {(point or {})[key]}, '
+                    f'at the edge of the grid {cell.grid[key]}. A wider grid may give a better result.'
+                )
         runs = [run for cell in self.cells if chosen[cell] is not None for run in cell.runs(chosen[cell])]
         self._make(runs)
         return runs

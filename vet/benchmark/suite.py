@@ -77,10 +77,25 @@ class Place:
     tuner: str
 
     @property
+    def grid(self) -> dict[str, list[object]]:
+        """The values that a search tries, by key. {}: there is no search."""
+        return self.suite.tuners[self.tuner].get('grid', self.suite.grid)
+
+    @property
     def points(self) -> list[JsonObject]:
         """The points that the grid tries. []: there is no grid."""
-        grid = self.suite.tuners[self.tuner].get('grid', self.suite.grid)
-        return [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
+        values = itertools.product(*self.grid.values())
+        return [dict(zip(self.grid, point)) for point in values] if self.grid else []
+
+    def edges(self, point: Mapping[str, object]) -> list[str]:
+        """The keys whose number in `point` is the smallest or the largest that the grid has."""
+        keys = []
+        for key, values in self.grid.items():
+            numbers = [value for value in values if isinstance(value, int | float)]
+            is_scale = len(numbers) == len(values) > 1
+            if is_scale and point.get(key) in (min(numbers), max(numbers)):
+                keys.append(key)
+        return keys
 
     def searches(self) -> list[Run]:
         """One run for each point, with the first seed, judged only on validation images."""
