@@ -1,8 +1,12 @@
 """Timing: makes a few training steps of a run, for an estimate. vet needs this if no similar run was
-measured.
+measured. Also the start of a process, which every run has.
 """
 
+import subprocess
+import sys
 import tempfile
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,15 @@ from vet.log import console
 
 STEPS = 3  # the first step only warms up
 ON_CPU = 16  # the most images of a step without a GPU
+
+
+@cache
+def start_seconds() -> float:
+    """Seconds that a new process takes before its run begins: Python and its imports. Measured here, once."""
+    began = time.perf_counter()
+    imports = 'import timm, vet.benchmark.worker'
+    subprocess.run([sys.executable, '-c', imports], check=True, capture_output=True)
+    return time.perf_counter() - began
 
 
 def seconds_per_image(run: Run, data_root: str, device: str | None) -> float | None:

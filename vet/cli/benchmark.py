@@ -215,7 +215,7 @@ def _compare(a: str, b: str) -> None:
 
 
 def _list(campaign: 'Campaign') -> None:
-    from vet.benchmark.timing import STEPS
+    from vet.benchmark.timing import STEPS, start_seconds
 
     plan, table = campaign.plan(), Table('run', 'state', 'may take')
     total = 0.0
@@ -237,8 +237,10 @@ def _list(campaign: 'Campaign') -> None:
     terminal = Terminal(highlight=False)
     terminal.print(table)
     counted = Counter(done for _, done in plan)
+    starts = counted[False] * start_seconds() if counted[False] else 0.0
     terminal.print(
-        f'{counted[True]} done, {counted[False]} to do: {total:.0f} s, one after another'
+        f'{counted[True]} done, {counted[False]} to do: {total + starts:.0f} s, one after another'
+        + (f', with {starts:.0f} s for the starts of {counted[False]} processes' if starts else '')
         + (
             f'; {timed} of them are estimates for training alone, by {STEPS} steps timed here'
             if timed
