@@ -37,7 +37,7 @@ tuners = dict(
     ssf=[dict(type='SSF')],
     fact_tt=dict(tuners=[dict(type='FacT', variant='tt', rank=16, dropout=0.1)], grid=scales),
     fact_tk=dict(tuners=[dict(type='FacT', variant='tk', rank=32, dropout=0.1)], grid=scales),
-    convpass=dict(tuners=[dict(type='Convpass', width=8, drop_path=0.1)], grid=scales),
+    convpass=dict(tuners=[dict(type='Convpass', width=8)], grid=scales),
     repadapter=dict(
         tuners=[dict(type='RepAdapter', width=8, dropout=0.1)],
         grid={'model.tuners.0.scale': [0.1, 0.5, 1.0, 5.0, 10.0]},

@@ -118,6 +118,17 @@ def test_the_bypass_is_dropped_on_its_own():
     assert torch.allclose(found[~is_dropped], (beside / 0.75).expand(sum(~is_dropped), -1, -1), atol=1e-8)
 
 
+def test_the_bypass_has_the_rate_of_the_backbone_at_its_place():
+    backbone = timm_net('vit_tiny_patch16_224', **VIT, drop_path_rate=0.5)
+    rates = {}
+    for given in (None, 0.1):
+        tuner = TUNERS.build(dict(type='Convpass', width=3, drop_path=given))
+        tuner.attach(backbone)
+        rates[given] = [tuner.deltas[f'blocks/{i}/mlp'].drop_path.p for i in range(3)]
+        tuner.detach()
+    assert rates == {None: [0.0, 0.25, 0.5], 0.1: [0.1, 0.1, 0.1]}  # timm's rates rise with the depth
+
+
 @functools.cache
 def vit_b16() -> Backbone:
     return timm_net('vit_base_patch16_224', img_size=32, weight_init='skip')

@@ -29,7 +29,7 @@ DEFAULTS = {
     'BitFit': dict(at='backbone'),
     'BorderPrompt': dict(pad=5, unit=False),
     'Convpass': dict(
-        width=8, scale=1.0, dropout=0.1, drop_path=0.0, xavier_conv=False, at=('attn', 'mlp or block')
+        width=8, scale=1.0, dropout=0.1, drop_path=None, xavier_conv=False, at=('attn', 'mlp or block')
     ),
     'DiffFit': dict(outputs=('attn.proj', 'mlp.fc2')),
     'DyLoRA': dict(rank=8, alpha=None, schedule='random', smallest=1, use=None, seed=0, at='attn.qkv'),

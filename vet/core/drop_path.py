@@ -2,6 +2,8 @@
 arXiv:1603.09382
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -9,6 +11,11 @@ from torch import nn
 def is_drop_path(module: nn.Module) -> bool:
     """Whether the module is timm's DropPath or torchvision's StochasticDepth, under any library's name."""
     return type(module).__name__ in ('DropPath', 'StochasticDepth')
+
+
+def drop_path_rate(module: Any) -> float:
+    """The share of branches that a stochastic depth drops."""
+    return float(module.p if type(module).__name__ == 'StochasticDepth' else module.drop_prob)
 
 
 class DropPath(nn.Module):

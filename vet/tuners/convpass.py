@@ -7,7 +7,7 @@ from torch import nn
 
 from vet.allowed import Counts, Dropout, Places, Positive
 from vet.core.deltas import Keep, Kept, follows, strided, this_forward
-from vet.core.drop_path import DropPath
+from vet.core.drop_path import DropPath, drop_path_rate
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
@@ -24,14 +24,14 @@ class Convpass(Tuner):
     W, and each class token as a map of 1 x 1. Prompts that were added pass through.
     scale: s, which the paper chooses for each task out of 0.01, 0.1, 1, 10, 100.
     dropout: before W2, in training.
-    drop_path: the share of images whose bypass is dropped, in training. Stochastic depth of the backbone
-        (drop_path_rate) drops the attention or the FFN, and never the bypass. The paper's runs use 0.1 for
-        both.
+    drop_path: the share of images whose bypass is dropped, in training. None: the rate that stochastic depth
+        of the backbone (drop_path_rate) has at the same place, or 0. The attention or the FFN is
+        dropped on its own. The paper's runs have drop_path_rate=0.1.
     xavier_conv: the convolution starts Xavier-uniform, as in the paper's other start. False: the convolution
         starts as the identity, with ones at its centre. W1 starts Xavier-uniform, W2 at zero.
     at: if a network has no FFN, the bypasses run beside its blocks, see `Adapter`. If a block makes a smaller
         map, the bypass reads every s-th position of x.
-    Against the released code: output, gradients, start, dropout, and stochastic depth with drop_path=0.1.
+    Against the released code: output, gradients, start, dropout and stochastic depth.
     Parameters per site: width (C + C') + 9 width^2 + 2 width + C', with C' channels out; ViT-B/16, width 8:
         327,552.
     The site must have tokens with a known grid, or a map. Windows are refused, because a window is no map of
@@ -45,12 +45,12 @@ class Convpass(Tuner):
         width: Counts = 8,
         scale: Positive = 1.0,
         dropout: Dropout = 0.1,
-        drop_path: Dropout = 0.0,
+        drop_path: Dropout | None = None,
         xavier_conv: bool = False,
         at: Places = ('attn', 'mlp or block'),
     ):
         super().__init__(at if isinstance(at, str) else list(at))
-        for what, share in (('dropout', dropout), ('drop_path', drop_path)):
+        for what, share in (('dropout', dropout), ('drop_path', drop_path or 0.0)):
             if not 0 <= share < 1:
                 raise UserError(f'{what} is {share}; allowed: 0 up to, not including, 1.')
         self.width = width
@@ -80,6 +80,9 @@ class Convpass(Tuner):
         assert self.backbone is not None
         behind = self.backbone.sites.drop_path_behind(site.name) if site.called else None
         kept: Kept | None = None if behind is None else {}
+        rate = self.drop_path
+        if rate is None:
+            rate = 0.0 if behind is None else drop_path_rate(behind.module)
         delta = Bypass(
             site.in_shape[site.axis],
             width,
@@ -89,7 +92,7 @@ class Convpass(Tuner):
             prefix,
             self.scale,
             self.dropout,
-            self.drop_path,
+            rate,
             self.xavier_conv,
             kept,
         )

@@ -124,9 +124,9 @@ class FacT(Tuner):
     dropout: of Sigma' U' x, before V, in training. The released code fixes 0.1. Only Linear layers take it.
     U and TT's Sigmas start uniform as nn.Linear draws them: U in ±C^-1/2, a Sigma in ±r^-1/2, in fc2 in
         ±(4 r)^-1/2. TK's core and P start Xavier-uniform.
-    Against the released code: TT in output, gradients, start and dropout with dropout=0.1. TK too, but for
-        two quirks: the code cuts the Sigmas of fc1 and fc2 out of a reshaped tensor, so that each mixes four
-        (vet follows the paper's formula), and counts q, k, v, o, fc1, fc2 by block, as here.
+    Against the released code: TT in output, gradients, start and dropout with dropout=0.1. TK too at q, k, v
+        and o. At fc1 and fc2, TK's code cuts the Sigmas out of a reshaped tensor, so that each mixes four;
+        vet follows the paper's formula.
     at: weights (a C, C) or (C, a C) of one width C. Pyramids such as Swin have several widths and are
         refused.
     """
