@@ -56,6 +56,10 @@ class Tuned(TunedNetwork):
         """
         _require_name(name)
         _require_tuners(tuners)
+        if not self.is_attached:
+            raise UserError(
+                'the tuners are detached. Tune the network again: vet.tune(net, vet.LoRA(rank=8)).'
+            )
         if name in self.sets:
             raise UserError(f'there is a set {name!r} already; give another name.')
         before = self.active

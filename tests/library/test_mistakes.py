@@ -239,3 +239,35 @@ def test_an_input_of_another_form_that_the_network_takes_is_taken():
     assert tuned(images(2, 48)).shape == (2, 5)
     with torch.autocast('cpu', torch.bfloat16):
         assert tuned(images(2, 64).bfloat16()).shape == (2, 5)
+
+
+def test_weights_of_inference_mode_and_sets_after_detach_are_refused():
+    with torch.inference_mode():
+        net = vit()
+    with pytest.raises(
+        UserError, match=r'within torch.inference_mode\(\), so that its weights can never train'
+    ):
+        vet.tune(net, vet.LoRA(2))
+    tuned = vet.tune(vit(), vet.LoRA(2))
+    tuned.detach()
+    with pytest.raises(UserError, match='the tuners are detached. Tune the network again'):
+        tuned.add('birds', vet.LoRA(2))
+
+
+def test_a_network_that_compiles_itself_is_watched_uncompiled(recwarn):
+    net, graphs = vit(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    net.compile(backend=backend)
+    before = net(images())
+    count = len(graphs)
+    tuned = vet.tune(net, vet.LoRA(2, parts='qv'))
+    assert len(graphs) == count  # the dry run and the proof compile nothing
+    with torch.no_grad():
+        for parameter in tuned.trainable().values():
+            parameter.add_(0.1)
+    assert not torch.allclose(tuned(images()), before)
+    assert len(graphs) > count

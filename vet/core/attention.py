@@ -10,7 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vet.core.example import Example
-from vet.core.modes import in_eval
+from vet.core.modes import in_eval, uncompiled
 from vet.core.site import Site
 from vet.core.site_map import SiteMap
 from vet.torch_private import map_tensors
@@ -136,7 +136,7 @@ def _watch(
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        with in_eval(network), torch.enable_grad(), spy:
+        with in_eval(network), uncompiled(), torch.enable_grad(), spy:
             example.call(network)
     finally:
         for weight in weights:

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from vet.core.channels import Channels, tensors_in
 from vet.core.flow import Flow, Layers
-from vet.core.modes import in_eval
+from vet.core.modes import in_eval, uncompiled
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def dry_run(network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Call]:
             ),
         ]
     try:
-        with torch.no_grad(), in_eval(network), flow, channels:
+        with torch.no_grad(), in_eval(network), uncompiled(), flow, channels:
             network(*args, **kwargs)
     finally:
         for handle in handles:

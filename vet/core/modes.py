@@ -1,13 +1,15 @@
-"""Modes of modules: eval mode for a while, and frozen norms that stay in eval mode."""
+"""Modes of modules: eval or uncompiled for a while, and frozen norms that stay in eval mode."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
+import torch
 from torch import nn
 
 from vet.core.caches import clear_caches
 from vet.core.norms import has_statistics
+from vet.torch_private import has_compiled
 
 ASKED = '_asked_mode'  # in the __dict__ of a held norm: the mode that the user asked for
 
@@ -39,6 +41,13 @@ def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
             module.training = training
             if asked is not None:
                 module.__dict__[ASKED] = asked
+
+
+def uncompiled() -> AbstractContextManager:
+    """Within, a compiled network runs uncompiled. To compile a graph for one image would take a minute, and
+    the code that watches the network would be compiled too.
+    """
+    return torch.compiler.set_stance('force_eager') if has_compiled() else nullcontext()
 
 
 def hold_statistics(network: nn.Module) -> None:

@@ -36,6 +36,11 @@ def _require_plain(net: nn.Module) -> None:
                 'numbers. Tune the network before it is quantised. merge() of the tuned network gives a '
                 'plain network, which you can quantise.'
             )
+        if any(tensor.is_inference() for tensor in tensors):
+            raise UserError(
+                f'{path!r} ({type(module).__name__}) was made within torch.inference_mode(), so that its '
+                'weights can never train. Build the network outside of inference_mode().'
+            )
         if any(tensor.is_meta for tensor in tensors):
             raise UserError(
                 f'{path!r} ({type(module).__name__}) is on the meta device, without numbers. Load the '

@@ -6,7 +6,7 @@ runs on a real image, in eval mode. A network that needs numbers also runs on a 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from torch import nn
 from vet.core.budget import unbounded
 from vet.core.caches import caches_discarded
 from vet.core.channels import tensors_in
-from vet.core.modes import in_eval, modes_kept
+from vet.core.modes import in_eval, modes_kept, uncompiled
 from vet.core.replaced import in_float32, replaced, without_numbers
 from vet.core.reweight import reweights_of
-from vet.torch_private import has_compiled, hooks_after, hooks_before
+from vet.torch_private import hooks_after, hooks_before
 
 IMAGES = 2  # on the meta device: batch norms that train need two
 # products for each module that is called; with fewer, a real image takes less time than the meta device
@@ -38,7 +38,7 @@ def prove(backbone: Any, trainable: Sequence[nn.Parameter]) -> list[nn.Parameter
         modes_kept([backbone, *modules]),
         caches_discarded(modules),
         _random_states_kept(backbone),
-        _without_compiler(),
+        uncompiled(),
     ):
         if backbone.sites.products > SMALL * len(backbone.sites.calls):
             try:
@@ -107,10 +107,3 @@ def _with_shared(delta: nn.Module) -> Iterator[nn.Module]:
 def _random_states_kept(backbone: Any) -> AbstractContextManager:
     device = next(backbone.network.parameters()).device
     return torch.random.fork_rng([device] if device.type == 'cuda' else [])
-
-
-def _without_compiler() -> AbstractContextManager:
-    """Within, a compiled network runs uncompiled, because compiling a graph for one image would take a
-    minute.
-    """
-    return torch.compiler.set_stance('force_eager') if has_compiled() else nullcontext()
