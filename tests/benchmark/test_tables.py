@@ -236,6 +236,23 @@ def test_costs():
     assert line == ['lora', '1,000', '1,100 … 1,300', '5,200', '900', '900', '11.0', '3']
 
 
+def test_every_metric_that_was_asked_for_is_in_the_tables():
+    runs = [
+        result(seed=seed, metrics=dict(accuracy=0.9, ece=ece, top5=1.0))
+        for seed, ece in enumerate((0.1, 0.2))
+    ]
+    [table] = make_tables(runs, suite())
+    assert table.others() == [
+        ['tuner', 'dataset', 'ece', 'top5'],
+        ['lora', 'cifar100', '0.15 ± 0.07071', '1 ± 0'],  # by hand: squares 0.0025 twice over n - 1 = 1
+    ]
+    assert '| lora | cifar100 | 0.15 ± 0.07071 | 1 ± 0 |' in markdown([table], suite(), [])
+    [line, *_] = csv.DictReader(io.StringIO(as_csv([table])))
+    assert line['other metrics'] == 'ece 0.15 ± 0.07071; top5 1 ± 0'
+    alone = [result(seed=seed, metrics=dict(accuracy=0.9)) for seed in range(2)]
+    assert make_tables(alone, suite())[0].others() == []
+
+
 def test_no_costs_of_a_cell_without_a_mean():
     mixed = [
         result(seed=0, dataset='dtd'),

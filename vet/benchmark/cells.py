@@ -69,6 +69,18 @@ class Cell:
         return statistics.stdev(self.percents) if len(self.done) > 1 else None
 
     @property
+    def others(self) -> dict[str, str]:
+        """The further metrics that every run has: {name: 'mean ± deviation'}, in the units of the metric."""
+        names = [name for name in self.done[0]['metrics'] if name != metric(self.done[0])]
+        shown = {}
+        for name in names:
+            values = [result['metrics'][name] for result in self.done if name in result['metrics']]
+            if len(values) == len(self.done):
+                spread = f' ± {statistics.stdev(values):.4g}' if len(values) > 1 else ''
+                shown[name] = f'{statistics.fmean(values):.4g}{spread}'
+        return shown
+
+    @property
     def point(self) -> str:
         """The point that a search chose: 'train.optimizer.lr=0.01'."""
         return ', '.join(f'{key}={value}' for key, value in self.done[0]['point'].items())

@@ -29,6 +29,7 @@ def markdown(tables: Sequence[Table], suite: Suite, failed: Sequence[Result]) ->
         sources = (f'[{number}] {text}' for number, text in enumerate(table.sources(), 1))
         parts += [f'## {table.title}', _items(table.notes()), _rows(table.accuracy()), _items(sources)]
         parts += [_rows(table.costs())] if table.done else []
+        parts += [_rows(table.others())] if table.others() else []
     if failed:
         parts += ['## Failed', _items(f'{run_name(result)}: {result["error"]}' for result in failed)]
     return '\n\n'.join(filter(None, parts)) + '\n'
@@ -49,6 +50,7 @@ def as_csv(tables: Sequence[Table]) -> str:
         'mean',
         'std',
         'seeds',
+        'other metrics',
         *COSTS,
         'chosen by search',
         'published',
@@ -98,6 +100,7 @@ def _numbers(table: Table, tuner: str, column: str) -> JsonObject:
             'metric': metric(cell.done[0]),
             'mean': cell.mean,
             'std': cell.std,
+            'other metrics': '; '.join(f'{name} {shown}' for name, shown in cell.others.items()),
             'chosen by search': cell.point,
         }
         fields |= {name: cell.cost(name) for name in COSTS}

@@ -161,6 +161,20 @@ class Table:
                 rows.append([*row, chosen] if asked else row)
         return rows
 
+    def others(self) -> Rows:
+        """A row for each measured tuner and dataset: the metrics beside the first. []: there are none."""
+        found = {}
+        for tuner in self.tuners:
+            for dataset in self.datasets:
+                cell = self.cells[tuner, dataset]
+                found[tuner, dataset] = cell.others if cell.is_measured else {}
+        names = list(dict.fromkeys(name for shown in found.values() for name in shown))
+        rows = []
+        for (tuner, dataset), shown in found.items():
+            if shown:
+                rows.append([tuner, dataset, *(shown.get(name, '') for name in names)])
+        return [['tuner', 'dataset', *names], *rows] if rows else []
+
     def notes(self) -> list[str]:
         """Facts that readers need to understand the numbers, one sentence each."""
         versions = sorted({_version(result) for result in self.done})
