@@ -4,13 +4,18 @@ can be killed.
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'  # child processes inherit it
+CACHE = 'vet-cache-of-tests-'
+if CACHE not in os.environ.get('VET_CACHE_DIR', ''):  # child processes and workers of xdist inherit it
+    os.environ['VET_CACHE_DIR'] = tempfile.mkdtemp(prefix=CACHE)
 
 import pytest
 import torch
@@ -27,6 +32,12 @@ for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
 
 ROOT = Path(__file__).parents[1]
 QUICK = {'train.max_epochs': 1, 'train.log_every': 5}
+
+
+def pytest_unconfigure(config):
+    """Deletes the cache of this session, after the workers of xdist have ended."""
+    if not hasattr(config, 'workerinput'):
+        shutil.rmtree(os.environ['VET_CACHE_DIR'], ignore_errors=True)
 
 
 @pytest.fixture(scope='session', autouse=True)

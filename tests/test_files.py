@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from tests.conftest import CACHE
 from vet.core.tensor_file import check_tensors, read_tensors, sha256_of
+from vet.engine.feed.cache_folder import cache_path
 from vet.errors import DataError, TrainingError, UserError
 from vet.files import publish_folder, read_json, write_file
 from vet.lock import FileLock
@@ -156,3 +158,8 @@ def test_a_lock_is_held_by_one_and_goes_with_its_process(process, tmp_path):
 def test_json_reads_what_was_written(tmp_path):
     write_file(tmp_path / 'file', json.dumps(dict(a=[1, 'ä'])))
     assert read_json(tmp_path / 'file') == dict(a=[1, 'ä'])
+
+
+def test_the_tests_write_no_cache_into_the_home_of_the_user():
+    assert cache_path('x').parent != Path('~/.cache/vet').expanduser()
+    assert CACHE in cache_path('x').parent.name
