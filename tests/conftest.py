@@ -13,15 +13,16 @@ import time
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'  # child processes inherit it
-CACHE = 'vet-cache-of-tests-'
-if CACHE not in os.environ.get('VET_CACHE_DIR', ''):  # child processes and workers of xdist inherit it
-    os.environ['VET_CACHE_DIR'] = tempfile.mkdtemp(prefix=CACHE)
 
 import pytest
 import torch
 
 from vet import build_trainer
 from vet.log import show_log
+
+CACHE = 'vet-cache-of-tests-'
+if CACHE not in os.environ.get('VET_CACHE_DIR', ''):  # child processes and workers of xdist inherit it
+    os.environ['VET_CACHE_DIR'] = tempfile.mkdtemp(prefix=CACHE)
 
 show_log()  # tests read the lines of progress
 

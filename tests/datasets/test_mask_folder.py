@@ -1,5 +1,8 @@
 """Folders of images and masks: layouts, the numbers in masks, and what is refused before training."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -136,6 +139,22 @@ def test_wrong_masks_are_found_at_once(folder, spoil, message):
         MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])
 
 
+def test_a_second_mask_of_an_image_is_refused(folder):
+    save(np.ones((32, 32), np.uint8))(folder / 'val' / 'masks' / '0.tif')
+    with pytest.raises(DataError, match=r"two masks, .*masks/0\.png. and .*masks/0\.tif'. Remove one"):
+        MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])
+
+
+def test_an_image_that_says_it_is_huge_is_refused_by_name(folder):
+    path = folder / 'val' / 'images' / '0.png'
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack('>II', 60_000, 60_000)
+    data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r'images/0.png as an image: .*3600000000 pixels'):
+        MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
@@ -150,6 +169,7 @@ def test_wrong_masks_are_found_at_once(folder, spoil, message):
             'classes has the number 70000; allowed: whole numbers from 0 to 65,535',
         ),
         (dict(classes=NAMES[:2]), 'has the number 2 in'),
+        (dict(classes=[]), 'classes is empty'),
         (dict(images='pictures'), 'no folder .pictures. in a folder of a split'),
     ],
 )

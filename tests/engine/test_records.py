@@ -19,6 +19,7 @@ from vet.engine.saving.log import read_log
 from vet.environment import describe
 
 OPTIONS = {'train.log_every': 3, 'train.max_epochs': 3, 'evaluation.select': 'best', 'evaluation.every': 2}
+OPTIONS |= {'evaluation.report': True}
 
 
 @pytest.fixture(scope='module')

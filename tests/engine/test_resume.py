@@ -256,7 +256,13 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize('damage', DAMAGES)
+@pytest.mark.parametrize(
+    'damage',
+    [
+        pytest.param(damage, marks=[] if damage.endswith('cut short') else pytest.mark.slow)
+        for damage in DAMAGES
+    ],
+)
 def test_damaged_checkpoint_is_refused(finished, damage):
     folder, _ = finished
     (folder / 'summary.json').unlink()

@@ -13,8 +13,8 @@ from sklearn.datasets import make_blobs
 from tests.fit.test_fit import COLOURS, photo
 from vet.check.findings import findings, says
 from vet.check.labels import judged, outliers
-from vet.check.photos import read_photos
-from vet.check.sameness import look
+from vet.check.photos import Photo, Photos, read_photos
+from vet.check.sameness import Seen, look
 from vet.cli.vet import main
 
 
@@ -69,6 +69,17 @@ def test_each_fault_is_found_with_its_files(photos, tmp_path):
         'class names',
     }
     assert 'red has 21 photos' in found['imbalance'][0].text
+
+
+def test_photos_that_look_the_same_are_one_finding():
+    names = [f'{i}.jpg' for i in range(500)]
+    photos = Photos([Photo(name, 'red', 'train') for name in names])
+    mark = 0x0F0F_0F0F_0F0F_0F0F
+    looks = [Seen(bytes([i % 250]), mark ^ (1 << (i % 64)), (9, 9), 'RGB') for i in range(500)]
+    near = [finding for finding in findings(photos, looks) if finding.kind == 'near copy']
+    assert [(finding.paths, finding.text) for finding in near] == [
+        (tuple(names), '500 photos look the same.')
+    ]
 
 
 def test_faults_come_first_and_many_of_a_kind_are_counted(photos, tmp_path):

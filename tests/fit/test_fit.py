@@ -269,6 +269,16 @@ def test_photos_that_look_the_same_are_found(photos, tmp_path):
     assert near_pairs(marks) == [(4, len(paths))]
 
 
+def test_many_photos_that_look_the_same_are_joined_once():
+    """Frames of a film. Blocks of rows, equal marks and chains are one group; flat photos are none."""
+    usual, other = 0x0F0F_0F0F_0F0F_0F0F, 0x3333_3333_3333_3333
+    marks = [usual ^ (1 << (i % 64)) for i in range(3000)]
+    marks[7] = marks[2000] = 1  # flat
+    marks += [other, other ^ 0b1111, other ^ 0b1111_1111, other ^ 0b1111_1111_1111_1]
+    joined = [(0, i) for i in range(1, 3000) if i not in (7, 2000)]
+    assert near_pairs(marks) == [*joined, (3000, 3001), (3000, 3002)]
+
+
 def test_a_mark_is_64_comparisons_of_neighbours():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9), dtype=np.uint8))
     pixels = np.asarray(image).astype(int)

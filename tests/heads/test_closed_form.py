@@ -44,6 +44,25 @@ def test_lda_takes_shares_of_classes_and_a_class_without_images():
     np.testing.assert_allclose(fitted(soft, type='LDA')[:, :3], fitted(type='LDA'), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    'features, shrinkage',
+    [(torch.from_numpy(FEATURES[:4]), 0.0), (torch.ones(4, 5), None), (torch.ones(4, 5), 1.0)],
+)
+def test_lda_of_too_few_directions_is_refused(features, shrinkage):
+    head = HEADS.build(dict(type='LDA', num_classes=3, shrinkage=shrinkage), in_features=5)
+    with pytest.raises(UserError, match='from 4 images with 5 features.*too few directions'):
+        head.fit(features, CODED[:4])
+
+
+@pytest.mark.parametrize('head', ['LDA', 'Ridge'])
+def test_features_that_are_not_finite_are_refused(tmp_path, head):
+    trainer = small(tmp_path / 'run', **{'model.head': dict(type=head), 'train.max_epochs': 0})
+    with torch.no_grad():
+        trainer.model.backbone.network.norm.bias.fill_(float('inf'))
+    with pytest.raises(UserError, match=f'features that are not finite.*the head {head} cannot be computed'):
+        trainer.train()
+
+
 def test_ridge_is_scikit_learns():
     theirs = RidgeClassifier(alpha=3.0).fit(FEATURES, LABELS).decision_function(FEATURES)
     np.testing.assert_allclose(2 * fitted(type='Ridge', alpha=3.0) - 1, theirs, rtol=1e-4, atol=1e-4)

@@ -64,6 +64,11 @@ def test_logits_are_scaled_cosines(files, vectors, suffix):
             lambda path: path.write_text(json.dumps(dict.fromkeys(NAMES, [1.0, 2.0]))),
             r'shape \(5, 2\).*64 features.*classifier=True',
         ),
+        (
+            lambda path: path.write_text(json.dumps(dict.fromkeys(NAMES, [float('nan'), *[1.0] * (C - 1)]))),
+            'have 5 numbers that are not finite. Write the file again',
+        ),
+        (lambda path: path.write_text('null'), 'holds no embeddings'),
         (lambda path: None, 'cannot be read'),
     ],
 )
@@ -71,6 +76,14 @@ def test_wrong_files_are_refused(tmp_path, write, text):
     path = tmp_path / 'wrong.json'
     write(path)
     with pytest.raises(UserError, match=text):
+        head_of(path)
+
+
+@pytest.mark.parametrize('array', [None, np.ones((5, C), complex), np.full((5, C), 'a')])
+def test_arrays_that_hold_no_numbers_are_refused(tmp_path, array):
+    path = tmp_path / 'wrong.npy'
+    path.touch() if array is None else np.save(path, array)
+    with pytest.raises(DataError, match='wrong.npy. holds no embeddings'):
         head_of(path)
 
 

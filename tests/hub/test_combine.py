@@ -53,9 +53,11 @@ KIN = [
 ]
 
 
-@pytest.mark.parametrize('weights', [[0.5, 0.75], [1.0, -0.7]])
+@pytest.mark.parametrize('weights', [pytest.param([0.5, 0.75], marks=pytest.mark.slow), [1.0, -0.7]])
 @pytest.mark.parametrize(
-    'one, other', [(KIN[0], KIN[0]), (KIN[1], KIN[2]), (KIN[3], KIN[4]), (KIN[3], KIN[3])]
+    'one, other',
+    [(KIN[1], KIN[2]), (KIN[3], KIN[4])]
+    + [pytest.param(kin, kin, marks=pytest.mark.slow) for kin in (KIN[0], KIN[3])],
 )
 def test_sum_is_w0_and_the_weighted_updates_of_the_separate_models(folder, tmp_path, one, other, weights):
     a, b = folder(one, seed=1), folder(other, dict(type='LoRA', rank=1, at='mlp.fc1'), seed=2)
@@ -181,12 +183,17 @@ def test_what_says_that_it_is_linear_scales_its_whole_update():
     'entry',
     [
         LORA,
-        dict(type='Adapter', width=2),
-        dict(type='SCT', channels=4),
         dict(type='BitFit'),
-        dict(type='LoRA', rank=2, variant='dora'),
+        *(
+            pytest.param(entry, marks=pytest.mark.slow)
+            for entry in (
+                dict(type='Adapter', width=2),
+                dict(type='SCT', channels=4),
+                dict(type='LoRA', rank=2, variant='dora'),
+            )
+        ),
     ],
-    ids=lambda entry: str(entry),
+    ids=str,
 )
 def test_soup_is_the_mean_of_every_trained_tensor(folder, tmp_path, entry):
     paths = [folder(entry, seed=seed) for seed in range(3)]

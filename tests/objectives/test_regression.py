@@ -12,6 +12,7 @@ from vet.core.objective import build_objective
 from vet.engine.evaluate import compute_metrics
 from vet.errors import DataError, UserError
 from vet.pipelines import pipeline
+from vet.registry import OBJECTIVES
 
 
 def test_metrics_against_scikit_learn():
@@ -103,6 +104,7 @@ def test_numbers_that_cannot_be_learned(tmp_path, worth, message):
         ('path,road\na.png,0.5\na.png,\n', {}, "line 3 of .* has '' as 'road'; a target is a finite number"),
         ('path,road\na.png,nan\n', {}, "line 2 of .* has 'nan' as 'road'"),
         ('path,road\na.png,much\n', {}, "has 'much' as 'road'"),
+        ('path,road\na.png,1_0\n', {}, "has '1_0' as 'road'"),
         ('path,rod\na.png,1\n', {}, "targets names 'road', but the header of .* is 'path,rod'"),
         ('path,road\na.png,1\n', dict(classes=['a']), 'Leave classes and label_map out'),
     ],
@@ -114,3 +116,16 @@ def test_wrong_tables(tmp_path, text, options, message):
     (tmp_path / 'a.png').write_bytes(b'')
     with pytest.raises((UserError, DataError), match=message):
         CSV(file=tmp_path / 'table.csv', targets=['road'], **options)
+
+
+@pytest.mark.parametrize(
+    'entry, message',
+    [
+        (dict(mean=[0.0, 0.0], std=[1.0, 0.0]), 'std is .*at least 1e-15'),
+        (dict(mean=[0.0, 0.0], std=[1.0, -1.0]), 'std is .*at least 1e-15'),
+        (dict(mean=[1e300, 0.0], std=[1.0, 1.0]), 'mean is .*at most 1e'),
+    ],
+)
+def test_a_mean_and_a_std_that_no_targets_have(entry, message):
+    with pytest.raises(UserError, match=message):
+        OBJECTIVES.build(dict(type='Regression', **entry), names=['road', 'sky'])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from vet.check.photos import Photo, Photos
-from vet.check.sameness import Seen, near_pairs
+from vet.check.sameness import Seen, groups_of, near_pairs
 
 UNUSUAL = 8  # times the usual number of pixels, or a part of it
 FEW = 10  # photos of a class
@@ -58,10 +58,13 @@ def _copies(seen: list[tuple[Photo, Seen]]) -> Iterator[Finding]:
 
 
 def _near_copies(seen: list[tuple[Photo, Seen]]) -> Iterator[Finding]:
-    """Photos that look the same, but are not equal."""
-    for one, other in near_pairs([look.mark for _, look in seen]):
-        if seen[one][1].pixels != seen[other][1].pixels:
-            yield _of_copies([seen[one][0], seen[other][0]], 'near copy', 'look the same')
+    """Groups of photos that look the same, but are not all equal."""
+    groups = defaultdict(list)
+    for item, group in zip(seen, groups_of(len(seen), near_pairs([look.mark for _, look in seen]))):
+        groups[group].append(item)
+    for same in groups.values():
+        if len({look.pixels for _, look in same}) > 1:
+            yield _of_copies([photo for photo, _ in same], 'near copy', 'look the same')
 
 
 def _of_copies(same: list[Photo], kind: str, words: str) -> Finding:

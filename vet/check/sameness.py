@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import ExifTags, Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from vet.check.photos import Photo
 from vet.datasets.image import open_image
@@ -82,18 +84,28 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def near_pairs(marks: Sequence[int]) -> list[tuple[int, int]]:
-    """The pairs (i, j), i < j, of marks that differ in at most NEAR bits. Flat photos have no pair."""
+    """Pairs (first, other), first < other, that join photos that look the same.
+
+    A group holds each photo whose mark differs in at most NEAR bits from the mark of another photo of the
+    group. Each photo of a group, except the first, has one pair. Flat photos have no pair.
+    """
     marks_N = np.array(marks, dtype=np.uint64)
     set_bits = np.bitwise_count(marks_N)
     telling = np.flatnonzero((set_bits >= FLAT) & (set_bits <= 64 - FLAT))
-    pairs = []
+    group_N = np.arange(len(marks_N))
     for start in range(0, len(telling), ROWS):
         rows = telling[start : start + ROWS]
-        distance_RN = np.bitwise_count(marks_N[rows, None] ^ marks_N[None, telling])
-        for row, column in zip(*np.nonzero(distance_RN <= NEAR)):
-            if rows[row] < telling[column]:
-                pairs.append((int(rows[row]), int(telling[column])))
-    return pairs
+        near_RN = np.bitwise_count(marks_N[rows, None] ^ marks_N[None, telling]) <= NEAR
+        row, column = np.nonzero(near_RN)
+        edges = group_N[rows[row]], group_N[telling[column]]
+        graph = coo_array((np.ones(len(row), bool), edges), (len(marks_N), len(marks_N)))
+        group_N = connected_components(graph, directed=False)[1][group_N]
+    first: dict[int, int] = {}
+    return [
+        (first[group], item)
+        for item, group in enumerate(group_N.tolist())
+        if first.setdefault(group, item) != item
+    ]
 
 
 def groups_of(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:

@@ -341,9 +341,9 @@ class Evaluation(Section):
     before: bool = True
     """Also reports the test result before the first step. False saves the time of this test."""
     report: bool = True
-    """Writes report.html and predictions.csv into the work folder when training ends. They show what the
-    model says about each test image. Only the 24 worst images go through the network again, for the places
-    where the network looked."""
+    """Writes report.html, predictions.csv and curves.png into the work folder when training ends. They show
+    what the model says about each test image. Only the 24 worst images go through the network again, for the
+    places where the network looked."""
 
 
 @dataclass

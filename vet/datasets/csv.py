@@ -217,7 +217,7 @@ def _number(path: Path, line: int, row: Sequence[str], place: int, name: str) ->
     """The number of a cell. DataError, with the line, for a cell that holds no finite number."""
     cell = row[place].strip() if place < len(row) else ''
     try:
-        value = float(cell)
+        value = math.nan if '_' in cell else float(cell)  # Python reads 1_0 as 10
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

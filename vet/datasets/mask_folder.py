@@ -87,10 +87,16 @@ def _folder(home: Path, split: str | None, name: str) -> Path:
 
 
 def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
-    """The images with their masks. DataError for an image without a mask."""
+    """The images with their masks. DataError for an image without a mask, or with two."""
     found, inside = find_images(images), find_images(masks)
     warn_of_left_out(found, f'MaskFolder {str(images)!r}')
-    by_stem = {str(Path(mask).relative_to(masks).with_suffix('')): mask for mask in inside.images}
+    by_stem: dict[str, str] = {}
+    for mask in inside.images:
+        first = by_stem.setdefault(str(Path(mask).relative_to(masks).with_suffix('')), mask)
+        if first != mask:
+            raise DataError(
+                f'an image has two masks, {first!r} and {mask!r}. Remove one.'
+            )
     pairs, missing = [], []
     for image in found.images:
         mask = by_stem.get(str(Path(image).relative_to(images).with_suffix('')))

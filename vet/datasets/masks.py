@@ -31,6 +31,8 @@ class Values:
     """
 
     def __init__(self, classes: Sequence[str] | Mapping[str, Pixel], ignore: Sequence[Pixel] = ()):
+        if not classes:
+            raise UserError('classes is empty. Give the name of each class of the masks.')
         self.names = class_list(list(classes))
         known = list(classes.values()) if isinstance(classes, Mapping) else list(range(len(self.names)))
         self.are_colours = not isinstance(known[0], int)
@@ -146,7 +148,7 @@ class MaskDataset(ImageDataset):
             with Image.open(source) as image:
                 width, height = image.size
                 is_turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
-        except OSError:
+        except Exception:  # Pillow alone does not read the file; `open` may, or names the fault
             width, height = self.open(source).size
             is_turned = False
         return (width, height) if is_turned else (height, width)

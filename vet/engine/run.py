@@ -40,7 +40,7 @@ from vet.engine.saving.door import (
 )
 from vet.engine.stop import Stop, StopRequested
 from vet.environment import describe
-from vet.errors import DivergedError, TrainingError
+from vet.errors import DivergedError, TrainingError, UserError
 from vet.files import JsonObject
 from vet.hooks.runner import Hooks
 from vet.log import say, warn
@@ -146,6 +146,11 @@ class Run:
         for task, model in self.model.tasks.items():
             if isinstance(model.head, FittedHead):
                 features, targets = map(torch.from_numpy, self.judge.training_features(task))
+                if not features.isfinite().all():
+                    raise UserError(
+                        'the backbone gives features that are not finite for some training images, so that '
+                        f'the head {type(model.head).__name__} cannot be computed. Check the weights.'
+                    )
                 model.head.fit(features, model.objective.coded(targets))
                 share(self.accelerator, model.head.state_dict())  # processors may round differently
 

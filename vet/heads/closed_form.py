@@ -3,11 +3,13 @@
 With train.max_epochs=0, such a head is the whole training. Otherwise the head is the start of the training.
 """
 
+import warnings
 from typing import Annotated
 
 import numpy as np
 import torch
 from annotated_types import Interval
+from scipy.linalg import LinAlgError, LinAlgWarning, solve
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import Ridge as RidgeRegression
 from sklearn.linear_model import RidgeCV
@@ -16,6 +18,7 @@ from torch import nn
 from vet.allowed import Classes, Share
 from vet.core.head import FittedHead
 from vet.core.permits import NOTHING, number, permits, whole
+from vet.errors import UserError
 from vet.registry import HEADS
 
 ALPHAS = np.logspace(-3, 6, 19)  # that Ridge tries
@@ -37,6 +40,12 @@ class ClosedForm(FittedHead):
 
     @torch.no_grad()
     def _set(self, weight_KC: np.ndarray, bias_K: np.ndarray) -> None:
+        """UserError for numbers that are not finite."""
+        if not (np.isfinite(weight_KC).all() and np.isfinite(bias_K).all()):
+            raise UserError(
+                f'the head {type(self).__name__} cannot be computed from these features: its numbers are not '
+                'finite. Choose another head.'
+            )
         self.fc.weight.copy_(torch.from_numpy(weight_KC))
         self.fc.bias.copy_(torch.from_numpy(bias_K))
 
@@ -67,7 +76,16 @@ class LDA(ClosedForm):
         mean_KC = (y_NK.T @ x_NC) / np.maximum(count_K, 1e-12)[:, None]
         mean_KC[count_K == 0] = x_NC.mean(0)
         within_CC = self._covariance(x_NC - y_NK @ mean_KC)
-        weight_KC = np.linalg.solve(within_CC, mean_KC.T).T
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('error', LinAlgWarning)  # too near to a singular S
+                weight_KC = solve(within_CC, mean_KC.T, assume_a='pos').T
+        except (LinAlgError, LinAlgWarning) as error:
+            raise UserError(
+                f'the head LDA cannot be computed from {len(x_NC)} images with {x_NC.shape[1]} features, and '
+                f'shrinkage={self.shrinkage}: the features of a class differ in too few directions. Leave '
+                'shrinkage out, give more images, or choose another head.'
+            ) from error
         prior_K = np.log(np.where(count_K > 0, count_K, 1) / len(x_NC))
         self._set(weight_KC, prior_K - (weight_KC * mean_KC).sum(1) / 2)
 

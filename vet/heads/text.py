@@ -73,6 +73,11 @@ class TextHead(StartedHead):
                 f'classes, and the backbone gives {in_features} features. Use the embeddings of the same '
                 'CLIP, and keep the projection of the backbone with model.backbone.classifier=True.'
             )
+        if not start.isfinite().all():
+            raise UserError(
+                f'the text embeddings have {int((~start.isfinite()).sum()):,} numbers that are not finite. '
+                f'{ADVICE}'
+            )
         self.scale = scale
         self.weight = nn.Parameter(F.normalize(start, dim=1))
         self.register_buffer('start', self.weight.detach().clone())
@@ -92,7 +97,7 @@ def of_file(path: Path, names: Sequence[str]) -> torch.Tensor:
     """
     try:
         if path.suffix == '.npy':
-            return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32, casting='same_kind'))
         if path.suffix == '.json':
             found: Mapping[str, Any] = json.loads(path.read_bytes())
         elif path.suffix == '.safetensors':
@@ -105,9 +110,11 @@ def of_file(path: Path, names: Sequence[str]) -> torch.Tensor:
                 f'are missing). The file has {", ".join(list(found)[:3])}, …. Give the same names.'
             )
         return torch.stack([torch.as_tensor(found[name]).float() for name in names])
+    except UserError:
+        raise
     except OSError as error:
         raise DataError(f'model.head.file {str(path)!r} cannot be read: {error.strerror}.') from error
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         raise DataError(f'model.head.file {str(path)!r} holds no embeddings: {error}. {ADVICE}') from error
 
 

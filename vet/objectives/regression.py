@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
 from vet.core.objective import Answer, Objective
 from vet.core.permits import NOTHING, Rule, lists, number, permits
@@ -59,8 +60,8 @@ class Regression(Objective):
         self,
         names: Sequence[str],
         units: dict[str, str] | None = None,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        mean: list[Annotated[float, Interval(ge=-LARGEST, le=LARGEST)]] | None = None,
+        std: list[Annotated[float, Interval(ge=1 / LARGEST, le=LARGEST)]] | None = None,
     ):
         super().__init__(names)
         self.units = dict(units or {})

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.contract.cases import CASES
-from tests.contract.runs import LABELS, Run, differing, distance, gradients, in_autocast, run, trained
+from tests.contract.runs import LABELS, Run, differing, distance, gradients, in_autocast, run, trained, widest
 from tests.engine.runs import failing, small
 from tests.nets import images
 from vet.engine.fast.frozen_in_bf16 import Norm, norm_inputs_kept_in, weights_stored_in
@@ -29,7 +29,12 @@ def parameters(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     'case, family',
     [
-        pytest.param(case, family, id=f'{case}-{family}', marks=[] if family == 'vit' else pytest.mark.slow)
+        pytest.param(
+            case,
+            family,
+            id=f'{case}-{family}',
+            marks=[] if family == 'vit' and case in widest().values() else pytest.mark.slow,
+        )
         for family in FAMILIES
         for case in CASES
         if case.on is None or family in case.on

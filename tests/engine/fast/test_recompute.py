@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.contract.cases import CASES
-from tests.contract.runs import LABELS, Run, gradients, run, trained, with_head
+from tests.contract.runs import LABELS, Run, gradients, run, trained, widest, with_head
 from tests.engine.runs import small
 from tests.nets import images, tiny
 from vet.engine.fast.recompute import blocks_recomputed
@@ -27,7 +27,14 @@ def kept(model) -> int:
     return sum(storage.nbytes() for storage in found.values())
 
 
-@pytest.mark.parametrize('case', [case for case in CASES if case.on is None or 'vit' in case.on], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        pytest.param(case, id=str(case), marks=[] if case in widest().values() else pytest.mark.slow)
+        for case in CASES
+        if case.on is None or 'vit' in case.on
+    ],
+)
 def test_gradients_are_the_same(case):
     if not isinstance(run(case, 'vit'), Run):
         pytest.skip('refuses')

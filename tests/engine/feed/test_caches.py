@@ -56,7 +56,9 @@ def test_a_cache_folder_that_cannot_be_used(tmp_path, cache, jpegs, capsys, opti
     )
 
 
-@pytest.mark.parametrize('damage', ['cut', 'flipped', 'empty', 'header'])
+@pytest.mark.parametrize(
+    'damage', ['cut', 'flipped', *(pytest.param(one, marks=pytest.mark.slow) for one in ('empty', 'header'))]
+)
 def test_damaged_features_are_computed_again(tmp_path, cache, damage):
     """No bit of them is trained on."""
     expected = ended(small(tmp_path / 'without', **PROBE))

@@ -85,8 +85,8 @@ def test_images_in_memory_and_parts(cache):
     'options',
     [
         {},
-        {'train.transform': STILL},
-        {'train.transform': [*STILL, *CROPS]},
+        pytest.param({'train.transform': STILL}, marks=pytest.mark.slow),
+        pytest.param({'train.transform': [*STILL, *CROPS]}, marks=pytest.mark.slow),
         {'evaluation.select': 'best'},
         {'train.transform': STILL, 'train.cache_features': True, 'model.tuners': [dict(type='LinearProbe')]},
         pytest.param(

@@ -206,7 +206,11 @@ def a_list(path):
     path.write_text('[1, 2]')
 
 
-@pytest.mark.parametrize('damage', [cut, deep, binary, empty, a_list], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize(
+    'damage',
+    [cut, deep, empty, *(pytest.param(damage, marks=pytest.mark.slow) for damage in (binary, a_list))],
+    ids=lambda damage: damage.__name__,
+)
 @pytest.mark.parametrize(
     'name', ['config.json', 'identity.json', 'summary.json', 'environment.json', 'log.jsonl']
 )

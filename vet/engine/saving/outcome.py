@@ -37,18 +37,18 @@ def write_outcome(
     metrics: Iterable[str],
     views: Transforms,
 ) -> None:
-    """curves.png, predictions.npz, and, if evaluation.report says so, predictions.csv and report.html.
+    """predictions.npz, and, if evaluation.report says so, curves.png, predictions.csv and report.html.
 
     data: the datasets, by split. scored: by task, the scores and the targets of the test images.
     metrics: the names of the test metrics in `summary`. views: the transform of evaluation of each task.
     """
-    try:
-        draw_curves(folder, folder / 'curves.png')
-    except DataError as error:  # a run without curves is better than no run
-        warn(f'no curves are drawn: {error}')
     if None in scored:
         _write_answers(folder, model.for_task(None).objective, *scored[None])
     if settings.evaluation.report:
+        try:
+            draw_curves(folder, folder / 'curves.png')
+        except DataError as error:  # a run without curves is better than no run
+            warn(f'no curves are drawn: {error}')
         _write_report(folder, model, data, settings, summary, scored, metrics, views)
 
 
