@@ -402,7 +402,12 @@ CASES: tuple[Case, ...] = (
         label='normed',
         count=lambda b: _adapters(b, 'mlp', beside=True),
     ),
-    Case('AdaptFormer', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'mlp', beside=True)),
+    Case(
+        'AdaptFormer',
+        lambda b: dict(width=4),  # of two ReLUs at one position, both may be zero for all six images
+        on=EVERY,
+        count=lambda b: _adapters(b, 'mlp', width=4, beside=True),
+    ),
     Case(
         'AdapterPlus',
         lambda b: dict(width=2),

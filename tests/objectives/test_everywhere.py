@@ -175,3 +175,22 @@ def test_a_plugin_that_is_no_objective(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='is a NoObjective; an objective is a subclass of'):
         small(tmp_path / 'run', **{'model.objective': dict(type='NoObjective')})
     assert issubclass(Halves, Objective)
+
+
+class Sets(Objective):
+    """An objective of a user, which writes as little as possible: two answers for each image."""
+
+    targets = 'a set of classes'
+
+    def decide(self, scores):
+        return (scores > 0.5).astype(int)
+
+
+def test_an_image_with_one_wrong_answer_is_wrong():
+    scores, targets = np.array([[0.9, 0.1], [0.9, 0.9], [0.1, 0.1]]), np.array([[1, 0], [1, 0], [1, 1]])
+    assert Sets(['a', 'b']).wrongness(scores, targets).tolist() == [0.0, 1.0, 1.0]
+
+
+def test_outputs_without_pixels_keep_their_size():
+    outputs = torch.rand(2, 3)
+    assert Sets(['a', 'b']).fitted(outputs, (8, 8)) is outputs

@@ -151,13 +151,12 @@ class Tuner(nn.Module):
         """
         self._edits.append(Hook.result(module, self._own(site, delta), method))
 
-    def share(self, module: nn.Module, device: torch.device | None = None) -> nn.Module:
+    def share(self, module: nn.Module, device: torch.device | None = None) -> None:
         """Owns a module that several deltas use, so that the module is saved once.
 
         A delta keeps the module with `object.__setattr__`, so that the delta does not own it too.
         """
-        self.deltas['shared'] = module
-        return module.to(device, self.backbone.delta_type if self.backbone else None)
+        self.deltas['shared'] = module.to(device, self.backbone.delta_type if self.backbone else None)
 
     def rows_of_parts(self, site: Site) -> dict[str, Rows]:
         """The rows of the site's weight that make the queries 'q', the keys 'k' and the values 'v'.
