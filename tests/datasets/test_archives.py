@@ -131,6 +131,26 @@ def test_what_is_no_archive_is_told(tmp_path, data):
         unpack(tmp_path / 'a.tar', tmp_path / 'data')
 
 
+@pytest.mark.parametrize('name', ['x' * 300 + '/a.png', 'a/1.png/a.png'])
+@pytest.mark.parametrize('kind', ['tar', 'zip'])
+def test_names_that_no_folder_takes_are_told(tmp_path, name, kind):
+    path = tmp_path / f'names.{kind}'
+    if kind == 'tar':
+        make_tar(path, member('a/1.png'), member(name))
+    else:
+        with zipfile.ZipFile(path, 'w') as file:
+            file.writestr('a/1.png', '')
+            file.writestr(name, '')
+    with pytest.raises(DataError, match=r'names.* cannot be unpacked: .*, for .*(xxx|a\.png)'):
+        unpack(path, tmp_path / 'out')
+
+
+def test_an_archive_of_nothing_makes_an_empty_folder(tmp_path):
+    tarfile.open(tmp_path / 'empty.tar', 'w').close()
+    unpack(tmp_path / 'empty.tar', tmp_path / 'out')
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
 def test_torchvision_unpacks_by_the_same_rules(tmp_path):
     """torchvision gives extractall no filter: within its bounds the filter is there, and afterwards it
     is as before.

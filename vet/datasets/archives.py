@@ -5,6 +5,7 @@ outside the folder, a link, a device, and an archive that grows out of all propo
 of the archive.
 """
 
+import errno
 import hashlib
 import ssl
 import tarfile
@@ -21,6 +22,8 @@ from vet.errors import DataError
 DOWNLOAD_SECONDS = 24 * 3600
 ARCHIVES = ('.tar', '.tgz', '.gz', '.zip')
 GROWTH = 200  # an archive may hold this many times its own bytes: images hardly grow, zeros grow 1,000 times
+# a name that no file system takes, or a file in the place of a folder
+WRONG_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
 SMALL = 2**20  # bytes that any archive may hold, whatever its size
 
 
@@ -91,6 +94,12 @@ def unpack(archive: Path, folder: Path) -> None:
         zlib.error,
     ) as error:
         raise DataError(f'{archive.name} cannot be unpacked: {error}') from error
+    except OSError as error:
+        if error.errno not in WRONG_NAMES:
+            raise
+        name = str(error.filename)[-200:]
+        raise DataError(f'{archive.name} cannot be unpacked: {error.strerror}, for {name!r}') from error
+    folder.mkdir(parents=True, exist_ok=True)  # an archive of nothing
 
 
 def only_plain(archive_bytes: int) -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo]:

@@ -91,12 +91,10 @@ def _pairs(images: Path, masks: Path) -> list[tuple[str, str]]:
     found, inside = find_images(images), find_images(masks)
     warn_of_left_out(found, f'MaskFolder {str(images)!r}')
     by_stem: dict[str, str] = {}
-    for mask in inside.images:
-        first = by_stem.setdefault(str(Path(mask).relative_to(masks).with_suffix('')), mask)
-        if first != mask:
-            raise DataError(
-                f'an image has two masks, {first!r} and {mask!r}. Remove one.'
-            )
+    for path in inside.images:
+        first = by_stem.setdefault(str(Path(path).relative_to(masks).with_suffix('')), path)
+        if first != path:
+            raise DataError(f'an image has two masks, {first!r} and {path!r}. Remove one.')
     pairs, missing = [], []
     for image in found.images:
         mask = by_stem.get(str(Path(image).relative_to(images).with_suffix('')))
