@@ -19,8 +19,9 @@ from vet.changes import modified
 from vet.config import Plugin, Settings, read_settings
 from vet.core.assemble import build_classifiers
 from vet.core.budget import bounded
+from vet.core.multitask import Classifier
 from vet.core.objective import Objective, build_objective
-from vet.datasets.base import ImageData, objective_of, set_objective, targets_of
+from vet.datasets.base import Datasets, ImageData, by_task, objective_of, set_objective, targets_of
 from vet.datasets.class_names import class_list, to_nfc
 from vet.datasets.given import given_images
 from vet.datasets.hold_out import hold_out
@@ -56,6 +57,7 @@ ARGUMENTS: dict[str, object] = dict(  # of build_trainer, and what each takes
     resume=Path | None,
 )
 OF_A_TASK = ('backbone', 'head', 'objective')  # keys of model.tasks.<task>
+Classes = list[str] | dict[str | None, list[str]]  # the class names, or {task: class names}
 
 
 def resolve_data_root(data_root: str | Path | None = None) -> Path:
@@ -80,13 +82,13 @@ def build_dataset(entry: Plugin | Dataset | None, data_root: str | Path | None =
 
 def build_datasets(
     settings: Settings, data_root: str | Path | None = None, **given: Dataset | None
-) -> dict[str, Dataset | None]:
+) -> Datasets:
     """The datasets 'train', 'val' and 'test'. `given` datasets replace those of the config.
 
     If evaluation.select is 'best', or training may stop early, vet needs validation images. If there is no
     official validation split, a part of train is held out.
     """
-    data: dict[str, Any] = {}
+    data: Datasets = {}
     for split in ('train', 'val', 'test'):
         dataset = given.get(split)
         data[split] = build_dataset(
@@ -113,21 +115,16 @@ def build_datasets(
                     f'dataset.{split}.label_map gives {unequal[0]!r} the label {ours[unequal[0]]}, but '
                     f'dataset.train.label_map gives {theirs[unequal[0]]}; make them equal.'
                 )
-    for task, part in _parts(data['train']).items():
+    for task, part in by_task(data['train']).items():
         objectives[task].fit(partial(targets_of, part))
     refuse_overlaps(data, chooses=settings.evaluation.select == 'best' or bool(settings.train.early_stop))
     return data
 
 
-def _parts(dataset: Any) -> dict[str | None, Any]:
-    """{task: dataset}. A dataset of one task is {None: dataset}."""
-    return getattr(dataset, 'tasks', {None: dataset})
-
-
-def _objectives(settings: Settings, dataset: Any) -> dict[str | None, Objective]:
+def _objectives(settings: Settings, dataset: object) -> dict[str | None, Objective]:
     """{task: objective}, as the config says, else as the dataset says."""
     found = {}
-    for task, part in _parts(dataset).items():
+    for task, part in by_task(dataset).items():
         entry = settings.model.tasks.get(task or '', {}).get('objective') or settings.model.objective
         declared = getattr(part, 'objective', None)
         found[task] = build_objective(entry or declared, _names_of(part))
@@ -160,26 +157,26 @@ def check_classes(classes: Any, others: Any, name: str, other_name: str) -> None
     )
 
 
-def _composed(classes: Any) -> object:
+def _composed(classes: Classes) -> object:
     """Class names in the composed Unicode form. An older model may hold names in the form of macOS."""
     if isinstance(classes, dict):
         return {task: _composed(names) for task, names in classes.items()}
     return [to_nfc(str(name)) for name in classes]
 
 
-def class_names(dataset: Any) -> Any:
+def class_names(dataset: object) -> Classes:
     """The names of a dataset's classes, in the order of its labels; for several tasks, {task: names}.
 
     UserError if the dataset has no classes, or if a label is no place among them.
     """
-    for part in _parts(dataset).values():
+    for part in by_task(dataset).values():
         _names_of(part)
         if getattr(part, 'targets', None) is not None:
             targets_of(part)
     return names_of(dataset)
 
 
-def names_of(dataset: Any) -> Any:
+def names_of(dataset: object) -> Classes:
     """The class names, or {task: class names}, as `class_names`. No target is checked."""
     if isinstance(dataset, MultiTask):
         return {task: _names_of(part) for task, part in dataset.tasks.items()}
@@ -203,25 +200,24 @@ def _names_of(dataset: Any) -> list[str]:
 
 
 def build_model(
-    settings: Settings, classes: Any, objectives: Mapping[str | None, Objective] | None = None
-) -> Any:
+    settings: Settings, classes: Classes, objectives: Mapping[str | None, Objective] | None = None
+) -> Classifier:
     """Backbone, tuners and head, initialised from the seed, for class names or {task: class names}.
 
     objectives: {task: objective}. None: those of the config.
     UserError if a head has another number of classes.
     """
     changed = settings.model.tasks
-    several = isinstance(classes, dict)
-    unknown = [task for task in changed if not several or task not in classes]
-    if unknown:
+    named = classes if isinstance(classes, dict) else {None: classes}
+    if unknown := [task for task in changed if task not in named]:
         raise UnknownNameError(
             'task in model.tasks',
             unknown[0],
-            classes if several else [],
+            filter(None, named),
             'The tasks are those of the datasets of type MultiTask.',
         )
     parts: dict[Any, Any] = {}
-    for task, names in (classes if several else {None: classes}).items():
+    for task, names in named.items():
         changes = changed.get(task or '', {})
         if unknown_keys := set(changes) - set(OF_A_TASK):
             raise UnknownNameError(f'key in model.tasks.{task}', min(unknown_keys), OF_A_TASK)
@@ -246,13 +242,15 @@ def build_model(
     return build_classifiers(parts, settings.model.tuners, settings.model.shared)
 
 
-def build_model_for(settings: Settings, dataset: Any) -> Any:
+def build_model_for(settings: Settings, dataset: object) -> Classifier:
     """The model of `build_model` for the classes and the objectives of a dataset of `build_datasets`."""
-    objectives = {task: objective_of(part) for task, part in _parts(dataset).items()}
+    objectives = {task: objective_of(part) for task, part in by_task(dataset).items()}
     return build_model(settings, class_names(dataset), objectives)
 
 
-def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = None, **kwargs: Any) -> Trainer:
+def build_trainer(
+    name: str = TASK, default_args: Mapping[str, object] | None = None, **kwargs: Any
+) -> Trainer:
     """A Trainer with .train(), .evaluate() -> {'accuracy': 0..1, …} and .predict().
 
     name: the task.
@@ -314,7 +312,7 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
         config.seed = args['seed']
     settings = read_settings(config)
     try:
-        datasets: dict[str, Any] = build_datasets(settings, args.get('data_root'), **given)
+        datasets: Datasets = build_datasets(settings, args.get('data_root'), **given)
     except DataError as error:
         raise _with_missing_weights(error, settings) from error
     named = isinstance(source, (str, os.PathLike)) and not own
@@ -349,7 +347,7 @@ def build_trainer(name: str = TASK, default_args: Mapping[str, Any] | None = Non
     return Trainer(model, datasets, settings, work, save_model, args.get('device'), goes_on)
 
 
-def _own_model(args: Mapping[str, Any], settings: Settings, dataset: Any) -> Any:
+def _own_model(args: Mapping[str, Any], settings: Settings, dataset: object) -> Classifier:
     """The classifier of build_trainer(network=…): the network, its tuners, and what trains whole."""
     classes = class_names(dataset)
     if isinstance(classes, dict):
@@ -369,7 +367,7 @@ def _own_model(args: Mapping[str, Any], settings: Settings, dataset: Any) -> Any
     return build_classifiers(parts, settings.model.tuners)
 
 
-def follow_objective(settings: Settings, model: Any) -> None:
+def follow_objective(settings: Settings, model: Classifier) -> None:
     """Sets evaluation.metrics to the metrics of the objective, if the config names none.
 
     Several tasks with different metrics leave the setting at None.

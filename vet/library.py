@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from vet.backbones.libraries import (
+    Recipe,
     classifier_of,
     image_size_of,
     input_of,
@@ -21,6 +22,7 @@ from vet.backbones.libraries import (
     library_of,
     resampled_of,
 )
+from vet.core.backbone import Description
 from vet.core.description import describe
 from vet.core.example import Example
 from vet.core.plain_network import require_network
@@ -46,7 +48,7 @@ class Tuned(TunedNetwork):
     opened: {set: the configuration of the folder from which `vet.load` took the set}.
     """
 
-    recipe: tuple[str, dict[str, Any]] | None = None
+    recipe: Recipe | None = None
     opened: dict[str, JsonObject]
 
     def add(self, name: str, *tuners: Tuner) -> None:
@@ -146,7 +148,7 @@ def tune(
     net: nn.Module,
     *tuners: Tuner | Mapping[str, Tuner | Sequence[Tuner]],
     train: str | Iterable[str] = (),
-    example: Any = None,
+    example: object = None,
     modules_to_save: Iterable[str] = (),
 ) -> Tuned:
     """Freezes `net` except its classifier, and puts tuners on it. The network is edited in place.
@@ -197,7 +199,7 @@ def tune(
     return tuned
 
 
-def load(folder: str | Path | Mapping[str, str | Path], net: nn.Module, example: Any = None) -> Tuned:
+def load(folder: str | Path | Mapping[str, str | Path], net: nn.Module, example: object = None) -> Tuned:
     """Puts the tuners of a saved folder on `net`, which must be the network that was tuned. Edits `net`.
 
     folder: a folder that tuned.save(…) wrote. Or {name: folder, …} for several sets of tuners on one network:
@@ -264,7 +266,7 @@ class _Saved:
 
 
 def _tuned(
-    net: nn.Module, tuners: Sequence[Tuner], whole: Sequence[str], described: dict[str, Any], example: Any
+    net: nn.Module, tuners: Sequence[Tuner], whole: Sequence[str], described: Description, example: object
 ) -> Tuned:
     """whole: the names of the parameters that train whole. described: the network, before this call."""
     shape, library = image_size_of(net), library_of(net)
@@ -311,7 +313,7 @@ def _warn_of_idle(tuned: Tuned) -> None:
         )
 
 
-def _described(net: nn.Module, whole: Iterable[str]) -> dict[str, Any]:
+def _described(net: nn.Module, whole: Iterable[str]) -> Description:
     return describe(net, [*whole, *resampled_of(net)])
 
 

@@ -151,7 +151,7 @@ class Classifier:
         )
 
     def nearest(
-        self, images: Any, gallery: Any, k: int = 5, batch_size: int = 32, task: str | None = None
+        self, images: object, gallery: object, k: int = 5, batch_size: int = 32, task: str | None = None
     ) -> Any:
         """The k images of a gallery that are the most similar, for a model of the objective Embedding.
 
@@ -283,7 +283,7 @@ def _with_error(images: Iterable[object]) -> Iterator[object]:
         yield _SourceError(error)
 
 
-def _vectors(answers: Iterable[Mapping[str, Any]]) -> np.ndarray:
+def _vectors(answers: Iterable[Mapping[str, object]]) -> np.ndarray:
     return np.array([answer['vector'] for answer in answers])
 
 

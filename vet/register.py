@@ -40,7 +40,7 @@ class Register:
     def __call__(self, plugin: Plugin, /) -> Plugin: ...
     @overload
     def __call__(self, *, name: str | None = None) -> Callable[[Plugin], Plugin]: ...
-    def __call__(self, *plugins: Any, name: str | None = None) -> Any:
+    def __call__(self, *plugins: object, name: str | None = None) -> Any:
         if not plugins:
             return lambda plugin: self._put(plugin, name)
         (plugin,) = plugins

@@ -18,6 +18,8 @@ from vet.allowed import choices, fits, must_be
 from vet.errors import UnknownNameError, UserError, shown
 from vet.plugin_index import Index, Listed, read_index
 
+Entry = Mapping[str, Any]  # of a config: dict(type=NAME, …), from which a registry builds a plugin
+
 
 def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) -> object:
     """Calls the plugin `cfg['type']` with the rest of `cfg`. The names and values of the arguments are
@@ -69,7 +71,7 @@ def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) 
 def require_arguments(
     given: Mapping[str, object],
     accepted: Mapping[str, inspect.Parameter],
-    hints: Mapping[str, Any],
+    hints: Mapping[str, object],
     plugin: str,
     argument: str,
     elsewhere: Mapping[str, str] | None = None,

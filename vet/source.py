@@ -5,11 +5,12 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vet.errors import UnknownNameError, UserError
 from vet.files import JsonObject
 from vet.hub.presets import preset
+from vet.registry import Entry
 from vet.shipped import SUFFIXES, find_file, shipped
 
 if TYPE_CHECKING:  # a wrong name is refused before these are imported
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # a wrong name is refused before these are imported
 GIVEN = dict(type='given')  # in a recorded config: a dataset that the user gave as an object
 
 
-def find_config(model: str | Path | Mapping[str, Any]) -> 'Config':
+def find_config(model: str | Path | Mapping[str, object]) -> 'Config':
     """The config of a config file, of a shipped config's name, of a model folder, or of a model id that vet
     knows. A given config is copied.
     """
@@ -83,7 +84,7 @@ def _of_folder(path: Path) -> 'Config':
     return Config(dict(model=model, **sections))
 
 
-def _without_identity(part: Mapping[str, Any], identity: Sequence[str]) -> JsonObject:
+def _without_identity(part: Entry, identity: Sequence[str]) -> JsonObject:
     """The entries of a folder that a new training makes anew, without what the old training found."""
     from vet.registry import OBJECTIVES
 
@@ -117,7 +118,7 @@ def check_source(model: str | Path, options: Mapping[str, object] | None) -> Non
             _check_options(registry, entry)
 
 
-def _check_options(registry: 'Registry', entry: Mapping[str, Any]) -> None:
+def _check_options(registry: 'Registry', entry: Entry) -> None:
     """UnknownNameError for an option that the plugin's text does not name."""
     from vet.config import short_forms
     from vet.core.peft_names import PEFT_NAMES
@@ -132,7 +133,7 @@ def _check_options(registry: 'Registry', entry: Mapping[str, Any]) -> None:
             raise UnknownNameError(f'option of {registry.name} {entry["type"]!r}', key, allowed)
 
 
-def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Mapping[str, Any] | None]]:
+def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Entry | None]]:
     """The plugins that the settings name, except transforms and optimizers, whose names torch gives."""
     from vet.registry import BACKBONES, DATASETS, HEADS, HOOKS, METRICS, OBJECTIVES, SAMPLERS, TUNERS
 

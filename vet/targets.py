@@ -24,6 +24,9 @@ from vet.errors import UserError
 SUM_TOLERANCE = 1e-3  # of shares, which a user may have rounded
 IGNORED = 255  # of a mask: a pixel without a class
 
+Plain = int | tuple[int, ...] | tuple[float, ...] | torch.Tensor
+"""The plain form of a target."""
+
 Name = Callable[[], str]
 """Words for the item that a target belongs to, such as "image 3 of Digits"."""
 
@@ -43,7 +46,7 @@ def as_label(label: Any, num_classes: int, name: Name) -> int:
     return number
 
 
-def as_class(target: Any, classes: Sequence[str], name: Name) -> int | tuple[float, ...]:
+def as_class(target: object, classes: Sequence[str], name: Name) -> int | tuple[float, ...]:
     """A class number; or shares of the K classes: K floats in 0..1 that sum to 1, such as [0.2, 0.8].
 
     UserError for any other value, also for several classes, such as [1.0, 0.0, 1.0].
@@ -96,7 +99,7 @@ def as_class_set(target: Any, classes: Sequence[str], name: Name) -> tuple[int, 
     return tuple(int(value) for value in values)
 
 
-def as_numbers(target: Any, names: Sequence[str], name: Name) -> tuple[float, ...]:
+def as_numbers(target: object, names: Sequence[str], name: Name) -> tuple[float, ...]:
     """One finite float for each of `names`.
 
     target: a number, if there is one name; a list, array or tensor of numbers in the order of `names`; or a
@@ -119,7 +122,7 @@ def as_numbers(target: Any, names: Sequence[str], name: Name) -> tuple[float, ..
     return tuple(values.reshape(-1).tolist())
 
 
-def as_mask(target: Any, classes: Sequence[str], name: Name) -> torch.Tensor:
+def as_mask(target: object, classes: Sequence[str], name: Name) -> torch.Tensor:
     """A mask as a uint8 tensor (H, W): the class number of each pixel, or IGNORED.
 
     target: an array or tensor (H, W) of whole numbers, or a PIL image of gray or palette pixels. UserError
@@ -146,7 +149,7 @@ def as_mask(target: Any, classes: Sequence[str], name: Name) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.uint8))
 
 
-def _place(member: Any, classes: Sequence[str], target: object, name: Name) -> int:
+def _place(member: object, classes: Sequence[str], target: object, name: Name) -> int:
     if isinstance(member, str):
         if member not in classes:
             raise UserError(
@@ -157,7 +160,7 @@ def _place(member: Any, classes: Sequence[str], target: object, name: Name) -> i
     return as_label(member, len(classes), name)
 
 
-def _values(target: Any) -> np.ndarray | None:
+def _values(target: object) -> np.ndarray | None:
     """The numbers of a target as float64. None: the target does not consist of numbers."""
     try:
         values = np.asarray(target)
@@ -166,7 +169,7 @@ def _values(target: Any) -> np.ndarray | None:
         return None
 
 
-def _remedy(label: Any) -> str:
+def _remedy(label: object) -> str:
     """Advice for a target that another objective takes."""
     values = _values(label)
     if isinstance(label, Set) or (values is not None and values.ndim):
@@ -188,7 +191,7 @@ def _numbers(names: Sequence[str]) -> str:
     return f'one number, {names[0]!r}' if len(names) == 1 else f'{len(names)} numbers: {", ".join(names)}'
 
 
-def _shown(target: Any) -> str:
+def _shown(target: object) -> str:
     kind = type(target).__name__
     shape = getattr(target, 'shape', ())
     return f'{str(target)[:60]} ({kind}{f" of shape {tuple(shape)}" if shape else ""})'

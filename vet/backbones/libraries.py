@@ -5,7 +5,7 @@ The file registers nothing. library.py asks it about a user's network.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from vet.core.description import settings_of, shapes_of
 from vet.core.flow import WEIGHTED
 from vet.core.site_map import Layout
 
+Size = int | Sequence[int] | None  # of the images of a network: the side, or (height, width)
+Network = Any  # a network of a library, whose attributes no type declares
+Recipe = tuple[str, dict[str, Any]]  # the name and the arguments by which a library makes a network
 POSITIONS = re.compile(r'pos_embed|rel_pos|relative_position')  # in the names of tensors
 
 
@@ -34,11 +37,11 @@ class Library:
     """
 
     package: str
-    classifier: Callable[[Any], Iterable[str]]
-    size: Callable[[Any], Any]
+    classifier: Callable[[nn.Module], Iterable[str]]
+    size: Callable[[nn.Module], Size]
     argument: str = ''
-    recipe: Callable[[Any], tuple[str, dict[str, Any]] | None] = lambda network: None
-    preprocessing: Callable[[Any], dict[str, Any]] = lambda network: {}
+    recipe: Callable[[nn.Module], Recipe | None] = lambda network: None
+    preprocessing: Callable[[nn.Module], dict[str, object]] = lambda network: {}
 
 
 def library_of(network: nn.Module) -> Library | None:
@@ -92,7 +95,7 @@ def input_of(network: nn.Module) -> str:
     return f'{takes}Give an input that the network takes: example={example}.'
 
 
-def resampled_of(network: Any) -> list[str]:
+def resampled_of(network: Network) -> list[str]:
     """The names of positions that were resampled from another image size. Their bytes differ between
     processors.
     """
@@ -106,18 +109,18 @@ def resampled_of(network: Any) -> list[str]:
 # timm -------------------------------------------------------------------------------------------------------
 
 
-def _timm_classifier(network: Any) -> Iterable[str]:
+def _timm_classifier(network: nn.Module) -> Iterable[str]:
     named = (getattr(network, 'pretrained_cfg', None) or {}).get('classifier') or ()
     return (named,) if isinstance(named, str) else named
 
 
-def _timm_size(network: Any) -> Any:
+def _timm_size(network: nn.Module) -> Size:
     patches = getattr(network, 'patch_embed', None)
     settings = getattr(network, 'pretrained_cfg', None) or {}
     return getattr(patches, 'img_size', None) or (settings.get('input_size') or (None,))[1:]
 
 
-def _timm_recipe(network: Any) -> tuple[str, dict[str, Any]] | None:
+def _timm_recipe(network: Network) -> Recipe | None:
     """The name and the arguments of timm.create_model that make this network, found by trial."""
     settings = getattr(network, 'pretrained_cfg', None) or {}
     name = '.'.join(filter(None, (settings.get('architecture'), settings.get('tag'))))
@@ -143,7 +146,7 @@ def _timm_recipe(network: Any) -> tuple[str, dict[str, Any]] | None:
     return None
 
 
-def _timm_preprocessing(network: Any) -> dict[str, Any]:
+def _timm_preprocessing(network: nn.Module) -> dict[str, object]:
     import timm  # here, because the import takes seconds
 
     settings = timm.data.resolve_model_data_config(network)
@@ -162,7 +165,7 @@ HIDDEN = (
 )
 
 
-def _torchvision_classifier(network: Any) -> Iterable[str]:
+def _torchvision_classifier(network: nn.Module) -> Iterable[str]:
     for name in ('fc', 'classifier', 'head', 'heads'):
         module = getattr(network, name, None)
         if isinstance(module, nn.Module):
@@ -171,21 +174,21 @@ def _torchvision_classifier(network: Any) -> Iterable[str]:
     return []
 
 
-def _torchvision_size(network: Any) -> Any:
+def _torchvision_size(network: nn.Module) -> Size:
     return getattr(network, 'image_size', None) or (299 if type(network).__name__ == 'Inception3' else 224)
 
 
 # transformers -----------------------------------------------------------------------------------------------
 
 
-def _transformers_classifier(network: Any) -> Iterable[str]:
+def _transformers_classifier(network: Network) -> Iterable[str]:
     if 'ForImageClassification' not in type(network).__name__:
         return []
     ends = ('classifier', 'head')
     return [name for name, _ in network.named_children() if name.endswith(ends)]
 
 
-def _transformers_size(network: Any) -> Any:
+def _transformers_size(network: Network) -> Size:
     config = network.config
     size = getattr(config, 'image_size', None) or getattr(
         getattr(config, 'vision_config', None), 'image_size', None
@@ -196,7 +199,7 @@ def _transformers_size(network: Any) -> Any:
 # OpenCLIP ---------------------------------------------------------------------------------------------------
 
 
-def _open_clip_size(network: Any) -> Any:
+def _open_clip_size(network: nn.Module) -> Size:
     return getattr(getattr(network, 'visual', network), 'image_size', None)
 
 

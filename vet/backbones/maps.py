@@ -13,7 +13,7 @@ from vet.core.dry_run import Call
 from vet.core.maps import Maps
 
 
-def maps_of_timm(network: Any) -> Maps | None:
+def maps_of_timm(network: object) -> Maps | None:
     """The maps of timm's `forward_intermediates`. None: the network has none."""
     info = getattr(network, 'feature_info', None)
     if not hasattr(network, 'forward_intermediates') or not isinstance(info, list) or not info:

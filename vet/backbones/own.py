@@ -4,13 +4,12 @@ backbones/network.py and own_backbone.py make such backbones.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from vet.backbones.libraries import image_size_of, layout_of, resampled_of
-from vet.core.backbone import Backbone
+from vet.core.backbone import Backbone, Description
 from vet.core.description import describe
 from vet.core.moving_buffers import moving_buffers
 from vet.core.preprocessing import Preprocessing
@@ -23,7 +22,7 @@ class OwnBackbone(Backbone):
     whole: the names of the parameters that train whole, and of the buffers that change in training.
     """
 
-    described: dict[str, Any]
+    described: Description
     pooling = 'build it with a classifier, which gives logits (K,) for each image'
 
     def __init__(self, network: nn.Module, whole: Sequence[str], preprocessing: Mapping[str, object]):

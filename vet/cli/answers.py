@@ -77,7 +77,7 @@ def _plain(name: str, answer: Answer | UserError, objective: Objective) -> dict[
     return dict(image=name, **objective.plain(answer))
 
 
-def _csv_line(values: Sequence[Any]) -> str:
+def _csv_line(values: Sequence[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerow(
         [escaped(value) if isinstance(value, str) else value for value in values]

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-Handler = Callable[[int, FrameType | None], Any]
+Handler = Callable[[int, FrameType | None], object]
+Handlers = dict[int, Any]  # by the number of the signal, as signal.signal takes and gives them
 
 
-def stop_at_once() -> dict[int, Any]:
+def stop_at_once() -> Handlers:
     """From now on, a signal ends the process at once, with 128 + n. Handlers of the user's stay.
 
     During imports there is nothing to save, and imported code could catch an exception. Returns the former
@@ -31,7 +32,7 @@ def imports() -> Iterator[None]:
         restore(former)
 
 
-def exit_at_signals() -> dict[int, Any]:
+def exit_at_signals() -> Handlers:
     """From now on, Ctrl-C raises KeyboardInterrupt. SIGTERM and SIGHUP end the process by sys.exit, with 128
     + n.
 
@@ -40,14 +41,14 @@ def exit_at_signals() -> dict[int, Any]:
     return _handle(lambda name: signal.default_int_handler if name == 'SIGINT' else _exit)
 
 
-def restore(former: dict[int, Any]) -> None:
+def restore(former: Handlers) -> None:
     for number, handler in former.items():
         signal.signal(number, handler)
 
 
-def _handle(handler: Callable[[str], Handler], only: tuple[Any, ...] = ()) -> dict[int, Any]:
+def _handle(handler: Callable[[str], Handler], only: tuple[object, ...] = ()) -> Handlers:
     """Sets handlers, and returns the former ones. only: the handlers that may be replaced; () means all."""
-    former: dict[int, Any] = {}
+    former: Handlers = {}
     if threading.current_thread() is threading.main_thread():
         for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
             number = getattr(signal, name, None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from vet.config import Plugin
 from vet.core.backbone import Backbone
 from vet.core.head import refuse_unfit_head
 from vet.core.maps import MapHead, require_maps
@@ -64,7 +65,7 @@ def _head(entry: dict[str, object], backbone: Backbone, objective: Objective) ->
 
 
 def build_classifiers(
-    parts: Mapping[Any, tuple[Any, ...]], tuners: list[dict[str, Any]], shared: str = '.*'
+    parts: Mapping[Any, tuple[Any, ...]], tuners: list[Plugin], shared: str = '.*'
 ) -> ImageClassifier | MultiTaskClassifier:
     """The classifier of {task: (backbone, head entry, classes)} or {task: (…, classes, objective)}.
 

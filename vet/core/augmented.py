@@ -5,7 +5,6 @@ The views are made of images as the network takes them, so that every way of eva
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +41,7 @@ def refuse_unfit_tta(tta: Views, objective: Objective) -> None:
         objective.mean(torch.from_numpy(objective.example_outputs())[None])
 
 
-def read_tta(entry: Any, where: str) -> Views:
+def read_tta(entry: object, where: str) -> Views:
     """The section evaluation.tta of a model folder. None: no augmentation. UserError for other values."""
     if entry is None:
         return Views()

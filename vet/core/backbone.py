@@ -28,6 +28,7 @@ from vet.core.replaced import replaced, without_numbers
 from vet.core.site_map import Layout, SiteMap
 from vet.core.tensor_file import require_stored
 from vet.errors import DataError, UserError
+from vet.registry import Entry
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class FeaturesOnly:
     modules: Callable[[nn.Module], Iterable[nn.Module]]
 
 
+Description = dict[str, Any]  # of a user's network (description.py): values of JSON
 LARGE = 1e11  # operations for one image; a processor takes about a second
 
 
@@ -86,7 +88,7 @@ class Backbone(FrozenNetwork):
 
     features_only: FeaturesOnly | None = None
     maps: Maps | None = None  # for heads that answer for each pixel
-    described: dict[str, Any] | None = None  # a user's own network, see hub/network_folder.py
+    described: Description | None = None  # a user's own network, see hub/network_folder.py
     pooling = 'choose a pooling with model.backbone.kwargs, such as global_pool="avg"'
 
     def __init__(
@@ -94,7 +96,7 @@ class Backbone(FrozenNetwork):
         network: nn.Module,
         layout: Layout,
         preprocessing: Preprocessing,
-        identity: Mapping[str, Any],
+        identity: Entry,
         published: Preprocessing | None = None,
         remarks: Iterable[str] = (),
         read: Mapping[str, torch.Tensor] | None = None,

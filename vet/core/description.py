@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.core.backbone import weights_sha256
+from vet.core.backbone import Description, weights_sha256
 
 PLAIN = (bool, int, float, str)
 CLOSE = 1e-6  # of the sum of the absolute values; a processor computes cosines with an error of about 1e-7
@@ -27,9 +27,10 @@ IGNORED = (
     'scriptable',
     'name_or_path',
 )
+Fingerprint = list[Any]  # of a buffer: its type, its shape and a digest of its numbers
 
 
-def describe(network: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
+def describe(network: nn.Module, without: Iterable[str] = ()) -> Description:
     """The class of a network, the types and shapes of its tensors, the settings of its modules, its values,
     and the fingerprints of its tensors that are not in its state_dict.
 
@@ -107,7 +108,7 @@ def _unsaved(network: nn.Module, state: Mapping[str, torch.Tensor]) -> Iterator[
                 yield key, value
 
 
-def _fingerprint(tensor: torch.Tensor) -> list[Any]:
+def _fingerprint(tensor: torch.Tensor) -> Fingerprint:
     """The type and shape of a tensor, and two weighted sums of its numbers.
 
     Processors compute cosines a little differently, so a sha256 of the numbers would differ.
@@ -129,13 +130,13 @@ def is_fingerprint(value: object) -> bool:
     )
 
 
-def differing_buffers(wanted: Mapping[str, list[Any]], given: Mapping[str, list[Any]]) -> list[str]:
+def differing_buffers(wanted: Mapping[str, Fingerprint], given: Mapping[str, Fingerprint]) -> list[str]:
     """The names whose fingerprints differ. A name that one network lacks does not count: networks keep
     tensors for speed.
     """
     return [name for name in wanted if name in given and not _alike(wanted[name], given[name])]
 
 
-def _alike(one: list[Any], other: list[Any]) -> bool:
+def _alike(one: Fingerprint, other: Fingerprint) -> bool:
     room = CLOSE * max(one[1], other[1])
     return one[0] == other[0] and all(abs(x - y) <= room for x, y in zip(one[1:], other[1:]))

@@ -40,7 +40,7 @@ class Call:
     layers: Layers = Layers()
 
 
-def dry_run(network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Call]:
+def dry_run(network: nn.Module, *args: object, **kwargs: object) -> dict[str, Call]:
     """Runs `network` on one image (1, 3, H, W). Returns each module that was called, by dotted path."""
     seen: dict[str, _Seen] = {}
     channels, flow = Channels(), Flow(network)

@@ -23,7 +23,7 @@ class Example:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: Any) -> 'Example':
+    def of(cls, given: object) -> 'Example':
         """The example of a tensor, a list of images, a tuple of arguments, or a dict of keyword arguments.
 
         UserError if there is no tensor with axes.
@@ -48,7 +48,7 @@ class Example:
         """An example of `count` images, each the first image of this example."""
         images = len(next(self._tensors()))
 
-        def repeat(value: Any) -> Any:
+        def repeat(value: object) -> Any:
             if isinstance(value, torch.Tensor):
                 is_batch = value.dim() and len(value) == images
                 return value[:1].expand(count, *value.shape[1:]) if is_batch else value

@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
+Kind = Any  # a class of modules; mypy does not take a class of nn.Module for a key of a cache
+
 
 @cache
-def class_with_signature(kind: Any, network: Any) -> Any:
+def class_with_signature(kind: Kind, network: Kind) -> Kind:
     """A subclass of `kind` with the name of `kind`, whose `forward` has the signature of `network.forward`.
 
     `kind` itself, if Python cannot read the signature.
@@ -22,23 +24,23 @@ def class_with_signature(kind: Any, network: Any) -> Any:
     except (TypeError, ValueError):
         return kind
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: nn.Module, *args: object, **kwargs: object) -> object:
         return kind.forward(self, *args, **kwargs)
 
-    made: Any = forward
-    made.__doc__, made.__signature__ = kind.forward.__doc__, signature
+    forward.__doc__ = kind.forward.__doc__
+    vars(forward)['__signature__'] = signature
     named = dict(__module__=kind.__module__, __qualname__=kind.__qualname__, __doc__=kind.__doc__)
     return type(
         kind.__name__, (kind,), dict(named, forward=forward, __reduce_ex__=_reduced, made_of=(kind, network))
     )
 
 
-def _reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
+def _reduced(self: Any, protocol: Any) -> tuple[object, ...]:
     """For pickle and copies: the class is made again."""
     _, _, *rest = tuple(nn.Module.__reduce_ex__(self, protocol))
     return _new, self.made_of, *rest
 
 
-def _new(kind: Any, network: Any) -> Any:
+def _new(kind: Kind, network: Kind) -> nn.Module:
     made = class_with_signature(kind, network)
     return made.__new__(made)

@@ -54,7 +54,7 @@ def _with_names(signature: inspect.Signature, theirs: Iterable[str]) -> inspect.
     return signature.replace(parameters=[*signature.parameters.values(), *further]) if further else signature
 
 
-def _bound(signature: inspect.Signature, self: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bound(signature: inspect.Signature, self: object, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by name. {} for arguments that do not fit: then `init` raises the error."""
     try:
         bound = signature.bind(self, *args, **kwargs)

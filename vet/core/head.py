@@ -34,7 +34,7 @@ class StartedHead(nn.Module):
         raise NotImplementedError(f'{type(self).__name__} must write starts()')
 
 
-def saved_entry(head: nn.Module, entry: Mapping[str, Any]) -> dict[str, Any]:
+def saved_entry(head: nn.Module, entry: Mapping[str, object]) -> dict[str, Any]:
     """The entry of a head, as a model folder holds the entry."""
     dropped = head.only_at_start if isinstance(head, StartedHead) else ()
     return {key: value for key, value in entry.items() if key not in dropped}

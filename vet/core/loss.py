@@ -23,7 +23,7 @@ import torch
 
 from vet.core.objective import Objective
 from vet.errors import UserError
-from vet.registry import LOSSES
+from vet.registry import LOSSES, Entry
 
 Counts = Callable[[], tuple[list[int], int]]
 
@@ -37,7 +37,7 @@ class Loss:
 
     def __init__(
         self,
-        entry: Mapping[str, Any] | None,
+        entry: Mapping[str, object] | None,
         objective: Objective,
         label_smoothing: float = 0.0,
         counts: Counts | None = None,
@@ -118,7 +118,7 @@ def _refuse_other_targets(plugin: object, name: str, objective: Objective) -> No
     )
 
 
-def _refuse_smoothing(plugin: Any, given: Mapping[str, Any], label_smoothing: float) -> None:
+def _refuse_smoothing(plugin: Any, given: Entry, label_smoothing: float) -> None:
     if 'label_smoothing' not in inspect.signature(plugin).parameters:
         raise UserError(
             f'train.label_smoothing is {label_smoothing:g}, but the loss {given["type"]!r} smooths no '

@@ -36,9 +36,11 @@ import torch
 from torch import nn
 
 from vet.errors import UserError, shown
-from vet.registry import OBJECTIVES
+from vet.registry import OBJECTIVES, Entry
+from vet.targets import Plain
 
-Answer = dict[str, Any]
+Answer = dict[str, Any]  # what `pipeline` returns of an image; its keys are those of the objective
+State = dict[str, Any]  # values of JSON, by the name of an argument
 UNSURE = 'unsure'  # the label of an image whose scores are all below the threshold of `doubt`
 DEFAULT = dict(type='SingleLabel')  # for a config and a dataset that name no objective
 
@@ -52,7 +54,7 @@ class Objective(nn.Module):
 
     targets: ClassVar[str]
     """The kind of target, in words: 'one class', 'a set of classes', 'numbers'."""
-    loss: ClassVar[Mapping[str, Any]]
+    loss: ClassVar[Entry]
     """The config entry of the loss that is used if train.loss is None."""
     metrics: ClassVar[tuple[str, ...]]
     """The metrics that are used if evaluation.metrics is None. The first chooses the best epoch."""
@@ -63,7 +65,7 @@ class Objective(nn.Module):
     Evaluation and `pipeline` see the whole image, which may have any size."""
     overlap: float = 0.5
     """For dense targets: the share of a window that the next window sees too, see core/windows.py."""
-    view: ClassVar[Sequence[Mapping[str, Any]] | None] = None
+    view: ClassVar[Sequence[Entry] | None] = None
     """The entries that are used if evaluation.transform is None. None: the evaluation crop."""
     embeds: ClassVar[bool] = False
     """Whether the scores are vectors of length 1, which are compared with one another."""
@@ -82,7 +84,7 @@ class Objective(nn.Module):
     hub_task: ClassVar[str | None] = 'image-classification'
     """The name of the task on a hub. None: a hub has no name for the task."""
 
-    given: Mapping[str, Any]  # the config entry; `build_objective` sets the entry
+    given: Entry  # the config entry; `build_objective` sets the entry
 
     def __init__(self, names: Sequence[str]):
         super().__init__()
@@ -94,22 +96,22 @@ class Objective(nn.Module):
         """The number of outputs of the head."""
         return len(self.names)
 
-    def check(self, target: Any, name: Callable[[], str]) -> Any:
+    def check(self, target: object, name: Callable[[], str]) -> Plain:
         """The plain form of a target. UserError for a wrong target. name: words for the item."""
         raise NotImplementedError(f'{type(self).__name__} must write check(target, name)')
 
-    def group(self, target: Any) -> int:
+    def group(self, target: object) -> int:
         """The number of the target's group. Images that are held out are drawn evenly from each group."""
         return 0
 
-    def counts(self, targets: Sequence[Any]) -> list[int]:
+    def counts(self, targets: Sequence[object]) -> list[int]:
         """The number of images of each class, for class weights. UserError if there are no classes."""
         raise UserError(
             f'the objective {self.given["type"]!r} has no classes that could be counted, so that classes '
             'have no weights. Leave the weights out.'
         )
 
-    def fit(self, targets: Callable[[], Sequence[Any]]) -> None:
+    def fit(self, targets: Callable[[], Sequence[object]]) -> None:
         """Takes what the objective needs from the plain targets of training. targets(): reads all targets."""
 
     def finish(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -157,11 +159,11 @@ class Objective(nn.Module):
         """Targets (N, …) of a dataset as metrics take them. Here: unchanged."""
         return targets
 
-    def is_mixture(self, target: Any) -> bool:
+    def is_mixture(self, target: object) -> bool:
         """Whether a target, in its plain form, is a mixture of targets, which not every loss takes."""
         return False
 
-    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> State:
         """Chooses how outputs become scores, from the outputs (N, …) of the validation images.
 
         Returns what was chosen, and errors as [before, after]. Called only if `calibrates`.
@@ -175,7 +177,7 @@ class Objective(nn.Module):
         """
         raise NotImplementedError(f'{type(self).__name__} must write answers(outputs, topk, usual)')
 
-    def plain(self, answer: Answer) -> dict[str, Any]:
+    def plain(self, answer: Answer) -> Answer:
         """An answer for JSON."""
         return answer
 
@@ -188,7 +190,7 @@ class Objective(nn.Module):
         """The names of the values that `flat` gives."""
         return ['label', 'score']
 
-    def flat(self, answer: Answer) -> dict[str, Any]:
+    def flat(self, answer: Answer) -> Answer:
         """An answer as one row of a CSV, by `columns`. '|' stands between several labels and scores."""
         return dict(
             label='|'.join(answer['labels']), score='|'.join(f'{score:.6g}' for score in answer['scores'])
@@ -208,15 +210,15 @@ class Objective(nn.Module):
             return answer
         return dict(scores=answer['scores'][:1], labels=[UNSURE])
 
-    def evaluation_transform(self, given: Any) -> Any:
+    def evaluation_transform(self, given: Sequence[Entry] | None) -> Sequence[Entry] | None:
         """The entries of evaluation.transform, or `view` if they are None."""
         return self.view if given is None else given
 
-    def words(self, target: Any) -> str:
+    def words(self, target: object) -> str:
         """A target, as an array of one image, in words."""
         return str(target)
 
-    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+    def sureness(self, scores: np.ndarray, decided: object) -> list[float]:
         """The scores (K,) of what the model says about one image. Empty if there are no such scores."""
         return []
 
@@ -241,11 +243,11 @@ class Objective(nn.Module):
         """Made-up outputs and targets of a few images. vet tries losses on them before a run."""
         return self.example_outputs(), self.examples()[1]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """{argument: value} of the arguments `found`, as plain values. Without a value that was not found."""
         return {}
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> State:
         """The config entry that builds this objective again, with all that was found."""
         return {**self.given, **self.state()}
 
@@ -264,7 +266,7 @@ def refuse_share(name: str, value: object) -> None:
         raise UserError(f'{name} is {shown(value)}; {name} must be a number from 0 to 1.')
 
 
-def build_objective(entry: Mapping[str, Any] | None, names: Sequence[str]) -> Objective:
+def build_objective(entry: Mapping[str, object] | None, names: Sequence[str]) -> Objective:
     """The objective of a config entry. None: DEFAULT.
 
     names: the names of the outputs. UserError if the plugin is no Objective.

@@ -14,7 +14,7 @@ from vet.targets import as_label
 class OneClass(Objective):
     """A target is a class number 0 … K-1. Scores are (N, K), one for each class."""
 
-    def check(self, target: Any, name: Callable[[], str]) -> Any:
+    def check(self, target: object, name: Callable[[], str]) -> int | tuple[float, ...]:
         return as_label(target, len(self.names), name)
 
     def fit(self, targets: Callable[[], Sequence[Any]]) -> None:
@@ -28,7 +28,7 @@ class OneClass(Objective):
     def group(self, target: Any) -> int:
         return target
 
-    def counts(self, targets: Sequence[Any]) -> list[int]:
+    def counts(self, targets: Sequence[object]) -> list[int]:
         found = Counter(map(self.group, targets))
         return [found[label] for label in range(len(self.names))]
 

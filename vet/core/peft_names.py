@@ -19,7 +19,7 @@ PEFT_NAMES: dict[str, dict[str, str]] = dict(
 )
 
 
-def in_own_names(tuner: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def in_own_names(tuner: str, given: Mapping[str, object]) -> dict[str, Any]:
     """The arguments under the names of vet. UserError if an argument is given under both names."""
     names, own = PEFT_NAMES.get(tuner, {}), dict(given)
     for theirs, ours in names.items():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from vet.core.backbone import FrozenNetwork
+from vet.core.backbone import Description, FrozenNetwork
 from vet.core.caches import caches_recorded, clear_caches
 from vet.core.containers import ModuleDictOf, ModuleListOf
 from vet.core.description import value_of
@@ -56,7 +56,7 @@ class TunedNetwork(FrozenNetwork):
         self.active: str | None = FIRST
         self._names: list[str] | None = None
         self.whole: list[str] = []
-        self.frozen: dict[str, Any] = {}
+        self.frozen: Description = {}
         self._example = example.of_images(1)
         self._merged: list[Merged] = []
         self._numbers = {
@@ -90,7 +90,7 @@ class TunedNetwork(FrozenNetwork):
         classes: tuple[Any, Any] = type(self), type(network)
         self.__class__ = class_with_signature(*classes)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """The network's output. UserError while the network is merged and trains, and if the network does not
         take the input because the input has another form than the example.
         """
@@ -329,11 +329,11 @@ class TunedNetwork(FrozenNetwork):
         return self.network
 
 
-def _refuse_to_save(tuned: TunedNetwork, *rest: Any) -> None:
+def _refuse_to_save(tuned: TunedNetwork, *rest: object) -> None:
     if tuned.is_merged:
         raise merged_error('saved')
 
 
-def _refuse_to_load(tuned: TunedNetwork, *rest: Any) -> None:
+def _refuse_to_load(tuned: TunedNetwork, *rest: object) -> None:
     if tuned.is_merged:
         raise merged_error('loaded from a state_dict')

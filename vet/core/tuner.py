@@ -6,12 +6,12 @@ Tuner files import this file. Nothing else in a tuner file touches a network.
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from vet.allowed import Places
+from vet.config import Plugin
 from vet.core.attention import Rows, find_parts
 from vet.core.backbone import FrozenNetwork
 from vet.core.caches import clear_caches
@@ -24,6 +24,7 @@ from vet.core.reweight import Reweight
 from vet.core.site import Site
 from vet.core.site_map import NEAREST, SiteMap
 from vet.errors import NoSiteError, UserError, error_text
+from vet.registry import Entry
 from vet.torch_private import has_compiled
 
 AGAIN = re.compile(r'#\d+')  # marks a further delta of one site, see Tuner._own
@@ -48,13 +49,13 @@ class Tuner(nn.Module):
     # argument
     length_key: tuple[str, ...] | None = None
     # arguments beside the defaults that `vet tune` tries; (): vet tune does not try the tuner unless asked
-    candidates: Sequence[Mapping[str, Any]] = ()
+    candidates: Sequence[Entry] = ()
     learning_rates = (2e-4, 2e-2)  # the lowest and the highest rate of AdamW that `vet tune` tries
     # {argument of another library: what vet has in its place}, for the error about an unknown argument
     elsewhere: Mapping[str, str] = {}
     backbone: FrozenNetwork | None = None  # the backbone of `attach`, for `prepare`; no submodule
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if '__init__' in vars(cls):
             setattr(cls, '__init__', noted(vars(cls)['__init__']))  # noqa: B010, mypy refuses an assignment
@@ -173,7 +174,7 @@ class Tuner(nn.Module):
             )
         return known[site.name]
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> Plugin:
         """The entry of model.tuners that makes this tuner: its type, and the arguments that were given."""
         return dict(type=type(self).__name__, **vars(self)[NOTED])
 

@@ -27,12 +27,12 @@ def written(example: Example) -> dict[str, Any] | None:
     return value if EXAMPLE.allows(value) else None
 
 
-def example_of(value: Mapping[str, Any]) -> Example:
+def example_of(value: Mapping[str, object]) -> Example:
     """The example that EXAMPLE allows. Its floating point numbers are zeros."""
     return Example(tuple(_read(value['args'])), _read(value['kwargs']))
 
 
-def _written(value: Any) -> Any:
+def _written(value: object) -> Any:
     if isinstance(value, torch.Tensor):
         text = f'{str(value.dtype).removeprefix("torch.")} {list(value.shape)}'
         first = 0 if value.is_floating_point() or not value.numel() else int(value.flatten()[0])
@@ -42,7 +42,7 @@ def _written(value: Any) -> Any:
     return list(map(_written, value)) if isinstance(value, list | tuple) else value
 
 
-def _read(value: Any) -> Any:
+def _read(value: object) -> Any:
     if isinstance(value, str) and (tensor := TENSOR.fullmatch(value)):
         kind = getattr(torch, tensor['kind'])
         return torch.full(_shape(tensor), int(tensor['fill'] or 0), dtype=kind)

@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from vet.datasets.class_names import class_list
 from vet.datasets.image import Range, open_image
 from vet.errors import DataError, UnknownNameError, UserError
-from vet.targets import as_label
+from vet.targets import Plain, as_label
 
 Sample = tuple[Any, Any]
 """An image source that `open_image` reads (mostly a path), and its target: mostly a label 0 … K-1."""
@@ -38,15 +38,18 @@ class ImageData(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]: ...
+    def __getitem__(self, index: int) -> tuple[object, object]: ...
+
+
+Datasets = dict[str, Any]  # the datasets of a run, by split; None: the run does not have the split
 
 
 class Targets(Protocol):
     """The part of an objective that datasets need (vet/core/objective.py)."""
 
-    def check(self, target: Any, name: Callable[[], str]) -> Any: ...
+    def check(self, target: object, name: Callable[[], str]) -> Plain: ...
 
-    def group(self, target: Any) -> int: ...
+    def group(self, target: object) -> int: ...
 
 
 class ImageDataset(Dataset):
@@ -64,7 +67,7 @@ class ImageDataset(Dataset):
     gray_range: Range = None
 
     def __init__(
-        self, classes: Iterable[str], samples: Iterable[Sample], objective: Mapping[str, Any] | None = None
+        self, classes: Iterable[str], samples: Iterable[Sample], objective: Mapping[str, object] | None = None
     ):
         self.classes = class_list(list(classes) if isinstance(classes, str) else classes)
         if objective is not None:
@@ -87,7 +90,7 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, object]:
         source, label = self.samples[index]
         return self.open(source), label
 
@@ -100,18 +103,28 @@ class ImageDataset(Dataset):
         return source_identity(source)
 
 
-def set_gray_range(dataset: Any, ranges: Mapping[str | None, Range]) -> None:
+def by_task(dataset: object) -> dict[str | None, Any]:
+    """{task: its dataset} of a dataset of several tasks. Of any other dataset: {None: the dataset}."""
+    return getattr(dataset, 'tasks', {None: dataset})
+
+
+def of_task(dataset: object, task: str | None) -> Any:
+    """The dataset of a task. None: the dataset itself."""
+    return dataset if task is None else by_task(dataset)[task]
+
+
+def set_gray_range(dataset: object, ranges: Mapping[str | None, Range]) -> None:
     """Sets how a dataset, or each task of a dataset, reads gray images.
 
     Training and evaluation then read gray images in the same way, as the backbone's preprocessing says.
     """
-    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+    for task, part in by_task(dataset).items():
         for inner in _with_wrapped(part):
             if ranges[task] is not None or getattr(inner, 'gray_range', None) is not None:
                 inner.gray_range = ranges[task]
 
 
-def _with_wrapped(dataset: Any) -> Iterator[Any]:
+def _with_wrapped(dataset: object) -> Iterator[Any]:
     """A dataset, and all datasets that it wraps."""
     yield dataset
     wrapped = [dataset.dataset] if isinstance(dataset, Subset) else []
@@ -131,12 +144,12 @@ def located(dataset: Any, index: int) -> tuple[Any, int]:
     return dataset, index
 
 
-def gray_range_of(dataset: Any, task: str | None = None) -> Range:
+def gray_range_of(dataset: object, task: str | None = None) -> Range:
     """The gray range that `set_gray_range` gave to a dataset, or to one of its tasks."""
-    return getattr(dataset if task is None else dataset.tasks[task], 'gray_range', None)
+    return getattr(of_task(dataset, task), 'gray_range', None)
 
 
-def sources_of(dataset: object, place: int = 0) -> list[Any]:
+def sources_of(dataset: object, place: int = 0) -> list[object]:
     """The source of each item, in the order of the items. Empty if the dataset does not say its sources.
 
     place: 1 gives the source of each item's target, such as the file of a mask.
@@ -180,13 +193,13 @@ def _whole(label: Any) -> Any:
     return label if isinstance(label, float | np.floating) or np.ndim(label) else int(label)
 
 
-def set_objective(dataset: Any, objectives: Mapping[str | None, Targets]) -> None:
+def set_objective(dataset: object, objectives: Mapping[str | None, Targets]) -> None:
     """Sets how the targets of a dataset, or of each task of a dataset, are checked."""
-    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+    for task, part in by_task(dataset).items():
         part.checked_by = objectives[task]
 
 
-def follow_models(dataset: Any, models: Mapping[str | None, Any]) -> None:
+def follow_models(dataset: object, models: Mapping[str | None, Any]) -> None:
     """Lets a dataset, or each task of a dataset, read images and check targets as the task's model needs.
 
     models: {task: ImageClassifier}
@@ -195,12 +208,12 @@ def follow_models(dataset: Any, models: Mapping[str | None, Any]) -> None:
     set_gray_range(dataset, {task: model.backbone.preprocessing.gray_range for task, model in models.items()})
 
 
-def objective_of(dataset: Any, task: str | None = None) -> Any:
+def objective_of(dataset: object, task: str | None = None) -> Any:
     """The objective that `set_objective` gave to a dataset, or to one of its tasks. None: it gave none."""
-    return getattr(dataset if task is None else dataset.tasks[task], 'checked_by', None)
+    return getattr(of_task(dataset, task), 'checked_by', None)
 
 
-def checked(dataset: Any, target: Any, name: Callable[[], str], task: str | None = None) -> Any:
+def checked(dataset: Any, target: object, name: Callable[[], str], task: str | None = None) -> Plain:
     """The plain form of a target. UserError for a wrong target. Without an objective: a label 0 … K-1."""
     objective = objective_of(dataset, task)
     if objective is not None:
@@ -208,13 +221,13 @@ def checked(dataset: Any, target: Any, name: Callable[[], str], task: str | None
     return as_label(target, len(dataset.classes if task is None else dataset.classes[task]), name)
 
 
-def targets_of(dataset: ImageData) -> list[Any]:
+def targets_of(dataset: ImageData) -> list[Plain]:
     """All targets of a dataset, in their plain form. If the dataset has no `targets`, every item is read."""
     targets = known_targets(dataset)
     return [item_of(dataset, index)[1] for index in range(len(dataset))] if targets is None else targets
 
 
-def known_targets(dataset: ImageData) -> list[Any] | None:
+def known_targets(dataset: ImageData) -> list[Plain] | None:
     """All targets of a dataset, in their plain form. None: the dataset has no `targets`. No item is read."""
     targets = getattr(dataset, 'targets', None)
     if targets is None:
@@ -229,7 +242,7 @@ def known_targets(dataset: ImageData) -> list[Any] | None:
     ]
 
 
-def item_of(dataset: ImageData, index: int, task: str | None = None) -> tuple[Any, Any]:
+def item_of(dataset: ImageData, index: int, task: str | None = None) -> tuple[object, Plain]:
     """Item `index` of any dataset: its image, as the dataset gives it, and its target in the plain form.
 
     task: the item's task, for a dataset of several tasks.
@@ -251,7 +264,7 @@ def item_of(dataset: ImageData, index: int, task: str | None = None) -> tuple[An
     return image, target
 
 
-def _refuse_contradiction(dataset: ImageData, index: int, target: Any, task: str | None) -> None:
+def _refuse_contradiction(dataset: ImageData, index: int, target: object, task: str | None) -> None:
     """UserError if the dataset's `targets` give another target than the item itself.
 
     Classes are counted and images are held out by `targets`. Training learns the item's target.

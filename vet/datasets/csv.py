@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import MinLen
 
@@ -124,7 +124,7 @@ def _parts(label: str, separator: str) -> set[str]:
 
 
 def _samples(
-    path: Path, split: str | None, rows: list[dict[str, str]], targets: Mapping[str, Any]
+    path: Path, split: str | None, rows: list[dict[str, str]], targets: Mapping[str, object]
 ) -> list[Sample]:
     """The samples of a split. targets: {label: target}."""
     if split is not None:

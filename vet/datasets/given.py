@@ -73,7 +73,7 @@ class Rows(Dataset):
         return image, row[self._label]
 
 
-def given_images(dataset: Any, inside: str = '') -> Any:
+def given_images(dataset: object, inside: str = '') -> Any:
     """A dataset with `classes`, for a dataset that a user gives.
 
     A dataset that has `classes` stays unchanged.

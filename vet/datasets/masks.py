@@ -108,7 +108,7 @@ class MaskDataset(ImageDataset):
     DataError before training for a mask of another size than its image, and for an unknown number.
     """
 
-    def __init__(self, values: Values, samples: Sequence[tuple[Any, Any]]):
+    def __init__(self, values: Values, samples: Sequence[tuple[object, object]]):
         super().__init__(values.names, samples, SEGMENTATION)
         del self.targets  # masks are read with their images
         self.values = values
@@ -125,7 +125,7 @@ class MaskDataset(ImageDataset):
         image, mask = self.samples[index]
         return self.open(image), self.read(mask)
 
-    def read(self, source: Any) -> np.ndarray:
+    def read(self, source: object) -> np.ndarray:
         """The class numbers of a mask."""
         try:
             with self.open_mask(source) as mask:
@@ -153,6 +153,6 @@ class MaskDataset(ImageDataset):
             is_turned = False
         return (width, height) if is_turned else (height, width)
 
-    def name(self, source: Any) -> str:
+    def name(self, source: object) -> str:
         """Words for the source of a mask."""
         return repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else str(source)

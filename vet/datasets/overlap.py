@@ -1,9 +1,9 @@
 """Refuses splits that share images. A result on images that a model was trained on says nothing."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Any
 
-from vet.datasets.base import ImageData, located, source_identity
+from vet.datasets.base import Datasets, ImageData, located, source_identity
 from vet.errors import UserError
 
 PAIRS = (
@@ -25,7 +25,7 @@ ADVICE = {
 }
 
 
-def refuse_overlaps(data: Mapping[str, Any], chooses: bool) -> None:
+def refuse_overlaps(data: Datasets, chooses: bool) -> None:
     """UserError if two of the splits 'train', 'val' and 'test' share images.
 
     chooses: whether 'val' chooses the best epoch, or stops training. Only then must 'val' differ from 'test'.
@@ -69,14 +69,14 @@ def _words(identity: Any) -> str:
     return f'number {number} of {str(kind).splitlines()[0]}'
 
 
-def _identities(dataset: Any) -> dict[Hashable, None]:
+def _identities(dataset: ImageData) -> dict[Hashable, None]:
     """A key for each image of a dataset: a path, the hash of an image in memory, or the dataset and a
     number.
     """
     return {_identity(*located(dataset, index)): None for index in range(len(dataset))}
 
 
-def _identity(dataset: Any, index: int) -> Hashable:
+def _identity(dataset: object, index: int) -> Hashable:
     samples = getattr(dataset, 'samples', None)
     if isinstance(samples, (list, tuple)):
         return getattr(dataset, 'identity', source_identity)(samples[index][0])

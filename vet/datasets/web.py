@@ -157,12 +157,12 @@ class _Watching:
 
 
 class _Http(_Watching, HTTPHandler):
-    def http_open(self, req: Request) -> Any:
+    def http_open(self, req: Request) -> http.client.HTTPResponse:
         return self.do_open(partial(_made, _Watched, self._sockets), req)  # type: ignore[arg-type]
 
 
 class _Https(_Watching, HTTPSHandler):
-    def https_open(self, req: Request) -> Any:
+    def https_open(self, req: Request) -> http.client.HTTPResponse:
         return self.do_open(partial(_made, _WatchedTLS, self._sockets), req)  # type: ignore[arg-type]
 
 

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import MultiTaskClassifier
 from vet.core.objective import Objective, build_objective
-from vet.datasets.base import ImageData, objective_of
+from vet.datasets.base import ImageData, by_task, objective_of, of_task
 from vet.engine.feed.door import Features, Transforms, in_order, load
 from vet.errors import UserError
 from vet.metrics.nearest import votes
@@ -27,7 +26,7 @@ from vet.registry import METRICS
 
 def measure(
     model: ImageClassifier | MultiTaskClassifier,
-    dataset: Any,
+    dataset: object,
     views: Transforms,
     accelerator: Accelerator,
     evaluation: Evaluation,
@@ -40,8 +39,8 @@ def measure(
     found: a dict that gets the scores and the targets of all images, by task.
     features: the features that a cache keeps of the images. Only for one task.
     """
-    loader, by_task = evaluation.dataloader, {}
-    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+    loader, of_tasks = evaluation.dataloader, {}
+    for task, part in by_task(dataset).items():
         scores, labels = score(
             model.for_task(task),
             part,
@@ -54,20 +53,20 @@ def measure(
         )
         objective = model.for_task(task).objective
         names = evaluation.metrics or objective.metrics
-        by_task[task] = compute_metrics(names, scores, labels, objective)
+        of_tasks[task] = compute_metrics(names, scores, labels, objective)
         if found is not None:
             found[task] = scores, labels
-    if None in by_task:
-        return by_task[None]
-    first, *others = by_task.values()
+    if None in of_tasks:
+        return of_tasks[None]
+    first, *others = of_tasks.values()
     # a metric that gives numbers by class may have other names in other tasks
     common = set(first).intersection(*others)
     means = {}
     for name in first:
         if name in common:
-            means[name] = sum(results[name] for results in by_task.values()) / len(by_task)
+            means[name] = sum(results[name] for results in of_tasks.values()) / len(of_tasks)
     return means | {
-        f'{task}/{name}': value for task, results in by_task.items() for name, value in results.items()
+        f'{task}/{name}': value for task, results in of_tasks.items() for name, value in results.items()
     }
 
 
@@ -134,7 +133,7 @@ def score(
     return gathered[0].cpu().numpy(), certain(gathered[1].cpu().numpy())
 
 
-def _outputs(net: Any, route: tuple, images: torch.Tensor) -> torch.Tensor:
+def _outputs(net: Callable[..., torch.Tensor], route: tuple, images: torch.Tensor) -> torch.Tensor:
     return net(images, *route)
 
 
@@ -167,8 +166,8 @@ def features_of(
 
 def knn_accuracy(
     model: ImageClassifier | MultiTaskClassifier,
-    gallery: Any,
-    dataset: Any,
+    gallery: object,
+    dataset: object,
     views: Transforms,
     accelerator: Accelerator,
     evaluation: Evaluation,
@@ -181,7 +180,7 @@ def knn_accuracy(
     UserError if an image has not one class.
     """
     found = {}
-    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+    for task, part in by_task(dataset).items():
         single, loader = model.for_task(task), evaluation.dataloader
         objective = single.objective
         made_up = objective.certain(objective.examples()[1])
@@ -192,7 +191,7 @@ def knn_accuracy(
             )
         sizes = loader.batch_size_per_gpu, loader.workers_per_gpu
         parts = []
-        for images in (gallery if task is None else gallery.tasks[task], part):
+        for images in (of_task(gallery, task), part):
             vectors, targets = (
                 score(single, images, views[task], accelerator, *sizes)
                 if objective.embeds

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from vet.config import Settings
 from vet.core.augmented import refuse_unfit_tta
 from vet.core.multitask import Classifier
+from vet.datasets.base import by_task, of_task
 from vet.engine.evaluate import features_of, is_lower_better, measure, refuse_unfit_metrics, score
 from vet.engine.feed.door import Feed, Transforms
 from vet.errors import UserError
@@ -106,7 +107,7 @@ class Judge:
         loader = self.settings.evaluation.dataloader
         return score(
             self.model.for_task(task),
-            dataset if task is None else dataset.tasks[task],
+            of_task(dataset, task),
             views[task],
             self.accelerator,
             loader.batch_size_per_gpu,
@@ -119,7 +120,7 @@ class Judge:
     def training_features(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
         """The features (N, C) of the training images, as evaluation sees them, and the targets (N, …)."""
         dataset, views, kept = self.feed.training_once(self.views)
-        part = getattr(dataset, 'tasks', {None: dataset})[task]
+        part = by_task(dataset)[task]
         loader = self.settings.evaluation.dataloader
         return features_of(self.model.for_task(task), part, views[task], self.accelerator, loader, kept)
 

@@ -17,7 +17,7 @@ from vet.core.loss import Counts, Loss
 from vet.core.multitask import Classifier
 from vet.core.reweight import forward_kept
 from vet.core.tensor_file import check_tensors
-from vet.datasets.base import ImageData, item_of, known_targets, objective_of, targets_of
+from vet.datasets.base import ImageData, by_task, item_of, known_targets, objective_of, targets_of
 from vet.engine.batch_norms import share_statistics, single_values_normed
 from vet.engine.ema import Average, copy_into, shortened, swapped
 from vet.engine.fast.door import Tricks
@@ -282,7 +282,7 @@ def losses_on(
     def count(part: ImageData) -> tuple[list[int], int]:
         return objective_of(part).counts(targets_of(part)), len(part)
 
-    parts = getattr(data, 'tasks', {None: data})
+    parts = by_task(data)
     losses = losses_of(model, train, device, {task: partial(count, part) for task, part in parts.items()})
     for task, part in parts.items():
         known = known_targets(part)

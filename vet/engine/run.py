@@ -7,12 +7,11 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +20,7 @@ from vet.config import Settings
 from vet.core.coverage import report
 from vet.core.head import FittedHead
 from vet.core.multitask import Classifier
+from vet.datasets.base import Datasets
 from vet.engine.feed.door import Batch, Feed, Order, Transforms, refuse_unfit_views
 from vet.engine.judge import Judge, Scored
 from vet.engine.learner import Learner, losses_on
@@ -62,7 +62,7 @@ class Run:
     """
 
     model: Classifier
-    data: Mapping[str, Any]  # the datasets, by split
+    data: Datasets
     settings: Settings
     folder: WorkFolder
     accelerator: Accelerator

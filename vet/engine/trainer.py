@@ -5,9 +5,8 @@ builders.build_trainer makes it. It knows no tuner, head or dataset by name.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torchvision.transforms import v2
@@ -15,9 +14,9 @@ from torchvision.transforms import v2
 from vet.config import Settings
 from vet.core.augmented import averaged
 from vet.core.multitask import Classifier
-from vet.core.objective import build_objective, refuse_counts
+from vet.core.objective import Answer, build_objective, refuse_counts
 from vet.core.tensor_file import read_tensors
-from vet.datasets.base import errors_named, follow_models
+from vet.datasets.base import Datasets, errors_named, follow_models
 from vet.engine.device import make_accelerator
 from vet.engine.fast.door import freed_memory_kept, refuse_without_fp8
 from vet.engine.feed.door import (
@@ -51,10 +50,10 @@ class Trainer:
     def __init__(
         self,
         model: Classifier,
-        data: dict[str, Any],  # the datasets, by split
+        data: Datasets,
         settings: Settings,
         folder: WorkFolder,
-        save_output: Callable[[Any, Path, JsonObject], None],
+        save_output: Callable[[Classifier, Path, JsonObject], None],
         device: str | None = None,
         is_prepared: bool = False,
     ):
@@ -178,8 +177,8 @@ class Trainer:
 
     @torch.no_grad()
     def predict(
-        self, images: list[Any], topk: int | None = None, task: str | None = None
-    ) -> list[dict[str, Any]]:
+        self, images: Sequence[object], topk: int | None = None, task: str | None = None
+    ) -> list[Answer]:
         """The answer of the objective for each image, as `pipeline` gives it. images: a list, as for
         `pipeline`.
 
@@ -187,7 +186,8 @@ class Trainer:
         """
         refuse_counts(topk=1 if topk is None else topk)
         model = self.model.for_task(task).eval()
-        views, sizes = [], []
+        views: list[torch.Tensor] = []
+        sizes: list[tuple[int, int]] = []
         for number, image in enumerate(images):
             with errors_named(f'image {number} of those given'.format):
                 seen = opened(image, model.backbone.preprocessing.gray_range)

@@ -200,7 +200,7 @@ def _weights(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    **others: Any,
+    **others: object,
 ) -> torch.Tensor:
     """softmax(q k' scale + mask) of the arguments of scaled_dot_product_attention."""
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)

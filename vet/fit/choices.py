@@ -147,7 +147,8 @@ def _seconds_of_an_image(
     model = build_model(read_settings(config), classes)
     accelerator = make_accelerator(device, 'auto')
     model = model.to(accelerator.device).train()
-    images = torch.rand(8, 3, *model.backbone.preprocessing.size, device=accelerator.device)
+    size = model.for_task(None).backbone.preprocessing.size
+    images = torch.rand(8, 3, *size, device=accelerator.device)
     for _ in range(2):  # the first step is slower
         begin = time.perf_counter()
         with accelerator.autocast():

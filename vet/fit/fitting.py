@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 from scipy.stats import binomtest
 
 from vet.builders import build_trainer
+from vet.config import Plugin
 from vet.errors import UserError
-from vet.files import write_file
+from vet.files import JsonObject, write_file
 from vet.fit.choices import Plan, backbone_entry, plan
 from vet.fit.prepared import Prepared, prepared
 from vet.fit.recipe import PROBE, as_file, recipe, tuner_entry
@@ -153,7 +153,7 @@ class _Training:
     photos: Prepared
     splits: list[str]
     chosen: Plan
-    tuners: list[dict[str, Any]]
+    tuners: list[Plugin]
     options: Options
 
     def run(self, folder: Path, last: bool = False, left: int = 0) -> Tested:
@@ -179,14 +179,14 @@ class _Training:
             images,
         )
 
-    def _config(self, table: Path, tuners: list[dict[str, Any]]) -> dict[str, Any]:
+    def _config(self, table: Path, tuners: list[Plugin]) -> JsonObject:
         config = recipe(table, self.photos.photos.classes, self.chosen, tuners, self.options.seed)
         for split in ('val', 'test'):
             if split not in self.splits:
                 config['dataset'][split] = None
         return config
 
-    def _train(self, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    def _train(self, folder: Path, config: JsonObject) -> JsonObject:
         options = self.options
         return build_trainer(model=config, work_dir=folder, seed=options.seed, device=options.device).train()
 

@@ -2,28 +2,27 @@
 
 from pathlib import Path
 from pprint import pformat
-from typing import Any
 
+from vet.config import Plugin
+from vet.files import JsonObject
 from vet.fit.choices import BATCH, Plan
 from vet.registry import TUNERS
 
-USUAL: dict[str, dict[str, Any]] = {'LoRA': dict(rank=8)}  # arguments of a tuner, beside its defaults
+USUAL: dict[str, Plugin] = {'LoRA': dict(rank=8)}  # arguments of a tuner, beside its defaults
 PROBE = [dict(type='LinearProbe')]
 PROBE_EPOCHS = 30
 STILL = [dict(type='EvaluationCrop')]  # as in evaluation
 AUGMENTED = [dict(type='RandomResizedCrop', scale=[0.4, 1.0]), dict(type='RandomHorizontalFlip')]
 
 
-def tuner_entry(name: str) -> dict[str, Any]:
+def tuner_entry(name: str) -> Plugin:
     """The config entry of a tuner. 'auto' is LoRA. UserError for an unknown name."""
     chosen = 'LoRA' if name == 'auto' else name
     TUNERS.find(chosen)
     return {**USUAL.get(chosen, {}), 'type': chosen}
 
 
-def recipe(
-    table: Path, classes: list[str], chosen: Plan, tuners: list[dict[str, Any]], seed: int
-) -> dict[str, Any]:
+def recipe(table: Path, classes: list[str], chosen: Plan, tuners: list[Plugin], seed: int) -> JsonObject:
     """The config of a training. table: a CSV path,label,split. The linear probe sees each photo once."""
     is_probe = tuners == PROBE
     labels = {name: label for label, name in enumerate(classes)}  # names may be numbers
@@ -45,7 +44,7 @@ def recipe(
     )
 
 
-def as_file(config: dict[str, Any], command: str) -> str:
+def as_file(config: JsonObject, command: str) -> str:
     """The text of a config file that `command` wrote."""
     sections = '\n'.join(f'{key} = {pformat(value, sort_dicts=False)}' for key, value in config.items())
     return f'"""Written by {command}. `vet train` runs this file."""\n\n{sections}\n'

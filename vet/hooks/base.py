@@ -14,7 +14,8 @@ and `runner.model`, and calls `runner.log(name=number)`, `runner.stop()` and `ru
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from vet.hooks.runner import Runner, State
 
 
 class Hook:
@@ -24,19 +25,19 @@ class Hook:
     process calls its own hook.
     """
 
-    def before_run(self, runner: Any) -> None:
+    def before_run(self, runner: Runner) -> None:
         """Before the first step of a process. A resumed run calls this again."""
 
-    def after_run(self, runner: Any) -> None:
+    def after_run(self, runner: Runner) -> None:
         """After the last test and after the model folder is written. `runner.summary` has the results."""
 
-    def before_train_epoch(self, runner: Any) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         """Before the first step of an epoch."""
 
-    def after_train_epoch(self, runner: Any) -> None:
+    def after_train_epoch(self, runner: Runner) -> None:
         """After the last step of an epoch, before the validation."""
 
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Sequence[Any]) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Sequence[object]) -> None:
         """Before an optimizer step.
 
         batch_idx: the number of the step in the epoch, from 0. data_batch: the batches of the step in this
@@ -44,21 +45,21 @@ class Hook:
         """
 
     def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Sequence[Any], outputs: Mapping[str, Any]
+        self, runner: Runner, batch_idx: int, data_batch: Sequence[object], outputs: Mapping[str, object]
     ) -> None:
         """After an optimizer step. outputs: 'loss', the mean over this process's images of the step, as a
         tensor without gradient; 'lr', the learning rate of the tuners.
         """
 
-    def before_val_epoch(self, runner: Any) -> None:
+    def before_val_epoch(self, runner: Runner) -> None:
         """Before a validation. After a signal in a validation, the resumed run calls this again."""
 
-    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float]) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
         """After a validation. metrics: {'accuracy': 0..1, …}."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """What a resumed run needs of this hook, as values of JSON. A checkpoint holds it."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restores `state_dict`, before `before_run`."""

@@ -4,15 +4,18 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from vet.config import Plugin, Settings
 from vet.errors import TrainingError, UserError
 from vet.registry import HOOKS
 
+Made = TypeVar('Made')
+State = dict[str, Any]  # of a hook, as values of JSON
 POINTS = (
     'before_run',
     'after_run',
@@ -33,12 +36,12 @@ class Runner:
     summary: the results, after the run. Before, it is empty.
     """
 
-    def __init__(self, model: Any, settings: Settings, accelerator: Accelerator, max_iters: int = 0):
+    def __init__(self, model: nn.Module, settings: Settings, accelerator: Accelerator, max_iters: int = 0):
         self.model, self.settings, self.accelerator = model, settings, accelerator
         self.max_epochs, self.max_iters = settings.train.max_epochs, max_iters
         self.epoch = self.iter = 0
         self.work_dir = Path()
-        self.summary: Mapping[str, Any] = {}
+        self.summary: Mapping[str, object] = {}
         self.record: Callable[..., None] = lambda **values: None  # writes numbers into the log of the run
         self.asks = dict(stop=False, save=False)
 
@@ -85,7 +88,7 @@ class Hooks:
         for entry in entries:
             self.add(str(entry.get('type')), HOOKS.build(dict(entry)))
 
-    def add(self, name: str, hook: Any) -> None:
+    def add(self, name: str, hook: object) -> None:
         """Adds a hook behind the others. UserError if the hook has no point."""
         if not any(callable(getattr(hook, point, None)) for point in POINTS):
             raise UserError(
@@ -96,7 +99,7 @@ class Hooks:
     def __bool__(self) -> bool:
         return bool(self._hooks)
 
-    def call(self, point: str, **offered: Any) -> None:
+    def call(self, point: str, **offered: object) -> None:
         """Calls `point` of each hook that has the point, with those of `offered` that the hook takes."""
         for name, hook in self._hooks:
             method = getattr(hook, point, None)
@@ -107,7 +110,7 @@ class Hooks:
         """Whether a hook of any process asked for 'stop' or 'save'."""
         return bool(self) and self.runner.asked(what)
 
-    def state(self) -> list[Any]:
+    def state(self) -> list[State | None]:
         """The state of each hook, as values of JSON. None for a hook without a state."""
         return [
             self._try(name, 'state_dict', lambda: _plain(hook.state_dict()))  # noqa: B023, called at once
@@ -116,13 +119,13 @@ class Hooks:
             for name, hook in self._hooks
         ]
 
-    def restore(self, states: Sequence[Any]) -> None:
+    def restore(self, states: Sequence[State | None]) -> None:
         """Restores `state`. A checkpoint without states changes nothing."""
         for (name, hook), state in zip(self._hooks, states):
             if state is not None:
                 self._try(name, 'load_state_dict', lambda: hook.load_state_dict(state))  # noqa: B023
 
-    def _try(self, name: str, point: str, function: Callable[[], Any]) -> Any:
+    def _try(self, name: str, point: str, function: Callable[[], Made]) -> Made:
         try:
             return function()
         except Exception as error:  # a user's own hook may raise any error
@@ -133,7 +136,7 @@ class Hooks:
             ) from error
 
 
-def _taken(method: Callable, offered: Mapping[str, Any]) -> dict[str, Any]:
+def _taken(method: Callable, offered: Mapping[str, object]) -> dict[str, object]:
     """The arguments that the method has."""
     parameters = inspect.signature(method).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -141,6 +144,6 @@ def _taken(method: Callable, offered: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in offered.items() if name in parameters}
 
 
-def _plain(state: Any) -> Any:
+def _plain(state: object) -> State:
     """The state as JSON gives it back. A TypeError names what JSON cannot hold."""
     return json.loads(json.dumps(state))

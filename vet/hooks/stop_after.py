@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Interval
 
 from vet.hooks.base import Hook
+from vet.hooks.runner import Runner, State
 from vet.registry import HOOKS
 
 
@@ -24,19 +25,19 @@ class StopAfter(Hook):
         self._before = 0.0  # seconds of earlier processes
         self._began = time.monotonic()
 
-    def before_run(self, runner: Any) -> None:
+    def before_run(self, runner: Runner) -> None:
         self._began = time.monotonic()
 
     def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Sequence[Any], outputs: Mapping[str, Any]
+        self, runner: Runner, batch_idx: int, data_batch: Sequence[object], outputs: Mapping[str, object]
     ) -> None:
         if self._seconds() >= 60 * self.minutes:
             runner.stop()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return dict(seconds=self._seconds())
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         self._before = state['seconds']
 
     def _seconds(self) -> float:

@@ -20,7 +20,7 @@ from vet.core.budget import bounded, rehearse
 from vet.core.head import saved_entry
 from vet.core.meanings import of_today
 from vet.core.model import ImageClassifier, require_fit
-from vet.core.multitask import MultiTaskClassifier
+from vet.core.multitask import Classifier, MultiTaskClassifier
 from vet.core.objective import DEFAULT, build_objective
 from vet.core.tensor_file import read_tensors, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
@@ -28,7 +28,7 @@ from vet.errors import DataError, UserError, shown
 from vet.files import JsonObject, publish_folder, refuse_links, write_file
 from vet.hub.contents import require_harmless, require_texts
 from vet.hub.file_names import CONFIGURATION, FOLDERS, LARGEST_JSON, TENSORS
-from vet.registry import BACKBONES
+from vet.registry import BACKBONES, Entry
 from vet.versions import is_newer
 
 AGAIN = 'Copy the model folder again, whole.'
@@ -43,7 +43,7 @@ IDENTITY = ('tag', 'sha256')  # of a backbone: keys that identify the weights, a
 HINTS = ('pretrained', 'checkpoint', 'weights', 'preprocessing')
 
 
-def save_model(model: ImageClassifier | MultiTaskClassifier, folder: Path, facts: Mapping[str, Any]) -> None:
+def save_model(model: Classifier, folder: Path, facts: JsonObject) -> None:
     """Publishes the model folder by one rename.
 
     facts: 'settings' (the config of the run; the folder keeps its entries of tuners and head) and 'metrics'
@@ -166,7 +166,7 @@ def note_if_newer(configuration: object) -> str:
 
 def load_model(
     folder: str | Path, backbone: str | Path | Backbone | Mapping[str, str | Path | Backbone] | None = None
-) -> ImageClassifier | MultiTaskClassifier:
+) -> Classifier:
     """The classifier of a model folder, in eval mode on the CPU.
 
     backbone: where the backbone's weights are now, if not where the folder says; or a backbone, whose weights
@@ -235,13 +235,13 @@ def _require_size(backbone: Backbone, seen: tuple[int, int], folder: str) -> Non
 
 
 @torch.no_grad()
-def _try(model: ImageClassifier | MultiTaskClassifier) -> None:
+def _try(model: Classifier) -> None:
     """Computes the scores of one image, so that a wrong number raises its error here."""
     for part in model.tasks.values():
         part(torch.zeros(1, 3, *part.backbone.preprocessing.size, device=next(part.parameters()).device))
 
 
-def tensors_sha256(configuration: Mapping[str, Any], folder: str | Path) -> str | None:
+def tensors_sha256(configuration: JsonObject, folder: str | Path) -> str | None:
     """The sha256 that tuner.safetensors must have. None, with a warning, for a folder of format 1."""
     sha256 = (configuration.get('sha256') or {}).get(TENSORS)
     if sha256 is None and configuration.get('format', 1) > 1:
@@ -324,7 +324,7 @@ def architecture(identity: Mapping[str, object]) -> JsonObject:
     return json.loads(json.dumps(named | dict(name=str(identity.get('name')).partition('.')[0])))
 
 
-def _located(identity: Mapping[str, Any]) -> JsonObject:
+def _located(identity: Entry) -> JsonObject:
     """The identity with an absolute path of its checkpoint."""
     checkpoint = identity.get('checkpoint')
     return dict(

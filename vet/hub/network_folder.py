@@ -7,7 +7,6 @@ The folder describes the network that was tuned: its class, its tensors and the 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save
 
@@ -119,7 +118,7 @@ def described_network(configuration: JsonObject, folder: str) -> JsonObject | No
     return described
 
 
-def require_same(wanted: Mapping[str, Any], given: Mapping[str, Any], folder: str) -> None:
+def require_same(wanted: JsonObject, given: JsonObject, folder: str) -> None:
     """DataError if the network is not the network that was tuned. The text says what differs."""
     if wanted['kind'] != given['kind']:
         raise DataError(

@@ -21,7 +21,8 @@ from vet.registry import TUNERS
 
 Config = JsonObject
 Tensors = dict[str, torch.Tensor]
-Deltas = Mapping[str, Any]  # {module path: delta}
+Delta = Any  # of the tuner of a method, whose tensors only the functions of the method name
+Deltas = Mapping[str, Delta]  # {module path: delta}
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Method:
     """
 
     build: Callable[[Config, list[str], int, float], Tuner]
-    tensors: Callable[[Any, torch.Tensor], Tensors]
-    rank: Callable[[Any, torch.Tensor], int] | None = None
+    tensors: Callable[[Delta, torch.Tensor], Tensors]
+    rank: Callable[[Delta, torch.Tensor], int] | None = None
     alpha: str = 'alpha'
-    config: Callable[[Deltas, list[Any]], JsonObject] = lambda deltas, tuners: {}
+    config: Callable[[Deltas, list[Tuner]], JsonObject] = lambda deltas, tuners: {}
     reads: tuple[str, ...] = ()
 
 
@@ -67,7 +68,7 @@ def _build_lora(config: Config, paths: list[str], rank: int, alpha: float) -> Tu
     )
 
 
-def _lora(delta: Any, weight: torch.Tensor) -> Tensors:
+def _lora(delta: Delta, weight: torch.Tensor) -> Tensors:
     if type(delta) not in (LowRank, DoRA):
         raise UserError(
             f"LoRA's variant {type(delta).__name__} cannot be written for PEFT; allowed: plain, rslora and "
@@ -87,7 +88,7 @@ def _lora(delta: Any, weight: torch.Tensor) -> Tensors:
     return tensors
 
 
-def _lora_config(deltas: Deltas, tuners: list[object]) -> JsonObject:
+def _lora_config(deltas: Deltas, tuners: list[Tuner]) -> JsonObject:
     kinds = {type(delta) for delta in deltas.values()}
     if len(kinds) > 1:
         raise UserError('some updates are DoRA and some plain LoRA; PEFT has one use_dora for all.')
@@ -100,7 +101,7 @@ def _build_loha(config: Config, paths: list[str], rank: int, alpha: float) -> Tu
     return TUNERS.build(dict(type='LoHa', at=paths, rank=rank, alpha=alpha))
 
 
-def _loha(delta: Any, weight: torch.Tensor) -> Tensors:
+def _loha(delta: Delta, weight: torch.Tensor) -> Tensors:
     return {f'hada_{name}': delta.get_parameter(name) for name in ('w1_a', 'w1_b', 'w2_a', 'w2_b')}
 
 
@@ -110,13 +111,13 @@ def _build_lokr(config: Config, paths: list[str], rank: int, alpha: float) -> Tu
     )
 
 
-def _lokr(delta: Any, weight: torch.Tensor) -> Tensors:
+def _lokr(delta: Delta, weight: torch.Tensor) -> Tensors:
     if delta.w2_b is None:
         return dict(lokr_w1=delta.w1, lokr_w2=delta.w2_a.view(len(delta.w2_a), -1, *weight.shape[2:]))
     return dict(lokr_w1=delta.w1, lokr_w2_a=delta.w2_a, lokr_w2_b=delta.w2_b)
 
 
-def _lokr_rank(delta: Any, weight: torch.Tensor) -> int:
+def _lokr_rank(delta: Delta, weight: torch.Tensor) -> int:
     """The rank of w2. If w2 (o2, i2 kH kW) is no product: the least rank at which PEFT makes no product."""
     return (
         len(delta.w2_b)
@@ -125,8 +126,8 @@ def _lokr_rank(delta: Any, weight: torch.Tensor) -> int:
     )
 
 
-def _lokr_config(deltas: Deltas, tuners: list[object]) -> JsonObject:
-    factors = {tuner.factor for tuner in tuners if hasattr(tuner, 'factor')}
+def _lokr_config(deltas: Deltas, tuners: list[Tuner]) -> JsonObject:
+    factors: set[int] = {vars(tuner)['factor'] for tuner in tuners if 'factor' in vars(tuner)}
     if len(factors) > 1:
         raise UserError(f'the LoKr tuners have the factors {sorted(factors)}; PEFT has one decompose_factor.')
     return dict(decompose_factor=factors.pop())
@@ -161,7 +162,7 @@ def _build_ia3(config: Config, paths: list[str], rank: int, alpha: float) -> Tun
     )
 
 
-def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:
+def _ia3(delta: Delta, weight: torch.Tensor) -> Tensors:
     gamma, ones = delta.gamma, (1,) * (weight.dim() - 2)
     if isinstance(delta, ScaleInput):
         return dict(ia3_l=gamma.view(1, -1, *ones))
@@ -170,7 +171,7 @@ def _ia3(delta: Any, weight: torch.Tensor) -> Tensors:
     return dict(ia3_l=gamma.view(1, -1, *ones) if ones else gamma.view(-1, 1))
 
 
-def _ia3_config(deltas: Deltas, tuners: list[object]) -> JsonObject:
+def _ia3_config(deltas: Deltas, tuners: list[Tuner]) -> JsonObject:
     inputs = [path for path, delta in deltas.items() if isinstance(delta, ScaleInput)]
     return dict(feedforward_modules=paths_pattern(inputs) if inputs else [])
 

@@ -4,11 +4,9 @@ Each metric is a function: scores (N, K, 2), the pixels of each class that the m
 among them; labels (N, K), the pixels of each class in the mask -> a number in 0..1, or {class: number}.
 """
 
-from typing import Any
-
 import numpy as np
 
-from vet.metrics.kind import of_targets
+from vet.metrics.kind import Asked, of_targets
 from vet.registry import METRICS
 
 KIND = 'a mask'
@@ -30,7 +28,7 @@ def pixel_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
 
 @METRICS.register_module()
 @of_targets(KIND)
-def iou_per_class(scores: np.ndarray, labels: np.ndarray, objective: Any) -> dict[str, float]:
+def iou_per_class(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> dict[str, float]:
     """Intersection over union of each class. Classes without any pixel are left out."""
     named = zip(objective.names, _iou(scores, labels).tolist())
     return {name: value for name, value in named if not np.isnan(value)}

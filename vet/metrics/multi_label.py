@@ -4,12 +4,10 @@ Each metric is a function: scores (N, K) in 0..1, labels (N, K) of 0 and 1 -> a 
 number}. A class is present with a score of at least the objective's threshold.
 """
 
-from typing import Any
-
 import numpy as np
 from sklearn import metrics
 
-from vet.metrics.kind import of_targets
+from vet.metrics.kind import Asked, of_targets
 from vet.registry import METRICS
 
 KIND = 'a set of classes'
@@ -28,28 +26,28 @@ def mAP(scores: np.ndarray, labels: np.ndarray) -> float:  # noqa: N802 - the na
 
 @METRICS.register_module()
 @of_targets(KIND)
-def average_precision(scores: np.ndarray, labels: np.ndarray, objective: Any) -> dict[str, float]:
+def average_precision(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> dict[str, float]:
     """The average precision of each class. Classes that no image has are left out."""
     return {objective.names[k]: value for k, value in _average_precisions(scores, labels).items()}
 
 
 @METRICS.register_module()
 @of_targets(KIND)
-def f1(scores: np.ndarray, labels: np.ndarray, objective: Any) -> float:
+def f1(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> float:
     """The mean over classes of the harmonic mean of precision and recall, at the thresholds."""
     return float(np.mean(list(f1_per_class(scores, labels, objective).values())))
 
 
 @METRICS.register_module()
 @of_targets(KIND)
-def micro_f1(scores: np.ndarray, labels: np.ndarray, objective: Any) -> float:
+def micro_f1(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> float:
     """The harmonic mean of precision and recall over all images and classes, at the thresholds."""
     return float(metrics.f1_score(labels.ravel(), objective.decide(scores).ravel(), zero_division=0))
 
 
 @METRICS.register_module()
 @of_targets(KIND)
-def f1_per_class(scores: np.ndarray, labels: np.ndarray, objective: Any) -> dict[str, float]:
+def f1_per_class(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> dict[str, float]:
     """The harmonic mean of precision and recall of each class, at the thresholds."""
     decided = objective.decide(scores)
     return {
@@ -60,7 +58,7 @@ def f1_per_class(scores: np.ndarray, labels: np.ndarray, objective: Any) -> dict
 
 @METRICS.register_module()
 @of_targets(KIND)
-def subset_accuracy(scores: np.ndarray, labels: np.ndarray, objective: Any) -> float:
+def subset_accuracy(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> float:
     """The share of images for which every class is right, at the thresholds."""
     return float((objective.decide(scores) == labels).all(1).mean())
 

@@ -4,12 +4,10 @@ Each metric is a function: scores (N, T), which are the model's numbers, labels 
 the mean over the T numbers of an image; or {name: number}.
 """
 
-from typing import Any
-
 import numpy as np
 from sklearn import metrics
 
-from vet.metrics.kind import of_targets
+from vet.metrics.kind import Asked, of_targets
 from vet.registry import METRICS
 
 KIND = 'numbers'
@@ -38,24 +36,24 @@ def r2(scores: np.ndarray, labels: np.ndarray) -> float:
 
 @METRICS.register_module()
 @of_targets(KIND, lower_is_better=True)
-def mae_per_target(scores: np.ndarray, labels: np.ndarray, objective: Any) -> dict[str, float]:
+def mae_per_target(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> dict[str, float]:
     """The mean absolute error of each number. Less is better."""
     return _named(metrics.mean_absolute_error(labels, scores, multioutput='raw_values'), objective)
 
 
 @METRICS.register_module()
 @of_targets(KIND, lower_is_better=True)
-def rmse_per_target(scores: np.ndarray, labels: np.ndarray, objective: Any) -> dict[str, float]:
+def rmse_per_target(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> dict[str, float]:
     """The root of the mean squared error of each number. Less is better."""
     return _named(metrics.root_mean_squared_error(labels, scores, multioutput='raw_values'), objective)
 
 
 @METRICS.register_module()
 @of_targets(KIND)
-def r2_per_target(scores: np.ndarray, labels: np.ndarray, objective: Any) -> dict[str, float]:
+def r2_per_target(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> dict[str, float]:
     """The share of the variance of each number that the model explains."""
     return _named(metrics.r2_score(labels, scores, multioutput='raw_values'), objective)
 
 
-def _named(values: np.ndarray, objective: Any) -> dict[str, float]:
+def _named(values: np.ndarray, objective: Asked) -> dict[str, float]:
     return dict(zip(objective.names, values.tolist()))

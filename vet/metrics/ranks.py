@@ -3,12 +3,10 @@
 Each metric is a function: scores (N, K), labels (N,) -> a number. The answer is the median of the scores.
 """
 
-from typing import Any
-
 import numpy as np
 from sklearn import metrics
 
-from vet.metrics.kind import of_targets
+from vet.metrics.kind import Asked, of_targets
 from vet.registry import METRICS
 
 KIND = 'ordered classes'
@@ -16,14 +14,14 @@ KIND = 'ordered classes'
 
 @METRICS.register_module()
 @of_targets(KIND, lower_is_better=True)
-def rank_mae(scores: np.ndarray, labels: np.ndarray, objective: Any) -> float:
+def rank_mae(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> float:
     """The mean absolute error of the ranks. Less is better."""
     return float(metrics.mean_absolute_error(labels, objective.decide(scores)))
 
 
 @METRICS.register_module()
 @of_targets(KIND)
-def quadratic_kappa(scores: np.ndarray, labels: np.ndarray, objective: Any) -> float:
+def quadratic_kappa(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> float:
     """Cohen's kappa with quadratic weights: 1 is perfect, 0 is as good as chance.
 
     0 if all answers and all labels are one class.
@@ -36,6 +34,6 @@ def quadratic_kappa(scores: np.ndarray, labels: np.ndarray, objective: Any) -> f
 
 @METRICS.register_module()
 @of_targets(KIND)
-def rank_accuracy(scores: np.ndarray, labels: np.ndarray, objective: Any) -> float:
+def rank_accuracy(scores: np.ndarray, labels: np.ndarray, objective: Asked) -> float:
     """The share of images whose answer is the right class."""
     return float(metrics.accuracy_score(labels, objective.decide(scores)))

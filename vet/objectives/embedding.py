@@ -54,7 +54,7 @@ class Embedding(OneClass):
     def columns(self) -> list[str]:
         return ['vector']
 
-    def flat(self, answer: Answer) -> dict[str, Any]:
+    def flat(self, answer: Answer) -> Answer:
         return dict(vector=' '.join(f'{value:.6g}' for value in answer['vector']))
 
     def refuse_threshold(self) -> None:
@@ -64,7 +64,7 @@ class Embedding(OneClass):
         """The name of a class. '' for a vector."""
         return '' if np.ndim(target) else super().words(target)
 
-    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+    def sureness(self, scores: np.ndarray, decided: object) -> list[float]:
         """Empty: a vector is no score."""
         return []
 

@@ -11,7 +11,7 @@ from annotated_types import Interval
 from sklearn.metrics import precision_recall_curve
 
 from vet.allowed import Share
-from vet.core.objective import Answer, Objective
+from vet.core.objective import Answer, Objective, State
 from vet.core.permits import NOTHING, lists, number, permits
 from vet.errors import UserError
 from vet.registry import OBJECTIVES
@@ -59,10 +59,10 @@ class MultiLabel(Objective):
             self.names
         )
 
-    def check(self, target: Any, name: Callable[[], str]) -> tuple[int, ...]:
+    def check(self, target: object, name: Callable[[], str]) -> tuple[int, ...]:
         return as_class_set(target, self.names, name)
 
-    def counts(self, targets: Sequence[Any]) -> list[int]:
+    def counts(self, targets: Sequence[object]) -> list[int]:
         return np.asarray(targets).reshape(-1, len(self.names)).sum(0).tolist()
 
     def for_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +117,7 @@ class MultiLabel(Objective):
     def words(self, target: Any) -> str:
         return '|'.join(compress(self.names, target))
 
-    def sureness(self, scores: np.ndarray, decided: Any) -> list[float]:
+    def sureness(self, scores: np.ndarray, decided: object) -> list[float]:
         return scores[np.asarray(decided, bool)].tolist()
 
     def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ class MultiLabel(Objective):
         targets[:2] = [[0], [1]]  # each class is there, and is missing
         return draw.random((6, classes)), targets
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {} if self._chosen is None else dict(thresholds=self._chosen)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from annotated_types import Interval
 
-from vet.core.objective import Answer, Objective
+from vet.core.objective import Answer, Objective, State
 from vet.core.permits import NOTHING, Rule, lists, number, permits
 from vet.errors import UserError
 from vet.registry import OBJECTIVES
@@ -87,10 +87,10 @@ class Regression(Objective):
             self.register_buffer(key, torch.tensor(values, dtype=torch.float32), persistent=False)
         self._mean, self._std = [float(value) for value in mean], [float(value) for value in std]
 
-    def check(self, target: Any, name: Callable[[], str]) -> tuple[float, ...]:
+    def check(self, target: object, name: Callable[[], str]) -> tuple[float, ...]:
         return as_numbers(target, self.names, name)
 
-    def fit(self, targets: Callable[[], Sequence[Any]]) -> None:
+    def fit(self, targets: Callable[[], Sequence[object]]) -> None:
         if self._is_fitted:
             return
         values_NT = np.asarray(targets(), dtype=np.float64).reshape(-1, len(self.names))
@@ -142,7 +142,7 @@ class Regression(Objective):
     def columns(self) -> list[str]:
         return self.names
 
-    def flat(self, answer: Answer) -> dict[str, Any]:
+    def flat(self, answer: Answer) -> Answer:
         return answer
 
     def refuse_threshold(self) -> None:
@@ -162,5 +162,5 @@ class Regression(Objective):
         values = [draw.standard_normal(shape) * self._std + self._mean for _ in range(2)]
         return values[0], values[1]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return dict(mean=self._mean, std=self._std) if self._is_fitted else {}

@@ -45,7 +45,7 @@ class Segmentation(Objective):
         if len(self.names) > IGNORED:
             raise UserError(f'there are {len(self.names)} classes; a mask has at most {IGNORED} classes.')
 
-    def check(self, target: Any, name: Callable[[], str]) -> torch.Tensor:
+    def check(self, target: object, name: Callable[[], str]) -> torch.Tensor:
         return as_mask(target, self.names, name)
 
     def for_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,7 +104,7 @@ class Segmentation(Objective):
             )
         return found
 
-    def plain(self, answer: Answer) -> dict[str, Any]:
+    def plain(self, answer: Answer) -> Answer:
         """Without the masks. shares: of the image's pixels, for each label."""
         return dict(labels=answer['labels'], scores=answer['scores'], shares=_shares(answer))
 
@@ -116,7 +116,7 @@ class Segmentation(Objective):
     def columns(self) -> list[str]:
         return ['label', 'score', 'share']
 
-    def flat(self, answer: Answer) -> dict[str, Any]:
+    def flat(self, answer: Answer) -> Answer:
         return {**super().flat(answer), 'share': '|'.join(f'{share:.6g}' for share in _shares(answer))}
 
     def refuse_threshold(self) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Interval
 
-from vet.core.objective import Answer
+from vet.core.objective import Answer, State
 from vet.core.one_class import OneClass
 from vet.core.permits import NOTHING, number, permits
 from vet.objectives.temperature import chosen_temperature
@@ -42,7 +42,7 @@ class SingleLabel(OneClass):
         super().__init__(names)
         self.temperature = temperature
 
-    def check(self, target: Any, name: Callable[[], str]) -> int | tuple[float, ...]:
+    def check(self, target: object, name: Callable[[], str]) -> int | tuple[float, ...]:
         return as_class(target, self.names, name)
 
     def group(self, target: Any) -> int:
@@ -61,7 +61,7 @@ class SingleLabel(OneClass):
         """The class with the largest share."""
         return targets.argmax(1) if targets.ndim == 2 else targets
 
-    def is_mixture(self, target: Any) -> bool:
+    def is_mixture(self, target: object) -> bool:
         return isinstance(target, tuple)
 
     def scores(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ class SingleLabel(OneClass):
     def decide(self, scores: np.ndarray) -> np.ndarray:
         return scores.argmax(1)
 
-    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> State:
         """Temperature scaling."""
         self.temperature, errors = chosen_temperature(outputs, targets)
         return dict(temperature=self.temperature, **errors)
@@ -94,5 +94,5 @@ class SingleLabel(OneClass):
         scores, labels = self.examples()
         return (np.eye(len(self.names))[labels] + scores) / 2
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {} if self.temperature is None else dict(temperature=self.temperature)

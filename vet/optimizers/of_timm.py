@@ -30,7 +30,7 @@ def with_defaults(name: str) -> Callable[..., torch.optim.Optimizer]:
     given = (dict(momentum=0.9) if info.has_momentum else {}) | (info.defaults or {})
     known, hints = inspect.signature(kind), hints_of(kind.__init__)
 
-    def make(params: Any, **options: Any) -> torch.optim.Optimizer:
+    def make(params: object, **options: object) -> torch.optim.Optimizer:
         return kind(params, **{**given, **options})
 
     parameters = [

@@ -2,8 +2,6 @@
 https://arxiv.org/abs/2405.15682. The package schedulefree computes them.
 """
 
-from typing import Any
-
 import torch
 
 from vet.allowed import Dropout, Rate, Share
@@ -14,7 +12,7 @@ from vet.registry import OPTIMIZERS
 
 @OPTIMIZERS.register_module()
 def AdamWScheduleFree(
-    params: Any,
+    params: object,
     lr: Rate = 0.0025,
     betas: tuple[Between, Dropout] = (0.9, 0.999),
     eps: Share = 1e-8,
@@ -34,7 +32,7 @@ def AdamWScheduleFree(
 
 @OPTIMIZERS.register_module()
 def RAdamScheduleFree(
-    params: Any,
+    params: object,
     lr: Rate = 0.0025,
     betas: tuple[Between, Dropout] = (0.9, 0.999),
     eps: Share = 1e-8,
@@ -53,7 +51,7 @@ def RAdamScheduleFree(
 
 @OPTIMIZERS.register_module()
 def SGDScheduleFree(
-    params: Any,
+    params: object,
     lr: Rate = 1.0,
     momentum: Between = 0.9,
     weight_decay: Share = 0.0,
@@ -69,7 +67,7 @@ def SGDScheduleFree(
     return _made('SGDScheduleFree', **locals())
 
 
-def _made(name: str, **given: Any) -> torch.optim.Optimizer:
+def _made(name: str, **given: object) -> torch.optim.Optimizer:
     try:
         import schedulefree
     except ImportError as error:

@@ -3,9 +3,8 @@
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -27,11 +26,11 @@ class Answered:
     objective: Objective
     scores: np.ndarray
     targets: np.ndarray
-    sources: Any
-    image: Callable[[int], Any]
-    train_counts: Any = ()
+    sources: Sequence[object]
+    image: Callable[[int], object]
+    train_counts: Sequence[int] = ()
     task: str | None = None
-    looked: Callable[[int], Any] | None = None
+    looked: Callable[[int], object] | None = None
 
     @property
     def decided(self) -> np.ndarray:

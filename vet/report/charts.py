@@ -12,8 +12,10 @@ from vet.report.drawing import BELOW, FRONT, STYLE, svg
 
 POINTS = 1000  # of a curve, or of a scatter plot, at most
 
+Record = Mapping[str, Any]  # a line of the log, or the summary of a run
 
-def curves(records: Sequence[dict[str, Any]], quantity: str) -> str:
+
+def curves(records: Sequence[Record], quantity: str) -> str:
     """A quantity of training and of validation over the steps. '' if the log does not hold the quantity."""
     names = sorted({key for record in records for key in record if key in (quantity, f'val_{quantity}')})
     if not names:

@@ -1,13 +1,12 @@
 """The report of a run: one page that shows what the model gets right and wrong, and how it was made."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import yaml
 
 from vet.report.answered import Answered
-from vet.report.charts import curves
+from vet.report.charts import Record, curves
 from vet.report.kinds import KINDS
 from vet.report.page import element, figures, page, table
 from vet.report.thumbnail import captioned
@@ -16,10 +15,10 @@ WORST = 24  # images
 
 
 def run_report(
-    summary: Mapping[str, Any],
+    summary: Mapping[str, object],
     metrics: Sequence[str],
-    settings: Mapping[str, Any],
-    records: Sequence[dict[str, Any]],
+    settings: Mapping[str, object],
+    records: Sequence[Record],
     answered: Sequence[Answered],
 ) -> str:
     """The page of a run.
@@ -43,7 +42,7 @@ def run_report(
     return page(title, [*parts, *_recipe(settings), *_loading(summary)])
 
 
-def _results(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+def _results(summary: Record, metrics: Sequence[str]) -> list[str]:
     before = summary.get('before') or {}
     rows = [('result', 'before training', 'after training')]
     for name in metrics:
@@ -64,7 +63,7 @@ def _results(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     ]
 
 
-def _curves(records: Sequence[dict[str, Any]]) -> list[str]:
+def _curves(records: Sequence[Record]) -> list[str]:
     validated = {key.removeprefix('val_') for record in records for key in record if key.startswith('val_')}
     watched = {'accuracy', 'mae', 'pixel_accuracy'} & {key for record in records for key in record}
     drawn = [
@@ -101,7 +100,7 @@ def _shown(answered: Answered, number: int, row: tuple[str, str, str, str]) -> s
     return shown + captioned(lambda: looked(number), [text], text)
 
 
-def _recipe(settings: Mapping[str, Any]) -> list[str]:
+def _recipe(settings: Mapping[str, object]) -> list[str]:
     text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     return [
         element('h2', 'Recipe'),
@@ -109,7 +108,7 @@ def _recipe(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _loading(summary: Mapping[str, Any]) -> list[str]:
+def _loading(summary: Mapping[str, object]) -> list[str]:
     output = str(summary.get('output', ''))
     python = (
         f'from vet import pipeline\n\nclassify = pipeline(model={output!r})\nprint(classify("photo.jpg"))'

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from vet.config import Plugin
 from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.registry import TUNERS
@@ -14,7 +14,7 @@ class Candidate:
     """tuner: the config entry. lowest, highest: learning rates of AdamW."""
 
     name: str
-    tuner: dict[str, Any]
+    tuner: Plugin
     lowest: float
     highest: float
 

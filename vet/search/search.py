@@ -24,6 +24,7 @@ from vet.engine.evaluate import is_lower_better
 from vet.errors import DivergedError, UserError
 from vet.files import write_file
 from vet.hooks.base import Hook
+from vet.hooks.runner import Runner
 from vet.log import say
 from vet.search.candidates import Candidate
 
@@ -197,7 +198,7 @@ class _Watch(Hook):
         self.trial, self.ends = trial, ends
         self.metric, self.value, self.epochs = '', float('nan'), 0
 
-    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float]) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
         self.epochs, self.value = runner.epoch, metrics[self.metric]
         self.trial.report(self.value, self.epochs)
         if self.epochs == runner.max_epochs or self.ends is None:

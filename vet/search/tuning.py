@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from vet.allowed import fits
 from vet.builders import build_datasets, build_model_for, build_trainer, follow_objective
 from vet.changes import modified
 from vet.config import read_settings
 from vet.errors import NoSiteError, UserError
-from vet.files import write_file
+from vet.files import JsonObject, write_file
 from vet.fit.choices import backbone_entry, plan
 from vet.fit.fitting import make_run, refuse_unfit
 from vet.fit.prepared import prepared
@@ -44,7 +43,7 @@ class Options:
     seed: int = 0
     device: str | None = None
     data_root: str | None = None
-    cfg_options: Mapping[str, Any] | None = None
+    cfg_options: Mapping[str, object] | None = None
 
     def refuse_unread(self, is_config: bool) -> None:
         """UserError for an option that the kind of data does not read."""
@@ -69,7 +68,7 @@ class Result:
 
     winner: Tried
     tried: list[Tried]
-    summary: Mapping[str, Any]
+    summary: JsonObject
     metric: str
     folder: Path
 
@@ -103,7 +102,7 @@ def tune(source: str, run: Path, options: Options) -> Result:
         say(f'The search in {run} goes on.')
     base, choices = begun.base, begun.choices
     rate = float(base['train']['optimizer']['lr'])
-    place: dict[str, Any] = dict(device=options.device, data_root=options.data_root)
+    place: JsonObject = dict(device=options.device, data_root=options.data_root)
     search = Search(run, base, choices, (choices[0].name, rate), options.seed, **place)
     search.run(60 * options.minutes * SEARCH)
     winner, tried = search.winner(), list(search.tried())

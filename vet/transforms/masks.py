@@ -17,7 +17,7 @@ class Jointly(v2.Compose):
     In `with_mask`, 255 stands as 0 and a class k as k + 1: pixels that a transform adds are 0.
     """
 
-    def with_mask(self, image: Any, mask: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    def with_mask(self, image: object, mask: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """An image and its mask (H, W), uint8, after the transform."""
         seen, moved = self(image, tv_tensors.Mask(mask + 1))
         return seen, moved.as_subclass(torch.Tensor) - 1

@@ -6,7 +6,7 @@ value.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from vet.allowed import Crop, Interpolation, Mean, Std, describe, fits
 from vet.errors import UnknownNameError, UserError
-from vet.registry import TRANSFORMS
+from vet.registry import TRANSFORMS, Entry
 from vet.transforms.masks import Jointly
 from vet.transforms.ranges import RANGES, Pixels
 
@@ -182,7 +182,7 @@ class Normalisation(v2.Normalize):
 
 
 def build_transform(
-    entries: Sequence[Mapping[str, Any]] | None,
+    entries: Sequence[Entry] | None,
     size: tuple[int, int],
     mean: Sequence[float],
     std: Sequence[float],

@@ -27,7 +27,8 @@ from vet.transforms.masks import Jointly, refuse_other_size
 from vet.transforms.torchvision import refuse_unless_pixels, split_normalisation
 
 ADVICE = 'Look at the dataset, train.transform and train.transform_on.'
-Transforms = Mapping[str | None, Callable[[Any], torch.Tensor]]  # by task; {None: …} for a single task
+View = Callable[[Any], torch.Tensor]  # the transform of an image
+Transforms = Mapping[str | None, View]  # by task; {None: …} for a single task
 # batches of (epoch, index, weight)
 Keys = Iterator[list[tuple[int, int, int]]] | Sequence[list[tuple[int, int, int]]]
 
@@ -105,7 +106,7 @@ class Order:
 
 @lru_cache(maxsize=2)
 def _shuffled(
-    parts: tuple[int, ...], batch_size: int, seed: int, epoch: int, samplers: tuple[Any, ...] = ()
+    parts: tuple[int, ...], batch_size: int, seed: int, epoch: int, samplers: tuple[object, ...] = ()
 ) -> list[list[tuple[int, int]]]:
     """The global batches of an epoch, as (epoch, index of an image), see `numbered`.
 
@@ -154,7 +155,7 @@ class Seeded(Dataset):
         except UserError as error:
             return error
 
-    def _refuse_other_form(self, index: int, task: str | None, target: Any) -> None:
+    def _refuse_other_form(self, index: int, task: str | None, target: object) -> None:
         """UserError if the dataset mixes class numbers with shares of classes."""
         first, other = self._first.setdefault(task, (index, target))
         if isinstance(target, tuple) != isinstance(other, tuple):
@@ -165,7 +166,7 @@ class Seeded(Dataset):
             )
 
 
-def viewed(view: Callable[[Any], torch.Tensor], image: Any, target: Any) -> tuple[torch.Tensor, Any]:
+def viewed(view: View, image: object, target: object) -> tuple[torch.Tensor, Any]:
     """An image and its target after a transform. A mask changes only if the transform is a Jointly."""
     if isinstance(target, torch.Tensor):
         refuse_other_size(tuple(v2.functional.get_size(image)), target)

@@ -23,7 +23,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from vet.config import Settings
-from vet.engine.feed.batches import Batch, Order, Transforms, in_order, load, opened
+from vet.core.multitask import Classifier
+from vet.datasets.base import Datasets
+from vet.engine.feed.batches import Batch, Order, Transforms, View, in_order, load, opened
 from vet.engine.feed.features import FeatureCache, Features
 from vet.engine.feed.image_cache import ImageCache
 from vet.engine.feed.on_device import load_on_device
@@ -36,6 +38,7 @@ __all__ = [
     'Feed',
     'Order',
     'Transforms',
+    'View',
     'in_order',
     'load',
     'opened',
@@ -51,7 +54,7 @@ class Feed:
     Nothing is kept before `keep_images` and `keep_features`, and nothing after `forget`.
     """
 
-    def __init__(self, data: dict[str, Any], settings: Settings, accelerator: Accelerator):
+    def __init__(self, data: Datasets, settings: Settings, accelerator: Accelerator):
         self._data = data
         self._settings = settings
         self._accelerator = accelerator
@@ -67,7 +70,7 @@ class Feed:
         if self._settings.train.cache_images:
             self._images = ImageCache(self._settings, self._accelerator)
 
-    def keep_features(self, model: Any) -> None:
+    def keep_features(self, model: Classifier) -> None:
         """From now on, keeps each split's features of the model, if `train.cache_features` says so."""
         if self._settings.train.cache_features:
             self._kept_features = FeatureCache(model, self._settings, self._accelerator)

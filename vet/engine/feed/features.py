@@ -34,9 +34,10 @@ from torch.utils.data import Dataset
 from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
+from vet.core.multitask import Classifier
 from vet.datasets.base import gray_range_of, objective_of
 from vet.engine.device import precision_of
-from vet.engine.feed.batches import Batch, Keys, Transforms, in_order, opened, placed, read
+from vet.engine.feed.batches import Batch, Keys, Transforms, View, in_order, opened, placed, read
 from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.engine.feed.cut import Cut, NoCutError, Resumed, find_cut
 from vet.errors import UserError
@@ -44,8 +45,6 @@ from vet.log import say, warn
 from vet.transforms.torchvision import split_normalisation
 
 DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a file
-
-View = Callable[[Any], torch.Tensor]
 
 
 class Features:
@@ -90,14 +89,14 @@ class Features:
 class FeatureCache:
     """The features of a run's splits. Each split is computed when it is first used."""
 
-    def __init__(self, model: Any, settings: Settings, accelerator: Accelerator):
+    def __init__(self, model: Classifier, settings: Settings, accelerator: Accelerator):
         self.model = model
         self.settings = settings
         self.accelerator = accelerator
         self._of_split: dict[str, Features | None] = {}
         self._told: set[str] = set()  # reasons that were already printed
 
-    def features(self, split: str, dataset: Any, views: Transforms) -> Features | None:
+    def features(self, split: str, dataset: object, views: Transforms) -> Features | None:
         """The features of all items of a split, in order. They are read from their file, or computed and
         written.
 
@@ -162,7 +161,7 @@ class _Still(Dataset):
     def __call__(self, image: Any) -> Any:
         return self._read(self.inner, image)
 
-    def _read(self, read: Callable[[Any], Any], argument: Any) -> object:
+    def _read(self, read: Callable[[Any], object], argument: object) -> object:
         before = _random_state()
         result = read(argument)
         if _random_state() != before:

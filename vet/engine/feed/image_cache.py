@@ -64,7 +64,7 @@ class CachedImages(Dataset):
         classes: list[str],
         targets: list[Any],
         as_tensors: bool = False,
-        checked_by: Any = None,
+        checked_by: object = None,
     ):
         self.path = path
         self.classes = classes

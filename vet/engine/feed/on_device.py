@@ -51,7 +51,7 @@ def load_on_device(
         yield placed(stacked(seen, labels, weights, task), normalise, device)
 
 
-def _picked(images: Sequence[torch.Tensor], targets: Sequence[Any], keys: Keys) -> Items:
+def _picked(images: Sequence[torch.Tensor], targets: Sequence[object], keys: Keys) -> Items:
     for listed in keys:
         _, indices, weights = zip(*listed)
         copies = [images[i].clone() for i in indices]  # a transform may write into an image

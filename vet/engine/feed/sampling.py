@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from vet.datasets.base import objective_of, targets_of
+from vet.datasets.base import by_task, objective_of, targets_of
 from vet.errors import UserError
 from vet.registry import SAMPLERS
 
 COPIES = 2**32  # more than any number of epochs
 
 
-def samplers_of(entry: Mapping[str, Any] | None, dataset: Any) -> tuple[Any, ...]:
+def samplers_of(entry: Mapping[str, object] | None, dataset: object) -> tuple[Any, ...]:
     """The sampler of each task of a dataset, as a config entry says. (): images are shuffled."""
     if entry is None:
         return ()
     found = []
-    for part in getattr(dataset, 'tasks', {None: dataset}).values():
+    for part in by_task(dataset).values():
         objective = objective_of(part)
         sampler = SAMPLERS.build(
             dict(entry),

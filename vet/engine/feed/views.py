@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from vet.core.modes import in_eval
-from vet.datasets.base import errors_named, gray_range_of, item_name, item_of
+from vet.datasets.base import by_task, errors_named, gray_range_of, item_name, item_of
 from vet.engine.feed.batches import ADVICE, Transforms, opened, viewed
 from vet.errors import UserError
 from vet.seeding import seeded
@@ -49,7 +49,7 @@ def refuse_unfit_views(
     They must make a tensor (3, H, W) of a dataset's first image, for each task, in a size that the network
     takes.
     """
-    for task, part in getattr(dataset, 'tasks', {None: dataset}).items():
+    for task, part in by_task(dataset).items():
         classifier = model.for_task(task)
         given, target = item_of(part, 0)
         with seeded('view'), errors_named(partial(item_name, part, 0), ADVICE):

@@ -9,7 +9,7 @@ versions: of the packages that compute.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 import vet
-from vet.datasets.base import ImageData, item_of, known_targets, sources_of
+from vet.core.multitask import Classifier
+from vet.datasets.base import Datasets, ImageData, item_of, known_targets, sources_of
 from vet.engine.feed.door import opened
 from vet.files import JsonObject
 
@@ -32,7 +33,7 @@ DATA = dict(
 )
 
 
-def identity_of(model: Any, data: Mapping[str, Any]) -> JsonObject:
+def identity_of(model: Classifier, data: Datasets) -> JsonObject:
     """The identity of a run that trains `model` on `data`: {'train': dataset, 'val': …, 'test': …}."""
     tasks = {str(task or ''): part for task, part in model.tasks.items()}
     return dict(
@@ -43,7 +44,7 @@ def identity_of(model: Any, data: Mapping[str, Any]) -> JsonObject:
     )
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(before: JsonObject, now: JsonObject) -> list[str]:
     """The differences between two identities, without versions, one text each."""
     texts = []
     for task in sorted({*before['classes'], *now['classes']}):
@@ -59,7 +60,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def other_versions(before: JsonObject, now: JsonObject) -> list[str]:
     """The packages whose versions differ."""
     was, is_ = before['versions'], now['versions']
     return [
@@ -99,7 +100,7 @@ def _of_dataset(dataset: ImageData) -> JsonObject:
             if key != 'images':
                 found[key] = {task: part[key] for task, part in parts.items()}
         return found
-    labels = known_targets(dataset) or []
+    targets = known_targets(dataset) or []
     sources = sources_of(dataset)
     paths = [os.fspath(source) for source in sources if isinstance(source, str | os.PathLike)]
     files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
@@ -112,16 +113,16 @@ def _of_dataset(dataset: ImageData) -> JsonObject:
     else:
         contents = _digest(memory if any(memory) else _items(dataset))
     masks = [os.fspath(path) for path in sources_of(dataset, 1) if isinstance(path, str | os.PathLike)]
-    labels = [_contents(masks)] if masks else labels
+    labels = [_contents(masks)] if masks else targets
     return dict(images=len(dataset), labels=_digest(labels), names=_digest(names), contents=contents)
 
 
-def _items(dataset: ImageData) -> list[Any]:
+def _items(dataset: ImageData) -> list[object]:
     """Digests of the pixels and labels of some items, for a dataset that does not say its sources.
 
     An item is read twice. None stands for an item that differs each time, such as after a random transform.
     """
-    items = []
+    items: list[object] = []
     for index in range(0, len(dataset), max(1, len(dataset) // ITEMS)):
         first, second = (item_of(dataset, index) for _ in range(2))
         pixels = [np.asarray(opened(image)) for image, _ in (first, second)]

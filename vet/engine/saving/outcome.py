@@ -6,17 +6,15 @@ run.py calls `write_outcome` at the end of a training, through door.py.
 import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from vet.config import Settings
 from vet.core.model import ImageClassifier
 from vet.core.multitask import Classifier
 from vet.core.objective import Objective
-from vet.datasets.base import known_targets, objective_of, sources_of
-from vet.engine.feed.door import Transforms, opened
+from vet.datasets.base import ImageData, known_targets, objective_of, of_task, sources_of
+from vet.engine.feed.door import Transforms, View, opened
 from vet.engine.saving.log import draw_curves, read_log
 from vet.errors import DataError, UserError
 from vet.explain.heat import grad_cam
@@ -30,7 +28,7 @@ Scored = Mapping[str | None, tuple[np.ndarray, np.ndarray]]
 def write_outcome(
     folder: Path,
     model: Classifier,
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     settings: Settings,
     summary: JsonObject,
     scored: Scored,
@@ -62,7 +60,7 @@ def _write_answers(folder: Path, objective: Objective, scores: np.ndarray, targe
 def _write_report(
     folder: Path,
     model: Classifier,
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     settings: Settings,
     summary: JsonObject,
     scored: Scored,
@@ -76,7 +74,7 @@ def _write_report(
 
         answered = []
         for task, (scores, targets) in scored.items():
-            test, train = (_of_task(data[split], task) for split in ('test', 'train'))
+            test, train = (of_task(data[split], task) for split in ('test', 'train'))
             objective, counts = model.for_task(task).objective, _counts(train)
             images = _images_of(test)
             looked = _looked(model.for_task(task), images, views[task])
@@ -92,13 +90,13 @@ def _write_report(
 
 
 def _looked(
-    model: ImageClassifier, images: Callable[[int], Any], view: Callable[[Any], torch.Tensor]
-) -> Callable[[int], Any] | None:
+    model: ImageClassifier, images: Callable[[int], object], view: View
+) -> Callable[[int], object] | None:
     """A function that draws Grad-CAM over a test image. None if the answer is not one output."""
     if not model.objective.ranks:
         return None
 
-    def draw(number: int) -> Any:
+    def draw(number: int) -> object:
         seen = view(opened(images(number), model.backbone.preprocessing.gray_range))
         device = next(model.parameters()).device
         return drawn_over(seen, grad_cam(model, seen[None].to(device))[0], view)
@@ -106,15 +104,11 @@ def _looked(
     return draw
 
 
-def _of_task(dataset: Any, task: str | None) -> Any:
-    return dataset if task is None else dataset.tasks[task]
-
-
-def _images_of(dataset: Any) -> Any:
+def _images_of(dataset: ImageData) -> Callable[[int], object]:
     return lambda number: dataset[number][0]
 
 
-def _counts(train: Any) -> list[int]:
+def _counts(train: ImageData) -> list[int]:
     """The training images of each class. Empty if there are no classes, or if items would be read."""
     targets, objective = known_targets(train), objective_of(train)
     if targets is None or objective is None:

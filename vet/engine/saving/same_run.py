@@ -98,7 +98,7 @@ def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
         )
 
 
-def _completed(begun: Any) -> Any:
+def _completed(begun: object) -> Any:
     """A config.json of an older vet, with the defaults of the settings that the older vet did not have."""
     if not isinstance(begun, dict):
         return begun
@@ -110,7 +110,7 @@ def _completed(begun: Any) -> Any:
     return dict(custom_hooks=[]) | begun | sections
 
 
-def _epochs(config: Any) -> int:
+def _epochs(config: object) -> int:
     """train.max_epochs of a config.json. 0 if it has none."""
     train = config.get('train') if isinstance(config, dict) else None
     epochs = train.get('max_epochs') if isinstance(train, dict) else None

@@ -59,7 +59,7 @@ class Trackers:
             self._try(name, 'fails at the end', lambda tracker: tracker.finish())
         self._running.clear()
 
-    def _try(self, name: str, what: str, function: Callable[[Any], Any]) -> None:
+    def _try(self, name: str, what: str, function: Callable[[Any], object]) -> None:
         try:
             function(self._running[name])
         except Exception as error:  # of the tracker's library, which may raise any error
@@ -82,9 +82,9 @@ def require_trackers(names: Iterable[str]) -> None:
             )
 
 
-def flat(config: Mapping[str, Any], above: str = '') -> dict[str, Any]:
+def flat(config: Mapping[str, object], above: str = '') -> dict[str, object]:
     """{'train.optimizer.lr': 0.002, …}. Lists become texts."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             found |= flat(value, f'{above}{key}.')
