@@ -4,6 +4,8 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.models import VisionTransformer
+from torch import nn
 
 import vet
 from tests.library.networks import VIT
@@ -89,3 +91,30 @@ def test_peft_reads_the_adapter(saved, tmp_path):
     for adapter in (tmp_path / 'one', tmp_path / 'two'):
         theirs = peft.PeftModel.from_pretrained(network(), adapter).eval()
         torch.testing.assert_close(theirs(INPUT), tuned(INPUT))
+
+
+class Counting(VisionTransformer):
+    """A network that has a scale only without its classifier, as a user's own entry of timm may have."""
+
+    def __init__(self, num_classes=5, **options):
+        super().__init__(16, 8, embed_dim=16, depth=1, num_heads=2, num_classes=num_classes)
+        if not num_classes:
+            self.scale = nn.Parameter(torch.ones(16))
+
+
+@pytest.mark.parametrize(
+    'lost, text',
+    [
+        ((), "holds 'scale', which 'vet_test_counting' has only without a classifier"),
+        (('norm.weight',), 'norm.weight'),
+    ],
+    ids=['a weight without a place', 'a weight that is missing'],
+)
+def test_no_weight_of_a_file_is_lost_in_silence(lost, text, tmp_path, monkeypatch):
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, 'vet_test_counting', Counting)
+    state = Counting(num_classes=0).state_dict()
+    torch.save({name: value for name, value in state.items() if name not in lost}, tmp_path / 'weights.pth')
+    whole = ['head.weight', 'head.bias']
+    entry = dict(type='network', name='Counting', model='vet_test_counting', whole=whole)
+    with pytest.raises(DataError, match=text):
+        vet.BACKBONES.build(entry | dict(checkpoint=tmp_path / 'weights.pth'))

@@ -84,7 +84,21 @@ def _of_timm(
             heads = tuple(classifier_of(made))
             bare = timm.create_model(model, pretrained=False, **{**kwargs, 'num_classes': 0})
             load_file(bare, model, Path(checkpoint).expanduser(), heads)
-            missing = made.load_state_dict(bare.state_dict(), strict=False).missing_keys
-            if left := [name for name in missing if name not in whole]:
-                raise DataError(f'{str(checkpoint)!r} does not hold {left[0]!r} of {model!r}.')
+            _take_weights(made, bare, whole, f'{str(checkpoint)!r}', model)
     return made
+
+
+def _take_weights(made: nn.Module, bare: nn.Module, whole: Sequence[str], file: str, model: str) -> None:
+    """Puts the weights of the network without a classifier into the network with its classifier.
+
+    whole: the parameters that the model folder holds. DataError if another weight is missing, or if the network
+    has no place for a weight.
+    """
+    rest = made.load_state_dict(bare.state_dict(), strict=False)
+    if left := [name for name in rest.missing_keys if name not in whole]:
+        raise DataError(f'{file} does not hold {left[0]!r} of {model!r}.')
+    if rest.unexpected_keys:
+        raise DataError(
+            f'{file} holds {rest.unexpected_keys[0]!r}, which {model!r} has only without a classifier, so the '
+            'weight would be lost. Build the network yourself, and give it: vet.load(folder, network).'
+        )
