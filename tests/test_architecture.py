@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vet.core.site_map import ROLES
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs/architecture.md').read_text()
 
@@ -18,6 +20,50 @@ def test_every_file_and_room_that_the_page_names_exists():
     assert [
         name for name in sorted(named) if not any((ROOT / room / name).exists() for room in ('', 'vet'))
     ] == []
+
+
+def defined(path: Path) -> set[str]:
+    """The names of the functions, classes, fields and variables of a file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def test_every_name_of_a_file_on_the_page_exists():
+    """A place such as `core/model.py: ImageClassifier`, and a dotted name such as `builders.build_trainer`."""
+    places = re.findall(r'`((?:\w+/)*\w+\.py): (\w+)`', PAGE)
+    dotted = re.findall(r'`((?:\w+\.)+)(\w+)`', PAGE)
+    for module, name in dotted:
+        if name not in ('py', 'json', 'safetensors') and f'{module}{name}' not in ROLES:
+            places.append((f'{module[:-1].replace(".", "/")}.py', name))
+    assert len(places) >= 6
+    wrong = [f'{file}: {name}' for file, name in places if name not in defined(ROOT / 'vet' / file)]
+    assert wrong == []
+
+
+def test_every_call_on_the_page_exists():
+    """A call such as `attach(backbone)` or `merge()`."""
+    calls = set(re.findall(r'`(\w+)\([^`]*\)`', PAGE))
+    names = set().union(*(defined(path) for path in (ROOT / 'vet').rglob('*.py')))
+    assert len(calls) > 6 and calls - names == set()
+
+
+def test_every_room_of_the_import_table_exists():
+    from tests.test_layering import ARROWS
+
+    [table] = re.findall(r'```\n(the ground floor:.*?)```', PAGE, flags=re.S)
+    words = set(re.findall(r'[a-z_]+', re.sub(r'\([^)]*\)', '', table)))
+    words -= {'the', 'ground', 'floor'}
+    rooms = {path.stem for path in (ROOT / 'vet').iterdir()} | {'tools'}
+    assert words <= rooms, words - rooms
+    assert {'library', 'engine', 'own_backbone'} <= words and set(ARROWS) - words <= {
+        '__main__',
+        'benchmarks',
+    }
 
 
 def test_every_delta_capability_is_on_the_page():

@@ -91,14 +91,14 @@ def _of_timm(
 def _take_weights(made: nn.Module, bare: nn.Module, whole: Sequence[str], file: str, model: str) -> None:
     """Puts the weights of the network without a classifier into the network with its classifier.
 
-    whole: the parameters that the model folder holds. DataError if another weight is missing, or if the network
-    has no place for a weight.
+    whole: the parameters that the model folder holds. DataError if another weight is missing, or if the
+    network has no place for a weight.
     """
     rest = made.load_state_dict(bare.state_dict(), strict=False)
     if left := [name for name in rest.missing_keys if name not in whole]:
         raise DataError(f'{file} does not hold {left[0]!r} of {model!r}.')
     if rest.unexpected_keys:
         raise DataError(
-            f'{file} holds {rest.unexpected_keys[0]!r}, which {model!r} has only without a classifier, so the '
+            f'{file} holds {rest.unexpected_keys[0]!r}, which {model!r} has only without a classifier. The '
             'weight would be lost. Build the network yourself, and give it: vet.load(folder, network).'
         )
