@@ -19,8 +19,8 @@ from vet.core.backbone import Backbone, weights_sha256
 from vet.core.budget import bounded, rehearse
 from vet.core.head import saved_entry
 from vet.core.meanings import of_today
-from vet.core.model import ImageClassifier, require_fit
-from vet.core.multitask import Classifier, MultiTaskClassifier
+from vet.core.model import require_fit
+from vet.core.multitask import Classifier
 from vet.core.objective import DEFAULT, build_objective
 from vet.core.tensor_file import read_tensors, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
