@@ -9,20 +9,19 @@ epochs see images as evaluation sees them, at 224 pixels. LoRA of rank 10 trains
 there is not measured again. Writes results/closed_form.json.
 """
 
-import argparse
 import json
 import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from vet import build_trainer
+import deit_tiny
+
 from vet.benchmark import record
 from vet.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'closed_form.json'
 HEADS = {'random': dict(type='Linear'), 'LDA': dict(type='LDA'), 'Ridge': dict(type='Ridge')}
-CONFIGS = Path(__file__).parents[1] / 'configs'
 OF_TUNER = {'LinearProbe': 'deit_tiny_linear_flowers.py', 'LoRA': 'deit_tiny_lora_flowers.py'}
 NAMED = ('tuner', 'start', 'epochs', 'pixels', 'seed')
 
@@ -42,33 +41,23 @@ def named(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[key] for key in NAMED)
 
 
-def options(root: Path, row: dict[str, Any]) -> dict[str, Any]:
+def options(row: dict[str, Any]) -> dict[str, Any]:
     """What a row changes in the config of its tuner."""
     size = row['pixels']
     seen = [dict(type='Resize', size=round(size / 0.9), interpolation='bicubic'), dict(type='CenterCrop')]
     keeps = {'train.transform': seen, 'train.cache_features': True} if row['tuner'] == 'LinearProbe' else {}
     return {
-        'model.backbone.checkpoint': str(root / 'weights' / 'deit_tiny_patch16_224.safetensors'),
         'model.backbone.kwargs': dict(img_size=size),
         'model.backbone.preprocessing': dict(size=size),
         'model.head': HEADS[row['start']],
         'dataset.val': None,
         'train.max_epochs': row['epochs'],
-        'train.dataloader.workers_per_gpu': 0,
-        'train.precision': 'fp32',
-        'train.threads': 1,
-        'evaluation.dataloader.workers_per_gpu': 0,
-        'evaluation.before': False,
-        'evaluation.report': False,
         **keeps,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--data-root', type=Path, required=True)
+    parser = deit_tiny.parser(__doc__)
     parser.add_argument('--pixels', type=int, default=224, help='of LoRA (default: %(default)s)')
     parser.add_argument('--seeds', type=int, default=1, help='of LoRA (default: %(default)s)')
     parser.add_argument('--only', choices=('alone', 'starts'), help='one half of the rows')
@@ -84,15 +73,8 @@ def main() -> None:
         if named(row) in known:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            trainer = build_trainer(
-                model=CONFIGS / OF_TUNER[row['tuner']],
-                cfg_options=options(root, row),
-                data_root=root,
-                work_dir=Path(folder) / 'run',
-                seed=row['seed'],
-                device='cpu',
-            )
-            summary = trainer.train()
+            config, place = OF_TUNER[row['tuner']], Path(folder) / 'run'
+            trainer, summary = deit_tiny.trained(config, options(row), root, place, row['seed'])
         facts = describe(trainer.accelerator.device)
         runs.append(
             row | dict(accuracy=summary['accuracy'], seconds=summary['train_seconds'], environment=facts)

@@ -10,12 +10,12 @@ are those of training.
 Writes results/flowers.json.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from vet import build_trainer
+import deit_tiny
+
 from vet.benchmark import record
 from vet.environment import describe
 
@@ -36,45 +36,26 @@ VECTORS: dict[str, Any] = {
 RETRIEVAL = ('recall_at_1', 'recall_at_5', 'map_at_r')
 
 
-def options(root: Path, changes: dict[str, Any]) -> dict[str, Any]:
+def options(changes: dict[str, Any]) -> dict[str, Any]:
     views = [dict(type='Resize', size=[SIZE, SIZE], interpolation='bicubic')]
     return {
-        'model.backbone.checkpoint': str(root / 'weights' / 'deit_tiny_patch16_224.safetensors'),
         'model.backbone.kwargs': dict(img_size=SIZE),
         'model.backbone.preprocessing': dict(size=SIZE, crop_pct=1.0),
         'train.transform': views,
         'evaluation.transform': views,
         'train.cache_features': True,
         'train.cache_images': True,
-        'train.dataloader.workers_per_gpu': 0,
-        'train.precision': 'fp32',
-        'train.threads': 1,
-        'evaluation.dataloader.workers_per_gpu': 0,
-        'evaluation.before': False,
-        'evaluation.report': False,
         'evaluation.every': 100,
         **changes,
     }
 
 
 def trained(root: Path, folder: Path, changes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    config = Path(__file__).parents[1] / 'configs' / 'deit_tiny_linear_flowers.py'
-    trainer = build_trainer(
-        model=config,
-        cfg_options=options(root, changes),
-        data_root=root,
-        work_dir=folder,
-        seed=0,
-        device='cpu',
-    )
-    return trainer, trainer.train()
+    return deit_tiny.trained('deit_tiny_linear_flowers.py', options(changes), root, folder, seed=0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--data-root', type=Path, required=True)
+    parser = deit_tiny.parser(__doc__)
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
     path, root = record.output(args), args.data_root.absolute()

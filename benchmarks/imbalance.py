@@ -9,11 +9,11 @@ to 112 x 112 pixels. A linear probe trains on kept features, and LoRA of rank 10
 results/imbalance.json.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import deit_tiny
 import numpy as np
 from torchvision.datasets import Flowers102
 
@@ -60,16 +60,7 @@ def long_tail(targets: list[int], seed: int) -> list[int]:
 def config(root: Path, row: dict[str, Any], remedy: dict[str, Any]) -> dict[str, Any]:
     flips = [dict(type='RandomHorizontalFlip')] if row['flips'] else []
     return dict(
-        model=dict(
-            backbone=dict(
-                type='timm',
-                name='deit_tiny_patch16_224',
-                checkpoint=str(root / 'weights' / 'deit_tiny_patch16_224.safetensors'),
-                kwargs=dict(img_size=SIZE),
-                preprocessing=dict(size=SIZE, crop_pct=1.0),
-            ),
-            tuners=row['tuners'],
-        ),
+        model=dict(backbone=deit_tiny.backbone(deit_tiny.weights(root), SIZE), tuners=row['tuners']),
         dataset={},
         train=dict(
             max_epochs=row['epochs'],
@@ -93,10 +84,7 @@ def config(root: Path, row: dict[str, Any], remedy: dict[str, Any]) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--data-root', type=Path, required=True)
+    parser = deit_tiny.parser(__doc__)
     parser.add_argument('--seeds', type=int, default=3, help='how many (default: %(default)s)')
     parser.add_argument('--tuners', nargs='+', choices=TUNERS, default=list(TUNERS))
     record.add_output(parser, RESULTS)

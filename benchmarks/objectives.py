@@ -9,12 +9,12 @@ training images. LoRA of rank 10 is compared with the linear probe, and with a
 baseline that sees no image. Images are resized to 64 x 64 pixels. Writes results/objectives.json.
 """
 
-import argparse
 import csv
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import deit_tiny
 import numpy as np
 from PIL import Image
 from sklearn import metrics
@@ -54,19 +54,10 @@ def write_table(camvid: Path, path: Path) -> None:
 
 
 def config(
-    table: Path, weights: Path, objective: str, entry: dict[str, Any], train: dict[str, Any], epochs: int
+    table: Path, weights: str, objective: str, entry: dict[str, Any], train: dict[str, Any], epochs: int
 ) -> Any:
     return dict(
-        model=dict(
-            objective=dict(type=objective),
-            backbone=dict(
-                type='timm',
-                name='deit_tiny_patch16_224',
-                checkpoint=str(weights),
-                kwargs=dict(img_size=SIZE),
-                preprocessing=dict(size=SIZE, crop_pct=1.0),
-            ),
-        ),
+        model=dict(objective=dict(type=objective), backbone=deit_tiny.backbone(weights, SIZE)),
         dataset={
             split: dict(type='CSV', file=str(table), split=split, **entry)
             for split in ('train', 'val', 'test')
@@ -124,10 +115,7 @@ def _plain(trainer: Any, split: str, index: int) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--data-root', type=Path, required=True)
+    parser = deit_tiny.parser(__doc__)
     parser.add_argument('--epochs', type=int, default=10, help='of each run (default: %(default)s)')
     parser.add_argument('--seeds', type=int, default=3, help='how many (default: %(default)s)')
     parser.add_argument('--only', nargs='+', choices=ROWS, default=list(ROWS), help='some objectives')
@@ -137,7 +125,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / 'camvid.csv'
         write_table(args.data_root.absolute() / 'camvid', table)
-        weights = args.data_root.absolute() / 'weights' / 'deit_tiny_patch16_224.safetensors'
+        weights = deit_tiny.weights(args.data_root.absolute())
         for objective in args.only:
             row = ROWS[objective]
             for tuner, entries in TUNERS.items():

@@ -8,16 +8,15 @@ with LinearMask. Results are counted over all pixels of the test masks, at 240 x
 results/segmentation.json.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from vet import build_trainer
+import deit_tiny
+
 from vet.benchmark import record
 from vet.environment import describe
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / 'results' / 'segmentation.json'
 CONFIGS = dict(LoRA='deit_tiny_lora_camvid.py', LinearProbe='deit_tiny_linear_camvid.py')
 ROWS = [
@@ -30,32 +29,13 @@ ROWS = [
 
 def train(tuner: str, head: str, seed: int, root: Path, work: Path) -> Any:
     """The trainer after its training, and the summary."""
-    trainer = build_trainer(
-        model=str(ROOT / 'configs' / CONFIGS[tuner]),
-        cfg_options={
-            'model.backbone.checkpoint': str(root / 'weights' / 'deit_tiny_patch16_224.safetensors'),
-            'model.head': dict(type=head),
-            'train.precision': 'fp32',
-            'train.threads': 1,
-            'train.dataloader.workers_per_gpu': 0,
-            'evaluation.dataloader.workers_per_gpu': 0,
-            'evaluation.before': False,
-            'evaluation.report': False,
-            'evaluation.metrics': ['mIoU', 'pixel_accuracy', 'iou_per_class'],
-        },
-        data_root=root,
-        work_dir=work,
-        seed=seed,
-        device='cpu',
-    )
-    return trainer, trainer.train()
+    metrics = ['mIoU', 'pixel_accuracy', 'iou_per_class']
+    changes = {'model.head': dict(type=head), 'evaluation.metrics': metrics}
+    return deit_tiny.trained(CONFIGS[tuner], changes, root, work, seed)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--data-root', type=Path, required=True)
+    parser = deit_tiny.parser(__doc__)
     parser.add_argument('--seeds', type=int, default=1, help='how many (default: %(default)s)')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
