@@ -1,7 +1,7 @@
 """Tries every tuner on every family of networks. Also counts the attention that LoRA covers.
 
     python benchmarks/families.py                  # every family; writes docs/families.md
-    python benchmarks/families.py --only 'swin*'   # some families; prints their rows
+    python benchmarks/families.py --only 'swin*'   # some rows of the page again, by their names
 
 A family is a kind of network of timm or torchvision: the networks of one file there, of all sizes, whose
 modules have the same classes. The smallest network stands for the family. If the network's arguments allow
@@ -38,6 +38,7 @@ from vet.core.flow import WEIGHTED
 from vet.errors import UserError
 from vet.registry import BACKBONES, TUNERS
 
+VERSIONS = f'timm {timm.__version__} and torchvision {torchvision.__version__}'
 PAGE = Path(__file__).parents[1] / 'docs' / 'families.md'
 TRIED: dict[str, dict[str, Any]] = {
     'LinearProbe': {},
@@ -275,9 +276,9 @@ def page(rows: list[Row]) -> str:
     lines = [
         '# Families of networks, and the tuners that run on them',
         '',
-        f'`python benchmarks/families.py` writes this page. timm {timm.__version__} and torchvision '
-        f'{torchvision.__version__} have {len(rows)} families. Each family has one row, for the smallest '
-        'network of the family. A family is one file of the library and one set of classes of modules.',
+        f'`python benchmarks/families.py` writes this page. {VERSIONS} have {len(rows)} families. '
+        'Each family has one row, for the smallest network of the family. A family is one file of the '
+        'library and one set of classes of modules.',
         '',
         'Each tuner acts at its default places. A tuner runs if `attach` takes the network: `attach` proves '
         'by a forward that the tuned network runs. `LoRA at weight` is `LoRA(at="weight")`.',
@@ -340,27 +341,36 @@ def _why(row: Row) -> str:
 
 
 def read(text: str) -> list[Row]:
-    """The rows of a page: their names, arguments, coverage and refusals."""
+    """The rows of a page. `page` of them is the page again."""
+    reasons = dict(re.findall(r'^(\d+)\. (.*): [^:]*$', text, re.MULTILINE))
+    outside = dict(re.findall(r'^- (\S+): \d+%\. (.*)$', text, re.MULTILINE))
+    missed = dict(re.findall(r'^- (\S+): \d+ of \d+\. Missed: (.*?)\. ', text, re.MULTILINE))
     rows = []
     for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip('|').split('|')]
-        if line.startswith(('| timm |', '| torchvision |')):
-            kwargs = ast.literal_eval(cells[2] or '{}')
-            covered, projections = map(int, cells[4].split('/'))
-            refused = {tuner: cell for tuner, cell in zip(TRIED, cells[6:]) if cell != '✓'}
-            roles = dict(block=int(cells[3].partition(',')[0]))
-            rows.append(
-                Row(
-                    cells[0],
-                    cells[1],
-                    kwargs,
-                    roles,
-                    projections=projections,
-                    covered=covered,
-                    refused=refused,
-                )
-            )
+        if not line.startswith(('| timm |', '| torchvision |')):
+            continue
+        source, name, kwargs, blocks, layers, roles, *tried = (
+            cell.strip() for cell in line.strip('|').split('|')
+        )
+        number, _, share = blocks.rstrip('%').partition(', ')
+        row = Row(source, name, ast.literal_eval(kwargs or '{}'), dict(block=int(number)), int(share) / 100)
+        row.covered, row.projections = map(int, layers.split('/'))
+        for role, count in (entry.rsplit(' ', 1) for entry in roles.split(', ') if entry):
+            row.roles[role] = int(count)
+        row.refused = {tuner: reasons[cell] for tuner, cell in zip(TRIED, tried) if cell != '✓'}
+        row.missed, row.outside = missed.get(name, ''), outside.get(name, '')
+        if row.outside:  # a share below 60 % may be written as 60 %
+            row.in_blocks = min(row.in_blocks, 0.599)
+        rows.append(row)
     return rows
+
+
+def again(rows: list[Row], only: str) -> Iterator[Row]:
+    """Some of the rows of a page, measured again."""
+    for row in rows:
+        if fnmatchcase(row.name, only):
+            made = build(row.source, row.name, **row.kwargs)
+            yield measure(row.source, row.name, row.kwargs, made)
 
 
 def worse(before: Row, after: Row) -> list[str]:
@@ -376,11 +386,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        '--only', metavar='PATTERN', help="names of networks, such as 'swin*'; writes no page"
+        '--only', metavar='PATTERN', help="names of networks on the page, such as 'swin*'; renews their rows"
     )
     args = parser.parse_args()
+    before = read(PAGE.read_text()) if args.only else []
+    if args.only and VERSIONS not in PAGE.read_text():
+        parser.error(f'the page is not of {VERSIONS}; write the whole page, without --only')
     started, rows = time.perf_counter(), []
-    for row in sweep(args.only or '*'):
+    for row in again(before, args.only) if args.only else sweep():
         rows.append(row)
         refused = {tuner: reason(error) for tuner, error in row.refused.items()}
         print(
@@ -388,8 +401,8 @@ def main() -> None:
             flush=True,
         )
     print(f'{len(rows)} families in {time.perf_counter() - started:.0f} s')
-    if not args.only:
-        PAGE.write_text(page(rows))
+    measured = {(row.source, row.name): row for row in rows}
+    PAGE.write_text(page([measured.get((row.source, row.name), row) for row in before or rows]))
 
 
 if __name__ == '__main__':

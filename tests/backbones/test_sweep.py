@@ -37,26 +37,20 @@ def test_lora_covers_the_attention_of_every_family_but_the_ones_that_pool():
 TUNERS = ['Adapter', 'AdaptFormer', 'SSF', 'Partial', 'BitFit', 'NormTune', 'LoRA at weight', 'LinearProbe']
 
 
+# no fault of a tuner: the network has no norm, no bias, or no pooled features
+IMPOSSIBLE = re.compile(r'(no norm|has nothing to train|gives tokens or maps)\b')
+
+
 @pytest.mark.parametrize('tuner', TUNERS)
 def test_tuners_run_on_nearly_every_family(tuner):
-    allowed = [row for row in COMMITTED if row.refused.get(tuner) not in _impossible()]
+    allowed = [row for row in COMMITTED if not IMPOSSIBLE.match(row.refused.get(tuner, ''))]
     assert sum(tuner in row.runs for row in allowed) >= 0.98 * len(allowed)
-
-
-def _impossible() -> set[str]:
-    """The numbers of the reasons that are no fault of a tuner: the network has no norm, no bias, or no pooled
-    features.
-    """
-    reasons = 'no norm|has nothing to train|gives tokens or maps'
-    return set(re.findall(rf'^(\d+)\. (?:{reasons})\b', PAGE.read_text(), re.MULTILINE))
 
 
 def test_vpt_runs_on_every_family_of_plain_tokens():
     """The others have maps, windows, or numbers for each pair of positions."""
-    text = PAGE.read_text()
-    for number in {row.refused['VPT'] for row in COMMITTED if 'VPT' in row.refused}:
-        (why,) = re.findall(rf'^{number}\. (.*):', text, re.MULTILINE)
-        assert 'rope' not in why and 'Error' not in why
+    for why in {row.refused['VPT'] for row in COMMITTED if 'VPT' in row.refused}:
+        assert not re.search('rope|Error', why)
 
 
 def test_a_page_is_read_as_it_was_written():
@@ -74,6 +68,7 @@ def test_a_page_is_read_as_it_was_written():
         ),
         Row('torchvision', 'b', roles=dict(block=0)),
     ]
+    assert page(COMMITTED) == PAGE.read_text()
     again = read(page(rows))
     assert [(row.name, row.kwargs, row.runs, row.covered, row.projections) for row in again] == [
         (row.name, row.kwargs, row.runs, row.covered, row.projections) for row in rows
