@@ -362,6 +362,50 @@ def environment_of(found: Any) -> dict[str, Any]:
     return found['environment'] if 'environment' in found else environment_of(list(found.values())[-1])
 
 
+def serve(found: dict[str, Any]) -> str:
+    """vet serve beside pipeline, its memory, and its answers to hostile requests."""
+    lines, images = [], found['throughput']['rounds']
+    for name, one, other in (
+        ('32 clients, one model', 'one', 'pipeline'),
+        ('8 models mixed', 'mixed', 'one'),
+    ):
+        ratio = statistics.median(each[one] / each[other] for each in images)
+        lines.append([name, f'{ratio:.2f} times the images/s of {"one model" if other == "one" else other}'])
+    half = found['throughput']['half_load']
+    lines.append(
+        [
+            'half of the load that the server can answer',
+            f'p50 {half["p50_ms"]:.0f} ms, p99 {half["p99_ms"]:.0f} ms at {half["rate"]:.1f} requests/s',
+        ]
+    )
+    if memory := found.get('memory'):
+        grown = memory['most_mib'] - memory['with_one_model_mib']
+        lines.append(
+            [
+                f'{memory["folders"]:,} models registered, {memory["asked"]} asked, '
+                f'--memory {memory["cap_mib"]}M',
+                f'{memory["before_mib"]:.0f} MiB before, {memory["with_one_model_mib"]:.0f} MiB with one '
+                f'model, at most {grown:.0f} MiB more',
+            ]
+        )
+    if hostile := found.get('hostile'):
+        bad = sum(hostile['hostile'].values())
+        lines.append(
+            [
+                f'{hostile["requests"]:,} requests, {bad} of them hostile',
+                f'{hostile["count_wrong"]} wrong answers, {hostile["faults"]} faults, memory '
+                f'{hostile["growth"]:.3f} times before',
+            ]
+        )
+    load = found['throughput']['load'][0]
+    return grid(['vet serve', 'measured'], lines) + (
+        f'\n\nDeiT-Tiny with LoRA; hostile requests on DigitsViT. Medians of ratios within a round. The '
+        f'machine was busy with other work, a load of {load:.0f}; '
+        f'{machine(found["throughput"]["environment"])}; '
+        '`python benchmarks/serve.py`.'
+    )
+
+
 def results(name: str) -> Any:
     """What a file of results/ holds; None where nothing was measured."""
     path = HERE / 'results' / f'{name}.json'
@@ -439,6 +483,7 @@ def pages() -> dict[Path, str]:
         'docs/ecosystem.md': dict(ecosystem=ecosystem),
         'docs/peft.md': dict(peft_coverage=peft_coverage),
         'docs/fit.md': dict(check=check),
+        'docs/serving.md': dict(serve=serve),
         'docs/segmentation.md': dict(segmentation=segmentation),
         'docs/objectives.md': dict(objectives=objectives, ordinal=objectives, flowers=flowers_objectives),
         'docs/training.md': dict(imbalance=imbalance, closed_form=closed_form, closed_form_112=closed_form),

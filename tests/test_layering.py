@@ -89,12 +89,13 @@ ARROWS = {
     'check': BASE | {'core', 'datasets', 'transforms', 'progress', 'report'},
     'fit': BUILDERS | {'builders', 'check'},
     'search': BUILDERS | {'builders', 'fit', 'shipped'},
+    'serve': API | {'explain'},
     'compat': API,
     'benchmark': API,
-    'cli': API | {'agreement', 'arguments', 'benchmark', 'check', 'explain', 'fit', 'search'},
+    'cli': API | {'agreement', 'arguments', 'benchmark', 'check', 'explain', 'fit', 'search', 'serve'},
     '__main__': {'cli'},
     'tools': API | {'cli'},
-    'benchmarks': API | {'backbones', 'benchmark', 'check', 'cli', 'search', 'tools'},
+    'benchmarks': API | {'backbones', 'benchmark', 'check', 'cli', 'search', 'serve', 'tools'},
 }
 # What several plugins of a room stand on, beside modules that register nothing.
 SHARED = {'vet.backbones.timm': {'vet.backbones.digits', 'vet.backbones.network'}}

@@ -19,7 +19,7 @@ from vet.config import Views
 from vet.core.augmented import averaged
 from vet.core.backbone import Backbone
 from vet.core.budget import bounded
-from vet.core.objective import Answer, refuse_counts, refuse_share
+from vet.core.objective import Answer, Objective, refuse_counts, refuse_share
 from vet.core.tuned_model import TunedModel
 from vet.datasets.base import errors_named
 from vet.datasets.image import open_image
@@ -138,13 +138,13 @@ class Classifier:
             refuse_share('threshold', threshold)
             for name in {*(task if isinstance(task, (list, tuple)) else [task or self._task])}:
                 self.model.for_task(name).objective.refuse_threshold()
-        options = _Options(topk, batch_size, workers, threshold)
+        options, feed = Options(topk, threshold), (batch_size, workers)
         if isinstance(images, ONE_IMAGE) or hasattr(images, 'read'):
-            return next(Answers(self._classify([images], tasks, options), on_error))
+            return next(Answers(self._classify([images], tasks, options, *feed), on_error))
         if isinstance(images, (list, tuple)):
-            return list(Answers(self._classify(images, tasks, options), on_error))
+            return list(Answers(self._classify(images, tasks, options, *feed), on_error))
         if hasattr(images, '__iter__'):
-            return Answers(self._classify(images, tasks, options), on_error)
+            return Answers(self._classify(images, tasks, options, *feed), on_error)
         raise DataError(
             f'cannot read an image from {type(images).__name__}; allowed: a path, URL, bytes, PIL image, RGB '
             'array, a dict with "image", or a list or iterator of these.'
@@ -181,44 +181,53 @@ class Classifier:
         return found[0] if is_one else found
 
     def _classify(
-        self, images: Iterable[object], tasks: Iterable[str | None], options: '_Options'
+        self,
+        images: Iterable[object],
+        tasks: Iterable[str | None],
+        options: 'Options',
+        batch_size: int,
+        workers: int,
     ) -> Iterator[Answer | Exception]:
         """The answer for each image, or the error of the image."""
         numbered = zip(_with_error(images), tasks, itertools.count())
-        seen = ahead(self._seen_or_error, numbered, options.workers, options.batch_size)
+        seen = ahead(self._seen_or_error, numbered, workers, batch_size)
         with closing(seen):  # type: ignore[type-var]
-            while batch := list(itertools.islice(seen, options.batch_size)):
-                answers = iter(self._answers([each for each in batch if not _is_error(each)], options))
+            while batch := list(itertools.islice(seen, batch_size)):
+                opened = [each for each in batch if not isinstance(each, Exception)]
+                answers = iter(self.answers(opened, [options] * len(opened)))
                 # outside of inference_mode, or the caller would run in inference mode meanwhile
                 for each in batch:
                     yield each if isinstance(each, Exception) else next(answers)
 
-    def _answers(self, batch: list[Any], options: '_Options') -> list[Answer]:
-        """The answers for (task, view) …, in one forward if the tasks allow."""
+    def answers(self, batch: Sequence[Seen], options: Sequence['Options']) -> list[Answer]:
+        """The answers for images as `seen_in_size` gives them, in one forward if the tasks allow.
+
+        options: for each image.
+        """
         if not batch:
             return []
-        names, views, sizes = zip(*batch)
+        names, views, _ = zip(*batch)
         objectives = [self.model.for_task(name).objective for name in names]
         with torch.inference_mode():
             if any(objective.dense for objective in objectives):  # images may have different sizes
-                return [self._answer(seen, options) for seen in batch]
+                return [self._answer(seen, option) for seen, option in zip(batch, options)]
             images = torch.stack(views).to(self._accelerator.device)
             if len(set(names)) == 1:
-                model = self.model.for_task(names[0])
-                outputs = averaged(model, images, self._tta[names[0]], objectives[0])
-                found = objectives[0].answers(outputs, options.topk, USUAL)
-            else:
-                if any(views != Views() for views in self._tta.values()):
-                    raise UserError(
-                        'a folder has evaluation.tta, so that its images are seen several times; then all '
-                        'images of a call have one task. Call the pipeline once for each task.'
-                    )
-                found = []
-                for objective, logits in zip(objectives, self.model(images, list(names))):
-                    found += objective.answers(logits[None], options.topk, USUAL)
-        if options.threshold is None:
+                outputs = averaged(self.model.for_task(names[0]), images, self._tta[names[0]], objectives[0])
+                return told(objectives[0], outputs, options)
+            if any(views != Views() for views in self._tta.values()):
+                raise UserError(
+                    'a folder has evaluation.tta, so that its images are seen several times; then all '
+                    'images of a call have one task. Call the pipeline once for each task.'
+                )
+            found = []
+            for objective, logits, option in zip(objectives, self.model(images, list(names)), options):
+                found += told(objective, logits[None], [option])
             return found
-        return [objective.doubt(answer, options.threshold) for objective, answer in zip(objectives, found)]
+
+    def views(self, task: str | None = None) -> Views:
+        """The views of test-time augmentation of a task."""
+        return self._tta[self._task if task is None else task]
 
     def view(self, task: str | None = None) -> Callable[[Any], torch.Tensor]:
         """The transform of the images of a task."""
@@ -226,16 +235,21 @@ class Classifier:
 
     def seen(self, image: object, task: str | None = None, number: int = 0) -> torch.Tensor:
         """An image as the network takes it, (3, H, W), normalised. number: for messages."""
-        return self._seen(image, self._task if task is None else task, number)[0]
+        return self.seen_in_size(image, task, number)[1]
 
-    def _answer(self, seen: Seen, options: '_Options') -> Answer:
+    def seen_in_size(self, image: object, task: str | None = None, number: int = 0) -> Seen:
+        """The task, the image as the network takes it, and the size (H, W) of the image itself."""
+        name = self._task if task is None else task
+        return name, *self._seen(image, name, number)
+
+    def _answer(self, seen: Seen, options: 'Options') -> Answer:
         """The answer for one image. Masks have the size of the image."""
         name, view, size = seen
         model = self.model.for_task(name)
         if not model.objective.dense:
-            return self._answers([seen], options)[0]
+            return self.answers([seen], [options])[0]
         outputs = model.of_any_size(view[None].to(self._accelerator.device))
-        return model.objective.answers(model.objective.fitted(outputs, size), options.topk, USUAL)[0]
+        return told(model.objective, model.objective.fitted(outputs, size), [options])[0]
 
     def _seen_or_error(self, given: tuple[object, str | None, int]) -> Seen | Exception:
         image, task, _ = given
@@ -261,11 +275,23 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class _Options:
-    topk: int | None
-    batch_size: int
-    workers: int
-    threshold: float | None
+class Options:
+    """What a caller wants to know of an image. See `Classifier.__call__`."""
+
+    topk: int | None = None
+    threshold: float | None = None
+
+
+def told(objective: Objective, outputs: torch.Tensor, options: Sequence[Options]) -> list[Answer]:
+    """The answers for a model's outputs (B, …). options: for each image."""
+    found: list[Answer] = []
+    for option, same in itertools.groupby(options):
+        rows = outputs[len(found) : len(found) + len(list(same))]
+        answers = objective.answers(rows, option.topk, USUAL)
+        if option.threshold is not None:
+            answers = [objective.doubt(answer, option.threshold) for answer in answers]
+        found += answers
+    return found
 
 
 @dataclass(frozen=True)
@@ -285,10 +311,6 @@ def _with_error(images: Iterable[object]) -> Iterator[object]:
 
 def _vectors(answers: Iterable[Mapping[str, object]]) -> np.ndarray:
     return np.array([answer['vector'] for answer in answers])
-
-
-def _is_error(item: object) -> bool:
-    return isinstance(item, Exception)
 
 
 class Answers(Iterator[Any]):

@@ -5,6 +5,7 @@ The views are made of images as the network takes them, so that every way of eva
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +48,18 @@ def read_tta(entry: object, where: str) -> Views:
         return Views()
     if isinstance(entry, Mapping):
         try:
-            return TypeAdapter(Views).validate_json(json.dumps(entry))
+            return _views().validate_json(json.dumps(entry))
         except ValidationError:
             pass
     raise UserError(
         f'{where} has {shown(entry)} as evaluation.tta; allowed: a dict with flip (True or False), '
         'five_crops (a number above 0 and below 1, or None) and scales (at most 8 numbers from 1 to 4).'
     )
+
+
+@cache  # pydantic reads the source of the class, which takes longer than opening the folder
+def _views() -> TypeAdapter[Views]:
+    return TypeAdapter(Views)
 
 
 def _crop(images: torch.Tensor, share: float, corner: tuple[float, float]) -> torch.Tensor:

@@ -15,11 +15,13 @@ from torch import nn
 
 from vet.core.backbone import Backbone
 from vet.core.caches import written_buffers
+from vet.core.edits import Hook
 from vet.core.maps import MapHead
 from vet.core.mixed import CannotMix, mixed, put, rows_by_name, take_off
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
 from vet.core.multitask import SeveralTasks
+from vet.core.reweight import Reweight
 from vet.errors import UserError
 
 
@@ -38,18 +40,42 @@ class TunedModel(SeveralTasks):
 
     def __init__(self, backbone: Backbone, tasks: Mapping[str, ImageClassifier]):
         super().__init__()
-        for name, model in tasks.items():
-            if model.backbone is backbone or model.backbone.identity['sha256'] != backbone.identity['sha256']:
-                raise UserError(
-                    f'the classifier {name!r} is on the backbone itself, which must stay untouched, or on '
-                    'other weights; attach its tuners to a copy: with_same_weights(backbone).'
-                )
-        self.backbone, self._models = backbone, nn.ModuleList(tasks.values())
-        self._tasks = dict(tasks)
+        self.backbone, self._models = backbone, nn.ModuleList()
+        self._tasks: dict[str, ImageClassifier] = {}
         self._active: str | None = None
         self._mixed = with_same_weights(backbone)
-        self.mixing = [name for name, model in tasks.items() if _mixes(self._mixed, name, model)]
+        self._placed: dict[str, list[Reweight | Hook]] = {}  # the edits of each task that mixes
+        for name, model in tasks.items():
+            self.add(name, model)
         self.eval()
+
+    @property
+    def mixing(self) -> list[str]:
+        """The tasks whose images share a forward."""
+        return list(self._placed)
+
+    def add(self, name: str, model: ImageClassifier) -> None:
+        """Adds a task. No other thread may call this model meanwhile."""
+        if model.backbone is self.backbone or (
+            model.backbone.identity['sha256'] != self.backbone.identity['sha256']
+        ):
+            raise UserError(
+                f'the classifier {name!r} is on the backbone itself, which must stay untouched, or on '
+                'other weights; attach its tuners to a copy: with_same_weights(backbone).'
+            )
+        self._tasks[name] = model.eval()
+        self._models.append(model)
+        placed = _placed(self._mixed, name, model)
+        if placed is not None:
+            self._placed[name] = placed
+
+    def remove(self, name: str) -> None:
+        """Removes a task, and its edits. No other thread may call this model meanwhile."""
+        self.for_task(name)
+        del self._tasks[name]
+        self._models = nn.ModuleList(self._tasks.values())
+        take_off(self._placed.pop(name, []))
+        self._active = None if self._active == name else self._active
 
     @property
     def active(self) -> str | None:
@@ -88,7 +114,7 @@ class TunedModel(SeveralTasks):
             )
         models = {name: self.for_task(name) for name in dict.fromkeys(task)}
         rows = rows_by_name(task)
-        together = [name for name in rows if name in self.mixing]
+        together = [name for name in rows if name in self._placed]
         features: dict[str, torch.Tensor] = {}
         if len(together) > 1:
             with suppress(CannotMix):  # images of another size may have other windows than the dry run's
@@ -116,19 +142,19 @@ def with_same_weights(backbone: Backbone) -> Backbone:
 _DISABLED: ContextVar[tuple[TunedModel, ...]] = ContextVar('_DISABLED', default=())
 
 
-def _mixes(shared: Backbone, name: str, model: ImageClassifier) -> bool:
-    """Puts a classifier's edits onto `shared`, for the rows of this classifier.
+def _placed(shared: Backbone, name: str, model: ImageClassifier) -> list[Reweight | Hook] | None:
+    """Puts a classifier's edits onto `shared`, for the rows of this classifier. Returns the edits.
 
-    If the edits cannot mix: returns False, and puts no edit.
+    If the edits cannot mix: returns None, and puts no edit.
     """
     if isinstance(model.head, MapHead):  # the features are pooled
-        return False
+        return None
     if model.is_merged:  # merged edits are in the weights, and cannot be put elsewhere
-        return False
+        return None
     try:
         placed = put(name, model.edits, model.backbone.network, shared.sites)
     except CannotMix:
-        return False
+        return None
     device = next(shared.parameters()).device
     images = torch.zeros(2, 3, *shared.preprocessing.size, device=device)
     try:
@@ -136,8 +162,8 @@ def _mixes(shared: Backbone, name: str, model: ImageClassifier) -> bool:
             _forward(shared, images, {'': [0], name: [1]})
     except CannotMix:
         take_off(placed)
-        return False
-    return True
+        return None
+    return placed
 
 
 def _forward(

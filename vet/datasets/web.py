@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote, urlsplit
 from urllib.request import (
     HTTPDefaultErrorHandler,
@@ -35,12 +35,23 @@ class DownloadError(OSError):
     """A URL gave no file. The message says why."""
 
 
-def read_url(url: str, limit_bytes: int, limit_seconds: float) -> bytes:
+class Guard(Protocol):
+    """Says which URLs and addresses may be reached. For URLs of strangers."""
+
+    def require_url(self, url: str) -> None:
+        """DownloadError for a URL, or a redirect to it, that is not allowed."""
+
+    def require_address(self, address: str) -> None:
+        """DownloadError for an IP address that is not allowed. Called before a byte is sent."""
+
+
+def read_url(url: str, limit_bytes: int, limit_seconds: float, guard: Guard | None = None) -> bytes:
     """The server's answer for an http(s) URL.
 
+    guard: refuses URLs and addresses. With a guard, proxies of the environment are not used.
     OSError if the answer has more than `limit_bytes`, or is not complete in time.
     """
-    with _answer(url, limit_seconds) as answer:
+    with _answer(url, limit_seconds, guard) as answer:
         data = answer.read(limit_bytes + 1)
         if len(data) > limit_bytes:
             raise DownloadError(f'it has more than {limit_bytes} bytes')
@@ -69,7 +80,7 @@ def _copy(source: BinaryIO, file: BinaryIO) -> None:
 
 
 @contextmanager
-def _answer(url: str, limit_seconds: float) -> Iterator[Any]:
+def _answer(url: str, limit_seconds: float, guard: Guard | None = None) -> Iterator[Any]:
     """The answer of the server. After `limit_seconds` its sockets are shut, and an OSError says so."""
     sockets: list[socket.socket] = []
     over = threading.Event()
@@ -84,11 +95,14 @@ def _answer(url: str, limit_seconds: float) -> Iterator[Any]:
     timer.start()
     request = Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers={'User-Agent': 'vet'})
     try:
-        with opener(sockets).open(request, timeout=ANSWER_SECONDS) as answer:
+        if guard is not None:
+            guard.require_url(url)
+        with opener(sockets, guard).open(request, timeout=ANSWER_SECONDS) as answer:
             yield answer
     except (OSError, http.client.HTTPException) as error:
         if not over.is_set():
-            raise DownloadError(f'{_reason(error)}{_proxy_note(url)}') from error
+            note = _proxy_note(url) if guard is None else ''
+            raise DownloadError(f'{_reason(error)}{note}') from error
     finally:
         timer.cancel()
         for each in sockets:
@@ -97,19 +111,19 @@ def _answer(url: str, limit_seconds: float) -> Iterator[Any]:
         raise DownloadError(f'the server took more than {limit_seconds:g} s')
 
 
-def opener(sockets: list[socket.socket]) -> OpenerDirector:
-    """Opens only http and https URLs, through the proxies of the environment.
+def opener(sockets: list[socket.socket], guard: Guard | None = None) -> OpenerDirector:
+    """Opens only http and https URLs, through the proxies of the environment. With a guard: without proxies.
 
     Puts a copy of each socket in `sockets`.
     """
-    proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme in SCHEMES}
+    proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme in SCHEMES and not guard}
     director = OpenerDirector()
     for handler in (
         ProxyHandler(proxies),
-        _Http(sockets),
-        _Https(sockets),
+        _Http(sockets, guard),
+        _Https(sockets, guard),
         HTTPDefaultErrorHandler(),
-        Redirects(),
+        Redirects(guard),
         HTTPErrorProcessor(),
         UnknownHandler(),
     ):
@@ -122,6 +136,9 @@ class Redirects(HTTPRedirectHandler):
 
     max_redirections = 5
 
+    def __init__(self, guard: Guard | None = None):
+        self._guard = guard
+
     def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
@@ -131,6 +148,8 @@ class Redirects(HTTPRedirectHandler):
                 f'the server redirects to {newurl!r}, which is refused: only http(s), and not from https to '
                 'http'
             )
+        if self._guard is not None:
+            self._guard.require_url(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -138,9 +157,12 @@ class _Watched(http.client.HTTPConnection):
     """Puts a copy of its socket in `sockets`. Another thread can shut the copy while this thread reads."""
 
     sockets: list[socket.socket]
+    guard: Guard | None = None
 
     def connect(self) -> None:
         super().connect()
+        if self.guard is not None:
+            self.guard.require_address(self.sock.getpeername()[0])
         self.sockets.append(self.sock.dup())
 
 
@@ -151,24 +173,26 @@ class _WatchedTLS(http.client.HTTPSConnection, _Watched):
 class _Watching:
     """A handler of urllib. Its connections put copies of their sockets in `sockets`."""
 
-    def __init__(self, sockets: list[socket.socket]):
+    def __init__(self, sockets: list[socket.socket], guard: Guard | None = None):
         super().__init__()
-        self._sockets = sockets
+        self._made = partial(_made, sockets, guard)
 
 
 class _Http(_Watching, HTTPHandler):
     def http_open(self, req: Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_made, _Watched, self._sockets), req)  # type: ignore[arg-type]
+        return self.do_open(partial(self._made, _Watched), req)  # type: ignore[arg-type]
 
 
 class _Https(_Watching, HTTPSHandler):
     def https_open(self, req: Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_made, _WatchedTLS, self._sockets), req)  # type: ignore[arg-type]
+        return self.do_open(partial(self._made, _WatchedTLS), req)  # type: ignore[arg-type]
 
 
-def _made(kind: type[_Watched], sockets: list[socket.socket], *args: Any, **options: Any) -> _Watched:
+def _made(
+    sockets: list[socket.socket], guard: Guard | None, kind: type[_Watched], *args: Any, **options: Any
+) -> _Watched:
     connection = kind(*args, **options)
-    connection.sockets = sockets
+    connection.sockets, connection.guard = sockets, guard
     return connection
 
 

@@ -33,6 +33,7 @@ def grad_cam(
     UserError for a network without maps of features, and for a model whose outputs are no numbers per image.
     Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2.
     """
+    _refuse_masks(model)
     sites = model.backbone.sites
     hooked: Hooked = []
     with ExitStack() as stack:
@@ -77,6 +78,7 @@ def rollout(
     UserError for a network without attention over all patches (ConvNets, windows).
     Source: Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928, equation 1.
     """
+    _refuse_masks(model)
     sites, spy = model.backbone.sites, _Attentions(len(images))
     with ExitStack() as stack:
         for module in model.backbone.network.modules():
@@ -104,6 +106,15 @@ def rollout(
     rows = flow[:, :1] if first else flow[:, first : first + patches]
     heat = rows.mean(1)[:, first : first + patches]
     return _scaled(heat.unflatten(1, (height, width)))
+
+
+def _refuse_masks(model: ImageClassifier) -> None:
+    """UserError for a model of masks, which takes images of any size through windows."""
+    if model.objective.dense:
+        raise UserError(
+            f'the objective {model.objective.given["type"]!r} gives an answer for each pixel, so that no '
+            'single output can be explained. Explain a model of classes or of numbers.'
+        )
 
 
 METHODS: dict[str, Callable[..., torch.Tensor]] = {'grad-cam': grad_cam, 'rollout': rollout}
