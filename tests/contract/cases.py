@@ -379,6 +379,44 @@ CASES: tuple[Case, ...] = (
             for shape in _weights(b, block)
         ),
     ),
+    Case(
+        'HRA',
+        lambda b: dict(rank=2, at='weight'),
+        on=EVERY,
+        count=lambda b: sum(
+            2 * shape[1:].numel() for block in b.sites.blocks for shape in _weights(b, block)
+        ),
+    ),
+    Case(
+        'HiRA',
+        lambda b: dict(rank=2, at='weight'),
+        on=EVERY,
+        count=lambda b: sum(_low_rank(_weights(b, block), 2) for block in b.sites.blocks),
+    ),
+    Case(
+        'OFT',
+        lambda b: dict(block=8),
+        on=ATTENTION,
+        count=lambda b: sum(inside * 7 // 2 for _, inside in _fused(b)),
+    ),
+    Case('OFT', lambda b: dict(block=3, terms=5, at='weight'), label='series'),
+    Case('FourierFT', lambda b: dict(count=20), on=ATTENTION, count=lambda b: 20 * len(_fused(b))),
+    Case('FourierFT', lambda b: dict(count=20, at='weight'), on=EVERY, label='weight'),
+    Case(
+        'C3A',
+        lambda b: dict(block=8),
+        on=ATTENTION,
+        count=lambda b: sum(out * inside // 8 for out, inside in _fused(b)),
+    ),
+    Case(
+        'PACE',
+        lambda b: dict(rank=2),
+        on=('vit', 'swin', 'deit-distilled'),
+        count=lambda b: sum(
+            2 * (out + 2 * inside) + 2 + out for block in b.sites.blocks for out, inside in _weights(b, block)
+        ),
+    ),
+    Case('PACE', lambda b: dict(rank=2, form='add', at='attn.proj'), label='add'),
     Case('Adapter', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'mlp')),
     Case(
         'Adapter',

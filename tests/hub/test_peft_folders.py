@@ -126,6 +126,15 @@ INTO = {
         'resnet',
         peft.LoKrConfig(r=64, alpha=90, target_modules=['conv2'], modules_to_save=['fc']),
     ),
+    'hra': ('vit', peft.HRAConfig(r=4, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
+    'hira': ('vit', peft.HiraConfig(r=4, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
+    'oft': ('vit', peft.OFTConfig(oft_block_size=8, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
+    'oft, exact': ('vit', peft.OFTConfig(oft_block_size=8, use_cayley_neumann=False, target_modules=['qkv'])),
+    'fourierft': (
+        'vit',
+        peft.FourierFTConfig(n_frequency=50, target_modules=['qkv', 'fc2'], modules_to_save=['head']),
+    ),
+    'c3a': ('vit', peft.C3AConfig(block_size=16, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
     'ln tuning': (
         'vit',
         peft.LNTuningConfig(target_modules=r'norm|blocks\.\d\.norm[12]', modules_to_save=['head']),

@@ -41,6 +41,11 @@ def test_the_names_are_those_of_peft():
         IA3=peft.IA3Config,
         AdaLoRA=peft.AdaLoraConfig,
         NormTune=peft.LNTuningConfig,
+        HRA=peft.HRAConfig,
+        HiRA=peft.HiraConfig,
+        OFT=peft.OFTConfig,
+        FourierFT=peft.FourierFTConfig,
+        C3A=peft.C3AConfig,
     )
     assert set(configs) == set(PEFT_NAMES)
     for name, config in configs.items():

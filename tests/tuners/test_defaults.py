@@ -28,6 +28,7 @@ DEFAULTS = {
     'AdapterPlus': dict(width=8, dropout=0.0, drop_path=0.0, init='houlsby', at='block'),
     'BitFit': dict(at='backbone'),
     'BorderPrompt': dict(pad=5, unit=False),
+    'C3A': dict(block=256, at='attn.qkv'),
     'Convpass': dict(
         width=8, scale=1.0, dropout=0.1, drop_path=None, xavier_conv=False, at=('attn', 'mlp or block')
     ),
@@ -36,8 +37,11 @@ DEFAULTS = {
     'FacT': dict(
         rank=32, variant='tk', scale=1.0, dropout=0.0, at=('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
     ),
+    'FourierFT': dict(count=3000, scale=300.0, seed=777, at='attn.qkv'),
     'Full': dict(),
     'GPS': dict(k=1, bias=True, images=1000, at=('stem', 'weight')),
+    'HRA': dict(rank=8, at='attn.qkv'),
+    'HiRA': dict(rank=32, at='attn.qkv'),
     'Houlsby': dict(
         width=8, activation='gelu', dropout=0.0, drop_path=0.0, init='houlsby', at=('attn', 'mlp or block')
     ),
@@ -52,6 +56,15 @@ DEFAULTS = {
     'LoRA': dict(rank=10, alpha=None, dropout=0.0, parts=None, at='attn.qkv', variant='plain', seed=0),
     'MoLoRA': dict(rank=4, experts=4, topk=None, alpha=None, at='attn.qkv'),
     'NormTune': dict(at='norm'),
+    'OFT': dict(block=32, terms=None, at='attn.qkv'),
+    'PACE': dict(
+        rank=10,
+        sigma=1.0,
+        weight=1.0,
+        quiet=1,
+        form='mul',
+        at=('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'),
+    ),
     'Partial': dict(blocks=1, norm=False, names=None, indices=None),
     'Pfeiffer': dict(width=8, activation='relu', dropout=0.0, drop_path=0.0, init='bert', at='block'),
     'PixelBranch': dict(rank=10, scale=1.0),

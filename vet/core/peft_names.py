@@ -16,6 +16,11 @@ PEFT_NAMES: dict[str, dict[str, str]] = dict(
     IA3=dict(target_modules='at'),
     AdaLoRA=dict(init_r='rank', target_r='target', lora_alpha='alpha', target_modules='at'),
     NormTune=dict(target_modules='at'),
+    HRA=dict(r='rank', target_modules='at'),
+    HiRA=dict(r='rank', target_modules='at'),
+    OFT=dict(oft_block_size='block', num_cayley_neumann_terms='terms', target_modules='at'),
+    FourierFT=dict(n_frequency='count', scaling='scale', random_loc_seed='seed', target_modules='at'),
+    C3A=dict(block_size='block', target_modules='at'),
 )
 
 

@@ -5,7 +5,7 @@ Tuner files import this file. Nothing else in a tuner file touches a network.
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -42,6 +42,9 @@ class Tuner(nn.Module):
     head_only = False  # the tuner edits nothing, on purpose; any other tuner without edits is an error
     # why some parameters may get no gradient; without this text, a parameter without a gradient is an error
     no_gradient: str | None = None
+    # consistency(first, second) -> (B,): a term of the loss, from the outputs (B, …) of two passes with other
+    # random draws. With it, each training batch passes twice; the loss itself is that of the first pass.
+    consistency: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     # what a network must be so that it runs with the edits, in words; a refusal says it
     needs = 'a network that runs with its edits'
     may_miss: tuple[str, ...] = ()  # roles of `at` that a network may lack, if it has another of them

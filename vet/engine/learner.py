@@ -181,13 +181,17 @@ class Learner:
             images, targets = batch.images, batch.labels
             if (mixture := self._mix[batch.task]) and len(targets) > 1:
                 images, targets = mixture(images, targets)
+            tuners = self.model.for_task(batch.task).tuners
+            comparing = [tuner.consistency for tuner in tuners if tuner.consistency]
             with nullcontext() if i == len(batches) - 1 else accelerator.no_sync(self.net):
                 with accelerator.autocast():
-                    logits = self.net(images, *batch.route)
+                    passed = self.net(torch.cat([images, images]) if comparing else images, *batch.route)
+                logits, *again = passed.chunk(2) if comparing else (passed,)
                 losses = self._losses[batch.task](logits.float(), targets)
+                for consistency in comparing:
+                    losses = losses + consistency(logits.float(), again[0].float())
                 loss = (losses * batch.weights).sum() * share
                 if i == 0:
-                    tuners = self.model.for_task(batch.task).tuners
                     loss = sum((p for tuner in tuners if (p := tuner.penalty()) is not None), start=loss)
                 accelerator.backward(loss)
             if meter is None:

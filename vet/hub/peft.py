@@ -43,7 +43,8 @@ def load_peft(
 ) -> ImageClassifier | Backbone:
     """The backbone with the adapter of a folder that `peft` wrote, in eval mode.
 
-    The adapter may be LoRA (DoRA, rsLoRA), IA3, LoHa, LoKr or LN tuning.
+    The adapter may be LoRA (DoRA, rsLoRA), IA3, LoHa, LoKr, HiRA, HRA, OFT, FourierFT, C3A or LN
+        tuning.
     backbone: a timm name, whose pretrained weights are read; an entry of model.backbone, such as
         dict(type='timm', name=…, checkpoint=…); a module; or a Backbone. A module is copied, and not changed.
         The copy keeps its classifier if the adapter has none.
@@ -98,7 +99,8 @@ def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> Non
 
     network: timm's network of the same weights.
     model: a classifier, a result of `load_peft`, or a result of `vet.tune`. It holds at most one of LoRA
-        (plain, rslora, dora, parts of a fused qkv as one update of more rank), LoHa, LoKr and IA3.
+        (plain, rslora, dora, parts of a fused qkv as one update of more rank), LoHa, LoKr, IA3, HiRA,
+        HRA, OFT, FourierFT and C3A.
     Modules that train whole, and the linear head, become modules_to_save. If the model has only modules that
     train whole, the method is LN tuning. UserError, by name, for a method that PEFT does not have. Then
     nothing is written.
@@ -180,7 +182,7 @@ def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, 
                 methods.add(TUNED_BY[kind])
             else:
                 raise UserError(
-                    f'{kind} cannot be written for PEFT; allowed: LoRA, LoHa, LoKr, IA3, and modules that '
+                    f'{kind} cannot be written for PEFT; allowed: {", ".join(TUNED_BY)}, and modules that '
                     'train whole.'
                 )
     if len(methods) > 1:

@@ -182,7 +182,8 @@ def refuse_convolution(module: nn.Module, path: str, method: str) -> None:
     PEFT's A takes all channels, without dilation. PEFT pads updates with zeros.
     """
     if isinstance(module, nn.Conv2d) and (
-        module.padding_mode != 'zeros'
+        not METHODS[method].takes_convolutions
+        or module.padding_mode != 'zeros'
         or method == 'LORA'
         and (module.groups != 1 or set(module.dilation) != {1})
     ):

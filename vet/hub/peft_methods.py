@@ -35,6 +35,7 @@ class Method:
     alpha: the name of the setting alpha.
     config(deltas, tuners): settings to write.
     reads: the settings, beside rank and alpha, that change the computation.
+    takes_convolutions: whether PEFT computes the same as vet for convolutions.
     """
 
     build: Callable[[Config, list[str], int, float], Tuner]
@@ -43,6 +44,7 @@ class Method:
     alpha: str = 'alpha'
     config: Callable[[Deltas, list[Tuner]], JsonObject] = lambda deltas, tuners: {}
     reads: tuple[str, ...] = ()
+    takes_convolutions: bool = True
 
 
 def paths_pattern(paths: list[str]) -> str:
@@ -176,6 +178,46 @@ def _ia3_config(deltas: Deltas, tuners: list[Tuner]) -> JsonObject:
     return dict(feedforward_modules=paths_pattern(inputs) if inputs else [])
 
 
+def _builder(tuner: str, **names: tuple[str, Any]) -> Callable[[Config, list[str], int, float], Tuner]:
+    """Builds a tuner whose arguments are settings of PEFT. names: {argument: (setting, PEFT's default)}."""
+
+    def build(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
+        given = {name: config.get(setting, usual) for name, (setting, usual) in names.items()}
+        return TUNERS.build(dict(type=tuner, at=paths, **given))
+
+    return build
+
+
+def _build_oft(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
+    if config.get('r'):
+        raise UserError('r is a number of blocks; vet reads only adapters of OFT that give oft_block_size.')
+    is_series = config.get('use_cayley_neumann', True)
+    terms = config.get('num_cayley_neumann_terms', 5) if is_series else None
+    return TUNERS.build(dict(type='OFT', at=paths, block=config.get('oft_block_size', 32), terms=terms))
+
+
+def _oft_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
+    terms = _one('terms', {delta.terms for delta in deltas.values()})
+    series = dict(num_cayley_neumann_terms=terms) if terms else {}
+    block = _one('blocks', {delta.block for delta in deltas.values()})
+    return dict(r=0, oft_block_size=block, use_cayley_neumann=terms is not None, **series)
+
+
+def _fourierft_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
+    return dict(
+        n_frequency=_one('counts', {len(delta.values) for delta in deltas.values()}),
+        scaling=_one('scales', {delta.scale for delta in deltas.values()}),
+        random_loc_seed=_one('seeds', {tuner.seed for tuner in tuners if hasattr(tuner, 'seed')}),
+    )
+
+
+def _one(name: str, values: set[Any]) -> Any:
+    """The one value of all sites. UserError if sites differ."""
+    if len(values) > 1:
+        raise UserError(f'the sites have the {name} {sorted(values)}; a folder of PEFT holds one for all.')
+    return values.pop()
+
+
 def build_thaw(config: Config, paths: list[str], rank: int = 0, alpha: float = 0) -> Tuner:
     """The modules of these paths train whole."""
     return TUNERS.build(dict(type='Partial', names=[f'{path}.' for path in paths]))
@@ -193,6 +235,56 @@ METHODS = dict(
     LOHA=Method(_build_loha, _loha, lambda delta, weight: len(delta.w1_b)),
     LOKR=Method(_build_lokr, _lokr, _lokr_rank, config=_lokr_config, reads=('decompose_factor',)),
     IA3=Method(_build_ia3, _ia3, config=_ia3_config, reads=('feedforward_modules',)),
+    HRA=Method(
+        _builder('HRA', rank=('r', 8)),
+        lambda delta, weight: dict(hra_u=delta.u),
+        config=lambda deltas, _: dict(r=_one('ranks', {delta.u.shape[1] for delta in deltas.values()})),
+        reads=('r',),
+        takes_convolutions=False,
+    ),
+    HIRA=Method(
+        _builder('HiRA', rank=('r', 32)),
+        lambda delta, weight: dict(hira_A=delta.A, hira_B=delta.B),
+        config=lambda deltas, _: dict(r=_one('ranks', {len(delta.A) for delta in deltas.values()})),
+        reads=('r', 'hira_dropout'),
+        takes_convolutions=False,
+    ),
+    OFT=Method(
+        _build_oft,
+        lambda delta, weight: {'oft_R.weight': delta.q},
+        config=_oft_config,
+        reads=('r', 'oft_block_size', 'use_cayley_neumann', 'num_cayley_neumann_terms', 'eps'),
+        takes_convolutions=False,
+    ),
+    FOURIERFT=Method(
+        _builder(
+            'FourierFT', count=('n_frequency', 1000), scale=('scaling', 150.0), seed=('random_loc_seed', 777)
+        ),
+        lambda delta, weight: dict(fourierft_spectrum=delta.values),
+        config=_fourierft_config,
+        reads=('n_frequency', 'scaling', 'random_loc_seed'),
+        takes_convolutions=False,
+    ),
+    C3A=Method(
+        _builder('C3A', block=('block_size', 256)),
+        lambda delta, weight: dict(c3a_kernel=delta.w),
+        config=lambda deltas, _: dict(
+            block_size=_one('blocks', {delta.w.shape[2] for delta in deltas.values()})
+        ),
+        reads=('block_size',),
+        takes_convolutions=False,
+    ),
     LN_TUNING=Method(build_thaw, lambda delta, weight: {}),
 )
-TUNED_BY = dict(LoRA='LORA', LoHa='LOHA', LoKr='LOKR', IA3='IA3', PeftIA3='IA3')
+TUNED_BY = dict(
+    LoRA='LORA',
+    LoHa='LOHA',
+    LoKr='LOKR',
+    IA3='IA3',
+    PeftIA3='IA3',
+    HRA='HRA',
+    HiRA='HIRA',
+    OFT='OFT',
+    FourierFT='FOURIERFT',
+    C3A='C3A',
+)  # vet's tuner: PEFT's method

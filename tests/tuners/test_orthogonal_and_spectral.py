@@ -1,0 +1,118 @@
+"""HRA, HiRA, OFT, FourierFT and C3A against their equations in float64, and their starts."""
+
+import pytest
+import torch
+from torch import nn
+
+import vet
+from tests.nets import agrees, images, tiny
+from tests.tuners.test_products import CONV, QKV, tuned
+from vet.errors import UserError
+from vet.registry import TUNERS
+from vet.tuners.oft import Rotation
+
+PLACES = pytest.mark.parametrize('family, site', [QKV, CONV])
+
+
+def edited(family, site, **config):
+    """The backbone in float64, the tuner with random numbers, its delta, and the weight as a matrix (out, n)."""
+    backbone, tuner = tuned(family, site, **config)
+    backbone.double(), tuner.double()
+    weight = backbone.network.get_parameter(f'{site}.weight').detach().flatten(1)
+    return backbone, tuner, tuner.deltas[site.replace('.', '/')], weight
+
+
+@PLACES
+def test_hra_reflects_the_inputs(family, site):
+    backbone, tuner, delta, weight = edited(family, site, type='HRA', rank=4)
+    chain = torch.eye(len(delta.u), dtype=torch.float64)
+    for u in delta.u.T:
+        chain = chain @ (torch.eye(len(u)) - 2 * torch.outer(u, u) / u.square().sum())
+    assert torch.allclose(chain @ chain.T, torch.eye(len(chain), dtype=torch.float64), atol=1e-12)
+    assert agrees(backbone, tuner, site, weight @ chain - weight)
+
+
+@PLACES
+def test_hira_multiplies_by_element(family, site):
+    backbone, tuner, delta, weight = edited(family, site, type='HiRA', rank=3)
+    assert agrees(backbone, tuner, site, weight * (delta.B @ delta.A))
+
+
+@PLACES
+def test_oft_rotates_each_block_of_inputs(family, site):
+    backbone, tuner, delta, weight = edited(family, site, type='OFT', block=8)
+    rotation = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
+    for number, entries in enumerate(delta.q):
+        Q = torch.zeros(8, 8, dtype=torch.float64)
+        Q[*torch.triu_indices(8, 8, 1)] = entries
+        Q, one, rows = Q - Q.T, torch.eye(8), slice(8 * number, 8 * number + 8)
+        rotation[rows, rows] = (one - Q) @ torch.linalg.inv(one + Q)
+    assert torch.allclose(rotation @ rotation.T, torch.eye(len(rotation), dtype=torch.float64), atol=1e-10)
+    assert agrees(backbone, tuner, site, weight @ rotation.T - weight)
+
+
+def test_the_series_of_oft_nears_the_inverse():
+    torch.manual_seed(0)
+    many, exact = Rotation(12, 6, 60).double(), Rotation(12, 6, None).double()
+    with torch.no_grad():
+        many.q.normal_(std=0.1)
+        exact.q.copy_(-many.q)  # the series is that of (I + Q) (I - Q)^-1
+    assert torch.allclose(many.rotations(), exact.rotations(), atol=1e-12)
+
+
+@PLACES
+def test_fourierft_adds_waves(family, site):
+    """Each entry of the spectrum at (j, k) adds scale v cos(2 pi (a j / out + b k / n)) / (out n) at (a, b)."""
+    backbone, tuner, delta, weight = edited(family, site, type='FourierFT', count=5, scale=40)
+    out, inside = weight.shape
+    a, b = torch.arange(out).double()[:, None], torch.arange(inside).double()
+    update = torch.zeros_like(weight)
+    for place, value in zip(delta.places.tolist(), delta.values):
+        j, k = divmod(place, inside)
+        update += 40 * value * torch.cos(2 * torch.pi * (a * j / out + b * k / inside)) / (out * inside)
+    assert agrees(backbone, tuner, site, update)
+
+
+@PLACES
+def test_c3a_convolves_each_block(family, site):
+    backbone, tuner, delta, weight = edited(family, site, type='C3A', block=8)
+    update = torch.zeros_like(weight)
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
+            vector = delta.w[row // 8, column // 8]
+            update[row, column] = vector[(column % 8 - row % 8) % 8] / weight.shape[1]
+    assert agrees(backbone, tuner, site, update)
+
+
+def test_hra_starts_at_the_frozen_output_but_for_rounding():
+    backbone = tiny('vit').eval().double()
+    before = backbone(images(4).double())
+    TUNERS.build(dict(type='HRA', rank=8)).attach(backbone)
+    assert torch.allclose(backbone(images(4).double()), before, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    'config, number',
+    [
+        (dict(type='HRA', rank=8), 12 * 8 * 768),
+        (dict(type='HiRA', rank=32), 12 * 32 * (768 + 2304)),
+        (dict(type='OFT', block=32), 12 * 768 * 31 // 2),
+        (dict(type='FourierFT', count=3000), 12 * 3000),
+        (dict(type='C3A', block=256), 12 * 768 * 2304 // 256),
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else '',
+)
+def test_counts_on_vit_b16(count_on_vit_b16, config, number):
+    assert count_on_vit_b16(**config) == number
+
+
+@pytest.mark.parametrize('name, shape', [('OFT', (1, 27 * 26 // 2)), ('C3A', (4, 9, 3))])
+def test_a_block_that_does_not_divide_becomes_a_divisor(name, shape):
+    tuner = TUNERS.build(dict(type=name, block=32, at='0'))
+    vet.tune(nn.Sequential(nn.Linear(27, 12)), tuner, example=torch.zeros(1, 27))
+    assert [tuple(parameter.shape) for parameter in tuner.deltas.parameters()] == [shape]
+
+
+def test_an_odd_number_of_reflections_is_refused():
+    with pytest.raises(UserError, match="rank is 3 at 'blocks.0.attn.qkv'.*Give an even rank"):
+        TUNERS.build(dict(type='HRA', rank=3)).attach(tiny('vit'))

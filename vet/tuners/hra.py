@@ -1,0 +1,69 @@
+"""HRA: each weight is multiplied by a chain of Householder reflections.
+
+Yuan, Liu, Xu 2024, arXiv:2405.17484
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from vet.allowed import Counts, Places
+from vet.core.delta import Delta
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+
+class Reflections(Delta):
+    """W H_1 … H_r, with H_i = I - 2 u_i u_i' / |u_i|^2
+
+    weight: (out, in / groups, kH, kW), taken as (out, n), n = in kH kW / groups. u: (n, r).
+    Two neighbouring u_i start equal, so that their reflections cancel.
+    """
+
+    def __init__(self, inside: int, rank: int):
+        super().__init__()
+        half = torch.empty(inside, rank // 2)
+        nn.init.kaiming_uniform_(half, a=math.sqrt(5))
+        self.u = nn.Parameter(half.repeat_interleave(2, dim=1))
+
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        turned = weight.flatten(1).to(self.u.dtype)
+        for u in (self.u / self.u.norm(dim=0)).unbind(1):
+            turned = turned - 2 * torch.outer(turned @ u, u)
+        return turned.view_as(weight).to(weight.dtype), bias
+
+
+@TUNERS.register_module()
+class HRA(Tuner):
+    """W H_1 … H_r: r Householder reflections of the input. Lengths and angles between rows stay.
+
+    At the start, the reflections cancel in pairs, so the output is that of the frozen network but for
+    rounding.
+    rank: r, even: one value, a list by depth (0 skips a block), or a dict of path patterns.
+    at: weights of Linear layers and convolutions.
+    Parameters per site: rank x in kH kW / groups.
+    Against the released code: the formula and the start of PEFT's HRA without Gram-Schmidt
+    (apply_GS=False), on Linear layers. The paper's regulariser is not here: its weight is 0.
+    """
+
+    identity_at_start = False  # exactly: the reflections cancel but for rounding
+
+    def __init__(self, rank: Counts = 8, at: Places = 'attn.qkv'):
+        super().__init__(at)
+        self.rank = rank
+
+    def tune(self, site: Site) -> None:
+        rank = site.at_depth(self.rank, 'rank')
+        if len(site.weight.shape) < 2:
+            raise refuse(self, site, 'a weight matrix')
+        if rank % 2:
+            raise UserError(
+                f'rank is {rank} at {site.name!r}; the reflections of HRA come in pairs. Give an even rank.'
+            )
+        if rank:
+            self.reweight(site, Reflections(site.weight[0].numel(), rank))

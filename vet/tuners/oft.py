@@ -1,0 +1,85 @@
+"""OFT: blocks of a weight's input channels are rotated.   Qiu et al. 2023, arXiv:2306.07280
+
+The blocks of R are trained as skew-symmetric matrices Q, by Cayley's transform.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from annotated_types import Interval
+from torch import nn
+
+from vet.allowed import Count, Places
+from vet.core.delta import Delta
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.registry import TUNERS
+
+
+class Rotation(Delta):
+    """W R', with R = diag(R_1, …, R_m) and R_i = (I - Q_i) (I + Q_i)^-1
+
+    weight: (out, in / groups, kH, kW), taken as (out, n), n = in kH kW / groups = m b.
+    q: (m, b (b - 1) / 2), the entries of each Q_i above the diagonal; zero at the start.
+    terms: R_i = I + 2 Q + … + 2 Q^(terms - 2) + Q^(terms - 1) instead, the series of (I + Q) (I - Q)^-1,
+        which needs no solver. None: the formula above.
+    """
+
+    def __init__(self, inside: int, block: int, terms: int | None):
+        super().__init__()
+        self.block, self.terms = block, terms
+        self.q = nn.Parameter(torch.zeros(inside // block, math.comb(block, 2)))
+
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        blocks = weight.flatten(1).to(self.q.dtype).unflatten(1, (-1, self.block))  # (out, m, b)
+        turned = torch.einsum('omk,mck->omc', blocks, self.rotations())
+        return turned.reshape(weight.shape).to(weight.dtype), bias
+
+    def rotations(self) -> torch.Tensor:
+        """R (m, b, b)."""
+        above = torch.triu_indices(self.block, self.block, 1, device=self.q.device)
+        Q = self.q.new_zeros(len(self.q), self.block, self.block)
+        Q[:, above[0], above[1]] = self.q
+        Q = Q - Q.mT
+        one = torch.eye(self.block, dtype=Q.dtype, device=Q.device)
+        if self.terms is None:
+            return torch.linalg.solve(one + Q, one - Q, left=False)
+        power, R = Q, one + 2 * Q
+        for _ in range(self.terms - 3):
+            power = power @ Q
+            R = R + 2 * power
+        return R + power @ Q
+
+
+@TUNERS.register_module()
+class OFT(Tuner):
+    """W R': R rotates each block of `block` input channels, so that angles between the rows of a block stay.
+
+    block: the size of a block. If `block` does not divide the inputs, the largest smaller divisor is taken.
+    terms: None, or how many powers of Q stand for the inverse in Cayley's transform. PEFT takes 5.
+    at: weights of Linear layers and convolutions.
+    Parameters per site: in kH kW / groups x (block - 1) / 2.
+    Against the released code: the formula of PEFT's OFT on Linear layers, without block_share, coft and
+    dropout.
+    """
+
+    def __init__(
+        self,
+        block: Annotated[Count, Interval(ge=2)] = 32,
+        terms: Annotated[int, Interval(ge=4, le=100)] | None = None,
+        at: Places = 'attn.qkv',
+    ):
+        super().__init__(at)
+        self.block, self.terms = block, terms
+
+    def tune(self, site: Site) -> None:
+        if len(site.weight.shape) < 2:
+            raise refuse(self, site, 'a weight matrix')
+        inside = site.weight[0].numel()
+        block = next(size for size in range(self.block, 0, -1) if inside % size == 0)
+        if block < 2:
+            raise refuse(self, site, f'a number of inputs with a divisor of 2 to {self.block}')
+        self.reweight(site, Rotation(inside, block, self.terms))
