@@ -55,6 +55,7 @@ def test_the_wheel_holds_vet_and_every_shipped_file_and_nothing_else(wheel):
         'vet/backbones/digits_vit.safetensors',
         'vet/benchmark/references.yaml',
     }
+    data |= {str(path.relative_to(ROOT)) for path in (ROOT / 'vet/serve/page').iterdir()}
     copies = {name for name in names if name.startswith('vet/shipped_files/')}
     assert sorted(names) == sorted(ours | data | copies)
     files = [path.relative_to(ROOT) for kind in FOLDERS for path in shipped(kind).values()]

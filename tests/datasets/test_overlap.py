@@ -90,9 +90,9 @@ def test_images_in_memory(pets):
         build(
             dict(
                 train=ImageDataset(
-                    'a', [(image, 0) for image in pictures[:5]]
+                    'ab', [(image, 0) for image in pictures[:5]]
                 ),  # one picture is there twice, as in CIFAR
-                test=ImageDataset('a', [(image, 0) for image in pictures[4:]]),
+                test=ImageDataset('ab', [(image, 0) for image in pictures[4:]]),
             )
         )['test']
         is not None

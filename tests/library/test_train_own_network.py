@@ -106,7 +106,8 @@ RELOAD = """
 import sys, torch, vet
 from tests.library.test_train_own_network import Moving
 tuned = vet.load(sys.argv[1], Moving()).eval()
-torch.save([tuned.network.state_dict(), tuned(torch.load(sys.argv[2]))], sys.argv[3])
+scores = tuned(torch.load(sys.argv[2]))
+torch.save([tuned.network.state_dict(), scores], sys.argv[3])
 """
 
 
