@@ -398,9 +398,10 @@ def serve(found: dict[str, Any]) -> str:
             ]
         )
     load = found['throughput']['load'][0]
+    is_busy = load > found['throughput']['environment']['cores']
+    busy = f' The machine was busy with other work, a load of {load:.0f}.' if is_busy else ''
     return grid(['vet serve', 'measured'], lines) + (
-        f'\n\nDeiT-Tiny with LoRA; hostile requests on DigitsViT. Medians of ratios within a round. The '
-        f'machine was busy with other work, a load of {load:.0f}; '
+        f'\n\nDeiT-Tiny with LoRA; hostile requests on DigitsViT. Medians of ratios within a round.{busy} '
         f'{machine(found["throughput"]["environment"])}; '
         '`python benchmarks/serve.py`.'
     )
