@@ -435,10 +435,10 @@ CASES: tuple[Case, ...] = (
     Case('Intermediate', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'mlp')),
     Case(
         'AdaptFormer',
-        lambda b: dict(width=2, normed=True),
+        lambda b: dict(width=4, normed=True),
         on=EVERY,
         label='normed',
-        count=lambda b: _adapters(b, 'mlp', beside=True),
+        count=lambda b: _adapters(b, 'mlp', width=4, beside=True),
     ),
     Case(
         'AdaptFormer',
