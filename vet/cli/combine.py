@@ -2,7 +2,7 @@
 
 import argparse
 
-from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.command import Parser, add_backbone, add_import, import_plugins, run
 from vet.cli.signals import imports
 from vet.hub.names import find_model
 
@@ -25,7 +25,7 @@ def main() -> None:
         metavar='N',
         help='the model, counted from 0, whose head and classes the result has (default: the mean)',
     )
-    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_backbone(parser)
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _combine(args))

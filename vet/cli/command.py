@@ -88,6 +88,11 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """Adds --backbone of the commands that read a model folder."""
+    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+
+
 def add_import(parser: argparse.ArgumentParser) -> None:
     """--import, for commands that read a model folder. The folder names plugins, but holds no code."""
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.command import Parser, add_backbone, add_import, import_plugins, run
 from vet.cli.signals import imports
 from vet.hub.names import find_model
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument('--out', required=True, metavar='DIR', help='the new folder of the app')
     parser.add_argument('--title', help="of the page (default: the network's name)")
     parser.add_argument('--task', help='the task of the page, for a model of several tasks')
-    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_backbone(parser)
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _demo(args))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vet.cli.command import Parser, add_import, free_name, import_plugins, run
+from vet.cli.command import Parser, add_backbone, add_import, free_name, import_plugins, run
 from vet.cli.predict import list_images
 from vet.cli.signals import imports
 from vet.errors import UnknownNameError, UserError
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument('--method', choices=METHODS, default='grad-cam')
     parser.add_argument('--target', metavar='LABEL', help='the class to explain (default: the answer)')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best device of the machine)')
-    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_backbone(parser)
     parser.add_argument('--task', help='the task, for a model of several tasks')
     add_import(parser)
     args = parser.parse_args()

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.command import Parser, add_backbone, add_import, import_plugins, run
 from vet.cli.predict import list_images
 from vet.cli.signals import imports
 from vet.cli.test import prepared
@@ -54,7 +54,7 @@ def main() -> None:
         '--data-root', metavar='DIR', help='where the datasets are (default: $VET_DATA_ROOT, else ./data)'
     )
     parser.add_argument('--task', help='the task to export, for a model of several tasks')
-    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_backbone(parser)
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _export(args))

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from vet.cli.command import Parser, add_common, add_import, add_options, run
+from vet.cli.command import Parser, add_backbone, add_common, add_import, add_options, run
 from vet.cli.signals import imports
 from vet.cli.test import prepared
 
@@ -21,7 +21,7 @@ def main() -> None:
         help='0 is the untuned model, 1 is the tuned model (default: 0 0.25 0.5 0.75 1)',
     )
     parser.add_argument('--split', default='val', choices=('train', 'val', 'test'))
-    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_backbone(parser)
     add_import(parser)
     add_common(parser)
     add_options(parser)

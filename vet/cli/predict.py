@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
-from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.command import Parser, add_backbone, add_import, import_plugins, run
 from vet.cli.signals import imports
 from vet.datasets.image import open_image
 from vet.datasets.image_files import find_images, printable, warn_of_left_out
@@ -65,7 +65,7 @@ def main() -> None:
         help='of a model of masks: write NAME.png, the class of each pixel, and NAME-drawn.jpg into DIR',
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best device of the machine)')
-    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_backbone(parser)
     parser.add_argument('--task', help='the task, for a model of several tasks')
     add_import(parser)
     args = parser.parse_args()

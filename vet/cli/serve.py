@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from vet.cli.command import Parser, add_import, import_plugins, run
+from vet.cli.command import Parser, add_backbone, add_import, import_plugins, run
 from vet.cli.signals import imports
 from vet.errors import UserError
 from vet.serve.limits import Limits
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument('--host', default='127.0.0.1', help='(default: %(default)s, this machine alone)')
     parser.add_argument('--port', type=int, default=8000, help='0 takes a free port (default: %(default)s)')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, … (default: the best device of the machine)')
-    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_backbone(parser)
     parser.add_argument(
         '--memory',
         metavar='SIZE',

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from vet.changes import modified
-from vet.cli.command import Parser, add_common, add_import, add_options, import_plugins, run
+from vet.cli.command import Parser, add_backbone, add_common, add_import, add_options, import_plugins, run
 from vet.cli.signals import imports
 from vet.config import Settings, read_settings
 from vet.errors import UserError
@@ -17,7 +17,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument('model', help='a work folder, a model folder, or an id OWNER/NAME of a hub')
     parser.add_argument('--split', default='test', choices=('train', 'val', 'test'))
-    parser.add_argument('--backbone', metavar='PATH', help="the backbone's weights, if they have moved")
+    add_backbone(parser)
     parser.add_argument(
         '--knn',
         nargs='?',

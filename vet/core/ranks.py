@@ -1,12 +1,12 @@
-"""Ranks: the checks of a tuner's rank, and the rank and alpha for one site.
+"""Ranks: the checks of a tuner's rank and of a site's weight, and the rank and alpha for one site.
 
-The tuners of low rank import this file.
+Tuners that compute with weight matrices import this file.
 """
 
 from typing import Any
 
 from vet.core.site import Site
-from vet.core.tuner import refuse
+from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
 
 
@@ -24,6 +24,12 @@ def check_rank(tuner: Any, sites: list[Site]) -> None:
         )
 
 
+def require_matrix(tuner: Tuner, site: Site) -> None:
+    """NoSiteError if the weight of the site is no matrix (out, in, …)."""
+    if len(site.weight.shape) < 2:
+        raise refuse(tuner, site, 'a weight matrix')
+
+
 def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
     """The rank and alpha of the tuner for a site. The site must have a weight matrix.
 
@@ -32,7 +38,6 @@ def rank_and_alpha(tuner: Any, site: Site) -> tuple[int, float]:
     rank = site.at_depth(tuner.rank, 'rank')
     if not rank:
         return 0, 0.0
-    if len(site.weight.shape) < 2:
-        raise refuse(tuner, site, 'a weight matrix')
+    require_matrix(tuner, site)
     alpha = site.number(tuner.alpha, 'alpha')
     return rank, rank if alpha is None else alpha

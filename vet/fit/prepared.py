@@ -79,8 +79,8 @@ class Prepared:
             parts[group].add(split)
         apart = Counter(split for group, split in zip(self.groups, splits) if len(parts[group]) > 1)
         said = [
-            f'Photos for the {purpose} that look like photos of another part, or that --group-by puts with '
-            f'those: {apart[split]:,}. The result of the {purpose} will be too good.'
+            f'Some photos for the {purpose} look like photos of another part, or --group-by puts them with '
+            f'such photos (number of photos: {apart[split]:,}). The result of the {purpose} will be too good.'
             for split, purpose in (('test', 'test'), ('val', 'validation'))
             if apart[split]
         ]

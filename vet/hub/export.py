@@ -23,7 +23,7 @@ from vet.errors import UnknownNameError, UserError
 from vet.files import sync, writing
 from vet.hub.exports import FORMATS
 from vet.hub.exports.computation import of_pixels
-from vet.hub.exports.format import Format, GraphFormat
+from vet.hub.exports.format import Format, GraphFormat, Network
 from vet.hub.exports.int8 import quantise
 from vet.hub.folders import read_folders
 from vet.hub.names import find_folder
@@ -111,11 +111,7 @@ def export(
             write(written, about)
             try:
                 network = made.read(written, model)
-                with torch.no_grad():
-                    difference = max(
-                        (network(batch) - outputs).abs().max().item()
-                        for batch, outputs in zip(given, expected)
-                    )
+                difference = _difference(network, given, expected)
             except Exception as error:  # another library can raise any error
                 raise UserError(
                     f'what was exported to {to} cannot be read back: {type(error).__name__}: '
@@ -145,7 +141,12 @@ def _quantised(
 ) -> float:
     """Quantises the graph at `path`. Returns the largest difference to the model."""
     quantise(path)
-    network = made.read(path, model)
+    return _difference(made.read(path, model), given, expected)
+
+
+@torch.no_grad()
+def _difference(network: Network, given: 'Batches', expected: 'Batches') -> float:
+    """The largest difference between the outputs of `network` and those of the model."""
     return max((network(batch) - outputs).abs().max().item() for batch, outputs in zip(given, expected))
 
 

@@ -207,7 +207,7 @@ def _fourierft_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
     return dict(
         n_frequency=_one('counts', {len(delta.values) for delta in deltas.values()}),
         scaling=_one('scales', {delta.scale for delta in deltas.values()}),
-        random_loc_seed=_one('seeds', {tuner.seed for tuner in tuners if hasattr(tuner, 'seed')}),
+        random_loc_seed=_one('seeds', {delta.seed for delta in deltas.values()}),
     )
 
 

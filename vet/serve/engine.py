@@ -3,7 +3,7 @@
 import asyncio
 import io
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +15,13 @@ from vet.explain.heat import METHODS
 from vet.explain.overlay import drawn_over
 from vet.pipelines import Options, Seen
 from vet.serve.images import opened_image
-from vet.serve.lane import Job, Lane
+from vet.serve.lane import Job
 from vet.serve.limits import Limits
 from vet.serve.metrics import Metrics
 from vet.serve.models import Models
 from vet.serve.opened import Opened
 from vet.serve.refusals import busy
 
-Computing = Callable[[Lane, Sequence[Job]], Awaitable[list[Answer]]]
 NETWORK_SECONDS = 0.05  # for an image, before the first was measured
 
 
@@ -70,17 +69,13 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """An engine in this process. Threads decode images. A thread of each backbone computes batches.
+    """An engine in this process. Threads decode images. A thread of each backbone computes batches."""
 
-    answers: makes batches and computes them. None: the lanes themselves do.
-    """
-
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics, answers: Computing | None = None):
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics):
         self._models = models
         self._limits = limits
         self._metrics = metrics
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 1), 'vet-decode')
-        self._answers = answers or Lane.answers
         self._waiting = 0
         self._seconds = NETWORK_SECONDS  # for an image, as a moving mean
 
@@ -106,7 +101,7 @@ class LocalEngine:
             _require_fit(opened, question)
             seen = await self._seen(opened, question.task, images)
             began = asyncio.get_running_loop().time()
-            answers = await self._answers(lane, [Job(opened, each, question.options) for each in seen])
+            answers = await lane.answers([Job(opened, each, question.options) for each in seen])
             took = asyncio.get_running_loop().time() - began
             self._seconds += 0.05 * (took / max(self._waiting, len(images)) - self._seconds)
         self._metrics.images.labels(opened.name).inc(len(images))

@@ -22,7 +22,7 @@ from vet.serve.metrics import Metrics
 from vet.serve.onnx_file import OpenedFile
 from vet.serve.opened import Need, Opened, backbone_of, bytes_of
 from vet.serve.refusals import RefusedError
-from vet.serve.sources import Mark, Sources, mark_of
+from vet.serve.sources import Mark, Sources, is_onnx_file, mark_of
 
 TRIES = 5  # to load a folder that changes meanwhile
 
@@ -116,9 +116,9 @@ class Models:
         try:
             for _ in range(TRIES):
                 opened = await loop.run_in_executor(self._thread, self._open, name, folder, mark)
-                if mark_of(folder) == mark:
+                if (now := mark_of(folder)) == mark:
                     break
-                mark = mark_of(folder)
+                mark = now
         except (UserError, OSError) as error:
             self._metrics.loads.labels('failed').inc()
             text = f'the model {name!r} cannot be loaded: {error}'
@@ -133,7 +133,7 @@ class Models:
 
     def _open(self, name: str, folder: Path, mark: Mark) -> tuple[Opened, _Shared, int]:
         """Opens a folder or a file, in the thread of loads. Returns the model, its lane, and its bytes."""
-        if folder.suffix == '.onnx' and folder.is_file():
+        if is_onnx_file(folder):
             alone = _Shared(Lane(None, self._limits, self._metrics), 0)
             file = OpenedFile(name, folder, mark)
             return file, alone, file.bytes

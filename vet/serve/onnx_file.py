@@ -14,6 +14,7 @@ from vet.core.tensor_file import sha256_of
 from vet.datasets.base import errors_named
 from vet.datasets.image import open_image
 from vet.errors import DataError, UserError
+from vet.hub.onnx_graph import OnnxGraph
 from vet.pipelines import Options, Seen, told
 from vet.serve.opened import Opened
 from vet.serve.sources import Mark
@@ -34,14 +35,12 @@ class OpenedFile(Opened):
             raise UserError(
                 f'{str(path)!r} needs onnxruntime: pip install "vision-efficient-tuning[export]".'
             )
-        from onnxruntime import InferenceSession
-
         try:
-            self._session = InferenceSession(path, providers=['CPUExecutionProvider'])
-            about = json.loads(self._session.get_modelmeta().custom_metadata_map['vet'])
+            self._graph = OnnxGraph(path)
+            about = json.loads(self._graph.about['vet'])
         except Exception as error:  # onnxruntime raises errors of many kinds for a broken file
             raise DataError(f'{str(path)!r} is no ONNX file of vet ({error}). {AGAIN}') from error
-        if self._session.get_outputs()[0].name != 'logits':
+        if self._graph.gives != 'logits':
             raise DataError(f'{str(path)!r} holds its preprocessing, which vet serve does itself. {AGAIN}')
         self.name = name
         self.mark = mark
@@ -79,8 +78,7 @@ class OpenedFile(Opened):
 
     def answers(self, batch: Sequence[Seen], options: Sequence[Options]) -> list[Answer]:
         images = torch.stack([view for _, view, _ in batch])
-        logits = torch.from_numpy(self._session.run(None, {'images': images.numpy()})[0])
-        return told(self._objective, logits, options)
+        return told(self._objective, self._graph(images), options)
 
     def describe(self) -> dict[str, Any]:
         return dict(

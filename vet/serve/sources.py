@@ -37,7 +37,7 @@ class Sources:
             if not name and parent.is_dir() and not is_one and any(_models_in(parent)):
                 self._parents.append(parent)
                 continue
-            path = parent if _is_file(parent) else find_model(folder)
+            path = parent if is_onnx_file(parent) else find_model(folder)
             name = name or _name_of(folder, path)
             _require_name(name, each)
             if name in self._fixed:
@@ -76,7 +76,7 @@ class Sources:
 
 def files_of(folder: Path) -> list[Path]:
     """The files that make a model: of a folder; or an ONNX file, and the weights beside it."""
-    if _is_file(folder):
+    if is_onnx_file(folder):
         return [folder, folder.with_name(f'{folder.name}.data')]
     return [folder / name for name in FILES]
 
@@ -109,7 +109,7 @@ def _require_name(name: str, given: str) -> None:
 
 def _name_of(given: str, path: Path) -> str:
     """The last part of a folder or of an id of a hub. A work folder gives its name to its output/."""
-    if _is_file(path):
+    if is_onnx_file(path):
         return path.stem
     if not Path(given).is_dir():
         return given.partition('@')[0].rpartition('/')[2]
@@ -129,7 +129,8 @@ def _models_in(parent: Path) -> Iterator[Path]:
             yield path / 'output'
 
 
-def _is_file(path: Path) -> bool:
+def is_onnx_file(path: Path) -> bool:
+    """Whether `path` is an ONNX file. A model folder is none."""
     return path.suffix == '.onnx' and path.is_file()
 
 

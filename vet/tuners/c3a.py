@@ -9,6 +9,7 @@ from torch import nn
 
 from vet.allowed import Count, Places
 from vet.core.delta import Delta
+from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
@@ -54,8 +55,7 @@ class C3A(Tuner):
         self.block = block
 
     def tune(self, site: Site) -> None:
-        if len(site.weight.shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
+        require_matrix(self, site)
         out, inside = len(site.weight), site.weight[0].numel()
         common = math.gcd(out, inside)
         block = next(size for size in range(min(self.block, common), 0, -1) if common % size == 0)

@@ -7,8 +7,9 @@ from torch import nn
 
 from vet.allowed import Counts, Places, Positive, Seed
 from vet.core.delta import Delta
+from vet.core.ranks import require_matrix
 from vet.core.site import Site
-from vet.core.tuner import Tuner, refuse
+from vet.core.tuner import Tuner
 from vet.registry import TUNERS
 
 
@@ -24,7 +25,7 @@ class Spectrum(Delta):
 
     def __init__(self, weight_shape: torch.Size, count: int, scale: float, seed: int):
         super().__init__()
-        self.scale = scale
+        self.scale, self.seed = scale, seed
         self.shape = (weight_shape[0], math.prod(weight_shape[1:]))
         order = torch.randperm(math.prod(self.shape), generator=torch.Generator().manual_seed(seed))
         self.register_buffer('places', order[:count].to(torch.int32))
@@ -62,8 +63,7 @@ class FourierFT(Tuner):
 
     def tune(self, site: Site) -> None:
         count = site.at_depth(self.count, 'count')
-        if len(site.weight.shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
+        require_matrix(self, site)
         if count:
             count = min(count, site.weight.numel())
             self.reweight(site, Spectrum(site.weight.shape, count, self.scale, self.seed))

@@ -10,8 +10,9 @@ from torch import nn
 
 from vet.allowed import Counts, Places
 from vet.core.delta import Delta
+from vet.core.ranks import require_matrix
 from vet.core.site import Site
-from vet.core.tuner import Tuner, refuse
+from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.registry import TUNERS
 
@@ -59,8 +60,7 @@ class HRA(Tuner):
 
     def tune(self, site: Site) -> None:
         rank = site.at_depth(self.rank, 'rank')
-        if len(site.weight.shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
+        require_matrix(self, site)
         if rank % 2:
             raise UserError(
                 f'rank is {rank} at {site.name!r}; the reflections of HRA come in pairs. Give an even rank.'

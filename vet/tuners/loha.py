@@ -10,8 +10,9 @@ from torch import nn
 
 from vet.allowed import Counts, Places, Positives
 from vet.core.deltas import LowRankUpdate
+from vet.core.ranks import require_matrix
 from vet.core.site import Site
-from vet.core.tuner import Tuner, refuse
+from vet.core.tuner import Tuner
 from vet.registry import TUNERS
 
 
@@ -69,8 +70,7 @@ class LoHa(Tuner):
 
     def tune(self, site: Site) -> None:
         rank = site.at_depth(self.rank, 'rank')
-        if len(site.weight.shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
+        require_matrix(self, site)
         if rank:
             alpha = site.number(self.alpha, 'alpha')
             self.reweight(site, Hadamard(site.weight.shape, rank, 1.0 if alpha is None else alpha / rank))

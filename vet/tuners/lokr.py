@@ -12,8 +12,9 @@ from torch import nn
 
 from vet.allowed import MOST, Counts, Places, Positives
 from vet.core.delta import Delta
+from vet.core.ranks import require_matrix
 from vet.core.site import Site
-from vet.core.tuner import Tuner, refuse
+from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.registry import TUNERS
 
@@ -113,8 +114,7 @@ class LoKr(Tuner):
 
     def tune(self, site: Site) -> None:
         rank = site.at_depth(self.rank, 'rank')
-        if len(site.weight.shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
+        require_matrix(self, site)
         if rank:
             alpha = site.number(self.alpha, 'alpha')
             self.reweight(

@@ -12,6 +12,7 @@ from torch import nn
 
 from vet.allowed import Count, Places
 from vet.core.delta import Delta
+from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
@@ -76,8 +77,7 @@ class OFT(Tuner):
         self.block, self.terms = block, terms
 
     def tune(self, site: Site) -> None:
-        if len(site.weight.shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
+        require_matrix(self, site)
         inside = site.weight[0].numel()
         block = next(size for size in range(self.block, 0, -1) if inside % size == 0)
         if block < 2:

@@ -19,6 +19,7 @@ from vet.core.tuner import Tuner, refuse
 from vet.errors import UnknownNameError
 from vet.registry import TUNERS
 
+FORMS = ('mul', 'add')
 Strength = Annotated[float, Interval(ge=0, le=1e3)]
 
 
@@ -101,11 +102,11 @@ class PACE(Tuner):
         sigma: Strength = 1.0,
         weight: Strength = 1.0,
         quiet: Annotated[int, Interval(ge=0, le=1000)] = 1,
-        form: Annotated[str, OneOf(('mul', 'add'))] = 'mul',
+        form: Annotated[str, OneOf(FORMS)] = 'mul',
         at: Places = ('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'),
     ):
-        if form not in ('mul', 'add'):
-            raise UnknownNameError('form of PACE', form, ('mul', 'add'))
+        if form not in FORMS:
+            raise UnknownNameError('form of PACE', form, FORMS)
         super().__init__(at)
         self.rank, self.sigma, self.weight, self.quiet, self.form = rank, sigma, weight, quiet, form
 

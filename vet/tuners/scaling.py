@@ -10,6 +10,7 @@ from vet.allowed import Places
 from vet.core.attention import Rows
 from vet.core.deltas import Scale, ScaleInput
 from vet.core.norms import is_norm
+from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
@@ -84,9 +85,8 @@ class IA3(Tuner):
         super().__init__(at)
 
     def tune(self, site: Site) -> None:
+        require_matrix(self, site)
         shape, leaf = site.weight.shape, site.name.rpartition('.')[2]
-        if len(shape) < 2:
-            raise refuse(self, site, 'a weight matrix')
         if leaf in FUSED:
             parts = self.rows_of_parts(site)
             self._scale_parts(site, parts if {'k', 'v'} <= set(parts) else {})

@@ -6,6 +6,7 @@ run.py calls `write_outcome` at the end of a training, through door.py.
 import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from vet.explain.heat import grad_cam
 from vet.explain.overlay import drawn_over
 from vet.files import JsonObject, write_file
 from vet.log import warn
+
+if TYPE_CHECKING:  # the report is imported when it is written
+    from vet.report.answered import Answered
 
 Scored = Mapping[str | None, tuple[np.ndarray, np.ndarray]]
 
@@ -47,7 +51,10 @@ def write_outcome(
             draw_curves(folder, folder / 'curves.png')
         except DataError as error:  # a run without curves is better than no run
             warn(f'no curves are drawn: {error}')
-        _write_report(folder, model, data, settings, summary, scored, metrics, views)
+        try:
+            _write_report(folder, _answered(model, data, scored, views), summary, metrics, settings)
+        except Exception as error:  # plugins of a user may raise any error
+            warn(f'no report is written, but the run is whole: {type(error).__name__}: {error}')
 
 
 def _write_answers(folder: Path, objective: Objective, scores: np.ndarray, targets: np.ndarray) -> None:
@@ -57,36 +64,33 @@ def _write_answers(folder: Path, objective: Objective, scores: np.ndarray, targe
     write_file(folder / 'predictions.npz', data.getvalue())
 
 
-def _write_report(
-    folder: Path,
-    model: Classifier,
-    data: Mapping[str, object],
-    settings: Settings,
-    summary: JsonObject,
-    scored: Scored,
-    metrics: Iterable[str],
-    views: Transforms,
-) -> None:
-    """predictions.csv and report.html. A failure is a warning, because the run itself is whole."""
-    try:
-        from vet.report.answered import Answered, predictions_csv
-        from vet.report.run import run_report
+def _answered(
+    model: Classifier, data: Mapping[str, object], scored: Scored, views: Transforms
+) -> list['Answered']:
+    """Of each task: the answers for the test images, with what the report says of them."""
+    from vet.report.answered import Answered
 
-        answered = []
-        for task, (scores, targets) in scored.items():
-            test, train = (of_task(data[split], task) for split in ('test', 'train'))
-            objective, counts = model.for_task(task).objective, _counts(train)
-            images = _images_of(test)
-            looked = _looked(model.for_task(task), images, views[task])
-            answered.append(
-                Answered(objective, scores, targets, sources_of(test), images, counts, task, looked)
-            )
-        if answered:
-            write_file(folder / 'predictions.csv', predictions_csv(answered))
-        page = run_report(summary, list(metrics), settings.to_dict(), read_log(folder), answered)
-        write_file(folder / 'report.html', page)
-    except Exception as error:  # plugins of a user may raise any error
-        warn(f'no report is written, but the run is whole: {type(error).__name__}: {error}')
+    answered = []
+    for task, (scores, targets) in scored.items():
+        test, train = (of_task(data[split], task) for split in ('test', 'train'))
+        objective, counts = model.for_task(task).objective, _counts(train)
+        images = _images_of(test)
+        looked = _looked(model.for_task(task), images, views[task])
+        answered.append(Answered(objective, scores, targets, sources_of(test), images, counts, task, looked))
+    return answered
+
+
+def _write_report(
+    folder: Path, answered: list['Answered'], summary: JsonObject, metrics: Iterable[str], settings: Settings
+) -> None:
+    """predictions.csv and report.html."""
+    from vet.report.answered import predictions_csv
+    from vet.report.run import run_report
+
+    if answered:
+        write_file(folder / 'predictions.csv', predictions_csv(answered))
+    page = run_report(summary, list(metrics), settings.to_dict(), read_log(folder), answered)
+    write_file(folder / 'report.html', page)
 
 
 def _looked(

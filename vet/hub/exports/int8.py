@@ -11,12 +11,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from vet.core.objective import Objective
 from vet.errors import UserError
+from vet.hub.onnx_graph import OnnxGraph
 
 LAYERS = ('MatMul', 'Gemm')
 
@@ -54,9 +54,7 @@ class GraphClassifier(nn.Module):
 
     def __init__(self, path: Path, objective: Objective):
         super().__init__()
-        from onnxruntime import InferenceSession
-
-        self.session, self.objective = InferenceSession(path, providers=['CPUExecutionProvider']), objective
+        self.graph, self.objective = OnnxGraph(path), objective
 
     def for_task(self, task: str | None = None) -> 'GraphClassifier':
         """The classifier itself: a graph has one task."""
@@ -64,5 +62,4 @@ class GraphClassifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """normalised images (B, 3, H, W) -> logits (B, K)"""
-        given = images.cpu().numpy().astype(np.float32)
-        return torch.from_numpy(self.session.run(None, {'images': given})[0])
+        return self.graph(images.float())

@@ -13,6 +13,7 @@ from vet.errors import UserError
 from vet.hub.exports.computation import Computation
 from vet.hub.exports.format import GraphFormat, Network
 from vet.hub.exports.torch_export import capture
+from vet.hub.onnx_graph import OnnxGraph
 
 
 class Onnx(GraphFormat):
@@ -46,7 +47,4 @@ class Onnx(GraphFormat):
         program.save(path)
 
     def read(self, path: Path, model: ImageClassifier) -> Network:
-        from onnxruntime import InferenceSession
-
-        session = InferenceSession(path, providers=['CPUExecutionProvider'])
-        return lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+        return OnnxGraph(path)
