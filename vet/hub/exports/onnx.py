@@ -1,6 +1,6 @@
 """onnx: the computation as one ONNX graph, for any number of images. The axes have names, such as `batch`.
 
-Tuners that cannot be merged are included.
+Weights hold the tuners, if all tuners can be merged. Otherwise every tuner stands in the graph.
 """
 
 from pathlib import Path

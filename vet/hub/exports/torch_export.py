@@ -1,6 +1,6 @@
 """torch-export: the computation as one graph of torch.export, for any number of images.
 
-Tuners that cannot be merged are included.
+Weights hold the tuners, if all tuners can be merged. Otherwise every tuner stands in the graph.
 """
 
 from pathlib import Path
@@ -26,10 +26,13 @@ class TorchExport(GraphFormat):
 
 
 def capture(computation: Computation, model: ImageClassifier) -> torch.export.ExportedProgram:
-    """The graph of a computation of `model`.
+    """The graph of a computation of `model`. The model is merged, if all its tuners can be merged.
 
+    A merged graph is smaller. Some tuners cannot be drawn otherwise: the forward of OFT solves equations.
     UserError if torch cannot trace the graph for every length of the axes.
     """
+    if all(tuner.mergeable for tuner in model.tuners):
+        model.merge()
     lengths = {axis: torch.export.Dim(name) for axis, name in computation.axes.items()}
     try:  # strict, because otherwise len(images) in a tuner would fix the number of images
         program = torch.export.export(
