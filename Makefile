@@ -37,9 +37,10 @@ backbone: .venv/installed
 	$(BIN)/python tools/export.py build/digits_vit build/digits_vit.safetensors
 	$(BIN)/python benchmarks/backbone.py build/digits_vit
 
-## docs: writes docs/config.md from the settings' fields
-docs: .venv/installed
+## docs: writes docs/config.md from the settings' fields, and builds the site into build/site
+docs: .venv/docs
 	$(BIN)/vet config --markdown > docs/config.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 ## results: measures again what README.md and docs/ show; DATA=DIR, a quiet machine, under 20 minutes
 results: .venv/test
@@ -52,6 +53,10 @@ results: .venv/test
 
 .venv/test: .venv/installed
 	$(BIN)/pip install --quiet -e .[test]
+	touch $@
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet -e .[docs]
 	touch $@
 
 .venv/lint: .venv/installed
