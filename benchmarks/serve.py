@@ -8,6 +8,8 @@ each side. The jobs:
 throughput: in each round, `pipeline` with two threads that decode, then the server with 32 clients and one
     model, then with 8 models. Batches have at most 32 images on each side. Then requests come at random
     moments, half as many as the server can answer.
+others: in each round, 32 clients ask vet serve, LitServe and `vet serve --launcher ray`, one after the other:
+    first one model, then 8 models. Bodies are JSON. Needs litserve, and the extra `ray`.
 memory: folders of many models, a small --memory, and requests for some of the models, each once.
 hostile: requests of which 5 % are hostile. Each other answer is compared with `pipeline`'s. The backbone is
     the shipped DigitsViT, so that ten thousand requests take minutes.
@@ -24,6 +26,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -32,7 +35,8 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from struct import pack
@@ -120,6 +124,45 @@ def throughput(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
 
 
+def others(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    models = folders(folder, args.data_root, MODELS)
+    names = [model.name for model in models]
+    bodies = [base64.b64encode(photo).decode() for photo in read_photos(args.data_root, args.images)]
+
+    def asked(model: str, image: str) -> Asked:
+        body = json.dumps(dict(model=model, images=[image])).encode()
+        return Asked(post('/v1/predict', body, 'application/json'))
+
+    of_one = [asked(names[0], image) for image in bodies]
+    of_eight = [asked(name, image) for name, image in zip(cycle(names), bodies)]
+    os.environ['RAY_worker_niceness'] = '0'  # otherwise a replica yields to the client of this benchmark
+    rounds: list[dict[str, float]] = []
+    with ExitStack() as servers:
+        ports = dict(
+            vet=servers.enter_context(serving(folder / 'models'))[1],
+            litserve=servers.enter_context(litserve(folder / 'models')),
+            ray=servers.enter_context(serving(folder / 'models', '--launcher', 'ray', '--replicas', '1'))[1],
+        )
+        for port in ports.values():
+            load(port, of_eight[:64], CLIENTS)
+        for _ in range(args.rounds):
+            found = {}
+            for name, port in ports.items():
+                found[name] = rate(load(port, of_one, CLIENTS))
+                found[f'{name}_mixed'] = rate(load(port, of_eight, CLIENTS))
+            rounds.append(found)
+            print(found, flush=True)
+    return dict(
+        rounds=rounds,
+        images=len(bodies),
+        litserve_of_vet=ratio(rounds, 'litserve', 'vet'),
+        litserve_of_vet_mixed=ratio(rounds, 'litserve_mixed', 'vet_mixed'),
+        ray_of_vet=ratio(rounds, 'ray', 'vet'),
+        ray_of_vet_mixed=ratio(rounds, 'ray_mixed', 'vet_mixed'),
+        versions={name: version(name) for name in ('litserve', 'ray')},
+    )
+
+
 def memory(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     [model] = folders(folder, args.data_root, 1)
     for number in range(1, args.folders):
@@ -186,7 +229,7 @@ def hostile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
 
 
-JOBS = dict(throughput=throughput, memory=memory, hostile=hostile)
+JOBS = dict(throughput=throughput, others=others, memory=memory, hostile=hostile)
 
 
 def hostile_bodies(photo: bytes, model: str) -> dict[str, Asked]:
@@ -282,6 +325,25 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[psutil.Process, int]]
         yield psutil.Process(process.pid), int(line.strip().rpartition(':')[2])
     finally:
         process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@contextmanager
+def litserve(folder: Path) -> Iterator[int]:
+    """A server of LitServe in its own process, and its port."""
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, str(Path(__file__).with_name('serve_litserve.py')), str(folder), str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen(f'http://127.0.0.1:{port}/health') as answer:
+                if answer.status == 200:
+                    break
+            time.sleep(0.2)
+        yield port
+    finally:
+        process.send_signal(signal.SIGINT)
         process.wait(60)
 
 

@@ -3,14 +3,22 @@
 import argparse
 import importlib.util
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from vet.cli.command import Parser, add_backbone, add_import, import_plugins, run
+from vet.cli.command import Options, Parser, add_backbone, add_import, import_plugins, run
 from vet.cli.signals import imports
 from vet.errors import UserError
 from vet.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from vet.serve.engine import Engine
+    from vet.serve.metrics import Metrics
+    from vet.serve.sources import Sources
 
 NEEDED = ('fastapi', 'uvicorn', 'prometheus_client', 'python_multipart', 'fastapi_offline')
 TOKEN = 'VET_SERVE_TOKEN'
@@ -85,6 +93,25 @@ def main() -> None:
         default=[],
         help='more names by which requests may call this server (default: on 127.0.0.1, only localhost)',
     )
+    parser.add_argument(
+        '--launcher',
+        choices=list(LAUNCHERS),
+        default='local',
+        help='where networks compute: in this process, or in replicas on a Ray cluster',
+    )
+    parser.add_argument(
+        '--replicas',
+        type=int,
+        metavar='N',
+        help='the most replicas on the cluster (default: one for each GPU, or for each machine without GPUs)',
+    )
+    parser.add_argument(
+        '--resources',
+        nargs='+',
+        action=Options,
+        metavar='KEY=VALUE',
+        help='of a replica on the cluster, such as num_gpus=0.5 num_cpus=4',
+    )
     add_import(parser)
     args = parser.parse_args()
     run(lambda: _serve(args))
@@ -97,22 +124,23 @@ def _serve(args: argparse.Namespace) -> None:
     memory = (
         psutil.virtual_memory().available // 2 if args.memory is None else _bytes('--memory', args.memory)
     )
+    if args.launcher == 'local' and (args.replicas is not None or args.resources is not None):
+        raise UserError('--replicas and --resources are for --launcher ray.')
+    if args.replicas is not None and args.replicas < 1:
+        raise UserError(f'--replicas is {args.replicas}; allowed: 1 or more.')
     token = _token(args.token_file)
     import_plugins(args.imports)
     with imports():
         from vet.serve.app import build_app
-        from vet.serve.engine import LocalEngine
         from vet.serve.logs import show_json
         from vet.serve.metrics import Metrics
-        from vet.serve.models import Models
         from vet.serve.server import Server, address, listen
         from vet.serve.sources import Sources, require_models
         from vet.serve.urls import AllowedHosts
-    limits = _limits(args)
-    sources, metrics = Sources(args.models), Metrics()
+    limits, metrics = _limits(args), Metrics()
+    sources = Sources(args.models)
     require_models(sources)
-    models = Models(sources, memory, limits, metrics, args.device, args.backbone)
-    engine = LocalEngine(models, limits, metrics)
+    engine = LAUNCHERS[args.launcher](args, sources, memory, limits, metrics)
     names = [*HERE, *args.allow_host] if args.host in HERE else args.allow_host or ['*']
     app = build_app(
         engine,
@@ -130,6 +158,37 @@ def _serve(args: argparse.Namespace) -> None:
         count = len(sources.names())
         print(f'{count} model{"s" * (count != 1)} at {address(listening)}', flush=True)
         server.serve_on(listening)
+
+
+def _local(
+    args: argparse.Namespace, sources: 'Sources', memory: int, limits: Limits, metrics: 'Metrics'
+) -> 'Engine':
+    from vet.serve.engine import LocalEngine
+    from vet.serve.models import Models
+
+    return LocalEngine(Models(sources, memory, limits, metrics, args.device, args.backbone), limits, metrics)
+
+
+def _ray(
+    args: argparse.Namespace, sources: 'Sources', memory: int, limits: Limits, metrics: 'Metrics'
+) -> 'Engine':
+    with imports():
+        from vet.serve.ray_engine import RayEngine
+
+    return RayEngine(
+        sources,
+        memory,
+        limits,
+        metrics,
+        args.device,
+        args.backbone,
+        args.replicas,
+        args.resources,
+        partial(import_plugins, args.imports),
+    )
+
+
+LAUNCHERS: dict[str, Callable[..., 'Engine']] = dict(local=_local, ray=_ray)
 
 
 def _limits(args: argparse.Namespace) -> Limits:

@@ -15,7 +15,7 @@ from vet.explain.heat import METHODS
 from vet.explain.overlay import drawn_over
 from vet.pipelines import Options, Seen
 from vet.serve.images import opened_image
-from vet.serve.lane import Job
+from vet.serve.lane import Job, Lane
 from vet.serve.limits import Limits
 from vet.serve.metrics import Metrics
 from vet.serve.models import Models
@@ -101,7 +101,7 @@ class LocalEngine:
             _require_fit(opened, question)
             seen = await self._seen(opened, question.task, images)
             began = asyncio.get_running_loop().time()
-            answers = await lane.answers([Job(opened, each, question.options) for each in seen])
+            answers = await self._answers(lane, [Job(opened, each, question.options) for each in seen])
             took = asyncio.get_running_loop().time() - began
             self._seconds += 0.05 * (took / max(self._waiting, len(images)) - self._seconds)
         self._metrics.images.labels(opened.name).inc(len(images))
@@ -123,6 +123,10 @@ class LocalEngine:
     def close(self) -> None:
         self._decoders.shutdown(wait=False)
         self._models.close()
+
+    async def _answers(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+        """The answers for images. The lane gathers them to batches."""
+        return await lane.answers(jobs)
 
     @contextmanager
     def _queued(self, images: int) -> Iterator[None]:

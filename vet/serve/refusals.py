@@ -1,6 +1,7 @@
 """Refusals: the answers of the server to requests that it does not fulfil. Each has a status of HTTP."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from vet.errors import UserError
 
@@ -12,6 +13,9 @@ class RefusedError(Exception):
         super().__init__(text)
         self.status = status
         self.headers = dict(headers or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Ray carries refusals between processes
+        return type(self), (self.status, str(self), self.headers)
 
 
 def busy(text: str, seconds: float) -> RefusedError:

@@ -5,7 +5,7 @@ A name from a request is looked up among these names. A name never becomes a pat
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vet.errors import DataError, UserError
@@ -27,11 +27,12 @@ class Sources:
     UserError for a name that is taken, or that cannot stand in an address.
     """
 
-    def __init__(self, given: Iterable[str]):
+    def __init__(self, given: Sequence[str]):
+        self.given = given
         self._fixed: dict[str, Path] = {}
         self._parents: list[Path] = []
         for each in given:
-            name, folder = _parted(each)
+            name, folder = parted(each)
             parent = Path(folder)
             is_one = _is_model(parent) or _is_model(parent / 'output')
             if not name and parent.is_dir() and not is_one and any(_models_in(parent)):
@@ -93,7 +94,7 @@ def mark_of(folder: Path) -> Mark:
     return tuple(marks)
 
 
-def _parted(given: str) -> tuple[str, str]:
+def parted(given: str) -> tuple[str, str]:
     """name=FOLDER as (name, FOLDER). The name is '' if none is given, or if the text is a path with '='."""
     name, equals, folder = given.partition('=')
     return (name, folder) if equals and NAME.fullmatch(name) and not Path(given).exists() else ('', given)
