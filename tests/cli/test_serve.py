@@ -68,6 +68,8 @@ def test_sigterm_drains_and_the_log_is_json(tmp_path):
         (['--max-batch', '0'], '--max-batch is 0; allowed: 1 or more'),
         (['--max-wait-ms', '-1'], '--max-wait-ms'),
         (['--timeout', '0'], '--timeout'),
+        (['--replicas', '2'], '--replicas and --resources are for --launcher ray'),
+        (['--launcher', 'ray', '--replicas', '0'], '--replicas is 0; allowed: 1 or more'),
         (['--token-file', 'nowhere'], "--token-file is 'nowhere', which cannot be read"),
         ([], "the model folder 'nowhere' does not exist"),
     ],
