@@ -55,8 +55,9 @@ class Replica(LocalEngine):
         prepare()
         metrics = Metrics()
         super().__init__(Models(Sources(given), memory, limits, metrics, device, backbone), limits, metrics)
-        self._batched.set_max_batch_size(limits.batch)
-        self._batched.set_batch_wait_timeout_s(limits.wait)
+        batching: Any = self._batched  # Ray's decorator adds methods that its types do not show
+        batching.set_max_batch_size(limits.batch)
+        batching.set_batch_wait_timeout_s(limits.wait)
 
     async def ask(self, method: str, *args: object) -> Any:
         """Calls a method of the engine."""
@@ -72,11 +73,12 @@ class Replica(LocalEngine):
         return key
 
     async def _answers(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
-        found = await asyncio.gather(*(self._batched((lane, job)) for job in jobs))
-        for each in found:
-            if isinstance(each, Exception):
-                raise each
-        return found
+        answers = []
+        for found in await asyncio.gather(*(self._batched((lane, job)) for job in jobs)):
+            if isinstance(found, Exception):
+                raise found
+            answers.append(found)
+        return answers
 
     @serve.batch
     async def _batched(self, waiting: list[tuple[Lane, Job]]) -> list[Answer | Exception]:
@@ -119,8 +121,7 @@ class RayEngine:
             ray.init(log_to_driver=False)
         gpus = 0 if device == 'cpu' else int(ray.cluster_resources().get('GPU', 0))
         most = replicas or gpus or sum(node['Alive'] for node in ray.nodes())
-        deployment = serve.deployment(
-            Replica,
+        deployed = serve.deployment(
             ray_actor_options=dict(num_gpus=min(gpus, 1)) | dict(resources or {}),
             max_ongoing_requests=limits.queue,
             max_queued_requests=limits.queue,
@@ -129,7 +130,7 @@ class RayEngine:
         given = [_whole(each) for each in sources.given]
         serve.start(proxy_location='Disabled', logging_config=dict(log_level='WARNING'))
         try:
-            application = deployment.bind(prepare, given, memory, limits, device, backbone)
+            application = deployed(Replica).bind(prepare, given, memory, limits, device, backbone)
             self._replicas = serve.run(application, name=NAME, route_prefix=None)
         except (RayError, RuntimeError) as error:
             raise UserError(
