@@ -9,6 +9,7 @@ families on which it must work (elsewhere it must refuse). Two tuners of the sui
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -215,6 +216,10 @@ def _ladder(blocks: int, c: int, r: int) -> int:
     return (blocks + 1) * (c * r + r) + blocks * (12 * r * r + 13 * r + 1) + 2 * r + r * c + c
 
 
+def _started(variant: str, backbone: Backbone) -> dict:
+    return dict(rank=2, variant=variant, at='*.qkv')
+
+
 def _last(backbone: Backbone) -> str:
     return re.escape(backbone.sites.blocks[-1]) + r'\..*'
 
@@ -340,6 +345,23 @@ CASES: tuple[Case, ...] = (
         on=ATTENTION,
         label='vera-qv',
         count=lambda b: sum(2 * (8 + out // 3) for out, _ in _fused(b)),
+    ),
+    Case(
+        'LoRA',
+        lambda b: dict(rank=1, variant='olora', at='weight'),
+        on=EVERY,
+        label='olora',
+        count=lambda b: sum(_low_rank(_weights(b, block), 1) for block in b.sites.blocks),
+    ),
+    *(
+        Case(
+            'LoRA',
+            partial(_started, variant),
+            on=('vit', 'swin', 'deit-distilled'),
+            label=variant,
+            count=lambda b: _low_rank(_fused(b), 2),
+        )
+        for variant in ('eva', 'corda', 'lora_ga')
     ),
     Case(
         'DyLoRA',

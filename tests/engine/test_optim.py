@@ -1,11 +1,14 @@
 """Optimizers by name, their ranges, and their groups: the learning rate and weight decay of each parameter."""
 
+import copy
 import sys
 
+import peft
 import pytest
 import schedulefree
 import timm.optim
 import torch
+from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 
 from tests.engine.runs import ended, ended_after_a_break, small
@@ -97,6 +100,19 @@ def test_a_pattern_gives_a_learning_rate_and_a_weight_decay():
     wanted = {'A': (3.0, 0.5), 'B': (16.0, 0.5)}
     assert all(found[name] == wanted[name[-1]] for name in found if not name.startswith('head'))
     assert {found[name] for name in found if name.startswith('head')} == {(1.0, 0.25)}
+
+
+def test_a_factor_for_B_is_lora_plus_of_peft():
+    model = model_of('vit', 'LoRA')
+    found = groups_of(model, groups=[ParameterGroup(r'.*\.B', lr_factor=16.0)])
+    theirs = peft.get_peft_model(copy.deepcopy(tiny('vit').network), peft.LoraConfig(target_modules=['qkv']))
+    built = create_loraplus_optimizer(theirs, torch.optim.AdamW, lr=1.0, loraplus_lr_ratio=16)
+    rates = {parameter: group['lr'] for group in built.param_groups for parameter in group['params']}
+    for name, parameter in theirs.named_parameters():
+        if parameter.requires_grad:
+            path, _, factor = name.removeprefix('base_model.model.').partition('.lora_')
+            assert found[f'tuners.0.deltas.{path}.{factor[0]}'][0] == rates[parameter]
+    assert set(rates.values()) == {1.0, 16.0}
 
 
 def test_without_groups_every_parameter_trains_as_usual():

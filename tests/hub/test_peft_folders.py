@@ -243,6 +243,7 @@ OUT = {
     'lora, parts': ('vit', [dict(type='LoRA', rank=4, alpha=6, parts='qv')]),
     'rslora': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='rslora')]),
     'dora': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='dora')]),
+    'eva': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='eva')]),
     'two loras apart': ('vit', [dict(type='LoRA', rank=4, alpha=8), dict(type='LoRA', rank=2, at='mlp.fc1')]),
     'lora and a norm': (
         'resnet',

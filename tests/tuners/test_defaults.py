@@ -53,7 +53,9 @@ DEFAULTS = {
     'LinearProbe': dict(),
     'LoHa': dict(rank=4, alpha=None, at='attn.qkv'),
     'LoKr': dict(rank=4, alpha=None, factor=-1, at='attn.qkv'),
-    'LoRA': dict(rank=10, alpha=None, dropout=0.0, parts=None, at='attn.qkv', variant='plain', seed=0),
+    'LoRA': dict(
+        rank=10, alpha=None, dropout=0.0, parts=None, at='attn.qkv', variant='plain', seed=0, images=256
+    ),
     'MoLoRA': dict(rank=4, experts=4, topk=None, alpha=None, at='attn.qkv'),
     'NormTune': dict(at='norm'),
     'OFT': dict(block=32, terms=None, at='attn.qkv'),

@@ -197,7 +197,7 @@ def test_one_image_a_batch_has_nothing_to_compare():
 
 def test_loss_of_a_worked_example():
     """Two orthogonal pairs: each anchor has one positive at cosine 1 and two others at 0."""
-    from vet.tuners.gps import contrastive_loss
+    from vet.core.contrast import contrastive_loss
 
     features = torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 5.0]], dtype=torch.float64)
     expected = -math.log(math.e / (math.e + 2))

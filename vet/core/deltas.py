@@ -60,6 +60,9 @@ class LowRank(LowRankUpdate):
     """
 
     shares: type[nn.Module] | None = None  # a module that all deltas of a tuner use; made once
+    # gathers(tuner, edits, batches, images): a tensor for each edit, from training images, for `begin`
+    gathers: Callable[..., list[torch.Tensor]] | None = None
+    reads_inputs = False  # whether `gathers` reads the inputs of a Linear that is called
     takes_dropout = True
     linear_in: tuple[str, ...] = ('B',)
 
@@ -99,6 +102,9 @@ class LowRank(LowRankUpdate):
 
     def start(self, weight: torch.Tensor, shared: nn.Module | None) -> None:
         """Before training: takes numbers from the frozen weight (out, in, …), or from the shared module."""
+
+    def begin(self, weight: torch.Tensor, found: torch.Tensor) -> None:
+        """Before step 0: takes numbers from the frozen weight (out, in, …) and from what `gathers` gave."""
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.A, self.full_B()

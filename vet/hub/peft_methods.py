@@ -13,6 +13,7 @@ import torch
 from vet.core.deltas import LowRank, Scale, ScaleInput
 from vet.core.low_rank import DoRA
 from vet.core.site import Site
+from vet.core.starts import EVA
 from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.files import JsonObject
@@ -71,10 +72,10 @@ def _build_lora(config: Config, paths: list[str], rank: int, alpha: float) -> Tu
 
 
 def _lora(delta: Delta, weight: torch.Tensor) -> Tensors:
-    if type(delta) not in (LowRank, DoRA):
+    if type(delta) not in (LowRank, DoRA, EVA):
         raise UserError(
-            f"LoRA's variant {type(delta).__name__} cannot be written for PEFT; allowed: plain, rslora and "
-            'dora.'
+            f"LoRA's variant {type(delta).__name__} cannot be written for PEFT; allowed: plain, rslora, eva "
+            'and dora.'
         )
     ones = (1,) * (weight.dim() - 2)
     tensors = {

@@ -7,20 +7,19 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Interval
 from torch import nn
 
 from vet.allowed import Counts, Places
+from vet.core.contrast import weight_gradients
 from vet.core.delta import Delta
-from vet.core.modes import in_eval
 from vet.core.reweight import Reweight
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
 from vet.registry import TUNERS
 
-# N views of images, C channels, k connections
+# k connections
 
 
 @TUNERS.register_module()
@@ -70,45 +69,10 @@ class GPS(Tuner):
 
         Every update is still zero.
         """
-        assert self.backbone is not None, 'attach first'
         edits = [edit for edit in self._edits if isinstance(edit, Reweight)]
-        weights = [edit.host.get_parameter(edit.weight_name) for edit in edits]
-        sums, seen = [torch.zeros_like(weight) for weight in weights], 0
-        frozen = [weight for weight in weights if not weight.requires_grad]
-        try:
-            for weight in frozen:
-                weight.requires_grad_(True)
-            with in_eval(self.backbone):
-                for images, labels in batches:
-                    if labels.ndim != 1:
-                        raise UserError(
-                            f'{type(self).__name__} compares images by their class, but the targets of this '
-                            'dataset are several numbers for each image. Choose another tuner, such as LoRA.'
-                        )
-                    loss = contrastive_loss(
-                        self.backbone(torch.cat([images, images.flip(-1)])), labels.repeat(2)
-                    )
-                    for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
-                        total += gradient
-                    seen += len(images)
-                    if seen >= self.images:
-                        break
-        finally:
-            for weight in frozen:
-                weight.requires_grad_(False)
-        if not seen:
-            return
-        if torch.distributed.is_initialized():  # each process has seen its own images
-            for total in sums:
-                torch.distributed.all_reduce(total)
-        if not any(total.any() for total in sums):
-            raise UserError(
-                f'{type(self).__name__} compares the images of a batch, but in {seen} images there was '
-                'nothing to compare; set train.dataloader.batch_size_per_gpu to 2 or more.'
-            )
-        for edit, total in zip(edits, sums):
+        for edit, gradient in zip(edits, weight_gradients(self, edits, batches, self.images)):
             index = edit.delta.get_buffer('index')
-            index.copy_(largest(edit.output_first(total), index.shape[1]))
+            index.copy_(largest(gradient, index.shape[1]))
 
 
 class Connections(Delta):
@@ -137,18 +101,3 @@ class Connections(Delta):
 def largest(tensor: torch.Tensor, k: int) -> torch.Tensor:
     """(out, …) -> (out, k): the places of the k largest absolute values of each row, in ascending order."""
     return tensor.detach().flatten(1).abs().topk(k).indices.sort().values
-
-
-def contrastive_loss(
-    features_NC: torch.Tensor, labels_N: torch.Tensor, temperature: float = 0.07
-) -> torch.Tensor:
-    """The supervised contrastive loss.   Khosla et al. 2020, arXiv:2004.11362, eq. 2
-
-    -mean over i, and over the other images p of i's label, of log softmax_{a != i}(z_i z_a / temperature)_p,
-    with z = features / |features|. Every label must occur at least twice.
-    """
-    z_NC = F.normalize(features_NC)
-    self_NN = torch.eye(len(z_NC), dtype=torch.bool, device=z_NC.device)
-    log_p_NN = (z_NC @ z_NC.T / temperature).masked_fill(self_NN, -torch.inf).log_softmax(-1)
-    positive_NN = (labels_N == labels_N[:, None]) & ~self_NN
-    return -(log_p_NN.masked_fill(~positive_NN, 0).sum(1) / positive_NN.sum(1)).mean()

@@ -1,15 +1,19 @@
 """LoRA: low-rank updates of frozen weights, and its variants.   Hu et al. 2021, arXiv:2106.09685"""
 
+from collections.abc import Iterable
 from typing import Annotated
 
-from annotated_types import Predicate
+from annotated_types import Interval, Predicate
+from torch import nn
 
 from vet.allowed import Counts, Dropout, OneOf, Places, Positives, Seed
 from vet.core.attention import Rows
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
 from vet.core.ranks import check_rank, rank_and_alpha
+from vet.core.reweight import Reweight
 from vet.core.site import Site
+from vet.core.starts import EVA, CorDA, LoRAGA, OLoRA
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UnknownNameError, UserError
 from vet.registry import TUNERS
@@ -21,6 +25,10 @@ VARIANTS: dict[str, tuple[type[LowRank], float]] = {
     'dora': (DoRA, 1.0),
     'pissa': (PiSSA, 1.0),
     'vera': (VeRA, 1.0),
+    'olora': (OLoRA, 1.0),
+    'eva': (EVA, 1.0),
+    'corda': (CorDA, 1.0),
+    'lora_ga': (LoRAGA, 1.0),
 }
 
 # PEFT's arguments of LoRA that vet writes in another way
@@ -28,7 +36,7 @@ OF_PEFT = dict(
     modules_to_save="Name further parameters that train in vet.tune(…, train=['head.*']).",
     use_rslora="Give variant='rslora'.",
     use_dora="Give variant='dora'.",
-    init_lora_weights="Give variant='pissa', or leave it out for the usual start.",
+    init_lora_weights="Give variant='pissa', 'olora', 'eva', 'corda' or 'lora_ga', or leave it out.",
     bias='Leave it out, or add a tuner that trains biases: vet.tune(net, vet.LoRA(8), vet.BitFit()).',
     rank_pattern="Give rank={'attn.qkv': 8, …}.",
     alpha_pattern="Give alpha={'attn.qkv': 16, …}.",
@@ -61,11 +69,16 @@ class LoRA(Tuner):
         forward does not show the rows, `parts` is refused.
     at: 'attn.qkv', 'attn.proj', 'mlp.fc1', 'weight' (every Linear and convolution of the blocks), …
     variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera'.
+        Starts from the weight: 'pissa', 'olora'. Starts from training images, see core/starts.py: 'eva' and
+        'corda' (Linear layers that are called), 'lora_ga'.
     seed: of vera's random matrices.
+    images: from how many training images eva, corda and lora_ga start. CorDA's authors take 256.
     r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names of rank, alpha, dropout
         and at, see core/peft_names.py.
     Against the released code: 'plain', 'dora', 'vera' and 'pissa' in output and gradients (loralib and
-        PEFT), and 'pissa' in its start. vera's random matrices are other draws.
+        PEFT). vera's random matrices are other draws. 'pissa', 'olora', 'corda' and 'eva' in PEFT's starts;
+        'eva' keeps the given ranks (rho=1) and takes exact components. 'lora_ga' in the authors' start; PEFT
+        scales only B, by the singular values too. The gradient is that of the features' contrastive loss.
     Parameters per site: rank (in + out), with in = in_channels / groups x kernel of a convolution; with
         `parts`, per part; dora: + out; vera: rank + out. ViT-B/16 on q and v: 294,912 (rank 8), dora 313,344,
         vera 24,576 (rank 256).
@@ -85,6 +98,7 @@ class LoRA(Tuner):
         at: Places = 'attn.qkv',
         variant: Annotated[str, OneOf(tuple(VARIANTS))] = 'plain',
         seed: Seed = 0,
+        images: Annotated[int, Interval(ge=1, le=10**9)] = 256,
     ):
         if parts is not None and not is_parts(parts):
             raise UserError(
@@ -104,6 +118,7 @@ class LoRA(Tuner):
         self.dropout = dropout
         self.parts = parts
         self.seed = seed
+        self.images = images
         self.delta, self.power = VARIANTS[variant]
 
     def shared(self, sites: list[Site]) -> None:
@@ -121,8 +136,20 @@ class LoRA(Tuner):
         delta = self.delta(site.weight.shape, rank, scale, self.dropout, rows)
         if self.dropout and not (site.called and delta.splits(site.module)):
             raise refuse(self, site, 'a Linear or a plain Conv2d that is called (for its dropout)')
+        if delta.reads_inputs and not (site.called and type(site.module) is nn.Linear):
+            raise refuse(self, site, f'for {type(delta).__name__} a Linear that is called')
         delta.start(site.weight.detach(), self.deltas['shared'] if self.delta.shares else None)
         self.reweight(site, delta)
+
+    def prepare(self, batches: Iterable) -> None:
+        """Starts the deltas from batches of images (B, 3, H, W) and labels (B,), if the variant does so."""
+        if self.delta.gathers is None:
+            return
+        edits = [edit for edit in self._edits if isinstance(edit, Reweight)]
+        for edit, found in zip(edits, self.delta.gathers(self, edits, batches, self.images)):
+            weight = edit.output_first(edit.host.get_parameter(edit.weight_name).detach())
+            assert isinstance(edit.delta, LowRank)
+            edit.delta.begin(weight, found)
 
     def _rows(self, site: Site) -> list[Rows] | None:
         """The rows of each chosen part that the site's weight makes. None: the whole weight."""
