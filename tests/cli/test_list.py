@@ -73,7 +73,9 @@ def test_every_argument_is_explained(kind):
 
 def test_choices_are_shown(command):
     rows = json.loads(command('list', 'tuners', 'LoRA', '--json')[1])['arguments']
-    assert rows['variant']['allowed'] == ["'plain' or 'rslora' or 'dora' or 'pissa' or 'vera'"]
+    assert rows['variant']['allowed'] == [
+        "'plain' or 'rslora' or 'dora' or 'pissa' or 'vera' or 'olora' or 'eva' or 'corda' or 'lora_ga'"
+    ]
     assert rows['parts']['allowed'] == ['a text, letters of "qkv", each once', 'None']
     assert (
         "'kitti'"
