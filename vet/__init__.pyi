@@ -39,12 +39,14 @@ from vet.tuners.adapter import Houlsby as Houlsby
 from vet.tuners.adapter import Intermediate as Intermediate
 from vet.tuners.adapter import Pfeiffer as Pfeiffer
 from vet.tuners.arc import ARC as ARC
+from vet.tuners.boft import BOFT as BOFT
 from vet.tuners.border import BorderPrompt as BorderPrompt
 from vet.tuners.c3a import C3A as C3A
 from vet.tuners.convpass import Convpass as Convpass
 from vet.tuners.dylora import DyLoRA as DyLoRA
 from vet.tuners.fact import FacT as FacT
 from vet.tuners.fourierft import FourierFT as FourierFT
+from vet.tuners.glora import GLoRA as GLoRA
 from vet.tuners.gps import GPS as GPS
 from vet.tuners.hira import HiRA as HiRA
 from vet.tuners.hra import HRA as HRA
@@ -58,6 +60,7 @@ from vet.tuners.pace import PACE as PACE
 from vet.tuners.pixels import PixelBranch as PixelBranch
 from vet.tuners.prefix import Prefix as Prefix
 from vet.tuners.prompt import VPT as VPT
+from vet.tuners.randlora import RandLoRA as RandLoRA
 from vet.tuners.repadapter import RepAdapter as RepAdapter
 from vet.tuners.scaling import IA3 as IA3
 from vet.tuners.scaling import RLRR as RLRR

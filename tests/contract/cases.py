@@ -431,6 +431,35 @@ CASES: tuple[Case, ...] = (
         count=lambda b: sum(out * inside // 8 for out, inside in _fused(b)),
     ),
     Case(
+        'RandLoRA',
+        lambda b: dict(rank=5, alpha=10, at='weight'),
+        on=EVERY,
+        count=lambda b: sum(
+            -(-min(shape[0], shape[1:].numel()) // 5) * (5 + min(shape[0], shape[1:].numel()))
+            for block in b.sites.blocks
+            for shape in _weights(b, block)
+        ),
+    ),
+    Case(
+        'BOFT',
+        lambda b: dict(block=4, factors=3),
+        on=ATTENTION,
+        count=lambda b: sum(3 * inside * 4 + out for out, inside in _fused(b)),
+    ),
+    Case('BOFT', lambda b: dict(block=3, at='weight'), label='weight'),
+    Case(
+        'GLoRA',
+        lambda b: dict(rank=2),
+        on=ATTENTION,
+        count=lambda b: sum(2 * 2 * (out + inside) + 2 * (inside + 1) + 2 for out, inside in _fused(b)),
+    ),
+    Case(
+        'GLoRA',
+        lambda b: dict(weight='vector', prompt='vector', bias='vector', at='weight'),
+        on=EVERY,
+        label='vectors',
+    ),
+    Case(
         'PACE',
         lambda b: dict(rank=2),
         on=('vit', 'swin', 'deit-distilled'),

@@ -135,6 +135,23 @@ INTO = {
         peft.FourierFTConfig(n_frequency=50, target_modules=['qkv', 'fc2'], modules_to_save=['head']),
     ),
     'c3a': ('vit', peft.C3AConfig(block_size=16, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
+    'randlora': ('vit', peft.RandLoraConfig(r=6, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
+    'randlora, drawn again': (
+        'vit',
+        peft.RandLoraConfig(r=6, target_modules=['qkv'], projection_prng_key=3, save_projection=False),
+    ),
+    'boft': ('vit', peft.BOFTConfig(boft_block_size=8, target_modules=['qkv', 'fc2'])),
+    'glora': ('vit', peft.GloraConfig(r=3, target_modules=['qkv', 'fc2'], modules_to_save=['head'])),
+    'glora, vectors': (
+        'vit',
+        peft.GloraConfig(
+            config_A_B='vector', config_C='vector', config_D_E='vector', target_modules=['qkv', 'fc2']
+        ),
+    ),
+    'glora, constants': (
+        'vit',
+        peft.GloraConfig(config_A_B='constant', config_C='none', target_modules=['qkv', 'fc2']),
+    ),
     'ln tuning': (
         'vit',
         peft.LNTuningConfig(target_modules=r'norm|blocks\.\d\.norm[12]', modules_to_save=['head']),

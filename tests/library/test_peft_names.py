@@ -46,6 +46,9 @@ def test_the_names_are_those_of_peft():
         OFT=peft.OFTConfig,
         FourierFT=peft.FourierFTConfig,
         C3A=peft.C3AConfig,
+        RandLoRA=peft.RandLoraConfig,
+        BOFT=peft.BOFTConfig,
+        GLoRA=peft.GloraConfig,
     )
     assert set(configs) == set(PEFT_NAMES)
     for name, config in configs.items():

@@ -1,5 +1,8 @@
-"""HRA, HiRA, OFT, FourierFT and C3A against their equations in float64, and their starts."""
+"""HRA, HiRA, OFT, BOFT, FourierFT, C3A, RandLoRA and GLoRA against their equations in float64, and their starts."""
 
+from types import SimpleNamespace
+
+import peft
 import pytest
 import torch
 from torch import nn
@@ -7,7 +10,7 @@ from torch import nn
 import vet
 from tests.nets import agrees, images, tiny
 from tests.tuners.test_products import CONV, QKV, tuned
-from vet.errors import UserError
+from vet.errors import NoSiteError, UserError
 from vet.registry import TUNERS
 from vet.tuners.oft import Rotation
 
@@ -84,6 +87,73 @@ def test_c3a_convolves_each_block(family, site):
     assert agrees(backbone, tuner, site, update)
 
 
+@PLACES
+def test_randlora_scales_random_bases(family, site):
+    backbone, tuner, delta, weight = edited(family, site, type='RandLoRA', rank=5, alpha=10)
+    (out, inside), N = weight.shape, len(delta.gamma)
+    A, B = delta.bases.A, delta.bases.B.flatten(1)  # (5, M) and (L, 5 N)
+    assert A.std().item() == pytest.approx(1, abs=0.01) and B.std().item() == pytest.approx(1, abs=0.01)
+    update = torch.zeros(max(out, inside), min(out, inside), dtype=torch.float64)
+    for k in range(5):
+        for b in range(N):
+            update += 2 * delta.lambda_[k, b] * torch.outer(B[:, k * N + b], A[k] * delta.gamma[b])
+    assert agrees(backbone, tuner, site, update if out >= inside else update.T)
+
+
+def test_the_bases_of_randlora_have_full_rank():
+    _, _, delta, weight = edited(*QKV, type='RandLoRA', rank=5)
+    update = delta(weight, None)[0] - weight
+    assert torch.linalg.matrix_rank(update) == 32
+
+
+@PLACES
+def test_boft_rotates_by_a_butterfly(family, site, monkeypatch):
+    """PEFT computes several factors only with CUDA. Here its code runs with the product of its kernel."""
+    layers = pytest.importorskip('peft.tuners.boft.layer')
+    backbone, tuner, delta, weight = edited(family, site, type='BOFT', block=4, factors=3)
+    block = delta.R.shape[-1]
+    monkeypatch.setattr(layers, 'get_fbd_cuda', lambda: True)
+    kernel = SimpleNamespace(apply=lambda x: torch.stack([torch.block_diag(*blocks) for blocks in x]))
+    monkeypatch.setattr(layers, 'FastBlockDiag', kernel)
+    config = peft.BOFTConfig(boft_block_size=block, boft_n_butterfly_factor=3, target_modules=['0'])
+    plain = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=False).double())
+    plain[0].weight.data = weight.clone()
+    theirs = peft.get_peft_model(plain, config).double()
+    theirs.base_model.model[0].boft_R['default'].data = delta.R.data
+    theirs.base_model.model[0].boft_s['default'].data = delta.s.data
+    x = torch.randn(3, weight.shape[1], dtype=torch.float64)
+    W, _ = delta(weight, None)
+    assert torch.allclose(theirs(x), x @ W.T, atol=1e-5)  # PEFT's identity matrix is float32
+    assert agrees(backbone, tuner, site, W - weight)
+    if weight.shape[0] >= weight.shape[1]:
+        turned = torch.linalg.lstsq(weight, W / delta.s).solution
+        assert torch.allclose(turned @ turned.T, torch.eye(len(turned), dtype=torch.float64), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    'forms', [('lora', 'lora', 'constant'), ('vector', 'vector', 'vector'), ('constant', 'none', 'none')]
+)
+def test_glora_scales_and_shifts(forms):
+    weight, prompt, bias = forms
+    backbone, tuner, delta, W = edited(*QKV, type='GLoRA', rank=3, weight=weight, prompt=prompt, bias=bias)
+    b = backbone.network.get_parameter(f'{QKV[1]}.bias').detach()
+
+    def term(one):
+        return one.Xd @ one.Xu if one.form == 'lora' else getattr(one, 'X', torch.zeros(1, 1))
+
+    A, B, C, D, E = map(term, (delta.A, delta.B, delta.C, delta.D, delta.E))
+    shift = b * D.squeeze(1) + E.squeeze(1) + (W @ C.double().expand(32, 1)).squeeze(1)
+    new, moved = delta(W, b)
+    assert torch.allclose(new, W + W * A + B) and torch.allclose(moved, b + shift)
+    x = torch.randn(2, 32, dtype=torch.float64)
+    assert torch.allclose(backbone.network.get_submodule(QKV[1])(x), x @ new.T + moved)
+
+
+def test_glora_without_forms_is_refused():
+    with pytest.raises(NoSiteError, match='nothing to train'):
+        TUNERS.build(dict(type='GLoRA', weight='none', prompt='none', bias='none')).attach(tiny('vit'))
+
+
 def test_hra_starts_at_the_frozen_output_but_for_rounding():
     backbone = tiny('vit').eval().double()
     before = backbone(images(4).double())
@@ -99,6 +169,9 @@ def test_hra_starts_at_the_frozen_output_but_for_rounding():
         (dict(type='OFT', block=32), 12 * 768 * 31 // 2),
         (dict(type='FourierFT', count=3000), 12 * 3000),
         (dict(type='C3A', block=256), 12 * 768 * 2304 // 256),
+        (dict(type='RandLoRA', rank=32), 12 * 24 * (32 + 768)),
+        (dict(type='BOFT', block=8, factors=2), 12 * (2 * 768 * 8 + 2304)),
+        (dict(type='GLoRA', rank=8), 12 * (16 * (2304 + 768) + 8 * 769 + 2)),
     ],
     ids=lambda value: value['type'] if isinstance(value, dict) else '',
 )

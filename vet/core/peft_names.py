@@ -21,6 +21,9 @@ PEFT_NAMES: dict[str, dict[str, str]] = dict(
     OFT=dict(oft_block_size='block', num_cayley_neumann_terms='terms', target_modules='at'),
     FourierFT=dict(n_frequency='count', scaling='scale', random_loc_seed='seed', target_modules='at'),
     C3A=dict(block_size='block', target_modules='at'),
+    RandLoRA=dict(r='rank', randlora_alpha='alpha', projection_prng_key='seed', target_modules='at'),
+    BOFT=dict(boft_block_size='block', boft_n_butterfly_factor='factors', target_modules='at'),
+    GLoRA=dict(r='rank', config_A_B='weight', config_C='prompt', config_D_E='bias', target_modules='at'),
 )
 
 

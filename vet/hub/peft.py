@@ -43,8 +43,8 @@ def load_peft(
 ) -> ImageClassifier | Backbone:
     """The backbone with the adapter of a folder that `peft` wrote, in eval mode.
 
-    The adapter may be LoRA (DoRA, rsLoRA), IA3, LoHa, LoKr, HiRA, HRA, OFT, FourierFT, C3A or LN
-        tuning.
+    The adapter may be LoRA (DoRA, rsLoRA), IA3, LoHa, LoKr, HiRA, HRA, OFT, BOFT, FourierFT, C3A, RandLoRA,
+        GLoRA or LN tuning.
     backbone: a timm name, whose pretrained weights are read; an entry of model.backbone, such as
         dict(type='timm', name=…, checkpoint=…); a module; or a Backbone. A module is copied, and not changed.
         The copy keeps its classifier if the adapter has none.
@@ -90,8 +90,21 @@ def _tuned(
                 f'{PREFIX}{classifier}.{name}': tuned.head.get_parameter(f'fc.{name}')
                 for name in ('weight', 'bias')
             }
-        load_into(views, given, f'{str(path)!r}')
+        load_into(views, _without_fixed(given, config['peft_type'], deltas, path), f'{str(path)!r}')
     return tuned
+
+
+def _without_fixed(given: Tensors, method: str, deltas: Deltas, path: Path) -> Tensors:
+    """The tensors of a file without those that vet makes itself. DataError if such a tensor is another."""
+    fixed = METHODS[method].fixed(next(iter(deltas.values()))) if deltas else {}
+    left = {}
+    for name, value in given.items():
+        own = fixed.get(name.rpartition('.')[2])
+        if own is None:
+            left[name] = value
+        elif own.dim() and own.shape != value.shape or not torch.allclose(value.to(own), own, atol=1e-5):
+            raise DataError(f'{str(path)!r} has another {name!r} than vet makes, so that it cannot be read.')
+    return left
 
 
 def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> None:
@@ -99,8 +112,8 @@ def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> Non
 
     network: timm's network of the same weights.
     model: a classifier, a result of `load_peft`, or a result of `vet.tune`. It holds at most one of LoRA
-        (plain, rslora, dora, parts of a fused qkv as one update of more rank), LoHa, LoKr, IA3, HiRA,
-        HRA, OFT, FourierFT and C3A.
+        (plain, rslora, eva, dora, parts of a fused qkv as one update of more rank), LoHa, LoKr, IA3, HiRA,
+        HRA, OFT, BOFT, FourierFT, C3A, RandLoRA and GLoRA.
     Modules that train whole, and the linear head, become modules_to_save. If the model has only modules that
     train whole, the method is LN tuning. UserError, by name, for a method that PEFT does not have. Then
     nothing is written.

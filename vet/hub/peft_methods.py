@@ -37,6 +37,7 @@ class Method:
     config(deltas, tuners): settings to write.
     reads: the settings, beside rank and alpha, that change the computation.
     takes_convolutions: whether PEFT computes the same as vet for convolutions.
+    fixed(delta): tensors that a folder may hold, by the ends of their names, which vet makes itself.
     """
 
     build: Callable[[Config, list[str], int, float], Tuner]
@@ -46,6 +47,7 @@ class Method:
     config: Callable[[Deltas, list[Tuner]], JsonObject] = lambda deltas, tuners: {}
     reads: tuple[str, ...] = ()
     takes_convolutions: bool = True
+    fixed: Callable[[Delta], Tensors] = lambda delta: {}
 
 
 def paths_pattern(paths: list[str]) -> str:
@@ -212,6 +214,45 @@ def _fourierft_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
     )
 
 
+def _build_boft(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
+    if config.get('boft_block_num'):
+        raise UserError('boft_block_num is given; vet reads only adapters of BOFT that give boft_block_size.')
+    return _builder('BOFT', block=('boft_block_size', 4), factors=('boft_n_butterfly_factor', 1))(
+        config, paths, rank, alpha
+    )
+
+
+def _boft_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
+    shapes = {(len(delta.R), delta.R.shape[-1]) for delta in deltas.values()}
+    factors, block = _one('factors and blocks', shapes)
+    return dict(boft_block_size=block, boft_block_num=0, boft_n_butterfly_factor=factors)
+
+
+def _randlora_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
+    rank, alpha, seed = _one(
+        'ranks, alphas and seeds',
+        {(len(d.bases.A), d.scale * len(d.bases.A), d.bases.seed) for d in deltas.values()},
+    )
+    _one('bases', {id(delta.bases) for delta in deltas.values()})
+    return dict(r=rank, randlora_alpha=alpha, projection_prng_key=seed, save_projection=False)
+
+
+def _glora(delta: Delta, weight: torch.Tensor) -> Tensors:
+    """PEFT's vector of a bias is (out,), and its constant is (1,)."""
+    return {
+        f'glora_{name}': value.view(-1)
+        if name in ('A.X', 'B.X') and value.numel() == 1 or name[0] in 'DE'
+        else value
+        for name, value in delta.named_parameters()
+    }
+
+
+def _glora_config(deltas: Deltas, tuners: list[Any]) -> JsonObject:
+    weight, prompt, bias = _one('forms', {tuner.forms for tuner in tuners if type(tuner).__name__ == 'GLoRA'})
+    ranks = {term.Xd.shape[1] for d in deltas.values() for term in d.children() if term.form == 'lora'}
+    return dict(r=_one('ranks', ranks or {8}), config_A_B=weight, config_C=prompt, config_D_E=bias)
+
+
 def _one(name: str, values: set[Any]) -> Any:
     """The one value of all sites. UserError if sites differ."""
     if len(values) > 1:
@@ -275,6 +316,37 @@ METHODS = dict(
         reads=('block_size',),
         takes_convolutions=False,
     ),
+    RANDLORA=Method(
+        _builder(
+            'RandLoRA', rank=('r', 32), alpha=('randlora_alpha', 640.0), seed=('projection_prng_key', 0)
+        ),
+        lambda delta, weight: dict(randlora_lambda=delta.lambda_, randlora_gamma=delta.gamma),
+        config=_randlora_config,
+        reads=('r', 'randlora_alpha', 'projection_prng_key', 'save_projection', 'randlora_dropout'),
+        takes_convolutions=False,
+        fixed=lambda delta: dict(randlora_A=delta.bases.A[:, None], randlora_B=delta.bases.B),
+    ),
+    BOFT=Method(
+        _build_boft,
+        lambda delta, weight: dict(boft_R=delta.R, boft_s=delta.s),
+        config=_boft_config,
+        reads=('boft_block_size', 'boft_block_num', 'boft_n_butterfly_factor', 'boft_dropout'),
+        takes_convolutions=False,
+    ),
+    GLORA=Method(
+        _builder(
+            'GLoRA',
+            rank=('r', 8),
+            weight=('config_A_B', 'lora'),
+            prompt=('config_C', 'lora'),
+            bias=('config_D_E', 'constant'),
+        ),
+        _glora,
+        config=_glora_config,
+        reads=('r', 'config_A_B', 'config_C', 'config_D_E'),
+        takes_convolutions=False,
+        fixed=lambda delta: dict(zeros=torch.zeros(())),
+    ),
     LN_TUNING=Method(build_thaw, lambda delta, weight: {}),
 )
 TUNED_BY = dict(
@@ -288,4 +360,7 @@ TUNED_BY = dict(
     OFT='OFT',
     FourierFT='FOURIERFT',
     C3A='C3A',
+    RandLoRA='RANDLORA',
+    BOFT='BOFT',
+    GLoRA='GLORA',
 )  # vet's tuner: PEFT's method
