@@ -293,6 +293,7 @@ NONSENSE: dict[str, list] = {
     'train.compile': [0, 1, '', 'fast', [], None],
     'train.gradient_checkpointing': FLAG,
     'train.lean': FLAG,
+    'train.routes': [*TEXT, 'fastest', None],
     'train.cache_features': FLAG,
     'train.cache_images': FLAG,
     'train.deterministic': FLAG,

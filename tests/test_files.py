@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save
 
 from tests.conftest import CACHE
+from vet.cache_folder import cache_path
 from vet.core.tensor_file import check_tensors, read_tensors, sha256_of
-from vet.engine.feed.cache_folder import cache_path
 from vet.errors import DataError, TrainingError, UserError
 from vet.files import publish_folder, read_json, write_file
 from vet.lock import FileLock

@@ -24,6 +24,7 @@ BASE = {
 }
 ENGINE = BASE | {'core', 'datasets', 'report', 'transforms', 'metrics', 'versions'}
 ENGINE |= {
+    'cache_folder',
     'explain',
     'hooks',
     'optimizers',
@@ -54,6 +55,7 @@ ARROWS = {
     'log': {'terminal'},
     'offline': set(),
     'lock': set(),
+    'cache_folder': {'lock'},
     'seeding': set(),
     'failures': {'errors'},
     'files': {'errors'},

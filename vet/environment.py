@@ -45,6 +45,18 @@ def describe(device: torch.device) -> dict[str, object]:
     )
 
 
+def host(device: torch.device) -> dict[str, object]:
+    """What the speed of a computation depends on, beside the computation: the machine and torch."""
+    is_gpu = device.type == 'cuda'
+    return dict(
+        device=torch.cuda.get_device_name(device) if is_gpu else f'{device.type}, {_processor()}',
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        multiplies_bf16_tiles=multiplies_bf16_tiles(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
 def _processor() -> str:
     """The processor's model, if the system names it. Otherwise its kind."""
     try:

@@ -8,6 +8,7 @@ from tests.nets import tiny
 from vet.core import reweight
 from vet.core.deltas import LowRank
 from vet.core.products import MergedConv2d, MergedLinear, can_merge, down
+from vet.core.routes import ROUTES, choose_routes
 from vet.registry import TUNERS
 
 CONFIGS = [
@@ -50,15 +51,25 @@ def taken(y: torch.Tensor) -> bool:
     )
 
 
+def forced(layer: nn.Module, route: str) -> None:
+    choose_routes([('layer', layer)], {'layer': route})
+
+
 @pytest.mark.parametrize('configs', CONFIGS, ids=str)
-def test_it_is_the_sum(configs, monkeypatch):
+@pytest.mark.parametrize('route', ROUTES[1:])
+def test_it_is_the_sum(configs, route):
     x = torch.randn(3, 17, 32, dtype=torch.float64)
     qkv, tuners = layer(configs)
     one = computed(qkv, tuners, x)
     assert taken(one[0])
-    monkeypatch.setattr(reweight, 'can_merge', lambda *_: False)
+    forced(qkv, route)
     other = computed(qkv, tuners, x)
-    assert not taken(other[0]) and len(one) == len(other) > 3
+    assert (
+        type(other[0]._base.grad_fn).__name__ == 'SplitLinearBackward'
+        if route == 'split'
+        else not taken(other[0])
+    )
+    assert len(one) == len(other) > 3
     for a, b in zip(one, other):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
 
@@ -74,7 +85,8 @@ def test_it_is_the_sum(configs, monkeypatch):
     ids=str,
 )
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-def test_convolutions(options, layout, monkeypatch):
+@pytest.mark.parametrize('route', ROUTES[1:])
+def test_convolutions(options, layout, route):
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, **options).double().requires_grad_(False).to(memory_format=layout)
     deltas = nn.ModuleList(LowRank(conv.weight.shape, rank, scale=2.0) for rank in (1, 2)).double()
@@ -84,7 +96,7 @@ def test_convolutions(options, layout, monkeypatch):
     x = torch.randn(3, 4, 12, 12, dtype=torch.float64).to(memory_format=layout)
     one = computed(conv, deltas, x)
     assert taken(one[0])
-    monkeypatch.setattr(reweight, 'can_merge', lambda *_: False)
+    forced(conv, route)
     other = computed(conv, deltas, x)
     assert not taken(other[0]) and len(one) == len(other) == 7
     for a, b in zip(one, other):

@@ -18,7 +18,7 @@ from vet.torch_private import buffers_of, hooks_after, hooks_before
 BEFORE = '_before_forward'  # in a module's __dict__: {name of an attribute or a buffer: its earlier value}
 FILLED = '_filled_in_forward'  # in a module's __dict__: the names of buffers into which the forward writes
 ABSENT = '(absent)'
-OWN = {*vars(nn.Module()), BEFORE, FILLED, 'forward', '_reweighted'}
+OWN = {*vars(nn.Module()), BEFORE, FILLED, 'forward', '_reweighted', '_route'}
 
 
 @contextmanager

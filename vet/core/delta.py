@@ -41,6 +41,11 @@ class Delta(nn.Module):
     parameters. vet asks for this when a model of several tasks is put together.
     """
 
+    has_routes: bool = False
+    """Whether `split` adds B A x by core.products.add_product, with A and B of `factors`. Then a training may
+    measure the routes of the product. engine/fast/routes.py asks for this.
+    """
+
     def splits(self, module: nn.Module) -> bool:
         """Whether `split` is right for this module. vet asks when a delta is placed, and in each forward."""
         return False

@@ -26,6 +26,7 @@ class LowRankUpdate(Delta):
     """
 
     reads_weight = False
+    has_routes = True
 
     def adds_product(self) -> bool:
         return type(self).split is LowRankUpdate.split and not (self.training and self.dropout)

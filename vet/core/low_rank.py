@@ -22,6 +22,7 @@ class DoRA(LowRank):
 
     takes_dropout = False
     reads_weight = True
+    has_routes = False
     bound_to_weight = ('m',)
 
     def make(self, in_features: int, num_rows: int) -> None:

@@ -1,67 +1,107 @@
-"""Products with low-rank updates: x with W + B A (merged in the step), and y + B A x (split).
+"""Products with low-rank updates: x with W + B A (merged in the step), and y + B A x (split, or plain).
 
-Each product has its autograd function here. Used by core.reweight and by the deltas.
-
-In float32, if x has more positions than W has columns, the merged product is cheaper than B (A x): it needs
-no pass over the output, and no second gradient of x. With less precision, W + B A would round a small update
-away.
+Each product has its autograd function here. Used by core.reweight and by the deltas. core/routes.py names the
+three routes, and holds the choice of a training. Without a choice, `rule` decides.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from vet.core.autograd import AutogradContext
-from vet.core.delta import Delta, declared
+from vet.core.delta import Delta
+from vet.core.routes import MERGED, PLAIN, SPLIT, chosen_route
 from vet.torch_private import Sides, convolution_gradients, is_recorded
 
-Layer = nn.Linear | nn.Conv2d
 How = tuple[Sides, Sides, Sides]  # of a convolution: stride, padding and dilation
 
 
-def can_merge(module: nn.Module, deltas: Sequence[nn.Module], x: torch.Tensor) -> TypeGuard[Layer]:
-    """Whether `merged_product` computes the module's reweighted output, and is faster."""
-    return (
-        not is_recorded()
-        and all(declared(delta).adds_product() for delta in deltas)
-        and isinstance(module, Layer)
-        and not any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-        and x.dtype == module.weight.dtype in (torch.float32, torch.float64)
-        and (x.is_meta or not torch.is_autocast_enabled(x.device.type))
-        and _positions(module, x) >= module.weight[0].numel()
-    )
+def rule(module: nn.Module, x: torch.Tensor) -> str:
+    """The route of a layer for which no training has chosen one.
 
-
-def merged_product(module: Layer, deltas: Sequence[Delta], x: torch.Tensor) -> torch.Tensor:
-    """x (…, in) to (…, out), or (N, in, H, W) to (N, out, H', W').
-
-    The updates of all deltas are one product.
+    If x has more positions than W has columns, the merged product is cheaper than B (A x). It needs no pass
+    over the output, and no second gradient of x.
     """
-    As, Bs = zip(*(delta.factors() for delta in deltas))
-    A, B = (As[0], Bs[0]) if len(deltas) == 1 else (torch.cat(As), torch.cat(Bs, 1))
     if isinstance(module, nn.Linear):
-        y = MergedLinear.apply(flattened(x, -1), module.weight, module.bias, A, B)
-        return y.view(*x.shape[:-1], len(B))  # a view outside: whoever writes into one made inside is refused
-    return MergedConv2d.apply(
-        x, module.weight, module.bias, A, B, (module.stride, module.padding, module.dilation)
+        return MERGED if x.numel() >= module.in_features**2 else SPLIT
+    assert isinstance(module, nn.Conv2d)
+    positions = x[:, 0].numel() / (module.stride[0] * module.stride[1])
+    return MERGED if positions >= module.weight[0].numel() else SPLIT
+
+
+def can_merge(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> bool:
+    """Whether the layer can compute its reweighted output with W + B A, in float32 or float64."""
+    return _is_one_product(module, deltas, x) and _is_mergeable(module, x)
+
+
+def one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> torch.Tensor | None:
+    """The output of the module with the updates of all deltas, by one function, forward and backward.
+
+    x (…, in) to (…, out), or (N, in, H, W) to (N, out, H', W').
+    None: the module or its route has no such function. Then each delta adds to the output of the module.
+    """
+    if not _is_one_product(module, deltas, x) or (route := chosen_route(module)) == PLAIN:
+        return None
+    merges = _is_mergeable(module, x) and (route or rule(module, x)) == MERGED
+    if isinstance(module, nn.Conv2d):
+        if not merges:
+            return None
+        how = module.stride, module.padding, module.dilation
+        return MergedConv2d.apply(x, module.weight, module.bias, *_stacked(deltas), how)
+    assert isinstance(module, nn.Linear)
+    dtype, bias, (A, B) = _dtype(x), module.bias, _stacked(deltas)
+    y = (MergedLinear if merges else SplitLinear).apply(
+        x.reshape(-1, module.in_features).to(dtype),
+        module.weight.to(dtype),
+        bias if bias is None else bias.to(dtype),
+        A.to(dtype),
+        B.to(dtype),
+    )
+    return y.view(*x.shape[:-1], len(B))  # a view outside: whoever writes into one made inside is refused
+
+
+def _is_one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> bool:
+    """Whether one function may compute the output: of a frozen Linear or convolution, and of products."""
+    if type(module) not in (nn.Linear, nn.Conv2d) or is_recorded():
+        return False
+    weight, bias = module.weight, module.bias
+    if weight.requires_grad or (bias is not None and bias.requires_grad):
+        return False
+    if x.dtype != weight.dtype and not _is_autocast(x):  # the layer refuses x
+        return False
+    return all([delta.adds_product() for delta in deltas])
+
+
+def _is_mergeable(module: nn.Module, x: torch.Tensor) -> bool:
+    """Whether W + B A loses no small update, and MergedConv2d knows how a convolution pads."""
+    if x.dtype not in (torch.float32, torch.float64) or _is_autocast(x):
+        return False
+    return isinstance(module, nn.Linear) or (
+        x.dim() == 4
+        and (module.groups, module.padding_mode) == (1, 'zeros')
+        and isinstance(module.padding, tuple)
     )
 
 
-def _positions(module: nn.Module, x: torch.Tensor) -> float:
-    """The number of rows that are multiplied with the weight. 0 for a module that computes something else."""
-    if type(module) is nn.Linear:
-        return x.numel() / module.in_features
-    if (
-        type(module) is nn.Conv2d
-        and x.dim() == 4
-        and (module.groups, module.padding_mode) == (1, 'zeros')
-        and (isinstance(module.padding, tuple))
-    ):
-        return len(x) * x.shape[2] * x.shape[3] / (module.stride[0] * module.stride[1])
-    return 0
+def _dtype(x: torch.Tensor) -> torch.dtype:
+    """The type in which a layer computes x: that of autocast, or that of x."""
+    return torch.get_autocast_dtype(x.device.type) if _is_autocast(x) else x.dtype
+
+
+def _is_autocast(x: torch.Tensor) -> bool:
+    """Whether autocast chooses the type of products of x. Autocast does not change float64."""
+    return not x.is_meta and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
+
+
+def _stacked(deltas: Sequence[Delta]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (k, in) and B (out, k) of one product, which is the sum of all updates."""
+    if len(deltas) == 1:
+        return deltas[0].factors()
+    As, Bs = zip(*(delta.factors() for delta in deltas))
+    return torch.cat(As), torch.cat(Bs, 1)
 
 
 class MergedLinear(torch.autograd.Function):
@@ -89,7 +129,33 @@ class MergedLinear(torch.autograd.Function):
         gy = gradients[0]
         gx = gy @ (W + B @ A) if ctx.needs_input_grad[0] else None
         gA = (gy @ B).T @ x if ctx.needs_input_grad[3] else None
-        gB = gy.T @ (x @ A.T) if ctx.needs_input_grad[4] else None
+        gB = ((A @ x.T) @ gy).T if ctx.needs_input_grad[4] else None
+        return gx, None, None, gA, gB
+
+
+class SplitLinear(torch.autograd.Function):
+    """x W^T + b + x A^T B^T. See MergedLinear. No tensor of the output's size is made beside the output."""
+
+    @staticmethod
+    def forward(
+        ctx: AutogradContext,
+        x: torch.Tensor,
+        W: torch.Tensor,
+        b: torch.Tensor | None,
+        A: torch.Tensor,
+        B: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, W, A, B)
+        return F.linear(x, W, b).addmm_(x @ A.T, B.T)
+
+    @staticmethod
+    def backward(ctx: AutogradContext, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, W, A, B = ctx.saved_tensors
+        gy = gradients[0]
+        gh = gy @ B
+        gx = (gy @ W).addmm_(gh, A) if ctx.needs_input_grad[0] else None
+        gA = gh.T @ x if ctx.needs_input_grad[3] else None
+        gB = ((A @ x.T) @ gy).T if ctx.needs_input_grad[4] else None
         return gx, None, None, gA, gB
 
 
@@ -130,7 +196,7 @@ class MergedConv2d(torch.autograd.Function):
             gh = F.conv2d(gy, B.T[:, :, None, None])
             gA = convolution_gradients(gh, x, down, how, 'weight').flatten(1)
         if ctx.needs_input_grad[4]:
-            gB = flattened(gy, 1).T @ flattened(F.conv2d(x, down, None, *how), 1)
+            gB = (flattened(F.conv2d(x, down, None, *how), 1).T @ flattened(gy, 1)).T
         return gx, None, None, gA, gB, None
 
 
@@ -167,10 +233,12 @@ def _sides(module: nn.Conv2d) -> list[int]:
 def add_product(
     module: nn.Module, x: torch.Tensor, y: torch.Tensor, A: torch.Tensor, B: torch.Tensor
 ) -> torch.Tensor:
-    """y + B A x. y is the fresh output of `module`, so the function may write into y."""
+    """y + B A x. y is the fresh output of `module`, so the function may write into y, except by the plain
+    route.
+    """
     is_linear = isinstance(module, nn.Linear)
     channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
-    if channels_last and not is_recorded():
+    if channels_last and not is_recorded() and chosen_route(module) != PLAIN:
         return AddProduct.apply(y, down(module, x, A), B, -1 if is_linear else 1)
     return y + through(module, x, A, B)
 
@@ -203,7 +271,7 @@ class AddProduct(torch.autograd.Function):
         h, B = ctx.saved_tensors
         gy, shape = flattened(gradients[0], ctx.axis), h.movedim(ctx.axis, -1).shape
         gh = (gy @ B.to(gy.dtype)).view(shape).movedim(-1, ctx.axis) if ctx.needs_input_grad[1] else None
-        gB = (gy.T @ flattened(h, ctx.axis).to(gy.dtype)).to(B.dtype) if ctx.needs_input_grad[2] else None
+        gB = (flattened(h, ctx.axis).to(gy.dtype).T @ gy).T.to(B.dtype) if ctx.needs_input_grad[2] else None
         return gradients[0], gh, gB, None
 
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from vet.core.delta import declared
 from vet.core.output_first import output_first
-from vet.core.products import can_merge, merged_product
+from vet.core.products import can_merge, one_product
 from vet.errors import NoSiteError
 from vet.torch_private import children_of, parameters_of, shallow_copy
 
@@ -175,18 +175,18 @@ def _reweighted(host: nn.Module, *args: object, **kwargs: object) -> object:
         return type(host).forward(host, *args, **kwargs)
     if state.before is not None and not state.edits:
         return state.before(*args, **kwargs)
-    if not all_split(host) or len(args) != 1 or kwargs:
+    deltas = [declared(edit.delta) for edit in state.edits]
+    splits = state.before is None and all([delta.splits(host) for delta in deltas])
+    if not splits or len(args) != 1 or kwargs:
         return _with_tensors(host, state, new_tensors(host), *args, **kwargs)
-    deltas, (x,) = [declared(edit.delta) for edit in state.edits], args
+    x = args[0]
     assert isinstance(x, torch.Tensor)
-    if deltas and can_merge(host, deltas, x):
-        return merged_product(host, deltas, x)
-    if state.class_forward is not None:
-        y = state.class_forward(x)
-    else:
-        y = type(host).forward(host, x)
+    if state.class_forward is None or can_merge(host, deltas, x):  # another forward is for autocast alone
+        if deltas and (whole := one_product(host, deltas, x)) is not None:
+            return whole
+    y = type(host).forward(host, x) if state.class_forward is None else state.class_forward(x)
     for delta in deltas:
-        y = declared(delta).split(host, x, y)
+        y = delta.split(host, x, y)
     return y
 
 

@@ -25,9 +25,9 @@ from vet.engine.feed.door import Batch, Order
 from vet.engine.gradients import GradientWatch
 from vet.engine.meter import Meter
 from vet.engine.optim import USUAL, build_optimizer, lr_factor, refuse_unfit_schedule, rules_of
-from vet.engine.saving.door import load_optimizer_state, optimizer_state
+from vet.engine.saving.door import load_optimizer_state, on_main, optimizer_state
 from vet.errors import UserError
-from vet.log import warn
+from vet.log import say, warn
 from vet.optimizers.sam import at_worst
 from vet.optimizers.two_points import in_training
 from vet.patterns import fits
@@ -41,6 +41,7 @@ class Learner:
     step: the first step to take.
     part: the part of the model that batches go through. None: the whole model.
     losses: {task: loss}. None: the losses of `train` that need no count of images.
+    routes: {module: route} of a run that continues. None: a new run.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Learner:
         step: int = 0,
         part: nn.Module | None = None,
         losses: Mapping[str | None, Loss] | None = None,
+        routes: Mapping[str, str] | None = None,
     ):
         self.model = model
         self.train = train
@@ -79,19 +81,19 @@ class Learner:
         self._wrapped, self._while_training = ExitStack(), ExitStack()
         try:
             self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
-            self._change_for_training()
+            self._change_for_training(routes)
         except BaseException:
             self.close()
             raise
 
-    def _change_for_training(self) -> None:
+    def _change_for_training(self, routes: Mapping[str, str] | None) -> None:
         """Makes the changes of the network that `close` undoes.
 
         UserError if a setting does not fit the network.
         """
         if not self.train.compile:
             self._while_training.enter_context(single_values_normed(self.model))
-        self._tricks = Tricks(self.model, self.train, self.accelerator)
+        self._tricks = Tricks(self.model, self.train, self.accelerator, routes)
         self._while_training.enter_context(self._tricks.while_training())
 
     def _begin(self, stage: int) -> None:
@@ -158,7 +160,21 @@ class Learner:
         share_statistics(self.model, accelerator, int(sum(batch.weights.sum() for batch in batches)))
         if self.average:
             self.average.update(self.model.trained_state(), step)
+        if self._tricks.routes.taken is None:
+            self._choose_routes()
         return self.usual_lr * factor
+
+    def _choose_routes(self) -> None:
+        """The main process measures, so that all processes take the same routes."""
+        routes = self._tricks.routes
+        routes.take(on_main(self.accelerator, routes.measured))
+        if self.accelerator.is_main_process and routes.told():
+            say(f'routes of low-rank updates: {routes.told()} layers (train.routes)')
+
+    @property
+    def routes(self) -> Mapping[str, str] | None:
+        """{module: route} for a checkpoint. None: nothing is chosen before the first step."""
+        return self._tricks.routes.taken
 
     def _gradient(self, batches: list[Batch], step: int, share: float, meter: Meter | None) -> None:
         """The gradient of step number `step`. The draws of dropout and mixtures depend on the step alone."""

@@ -104,7 +104,14 @@ class Run:
             progress.before = self.judge.measure('test')
         features = self.feed.features('train', self.augment)
         learner = Learner(
-            self.model, train, order, accelerator, progress.step, features.net if features else None, losses
+            self.model,
+            train,
+            order,
+            accelerator,
+            progress.step,
+            features.net if features else None,
+            losses,
+            progress.routes or {} if parts else None,  # a run of an older vet took the rule
         )
         if is_main:
             self._tell_coverage()
@@ -390,7 +397,13 @@ class Run:
         if log:
             parts = learner.state() | (dict(best=self._best) if self._best else {})
             self.folder.save(
-                replace(progress, log_bytes=log.flush(), meter=counted, hooks=self.hooks.state()),
+                replace(
+                    progress,
+                    log_bytes=log.flush(),
+                    meter=counted,
+                    hooks=self.hooks.state(),
+                    routes=learner.routes,
+                ),
                 parts,
                 self.settings.train.checkpoint.keep,
             )

@@ -15,8 +15,8 @@ from PIL import Image, ImageFile
 
 from tests.engine.feed.test_image_cache import SHORT, after, files, pixels
 from tests.engine.runs import ended, folder_run, small
+from vet.cache_folder import cannot_keep
 from vet.datasets.image_folder import ImageFolder
-from vet.engine.feed.cache_folder import cannot_keep
 from vet.engine.feed.image_cache import cached_images
 
 ROOT = Path(__file__).parents[3]

@@ -248,7 +248,7 @@ def test_a_damaged_model_folder_of_a_finished_run(made, tmp_path):
 def test_a_newer_version(unfinished):
     progress = unfinished / 'checkpoints/step-00000006/progress.json'
     values = json.loads(progress.read_text())
-    progress.write_text(json.dumps(values | dict(format=3, vet='9.0', more=1)))
+    progress.write_text(json.dumps(values | dict(format=4, vet='9.0', more=1)))
     with pytest.raises(NewerError, match=r'newer version of vet \(9\.0; this is .*Update vet'):
         small(unfinished, 'auto', **OFTEN).train()
     environment = json.loads((unfinished / 'environment.json').read_text())

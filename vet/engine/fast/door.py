@@ -12,6 +12,7 @@ file of the folder.
 | 5 | blocks leave out work that nobody reads | core/model.py: `features_only` | `train.lean` | in each step |
 | 6 | attention by products of bf16 | attention_in_bf16.py | `train.lean`, bf16, CPU | in each step |
 | 7 | blocks are computed again | recompute.py | `train.gradient_checkpointing` | in each step |
+| 8 | low-rank updates take the fastest route | routes.py | `train.routes` | for the training |
 
 Why this order:
 - 1 is before all others, so that the memory that they free stays too.
@@ -20,9 +21,10 @@ Why this order:
 - 5 to 7 are around the forward and the backward pass of a step, because 7 calls blocks in the backward pass.
   Evaluation comes between two steps, and does not use them.
 - 7 is after 5: a block that is computed again is the block that 5 has made.
+- 8 changes no module. The first step shows what is to be measured, so this step takes the rule.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -36,6 +38,7 @@ from vet.engine.fast.fp8 import products_in_fp8, refuse_without_fp8
 from vet.engine.fast.freed_memory import freed_memory_kept
 from vet.engine.fast.frozen_in_bf16 import norm_inputs_kept_in, weights_stored_in
 from vet.engine.fast.recompute import blocks_recomputed
+from vet.engine.fast.routes import Routes
 from vet.errors import UserError
 
 __all__ = ['Tricks', 'freed_memory_kept', 'refuse_without_fp8']
@@ -44,11 +47,19 @@ __all__ = ['Tricks', 'freed_memory_kept', 'refuse_without_fp8']
 class Tricks:
     """The tricks of one training of `model`, as `train` asks for them.
 
+    routes: {module: route} of a run that continues. None: a new run, which may measure.
     UserError if a setting does not fit the network or another setting.
     """
 
-    def __init__(self, model: Classifier, train: Train, accelerator: Accelerator):
+    def __init__(
+        self,
+        model: Classifier,
+        train: Train,
+        accelerator: Accelerator,
+        routes: Mapping[str, str] | None = None,
+    ):
         self._model, self._train = model, train
+        self.routes = Routes(model, train, accelerator, routes)
         self._is_bf16 = precision_of(accelerator) == 'bf16'
         self._by_products = (
             self._is_bf16 and train.lean and not train.compile and is_faster_by_products(accelerator.device)
@@ -64,13 +75,14 @@ class Tricks:
 
     @contextmanager
     def while_training(self) -> Iterator[None]:
-        """Within this context, tricks 2 to 4 are on. Afterwards, the network is bit for bit as before."""
+        """Within, tricks 2 to 4 and 8 are on. Afterwards, the network is as before, bit for bit."""
         with ExitStack() as tricks:
             if self._train.precision == 'fp8':
                 tricks.enter_context(products_in_fp8(self._model))
             if self._is_bf16:
                 tricks.enter_context(weights_stored_in(torch.bfloat16, self._model))
                 tricks.enter_context(norm_inputs_kept_in(torch.bfloat16, self._model))
+            tricks.enter_context(self.routes.in_training())
             yield
 
     @contextmanager
@@ -84,4 +96,5 @@ class Tricks:
                 tricks.enter_context(AttentionByProducts())
             if self._train.gradient_checkpointing:
                 tricks.enter_context(blocks_recomputed(self._model))
+            tricks.enter_context(self.routes.noted())
             yield

@@ -10,7 +10,6 @@ No file outside this folder imports another file of the folder.
 | image_cache.py | images that are decoded once: `train.cache_images` |
 | features.py | the input of the part that trains, computed once: `train.cache_features` |
 | cut.py | where this part begins in a network |
-| cache_folder.py | where both caches lie |
 | views.py | checks of transforms before a run |
 
 If features are kept, they stand in place of images. If not, and the image cache has the images, they come

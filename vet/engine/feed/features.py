@@ -31,6 +31,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 
+from vet.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.config import Dataloader, Settings, Train
 from vet.core.model import ImageClassifier
 from vet.core.modes import in_eval
@@ -38,7 +39,6 @@ from vet.core.multitask import Classifier
 from vet.datasets.base import gray_range_of, objective_of
 from vet.engine.device import precision_of
 from vet.engine.feed.batches import Batch, Keys, Transforms, View, in_order, opened, placed, read
-from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, locked
 from vet.engine.feed.cut import Cut, NoCutError, Resumed, find_cut
 from vet.errors import UserError
 from vet.log import say, warn

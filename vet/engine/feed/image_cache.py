@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from vet.cache_folder import FULL, cache_path, cannot_keep, make_once
 from vet.config import Settings
 from vet.datasets import image as decoding
 from vet.datasets.base import ImageData, ImageDataset, objective_of
@@ -36,7 +37,6 @@ from vet.datasets.hold_out import Part
 from vet.datasets.multitask import MultiTask
 from vet.datasets.torchvision import TorchvisionDataset
 from vet.engine.feed.batches import Transforms, in_order, read
-from vet.engine.feed.cache_folder import FULL, cache_path, cannot_keep, make_once
 from vet.errors import DataError, UserError
 from vet.log import say, warn
 from vet.transforms.torchvision import begins_as_tensor, split_still

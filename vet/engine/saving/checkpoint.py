@@ -27,7 +27,7 @@ from vet.optimizers.two_points import in_training
 
 TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
 OPTIONS = ('params', 'lr', 'weight_decay')  # of a group, beside its counters
-FORMAT = 2  # of progress.json; format 1 has older entries of tuners, see core/meanings.py; 0 has no sha256
+FORMAT = 3  # of progress.json: 2 has no routes, 1 older entries of tuners (core/meanings.py), 0 no sha256
 
 
 class NewerError(TrainingError):
@@ -50,6 +50,7 @@ class Progress:
     pending: bool = False  # whether an epoch has ended, but its validation is not done
     meter: list[float] = field(default_factory=list)  # counts for the next record; see Meter.state
     hooks: list[Any] = field(default_factory=list)  # the state of each hook
+    routes: Mapping[str, str] | None = None  # of low-rank updates, by module; an older vet had none
 
 
 def save_checkpoint(

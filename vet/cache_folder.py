@@ -1,4 +1,4 @@
-"""The cache folder: $VET_CACHE_DIR, or ~/.cache/vet. Its files are made once, and may be deleted.
+"""The cache folder: $VET_CACHE_DIR, or ~/.cache/vet. Its files may be deleted at any time.
 
 Any number of processes may make a file at the same time.
 """
