@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(HERE / 'speed')]
 
+import hosts  # noqa: E402
 import images  # noqa: E402
 import imports  # noqa: E402
 import many_tuners  # noqa: E402
@@ -344,22 +345,37 @@ def float8() -> str:
 
 def speed() -> list[str]:
     """The tables of benchmarks/speed, each below its command."""
-    found = {name: results(f'../speed/results/{name}') for name in SPEED}
-    return [
-        '\n\n'.join(
-            [
-                f'`python benchmarks/speed/{name}.py`, {machine(environment_of(one))}',
-                *map(markdown, SPEED[name](one)),
-            ]
-        )
-        for name, one in found.items()
-        if one
-    ]
+    blocks = [ratios()]
+    for host, entries in hosts.all_hosts():
+        blocks.append(f'## {host}')
+        for name in SPEED:
+            if one := entries.get(name):
+                command = f'`python benchmarks/speed/{name}.py`, {machine(hosts.environment_of(one))}'
+                blocks.append('\n\n'.join([command, *map(markdown, SPEED[name](one))]))
+    return blocks
 
 
-def environment_of(found: Any) -> dict[str, Any]:
-    """That of a result, which may be of several parts."""
-    return found['environment'] if 'environment' in found else environment_of(list(found.values())[-1])
+def ratios() -> str:
+    """The time of vet's step against PEFT's, of each job on each host."""
+    found = {host: steps.ratios(entries.get('steps', {})) for host, entries in hosts.all_hosts()}
+    jobs = list(dict.fromkeys(job for shares in found.values() for job in shares))
+    lines = []
+    for host, shares in found.items():
+        lines.append([host, *(f'{shares[job]:.2f}' if job in shares else '-' for job in jobs)])
+    return grid(['x PEFT, median', *jobs], lines)
+
+
+def worst_step() -> str:
+    """The README's sentence about speed: the worst of all hosts and jobs."""
+    found = []
+    for host, entries in hosts.all_hosts():
+        for job, share in steps.ratios(entries.get('steps', {})).items():
+            found.append((share, job, host))
+    share, job, host = max(found)
+    return (
+        f"A training step of LoRA takes at most {share:.2f} times the time of PEFT's step, of all jobs and "
+        f'hosts that were measured: {job} on {host}. docs/speed.md has the tables.'
+    )
 
 
 def serve(found: dict[str, Any]) -> str:
@@ -492,6 +508,7 @@ def pages() -> dict[Path, str]:
     measured: dict[str, list[str]] = {}
     for page, entries in tables.items():
         measured[page] = [table(found) for name, table in entries.items() if (found := results(name))]
+    measured['README.md'].append(worst_step())
     measured['docs/speed.md'] = [*speed(), float8()]
     return {ROOT / page: filled((ROOT / page).read_text(), blocks) for page, blocks in measured.items()}
 

@@ -19,11 +19,10 @@ growth: folders of more and more images (JPEGs of 160 pixels on the short side, 
     from the listing of the folder to the most that the process holds after any batch. As in train(), glibc's
     own rules decide what memory is given back and where freed memory is kept.
 
-Writes results/images.json.
+Writes the entry of this host, see hosts.py.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -39,6 +38,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hosts
 import numpy as np
 import timm
 import torch
@@ -64,7 +64,6 @@ from vet.engine.saving.door import read_log
 from vet.environment import describe
 from vet.transforms.torchvision import build_transform, on_tensors, split_still
 
-RESULTS = Path(__file__).parent / 'results' / 'images.json'
 CPU, BATCH = torch.device('cpu'), 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROPS = [dict(type='RandomResizedCrop', scale=[0.4, 1.0]), dict(type='RandomHorizontalFlip')]
@@ -415,7 +414,7 @@ def main() -> None:
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--counts', nargs='+', type=int, default=[1_000, 3_000, 10_000, 30_000, 100_000])
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    record.add_output(parser, RESULTS)
+    record.add_output(parser, hosts.default())
     args = parser.parse_args()
     if (
         set(args.jobs) & {'reading', 'epochs'}
@@ -425,13 +424,13 @@ def main() -> None:
     ):
         parser.error('the jobs reading and epochs need --data-root, and epochs needs --checkpoint')
     path = record.output(args)
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = hosts.read(path, 'images')
     environment = describe(torch.device(args.device))
     for name in args.jobs:
         run, show = JOBS[name]
         found = run(args)
         results[name] = dict(found=found, environment=environment)
-        record.write(path, results)
+        hosts.keep(path, 'images', results)
         Console(width=150).print(show(found))
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/speed/imports.py
 
-They take turns, after one round that does not count. Writes results/imports.json.
+They take turns, after one round that does not count. Writes the entry of this host, see hosts.py.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import hosts
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +20,6 @@ from rich.table import Table
 from vet.benchmark import record
 from vet.environment import describe
 
-RESULTS = Path(__file__).parent / 'results' / 'imports.json'
 LINES = ('vet --help', 'vet train --help', 'vet train nosuch.py', 'vet list tuners')
 COMMANDS = {
     'nothing': '',
@@ -55,7 +54,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--rounds', type=int, default=9)
-    record.add_output(parser, RESULTS)
+    record.add_output(parser, hosts.default())
     args = parser.parse_args()
     path = record.output(args)
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
@@ -68,7 +67,7 @@ def main() -> None:
         load=os.getloadavg(),
         environment=describe(torch.device('cpu')),
     )
-    record.write(path, found)
+    hosts.keep(path, 'imports', found)
     Console().print(shown(found))
 
 

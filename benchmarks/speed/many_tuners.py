@@ -12,15 +12,16 @@ count:
 - the images grouped by tuner, each group on its own merged network;
 - the bare backbone, which knows no tuner.
 
-The column of weights says what each side must hold. Prints a table and writes results/many_tuners.json.
+The column of weights says what each side must hold. Prints a table and writes
+the entry of this host, see hosts.py.
 """
 
 import argparse
 import copy
 import statistics
 import time
-from pathlib import Path
 
+import hosts
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -32,8 +33,6 @@ from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.environment import describe
 from vet.registry import BACKBONES
 
-RESULTS = Path(__file__).parent / 'results' / 'many_tuners.json'
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=32, metavar='IMAGES')
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--device', default='cpu')
-    record.add_output(parser, RESULTS)
+    record.add_output(parser, hosts.default())
     args = parser.parse_args()
     path = record.output(args)
 
@@ -98,7 +97,7 @@ def main() -> None:
             side: dict(seconds=times[1:], weights_mb=weights[side] / 1e6) for side, times in seconds.items()
         },
     )
-    record.write(path, found)
+    hosts.keep(path, 'many_tuners', found)
     Console().print(shown(found))
 
 

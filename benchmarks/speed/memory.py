@@ -3,12 +3,12 @@
     python benchmarks/speed/memory.py
 
 Side networks and last blocks need no gradient in most of the backbone. The job is one training step on
-ViT-S/16 (random weights, 8 images), counted as in steps.py. Writes results/memory.json.
+ViT-S/16 (random weights, 8 images), counted as in steps.py. Writes the entry of this host, see hosts.py.
 """
 
 import argparse
-from pathlib import Path
 
+import hosts
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +17,6 @@ from steps import JOBS, Sides, saved_bytes
 from vet.benchmark import record
 from vet.environment import describe
 
-RESULTS = Path(__file__).parent / 'results' / 'memory.json'
 TUNERS = {
     'LoRA': dict(type='LoRA', rank=10),
     'Partial, last 2 blocks': dict(type='Partial', blocks=2),
@@ -33,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    record.add_output(parser, RESULTS)
+    record.add_output(parser, hosts.default())
     path = record.output(parser.parse_args())
     device = torch.device('cpu')
     saved = {}
@@ -41,7 +40,7 @@ def main() -> None:
         sides = Sides(JOBS[name], device)
         saved[name] = {tuner: saved_bytes(sides.vet(tuners=[entry])) for tuner, entry in TUNERS.items()}
     found = dict(saved_bytes=saved, environment=describe(device))
-    record.write(path, found)
+    hosts.keep(path, 'memory', found)
     Console(width=120).print(shown(found))
 
 

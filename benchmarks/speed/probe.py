@@ -6,17 +6,18 @@
 Without --checkpoint the weights are random. The images are the training images of Oxford Flowers 102 or of
 DIR/cifar100-subset, without augmentation. The cache is empty. One pass is the same run without the cache, for
 one epoch. Seconds are those of `train()`, which reads the images, computes the features, writes them and
-trains. Nothing is tested. The two sides take turns. Writes results/probe.json, by model and dataset.
+trains. Nothing is tested. The two sides take turns. Writes the entry of this host,
+see hosts.py, by model and dataset.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import hosts
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +30,6 @@ DATASETS = {
     'flowers-102': dict(type='Flowers102', split='train'),
     'cifar100-subset': dict(type='ImageFolder', path='cifar100-subset', split='train'),
 }
-RESULTS = Path(__file__).parent / 'results' / 'probe.json'
 
 
 def seconds(args: argparse.Namespace, epochs: int, cached: bool) -> float:
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument('--workers', type=int, default=0)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    record.add_output(parser, RESULTS)
+    record.add_output(parser, hosts.default())
     args = parser.parse_args()
     path = record.output(args)
     runs = [(seconds(args, 1, False), seconds(args, args.epochs, True)) for _ in range(args.rounds)]
@@ -91,8 +91,8 @@ def main() -> None:
         dataset=args.dataset,
         environment=describe(torch.device(args.device)),
     )
-    results = json.loads(path.read_text()) if path.exists() else {}
-    record.write(path, results | {f'{args.model}, {args.dataset}': found})
+    results = hosts.read(path, 'probe')
+    hosts.keep(path, 'probe', results | {f'{args.model}, {args.dataset}': found})
     Console().print(shown(found))
 
 

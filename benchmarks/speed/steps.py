@@ -20,19 +20,19 @@ freed memory, as vet's trainer does (vet/engine/fast/freed_memory.py); the other
 that. Each ratio is of one round; the table gives median and quartiles. In fp8 the other sides compute in
 bf16. Utilisation is a quotient of two speeds, in operations per second: that of a step's products and
 convolutions, and that of one product of square matrices in float32 or bf16. The product of square matrices
-takes a turn in each round too. Results go to results/steps.json beside this file, by job and device.
+takes a turn in each round too. Writes the entry of this host, see
+hosts.py, by job and device.
 """
 
 import argparse
 import gc
-import json
 import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import hosts
 import timm
 import torch
 from peft import LoraConfig, get_peft_model
@@ -54,7 +54,6 @@ from vet.engine.meter import Meter
 from vet.environment import describe
 from vet.registry import BACKBONES
 
-RESULTS = Path(__file__).parent / 'results' / 'steps.json'
 CLASSES, RANK = 100, 10
 PRODUCT = 'a square product'
 CONVOLUTIONS = ['conv1', 'conv2', 'conv3']
@@ -279,6 +278,15 @@ def peak_bytes(make: Callable, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - held
 
 
+def ratios(results: dict) -> dict[str, float]:
+    """{job: the time of vet's step over that of PEFT's, the median over rounds}."""
+    found = {}
+    for job, one in results.items():
+        pairs = zip(one['seconds']['vet'], one['seconds']['peft'])
+        found[job] = statistics.median(own / other for own, other in pairs)
+    return found
+
+
 def shown(name: str, found: dict) -> Table:
     job = found['job']
     seconds = found['seconds']
@@ -331,16 +339,16 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--compile', action='store_true')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    record.add_output(parser, RESULTS)
+    record.add_output(parser, hosts.default())
     args = parser.parse_args()
     path = record.output(args)
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = hosts.read(path, 'steps')
     device = torch.device(args.device)
     for name in args.jobs:
         with freed_memory_kept(device):
             found = measure(JOBS[name], device, args.rounds, args.compile)
         results[f'{name}, {device.type}'] = found
-        record.write(path, results)
+        hosts.keep(path, 'steps', results)
         Console(width=150).print(shown(name, found))
 
 

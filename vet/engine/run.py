@@ -103,16 +103,9 @@ class Run:
         if not parts and settings.evaluation.before and self.feed.has('test'):
             progress.before = self.judge.measure('test')
         features = self.feed.features('train', self.augment)
-        learner = Learner(
-            self.model,
-            train,
-            order,
-            accelerator,
-            progress.step,
-            features.net if features else None,
-            losses,
-            progress.routes or {} if parts else None,  # a run of an older vet took the rule
-        )
+        part = features.net if features else None
+        routes = progress.routes or {} if parts else None  # a run of an older vet took the rule
+        learner = Learner(self.model, train, order, accelerator, progress.step, part, losses, routes)
         if is_main:
             self._tell_coverage()
         with ExitStack() as closing:
@@ -392,18 +385,13 @@ class Run:
         return f'loss {loss:.3f}' + (f', {self._watched} {watched:.3f}' if self._watched else '')
 
     def _save(self, learner: Learner, progress: Progress, meter: Meter, log: Log | None) -> None:
+        progress.routes = learner.routes
         counted = meter.state(self.accelerator)
         self._refuse_diverged(progress, counted[0], learner.optimizer.param_groups[0]['lr'])
         if log:
             parts = learner.state() | (dict(best=self._best) if self._best else {})
             self.folder.save(
-                replace(
-                    progress,
-                    log_bytes=log.flush(),
-                    meter=counted,
-                    hooks=self.hooks.state(),
-                    routes=learner.routes,
-                ),
+                replace(progress, log_bytes=log.flush(), meter=counted, hooks=self.hooks.state()),
                 parts,
                 self.settings.train.checkpoint.keep,
             )
