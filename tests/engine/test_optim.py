@@ -59,7 +59,7 @@ def test_an_optimizer_of_timm_takes_timms_steps(name):
             net(x).square().sum().backward()
             optimizer.step()
         ends.append(torch.cat([parameter.flatten() for parameter in net.parameters()]))
-    assert ends[0].equal(ends[1])
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-6)  # lambw sums norms in the order of its groups
 
 
 @pytest.mark.parametrize('name', ['kron', 'adahessian', 'bnbadam', 'adamw'])

@@ -161,9 +161,11 @@ def test_the_curve_of_wise_ft_has_both_ends(files, tmp_path):
         ends = [model(images).softmax(1) for model in (untuned, tuned)]
         for alpha, end in zip((0.0, 1.0), ends):
             with interpolated(tuned, alpha):
-                torch.testing.assert_close(tuned(images).softmax(1), end, rtol=0, atol=1e-6)
+                assert tuned(images).softmax(1).equal(end)
+        with interpolated(tuned, 1 - 1e-7):  # as at the end, but with merged weights
+            torch.testing.assert_close(tuned(images).softmax(1), ends[1], rtol=0, atol=1e-5)
         found = []
-        for alpha in (0.0, 0.5, 1.0):
+        for alpha in (0.0, 0.25, 0.5):
             with interpolated(tuned, alpha):
                 found.append(tuned.backbone.network.get_submodule('blocks.0.attn.qkv').weight.clone())
     torch.testing.assert_close(found[1], (found[0] + found[2]) / 2)

@@ -31,6 +31,10 @@ def interpolated(model: ImageClassifier, alpha: float) -> Iterator[None]:
     for tuner in model.tuners:
         tuner.resume()
     model.merge()
+    if alpha == 1:  # the model itself, without the rounding of merged weights
+        model.unmerge()
+        yield
+        return
     starts = model.head.starts() if isinstance(model.head, StartedHead) else {}
     tensors = network.state_dict() | {f'head.{name}': model.head.state_dict()[name] for name in starts}
     untuned |= {f'head.{name}': value for name, value in starts.items()}
