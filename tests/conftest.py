@@ -34,7 +34,7 @@ for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_signal, _default)
 
 ROOT = Path(__file__).parents[1]
-QUICK = {'train.max_epochs': 1, 'train.log_every': 5}
+QUICK = {'train.max_epochs': 1, 'train.log_every': 5, 'evaluation.report': False}
 
 
 def pytest_unconfigure(config):

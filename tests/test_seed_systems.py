@@ -91,6 +91,7 @@ def finished(request, tmp_path_factory, data_root):
     return request.param, trainer, trainer.train()
 
 
+@pytest.mark.slow
 def test_trained_and_reloaded_scores_agree(finished):
     system, trainer, summary = finished
     counted = summary['parameters']

@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = [path for room in ('vet', 'tools', 'benchmarks', 'examples', 'website') for path in (ROOT / room).rglob('*.py')]
+FILES = [
+    path
+    for room in ('vet', 'tools', 'benchmarks', 'examples', 'website')
+    for path in (ROOT / room).rglob('*.py')
+]
 VET = [path for path in FILES if path.is_relative_to(ROOT / 'vet')]
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 

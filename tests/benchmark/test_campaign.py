@@ -170,6 +170,7 @@ datasets['last'] = few""",
     assert str(broken) in found['torn']['error']
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_tried_again(tmp_path):
     made = campaign(tmp_path, only='*.linear')
     [run] = made.cells[0].runs()
@@ -258,6 +259,7 @@ def test_the_plan_lists_searches_and_runs_with_what_they_may_take(tmp_path):
     assert made.seconds(chosen[1]) == pytest.approx(10 * images / 200)
 
 
+@pytest.mark.slow
 def test_features_kept_for_all_seeds_change_no_number(tmp_path, unbroken, monkeypatch):
     monkeypatch.setenv('VET_CACHE_DIR', str(tmp_path / 'cache'))
     kept = (
@@ -280,6 +282,7 @@ def test_features_kept_for_all_seeds_change_no_number(tmp_path, unbroken, monkey
         ]
 
 
+@pytest.mark.slow
 def test_what_is_like_nothing_measured_is_timed_once(tmp_path, monkeypatch):
     made = campaign(tmp_path, more='seeds = [0, 1]')
     runs = [run for cell in made.cells for run in cell.runs()]
@@ -310,6 +313,7 @@ def test_the_plan_is_at_the_best_point_though_another_failed(tmp_path):
     assert chosen[0].point == {'train.optimizer.lr': 1e-2}
 
 
+@pytest.mark.slow
 def test_wall_time_is_of_all_attempts(tmp_path):
     made = campaign(tmp_path, only='*.linear')
     job = made.job(made.cells[0].runs()[0])

@@ -143,6 +143,7 @@ def test_no_text_of_a_result_is_markup():
     assert [text for text in page.texts if text == evil], 'the text itself is shown'
 
 
+@pytest.mark.slow
 def test_a_run_is_chosen():
     assert choose(results())['seed'] == 1 and choose(results())['tuner'] == 'lora'
     assert 'By class: flowers102.vitb16.ssf.seed0' in report(results(), of(), 'flowers102.vitb16.ssf.seed0')

@@ -111,6 +111,7 @@ def test_mistakes(command, folder, tmp_path, arguments, message):
     assert code == 2 and message in shown and 'Traceback' not in shown
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_told_after_all_else_and_is_made_again(command, tmp_path):
     broken = "\ntuners['bias'] = dict(tuners=[dict(type='BitFit')], options={'train.optimizer.lr': 1e30})"
     arguments = write_suite(tmp_path, broken), '--results', 'results', '--device', 'cpu'

@@ -459,6 +459,7 @@ def test_missing_weights_without_network(fails, monkeypatch, tmp_path, no_pause)
     )
 
 
+@pytest.mark.slow
 def test_a_tuner_list_and_a_work_folder_to_resume(command, tmp_path):
     options = [
         '--device',

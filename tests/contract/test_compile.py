@@ -101,6 +101,7 @@ def test_no_edit_is_hidden_by_a_graph_that_was_made_before(config):
     torch.testing.assert_close(logits(fast), frozen)
 
 
+@pytest.mark.slow
 def test_merge_after_compile_counts_the_update_once():
     model = trained(next(case for case in CASES if case.label == 'weight'), 'vit')
     fast = compiled(model)

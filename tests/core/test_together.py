@@ -151,6 +151,7 @@ def test_equal_weights_with_other_pools():
     assert model.for_task('two').backbone(images(2)).shape == (2, 1024)
 
 
+@pytest.mark.slow
 def test_going_on_from_a_folder_prepares_nothing_anew(tmp_path):
     """GPS keeps its connections; other tuners than the folder's are refused."""
     first = small(tmp_path / 'one', **{'model.tuners': [dict(type='GPS')], 'train.max_epochs': 1})

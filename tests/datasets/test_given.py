@@ -147,6 +147,7 @@ def test_a_task_may_be_wrapped():
     assert tasks.classes == dict(few=['dark', 'light'], rows=['dark', 'light'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['split', 'joined', 'rows'])
 def test_they_train(kind, tmp_path):
     if kind == 'rows':

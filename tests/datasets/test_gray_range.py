@@ -151,6 +151,7 @@ def scans(tmp_path):
     return tmp_path / 'scans'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cache', [False, True])
 def test_training_and_inference_read_by_the_same_range(tmp_path, scans, monkeypatch, cache):
     monkeypatch.setenv('VET_CACHE_DIR', str(tmp_path / 'cache'))

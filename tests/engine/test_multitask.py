@@ -120,6 +120,7 @@ def test_a_folder_of_tasks_is_trained_further(finished, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_one_task_s_backbone_is_exported(finished, tmp_path):
     trainer, _ = finished
     export(trainer.folder.output, tmp_path / 'one.safetensors', task='middle')

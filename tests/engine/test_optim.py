@@ -184,6 +184,7 @@ STATEFUL = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_with_groups_goes_on_exactly(tmp_path):
     whole = ended(small(tmp_path / 'whole', **STATEFUL))
     broken = ended_after_a_break(lambda resume: small(tmp_path / 'broken', resume, **STATEFUL), 5)

@@ -296,6 +296,7 @@ def test_no_epochs(tmp_path):
     assert summary['steps'] == 0 and summary['accuracy'] == summary['before']['accuracy']
 
 
+@pytest.mark.slow
 def test_checkpoints_of_some_epochs_and_of_the_last(tmp_path):
     for name, options, steps in (
         ('every second', dict(every_epochs=2), [8, 16, 20]),
@@ -308,6 +309,7 @@ def test_checkpoints_of_some_epochs_and_of_the_last(tmp_path):
 CONSTANT = {'train.lr_scheduler': dict(type='ConstantLR'), 'train.log_every': 1}
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_epochs(tmp_path, capfd):
     """With a constant learning rate it ends as the longer run does, bit for bit."""
     folder, options = tmp_path / 'run', CONSTANT | {'train.ema': 0.8}

@@ -66,6 +66,7 @@ def trainer(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_a_run_a_folder_and_a_pipeline_agree(trainer):
     images = [trainer.data['test'][i][0] for i in range(len(trainer.data['test']))]
     model = load_model(trainer.folder.output)

@@ -78,6 +78,7 @@ def test_the_table_has_each_photo_once_and_no_broken_one(fitted):
     assert all(counts['test', name] == 2 and counts['val', name] == 1 for name in COLOURS)
 
 
+@pytest.mark.slow
 def test_its_config_gives_the_same_model(fitted, tmp_path):
     trainer = build_trainer(model=fitted.folder / 'config.py', work_dir=tmp_path / 'again', device='cpu')
     summary = trainer.train()

@@ -97,6 +97,7 @@ def test_kept_features_give_the_same_head(tmp_path, monkeypatch):
     torch.testing.assert_close(heads[0], heads[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_lora_starts_from_lda_and_a_resumed_run_does_not_start_again(tmp_path):
     options = {'model.head': dict(type='LDA')}
     alone = small(tmp_path / 'alone', **options, **{'train.max_epochs': 0}).train()

@@ -69,6 +69,7 @@ def test_sum_is_w0_and_the_weighted_updates_of_the_separate_models(folder, tmp_p
     assert not torch.allclose(found['blocks.2.attn.qkv.weight'], W0['blocks.2.attn.qkv.weight'], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_sum_by_default_adds_each_once_and_takes_the_mean_of_the_heads(folder, tmp_path):
     a, b = folder(LORA, seed=1), folder(LORA, seed=2)
     combine([a, b], tmp_path / 'plain', method='sum')
@@ -94,6 +95,7 @@ def test_one_folder_of_weight_1_is_itself_and_of_weight_0_the_frozen_backbone(fo
         assert torch.equal(model.head(torch.ones(1, 32)), load_model(a).head(torch.ones(1, 32)))
 
 
+@pytest.mark.slow
 def test_the_negative_of_a_model_takes_it_away(folder, tmp_path):
     a, b = folder(LORA, seed=1), folder(LORA, seed=2)
     combine([a, b], tmp_path / 'both', method='sum')
@@ -102,6 +104,7 @@ def test_the_negative_of_a_model_takes_it_away(folder, tmp_path):
     assert all(torch.allclose(found[name], A[name], atol=1e-5) for name in A)
 
 
+@pytest.mark.slow
 def test_sum_of_other_classes_takes_the_head_and_classes_that_are_named(folder, tmp_path):
     a, b = folder(LORA, seed=1), folder(LORA, seed=2, classes='xy')
     refused(

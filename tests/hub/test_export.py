@@ -298,6 +298,7 @@ def test_onnxruntime_runs_it_for_any_number_of_images(exported, backbone, tuners
     assert not paths_in(done.path.read_bytes())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_torch_runs_its_graph_for_any_number_of_images(exported):
     done, x, logits = exported('torch-export', TIMM_VIT, VPT, head='MLP')

@@ -286,6 +286,7 @@ def test_a_local_folder_comes_before_an_id(hub, folder, trainer, tmp_path, monke
     assert find_folder('owner/run').resolve() == tmp_path / 'owner/run/output'
 
 
+@pytest.mark.slow
 def test_revisions(hub, folder):
     push_to_hub(folder, 'owner/name', token=TOKEN)
     first, tensors = scores('owner/name'), folder / 'tuner.safetensors'
@@ -413,6 +414,7 @@ def test_known_ids_are_told_to_be_trained(monkeypatch):
 # ModelScope ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_modelscope_comes_last(hub, folder, modelscope):
     calls = modelscope(folder, reachable=hub.url)
     assert scores('owner/name@v2') == scores(folder)

@@ -177,6 +177,7 @@ def vit(tmp_path_factory):
     return trainer, home / 'weights.safetensors'
 
 
+@pytest.mark.slow
 def test_weights_that_have_moved(vit, tmp_path):
     trainer, weights = vit
     image = Image.new('RGB', (40, 30), 'orange')

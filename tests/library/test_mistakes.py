@@ -254,6 +254,7 @@ def test_weights_of_inference_mode_and_sets_after_detach_are_refused():
         tuned.add('birds', vet.LoRA(2))
 
 
+@pytest.mark.slow
 def test_a_network_that_compiles_itself_is_watched_uncompiled(recwarn):
     net, graphs = vit(), []
 

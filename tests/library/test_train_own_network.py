@@ -86,6 +86,7 @@ def test_the_classifier_and_the_tuners_train_and_nothing_else(tmp_path):
     assert trainer.model.count()['trainable'] == 2 * 2 * (16 + 48) + 16 * 5 + 5 + 2 * 16
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_stop(tmp_path):
     options = QUICK | {'train.dataloader.workers_per_gpu': 0, 'train.max_epochs': 2}
     data = dict(train_dataset=Stopping(), cfg_options=options)

@@ -76,6 +76,7 @@ def test_the_folder_holds_the_temperature(runs, monkeypatch, capsys):
     assert find_config(trainer.folder.output)['model']['objective'] == dict(type='SingleLabel')
 
 
+@pytest.mark.slow
 def test_vet_test_measures_with_the_temperature(tmp_path, monkeypatch, capsys):
     options = {'evaluation.metrics': ['ece'], 'evaluation.select': 'best', 'evaluation.calibrate': True}
     from tests.engine.runs import build

@@ -120,6 +120,7 @@ def test_an_exported_graph_gives_the_vectors(run, tmp_path):
     assert network(torch.zeros(2, 3, *size)).shape == (2, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [HEAD, {}])
 def test_neighbours_on_the_command_line(tmp_path, options, monkeypatch, capsys):
     build(tmp_path / 'run', **options, **{'train.max_epochs': 1}).train()

@@ -98,6 +98,7 @@ def test_an_exported_graph(run, tmp_path):
     assert json.loads(files['vet.json'])['objective'] == dict(type='Ordinal')
 
 
+@pytest.mark.slow
 def test_vet_test(tmp_path, monkeypatch, capsys):
     options = {'model.objective': dict(type='Ordinal'), 'train.max_epochs': 1}
     from tests.engine.runs import build

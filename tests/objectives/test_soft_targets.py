@@ -61,6 +61,7 @@ def test_refusals(target, message):
         as_class(target, NAMES, lambda: 'image 3')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [
     {},
     {'train.loss': dict(type='FocalLoss'), 'evaluation.select': 'best'},

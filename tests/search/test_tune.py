@@ -58,6 +58,7 @@ def config(tmp_path, monkeypatch):
     return str(file), run
 
 
+@pytest.mark.slow
 def test_test_images_are_read_once_after_the_search(config):
     source, run = config
     result = tune(source, run, replace(CPU, minutes=0.2))
@@ -165,6 +166,7 @@ def test_a_metric_of_which_less_is_better_is_minimised(config):
     assert search.study.direction.name == 'MINIMIZE'
 
 
+@pytest.mark.slow
 def test_numbers_are_judged_by_the_metric_of_their_objective(tmp_path):
     rows = []
     for i in range(12):
@@ -189,6 +191,7 @@ def test_numbers_are_judged_by_the_metric_of_their_objective(tmp_path):
     assert found.winner.value == min(tried.value for tried in found.tried if tried.is_whole)
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_does_not_end_the_search(config, capsys):
     source, run = config
     changes = {'train.optimizer.lr': 1000, 'train.lr_scheduler.warmup_epochs': 0}
@@ -238,6 +241,7 @@ def test_a_search_that_cannot_begin_leaves_no_folder(config):
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_while_it_prepared_the_data_begins_again(config, monkeypatch):
     source, run = config
 

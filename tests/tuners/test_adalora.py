@@ -207,6 +207,7 @@ def test_statistics_are_for_further_training_alone():
     }
 
 
+@pytest.mark.slow
 def test_an_average_keeps_to_the_budget_and_unseen_triplets_are_not_pruned(tmp_path):
     options = {
         'model.tuners': [dict(type='AdaLoRA', rank=4, target=1, warmup=0, final=0.4)],
@@ -227,6 +228,7 @@ def test_an_average_keeps_to_the_budget_and_unseen_triplets_are_not_pruned(tmp_p
         ).train()
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_as_the_unbroken_one(tmp_path):
     """Two epochs of four steps, and the second again from the checkpoint between them, while the budget
     falls.

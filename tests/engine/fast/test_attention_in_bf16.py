@@ -148,6 +148,7 @@ def test_every_tuners_gradients_stay_near_to_float32s(case, family):
     assert distance(found, exact) <= 1.5 * distance(plain, exact)
 
 
+@pytest.mark.slow
 def test_training_in_bf16_takes_it_where_it_pays(tmp_path, monkeypatch):
     calls = []
 

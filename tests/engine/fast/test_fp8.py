@@ -127,6 +127,7 @@ def test_gradients_stay_near_float32(case):
     assert not differing(before, parameters(model))
 
 
+@pytest.mark.slow
 @needs_fp8
 def test_compiled_in_one_graph():
     model = trained(case('LoRA'), 'vit').train()

@@ -86,6 +86,7 @@ def test_what_trains_learns_what_it_learns_from_images(tmp_path, cache, tuner, o
     assert len(files(cache, 12)) == ('evaluation.select' in options)
 
 
+@pytest.mark.slow
 def test_a_network_that_drops_out_behind_the_cut(tmp_path, cache):
     def run(name, options):
         trainer = small(tmp_path / name, **options | TUNERS['last blocks'])
@@ -96,6 +97,7 @@ def test_a_network_that_drops_out_behind_the_cut(tmp_path, cache):
     assert len(files(cache)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('lean', [True, False])
 def test_a_head_that_computes_otherwise_on_strided_features(tmp_path, cache, lean):
     """Class tokens of a whole last block lie among the others: a batch norm sums them in an order of
@@ -245,6 +247,7 @@ def test_where_nothing_can_be_kept_it_says_so_and_trains_on_images(
     assert not files(cache)
 
 
+@pytest.mark.slow
 def test_random_augmentation_leaves_the_evaluation_s_features(tmp_path, cache):
     options = {
         'train.transform': [dict(type='RandomHorizontalFlip')],

@@ -206,6 +206,7 @@ def test_what_a_killed_process_has_begun_is_never_read(process, tmp_path, jpegs,
     assert sorted(path.suffix for path in cache.iterdir()) == ['.bin', '.lock']
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_a_checkpoint(tmp_path, jpegs, monkeypatch):
     expected = ended(folder_run(tmp_path / 'whole', jpegs))
     begun = folder_run(tmp_path / 'begun', jpegs, **CACHED)

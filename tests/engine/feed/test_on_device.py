@@ -125,6 +125,7 @@ def test_pil_is_the_default(tmp_path, jpegs):
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.slow
 def test_several_tasks(tmp_path, jpegs):
     train, test = ImageFolder(jpegs, 'train'), ImageFolder(jpegs, 'test')
     data = dict(train_dataset=MultiTask(dict(a=train, b=test)), eval_dataset=MultiTask(dict(a=test, b=train)))

@@ -89,6 +89,7 @@ def test_copies_of_an_image_are_augmented_each_in_another_way(unequal):
     assert len({key[1] for key in first}) == 4 and len({key[:2] for key in first}) == 12
 
 
+@pytest.mark.slow
 def test_a_broken_run_goes_on_within_an_epoch(tmp_path):
     options = {
         'train.sampler': dict(type='ClassBalanced'),
