@@ -43,6 +43,7 @@ from vet.tuners.boft import BOFT as BOFT
 from vet.tuners.border import BorderPrompt as BorderPrompt
 from vet.tuners.c3a import C3A as C3A
 from vet.tuners.convpass import Convpass as Convpass
+from vet.tuners.dtl import DTL as DTL
 from vet.tuners.dylora import DyLoRA as DyLoRA
 from vet.tuners.fact import FacT as FacT
 from vet.tuners.fourierft import FourierFT as FourierFT
@@ -50,11 +51,14 @@ from vet.tuners.glora import GLoRA as GLoRA
 from vet.tuners.gps import GPS as GPS
 from vet.tuners.hira import HiRA as HiRA
 from vet.tuners.hra import HRA as HRA
+from vet.tuners.hydra import Hydra as Hydra
 from vet.tuners.ladder import LadderSide as LadderSide
 from vet.tuners.loha import LoHa as LoHa
 from vet.tuners.lokr import LoKr as LoKr
 from vet.tuners.lora import LoRA as LoRA
+from vet.tuners.mlae import MLAE as MLAE
 from vet.tuners.molora import MoLoRA as MoLoRA
+from vet.tuners.mona import Mona as Mona
 from vet.tuners.oft import OFT as OFT
 from vet.tuners.pace import PACE as PACE
 from vet.tuners.pixels import PixelBranch as PixelBranch
@@ -73,6 +77,7 @@ from vet.tuners.selection import LinearProbe as LinearProbe
 from vet.tuners.selection import NormTune as NormTune
 from vet.tuners.selection import Partial as Partial
 from vet.tuners.side import SideTuning as SideTuning
+from vet.tuners.snell import SNELL as SNELL
 from vet.tuners.utuning import UTuning as UTuning
 
 __version__: str

@@ -467,6 +467,27 @@ CASES: tuple[Case, ...] = (
             2 * (out + 2 * inside) + 2 + out for block in b.sites.blocks for out, inside in _weights(b, block)
         ),
     ),
+    Case(
+        'MLAE',
+        lambda b: dict(rank=4, mask=0.1, at='weight'),
+        on=EVERY,
+        count=lambda b: sum(
+            _low_rank(_weights(b, block), 4) + 4 * len(_weights(b, block)) for block in b.sites.blocks
+        ),
+    ),
+    Case('Hydra', lambda b: dict(width=2), on=ATTENTION),
+    Case('Hydra', lambda b: dict(width=2, scale=0.5, at='weight'), on=EVERY, label='weight'),
+    Case(
+        'SNELL',
+        lambda b: dict(rank=4, sparsity=0.5),
+        on=ATTENTION,
+        count=lambda b: sum(
+            4 * (out + inside) + (8 * inside if out == 3 * inside else 0)
+            for block in b.sites.blocks
+            for out, inside in _weights(b, block)
+        ),
+    ),
+    Case('SNELL', lambda b: dict(rank=2, sparsity=0, at='weight'), on=EVERY, label='dense'),
     Case('PACE', lambda b: dict(rank=2, form='add', at='attn.proj'), label='add'),
     Case('Adapter', lambda b: dict(width=2), on=EVERY, count=lambda b: _adapters(b, 'mlp')),
     Case(
@@ -561,6 +582,26 @@ CASES: tuple[Case, ...] = (
         lambda b: dict(width=2),
         on=EVERY,
         count=lambda b: _adapters(b, 'attn', 'mlp', 'block', beside=True),
+    ),
+    Case('Mona', lambda b: dict(width=4, dropout=0), on=EVERY),
+    Case(
+        'Mona',
+        lambda b: dict(width=4),
+        on=TOKENS,
+        label='dropout',
+        count=lambda b: 2 * len(b.sites.blocks) * (8 * 32 + 4**2 + 88 * 4 + 5 * 32),
+    ),
+    Case(
+        'DTL',
+        on=('vit', 'swin', 'clip', 'deit-distilled', 'torchvision-vit', 'convnext'),
+        count=lambda b: sum(4 * site.out_shape[site.axis] for site in b.sites.find('block')),
+    ),
+    Case(
+        'DTL',
+        lambda b: dict(rank=1, first=0, kernel=3),
+        on=TOKENS,
+        label='plus',
+        count=lambda b: 2 * 32 * len(b.sites.blocks) + 9 * 32,
     ),
     Case('SCT', lambda b: dict(channels=4), count=lambda b: (16 + 4) * len(b.sites.blocks)),
     Case(

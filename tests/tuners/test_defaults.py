@@ -33,6 +33,7 @@ DEFAULTS = {
     'Convpass': dict(
         width=8, scale=1.0, dropout=0.1, drop_path=None, xavier_conv=False, at=('attn', 'mlp or block')
     ),
+    'DTL': dict(rank=2, first=None, kernel=0, beta=100.0, at='block'),
     'DiffFit': dict(outputs=('attn.proj', 'mlp.fc2')),
     'DyLoRA': dict(rank=8, alpha=None, schedule='random', smallest=1, use=None, seed=0, at='attn.qkv'),
     'FacT': dict(
@@ -47,6 +48,7 @@ DEFAULTS = {
     'Houlsby': dict(
         width=8, activation='gelu', dropout=0.0, drop_path=0.0, init='houlsby', at=('attn', 'mlp or block')
     ),
+    'Hydra': dict(width=2, scale=1.0, dropout=0.0, at=('attn.proj', 'mlp.fc2')),
     'IA3': dict(at=('attn.qkv', 'mlp.fc2')),
     'Intermediate': dict(
         width=8, activation='gelu', dropout=0.0, drop_path=0.0, init='bert', at='mlp or block'
@@ -58,6 +60,8 @@ DEFAULTS = {
     'LoRA': dict(
         rank=10, alpha=None, dropout=0.0, parts=None, at='attn.qkv', variant='plain', seed=0, images=256
     ),
+    'MLAE': dict(rank=8, mask=0.5, coefficient=1.0, at='attn.qkv'),
+    'Mona': dict(width=64, dropout=0.1, at='block'),
     'MoLoRA': dict(rank=4, experts=4, topk=None, alpha=None, at='attn.qkv'),
     'NormTune': dict(at='norm'),
     'OFT': dict(block=32, terms=None, at='attn.qkv'),
@@ -77,6 +81,7 @@ DEFAULTS = {
     'RLRR': dict(at=('stem', 'norm', 'weight')),
     'RepAdapter': dict(width=8, groups=2, scale=1.0, dropout=0.0, at=('attn.qkv', 'mlp.fc1')),
     'SCT': dict(channels=96, mode='attn', scale=1.0, images=1000, at='block'),
+    'SNELL': dict(rank=32, sparsity=0.9, at=('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')),
     'SSF': dict(std=0.02, at=('stem', 'norm', 'weight')),
     'SideTuning': dict(side='fcn4'),
     'UTuning': dict(width=8, scale=1.0, dropout=0.0, at=('attn', 'mlp', 'block')),

@@ -224,6 +224,20 @@ class Keep(Delta):
         return x
 
 
+class Carry(Delta):
+    """y + the change that a delta within the block made to the residual, and put into `kept`."""
+
+    def __init__(self, kept: Kept):
+        super().__init__()
+        self.kept = kept
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        change = self.kept.pop(this_forward(), None)
+        if change is None:
+            return y
+        return y + (change[:, : y.shape[1]] if change.dim() == y.dim() else change.view_as(y))
+
+
 def follows(shape: torch.Size, out_shape: torch.Size, axis: int) -> bool:
     """Whether the output has the positions of the input, or is a smaller map: shapes per image."""
     sizes, out_sizes = _positions(shape, axis), _positions(out_shape, axis)

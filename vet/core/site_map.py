@@ -178,6 +178,11 @@ class SiteMap:
         before = self.calls[name].fed_by
         return self._site(before) if before and is_norm(self._module(before)) else None
 
+    def ffn_of(self, block: Site) -> Site | None:
+        """The FFN within a block. None: the block has no FFN, or several."""
+        names = [name for name in self.roles().get('mlp', ()) if name.startswith(f'{block.name}.')]
+        return self.find(names)[0] if len(names) == 1 else None
+
     def drop_path_behind(self, name: str) -> Site | None:
         """The stochastic depth that takes the output of the module `name`. None: there is none."""
         for path, call in self.calls.items():

@@ -10,7 +10,7 @@ from torch import nn
 
 from vet.allowed import Counts, OneOf, Places, Positive
 from vet.core.delta import Delta
-from vet.core.deltas import Kept, this_forward
+from vet.core.deltas import Carry, Kept, this_forward
 from vet.core.modes import in_eval
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -99,9 +99,7 @@ class SCT(Tuner):
     def _ffn(self, block: Site) -> Site:
         """The one FFN of a block, which keeps the block's shape."""
         assert self.backbone is not None
-        sites = self.backbone.sites
-        names = [name for name in sites.roles().get('mlp', ()) if name.startswith(f'{block.name}.')]
-        [site] = sites.find(names) if len(names) == 1 else [None]
+        site = self.backbone.sites.ffn_of(block)
         if site is None or site.out_shape != block.out_shape or site.axis != block.axis:
             raise refuse(self, block, f'a block with one FFN of its shape in the mode {self.mode!r}{OTHER}')
         return site
@@ -194,18 +192,6 @@ class SalientChannels(Watch):
         change = torch.zeros_like(y).index_add(self.axis, self.index, update)
         self.kept[this_forward()] = change
         return y + change
-
-
-class Carry(Delta):
-    """y + the change that a SalientChannels within the block made to the residual."""
-
-    def __init__(self, kept: Kept):
-        super().__init__()
-        self.kept = kept
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        change = self.kept.pop(this_forward(), None)
-        return y if change is None else y + change[:, : y.shape[1]]
 
 
 def _add_squares(by_class: dict[int, torch.Tensor], labels: torch.Tensor, y: torch.Tensor) -> None:

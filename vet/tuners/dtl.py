@@ -1,0 +1,170 @@
+"""DTL: a thin side network collects from all blocks, and feeds back to the later blocks alone.
+
+Fu, Zhu, Wu 2024, arXiv:2312.07856
+
+B images, N tokens, C channels.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Interval
+from torch import nn
+
+from vet.allowed import Count, Places, Positive
+from vet.core.delta import Delta
+from vet.core.deltas import this_forward
+from vet.core.site import Site
+from vet.core.tuner import Tuner, refuse
+from vet.errors import UserError
+from vet.registry import TUNERS
+
+
+class Sides(dict[tuple[int, int], torch.Tensor]):
+    """{(forward, number of the site): h}. Gradient checkpointing runs a block again, and reads its h then.
+
+    A copy or a pickle is empty.
+    """
+
+    def __deepcopy__(self, memo: dict[int, object]) -> 'Sides':
+        return Sides()
+
+    def __reduce__(self) -> tuple[type['Sides'], tuple[()]]:
+        return Sides, ()
+
+
+class Collect(Delta):
+    """x -> x. The side h becomes h + B A x. The first block of a shape begins with h = 0.
+
+    A (r, C) starts uniform as in nn.Linear, B (C, r) at zero.
+    """
+
+    def __init__(self, channels: int, rank: int, axis: int, number: int, is_first: bool, sides: Sides):
+        super().__init__()
+        self.axis, self.number, self.is_first, self.sides = axis, number, is_first, sides
+        self.A, self.B = nn.Parameter(torch.empty(rank, channels)), nn.Parameter(torch.zeros(channels, rank))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        added = F.linear(F.linear(x.movedim(self.axis, -1), self.A), self.B)
+        if not self.is_first:
+            added = added + fitting(self.sides[this_forward(), self.number - 1], added)
+        self.sides[this_forward(), self.number] = added
+        return x
+
+
+class Feed(Delta):
+    """y + conv(h sigmoid(beta h)), with conv a depthwise convolution over the patches, or none.
+
+    grid: (H, W) of the patches behind `prefix` tokens, which have no convolution. None: maps.
+    """
+
+    def __init__(
+        self,
+        axis: int,
+        beta: float,
+        conv: nn.Conv2d | None,
+        grid: tuple[int, int] | None,
+        prefix: int,
+        number: int,
+        is_last: bool,
+        sides: Sides,
+    ):
+        super().__init__()
+        self.axis, self.beta, self.grid, self.prefix = axis, beta, grid, prefix
+        self.number, self.is_last, self.sides = number, is_last, sides
+        self.conv: nn.Conv2d | None
+        object.__setattr__(self, 'conv', conv)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        last = y.movedim(self.axis, -1)
+        h = fitting(self.sides[this_forward(), self.number], last)
+        if self.is_last and not torch.is_grad_enabled():
+            for number in range(self.number + 1):
+                self.sides.pop((this_forward(), number), None)
+        h = h * torch.sigmoid(self.beta * h)
+        return y + self.fused(h).movedim(-1, self.axis).to(y.dtype)
+
+    def fused(self, h: torch.Tensor) -> torch.Tensor:
+        if self.conv is None:
+            return h
+        if self.grid is None:
+            return self.conv(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        K, end = self.prefix, self.prefix + self.grid[0] * self.grid[1]
+        map_BCHW = h[:, K:end].unflatten(1, self.grid).permute(0, 3, 1, 2)
+        return torch.cat([h[:, :K], self.conv(map_BCHW).flatten(2).transpose(1, 2), h[:, end:]], 1)
+
+
+def fitting(side: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The side with as many tokens as `like`: other tuners add tokens behind, and remove them."""
+    missing = like.shape[1] - side.shape[1]
+    return side if like.dim() != 3 or not missing else F.pad(side, (0, 0, 0, missing))
+
+
+@TUNERS.register_module()
+class DTL(Tuner):
+    """h_i = h_{i-1} + B_i A_i x_i beside each block, and block_i(x_i) + swish(h_i) from the block `first` on.
+
+    swish(h) = h sigmoid(beta h). The frozen blocks before `first` need no backward pass.
+    rank: of B A.
+    first: the first block whose output is changed. None: the middle block, as in the paper's ViT; the paper's
+        Swin takes 0.
+    kernel: 0, or the size of a depthwise convolution of swish(h), which all blocks of one shape share: DTL+.
+        The released scripts take 3 for DTL+. Prefix tokens pass beside the convolution.
+    beta: the released scripts take 100.
+    at: blocks that keep their shape.
+    Parameters: 2 rank C per block, and kernel^2 C per shape; ViT-B/16: 36,864, with kernel=3 43,776 (the
+        paper's 0.04 M and 0.05 M).
+    Against the released code: output, gradients and start of its ViT.
+    """
+
+    def __init__(
+        self,
+        rank: Count = 2,
+        first: Annotated[int, Interval(ge=0, le=1000)] | None = None,
+        kernel: Annotated[int, Interval(ge=0, le=15)] = 0,
+        beta: Positive = 100.0,
+        at: Places = 'block',
+    ):
+        if kernel and not kernel % 2:
+            raise UserError(f'kernel is {kernel}; allowed: 0 or an odd number.')
+        super().__init__(at)
+        self.rank, self.first, self.kernel, self.beta = rank, first, kernel, beta
+
+    def shared(self, sites: list[Site]) -> None:
+        first = len(sites) // 2 if self.first is None else self.first
+        if first >= len(sites):
+            raise UserError(f'first is {first}, but there are {len(sites)} sites; give a smaller number.')
+        self.fed = {site.name for site in sites[first:]}
+        self.sides, self.numbers = Sides(), {site.name: number for number, site in enumerate(sites)}
+        self.shape: torch.Size | None = None  # of the side that the last site has seen
+        self.convs: dict[str, nn.Conv2d] = {}
+        for site in sites[first:] if self.kernel else ():
+            channels = site.out_shape[site.axis]
+            self.convs['x'.join(map(str, site.out_shape))] = nn.Conv2d(
+                channels, channels, self.kernel, padding='same', groups=channels, bias=False
+            )
+        if self.convs:
+            self.share(nn.ModuleDict(self.convs), next(sites[0].module.parameters()).device)
+
+    def tune(self, site: Site) -> None:
+        if not site.out_shape or not site.keeps_shape or len(site.out_shape) not in (2, 3):
+            raise refuse(self, site, 'blocks of tokens or maps that keep their shape')
+        is_tokens, prefix = len(site.out_shape) == 2, site.num_prefix_tokens
+        if (
+            self.kernel
+            and is_tokens
+            and (site.grid is None or site.grid[0] * site.grid[1] + prefix != site.out_shape[0])
+        ):
+            raise refuse(self, site, 'patches with a known grid, for its convolution')
+        is_first, self.shape = self.shape != site.out_shape, site.out_shape
+        number, channels = self.numbers[site.name], site.out_shape[site.axis]
+        self.before(site, Collect(channels, self.rank, site.axis, number, is_first, self.sides))
+        if site.name in self.fed:
+            conv = self.convs.get('x'.join(map(str, site.out_shape)))
+            grid = site.grid if is_tokens else None
+            is_last = number == len(self.numbers) - 1
+            feed = Feed(site.axis, self.beta, conv, grid, prefix, number, is_last, self.sides)
+            self.after(site, feed)
