@@ -209,3 +209,45 @@ def test_a_config_gives_no_names(files, tmp_path):
     made = config(**{'model.head': dict(type='Text', file=str(files['npy']), names=['a'])})
     with pytest.raises(UserError, match='leave it out.*the dataset gives the names'):
         build(tmp_path / 'run', **{'model.head': made['model']['head']})
+
+
+def tip_adapter(file, **options):
+    entry = dict(type='TipAdapter', num_classes=5, file=str(file), **options)
+    return HEADS.build(entry, in_features=C, names=NAMES)
+
+
+def test_tip_adapter_adds_a_cache_of_training_images(files, vectors):
+    head = tip_adapter(files['npy'], shots=3, alpha=2.0, beta=4.0)
+    draw = torch.Generator().manual_seed(1)
+    features, labels = torch.randn(13, C, generator=draw), torch.arange(13) % 4  # none of the last class
+    head.fit(features, torch.eye(5)[labels])
+    wanted = 100 * F.cosine_similarity(features[:, None], vectors, dim=-1)
+    for one, row in zip(features, wanted):
+        for label in range(4):
+            for key in features[labels == label][:3]:
+                row[label] += 2 * torch.exp(-4 * (1 - F.cosine_similarity(one, key, dim=0)))
+    torch.testing.assert_close(head(features).detach(), wanted, atol=1e-3, rtol=1e-4)
+    assert head(features)[:, 4].allclose(100 * F.cosine_similarity(features, vectors[4]), atol=1e-3)
+    assert {name for name, value in head.named_parameters() if value.requires_grad} == {'keys'}
+
+
+def test_before_the_fit_tip_adapter_is_zero_shot(files):
+    features = torch.randn(3, C)
+    torch.testing.assert_close(tip_adapter(files['npy'])(features), head_of(files['npy'])(features))
+
+
+@pytest.mark.parametrize('epochs', [0, 1])
+def test_tip_adapter_is_a_whole_training(tmp_path, files, epochs):
+    head = dict(type='TipAdapter', file=str(files['npy']), shots=4, alpha=1e4)  # the texts are random here
+    tuners = [dict(type='LinearProbe')]
+    trainer = run_of(
+        tmp_path / 'run', files, **{'model.head': head, 'model.tuners': tuners, 'train.max_epochs': epochs}
+    )
+    summary = trainer.train()
+    assert summary['accuracy'] > 0.4  # by chance 0.2
+    found = trainer.model.head
+    assert found.filled.all() and torch.equal(found.start, found.weight.cpu())
+    lengths = found.keys.norm(dim=2)
+    assert torch.allclose(lengths, torch.ones(5, 4), atol=1e-5) == (epochs == 0)
+    loaded = load_model(tmp_path / 'run' / 'output')
+    assert torch.equal(loaded.head.keys, found.keys) and torch.equal(loaded.head.weight, found.weight)

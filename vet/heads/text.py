@@ -1,4 +1,4 @@
-"""A head made from text embeddings of the class names: zero-shot before training, and a start of training."""
+"""Heads made from text embeddings of the class names: zero-shot before training, and a start of training."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from annotated_types import Interval, MinLen
 from torch import nn
 
 from vet.allowed import Classes, Text
-from vet.core.head import StartedHead
+from vet.core.head import FittedHead, StartedHead
 from vet.core.permits import NOTHING, number, permits, whole
 from vet.core.tensor_file import read_tensors
 from vet.errors import DataError, UserError
@@ -88,6 +88,72 @@ class TextHead(StartedHead):
 
     def starts(self) -> dict[str, torch.Tensor]:
         return dict(weight=self.start)
+
+
+@HEADS.register_module(name='TipAdapter')
+@permits(
+    num_classes=whole(1, 1_000_000),
+    scale=number(0.01, 1000),
+    shots=whole(1, 10_000),
+    alpha=number(0, 1e6),
+    beta=number(0, 1e6),
+    file=NOTHING,
+    tower=NOTHING,
+    tower_weights=NOTHING,
+    prompts=NOTHING,
+)
+class TipAdapterHead(TextHead, FittedHead):
+    """logits_k = scale cos(f, w_k) + alpha sum over the images i of class k of exp(-beta (1 - f k_i)).
+
+    Zhang et al. 2022, arXiv:2207.09511
+
+    A cache of training images beside the texts: k_i and f are features of length 1. With train.max_epochs=0,
+    this is Tip-Adapter, without a step. With more epochs the keys k_i train, which is Tip-Adapter-F. The
+    texts w never train.
+    shots: how many images of each class the cache holds: the first in the order of the dataset.
+    alpha, beta: the paper starts at 1 and 5.5, and searches both on the validation images of each dataset.
+    file, tower, tower_weights, prompts, scale: see Text.
+    Against the released code: the logits. The code takes means over ten augmented views for its keys, and the
+    weights of the texts from several prompts. Here a key is of one view, as evaluation sees the image.
+    Parameters: shots K C.
+    """
+
+    targets = ('one class',)
+    filled: torch.Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: Classes,
+        names: Sequence[str] = (),
+        file: Text | None = None,
+        tower: Text | None = None,
+        tower_weights: Text | None = None,
+        prompts: Annotated[list[Text], MinLen(1)] | None = None,
+        scale: Annotated[float, Interval(ge=0.01, le=1000)] = 100.0,
+        shots: Annotated[int, Interval(ge=1, le=10_000)] = 16,
+        alpha: Annotated[float, Interval(ge=0, le=1e6)] = 1.0,
+        beta: Annotated[float, Interval(ge=0, le=1e6)] = 5.5,
+    ):
+        super().__init__(in_features, num_classes, names, file, tower, tower_weights, prompts, scale)
+        self.weight.requires_grad_(False)
+        self.shots, self.alpha, self.beta = shots, alpha, beta
+        self.keys = nn.Parameter(torch.zeros(num_classes, shots, in_features))
+        self.register_buffer('filled', torch.zeros(num_classes, shots))
+
+    @torch.no_grad()
+    def fit(self, features_NC: torch.Tensor, coded_NK: torch.Tensor) -> None:
+        labels_N = coded_NK.argmax(1)
+        for label in labels_N.unique().tolist():
+            chosen = F.normalize(features_NC[labels_N == label][: self.shots].float(), dim=1)
+            self.keys[label, : len(chosen)] = chosen.to(self.keys)
+            self.filled[label, : len(chosen)] = 1
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            f_BC = F.normalize(features.float(), dim=1)
+            near_BKS = torch.exp(self.beta * (torch.einsum('bc,ksc->bks', f_BC, self.keys) - 1)) * self.filled
+            return super().forward(features) + self.alpha * near_BKS.sum(2)
 
 
 def of_file(path: Path, names: Sequence[str]) -> torch.Tensor:
