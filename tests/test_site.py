@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import vet
+from vet.registry import BACKBONES, TUNERS
 
 ROOT = Path(__file__).parents[1]
 LOADED = {'src', 'srcset', 'data', 'poster'}  # attributes whose address a browser loads
@@ -63,7 +64,7 @@ def site(tmp_path_factory):
 @pytest.mark.slow
 def test_the_site_loads_nothing_from_a_foreign_host(site):
     pages = sorted(site.rglob('*.html'))
-    assert len(pages) > 15
+    assert len(pages) > 55
     for page in pages:
         found = addresses(page.read_text())
         assert found.loaded and [address for address in found.loaded if is_foreign(address)] == [], page.name
@@ -98,6 +99,50 @@ def test_every_public_function_is_on_the_page_of_python_or_is_a_method():
     rest = {name for name in vet.__all__ if f'### `vet.{name}`' not in page}
     plugins = set(vet.TUNERS.names()) | {name for name in rest if name.isupper()}
     assert rest <= plugins
+
+
+def test_every_method_has_an_equation_that_is_mathml():
+    from website import methods
+
+    assert set(methods.EQUATIONS) == set(methods.own())
+    for latex in methods.EQUATIONS.values():
+        made = methods.math(latex)
+        assert '<math' in made and not re.search(r'\\[a-z]|>\s*[{}]\s*<', made), latex
+
+
+def test_the_drawing_shows_the_edits_that_the_tuner_made():
+    from website.drawing import drawing, edits
+
+    vit = BACKBONES.build(
+        dict(
+            type='timm',
+            name='vit_tiny_patch16_224',
+            pretrained=False,
+            kwargs=dict(img_size=32, embed_dim=96, depth=2, num_heads=2),
+        )
+    )
+    for entry, kinds, words in (
+        (dict(type='LoRA', at='attn.proj'), {'reweight'}, '2 of 2 blocks'),
+        (dict(type='Partial'), {'thaw'}, '1 of 2 blocks'),
+        (dict(type='VPT'), {'before', 'after'}, '2 of 2 blocks'),
+        (dict(type='LinearProbe'), set(), 'Only the head trains'),
+    ):
+        tuner = TUNERS.build(entry)
+        tuner.attach(vit)
+        shown = drawing(tuner, 2)
+        assert {kind for kind, _, _ in edits(tuner)} == kinds and words in shown
+        assert set(re.findall(r'class="(thaw|reweight|before|after)', shown)) == kinds
+        assert set(re.findall(r'class="box (thaw|reweight)', shown)) == kinds & {'thaw', 'reweight'}
+        tuner.detach()
+
+
+def test_the_chooser_shows_the_best_of_the_result_file():
+    from website import chooser
+
+    runs = chooser.results()['runs']
+    small = {name: run for name, run in runs.items() if run['parameters'] <= 30_000 and 'wider' not in name}
+    first = max(small.values(), key=lambda run: run['accuracy'])
+    assert f'({100 * first["accuracy"]:.0f} %)' in chooser.best(small).partition(',')[0]
 
 
 def test_a_docstring_becomes_paragraphs_and_a_list():

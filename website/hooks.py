@@ -9,16 +9,26 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from website import reference  # noqa: E402
+from website import chooser, methods, reference  # noqa: E402
 
 # files at the top of the checkout, which are pages too
 OF_TOP = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md', 'SECURITY.md': 'reporting.md'}
+BUDGET = '<!-- budget -->'  # where docs/choose.md has its tables
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The navigation lists each method below the page of all methods."""
+    for part in config.nav or []:
+        for entry in next(iter(part.values())):
+            if isinstance(entry, dict) and 'Methods' in entry:
+                entry['Methods'] = ['methods/index.md', *(f'methods/{name}.md' for name in methods.own())]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made: from files at the top, from docstrings and from the commands."""
     pages = {page: links_of_site((ROOT / name).read_text(encoding='utf-8')) for name, page in OF_TOP.items()}
-    pages |= reference.pages()
+    pages |= reference.pages() | methods.pages()
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     return files
@@ -28,6 +38,8 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     """Links between a page and a file at the top become links between pages."""
     for name, page in OF_TOP.items():
         markdown = markdown.replace(f'](../{name})', f']({page})')
+    if BUDGET in markdown:
+        markdown = markdown.replace(BUDGET, chooser.budgets())
     return markdown
 
 

@@ -27,6 +27,7 @@ PARTS = {
     'Errors': ('UserError',),
 }
 ITEM = re.compile(r'^(?:    )?((?:\*{0,2}[a-z]\w*(?:, )?)+(?: \([^)]*\))?): (.*)$')
+TITLE = re.compile(r'^[A-Z][\w /,-]{2,40}: ')  # of a paragraph, such as "Parameters per site: …"
 
 
 def pages() -> dict[str, str]:
@@ -38,7 +39,7 @@ def python() -> str:
     """The public functions and classes: signature and docstring."""
     lines = [
         '# Python',
-        'These are the public names of vet. The [methods](tuners.md) have pages of their own.',
+        'These are the public names of vet. The [methods](methods/index.md) have pages of their own.',
     ]
     for title, names in PARTS.items():
         lines.append(f'## {title}')
@@ -82,7 +83,7 @@ def prose(text: str) -> str:
         elif is_item and line.startswith('    '):
             lines.append('    ' + escaped(line.strip()))
         else:
-            lines += ([''] if is_item else []) + [escaped(line)]
+            lines += ([''] if is_item or TITLE.match(line) else []) + [escaped(line.strip())]
             is_item = False
     return '\n'.join(lines)
 
