@@ -101,10 +101,10 @@ def test_every_public_function_is_on_the_page_of_python_or_is_a_method():
     assert rest <= plugins
 
 
-def test_every_method_has_an_equation_that_is_mathml():
+def test_every_equation_is_mathml_of_a_method():
     from website import methods
 
-    assert set(methods.EQUATIONS) == set(methods.own())
+    assert len(methods.EQUATIONS) > 30 and set(methods.EQUATIONS) <= set(methods.own())
     for latex in methods.EQUATIONS.values():
         made = methods.math(latex)
         assert '<math' in made and not re.search(r'\\[a-z]|>\s*[{}]\s*<', made), latex

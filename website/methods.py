@@ -67,7 +67,7 @@ def page(name: str) -> str:
     tuner, facts = TUNERS.find(name), facts_of(name)
     parts = [
         f'# {name}',
-        math(EQUATIONS[name]),
+        math(EQUATIONS[name]) if name in EQUATIONS else escaped(rows()[name][0]['computes']),
         f'<div class="drawing" markdown="0">{facts.drawing}</div>',
         f'The drawing shows {name} with its default places on DeiT-Tiny. {facts.places}',
         grid(['', f'{name} on DeiT-Tiny, with its defaults'], [list(row) for row in summary(name, facts)]),
