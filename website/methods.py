@@ -193,17 +193,12 @@ def families(name: str) -> str:
 def measured(name: str) -> str:
     """The tuner's rows of benchmarks/results/tuners.json."""
     found = results()
-    lines = [
-        [
-            run,
-            f'{100 * one["accuracy"]:.1f}',
-            f'{one["parameters"]:,}',
-            f'{one["seconds"]:.3f}',
-            f'{one["saved_bytes"] / 1e6:.0f}',
-        ]
-        for run, one in found['runs'].items()
-        if {entry['type'] for entry in one['tuners']} == {name}
-    ]
+    lines = []
+    for run, one in found['runs'].items():
+        types = [entry['type'] for entry in one['tuners']]
+        if set(types) == {name}:
+            accuracy, kept = f'{100 * one["accuracy"]:.1f}', f'{one["saved_bytes"] / 1e6:.0f}'
+            lines.append([run, accuracy, f'{one["parameters"]:,}', f'{one["seconds"]:.3f}', kept])
     if not lines:
         return f'{name} was not measured yet.'
     settings = found['settings']
@@ -221,10 +216,13 @@ def results() -> dict[str, Any]:
 
 def presets(name: str) -> list[str]:
     """The configs of the checkout that name the tuner, or its short form."""
-    key = TUNERS.find(name).length_key
-    texts = [f"type='{name}'", *([f'{key[0]}='] if key and 'length_key' in vars(TUNERS.find(name)) else [])]
+    tuner = TUNERS.find(name)
+    texts = [f"type='{name}'"]
+    if tuner.length_key and 'length_key' in vars(tuner):
+        texts.append(f'{tuner.length_key[0]}=')
+    named = re.compile('|'.join(map(re.escape, texts)))
     paths = sorted(ROOT.glob('configs/*.py'))
-    return [f'configs/{path.name}' for path in paths if any(text in path.read_text() for text in texts)]
+    return [f'configs/{path.name}' for path in paths if named.search(path.read_text(encoding='utf-8'))]
 
 
 def build(name: str) -> Tuner:
