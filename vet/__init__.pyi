@@ -42,6 +42,7 @@ from vet.tuners.arc import ARC as ARC
 from vet.tuners.boft import BOFT as BOFT
 from vet.tuners.border import BorderPrompt as BorderPrompt
 from vet.tuners.c3a import C3A as C3A
+from vet.tuners.compacter import Compacter as Compacter
 from vet.tuners.convpass import Convpass as Convpass
 from vet.tuners.dtl import DTL as DTL
 from vet.tuners.dylora import DyLoRA as DyLoRA

@@ -585,6 +585,21 @@ CASES: tuple[Case, ...] = (
     ),
     Case('Mona', lambda b: dict(width=4, dropout=0), on=EVERY),
     Case(
+        'Compacter',
+        lambda b: dict(width=4, products=2),
+        on=EVERY,
+        count=lambda b: (
+            8
+            + sum(
+                2 * (channels + 4) + 4 + channels
+                for role in ('attn', 'mlp' if 'mlp' in b.sites.roles() else 'block')
+                if role in b.sites.roles()
+                for site in b.sites.find(role)
+                for channels in (site.out_shape[site.axis],)
+            )
+        ),
+    ),
+    Case(
         'Mona',
         lambda b: dict(width=4),
         on=TOKENS,

@@ -30,6 +30,7 @@ DEFAULTS = {
     'BitFit': dict(at='backbone'),
     'BorderPrompt': dict(pad=5, unit=False),
     'C3A': dict(block=256, at='attn.qkv'),
+    'Compacter': dict(width=24, products=4, rank=1, at=('attn', 'mlp or block')),
     'Convpass': dict(
         width=8, scale=1.0, dropout=0.1, drop_path=None, xavier_conv=False, at=('attn', 'mlp or block')
     ),
