@@ -23,6 +23,9 @@ SPLIT = [
     dict(type='LoKr', rank=1),
     dict(type='RepAdapter', width=2),
     dict(type='ARC', width=2),
+    dict(type='HRA', rank=2),
+    dict(type='OFT', block=8),
+    dict(type='IA3', at='attn.qkv'),
 ]
 WEIGHT = 96 * 32
 

@@ -56,9 +56,21 @@ class Delta(nn.Module):
         x (…, in) and y (…, out) of a Linear, x (B, in, H, W) and y (B, out, H', W') of a convolution. May
         write into y. With `split`, vet forms neither the new weight nor the gradient of the whole weight.
         """
+        if self.turns_input:
+            return type(module).forward(module, self.turned(module, x))
         raise NotImplementedError(
             f'{type(self).__name__} says that it splits, so it must write split(module, x, y)'
         )
+
+    turns_input: bool = False
+    """Whether `turned` gives an input for which the old weight computes what the new weight computes for x.
+
+    vet asks in each forward.
+    """
+
+    def turned(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """The input in place of x, of the shape of x."""
+        raise NotImplementedError(f'{type(self).__name__} must write turned(module, x)')
 
     def adds_product(self) -> bool:
         """Whether `split` now adds B A x and nothing else, with A and B of `factors`.

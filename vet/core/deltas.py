@@ -286,6 +286,9 @@ class InputLowRank(Delta):
     class also gives `hidden` and `outer_shift`: x becomes x + B drop(A x + hidden) + outer_shift in training.
     """
 
+    reads_weight = False
+    turns_input = True
+
     def hidden(self) -> torch.Tensor | None:
         """The part of `shift` that B maps, (k,)."""
         return None
@@ -322,72 +325,13 @@ class InputLowRank(Delta):
         return new, bias if shift is None or bias is None else bias + (W @ shift).to(bias.dtype)
 
     def splits(self, module: nn.Module) -> bool:
-        """Whether (W B) (A x) is exact: W must be the module's own weight, so no other delta may reweight
-        it.
-        """
+        """Whether x may change in place of W. No other delta may reweight the module."""
         return type(module) is nn.Linear and len(reweights_of(module)) == 1
 
-    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """y + W B A x + W shift: x (…, in), y (…, out)"""
-        (A, B), shift = self.factors(), self.shift()
-        W = module.weight
-        assert isinstance(W, torch.Tensor)
+    def turned(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """x + B A x + shift: (…, in)"""
+        A, B = (factor.to(x.dtype) for factor in self.factors())
         if self.dropout and self.training:
-            h, outer = F.dropout(F.linear(x, A, self.hidden()), self.dropout), self.outer_shift()
-            return y + F.linear(h, W @ B, None if outer is None else W @ outer)
-        return y + F.linear(F.linear(x, A), W @ B, None if shift is None else W @ shift)
-
-
-class Scale(Delta):
-    """gamma W and gamma b + beta: scales the output channels, and shifts them with `shift`.
-
-    The weight may be any weight with channels. gamma starts at 1 and beta at 0, both with normal noise of
-    `std`.
-    """
-
-    reads_weight = False
-
-    def __init__(self, channels: int, shift: bool = False, std: float = 0.0):
-        super().__init__()
-        self.gamma = nn.Parameter(1 + std * torch.randn(channels))
-        self.beta = nn.Parameter(std * torch.randn(channels)) if shift else None
-
-    def forward(
-        self, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """weight (out, …), bias (out,) or None -> the same shapes"""
-        scaled = self.gamma.view(-1, *[1] * (weight.dim() - 1)).to(weight.dtype) * weight
-        if bias is None:
-            return scaled, None
-        shifted = self.gamma.to(bias.dtype) * bias
-        return scaled, shifted if self.beta is None else shifted + self.beta.to(bias.dtype)
-
-    def splits(self, module: nn.Module) -> bool:
-        """Whether the output's channels are at the axis that `split` needs."""
-        return type(module) in (nn.Linear, nn.Conv2d)
-
-    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """gamma y + beta: tokens (…, out) or maps (B, out, H, W).
-
-        Computed as y + (gamma - 1) y, because bfloat16 rounds a gamma near 1 to 1.
-        """
-        shape = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
-        scaled = y + (self.gamma - 1).view(shape).to(y.dtype) * y
-        return scaled if self.beta is None else scaled + self.beta.view(shape).to(y.dtype)
-
-
-class ScaleInput(Delta):
-    """W diag(gamma): the input channels of a Linear or of a convolution in `groups`. gamma starts at 1."""
-
-    def __init__(self, weight_shape: torch.Size, groups: int = 1):
-        super().__init__()
-        self.groups = groups
-        self.gamma = nn.Parameter(torch.ones(weight_shape[1] * groups))
-
-    def forward(
-        self, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """weight (out, in / groups, …), bias (out,) or None -> the same shapes"""
-        by_group = weight.view(self.groups, -1, *weight.shape[1:])  # (groups, out / groups, in / groups, …)
-        gamma = self.gamma.to(weight.dtype).view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
-        return (by_group * gamma).view_as(weight), bias
+            h = F.dropout(F.linear(x, A, self.hidden()), self.dropout)
+            return x + F.linear(h, B, self.outer_shift())
+        return x + F.linear(F.linear(x, A), B, self.shift())

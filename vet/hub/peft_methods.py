@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from vet.core.deltas import LowRank, Scale, ScaleInput
+from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA
+from vet.core.scales import Scale, ScaleInput
 from vet.core.site import Site
 from vet.core.starts import EVA
 from vet.core.tuner import Tuner

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vet.allowed import Counts, Places
-from vet.core.delta import Delta
+from vet.core.deltas import InputLowRank
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -17,9 +17,12 @@ from vet.errors import UserError
 from vet.registry import TUNERS
 
 
-class Reflections(Delta):
+class Reflections(InputLowRank):
     """W H_1 … H_r, with H_i = I - 2 u_i u_i' / |u_i|^2
 
+    The product of the reflections is I - U S^-1 U', with the unit vectors u_i as columns of U (n, r), and S
+    (r, r) = U'U above the diagonal and 1/2 on the diagonal (Joffrain et al. 2006, "Accumulating Householder
+    transformations, revisited").
     weight: (out, in / groups, kH, kW), taken as (out, n), n = in kH kW / groups. u: (n, r).
     Two neighbouring u_i start equal, so that their reflections cancel.
     """
@@ -30,13 +33,11 @@ class Reflections(Delta):
         nn.init.kaiming_uniform_(half, a=math.sqrt(5))
         self.u = nn.Parameter(half.repeat_interleave(2, dim=1))
 
-    def forward(
-        self, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        turned = weight.flatten(1).to(self.u.dtype)
-        for u in (self.u / self.u.norm(dim=0)).unbind(1):
-            turned = turned - 2 * torch.outer(turned @ u, u)
-        return turned.view_as(weight).to(weight.dtype), bias
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """U' (r, n) and -U S^-1 (n, r)"""
+        U = self.u / self.u.norm(dim=0)
+        S = (U.T @ U).triu(1) + 0.5 * torch.eye(U.shape[1], dtype=U.dtype, device=U.device)
+        return U.T, torch.linalg.solve_triangular(S, -U, upper=True, left=False)
 
 
 @TUNERS.register_module()

@@ -66,7 +66,7 @@ class Kronecker(Delta):
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x (…, in), y (…, out) -> (…, out)"""
         x = x.unflatten(-1, (self.w1.shape[1], -1))
-        return y + self.scale * (self.w1 @ (x @ self.w2.T)).flatten(-2)
+        return y + ((self.scale * self.w1) @ (x @ self.w2.T)).flatten(-2)
 
 
 def factorized(size: int, factor: int) -> tuple[int, int]:

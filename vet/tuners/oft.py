@@ -13,6 +13,7 @@ from torch import nn
 from vet.allowed import Count, Places
 from vet.core.delta import Delta
 from vet.core.ranks import require_matrix
+from vet.core.reweight import reweights_of
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
@@ -27,6 +28,9 @@ class Rotation(Delta):
         which needs no solver. None: the formula above.
     """
 
+    reads_weight = False
+    turns_input = True
+
     def __init__(self, inside: int, block: int, terms: int | None):
         super().__init__()
         self.block, self.terms = block, terms
@@ -38,6 +42,16 @@ class Rotation(Delta):
         blocks = weight.flatten(1).to(self.q.dtype).unflatten(1, (-1, self.block))  # (out, m, b)
         turned = torch.einsum('omk,mck->omc', blocks, self.rotations())
         return turned.reshape(weight.shape).to(weight.dtype), bias
+
+    def splits(self, module: nn.Module) -> bool:
+        """Whether x may be rotated in place of W. No other delta may reweight the module."""
+        return type(module) is nn.Linear and len(reweights_of(module)) == 1
+
+    def turned(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """x R by blocks: (…, in)"""
+        R_mbb = self.rotations().to(x.dtype)
+        x_mNb = x.reshape(-1, len(R_mbb), self.block).transpose(0, 1)
+        return (x_mNb @ R_mbb).transpose(0, 1).reshape(x.shape)
 
     def rotations(self) -> torch.Tensor:
         """R (m, b, b)."""

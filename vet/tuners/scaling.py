@@ -8,9 +8,10 @@ from torch import nn
 
 from vet.allowed import Places
 from vet.core.attention import Rows
-from vet.core.deltas import Scale, ScaleInput
+from vet.core.delta import Delta
 from vet.core.norms import is_norm
 from vet.core.ranks import require_matrix
+from vet.core.scales import Scale, ScaleInput, scaled_channels
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
@@ -21,9 +22,10 @@ QUERIES = ('q', 'q_proj', 'wq', 'query', 'to_query')
 KEYS_OR_VALUES = ('k', 'k_proj', 'wk', 'key', 'to_key', 'v', 'v_proj', 'wv', 'value', 'kv')
 
 
-class ScaleRows(nn.Module):
+class ScaleRows(Delta):
     """gamma W and gamma b on the output channels `rows`. gamma starts at 1."""
 
+    reads_weight = False
     rows: torch.Tensor
 
     def __init__(self, rows: torch.Tensor):
@@ -34,8 +36,21 @@ class ScaleRows(nn.Module):
     def forward(
         self, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        gamma = self.gamma.new_ones(len(weight)).index_put((self.rows,), self.gamma).to(weight.dtype)
+        gamma = self.whole(len(weight)).to(weight.dtype)
         return gamma.view(-1, *[1] * (weight.dim() - 1)) * weight, None if bias is None else gamma * bias
+
+    def whole(self, out: int) -> torch.Tensor:
+        """gamma (out,), with 1 for the other rows."""
+        return self.gamma.new_ones(out).index_put((self.rows,), self.gamma)
+
+    def splits(self, module: nn.Module) -> bool:
+        """Whether the channels of the output are at the axis that `split` needs."""
+        return type(module) in (nn.Linear, nn.Conv2d)
+
+    def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """gamma y: tokens (…, out) or maps (B, out, H, W)."""
+        assert isinstance(module.weight, torch.Tensor)
+        return scaled_channels(module, y, self.whole(len(module.weight)))
 
 
 class Rescale(nn.Module):

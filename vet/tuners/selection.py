@@ -3,8 +3,8 @@
 import re
 
 from vet.allowed import Count, Places
-from vet.core.deltas import Scale
 from vet.core.norms import is_norm
+from vet.core.scales import Scale
 from vet.core.site import Site
 from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError
