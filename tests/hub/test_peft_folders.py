@@ -260,6 +260,9 @@ OUT = {
     'lora, parts': ('vit', [dict(type='LoRA', rank=4, alpha=6, parts='qv')]),
     'rslora': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='rslora')]),
     'dora': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='dora')]),
+    'pissa': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='pissa')]),
+    'olora, parts': ('vit', [dict(type='LoRA', rank=4, alpha=2, variant='olora', parts='qv')]),
+    'pissa, resnet': ('resnet', [dict(type='LoRA', rank=3, variant='pissa', at='layer*.conv2')]),
     'eva': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='eva')]),
     'two loras apart': ('vit', [dict(type='LoRA', rank=4, alpha=8), dict(type='LoRA', rank=2, at='mlp.fc1')]),
     'lora and a norm': (
@@ -325,9 +328,8 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
             'vit',
             [dict(type='LoRA', variant='vera')],
             'Linear',
-            'variant VeRA cannot be written for PEFT; allowed: plain',
+            'variant VeRA cannot be written for PEFT; allowed: all but vera',
         ),
-        ('vit', [dict(type='LoRA', variant='pissa')], 'Linear', 'variant PiSSA cannot'),
         ('vit', [dict(type='LoRA', variant='dora', parts='qv')], 'Linear', 'DoRA on parts'),
         (
             'vit',

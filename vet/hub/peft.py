@@ -112,7 +112,7 @@ def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> Non
 
     network: timm's network of the same weights.
     model: a classifier, a result of `load_peft`, or a result of `vet.tune`. It holds at most one of LoRA
-        (plain, rslora, eva, dora, parts of a fused qkv as one update of more rank), LoHa, LoKr, IA3, HiRA,
+        (all variants but vera; parts of a fused qkv as one update of more rank), LoHa, LoKr, IA3, HiRA,
         HRA, OFT, BOFT, FourierFT, C3A, RandLoRA and GLoRA.
     Modules that train whole, and the linear head, become modules_to_save. If the model has only modules that
     train whole, the method is LN tuning. UserError, by name, for a method that PEFT does not have. Then

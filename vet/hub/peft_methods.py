@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vet.core.deltas import LowRank
-from vet.core.low_rank import DoRA
+from vet.core.low_rank import DoRA, PiSSA
 from vet.core.scales import Scale, ScaleInput
 from vet.core.site import Site
 from vet.core.starts import EVA
@@ -74,16 +74,24 @@ def _build_lora(config: Config, paths: list[str], rank: int, alpha: float) -> Tu
     )
 
 
+def _lora_factors(delta: Delta) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and B without the scale. B A - B0 A0 is (B - B0) A + B0 (A - A0), of twice the rank."""
+    if isinstance(delta, PiSSA):
+        B, B0 = delta.placed(delta.B), delta.placed(delta.B0)
+        return torch.cat([delta.A, delta.A - delta.A0]), torch.cat([B - B0, B0], 1)
+    return delta.A, delta.placed(delta.B)
+
+
 def _lora(delta: Delta, weight: torch.Tensor) -> Tensors:
-    if type(delta) not in (LowRank, DoRA, EVA):
+    if type(delta) not in (LowRank, DoRA, EVA) and not isinstance(delta, PiSSA):
         raise UserError(
-            f"LoRA's variant {type(delta).__name__} cannot be written for PEFT; allowed: plain, rslora, eva "
-            'and dora.'
+            f"LoRA's variant {type(delta).__name__} cannot be written for PEFT; allowed: all but vera."
         )
     ones = (1,) * (weight.dim() - 2)
+    A, B = _lora_factors(delta)
     tensors = {
-        'lora_A.weight': delta.A.view(len(delta.A), *weight.shape[1:]),
-        'lora_B.weight': delta.placed(delta.B).view(len(weight), len(delta.A), *ones),
+        'lora_A.weight': A.view(len(A), *weight.shape[1:]),
+        'lora_B.weight': B.view(len(weight), len(A), *ones),
     }
     if isinstance(delta, DoRA):
         if len(delta.m) != len(weight):
@@ -270,7 +278,7 @@ METHODS = dict(
     LORA=Method(
         _build_lora,
         _lora,
-        lambda delta, weight: len(delta.A),
+        lambda delta, weight: len(_lora_factors(delta)[0]),
         'lora_alpha',
         _lora_config,
         ('use_dora', 'use_rslora', 'lora_dropout'),
