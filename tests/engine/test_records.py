@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.engine.runs import small
+from tests.engine.runs import SmallDigits, build, small
 from vet.engine.saving.events import Events
 from vet.engine.saving.log import read_log
 from vet.environment import describe
@@ -177,3 +177,23 @@ def test_the_processor_is_named():
         assert re.search(
             rf'^model name\s*: {re.escape(found["processor"])}$', cpuinfo.read_text(), re.MULTILINE
         )
+
+
+class WithoutTargets(torch.utils.data.Dataset):
+    """SmallDigits, of which nobody knows the labels before the images are read."""
+
+    def __init__(self, split):
+        self._digits = SmallDigits(split)
+        self.classes = self._digits.classes
+
+    def __len__(self):
+        return len(self._digits)
+
+    def __getitem__(self, index):
+        return self._digits[index]
+
+
+def test_a_report_says_which_counts_are_not_known(tmp_path):
+    data = dict(train_dataset=WithoutTargets('train'), eval_dataset=WithoutTargets('test'))
+    build(tmp_path / 'run', data=data, **{'train.max_epochs': 1, 'evaluation.report': True}).train()
+    assert 'not known' in (tmp_path / 'run/report.html').read_text()

@@ -170,7 +170,6 @@ def _about(model: ImageClassifier, to: str, transform: object, with_preprocessin
 Batches = list[torch.Tensor]
 
 
-@torch.no_grad()
 def _of_images(part: nn.Module, view: Callable) -> tuple[Batches, Batches]:
     """Normalised images, one and three at a time, and the outputs of a part of the model."""
     images = torch.stack([view(image) for image in _photographs()])
@@ -178,7 +177,6 @@ def _of_images(part: nn.Module, view: Callable) -> tuple[Batches, Batches]:
     return batches, [part(batch) for batch in batches]
 
 
-@torch.no_grad()
 def _of_pixels(model: ImageClassifier, view: Callable, tta: Views) -> tuple[Batches, Batches]:
     """uint8 images (B, H, W, 3), one and three at a time and of several sizes, and the scores of the
     model.
