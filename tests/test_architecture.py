@@ -54,7 +54,7 @@ def test_every_call_on_the_page_exists():
 def test_every_room_of_the_import_table_exists():
     from tests.test_layering import ARROWS
 
-    [table] = re.findall(r'```\n(the ground floor:.*?)```', PAGE, flags=re.S)
+    [table] = re.findall(r'```text\n(the ground floor:.*?)```', PAGE, flags=re.S)
     words = set(re.findall(r'[a-z_]+', re.sub(r'\([^)]*\)', '', table)))
     words -= {'the', 'ground', 'floor'}
     rooms = {path.stem for path in (ROOT / 'vet').iterdir()} | {'tools'}

@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from website import chooser, methods, reference  # noqa: E402
+from website import chooser, methods, notebooks, reference  # noqa: E402
 
 # files at the top of the checkout, which are pages too
 OF_TOP = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md', 'SECURITY.md': 'reporting.md'}
@@ -28,7 +28,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made: from files at the top, from docstrings and from the commands."""
     pages = {page: links_of_site((ROOT / name).read_text(encoding='utf-8')) for name, page in OF_TOP.items()}
-    pages |= reference.pages() | methods.pages()
+    pages |= reference.pages() | methods.pages() | notebooks.pages()
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     return files
