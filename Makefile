@@ -42,7 +42,7 @@ docs: .venv/docs
 	$(BIN)/vet config --markdown > docs/config.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-## results: measures again what README.md and docs/ show; DATA=DIR, a quiet machine, under 20 minutes
+## results: measures again what README.md and docs/ show; DATA=DIR, a quiet machine, under 30 minutes
 results: .venv/test
 	$(BIN)/python benchmarks/measure.py --data-root $(or $(DATA),../shared/data)
 

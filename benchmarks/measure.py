@@ -3,9 +3,11 @@
     python benchmarks/measure.py --data-root DIR
     python benchmarks/measure.py --data-root DIR --quick
 
-The first command needs a quiet machine, and takes under 20 minutes on 2 CPU cores. --quick makes few rounds,
-writes into build/trial, and only shows that everything runs. DIR holds flowers-102/, seed-images/ and
-weights/. The code must be that of a commit. Afterwards, commit the result files and the pages.
+The first command needs a quiet machine, and takes under 30 minutes on 2 CPU cores. --only NAME … measures
+some of the results. Those of benchmarks/speed go into the file of the host, so other hosts keep theirs.
+--quick makes few rounds, writes into build/trial, and only shows that everything runs. DIR holds
+flowers-102/, seed-images/ and weights/. The code must be that of a commit. Afterwards, commit the result
+files and the pages.
 results/tuners.json and results/float8 take hours, and are not measured again.
 """
 
@@ -24,6 +26,7 @@ JOBS = {  # a name, the script, its usual options, and those of a quick trial
     'imports': ('speed/imports.py', ['--rounds', '4'], ['--rounds', '2']),
     'memory': ('speed/memory.py', [], []),
     'steps': ('speed/steps.py', ['--rounds', '6'], ['--rounds', '2', '--jobs', 'vit-fp32']),
+    'peers': ('speed/peers.py', ['--rounds', '5'], ['--rounds', '2', '--only', 'LoRA', 'BitFit']),
     'many_tuners': ('speed/many_tuners.py', ['--rounds', '5'], ['--rounds', '2', '--batch', '8']),
     'probe': (
         'speed/probe.py',

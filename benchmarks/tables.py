@@ -23,11 +23,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(HERE / 'speed')]
 
+import gpu  # noqa: E402
 import hosts  # noqa: E402
 import images  # noqa: E402
 import imports  # noqa: E402
 import many_tuners  # noqa: E402
 import memory  # noqa: E402
+import peers  # noqa: E402
 import probe  # noqa: E402
 import steps  # noqa: E402
 from walkthroughs import WEIGHTS  # noqa: E402
@@ -37,6 +39,8 @@ SPEED = {
     'memory': lambda found: [memory.shown(found)],
     'probe': lambda found: [probe.shown(one) for one in found.values()],
     'images': lambda found: [images.JOBS[job][1](one['found']) for job, one in found.items()],
+    'peers': lambda found: [table for name, one in found.items() for table in peers.shown(name, one)],
+    'gpu': lambda found: gpu.shown(found),
     'many_tuners': lambda found: [many_tuners.shown(found)],
     'imports': lambda found: [imports.shown(found)],
 }

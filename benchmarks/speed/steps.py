@@ -166,7 +166,7 @@ class Sides:
         return model.to(self.device, memory_format=self.job.layout)
 
     def vet(
-        self, compiled: bool = False, lean: bool = True, tuners: list[dict] | None = None
+        self, compiled: bool | str = False, lean: bool = True, tuners: list[dict] | None = None
     ) -> Callable[[], object]:
         model = self.tuned(tuners)
         train = Train(
@@ -238,6 +238,8 @@ def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict
         del makers['vet, lean=False']
     if compiled:
         makers |= {'peft, compiled': lambda: sides.peft(True), 'vet, compiled': lambda: sides.vet(True)}
+        if device.type == 'cuda':
+            makers['vet, compiled, CUDA graphs'] = lambda: sides.vet('reduce-overhead')
     steps = {name: make() for name, make in makers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 2):
@@ -307,7 +309,7 @@ def shown(name: str, found: dict) -> Table:
         f'{PRODUCT}: {flops[PRODUCT] / statistics.median(seconds[PRODUCT]) / 1e9:,.0f} GFLOP/s',
     )
     for side, times in [item for item in seconds.items() if item[0] != PRODUCT]:
-        count = flops[side.removesuffix(', compiled')]
+        count = flops[side.partition(', compiled')[0]]
         used = statistics.median(
             count * whole / (flops[PRODUCT] * own) for own, whole in zip(times, seconds[PRODUCT])
         )

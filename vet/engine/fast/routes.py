@@ -91,6 +91,11 @@ class Routes:
 
     def measured(self) -> dict[str, str]:
         """The fastest route of each layer whose input was noted, from the cache folder or measured now."""
+        device = self._accelerator.device
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+            return self._measured()
+
+    def _measured(self) -> dict[str, str]:
         kinds = {name: self._kind(name, x) for name, x in self._inputs.items()}
         machine = host(self._accelerator.device)
         path = cache_path('routes') / f'{hashlib.sha256(repr(machine).encode()).hexdigest()[:16]}.json'
@@ -125,7 +130,6 @@ class Routes:
         """The route of the layer for such inputs, and the milliseconds of each route."""
         device, trained = self._accelerator.device, list(self._trained().values())
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng([device] if device.type == 'cuda' else []))
             for parameter in trained:
                 if not parameter.requires_grad:  # a later stage trains the parameter
                     stack.callback(parameter.requires_grad_, False)
