@@ -216,6 +216,17 @@ def _ladder(blocks: int, c: int, r: int) -> int:
     return (blocks + 1) * (c * r + r) + blocks * (12 * r * r + 13 * r + 1) + 2 * r + r * c + c
 
 
+def _shapes(backbone: Backbone, first: int) -> dict[torch.Size, int]:
+    """The shapes of the blocks from `first` on, each with its channels."""
+    return {site.out_shape: site.out_shape[site.axis] for site in backbone.sites.find('block')[first:]}
+
+
+def _fed(backbone: Backbone, first: int) -> list[int]:
+    """The channels of the blocks that have a shape of these."""
+    shapes = _shapes(backbone, first)
+    return [shapes[site.out_shape] for site in backbone.sites.find('block') if site.out_shape in shapes]
+
+
 def _started(variant: str, backbone: Backbone) -> dict:
     return dict(rank=2, variant=variant, at='*.qkv')
 
@@ -357,7 +368,7 @@ CASES: tuple[Case, ...] = (
         Case(
             'LoRA',
             partial(_started, variant),
-            on=('vit', 'swin', 'deit-distilled'),
+            on=('vit', 'swin', 'clip', 'deit-distilled'),
             label=variant,
             count=lambda b: _low_rank(_fused(b), 2),
         )
@@ -599,24 +610,14 @@ CASES: tuple[Case, ...] = (
             )
         ),
     ),
-    Case(
-        'Mona',
-        lambda b: dict(width=4),
-        on=TOKENS,
-        label='dropout',
-        count=lambda b: 2 * len(b.sites.blocks) * (8 * 32 + 4**2 + 88 * 4 + 5 * 32),
-    ),
-    Case(
-        'DTL',
-        on=('vit', 'swin', 'clip', 'deit-distilled', 'torchvision-vit', 'convnext'),
-        count=lambda b: sum(4 * site.out_shape[site.axis] for site in b.sites.find('block')),
-    ),
+    Case('Mona', lambda b: dict(width=4), on=EVERY, label='dropout'),
+    Case('DTL', on=(*ATTENTION, 'convnext'), count=lambda b: 4 * sum(_fed(b, len(b.sites.blocks) // 2))),
     Case(
         'DTL',
         lambda b: dict(rank=1, first=0, kernel=3),
-        on=TOKENS,
+        on=(*ATTENTION, 'convnext'),
         label='plus',
-        count=lambda b: 2 * 32 * len(b.sites.blocks) + 9 * 32,
+        count=lambda b: 2 * sum(_fed(b, 0)) + 9 * sum(_shapes(b, 0).values()),
     ),
     Case('SCT', lambda b: dict(channels=4), count=lambda b: (16 + 4) * len(b.sites.blocks)),
     Case(

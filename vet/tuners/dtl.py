@@ -115,6 +115,7 @@ class DTL(Tuner):
         The released scripts take 3 for DTL+. Prefix tokens pass beside the convolution.
     beta: the released scripts take 100.
     at: blocks that keep their shape.
+    Blocks of a shape of which no block is changed get no side.
     Parameters: 2 rank C per block, and kernel^2 C per shape; ViT-B/16: 36,864, with kernel=3 43,776 (the
         paper's 0.04 M and 0.05 M).
     Against the released code: output, gradients and start of its ViT.
@@ -138,6 +139,7 @@ class DTL(Tuner):
         if first >= len(sites):
             raise UserError(f'first is {first}, but there are {len(sites)} sites; give a smaller number.')
         self.fed = {site.name for site in sites[first:]}
+        self.shapes = {site.out_shape for site in sites[first:]}  # a side lives as long as its shape
         self.sides, self.numbers = Sides(), {site.name: number for number, site in enumerate(sites)}
         self.shape: torch.Size | None = None  # of the side that the last site has seen
         self.convs: dict[str, nn.Conv2d] = {}
@@ -159,6 +161,8 @@ class DTL(Tuner):
             and (site.grid is None or site.grid[0] * site.grid[1] + prefix != site.out_shape[0])
         ):
             raise refuse(self, site, 'patches with a known grid, for its convolution')
+        if site.out_shape not in self.shapes:
+            return
         is_first, self.shape = self.shape != site.out_shape, site.out_shape
         number, channels = self.numbers[site.name], site.out_shape[site.axis]
         self.before(site, Collect(channels, self.rank, site.axis, number, is_first, self.sides))
