@@ -14,7 +14,7 @@ FILES = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 
 
 def test_every_notebook_is_a_page():
-    assert sorted(NAMES) == [path.stem for path in FILES] and len(FILES) >= 6
+    assert sorted(NAMES) == [path.stem for path in FILES] and len(FILES) == 7
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)

@@ -13,6 +13,7 @@ NAMES = (  # in the order of reading
     'segmentation',
     'many_models',
     'your_own_method',
+    'reproducing_a_table',
 )
 
 
