@@ -156,6 +156,7 @@ def made(tmp_path_factory):
         device='cpu',
     )
     trainer.train()
+    image.save(folder / 'RUN/example.png')  # which `vet train` writes
     for name in ('MODEL_FOLDER', 'work/flowers', 'work/cars'):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(folder / 'RUN/output')
