@@ -169,5 +169,5 @@ def test_vet_list_roles_prints_places_that_stand_in(capsys, monkeypatch):
     command.main()
     rows = json.loads(capsys.readouterr().out)
     assert 'mlp' not in rows and rows['mlp or block'] == (
-        "'block', because resnet18 (ResNet) has no 'mlp'; of AdaptFormer, Adapter, Convpass, Houlsby, Intermediate"
+        "'block', because resnet18 (ResNet) has no 'mlp'; of AdaptFormer, Adapter, Compacter, Convpass, Houlsby, Intermediate"
     )

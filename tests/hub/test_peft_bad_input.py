@@ -38,7 +38,7 @@ def refused(folder, text, given=None):
     [
         (
             dict(peft_type='PROMPT_TUNING'),
-            r"unknown peft_type in '.*adapter_config\.json' 'PROMPT_TUNING'.*Allowed: C3A, .*LN_TUNING",
+            r"unknown peft_type in '.*adapter_config\.json' 'PROMPT_TUNING'.*Allowed: BOFT, C3A, .*LN_TUNING",
         ),
         (dict(peft_type='VERA'), r"unknown peft_type .* 'VERA'"),
         (dict(peft_type=None), 'unknown peft_type'),

@@ -114,7 +114,7 @@ class RayEngine:
         resources: Mapping[str, object] | None = None,
         prepare: Callable[[], None] = lambda: None,
     ):
-        self._sources = sources
+        self._served = sources
         self._metrics = metrics
         self._states: dict[str, str] = {}
         if not ray.is_initialized():
@@ -139,7 +139,7 @@ class RayEngine:
             ) from error
 
     def names(self) -> list[str]:
-        return self._sources.names()
+        return self._served.names()
 
     def state(self, name: str) -> str:
         """As the last request for the model has shown."""
@@ -163,7 +163,7 @@ class RayEngine:
         serve.delete(NAME)
 
     async def _ask(self, name: str, method: str, *args: object) -> Any:
-        key = _key(name, self._sources.folder(name))
+        key = _key(name, self._served.folder(name))
         try:
             found = await self._replicas.options(multiplexed_model_id=key).ask.remote(method, *args)
         except BackPressureError as error:
