@@ -11,8 +11,7 @@ throughput: in each round, `pipeline` with two threads that decode, then the ser
 others: in each round, 32 clients ask vet serve, LitServe and `vet serve --launcher ray`, one after the other:
     first one model, then 8 models. Bodies are JSON. Needs litserve, and the extra `ray`.
 memory: folders of many models, a small --memory, and requests for some of the models, each once.
-hostile: requests of which 5 % are hostile. Each other answer is compared with `pipeline`'s. The backbone is
-    the shipped DigitsViT, so that ten thousand requests take minutes.
+hostile: requests of which 5 % are hostile. Each other answer is compared with `pipeline`'s.
 
 Writes results/serve.json.
 """
@@ -61,7 +60,6 @@ BATCH = 32
 MODELS = 8
 CAP = 64  # MiB for the models and the backbone
 HOSTILE = 0.05
-QUICKSTART = CONFIG.with_name('quickstart.py')
 
 
 def main() -> None:
@@ -73,7 +71,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--images', type=int, default=256, help='of a round')
     parser.add_argument('--folders', type=int, default=1000, help='of the job memory')
-    parser.add_argument('--asked', type=int, default=200, help='models that are asked in the job memory')
+    parser.add_argument('--asked', type=int, default=999, help='models that are asked in the job memory')
     parser.add_argument('--requests', type=int, default=10_000, help='of the job hostile')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
@@ -194,7 +192,7 @@ def memory(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def hostile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    models = folders(folder, args.data_root, 2, QUICKSTART)
+    models = folders(folder, args.data_root, 2)
     photos = read_photos(args.data_root, 16)
     expected = {model.name: pipeline(str(model), device='cpu')(photos, batch_size=1) for model in models}
     draw = random.Random(0)
@@ -288,17 +286,16 @@ def is_right(expected: dict[str, Any]) -> Any:
     return check
 
 
-def folders(folder: Path, data_root: Path, count: int, config: Path = CONFIG) -> list[Path]:
-    """Model folders of a config, whose trained numbers are random."""
+def folders(folder: Path, data_root: Path, count: int) -> list[Path]:
+    """Model folders of DeiT-Tiny with LoRA, whose trained numbers are random."""
     made = []
-    weights = {'model.backbone.checkpoint': str(data_root / WEIGHTS)} if config == CONFIG else {}
     for number in range(count):
         trainer = build_trainer(
-            model=str(config),
+            model=str(CONFIG),
             work_dir=folder / f'work{number}',
             data_root=str(data_root),
             device='cpu',
-            cfg_options=weights,
+            cfg_options={'model.backbone.checkpoint': str(data_root / WEIGHTS)},
         )
         torch.manual_seed(number)
         with torch.no_grad():

@@ -391,6 +391,11 @@ def serve(found: dict[str, Any]) -> str:
     ):
         ratio = statistics.median(each[one] / each[other] for each in images)
         lines.append([name, f'{ratio:.2f} times the images/s of {"one model" if other == "one" else other}'])
+    if others := found.get('others'):
+        for title, name in ((f'LitServe {others["versions"]["litserve"]}', 'litserve'), ('Ray Serve', 'ray')):
+            one, mixed = others[f'{name}_of_vet'], others[f'{name}_of_vet_mixed']
+            of = f'{one:.2f} times the images/s of vet serve with one model, {mixed:.2f} times with 8 models'
+            lines.append([f'{title}, 32 clients, the same run', of])
     half = found['throughput']['half_load']
     lines.append(
         [
@@ -421,7 +426,7 @@ def serve(found: dict[str, Any]) -> str:
     is_busy = load > found['throughput']['environment']['cores']
     busy = f' The machine was busy with other work, a load of {load:.0f}.' if is_busy else ''
     return grid(['vet serve', 'measured'], lines) + (
-        f'\n\nDeiT-Tiny with LoRA; hostile requests on DigitsViT. Medians of ratios within a round.{busy} '
+        f'\n\nDeiT-Tiny with LoRA. Medians of ratios within a round.{busy} '
         f'{machine(found["throughput"]["environment"])}; '
         '`python benchmarks/serve.py`.'
     )
