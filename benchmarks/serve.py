@@ -214,6 +214,7 @@ def hostile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         load(port, [Asked(form(models[0].name, photos[0]), check=is_right(expected[models[0].name][0]))], 1)
         faults = metrics(port).count('status="500"')
     return dict(
+        backbone='DeiT-Tiny',
         requests=len(requests),
         hostile=kinds,
         statuses=found.statuses,

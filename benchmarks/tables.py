@@ -425,8 +425,9 @@ def serve(found: dict[str, Any]) -> str:
     load = found['throughput']['load'][0]
     is_busy = load > found['throughput']['environment']['cores']
     busy = f' The machine was busy with other work, a load of {load:.0f}.' if is_busy else ''
+    backbone = found.get('hostile', {}).get('backbone', 'DigitsViT')  # older results do not say the backbone
     return grid(['vet serve', 'measured'], lines) + (
-        f'\n\nDeiT-Tiny with LoRA. Medians of ratios within a round.{busy} '
+        f'\n\nDeiT-Tiny with LoRA; hostile requests on {backbone}. Medians of ratios within a round.{busy} '
         f'{machine(found["throughput"]["environment"])}; '
         '`python benchmarks/serve.py`.'
     )
