@@ -96,7 +96,7 @@ def trainer(tmp_path_factory):
     trainer = build_trainer(
         model=ROOT / 'configs/quickstart.py',
         work_dir=tmp_path_factory.mktemp('quickstart') / 'work',
-        cfg_options=QUICK,
+        cfg_options=QUICK | {'evaluation.report': True},
         device='cpu',
     )
     trainer.summary = trainer.train()
