@@ -9,6 +9,7 @@ Needs the extra `ray`.
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from vet.serve.metrics import Metrics
 from vet.serve.models import Models
 from vet.serve.opened import backbone_of
 from vet.serve.refusals import RefusedError, busy, refused
-from vet.serve.sources import Sources, is_onnx_file, parted
+from vet.serve.sources import Mark, Sources, is_onnx_file, mark_of, parted
 
 try:
     import ray
@@ -163,7 +164,11 @@ class RayEngine:
         serve.delete(NAME)
 
     async def _ask(self, name: str, method: str, *args: object) -> Any:
-        key = _key(name, self._served.folder(name))
+        folder = self._served.folder(name)
+        try:
+            key = _key(name, folder, mark_of(folder))
+        except OSError:  # while a folder is replaced, it is not there for a moment
+            key = _key(name, folder, ())
         try:
             found = await self._replicas.options(multiplexed_model_id=key).ask.remote(method, *args)
         except BackPressureError as error:
@@ -178,8 +183,12 @@ class RayEngine:
         return found
 
 
-def _key(name: str, folder: Path) -> str:
-    """The key of the models that share batches: those of one backbone."""
+@lru_cache(4096)
+def _key(name: str, folder: Path, mark: Mark) -> str:
+    """The key of the models that share batches: those of one backbone.
+
+    The folder is read once for each `mark` of the folder.
+    """
     try:
         need = None if is_onnx_file(folder) else backbone_of(folder)
     except (UserError, OSError):  # a replica tells what is wrong with the folder
