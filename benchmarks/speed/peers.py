@@ -11,9 +11,7 @@ of this host, see hosts.py.
 
 import argparse
 import gc
-import random
 import statistics
-import time
 from collections.abc import Callable
 
 import hosts
@@ -21,7 +19,7 @@ import peft
 import torch
 from rich.console import Console
 from rich.table import Table
-from steps import CLASSES, Job, Sides, peak_bytes, saved_bytes
+from steps import CLASSES, Job, Sides, in_rounds, peak_bytes, saved_bytes
 
 from vet.benchmark import record
 from vet.engine.fast.door import freed_memory_kept
@@ -109,15 +107,7 @@ class Peers(Sides):
 def compared(makers: dict[str, Callable], rounds: int, device: torch.device) -> dict:
     """The seconds of each side, round by round, and what each side keeps."""
     steps = {name: make() for name, make in makers.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 2):
-        for name, step in random.Random(number).sample(list(steps.items()), len(steps)):
-            began = time.perf_counter()
-            step()
-            if device.type == 'cuda':
-                torch.cuda.synchronize(device)
-            if number > 1:
-                seconds[name].append(time.perf_counter() - began)
+    seconds = in_rounds(steps, rounds, device)
     saved = {name: saved_bytes(step) for name, step in steps.items() if name != 'forward'}
     del steps
     gc.collect()

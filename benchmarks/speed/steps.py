@@ -223,6 +223,23 @@ def operations(step: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+def in_rounds(steps: dict[str, Callable], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """The seconds of each step, round by round, after two rounds that do not count.
+
+    The order of the steps changes from round to round.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 2):
+        for name, step in random.Random(number).sample(list(steps.items()), len(steps)):
+            began = time.perf_counter()
+            step()
+            if device.type == 'cuda':
+                torch.cuda.synchronize(device)
+            if number > 1:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
 def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict:
     sides = Sides(job, device)
     makers: dict[str, Callable] = {
@@ -241,15 +258,7 @@ def measure(job: Job, device: torch.device, rounds: int, compiled: bool) -> dict
         if device.type == 'cuda':
             makers['vet, compiled, CUDA graphs'] = lambda: sides.vet('reduce-overhead')
     steps = {name: make() for name, make in makers.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 2):
-        for name, step in random.Random(number).sample(list(steps.items()), len(steps)):
-            began = time.perf_counter()
-            step()
-            if device.type == 'cuda':
-                torch.cuda.synchronize(device)
-            if number > 1:
-                seconds[name].append(time.perf_counter() - began)
+    seconds = in_rounds(steps, rounds, device)
     flops = {name: operations(step) for name, step in steps.items() if 'compiled' not in name}
     eager = [name for name in flops if name != PRODUCT and 'forward' not in name]
     saved = {name: saved_bytes(steps[name]) for name in eager}
