@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 
+from vet.core.first_images import first_images
 from vet.core.modes import in_eval
 from vet.core.reweight import Reweight
 from vet.core.tuner import Tuner
@@ -33,7 +34,7 @@ def weight_gradients(
         for weight in frozen:
             weight.requires_grad_(True)
         with in_eval(tuner.backbone):
-            for views, labels in batches:
+            for views, labels in first_images(batches, images):
                 if labels.ndim != 1:
                     raise UserError(
                         f'{type(tuner).__name__} compares images by their class, but the targets of this '
@@ -43,8 +44,6 @@ def weight_gradients(
                 for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):
                     total += gradient
                 seen += len(views)
-                if seen >= images:
-                    break
     finally:
         for weight in frozen:
             weight.requires_grad_(False)

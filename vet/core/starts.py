@@ -13,6 +13,7 @@ from torch import nn
 
 from vet.core.contrast import weight_gradients
 from vet.core.deltas import LowRank
+from vet.core.first_images import first_images
 from vet.core.low_rank import PiSSA
 from vet.core.modes import in_eval
 from vet.core.reweight import Reweight
@@ -173,18 +174,14 @@ def input_means(
         counts[number] = counts.get(number, 0) + len(x_BNC)
 
     hooks = [edit.host.register_forward_pre_hook(partial(see, number)) for number, edit in enumerate(edits)]
-    seen = 0
     try:
         with torch.no_grad(), in_eval(tuner.backbone):
-            for views, _ in batches:
+            for views, _ in first_images(batches, images):
                 tuner.backbone(views)
-                seen += len(views)
-                if seen >= images:
-                    break
     finally:
         for hook in hooks:
             hook.remove()
-    if torch.distributed.is_initialized() and seen:  # each process has seen its own images
+    if torch.distributed.is_initialized():  # each process has seen its own images
         for number, total in totals.items():
             torch.distributed.all_reduce(total)
             count = torch.tensor(counts[number], device=total.device)

@@ -11,6 +11,7 @@ from torch import nn
 from vet.allowed import Counts, OneOf, Places, Positive
 from vet.core.delta import Delta
 from vet.core.deltas import Carry, Kept, this_forward
+from vet.core.first_images import first_images
 from vet.core.modes import in_eval
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -119,18 +120,14 @@ class SCT(Tuner):
         """
         assert self.backbone is not None, 'attach first'
         squares: list[dict[int, torch.Tensor]] = [{} for _ in self.watched]
-        seen = 0
         try:
             with torch.no_grad(), in_eval(self.backbone):
                 for _, salient in self.watched:
                     salient.rests = True
-                for images, labels in batches:
+                for images, labels in first_images(batches, self.images):
                     for (watch, _), by_class in zip(self.watched, squares):
                         watch.watch = partial(_add_squares, by_class, labels)
                     self.backbone(images)
-                    seen += len(images)
-                    if seen >= self.images:
-                        break
                 for (_, salient), by_class in zip(self.watched, squares):
                     if by_class:
                         importance_C = torch.stack([square.sqrt() for square in by_class.values()]).mean(0)
