@@ -1,6 +1,7 @@
 """The notebooks: small files with pictures of a real run, which run again from the first cell to the last."""
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -25,6 +26,8 @@ def test_a_notebook_is_small_and_shows_a_whole_run(path):
     outputs = [output for cell in cells for output in cell.outputs]
     assert any('image/png' in output.get('data', {}) for output in outputs)
     assert not any(output.output_type == 'error' for output in outputs)
+    said = ''.join(output.get('text', '') for output in outputs)
+    assert not re.search(r'(?<![\w.:/])/[\w.-]+/', said), 'a folder of the machine where the notebook ran'
 
 
 @pytest.mark.slow

@@ -7,19 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from tests.nets import agrees, images, tiny
-from tests.tuners.test_products import CONV, QKV, tuned
+from tests.tuners.test_products import CONV, QKV, edited
 from vet.errors import NoSiteError, UserError
 from vet.registry import TUNERS
 
 PLACES = pytest.mark.parametrize('family, site', [QKV, CONV])
-
-
-def edited(family, site, **config):
-    """The backbone in float64, the tuner with random numbers, its delta, and the weight as a matrix (out, n)."""
-    backbone, tuner = tuned(family, site, **config)
-    backbone.double(), tuner.double()
-    weight = backbone.network.get_parameter(f'{site}.weight').detach().flatten(1)
-    return backbone, tuner, tuner.deltas[site.replace('.', '/')], weight
 
 
 @PLACES

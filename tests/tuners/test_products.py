@@ -30,6 +30,14 @@ def tuned(family: str, at: str, **config: object) -> tuple[Backbone, Tuner]:
     return backbone, tuner
 
 
+def edited(family, site, **config):
+    """The backbone in float64, the tuner with random numbers, its delta, and the weight as a matrix (out, n)."""
+    backbone, tuner = tuned(family, site, **config)
+    backbone.double(), tuner.double()
+    weight = backbone.network.get_parameter(f'{site}.weight').detach().flatten(1)
+    return backbone, tuner, tuner.deltas[site.replace('.', '/')], weight
+
+
 @pytest.mark.parametrize('rank, is_split', [(4, True), (5, False)])
 def test_loha_forms_its_update_where_the_two_products_would_be_large(rank, is_split):
     """Two products of rank r^2 take fewer operations while 2 r^2 <= min(out, in)."""
