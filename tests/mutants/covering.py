@@ -21,7 +21,13 @@ import pytest
 
 NAMED = 'VET_COVERED_BY'  # the variable that tells processes of a test the test's name
 MOST_SECONDS = 60  # of the tests of one mutant, alike or other
-SETTINGS = 'tests/cli/test_config.py'  # these tests read the settings of every file
+# These tests read signatures, fields and class bodies of every file, and need not run a function of the file.
+READERS = (
+    'tests/cli/test_config.py',
+    'tests/cli/test_list.py',
+    'tests/test_config.py',
+    'tests/tuners/test_defaults.py',
+)
 
 
 class Watch:
@@ -142,23 +148,28 @@ class Covering:
         return cls(dict(zip(tests, saved['seconds'])), saved['files'])
 
     def of(self, file: str, line: int, source: bytes) -> list[str]:
-        """The tests that run this line of the file: those of files named alike, then the others.
+        """The tests that can notice a change of this line: those of files named alike, READERS, then the others.
 
-        Of either kind, the slowest are left out if all take over MOST_SECONDS.
+        Of each kind, the slowest are left out if all take over MOST_SECONDS.
 
-        A statement that runs while the file is imported has the tests that run any line of the file, all
-        tests of files named alike, and the tests of all settings.
+        Python runs a statement of a module or a class once, at the import, in whatever test imports the file
+        first. So a signature or a decorator has the tests that run the function's body, and another such
+        statement has the tests that run any line of the file. READERS and all tests of files named alike
+        join both.
         """
         known = self.files.get(file, dict(sha256='', lines={}))
-        wanted: Iterable[int | str] = known['lines']
+        lines, at_import = range(0), True
         if known['sha256'] == digest(source):
-            wanted = statement(source, line) or wanted
-        tests = {test for number in wanted for test in known['lines'].get(str(number), ())}
-        all_alike = {test for test in self.seconds if Path(file).stem in Path(test.split('::')[0]).name}
-        if wanted is known['lines']:
-            tests |= all_alike | {test for test in self.seconds if test.startswith(SETTINGS)}
-        alike = tests & all_alike
-        return self._quickest(alike) + self._quickest(tests - alike)
+            lines, at_import = statement(source, line)
+        wanted: Iterable[int | str] = lines or known['lines']
+        others = {test for number in wanted for test in known['lines'].get(str(number), ())}
+        alike = {test for test in self.seconds if Path(file).stem in Path(test.split('::')[0]).name}
+        readers = {test for test in self.seconds if test.split('::')[0] in READERS}
+        if not at_import:
+            alike, readers = alike & others, readers & others
+        readers -= alike
+        others -= alike | readers
+        return [test for kind in (alike, readers, others) for test in self._quickest(kind)]
 
     def _quickest(self, tests: set[str]) -> list[str]:
         ordered = sorted(tests, key=self.seconds.__getitem__)
@@ -170,24 +181,33 @@ def digest(source: bytes) -> str:
     return sha256(source).hexdigest()
 
 
-def statement(source: bytes, line: int) -> range:
-    """The lines of the innermost statement at this line, without the statement's body. Empty for a statement
-    that runs while the file is imported: no test of its own shows such a statement.
+def statement(source: bytes, line: int) -> tuple[range, bool]:
+    """(lines, whether the import runs the line) of the innermost statement at this line.
+
+    The lines are those of the statement without the statement's body. For a signature or a decorator that the
+    import runs, they are those of the function's body. For another statement that the import runs, there are
+    none.
     """
-    found, inside = range(0), False
+    found, at_import = range(0), True
 
     def visit(node: ast.AST, is_in_function: bool) -> None:
-        nonlocal found, inside
+        nonlocal found, at_import
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.stmt) and child.lineno <= line <= (child.end_lineno or child.lineno):
-                body = getattr(child, 'body', None)
-                last = body[0].lineno - 1 if body else child.end_lineno
-                found, inside = range(child.lineno, max(child.lineno, last) + 1), is_in_function
             is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            if isinstance(child, ast.stmt):
+                decorators = getattr(child, 'decorator_list', [])
+                first, end = min([child, *decorators], key=lambda part: part.lineno).lineno, child.end_lineno
+                if first <= line <= end:
+                    at_import = not is_in_function
+                    body = getattr(child, 'body', None)
+                    last = max(child.lineno, body[0].lineno - 1) if body else end
+                    found = range(first, last + 1)
+                    if at_import:
+                        found = range(last + 1, end + 1) if is_function else range(0)
             visit(child, is_in_function or is_function)
 
     visit(ast.parse(source), False)
-    return found if inside else range(0)
+    return found, at_import
 
 
 class Only:

@@ -32,7 +32,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.mutants.covering import Covering, Only, finish, start  # noqa: E402
+from tests.mutants.covering import READERS, Covering, Only, finish, start  # noqa: E402
 from tests.mutants.mutations import Mutation, mutations  # noqa: E402
 
 # Each room, and the tests that look at it.
@@ -191,7 +191,7 @@ def copy_tree(tree: Path) -> Path:
 
 def tests_of(rooms: list[str], tree: Path) -> list[str]:
     files = []
-    for place in (place for room in rooms for place in ROOMS[room]):
+    for place in (*(place for room in rooms for place in ROOMS[room]), *READERS):
         files += [path.relative_to(tree).as_posix() for path in files_with_tests(tree / place)]
     return list(dict.fromkeys(files))
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.mutants.covering import READERS, Covering, digest
 from tests.mutants.mutations import mutations
-from tests.mutants.run import EQUIVALENT, ROOMS, files_with_tests, key, of_room, sample
+from tests.mutants.run import EQUIVALENT, ROOMS, files_with_tests, key, sample
 
 SOURCE = b'''
 import torch
@@ -59,6 +60,50 @@ def test_what_can_go_wrong_in_a_function():
     assert not any('Not a' in old or 'below' in old and new != 'pass' for old, new in found)
 
 
+MODULE = b"""LIMIT = 3
+class Area:
+    size = 2
+    @staticmethod
+    def of(
+        rank=8,
+    ):
+        def scaled(by=2.0):
+            return rank * by
+        return scaled()
+    def other(self):
+        return 1
+"""
+IMPORTS, RUNS, OTHER = (f'tests/tuners/{name}.py::test' for name in ('test_first', 'test_runs', 'test_other'))
+ALIKE, READS = 'tests/core/test_area.py::test', 'tests/tuners/test_defaults.py::test_defaults[Area]'
+
+
+@pytest.mark.parametrize(
+    ('line', 'tests'),
+    [
+        pytest.param(1, [ALIKE, READS, IMPORTS, OTHER, RUNS], id='module'),
+        pytest.param(3, [ALIKE, READS, IMPORTS, OTHER, RUNS], id='body of a class'),
+        pytest.param(4, [ALIKE, READS, RUNS], id='decorator'),
+        pytest.param(6, [ALIKE, READS, RUNS], id='default'),
+        pytest.param(8, [RUNS], id='default within a function'),
+        pytest.param(9, [RUNS], id='inner body'),
+        pytest.param(12, [OTHER], id='body'),
+    ],
+)
+def test_what_the_import_runs_has_the_tests_that_could_notice_a_change(line, tests):
+    by_line = (
+        dict.fromkeys((1, 2, 3, 4, 5, 11), [IMPORTS]) | dict.fromkeys((8, 9, 10), [RUNS]) | {12: [OTHER]}
+    )
+    covering = Covering(
+        {IMPORTS: 1, OTHER: 2, RUNS: 3, READS: 4, ALIKE: 5},
+        {
+            'vet/tuners/area.py': dict(
+                sha256=digest(MODULE), lines={str(number): by_line[number] for number in by_line}
+            )
+        },
+    )
+    assert covering.of('vet/tuners/area.py', line, MODULE) == tests
+
+
 def test_a_sample_stays_the_same_when_other_code_changes():
     before = mutations(SOURCE, 'vet/core/area.py')
     after = mutations(SOURCE.replace(b'import torch', b'import torch\nLIMIT = 3'), 'vet/core/area.py')
@@ -75,15 +120,15 @@ def test_a_sample_stays_the_same_when_other_code_changes():
 @pytest.mark.parametrize('room', ROOMS)
 def test_every_room_and_every_place_of_its_tests_exists(room):
     assert (ROOT / 'vet' / room).is_dir()
-    for place in ROOMS[room]:
+    for place in (*ROOMS[room], *READERS):
         assert files_with_tests(ROOT / place), place
 
 
-@pytest.mark.slow
 def test_what_is_listed_as_equivalent_is_a_mutation_and_has_a_reason():
-    known = {key(vars(mutation)) for room in ROOMS for mutation in of_room(room)}
     for entry in yaml.safe_load(EQUIVALENT.read_text()):
-        assert key(entry) in known and len(entry['why'].split()) > 3, entry
+        known = mutations((ROOT / entry['file']).read_bytes(), entry['file'])
+        assert key(entry) in {key(vars(mutation)) for mutation in known}, entry
+        assert len(entry['why'].split()) > 3, entry
 
 
 @pytest.mark.slow
