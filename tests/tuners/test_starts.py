@@ -113,6 +113,21 @@ def test_corda_starts_as_in_peft():
     assert up_to_signs(delta.B.T, B.T) < 1e-4 * B.abs().max()
 
 
+@pytest.mark.parametrize('dead', [1, 2], ids=['the first image', 'every image'])
+def test_corda_starts_beside_inputs_of_zeros(dead):
+    torch.manual_seed(0)
+    backbone = tiny('vit').eval()
+    silence = backbone.network.blocks[1].norm1.register_forward_hook(
+        lambda module, args, y: torch.cat([torch.zeros_like(y[:dead]), y[dead:]])
+    )
+    tuner = TUNERS.build(dict(type='LoRA', rank=4, variant='corda'))
+    tuner.attach(backbone)
+    tuner.prepare([(images(2), LABELS[:2])])
+    silence.remove()
+    delta = tuner.deltas[QKV.replace('.', '/')]
+    assert delta.A.isfinite().all() and bool(delta.B.any()) == (dead == 1)
+
+
 def test_lora_ga_starts_at_the_gradient_of_the_contrastive_loss():
     _, tuner, network = started('lora_ga')
     config = peft.LoraConfig(

@@ -43,7 +43,8 @@ class CorDA(PiSSA):
 
     Yang et al. 2024, arXiv:2406.05223, in the instruction-previewed mode. With W C = U S V': A0 = sqrt(S /
     scale) V' C^-1, B0 = U sqrt(S / scale), the first r of each. As in the authors' code, the inputs of an
-    image are divided by their largest value, and C's diagonal gets DAMPING of its mean.
+    image are divided by their largest value, and C's diagonal gets DAMPING of its mean. The code doubles the
+    damping while C^-1 is inexact in float32. Here C^-1 is of float64.
     """
 
     linear_in = ('B', 'B0')
@@ -58,12 +59,15 @@ class CorDA(PiSSA):
         tuner: Tuner, edits: Sequence[Reweight], batches: Iterable, images: int
     ) -> list[torch.Tensor]:
         def products(x_BNC: torch.Tensor) -> torch.Tensor:
-            x_BNC = x_BNC / x_BNC.amax((1, 2), keepdim=True).abs()
+            largest = x_BNC.amax((1, 2), keepdim=True).abs()
+            x_BNC = x_BNC / largest.clamp_min(torch.finfo(x_BNC.dtype).tiny)  # an image of zeros stays zero
             return x_BNC.flatten(0, 1).T @ x_BNC.flatten(0, 1)
 
         return input_means(tuner, edits, batches, images, products)
 
     def begin(self, weight: torch.Tensor, found: torch.Tensor) -> None:
+        if not found.any():  # a layer whose inputs are all zero keeps the usual start
+            return
         C = found + torch.diag(DAMPING * found.diagonal().mean().expand(len(found)))
         W = weight.flatten(1).double()
         parts = [torch.linalg.svd(W[rows] @ C, full_matrices=False) for rows in self.rows]

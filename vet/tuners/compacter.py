@@ -19,7 +19,7 @@ from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
 
-STD = 1e-4  # of A, in the authors' configs
+STD = 1e-4  # of A: phm_init_range in the authors' configs
 
 
 class Rules(nn.Module):

@@ -109,15 +109,14 @@ class DTL(Tuner):
 
     swish(h) = h sigmoid(beta h). The frozen blocks before `first` need no backward pass.
     rank: of B A.
-    first: the first block whose output is changed. None: the middle block, as in the paper's ViT; the paper's
-        Swin takes 0.
+    first: the first block whose output is changed. None: the middle block, as in the released scripts of
+        ViT-B/16. Those of Swin-B take 14 (of 24), with rank 4.
     kernel: 0, or the size of a depthwise convolution of swish(h), which all blocks of one shape share: DTL+.
-        The released scripts take 3 for DTL+. Prefix tokens pass beside the convolution.
+        The released scripts take 3, 4 or 5 for DTL+. Prefix tokens pass beside the convolution.
     beta: the released scripts take 100.
     at: blocks that keep their shape.
     Blocks of a shape of which no block is changed get no side.
-    Parameters: 2 rank C per block, and kernel^2 C per shape; ViT-B/16: 36,864, with kernel=3 43,776 (the
-        paper's 0.04 M and 0.05 M).
+    Parameters: 2 rank C per block, and kernel^2 C per shape; ViT-B/16: 36,864, with kernel=3 43,776.
     Against the released code: output, gradients and start of its ViT.
     """
 
@@ -129,8 +128,6 @@ class DTL(Tuner):
         beta: Positive = 100.0,
         at: Places = 'block',
     ):
-        if kernel and not kernel % 2:
-            raise UserError(f'kernel is {kernel}; allowed: 0 or an odd number.')
         super().__init__(at)
         self.rank, self.first, self.kernel, self.beta = rank, first, kernel, beta
 

@@ -80,7 +80,7 @@ class GLoRA(Tuner):
     Parameters per site: weight: 2 rank (out + in), 2 out or 2; prompt: rank (in + 1) or in; bias: 2 out or 2.
     Against the released code: the formula, the forms and the start. The code draws forms at random for each
         layer and step, and then searches the best forms of each layer by evolution. Here the user chooses the
-        forms, as in PEFT, whose formula is the same. PEFT draws Xu smaller.
+        forms, as in PEFT, whose formula is the same. PEFT draws Xu smaller. The code takes rank 4.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class MLAE(Tuner):
         multiplied by 1 / (1 - mask).
     coefficient: Lambda at the start.
     at: weights of Linear layers and convolutions.
-    Parameters per site: rank (in + out + 1). ViT-B/16, rank 8: 295,008; the paper says 0.30 M.
+    Parameters per site: rank (in + out + 1). ViT-B/16, rank 8: 295,008.
     Against the released code: output, gradients, start and mask, in which the code's own defaults are no
         mask and coefficient 1. The code has no recipe.
     """
