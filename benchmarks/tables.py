@@ -513,7 +513,8 @@ def pages() -> dict[Path, str]:
         'docs/serving.md': dict(serve=serve),
         'docs/segmentation.md': dict(segmentation=segmentation),
         'docs/objectives.md': dict(objectives=objectives, ordinal=objectives, flowers=flowers_objectives),
-        'docs/training.md': dict(imbalance=imbalance, closed_form=closed_form, closed_form_112=closed_form),
+        'docs/imbalance.md': dict(imbalance=imbalance),
+        'docs/training.md': dict(closed_form=closed_form, closed_form_112=closed_form),
     }
     measured: dict[str, list[str]] = {}
     for page, entries in tables.items():
