@@ -341,8 +341,8 @@ def litserve(folder: Path) -> Iterator[int]:
             time.sleep(0.2)
         yield port
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()
 
 
 def load(port: int, requests: Sequence[Asked], clients: int) -> Found:

@@ -24,6 +24,7 @@ ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(HERE / 'speed')]
 
 import gpu  # noqa: E402
+import grid as speed_grid  # noqa: E402
 import hosts  # noqa: E402
 import images  # noqa: E402
 import imports  # noqa: E402
@@ -36,6 +37,7 @@ from walkthroughs import WEIGHTS  # noqa: E402
 
 SPEED = {
     'steps': lambda found: [steps.shown(job, one) for job, one in found.items()],
+    'grid': lambda found: [speed_grid.shown(found)],
     'memory': lambda found: [memory.shown(found)],
     'probe': lambda found: [probe.shown(one) for one in found.values()],
     'images': lambda found: [images.JOBS[job][1](one['found']) for job, one in found.items()],

@@ -41,7 +41,9 @@ def make(tmp_path, **args):
 
 def test_task_and_arguments(tmp_path):
     with pytest.raises(UnknownNameError, match="unknown task 'image-classification'"):
-        build_trainer(name='image-classification')
+        build_trainer('image-classification', model=QUICKSTART)
+    with pytest.raises(UnknownNameError, match="unknown model 'image-classification'"):
+        build_trainer('image-classification')
     with pytest.raises(
         UnknownNameError, match="argument of build_trainer 'workdir'. Did you mean 'work_dir'"
     ):
@@ -53,6 +55,11 @@ def test_task_and_arguments(tmp_path):
         match="unknown model 'damo/cv_vitb16'.*Allowed: .*damo/cv_vitb16_classification_vision-efficient-tuning-lora",
     ):
         make(tmp_path, model='damo/cv_vitb16')
+
+
+def test_the_first_argument_may_be_the_config(tmp_path):
+    trainer = build_trainer(QUICKSTART, work_dir=tmp_path, device='cpu')
+    assert trainer.model.classes == make(tmp_path).model.classes
 
 
 def test_default_args_and_keywords_are_one(tmp_path):

@@ -249,11 +249,11 @@ def build_model_for(settings: Settings, dataset: object) -> Classifier:
 
 
 def build_trainer(
-    name: str = TASK, default_args: Mapping[str, object] | None = None, **kwargs: Any
+    name: str | Path = TASK, default_args: Mapping[str, object] | None = None, **kwargs: Any
 ) -> Trainer:
     """A Trainer with .train(), .evaluate() -> {'accuracy': 0..1, …} and .predict().
 
-    name: the task.
+    name: the task, or the `model` below: build_trainer('configs/quickstart.py').
     default_args (or keyword arguments):
         model: a config path, a model folder, a model id that vet knows, or a config.
         network: in place of the config's model: a network of your own, with its classifier. It is trained in
@@ -269,11 +269,13 @@ def build_trainer(
         cfg_options: {'train.max_epochs': 5, …}. vet applies these after cfg_modify_fn.
         seed, device, data_root, resume ('auto' or a checkpoint's path).
     """
-    if name != TASK:
-        raise UnknownNameError('task', name, [TASK])
     if not fits(default_args, Mapping | None):
         raise UserError(f'default_args of build_trainer is {shown(default_args)}; give a dict of arguments.')
     args = {**(default_args or {}), **kwargs}
+    if name != TASK:
+        if 'model' in args or 'network' in args:
+            raise UnknownNameError('task', name, [TASK])
+        args['model'] = name
     for key, value in args.items():
         if key not in ARGUMENTS:
             raise UnknownNameError('argument of build_trainer', key, tuple(ARGUMENTS))

@@ -30,7 +30,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import hosts
 import timm
@@ -81,6 +81,11 @@ JOBS = {
     'resnet-fp32': Job('resnet50', 'fp32', 8, targets=CONVOLUTIONS),
     'resnet-bf16': Job('resnet50', 'bf16', 8, targets=CONVOLUTIONS),
 }
+
+
+def of_batch(job: Job, batch: int) -> Job:
+    """The job with another batch, also on a GPU."""
+    return replace(job, batch=batch, batch_on_gpu=batch)
 
 
 class Sides:
