@@ -33,11 +33,10 @@ from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.model_folder import load_model, read_configuration, save_model
 from vet.hub.names import find_folder
 from vet.own_backbone import backbone_to_train, entries_of
-from vet.registry import BACKBONES, DATASETS
+from vet.registry import BACKBONES, DATASETS, TASK
 from vet.seeding import seed_everything
 from vet.source import GIVEN, find_config
 
-TASK = 'vision-efficient-tuning'
 # the model section of a user's own network, beside its tuners
 OWN = dict(backbone=dict(type='network', name='given'), head=dict(type='Pretrained'))
 ARGUMENTS: dict[str, object] = dict(  # of build_trainer, and what each takes

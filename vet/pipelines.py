@@ -14,7 +14,6 @@ from PIL import Image
 from torch import nn
 
 from vet.ahead import ahead
-from vet.builders import TASK
 from vet.config import Views
 from vet.core.augmented import averaged
 from vet.core.backbone import Backbone
@@ -28,6 +27,7 @@ from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.hub.folders import read_folders
 from vet.metrics.nearest import nearest
 from vet.own_backbone import backbone_of_folder
+from vet.registry import TASK
 from vet.transforms.torchvision import build_transform
 
 # where a backbone's weights are, or {task: where}; or a backbone

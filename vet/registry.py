@@ -18,6 +18,7 @@ from vet.allowed import choices, fits, must_be
 from vet.errors import UnknownNameError, UserError, shown
 from vet.plugin_index import Index, Listed, read_index
 
+TASK = 'vision-efficient-tuning'  # the name of this task in ModelScope's registries
 Entry = Mapping[str, Any]  # of a config: dict(type=NAME, …), from which a registry builds a plugin
 
 

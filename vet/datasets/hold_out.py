@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedShuffleSplit
 from torch.utils.data import Subset
 
 from vet.datasets.base import ImageData, objective_of, set_objective, targets_of
@@ -60,6 +59,8 @@ def _drawn(groups: np.ndarray, fraction: float, seed: int) -> tuple[list[int], l
             'no class has two images, so that none can be held out for validation; '
             'give more images or a validation split of your own.'
         )
+    from sklearn.model_selection import StratifiedShuffleSplit  # slow to import, and rarely needed
+
     kinds = len(np.unique(groups[shared]))
     size = min(max(round(fraction * len(groups)), kinds), len(shared) - kinds)
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
