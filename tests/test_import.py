@@ -14,7 +14,9 @@ def test_the_package_imports_nothing_until_it_is_asked(python):
 
 
 def test_pipeline_imports_no_training_and_no_statistics(python):
-    check = CHECK.replace('("torch", "timm", "torchvision", "accelerate")', '("timm", "sklearn", "scipy", "vet.engine.trainer")')
+    check = CHECK.replace(
+        '("torch", "timm", "torchvision", "accelerate")', '("timm", "sklearn", "scipy", "vet.engine.trainer")'
+    )
     assert python('-c', f'from vet import pipeline; {check}').stdout == '[]\n'
 
 
