@@ -32,9 +32,9 @@ class LadderSide(Tuner):
     m_i: sigmoid(a_i / 0.1). a_i is learned and starts at 0.
     The features become f + U LN(s_L). s_L is the class token, or the mean of the tokens. U starts at zero, so
     the start is the identity.
-    Against the released code: by reading (the code is for T5 and LXMERT), the gates, with a of the other sign, and their temperature
-        of 0.1. The code gives U s_L in place of the features, where vet adds it, and starts the T_i as
-        pruned copies of the blocks.
+    Against the released code: by reading (the code is for T5 and LXMERT), the gates, with a of the other
+        sign, and their temperature of 0.1. The code gives U s_L in place of the features, where vet adds it,
+        and starts the T_i as pruned copies of the blocks.
     Parameters: (L + 1) (C R + R) + L (12 R^2 + 13 R + 1) + 2 R + R C + C; ViT-B/16, reduction 8: 2,376,492.
     All blocks must take and give tokens of one shape (N, C).
     """

@@ -79,8 +79,9 @@ class Mona(Tuner):
     at: blocks. In a block without an attention, an FFN or a norm before the FFN, one adapter stands at the
         end.
     The start is not the identity, as in the authors' code.
-    Against the released code: output, gradients (difference 0), start and dropout of a Swin block. The code is for networks
-        without class tokens. Here a class token is a map of 1 x 1, which is our interpretation.
+    Against the released code: output, gradients (difference 0), start and dropout of a Swin block. The code
+        is for networks without class tokens. Here a class token is a map of 1 x 1, which is our
+        interpretation.
     Parameters per adapter: 2 width C + width^2 + 88 width + 5 C; two a block. Swin-T's first block, width 64:
         48,320.
     """
