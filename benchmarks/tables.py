@@ -379,8 +379,8 @@ def worst_step() -> str:
             found.append((share, job, host))
     share, job, host = max(found)
     return (
-        f"A training step of LoRA takes at most {share:.2f} times the time of PEFT's step, of all jobs and "
-        f'hosts that were measured: {job} on {host}. docs/speed.md has the tables.'
+        f'A training step of LoRA took at most {share:.2f} times as long with vet as with PEFT. This is the '
+        f'worst of all measured jobs and hosts: {job} on {host}. [Speed](docs/speed.md) has the tables.'
     )
 
 
