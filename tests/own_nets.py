@@ -95,7 +95,7 @@ def open_clip() -> nn.Module:
 TORCHVISION: dict[str, Callable[[], nn.Module]] = {
     'fcn': lambda: segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=3),
     'deeplabv3': lambda: segmentation.deeplabv3_mobilenet_v3_large(
-        weights=None, weights_backbone=None, num_classes=3
+        weights=None, weights_backbone=None, num_classes=3, aux_loss=True
     ),
     'lraspp': lambda: segmentation.lraspp_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=3

@@ -272,12 +272,13 @@ def _tuned(
     shape, library = image_size_of(net), library_of(net)
     recipe = library.recipe(net) if library else None
     settings = library.preprocessing(net) if library else {}
+    takes = input_of(net, is_guessed=example is None)
     if example is None:
         image = torch.zeros(1, 3, *(shape or (224, 224)))
         example = {library.argument: image} if library and library.argument else image
     given = example if isinstance(example, Example) else Example.of(example)
     images = Preprocessing().with_changes({**settings, **(dict(size=shape) if shape else {})})
-    tuned = Tuned(net, layout_of(net), given, images, input_of(net))
+    tuned = Tuned(net, layout_of(net), given, images, takes)
     tuned.frozen, tuned.whole, tuned.recipe, tuned.opened = described, list(whole), recipe, {}
     try:
         tuned.put(tuners)

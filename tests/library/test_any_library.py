@@ -2,14 +2,20 @@
 covers each attention, every trained tensor gets a gradient, and the network comes back as it was.
 """
 
+import copy
+
 import pytest
 import torch
+import transformers as hf
 from torch import nn
 
 import vet
-from tests.own_nets import TORCHVISION, TRANSFORMERS, open_clip
+from tests.library import networks
+from tests.own_nets import TORCHVISION, TRANSFORMERS, VIT, open_clip
+from vet.backbones.libraries import classifier_of
 from vet.core.channels import tensors_in
 from vet.errors import UserError
+from vet.torch_private import hooks_before
 
 ATTENDING = [name for name in TRANSFORMERS if name not in ('convnext', 'resnet')]
 POOLS = {'siglip': 1}  # attentions behind the blocks, which a tuner acts at only if its `at` says so
@@ -89,6 +95,45 @@ def test_open_clip_is_tuned_where_images_flow():
     assert not torch.equal(before, tuned.network.encode_image(images))
 
 
+CLASSIFIERS = {
+    'segformer': ['decode_head.classifier'],
+    'yolos': ['class_labels_classifier'],
+    'swiftformer': ['head', 'dist_head'],
+    'deeplabv3': ['classifier', 'aux_classifier'],
+    'fasterrcnn': ['roi_heads.box_predictor'],
+}
+
+
+@pytest.mark.parametrize('name', CLASSIFIERS)
+def test_the_classifier_is_what_the_library_calls_it(name):
+    net = {**TRANSFORMERS, **TORCHVISION}[name]()
+    names = {
+        f'{path}.{name}'
+        for path in CLASSIFIERS[name]
+        for name, _ in net.get_submodule(path).named_parameters()
+    }
+    found = classifier_of(net)
+    assert {name for name, _ in net.named_parameters() if name.startswith(tuple(found))} == names
+
+
+def test_a_network_of_timm_in_one_of_transformers():
+    net = hf.TimmWrapperForImageClassification(
+        hf.TimmWrapperConfig(architecture='vit_tiny_patch16_224', num_labels=5, model_args=networks.VIT)
+    )
+    tuned = vet.tune(net.eval(), vet.LoRA(rank=2))
+    assert tuned.whole == ['timm_model.head.weight', 'timm_model.head.bias']
+    assert trained_once(tuned, lambda module: module(pixel_values=networks.images()).logits) == []
+
+
+def test_an_input_that_vet_guessed_is_not_advised_again():
+    net = hf.VideoMAEForVideoClassification(hf.VideoMAEConfig(**VIT, num_frames=4, num_labels=3))
+    with pytest.raises(UserError, match=r'vet guessed this input.*example=dict\(pixel_values=') as told:
+        vet.tune(net, vet.LoRA(rank=2))
+    assert 'takes images' not in str(told.value)
+    tuned = vet.tune(net, vet.LoRA(rank=2), example=dict(pixel_values=torch.zeros(1, 4, 3, 32, 32)))
+    assert tuned.whole == ['classifier.weight', 'classifier.bias']
+
+
 class Own(nn.Module):
     """A user's class, whose attention is a formula of its own, and whose images have one channel."""
 
@@ -114,3 +159,43 @@ def test_a_class_of_the_users_own():
     assert trained_once(tuned, lambda module: module(images)) == []
     with pytest.raises(UserError, match='example=torch.zeros'):
         vet.tune(Own(), vet.LoRA(rank=2))
+    with pytest.raises(UserError, match=r"name modules by their paths, such as at='\*.query'"):
+        vet.tune(Own(), vet.LoRA(rank=2, at='mlp'), example=images)
+
+
+class Encoder(nn.Module):
+    """A user's class with torch's own layers, which compute all in one function in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 8, 8)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(16, 5)
+
+    def forward(self, images):
+        return self.head(self.encoder(self.stem(images).flatten(2).transpose(1, 2)).mean(1))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings('error:.*get no gradient', 'ignore:vet knows no classifier')
+@pytest.mark.parametrize(
+    'tuner', [vet.LoRA(rank=2), vet.SSF(), vet.OFT()], ids=lambda tuner: type(tuner).__name__
+)
+def test_tuners_act_in_the_fast_path_of_torch(tuner):
+    torch.manual_seed(0)
+    net, images = Encoder().eval(), networks.images()
+    before = net(images)
+    tuned = vet.tune(net, tuner, example=images)
+    for parameter in tuned.trainable().values():
+        parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    expected = tuned.train()(images)  # which calls each layer
+    scores = tuned.eval()(images)
+    assert not torch.allclose(expected, before, atol=1e-2)
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(tuned.merge()(images), expected)
+    assert torch.equal(tuned.unmerge()(images), scores)
+    with tuned.using(None):
+        assert torch.equal(net(images), before)
+    assert torch.equal(copy.deepcopy(tuned)(images), scores)
+    assert torch.equal(tuned.detach()(images), before)
+    assert not any(map(hooks_before, net.modules()))

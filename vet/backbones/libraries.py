@@ -73,25 +73,27 @@ def image_size_of(network: nn.Module) -> tuple[int, int] | None:
     return height_and_width(size) if size else None
 
 
-def input_of(network: nn.Module) -> str:
-    """Which input the network takes, for an error: by its library, or by its first layer."""
-    library, size = library_of(network), image_size_of(network)
+def input_of(network: nn.Module, is_guessed: bool) -> str:
+    """Which input the network takes, for an error: by its library, or by its first layer.
+
+    is_guessed: the input of the error is the image that the library states.
+    """
+    library, size = library_of(network), None if is_guessed else image_size_of(network)
     argument = library.argument if library else ''
     layers = [(name, module) for name, module in network.named_modules() if isinstance(module, WEIGHTED)]
     name, first = layers[0] if layers else ('', network)
     channels = getattr(first, 'in_channels', 3)
-    takes = ''
+    takes = 'vet guessed this input. ' if is_guessed else ''
     if size:
-        takes = f'The network takes images (B, {channels}, {size[0]}, {size[1]}). '
+        takes += f'The network takes images (B, {channels}, {size[0]}, {size[1]}). '
     elif hasattr(first, 'in_channels'):
-        takes = f'The first layer {name!r} ({type(first).__name__}) takes {channels} channels. '
+        takes += f'The first layer {name!r} ({type(first).__name__}) takes {channels} channels. '
     elif hasattr(first, 'in_features'):
-        takes = f'The first layer {name!r} takes {first.in_features} numbers for each row. '
+        takes += f'The first layer {name!r} takes {first.in_features} numbers for each row. '
     height, width = size or ('height', 'width')
     image = f'torch.zeros(1, {channels}, {height}, {width})'
-    example = (
-        f'dict({argument}={image})' if argument else f'{image}, or example=dict(…) for keyword arguments'
-    )
+    several = 'example=(…, …) for several arguments, or example=dict(…) for keyword arguments'
+    example = f'dict({argument}={image})' if argument else f'{image}, {several}'
     return f'{takes}Give an input that the network takes: example={example}.'
 
 
@@ -165,13 +167,17 @@ HIDDEN = (
 )
 
 
+# Of segmentation networks, and of R-CNNs, which have a predictor for each kind of target
+FURTHER = ('aux_classifier', *(f'roi_heads.{kind}_predictor' for kind in ('box', 'mask', 'keypoint')))
+
+
 def _torchvision_classifier(network: nn.Module) -> Iterable[str]:
-    for name in ('fc', 'classifier', 'head', 'heads'):
-        module = getattr(network, name, None)
-        if isinstance(module, nn.Module):
-            kinds = ' '.join(type(part).__name__ for part in module.children())
-            return [f'{name}.{len(kinds.split()) - 1}' if kinds in HIDDEN else name]
-    return []
+    modules = dict(network.named_modules())
+    found = [name for name in FURTHER if name in modules]
+    if name := next((name for name in ('fc', 'classifier', 'head', 'heads') if name in modules), ''):
+        kinds = ' '.join(type(part).__name__ for part in modules[name].children())
+        found.insert(0, f'{name}.{len(kinds.split()) - 1}' if kinds in HIDDEN else name)
+    return found
 
 
 def _torchvision_size(network: nn.Module) -> Size:
@@ -180,20 +186,24 @@ def _torchvision_size(network: nn.Module) -> Size:
 
 # transformers -----------------------------------------------------------------------------------------------
 
+PARTS = ('vision', 'backbone')  # of a configuration, which has a configuration for each
+
 
 def _transformers_classifier(network: Network) -> Iterable[str]:
-    if 'ForImageClassification' not in type(network).__name__:
-        return []
-    ends = ('classifier', 'head')
-    return [name for name, _ in network.named_children() if name.endswith(ends)]
+    """What transformers calls a classifier, such as 'decode_head.classifier'. Of classification: the head."""
+    if wrapped := getattr(network, 'timm_model', None):
+        return [f'timm_model.{name}' for name in _timm_classifier(wrapped)]
+    found = [name for name, _ in network.named_modules() if name.endswith('classifier')]
+    if 'ForImageClassification' in type(network).__name__:
+        found += [name for name, _ in network.named_children() if name.endswith('head')]
+    return found
 
 
 def _transformers_size(network: Network) -> Size:
-    config = network.config
-    size = getattr(config, 'image_size', None) or getattr(
-        getattr(config, 'vision_config', None), 'image_size', None
-    )
-    return size or 224
+    if wrapped := getattr(network, 'timm_model', None):
+        return _timm_size(wrapped)
+    configs = [network.config, *(getattr(network.config, f'{part}_config', None) for part in PARTS)]
+    return next((size for config in configs if (size := getattr(config, 'image_size', None))), 224)
 
 
 # OpenCLIP ---------------------------------------------------------------------------------------------------

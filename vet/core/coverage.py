@@ -143,7 +143,7 @@ def _acts(tuner: Any) -> str:
 
 def _shortfall(sites: SiteMap, role: str, names: list[str]) -> str:
     reached = coverage(sites, names)
-    advice = 'Choose further places with at=[…], or give roles in model.backbone.roles.'
+    advice = "Choose further places with at=[…]: roles, or paths of modules, such as '*.query'."
     of_layers = {
         'attn': ('attention layers', reached.attentions),
         'norm': ('norms', reached.norms),

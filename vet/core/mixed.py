@@ -97,7 +97,7 @@ def _put(name: str, edit: Reweight | Hook, paths: Mapping[int, str], sites: Site
     if not declared(edit.delta).splits(edit.host):
         raise CannotMix
     splits = _Splits(name, edit.delta, sites.calls[path].batch)
-    made = Reweight(module, edit.weight_name, edit.bias_name, splits)
+    made = Reweight(module, edit.weight_name, edit.bias_name, splits, edit.may_be_skipped)
     made.apply()
     if not all_split(module):
         made.undo()

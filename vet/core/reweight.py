@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from vet.core.delta import declared
 from vet.core.output_first import output_first
@@ -48,11 +49,14 @@ class Reweight:
     weight_name: str
     bias_name: str
     delta: nn.Module  # see vet.core.delta
+    may_be_skipped: bool = (
+        False  # a module around may read the host's weights without a call, see `_is_called`
+    )
     mergeable = True
 
     def apply(self) -> None:
         """Makes the edit. NoSiteError if a delta has dropout, but the module needs the whole weight."""
-        state = _attached(self.host)
+        state = _attached(self.host, self.may_be_skipped)
         state.edits.append(self)
         if not all_split(self.host) and any(declared(edit.delta).dropout for edit in state.edits):
             self.undo()
@@ -90,6 +94,7 @@ class _Attached:
     edits: list[Reweight] = field(default_factory=list)
     before: Forward | None = None  # the instance's own forward of before
     class_forward: Forward | None = None  # replaces the class's forward for a while
+    hook: RemovableHandle | None = None  # `_is_called`
 
 
 STATE = '_reweighted'  # in the module's __dict__
@@ -139,11 +144,20 @@ def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
 # Attached and detached --------------------------------------------------------------------------------------
 
 
-def _attached(host: nn.Module) -> _Attached:
+def _attached(host: nn.Module, may_be_skipped: bool) -> _Attached:
     """The state of a module that gets an edit."""
     if STATE not in host.__dict__:
         _put_on(host, _Attached(before=host.__dict__.get('forward')))
-    return host.__dict__[STATE]
+    state: _Attached = host.__dict__[STATE]
+    if may_be_skipped and state.hook is None:
+        state.hook = host.register_forward_pre_hook(_is_called)
+    return state
+
+
+def _is_called(host: nn.Module, args: tuple) -> None:
+    """A hook that does nothing. nn.TransformerEncoderLayer in eval mode computes all its layers in one
+    function, which reads their weights and does not call them. If one of them has a hook, they are called.
+    """
 
 
 def _put_on(host: nn.Module, state: _Attached) -> None:
@@ -157,6 +171,9 @@ def _take_off(host: nn.Module, state: _Attached) -> None:
     If another program has wrapped the module since, the wrapper stays. It calls the forward of before through
     `_reweighted`.
     """
+    if state.hook is not None:
+        state.hook.remove()
+        state.hook = None
     if getattr(host.__dict__.get('forward'), 'func', None) is not _reweighted:
         return
     del host.__dict__[STATE], host.__dict__['forward']
@@ -281,7 +298,7 @@ def unmerge_reweights(merged: Merged) -> None:
             kind = original.dtype if now.dtype == merged.types[path] else now.dtype
             original.data = original.data.to(now.device, kind)
     _put_tensors(merged.host, merged.originals)
-    _attached(merged.host).edits = merged.edits
+    _attached(merged.host, any(edit.may_be_skipped for edit in merged.edits)).edits = merged.edits
 
 
 # Another forward for a while --------------------------------------------------------------------------------

@@ -165,8 +165,8 @@ class SiteMap:
         )
         works = f' Of this network, at={near!r} works.' if near else ''
         return (
-            f'These are the roles of {self.family}; choose one with at=…, or give others in '
-            f'model.backbone.roles.{works}'
+            f'These are the roles of {self.family}; choose one with at=…, or name modules by their paths, '
+            f"such as at='*.query'.{works}"
         )
 
     def multiplier(self, layer: str) -> str | None:
@@ -198,6 +198,15 @@ class SiteMap:
         while path not in self.calls:
             path = path.rpartition('.')[0]
         return path
+
+    def may_be_skipped(self, name: str) -> bool:
+        """Whether a module around `name` computes without a call of this module, see core/reweight.py."""
+        path = name
+        while path:
+            path = path.rpartition('.')[0]
+            if isinstance(self.network.get_submodule(path), nn.TransformerEncoderLayer):
+                return True
+        return False
 
     def depth(self, path: str) -> int:
         """The number of the block that holds the module or parameter `path`, or of the block before it.

@@ -123,7 +123,8 @@ class Tuner(nn.Module):
 
     def reweight(self, site: Site, delta: nn.Module) -> None:
         """The module's weight and bias become `delta(weight, bias)`, a pair of the same shapes."""
-        edit = Reweight(site.host, site.weight_name, site.bias_name, self._own(site, delta, like=site.weight))
+        own, skipped = self._own(site, delta, like=site.weight), self._sites().may_be_skipped(site.host_name)
+        edit = Reweight(site.host, site.weight_name, site.bias_name, own, skipped)
         edit.apply()
         self._edits.append(edit)
 
