@@ -276,43 +276,55 @@ def page(rows: list[Row]) -> str:
     lines = [
         '# Families of networks, and the tuners that run on them',
         '',
-        f'`python benchmarks/families.py` writes this page. {VERSIONS} have {len(rows)} families. '
-        'Each family has one row, for the smallest network of the family. A family is one file of the '
-        'library and one set of classes of modules.',
+        'This page says which tuners run on which networks. `python benchmarks/families.py` writes the page. '
+        f'{VERSIONS} have {len(rows)} families of networks. The networks of a family come from one file of '
+        'the library, and have the same classes of modules. The page shows the smallest network of each '
+        'family.',
         '',
-        'Each tuner acts at its default places. A tuner runs if `attach` takes the network: `attach` proves '
-        'by a forward that the tuned network runs. `LoRA at weight` is `LoRA(at="weight")`.',
+        'Each tuner acts at its default places. `LoRA at weight` is `LoRA(at="weight")`. A tuner runs if '
+        '`attach` accepts the network. `attach` runs the tuned network once.',
         '',
         '| tuner | runs on |',
         '|---|---|',
         *(f'| {tuner} | {runs_on[tuner]} of {len(rows)} |' for tuner in TRIED),
         '',
-        f'{len(with_attention)} families have layers that are called q, k, v or the like. LoRA covers all of '
-        f'these layers in {len(covered)} families.',
+        f'{len(with_attention)} families have layers with names such as q, k and v. In {len(covered)} of '
+        'these families, LoRA covers all of these layers.',
         '',
         *(
             f'- {row.name}: {row.covered} of {row.projections}. Missed: {row.missed}. {_why(row)}'
             for row in with_attention
             if row not in covered
         ),
-        f'In {", ".join(pooling)} attention only pools the features. There the place is `at="pool.qkv"`.',
+        f'Attention only pools the features in {", ".join(pooling)}. There, the place of LoRA is '
+        '`at="pool.qkv"`.',
         '',
-        '## Why a tuner refuses',
+        '## Why a tuner refuses a network',
+        '',
+        'The text of a reason comes from the message of vet. After the text, the line counts the families '
+        'for each tuner. An example: VPT adds tokens, so it needs attention that takes any number of tokens. '
+        'Some networks have a table for a fixed number of tokens. The message names this table, such as '
+        "'window_size'.",
         '',
         *(f'{number}. {text}: {_counts(text, rows)}' for number, text in enumerate(reasons, 1)),
         '',
         '## Where the blocks hold less than 60 % of the weights',
         '',
-        'Blocks are the repeated parts. The weights of these networks lie in a wide layer behind the last '
-        'block, or in layers between the stages. `at="weight"` names the layers within blocks. The names '
-        'below are the largest layers outside.',
+        'Blocks are the repeated parts of a network. `at="weight"` means the layers within blocks. In these '
+        'networks, many weights are outside: in a wide layer behind the last block, or in layers between the '
+        'stages. Each line has the share of the weights within blocks, and the largest layers outside.',
         '',
         *(f'- {row.name}: {row.in_blocks:.0%}. {row.outside}' for row in rows if 0 < row.in_blocks < 0.6),
         '',
         '## Every family',
         '',
-        'Blocks: their number, and the share of the weights in them. q, k, v: the layers that LoRA covers, '
-        'of those that are called so. A number in place of ✓ is the reason from the list above.',
+        'The columns:',
+        '',
+        '- **made with**: arguments that make the network smaller for this test;',
+        '- **blocks**: the number of blocks, and their share of the weights;',
+        '- **q, k, v**: how many layers with such names LoRA covers, and how many there are;',
+        '- **roles**: the roles of the network, each with its number of sites;',
+        '- the tuners: ✓ if the tuner runs, else the number of the reason in the list above.',
         '',
         f'| library | network | made with | blocks | q, k, v | roles | {" | ".join(TRIED)} |',
         f'|{"---|" * (6 + len(TRIED))}',

@@ -92,7 +92,7 @@ def flowers(found: dict[str, Any]) -> str:
     ]
     return grid(headers, lines) + (
         f'\n\n{machine(runs[-1]["environment"])}; {settings["pixels"]} pixels, {settings["epochs"]} epochs, '
-        'one recipe, start and order of crops; `python benchmarks/peft_flowers.py`.'
+        'the same recipe, start and order of crops on both sides; `python benchmarks/peft_flowers.py`.'
     )
 
 
@@ -123,12 +123,12 @@ def tuners(found: dict[str, Any]) -> str:
     ]
     environment = list(runs.values())[-1]['environment']
     return grid(headers, lines) + (
-        f'\n\n{machine(environment)}, threads: {environment["threads"]}; images of 32 pixels taken at '
-        f'{settings["pixels"]}, {settings["epochs"]} epochs, seed {settings["seed"]}, the recipe and the '
-        f'learning rate ({settings["lr"]:g}) the same for all, the head not counted in trained numbers; '
-        '`python benchmarks/tuners.py`. The rows with "wider start" were measured before FacT and Prefix '
-        "got the starts of the authors' code. Not measured yet: today's FacT, Prefix, Pfeiffer, AdaptFormer "
-        'with normed=False, and SCT with mode="attn".'
+        f'\n\n{machine(environment)}, threads: {environment["threads"]}; images of 32 pixels, enlarged to '
+        f'{settings["pixels"]}; {settings["epochs"]} epochs; seed {settings["seed"]}; '
+        '`python benchmarks/tuners.py`. All rows have the same recipe and the same learning rate '
+        f'({settings["lr"]:g}). The trained numbers do not count the head. The rows with "wider start" were '
+        'measured before FacT and Prefix got the starts of the released code. Not measured yet: FacT and '
+        'Prefix with the starts of today, Pfeiffer, AdaptFormer with normed=False, and SCT with mode="attn".'
     )
 
 
@@ -158,8 +158,8 @@ def walkthroughs(found: dict[str, Any]) -> str:
     ]
     return grid(headers, lines) + (
         f'\n\n{machine(found["environment"])}; seed 0; `python benchmarks/walkthroughs.py`. These are '
-        'walk-throughs, not claims of accuracy: the weights have seen the jellyfish and mushrooms in '
-        'training.'
+        'walk-throughs, and no claims of accuracy: the pretraining of the weights has seen the jellyfish and '
+        'the mushrooms.'
     )
 
 
@@ -289,7 +289,7 @@ def flowers_objectives(found: dict[str, Any]) -> str:
     if vectors:
         tables.append(grid(['vectors', *(f'`{name}`' for name in names)], vectors))
     return '\n\n'.join(tables) + (
-        f'\n\n{found["data"]}; the classes of the test images are those of training; '
+        f'\n\n{found["data"]}; the test images have the same classes as the training images; '
         f'{machine(found["environment"])}; `python benchmarks/flowers.py`.'
     )
 
