@@ -70,8 +70,8 @@ class Model(Section):
     tuners: list[Annotated[Plugin, PluginOf('tuner')]] = field(
         default_factory=lambda: [dict(type='LinearProbe')]
     )
-    """The tuners change the backbone. They are attached in this order, and stack. An empty list trains the
-    head alone, as LinearProbe does."""
+    """The tuners change the backbone. vet attaches them in this order, and they act together. An empty list
+    trains only the head, as LinearProbe does."""
     head: Annotated[Plugin, PluginOf('head'), completed_by(LINEAR)] = field(
         default_factory=lambda: dict(LINEAR)
     )
@@ -137,7 +137,7 @@ class Schedule(Section):
     the run, or of the stage."""
     warmup_epochs: Annotated[float, Interval(ge=0, le=100_000)] = 0.0
     """Epochs in which the learning rate rises from 0 along a line. Fractions are allowed. 0: no warmup. The
-    run and each stage must have at least so many epochs."""
+    warmup must not be longer than the run or a stage."""
     eta_min: Share = 0.0
     """The lowest learning rate, as a share of the highest. 0: the learning rate falls to zero. 1: the
     learning rate stays the same."""
@@ -148,10 +148,11 @@ class Checkpoints(Section):
     """When a run saves a checkpoint, from which the run can continue. A signal to stop always saves."""
 
     every_steps: Steps | None = None
-    """Saves after so many steps, also within an epoch. None: saves only at the ends of epochs."""
+    """The number of steps between two checkpoints, also within an epoch. None: saves only at the ends of
+    epochs."""
     every_epochs: Epochs = 1
-    """Saves after so many epochs. The last epoch always saves. Choose a larger number if an epoch takes
-    little time."""
+    """The number of epochs between two checkpoints. The last epoch always saves. Choose a larger number if
+    an epoch takes little time."""
     keep: Count = 2
     """The number of checkpoints that stay on the disk. Older checkpoints are deleted."""
 
@@ -181,8 +182,8 @@ class ParameterGroup(Section):
     r"""A regular expression, such as r'.*\.bias'. The entry holds for the parameters whose whole name the
     expression fits. If several entries fit, the first entry counts."""
     lr_factor: Annotated[float, Interval(gt=0, le=1e6)] = 1.0
-    """The learning rate of these parameters is so many times the usual learning rate. With
-    train.layer_decay, both factors are multiplied."""
+    """The learning rate of these parameters is the usual learning rate times this factor. The factor of
+    train.layer_decay also counts."""
     weight_decay: Share | None = None
     """The weight decay of these parameters, also of biases, norms and scales. None: the usual weight
     decay."""
@@ -245,8 +246,8 @@ class Train(Section):
     """Sharpness-aware minimization: the gradient of a step is taken at the worst weights within this distance
     of the weights. 0.05 is usual. A step takes twice the time. None: the gradient is taken at the weights."""
     accumulate: Count = 1
-    """The optimizer adds up the gradients of so many batches for each step. The step equals the step of a
-    batch that is so many times larger, and needs no more memory."""
+    """The number of batches in one step. The optimizer adds up their gradients. The step equals the step of
+    one large batch, and needs only the memory of a small batch."""
     clip_norm: Annotated[float, Interval(ge=1e-8, le=1e8)] | None = None
     """The largest norm that the gradient of a step may have. A larger gradient is scaled down to this norm.
     None: gradients keep their norm."""
@@ -292,8 +293,8 @@ class Train(Section):
     """The number of threads of each process on a CPU. None: torch chooses, mostly all cores. 1 is best for a
     tiny network."""
     early_stop: Epochs | None = None
-    """Stops after so many epochs without a better result on the validation images.  None: never stops early.
-    """
+    """The number of epochs without a better result on the validation images, after which the run stops.
+    None: never stops early."""
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     """When the run saves a checkpoint."""
     trackers: list[Literal['aim', 'comet_ml', 'mlflow', 'tensorboard', 'wandb']] = field(default_factory=list)

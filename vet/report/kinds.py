@@ -161,7 +161,7 @@ def _suspects(answered: Answered) -> list[str]:
         shown.append(captioned(partial(answered.image, number), lines, ', '.join(lines[:3])))
     if not shown:
         return []
-    text = 'Labels of test images that the model explains better by chance than by the image. Look at them.'
+    text = 'These labels of test images are probably wrong. Look at them.'
     return [
         element('h2', 'Suspect labels'),
         element('p', text, 'caption'),
