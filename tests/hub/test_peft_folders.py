@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import vet
 from tests.hub.adapters import HEAD, NETS, adapter, backbone, difference, network
 from tests.nets import images
+from tests.own_nets import TRANSFORMERS
 from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
@@ -264,6 +266,9 @@ OUT = {
     'olora, parts': ('vit', [dict(type='LoRA', rank=4, alpha=2, variant='olora', parts='qv')]),
     'pissa, resnet': ('resnet', [dict(type='LoRA', rank=3, variant='pissa', at='layer*.conv2')]),
     'eva': ('vit', [dict(type='LoRA', rank=4, alpha=8, variant='eva')]),
+    'vera': ('vit', [dict(type='LoRA', rank=16, alpha=8, variant='vera', at=['attn.qkv', 'mlp.fc2'])]),
+    'vera, parts': ('vit', [dict(type='LoRA', rank=16, variant='vera', parts='qv')]),
+    'adalora': ('vit', [dict(type='AdaLoRA', rank=4, target=2, alpha=6)]),
     'two loras apart': ('vit', [dict(type='LoRA', rank=4, alpha=8), dict(type='LoRA', rank=2, at='mlp.fc1')]),
     'lora and a norm': (
         'resnet',
@@ -301,6 +306,24 @@ def test_peft_reads_what_is_written(case, tmp_path, record_property):
         assert difference(load_peft(tmp_path, network(family))(images(3)), ours) < 1e-5
 
 
+@pytest.mark.parametrize('name', ['vit', 'beit'])
+def test_a_tuned_network_of_transformers_goes_to_peft_and_back(name, tmp_path):
+    nets = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        nets.append(TRANSFORMERS[name]().eval())
+    tuned = vet.tune(nets[0], vet.LoRA(rank=4, alpha=8)).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        for parameter in tuned.trainable().values():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        ours = tuned(pixel_values=pixels).logits
+        save_peft(tuned, tmp_path)
+        theirs = peft.PeftModel.from_pretrained(nets[1], tmp_path).eval()(pixel_values=pixels).logits
+        back = load_peft(tmp_path, nets[2]).network(pixel_values=pixels).logits
+    assert difference(ours, theirs) < 1e-5 and difference(ours, back) < 1e-5
+
+
 def test_saving_twice_replaces_the_folder(tmp_path):
     for rank in (4, 2):
         save_peft(tuned('vit', dict(type='LoRA', rank=rank)), tmp_path / 'adapter')
@@ -324,12 +347,6 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
         ('vit', [dict(type='SideTuning')], 'Linear', 'SideTuning cannot be written'),
         ('vit', [dict(type='SSF')], 'Linear', 'SSF cannot be written'),
         ('vit', [dict(type='LoRA'), dict(type='Adapter')], 'Linear', 'Adapter cannot be written'),
-        (
-            'vit',
-            [dict(type='LoRA', variant='vera')],
-            'Linear',
-            'variant VeRA cannot be written for PEFT; allowed: all but vera',
-        ),
         ('vit', [dict(type='LoRA', variant='dora', parts='qv')], 'Linear', 'DoRA on parts'),
         (
             'vit',

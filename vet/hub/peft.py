@@ -112,8 +112,8 @@ def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> Non
 
     network: timm's network of the same weights.
     model: a classifier, a result of `load_peft`, or a result of `vet.tune`. It holds at most one of LoRA
-        (all variants but vera; parts of a fused qkv as one update of more rank), LoHa, LoKr, IA3, HiRA,
-        HRA, OFT, BOFT, FourierFT, C3A, RandLoRA and GLoRA.
+        (parts of a fused qkv as one update of more rank), AdaLoRA (as LoRA), LoHa, LoKr, IA3, HiRA, HRA, OFT,
+        BOFT, FourierFT, C3A, RandLoRA and GLoRA.
     Modules that train whole, and the linear head, become modules_to_save. If the model has only modules that
     train whole, the method is LN tuning. UserError, by name, for a method that PEFT does not have. Then
     nothing is written.
@@ -254,12 +254,21 @@ def _wrapped(network: nn.Module, tensors: Tensors) -> Backbone:
     path, settings = _saved_classifier(network, tensors), timm.data.resolve_model_data_config(network)
     if path:
         network.set_submodule(path, nn.Identity())
-    size = getattr(getattr(network, 'patch_embed', None), 'img_size', None) or settings['input_size'][1:]
+    stated = (
+        (getattr(network, 'patch_embed', None), 'img_size'),
+        (getattr(network, 'config', None), 'image_size'),
+    )
+    sizes = [size for part, name in stated if (size := getattr(part, name, None))]
+    size = (sizes or [settings['input_size'][1:]])[0]
     return Backbone(
         network,
         Layout(),
         Preprocessing(
-            tuple(size), settings['mean'], settings['std'], settings['crop_pct'], settings['interpolation']
+            (size, size) if isinstance(size, int) else tuple(size),
+            settings['mean'],
+            settings['std'],
+            settings['crop_pct'],
+            settings['interpolation'],
         ),
         dict(type='module', name=type(network).__name__),
     )

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from vet.core.deltas import LowRank
-from vet.core.low_rank import DoRA, PiSSA
+from vet.core.low_rank import DoRA
+from vet.core.modes import in_eval
 from vet.core.scales import Scale, ScaleInput
 from vet.core.site import Site
 from vet.core.starts import EVA
@@ -75,18 +76,15 @@ def _build_lora(config: Config, paths: list[str], rank: int, alpha: float) -> Tu
 
 
 def _lora_factors(delta: Delta) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B without the scale. B A - B0 A0 is (B - B0) A + B0 (A - A0), of twice the rank."""
-    if isinstance(delta, PiSSA):
-        B, B0 = delta.placed(delta.B), delta.placed(delta.B0)
-        return torch.cat([delta.A, delta.A - delta.A0]), torch.cat([B - B0, B0], 1)
-    return delta.A, delta.placed(delta.B)
+    """A and B without the scale. A kind that PEFT lacks is written as the product that it adds."""
+    if type(delta) in (LowRank, DoRA, EVA):
+        return delta.A, delta.placed(delta.B)
+    with in_eval(delta):
+        A, B = delta.factors()
+    return A, B / delta.scale
 
 
 def _lora(delta: Delta, weight: torch.Tensor) -> Tensors:
-    if type(delta) not in (LowRank, DoRA, EVA) and not isinstance(delta, PiSSA):
-        raise UserError(
-            f"LoRA's variant {type(delta).__name__} cannot be written for PEFT; allowed: all but vera."
-        )
     ones = (1,) * (weight.dim() - 2)
     A, B = _lora_factors(delta)
     tensors = {
@@ -372,4 +370,5 @@ TUNED_BY = dict(
     RandLoRA='RANDLORA',
     BOFT='BOFT',
     GLoRA='GLORA',
+    AdaLoRA='LORA',
 )  # vet's tuner: PEFT's method
