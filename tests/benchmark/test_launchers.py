@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from tests.benchmark.conftest import TWO_SEEDS
 from tests.benchmark.runs import campaign, lasting, results
 from tests.conftest import ROOT
-from vet.benchmark import slurm
+from vet.benchmark import local, slurm
 from vet.benchmark.local import Local
 from vet.benchmark.ray import Ray
 from vet.benchmark.slurm import Slurm
@@ -34,17 +35,6 @@ class {name}(Digits):
         {does}
         return super().__getitem__(index)
 """
-PRINT_ENVIRONMENT = """#!{python} -S
-import os, pathlib, sys, time
-own = pathlib.Path(sys.argv[3]).parent
-(own / 'runs').touch()
-at_once = len(list(own.parent.glob('*/runs')))
-(own / 'seen').write_text(' '.join([str(os.environ.get('CUDA_VISIBLE_DEVICES')), str(os.environ.get('OMP_NUM_THREADS')), str(at_once)]))
-until = time.monotonic() + 100      # where fewer run at once
-while len(list(own.parent.glob('*/seen'))) < {at_once} and time.monotonic() < until:
-    time.sleep(0.01)
-(own / 'runs').unlink()
-"""
 RUN_LOCAL = """
 import sys
 from pathlib import Path
@@ -54,7 +44,7 @@ campaign(Path(sys.argv[1]), Local(int(sys.argv[2])), {more!r}).run()
 """
 WAIT_AT_WRITE = """
 import sys
-if 'vet.benchmark.worker' in sys.orig_argv:
+if any('vet.benchmark.worker' in argument for argument in sys.orig_argv):
     from tests.benchmark.at_write import at_write, wait_for_ever
     at_write({folder!r}, {moment}, lambda: wait_for_ever({mark!r}))
 """
@@ -78,13 +68,23 @@ def statuses(folder):
     return {name: result['status'] for name, result in results(folder).items()}
 
 
+def note(at_once, path, environment):
+    """In place of a run: writes the environment and how many run at once, and waits for the others."""
+    own = Path(path).parent
+    (own / 'runs').touch()
+    seen = [environment.get('CUDA_VISIBLE_DEVICES'), environment.get('OMP_NUM_THREADS')]
+    (own / 'seen').write_text(' '.join(map(str, [*seen, len(list(own.parent.glob('*/runs')))])))
+    until = time.monotonic() + 100  # where fewer run at once
+    while len(list(own.parent.glob('*/seen'))) < at_once and time.monotonic() < until:
+        time.sleep(0.01)
+    (own / 'runs').unlink()
+
+
 def seen(monkeypatch, folder, jobs, gpus, seeds):
-    """(GPU, threads) that the environment of each worker says, in the order of the seeds. So many workers run
-    at once as there is room for."""
-    script, at_once = folder / 'python', min(seeds, jobs * max(1, len(gpus)))
-    script.write_text(PRINT_ENVIRONMENT.format(python=sys.executable, at_once=at_once))
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, 'executable', str(script))
+    """(GPU, threads) of the environment of each run, in the order of the seeds. So many runs are made at once
+    as there is room for."""
+    at_once = min(seeds, jobs * max(1, len(gpus)))
+    monkeypatch.setattr(local, 'work_apart', partial(note, at_once))
     campaign(folder, Local(jobs, gpus), f'seeds = list(range({seeds}))', only='*.linear').run()
     found = [path.read_text().split() for path in sorted(folder.rglob('seen'))]
     assert max(int(count) for _, _, count in found) == at_once
@@ -149,21 +149,31 @@ def test_a_killed_worker_is_recorded_and_the_others_go_on(tmp_path):
 @pytest.mark.slow
 def test_a_worker_ends_with_its_campaign(tmp_path):
     mark = tmp_path / 'began'
-    made = campaign(
-        tmp_path,
-        None,
-        with_plugin(tmp_path, 'Endless', f"open({str(mark)!r}, 'w'); time.sleep(1000)"),
-        only='Endless.*linear',
-    )
-    job = made.job(made.cells[0].runs()[0])
-    worker = subprocess.Popen(
-        [sys.executable, '-m', 'vet.benchmark.worker', job.write(), '--with-parent'], stdin=subprocess.PIPE
-    )
-    while not mark.exists():
-        assert worker.poll() is None
+    does = f"open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
+    more = with_plugin(tmp_path, 'Endless', does)
+    campaign = subprocess.Popen([sys.executable, '-c', RUN_LOCAL.format(more=more), tmp_path, '1'], cwd=ROOT)
+    while not mark.exists() or not mark.read_text():
+        assert campaign.poll() is None
         time.sleep(0.1)
-    worker.stdin.close()
-    assert worker.wait(600) == 1
+    campaign.kill()
+    while Path('/proc', mark.read_text()).exists():
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_runs_share_a_start_and_nothing_else(tmp_path):
+    """Each run has a process of its own, with as many threads as its place has cores."""
+    does = (
+        "print('ran in', os.getpid(), __import__('torch').get_num_threads(), os.environ['OMP_NUM_THREADS'])"
+    )
+    more = with_plugin(tmp_path, 'Talking', does) + "train['threads'] = None\n"
+    campaign(tmp_path, Local(1), more + 'seeds = [0, 1]', only='Talking.*linear').run()
+    said = [set(path.read_text().splitlines()) for path in sorted(tmp_path.rglob('worker.log'))]
+    lines = [[line.split()[2:] for line in of_run if line.startswith('ran in')] for of_run in said]
+    cores = str(os.cpu_count())
+    assert [[threads, variable] for [[_, threads, variable]] in lines] == [[cores, cores]] * 2
+    assert lines[0][0][0] != lines[1][0][0]
+    assert set(statuses(tmp_path).values()) == {'done'}
 
 
 @pytest.mark.slow

@@ -169,9 +169,7 @@ def test_a_dry_run_tells_what_runs_may_take_though_nothing_was_measured(command,
     assert re.search(
         r'0 done, 1 to do: \d+ s, .*1 of them are estimates for training alone, by 3 steps timed here', said
     )
-    total, starts = re.search(
-        r'1 to do: (\d+) s, .* with (\d+) s for the starts of 1 processes', said
-    ).groups()
+    total, starts = re.search(r'1 to do: (\d+) s, .* with (\d+) s for 1 starts of Python', said).groups()
     assert int(total) >= int(starts) > 0
     assert not (tmp_path / 'results').exists()
     assert command(*(part for part in call if part != '--dry-run'))[0] == 0

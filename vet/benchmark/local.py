@@ -1,20 +1,30 @@
-"""Runs a suite's jobs on this machine: one process per job, spread over the GPUs, with a live table."""
+"""Runs a suite's jobs on this machine: one process per job, spread over the GPUs, with a live table.
 
+All processes share one start of Python and its imports: they are forks of a server, which runs nothing else.
+So the peak memory of a job is only its own.
+"""
+
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 
 import torch
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from vet.benchmark.worker import Job, bury, outcome
+from vet.benchmark.worker import Job, bury, outcome, work_apart
 from vet.errors import UserError
 from vet.log import console
+
+if sys.platform == 'win32':  # Windows has no fork: each process imports everything again
+    STARTS = multiprocessing.get_context('spawn')
+else:
+    STARTS = multiprocessing.get_context('forkserver')
+    STARTS.set_forkserver_preload(['timm', 'vet.benchmark.worker'])
 
 
 class Local:
@@ -44,7 +54,7 @@ class Local:
         If a process dies without a result, its job is recorded as failed. The others continue.
         """
         waiting, free = list(jobs), list(range(len(self.slots)))
-        running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
+        running: dict[int, tuple[Job, BaseProcess, float]] = {}
         done: list[tuple[Job, str]] = []
         with Live(console=console, refresh_per_second=2) as live:
             try:
@@ -53,9 +63,9 @@ class Local:
                         job, slot = waiting.pop(0), free.pop(0)
                         running[slot] = job, self._start(job, slot), time.time()
                     for slot, (job, process, _) in list(running.items()):
-                        if process.poll() is not None:
-                            if process.returncode:
-                                bury(job, how(process.returncode))
+                        if process.exitcode is not None:
+                            if process.exitcode:
+                                bury(job, how(process.exitcode))
                             done.append((job, outcome(job)))
                             del running[slot]
                             free.append(slot)
@@ -71,16 +81,14 @@ class Local:
                 for _, process, _ in running.values():
                     process.terminate()
 
-    def _start(self, job: Job, slot: int) -> subprocess.Popen:
-        command = [sys.executable, '-m', 'vet.benchmark.worker', str(job.write()), '--with-parent']
-        with open(Path(job.work_dir) / 'worker.log', 'a') as log:
-            return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **self.slots[slot]}
-            )
+    def _start(self, job: Job, slot: int) -> BaseProcess:
+        process = STARTS.Process(target=work_apart, args=(str(job.write()), self.slots[slot]))
+        process.start()
+        return process
 
 
-def how(returncode: int) -> str:
-    return f'killed by signal {-returncode}' if returncode < 0 else f'exit code {returncode}'
+def how(exitcode: int) -> str:
+    return f'killed by signal {-exitcode}' if exitcode < 0 else f'exit code {exitcode}'
 
 
 def table(title: str, done: Sequence[tuple[Job, str]], running: Sequence[tuple[Job, float]] = ()) -> Table:

@@ -1,23 +1,23 @@
 """Worker: makes one run of a suite and writes its result, in a separate process. So its peak memory is only
 its own.
 
-    python -m vet.benchmark.worker JOB.json [--with-parent]
-
---with-parent: the process ends when its standard input ends. This happens when its parent process has died.
+    python -m vet.benchmark.worker JOB.json
 """
 
 import json
+import multiprocessing
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vet.benchmark.results import is_done, read_result, write_result
 from vet.benchmark.suite import Run
@@ -34,6 +34,7 @@ from vet.log import show_log
 
 # in the work folder: the start of the newest attempt, and the seconds of earlier attempts
 ATTEMPT = 'attempt.json'
+LOG = 'worker.log'  # in the work folder: what a process that works apart has said
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,28 @@ def work(job: Job) -> None:
         )
 
 
+def work_apart(path: str, environment: Mapping[str, str]) -> None:
+    """`work` for the job in a file, in a process that multiprocessing has started.
+
+    The process ends with its parent. It writes what it says into worker.log.
+    """
+    log = os.open(Path(path).with_name(LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(environment)
+    if 'OMP_NUM_THREADS' in environment:  # torch has read the variable when it was imported
+        torch.set_num_threads(int(environment['OMP_NUM_THREADS']))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    show_log()
+    work(Job.read(path))
+
+
 def bury(job: Job, how: str) -> None:
     """Records the end of a process that wrote no result.
 
     If another process has made the run, nothing is recorded.
     """
-    log = Path(job.work_dir) / 'worker.log'
+    log = Path(job.work_dir) / LOG
     lines = log.read_text(errors='replace').strip().splitlines() if log.exists() else []
     with _alone(job):
         if not is_done(Path(job.result), job.identity):
@@ -203,12 +220,12 @@ def _end_with_parent() -> None:
     If it went on, it would hold a GPU, and could overwrite the result of a later campaign with another
     config.
     """
-    os.read(0, 1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
 if __name__ == '__main__':
-    if '--with-parent' in sys.argv:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
     show_log()
     work(Job.read(sys.argv[1]))

@@ -215,6 +215,7 @@ def _compare(a: str, b: str) -> None:
 
 
 def _list(campaign: 'Campaign') -> None:
+    from vet.benchmark.local import Local
     from vet.benchmark.timing import STEPS, start_seconds
 
     plan, table = campaign.plan(), Table('run', 'state', 'may take')
@@ -237,10 +238,11 @@ def _list(campaign: 'Campaign') -> None:
     terminal = Terminal(highlight=False)
     terminal.print(table)
     counted = Counter(done for _, done in plan)
-    starts = counted[False] * start_seconds() if counted[False] else 0.0
+    processes = min(counted[False], 1) if isinstance(campaign.launch, Local) else counted[False]
+    starts = processes * start_seconds() if processes else 0.0
     terminal.print(
         f'{counted[True]} done, {counted[False]} to do: {total + starts:.0f} s, one after another'
-        + (f', with {starts:.0f} s for the starts of {counted[False]} processes' if starts else '')
+        + (f', with {starts:.0f} s for {processes} starts of Python' if starts else '')
         + (
             f'; {timed} of them are estimates for training alone, by {STEPS} steps timed here'
             if timed
