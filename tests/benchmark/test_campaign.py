@@ -124,6 +124,22 @@ def test_the_first_of_the_best_points_is_chosen(tmp_path, validations, chosen):
     ]
 
 
+def test_of_an_error_the_least_is_chosen(tmp_path):
+    metrics = "\nevaluation['metrics'] = ['accuracy', 'ece']"
+    launch = judged(0.5, 0.7, 0.6)
+    made = campaign(tmp_path, launch, GRID + metrics)
+    for run in made.cells[0].searches():
+        lr = run.point['train.optimizer.lr']
+        write(made, run, validation={1e-4: 0.5, 1e-2: 0.7, 1e-3: 0.6}[lr], lower_is_better=True)
+    assert [run.point['train.optimizer.lr'] for run in made.run()] == [1e-4, 1e-4]
+
+
+@pytest.mark.parametrize('metrics, is_lower', [("['accuracy']", False), ("['ece', 'accuracy']", True)])
+def test_a_result_says_whether_less_is_better(tmp_path, metrics, is_lower):
+    campaign(tmp_path, more=f"\nevaluation['metrics'] = {metrics}", only='*.linear').run()
+    assert results(tmp_path)['few.vit.linear.seed0']['lower_is_better'] is is_lower
+
+
 @pytest.mark.parametrize('validations, is_edge', [((0.5, 0.7, 0.6), True), ((0.5, 0.6, 0.7), False)])
 def test_a_best_value_at_the_edge_of_the_grid_is_said(tmp_path, caplog, validations, is_edge):
     campaign(tmp_path, judged(*validations), GRID).run()

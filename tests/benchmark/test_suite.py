@@ -100,6 +100,7 @@ def test_only_takes_the_cells_that_fit(tmp_path):
     [
         ('tuners = {}', UserError, 'lacks tuners'),
         ('backbones = [1]', UserError, 'lacks backbones'),
+        ("baseline = 'lora'", UnknownNameError, "unknown baseline of a suite 'lora'.*linear"),
         (
             "tuners['bias'] = dict(tuner=[])",
             UnknownNameError,

@@ -236,6 +236,19 @@ def test_costs():
     assert line == ['lora', '1,000', '1,100 … 1,300', '5,200', '900', '900', '11.0', '3']
 
 
+def test_a_chosen_value_at_the_edge_of_its_grid_is_said():
+    made = suite()
+    made.tuners['lora'] = dict(tuners=[dict(type='LoRA')], grid={'train.optimizer.lr': [1e-3, 1e-2, 1e-1]})
+    notes = {
+        lr: make_tables([result(point={'train.optimizer.lr': lr})], made)[0].notes() for lr in (1e-3, 1e-2)
+    }
+    said = [
+        'cifar100, vitb16, lora: the best train.optimizer.lr is 0.001, at the edge of the grid '
+        '[0.001, 0.01, 0.1]. A wider grid may give a better result.'
+    ]
+    assert [[note for note in notes[lr] if 'edge' in note] for lr in notes] == [said, []]
+
+
 def test_every_metric_that_was_asked_for_is_in_the_tables():
     runs = [
         result(seed=seed, metrics=dict(accuracy=0.9, ece=ece, top5=1.0))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from vet.benchmark.cells import is_lower_better
 from vet.benchmark.results import (
     code_sha256,
     fingerprint,
@@ -85,10 +86,7 @@ class Campaign:
         chosen = {cell: self._best(of_cell) for cell, of_cell in searches.items()}
         for cell, point in chosen.items():
             for key in cell.edges(point or {}):
-                warn(
-                    f'{cell.dataset}, {cell.backbone}, {cell.tuner}: the best {key} is {(point or {})[key]}, '
-                    f'at the edge of the grid {cell.grid[key]}. A wider grid may give a better result.'
-                )
+                warn(cell.at_edge(key, (point or {})[key]))
         runs = [run for cell in self.cells if chosen[cell] is not None for run in cell.runs(chosen[cell])]
         self._make(runs)
         return runs
@@ -185,7 +183,7 @@ class Campaign:
             return {}
         outcomes = [(self._result(run), run) for run in searches]
         judged = [
-            (result['validation'], run.point)
+            (-result['validation'] if is_lower_better(result) else result['validation'], run.point)
             for result, run in outcomes
             if result and result['status'] == 'done'
         ]

@@ -127,6 +127,11 @@ def metric(result: Result) -> str:
     return next(iter(result['metrics']))
 
 
+def is_lower_better(result: Result) -> bool:
+    """Whether less of the result's metric is better. Results of before 0.2 do not say so: more is better."""
+    return bool(result.get('lower_is_better'))
+
+
 def run_name(result: Result) -> str:
     """The name of a result's run and file: 'flowers.vitb16.lora.seed0'."""
     return Run(**{field.name: result[field.name] for field in fields(Run)}).name

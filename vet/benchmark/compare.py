@@ -52,7 +52,7 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> list[Comparison]:
     """
     by_suite = _has_several_suites(a) or _has_several_suites(b)
     ours, theirs = _cells(a, by_suite), _cells(b, by_suite)
-    return _judged([_compare(name, ours[name], theirs[name]) for name in ours if name in theirs])
+    return judged([compare_cells(name, ours[name], theirs[name]) for name in ours if name in theirs])
 
 
 def _has_several_suites(results: Sequence[Result]) -> bool:
@@ -144,7 +144,8 @@ def _cells(results: Iterable[Result], by_suite: bool) -> dict[str, Cell]:
     return {name: make_cell(of_cell) for name, of_cell in by_name.items()}
 
 
-def _compare(name: str, a: Cell, b: Cell) -> Comparison:
+def compare_cells(name: str, a: Cell, b: Cell) -> Comparison:
+    """How b differs from a, without a correction and a verdict for several comparisons, see `judged`."""
     for side, cell in (('A', a), ('B', b)):
         if not cell.is_measured:
             return Comparison(name, a, b, verdict=f'not compared: {side} is {cell.state}')
@@ -161,7 +162,8 @@ def _compare(name: str, a: Cell, b: Cell) -> Comparison:
     return Comparison(name, a, b, b.mean - a.mean, *welch(a.percents, b.percents))
 
 
-def _judged(comparisons: list[Comparison]) -> list[Comparison]:
+def judged(comparisons: list[Comparison]) -> list[Comparison]:
+    """The comparisons with their verdicts. p is corrected for their number."""
     chances = iter(holm([comparison.p for comparison in comparisons if comparison.p is not None]))
     judged = []
     for comparison in comparisons:

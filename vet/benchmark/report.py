@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vet.benchmark.cells import Cell, Result, failures, metric, run_name
 from vet.benchmark.plots import accuracy_plot, classes_plot, confusion_plot, curves_plot
+from vet.benchmark.ranks import rank_notes, rank_rows
 from vet.benchmark.suite import Suite
 from vet.benchmark.table_files import heading
 from vet.benchmark.tables import Rows, Table, make_tables
@@ -28,6 +29,10 @@ def report(results: Sequence[Result], suite: Suite, run: str | None = None) -> s
     for table in make_tables(results, suite):
         sources = (f'[{number}] {text}' for number, text in enumerate(table.sources(), 1))
         parts += [element('h2', table.title), items(table.notes()), _table(table.accuracy()), items(sources)]
+        if ranks := rank_rows(table):
+            parts += ['<h3>Ranks</h3>', items(rank_notes(table)), _table(ranks)]
+        if others := table.others():
+            parts += ['<h3>Further metrics</h3>', _table(others)]
         parts += _plots(table) if table.done else []
     chosen = choose(results, run)
     parts += [*(_classes(chosen) if chosen else []), *_failed(failures(results))]

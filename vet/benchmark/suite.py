@@ -12,6 +12,8 @@ dataset, the file has these keys:
         changes to every run's config; the options of a tuner and of a dataset are applied after these
     grid = {'train.optimizer.lr': [1e-3, 1e-2]}
         values to choose from, on validation images alone
+    baseline = 'lora'
+        the tuner with which the tables compare each tuner
 """
 
 import ast
@@ -32,7 +34,7 @@ from vet.errors import UnknownNameError, UserError
 from vet.files import JsonObject
 from vet.shipped import find_file
 
-KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head')
+KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head', 'baseline')
 TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
 SECTIONS = ('model', 'dataset', 'train', 'evaluation')  # sections of a config, which a recipe may have
 DATASET_KEYS = ('train', 'val', 'test', 'group', 'options', 'search')
@@ -97,6 +99,13 @@ class Place:
                 keys.append(key)
         return keys
 
+    def at_edge(self, key: str, value: object) -> str:
+        """The sentence about a chosen value at the edge of its grid."""
+        return (
+            f'{self.dataset}, {self.backbone}, {self.tuner}: the best {key} is {value}, at the edge of the '
+            f'grid {self.grid[key]}. A wider grid may give a better result.'
+        )
+
     def searches(self) -> list[Run]:
         """One run for each point, with the first seed, judged only on validation images."""
         return [self._run(self.suite.seeds[0], point, is_search=True) for point in self.points]
@@ -160,6 +169,7 @@ class Suite:
     sections: JsonObject  # train and evaluation, from the recipe
     path: str = ''  # of the file
     plugins: tuple[str, ...] = ()  # the modules that its custom_imports name
+    baseline: str = ''  # the tuner with which the tables compare the others; '': none
 
     def cells(self, only: str = '*') -> list[Place]:
         """Every place of the table whose 'dataset.backbone.tuner' fits the pattern.
@@ -222,6 +232,9 @@ def load_suite(path: str | Path, options: Mapping[str, object] | None = None) ->
             raise UserError(
                 f'the name {name!r} in a suite is no part of a file name; allowed: letters, digits, _ and -.'
             )
+    baseline = plain.get('baseline', '')
+    if baseline and baseline not in tuners:
+        raise UnknownNameError('baseline of a suite', baseline, tuners)
     imports = config.get('custom_imports', {}).get('imports', [])
     seeds = options.pop('seeds', plain.get('seeds', [0]))
     if (
@@ -252,6 +265,7 @@ def load_suite(path: str | Path, options: Mapping[str, object] | None = None) ->
         sections,
         str(Path(path).absolute()),
         tuple([imports] if isinstance(imports, str) else imports),
+        baseline,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vet.benchmark.cells import COSTS, Result, failures, metric, run_name
+from vet.benchmark.ranks import differences, rank_notes, rank_rows, rank_table, verdict
 from vet.benchmark.suite import Suite
 from vet.benchmark.tables import EARLIER, ORIGINS, Rows, Table, make_tables, source
 from vet.files import JsonObject, write_file
@@ -28,6 +29,8 @@ def markdown(tables: Sequence[Table], suite: Suite, failed: Sequence[Result]) ->
     for table in tables:
         sources = (f'[{number}] {text}' for number, text in enumerate(table.sources(), 1))
         parts += [f'## {table.title}', _items(table.notes()), _rows(table.accuracy()), _items(sources)]
+        if ranks := rank_rows(table):
+            parts += ['### Ranks', _items(rank_notes(table)), _rows(ranks)]
         parts += [_rows(table.costs())] if table.done else []
         parts += [_rows(table.others())] if table.others() else []
     if failed:
@@ -51,6 +54,8 @@ def as_csv(tables: Sequence[Table]) -> str:
         'std',
         'seeds',
         'other metrics',
+        'mean rank',
+        'against baseline',
         *COSTS,
         'chosen by search',
         'published',
@@ -58,6 +63,7 @@ def as_csv(tables: Sequence[Table]) -> str:
     writer = csv.DictWriter(file, columns, lineterminator='\n')
     writer.writeheader()
     for table in tables:
+        ranks, apart = rank_table(table), differences(table)
         for tuner in table.tuners:
             for column in [*table.datasets, *table.means]:
                 known = '; '.join(
@@ -73,6 +79,10 @@ def as_csv(tables: Sequence[Table]) -> str:
                         dataset=column,
                         published=known,
                         **_numbers(table, tuner, column),
+                        **{
+                            'mean rank': ranks.means.get(tuner) if ranks else None,
+                            'against baseline': verdict(apart.get((tuner, column))),
+                        },
                     )
                 )
     return file.getvalue()

@@ -43,6 +43,8 @@ class Table:
     groups: dict[str, str]  # label: group, or ''
     cells: dict[tuple[str, str], Cell]  # by tuner and label of the dataset
     seeds: int  # the number of seeds in the suite
+    baseline: str = ''  # the tuner with which the others are compared; '': none
+    edges: tuple[str, ...] = ()  # sentences about chosen values at the edge of their grid
 
     @property
     def title(self) -> str:
@@ -193,7 +195,7 @@ class Table:
         notes += [_machine(result['environment']) for result in self.done]
         if len(versions) > 1:
             notes.append(f'From {len(versions)} versions of the code: {", ".join(versions)}.')
-        notes += [f'Warning: {warning}' for result in self.done for warning in result['warnings']]
+        notes += [*self.edges, *(f'Warning: {text}' for result in self.done for text in result['warnings'])]
         return list(dict.fromkeys(notes))
 
 
@@ -243,7 +245,18 @@ def _table(label: str, name: str, sha256: str, results: list[Result], suite: Sui
         {shown: groups[key] for (key, _), shown in datasets.items()},
         cells,
         len(suite.seeds),
+        suite.baseline,
+        tuple(sentence for result in counting for sentence in edge_sentences(result, suite)),
     )
+
+
+def edge_sentences(result: Result, suite: Suite) -> list[str]:
+    """A sentence for each number of the result's point that lies at the edge of its grid."""
+    point = result['point']
+    if result['tuner'] not in suite.tuners or not point:
+        return []
+    place = Place(suite, result['dataset'], result['backbone'], result['tuner'])
+    return [place.at_edge(key, point[key]) for key in place.edges(point)]
 
 
 def _is_earlier(result: Result, suite: Suite) -> bool:

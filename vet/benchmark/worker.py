@@ -23,7 +23,7 @@ from vet.benchmark.results import is_done, read_result, write_result
 from vet.benchmark.suite import Run
 from vet.builders import build_trainer
 from vet.config import load_config
-from vet.engine.evaluate import metric_name
+from vet.engine.evaluate import is_lower_better, metric_name
 from vet.engine.run import MEASURED
 from vet.engine.saving.door import read_log
 from vet.environment import describe
@@ -152,6 +152,7 @@ def _train(job: Job) -> JsonObject:
     metrics = {name: summary[name] for name in names}
     return dict(
         metrics=metrics,
+        lower_is_better=is_lower_better(trainer.metrics),
         **{name: summary[name] for name in MEASURED},
         file_bytes=summary['output_bytes'],
         images_per_second=summary['train_images'] * summary['epochs'] / max(summary['train_seconds'], 1e-9),

@@ -170,6 +170,7 @@ def _write(folder: Path, suite: 'Suite', run: str | None) -> None:
 
     Prints the tables of accuracy, and the paths.
     """
+    from vet.benchmark.ranks import rank_notes, rank_rows
     from vet.benchmark.report import write_report
     from vet.benchmark.results import read_results
     from vet.benchmark.table_files import write_tables
@@ -181,13 +182,20 @@ def _write(folder: Path, suite: 'Suite', run: str | None) -> None:
             '--results.'
         )
     for table in write_tables(folder, results, suite):
-        header, *rows = table.accuracy()
-        shown = Table(*header, title=f'{table.title}, percent', title_justify='left')
-        for row in rows:
-            shown.add_row(*map(escape, row))
-        Terminal().print(shown)
+        _print(table.accuracy(), f'{table.title}, percent')
+        if ranks := rank_rows(table):
+            _print(ranks, f'{table.title}, ranks')
+            Terminal(highlight=False).print('\n'.join(map(escape, rank_notes(table))), soft_wrap=True)
     for path in (folder / 'table.md', folder / 'table.csv', write_report(folder, results, suite, run)):
         say(f'written to {path}')
+
+
+def _print(rows: list[list[str]], title: str) -> None:
+    header, *lines = rows
+    shown = Table(*header, title=title, title_justify='left')
+    for line in lines:
+        shown.add_row(*map(escape, line))
+    Terminal().print(shown)
 
 
 def _failed(campaign: 'Campaign') -> list['Result']:
