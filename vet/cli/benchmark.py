@@ -114,7 +114,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     )
     campaign.check()
     if args.dry_run:
-        _list(campaign)
+        _list(campaign, share_a_start=args.launcher == 'local')
         return
     campaign.run()
     if read_results(args.results / suite.name):  # an array that is only written has no results yet
@@ -222,8 +222,7 @@ def _compare(a: str, b: str) -> None:
     Terminal().print(as_rich(comparisons))
 
 
-def _list(campaign: 'Campaign') -> None:
-    from vet.benchmark.local import Local
+def _list(campaign: 'Campaign', share_a_start: bool) -> None:
     from vet.benchmark.timing import STEPS, start_seconds
 
     plan, table = campaign.plan(), Table('run', 'state', 'may take')
@@ -246,7 +245,7 @@ def _list(campaign: 'Campaign') -> None:
     terminal = Terminal(highlight=False)
     terminal.print(table)
     counted = Counter(done for _, done in plan)
-    processes = min(counted[False], 1) if isinstance(campaign.launch, Local) else counted[False]
+    processes = min(counted[False], 1) if share_a_start else counted[False]
     starts = processes * start_seconds() if processes else 0.0
     terminal.print(
         f'{counted[True]} done, {counted[False]} to do: {total + starts:.0f} s, one after another'
