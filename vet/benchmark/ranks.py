@@ -116,5 +116,7 @@ def verdict(comparison: Comparison | None) -> str:
     if comparison.p is None:
         return f'{comparison.difference:+.2f} ({comparison.verdict})'
     is_better = (comparison.difference > 0) != is_lower_better(comparison.a.done[0])
-    word = 'noise' if comparison.p >= LEVEL else 'better' if is_better else 'worse'
+    word = 'better' if is_better else 'worse'
+    if comparison.p >= LEVEL:
+        word = 'noise'
     return f'{comparison.difference:+.2f} ({word})'
