@@ -1,4 +1,4 @@
-"""How often an exported graph gives the answer of its model, and the metrics of both."""
+"""Compares the answers of an exported graph with the answers of its model, and measures both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ def on_dataset(
     accelerator: Accelerator,
     evaluation: Evaluation,
 ) -> Agreement:
-    """On all images of a dataset, each seen once by `view`."""
+    """Compares on all images of a dataset. `view` prepares each image once."""
     loader, objective = evaluation.dataloader, model.objective
     sizes = loader.batch_size_per_gpu, loader.workers_per_gpu
     names = evaluation.metrics or objective.metrics
@@ -59,7 +59,7 @@ def on_dataset(
 def on_images(
     classify: Classifier, graph: GraphClassifier, images: Sequence[str], task: str | None = None
 ) -> Agreement:
-    """On images without targets."""
+    """Compares on images without targets."""
     model = classify.model.for_task(task)
     decided: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for number, image in enumerate(images):

@@ -213,7 +213,7 @@ def build_model(
             'task in model.tasks',
             unknown[0],
             filter(None, named),
-            'The tasks are those of the datasets of type MultiTask.',
+            'The datasets of type MultiTask name the tasks.',
         )
     parts: dict[Any, Any] = {}
     for task, names in named.items():

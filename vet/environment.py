@@ -46,7 +46,7 @@ def describe(device: torch.device) -> dict[str, object]:
 
 
 def host(device: torch.device) -> dict[str, object]:
-    """What the speed of a computation depends on, beside the computation: the machine and torch."""
+    """The machine and torch: facts on which the speed of a computation depends."""
     is_gpu = device.type == 'cuda'
     return dict(
         device=torch.cuda.get_device_name(device) if is_gpu else f'{device.type}, {_processor()}',

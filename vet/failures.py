@@ -43,7 +43,7 @@ def _reason(error: Exception) -> str | None:
     first, lower = (text.splitlines() or [type(error).__name__])[0], text.lower()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in lower for word in MEMORY):
         return (
-            f'the memory does not suffice ({first}). End other programs that use memory. Or begin anew in '
+            f'there is not enough memory ({first}). End other programs that use memory. Or begin anew in '
             'another work folder with a smaller train.dataloader.batch_size_per_gpu and a larger '
             'train.accumulate, with train.gradient_checkpointing=True, or with fewer '
             'train.dataloader.workers_per_gpu.'

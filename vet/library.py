@@ -239,7 +239,7 @@ def load(folder: str | Path | Mapping[str, str | Path], net: nn.Module, example:
 
 @dataclass(frozen=True)
 class _Saved:
-    """What a folder says, and the network at this time. See hub/network_folder.py."""
+    """The content of a folder, and the network at this time. See hub/network_folder.py."""
 
     path: Path
     configuration: JsonObject

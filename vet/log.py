@@ -1,4 +1,4 @@
-"""What vet says while it works.
+"""Progress and messages of vet while it works.
 
 vet logs by `logging`, under the name vet: lines of progress as INFO, and warnings as WARNING. A command shows
 the log on stderr (`show_log`). In Python, `logging.basicConfig(level='INFO')` shows the log, and

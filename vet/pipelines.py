@@ -128,7 +128,8 @@ class Classifier:
             or len(task) != len(images)
         ):
             raise UserError(
-                'task is a list; only the models of several folders take one, for a list of as many images.'
+                'task is a list. Only a pipeline of several folders takes a list of tasks, with one task for '
+                'each image of a list of images.'
             )
         refuse_counts(topk=1 if topk is None else topk, batch_size=batch_size)
         refuse_counts(least=0, workers=workers)
@@ -276,7 +277,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller wants to know of an image. See `Classifier.__call__`."""
+    """The options of a call, for all its images. See `Classifier.__call__`."""
 
     topk: int | None = None
     threshold: float | None = None

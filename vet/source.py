@@ -1,4 +1,4 @@
-"""What a user names to begin a run: a config, a model folder, or the id of a model that vet knows."""
+"""Finds the source of a run that a user names: a config, a model folder, or the id of a known model."""
 
 import copy
 import os

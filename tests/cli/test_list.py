@@ -125,7 +125,7 @@ def test_refusals(fails):
     fails("unknown tuner 'Lora'. Did you mean 'LoRA'", of=['list', 'tuners', 'Lora'])
     fails("unknown optimizer 'AdamWW'. Did you mean 'AdamW'", of=['list', 'optimizers', 'AdamWW'])
     fails("unknown torchvision classifier 'block'", of=['list', 'roles', 'block'])
-    fails('say which one, as in `vet list roles NAME`', of=['list', 'roles'])
+    fails('name the backbone, as in `vet list roles NAME`', of=['list', 'roles'])
     fails("unknown torchvision classifier 'vit_tin'", of=['list', 'roles', '--backbone', 'vit_tin'])
 
 

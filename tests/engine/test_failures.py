@@ -172,7 +172,7 @@ class Hungry(Tuner):
 def test_too_little_memory(tmp_path, register_tuner, kind):
     register_tuner(Hungry)
     with pytest.raises(
-        TrainingError, match=r'the memory does not suffice .*batch_size_per_gpu.*step-00000004.*--resume auto'
+        TrainingError, match=r'there is not enough memory .*batch_size_per_gpu.*step-00000004.*--resume auto'
     ):
         small(tmp_path / 'run', **{'model.tuners': [dict(type='Hungry', kind=kind)]}).train()
     [checkpoint] = list_checkpoints(tmp_path / 'run' / 'checkpoints')

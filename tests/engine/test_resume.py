@@ -343,7 +343,7 @@ def test_more_epochs_follow_the_longer_schedule(finished):
             {'train.max_epochs': 1, 'train.ema': 0.5},
             r'train\.ema, train\.lr_scheduler\.T_max, train\.max_epochs',
         ),
-        ({'train.max_epochs': 1}, 'resume with a larger train.max_epochs alone'),
+        ({'train.max_epochs': 1}, 'resume and change only train.max_epochs to a larger number'),
     ],
 )
 def test_fewer_epochs_or_another_setting_are_refused(options, text, tmp_path):

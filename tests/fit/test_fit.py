@@ -197,7 +197,7 @@ REFUSED = {
     'two photos of a class': (dict(a=5, b=2), "'a' 5, 'b' 2. At least two classes need 3 photos"),
     'no photos': ({}, 'has no photos'),
     'loose photos': ({'.': 3}, 'has 3 images, but no class folders'),
-    'other names': (dict(train=3, test=3, rest=3), 'split folders test, train, and beside them rest'),
+    'other names': (dict(train=3, test=3, rest=3), 'split folders test, train, and other folders: rest'),
 }
 
 

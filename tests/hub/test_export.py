@@ -421,7 +421,7 @@ def test_what_does_not_compute_the_same_is_not_written(saved, tmp_path, monkeypa
 
     monkeypatch.setattr(type(FORMATS[to]), 'read', wrong)
     refused(
-        f'what was exported to {to} is not the model.*differ by 1.0e-03; allowed: .*Nothing was written',
+        f'the file exported to {to} does not compute like the model.*differ by 1.0e-03; allowed: .*Nothing was written',
         folder,
         path,
         to,
@@ -429,7 +429,7 @@ def test_what_does_not_compute_the_same_is_not_written(saved, tmp_path, monkeypa
     monkeypatch.setattr(type(FORMATS[to]), 'read', lambda *_: lambda x: torch.full((len(x), 3), torch.nan))
     refused('differ by nan', folder, path, to)
     monkeypatch.setattr(type(FORMATS[to]), 'read', lambda *_: 1 / 0)
-    refused(f'what was exported to {to} cannot be read back: ZeroDivisionError', folder, path, to)
+    refused(f'the file exported to {to} cannot be read back: ZeroDivisionError', folder, path, to)
 
 
 def test_it_is_compared_on_photographs_one_and_three_at_a_time(saved, tmp_path, monkeypatch):

@@ -369,8 +369,7 @@ def test_no_network_is_told_without_a_pause(offline, folder, tmp_path, no_pause)
     ):
         pipeline('vision-efficient-tuning', 'owner/name')
     with pytest.raises(
-        UserError,
-        match="'owner/name' could not be pushed to http://127.0.0.1:9.*see whether there is a network",
+        UserError, match="'owner/name' could not be pushed to http://127.0.0.1:9.*check the network"
     ):
         push_to_hub(folder, 'owner/name')
 

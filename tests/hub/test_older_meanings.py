@@ -92,7 +92,9 @@ def test_a_run_of_before_does_not_continue_as_another_method(tmp_path):
         if not refused:
             refuse_older_entries(checkpoint, config)
             continue
-        with pytest.raises(TrainingError, match="Pfeiffer was what .*'Intermediate'.* is now. Begin anew"):
+        with pytest.raises(
+            TrainingError, match="Pfeiffer was the method that is now .*'Intermediate'.*Begin anew"
+        ):
             refuse_older_entries(checkpoint, config)
     Path(checkpoint, 'progress.json').write_text(json.dumps(dict(format=1)))
     refuse_older_entries(checkpoint, dict(model=dict(tuners=[dict(type='LoRA')])))

@@ -379,7 +379,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
             r"'patch_embed\.proj\.bias' was trained without 'patch_embed\.proj\.weight'",
         ),
         ('vit', [dict(type='Full')], 'Linear', r"'(cls_token|pos_embed)' was trained, which is of no module"),
-        ('vit', [dict(type='LinearProbe')], 'Linear', 'a head alone'),
+        ('vit', [dict(type='LinearProbe')], 'Linear', 'only a head'),
         ('vit', [dict(type='LoRA')], 'MLP', 'the head MLP cannot be written'),
         (
             'convnext',

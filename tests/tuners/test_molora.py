@@ -89,7 +89,7 @@ def test_experts_start_apart_and_their_update_at_zero():
 
 def test_depends_on_the_input_and_is_not_merged():
     model = with_head(tiny('vit'), [TUNERS.build(dict(type='MoLoRA'))])
-    with pytest.raises(UserError, match='MoLoRA cannot be merged: it edits what flows through the network'):
+    with pytest.raises(UserError, match='MoLoRA cannot be merged: it changes inputs or outputs of modules'):
         model.merge()
     backbone, tuner = tuned('vit', type='MoLoRA', at='blocks.2.mlp.fc2')
     fc2 = backbone.network.blocks[2].mlp.fc2

@@ -190,7 +190,10 @@ PARTS = ('vision', 'backbone')  # of a configuration, which has a configuration 
 
 
 def _transformers_classifier(network: Network) -> Iterable[str]:
-    """What transformers calls a classifier, such as 'decode_head.classifier'. Of classification: the head."""
+    """The modules that transformers calls a classifier, such as 'decode_head.classifier'.
+
+    For classification, this is the head.
+    """
     if wrapped := getattr(network, 'timm_model', None):
         return [f'timm_model.{name}' for name in _timm_classifier(wrapped)]
     found = [name for name, _ in network.named_modules() if name.endswith('classifier')]

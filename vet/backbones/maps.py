@@ -62,7 +62,7 @@ def _maps_of_vit(network: VisionTransformer, calls: Mapping[str, Call]) -> Maps:
 def _outputs(
     paths: Sequence[str], network: nn.Module, images: torch.Tensor, stages: Sequence[int]
 ) -> list[torch.Tensor]:
-    """What the modules of some stages give, while the network runs."""
+    """The outputs of the modules of some stages, while the network runs."""
     kept: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
         for stage in stages:

@@ -17,7 +17,7 @@ from vet.core.written_example import written
 
 
 class OwnBackbone(Backbone):
-    """A user's network, which gives logits (K,) for each image, alone or in an object of its library.
+    """A user's network. It returns logits (K,) for each image, as a tensor or in an object of its library.
 
     whole: the names of the parameters that train whole, and of the buffers that change in training.
     """

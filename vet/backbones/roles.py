@@ -52,7 +52,7 @@ def find_layout(
 
 
 def _blocks(path: str, module: nn.Module) -> list[str]:
-    """The paths of the blocks below a module, none of which lies within another."""
+    """The paths of the blocks below a module, and no block lies within another."""
     if path and BLOCK_CLASS.fullmatch(type(module).__name__) and _weights(module):
         return [path]
     below: dict[str, list[str]] = {}
@@ -73,7 +73,7 @@ def _blocks(path: str, module: nn.Module) -> list[str]:
 
 
 def _weights(module: nn.Module) -> int:
-    """How many layers with a weight matrix the module has."""
+    """The number of layers with a weight matrix in the module."""
     return sum(isinstance(part, (*WEIGHTED, nn.MultiheadAttention)) for part in module.modules())
 
 

@@ -100,7 +100,8 @@ def timm_backbone(
     if classifier and from_hub and 'num_classes' in options:
         raise UserError(
             f'model.backbone.kwargs.num_classes is {options["num_classes"]}, but the classifier of {name!r} '
-            'comes with its own number; leave it out, or give model.backbone.checkpoint a file.'
+            'has a fixed number of classes. Leave num_classes out, or give a file as '
+            'model.backbone.checkpoint.'
         )
     rehearse_building(lambda: timm.create_model(name, **output, **options))
     with torch.random.fork_rng(devices=[]), cache_alone_without_network() if from_hub else nullcontext():

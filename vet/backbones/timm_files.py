@@ -50,8 +50,8 @@ def load_file(
     state = read_weights(path, use_ema)
     if 'visual.class_embedding' in state and '.' not in name:
         raise DataError(
-            f'{path} is a whole CLIP model: its activation, mean and std are those of whoever trained it, '
-            f'which {name!r} does not say. Give model.backbone.name with a tag: '
+            f'{path} is a whole CLIP model. Its activation, mean and std depend on who trained it, and '
+            f'{name!r} does not say this. Give model.backbone.name with a tag: '
             f'{timm.list_pretrained(f"{name}.*")}.'
         )
     read, resampling = dict(state), Resampling()

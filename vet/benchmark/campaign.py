@@ -109,8 +109,9 @@ class Campaign:
         return planned
 
     def seconds(self, run: Run) -> float | None:
-        """An estimate of the run's time: that of the nearest measured run of its tuner and backbone, by
-        images.
+        """An estimate of the run's time.
+
+        It comes from the measured run of the same tuner and backbone with the nearest number of images.
 
         None: no such run was measured.
         """

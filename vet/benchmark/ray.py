@@ -19,7 +19,7 @@ class Ray:
     """resources: of each task, as ray.remote takes them: num_gpus, num_cpus, memory, …
 
     Without num_gpus, a task gets one GPU, if the cluster has GPUs.
-    The cluster is that of RAY_ADDRESS, or the cluster that runs on this machine, or this machine alone.
+    RAY_ADDRESS names the cluster. Else it is the cluster that runs on this machine, or this machine alone.
     """
 
     def __init__(self, resources: Mapping[str, object] | None = None):

@@ -30,7 +30,7 @@ SELECTED = {'last': 'The last epoch counts.', 'best': 'The epoch that is best on
 class Table:
     """The results of one checkpoint.
 
-    If a name of the suite stands for two checkpoints, or for two sets of data, each gets its own label.
+    If a name of the suite stands for two checkpoints, or for two sets of data, each gets a separate label.
     """
 
     name: str  # of the backbone in the suite

@@ -1,4 +1,4 @@
-"""What is wrong or unusual in photos, found from the files alone."""
+"""Finds faults and unusual things in photos. Reads only the files, and uses no network."""
 
 import unicodedata
 from collections import Counter, defaultdict

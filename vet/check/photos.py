@@ -148,7 +148,7 @@ def _of_folder(folder: Path, source: Path) -> Photos:
     if not are_splits and len(some) > 1:
         others = sorted(path.name for path in folders if path.name not in some)
         raise UserError(
-            f'{str(source)!r} has the split folders {", ".join(some)}, and beside them '
+            f'{str(source)!r} has the split folders {", ".join(some)}, and other folders: '
             f'{", ".join(others[:5])}. Name split folders train, val and test, and move other folders away.'
         )
     found, photos = Found(), []

@@ -22,7 +22,7 @@ ROWS = 1024  # photos that are compared with all others at once
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at a file gives.
+    """The facts of a file that was read once.
 
     pixels: the sha256 of the RGB pixels. mark: 64 bits that small changes keep.
     size: (width, height), and mode: of the file. turned: whether a tag of the camera turns the image.

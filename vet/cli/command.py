@@ -39,9 +39,7 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         _fail(error)
     except MemoryError as error:
-        _fail(
-            f'the memory does not suffice ({error}). Take smaller images or batches, or end other programs.'
-        )
+        _fail(f'there is not enough memory ({error}). Take smaller images or batches, or end other programs.')
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         sys.exit(130)

@@ -76,7 +76,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _agreement(args: argparse.Namespace, path: Path, images: list[str]) -> 'Agreement':
-    """How the graph at `path` answers in comparison with its model."""
+    """A sentence that compares the answers of the graph at `path` with those of its model."""
     with imports():
         from vet.agreement import on_dataset, on_images
         from vet.hub.exports.int8 import GraphClassifier

@@ -119,12 +119,12 @@ def _line_of(registry: Registry, name: str) -> str:
 
 
 def _roles(name: str | None) -> dict[str, str]:
-    """For each role: how many modules play it, the first module, and how much of the network they reach.
+    """For each role: the number of its modules, the first module, and how much of the network they reach.
 
     The weights of the backbone are not needed.
     """
     if name is None:
-        raise UserError('roles are those of a backbone; say which one, as in `vet list roles NAME`.')
+        raise UserError('each backbone has other roles; name the backbone, as in `vet list roles NAME`.')
     with imports():
         import timm
     source = dict(type='timm' if timm.is_model(name) else 'torchvision', name=name)

@@ -1,4 +1,4 @@
-"""How a signal ends a command: at once while modules are imported, and by an exception while it works."""
+"""Lets a signal end a command: at once during the imports, and by an exception while the command works."""
 
 import os
 import signal

@@ -24,7 +24,7 @@ def _plain(value: object, where: str, depth: int, seen: Iterator[int]) -> object
     if depth > DEPTH:
         raise UserError(f'{where[:60]}… is nested more than {DEPTH} deep; no setting is.')
     if next(seen) > MANY:
-        raise UserError(f'{where[:60]}… is one of more than {MANY:,} values; no config has so many.')
+        raise UserError(f'{where[:60]}… is one of more than {MANY:,} values, which is too many for a config.')
     if isinstance(value, Mapping):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise UserError(f'{where} has the key {wrong[0]!r}; keys are texts.')

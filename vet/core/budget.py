@@ -179,8 +179,8 @@ def bounded(source: str, advice: str = '') -> Iterator[None]:
     """
     if not SEES_OPERATIONS:
         warnings.warn(
-            f'torch {torch.__version__} shows no operations, so nothing bounds what {source} may take of the '
-            'memory; load folders that you trust.',
+            f'torch {torch.__version__} does not show its operations, so vet cannot limit the memory that '
+            f'{source} takes. Load only folders that you trust.',
             stacklevel=3,
         )
     try:

@@ -1,4 +1,4 @@
-"""How much of a network the edits of a tuner reach: of its weights, attention layers, norms and blocks.
+"""Computes how much of a network the edits of a tuner reach: weights, attention layers, norms, blocks.
 
 A tuner that trains 2 of 20 attentions runs well and learns little. So each share is computed from the whole
 network.
@@ -94,7 +94,7 @@ def share_behind_blocks(sites: SiteMap) -> float:
 
 
 def shortfalls(sites: SiteMap, at: str | Sequence[str], thaws: bool) -> Iterator[str]:
-    """What a tuner at `at` misses though the places seem to say the whole: one sentence for each place.
+    """Sentences about places that a tuner at `at` misses, although `at` seems to name them all.
 
     thaws: whether the tuner trains the network's own parameters.
     """
@@ -125,10 +125,10 @@ def stand_ins(sites: SiteMap, at: str | Sequence[str]) -> Iterator[str]:
 
 
 def report(tuners: Iterable[Any]) -> tuple[list[str], list[str]]:
-    """For tuners that are attached: lines that tell what each reaches, and sentences about what they miss.
+    """Lines that say how much each attached tuner reaches, and sentences about the places that they miss.
 
     Tuners of several tasks that reach the same have one line. A tuner that trains only the classifier has
-    none, because the shares are those of the network without its classifier.
+    no line, because the shares are those of the network without its classifier.
     """
     attached = [tuner for tuner in tuners if not tuner.head_only and tuner.reaches_features()]
     lines = dict.fromkeys(f'{_acts(tuner)} reaches {tuner.coverage()}' for tuner in attached)

@@ -77,7 +77,7 @@ class Example:
 
     @property
     def images(self) -> int:
-        """How many images the input has. A list of images, as detection networks take, has its own length."""
+        """The number of images of the input. For a list of images, as detection networks take, its length."""
         first = next(iter((*self.args, *self.kwargs.values())), None)
         return len(first) if isinstance(first, list) else len(next(self._tensors()))
 
@@ -91,7 +91,10 @@ class Example:
         return Example(*map_tensors(change, (self.args, dict(self.kwargs))))
 
     def difference_to(self, other: 'Example') -> str:
-        """How the first tensor differs from that of `other`. '': in the number of images at most."""
+        """The difference of the first tensor to the first tensor of `other`, in words.
+
+        '': they differ at most in the number of images.
+        """
         given, wanted = next(self._tensors(), None), next(other._tensors())
         if given is None:
             return f'it holds no tensor, but the example was {tuple(wanted.shape)}'
@@ -117,7 +120,7 @@ class Example:
 
 
 def _form(tensor: torch.Tensor) -> tuple[object, ...]:
-    """What two batches of one form have in common."""
+    """The facts that are equal in two batches of the same form."""
     return tensor.shape[1:], tensor.dtype, tensor.device
 
 

@@ -14,7 +14,7 @@ from vet.core.flow import WEIGHTED, Layers, around
 
 
 class Called(Protocol):
-    """What the dry run saw of a module."""
+    """The facts about a module that the dry run saw."""
 
     @property
     def order(self) -> int: ...

@@ -55,7 +55,7 @@ class DoRA(LowRank):
     def splits(self, module: nn.Module) -> bool:
         """Whether the delta is the only delta at the module.
 
-        The norms are those of the module's own weight.
+        Otherwise the norms would not belong to the frozen weight of the module.
         """
         return super().splits(module) and len(reweights_of(module)) == 1
 

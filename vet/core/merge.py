@@ -26,7 +26,7 @@ def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]
     for tuner in tuners:
         if not tuner.mergeable:
             raise UserError(
-                f'{type(tuner).__name__} cannot be merged: it edits what flows through the network, not '
+                f'{type(tuner).__name__} cannot be merged: it changes inputs or outputs of modules, and no '
                 'weights.'
             )
     if frozen.is_merged:

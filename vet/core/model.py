@@ -150,7 +150,7 @@ class ImageClassifier(nn.Module):
     def features_only(self) -> AbstractContextManager:
         """Within this context, the backbone computes only what its features need.
 
-        Without effect if the backbone does not know how, or if an edit needs the rest. Results are equal
+        It has no effect if the backbone cannot do so, or if an edit needs the rest. Results are equal
         except for rounding. For training only: outside of this context, scores are those of the whole
         network, bit for bit.
         """

@@ -1,5 +1,5 @@
-"""The buffers that a network's forward changes beside the statistics of norms, such as a counter or the
-vectors of a spectral norm.
+"""Finds the buffers that the forward of a network changes, such as a counter or the vectors of a spectral
+norm. The statistics of norms are left out.
 
 own_backbone.py asks for these buffers, so that a training keeps their numbers.
 """

@@ -135,7 +135,7 @@ class Objective(nn.Module):
         return outputs
 
     def tally(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What evaluation keeps of a batch, for metrics: scores (B, …) and targets (B, …)."""
+        """The arrays of a batch that evaluation keeps for metrics: scores (B, …) and targets (B, …)."""
         return self.scores(outputs), targets
 
     def mean(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -171,7 +171,7 @@ class Objective(nn.Module):
         raise NotImplementedError(f'{type(self).__name__} must write calibrate(outputs, targets)')
 
     def answers(self, outputs: torch.Tensor, topk: int | None, usual: int) -> list[Answer]:
-        """What `pipeline` returns of each image. outputs: the model's, (B, …).
+        """The answers that `pipeline` returns, one for each image. outputs: of the model, (B, …).
 
         topk: the largest number of labels of an image. None: `usual`, if each class has a score.
         """

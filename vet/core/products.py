@@ -220,7 +220,7 @@ def down(module: nn.Module, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
 
 
 def _sides(module: nn.Conv2d) -> list[int]:
-    """How much F.pad adds for a convolution: left, right, top, bottom."""
+    """The padding of a convolution as F.pad takes it: left, right, top, bottom."""
     sides: list[int] = []
     for axis in (1, 0):
         if isinstance(module.padding, str):  # 'same' or 'valid'

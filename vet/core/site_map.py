@@ -159,7 +159,7 @@ class SiteMap:
         return alike[:1] or near_paths(place, self._names(), self._roles)
 
     def _advice(self, role: str) -> str:
-        """What to do where a role has no module: the nearest place that has some."""
+        """Advice for a role without a module: the nearest place that has modules."""
         near = next(
             (place for place in NEAREST.get(role, ()) if self._roles.get(place) or self._paths(place)), ''
         )
@@ -222,7 +222,7 @@ class SiteMap:
         return self._depth(path, host)
 
     def _depth(self, name: str, host: str) -> int:
-        """As `depth`. host: the nearest module around `name` that is called."""
+        """The same as `depth`. host: the nearest module around `name` that is called."""
         if block := self._block_of(name):
             return self.blocks.index(block)
         passed = sum(self.calls[earlier].order < self.calls[host].order for earlier in self.blocks)

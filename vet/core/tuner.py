@@ -198,8 +198,8 @@ class Tuner(nn.Module):
         if self.backbone is not None:
             kind = type(self).__name__
             raise UserError(
-                f'this {kind} is attached to a network already. Make a tuner for each place where one is '
-                f'needed: {kind}(…), {kind}(…).'
+                f'this {kind} is attached to a network already. Make a separate tuner for each network and '
+                f'each place: {kind}(…), {kind}(…).'
             )
         try:
             self._attach(backbone)
@@ -293,16 +293,16 @@ class Tuner(nn.Module):
             ) from error
 
     def coverage(self) -> Coverage:
-        """How much of the network the edits of this tuner reach, which is attached."""
+        """How much of the network the edits of this attached tuner reach."""
         sites = self._sites()
         return coverage(sites, paths_of(self._edits, sites.network))
 
     def reaches_features(self) -> bool:
-        """Whether an edit of this tuner, which is attached, lies outside of the kept classifier."""
+        """Whether an edit of this attached tuner lies outside of the kept classifier."""
         return reaches_features(self._sites(), paths_of(self._edits, self._sites().network))
 
     def shortfalls(self) -> list[str]:
-        """What this tuner, which is attached, misses though its `at` seems to say the whole: sentences."""
+        """Sentences about places that this attached tuner misses, although `at` seems to name them all."""
         return list(shortfalls(self._sites(), self.at, thaws=any(self._thaws())))
 
     def stand_ins(self) -> list[str]:

@@ -40,7 +40,7 @@ def class_list(classes: object) -> list[str]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
             f'the class {twice[0]!r} is named {names.count(twice[0])} times among {len(names)} classes '
-            f'({len(twice)} such names). Give each class a name of its own.'
+            f'({len(twice)} such names). Give each class another name.'
         )
     return names
 
@@ -52,8 +52,8 @@ def _by_number(classes: Mapping[object, object]) -> list[object]:
         named = {number: name for number, name in classes.items() if _is_number(number)}
     if len(named) < len(classes) or set(named) != set(range(len(classes))):
         raise UserError(
-            f'the classes are the dict {_shown(classes.items())}; a dict gives each class a number of its '
-            f'own, from 0 to {len(classes) - 1}: {{name: number}} or {{number: name}}.'
+            f'the classes are the dict {_shown(classes.items())}; a dict must give each class another number '
+            f'from 0 to {len(classes) - 1}: {{name: number}} or {{number: name}}.'
         )
     return [named[number] for number in range(len(named))]
 

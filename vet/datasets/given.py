@@ -1,4 +1,4 @@
-"""Datasets that wrap others, as users give them: Subset, random_split, ConcatDataset, and rows of `datasets`.
+"""Reads datasets that wrap others: Subset, random_split, ConcatDataset, and rows of the package `datasets`.
 
 Class names, labels and transforms are those of the wrapped datasets.
 """

@@ -22,7 +22,7 @@ TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class Values:
-    """What the pixels in mask files mean: numbers, or colours (red, green, blue).
+    """The meaning of the pixels in mask files: numbers, or colours (red, green, blue).
 
     classes: the names of the numbers 0, 1, …; or {name: number}; or {name: colour}.
     ignore: the numbers or colours of pixels without a class. The number 255 is always such a number.

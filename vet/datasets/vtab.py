@@ -33,7 +33,7 @@ LISTS = {'train': 'train800', 'val': 'val200', 'train+val': 'train800val200', 't
 class VTAB(ImageDataset):
     """One task: 800 train and 200 val images, and the whole test set of the task.
 
-    The layout is that of NOAH's script, which the code of SSF, FacT, Convpass and RepAdapter reads too:
+    NOAH's script makes this layout. The code of SSF, FacT, Convpass and RepAdapter reads it too:
     root/vtab-1k/<task>/train800.txt, val200.txt, train800val200.txt and test.txt. Each line is a path below
     that folder and a class number, such as 'images/test/000000.jpg 12'. 'train+val' is the list
     train800val200, which is the training set of published numbers.

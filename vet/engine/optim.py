@@ -140,9 +140,9 @@ def refuse_unfit_schedule(
         )
     if statistics := [key for key in trained if key.endswith('running_mean')]:
         raise UserError(
-            f'the optimizer {name!r} evaluates other weights than those of its steps, but the running '
-            f'statistics of norms such as {statistics[0]!r} are those of the steps. Choose another '
-            'optimizer, or tuners that train no batch norm.'
+            f'the optimizer {name!r} steps with some weights and evaluates others. Running statistics such '
+            f'as {statistics[0]!r} fit only the weights of the steps. Choose another optimizer, or tuners '
+            'that train no batch norm.'
         )
 
 

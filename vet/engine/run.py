@@ -91,7 +91,7 @@ class Run:
         if parts and progress.processes != accelerator.num_processes:
             raise TrainingError(
                 f'the run was begun with {progress.processes} processes, which share each batch; continue '
-                f'with as many (given: {accelerator.num_processes}).'
+                f'with the same number of processes (given: {accelerator.num_processes}).'
             )
         progress.processes = accelerator.num_processes
         self.feed.keep_images()

@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM and attention rollout, as heat in 0..1 for each place of an image.
+"""Shows where a network looks, by Grad-CAM and attention rollout: heat in 0..1 for each place of an image.
 
 Both read what the dry run of the backbone has found: blocks, axes of channels, and the grid of the tokens.
 """

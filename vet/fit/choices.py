@@ -102,7 +102,7 @@ def _is_here(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the training takes. size: pixels of a side, None for the backbone's own size."""
+    """The length and the image size of a training. size: pixels of a side. None: the size of the backbone."""
 
     backbone: Entry
     epochs: int

@@ -1,4 +1,4 @@
-"""From photos to a tuned model and an honest sentence: read, divide, choose, train, report."""
+"""Makes a tuned model from photos, and a sentence about its accuracy: read, divide, choose, train, report."""
 
 import shutil
 import time
@@ -24,7 +24,7 @@ MOST_FOLDS = 20
 
 @dataclass(frozen=True)
 class Options:
-    """What the user may choose. See `vet fit --help`."""
+    """The options of the user. See `vet fit --help`."""
 
     backbone: str | None = None
     checkpoint: str | None = None
@@ -45,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Tested:
-    """How many of `images` test images are right: by the tuned model, the probe, and the frequent class."""
+    """The right answers among `images` test images: of the tuned model, the probe, and the frequent class."""
 
     right: int
     probe: int
@@ -58,7 +58,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Result:
-    """What `fit` found. folder: of the run. low, high: Wilson's 95 % interval of the accuracy."""
+    """The result of `fit`. folder: of the run. low, high: Wilson's 95 % interval of the accuracy."""
 
     tested: Tested
     folds: Sequence[float]

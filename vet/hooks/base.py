@@ -58,7 +58,7 @@ class Hook:
         """After a validation. metrics: {'accuracy': 0..1, …}."""
 
     def state_dict(self) -> State:
-        """What a resumed run needs of this hook, as values of JSON. A checkpoint holds it."""
+        """The state that this hook needs in a resumed run, as values of JSON. A checkpoint holds it."""
         return {}
 
     def load_state_dict(self, state: State) -> None:

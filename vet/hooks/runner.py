@@ -29,7 +29,7 @@ POINTS = (
 
 
 class Runner:
-    """What a hook knows of a run, and may ask of the run.
+    """The interface between a hook and a run: facts about the run, and requests to the run.
 
     epoch, iter: the epochs and the optimizer steps that are done, as in mmengine.
     max_epochs, max_iters: those of the whole run.

@@ -167,7 +167,7 @@ def _require_classes(classes: object, tasks: Mapping[str, object], source: str) 
             )
         if len(set(names)) < len(names):
             raise DataError(
-                f'{source} has a class name twice: {shown(names)}. Each class needs a name of its own.'
+                f'{source} has a class name twice: {shown(names)}. Each class needs another name.'
             )
 
 

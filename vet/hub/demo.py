@@ -177,7 +177,7 @@ def _requirements() -> str:
 
 
 def _source(model: ImageClassifier, weights: str | None, base: str | None) -> str:
-    """Where the app takes the backbone's weights from, in words."""
+    """The place from which the app takes the weights of the backbone, in words."""
     identity = model.backbone.identity
     check = f'The app refuses other weights than those of sha256 `{identity["sha256"]}`.'
     if weights:

@@ -114,13 +114,13 @@ def export(
                 difference = _difference(network, given, expected)
             except Exception as error:  # another library can raise any error
                 raise UserError(
-                    f'what was exported to {to} cannot be read back: {type(error).__name__}: '
+                    f'the file exported to {to} cannot be read back: {type(error).__name__}: '
                     f'{" ".join(str(error).split())[:300]} Nothing was written.'
                 ) from error
             allowed = made.tolerance * max(1.0, *(outputs.abs().max().item() for outputs in expected))
             if not difference <= allowed:  # in this form, nan is refused too
                 raise UserError(
-                    f'what was exported to {to} is not the model: read back, its outputs differ by '
+                    f'the file exported to {to} does not compute like the model: the outputs differ by '
                     f'{difference:.1e}; allowed: {allowed:.1e}. Nothing was written.'
                 )
             if int8:
@@ -151,7 +151,7 @@ def _difference(network: Network, given: 'Batches', expected: 'Batches') -> floa
 
 
 def _about(model: ImageClassifier, to: str, transform: object, with_preprocessing: bool) -> str:
-    """What the file says of the model, as JSON."""
+    """The facts about the model that the file holds, as JSON."""
     return json.dumps(
         dict(
             vet_version=vet.__version__,

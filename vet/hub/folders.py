@@ -38,8 +38,8 @@ def read_folders(
     for folder in paths.values():
         if is_modelscope(folder):
             raise UserError(
-                f'{str(folder)!r} holds its own weights, as folders of ModelScope do; several folders on one '
-                "backbone must be vet's own."
+                f'{str(folder)!r} is a folder of ModelScope, which holds its own weights; folders that share '
+                'one backbone must be folders of vet.'
             )
     transforms: dict[str | None, Transform] = {name: _transform(folder) for name, folder in paths.items()}
     views: dict[str | None, Views] = {name: _views(folder) for name, folder in paths.items()}
@@ -59,8 +59,8 @@ def read_folder(
         return load_model(folder, backbone), _transform(folder)
     if backbone is not None:
         raise UserError(
-            f'backbone is {str(backbone)!r}, but {str(folder)!r} holds its own weights: a file of ModelScope '
-            'holds the weights of its backbone; leave `backbone` out.'
+            f'backbone is {str(backbone)!r}, but {str(folder)!r} holds its own weights: a folder of '
+            'ModelScope holds the weights of its backbone. Leave `backbone` out.'
         )
     return load_modelscope(folder), None
 

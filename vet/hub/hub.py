@@ -81,7 +81,7 @@ def push_to_hub(
     except Exception as error:  # the client raises errors of many kinds
         raise UserError(
             f'{name!r} could not be pushed to {api.endpoint} ({reason(error)}). Log in with `hf auth login` '
-            'as one who may write there, and see whether there is a network.'
+            'as a user who may write to this repository, and check the network.'
         ) from error
     return str(url)
 

@@ -77,8 +77,8 @@ def find_folder(name: str | Path) -> Path:
             tried.append(f'{hub}: {reason(error)}')
     raise DataError(
         f'{name!r} is no folder here, and no hub gave it ({"; ".join(tried)}). Give the output/ folder of a '
-        'training run, or the id of a model on a hub; what was downloaded once is found without a network '
-        'too.'
+        'training run, or the id of a model on a hub. Without a network, vet finds only models that were '
+        'downloaded before.'
     )
 
 

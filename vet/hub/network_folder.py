@@ -100,7 +100,7 @@ def save_network(
 
 
 def described_network(configuration: JsonObject, folder: str) -> JsonObject | None:
-    """What the folder of a user's own network says about the network. None: another folder.
+    """The description of a user's network in a folder. None: the folder has none, because it is another kind.
 
     DataError if a part is missing, or is of another type.
     """

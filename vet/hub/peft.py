@@ -120,8 +120,8 @@ def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> Non
     """
     if not isinstance(model, (ImageClassifier, FrozenNetwork)) or not hasattr(model, 'tuners'):
         raise UserError(
-            'save_peft takes an ImageClassifier, or what vet.tune or load_peft gave; given: '
-            f'{type(model).__name__}. Of a model of several tasks, give model.for_task(…).'
+            'save_peft takes an ImageClassifier, or the result of vet.tune or load_peft; given: '
+            f'{type(model).__name__}. If the model has several tasks, give model.for_task(…).'
         )
     strangers = sorted(path.name for path in Path(folder).glob('*') if path.name not in (CONFIG, TENSORS))
     if strangers:
@@ -139,7 +139,7 @@ def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> Non
         targets = layers or list(deltas)
         if not targets:
             raise UserError(
-                'nothing of the backbone was trained, and PEFT has no folder of a head alone; '
+                'no part of the backbone was trained, and a folder of PEFT cannot hold only a head; '
                 'use save_pretrained.'
             )
         _refuse_ambiguous(saved, network)

@@ -1,4 +1,4 @@
-"""How far scores are from the shares of answers that are right."""
+"""Measures how far scores are from the shares of right answers."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a metric declares and gets: its targets, whether less is better, and the objective that it may ask."""
+"""The declarations of a metric: its targets, whether less is better, and whether it takes the objective."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar

@@ -69,7 +69,10 @@ class Embedding(OneClass):
         return []
 
     def wrongness(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """How much nearer the nearest image of another class is than the nearest of the same class."""
+        """The similarity to the nearest image of another class minus that to the nearest of the same class.
+
+        At least 0.
+        """
         near_NN = scores @ scores.T
         np.fill_diagonal(near_NN, -1)
         is_same_NN = targets[:, None] == targets

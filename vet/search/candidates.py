@@ -1,4 +1,4 @@
-"""What a search tries: tuners with arguments, and a range of learning rates for each."""
+"""The candidates of a search: tuners with arguments, and a range of learning rates for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -225,7 +225,7 @@ def trial_config(base: Config, tuner: Config, rate: float) -> Config:
 
 @dataclass(frozen=True)
 class Begun:
-    """What a search needs to go on. base, choices: see Search. choices[0] is tried first."""
+    """The facts that a search needs to continue. base, choices: see Search. choices[0] is tried first."""
 
     base: Config
     choices: list[Candidate]

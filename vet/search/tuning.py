@@ -1,4 +1,4 @@
-"""From photos or a config to the best tuner: prepare, search, train the winner, test once."""
+"""Finds the best tuner for photos or a config: prepare, search, train the winner, test once."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ SEARCH = 0.8  # of the minutes; the rest is for the winner and the test
 
 @dataclass(frozen=True)
 class Options:
-    """What the user may choose. See `vet tune --help`."""
+    """The options of the user. See `vet tune --help`."""
 
     minutes: float = 10.0
     tuners: tuple[str, ...] | None = None
@@ -55,7 +55,7 @@ class Options:
                 raise UserError(f'{option} is for {kind}, but the data are {given}. Leave {option} out.')
 
     def asked(self, source: str) -> Config:
-        """What must stay the same when a search goes on: all but the time and the place."""
+        """The options that must stay the same when a search continues: all except the time and the place."""
         given = asdict(self)
         for free in ('minutes', 'device', 'data_root'):
             del given[free]
@@ -159,8 +159,8 @@ def _of_config(source: str, options: Options) -> Config:
     settings = read_settings(modified(find_config(source), None, options.cfg_options))
     if settings.train.stages:
         raise UserError(
-            f'{source} has train.stages, each with its own learning rate. vet tune searches one rate: leave '
-            'train.stages out.'
+            f'{source} has train.stages, and each stage has a learning rate. vet tune searches one learning '
+            'rate. Leave train.stages out.'
         )
     if len(settings.model.tuners) != 1 or settings.model.tasks:
         raise UserError(

@@ -27,7 +27,7 @@ NETWORK_SECONDS = 0.05  # for an image, before the first was measured
 
 @dataclass(frozen=True)
 class Question:
-    """What a request asks of each of its images. task: of a model of several tasks."""
+    """The question of a request about each of its images. task: of a model of several tasks."""
 
     model: str
     options: Options = Options()
@@ -62,7 +62,7 @@ class Engine(Protocol):
         """The answers for encoded images. UserError or RefusedError if there are none."""
 
     async def explain(self, question: Question, image: bytes, method: str, label: str | None) -> bytes:
-        """Where the network looks, as a PNG file."""
+        """A PNG file that shows where the network looks."""
 
     def close(self) -> None:
         """Ends the threads. No request may wait."""

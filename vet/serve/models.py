@@ -101,7 +101,7 @@ class Models:
 
     def _is_fresh(self, name: str, mark: Mark) -> bool:
         """Whether the model in memory is the model of the folder. Raises the error of a folder that could
-        not be loaded, and has not changed since. Then the model of before answers, if it is in memory.
+        not be loaded, and has not changed since. Then the old model answers, if it is in memory.
         """
         if name in self._opened and self._opened[name][0].mark == mark:
             return True

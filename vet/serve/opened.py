@@ -70,7 +70,7 @@ class Opened:
         return told(objective, outputs, [Options()] * len(outputs))
 
     def describe(self) -> dict[str, Any]:
-        """What a client may want to know of the model."""
+        """Facts about the model for clients."""
         parts = {task: _described(part) for task, part in self.classifier.model.tasks.items()}
         several = dict(tasks=parts) if self.tasks else parts[None]
         return dict(name=self.name, version=self.version, metrics=self.metrics, **several)

@@ -39,7 +39,7 @@ BACKBONES = 8  # that Ray counts as present in a replica
 
 
 class Replica(LocalEngine):
-    """The engine of one process of the cluster. Its methods raise RefusedError alone, which Ray can carry.
+    """The engine of one process of the cluster. Its methods raise only RefusedError, which Ray can carry.
 
     prepare: called first; it imports a user's plugins. The other arguments are those of Models.
     """
@@ -135,15 +135,15 @@ class RayEngine:
             self._replicas = serve.run(application, name=NAME, route_prefix=None)
         except (RayError, RuntimeError) as error:
             raise UserError(
-                f'no replica could start on the Ray cluster ({error_text(error)}). `ray status` shows what '
-                'the cluster has, and --resources says what a replica needs.'
+                f'no replica could start on the Ray cluster ({error_text(error)}). `ray status` shows the '
+                'resources of the cluster, and --resources sets the resources of a replica.'
             ) from error
 
     def names(self) -> list[str]:
         return self._served.names()
 
     def state(self, name: str) -> str:
-        """As the last request for the model has shown."""
+        """The state of the model at its last request."""
         return self._states.get(name, 'not loaded')
 
     async def describe(self, name: str) -> dict[str, Any]:

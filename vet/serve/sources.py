@@ -131,7 +131,7 @@ def _models_in(parent: Path) -> Iterator[Path]:
 
 
 def is_onnx_file(path: Path) -> bool:
-    """Whether `path` is an ONNX file. A model folder is none."""
+    """Whether `path` is an ONNX file. A model folder is not."""
     return path.suffix == '.onnx' and path.is_file()
 
 

@@ -38,7 +38,7 @@ class Adapter(Tuner):
     with init='xavier', vet starts as the identity. If a network has layer scales or stochastic depth, h is
     the value before these.
     Against the released code: ModelScope's adapter in output and gradients, and with init='xavier' in its
-    start, but for biases, which ModelScope draws with std 1e-6.
+    start. Biases are an exception: ModelScope draws them with std 1e-6.
     Parameters per site: width (C + C') + width + C', with C' channels out; C' more for scale='channel', 1 for
         'learned'.
     """

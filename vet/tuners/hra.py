@@ -44,8 +44,8 @@ class Reflections(InputLowRank):
 class HRA(Tuner):
     """W H_1 … H_r: r Householder reflections of the input. Lengths and angles between rows stay.
 
-    At the start, the reflections cancel in pairs, so the output is that of the frozen network but for
-    rounding.
+    At the start, the reflections cancel in pairs, so the output equals the output of the frozen
+    network, except for rounding.
     rank: r, even: one value, a list by depth (0 skips a block), or a dict of path patterns.
     at: weights of Linear layers and convolutions.
     Parameters per site: rank x in kH kW / groups.

@@ -46,7 +46,7 @@ class Noisy(Delta):
         return weight + change, shift if bias is None else bias + shift
 
     def splits(self, module: nn.Module) -> bool:
-        """In training: the noise is that of outputs, and no weight holds such noise."""
+        """True in training, because the noise belongs to outputs, and no weight can hold it."""
         return self.training and self.sigma > 0 and type(module) is nn.Linear
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -50,8 +50,8 @@ class VPT(Tuner):
     The blocks must have tokens with plain attention. Maps and windows are refused. If attention adds a bias
     of relative positions to its scores (BEiT), the bias is zero in the rows and columns of prompts, as in the
     authors' Swin (github.com/KMnP/vpt). If a block rotates queries and keys by positions, prompts are not
-    rotated, as class tokens are not (timm's prefix tokens). A block that gives the class token alone, as
-    CaiT's last two, sees 'deep' prompts only.
+    rotated, as class tokens are not (timm's prefix tokens). A block that returns only the class
+    token, as the last two blocks of CaiT, sees only 'deep' prompts.
     """
 
     identity_at_start = False

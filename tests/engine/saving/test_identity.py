@@ -143,7 +143,7 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, capfd):
     assert (
         small(tmp_path / 'run', 'auto', **{'train.max_epochs': 1}).train()['accuracy'] == summary['accuracy']
     )
-    assert 'has no identity.json, as runs of older versions of vet' in capfd.readouterr().err
+    assert 'has no identity.json, because an older vet began the run' in capfd.readouterr().err
 
 
 class Own:

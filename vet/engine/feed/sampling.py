@@ -43,8 +43,8 @@ def drawn(sampler: Any, epoch: int, generator: torch.Generator, images: int) -> 
         raise
     except Exception as error:  # a user's own sampler may raise any error
         raise UserError(
-            f'the sampler {name!r} fails at epoch {epoch}: {type(error).__name__}: {error}. A sampler has '
-            'len(sampler), and draw(epoch, generator) gives so many numbers of images.'
+            f'the sampler {name!r} fails at epoch {epoch}: {type(error).__name__}: {error}. A sampler needs '
+            'len(sampler), and draw(epoch, generator), which gives len(sampler) numbers of images.'
         ) from error
     if not order or len(order) != length:
         raise UserError(

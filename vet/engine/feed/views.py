@@ -35,7 +35,7 @@ def refuse_masks_on_device(model: Any) -> None:
     for part in model.tasks.values():
         if part.objective.dense:
             raise UserError(
-                f'train.transform_on is "device", where transforms see images alone, but a target of the '
+                f'train.transform_on is "device", where transforms change only images, but a target of the '
                 f'objective {part.objective.given["type"]!r} is a mask. Set train.transform_on to "tensor".'
             )
 

@@ -67,7 +67,7 @@ def _write_answers(folder: Path, objective: Objective, scores: np.ndarray, targe
 def _answered(
     model: Classifier, data: Mapping[str, object], scored: Scored, views: Transforms
 ) -> list['Answered']:
-    """Of each task: the answers for the test images, with what the report says of them."""
+    """For each task: the answers for the test images, with the facts that the report shows."""
     from vet.report.answered import Answered
 
     answered = []

@@ -1,4 +1,4 @@
-"""Whether a run that continues is the run that was begun: the same config, classes, images and weights.
+"""Checks that a run continues with the config, classes, images and weights with which it was begun.
 
 work_folder.py asks here before a run continues.
 """
@@ -51,9 +51,9 @@ def check_config(folder: Path, config: JsonObject) -> bool:
         return True
     raise TrainingError(
         f'the run in {str(folder)!r} was begun with another config: {", ".join(changed)} differ. '
-        f'Resume with its own ({path}), or begin anew in another work folder. To train further, resume '
-        'with a larger train.max_epochs alone; or begin a run from the model folder, '
-        f'{str(folder / "output")!r}, with model.finetune=False.{_newer(folder)}'
+        f'Resume with the config of the run ({path}), or begin anew in another work folder. To train '
+        'further, resume and change only train.max_epochs to a larger number; or begin a run from the model '
+        f'folder {str(folder / "output")!r} with model.finetune=False.{_newer(folder)}'
     )
 
 
@@ -63,8 +63,8 @@ def refuse_older_entries(checkpoint: Path, config: JsonObject) -> None:
     if changed and has_older_entries(checkpoint):
         today = dict(of_today(dict(type=changed[0])))
         raise TrainingError(
-            f'the run of {str(checkpoint)!r} was begun by an older vet, in which {changed[0]} was what '
-            f'{today} is now. Begin anew in another work folder. The model folder can be read as before.'
+            f'an older vet began the run of {str(checkpoint)!r}. There, {changed[0]} was the method that is '
+            f'now {today}. Begin anew in another work folder. vet can still read the model folder.'
         )
 
 
@@ -73,8 +73,8 @@ def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
     path = folder / 'identity.json'
     if not path.is_file():
         warn(
-            f'{str(folder)!r} has no identity.json, as runs of older versions of vet. Whether classes, '
-            'images and the weights of the backbone are still the same is not known.'
+            f'{str(folder)!r} has no identity.json, because an older vet began the run. vet cannot know '
+            'whether the classes, the images and the weights of the backbone are still the same.'
         )
         return
     now = json.loads(json.dumps(identity))
@@ -88,8 +88,8 @@ def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
         ) from error
     if changed:
         raise TrainingError(
-            f'the run in {str(folder)!r} was begun with other data: what differs is '
-            f'{"; ".join(changed)}. Put that back, or begin anew in another work folder.{_newer(folder)}'
+            f'the run in {str(folder)!r} was begun with other data. The differences: {"; ".join(changed)}. '
+            f'Restore the data, or begin anew in another work folder.{_newer(folder)}'
         )
     if versions:
         warn(

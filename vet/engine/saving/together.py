@@ -1,4 +1,4 @@
-"""What the main process of a run gives to all processes: decisions about the work folder, and tensors."""
+"""Sends decisions about the work folder, and tensors, from the main process of a run to all processes."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar

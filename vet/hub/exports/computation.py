@@ -20,7 +20,7 @@ AS_TENSOR = (v2.ToImage, v2.PILToTensor, v2.ToDtype, v2.Normalize)
 
 @dataclass(frozen=True)
 class Computation:
-    """What a graph computes.
+    """The computation of a graph.
 
     module: input -> output.
     example: an input.

@@ -12,7 +12,10 @@ from vet.hub.peft import TENSORS, save_peft
 
 
 class Peft(Format):
-    """For `PeftModel.from_pretrained(timm.create_model(name, num_classes=K, …), folder)`: see `save_peft`."""
+    """Writes a folder that PEFT reads, see `save_peft`.
+
+    `PeftModel.from_pretrained(timm.create_model(name, num_classes=K, …), folder)`
+    """
 
     suffix = ''
     needs = ('peft',)

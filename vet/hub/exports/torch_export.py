@@ -14,7 +14,7 @@ from vet.hub.exports.format import GraphFormat, Network
 
 
 class TorchExport(GraphFormat):
-    """For `torch.export.load(file).module()(images)`."""
+    """Writes a file for `torch.export.load(file).module()(images)`."""
 
     suffix = '.pt2'
 

@@ -98,7 +98,7 @@ class _Library(BackboneWeights):
 
 
 class TimmWeights(_Library):
-    """For `timm.create_model(name, num_classes=K, checkpoint_path=file, **kwargs)`."""
+    """Writes a file for `timm.create_model(name, num_classes=K, checkpoint_path=file, **kwargs)`."""
 
     source = 'timm'
 
