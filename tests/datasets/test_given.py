@@ -8,10 +8,12 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, random_split
 from torchvision.transforms import v2
 
+from tests.objectives.masks import NAMES, VOID, write_folder
 from vet import build_trainer
 from vet.datasets.base import item_name, sources_of, targets_of
 from vet.datasets.digits import Digits
 from vet.datasets.given import given_images
+from vet.datasets.mask_folder import MaskFolder
 from vet.datasets.multitask import MultiTask
 from vet.datasets.overlap import refuse_overlaps
 from vet.errors import UserError
@@ -140,6 +142,83 @@ def test_rows_of_hugging_face():
 def test_rows_that_are_refused(given, text, tmp_path):
     with pytest.raises(UserError, match=text):
         build_trainer(model=CONFIG, work_dir=tmp_path, train_dataset=given())
+
+
+def of_feature(feature, values):
+    images = [Image.fromarray(np.full((8, 8), 9 * index, np.uint8)) for index in range(len(values))]
+    return datasets.Dataset.from_dict(
+        dict(image=images, label=values), datasets.Features(dict(image=datasets.Image(), label=feature))
+    )
+
+
+def test_rows_of_several_classes_and_of_numbers():
+    several = of_feature(datasets.List(datasets.ClassLabel(names=['a', 'b'])), [[0], [], [0, 1]])
+    for given in map(given_images, (several, several.with_format('torch'))):
+        assert (given.classes, given.objective) == (['a', 'b'], dict(type='MultiLabel'))
+        assert given.targets == [{0}, set(), {0, 1}] and given[2][1] == {0, 1}
+    numbers = given_images(of_feature(datasets.Value('float32'), [0.5, 2]).rename_column('label', 'age'))
+    assert (numbers.classes, numbers.objective) == (['age'], dict(type='Regression'))
+    assert numbers.targets == [0.5, 2.0] and numbers[1][1] == 2.0
+
+
+class Targets(Shades):
+    """Images with any targets, which the dataset says if `said`."""
+
+    def __init__(self, targets, classes, said, objective):
+        super().__init__(classes, len(targets))
+        self.all, self.objective = targets, objective
+        if said:
+            self.targets = targets
+
+    def __getitem__(self, index):
+        return super().__getitem__(index)[0], self.all[index]
+
+
+KINDS = dict(
+    Regression=([index / 3 for index in range(8)], ['age']),
+    MultiLabel=([[index % 2, 1, 0] for index in range(8)], ['a', 'b', 'c']),
+    Ordinal=([index % 3 for index in range(8)], ['a', 'b', 'c']),
+)
+
+
+@pytest.mark.parametrize('said', [True, False], ids=['targets', 'no targets'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_wrapped_targets_of_any_objective(kind, said, tmp_path):
+    whole = Targets(*KINDS[kind], said, dict(type=kind))
+    train = ConcatDataset([Subset(Subset(whole, range(6)), [0, 1, 2, 3]), Subset(whole, [6])])
+    trainer = build_trainer(
+        model=CONFIG, work_dir=tmp_path, train_dataset=train, eval_dataset=Subset(whole, [4, 5, 7])
+    )
+    given = trainer.data['train']
+    assert type(trainer.model.objective).__name__ == kind
+    expected = [trainer.model.objective.check(whole.all[place], str) for place in (0, 1, 2, 3, 6)]
+    assert targets_of(given) == expected
+
+
+def test_wrapped_masks(tmp_path):
+    folder = MaskFolder(write_folder(tmp_path), 'train', classes=NAMES, ignore=[VOID])
+    given = given_images(ConcatDataset([Subset(folder, [3]), folder]))
+    assert given.objective == folder.objective and not hasattr(given, 'targets')
+    assert np.array_equal(given[0][1], folder[3][1])
+
+
+def test_parts_of_other_objectives():
+    parts = [Targets([0, 1], ['a', 'b'], True, dict(type=kind)) for kind in ('Ordinal', 'MultiLabel')]
+    with pytest.raises(
+        UserError, match="'Ordinal'} in part 0 .Targets., and {'type': 'MultiLabel'} in part 1"
+    ):
+        given_images(ConcatDataset(parts))
+
+
+def test_a_contradiction_of_label_maps_is_seen_through_a_subset(tmp_path):
+    data = []
+    for maps in (dict(dark=0, light=1), dict(dark=1, light=0)):
+        data.append(Shades())
+        data[-1].label_map = maps
+    with pytest.raises(UserError, match="label_map gives 'dark' the label 1, but"):
+        build_trainer(
+            model=CONFIG, work_dir=tmp_path, train_dataset=Subset(data[0], [0, 1]), eval_dataset=data[1]
+        )
 
 
 def test_a_task_may_be_wrapped():

@@ -229,17 +229,23 @@ def targets_of(dataset: ImageData) -> list[Plain]:
 
 def known_targets(dataset: ImageData) -> list[Plain] | None:
     """All targets of a dataset, in their plain form. None: the dataset has no `targets`. No item is read."""
-    targets = getattr(dataset, 'targets', None)
+    targets = given_targets(dataset)
     if targets is None:
         return None
-    if len(targets) != len(dataset):
+    return [
+        checked(dataset, target, partial(item_name, dataset, index)) for index, target in enumerate(targets)
+    ]
+
+
+def given_targets(dataset: ImageData) -> Any:
+    """The `targets` of a dataset, one for each item, as the dataset has them. None: the dataset has none."""
+    targets = getattr(dataset, 'targets', None)
+    if targets is not None and len(targets) != len(dataset):
         raise UserError(
             f'the dataset {type(dataset).__name__} has {len(targets)} `targets`, but {len(dataset)} images. '
             'Give one label for each image, in the order of the images; or leave `targets` out.'
         )
-    return [
-        checked(dataset, target, partial(item_name, dataset, index)) for index, target in enumerate(targets)
-    ]
+    return targets
 
 
 def item_of(dataset: ImageData, index: int, task: str | None = None) -> tuple[object, Plain]:

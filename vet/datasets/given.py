@@ -1,15 +1,15 @@
 """Reads datasets that wrap others: Subset, random_split, ConcatDataset, and rows of the package `datasets`.
 
-Class names, labels and transforms are those of the wrapped datasets.
+Class names, targets, the objective and transforms are those of the wrapped datasets.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from vet.datasets.base import targets_of
+from vet.datasets.base import given_targets
 from vet.datasets.class_names import class_list
 from vet.errors import UserError
 
@@ -17,60 +17,86 @@ RENAME = '`rows.rename_column(OLD, NEW)` renames a column'
 
 
 class Selected(Subset):
-    """A Subset with the class names, and with the items' labels if the wrapped dataset has `targets`."""
+    """A Subset with the class names, and with the items' targets if the wrapped dataset has `targets`."""
 
     def __init__(self, subset: Subset):
         super().__init__(given_images(subset.dataset, 'a Subset'), [int(index) for index in subset.indices])
         inner: Any = self.dataset
         self.classes = class_list(inner.classes)
-        if getattr(inner, 'targets', None) is not None:
-            labels = targets_of(inner)
-            self.targets = [labels[index] for index in self.indices]
+        self.objective = getattr(inner, 'objective', None)
+        self.label_map = getattr(inner, 'label_map', None)
+        targets = given_targets(inner)
+        if targets is not None:
+            self.targets = [targets[index] for index in self.indices]
 
 
 class Joined(ConcatDataset):
-    """A ConcatDataset with the class names, in which all parts agree, and with the labels of all items.
+    """A ConcatDataset with the class names and the objective, in which all parts agree, and with the targets
+    of all items.
 
-    UserError if two parts have other classes.
+    UserError if two parts have other classes or another objective.
     """
 
     def __init__(self, joined: ConcatDataset):
         super().__init__([given_images(part, 'a ConcatDataset') for part in joined.datasets])
         parts: Any = self.datasets
         names = [class_list(part.classes) for part in parts]
-        self.classes = names[0]
+        objectives = [getattr(part, 'objective', None) for part in parts]
+        self.classes, self.objective = names[0], objectives[0]
         for number, others in enumerate(names):
             if others != names[0]:
                 raise UserError(_difference(parts, number, names[0], others))
-        if all(getattr(part, 'targets', None) is not None for part in parts):
-            self.targets = [label for part in parts for label in targets_of(part)]
+            if objectives[number] != objectives[0]:
+                raise UserError(
+                    f'the parts of a ConcatDataset differ in their `objective`: {objectives[0]!r} in part 0 '
+                    f'({type(parts[0]).__name__}), and {objectives[number]!r} in part {number} '
+                    f'({type(parts[number]).__name__}). Give parts with equal `objective`.'
+                )
+        targets = [given_targets(part) for part in parts]
+        if all(each is not None for each in targets):
+            self.targets = [target for each in targets for target in each]
 
 
 class Rows(Dataset):
-    """Rows of Hugging Face's `datasets`: an image column, and a label column of the feature ClassLabel.
+    """Rows of Hugging Face's `datasets`: an image column, and a label column.
 
-    The columns are 'image' and 'label', or the only columns of their features. wrapped: the rows.
+    A label is a class (the feature ClassLabel), several classes (a List of ClassLabel), or a number (a Value
+    of float). The columns are 'image' and 'label', or the only columns of their features.
+    wrapped: the rows.
     UserError for other rows.
     """
+
+    objective: dict[str, str] | None
+    _plain: Callable[[Any], Any]  # a label as vet reads it
 
     def __init__(self, rows: Any):
         import datasets
 
         self.wrapped = rows
-        self._image = _column(rows, 'image', datasets.Image, 'an image')
-        self._label = _column(rows, 'label', datasets.ClassLabel, 'a class label')
-        self.classes = class_list(rows.features[self._label].names)
-        self.targets = [int(label) for label in rows.with_format(None)[self._label]]
+        self._image = _column(rows, 'image', _of_kind(rows, datasets.Image), 'an image (the feature Image)')
+        classes, numbers = _of_kind(rows, datasets.ClassLabel), _of_kind(rows, datasets.Value, 'float')
+        sets = _of_kind(rows, datasets.List, 'ClassLabel')
+        words = 'a class label (the feature ClassLabel)'
+        self._label = _column(rows, 'label', classes or sets or numbers, words)
+        feature, names = rows.features[self._label], [self._label]
+        if classes:
+            self.objective, self._plain, names = None, int, feature.names
+        elif sets:
+            self.objective, self._plain, names = dict(type='MultiLabel'), _set_of, feature.feature.names
+        else:
+            self.objective, self._plain = dict(type='Regression'), float
+        self.classes = class_list(names)
+        self.targets = list(map(self._plain, rows.with_format(None)[self._label]))
 
     def __len__(self) -> int:
         return len(self.wrapped)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         row = self.wrapped[int(index)]
         image = row[self._image]
         if isinstance(image, dict):  # of the feature Image(decode=False)
             image = image['path'] if image['bytes'] is None else image['bytes']
-        return image, row[self._label]
+        return image, self._plain(row[self._label])
 
 
 def given_images(dataset: object, inside: str = '') -> Any:
@@ -121,9 +147,23 @@ def _difference(parts: Sequence[object], number: int, ours: list[str], theirs: l
     )
 
 
-def _column(rows: Any, name: str, kind: type, words: str) -> str:
-    """The column `name`, or the only column of this kind."""
-    of_kind = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
+def _set_of(labels: Iterable[Any]) -> set[int]:
+    return set(map(int, labels))
+
+
+def _of_kind(rows: Any, kind: type, of: str = '') -> list[str]:
+    """The columns of a feature. of: a word for what the feature holds: of a Value its dtype, of a List its
+    feature.
+    """
+    return [
+        column
+        for column, feature in rows.features.items()
+        if isinstance(feature, kind) and of in repr(feature)
+    ]
+
+
+def _column(rows: Any, name: str, of_kind: list[str], words: str) -> str:
+    """The column `name`, or the only column of these."""
     if name in of_kind or len(of_kind) == 1:
         return name if name in of_kind else of_kind[0]
     has = ', '.join(f'{column}: {type(feature).__name__}' for column, feature in rows.features.items())
@@ -133,6 +173,6 @@ def _column(rows: Any, name: str, kind: type, words: str) -> str:
             f'`rows.class_encode_column("label")` makes the names from the values. The columns are {has}.'
         )
     raise UserError(
-        f'the rows have {len(of_kind)} columns that hold {words} (the feature {kind.__name__}), and '
-        f'none of them is called {name!r}; {RENAME}. The columns are {has}.'
+        f'the rows have {len(of_kind)} columns that hold {words}, and none of them is called {name!r}; '
+        f'{RENAME}. The columns are {has}.'
     )

@@ -20,6 +20,7 @@ class Part(Subset):
     def __init__(self, dataset: Any, indices: Sequence[int], targets: Sequence[Any] | None):
         super().__init__(dataset, indices)
         self.classes = list(dataset.classes)
+        self.label_map = getattr(dataset, 'label_map', None)
         if targets is not None:
             self.targets = list(targets)
         if objective_of(dataset) is not None:
