@@ -49,6 +49,7 @@ from PIL import Image
 from vet import build_trainer, pipeline
 from vet.benchmark import record
 from vet.environment import describe
+from vet.serve.engine import IDLE
 
 sys.path[:0] = [str(Path(__file__).parent)]
 from predict import CONFIG, WEIGHTS  # noqa: E402
@@ -208,8 +209,11 @@ def hostile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             requests.append(Asked(form(model, photos[number]), check=is_right(expected[model][number])))
     with serving(folder / 'models', '--timeout', '10') as (process, port):
         load(port, requests[:300], CLIENTS)
+        time.sleep(2 * IDLE)  # an idle server gives freed memory back
         before = process.memory_info().rss / 2**20
         found = load(port, requests, CLIENTS)
+        most = process.memory_info().rss / 2**20
+        time.sleep(2 * IDLE)
         after = process.memory_info().rss / 2**20
         load(port, [Asked(form(models[0].name, photos[0]), check=is_right(expected[models[0].name][0]))], 1)
         faults = metrics(port).count('status="500"')
@@ -222,6 +226,7 @@ def hostile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         count_wrong=len(found.wrong),
         faults=faults,
         before_mib=before,
+        at_the_end_mib=most,
         after_mib=after,
         growth=after / before,
         seconds=found.seconds,

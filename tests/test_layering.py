@@ -86,7 +86,7 @@ ARROWS = {
     'library': HUB | {'hub', 'backbones'},
     'own_backbone': HUB | {'hub', 'backbones', 'library'},
     'builders': BUILDERS | {'own_backbone'},
-    'pipelines': BUILDERS | {'ahead', 'builders', 'own_backbone'},
+    'pipelines': BUILDERS | {'ahead', 'own_backbone'},
     'agreement': BUILDERS | {'pipelines'},
     'check': BASE | {'core', 'datasets', 'transforms', 'progress', 'report'},
     'fit': BUILDERS | {'builders', 'check'},

@@ -91,7 +91,7 @@ PEERS: dict[str, tuple[dict, Callable[[], peft.PeftConfig]]] = {
 }
 # those that PEFT has not, with their defaults
 OTHERS = (
-    'ARC AdaptFormer Adapter AdapterPlus BitFit BorderPrompt Convpass DiffFit DyLoRA FacT GPS Houlsby '
+    'ARC AdaptFormer Adapter AdapterPlus BitFit Convpass DiffFit DyLoRA FacT GPS Houlsby '
     'LadderSide LinearProbe MoLoRA PACE Partial Pfeiffer PixelBranch Prefix RLRR RepAdapter SCT SSF '
     'SideTuning UTuning VPT'
 ).split()

@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.serve.folders import save
-from tests.serve.running import ask, predict, running
+from tests.serve.running import ask, predict, running, wait_until
 from vet import pipeline
 from vet.errors import UserError
 from vet.hub.file_names import CONFIGURATION, TENSORS
+from vet.serve import engine
 from vet.serve.sources import Sources
 
 
@@ -116,3 +117,16 @@ def test_names(folders, tmp_path):
     ):
         with pytest.raises(UserError, match=text):
             Sources(given)
+
+
+def test_an_idle_server_gives_freed_memory_back_once(folders, photos, monkeypatch):
+    calls = []
+    monkeypatch.setattr(engine, 'give_back_freed_memory', lambda: calls.append(1))
+    monkeypatch.setattr(engine, 'IDLE', 0.2)
+    with running(folders['one']) as client:
+        for photo in photos[:3]:
+            predict(client, 'one', photo)
+        wait_until(lambda: calls)
+        predict(client, 'one', photos[0])
+        assert len(calls) == 1
+        wait_until(lambda: len(calls) == 2)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vet.core.objective import Answer, refuse_counts, refuse_share
+from vet.engine.fast.door import give_back_freed_memory
 from vet.errors import UnknownNameError
 from vet.explain.heat import METHODS
 from vet.explain.overlay import drawn_over
@@ -22,6 +23,7 @@ from vet.serve.models import Models
 from vet.serve.opened import Opened
 from vet.serve.refusals import busy
 
+IDLE = 1.0  # seconds without images, after which freed memory goes back to the system
 NETWORK_SECONDS = 0.05  # for an image, before the first was measured
 
 
@@ -78,6 +80,7 @@ class LocalEngine:
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 1), 'vet-decode')
         self._waiting = 0
         self._seconds = NETWORK_SECONDS  # for an image, as a moving mean
+        self._idle: asyncio.TimerHandle | None = None
 
     def names(self) -> list[str]:
         return self._models.sources.names()
@@ -121,6 +124,8 @@ class LocalEngine:
             return await lane.call(lambda: _explained(opened, seen, method, outputs))
 
     def close(self) -> None:
+        if self._idle:
+            self._idle.cancel()
         self._decoders.shutdown(wait=False)
         self._models.close()
 
@@ -136,6 +141,8 @@ class LocalEngine:
                 f'{self._waiting} images wait; the server lets {self._limits.queue} wait.',
                 self._waiting * self._seconds,
             )
+        if self._idle:
+            self._idle.cancel()
         self._waiting += images
         self._metrics.waiting.set(self._waiting)
         try:
@@ -143,6 +150,9 @@ class LocalEngine:
         finally:
             self._waiting -= images
             self._metrics.waiting.set(self._waiting)
+            if not self._waiting:
+                loop = asyncio.get_running_loop()
+                self._idle = loop.call_later(IDLE, self._decoders.submit, give_back_freed_memory)
 
     async def _seen(self, opened: Opened, task: str | None, images: Sequence[bytes]) -> list[Seen]:
         """The images as the network takes them. The decoding threads make them."""

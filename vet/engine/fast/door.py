@@ -35,13 +35,13 @@ from vet.core.multitask import Classifier
 from vet.engine.device import precision_of
 from vet.engine.fast.attention_in_bf16 import AttentionByProducts, is_faster_by_products
 from vet.engine.fast.fp8 import products_in_fp8, refuse_without_fp8
-from vet.engine.fast.freed_memory import freed_memory_kept
+from vet.engine.fast.freed_memory import freed_memory_kept, give_back_freed_memory
 from vet.engine.fast.frozen_in_bf16 import norm_inputs_kept_in, weights_stored_in
 from vet.engine.fast.recompute import blocks_recomputed
 from vet.engine.fast.routes import Routes
 from vet.errors import UserError
 
-__all__ = ['Tricks', 'freed_memory_kept', 'refuse_without_fp8']
+__all__ = ['Tricks', 'freed_memory_kept', 'give_back_freed_memory', 'refuse_without_fp8']
 
 
 class Tricks:
