@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.nets import tiny
 from vet.core.products import AddProduct, add_product, through
+from vet.core.routes import choose_routes
 from vet.registry import TUNERS
 
 SPLIT = [
@@ -98,6 +99,7 @@ def test_split_layer_makes_no_tensor_of_the_weights_size_and_has_the_same_gradie
         assert torch.allclose(gradient, found[False][name], rtol=1e-3, atol=1e-4 * gradient.abs().max()), name
 
 
+@pytest.mark.parametrize('route', ['split', 'convolved'])
 @pytest.mark.parametrize(
     'host, shape',
     [
@@ -107,7 +109,8 @@ def test_split_layer_makes_no_tensor_of_the_weights_size_and_has_the_same_gradie
     ],
     ids=['vector', 'tokens', 'map'],
 )
-def test_gradients_and_their_gradients(host, shape):
+def test_gradients_and_their_gradients(host, shape, route):
+    choose_routes([('', host)], {'': route})
     host = host.double().requires_grad_(False).to(memory_format=torch.channels_last)
     torch.manual_seed(0)
     x, A, B = (
@@ -146,6 +149,6 @@ def test_a_product_written_into_a_view_has_the_gradients_of_a_sum():
         return y, *torch.autograd.grad(y.square().sum(), (x, W, h, B))
 
     for found, expected in zip(
-        differentiated(lambda y: AddProduct.apply(y, h, B, -1)), differentiated(lambda y: y + h @ B.T)
+        differentiated(lambda y: AddProduct.apply(y, h, B, -1, False)), differentiated(lambda y: y + h @ B.T)
     ):
         torch.testing.assert_close(found, expected)

@@ -267,12 +267,13 @@ class Train(Section):
     """Skips work whose result is not used. Results differ only by rounding. If only the class token is
     pooled, the last block computes only that token. In bf16 on a CPU, the gradient of attention is computed
     from whole products."""
-    routes: Literal['measure', 'rule', 'merged', 'split', 'plain'] = 'measure'
+    routes: Literal['measure', 'rule', 'merged', 'split', 'convolved', 'plain'] = 'measure'
     """How low-rank updates such as LoRA's are computed. Results differ only by rounding. 'measure': after the
     first step, vet times all routes of each kind of layer on this machine, and keeps the fastest, in
     $VET_CACHE_DIR or ~/.cache/vet and in the checkpoints of the run. 'rule': vet decides by the shapes, as
     always with train.deterministic and train.compile. 'merged': one product with W + B A, only in float32.
-    'split': B A x is added to the output of the layer. 'plain': separate products and a sum, as in PEFT."""
+    'split': B A x is added to the output of the layer. 'convolved': the same, with another gradient of B for
+    convolutions. 'plain': separate products and a sum, as in PEFT."""
     cache_features: bool = False
     """Each image goes only once through the blocks before the first block that a tuner changes. The results
     are kept on the disk, in $VET_CACHE_DIR or ~/.cache/vet, for all epochs and runs. Needs a transform

@@ -1,7 +1,7 @@
 """Products with low-rank updates: x with W + B A (merged in the step), and y + B A x (split, or plain).
 
 Each product has its autograd function here. Used by core.reweight and by the deltas. core/routes.py names the
-three routes, and holds the choice of a training. Without a choice, `rule` decides.
+routes, and holds the choice of a training. Without a choice, `rule` decides.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from torch import nn
 
 from vet.core.autograd import AutogradContext
 from vet.core.delta import Delta
-from vet.core.routes import MERGED, PLAIN, SPLIT, chosen_route
+from vet.core.routes import CONVOLVED, MERGED, PLAIN, SPLIT, chosen_route
 from vet.torch_private import Sides, convolution_gradients, is_recorded
 
 How = tuple[Sides, Sides, Sides]  # of a convolution: stride, padding and dilation
+POINT: How = ((1, 1), (0, 0), (1, 1))  # of a 1 x 1 convolution
 
 
 def rule(module: nn.Module, x: torch.Tensor) -> str:
@@ -45,12 +46,12 @@ def one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> 
     """
     if not _is_one_product(module, deltas, x) or (route := chosen_route(module)) == PLAIN:
         return None
-    merges = _is_mergeable(module, x) and (route or rule(module, x)) == MERGED
+    merges = _is_mergeable(module, x) and (route or rule(module, x)) in (MERGED, CONVOLVED)
     if isinstance(module, nn.Conv2d):
         if not merges:
             return None
         how = module.stride, module.padding, module.dilation
-        return MergedConv2d.apply(x, module.weight, module.bias, *_stacked(deltas), how)
+        return MergedConv2d.apply(x, module.weight, module.bias, *_stacked(deltas), how, route == CONVOLVED)
     assert isinstance(module, nn.Linear)
     dtype, bias, (A, B) = _dtype(x), module.bias, _stacked(deltas)
     y = (MergedLinear if merges else SplitLinear).apply(
@@ -162,12 +163,14 @@ class SplitLinear(torch.autograd.Function):
 
 class _SavedOfConv2d(AutogradContext, Protocol):
     how: How
+    convolves: bool
 
 
 class MergedConv2d(torch.autograd.Function):
     """The convolution of x (N, in, H, W) with W + B A. See MergedLinear.
 
-    W (out, in, kH, kW), A (k, in kH kW), B (out, k). how: stride, padding and dilation.
+    W (out, in, kH, kW), A (k, in kH kW), B (out, k). how: stride, padding and dilation. convolves: see
+    `gradient_of_up`.
     """
 
     @staticmethod
@@ -179,9 +182,10 @@ class MergedConv2d(torch.autograd.Function):
         A: torch.Tensor,
         B: torch.Tensor,
         how: How,
+        convolves: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, W, A, B)
-        ctx.how = how
+        ctx.how, ctx.convolves = how, convolves
         return F.conv2d(x, W + (B @ A).view_as(W), b, *how)
 
     @staticmethod
@@ -197,8 +201,8 @@ class MergedConv2d(torch.autograd.Function):
             gh = F.conv2d(gy, B.T[:, :, None, None])
             gA = convolution_gradients(gh, x, down, how, 'weight').flatten(1)
         if ctx.needs_input_grad[4]:
-            gB = (flattened(F.conv2d(x, down, None, *how), 1).T @ flattened(gy, 1)).T
-        return gx, None, None, gA, gB, None
+            gB = gradient_of_up(F.conv2d(x, down, None, *how), gy, 1, ctx.convolves)
+        return gx, None, None, gA, gB, None, None
 
 
 def through(module: nn.Module, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
@@ -240,12 +244,14 @@ def add_product(
     is_linear = isinstance(module, nn.Linear)
     channels_last = y.is_contiguous() if is_linear else y.is_contiguous(memory_format=torch.channels_last)
     if channels_last and not is_recorded() and chosen_route(module) != PLAIN:
-        return AddProduct.apply(y, down(module, x, A), B, -1 if is_linear else 1)
+        convolves = not is_linear and chosen_route(module) == CONVOLVED
+        return AddProduct.apply(y, down(module, x, A), B, -1 if is_linear else 1, convolves)
     return y + through(module, x, A, B)
 
 
 class _SavedOfProduct(AutogradContext, Protocol):
     axis: int
+    convolves: bool
 
 
 class AddProduct(torch.autograd.Function):
@@ -258,28 +264,40 @@ class AddProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: _SavedOfProduct, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int
+        ctx: _SavedOfProduct, y: torch.Tensor, h: torch.Tensor, B: torch.Tensor, axis: int, convolves: bool
     ) -> torch.Tensor:
         y.movedim(axis, -1).view(-1, len(B)).addmm_(flattened(h, axis).to(y.dtype), B.to(y.dtype).T)
         ctx.mark_dirty(y)
         # saves inputs of this function; a tensor that is made here would have no history in a second backward
         ctx.save_for_backward(h, B)
-        ctx.axis = axis
+        ctx.axis, ctx.convolves = axis, convolves
         return y
 
     @staticmethod
     def backward(ctx: _SavedOfProduct, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         h, B = ctx.saved_tensors
-        gy = flattened(gradients[0], ctx.axis)
-        gh = None
+        gy, gh = gradients[0], None
         if ctx.needs_input_grad[1]:
             up = B.T.to(gy.dtype)
             if ctx.axis == 1:  # the thin product of a convolution is faster than that of a matrix
-                gh = F.conv2d(gradients[0], up[:, :, None, None])
+                gh = F.conv2d(gy, up[:, :, None, None])
             else:
-                gh = (up @ gy.T).T.view(h.shape)
-        gB = (flattened(h, ctx.axis).to(gy.dtype).T @ gy).T.to(B.dtype) if ctx.needs_input_grad[2] else None
-        return gradients[0], gh, gB, None
+                gh = (up @ flattened(gy, -1).T).T.view(h.shape)
+        gB = None
+        if ctx.needs_input_grad[2]:
+            gB = gradient_of_up(h.to(gy.dtype), gy, ctx.axis, ctx.convolves).to(B.dtype)
+        return gy, gh, gB, None, None
+
+
+def gradient_of_up(h: torch.Tensor, gy: torch.Tensor, axis: int, convolves: bool) -> torch.Tensor:
+    """The gradient (out, k) of B in B h. h (…, k, …), gy (…, out, …), channels at `axis`.
+
+    convolves: as a convolution computes it. Some processors are faster so, and others by one product.
+    """
+    if convolves:
+        shape = h.new_empty(gy.shape[1], h.shape[1], 1, 1)
+        return convolution_gradients(gy, h, shape, POINT, 'weight').flatten(1)
+    return (flattened(h, axis).T @ flattened(gy, axis)).T
 
 
 def flattened(x: torch.Tensor, axis: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ core.products: evaluation, `pipeline`, `vet.tune` in a user's own loop.
 |---|---|
 | merged | one product with W + B A; only in float32, because less precision rounds a small update away |
 | split | W x, then B A x is written into the output; no tensor of the output's size is made |
+| convolved | as merged or split; the gradient of B of a convolution is that of a 1 x 1 convolution |
 | plain | W x, B A x and their sum, as PEFT does |
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-MERGED, SPLIT, PLAIN = ROUTES = ('merged', 'split', 'plain')
+MERGED, SPLIT, CONVOLVED, PLAIN = ROUTES = ('merged', 'split', 'convolved', 'plain')
 KEY = '_route'  # in a module's __dict__
 
 

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from tests.contract.runs import leftovers, with_head
 from tests.engine.runs import ended, ended_after_a_break, small
@@ -67,7 +68,15 @@ def test_the_fastest_route_is_taken_and_each_kind_is_timed_once(timed):
     assert found.told() == 'plain at 12'
     kinds = {(shape, layer.out_features) for layer, shape, _ in calls}
     assert len(kinds) == len({layer for layer, _, _ in calls}) == 4
-    assert {route for _, _, route in calls} == set(ROUTES)
+    assert {route for _, _, route in calls} == {'merged', 'split', 'plain'}
+
+
+@pytest.mark.parametrize('precision, routes', [('fp32', set(ROUTES)), ('bf16', set(ROUTES) - {'merged'})])
+def test_a_convolution_has_one_more_route(timed, precision, routes):
+    calls = timed(merged=3.0, split=2.0, convolved=1.0, plain=2.0)
+    found = chosen(model(family='resnet'), precision)
+    of = {route for layer, _, route in calls if isinstance(layer, nn.Conv2d)}
+    assert of == routes and set(found.taken.values()) == {'convolved'}
 
 
 def test_a_gain_within_the_noise_leaves_the_rule(timed):

@@ -25,7 +25,7 @@ from vet.core.delta import Delta, declared
 from vet.core.multitask import Classifier
 from vet.core.products import can_merge, rule
 from vet.core.reweight import all_split, reweights_of
-from vet.core.routes import PLAIN, ROUTES, SPLIT, choose_routes
+from vet.core.routes import CONVOLVED, MERGED, ROUTES, choose_routes
 from vet.environment import host
 from vet.errors import DataError
 from vet.files import JsonObject, read_json
@@ -97,7 +97,7 @@ class Routes:
 
     def _measured(self) -> dict[str, str]:
         kinds = {name: self._kind(name, x) for name, x in self._inputs.items()}
-        machine = host(self._accelerator.device)
+        machine = host(self._accelerator.device) | dict(routes=ROUTES)
         path = cache_path('routes') / f'{hashlib.sha256(repr(machine).encode()).hexdigest()[:16]}.json'
         known = _read(path)
         found: JsonObject = {}
@@ -138,7 +138,8 @@ class Routes:
             x = torch.randn_like(like, device=device).requires_grad_()
             with self._accelerator.autocast():
                 merges = can_merge(layer, _deltas(layer), x)
-            routes = dict.fromkeys([rule(layer, x), *ROUTES] if merges else [SPLIT, PLAIN])
+            routes = [route for route in ROUTES if _is_possible(route, layer, merges)]
+            routes.sort(key=lambda route: route != rule(layer, x))  # the rule's is the first
             seconds: dict[str, list[float]] = {route: [] for route in routes}
             began = clock()
             for number in range(ROUNDS + 1):
@@ -181,6 +182,11 @@ def _layers(model: Classifier) -> dict[str, nn.Module]:
             if any(delta.has_routes for delta in _deltas(module)):
                 found[name] = module
     return found
+
+
+def _is_possible(route: str, layer: nn.Module, merges: bool) -> bool:
+    """Whether a route is one of its own at this layer."""
+    return merges if route == MERGED else isinstance(layer, nn.Conv2d) if route == CONVOLVED else True
 
 
 def _deltas(layer: nn.Module) -> list[Delta]:
