@@ -91,10 +91,10 @@ class Learner:
 
         UserError if a setting does not fit the network.
         """
-        if not self.train.compile:
-            self._while_training.enter_context(single_values_normed(self.model))
         self._tricks = Tricks(self.model, self.train, self.accelerator, routes)
         self._while_training.enter_context(self._tricks.while_training())
+        if not self.train.compile:
+            self._while_training.enter_context(single_values_normed(self.model))
 
     def _begin(self, stage: int) -> None:
         """Freezes the parameters that the stage does not train, and makes the stage's optimizer.

@@ -13,11 +13,12 @@ file of the folder.
 | 6 | attention by products of bf16 | attention_in_bf16.py | `train.lean`, bf16, CPU | in each step |
 | 7 | blocks are computed again | recompute.py | `train.gradient_checkpointing` | in each step |
 | 8 | low-rank updates take the fastest route | routes.py | `train.routes` | for the training |
+| 9 | frozen batch norms keep no input | frozen_batch_norm.py | `train.lean` | for the training |
 
 Why this order:
 - 1 is before all others, so that the memory that they free stays too.
 - 2 is before 3, because the products in float8 are rounded from the exact weights, which 3 puts aside.
-- 3 and 4 stay for the whole training. They change the frozen network once, and not in each step.
+- 3, 4 and 9 stay for the whole training. They change the frozen network once, and not in each step.
 - 5 to 7 are around the forward and the backward pass of a step, because 7 calls blocks in the backward pass.
   Evaluation comes between two steps, and does not use them.
 - 7 is after 5: a block that is computed again is the block that 5 has made.
@@ -36,6 +37,7 @@ from vet.engine.device import precision_of
 from vet.engine.fast.attention_in_bf16 import AttentionByProducts, is_faster_by_products
 from vet.engine.fast.fp8 import products_in_fp8, refuse_without_fp8
 from vet.engine.fast.freed_memory import freed_memory_kept, give_back_freed_memory
+from vet.engine.fast.frozen_batch_norm import batch_norm_inputs_forgotten
 from vet.engine.fast.frozen_in_bf16 import norm_inputs_kept_in, weights_stored_in
 from vet.engine.fast.recompute import blocks_recomputed
 from vet.engine.fast.routes import Routes
@@ -75,13 +77,15 @@ class Tricks:
 
     @contextmanager
     def while_training(self) -> Iterator[None]:
-        """Within, tricks 2 to 4 and 8 are on. Afterwards, the network is as before, bit for bit."""
+        """Within, tricks 2 to 4, 8 and 9 are on. Afterwards, the network is as before, bit for bit."""
         with ExitStack() as tricks:
             if self._train.precision == 'fp8':
                 tricks.enter_context(products_in_fp8(self._model))
             if self._is_bf16:
                 tricks.enter_context(weights_stored_in(torch.bfloat16, self._model))
                 tricks.enter_context(norm_inputs_kept_in(torch.bfloat16, self._model))
+            if self._train.lean:
+                tricks.enter_context(batch_norm_inputs_forgotten(self._model))
             tricks.enter_context(self.routes.in_training())
             yield
 
