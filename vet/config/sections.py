@@ -265,8 +265,8 @@ class Train(Section):
     result is the same."""
     lean: bool = True
     """Skips work whose result is not used. Results differ only by rounding. If only the class token is
-    pooled, the last block computes only that token. In bf16 on a CPU, the gradient of attention is computed
-    from whole products."""
+    pooled, the last block computes only that token. Frozen batch norms keep no input. In bf16 on a CPU, the
+    gradient of attention is computed from whole products."""
     routes: Literal['measure', 'rule', 'merged', 'split', 'convolved', 'plain'] = 'measure'
     """How low-rank updates such as LoRA's are computed. Results differ only by rounding. 'measure': after the
     first step, vet times all routes of each kind of layer on this machine, and keeps the fastest, in
