@@ -33,6 +33,7 @@ def batch_norm_inputs_forgotten(model: Classifier) -> Iterator[None]:
             for module in part.backbone.network.modules():
                 if type(module) not in NORMS or 'forward' in module.__dict__:
                     continue
+                assert isinstance(module, nn.BatchNorm2d)  # timm's class derives from torch's
                 if not any(p.requires_grad or p in trained for p in module.parameters()):
                     stack.enter_context(forward_replaced(module, partial(_normed, module)))
         yield
