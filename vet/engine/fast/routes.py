@@ -186,7 +186,9 @@ def _layers(model: Classifier) -> dict[str, nn.Module]:
 
 def _is_possible(route: str, layer: nn.Module, merges: bool) -> bool:
     """Whether a route is one of its own at this layer."""
-    return merges if route == MERGED else isinstance(layer, nn.Conv2d) if route == CONVOLVED else True
+    if route == MERGED:
+        return merges
+    return route != CONVOLVED or isinstance(layer, nn.Conv2d)
 
 
 def _deltas(layer: nn.Module) -> list[Delta]:
