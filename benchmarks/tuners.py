@@ -36,6 +36,7 @@ from rich.table import Column, Table
 
 from vet import build_trainer
 from vet.benchmark import record
+from vet.benchmark.suite import load_suite
 from vet.config import load_config
 from vet.datasets.base import ImageDataset
 from vet.datasets.image_folder import ImageFolder
@@ -47,71 +48,9 @@ from vet.environment import describe
 
 HERE = Path(__file__).parent
 WARMUP, TIMED = 3, 9
+# the forms of the suite methods
 TUNERS: dict[str, list[dict]] = {
-    'LinearProbe': [dict(type='LinearProbe')],
-    'Full': [dict(type='Full')],
-    'Partial': [dict(type='Partial')],
-    'BitFit': [dict(type='BitFit')],
-    'NormTune': [dict(type='NormTune')],
-    'DiffFit': [dict(type='DiffFit')],
-    'GPS': [dict(type='GPS')],
-    'LoRA': [dict(type='LoRA', rank=10)],
-    'LoRA-qv': [dict(type='LoRA', rank=8, parts='qv')],
-    'LoRA-weight': [dict(type='LoRA', rank=4, at='weight')],
-    'rsLoRA': [dict(type='LoRA', rank=10, variant='rslora')],
-    'DoRA': [dict(type='LoRA', rank=10, variant='dora')],
-    'PiSSA': [dict(type='LoRA', rank=10, variant='pissa')],
-    'VeRA': [dict(type='LoRA', rank=256, variant='vera')],
-    'LoRA-ensemble': [dict(type='LoRA', rank=4), dict(type='LoRA', rank=4), dict(type='LoRA', rank=2)],
-    'OLoRA': [dict(type='LoRA', rank=10, variant='olora')],
-    'EVA': [dict(type='LoRA', rank=10, variant='eva')],
-    'CorDA': [dict(type='LoRA', rank=10, variant='corda')],
-    'LoRA-GA': [dict(type='LoRA', rank=10, variant='lora_ga')],
-    'DyLoRA': [dict(type='DyLoRA', rank=8)],
-    'AdaLoRA': [dict(type='AdaLoRA')],
-    'MoLoRA': [dict(type='MoLoRA', rank=4)],
-    'LoHa': [dict(type='LoHa')],
-    'LoKr': [dict(type='LoKr')],
-    'FacT-TT': [dict(type='FacT', rank=16, variant='tt')],
-    'FacT-TK': [dict(type='FacT', rank=32, variant='tk')],
-    'HiRA': [dict(type='HiRA')],
-    'HRA': [dict(type='HRA')],
-    'OFT': [dict(type='OFT')],
-    'BOFT': [dict(type='BOFT', block=8, factors=2)],
-    'FourierFT': [dict(type='FourierFT')],
-    'C3A': [dict(type='C3A', block=64)],
-    'RandLoRA': [dict(type='RandLoRA')],
-    'GLoRA': [dict(type='GLoRA')],
-    'MLAE': [dict(type='MLAE')],
-    'Hydra': [dict(type='Hydra')],
-    'SNELL': [dict(type='SNELL')],
-    'PACE': [dict(type='PACE')],
-    'IA3': [dict(type='IA3')],
-    'SSF': [dict(type='SSF')],
-    'RLRR': [dict(type='RLRR')],
-    'ARC': [dict(type='ARC')],
-    'RepAdapter': [dict(type='RepAdapter')],
-    'Adapter': [dict(type='Adapter')],
-    'Houlsby': [dict(type='Houlsby')],
-    'Pfeiffer': [dict(type='Pfeiffer')],
-    'Intermediate': [dict(type='Intermediate')],
-    'AdaptFormer': [dict(type='AdaptFormer', width=64, dropout=0.1)],
-    'AdaptFormer-normed': [dict(type='AdaptFormer', width=64, dropout=0.1, normed=True)],
-    'AdapterPlus': [dict(type='AdapterPlus')],
-    'Convpass': [dict(type='Convpass')],
-    'UTuning': [dict(type='UTuning')],
-    'Mona': [dict(type='Mona')],
-    'Compacter': [dict(type='Compacter')],
-    'SCT': [dict(type='SCT', channels=24)],
-    'SCT-output': [dict(type='SCT', channels=24, mode='output')],
-    'VPT-deep': [dict(type='VPT', length=10)],
-    'VPT-shallow': [dict(type='VPT', length=10, depth='shallow')],
-    'Prefix': [dict(type='Prefix', length=10)],
-    'SideTuning': [dict(type='SideTuning')],
-    'LadderSide': [dict(type='LadderSide')],
-    'DTL': [dict(type='DTL')],
-    'DTL+': [dict(type='DTL', kernel=3)],
-    'PixelBranch': [dict(type='PixelBranch')],
+    name: entry['tuners'] for name, entry in load_suite(HERE / 'suites' / 'methods.py').tuners.items()
 }
 
 

@@ -25,3 +25,4 @@ tuners = dict(
     lora_fp8=dict(tuners=[dict(type='LoRA', rank=10)], options={'train.precision': 'fp8'}),
 )
 seeds = [0, 1, 2]
+baseline = 'lora_fp32'

@@ -118,6 +118,16 @@ def test_without_a_baseline_there_are_ranks_alone():
     assert rank_rows(table)[0] == ['tuner', 'mean rank'] and rank_rows(table)[1] == ['ssf', '1.00']
 
 
+def test_one_dataset_has_ranks_only_beside_differences():
+    results = [one for one in measured() if one['dataset'] == 'dtd']
+    of = replace(suite(('lora', 'ssf', 'full'), ('dtd',)), baseline='lora')
+    [table] = make_tables(results, of)
+    assert [row[2] for row in rank_rows(table)[1:]] == ['+2.00 (better)', '', '-30.00 (worse)']
+    assert rank_notes(table)[0] == 'Mean ranks of 3 tuners over one dataset; 1 is best.'
+    [table] = make_tables(results, replace(of, baseline=''))
+    assert rank_rows(table) == [] and rank_notes(table) == []
+
+
 def test_one_tuner_has_no_rank():
     [table] = make_tables(measured()[:3], MADE)
     assert (

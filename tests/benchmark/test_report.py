@@ -70,8 +70,8 @@ def of():
 def test_the_page_is_whole_and_asks_for_nothing():
     text = report(results(), of())
     page = Page(text)
-    # accuracy, curves, and classes and confusion of one run
-    assert page.open == [] and page.tags.count('svg') == 2 + 6 + 2
+    # accuracy against four costs, curves, and classes and confusion of one run
+    assert page.open == [] and page.tags.count('svg') == 2 * 4 + 6 + 2
     assert len(page.ids) == len(set(page.ids)) > 0
     assert all(address.startswith(('#', 'data:image/png;base64,')) for address in page.addresses)
     assert {address[1:] for address in page.addresses if address[0] == '#'} <= set(page.ids)
@@ -167,7 +167,7 @@ def test_a_matrix_of_many_classes_is_left_out():
         confusion=[[50, 0, 1]],
         class_names=list(map(str, range(51))),
     )
-    assert Page(report([many], of())).tags.count('svg') == 3
+    assert Page(report([many], of())).tags.count('svg') == 4 + 1 + 1
 
 
 def test_pareto_front():
@@ -181,7 +181,7 @@ def test_of_a_real_campaign(unbroken, tmp_path):
     measured = read_results(unbroken / 'results' / 'tiny')
     path = write_report(tmp_path, measured, suite(['linear', 'bias'], ['few'], (0, 1), backbones=()))
     page = Page(path.read_text())
-    assert page.open == [] and page.tags.count('svg') == 1 + 2 + 2
+    assert page.open == [] and page.tags.count('svg') == 4 + 2 + 2
 
 
 @pytest.mark.skipif(BROWSER is None, reason='no Chromium is installed')
@@ -206,7 +206,7 @@ def test_in_a_browser(tmp_path):
         </script></body>""",
         )
     )
-    assert re.search(r'<title>(.*?)</title>', browser(tmp_path, measured).stdout)[1] == '1280 true 10 10'
+    assert re.search(r'<title>(.*?)</title>', browser(tmp_path, measured).stdout)[1] == '1280 true 16 16'
     assert 'CONSOLE' not in browser(tmp_path, path).stderr
 
 

@@ -2,6 +2,7 @@
 built.
 """
 
+import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,10 +12,17 @@ import timm
 import torch
 
 from tests.nets import timm_net
+from vet.benchmark.campaign import Campaign
+from vet.benchmark.ranks import rank_notes, rank_rows
 from vet.benchmark.references import find, references
+from vet.benchmark.report import report
+from vet.benchmark.results import read_results
 from vet.benchmark.suite import load_suite
+from vet.benchmark.tables import make_tables
+from vet.benchmark.worker import work
 from vet.config import load_config, read_settings
 from vet.core.model import ImageClassifier
+from vet.datasets.corrupted import CORRUPTIONS
 from vet.datasets.vtab import GROUPS
 from vet.engine.optim import build_optimizer
 from vet.registry import BACKBONES, DATASETS, HEADS, TUNERS
@@ -50,6 +58,10 @@ def runs():
         ('deit_tiny_real', 0, 2 * 7 * 3),
         ('deit_tiny_cpu', 0, 2 * 7),
         ('float8', 0, 3 * 3),
+        ('efficiency', 0, 20 * 3),
+        ('robustness', 0, 2 * 8 * 3),
+        ('fewshot', 0, 5 * 5 * 7 * 3),
+        pytest.param('methods', 3 * 64 * 4, 3 * 64 * 3, marks=pytest.mark.slow),
         pytest.param('fgvc', 5 * 2 * (10 + 9 + 9), 5 * 2 * 11 * 3, marks=pytest.mark.slow),
         pytest.param('vtab1k', 19 * 4 * 5, 19 * 18 * 3, marks=pytest.mark.slow),
     ],
@@ -71,13 +83,19 @@ def test_no_suite_is_forgotten():
         'deit_tiny_real',
         'deit_tiny_cpu',
         'float8',
+        'fewshot',
+        'robustness',
+        'efficiency',
+        'methods',
     }
 
 
 @pytest.mark.parametrize(
     'name',
     [
-        pytest.param(name, marks=pytest.mark.slow) if name in ('fgvc', 'vtab1k') else name
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ('fgvc', 'vtab1k', 'fewshot', 'methods')
+        else name
         for name in sorted(SUITES)
     ],
 )
@@ -234,3 +252,125 @@ def test_every_suite_says_what_it_is_and_how_it_is_run(name):
         f'python tools/benchmark.py benchmarks/suites/{name}.py' in SUITES[name].read_text()
         and load_suite(SUITES[name]).title
     )
+
+
+DIGITS = {split: dict(type='Digits', split=split, digits=[5, 6]) for split in ('train', 'test')}
+MINIATURE = {
+    'train.max_epochs': 1,
+    'train.threads': 1,
+    'train.dataloader.batch_size_per_gpu': 32,
+    'train.dataloader.workers_per_gpu': 0,
+    'train.transform': [],
+    'train.lr_scheduler.warmup_epochs': 0,
+    'evaluation.dataloader.workers_per_gpu': 0,
+    'evaluation.transform': None,
+    'evaluation.before': False,
+}
+
+
+def on_digits(entry):
+    """The entry of a dataset of a suite, with the shipped digits in place of every set of images."""
+    if not isinstance(entry, dict):
+        return entry
+    if 'type' in entry and 'dataset' not in entry:
+        return DIGITS['train' if entry.get('split') in ('train', 'train+val') else 'test']
+    return {key: on_digits(value) for key, value in entry.items()}
+
+
+def miniature(name, folder, tuners, datasets):
+    """The campaign of a suite on digits: two seeds, one epoch, a few tuners and datasets of the suite."""
+    whole = load_suite(SUITES[name])
+    small = dataclasses.replace(
+        whole,
+        backbones=dict(vit=dict(type='DigitsViT')),
+        tuners={tuner: whole.tuners[tuner] for tuner in tuners},
+        datasets={dataset: {**on_digits(whole.datasets[dataset]), 'options': {}} for dataset in datasets},
+        seeds=[0, 1],
+        options=MINIATURE,
+    )
+
+    def here(jobs):
+        for job in jobs:
+            work(job)
+
+    made = Campaign(small.cells(), folder / 'results', folder / 'work', str(folder), here, 'cpu')
+    made.check()
+    made.run()
+    results = read_results(folder / 'results' / name)
+    assert {result['status'] for result in results} == {'done'}
+    return small, results
+
+
+def test_few_shots_in_miniature(tmp_path):
+    small, results = miniature('fewshot', tmp_path, ['linear', 'lora'], ['pets-1', 'pets-4'])
+    assert {result['dataset']: result['data']['train']['images'] for result in results} == {
+        'pets-1': 2,
+        'pets-4': 8,
+    }
+    [table] = make_tables(results, small)
+    assert table.groups == {'pets-1': '1 shots', 'pets-4': '4 shots'}
+    assert rank_rows(table)[0] == ['tuner', 'mean rank', 'pets-1, against lora', 'pets-4, against lora']
+
+
+def test_robustness_in_miniature(tmp_path):
+    small, results = miniature('robustness', tmp_path, ['linear'], ['flowers102'])
+    shifts = list(small.datasets['flowers102']['shifts'])
+    assert shifts == list(CORRUPTIONS)
+    for result in results:
+        metrics = result['metrics']
+        assert list(metrics) == ['accuracy', 'shifts/accuracy', *(f'{shift}/accuracy' for shift in shifts)]
+        assert metrics['shifts/accuracy'] == pytest.approx(
+            sum(metrics[f'{shift}/accuracy'] for shift in shifts) / len(shifts)
+        )
+    # digits are strokes: noise hurts, and the clean images are recognised best
+    assert results[0]['metrics']['impulse_noise/accuracy'] < results[0]['metrics']['accuracy']
+    [table] = make_tables(results, small)
+    assert table.others()[0] == [
+        'tuner',
+        'dataset',
+        'shifts/accuracy',
+        *(f'{shift}/accuracy' for shift in shifts),
+    ]
+
+
+def test_efficiency_in_miniature(tmp_path):
+    small, results = miniature('efficiency', tmp_path, ['linear', 'lora_4'], ['flowers102'])
+    page = report(results, small)
+    for title in (
+        'trained parameters, head included',
+        'bytes of the model file',
+        'seconds of the run',
+        'peak memory',
+    ):
+        assert title in page
+
+
+@pytest.mark.slow
+def test_the_campaign_of_all_methods_in_miniature(tmp_path):
+    small, results = miniature(
+        'methods', tmp_path, ['LinearProbe', 'LoRA', 'BitFit'], ['flowers102', 'cifar100_subset']
+    )
+    searches = [result for result in results if result['is_search']]
+    assert len(searches) == 2 * 3 * 4 and len(results) == len(searches) + 2 * 3 * 2
+    for dataset in small.datasets:
+        for tuner in small.tuners:
+            of_cell = [one for one in searches if (one['dataset'], one['tuner']) == (dataset, tuner)]
+            best = max(one['validation'] for one in of_cell)
+            chosen = [one['point'] for one in of_cell if one['validation'] == best][0]
+            counted = [
+                one
+                for one in results
+                if not one['is_search'] and (one['dataset'], one['tuner']) == (dataset, tuner)
+            ]
+            assert [one['point'] for one in counted] == [chosen] * 2 and counted[0][
+                'selected'
+            ] == 'last epoch'
+    [table] = make_tables(results, small)
+    assert {row[0] for row in rank_rows(table)} == {'tuner', 'LinearProbe', 'LoRA', 'BitFit'}
+    assert any(note.startswith("Friedman's test") for note in rank_notes(table))
+
+
+def test_the_campaign_has_every_form_of_the_benchmark_of_tuners():
+    forms = load_suite(SUITES['methods']).tuners
+    types = {entry['type'] for form in forms.values() for entry in form['tuners']}
+    assert types == set(TUNERS.names()) - {'BorderPrompt'}

@@ -22,7 +22,7 @@ from vet.benchmark.results import (
 )
 from vet.benchmark.suite import Place, Run, distinct
 from vet.benchmark.timing import seconds_per_image
-from vet.benchmark.worker import Job
+from vet.benchmark.worker import Job, shifted
 from vet.builders import build_datasets
 from vet.config import read_settings
 from vet.errors import DataError, UserError
@@ -240,6 +240,9 @@ class Campaign:
                     f'dataset.{split} has the same images as dataset.test, which only the end result may '
                     'see; give another split.'
                 )
+        shifts = {name: shifted(run, name, datasets['train'], self.data_root) for name in run.shifts}
+        if shifts:
+            fingerprints['shifts'] = {name: fingerprint(dataset) for name, dataset in shifts.items()}
         self._data[_key(entry)] = fingerprints
 
     def _look_at_backbone(self, entry: JsonObject, run: Run) -> None:
@@ -255,7 +258,7 @@ def _data(run: Run) -> JsonObject:
         select=config['evaluation']['select'] == 'best',
         holdout=config['evaluation']['holdout'],
         early_stop=bool(config['train']['early_stop']),
-    )
+    ) | (dict(shifts=run.shifts) if run.shifts else {})
 
 
 def _backbones(run: Run) -> list[JsonObject]:

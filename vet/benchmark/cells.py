@@ -134,7 +134,7 @@ def is_lower_better(result: Result) -> bool:
 
 def run_name(result: Result) -> str:
     """The name of a result's run and file: 'flowers.vitb16.lora.seed0'."""
-    return Run(**{field.name: result[field.name] for field in fields(Run)}).name
+    return Run(**{field.name: result[field.name] for field in fields(Run) if field.name in result}).name
 
 
 def failures(results: Iterable[Result]) -> list[Result]:

@@ -15,19 +15,28 @@ from vet.report.drawing import BELOW, FRONT, STYLE, svg
 CURVE_POINTS = 200  # at most
 
 
-def accuracy_plot(cells: Mapping[str, Cell]) -> str:
-    """Accuracy against trained parameters of measured cells, by tuner.
+PARAMETERS = 'with head'
+AGAINST = {  # a cost in COSTS: the title of its axis
+    PARAMETERS: 'trained parameters, head included',
+    'file, bytes': 'bytes of the model file',
+    'wall time, s': 'seconds of the run',
+    'peak memory, MiB': 'peak memory, MiB',
+}
+
+
+def accuracy_plot(cells: Mapping[str, Cell], cost: str = PARAMETERS) -> str:
+    """Accuracy against a cost of measured cells, by tuner.
 
     Tuners on the Pareto front are blue, with a line.
     """
-    points = {name: (cell.cost('with head'), cell.mean) for name, cell in cells.items()}
+    points = {name: (cell.cost(cost), cell.mean) for name, cell in cells.items()}
     front = pareto_front(points)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.8, 4), layout='constrained')
         axes = figure.subplots()
         measured = metric(next(iter(cells.values())).done[0])
-        axes.set(xlabel='trained parameters, head included', ylabel=f'{measured}, %')
-        sizes = [parameters for parameters, _ in points.values()]
+        axes.set(xlabel=AGAINST[cost], ylabel=f'{measured}, %')
+        sizes = [size for size, _ in points.values()]
         if min(sizes) > 0:
             axes.set_xscale('log')
             axes.xaxis.set_major_locator(
@@ -39,9 +48,9 @@ def accuracy_plot(cells: Mapping[str, Cell]) -> str:
             axes.set_xlim(min(sizes) / 2, max(sizes) * 2 or 1)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        for name, (parameters, accuracy) in points.items():
+        for name, (size, accuracy) in points.items():
             axes.errorbar(
-                parameters,
+                size,
                 accuracy,
                 cells[name].std or 0,
                 fmt='o',

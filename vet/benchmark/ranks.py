@@ -36,13 +36,14 @@ def ranking(scores: Mapping[str, Sequence[float]]) -> Ranking:
     """scores: a number for each dataset, by tuner. More is better. Equal numbers share their mean rank."""
     numbers = np.array(list(scores.values()))  # (tuners, datasets)
     tuners, datasets = numbers.shape
-    means = dict(zip(scores, rankdata(-numbers, axis=0).mean(1).tolist()))
+    ranks = rankdata(-numbers, axis=0)
+    means = dict(zip(scores, ranks.mean(1).tolist()))
     if tuners < 3 or datasets < 2:
         return Ranking(means, datasets)
-    p = float(friedmanchisquare(*numbers).pvalue)
+    p = float(friedmanchisquare(*numbers).pvalue) if np.ptp(ranks) else None  # undefined if all are tied
     q = float(studentized_range.ppf(1 - LEVEL, tuners, math.inf)) / math.sqrt(2)
     critical = q * math.sqrt(tuners * (tuners + 1) / (6 * datasets))
-    return Ranking(means, datasets, None if math.isnan(p) else p, critical)
+    return Ranking(means, datasets, p, critical)
 
 
 def rank_table(table: Table) -> Ranking | None:
@@ -73,9 +74,12 @@ def differences(table: Table) -> dict[tuple[str, str], Comparison]:
 
 
 def rank_rows(table: Table) -> Rows:
-    """A row for each ranked tuner, the best first. []: there is no ranking."""
+    """A row for each ranked tuner, the best first. []: there is no ranking.
+
+    Ranks in one dataset say nothing about noise. They are shown only beside differences to a baseline.
+    """
     found, apart = rank_table(table), differences(table)
-    if found is None:
+    if found is None or (found.datasets == 1 and not apart):
         return []
     columns = [f'{dataset}, against {table.baseline}' for dataset in table.datasets] if apart else []
     rows = [['tuner', 'mean rank', *columns]]
@@ -88,9 +92,10 @@ def rank_rows(table: Table) -> Rows:
 def rank_notes(table: Table) -> list[str]:
     """What the ranks and the differences mean, one sentence each."""
     found, apart = rank_table(table), differences(table)
-    if found is None:
+    if not rank_rows(table) or found is None:
         return []
-    notes = [f'Mean ranks of {len(found.means)} tuners over {found.datasets} datasets; 1 is best.']
+    places = f'{found.datasets} datasets' if found.datasets > 1 else 'one dataset'
+    notes = [f'Mean ranks of {len(found.means)} tuners over {places}; 1 is best.']
     if found.p is not None:
         notes.append(f"Friedman's test of equal ranks: p = {found.p:.3g}.")
     if found.critical is not None:

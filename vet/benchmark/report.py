@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vet.benchmark.cells import Cell, Result, failures, metric, run_name
-from vet.benchmark.plots import accuracy_plot, classes_plot, confusion_plot, curves_plot
+from vet.benchmark.plots import AGAINST, PARAMETERS, accuracy_plot, classes_plot, confusion_plot, curves_plot
 from vet.benchmark.ranks import rank_notes, rank_rows
 from vet.benchmark.suite import Suite
 from vet.benchmark.table_files import heading
@@ -77,6 +77,13 @@ def _plots(table: Table) -> list[str]:
             if cells
         )
     )
+    costs = [cost for cost in AGAINST if cost != PARAMETERS]
+    others = figures(
+        (accuracy_plot(cells, cost), f'{dataset} on {table.label}: {AGAINST[cost]}')
+        for dataset, cells in measured.items()
+        for cost in (costs if cells else [])
+    )
+    parts.append(f'<details><summary>Accuracy against bytes, seconds and memory</summary>{others}</details>')
     parts += [
         '<h3>Training</h3>',
         element(

@@ -30,9 +30,8 @@ def identity(run: Run, data: Mapping[str, object], backbone_sha256: str, plugins
     This is the run's config, its data, the backbone's weights, and the code: vet's code, and the code of
     `plugins`, which are the modules that the suite imports.
     """
-    return _digest(
-        dict(config=run.config, data=data, backbone=backbone_sha256, code=code_sha256(tuple(plugins)))
-    )
+    parts = dict(config=run.config, data=data, backbone=backbone_sha256, code=code_sha256(tuple(plugins)))
+    return _digest(parts | (dict(shifts=run.shifts) if run.shifts else {}))
 
 
 def fingerprint(dataset: Any) -> JsonObject:

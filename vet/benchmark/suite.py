@@ -5,8 +5,10 @@ dataset, the file has these keys:
 
     backbones = {name: an entry of model.backbone}
     tuners = {name: the entries of model.tuners, or dict(tuners=…, head=…, options=…, grid=…)}
-    datasets = {name: dict(train=…, val=…, test=…, group=…, options=…, search=dict(train=…, val=…))}
+    datasets = {name: dict(train=…, val=…, test=…, group=…, options=…, search=dict(train=…, val=…), shifts=…)}
         search: the splits of the runs that search a grid
+        shifts: {name: a dataset}, further test sets of the same classes, on which a run is measured at its
+            end
     seeds = [0, 1, 2]
     options = {'train.optimizer.lr': 1e-3}
         changes to every run's config; the options of a tuner and of a dataset are applied after these
@@ -37,7 +39,7 @@ from vet.shipped import find_file
 KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head', 'baseline')
 TUNER_KEYS = ('tuners', 'head', 'options', 'grid')
 SECTIONS = ('model', 'dataset', 'train', 'evaluation')  # sections of a config, which a recipe may have
-DATASET_KEYS = ('train', 'val', 'test', 'group', 'options', 'search')
+DATASET_KEYS = ('train', 'val', 'test', 'group', 'options', 'search', 'shifts')
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Run:
     point: JsonObject = field(default_factory=dict)
     is_search: bool = False  # judges `point` on validation images; reads no test image
     group: str = ''  # of the dataset, for means over groups
+    shifts: JsonObject = field(default_factory=dict)  # further test sets by name
 
     @property
     def name(self) -> str:
@@ -152,6 +155,7 @@ class Place:
             point,
             is_search,
             dataset.get('group', ''),
+            {} if is_search else dataset.get('shifts', {}),
         )
 
 
@@ -221,6 +225,12 @@ def load_suite(path: str | Path, options: Mapping[str, object] | None = None) ->
             if key not in ('train', 'val'):
                 raise UnknownNameError(
                     f'split of the searches of the dataset {name!r} in a suite', key, ('train', 'val')
+                )
+        for shift, of_shift in entry.get('shifts', {}).items():
+            if shift in ('train', 'val', 'test') or not isinstance(of_shift, Mapping):
+                raise UserError(
+                    f'the dataset {name!r} in a suite has the shift {shift!r}: {of_shift!r}; give another '
+                    'name than train, val and test, and a dataset, such as dict(type="ImageFolder", path=…).'
                 )
         if not entry.get('test'):
             raise UserError(

@@ -15,17 +15,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
 
 from vet.benchmark.results import is_done, read_result, write_result
 from vet.benchmark.suite import Run
-from vet.builders import build_trainer
+from vet.builders import build_dataset, build_trainer, check_classes, names_of
 from vet.config import load_config
+from vet.datasets.base import follow_models
 from vet.engine.evaluate import is_lower_better, metric_name
 from vet.engine.run import MEASURED
 from vet.engine.saving.door import read_log
+from vet.engine.trainer import Trainer
 from vet.environment import describe
 from vet.errors import DivergedError, UserError
 from vet.files import JsonObject, write_file
@@ -149,7 +153,7 @@ def _train(job: Job) -> JsonObject:
     summary = trainer.train()
     environment = describe(trainer.accelerator.device)
     names = [] if job.run.is_search else _names(summary, trainer.metrics)
-    metrics = {name: summary[name] for name in names}
+    metrics = {name: summary[name] for name in names} | _on_shifts(trainer, job)
     return dict(
         metrics=metrics,
         lower_is_better=is_lower_better(trainer.metrics),
@@ -161,6 +165,29 @@ def _train(job: Job) -> JsonObject:
         class_names=trainer.model.classes,
         **_by_class(folder / 'predictions.npz'),
     )
+
+
+def shifted(run: Run, name: str, like: object, data_root: str) -> Any:
+    """A further test set of a run. UserError if the set has other classes than the dataset `like`."""
+    dataset = build_dataset(run.shifts[name], data_root)
+    check_classes(names_of(dataset), names_of(like), f'shifts.{name}', 'dataset.train')
+    return dataset
+
+
+def _on_shifts(trainer: Trainer, job: Job) -> JsonObject:
+    """{'shifts/accuracy': the mean over the further test sets, 'NAME/accuracy': …}. {}: there are none."""
+    found: dict[str, dict[str, float]] = {}
+    for name in job.run.shifts:
+        dataset = shifted(job.run, name, trainer.data['train'], job.data_root)
+        follow_models(dataset, trainer.model.tasks)
+        trainer.data[name] = dataset
+        measured = trainer.evaluate(name)
+        for metric in _names(measured, trainer.metrics):
+            found.setdefault(metric, {})[name] = measured[metric]
+    means = {f'shifts/{metric}': fmean(of_metric.values()) for metric, of_metric in found.items()}
+    return means | {
+        f'{name}/{metric}': value for metric, of_metric in found.items() for name, value in of_metric.items()
+    }
 
 
 def _names(summary: JsonObject, metrics: Iterable[str]) -> list[str]:
