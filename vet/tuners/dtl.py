@@ -120,6 +120,8 @@ class DTL(Tuner):
     Against the released code: output and gradients (largest difference 3e-16) and start of its ViT.
     """
 
+    learning_rates = (3e-5, 1e-2)  # of the released scripts
+
     def __init__(
         self,
         rank: Count = 2,

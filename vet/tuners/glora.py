@@ -83,6 +83,8 @@ class GLoRA(Tuner):
         forms, as in PEFT, whose formula is the same. PEFT draws Xu smaller. The code takes rank 4.
     """
 
+    learning_rates = (5e-5, 5e-3)  # the released code takes 1e-4
+
     def __init__(
         self,
         rank: Counts = 8,

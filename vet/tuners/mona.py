@@ -87,6 +87,7 @@ class Mona(Tuner):
     """
 
     identity_at_start = False
+    learning_rates = (3e-5, 3e-3)  # the released configs take 3e-5 for a batch of 16
 
     def __init__(self, width: Counts = 64, dropout: Dropout = 0.1, at: Places = 'block'):
         if not 0 <= dropout < 1:
