@@ -119,7 +119,9 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path):
 
 
 def test_a_folder_that_is_gone_is_named(tmp_path):
-    with pytest.raises(TrainingError, match='the folder was moved or removed'):
+    with pytest.raises(
+        TrainingError, match='its folder does not exist, or was moved or removed. Make the folder or put'
+    ):
         write_file(tmp_path / 'gone' / 'file', b'')
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='Choose another folder'):

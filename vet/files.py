@@ -119,8 +119,8 @@ def _refused(path: Path, error: OSError) -> str:
         )
     if error.errno in (errno.ENOENT, errno.ESTALE):
         return (
-            f'cannot write {str(path)!r}: the folder was moved or removed while vet used the folder. Put the '
-            f'folder back, {goes_on}'
+            f'cannot write {str(path)!r}: its folder does not exist, or was moved or removed. Make the '
+            f'folder or put the folder back, {goes_on}'
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (

@@ -111,7 +111,7 @@ def as_numbers(target: object, names: Sequence[str], name: Name) -> tuple[float,
     if values is None or values.size != len(names) or values.ndim > 1:
         raise UserError(
             f'{name()} has the target {_shown(target)}, but the target is {_numbers(names)}. Give a finite '
-            'number for each name, in this order.'
+            "number for each name, in this order. For a CSV, name the columns of numbers: targets=['road']."
         )
     for key, value in zip(names, values.reshape(-1).tolist()):
         if not math.isfinite(value):

@@ -68,6 +68,11 @@ def test_the_table_names_the_error(predict, photos):
     assert code == 1 and 'not read: ' in line and 'cannot read' in line
 
 
+def test_the_table_shows_the_whole_word_unsure(predict, photos):
+    _, out, _ = predict(photos, '--threshold', '1')
+    assert [line.split()[1] for line in out.splitlines() if 'a.png' in line] == ['unsure', 'unsure']
+
+
 def test_stop_ends_at_the_bad_file_and_leaves_no_file(predict, photos):
     code, out, err = predict(photos, '--on-error', 'stop', '--format', 'jsonl')
     assert code == 2 and len(out.splitlines()) == 2 and 'broken.png' in err and 'Traceback' not in err
@@ -108,6 +113,7 @@ def test_images_are_copied_into_folders_of_their_answers(predict, photos, tmp_pa
     [
         (['--out', 'none/answers.csv'], 'its folder does not exist'),
         (['--out', '.'], 'which is a folder'),
+        (['--backbone', 'a.pth'], 'the backbone DigitsViT reads no file of weights: leave backbone out'),
         (['--sort-into', 'photos/sorted'], 'lies in'),
         (['--glob', '*.gif'], "fits --no-recursive or --glob '*.gif'"),
         (['--threshold', '1.5'], 'threshold must be a number from 0 to 1'),

@@ -41,10 +41,10 @@ class Shades:
         return self.transform(image), index % 2
 
 
-def rows(size=8, names=('dark', 'light'), image='image', label='label', **more):
+def rows(size=8, names=('dark', 'light'), image='image', label='label', label_of_last=1, **more):
     images = [Image.fromarray(np.full((8, 8), 9 * index, np.uint8)) for index in range(size)]
     features = {image: datasets.Image(), label: datasets.ClassLabel(names=list(names))}
-    table = {image: images, label: [index % 2 for index in range(size)]}
+    table = {image: images, label: [*(index % 2 for index in range(size - 1)), label_of_last]}
     return datasets.Dataset.from_dict({**table, **more}, datasets.Features({**features, **{
         name: datasets.Value('int64') for name in more
     }}))  # fmt: skip
@@ -112,6 +112,32 @@ def test_what_wraps_no_classes_is_refused_by_name():
     assert given_images(named) is named
 
 
+@pytest.mark.parametrize(
+    'indices, given',
+    [
+        ([0, 99], '99 .int.'),
+        ([0, -9], '-9 .int.'),
+        (['a'], "'a' .str."),
+        ([0.5], '0.5 .float.'),
+        ([True, False], 'True .bool.'),
+        (torch.tensor([True, False]), 'a Tensor'),
+        (np.array([True, False]), 'True'),
+    ],
+)
+def test_an_index_of_a_subset_that_names_no_image_is_refused(indices, given):
+    with pytest.raises(
+        UserError, match='a Subset has the index .*, but the dataset has 8 images.*from 0 to 7'
+    ):
+        given_images(Subset(Shades(), indices))
+
+
+def test_an_image_in_memory_that_is_none_is_named(tmp_path):
+    shades = Shades()
+    shades.transform = lambda image: None
+    with pytest.raises(UserError, match='image 0 of Shades: an image is a path'):
+        build_trainer(model=CONFIG, work_dir=tmp_path, device='cpu', train_dataset=shades).train()
+
+
 def test_rows_of_hugging_face():
     given = given_images(rows())
     assert given.classes == ['dark', 'light'] and given.targets == [0, 1] * 4 and len(given) == 8
@@ -134,6 +160,7 @@ def test_rows_of_hugging_face():
         (lambda: datasets.DatasetDict(train=rows(), test=rows()), 'splits train, test; give one split'),
         (lambda: rows().to_iterable_dataset(), 'a stream'),
         (lambda: rows().cast_column('label', datasets.Value('int64')), 'class_encode_column'),
+        (lambda: rows(size=7, label_of_last=None), 'image 6 of Rows has the label None .NoneType.'),
         (lambda: rows().remove_columns('image'), '0 columns that hold an image'),
         (lambda: rows().rename_column('label', 'a').add_column('b', [0] * 8).cast_column(
             'b', datasets.ClassLabel(names=['x'])), '2 columns that hold a class label'),

@@ -160,6 +160,8 @@ def test_an_unknown_class_is_refused(tmp_path):
     given |= dict(model=str(run.folder.output), backbone=None, task=None, imports=[])
     with pytest.raises(UserError, match="unknown class for --target 'x'.*Allowed: 5, 6, 7, 8, 9"):
         _explain(argparse.Namespace(target='x', **given))
+    with pytest.raises(UserError, match='cannot write .*photo.png.*Choose another folder'):
+        _explain(argparse.Namespace(target=None, **given | dict(out=str(tmp_path / 'photo.png' / 'out'))))
     _explain(argparse.Namespace(target=None, **given))
     assert (tmp_path / 'out' / 'photo.png').is_file()
 

@@ -247,6 +247,7 @@ def test_videos_a_file_and_a_run_within_the_photos(photos, tmp_path):
         (dict(tuner='Lora'), "Did you mean 'LoRA'"),
         (dict(backbone='vit_smal_patch16_224'), "Did you mean 'vit_small_patch16_224'"),
         (dict(backbone=None, checkpoint='a.pth'), '--checkpoint needs --backbone NAME'),
+        (dict(checkpoint='a.pth'), '--backbone trial ships with its weights. Leave --checkpoint out'),
         (dict(group_by='zz'), 'fits no part of'),
         (dict(group_by='(('), 'not a regular expression'),
         (dict(strict=True), '(?s)1 files cannot be read.*cut.png'),

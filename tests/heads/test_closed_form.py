@@ -50,7 +50,8 @@ def test_lda_takes_shares_of_classes_and_a_class_without_images():
 )
 def test_lda_of_too_few_directions_is_refused(features, shrinkage):
     head = HEADS.build(dict(type='LDA', num_classes=3, shrinkage=shrinkage), in_features=5)
-    with pytest.raises(UserError, match='from 4 images with 5 features.*too few directions'):
+    advice = 'Give more images' if shrinkage is None else 'Leave shrinkage out'
+    with pytest.raises(UserError, match=f'from 4 images with 5 features.*too few directions. {advice}'):
         head.fit(features, CODED[:4])
 
 

@@ -102,6 +102,26 @@ def test_wrong_arguments_are_refused(options, text):
         HEADS.build(dict(type='Text', num_classes=5, **options), in_features=C, names=NAMES)
 
 
+@pytest.mark.parametrize(
+    'head, text',
+    [
+        (
+            dict(type='Text'),
+            "Text.* has no text embedding of the class '5': 5 of 5 are zero. Give model.head.file",
+        ),
+        (
+            dict(type='TipAdapter', file='a.npy'),
+            "TipAdapter.* has no text embedding of the class '7': 1 of 5",
+        ),
+    ],
+)
+def test_a_training_without_a_text_of_each_class_is_refused(files, tmp_path, monkeypatch, head, text):
+    monkeypatch.chdir(tmp_path)
+    np.save('a.npy', np.diag([1.0, 1, 0, 1, 1])[:, [0] * (C - 4) + [1, 2, 3, 4]])
+    with pytest.raises(UserError, match=text):
+        run_of(tmp_path / 'run', files, **{'model.head': head}).train()
+
+
 def run_of(folder, files, **options):
     made = {'model.head': dict(type='Text', file=str(files['safetensors'])), 'evaluation.select': 'best'}
     return build(folder, **{'train.max_epochs': 1} | made | options)
@@ -148,6 +168,7 @@ def test_the_curve_of_wise_ft_has_both_ends(files, tmp_path):
     given = dict(
         model=str(tmp_path / 'run'), imports=[], cfg_options=None, device='cpu', data_root=None, backbone=None
     )
+    given['out'] = None
     found = curve(argparse.Namespace(alphas=[0.0, 0.5, 1.0], split='test', **given))
     assert [point['alpha'] for point in found] == [0, 0.5, 1]
     assert found[0]['accuracy'] == summary['before']['accuracy']
@@ -172,6 +193,29 @@ def test_the_curve_of_wise_ft_has_both_ends(files, tmp_path):
     assert not found[0].equal(found[2])
     after = tuned.state_dict()
     assert all(after[name].equal(value) for name, value in before.items())
+
+
+def test_a_folder_of_one_alpha_gives_the_outputs_between(files, tmp_path):
+    trainer = run_of(tmp_path / 'run', files)
+    trainer.train()
+    given = dict(imports=[], cfg_options=None, device='cpu', data_root=None, backbone=None, split='test')
+    given |= dict(model=str(tmp_path / 'run'), out=str(tmp_path / 'half'))
+    with pytest.raises(UserError, match='the folder of one model. Give one number to --alphas'):
+        curve(argparse.Namespace(alphas=[0.5, 1.0], **given))
+    [measured] = curve(argparse.Namespace(alphas=[0.4], **given))
+    half, tuned = (load_model(path).eval() for path in (tmp_path / 'half', tmp_path / 'run' / 'output'))
+    images = torch.stack([trainer._view[None](trainer.data['test'][i][0]) for i in range(20)])
+    with torch.no_grad(), interpolated(tuned, 0.4):
+        torch.testing.assert_close(half(images).softmax(1), tuned(images).softmax(1), rtol=0, atol=1e-5)
+    assert measured['accuracy'] == pytest.approx(
+        evaluate(argparse.Namespace(knn=None, **given | dict(model=str(tmp_path / 'half'))))['accuracy'],
+        abs=0.01,
+    )
+
+
+def test_every_alpha_is_checked_before_the_model_is_read():
+    with pytest.raises(UserError, match='alpha is nan; allowed: 0'):
+        curve(argparse.Namespace(alphas=[0.5, float('nan')], model='none'))
 
 
 def test_what_has_no_weights_between_is_refused(files, tmp_path):

@@ -15,7 +15,7 @@ from tests.hub.sealed import seal
 from tests.nets import images, tiny
 from vet import pipeline
 from vet.config import load_config
-from vet.errors import UnknownNameError, UserError
+from vet.errors import DataWarning, UnknownNameError, UserError
 from vet.hub.combine import _linear, combine
 from vet.hub.model_folder import load_model
 from vet.registry import BACKBONES, TUNERS
@@ -250,6 +250,34 @@ def test_soup_refusals(folder, tmp_path):
     )
 
 
+def chosen(path, **numbers):
+    """The folder, with numbers that validation images chose."""
+    configuration = json.loads((path / 'configuration.json').read_text())
+    configuration['model']['objective'] = numbers
+    (path / 'configuration.json').write_text(json.dumps(configuration))
+    return path
+
+
+@pytest.mark.parametrize(
+    'numbers',
+    [
+        [dict(type='SingleLabel', temperature=1.5), dict(type='SingleLabel', temperature=2.0)],
+        [dict(type='SingleLabel', temperature=1.5), dict(type='SingleLabel')],
+        [dict(type='MultiLabel', thresholds=[0.5] * 3), dict(type='MultiLabel', thresholds=[0.4] * 3)],
+    ],
+)
+@pytest.mark.parametrize('head', [None, 0])
+def test_numbers_that_were_chosen_for_each_model_alone_are_left_out(folder, tmp_path, numbers, head):
+    a, b = (chosen(folder(LORA, seed=seed), **each) for seed, each in enumerate(numbers))
+    name = next(key for key in numbers[0] if key != 'type')
+    with pytest.warns(DataWarning, match=f'the combined model has no {name}: each model has another'):
+        combine([a, b], tmp_path / 'out', head=head)
+    objective = load_model(tmp_path / 'out').objective
+    assert objective.entry() == dict(type=numbers[0]['type'])
+    combine([a, a], tmp_path / 'same')
+    assert load_model(tmp_path / 'same').objective.entry() == numbers[0]
+
+
 # Both ----------------------------------------------------------------------------------------------------------------
 
 
@@ -259,13 +287,10 @@ def test_refusals_of_what_is_given(folder, tmp_path):
         combine([a], tmp_path / 'none', method='mean')
     refused(tmp_path, 'nothing to combine; give one')
     refused(
-        tmp_path,
-        r'weights are \[0.5\]; allowed: a finite number for each of the 2 folders',
-        a,
-        a,
-        weights=[0.5],
+        tmp_path, r'weights are \[0.5\]; allowed: a number for each of the 2 folders', a, a, weights=[0.5]
     )
-    refused(tmp_path, 'weights are .nan.; allowed: a finite number', a, weights=[float('nan')])
+    refused(tmp_path, 'weights are .nan.; allowed: a number', a, weights=[float('nan')])
+    refused(tmp_path, 'The numbers and their sum are finite', a, a, weights=[1e308, 1e308])
     refused(tmp_path, 'head is 2; allowed: 0 to 1', a, a, head=2)
     refused(tmp_path, 'different backbone settings: .*', a, folder(LORA, crop_pct=0.5))
     refused(tmp_path, "the model folder '.*nothing' does not exist", a, tmp_path / 'nothing')

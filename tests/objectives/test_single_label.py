@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.engine.runs import ended, small
+from vet.core.objective import build_objective
 from vet.registry import LOSSES
 
 VARIANTS = {
@@ -61,3 +62,11 @@ def test_the_scores_are_softmax(tmp_path):
         assert answer['scores'] == row.topk(2).values.tolist()
         assert answer['labels'] == [trainer.model.classes[i] for i in row.topk(2).indices]
     assert 'objective' not in trainer.folder.output.joinpath('configuration.json').read_text()
+
+
+@pytest.mark.parametrize('kind', ['SingleLabel', 'Ordinal', 'Embedding'])
+def test_made_up_images_of_many_classes_fit_into_memory(kind):
+    objective = build_objective(dict(type=kind), [f'class {number}' for number in range(3000)])
+    scores, labels = objective.examples()
+    outputs, targets = objective.examples_for_loss()
+    assert len(scores) == len(labels) == len(outputs) == len(targets) == 1000

@@ -49,6 +49,7 @@ def test_other_forms():
         (as_numbers, [1.0, float('nan'), 0], "has the number nan as 'loop'.*leave the image out"),
         (as_numbers, [1.0, float('inf'), 0], "has the number inf as 'loop'"),
         (as_numbers, [1.0, 2.0], 'but the target is 3 numbers: odd, loop, large'),
+        (as_numbers, 2, r"has the target 2 .int.*For a CSV, name the columns of numbers: targets=\['road'\]"),
         (as_numbers, ['1', '2', '3'], 'has the target'),
         (as_numbers, None, 'has the target None'),
     ],

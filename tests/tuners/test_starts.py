@@ -8,7 +8,9 @@ import torch
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.incremental_pca import IncrementalPCA
+from torch import nn
 
+import vet
 from tests.nets import images, tiny
 from vet.core.contrast import contrastive_loss
 from vet.errors import NoSiteError, UserError
@@ -47,6 +49,46 @@ def test_the_start_is_the_frozen_output(variant):
     backbone, tuner, network = started(variant)
     assert torch.equal(backbone(images(2)), network(images(2)))
     assert all(delta.A.isfinite().all() for delta in tuner.deltas.values())
+
+
+class Dead(nn.Module):
+    """A network whose second layer gets only zeros from some images."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(12, 16), nn.Linear(16, 8), nn.Linear(8, 2)
+        nn.init.zeros_(self.first.bias)
+
+    def forward(self, images):
+        return self.head(self.second(self.first(images.flatten(1)).relu()))
+
+
+@pytest.mark.parametrize('dead', [slice(0, 1), slice(None)], ids=['one image', 'all images'])
+@pytest.mark.parametrize('variant', ['eva', 'corda'])
+def test_inputs_that_are_zero_give_a_finite_start(variant, dead):
+    torch.manual_seed(0)
+    example = torch.randn(4, 3, 2, 2)
+    example[dead] = 0
+    tuned = vet.tune(Dead(), vet.LoRA(2, at='second', variant=variant), example=example)
+    before = tuned(example)
+    tuned.tuners[0].prepare([(example, LABELS[:4])])
+    assert torch.allclose(tuned(example), before, atol=1e-6)
+    assert all(parameter.isfinite().all() for parameter in tuned.parameters())
+
+
+@pytest.mark.parametrize('variant', FROM_DATA)
+def test_a_start_from_numbers_that_are_not_finite_is_refused(variant):
+    torch.manual_seed(0)
+    example = torch.randn(4, 3, 2, 2)
+    tuned = vet.tune(Dead(), vet.LoRA(2, at='second', variant=variant), example=example)
+    example[1, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match='LoRA cannot start from the training images: the .* are not finite'):
+        tuned.tuners[0].prepare([(example, LABELS[:4])])
+
+
+def test_one_image_gives_lora_ga_nothing_to_compare():
+    with pytest.raises(UserError, match='in 1 images there was nothing to compare. Give two images or more'):
+        started('lora_ga', [(images(1), LABELS[:1])])
 
 
 @pytest.mark.parametrize('variant', FROM_DATA)

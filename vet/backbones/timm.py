@@ -206,6 +206,7 @@ def _not_downloaded(name: str, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return (
         f'the weights of {name!r} are missing: {source} could not be downloaded ({reason}). Either give the '
-        'file (.safetensors, .pth or .npz) in model.backbone.checkpoint (of a command: --cfg-options '
-        'model.backbone.checkpoint=PATH), or run once with a network.'
+        'file (.safetensors, .pth or .npz) in model.backbone.checkpoint (of vet fit, check and tune: '
+        '--checkpoint PATH; of another command: --cfg-options model.backbone.checkpoint=PATH), or run once '
+        'with a network.'
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from vet.core.objective import Answer, Objective
+from vet.core.objective import UNSURE, Answer, Objective
 from vet.errors import UserError
 from vet.escapes import escaped
 
@@ -28,7 +28,7 @@ def write_answers(rows: Rows, form: str, names: Sequence[str], objective: Object
 def _table(rows: Rows, names: Sequence[str], objective: Objective) -> Iterator[str]:
     """Columns that are aligned. No name is cut or broken."""
     width = max(map(cell_len, map(escaped, ['image', *names])))
-    label_width = max(map(cell_len, map(escaped, ['label', *objective.names])))
+    label_width = max(map(cell_len, map(escaped, ['label', UNSURE, *objective.names])))
 
     def line(*cells: str) -> str:
         image, label, score = map(escaped, cells)

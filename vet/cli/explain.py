@@ -7,7 +7,7 @@ from vet.cli.command import Parser, add_backbone, add_import, free_name, import_
 from vet.cli.predict import list_images
 from vet.cli.signals import imports
 from vet.errors import UnknownNameError, UserError
-from vet.files import write_file
+from vet.files import write_file, writing
 from vet.hub.names import find_model
 
 METHODS = ('grad-cam', 'rollout')  # the names of vet.explain.heat.METHODS, which imports torch
@@ -46,7 +46,8 @@ def _explain(args: argparse.Namespace) -> None:
     if args.target is not None and (args.target not in names or len(names) != model.objective.num_outputs):
         raise UnknownNameError('class for --target', args.target, names)
     outputs = None if args.target is None else [names.index(args.target)]
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     for number, image in enumerate(images):
         view = classify.seen(image, args.task, number)

@@ -55,9 +55,21 @@ def weight_gradients(
     if not any(total.any() for total in sums):
         raise UserError(
             f'{type(tuner).__name__} compares the images of a batch, but in {seen} images there was '
-            'nothing to compare; set train.dataloader.batch_size_per_gpu to 2 or more.'
+            'nothing to compare. Give two images or more, and set train.dataloader.batch_size_per_gpu to 2 '
+            'or more.'
         )
+    refuse_infinite(sums, tuner, 'the gradients of a weight')
     return [edit.output_first(total) for edit, total in zip(edits, sums)]
+
+
+def refuse_infinite(found: list[torch.Tensor], tuner: Tuner, what: str) -> list[torch.Tensor]:
+    """`found`. UserError for numbers that are not finite."""
+    if all(tensor.isfinite().all() for tensor in found):
+        return found
+    raise UserError(
+        f'{type(tuner).__name__} cannot start from the training images: {what} are not finite for some '
+        'images. Check the weights of the backbone, or choose a start that reads no images.'
+    )
 
 
 def contrastive_loss(

@@ -33,6 +33,9 @@ class StartedHead(nn.Module):
         """{name in state_dict: the value before the training}."""
         raise NotImplementedError(f'{type(self).__name__} must write starts()')
 
+    def refuse_no_start(self) -> None:
+        """UserError if the head knows nothing of a class. A trainer calls this before the first step."""
+
 
 def saved_entry(head: nn.Module, entry: Mapping[str, object]) -> dict[str, Any]:
     """The entry of a head, as a model folder holds the entry."""

@@ -75,6 +75,8 @@ class Objective(nn.Module):
     """The name of the number that the log shows beside the loss. See `watch`."""
     found: ClassVar[tuple[str, ...]] = ()
     """The arguments that vet finds from training or validation images. A new training finds them again."""
+    chosen: ClassVar[tuple[str, ...]] = ()
+    """Those of `found` that fit one trained model alone, because validation images chose them."""
     chooses: ClassVar[bool] = False
     """Whether `choose` chooses anything on the validation images."""
     calibrates: ClassVar[bool] = False

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from vet.core.contrast import weight_gradients
+from vet.core.contrast import refuse_infinite, weight_gradients
 from vet.core.deltas import LowRank
 from vet.core.first_images import first_images
 from vet.core.low_rank import PiSSA
@@ -59,8 +59,8 @@ class CorDA(PiSSA):
         tuner: Tuner, edits: Sequence[Reweight], batches: Iterable, images: int
     ) -> list[torch.Tensor]:
         def products(x_BNC: torch.Tensor) -> torch.Tensor:
-            largest = x_BNC.amax((1, 2), keepdim=True).abs()
-            x_BNC = x_BNC / largest.clamp_min(torch.finfo(x_BNC.dtype).tiny)  # an image of zeros stays zero
+            largest_B11 = x_BNC.amax((1, 2), keepdim=True).abs()
+            x_BNC = x_BNC / largest_B11.where(largest_B11 > 0, 1)  # an image of zeros stays zero
             return x_BNC.flatten(0, 1).T @ x_BNC.flatten(0, 1)
 
         return input_means(tuner, edits, batches, images, products)
@@ -191,4 +191,5 @@ def input_means(
             count = torch.tensor(counts[number], device=total.device)
             torch.distributed.all_reduce(count)
             counts[number] = int(count)
-    return [totals[number] / counts[number] for number in sorted(totals)]
+    means = [totals[number] / counts[number] for number in sorted(totals)]
+    return refuse_infinite(means, tuner, 'the inputs of a layer')

@@ -93,7 +93,11 @@ def unpack(archive: Path, folder: Path) -> None:
         EOFError,
         zlib.error,
     ) as error:
-        raise DataError(f'{archive.name} cannot be unpacked: {error}') from error
+        reason = str(error).splitlines()[0].rstrip(':')
+        raise DataError(
+            f'{archive.name} cannot be unpacked: {reason}. Copy the archive again, or unpack the archive '
+            'with another program and give the folder.'
+        ) from error
     except OSError as error:
         if error.errno not in WRONG_NAMES:
             raise

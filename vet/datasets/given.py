@@ -3,15 +3,18 @@
 Class names, targets, the objective and transforms are those of the wrapped datasets.
 """
 
+import operator
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from vet.datasets.base import given_targets
 from vet.datasets.class_names import class_list
-from vet.errors import UserError
+from vet.errors import UserError, shown
 
 RENAME = '`rows.rename_column(OLD, NEW)` renames a column'
 
@@ -20,8 +23,8 @@ class Selected(Subset):
     """A Subset with the class names, and with the items' targets if the wrapped dataset has `targets`."""
 
     def __init__(self, subset: Subset):
-        super().__init__(given_images(subset.dataset, 'a Subset'), [int(index) for index in subset.indices])
-        inner: Any = self.dataset
+        inner: Any = given_images(subset.dataset, 'a Subset')
+        super().__init__(inner, [_place(index, len(inner)) for index in subset.indices])
         self.classes = class_list(inner.classes)
         self.objective = getattr(inner, 'objective', None)
         self.label_map = getattr(inner, 'label_map', None)
@@ -86,7 +89,8 @@ class Rows(Dataset):
         else:
             self.objective, self._plain = dict(type='Regression'), float
         self.classes = class_list(names)
-        self.targets = list(map(self._plain, rows.with_format(None)[self._label]))
+        labels = rows.with_format(None)[self._label]
+        self.targets = [label if label is None else self._plain(label) for label in labels]
 
     def __len__(self) -> int:
         return len(self.wrapped)
@@ -133,6 +137,21 @@ def given_images(dataset: object, inside: str = '') -> Any:
             f'{type(dataset).__name__} to the list of class names, in the order of the labels 0, 1, ….'
         )
     return dataset
+
+
+def _place(index: object, size: int) -> int:
+    """An index of a Subset. UserError for an index that is no whole number, or no place in the dataset."""
+    try:
+        place = operator.index(index)  # type: ignore[arg-type]
+    except TypeError:
+        place = size
+    is_flag = isinstance(index, bool | np.bool_) or getattr(index, 'dtype', None) == torch.bool
+    if is_flag or not -size <= place < size:
+        raise UserError(
+            f'a Subset has the index {shown(index)}, but the dataset has {size:,} images: an index is a '
+            f'whole number from 0 to {size - 1:,}. For a mask of True and False, give mask.nonzero()[0].'
+        )
+    return place
 
 
 def _difference(parts: Sequence[object], number: int, ours: list[str], theirs: list[str]) -> str:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from vet.config import Settings
 from vet.core.coverage import report
-from vet.core.head import FittedHead
+from vet.core.head import FittedHead, StartedHead
 from vet.core.multitask import Classifier
 from vet.datasets.base import Datasets
 from vet.engine.feed.door import Batch, Feed, Order, Transforms, refuse_unfit_views
@@ -144,6 +144,8 @@ class Run:
     def _fit_heads(self) -> None:
         """Computes the heads in closed form from the training images, as evaluation sees them."""
         for task, model in self.model.tasks.items():
+            if isinstance(model.head, StartedHead):
+                model.head.refuse_no_start()
             if isinstance(model.head, FittedHead):
                 features, targets = map(torch.from_numpy, self.judge.training_features(task))
                 if not features.isfinite().all():

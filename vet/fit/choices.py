@@ -38,6 +38,11 @@ def backbone_entry(name: str | None, checkpoint: str | None) -> Entry:
     checkpoint: a file with the weights of `name`.
     """
     if name == TRIAL:
+        if checkpoint is not None:
+            raise UserError(
+                f'--checkpoint is {checkpoint!r}, but --backbone {TRIAL} ships with its weights. Leave '
+                '--checkpoint out, or name another backbone.'
+            )
         return dict(type='DigitsViT')
     if name is not None and checkpoint is None and Path(name).is_file():
         return dict(type='timm', name=_named_by(Path(name)), checkpoint=str(Path(name).absolute()))

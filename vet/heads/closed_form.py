@@ -83,8 +83,9 @@ class LDA(ClosedForm):
         except (LinAlgError, LinAlgWarning) as error:
             raise UserError(
                 f'the head LDA cannot be computed from {len(x_NC)} images with {x_NC.shape[1]} features, and '
-                f'shrinkage={self.shrinkage}: the features of a class differ in too few directions. Leave '
-                'shrinkage out, give more images, or choose another head.'
+                f'shrinkage={self.shrinkage}: the features of a class differ in too few directions. '
+                f'{"Give" if self.shrinkage is None else "Leave shrinkage out, give"} more images of each '
+                'class, or choose another head, such as Ridge.'
             ) from error
         prior_K = np.log(np.where(count_K > 0, count_K, 1) / len(x_NC))
         self._set(weight_KC, prior_K - (weight_KC * mean_KC).sum(1) / 2)

@@ -78,7 +78,7 @@ class TextHead(StartedHead):
                 f'the text embeddings have {int((~start.isfinite()).sum()):,} numbers that are not finite. '
                 f'{ADVICE}'
             )
-        self.scale = scale
+        self.scale, self.names = scale, list(names)
         self.weight = nn.Parameter(F.normalize(start, dim=1))
         self.register_buffer('start', self.weight.detach().clone())
 
@@ -88,6 +88,16 @@ class TextHead(StartedHead):
 
     def starts(self) -> dict[str, torch.Tensor]:
         return dict(weight=self.start)
+
+    def refuse_no_start(self) -> None:
+        if (empty := ~self.start.any(1)).any():
+            number = int(empty.nonzero()[0])
+            name = self.names[number] if number < len(self.names) else number
+            raise UserError(
+                f'the head {type(self).__name__} has no text embedding of the class {name!r}: '
+                f'{int(empty.sum())} of {len(empty)} are zero. Give model.head.file, the embeddings of all '
+                'classes, or model.head.tower with tower_weights.'
+            )
 
 
 @HEADS.register_module(name='TipAdapter')

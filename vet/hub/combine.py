@@ -7,6 +7,7 @@ sum: W = W0 + sum_i w_i (W_i - W0). The result has the tuners of every folder.  
 
 import math
 import reprlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import torch
 from vet.core.assemble import build_classifier
 from vet.core.backbone import Backbone
 from vet.core.delta import declared
+from vet.core.model import ImageClassifier
+from vet.core.objective import DEFAULT, build_objective
 from vet.core.reweight import Reweight
 from vet.core.tuner import Tuner
-from vet.errors import UnknownNameError, UserError
+from vet.errors import DataWarning, UnknownNameError, UserError
 from vet.files import JsonObject
 from vet.hub.model_folder import architecture, load_backbone, load_model, read_configuration, save_model
 from vet.hub.names import find_folder
+from vet.registry import OBJECTIVES
 
 Tensors = dict[str, torch.Tensor]
 
@@ -33,6 +37,7 @@ def combine(
     method: str = 'soup',
     head: int | None = None,
     backbone: str | Path | None = None,
+    finish: Callable[[ImageClassifier], None] = lambda model: None,
 ) -> None:
     """Writes the model folder `output`, which loads like any model folder.
 
@@ -44,8 +49,10 @@ def combine(
         in B. 'sum' scales these tensors. Its weights may be negative.
     head: the number of the folder, counted from 0, that gives the head and the classes. None: the weighted
         mean of the heads, whose classes must be equal. The same folder (None: the first) gives everything
-        that is neither tuner nor head, such as the evaluation.
+        that is neither tuner nor head, such as the evaluation. Numbers that were chosen on validation images
+        for each model alone, such as a temperature, are left out if the folders differ in them.
     backbone: where the backbone's weights are now, if not where the folders say.
+    finish: changes the combined model before the model is saved.
     """
     if method not in METHODS:
         raise UnknownNameError('method of combining', method, METHODS)
@@ -55,9 +62,10 @@ def combine(
     if not parts:
         raise UserError('there is nothing to combine; give one model folder or more.')
     weights = [1.0] * len(parts) if weights is None else list(weights)
-    if len(weights) != len(parts) or not all(map(math.isfinite, weights)):
+    if len(weights) != len(parts) or not all(map(math.isfinite, [*weights, sum(weights)])):
         raise UserError(
-            f'weights are {weights}; allowed: a finite number for each of the {len(parts)} folders.'
+            f'weights are {weights}; allowed: a number for each of the {len(parts)} folders. The numbers and '
+            'their sum are finite.'
         )
     if head is not None and head not in range(len(parts)):
         raise UserError(
@@ -82,8 +90,11 @@ def combine(
     for tuner in model.tuners:
         tuner.detach()
     entry = main.configuration['model']['head']
-    model = build_classifier(model.backbone, tuners, entry, main.configuration['classes'], model.objective)
+    classes = main.configuration['classes']
+    objective = build_objective(_common_objective(parts, main), classes)
+    model = build_classifier(model.backbone, tuners, entry, classes, objective)
     model.load_trained_state(tensors, 'what was combined')
+    finish(model)
     settings = (
         dict.fromkeys(('dataset', 'train', 'evaluation', 'seed'))
         | main.configuration
@@ -103,6 +114,7 @@ class Part:
         self.configuration = read_configuration(self.path)
         self.backbone: JsonObject = self.configuration['model']['backbone']
         self.tuners: list[JsonObject] = self.configuration['model']['tuners']
+        self.objective: JsonObject = self.configuration['model'].get('objective') or DEFAULT
         preprocessing = self.configuration.get('preprocessing') or {}
         self.settings = architecture(self.backbone) | dict(
             preprocessing={name: value for name, value in preprocessing.items() if value is not None}
@@ -119,6 +131,26 @@ class Part:
         self.linear = []
         for i, tuner in enumerate(model.tuners):
             self.linear.append({f'tuners.{i}.{name}' for name in _linear(tuner)})
+
+
+def _common_objective(parts: list[Part], main: Part) -> JsonObject:
+    """The objective of `main`, without chosen numbers in which the folders differ. A warning names these."""
+    if all(part.objective == main.objective for part in parts):
+        return main.objective
+    kept = _unchosen(main.objective)
+    if dropped := sorted(set().union(*(part.objective.keys() - _unchosen(part.objective) for part in parts))):
+        warnings.warn(
+            f'the combined model has no {" and no ".join(dropped)}: each model has another, which validation '
+            'images chose for that model alone.',
+            DataWarning,
+            stacklevel=3,
+        )
+    return kept
+
+
+def _unchosen(objective: JsonObject) -> JsonObject:
+    chosen = OBJECTIVES.find(objective['type']).chosen
+    return {key: value for key, value in objective.items() if key not in chosen}
 
 
 def _linear(tuner: Tuner) -> set[str]:
@@ -173,7 +205,7 @@ def _head(parts: list[Part], weights: list[float], head: int | None) -> Tensors:
     advice = "Say which head the result has (head=0: the first folder's)."
     _require_equal(parts, 'classes', lambda part: part.configuration['classes'], advice)
     _require_equal(parts, 'heads', lambda part: part.configuration['model']['head'], advice)
-    _require_equal(parts, 'objectives', lambda part: part.configuration['model'].get('objective'), advice)
+    _require_equal(parts, 'objectives', lambda part: _unchosen(part.objective), advice)
     return _mean(parts, weights, 'head.')
 
 

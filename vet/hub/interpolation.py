@@ -5,6 +5,7 @@ Wortsman et al. 2022, https://arxiv.org/abs/2109.01903: theta(alpha) = (1 - alph
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,31 @@ from vet.core.caches import clear_caches
 from vet.core.head import StartedHead
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
+from vet.hub.combine import combine
+
+
+def refuse_alphas(*alphas: float) -> None:
+    """UserError for an alpha outside 0..1."""
+    for alpha in alphas:
+        if not 0 <= alpha <= 1:
+            raise UserError(f'alpha is {alpha}; allowed: 0 (the untuned model) to 1 (the tuned model).')
+
+
+def save_between(
+    folder: str | Path, output: str | Path, alpha: float, backbone: str | Path | None = None
+) -> None:
+    """Writes the model folder `output` with the weights of `interpolated`.
+
+    UserError if a tuner's update is not linear in its tensors: no tensors of such a tuner give these weights.
+    """
+    refuse_alphas(alpha)
+
+    def move_head(model: ImageClassifier) -> None:
+        state = model.head.state_dict()
+        for name, start in model.head.starts().items() if isinstance(model.head, StartedHead) else ():
+            state[name].copy_((1 - alpha) * start.double() + alpha * state[name].double())
+
+    combine([folder], output, [alpha], 'sum', head=0, backbone=backbone, finish=move_head)
 
 
 @contextmanager
@@ -22,8 +48,7 @@ def interpolated(model: ImageClassifier, alpha: float) -> Iterator[None]:
     knows its start (Text); another head stays as it is. Afterwards, the model is bit for bit as before.
     alpha: 0..1. UserError if a tuner edits the flow through the network, because no weight holds that.
     """
-    if not 0 <= alpha <= 1:
-        raise UserError(f'alpha is {alpha}; allowed: 0 (the untuned model) to 1 (the tuned model).')
+    refuse_alphas(alpha)
     network = model.backbone.network
     for tuner in reversed(list(model.tuners)):
         tuner.rest()

@@ -4,6 +4,7 @@ model.
 vet reads the files with json and safetensors. Nothing in a model folder is executed.
 """
 
+import inspect
 import json
 import warnings
 from collections.abc import Mapping
@@ -280,6 +281,11 @@ def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None =
     return TunedModel(shared, models)
 
 
+def _reads_weights(kind: str) -> bool:
+    arguments = inspect.signature(BACKBONES.find(kind)).parameters.values()
+    return any(each.name == 'checkpoint' or each.kind is each.VAR_KEYWORD for each in arguments)
+
+
 def load_backbone(identity: Mapping[str, object], given: str | Path | Backbone | None = None) -> Backbone:
     """The backbone that `identity` names. DataError if its weights are not the named weights.
 
@@ -294,6 +300,11 @@ def load_backbone(identity: Mapping[str, object], given: str | Path | Backbone |
             )
         backbone = with_same_weights(given)
     else:
+        if given is not None and not _reads_weights(str(identity['type'])):
+            raise UserError(
+                f'backbone is {str(given)!r}, but the backbone {identity["type"]} reads no file of weights: '
+                'leave backbone out (of a command: --backbone).'
+            )
         try:
             with bounded(f'the backbone {shown(identity.get("name", identity["type"]))}'):
                 backbone = BACKBONES.build(plugin if given is None else dict(plugin, checkpoint=str(given)))

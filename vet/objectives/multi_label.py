@@ -38,7 +38,7 @@ class MultiLabel(Objective):
     loss = dict(type='BCEWithLogitsLoss')
     metrics = ('mAP', 'f1', 'subset_accuracy')
     mixes = True
-    found = ('thresholds',)
+    found = chosen = ('thresholds',)
     about = 'a multi-label image classifier'
 
     def __init__(

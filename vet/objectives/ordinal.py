@@ -79,4 +79,4 @@ class Ordinal(OneClass):
         return np.abs(mean_N - targets) * (self.decide(scores) != targets)
 
     def example_outputs(self) -> np.ndarray:
-        return np.random.default_rng(0).standard_normal((2 * len(self.names), self.num_outputs))
+        return np.random.default_rng(0).standard_normal((len(self.example_labels()), self.num_outputs))

@@ -33,7 +33,7 @@ class SingleLabel(OneClass):
     metrics = ('accuracy',)
     mixes = True
     ranks = True
-    found = ('temperature',)
+    found = chosen = ('temperature',)
     calibrates = True
 
     def __init__(

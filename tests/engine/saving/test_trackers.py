@@ -80,6 +80,24 @@ def test_a_tracker_that_cannot_begin_is_refused(store, tmp_path):
         small(tmp_path / 'run', **OPTIONS).train()
 
 
+def test_a_tracker_that_is_named_twice_begins_once(store, tmp_path):
+    small(
+        tmp_path / 'run', **OPTIONS | {'train.trackers': ['mlflow', 'mlflow'], 'train.max_epochs': 1}
+    ).train()
+    assert len(store()) == 1
+
+
+def test_after_a_tracker_that_cannot_begin_another_run_can(store, tmp_path, monkeypatch):
+    def refused(*_):
+        raise RuntimeError('the disk is full')
+
+    with monkeypatch.context() as context, pytest.raises(UserError, match="'tensorboard' cannot begin"):
+        context.setattr('accelerate.tracking.TensorBoardTracker.start', refused)
+        small(tmp_path / 'one', **OPTIONS | {'train.trackers': ['mlflow', 'tensorboard']}).train()
+    small(tmp_path / 'two', **OPTIONS | {'train.max_epochs': 1}).train()
+    assert [run.info.status for run in store().values()] == ['FINISHED', 'FINISHED']
+
+
 def test_unknown_and_missing_trackers_are_refused(tmp_path):
     with pytest.raises(UserError, match='train.trackers'):
         small(tmp_path / 'run', **{'train.trackers': ['mlfow']})

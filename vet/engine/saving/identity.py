@@ -10,6 +10,7 @@ versions: of the packages that compute.
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 import vet
 from vet.core.multitask import Classifier
-from vet.datasets.base import Datasets, ImageData, item_of, known_targets, sources_of
+from vet.datasets.base import Datasets, ImageData, errors_named, item_name, item_of, known_targets, sources_of
 from vet.engine.feed.door import opened
 from vet.files import JsonObject
 
@@ -125,7 +126,8 @@ def _items(dataset: ImageData) -> list[object]:
     items: list[object] = []
     for index in range(0, len(dataset), max(1, len(dataset) // ITEMS)):
         first, second = (item_of(dataset, index) for _ in range(2))
-        pixels = [np.asarray(opened(image)) for image, _ in (first, second)]
+        with errors_named(partial(item_name, dataset, index)):
+            pixels = [np.asarray(opened(image)) for image, _ in (first, second)]
         one, other = (np.asarray(target) for _, target in (first, second))
         is_same = np.array_equal(pixels[0], pixels[1]) and np.array_equal(one, other)
         target = _in_memory(one) if one.ndim == 2 else first[1]  # a mask

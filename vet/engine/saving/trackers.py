@@ -35,8 +35,12 @@ class Trackers:
         self._running: dict[str, Any] = {}
         path = folder / IDS
         known = read_json(path) if is_resumed and path.is_file() else {}
-        for name in names:
-            self._running[name] = _begun(name, folder, known.get(name))
+        for name in dict.fromkeys(names):
+            try:
+                self._running[name] = _begun(name, folder, known.get(name))
+            except UserError:
+                self.finish()  # so that a later run of this process can begin
+                raise
             if name not in known:
                 self._try(name, 'begins', lambda tracker: tracker.store_init_configuration(flat(config)))
         ids = {name: RESUMES[name][1](self._running[name]) for name in self._running if name in RESUMES}
