@@ -1,9 +1,9 @@
-"""Every method: DeiT-Tiny, three datasets, a rate chosen on validation for each, three seeds: 576 runs.
+"""Every method: DeiT-Tiny, three datasets, a rate chosen on validation for each, three seeds: 594 runs.
 
     python tools/benchmark.py benchmarks/suites/methods.py --data-root DATA \
         --cfg-options model.backbone.checkpoint=FILE
 
-One command makes the whole campaign. First come the 768 runs that choose a learning rate out of the grid,
+One command makes the whole campaign. First come the 792 runs that choose a learning rate out of the grid,
 on validation images alone, for each method and dataset. Then come three seeds at that rate, of which the
 last epoch counts. Then come the tables, with mean ranks, Friedman's test, and the differences to LoRA that
 are more than the noise of the seeds. If the command is killed, the same command goes on. The tables say
@@ -113,6 +113,8 @@ tuners = {
     'Mona': [dict(type='Mona')],
     'Compacter': [dict(type='Compacter')],
     'SCT': [dict(type='SCT', channels=24)],
+    'SCT-mlp': [dict(type='SCT', channels=24, mode='mlp')],
+    'SCT-qkv': [dict(type='SCT', channels=24, mode='qkv')],
     'SCT-output': [dict(type='SCT', channels=24, mode='output')],
     'VPT-deep': [dict(type='VPT', length=10)],
     'VPT-shallow': [dict(type='VPT', length=10, depth='shallow')],

@@ -61,7 +61,7 @@ def runs():
         ('efficiency', 0, 20 * 3),
         ('robustness', 0, 2 * 8 * 3),
         ('fewshot', 0, 5 * 5 * 7 * 3),
-        pytest.param('methods', 3 * 64 * 4, 3 * 64 * 3, marks=pytest.mark.slow),
+        pytest.param('methods', 3 * 66 * 4, 3 * 66 * 3, marks=pytest.mark.slow),
         pytest.param('fgvc', 5 * 2 * (10 + 9 + 9), 5 * 2 * 11 * 3, marks=pytest.mark.slow),
         pytest.param('vtab1k', 19 * 4 * 5, 19 * 18 * 3, marks=pytest.mark.slow),
     ],

@@ -628,6 +628,13 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         'SCT',
+        lambda b: dict(channels=4, mode='qkv'),
+        on=('vit',),
+        label='qkv',
+        count=lambda b: 2 * (16 + 4) * len(b.sites.blocks),
+    ),
+    Case(
+        'SCT',
         lambda b: dict(channels=4, mode='output'),
         on=EVERY,
         label='output',

@@ -114,6 +114,32 @@ def test_prepare_takes_the_channels_of_the_largest_class_mean_norm(family, mode,
         assert delta.index.tolist() == wanted and watch.watch is None and not delta.rests
 
 
+def test_queries_and_values_change_in_their_own_channels():
+    backbone, tuner = tuned('vit', scale=0.7, mode='qkv')
+    plain = tiny('vit').eval().double().network
+    labels = torch.tensor([0, 1, 0, 1])
+    outputs = []
+    hook = plain.blocks[1].attn.qkv.register_forward_hook(
+        lambda _, args, y: outputs.append(y[:, 1:].detach())
+    )
+    plain(images(4).double())
+    hook.remove()
+    tuner.prepare([(images(4).double(), labels)])
+    norms = [outputs[0][labels == label].square().sum((0, 1)).sqrt() for label in (0, 1)]
+    importance = torch.stack(norms).mean(0)
+    x = torch.randn(2, 17, 32, dtype=torch.float64)
+    expected = plain.blocks[1].attn.qkv(x)
+    for key, start in (('blocks/1/attn/qkv', 0), ('blocks/1/attn/qkv#1', 64)):  # rows 0-31 and 64-95 of 96
+        delta = tuner.deltas[key]
+        chosen = importance[start : start + 32].topk(5).indices.sort().values + start
+        assert torch.equal(delta.index, chosen)
+        with torch.no_grad():
+            delta.linear.weight.normal_(), delta.linear.bias.normal_()
+        h = expected[..., chosen]
+        expected[..., chosen] = h + 0.7 * (h @ delta.linear.weight.T + delta.linear.bias)
+    assert torch.allclose(backbone.network.blocks[1].attn.qkv(x), expected, rtol=0, atol=1e-10)
+
+
 def test_choice_is_saved_copied_and_pickled():
     backbone, tuner = tuned('vit')
     tuner.prepare([(images(4).double(), torch.arange(4))])
@@ -145,12 +171,18 @@ def test_papers_count_on_vit_b16():
         (dict(channels=2, scale=0), 'vit', UserError, r'scale is 0'),
         (dict(channels=2, images=0), 'vit', UserError, r'images is 0'),
         (
-            dict(channels=2, mode='qkv'),
+            dict(channels=2, mode='keys'),
             'vit',
             UserError,
-            r"mode of (tuner 'SCT'|SCT) 'qkv'.*attn, mlp, output",
+            r"mode of (tuner 'SCT'|SCT) 'keys'.*attn, mlp, output, qkv",
         ),
         (dict(channels=2), 'resnet', NoSiteError, r"a block with one FFN .*mode='output' acts behind"),
+        (
+            dict(channels=2, mode='qkv'),
+            'swin',
+            NoSiteError,
+            "one fused qkv over the whole image in the mode 'qkv'",
+        ),
     ],
     ids=str,
 )

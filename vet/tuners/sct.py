@@ -9,6 +9,7 @@ from annotated_types import Interval
 from torch import nn
 
 from vet.allowed import Counts, OneOf, Places, Positive
+from vet.core.attention import Rows
 from vet.core.delta import Delta
 from vet.core.deltas import Carry, Kept, this_forward
 from vet.core.first_images import first_images
@@ -21,7 +22,7 @@ from vet.registry import TUNERS
 # B images, C channels, K salient ones
 
 
-MODES = ('attn', 'mlp', 'output')
+MODES = ('attn', 'mlp', 'qkv', 'output')
 
 
 @TUNERS.register_module()
@@ -29,8 +30,9 @@ class SCT(Tuner):
     """h_S + s (W h_S + b) in place of h_S, the K salient channels S of a tensor h. W is (K, K).
 
     mode: which tensor h is. 'attn': the sum of a block's input and its attention, from which the FFN and the
-        block's output are computed. 'mlp': the output of the FFN, before its sum. 'output': the output of the
-        module that `at` names, such as a whole block.
+        block's output are computed. 'mlp': the output of the FFN, before its sum. 'qkv': the queries, and
+        apart from them the values, each with its own S, W and b. 'output': the output of the module that `at`
+        names, such as a whole block.
     `prepare` chooses S on the frozen network, and S is saved. Before `prepare`, S is the first K channels.
     For each class, a channel has a norm: the L2 norm of its values, over all patch tokens of the class's
     training images. The importance of a channel is the mean of these norms over the classes. S has the K
@@ -39,13 +41,13 @@ class SCT(Tuner):
     images: from how many training images S is chosen. vet takes the images as they are augmented. The paper
         takes all images, not augmented; VTAB-1k has 1000.
     scale: s. The paper chooses s for each task. The released code does not use its s, which is s = 1.
-    at: for 'attn' and 'mlp', blocks; for 'output', any modules.
+    at: blocks; for 'output', any modules.
     W starts normal of std 0.02, cut at ±2, b at zero. So the start is near the identity, but is not the
     identity.
-    Against the released code: sct_attn (its default) is 'attn' and sct_mlp is 'mlp', in output, gradients,
-    start and choice of channels. Its third mode, sct_qkv, is not here. Up to format 2 of model folders, vet's
-    SCT was 'output'.
-    Parameters: K^2 + K per block; ViT-B/16, K = 96: 111,744 (the paper's 0.11 M).
+    Against the released code: sct_attn (its default) is 'attn', sct_mlp is 'mlp' and sct_qkv is 'qkv', in
+    output, gradients (largest difference 1e-15 of 3), start and choice of channels. Up to format 2 of model
+    folders, vet's SCT was 'output'.
+    Parameters: K^2 + K per block, twice for 'qkv'; ViT-B/16, K = 96: 111,744 (the paper's 0.11 M).
     """
 
     identity_at_start = False
@@ -82,6 +84,14 @@ class SCT(Tuner):
         if not site.out_shape or count > site.out_shape[site.axis]:
             raise refuse(self, site, f'{count} channels or more')
         prefix = site.num_prefix_tokens if len(site.out_shape) == 2 else 0
+        if self.mode == 'qkv':
+            qkv, rows = self._qkv(site)
+            for part in 'qv':
+                among = torch.arange(len(qkv.weight))[rows[part]]
+                salient = SalientChannels(count, len(qkv.weight), -1, prefix, self.scale, among)
+                self.after(qkv, salient)
+                self.watched.append((salient, salient))
+            return
         salient = SalientChannels(count, site.out_shape[site.axis], site.axis, prefix, self.scale)
         watch: Watch = salient
         if self.mode == 'attn':
@@ -96,6 +106,21 @@ class SCT(Tuner):
         else:
             self.after(site, salient)
         self.watched.append((watch, salient))
+
+    def _qkv(self, block: Site) -> tuple[Site, dict[str, Rows]]:
+        """The projection of a block to queries, keys and values, and the rows of each."""
+        assert self.backbone is not None
+        sites = self.backbone.sites
+        names = [name for name in sites.roles().get('attn.qkv', ()) if name.startswith(f'{block.name}.')]
+        found = sites.find(names)[0] if len(names) == 1 else None
+        rows = self.rows_of_parts(found) if found else {}
+        if found is None or not {'q', 'v'} <= rows.keys() or found.windows_per_image != 1:
+            raise refuse(
+                self,
+                block,
+                f'a block with one fused qkv over the whole image in the mode {self.mode!r}{OTHER}',
+            )
+        return found, rows
 
     def _ffn(self, block: Site) -> Site:
         """The one FFN of a block, which keeps the block's shape."""
@@ -131,7 +156,7 @@ class SCT(Tuner):
                 for (_, salient), by_class in zip(self.watched, squares):
                     if by_class:
                         importance_C = torch.stack([square.sqrt() for square in by_class.values()]).mean(0)
-                        salient.index.copy_(importance_C.topk(len(salient.index)).indices.sort().values)
+                        salient.choose(importance_C)
                     if torch.distributed.is_initialized():  # each process has seen its own images
                         torch.distributed.broadcast(salient.index, 0)
         finally:
@@ -161,22 +186,37 @@ class Watch(Delta):
 class SalientChannels(Watch):
     """y (.., C, ..) -> y, with K changed channels. `index` holds the numbers of these channels.
 
+    among: the numbers to choose from. None: all.
     kept: gets the change, for Carry.
     """
 
     bound_to_weight = ('linear.weight', 'linear.bias')
 
-    def __init__(self, count: int, channels: int, axis: int, num_prefix_tokens: int, scale: float):
+    def __init__(
+        self,
+        count: int,
+        channels: int,
+        axis: int,
+        num_prefix_tokens: int,
+        scale: float,
+        among: torch.Tensor | None = None,
+    ):
         super().__init__(axis, num_prefix_tokens)
+        self.among = torch.arange(channels) if among is None else among
         self.channels = channels
         self.scale = scale
         self.linear = nn.Linear(count, count)
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
         self.index: torch.Tensor
-        self.register_buffer('index', torch.arange(count))
+        self.register_buffer('index', self.among[:count].clone())
         self.rests = False  # during `prepare`, y does not change
         self.kept: Kept | None = None
+
+    def choose(self, importance_C: torch.Tensor) -> None:
+        among = self.among.to(importance_C.device)
+        best = importance_C[among].topk(len(self.index)).indices
+        self.index.copy_(among[best].sort().values)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         y = super().forward(x, y)
