@@ -394,7 +394,10 @@ def serve(found: dict[str, Any]) -> str:
         ratio = statistics.median(each[one] / each[other] for each in images)
         lines.append([name, f'{ratio:.2f} times the images/s of {"one model" if other == "one" else other}'])
     if others := found.get('others'):
-        for title, name in ((f'LitServe {others["versions"]["litserve"]}', 'litserve'), ('Ray Serve', 'ray')):
+        for title, name in (
+            (f'LitServe {others["versions"]["litserve"]}', 'litserve'),
+            ('vet serve --launcher ray', 'ray'),
+        ):
             one, mixed = others[f'{name}_of_vet'], others[f'{name}_of_vet_mixed']
             of = f'{one:.2f} times the images/s of vet serve with one model, {mixed:.2f} times with 8 models'
             lines.append([f'{title}, 32 clients, the same run', of])
