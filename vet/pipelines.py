@@ -156,7 +156,7 @@ class Classifier:
     ) -> Any:
         """The k images of a gallery that are the most similar, for a model of the objective Embedding.
 
-        images: as for a call, without an iterator.
+        images: the same as for a call, but no iterator.
         gallery: a list of images; or their answers {'vector': …}, so that the gallery is computed once.
         An image gives {'indices': places in the gallery, 'scores': cosines in -1..1}, the most similar first.
         A list gives a list of such dicts.

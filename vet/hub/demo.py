@@ -109,7 +109,7 @@ def write_demo(
 
     task: the task that the page shows, for a model of several tasks.
     backbone: where the backbone's weights are now, if they have moved.
-    title: of the page. None: the name of the network.
+    title: the title of the page. None: the name of the network.
     UserError if `out` exists, for a folder of ModelScope, and for weights that cannot be read.
     """
     folder, out = find_folder(folder), Path(out)

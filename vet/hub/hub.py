@@ -58,7 +58,7 @@ def push_to_hub(
     private: whether a new repository is private.
     token: None: the token of `hf auth login`.
     revision: a branch.
-    license: for the card.
+    license: the license that the card names.
     """
     folder = find_folder(folder)
     match = ID.fullmatch(repo_id) if isinstance(repo_id, str) else None

@@ -32,7 +32,7 @@ class L1Loss(nn.Module):
 class HuberLoss(nn.Module):
     """Squared up to `delta`, and linear above, by torch.
 
-    delta: in standard deviations of the training targets.
+    delta: a number of standard deviations of the training targets.
     """
 
     targets = 'numbers'

@@ -25,8 +25,8 @@ class AdaLoRA(Tuner):
     lambdas become zero. A later step may change them again.
     Importance of a triplet: s(lambda_i) + mean s(P_i) + mean s(Q_i), with s = mean I x mean |I - mean I| of
     the sensitivity I = |w dL/dw|. beta1 and beta2 smooth both means over the steps (sec. 3.2).
-    rank: at the start; one value, a list by depth (0 skips a block), or a dict from module path patterns to
-        values.
+    rank: the rank at the start; one value, a list by depth (0 skips a block), or a dict from module path
+        patterns to values.
     target: the average rank at the end.
     alpha: the same as for LoRA.
     warmup: the share of the training before the budget falls.

@@ -30,7 +30,7 @@ class Adapter(Tuner):
     width: one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
     activation: 'gelu', 'relu', 'silu', 'tanh' or 'none'.
     scale: a number, 'learned' (one per site) or 'channel' (one per channel).
-    dropout: before W2, in training.
+    dropout: the rate of dropout before W2, in training.
     drop_path: the share of images whose u is dropped, in training.
     init: 'zero' (W2 = 0, the identity), 'houlsby', 'bert' or 'xavier'.
     at: FFNs; in a network without an FFN, whole blocks.

@@ -74,7 +74,7 @@ class Compacter(Tuner):
 
     width: one value, a list by depth (0 skips a block), or a dict of path patterns. `products` divides it.
     products: n, how many Kronecker products make a layer. n divides the channels.
-    rank: of s_i t_i.
+    rank: the rank of s_i t_i.
     at: 'mlp' alone is Compacter++. A network without an FFN has the adapters behind its blocks.
     The start is near the identity, but is not the identity.
     Against the released code: output and gradients of its adapter (largest difference 2e-15 of 6), and the

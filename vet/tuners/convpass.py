@@ -23,7 +23,7 @@ class Convpass(Tuner):
     x is the normed input of the attention or the FFN. The convolution sees the patch tokens as a map of H x
     W, and each class token as a map of 1 x 1. Prompts that were added pass through.
     scale: s, which the paper chooses for each task out of 0.01, 0.1, 1, 10, 100.
-    dropout: before W2, in training.
+    dropout: the rate of dropout before W2, in training.
     drop_path: the share of images whose bypass is dropped, in training. None: the rate that stochastic depth
         of the backbone (drop_path_rate) has at the same place, or 0. The attention or the FFN is
         dropped on its own. The paper's runs have drop_path_rate=0.1.

@@ -108,7 +108,7 @@ class DTL(Tuner):
     """h_i = h_{i-1} + B_i A_i x_i beside each block, and block_i(x_i) + swish(h_i) from the block `first` on.
 
     swish(h) = h sigmoid(beta h). The frozen blocks before `first` need no backward pass.
-    rank: of B A.
+    rank: the rank of B A.
     first: the first block whose output is changed. None: the middle block, as in the released scripts of
         ViT-B/16. Those of Swin-B take 14 (of 24), with rank 4.
     kernel: 0, or the size of a depthwise convolution of swish(h), which all blocks of one shape share: DTL+.

@@ -48,7 +48,7 @@ class FourierFT(Tuner):
     count: how many entries train: one value, a list by depth (0 skips a block), or a dict of path patterns.
         Sites of one shape have the same places. A small weight has at most as many entries as numbers.
     scale: the paper takes 300 for ViT.
-    seed: of the places.
+    seed: the seed that draws the places.
     at: weights of Linear layers and convolutions.
     Parameters per site: count. Paper: ViT-B, query and value, 3,000 for each: 72,000.
     Against the released code: the formula, the start at zero and the places of PEFT's FourierFT on Linear

@@ -72,7 +72,7 @@ class Generalized(Delta):
 class GLoRA(Tuner):
     """W + W * A + B and b + b * D + E + W C: updates of weight, bias and inputs, which merge.
 
-    rank: of the form 'lora': one value, a list by depth (0 skips a block), or a dict of path patterns.
+    rank: the rank of the form 'lora': one value, a list by depth (0 skips a block), or a dict of patterns.
     weight: the form of A and B: 'lora', 'vector' (a number for each output), 'constant' or 'none'.
     prompt: the form of C: 'lora', 'vector' (a number for each input) or 'none'.
     bias: the form of D and E: 'vector', 'constant' or 'none'.

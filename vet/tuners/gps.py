@@ -34,7 +34,7 @@ class GPS(Tuner):
         values.
     bias: whether the biases b train too, as in the authors' code. The authors' code takes every weight except
         the norms'. vet takes the weights of the stem and the blocks.
-    images: from how many training images the choice is made (the authors: all). A batch holds each image
+    images: the number of training images that choose (the authors: all). A batch holds each image
         once, so the second view of an image is its mirror image. `prepare` needs the memory of full tuning
         with twice the batch.
     Against the released code: masks, output and gradients. The code also trains layer scales (ConvNeXt's

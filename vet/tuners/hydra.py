@@ -72,7 +72,7 @@ class Heads(Delta):
 class Hydra(Tuner):
     """f(x) + s (U1 (D1 x + d1) + u1) + s (U2 (D2 f(x) + d2) + u2), with f(x) = W x + b. All merge into f.
 
-    width: of both branches: one value, a list by depth (0 skips a block), or a dict of path patterns.
+    width: the width of both branches: one value, a list by depth (0 skips a block), or a dict of patterns.
     scale: s. The released VTAB configs take 0.1 to 4.5, by task.
     dropout: of the hidden values, in training. The released VTAB configs take 0 to 0.2. Only Linear layers
         take dropout.

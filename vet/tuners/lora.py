@@ -62,8 +62,8 @@ class LoRA(Tuner):
         first pattern that fits counts.
     alpha: alpha / rank scales the update. alpha has the forms of rank. If alpha is None, or no pattern fits,
         alpha = rank, so the update is not scaled, as in ModelScope.
-    dropout: of the update's input, in training. Only Linear layers and plain convolutions take dropout.
-    parts: which of queries, keys and values get an update, each with its own A and B: 'qv' is the paper's
+    dropout: drops inputs of the update, in training. Only Linear layers and plain convolutions take dropout.
+    parts: the queries, keys and values that get an update, each with a separate A and B. 'qv' is the paper's
         choice. None: one update of the whole weight, so that q, k and v share A, as in ModelScope. A forward
         finds the rows of each part, because networks lay the rows out in blocks or head by head. If the
         forward does not show the rows, `parts` is refused.
@@ -71,8 +71,8 @@ class LoRA(Tuner):
     variant: 'plain', 'rslora' (alpha / sqrt(rank), Kalajdzievski 2023, 2312.03732), 'dora', 'pissa', 'vera'.
         Starts from the weight: 'pissa', 'olora'. Starts from training images, see core/starts.py: 'eva' and
         'corda' (Linear layers that are called), 'lora_ga'.
-    seed: of vera's random matrices.
-    images: from how many training images eva, corda and lora_ga start. CorDA's authors take 256.
+    seed: the seed of the random matrices of vera.
+    images: the number of training images for the starts eva, corda and lora_ga. CorDA's authors take 256.
     r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names of rank, alpha, dropout
         and at, see core/peft_names.py.
     Against the released code: 'plain', 'dora', 'vera' and 'pissa' in output and gradients (loralib and

@@ -74,8 +74,8 @@ class Mona(Tuner):
     """x + W2 gelu(convs(W1 n(x))) at two places of a block: behind the attention's sum, and at the end.
 
     n(x) = gamma * LN(x) + gamma_x * x. The convolutions see the patches as a map.
-    width: of both adapters: one value, a list by depth (0 skips a block), or a dict of path patterns.
-    dropout: before W2, in training.
+    width: the width of both adapters: one value, a list by depth (0 skips a block), or a dict of patterns.
+    dropout: the rate of dropout before W2, in training.
     at: blocks. In a block without an attention, an FFN or a norm before the FFN, one adapter stands at the
         end.
     The start is not the identity, as in the authors' code.

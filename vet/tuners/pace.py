@@ -82,9 +82,9 @@ class PACE(Tuner):
     """An update with noise, and weight |f - f'|^2 in the loss: f and f' are outputs of two noisy passes.
 
     rank: one value, a list by depth (0 skips a block), or a dict of path patterns.
-    sigma: of the noise in the first noisy block. sigma falls linearly with depth, to sigma / blocks after the
+    sigma: the noise in the first noisy block. sigma falls linearly with depth, to sigma / blocks after the
         last. The released recipes take 1.2 and 1.5.
-    weight: of the second term, lambda. Each batch passes twice in a step, also if the weight is 0.
+    weight: the weight lambda of the second term. Each batch passes twice in a step, also if the weight is 0.
     quiet: how many blocks at the beginning get no noise. The released code: 1 for ViT-B, 0 for Swin-B.
     form: 'mul', the paper's LoRAmul with VPTadd; or 'add', LoRA with a trained bias.
     at: weights of Linear layers that are called.

@@ -40,7 +40,7 @@ class VPT(Tuner):
         4-5).
     length: tokens at each block; one value. For 'deep' also a list by depth (0 skips a block) or a dict of
         path patterns.
-    dropout: of the prompts, in training.
+    dropout: drops values of the prompts, in training.
     The prompts stand last. In the paper they stand behind the class token. Prompts have no positions, so
     their place changes no result. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and have
     no weight decay.

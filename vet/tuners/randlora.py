@@ -81,7 +81,7 @@ class RandLoRA(Tuner):
     bases, and more trained numbers.
     rank: r, of a basis.
     alpha: alpha / rank scales the update. PEFT takes 640, with rank 32.
-    seed: of the bases.
+    seed: the seed of the bases.
     at: weights of Linear layers and convolutions.
     Parameters per site: N (r + M), with M the shorter side of the weight (out, in kH kW / groups), and N =
         M / r, rounded up.

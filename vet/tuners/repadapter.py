@@ -54,7 +54,7 @@ class GroupedAdapter(InputLowRank):
 class RepAdapter(Tuner):
     """W (I + scale B A) and bias + W scale (B a + b): x + scale (B (A x + a) + b) before a weight W.
 
-    width: of the bottleneck.
+    width: the width of the bottleneck.
     groups: B maps each group of hidden features to a group of channels. B starts at zero.
     scale: the paper tries 0.1 to 10 for each task.
     dropout: of A x + a, before B, in training. The released code fixes 0.1. Only Linear layers take dropout.

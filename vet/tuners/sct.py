@@ -29,7 +29,7 @@ MODES = ('attn', 'mlp', 'qkv', 'output')
 class SCT(Tuner):
     """h_S + s (W h_S + b) in place of h_S, the K salient channels S of a tensor h. W is (K, K).
 
-    mode: which tensor h is. 'attn': the sum of a block's input and its attention, from which the FFN and the
+    mode: the tensor h. 'attn': the sum of a block's input and its attention, from which the FFN and the
         block's output are computed. 'mlp': the output of the FFN, before its sum. 'qkv': the queries, and
         apart from them the values, each with its own S, W and b. 'output': the output of the module that `at`
         names, such as a whole block.
@@ -38,7 +38,7 @@ class SCT(Tuner):
     training images. The importance of a channel is the mean of these norms over the classes. S has the K
     channels of the largest importance. The values are those of h; in the mode 'mlp', those of the block's
     output.
-    images: from how many training images S is chosen. vet takes the images as they are augmented. The paper
+    images: the number of training images that choose S. vet takes the images as they are augmented. The paper
         takes all images, not augmented; VTAB-1k has 1000.
     scale: s. The paper chooses s for each task. The released code does not use its s, which is s = 1.
     at: blocks; for 'output', any modules.

@@ -50,10 +50,10 @@ class Partial(Tuner):
     """The last `blocks` blocks train, whole.   VPT's "Partial-k" (2203.12119)
 
     norm: whether a norm behind these blocks trains too.
-    names: in place of blocks, parameters: each entry is the path of a parameter, the path of a module with
+    names: parameters in place of blocks: each entry is the path of a parameter, the path of a module with
         all its parameters, a regular expression for whole paths, or the path of a buffer, which is saved.
     Against the released code: VPT's "partial-k" also trains the norm behind the blocks, which norm=True does.
-    indices: in place of blocks, the parameters with these places in the backbone's order: (start, stop), as
+    indices: in place of blocks, parameters with these places in the backbone's order: (start, stop), as
         in a slice. None is an end.
     """
 
