@@ -3,6 +3,7 @@
 #     docker build -t vet .
 #     docker build -t vet-cuda --build-arg TORCH=cu128 .
 #     docker run --rm -p 127.0.0.1:8000:8000 -v ./models:/models:ro vet
+#     docker run --rm -p 127.0.0.1:8000:8000 -v ./models:/models:ro --gpus all vet-cuda
 #
 # TORCH: the kind of PyTorch's wheels: cpu, or a version of CUDA such as cu128.
 

@@ -61,6 +61,12 @@ def test_sigterm_drains_and_the_log_is_json(tmp_path):
     assert 'geheim' not in log
 
 
+@pytest.mark.parametrize('token', ['two words', ' ', 'schlüssel', 'a\tb'])
+def test_a_token_that_no_header_can_hold(fails, monkeypatch, token):
+    monkeypatch.setenv('VET_SERVE_TOKEN', token)
+    fails('the variable VET_SERVE_TOKEN must hold one word', of=['serve', 'nowhere'])
+
+
 @pytest.mark.parametrize(
     'options, text',
     [
@@ -71,8 +77,11 @@ def test_sigterm_drains_and_the_log_is_json(tmp_path):
         (['--replicas', '2'], '--replicas and --resources are for --launcher ray'),
         (['--launcher', 'ray', '--replicas', '0'], '--replicas is 0; allowed: 1 or more'),
         (['--token-file', 'nowhere'], "--token-file is 'nowhere', which cannot be read"),
+        (['--token-file', 'words'], "the file 'words' of --token-file must hold one word"),
         ([], "the model folder 'nowhere' does not exist"),
     ],
 )
-def test_refusals(fails, options, text):
+def test_refusals(fails, options, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('words').write_text('two words')
     fails(text, of=['serve', 'nowhere', *options])

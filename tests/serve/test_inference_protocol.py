@@ -40,6 +40,33 @@ def test_health_and_metadata(server):
     }
 
 
+def test_a_server_that_ends_is_not_ready(client, server):
+    client.server.should_exit = True
+    try:
+        assert server.is_server_live() and not server.is_server_ready()
+        assert client.get('/readyz').status_code == 503
+    finally:
+        client.server.should_exit = False
+
+
+def test_a_model_of_several_tasks(server, folders, photos):
+    about = server.get_model_metadata('tasks')
+    assert [each['name'] for each in about['outputs']] == ['answer'] and len(about['versions'][0]) == 12
+    found = server.infer('tasks', asked(photos), parameters=dict(task='right'))
+    expected = pipeline(str(folders['tasks']), device='cpu')(photos, task='right')
+    assert [json.loads(text) for text in found.as_numpy('answer')] == expected
+
+
+def test_the_data_of_an_input_may_be_lists_in_lists(client, photos):
+    texts = [base64.b64encode(photo).decode() for photo in photos[:4]]
+
+    def outputs(shape, data):
+        image = dict(name='image', datatype='BYTES', shape=shape, data=data)
+        return client.post('/v2/models/one/infer', json=dict(inputs=[image])).json()['outputs']
+
+    assert outputs([4], texts) == outputs([2, 2], [texts[:2], texts[2:]])
+
+
 @pytest.mark.parametrize('of_client', [True, False])
 @pytest.mark.parametrize('of_server', [None, True, False])
 def test_scores_and_labels(server, client, folders, photos, of_client, of_server):
@@ -92,6 +119,8 @@ def test_refusals_reach_the_client(server, photos):
         (None, b'{"inputs": []}', 422),
         (None, b'{"inputs": [{"name": "other", "datatype": "BYTES", "shape": [1], "data": ["AA=="]}]}', 422),
         (None, b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": [1], "data": ["AA=="]}]}', 422),
+        (None, b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [3], "data": [1, 2, 3]}]}', 422),
+        (None, b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [1]}]}', 422),
         (None, b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": ["AA=="]}]}', 422),
         (None, b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [0], "data": []}]}', 413),
     ],

@@ -51,8 +51,11 @@ def test_the_model_that_was_not_used_longest_leaves_the_memory(folders, photos):
             assert name not in expected or found == expected[name]
             assert client.models._used() <= room
     with running(folders['one'], memory=1000) as client:
-        refused = ask(client, 'one', photos[0])
-        assert refused.status_code == 503 and '--memory' in refused.json()['error']
+        for _ in range(2):
+            refused = ask(client, 'one', photos[0])
+            assert refused.status_code == 503 and 'larger --memory' in refused.json()['error']
+        assert 'vet_loads_total{result="failed"} 1.0' in client.get('/metrics').text
+        assert states(client) == dict(one='failed')
 
 
 def test_a_changed_folder_is_loaded_again(tmp_path, photos):
@@ -117,6 +120,20 @@ def test_names(folders, tmp_path):
     ):
         with pytest.raises(UserError, match=text):
             Sources(given)
+
+
+def test_a_folder_of_models_says_what_it_leaves_out(folders, tmp_path, caplog):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    for place in (first / 'm', first / 'two words', second / 'm'):
+        shutil.copytree(folders['one'], place)
+    (second / 'file.onnx').write_bytes(b'')
+    sources = Sources([str(first), str(second), f'{first}/m'])
+    assert sorted(sources.names()) == ['file', 'm'] and sources.folder('m') == first / 'm'
+    sources._look()
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2
+    assert f"'{first}/two words' is not served: 'two words' cannot stand in an address" in said[0]
+    assert f"'{second}/m' is not served: '{first}/m' has the name 'm'" in said[1]
 
 
 def test_an_idle_server_gives_freed_memory_back_once(folders, photos, monkeypatch):

@@ -26,3 +26,15 @@ def test_a_file_answers_as_its_folder(folders, photos, tmp_path):
     with running(path) as client:
         refused = ask(client, 'small', photos[0])
         assert refused.status_code == 503 and 'no ONNX file of vet' in refused.json()['error']
+
+
+@pytest.mark.slow
+def test_a_file_keeps_the_views_of_its_folder(folders, photos, tmp_path):
+    """Test-time augmentation is no part of the graph; the server shows the graph each view."""
+    pytest.importorskip('onnxruntime')
+    export(folders['views'], tmp_path / 'views.onnx', 'onnx')
+    expected = pipeline(str(folders['views']), device='cpu')(photos)
+    with running(tmp_path) as client:
+        for answer, other in zip(predict(client, 'views', *photos), expected, strict=True):
+            assert answer['labels'] == other['labels']
+            assert answer['scores'] == pytest.approx(other['scores'], abs=1e-5)

@@ -105,10 +105,11 @@ def test_a_photo_is_uploaded_answered_and_explained(browser, folders, tmp_path):
             assert browser.execute_script('return document.documentElement.scrollWidth <= innerWidth')
         # all models, by the keyboard alone
         browser.find_element('id', 'model').send_keys('Compare')
-        found(browser, '.answer', 11, 300)
+        found(browser, '.answer', 12, 300)
         done(browser)
         texts = browser.find_element('id', 'results').text
-        assert 'a vector of 8 numbers' in texts and 'name one with task' in texts
+        assert 'a vector of 8 numbers' in texts and browser.find_elements('css selector', '.wrong') == []
+        assert 'tasks: left' in texts and 'tasks: right' in texts
         assert len(browser.find_elements('css selector', 'img.mask')) >= 1
         # a paste
         browser.execute_script(

@@ -65,6 +65,9 @@ def test_images_that_are_none(client, photos, image, text):
         (dict(model='one', images=['file:///etc/passwd']), 422, 'is never opened'),
         (dict(model='one', images=[dict(url='http://127.0.0.1/x')]), 422, '--allow-urls'),
         (dict(model='one', images=['AAAA'], topk=0), 422, 'topk'),
+        (dict(model='one', images=['AAAA'], topk='2'), 422, 'topk'),
+        (dict(model='one', images=['AAAA'], topk=True), 422, 'topk'),
+        (dict(model='one', images=['AAAA'], threshold=True), 422, 'threshold'),
         (dict(model='one', images=['AAAA'], threshold=2), 422, 'threshold'),
         (dict(model='one', images=['AAAA'], more=1), 422, 'more: Extra inputs'),
         (dict(model='numbers', images=['AAAA'], threshold=0.5), 422, 'no score'),
@@ -78,6 +81,26 @@ def test_wrong_bodies(client, body, status, text):
 @pytest.mark.parametrize('body', [b'', b'{', b'[' * 100_000, b'\xff\xfe', b'null', b'{"images": 1e999}'])
 def test_broken_json(client, body):
     said(client.post('/v1/predict', content=body, headers={'Content-Type': 'application/json'}), 422)
+
+
+@pytest.mark.parametrize(
+    'data, field, text',
+    [
+        (dict(images='x'), 'images', "the field 'images' of the form holds a text"),
+        (dict(), 'image', "the field 'image' of the form holds a file. Files stand in the field 'images'"),
+        (dict(topk=['1', '2']), 'images', "the field 'topk' several times"),
+        (dict(odd='1'), 'images', 'odd: Extra inputs'),
+        (dict(topk='many'), 'images', 'topk: Input should be a valid integer'),
+    ],
+)
+def test_wrong_forms(client, photos, data, field, text):
+    """No file and no text of a form is left out: the answers would stand at other places."""
+    files = [('images', ('a.png', photos[0])), (field, ('b.png', photos[1]))]
+    assert text in said(client.post('/v1/predict', data=dict(model='one', **data), files=files), 422)
+
+
+def test_the_numbers_of_a_form_are_texts(client, photos):
+    assert len(predict(client, 'one', photos[0], topk='2', threshold='')[0]['labels']) == 2
 
 
 def test_other_types_and_routes(client):
@@ -190,7 +213,13 @@ def test_other_pages_and_other_names_of_the_host(folders):
     origin = {'Origin': 'https://a.example'}
     with running(folders['one'], names=['127.0.0.1']) as client:
         assert 'access-control-allow-origin' not in client.get('/v1/models', headers=origin).headers
-        assert client.get('/v1/models', headers={'Host': 'evil.example'}).status_code == 400
+        for other in ('evil.example', '127.0.0.1.evil.example', '[::1', '', 'localhost'):
+            refused = said(client.get('/v1/models', headers={'Host': other}), 400)
+            assert f'calls this server {other!r}; allowed: 127.0.0.1' in refused
+    with running(folders['one'], names=['::1', 'Name.example', '*.inside.example']) as client:
+        for name in ('[::1]:8000', 'name.example', 'NAME.example:80', 'a.inside.example'):
+            assert client.get('/v1/models', headers={'Host': name}).status_code == 200
+        said(client.get('/v1/models', headers={'Host': 'inside.example'}), 400)
     with running(folders['one'], origins=['https://a.example'], token='t') as client:
         preflight = client.options('/v1/predict', headers={**origin, 'Access-Control-Request-Method': 'POST'})
         assert preflight.headers['access-control-allow-origin'] == 'https://a.example'
@@ -276,6 +305,7 @@ def test_urls_of_allowed_hosts(folders, photos, site, monkeypatch):
     [
         ('93.184.215.14', True),
         ('2606:2800:21f:cb07:6820:80da:af6b:8b2c', True),
+        ('64:ff9b::5db8:d70e', True),
         *[
             (address, False)
             for address in (
@@ -292,6 +322,10 @@ def test_urls_of_allowed_hosts(folders, photos, site, monkeypatch):
                 'fc00::1',
                 '::ffff:127.0.0.1',
                 '::ffff:10.0.0.1',
+                '64:ff9b::7f00:1',
+                '64:ff9b::10.0.0.1',
+                '2002:7f00:1::',
+                '2002:c0a8:101::1',
             )
         ],
     ],

@@ -141,7 +141,8 @@ def _serve(args: argparse.Namespace) -> None:
     sources = Sources(args.models)
     require_models(sources)
     engine = LAUNCHERS[args.launcher](args, sources, memory, limits, metrics)
-    names = [*HERE, *args.allow_host] if args.host in HERE else args.allow_host or ['*']
+    is_checked = args.host in HERE or args.allow_host
+    names = [*HERE, *args.allow_host] if is_checked else ['*']
     app = build_app(
         engine,
         limits,
@@ -226,13 +227,16 @@ def _words(text: str) -> list[str]:
 
 
 def _token(path: str | None) -> str | None:
-    """The token that requests must send. UserError for a file without a token."""
-    if path is None:
-        return os.environ.get(TOKEN) or None
+    """The token that requests must send. UserError for a text that no header can hold."""
+    if path is None and not os.environ.get(TOKEN):
+        return None
     try:
-        token = Path(path).read_text().strip()
+        token = (os.environ[TOKEN] if path is None else Path(path).read_text()).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'--token-file is {path!r}, which cannot be read ({error}).') from error
-    if not token or any(letter.isspace() for letter in token):
-        raise UserError(f'--token-file is {path!r}, which must hold one word: the token.')
+    if not token or not all('!' <= letter <= '~' for letter in token):
+        place = f'the variable {TOKEN}' if path is None else f'the file {path!r} of --token-file'
+        raise UserError(
+            f'{place} must hold one word, the token: letters a to z and A to Z, digits and signs of ASCII.'
+        )
     return token

@@ -84,7 +84,7 @@ def export(
             f'{" with preprocessing" * with_preprocessing}. Leave int8 out.'
         )
     model: ImageClassifier = several.for_task(task).requires_grad_(False).eval()
-    about = _about(model, to, transforms[task], with_preprocessing)
+    about = _about(model, to, transforms[task], views[task], with_preprocessing)
     preprocessing = vars(model.backbone.preprocessing)
     if with_preprocessing:
         if not isinstance(made, GraphFormat):
@@ -150,7 +150,7 @@ def _difference(network: Network, given: 'Batches', expected: 'Batches') -> floa
     return max((network(batch) - outputs).abs().max().item() for batch, outputs in zip(given, expected))
 
 
-def _about(model: ImageClassifier, to: str, transform: object, with_preprocessing: bool) -> str:
+def _about(model: ImageClassifier, to: str, transform: object, tta: Views, with_preprocessing: bool) -> str:
     """The facts about the model that the file holds, as JSON."""
     return json.dumps(
         dict(
@@ -161,6 +161,7 @@ def _about(model: ImageClassifier, to: str, transform: object, with_preprocessin
             preprocessing=vars(model.backbone.preprocessing),
             with_preprocessing=with_preprocessing,
             transform=transform,
+            tta=vars(tta),
             backbone={key: value for key, value in model.backbone.origin.items() if key != 'checkpoint'},
         ),
         ensure_ascii=False,

@@ -12,7 +12,6 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse, JSONResponse
 from starlette.types import ASGIApp
 
@@ -97,9 +96,9 @@ def build_app(
     _add_errors(app)
     _add_health(app, metrics, ready)
     _add_models(app, engine, Reader(limits, hosts or AllowedHosts()))
-    app.include_router(inference_protocol.routes(engine, limits))
+    app.include_router(inference_protocol.routes(engine, limits, ready))
     _add_pages(app)
-    inside: ASGIApp = Gate(app, limits, metrics, token)
+    inside: ASGIApp = Gate(app, limits, metrics, token, names)
     if origins:
         inside = CORSMiddleware(
             inside,
@@ -107,13 +106,17 @@ def build_app(
             allow_methods=['GET', 'POST'],
             allow_headers=['Authorization', 'Content-Type', 'X-Request-ID'],
         )
-    return TrustedHostMiddleware(inside, allowed_hosts=list(names), www_redirect=False)
+    return inside
 
 
 def _add_errors(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
-            text = error.detail if error.status_code != 400 else f'the body is broken: {error.detail}.'
+            text = (
+                error.detail
+                if error.status_code != 400
+                else f'the body is broken: {error.detail.rstrip(".")}.'
+            )
             found = RefusedError(error.status_code, text, error.headers)
         else:
             found = refused(error)

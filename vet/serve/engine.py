@@ -58,7 +58,10 @@ class Engine(Protocol):
         """The objective, the labels and the versions of a model."""
 
     async def example(self, name: str) -> list[Answer]:
-        """Answers for made-up outputs of a model: their keys and types are those of real answers."""
+        """Answers for made-up outputs of a model: their keys and types are those of real answers.
+
+        Empty for a model of several tasks.
+        """
 
     async def predict(self, question: Question, images: Sequence[bytes]) -> Answered:
         """The answers for encoded images. UserError or RefusedError if there are none."""

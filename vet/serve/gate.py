@@ -8,8 +8,11 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from hmac import compare_digest
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -32,13 +35,20 @@ HEADERS = {  # of every answer
 
 
 class Gate:
-    """ASGI middleware around the routes. token: without it, a request gets 401. None: no token is needed."""
+    """ASGI middleware around the routes.
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, token: str | None):
+    token: without the token, a request gets 401. None: no token is needed.
+    names: of the server, one of which stands in the header Host of a request. '*' stands for any letters.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limits: Limits, metrics: Metrics, token: str | None, names: Sequence[str]
+    ):
         self._app = app
         self._limits = limits
         self._metrics = metrics
         self._token = token
+        self._names = [name.lower() for name in names]
         self._bodies = 0  # bytes of all bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,6 +87,7 @@ class Gate:
         body = bytearray()
         try:
             async with asyncio.timeout(self._limits.seconds):
+                self._require_name(headers)
                 self._require_token(scope, headers)
                 await self._read(headers, receive, body)
                 await self._app(scope, _replayed(bytes(body), receive), send)
@@ -101,6 +112,19 @@ class Gate:
                 error.headers['Connection'] = 'close'
             answer = JSONResponse({'error': str(error)}, error.status, error.headers)
             await answer(scope, receive, send)
+
+    def _require_name(self, headers: Headers) -> None:
+        given = headers.get('host', '')
+        try:
+            name = urlsplit(f'//{given}').hostname or ''
+        except ValueError:  # a broken address of IPv6
+            name = ''
+        if not any(fnmatchcase(name, each) for each in self._names):
+            raise RefusedError(
+                400,
+                f'the request calls this server {given[:64]!r}; allowed: {", ".join(self._names)}. '
+                '`vet serve --allow-host NAME` allows more.',
+            )
 
     def _require_token(self, scope: Scope, headers: Headers) -> None:
         path = scope['path']

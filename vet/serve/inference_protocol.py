@@ -4,6 +4,7 @@ Source: https://github.com/open-inference/open-inference-protocol and Triton's e
 """
 
 import json
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -30,7 +31,7 @@ class Tensor(BaseModel):
     name: Annotated[str, Field(max_length=128)]
     datatype: Annotated[str, Field(max_length=16)]
     shape: Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(max_length=8)]
-    data: list[str] | None = None
+    data: list[JsonValue] | None = None
     parameters: dict[str, JsonValue] = {}
 
 
@@ -56,7 +57,7 @@ class InferBody(BaseModel):
     parameters: Parameters = Parameters()
 
 
-def routes(engine: Engine, limits: Limits) -> APIRouter:
+def routes(engine: Engine, limits: Limits, is_ready: Callable[[], bool]) -> APIRouter:
     router = APIRouter(prefix='/v2', tags=['Open Inference Protocol'])
 
     @router.get('', summary='The server')
@@ -67,8 +68,10 @@ def routes(engine: Engine, limits: Limits) -> APIRouter:
     def live() -> dict[str, bool]:
         return dict(live=True)
 
-    @router.get('/health/ready', summary='Whether the server answers')
+    @router.get('/health/ready', summary='Whether the server takes new requests')
     def ready() -> dict[str, bool]:
+        if not is_ready():
+            raise RefusedError(503, 'the server ends.')
         return dict(ready=True)
 
     @router.get('/models/{name}', summary='The inputs and outputs of a model')
@@ -137,13 +140,24 @@ def _images(tensor: Tensor, binary: bytes) -> list[bytes]:
             raise RefusedError(400, 'binary_data_size is not the number of bytes behind the JSON text.')
         images = texts_of(binary)
     else:
-        images = [decoded(text, number) for number, text in enumerate(tensor.data or ())]
+        images = [decoded(text, number) for number, text in enumerate(_flat(tensor.data or []))]
     count = 1
     for side in tensor.shape:
         count *= side
     if count != len(images):
         raise RefusedError(422, f'the shape {tensor.shape} stands for {count} images; given: {len(images)}.')
     return images
+
+
+def _flat(data: list[JsonValue]) -> Iterator[str]:
+    """The texts of a list, which may hold lists, as the protocol allows."""
+    for each in data:
+        if isinstance(each, list):
+            yield from _flat(each)
+        elif isinstance(each, str):
+            yield each
+        else:
+            raise RefusedError(422, f'the data of the input {IMAGE!r} must be base64 texts, one an image.')
 
 
 def _answered(head: dict[str, Any], found: list[Output], asked: InferBody) -> Response:

@@ -119,6 +119,8 @@ class Models:
                 if (now := mark_of(folder)) == mark:
                     break
                 mark = now
+            _, shared, size = opened
+            self._require_room(size + shared.bytes)
         except (UserError, OSError) as error:
             self._metrics.loads.labels('failed').inc()
             text = f'the model {name!r} cannot be loaded: {error}'
@@ -130,6 +132,13 @@ class Models:
         self._metrics.loads.labels('loaded').inc()
         self._failed.pop(name, None)
         self._keep(name, *opened)
+
+    def _require_room(self, needed: int) -> None:
+        if needed > self._memory:
+            raise UserError(
+                f'with its backbone, the model needs {needed / 2**20:,.1f} MiB; the server may use '
+                f'{self._memory / 2**20:,.1f} MiB. Start the server with a larger --memory.'
+            )
 
     def _open(self, name: str, folder: Path, mark: Mark) -> tuple[Opened, _Shared, int]:
         """Opens a folder or a file, in the thread of loads. Returns the model, its lane, and its bytes."""
@@ -161,13 +170,6 @@ class Models:
 
     def _keep(self, name: str, opened: Opened, shared: _Shared, size: int) -> None:
         """Keeps a new model, and lets the models go that were not asked for longest."""
-        needed = size + shared.bytes
-        if needed > self._memory:
-            raise RefusedError(
-                503,
-                f'the model {name!r} needs {needed / 2**20:,.0f} MiB with its backbone; the server may use '
-                f'{self._memory / 2**20:,.0f} MiB. Start the server with a larger --memory.',
-            )
         if name in self._opened:
             self.let_go(name)
         self._lanes.setdefault(opened.lane, shared).names.add(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vet.core.augmented import averaged, read_tta
 from vet.core.model import ImageClassifier
 from vet.core.objective import Answer, Objective, build_objective
 from vet.core.tensor_file import sha256_of
@@ -55,6 +56,7 @@ class OpenedFile(Opened):
         self._view = build_transform(
             self._objective.evaluation_transform(about['transform']), **about['preprocessing']
         )
+        self._tta = read_tta(about.get('tta'), repr(str(path)))
 
     @property
     def tasks(self) -> list[str]:
@@ -78,7 +80,7 @@ class OpenedFile(Opened):
 
     def answers(self, batch: Sequence[Seen], options: Sequence[Options]) -> list[Answer]:
         images = torch.stack([view for _, view, _ in batch])
-        return told(self._objective, self._graph(images), options)
+        return told(self._objective, averaged(self._graph, images, self._tta, self._objective), options)
 
     def describe(self) -> dict[str, Any]:
         return dict(

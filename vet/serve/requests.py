@@ -70,9 +70,7 @@ class Reader:
         """The question of a request to /v1/predict. RefusedError if the request is wrong."""
         if _kind(request) == 'multipart/form-data':
             async with request.form(max_files=self._limits.images + 1, max_fields=16) as form:
-                images = [
-                    await file.read() for file in form.getlist('images') if isinstance(file, UploadFile)
-                ]
+                images = await _files(form, 'images')
                 body = _parsed_form(PredictBody, form, images=[''])
         else:
             body = await _json(request, PredictBody)
@@ -86,7 +84,7 @@ class Reader:
         """The question of a request to /v1/explain."""
         if _kind(request) == 'multipart/form-data':
             async with request.form(max_files=2, max_fields=16) as form:
-                images = [await file.read() for file in form.getlist('image') if isinstance(file, UploadFile)]
+                images = await _files(form, 'image')
                 body = _parsed_form(ExplainBody, form, image='')
             if len(images) != 1:
                 raise RefusedError(422, 'the field "image" must hold one file.')
@@ -137,9 +135,26 @@ async def _json(request: Request, kind: type[Model]) -> Model:
 def checked(kind: type[Model], body: bytes) -> Model:
     """A JSON body as an object. RefusedError names each wrong field."""
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise RefusedError(422, _said(error)) from error
+
+
+async def _files(form: FormData, field: str) -> list[bytes]:
+    """The files of a form, which stand in one field. RefusedError for a file or a text in a wrong field."""
+    texts = [key for key, value in form.multi_items() if not isinstance(value, UploadFile)]
+    twice = [key for key in texts if texts.count(key) > 1]
+    if twice:
+        raise RefusedError(422, f'the form has the field {twice[0][:64]!r} several times; allowed: once.')
+    for key, value in form.multi_items():
+        if (key == field) != isinstance(value, UploadFile):
+            what = 'a text' if key == field else 'a file'
+            raise RefusedError(
+                422,
+                f'the field {key[:64]!r} of the form holds {what}. Files stand in the field '
+                f'{field!r}, each with a file name: curl -F {field}=@FILE.',
+            )
+    return [await value.read() for value in form.getlist(field) if isinstance(value, UploadFile)]
 
 
 def _parsed_form(kind: type[Model], form: FormData, **files: object) -> Model:

@@ -11,6 +11,7 @@ from pathlib import Path
 from vet.errors import DataError, UserError
 from vet.hub.file_names import CONFIGURATION, TENSORS, WEIGHTS
 from vet.hub.names import find_model
+from vet.log import warn
 from vet.serve.refusals import RefusedError
 
 NAME = re.compile(r'\w[\w.-]{0,127}')  # stands in an address as it is
@@ -22,8 +23,8 @@ Mark = tuple[tuple[int, int, int], ...]  # of a file: its inode, time of change 
 class Sources:
     """The folders of models that a server was started with.
 
-    given: a model folder, an ONNX file, an id of a hub, a folder of model folders, or name=one of these. New
-        model folders in a folder of model folders are found while the server runs.
+    given: a model folder, an ONNX file, an id of a hub, a folder of these folders and files, or name=one of
+        these. New models in a folder of models are found while the server runs.
     UserError for a name that is taken, or that cannot stand in an address.
     """
 
@@ -48,6 +49,7 @@ class Sources:
                 )
             self._fixed[name] = path
         self._looked = 0.0
+        self._left_out: set[Path] = set()
         self._found: dict[str, Path] = {}
         self._look()
 
@@ -70,9 +72,16 @@ class Sources:
         for parent in self._parents:
             for path in _models_in(parent):
                 name = _name_of(str(path), path)
-                if NAME.fullmatch(name):
-                    found.setdefault(name, path)
+                if not NAME.fullmatch(name):
+                    self._leave_out(path, f'{name!r} cannot stand in an address')
+                elif (first := found.setdefault(name, path)) != path and first.resolve() != path.resolve():
+                    self._leave_out(path, f'{str(first)!r} has the name {name!r}')
         self._found, self._looked = found, time.monotonic()
+
+    def _leave_out(self, path: Path, why: str) -> None:
+        if path not in self._left_out:
+            self._left_out.add(path)
+            warn(f'{str(path)!r} is not served: {why}. Give a name: NAME={path}.')
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -124,7 +133,7 @@ def _models_in(parent: Path) -> Iterator[Path]:
     except OSError:  # the folder has gone since the server began
         return
     for path in inside:
-        if _is_model(path):
+        if _is_model(path) or is_onnx_file(path):
             yield path
         elif _is_model(path / 'output'):
             yield path / 'output'

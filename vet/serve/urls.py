@@ -15,6 +15,8 @@ from vet.serve.refusals import RefusedError
 
 SECONDS = 10.0
 THREADS = 8
+NAT64 = ipaddress.ip_network('64:ff9b::/96')  # RFC 6052
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class AllowedHosts:
@@ -50,7 +52,15 @@ class AllowedHosts:
 
     def require_address(self, address: str) -> None:
         """DownloadError if a connection leads to an address that is not public."""
-        found = ipaddress.ip_address(address.partition('%')[0])
-        mapped = getattr(found, 'ipv4_mapped', None) or found
-        if not mapped.is_global or mapped.is_multicast:
+        found = _reached(ipaddress.ip_address(address.partition('%')[0]))
+        if not found.is_global or found.is_multicast:
             raise DownloadError('its host has a private address, which is refused')
+
+
+def _reached(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address stands for (mapped, 6to4, NAT64). Else the address itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in NAT64:
+        return ipaddress.IPv4Address(address.packed[-4:])
+    return address.ipv4_mapped or address.sixtofour or address

@@ -70,7 +70,9 @@ async function ask(files) {
     const place = showImage(image);
     results.append(place);
     for (const name of names) {
-      if (!(await answerOf(name, image, place.querySelector('.answers')))) wrong += 1;
+      for (const task of await tasksOf(name)) {
+        if (!(await answerOf({ name, task }, image, place.querySelector('.answers')))) wrong += 1;
+      }
     }
   }
   const failed = wrong ? ` ${count(wrong, 'answer')} failed.` : '';
@@ -83,6 +85,16 @@ function chosen() {
   return [...select.options].map((option) => option.value).filter((value) => value !== COMPARE).slice(0, MOST);
 }
 
+// The tasks of a model. A model of one task has the task ''.
+async function tasksOf(name) {
+  try {
+    const { tasks } = await (await call(`v1/models/${encodeURIComponent(name)}`)).json();
+    return tasks ? Object.keys(tasks) : [''];
+  } catch {
+    return ['']; // the answer says what is wrong with the model
+  }
+}
+
 function showImage(image) {
   const article = byId('image-template').content.cloneNode(true).firstElementChild;
   const picture = article.querySelector('img');
@@ -93,17 +105,17 @@ function showImage(image) {
   return article;
 }
 
-// Shows the answer of a model. Returns whether there is an answer.
-async function answerOf(name, image, place) {
+// Shows the answer of a model for one of its tasks. Returns whether there is an answer.
+async function answerOf(model, image, place) {
   const section = byId('answer-template').content.cloneNode(true).firstElementChild;
-  section.querySelector('h2').textContent = name;
-  section.querySelector('pre').textContent = curl(name, image);
-  section.querySelector('.copy').addEventListener('click', () => copy(curl(name, image)));
-  section.querySelector('.look').addEventListener('click', () => look(name, image, section));
+  section.querySelector('h2').textContent = model.task ? `${model.name}: ${model.task}` : model.name;
+  section.querySelector('pre').textContent = curl(model, image);
+  section.querySelector('.copy').addEventListener('click', () => copy(curl(model, image)));
+  section.querySelector('.look').addEventListener('click', () => look(model, image, section));
   place.append(section);
   const began = performance.now();
   try {
-    const answer = await (await call('v1/predict', filled('images', name, image))).json();
+    const answer = await (await call('v1/predict', filled('images', model, image))).json();
     const all = Math.round(performance.now() - began);
     section.querySelector('tbody').replaceChildren(...rowsOf(answer.answers[0]));
     section.querySelector('.time').textContent = `${Math.round(1000 * answer.seconds)} ms in the server, ${all} ms in all`;
@@ -157,11 +169,11 @@ function mask(png, label) {
   return picture;
 }
 
-async function look(name, image, section) {
+async function look(model, image, section) {
   const place = section.querySelector('.looked');
   place.textContent = 'Waiting for the picture …';
   try {
-    const answer = await call('v1/explain', filled('image', name, image));
+    const answer = await call('v1/explain', filled('image', model, image));
     const picture = new Image();
     picture.src = URL.createObjectURL(await answer.blob());
     picture.alt = 'Heat over the image: yellow places spoke most for the first answer, dark blue places least.';
@@ -171,9 +183,10 @@ async function look(name, image, section) {
   }
 }
 
-function filled(field, name, image) {
+function filled(field, { name, task }, image) {
   const data = new FormData();
   data.append('model', name);
+  if (task) data.append('task', task);
   data.append(field, image, image.name);
   return data;
 }
@@ -197,10 +210,12 @@ async function call(path, body) {
   throw new Error(said.error || `The server answers with ${answer.status}.`);
 }
 
-function curl(name, image) {
+function curl({ name, task }, image) {
   const url = new URL('v1/predict', document.baseURI);
   const token = byId('token').value ? ' -H "Authorization: Bearer $TOKEN"' : '';
-  return `curl${token} -F ${quoted(`model=${name}`)} -F ${quoted(`images=@${image.name}`)} ${url}`;
+  const ofTask = task ? ` --form-string ${quoted(`task=${task}`)}` : '';
+  const file = image.name.replace(/["\\]/g, '\\$&'); // within quotes of curl, "," and ";" mean nothing
+  return `curl${token} -F ${quoted(`model=${name}`)}${ofTask} -F ${quoted(`images=@"${file}"`)} ${url}`;
 }
 
 function quoted(text) {
