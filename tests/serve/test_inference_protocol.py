@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.serve.running import predict
+from tests.serve.running import predict, running
 from vet import pipeline
 
 triton = pytest.importorskip('tritonclient.http')
@@ -40,13 +40,11 @@ def test_health_and_metadata(server):
     }
 
 
-def test_a_server_that_ends_is_not_ready(client, server):
-    client.server.should_exit = True
-    try:
+def test_a_server_that_ends_is_not_ready(folders):
+    with running(folders['one'], ready=lambda: False) as client:
+        server = triton.InferenceServerClient(f'{client.base_url.host}:{client.base_url.port}')
         assert server.is_server_live() and not server.is_server_ready()
         assert client.get('/readyz').status_code == 503
-    finally:
-        client.server.should_exit = False
 
 
 def test_a_model_of_several_tasks(server, folders, photos):
