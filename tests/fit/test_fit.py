@@ -176,6 +176,15 @@ def test_archives_tables_and_split_folders_give_the_same_photos(photos, tmp_path
     found = [path for path in photos.rglob('*.png')]
     table.write_text('file_name,label\n' + '\n'.join(f'{path},{path.parent.name}' for path in found))
     assert read_photos(table, tmp_path / 'none').counts == expected
+    table.write_text(
+        'path,label\n'
+        + '\n'.join(f'photos/{path.parent.name}/{path.name},{path.parent.name}' for path in found)
+    )
+    with zipfile.ZipFile(tmp_path / 'with_table.zip', 'w') as file:
+        for path in found:
+            file.write(path, path.relative_to(photos.parent))
+        file.write(table, 'labels.csv')
+    assert read_photos(tmp_path / 'with_table.zip', tmp_path / 'again').counts == expected
     for name in ('Training', 'valid', 'TEST'):
         shutil.copytree(photos, tmp_path / 'divided' / name)
     divided = read_photos(tmp_path / 'divided', tmp_path / 'none').photos
@@ -194,10 +203,18 @@ def test_class_folders_may_have_numbers_as_names(tmp_path):
 
 REFUSED = {
     'one class': (dict(a=5), 'has one class'),
+    'a folder of class folders in a folder': (
+        {'2024/a': 3, '2024/b': 3},
+        "one class, '2024'.*give '.*photos/2024'",
+    ),
     'two photos of a class': (dict(a=5, b=2), "'a' 5, 'b' 2. At least two classes need 3 photos"),
     'no photos': ({}, 'has no photos'),
     'loose photos': ({'.': 3}, 'has 3 images, but no class folders'),
     'other names': (dict(train=3, test=3, rest=3), 'split folders test, train, and other folders: rest'),
+    'one other name': (
+        {'train/a': 3, 'train/b': 3, 'holdout/a': 3, 'holdout/b': 3},
+        'split folders train, and other folders: holdout',
+    ),
 }
 
 

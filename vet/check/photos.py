@@ -75,7 +75,7 @@ def read_photos(source: Path, unpacked: Path) -> Photos:
             photos = _of_table(source)
         elif is_archive(source):
             unpack(source, unpacked)
-            photos = _of_folder(_top(unpacked), source)
+            photos = _of_unpacked(_top(unpacked), source)
         else:
             raise UserError(
                 f'{str(source)!r} is a file. Give the folder that holds the photos, with one folder for each '
@@ -87,6 +87,16 @@ def read_photos(source: Path, unpacked: Path) -> Photos:
     return photos
 
 
+def _of_unpacked(folder: Path, source: Path) -> Photos:
+    """The photos of an archive: those of its one table, or those of its class folders."""
+    tables = [
+        entry for entry in folder.iterdir() if entry.suffix.lower() in TABLES and not is_clutter(entry.name)
+    ]
+    if len(tables) == 1 and len(_folders(folder)) < 2:
+        return _of_table(tables[0])
+    return _of_folder(folder, source)
+
+
 def is_archive(source: Path) -> bool:
     return source.is_file() and source.suffix.lower() in ARCHIVES
 
@@ -94,9 +104,14 @@ def is_archive(source: Path) -> bool:
 def _refuse_few(photos: Photos, source: Path) -> None:
     classes = photos.classes
     if len(classes) == 1:
+        inner = _top(source) if source.is_dir() else source
         raise UserError(
-            f'{str(source)!r} has one class, {classes[0]!r}. A model learns to tell classes apart: add the '
-            'photos of another class.'
+            f'{str(source)!r} has one class, {classes[0]!r}. A model learns to tell classes apart: '
+            + (
+                f'give {str(inner)!r}, if its folders are the classes.'
+                if inner != source
+                else 'add the photos of another class.'
+            )
         )
     if len(classes) > MOST_CLASSES:
         raise UserError(
@@ -145,7 +160,7 @@ def _of_folder(folder: Path, source: Path) -> Photos:
     splits = {path: OTHER_NAMES.get(path.name.lower(), path.name.lower()) for path in folders}
     are_splits = len(folders) > 1 and set(splits.values()) <= set(SPLITS)
     some = sorted(path.name for path, name in splits.items() if name in SPLITS)
-    if not are_splits and len(some) > 1:
+    if not are_splits and (len(some) > 1 or (some and _share_classes(folders))):
         others = sorted(path.name for path in folders if path.name not in some)
         raise UserError(
             f'{str(source)!r} has the split folders {", ".join(some)}, and other folders: '
@@ -163,6 +178,14 @@ def _of_folder(folder: Path, source: Path) -> Photos:
     if not photos:
         _refuse_empty(folder, source)
     return Photos(photos, found.left_out)
+
+
+def _share_classes(folders: list[Path]) -> bool:
+    """Whether all folders hold folders of one name, as split folders do."""
+    shared = {path.name for path in _folders(folders[0])}
+    for folder in folders[1:]:
+        shared &= {path.name for path in _folders(folder)}
+    return len(folders) > 1 and bool(shared)
 
 
 def _refuse_empty(folder: Path, source: Path) -> None:

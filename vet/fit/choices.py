@@ -55,7 +55,10 @@ def backbone_entry(name: str | None, checkpoint: str | None) -> Entry:
         return dict(type='timm', name=_known(name), checkpoint=checkpoint)
     chosen = _known(name) if name else next(filter(_is_here, _preferred()), SIZES['small'])
     if not _is_here(chosen):
-        say(f'The weights of {chosen} are downloaded from {_source(chosen)}.')
+        say(
+            f'The weights of {chosen} are downloaded from {_source(chosen)}. For a trial without a download, '
+            f'give --backbone {TRIAL}.'
+        )
     return dict(type='timm', name=chosen)
 
 
