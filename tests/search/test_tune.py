@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
@@ -208,7 +209,8 @@ def test_a_trial_that_is_interrupted_is_tried_again(config):
     search = Search(config[1], base, [replace(probe, highest=1e30)], (probe.name, 1e30))
     with pytest.raises(UserError, match='lr is 1e'):
         search.run(60)
-    [waiting] = search.study.get_trials(states=(TrialState.WAITING,))
+    again = Search(config[1], base, [replace(probe, highest=1e30)], (probe.name, 1e30))
+    [waiting] = again.study.get_trials(states=(TrialState.WAITING,))
     assert waiting.system_attrs['fixed_params']['learning rate of LinearProbe'] == 1e30
 
 
@@ -252,6 +254,21 @@ def test_a_search_that_was_killed_while_it_prepared_the_data_begins_again(config
         patch.setattr('vet.search.tuning._fitting', killed)
         tune(source, run, CPU)
     assert tune(source, run, CPU).winner.is_whole
+
+
+def test_a_search_with_a_plugin_goes_on_in_a_new_process(config):
+    source, run = config
+    changed = json.loads(Path(source).read_text()) | dict(custom_imports=dict(imports=['of_hers']))
+    changed['model'] = dict(backbone=dict(type='DigitsViT'), tuners=[dict(type='OfHers')])
+    Path(source).write_text(json.dumps(changed))
+    Path(source).with_name('of_hers.py').write_text(
+        'import vet\nfrom vet.registry import TUNERS\n\n@TUNERS.register_module()\nclass OfHers(vet.LinearProbe):\n    pass\n'
+    )
+    first = tune(source, run, CPU)
+    TUNERS.module_dict.pop('OfHers')
+    del sys.modules['of_hers']
+    assert tune(source, run, CPU).tried == first.tried
+    TUNERS.module_dict.pop('OfHers')
 
 
 def test_a_search_goes_on_with_the_candidates_that_it_began_with(config, monkeypatch):

@@ -34,6 +34,12 @@ def main() -> None:
     parser.add_argument('--checkpoint', metavar='FILE', help='the weights of --backbone NAME')
     parser.add_argument('--holdout', type=float, default=0.2, help='for photos, as for `vet fit`')
     parser.add_argument('--group-by', metavar='REGEX', help='for photos, as for `vet fit`')
+    parser.add_argument(
+        '--launcher',
+        choices=('local', 'ray'),
+        default='local',
+        help='local: one trial after another; ray: as many at once as a Ray cluster has GPUs, else CPUs',
+    )
     parser.add_argument('--seed', type=int, default=0)
     add_common(parser)
     add_options(parser)

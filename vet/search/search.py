@@ -7,6 +7,7 @@ search that was killed goes on.
 
 import copy
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,10 +51,20 @@ class Tried:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended. value: of a whole training. says: all in words."""
+
+    state: TrialState
+    value: float | None
+    says: str
+
+
 class Search:
     """A search in a folder. base: all settings of a training, whose tuner and learning rate are replaced.
 
     first: a candidate and a learning rate that are tried first, in whole. Then each candidate is tried once.
+    source: the config of the search, whose plugins another process must import.
     place: device and data_root of build_trainer.
     """
 
@@ -64,9 +75,10 @@ class Search:
         choices: Sequence[Candidate],
         first: tuple[str, float],
         seed: int = 0,
+        source: str | None = None,
         **place: Any,
     ):
-        self.folder, self.base, self.place = folder, base, place
+        self.folder, self.base, self.source, self.place = folder, base, source, place
         self.choices = {candidate.name: candidate for candidate in choices}
         self.epochs = int(base['train']['max_epochs'])
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # vet tells which trials fail
@@ -107,23 +119,42 @@ class Search:
                 self.study.enqueue_trial(params)
 
     def run(self, seconds: float) -> None:
-        """Tries candidates for about `seconds` in all, with the time of earlier processes."""
-        left = seconds - sum(trial.user_attrs.get('seconds', 0) for trial in self.study.trials)
-        self._ends = time.monotonic() + left
-        if left > 1:
-            self.study.optimize(self._try, timeout=left, catch=(DivergedError,))
-        while not any(self.whole()) and self.study.get_trials(states=(TrialState.WAITING,)):
-            # without a whole trial there is no winner
-            self.study.optimize(self._try, n_trials=1, catch=(DivergedError,))
+        """Tries candidates one after another, for about `seconds` with the time of earlier processes."""
+        ends = self.ends(seconds)
+        while self.goes_on(ends):
+            trial = self.study.ask()
+            ended = self.attempt(trial, *self.suggested(trial), ends if any(self.whole()) else None)
+            say(ended.says)
+            self.study.tell(trial, ended.value, ended.state)
 
-    def _try(self, trial: optuna.Trial) -> float:
+    def ends(self, seconds: float, at_once: int = 1) -> float:
+        """When the time is up, by time.monotonic(). at_once: how many trials ran at once before."""
+        spent = sum(trial.user_attrs.get('seconds', 0) for trial in self.study.trials)
+        return time.monotonic() + seconds - spent / at_once
+
+    def goes_on(self, ends: float, running: int = 0) -> bool:
+        """Whether another trial begins. Without a whole trial there is no winner, also when time is up."""
+        waiting = self.study.get_trials(states=(TrialState.WAITING,))
+        return ends - time.monotonic() > 1 or bool(waiting and not running and not any(self.whole()))
+
+    def suggested(self, trial: optuna.Trial) -> tuple[Candidate, float]:
+        """The candidate and the learning rate of a trial."""
         candidate = self.choices[trial.suggest_categorical(CANDIDATE, list(self.choices))]
-        rate = trial.suggest_float(
-            f'{RATE} {candidate.tuner["type"]}', candidate.lowest, candidate.highest, log=True
+        name = f'{RATE} {candidate.tuner["type"]}'
+        return candidate, trial.suggest_float(name, candidate.lowest, candidate.highest, log=True)
+
+    def attempt(self, trial: optuna.Trial, candidate: Candidate, rate: float, ends: float | None) -> 'Ended':
+        """Trains a trial. ends: when time is up. None: the trial is trained in whole.
+
+        After any error but a training that diverges, the trial stays as it is, and the next process tries the
+        trial again.
+        """
+        folder, watch, began = (
+            self.folder / 'trials' / str(trial.number),
+            _Watch(trial, ends),
+            time.monotonic(),
         )
-        folder = self.folder / 'trials' / str(trial.number)
-        watch = _Watch(trial, self._ends if any(self.whole()) else None)
-        began = time.monotonic()
+        told = f'trial {trial.number}: {candidate.name}, learning rate {rate:.2g}'
         try:
             trainer = build_trainer(
                 model=trial_config(self.base, candidate.tuner, rate), work_dir=folder, **self.place
@@ -131,28 +162,20 @@ class Search:
             watch.metric = trainer.metrics[0]
             trainer.add_hook(watch)
             summary = trainer.train()
-        except DivergedError:  # Optuna notes that the trial failed
-            say(
-                f'trial {trial.number}: {candidate.name}, learning rate {rate:.2g} diverges: the loss or '
-                'trained numbers are not finite'
-            )
-            raise
-        except BaseException:  # such as Ctrl-C: the search goes on with this trial
-            self.study.enqueue_trial(trial.params)
-            raise
+        except DivergedError:
+            says = f'{told} diverges: the loss or trained numbers are not finite'
+            return Ended(TrialState.FAIL, None, says)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             trial.set_user_attr('seconds', time.monotonic() - began)
         trial.set_user_attr('epochs', watch.epochs)
         trial.set_user_attr('numbers', summary['parameters']['trainable'])
-        whole = watch.epochs == self.epochs
-        say(
-            f'trial {trial.number}: {candidate.name}, learning rate {rate:.2g}: {watch.value:.4f} after '
-            f'{watch.epochs} of {self.epochs} epochs'
-        )
-        if not whole:
-            raise optuna.TrialPruned
-        return watch.value
+        says = f'{told}: {watch.value:.4f} after {watch.epochs} of {self.epochs} epochs'
+        if watch.epochs < self.epochs:
+            return Ended(TrialState.PRUNED, None, says)
+        if not math.isfinite(watch.value):
+            return Ended(TrialState.FAIL, None, says)
+        return Ended(TrialState.COMPLETE, watch.value, says)
 
     def tried(self) -> Iterator[Tried]:
         """All trials that have a result, the best first: whole trials before the others."""

@@ -20,6 +20,7 @@ from vet.fit.recipe import as_file, recipe, tuner_entry
 from vet.log import say
 from vet.search.candidates import Candidate, candidates
 from vet.search.page import search_page
+from vet.search.ray import run_on_ray
 from vet.search.search import Begun, Config, Search, Tried, remember, remembered, with_tuner
 from vet.seeding import seed_everything
 from vet.shipped import SUFFIXES, shipped
@@ -27,6 +28,7 @@ from vet.source import find_config
 
 FINAL = 0.15  # of the minutes: the length of one whole training on photos
 OF_PHOTOS, OF_CONFIGS = ('backbone', 'checkpoint', 'holdout', 'group_by'), ('data_root', 'cfg_options')
+LAUNCHERS = dict(local=Search.run, ray=run_on_ray)
 SEARCH = 0.8  # of the minutes; the rest is for the winner and the test
 
 
@@ -43,6 +45,7 @@ class Options:
     seed: int = 0
     device: str | None = None
     data_root: str | None = None
+    launcher: str = 'local'
     cfg_options: Mapping[str, object] | None = None
 
     def refuse_unread(self, is_config: bool) -> None:
@@ -57,7 +60,7 @@ class Options:
     def asked(self, source: str) -> Config:
         """The options that must stay the same when a search continues: all except the time and the place."""
         given = asdict(self)
-        for free in ('minutes', 'device', 'data_root'):
+        for free in ('minutes', 'device', 'data_root', 'launcher'):
             del given[free]
         return json.loads(json.dumps(dict(data=source, **given), default=str))
 
@@ -100,11 +103,15 @@ def tune(source: str, run: Path, options: Options) -> Result:
         begun = _begin(source, run, options, asked)
     else:
         say(f'The search in {run} goes on.')
+        if _is_config(source):
+            find_config(source)  # imports the plugins that the config names
     base, choices = begun.base, begun.choices
     rate = float(base['train']['optimizer']['lr'])
     place: JsonObject = dict(device=options.device, data_root=options.data_root)
-    search = Search(run, base, choices, (choices[0].name, rate), options.seed, **place)
-    search.run(60 * options.minutes * SEARCH)
+    config_file = source if _is_config(source) else None
+    search = Search(run, base, choices, (choices[0].name, rate), options.seed, config_file, **place)
+    launch = LAUNCHERS[options.launcher]
+    launch(search, 60 * options.minutes * SEARCH)
     winner, tried = search.winner(), list(search.tried())
     tuner = next(choice.tuner for choice in choices if choice.name == winner.candidate)
     config = with_tuner(base, tuner, winner.rate)

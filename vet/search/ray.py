@@ -1,0 +1,75 @@
+"""Tries several candidates at once on a Ray cluster: one task for each trial. Needs the extra `ray`.
+
+The tasks and this process share Optuna's journal, so Optuna suggests, judges and stops trials as without Ray.
+The folder of the search, the data and the weights must lie under the same paths on all machines. Each machine
+needs vet.
+"""
+
+import os
+import time
+
+from optuna.trial import Trial, TrialState
+
+from vet.errors import UserError
+from vet.log import say
+from vet.search.candidates import Candidate
+from vet.search.search import Ended, Search
+from vet.source import find_config
+
+
+def run_on_ray(search: Search, seconds: float) -> None:
+    """Tries candidates for about `seconds` in all, as many at once as the cluster has GPUs, else CPUs.
+
+    The cluster is that of RAY_ADDRESS, or the cluster that runs on this machine, or this machine alone. If a
+    task is lost, its trial failed, and the search goes on.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            '--launcher ray needs Ray, which is not installed: pip install "vision-efficient-tuning[ray]"; '
+            'or leave --launcher out.'
+        ) from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    has = ray.cluster_resources()
+    gpus = 0 if search.place.get('device') == 'cpu' else int(has.get('GPU', 0))
+    slots = gpus or max(1, int(has.get('CPU', 1)))
+    task = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_retries=0)(_attempt)
+    ends = search.ends(seconds, slots)
+    running: dict[ray.ObjectRef, tuple[Trial, bool]] = {}  # and whether the trial is trained in whole
+    try:
+        while True:
+            while len(running) < slots and search.goes_on(ends, len(running)):
+                trial = search.study.ask()
+                whole = not any(search.whole()) and not any(each for _, each in running.values())
+                left = None if whole else max(0.0, ends - time.monotonic())
+                running[task.remote(search, trial, *search.suggested(trial), left, os.getcwd())] = (
+                    trial,
+                    whole,
+                )
+            if not running:
+                return
+            for reference in ray.wait(list(running))[0]:
+                trial, _ = running.pop(reference)
+                try:
+                    ended = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error
+                except ray.exceptions.RayError as error:
+                    reason = f'{type(error).__name__}: {str(error).strip().splitlines()[0]}'
+                    ended = Ended(TrialState.FAIL, None, f'trial {trial.number} is lost: {reason}')
+                say(ended.says)
+                search.study.tell(trial.number, ended.value, ended.state)
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _attempt(
+    search: Search, trial: Trial, candidate: Candidate, rate: float, left: float | None, folder: str
+) -> Ended:
+    os.chdir(folder)
+    if search.source:
+        find_config(search.source)
+    return search.attempt(trial, candidate, rate, None if left is None else time.monotonic() + left)
