@@ -4,7 +4,7 @@ import pytest
 
 RIGHT = """
 from torch import nn
-from vet import build_trainer, pipeline
+from vet import OFT, LoHa, LoRA, build_trainer, pipeline
 from vet.core.site import Site
 from vet.core.tuner import Tuner
 from vet.registry import TUNERS
@@ -16,10 +16,13 @@ class MyTuner(Tuner):
 
 accuracy: float = build_trainer(model='configs/quickstart.py').evaluate()['accuracy']
 answer = pipeline('vision-efficient-tuning', 'runs/first')('digit.png')
+of_peft = LoRA(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=['q']), OFT(oft_block_size=8), LoHa(r=2)
 """
 WRONG = """
-from vet import build_trainer
+from vet import LoRA, build_trainer
 accuracy: str = build_trainer(model='configs/quickstart.py').evaluate()['accuracy']
+LoRA(lora_r=8)
+LoRA(r='8')
 """
 
 
@@ -40,6 +43,7 @@ def test_mypy_sees_the_types_of_vet(python, tmp_path):
         MYPYPATH='',
     )
     errors = [line for line in checked.stdout.splitlines() if ': error:' in line]
-    assert len(errors) == 1 and errors[0].startswith('wrong.py:3:') and '"float"' in errors[0], (
+    assert [error.partition(': ')[0] for error in errors] == ['wrong.py:3', 'wrong.py:4', 'wrong.py:5'], (
         checked.stdout + checked.stderr
     )
+    assert '"float"' in errors[0]

@@ -97,8 +97,8 @@ def _names(decorator: ast.Call, own: str) -> list[str]:
 def _arguments(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, ...] | None:
     makers = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == '__init__']
     maker = node if isinstance(node, ast.FunctionDef) else next(iter(makers), None)
-    if maker is None or maker.args.kwarg:
-        return None
+    if maker is None or maker.args.kwarg and not isinstance(maker.args.kwarg.annotation, ast.Subscript):
+        return None  # `**names: Unpack[Names]` gives all names; the tuners have them of core/peft_names.py
     given = [*maker.args.posonlyargs, *maker.args.args, *maker.args.kwonlyargs]
     return tuple(argument.arg for argument in given if argument.arg != 'self')
 

@@ -23,7 +23,7 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
     """
     tuner = init.__qualname__.split('.')[-2] if '.' in init.__qualname__ else ''
     theirs = PEFT_NAMES.get(tuner, {}) if init.__module__.startswith('vet.') else {}
-    signature = _with_names(inspect.signature(init), theirs)
+    signature = _with_names(inspect.signature(init), theirs) if theirs else inspect.signature(init)
     _, *accepted = signature.parameters
 
     @functools.wraps(init)
@@ -43,15 +43,17 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **kwargs)
 
     hints = {name: init.__annotations__[ours] | None for name, ours in theirs.items()}
-    wrapper.__annotations__ = {**init.__annotations__, **hints}
+    own = {name: hint for name, hint in init.__annotations__.items() if not theirs or name != 'peft'}
+    wrapper.__annotations__ = own | hints
     setattr(wrapper, '__signature__', signature)  # noqa: B010, mypy refuses an assignment
     return wrapper
 
 
 def _with_names(signature: inspect.Signature, theirs: Iterable[str]) -> inspect.Signature:
-    """The signature with further arguments, which are given by name."""
+    """The signature with PEFT's names, which are given by name, in the place of its `**peft`."""
+    *own, _ = signature.parameters.values()
     further = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in theirs]
-    return signature.replace(parameters=[*signature.parameters.values(), *further]) if further else signature
+    return signature.replace(parameters=[*own, *further])
 
 
 def _bound(signature: inspect.Signature, self: object, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -4,27 +4,93 @@
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypedDict, get_type_hints
 
+from vet.allowed import Count, Counts, Dropout, Positive, Positives, Seed
 from vet.errors import UserError
 
-# {tuner: {PEFT's name: the tuner's name}}
-PEFT_NAMES: dict[str, dict[str, str]] = dict(
-    LoRA=dict(r='rank', lora_alpha='alpha', lora_dropout='dropout', target_modules='at'),
-    LoHa=dict(r='rank', target_modules='at'),
-    LoKr=dict(r='rank', decompose_factor='factor', target_modules='at'),
-    IA3=dict(target_modules='at'),
-    AdaLoRA=dict(init_r='rank', target_r='target', lora_alpha='alpha', target_modules='at'),
-    NormTune=dict(target_modules='at'),
-    HRA=dict(r='rank', target_modules='at'),
-    HiRA=dict(r='rank', target_modules='at'),
-    OFT=dict(oft_block_size='block', num_cayley_neumann_terms='terms', target_modules='at'),
-    FourierFT=dict(n_frequency='count', scaling='scale', random_loc_seed='seed', target_modules='at'),
-    C3A=dict(block_size='block', target_modules='at'),
-    RandLoRA=dict(r='rank', randlora_alpha='alpha', projection_prng_key='seed', target_modules='at'),
-    BOFT=dict(boft_block_size='block', boft_n_butterfly_factor='factors', target_modules='at'),
-    GLoRA=dict(r='rank', config_A_B='weight', config_C='prompt', config_D_E='bias', target_modules='at'),
+Modules = list[str] | tuple[str, ...] | set[str]
+
+
+# Each argument names the tuner's argument. Editors and type checkers read these classes too.
+class Targets(TypedDict, total=False):
+    target_modules: Annotated[Modules, 'at']
+
+
+class Ranks(Targets, total=False):
+    r: Annotated[Counts, 'rank']
+
+
+class OfLoRA(Ranks, total=False):
+    lora_alpha: Annotated[Positives | None, 'alpha']
+    lora_dropout: Annotated[Dropout, 'dropout']
+
+
+class OfLoKr(Ranks, total=False):
+    decompose_factor: Annotated[int, 'factor']
+
+
+class OfAdaLoRA(Targets, total=False):
+    init_r: Annotated[Counts, 'rank']
+    target_r: Annotated[float, 'target']
+    lora_alpha: Annotated[Positives | None, 'alpha']
+
+
+class OfOFT(Targets, total=False):
+    oft_block_size: Annotated[Count, 'block']
+    num_cayley_neumann_terms: Annotated[int | None, 'terms']
+
+
+class OfFourierFT(Targets, total=False):
+    n_frequency: Annotated[Counts, 'count']
+    scaling: Annotated[Positive, 'scale']
+    random_loc_seed: Annotated[Seed, 'seed']
+
+
+class OfC3A(Targets, total=False):
+    block_size: Annotated[Count, 'block']
+
+
+class OfRandLoRA(Targets, total=False):
+    r: Annotated[Count, 'rank']
+    randlora_alpha: Annotated[Positive, 'alpha']
+    projection_prng_key: Annotated[Seed, 'seed']
+
+
+class OfBOFT(Targets, total=False):
+    boft_block_size: Annotated[Count, 'block']
+    boft_n_butterfly_factor: Annotated[int, 'factors']
+
+
+class OfGLoRA(Ranks, total=False):
+    config_A_B: Annotated[str, 'weight']
+    config_C: Annotated[str, 'prompt']
+    config_D_E: Annotated[str, 'bias']
+
+
+ARGUMENTS: dict[str, type] = dict(
+    LoRA=OfLoRA,
+    LoHa=Ranks,
+    LoKr=OfLoKr,
+    IA3=Targets,
+    AdaLoRA=OfAdaLoRA,
+    NormTune=Targets,
+    HRA=Ranks,
+    HiRA=Ranks,
+    OFT=OfOFT,
+    FourierFT=OfFourierFT,
+    C3A=OfC3A,
+    RandLoRA=OfRandLoRA,
+    BOFT=OfBOFT,
+    GLoRA=OfGLoRA,
 )
+# {tuner: {PEFT's name: the tuner's name}}
+PEFT_NAMES: dict[str, dict[str, str]] = {
+    tuner: {
+        theirs: hint.__metadata__[-1] for theirs, hint in get_type_hints(kind, include_extras=True).items()
+    }
+    for tuner, kind in ARGUMENTS.items()
+}
 
 
 def in_own_names(tuner: str, given: Mapping[str, object]) -> dict[str, Any]:

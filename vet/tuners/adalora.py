@@ -2,7 +2,7 @@
 arXiv:2303.10512
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import torch
 from annotated_types import Interval
@@ -10,6 +10,7 @@ from torch import nn
 
 from vet.allowed import MOST, Counts, Dropout, Places, Positives, Share
 from vet.core.deltas import LowRank
+from vet.core.peft_names import OfAdaLoRA
 from vet.core.ranks import check_rank, rank_and_alpha
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -53,6 +54,7 @@ class AdaLoRA(Tuner):
         beta1: Dropout = 0.85,
         beta2: Dropout = 0.85,
         at: Places = 'attn.qkv',
+        **peft: Unpack[OfAdaLoRA],
     ):
         super().__init__(at)
         if min(warmup, final) < 0 or warmup + final >= 1:

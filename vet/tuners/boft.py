@@ -3,7 +3,7 @@
 Liu et al. 2023, arXiv:2311.06243
 """
 
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import torch
 from annotated_types import Interval
@@ -11,6 +11,7 @@ from torch import nn
 
 from vet.allowed import Count, Places
 from vet.core.delta import Delta
+from vet.core.peft_names import OfBOFT
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -74,6 +75,7 @@ class BOFT(Tuner):
         block: Annotated[Count, Interval(ge=2)] = 4,
         factors: Annotated[int, Interval(ge=1, le=16)] = 1,
         at: Places = 'attn.qkv',
+        **peft: Unpack[OfBOFT],
     ):
         super().__init__(at)
         self.block, self.factors = block, factors

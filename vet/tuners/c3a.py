@@ -1,7 +1,7 @@
 """C3A: an update of blocks, each of which is a circular convolution.   Chen et al. 2024, arXiv:2407.19342"""
 
 import math
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import torch
 from annotated_types import Interval
@@ -9,6 +9,7 @@ from torch import nn
 
 from vet.allowed import Count, Places
 from vet.core.delta import Delta
+from vet.core.peft_names import OfC3A
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
@@ -50,7 +51,9 @@ class C3A(Tuner):
     (init_weights=True). PEFT's default draws the start, so that the output changes at once.
     """
 
-    def __init__(self, block: Annotated[Count, Interval(ge=2)] = 256, at: Places = 'attn.qkv'):
+    def __init__(
+        self, block: Annotated[Count, Interval(ge=2)] = 256, at: Places = 'attn.qkv', **peft: Unpack[OfC3A]
+    ):
         super().__init__(at)
         self.block = block
 

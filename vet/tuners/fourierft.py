@@ -1,12 +1,14 @@
 """FourierFT: an update whose spectrum has a few trained entries.   Gao et al. 2024, arXiv:2405.03003"""
 
 import math
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from vet.allowed import Counts, Places, Positive, Seed
 from vet.core.delta import Delta
+from vet.core.peft_names import OfFourierFT
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -56,7 +58,12 @@ class FourierFT(Tuner):
     """
 
     def __init__(
-        self, count: Counts = 3000, scale: Positive = 300.0, seed: Seed = 777, at: Places = 'attn.qkv'
+        self,
+        count: Counts = 3000,
+        scale: Positive = 300.0,
+        seed: Seed = 777,
+        at: Places = 'attn.qkv',
+        **peft: Unpack[OfFourierFT],
     ):
         super().__init__(at)
         self.count, self.scale, self.seed = count, scale, seed

@@ -1,13 +1,14 @@
 """GLoRA: one update that scales and shifts a weight and its bias.   Chavan et al. 2023, arXiv:2306.07967"""
 
 import math
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import torch
 from torch import nn
 
 from vet.allowed import Counts, OneOf, Places
 from vet.core.delta import Delta
+from vet.core.peft_names import OfGLoRA
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -92,6 +93,7 @@ class GLoRA(Tuner):
         prompt: Annotated[str, OneOf(PROMPT_FORMS)] = 'lora',
         bias: Annotated[str, OneOf(BIAS_FORMS)] = 'constant',
         at: Places = 'attn.qkv',
+        **peft: Unpack[OfGLoRA],
     ):
         for name, given, allowed in (
             ('weight', weight, WEIGHT_FORMS),

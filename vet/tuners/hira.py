@@ -4,12 +4,14 @@ Huang et al., ICLR 2025, https://openreview.net/forum?id=TwJrTz9cRS
 """
 
 import math
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from vet.allowed import Counts, Places
 from vet.core.delta import Delta
+from vet.core.peft_names import Ranks
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -46,7 +48,7 @@ class HiRA(Tuner):
     the update's input is not here.
     """
 
-    def __init__(self, rank: Counts = 32, at: Places = 'attn.qkv'):
+    def __init__(self, rank: Counts = 32, at: Places = 'attn.qkv', **peft: Unpack[Ranks]):
         super().__init__(at)
         self.rank = rank
 

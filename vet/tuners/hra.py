@@ -4,12 +4,14 @@ Yuan, Liu, Xu 2024, arXiv:2405.17484
 """
 
 import math
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from vet.allowed import Counts, Places
 from vet.core.deltas import InputLowRank
+from vet.core.peft_names import Ranks
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -55,7 +57,7 @@ class HRA(Tuner):
 
     identity_at_start = False  # exactly: the reflections cancel but for rounding
 
-    def __init__(self, rank: Counts = 8, at: Places = 'attn.qkv'):
+    def __init__(self, rank: Counts = 8, at: Places = 'attn.qkv', **peft: Unpack[Ranks]):
         super().__init__(at)
         self.rank = rank
 

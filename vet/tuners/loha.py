@@ -4,12 +4,14 @@ FedPara, Hyeon-Woo et al. 2022, arXiv:2108.06098; LyCORIS
 """
 
 import math
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from vet.allowed import Counts, Places, Positives
 from vet.core.deltas import LowRankUpdate
+from vet.core.peft_names import Ranks
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -65,7 +67,9 @@ class LoHa(Tuner):
     The formula is that of PEFT's LoHa with flattened convolutions (its use_effective_conv2d=False).
     """
 
-    def __init__(self, rank: Counts = 4, alpha: Positives | None = None, at: Places = 'attn.qkv'):
+    def __init__(
+        self, rank: Counts = 4, alpha: Positives | None = None, at: Places = 'attn.qkv', **peft: Unpack[Ranks]
+    ):
         super().__init__(at)
         self.rank, self.alpha = rank, alpha
 

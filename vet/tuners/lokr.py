@@ -4,7 +4,7 @@ KronA, Edalati et al. 2022, arXiv:2212.10650; LyCORIS, Yeh et al. 2024, 2309.148
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import torch
 from annotated_types import Interval
@@ -12,6 +12,7 @@ from torch import nn
 
 from vet.allowed import MOST, Counts, Places, Positives
 from vet.core.delta import Delta
+from vet.core.peft_names import OfLoKr
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -105,6 +106,7 @@ class LoKr(Tuner):
         alpha: Positives | None = None,
         factor: Annotated[int, Interval(ge=-1, le=MOST)] = -1,
         at: Places = 'attn.qkv',
+        **peft: Unpack[OfLoKr],
     ):
         super().__init__(at)
         if type(factor) is not int or factor == 0 or factor < -1:

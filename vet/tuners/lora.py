@@ -1,7 +1,7 @@
 """LoRA: low-rank updates of frozen weights, and its variants.   Hu et al. 2021, arXiv:2106.09685"""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Unpack
 
 from annotated_types import Interval, Predicate
 from torch import nn
@@ -10,6 +10,7 @@ from vet.allowed import Counts, Dropout, OneOf, Places, Positives, Seed
 from vet.core.attention import Rows
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
+from vet.core.peft_names import OfLoRA
 from vet.core.ranks import check_rank, rank_and_alpha
 from vet.core.reweight import Reweight
 from vet.core.site import Site
@@ -99,6 +100,7 @@ class LoRA(Tuner):
         variant: Annotated[str, OneOf(tuple(VARIANTS))] = 'plain',
         seed: Seed = 0,
         images: Annotated[int, Interval(ge=1, le=10**9)] = 256,
+        **peft: Unpack[OfLoRA],
     ):
         if parts is not None and not is_parts(parts):
             raise UserError(

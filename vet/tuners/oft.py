@@ -4,7 +4,7 @@ The blocks of R are trained as skew-symmetric matrices Q, by Cayley's transform.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import torch
 from annotated_types import Interval
@@ -12,6 +12,7 @@ from torch import nn
 
 from vet.allowed import Count, Places
 from vet.core.delta import Delta
+from vet.core.peft_names import OfOFT
 from vet.core.ranks import require_matrix
 from vet.core.reweight import reweights_of
 from vet.core.site import Site
@@ -86,6 +87,7 @@ class OFT(Tuner):
         block: Annotated[Count, Interval(ge=2)] = 32,
         terms: Annotated[int, Interval(ge=4, le=100)] | None = None,
         at: Places = 'attn.qkv',
+        **peft: Unpack[OfOFT],
     ):
         super().__init__(at)
         self.block, self.terms = block, terms

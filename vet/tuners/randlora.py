@@ -7,12 +7,14 @@ rounded up, is the number of bases.
 """
 
 import math
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from vet.allowed import Count, Places, Positive, Seed
 from vet.core.delta import Delta
+from vet.core.peft_names import OfRandLoRA
 from vet.core.ranks import require_matrix
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -89,7 +91,14 @@ class RandLoRA(Tuner):
         without its sparse bases and its dropout.
     """
 
-    def __init__(self, rank: Count = 32, alpha: Positive = 640.0, seed: Seed = 0, at: Places = 'attn.qkv'):
+    def __init__(
+        self,
+        rank: Count = 32,
+        alpha: Positive = 640.0,
+        seed: Seed = 0,
+        at: Places = 'attn.qkv',
+        **peft: Unpack[OfRandLoRA],
+    ):
         super().__init__(at)
         self.rank, self.alpha, self.seed = rank, alpha, seed
 

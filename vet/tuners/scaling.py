@@ -1,6 +1,6 @@
 """Tuners that scale the inputs and outputs of frozen layers: IA3, SSF and RLRR. All merge."""
 
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import torch
 from annotated_types import Interval
@@ -10,6 +10,7 @@ from vet.allowed import Places
 from vet.core.attention import Rows
 from vet.core.delta import Delta
 from vet.core.norms import is_norm
+from vet.core.peft_names import Targets
 from vet.core.ranks import require_matrix
 from vet.core.scales import Scale, ScaleInput, scaled_channels
 from vet.core.site import Site
@@ -96,7 +97,7 @@ class IA3(Tuner):
     ViT-B/16: 55,296 parameters, that is 12 blocks of 2 C + 4 C.
     """
 
-    def __init__(self, at: Places = ('attn.qkv', 'mlp.fc2')):
+    def __init__(self, at: Places = ('attn.qkv', 'mlp.fc2'), **peft: Unpack[Targets]):
         super().__init__(at)
 
     def tune(self, site: Site) -> None:

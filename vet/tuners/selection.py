@@ -1,9 +1,11 @@
 """Tuners that add nothing. They train some of the backbone's parameters, as copies in their place."""
 
 import re
+from typing import Unpack
 
 from vet.allowed import Count, Places
 from vet.core.norms import is_norm
+from vet.core.peft_names import Targets
 from vet.core.scales import Scale
 from vet.core.site import Site
 from vet.core.tuner import Tuner
@@ -149,7 +151,7 @@ class NormTune(Tuner):
 
     no_gradient = UNREAD
 
-    def __init__(self, at: Places = 'norm'):
+    def __init__(self, at: Places = 'norm', **peft: Unpack[Targets]):
         super().__init__(at)
 
     def tune(self, site: Site) -> None:
