@@ -82,11 +82,11 @@ def commands() -> list[str]:
 
 def _described() -> str:
     """A line for each command: its name, and the first sentence of its file."""
-    lines = []
+    lines, width = [], max(map(len, commands()))
     for name in commands():
         path = Path(vet.cli.__path__[0], f'{name}.py')
         text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
         lines.append(
-            f'  {name:11}{" ".join(text.partition(". ")[0].partition(chr(10) * 2)[0].split()).rstrip(".")}'
+            f'  {name:{width}}  {" ".join(text.partition(". ")[0].partition(chr(10) * 2)[0].split()).rstrip(".")}'
         )
     return '\n'.join(lines)

@@ -84,13 +84,16 @@ ARGUMENTS: dict[str, type] = dict(
     BOFT=OfBOFT,
     GLoRA=OfGLoRA,
 )
+
+
+def _own_names(arguments: type) -> dict[str, str]:
+    """{PEFT's name: the tuner's name}"""
+    hints = get_type_hints(arguments, include_extras=True)
+    return {theirs: hint.__metadata__[-1] for theirs, hint in hints.items()}
+
+
 # {tuner: {PEFT's name: the tuner's name}}
-PEFT_NAMES: dict[str, dict[str, str]] = {
-    tuner: {
-        theirs: hint.__metadata__[-1] for theirs, hint in get_type_hints(kind, include_extras=True).items()
-    }
-    for tuner, kind in ARGUMENTS.items()
-}
+PEFT_NAMES = {tuner: _own_names(arguments) for tuner, arguments in ARGUMENTS.items()}
 
 
 def in_own_names(tuner: str, given: Mapping[str, object]) -> dict[str, Any]:
