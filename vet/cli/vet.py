@@ -86,7 +86,6 @@ def _described() -> str:
     for name in commands():
         path = Path(vet.cli.__path__[0], f'{name}.py')
         text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
-        lines.append(
-            f'  {name:{width}}  {" ".join(text.partition(". ")[0].partition(chr(10) * 2)[0].split()).rstrip(".")}'
-        )
+        first = text.partition('. ')[0].partition('\n\n')[0]
+        lines.append(f'  {name:{width}}  {" ".join(first.split()).rstrip(".")}')
     return '\n'.join(lines)
