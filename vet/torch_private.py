@@ -23,6 +23,7 @@ from torch.backends import mkldnn
 PRIVATE = (
     'torch._C._are_functorch_transforms_active',
     'torch.cpu._is_amx_tile_supported',
+    'torch.cpu._is_avx512_bf16_supported',
     'torch._softmax_backward_data',
     'torch.native_layer_norm',
     'torch.ops.aten.native_layer_norm_backward',
@@ -73,11 +74,17 @@ def has_compiled() -> bool:
 
 
 def multiplies_bf16_tiles() -> bool:
-    """Whether the processor multiplies tiles of bf16 (AMX). Without `_is_amx_tile_supported`: False, and
-    attention in bf16 is torch's.
-    """
+    """Whether the processor multiplies tiles of bf16 (AMX). Without `_is_amx_tile_supported`: False."""
     asked = getattr(torch.cpu, '_is_amx_tile_supported', None)
     return asked is not None and asked()
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has products of bf16: of tiles (AMX), or of vectors (AVX-512 BF16). Without
+    `_is_avx512_bf16_supported`: only of tiles. Without products of bf16, attention in bf16 is torch's.
+    """
+    asked = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
+    return multiplies_bf16_tiles() or (asked is not None and asked())
 
 
 # Gradients --------------------------------------------------------------------------------------------------

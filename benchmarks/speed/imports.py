@@ -30,6 +30,7 @@ COMMANDS = {
     'nothing': '',
     'import torch': 'import torch',
     'import vet': 'import vet',
+    'import torch, torchvision': 'import torch, torchvision',
     'import vet, torch': 'import vet, torch',
     'from vet import pipeline': 'from vet import pipeline',
     **{
