@@ -26,6 +26,11 @@ JOBS = {  # a name, the script, its usual options, and those of a quick trial
     'imports': ('speed/imports.py', ['--rounds', '4'], ['--rounds', '2']),
     'memory': ('speed/memory.py', [], []),
     'steps': ('speed/steps.py', ['--rounds', '6'], ['--rounds', '2', '--jobs', 'vit-fp32']),
+    'grid': (
+        'speed/grid.py',
+        ['--batches', '1', '8', '--rounds', '7'],
+        ['--batches', '1', '--threads', '1', '--rounds', '2', '--jobs', 'vit-fp32'],
+    ),
     'peers': ('speed/peers.py', ['--rounds', '5'], ['--rounds', '2', '--only', 'LoRA', 'BitFit']),
     'many_tuners': ('speed/many_tuners.py', ['--rounds', '5'], ['--rounds', '2', '--batch', '8']),
     'probe': (
