@@ -97,7 +97,7 @@ class DiesOnce(Hook):
 
 
 @pytest.mark.slow
-def test_a_lost_trial_does_not_end_the_search(cluster, config, tmp_path, capfd):
+def test_a_lost_trial_is_tried_once_more(cluster, config, tmp_path, capfd):
     (tmp_path / 'dies.py').write_text(DIES.format(mark=str(tmp_path / 'died')))
     changed = json.loads(Path(config).read_text())
     changed |= dict(custom_imports=dict(imports=['dies']), custom_hooks=[dict(type='DiesOnce')])
@@ -106,4 +106,7 @@ def test_a_lost_trial_does_not_end_the_search(cluster, config, tmp_path, capfd):
     found = tune(config, tmp_path / 'run', options)
     assert ' is lost: WorkerCrashedError' in ' '.join(capfd.readouterr().err.split())
     assert found.winner.is_whole
-    assert [trial.state for trial in trials(tmp_path / 'run')].count(TrialState.FAIL) == 1
+    ran = trials(tmp_path / 'run')
+    [lost] = [trial for trial in ran if trial.state == TrialState.FAIL]
+    [again] = [trial for trial in ran if 'lost' in trial.user_attrs]
+    assert again.system_attrs['fixed_params'] == lost.params

@@ -16,12 +16,14 @@ from vet.search.candidates import Candidate
 from vet.search.search import Ended, Search
 from vet.source import find_config
 
+LOST = 'lost'  # the attribute of a trial that is tried again: the reason
+
 
 def run_on_ray(search: Search, seconds: float) -> None:
     """Tries candidates for about `seconds` in all, as many at once as the cluster has GPUs, else CPUs.
 
     The cluster is that of RAY_ADDRESS, or the cluster that runs on this machine, or this machine alone. If a
-    task is lost, its trial failed, and the search goes on.
+    task is lost, its trial is tried once more.
     """
     try:
         import ray
@@ -59,6 +61,8 @@ def run_on_ray(search: Search, seconds: float) -> None:
                 except ray.exceptions.RayError as error:
                     reason = f'{type(error).__name__}: {str(error).strip().splitlines()[0]}'
                     ended = Ended(TrialState.FAIL, None, f'trial {trial.number} is lost: {reason}')
+                    if LOST not in trial.user_attrs:
+                        search.study.enqueue_trial(trial.params, {LOST: reason})
                 say(ended.says)
                 search.study.tell(trial.number, ended.value, ended.state)
     finally:
