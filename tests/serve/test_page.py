@@ -110,6 +110,7 @@ def test_a_photo_is_uploaded_answered_and_explained(browser, folders, tmp_path):
         texts = browser.find_element('id', 'results').text
         assert 'a vector of 8 numbers' in texts and browser.find_elements('css selector', '.wrong') == []
         assert 'tasks: left' in texts and 'tasks: right' in texts
+        assert min(cell.size['width'] for cell in found(browser, 'tbody th')) >= 100  # no word is broken
         assert len(browser.find_elements('css selector', 'img.mask')) >= 1
         # a paste
         browser.execute_script(
