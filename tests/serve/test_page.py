@@ -131,6 +131,8 @@ def test_a_token_and_dark_mode(browser, folders):
         )
         browser.get(str(client.base_url))
         found(browser, '#token-field:not([hidden])')
+        color = browser.find_element('id', 'status').value_of_css_property('color')
+        assert color == 'rgba(255, 154, 154, 1)'  # --wrong
         browser.find_element('id', 'token').send_keys('geheim\n')
         found(browser, '#model option')
         color = browser.execute_script('return getComputedStyle(document.body).backgroundColor')
