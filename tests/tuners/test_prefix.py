@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
+import vet
 from tests.nets import VIT, images, timm_net, tiny
+from tests.own_nets import TRANSFORMERS
 from vet.core.backbone import Backbone
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UnknownNameError, UserError
@@ -41,6 +43,67 @@ def test_attention_has_more_keys_and_values(family, fused):
     expected = torch.cat(heads, -1) @ attn.proj.weight.T + attn.proj.bias
     assert attn(x).shape == x.shape
     assert torch.allclose(attn(x), expected, rtol=0, atol=1e-8)
+
+
+def with_prefix(x, weights, prefix, heads, bias=0.0):
+    """softmax(q [K; P_k]' / sqrt(d) + bias) [V; P_v] in each head, with a bias of zero for the prefix."""
+    q, k, v = (x @ weight.T + shift for weight, shift in weights)
+    k, v = (torch.cat([own, new.expand(len(x), -1, -1)], 1) for own, new in zip((k, v), prefix))
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    scores[..., : x.shape[1]] += bias
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('name', ['vit_relpos_medium_patch16_cls_224', 'vit_srelpos_small_patch16_224'])
+def test_a_bias_of_relative_positions_leaves_the_prefix_alone(name, fused):
+    torch.manual_seed(0)
+    backbone, tuner = timm_net(name, **VIT).eval(), prefix(length=3)
+    network = backbone.network
+    for parameter in network.parameters():
+        parameter.normal_(0, 0.2)
+    tuner.attach(backbone)
+    backbone.double(), tuner.double()
+    attn, delta = network.blocks[1].attn, tuner.deltas['blocks/1/attn/qkv']
+    attn.fused_attn = fused
+    delta.key.normal_(), delta.value.normal_()
+    seen = {}
+    attn.register_forward_hook(lambda _, args, out: seen.update(x=args[0], out=out))
+    backbone(images(2).double())
+    x, shared = seen['x'][:, :-3], getattr(network, 'shared_rel_pos', None)  # without the empty tokens
+    source = attn.rel_pos if shared is None else shared
+    bias = type(source).get_bias(source)
+    weights = [
+        (weight, 0.0) for weight in attn.qkv.weight.chunk(3)
+    ]  # these attentions have no bias of q, k, v
+    expected = with_prefix(x, weights, (delta.key, delta.value), attn.num_heads, bias)
+    expected = expected @ attn.proj.weight.T + attn.proj.bias
+    assert bias.abs().max() > 0.01
+    torch.testing.assert_close(seen['out'][:, : x.shape[1]], expected, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_separate_layers_for_queries_keys_and_values():
+    torch.manual_seed(0)
+    net = TRANSFORMERS['vit']().eval()
+    tuned = vet.tune(net, vet.Prefix(length=3)).double().eval()
+    path = 'vit.layers.1.attention'
+    attn, deltas = net.get_submodule(path), tuned.tuners[0].deltas
+    key = deltas[f'{path}.k_proj'.replace('.', '/')].key.normal_()
+    value = deltas[f'{path}.v_proj'.replace('.', '/')].value.normal_()
+    x = torch.randn(2, 17, 32, dtype=torch.float64)
+    weights = [(layer.weight, layer.bias) for layer in (attn.q_proj, attn.k_proj, attn.v_proj)]
+    expected = with_prefix(x, weights, (key, value), 2) @ attn.o_proj.weight.T + attn.o_proj.bias
+    torch.testing.assert_close(attn(x)[0], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('tuner', [vet.Prefix(length=2), vet.VPT(length=2)], ids=['Prefix', 'VPT'])
+def test_rotary_positions_of_transformers_are_refused(tuner):
+    """Its last tokens are rotated as patches, and further tokens would shift them."""
+    with pytest.raises(UserError, match="free of 'position_embeddings'"):
+        vet.tune(TRANSFORMERS['dinov3'](), tuner, train='norm')
 
 
 def test_works_beside_prompts_and_lora():
@@ -88,14 +151,14 @@ def test_the_default_length_is_ten():
         (
             lambda: tiny('swin'),
             NoSiteError,
-            r"free of 'relative_position_bias_table', but 'layers\.0\.blocks\.0\.attn' \(WindowAttention",
+            r"plain attention over all tokens, but 'layers\.0\.blocks\.0\.attn' \(WindowAttention",
         ),
         (
             lambda: tiny('torchvision-vit'),
             NoSiteError,
-            r"fused qkv layer, but .*self_attention' \(MultiheadAttention, .*\(17, 32\)",
+            r"calls one layer for q, k and v, or one each, but .*self_attention' \(MultiheadAttention",
         ),
-        (lambda: timm_net('beit_base_patch16_224', **VIT), NoSiteError, r"free of 'shared_rel_pos_bias'"),
+        (lambda: timm_net('beit_base_patch16_224', **VIT), NoSiteError, 'calls one layer for q, k and v'),
         (lambda: timm_net('eva02_tiny_patch14_224', **VIT), NoSiteError, r"free of 'rope'"),
         (
             lambda: timm_net('vit_tiny_patch16_224', **VIT, qk_norm=True),

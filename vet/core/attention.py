@@ -15,7 +15,9 @@ from vet.core.site import Site
 from vet.core.site_map import SiteMap
 from vet.torch_private import map_tensors
 
-POSITIONS = re.compile(r'rope|rel_?pos|rel_indices|relative_position|window|attention_bias|bias_table')
+POSITIONS = re.compile(
+    r'rope|rotary|rel_?pos|rel_indices|relative_position|position_embeddings|window|attention_bias|bias_table'
+)
 
 # An argument with the rotary angles of the tokens (…, N, D): what an unrotated token has in the equal parts
 # of D. timm has [sin, cos], or the cosines and the sines apart.

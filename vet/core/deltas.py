@@ -279,6 +279,17 @@ class DropLast(Delta):
         return y[:, : max(1, y.shape[1] - self.count)]
 
 
+class Unbiased(Delta):
+    """A bias of the scores (…, N, N) -> (…, N + P, N + P): zero where a query or a key is a prompt."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length = length
+
+    def forward(self, bias: torch.Tensor) -> torch.Tensor:
+        return F.pad(bias, (0, self.length, 0, self.length))
+
+
 class InputLowRank(Delta):
     """W (I + B A) and bias + W shift: x becomes x + B A x + shift before a pointwise weight W (out, in).
 

@@ -1,5 +1,6 @@
 """Prefix tuning: learned keys and values in every attention.   Li and Liang 2021, arXiv:2101.00190"""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -8,14 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.allowed import Counts, Places
-from vet.core.attention import tie_to_positions
+from vet.core.attention import BIAS_SETTINGS, Rows, bias_arguments, position_biases, tie_to_positions
 from vet.core.delta import Delta
-from vet.core.deltas import DropLast
+from vet.core.deltas import DropLast, Unbiased
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
 from vet.torch_private import hooks_before
 
+NORMS = ('k_norm', 'norm_k', 'k_layernorm')  # of keys, by the names of attentions
 # B images, N tokens, P prefix tokens, C channels
 
 
@@ -24,7 +26,7 @@ class Prefix(Tuner):
     """softmax(q [K; P_k]^T / sqrt(d)) [V; P_v] in each head (as He et al. 2022 write it, arXiv:2110.04366,
     sec. 2.2).
 
-    P empty tokens join the attention's input. After the projection, the prefix's keys and values replace
+    P empty tokens join the attention's input. After the projections, the prefix's keys and values replace
     theirs. The tokens leave after the attention. The paper's reparametrisation by an MLP is left out, as in
     ModelScope and VPT's tables.
     length: P; one value, a list by depth (0 skips a block), or a dict of path patterns.
@@ -32,8 +34,9 @@ class Prefix(Tuner):
     Against the released code: ModelScope's Prefix in output, gradients and start. ModelScope decays the
     weights of prefixes too.
     Parameters: 2 P C per attention; ViT-B/16: 18,432 per token.
-    The site must have plain attention over all tokens with a fused qkv. Windows, relative and rotary
-    positions and normed keys are refused.
+    The site must have plain attention over all tokens, with one fused layer or several layers for q, k and v.
+    If attention adds a bias of relative positions to its scores, the bias is zero in the columns of the
+    prefix. Windows, rotary positions and normed keys are refused.
     """
 
     identity_at_start = False
@@ -48,40 +51,43 @@ class Prefix(Tuner):
         length = site.at_depth(self.length, 'length')
         if not length:
             return
-        fused, tie = getattr(site.module, 'qkv', None), tie_to_positions(site.module)
-        normed = not isinstance(getattr(site.module, 'k_norm', None), nn.Identity | None)
-        if (
-            not site.takes_tokens
-            or site.windows_per_image != 1
-            or tie
-            or normed
-            or not isinstance(fused, nn.Linear)
-            or fused.out_features != 3 * fused.in_features
-        ):
-            needs = 'plain attention over all tokens, with a fused qkv layer'
-            if tie:
-                needs += f' and free of {tie!r}'
-            elif normed:
-                needs += ' and unnormed keys'
+        biases = position_biases(site.module)
+        known = [*bias_arguments(site.module), *BIAS_SETTINGS]
+        tie = tie_to_positions(site.module, known, [module for module, _ in biases])
+        is_normed = any(
+            not isinstance(getattr(site.module, name, None), nn.Identity | None) for name in NORMS
+        )
+        needs = 'plain attention over all tokens'
+        if not site.takes_tokens or site.windows_per_image != 1 or tie or is_normed:
+            needs += f', free of {tie!r}' if tie else ' and unnormed keys' if is_normed else ''
             raise refuse(self, site, needs)
         for hook in hooks_before(site.module):
             if isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens):
                 needs = 'an attention without another prefix (the other prefix may be longer)'
                 raise refuse(self, site, needs)
-        fused_too = [
-            f'{name}.qkv'
-            for name in site.found
-            if isinstance(getattr(self.backbone.network.get_submodule(name), 'qkv', None), nn.Linear)
-        ]
-        projections = self.backbone.sites.find(fused_too)
-        [projection] = (other for other in projections if other.name == f'{site.name}.qkv')
-        parts = self.rows_of_parts(projection)
-        if set(parts) != set('qkv'):
-            raise refuse(self, site, 'an attention whose qkv rows each make a query, a key or a value')
+        layers = self._layers(site)
         self.before(site, EmptyTokens(length))
-        order = torch.cat([torch.arange(fused.out_features)[parts[part]] for part in 'qkv']).argsort()
-        self.after(projection, KeysAndValues(length, fused.out_features // 3, order))
+        for layer, parts in layers:
+            if parts.keys() & set('kv'):
+                self.after(layer, KeysAndValues(length, parts, len(layer.weight)))
+        for argument in bias_arguments(site.module):
+            self.before(site, Unbiased(length), argument)
+        for module, method in biases:
+            self.result(site, module, method, Unbiased(length))
         self.after(site, DropLast(length))
+
+    def _layers(self, site: Site) -> list[tuple[Site, dict[str, Rows]]]:
+        """The layers that make q, k and v from the attention's tokens, each with the rows of its parts."""
+        assert self.backbone is not None
+        sites = self.backbone.sites
+        names = sites.roles().get('attn.qkv', [])
+        found = sites.find(names) if names else []
+        layers = [layer for layer in found if layer.name.startswith(f'{site.name}.')]
+        is_fit = all(layer.called and layer.in_shape == site.in_shape for layer in layers)
+        rows = [self.rows_of_parts(layer) for layer in layers] if is_fit else []
+        if sorted(part for parts in rows for part in parts) != sorted('qkv'):
+            raise refuse(self, site, 'an attention that calls one layer for q, k and v, or one each')
+        return list(zip(layers, rows))
 
 
 class EmptyTokens(Delta):
@@ -98,27 +104,30 @@ class EmptyTokens(Delta):
 
 
 class KeysAndValues(Delta):
-    """qkv of N + P tokens: the last P keys and values become the learned keys and values.
+    """What a layer gives for N + P tokens: the last P keys and values become the learned keys and values.
 
-    The last P queries are zero.
+    The last P queries of the layer are zero.
+    parts: the rows of the layer that make the queries 'q', the keys 'k' and the values 'v', which are there.
     """
 
     by_token = True
-    order: torch.Tensor  # the place in [q; k; v] of each row of the projection
+    order: torch.Tensor  # the place in [q; k; v] of each row of the layer
 
-    def __init__(self, length: int, channels: int, order: torch.Tensor):
+    def __init__(self, length: int, parts: Mapping[str, Rows], rows: int):
         super().__init__()
-        self.register_buffer('order', order, persistent=False)
-        key: Any = nn.Parameter(torch.empty(length, channels))
-        value: Any = nn.Parameter(torch.empty(length, channels))
-        for prefix in (key, value):
+        numbers = {part: torch.arange(rows)[parts[part]] for part in 'qkv' if part in parts}
+        self.register_buffer('order', torch.cat(list(numbers.values())).argsort(), persistent=False)
+        self.queries = len(numbers.get('q', ()))
+        self.names = [name for part, name in (('k', 'key'), ('v', 'value')) if part in parts]
+        for name in self.names:
+            prefix: Any = nn.Parameter(torch.empty(length, len(numbers[name[0]])))
             nn.init.xavier_uniform_(prefix[None])  # as ModelScope draws (1, P, C)
             prefix.no_weight_decay = True
-        self.key, self.value = key, value
+            setattr(self, name, prefix)
 
-    def forward(self, x: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
-        """x (B, N + P, C), qkv (B, N + P, 3 C) -> qkv"""
-        prefix = torch.cat([torch.zeros_like(self.key), self.key, self.value], -1)[:, self.order].to(
-            qkv.dtype
-        )
-        return torch.cat([qkv[:, : -len(prefix)], prefix.expand(len(qkv), -1, -1)], 1)
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x (B, N + P, C), y (B, N + P, rows) -> y"""
+        learned = [self.get_parameter(name) for name in self.names]
+        queries = learned[0].new_zeros(len(learned[0]), self.queries)
+        prefix = torch.cat([queries, *learned], -1)[:, self.order].to(y.dtype)
+        return torch.cat([y[:, : -len(prefix)], prefix.expand(len(y), -1, -1)], 1)

@@ -21,7 +21,7 @@ from vet.core.attention import (
     tie_to_positions,
 )
 from vet.core.delta import Delta
-from vet.core.deltas import DropLast
+from vet.core.deltas import DropLast, Unbiased
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UnknownNameError, UserError
@@ -40,7 +40,7 @@ class VPT(Tuner):
         4-5).
     length: tokens at each block; one value. For 'deep' also a list by depth (0 skips a block) or a dict of
         path patterns.
-    dropout: drops values of the prompts, in training.
+    dropout: of the prompts, in training.
     The prompts stand last. In the paper they stand behind the class token. Prompts have no positions, so
     their place changes no result. They start uniform in ±sqrt(6 / (3 p² + C)), p the patch's side, and have
     no weight decay.
@@ -131,17 +131,6 @@ class Unrotated(Delta):
         size = D // len(self.values)
         parts = [rope.new_full((*batch, self.length, size), value) for value in self.values]
         return torch.cat([rope, torch.cat(parts, -1)], -2)
-
-
-class Unbiased(Delta):
-    """A bias of the scores (…, N, N) -> (…, N + P, N + P): zero where a query or a key is a prompt."""
-
-    def __init__(self, length: int):
-        super().__init__()
-        self.length = length
-
-    def forward(self, bias: torch.Tensor) -> torch.Tensor:
-        return F.pad(bias, (0, self.length, 0, self.length))
 
 
 class Prompts(Delta):
