@@ -59,7 +59,10 @@ class Prefix(Tuner):
         )
         needs = 'plain attention over all tokens'
         if not site.takes_tokens or site.windows_per_image != 1 or tie or is_normed:
-            needs += f', free of {tie!r}' if tie else ' and unnormed keys' if is_normed else ''
+            if tie:
+                needs += f', free of {tie!r}'
+            elif is_normed:
+                needs += ' and unnormed keys'
             raise refuse(self, site, needs)
         for hook in hooks_before(site.module):
             if isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens):
