@@ -36,7 +36,7 @@ for line in json.loads(sys.argv[1]):
 WRONG = 'train quickstart --cfg-options'
 ANSWERS = [
     ('--help', 0, 'Trains a model'),
-    ('--help', 0, 'interpolate  Evaluates'),
+    ('--help', 0, 'interpolate Evaluates'),
     ('--version', 0, 'vet 0.'),
     ('trian', 2, "Did you mean 'train'?"),
     *((f'{name} --help', 0, f'usage: vet {name}') for name in commands()),

@@ -65,7 +65,7 @@ def test_sum_takes_negative_weights(monkeypatch, trainer, tmp_path):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--weights', '1'], 'allowed: a finite number for each of the 2 folders'),
+        (['--weights', '1'], 'allowed: a number for each of the 2 folders'),
         (['--head', '5'], 'allowed: 0 to 1'),
         (['--import', 'no_such_module'], '--import no_such_module failed'),
     ],

@@ -279,7 +279,7 @@ def test_at_224_pixels_the_crop_is_that_of_256(tmp_path):
 
 def test_the_pipeline_takes_no_other_backbone_weights(tmp_path):
     with pytest.raises(
-        UserError, match='backbone is .* but .* holds the weights of its backbone; leave `backbone` out'
+        UserError, match='backbone is .* but .* holds the weights of its backbone. Leave `backbone` out'
     ):
         pipeline(model=write(tmp_path / 'model', content()), backbone='weights.safetensors')
 

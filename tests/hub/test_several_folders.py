@@ -83,9 +83,9 @@ def test_refusals(folder, folders, tmp_path):
     classify = classifier(folders)
     with pytest.raises(UnknownNameError, match='unknown task None.*lora, soft, vpt'):
         classify(PICTURES)
-    with pytest.raises(UserError, match='a list of as many images'):
+    with pytest.raises(UserError, match='one task for each image of a list'):
         classify(PICTURES, task=['lora'])
-    with pytest.raises(UserError, match='only the models of several folders take one'):
+    with pytest.raises(UserError, match='Only a pipeline of several folders takes a list of tasks'):
         classifier(folders['lora'])(PICTURES, task=['a'] * 5)
     with pytest.raises(DataError, match='is no model folder'):
         classifier(dict(folders, none=tmp_path))

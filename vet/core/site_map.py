@@ -165,8 +165,8 @@ class SiteMap:
         )
         works = f' Of this network, at={near!r} works.' if near else ''
         return (
-            f'These are the roles of {self.family}; choose one with at=…, or name modules by their paths, '
-            f"such as at='*.query'.{works}"
+            f'These are the roles of {self.family}; choose one with at=…, name modules by their paths, '
+            f"such as at='*.query', or give roles in model.backbone.roles of a config.{works}"
         )
 
     def multiplier(self, layer: str) -> str | None:
