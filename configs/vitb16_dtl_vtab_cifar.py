@@ -7,19 +7,9 @@ Fu, Zhu, Wu 2024, arXiv:2312.07856. The values are those of the released script 
 of 5e-4. Not measured.
 """
 
-_base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/recipes/fact2023.py']
+_base_ = ['_base_/tasks/vitb16_vtab_cifar.py']
 
-model = dict(
-    backbone=dict(
-        kwargs=dict(drop_path_rate=0.1),
-        preprocessing=dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-    ),
-    tuners=[dict(type='DTL', rank=2, beta=100.0)],
-)
-dataset = {
-    split: dict(type='VTAB', task='cifar', split=part)
-    for split, part in (('train', 'train+val'), ('test', 'test'))
-}
+model = dict(tuners=[dict(type='DTL', rank=2, beta=100.0)])
 train = dict(
     optimizer=dict(lr=3e-4, weight_decay=0.05),
     lr_scheduler=dict(eta_min=0.0),

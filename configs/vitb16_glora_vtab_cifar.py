@@ -7,17 +7,7 @@ Chavan et al. 2023, arXiv:2306.07967. The values are those of the released code:
 Not measured.
 """
 
-_base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/recipes/fact2023.py']
+_base_ = ['_base_/tasks/vitb16_vtab_cifar.py']
 
-model = dict(
-    backbone=dict(
-        kwargs=dict(drop_path_rate=0.1),
-        preprocessing=dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-    ),
-    tuners=[dict(type='GLoRA', rank=4, at=['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'])],
-)
-dataset = {
-    split: dict(type='VTAB', task='cifar', split=part)
-    for split, part in (('train', 'train+val'), ('test', 'test'))
-}
+model = dict(tuners=[dict(type='GLoRA', rank=4, at=['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'])])
 train = dict(max_epochs=500, optimizer=dict(lr=1e-4), lr_scheduler=dict(eta_min=0.1))

@@ -7,17 +7,7 @@ at 1e-3, weight decay 1e-4, 300 epochs, batch 64, sigma 1.2, lambda 1; its sched
 measured.
 """
 
-_base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/recipes/fact2023.py']
+_base_ = ['_base_/tasks/vitb16_vtab_cifar.py']
 
-model = dict(
-    backbone=dict(
-        kwargs=dict(drop_path_rate=0.1),
-        preprocessing=dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-    ),
-    tuners=[dict(type='PACE', rank=10, sigma=1.2, weight=1.0)],
-)
-dataset = {
-    split: dict(type='VTAB', task='cifar', split=part)
-    for split, part in (('train', 'train+val'), ('test', 'test'))
-}
+model = dict(tuners=[dict(type='PACE', rank=10, sigma=1.2, weight=1.0)])
 train = dict(max_epochs=300, lr_scheduler=dict(eta_min=0.01))

@@ -7,19 +7,9 @@ Shen et al. 2024, arXiv:2411.01800. The values are those of the released script 
 measured.
 """
 
-_base_ = ['_base_/models/vitb16_orig_in21k.py', '_base_/recipes/fact2023.py']
+_base_ = ['_base_/tasks/vitb16_vtab_cifar.py']
 
-model = dict(
-    backbone=dict(
-        kwargs=dict(drop_path_rate=0.1),
-        preprocessing=dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-    ),
-    tuners=[dict(type='SNELL', rank=32, sparsity=0.9)],
-)
-dataset = {
-    split: dict(type='VTAB', task='cifar', split=part)
-    for split, part in (('train', 'train+val'), ('test', 'test'))
-}
+model = dict(tuners=[dict(type='SNELL', rank=32, sparsity=0.9)])
 train = dict(
     max_epochs=200,
     optimizer=dict(weight_decay=0.01),

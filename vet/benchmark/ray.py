@@ -11,7 +11,7 @@ from rich.live import Live
 
 from vet.benchmark.local import table
 from vet.benchmark.worker import Job, bury, outcome, work
-from vet.errors import UserError
+from vet.errors import UserError, error_text
 from vet.log import console, show_log
 
 
@@ -55,7 +55,7 @@ class Ray:
                         try:
                             ray.get(reference)
                         except ray.exceptions.RayError as error:
-                            bury(job, f'{type(error).__name__}: {str(error).strip().splitlines()[0]}')
+                            bury(job, error_text(error))
                         done.append((job, outcome(job)))
                     live.update(table(f'{len(done)} done, {len(running)} given to Ray', done))
             finally:

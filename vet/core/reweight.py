@@ -49,9 +49,7 @@ class Reweight:
     weight_name: str
     bias_name: str
     delta: nn.Module  # see vet.core.delta
-    may_be_skipped: bool = (
-        False  # a module around may read the host's weights without a call, see `_is_called`
-    )
+    may_be_skipped: bool = False  # a module around may read the weights without a call: `_is_called`
     mergeable = True
 
     def apply(self) -> None:

@@ -10,7 +10,7 @@ import time
 
 from optuna.trial import Trial, TrialState
 
-from vet.errors import UserError
+from vet.errors import UserError, error_text
 from vet.log import say
 from vet.search.candidates import Candidate
 from vet.search.search import Ended, Search
@@ -46,10 +46,8 @@ def run_on_ray(search: Search, seconds: float) -> None:
                 trial = search.study.ask()
                 whole = not any(search.whole()) and not any(each for _, each in running.values())
                 left = None if whole else max(0.0, ends - time.monotonic())
-                running[task.remote(search, trial, *search.suggested(trial), left, os.getcwd())] = (
-                    trial,
-                    whole,
-                )
+                reference = task.remote(search, trial, *search.suggested(trial), left, os.getcwd())
+                running[reference] = trial, whole
             if not running:
                 return
             for reference in ray.wait(list(running))[0]:
@@ -59,7 +57,7 @@ def run_on_ray(search: Search, seconds: float) -> None:
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
                 except ray.exceptions.RayError as error:
-                    reason = f'{type(error).__name__}: {str(error).strip().splitlines()[0]}'
+                    reason = error_text(error)
                     ended = Ended(TrialState.FAIL, None, f'trial {trial.number} is lost: {reason}')
                     if LOST not in trial.user_attrs:
                         search.study.enqueue_trial(trial.params, {LOST: reason})

@@ -143,17 +143,14 @@ class Search:
         name = f'{RATE} {candidate.tuner["type"]}'
         return candidate, trial.suggest_float(name, candidate.lowest, candidate.highest, log=True)
 
-    def attempt(self, trial: optuna.Trial, candidate: Candidate, rate: float, ends: float | None) -> 'Ended':
+    def attempt(self, trial: optuna.Trial, candidate: Candidate, rate: float, ends: float | None) -> Ended:
         """Trains a trial. ends: when time is up. None: the trial is trained in whole.
 
         After any error but a training that diverges, the trial stays as it is, and the next process tries the
         trial again.
         """
-        folder, watch, began = (
-            self.folder / 'trials' / str(trial.number),
-            _Watch(trial, ends),
-            time.monotonic(),
-        )
+        folder = self.folder / 'trials' / str(trial.number)
+        watch, began = _Watch(trial, ends), time.monotonic()
         told = f'trial {trial.number}: {candidate.name}, learning rate {rate:.2g}'
         try:
             trainer = build_trainer(

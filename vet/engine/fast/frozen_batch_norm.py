@@ -4,9 +4,7 @@ A batch norm in eval mode scales and shifts each channel. Its gradient needs onl
 input too, and computes the gradients of the scale and of the shift, which nobody reads. Entered by door.py.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -15,28 +13,18 @@ from torch import nn
 
 from vet.core.autograd import AutogradContext
 from vet.core.multitask import Classifier
-from vet.core.reweight import forward_replaced
+from vet.engine.fast.frozen_norms import frozen_norms_compute
 from vet.torch_private import is_recorded
 
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
-@contextmanager
-def batch_norm_inputs_forgotten(model: Classifier) -> Iterator[None]:
+def batch_norm_inputs_forgotten(model: Classifier) -> AbstractContextManager[None]:
     """Within this context, a frozen batch norm in eval mode keeps no input for the backward pass.
 
     Outputs do not change. Gradients differ only by rounding.
     """
-    trained = {*model.trainable().values()}  # with the parameters that a later stage trains
-    with ExitStack() as stack:
-        for part in model.tasks.values():
-            for module in part.backbone.network.modules():
-                if type(module) not in NORMS or 'forward' in module.__dict__:
-                    continue
-                assert isinstance(module, nn.BatchNorm2d)  # timm's class derives from torch's
-                if not any(p.requires_grad or p in trained for p in module.parameters()):
-                    stack.enter_context(forward_replaced(module, partial(_normed, module)))
-        yield
+    return frozen_norms_compute(_normed, NORMS, model)
 
 
 def _normed(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ Entered by door.py. fp8.py asks this file which weights are frozen.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 from vet.core.autograd import AutogradContext
 from vet.core.delta import declared
 from vet.core.multitask import Classifier
-from vet.core.reweight import Reweight, all_split, forward_replaced, parameter_or_none
+from vet.core.reweight import Reweight, all_split, parameter_or_none
+from vet.engine.fast.frozen_norms import frozen_norms_compute
 from vet.torch_private import is_recorded, layer_norm, layer_norm_gradient
 
 NORMS = (nn.LayerNorm, LayerNorm)
@@ -47,27 +48,17 @@ def weights_stored_in(dtype: torch.dtype, model: Classifier) -> Iterator[None]:
             parameter.data = exact.to(parameter.device)
 
 
-@contextmanager
-def norm_inputs_kept_in(dtype: torch.dtype, model: Classifier) -> Iterator[None]:
+def norm_inputs_kept_in(dtype: torch.dtype, model: Classifier) -> AbstractContextManager[None]:
     """Within this context, a frozen LayerNorm of the last axes keeps its float32 input for the backward pass
     in `dtype`.
 
     Outputs do not change. Gradients change by no more than the rounding of the gradients that autocast passes
     on.
     """
-    trained = {*model.trainable().values()}  # with the parameters that a later stage trains
-    with ExitStack() as stack:
-        for part in model.tasks.values():
-            for module in part.backbone.network.modules():
-                if type(module) not in NORMS or 'forward' in module.__dict__:
-                    continue
-                assert isinstance(module, nn.LayerNorm)  # timm's class derives from torch's
-                if not any(p.requires_grad or p in trained for p in module.parameters()):
-                    stack.enter_context(forward_replaced(module, partial(_normed, module, dtype)))
-        yield
+    return frozen_norms_compute(partial(_normed, dtype), NORMS, model)
 
 
-def _normed(norm: nn.LayerNorm, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
+def _normed(dtype: torch.dtype, norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
     if is_recorded() or x.dtype != torch.float32:  # a compiler itself chooses the tensors that it keeps
         return type(norm).forward(norm, x)
     return Norm.apply(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, dtype)
