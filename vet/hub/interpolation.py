@@ -3,7 +3,7 @@
 Wortsman et al. 2022, https://arxiv.org/abs/2109.01903: theta(alpha) = (1 - alpha) theta_0 + alpha theta_1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def save_between(
 
     def move_head(model: ImageClassifier) -> None:
         state = model.head.state_dict()
-        for name, start in model.head.starts().items() if isinstance(model.head, StartedHead) else ():
-            state[name].copy_((1 - alpha) * start.double() + alpha * state[name].double())
+        for name, start in _starts(model).items():
+            state[name].copy_(_between(start, state[name], alpha))
 
     combine([folder], output, [alpha], 'sum', head=0, backbone=backbone, finish=move_head)
 
@@ -60,7 +60,7 @@ def interpolated(model: ImageClassifier, alpha: float) -> Iterator[None]:
         model.unmerge()
         yield
         return
-    starts = model.head.starts() if isinstance(model.head, StartedHead) else {}
+    starts = _starts(model)
     tensors = network.state_dict() | {f'head.{name}': model.head.state_dict()[name] for name in starts}
     untuned |= {f'head.{name}': value for name, value in starts.items()}
     kept = {name: value.detach().clone() for name, value in tensors.items()}
@@ -68,7 +68,7 @@ def interpolated(model: ImageClassifier, alpha: float) -> Iterator[None]:
         with torch.no_grad():
             for name, value in tensors.items():
                 if value.is_floating_point():
-                    value.copy_((1 - alpha) * untuned[name].double() + alpha * kept[name].double())
+                    value.copy_(_between(untuned[name], kept[name], alpha))
         clear_caches(network.modules())
         yield
     finally:
@@ -76,3 +76,12 @@ def interpolated(model: ImageClassifier, alpha: float) -> Iterator[None]:
             for name, value in tensors.items():
                 value.copy_(kept[name])
         model.unmerge()
+
+
+def _starts(model: ImageClassifier) -> Mapping[str, torch.Tensor]:
+    """The tensors of the head before the training. Empty for a head that does not know its start."""
+    return model.head.starts() if isinstance(model.head, StartedHead) else {}
+
+
+def _between(start: torch.Tensor, end: torch.Tensor, alpha: float) -> torch.Tensor:
+    return (1 - alpha) * start.double() + alpha * end.double()
