@@ -15,6 +15,8 @@ file of the folder.
 | 8 | low-rank updates take the fastest route | routes.py | `train.routes` | for the training |
 | 9 | frozen batch norms keep no input | frozen_batch_norm.py | `train.lean` | for the training |
 
+frozen_norms.py finds the norms of 4 and 9.
+
 Why this order:
 - 1 is before all others, so that the memory that they free stays too.
 - 2 is before 3, because the products in float8 are rounded from the exact weights, which 3 puts aside.
