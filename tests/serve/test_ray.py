@@ -21,7 +21,9 @@ from vet.serve.sources import Sources
 def test_ray_that_is_not_installed_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, 'ray', None)
     monkeypatch.delitem(sys.modules, 'vet.serve.ray_engine', raising=False)
-    with pytest.raises(UserError, match=r'pip install "vision-efficient-tuning\[ray\]"'):
+    with pytest.raises(
+        UserError, match=r'needs Ray Serve, which.*pip install "vision-efficient-tuning\[ray\]"\.$'
+    ):
         __import__('vet.serve.ray_engine')
 
 

@@ -11,36 +11,27 @@ from rich.live import Live
 
 from vet.benchmark.local import table
 from vet.benchmark.worker import Job, bury, outcome, work
-from vet.errors import UserError, error_text
+from vet.errors import error_text
 from vet.log import console, show_log
+from vet.ray_cluster import join_cluster, needs_ray
 
 
 class Ray:
     """resources: of each task, as ray.remote takes them: num_gpus, num_cpus, memory, …
 
     Without num_gpus, a task gets one GPU, if the cluster has GPUs.
-    RAY_ADDRESS names the cluster. Else it is the cluster that runs on this machine, or this machine alone.
+    The cluster: see join_cluster.
     """
 
     def __init__(self, resources: Mapping[str, object] | None = None):
-        try:
+        with needs_ray(otherwise='choose --launcher local or slurm'):
             import ray
-        except ImportError as error:
-            raise UserError(
-                '--launcher ray needs Ray, which is not installed: pip install '
-                '"vision-efficient-tuning[ray]"; or choose --launcher local or slurm.'
-            ) from error
         self.ray, self.resources = ray, dict(resources or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Makes the jobs. If a task is lost, its job is recorded as failed. The other jobs continue."""
         ray = self.ray
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False)
-        resources = (
-            dict(num_gpus=1 if jobs[0].device != 'cpu' and ray.cluster_resources().get('GPU') else 0)
-            | self.resources
-        )
+        resources = dict(num_gpus=min(1, join_cluster(jobs[0].device))) | self.resources
         # one process per job, so that peak memory is that of the job; a later campaign makes the second
         # attempt
         task = ray.remote(**resources, max_calls=1, max_retries=0)(_task)

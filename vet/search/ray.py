@@ -10,8 +10,9 @@ import time
 
 from optuna.trial import Trial, TrialState
 
-from vet.errors import UserError, error_text
+from vet.errors import error_text
 from vet.log import say
+from vet.ray_cluster import join_cluster, needs_ray
 from vet.search.candidates import Candidate
 from vet.search.search import Ended, Search
 from vet.source import find_config
@@ -22,21 +23,12 @@ LOST = 'lost'  # the attribute of a trial that is tried again: the reason
 def run_on_ray(search: Search, seconds: float) -> None:
     """Tries candidates for about `seconds` in all, as many at once as the cluster has GPUs, else CPUs.
 
-    The cluster is that of RAY_ADDRESS, or the cluster that runs on this machine, or this machine alone. If a
-    task is lost, its trial is tried once more.
+    The cluster: see join_cluster. If a task is lost, the trial of the task is tried once more.
     """
-    try:
+    with needs_ray(otherwise='leave --launcher out'):
         import ray
-    except ImportError as error:
-        raise UserError(
-            '--launcher ray needs Ray, which is not installed: pip install "vision-efficient-tuning[ray]"; '
-            'or leave --launcher out.'
-        ) from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    has = ray.cluster_resources()
-    gpus = 0 if search.place.get('device') == 'cpu' else int(has.get('GPU', 0))
-    slots = gpus or max(1, int(has.get('CPU', 1)))
+    gpus = join_cluster(search.place.get('device'))
+    slots = gpus or max(1, int(ray.cluster_resources().get('CPU', 1)))
     task = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_retries=0)(_attempt)
     ends = search.ends(seconds, slots)
     running: dict[ray.ObjectRef, tuple[Trial, bool]] = {}  # and whether the trial is trained in whole

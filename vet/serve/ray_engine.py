@@ -15,6 +15,7 @@ from typing import Any
 
 from vet.core.objective import Answer
 from vet.errors import UserError, error_text
+from vet.ray_cluster import join_cluster, needs_ray
 from vet.serve.engine import Answered, LocalEngine, Question
 from vet.serve.lane import Job, Lane
 from vet.serve.limits import Limits
@@ -24,15 +25,11 @@ from vet.serve.opened import backbone_of
 from vet.serve.refusals import RefusedError, busy, refused
 from vet.serve.sources import Mark, Sources, is_onnx_file, mark_of, parted
 
-try:
+with needs_ray('Ray Serve'):
     import ray
     from ray import serve
     from ray.exceptions import RayError, RayTaskError
     from ray.serve.exceptions import BackPressureError
-except ImportError as error:
-    raise UserError(
-        '--launcher ray needs Ray Serve, which is not installed: pip install "vision-efficient-tuning[ray]".'
-    ) from error
 
 NAME = 'vet'  # of the application on the cluster
 BACKBONES = 8  # that Ray counts as present in a replica
@@ -92,7 +89,7 @@ class Replica(LocalEngine):
 
 
 class RayEngine:
-    """An engine of replicas. The cluster is that of RAY_ADDRESS, or that of this machine, or a new cluster.
+    """An engine of replicas on the cluster of join_cluster.
 
     sources: all machines must find the folders under the same path.
     memory: of the models of one replica, in bytes. replicas: the most replicas. None: one for each GPU of the
@@ -118,9 +115,7 @@ class RayEngine:
         self._served = sources
         self._metrics = metrics
         self._states: dict[str, str] = {}
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False)
-        gpus = 0 if device == 'cpu' else int(ray.cluster_resources().get('GPU', 0))
+        gpus = join_cluster(device)
         most = replicas or gpus or sum(node['Alive'] for node in ray.nodes())
         deployed = serve.deployment(
             ray_actor_options=dict(num_gpus=min(gpus, 1)) | dict(resources or {}),
