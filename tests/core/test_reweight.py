@@ -161,6 +161,11 @@ def test_a_merged_model_refuses_what_would_go_wrong_in_silence(backbone, images)
         tuner(dict(type='BitFit')).attach(backbone)
     with pytest.raises(UserError, match=r'cannot be loaded.*Call unmerge\(\)'):
         model.load_trained_state({name: torch.zeros_like(value) for name, value in state.items()})
+    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=r'cannot be loaded from a state_dict.*Call unmerge\(\)'):
+        model.load_state_dict(zeros)
+    with pytest.raises(UserError, match=r'no tuner can be loaded; call unmerge\(\)'):
+        model.tuners.load_state_dict({}, strict=False)
     assert torch.equal(model(images), merged)
     with pytest.raises(UserError, match=r'cannot be trained.*Call unmerge\(\)'):
         model.train()(images)

@@ -130,6 +130,9 @@ def test_a_merged_state_is_neither_given_nor_taken():
     with pytest.raises(UserError, match='cannot be trained'):
         net.train()(images()).sum().backward()
     net.eval()(images()).sum().backward()
+    with pytest.raises(UserError, match='cannot be trained'):
+        tuned(images()).sum().backward()
+    tuned(images().requires_grad_()).sum().backward()  # shows how the input matters
     tuned.unmerge()
     tuned.load_state_dict(state)
     net.train()(images()).sum().backward()

@@ -56,6 +56,10 @@ class FrozenNetwork(nn.Module):
     delta_type: torch.dtype | None = None  # of the numbers in deltas; None: as the tuner makes them
     is_merged = False  # whether reweights are written into the weights, see ImageClassifier.merge
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_refuse_to_load)
+
     def example(self) -> Example:
         """An input of one image, on the device of the network."""
         raise NotImplementedError
@@ -69,6 +73,16 @@ class FrozenNetwork(nn.Module):
         super().train(mode)
         clear_caches(self.network.modules())
         return self
+
+
+def merged_error(action: str) -> UserError:
+    """The error about what a merged model cannot do."""
+    return UserError(f'the model is merged, so that it cannot be {action}. Call unmerge() first.')
+
+
+def _refuse_to_load(frozen: FrozenNetwork, *rest: object) -> None:
+    if frozen.is_merged:
+        raise merged_error('loaded from a state_dict')
 
 
 class Backbone(FrozenNetwork):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.torch_private import buffers_of, hooks_after, hooks_before
+from vet.torch_private import buffers_of, has_compiled, hooks_after, hooks_before
 
 BEFORE = '_before_forward'  # in a module's __dict__: {name of an attribute or a buffer: its earlier value}
 FILLED = '_filled_in_forward'  # in a module's __dict__: the names of buffers into which the forward writes
@@ -163,3 +163,9 @@ def _same(old: object, new: object) -> bool:
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         return len(old) == len(new) and all(map(_same, old, new))
     return old is new or (isinstance(old, (str, int, float)) and type(old) is type(new) and old == new)
+
+
+def forget_compiled_graphs() -> None:
+    """Forgets graphs of torch.compile. A graph from before an edit would run without the edit, in silence."""
+    if has_compiled():
+        torch.compiler.reset()

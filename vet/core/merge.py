@@ -8,13 +8,14 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from vet.core.backbone import FrozenNetwork
+from vet.core.backbone import FrozenNetwork, merged_error
 from vet.core.caches import clear_caches
 from vet.core.edits import places_of
 from vet.core.modes import in_eval
 from vet.core.reweight import Merged, Reweight, merge_reweights, parameter_or_none, unmerge_reweights
 from vet.core.tuner import Tuner
 from vet.errors import UserError
+from vet.torch_private import map_tensors
 
 
 def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]:
@@ -66,11 +67,24 @@ def refuse_training(frozen: FrozenNetwork, training: bool) -> None:
         raise merged_error('trained: the tuners would get no gradient')
 
 
+def refuse_backward(frozen: FrozenNetwork, given: object, output: object) -> None:
+    """While a network is merged: a backward pass from `output` raises a UserError.
+
+    given: the input. If a tensor of the input needs a gradient, nothing is refused: the gradient may show
+        where the network looks.
+    """
+    if frozen.is_merged and not any(tensor.requires_grad for tensor in _tensors(given)):
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(refuse_gradient)
+
+
+def _tensors(value: object) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    map_tensors(found.append, value)
+    return found
+
+
 def refuse_gradient(gradient: torch.Tensor) -> None:
     """A hook of a tensor: refuses its gradient."""
     raise merged_error('trained: the tuners would get no gradient')
-
-
-def merged_error(action: str) -> UserError:
-    """The error about what a merged model cannot do."""
-    return UserError(f'the model is merged, so that it cannot be {action}. Call unmerge() first.')

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-from vet.core.backbone import Backbone
+from vet.core.backbone import Backbone, merged_error
 from vet.core.caches import clear_caches
 from vet.core.containers import ModuleListOf
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw
 from vet.core.maps import MapHead, refuse_edits_beside_maps, require_maps
-from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
+from vet.core.merge import merge_tuners, refuse_backward, refuse_training, unmerge_tuners
 from vet.core.objective import Objective, build_objective
 from vet.core.reweight import Merged, Reweight
 from vet.core.tensor_file import misfits, not_finite
@@ -60,8 +60,7 @@ class ImageClassifier(nn.Module):
             logits = self.objective.finish(self._masks(self.head, images))
         else:
             logits = self.outputs_of(self.backbone(images))
-        if self.is_merged and logits.requires_grad and not images.requires_grad:
-            logits.register_hook(refuse_gradient)
+        refuse_backward(self.backbone, images, logits)
         return logits
 
     def _masks(self, head: MapHead, images: torch.Tensor) -> torch.Tensor:

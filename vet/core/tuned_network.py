@@ -12,22 +12,22 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from vet.core.backbone import Description, FrozenNetwork
-from vet.core.caches import caches_recorded, clear_caches
+from vet.core.backbone import Description, FrozenNetwork, merged_error
+from vet.core.caches import caches_recorded, clear_caches, forget_compiled_graphs
 from vet.core.containers import ModuleDictOf, ModuleListOf
 from vet.core.description import value_of
 from vet.core.dry_run import dry_run
 from vet.core.edits import Hook
 from vet.core.example import Example
 from vet.core.forward_signature import class_with_signature
-from vet.core.merge import merge_tuners, merged_error, refuse_gradient, refuse_training, unmerge_tuners
+from vet.core.merge import merge_tuners, refuse_backward, refuse_gradient, refuse_training, unmerge_tuners
 from vet.core.mixed import CannotMix, in_order, mixed, put, rows_by_name, take_off
 from vet.core.modes import hold_statistics, release_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.reweight import Merged, Reweight
 from vet.core.site_map import Layout, SiteMap
 from vet.core.table import table_of
-from vet.core.tuner import Tuner, forget_compiled_graphs
+from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError, error_text
 
 FIRST = 'default'  # the name of the set that `vet.tune` makes, as in PEFT
@@ -83,7 +83,6 @@ class TunedNetwork(FrozenNetwork):
             raise UserError(f'{type(network).__name__} gives no tensor for {given}. {takes}')
         self.sites = SiteMap(network, layout, calls, family=type(network).__name__)
         self.register_state_dict_pre_hook(_refuse_to_save)
-        self.register_load_state_dict_pre_hook(_refuse_to_load)
         network.requires_grad_(False)
         hold_statistics(network)
         network.__dict__[MARK] = True
@@ -99,7 +98,9 @@ class TunedNetwork(FrozenNetwork):
             return self.network(*args, **kwargs)
         given = Example(args, kwargs)
         try:
-            return self.network(*args, **kwargs) if self._names is None else self._mixed(self._names, given)
+            output = self.network(*args, **kwargs) if self._names is None else self._mixed(self._names, given)
+            refuse_backward(self, (args, kwargs), output)
+            return output
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -332,8 +333,3 @@ class TunedNetwork(FrozenNetwork):
 def _refuse_to_save(tuned: TunedNetwork, *rest: object) -> None:
     if tuned.is_merged:
         raise merged_error('saved')
-
-
-def _refuse_to_load(tuned: TunedNetwork, *rest: object) -> None:
-    if tuned.is_merged:
-        raise merged_error('loaded from a state_dict')

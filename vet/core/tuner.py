@@ -14,7 +14,7 @@ from vet.allowed import Places
 from vet.config import Plugin
 from vet.core.attention import Rows, find_parts
 from vet.core.backbone import FrozenNetwork
-from vet.core.caches import clear_caches
+from vet.core.caches import clear_caches, forget_compiled_graphs
 from vet.core.coverage import Coverage, coverage, paths_of, reaches_features, shortfalls, stand_ins
 from vet.core.delta import declared
 from vet.core.edits import Hook, Thaw, places_of, statistics
@@ -25,7 +25,6 @@ from vet.core.site import Site
 from vet.core.site_map import NEAREST, SiteMap
 from vet.errors import NoSiteError, UserError, error_text
 from vet.registry import Entry
-from vet.torch_private import has_compiled
 
 AGAIN = re.compile(r'#\d+')  # marks a further delta of one site, see Tuner._own
 
@@ -70,6 +69,7 @@ class Tuner(nn.Module):
         self._edits: list[Thaw | Reweight | Hook] = []
         self._finds_trained = False  # whether a parameter at the sites trains already, by another tuner
         self._tied: dict[int, list[tuple[nn.Module, str]]] = {}  # see places_of; of tied parameters
+        self.register_load_state_dict_pre_hook(_refuse_to_load)
 
     # What a method writes -----------------------------------------------------------------------------------
 
@@ -385,15 +385,14 @@ def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:
     )
 
 
+def _refuse_to_load(tuner: Tuner, *rest: object) -> None:
+    """A hook of load_state_dict. The merged weights would not change."""
+    _refuse_merged(tuner.backbone, 'loaded')
+
+
 def _refuse_merged(backbone: FrozenNetwork | None, action: str) -> None:
     if backbone is not None and backbone.is_merged:
         raise UserError(
             f'the tuners are merged into the weights of {backbone.sites.family}, so no tuner can be '
             f'{action}; call unmerge() of the model first.'
         )
-
-
-def forget_compiled_graphs() -> None:
-    """Forgets graphs of torch.compile. A graph from before an edit would run without the edit, in silence."""
-    if has_compiled():
-        torch.compiler.reset()

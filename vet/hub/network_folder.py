@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors.torch import save
 
 import vet
+from vet.core.backbone import merged_error
 from vet.core.description import differing_buffers, is_fingerprint
-from vet.core.merge import merged_error
 from vet.core.model import load_into, require_fit
 from vet.core.permits import NOTHING, SHA256, Rule
 from vet.core.preprocessing import Preprocessing
