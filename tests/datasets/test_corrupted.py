@@ -44,6 +44,12 @@ def test_brightness_and_contrast_are_their_formulas(tmp_path):
     assert np.allclose(damaged(tmp_path, 'contrast'), (x - mean) * 0.2 + mean, atol=1 / 255)
 
 
+@pytest.mark.parametrize('severity, strength', [*enumerate((0.1, 0.2, 0.3, 0.4, 0.5), start=1)])
+def test_brightness_has_the_strengths_of_imagenet_c(tmp_path, severity, strength):
+    gray = np.full((8, 8, 3), 51, np.uint8)
+    assert np.allclose(damaged(tmp_path, 'brightness', severity, gray), 0.2 + strength, atol=1 / 255)
+
+
 def test_black_becomes_gray(tmp_path):
     assert np.allclose(
         damaged(tmp_path, 'brightness', photo=np.zeros((8, 8, 3), np.uint8)), 0.3, atol=1 / 255
@@ -75,7 +81,7 @@ def test_severity_grows_and_damage_repeats(tmp_path, name):
     sizes = [
         np.abs(damaged(tmp_path, name, severity, photo) - photo / 255).mean() for severity in range(1, 6)
     ]
-    assert sizes == sorted(sizes) and sizes[0] > 0
+    assert sizes == sorted(set(sizes)) and sizes[0] > 0
     assert np.array_equal(damaged(tmp_path, name), damaged(tmp_path, name))
 
 
