@@ -144,6 +144,25 @@ def test_variants_reload_and_merge_on_a_projection_laid_out_by_heads(variant):
     assert torch.allclose(logits(model, x), tuned, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('kind', ['FacT', 'SNELL'])
+def test_a_matrix_for_the_queries_changes_the_queries_of_all_heads(kind):
+    backbone = randomised(tiny_vit()).eval()
+    before = attended(backbone)
+    tuner = TUNERS.build(dict(type=kind, rank=2, at='stages.1.blocks.0.attn.qkv'))
+    tuner.attach(backbone)
+    with torch.no_grad():
+        if kind == 'FacT':
+            shared = tuner.deltas['shared']
+            shared.V.fill_(1.0), shared.P.zero_()
+            shared.P[0] = 1.0
+        else:
+            delta = next(iter(tuner.deltas.values()))
+            for points in (*list(delta.a)[1:], *list(delta.b)[1:]):
+                points.zero_()
+    after = attended(backbone)
+    assert [part for part in 'qkv' if not torch.equal(before[part], after[part])] == ['q']
+
+
 def test_ia3_scales_keys_and_values_of_each_head():
     backbone = randomised(tiny_vit()).eval()
     before = attended(backbone)
