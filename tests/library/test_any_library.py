@@ -56,14 +56,18 @@ def test_a_network_without_attention_is_tuned_where_the_message_says(name):
     assert trained_once(tuned, lambda module: module(pixel_values=images)) == []
 
 
-def test_hidden_states_are_not_doubled():
-    """transformers installs hooks in the first forward, and notes that in a flag of the network."""
+@pytest.mark.parametrize('name', ['segformer', 'vit'])
+def test_hidden_states_are_not_doubled(name):
+    """transformers installs hooks in the first forward that asks for them, and notes that in a flag of the
+    network.
+    """
     torch.manual_seed(0)
-    net, fresh = (TRANSFORMERS['segformer']().eval() for _ in range(2))
+    net, fresh = (TRANSFORMERS[name]().eval() for _ in range(2))
+    net.config.output_hidden_states = fresh.config.output_hidden_states = True
     tuned = vet.tune(net, vet.LoRA(rank=4)).eval()
-    images = torch.randn(1, 3, 224, 224)
+    images = tuned.example().kwargs['pixel_values']
     with torch.no_grad():
-        ours, theirs = (module(images, output_hidden_states=True) for module in (tuned, fresh))
+        ours, theirs = (module(pixel_values=images) for module in (tuned, fresh))
     assert len(ours.hidden_states) == len(theirs.hidden_states)
 
 
