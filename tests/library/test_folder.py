@@ -96,9 +96,10 @@ def test_a_loaded_set_keeps_the_classes_and_the_preprocessing_of_its_folder(tmp_
             json.loads((tmp_path / each / 'configuration.json').read_text()) for each in (name, 'again')
         )
         assert (new['classes'], new['preprocessing']) == (old['classes'], old['preprocessing'])
-    tuned.save(tmp_path / 'again', list('abcde'), dict(mean=(0.4, 0.4, 0.4)))
-    new = json.loads((tmp_path / 'again' / 'configuration.json').read_text())
-    assert new['classes'] == list('abcde')
+    tuned.save(tmp_path / 'again', ['Пион', *'bcde'], dict(mean=(0.4, 0.4, 0.4)))
+    text = (tmp_path / 'again' / 'configuration.json').read_text(encoding='utf-8')
+    new = json.loads(text)
+    assert new['classes'] == ['Пион', *'bcde'] and 'Пион' in text  # a person can read the file
     assert new['preprocessing']['mean'] == [0.4] * 3 and new['preprocessing']['crop_pct'] == 0.5
     tuned.add('cars', vet.LoRA(2))
     tuned.save(tmp_path / 'cars')

@@ -67,6 +67,18 @@ def test_it_goes_on_from_the_last_block(family, last):
     assert all(torch.equal(value, state[name]) for name, value in model.backbone.state_dict().items())
 
 
+@pytest.mark.parametrize('family', ['vit', 'convnext', 'swin'])
+def test_the_kept_tensor_has_the_strides_of_the_first_forward(family):
+    """Other strides may mean other kernels, which round differently."""
+    model = classifier(tiny(family), dict(type='Partial', blocks=1)).eval()
+    cut, seen = find_cut(model, SHAPE), []
+    cut.place.register_forward_pre_hook(lambda _, args: seen.append(args[0].stride()))
+    model(images(5))
+    kept = cut.reach(images(5)).flatten().view(5, *cut.shape)  # as numbers in a file
+    Resumed(model, cut)(images(5), kept)
+    assert seen[-1] == seen[0]
+
+
 @pytest.mark.parametrize('family', DEFAULT_FAMILIES)
 @pytest.mark.parametrize(
     'tuner, needs_images', [('LinearProbe', False), ('SideTuning', True), ('PixelBranch', True)]
