@@ -12,6 +12,7 @@ import torch
 from tests.contract.cases import CASES, Case
 from tests.contract.runs import LABELS, Run, gradients, logits, run
 from tests.nets import images
+from vet.core.reweight import Reweight
 
 TIMES = 5
 
@@ -51,3 +52,16 @@ def test_bf16_autocast_stays_near_float32(case):
     assert all(gradient.isfinite().all() and gradient.abs().sum() > 0 for gradient in found.values())
     _, exact = gradients(ran.model, images(6), LABELS)
     assert error(flat(found), flat(exact)) < TIMES * frozen_error()
+
+
+@pytest.mark.parametrize('case', [case for case in CASES if case.on is None or 'vit' in case.on], ids=str)
+def test_an_update_of_a_bf16_weight_is_a_bf16_weight(case):
+    """A run under autocast may keep the frozen weights in bf16. The trained numbers stay float32."""
+    ran = run(case, 'vit')
+    if not isinstance(ran, Run):
+        pytest.skip('refuses')
+    for edit in (edit for tuner in ran.model.tuners for edit in tuner._edits if isinstance(edit, Reweight)):
+        weight, bias = (edit.host.get_parameter(name) for name in (edit.weight_name, edit.bias_name))
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            found = edit.delta.eval()(edit.output_first(weight).bfloat16(), bias.bfloat16())
+        assert [tensor.dtype for tensor in found] == [torch.bfloat16] * 2

@@ -29,14 +29,14 @@ class Call:
     batch: int
     in_shape: torch.Size
     out_shape: torch.Size
-    in_axis: int | None = -1
-    out_axis: int | None = -1
+    in_axis: int | None
+    out_axis: int | None
     # the place of the output tensor in the module's output; None: the output is a tensor
-    place: int | str | None = None
-    takes: str = ''  # words for the first argument, if it is no tensor
-    gives: str = ''  # words for the output, if others read several of its tensors
-    reads: bool = True  # whether the module computes with its first tensor
-    fed_by: str = ''  # the path of the module whose output, as it is, is the first tensor
+    place: int | str | None
+    takes: str  # words for the first argument, if it is no tensor
+    gives: str  # words for the output, if others read several of its tensors
+    reads: bool  # whether the module computes with its first tensor
+    fed_by: str  # the path of the module whose output, as it is, is the first tensor
     layers: Layers = Layers()
 
 

@@ -43,6 +43,7 @@ class Noisy(Delta):
         self, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         change, shift = self.update(weight, bias)
+        shift = shift.to(weight.dtype)
         return weight + change, shift if bias is None else bias + shift
 
     def splits(self, module: nn.Module) -> bool:
