@@ -5,8 +5,8 @@
 DIR holds camvid/{train,val,test}/{images,masks}/ and weights/deit_tiny_patch16_224.safetensors. The masks
 give the targets. MultiLabel: the classes that cover at least 0.5 % of the labelled pixels. Regression: the
 share of road among the labelled pixels, in %. Ordinal: the share of road in five grades, each with as many
-training images. LoRA of rank 10 is compared with the linear probe, and with a
-baseline that sees no image. Images are resized to 64 x 64 pixels. Writes results/objectives.json.
+training images; by CORN, and by the cumulative link model. LoRA of rank 10 is compared with the linear probe,
+and with a baseline that sees no image. Images are resized to 64 x 64 pixels. Writes results/objectives.json.
 """
 
 import csv
@@ -34,6 +34,7 @@ ROWS: dict[str, dict[str, Any]] = {
     'Regression': dict(entry=dict(targets=['road']), train=dict(loss=dict(type='MSELoss'))),
     'Ordinal': dict(entry=dict(columns=dict(label='grade'), classes=GRADES), train={}),
 }
+ROWS['Ordinal, CumulativeLink'] = ROWS['Ordinal'] | dict(head=dict(type='CumulativeLink'))
 
 
 def write_table(camvid: Path, path: Path) -> None:
@@ -130,8 +131,9 @@ def main() -> None:
             row = ROWS[objective]
             for tuner, entries in TUNERS.items():
                 for seed in range(args.seeds):
-                    made = config(table, weights, objective, row['entry'], row['train'], args.epochs)
-                    made['model']['tuners'] = entries
+                    kind = objective.partition(',')[0]
+                    made = config(table, weights, kind, row['entry'], row['train'], args.epochs)
+                    made['model'] |= dict(tuners=entries, head=row.get('head', dict(type='Linear')))
                     trainer = build_trainer(
                         model=made,
                         work_dir=Path(folder) / f'{objective}-{tuner}-{seed}',

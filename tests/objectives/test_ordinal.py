@@ -60,6 +60,11 @@ def test_scores_are_a_distribution_and_the_answer_is_the_median():
     assert len(ORDINAL.answers(OUTPUTS, None, 5)[0]['labels']) == 4
 
 
+def test_the_mean_of_views_that_are_very_sure():
+    views = torch.tensor([[[-900.0, -900.0, 3.0]], [[-900.0, -900.0, 3.0]]])
+    assert ORDINAL.scores(ORDINAL.mean(views)).tolist() == [pytest.approx([1, 0, 0, 0], abs=1e-9)]
+
+
 def test_metrics():
     scores, labels = ORDINAL.scores(OUTPUTS).numpy(), np.array([1, 0, 3])
     found = compute_metrics(ORDINAL.metrics, scores, labels, ORDINAL)
@@ -96,6 +101,17 @@ def test_an_exported_graph(run, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(network(images), model(images), rtol=1e-5, atol=1e-5)
     assert json.loads(files['vet.json'])['objective'] == dict(type='Ordinal')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tta', [{}, dict(flip=True)])
+def test_an_onnx_graph_gives_the_scores(tmp_path, tta):
+    """`export` compares the graph with the model."""
+    options = {'model.objective': dict(type='Ordinal'), 'train.max_epochs': 1, 'evaluation.tta': tta}
+    trainer = small(tmp_path / 'run', **options)
+    trainer.train()
+    done = export(trainer.folder.output, tmp_path / 'model.onnx', 'onnx', with_preprocessing=True)
+    assert done.difference < 1e-4
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """The objective of classes that have an order: grades, ages in groups, stages of a disease."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from vet.core.objective import Answer
 from vet.core.one_class import OneClass
@@ -20,9 +22,10 @@ class Ordinal(OneClass):
     Shi, Cao, Raschka 2021, arXiv:2111.08851
 
     The head has K - 1 outputs: sigmoid(f_k) = P(y > k | y >= k). So P(y > k) is the product of sigmoid(f_0) …
-    sigmoid(f_k), which never rises with k. The scores are P(y = k), and sum to 1. The answer is the median:
-    the number of steps k with P(y > k) > 0.5. `pipeline` returns {'scores': [...], 'labels': [...]}: the
-    answer, then the other classes, best first.
+    sigmoid(f_k), which never rises with k. The head Linear is the model of CORN. The head CumulativeLink is
+    the cumulative link model. The scores are P(y = k), and sum to 1. The answer is the median: the number of
+    steps k with P(y > k) > 0.5. `pipeline` returns {'scores': [...], 'labels': [...]}: the answer, then the
+    other classes, best first.
     UserError for fewer than two classes.
     """
 
@@ -47,18 +50,17 @@ class Ordinal(OneClass):
 
     def watch(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The number of ranks between answer and target."""
-        above_BK = outputs.sigmoid().cumprod(1)
-        return ((above_BK > 0.5).sum(1) - targets).abs().float()
+        return ((_logs(outputs).exp() > 0.5).sum(1) - targets).abs().float()
 
     def scores(self, outputs: torch.Tensor) -> torch.Tensor:
-        above_BK = outputs.sigmoid().cumprod(1)
+        above_BK = _logs(outputs).exp()
         edge_B1 = torch.ones_like(above_BK[:, :1])
         return torch.cat([edge_B1, above_BK], 1) - torch.cat([above_BK, 0 * edge_B1], 1)
 
     def mean(self, outputs: torch.Tensor) -> torch.Tensor:
-        above_BK = outputs.double().sigmoid().cumprod(-1).mean(0)
-        before_BK = torch.cat([torch.ones_like(above_BK[:, :1]), above_BK[:, :-1]], 1)
-        return (above_BK / before_BK).logit(eps=1e-12).to(outputs.dtype)
+        logs_BK = _logs(outputs.double()).logsumexp(0) - math.log(len(outputs))
+        steps_BK = torch.cat([logs_BK[:, :1], logs_BK.diff(dim=1)], 1)  # log P(y > k | y >= k)
+        return steps_BK.exp().logit(eps=1e-12).to(outputs.dtype)
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
         above_NK = 1 - scores.cumsum(1)[:, :-1]
@@ -80,3 +82,8 @@ class Ordinal(OneClass):
 
     def example_outputs(self) -> np.ndarray:
         return np.random.default_rng(0).standard_normal((len(self.example_labels()), self.num_outputs))
+
+
+def _logs(outputs: torch.Tensor) -> torch.Tensor:
+    """Outputs (…, K - 1) -> log P(y > k). A product would underflow, and ONNX has no cumulative product."""
+    return F.logsigmoid(outputs).cumsum(-1)

@@ -39,7 +39,7 @@ class Onnx(GraphFormat):
         except torch.onnx.OnnxExporterError as error:
             raise UserError(
                 f'{model.backbone.sites.family} with its tuners has an operation that ONNX does not have; '
-                f'export to torch-export. {" ".join(str(error).split())[:300]}'
+                f'export to torch-export. {" ".join(str(_cause(error)).split())[:300]}'
             ) from error
         for node in program.model.graph:
             node.metadata_props.clear()  # hundreds of nodes hold the names of vet's and timm's classes
@@ -48,3 +48,10 @@ class Onnx(GraphFormat):
 
     def read(self, path: Path, model: ImageClassifier) -> Network:
         return OnnxGraph(path)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error of a chain, which names the operation."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
