@@ -219,3 +219,6 @@ def test_pets(tmp_path):
     assert data.classes == ['pet', 'background'] and set(np.unique(data[0][1])) == {0, 1, 255}
     with pytest.raises(DataError, match='OxfordIIITPet cannot be read from'):
         TorchvisionMasks(tmp_path / 'nowhere', 'test', name='OxfordIIITPet', download=False)
+    (home / 'annotations/test.txt').write_text('../../../away 1 1 1\n')  # the mask lies inside
+    with pytest.raises(DataError, match=r'away\.jpg., outside .*its list is not the published one'):
+        TorchvisionMasks(tmp_path, 'test', name='OxfordIIITPet', download=False)

@@ -338,6 +338,11 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt']
 
 
+ON_MATRICES = dict(  # PEFT has no such method for convolutions, or computes another update there
+    BOFT='BOFT', HRA='HRA', HiRA='HIRA', OFT='OFT', FourierFT='FOURIERFT', C3A='C3A', RandLoRA='RANDLORA'
+)
+
+
 @pytest.mark.parametrize(
     'family, tuners, head, text',
     [
@@ -386,6 +391,16 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
             [dict(type='LoRA', at='weight')],
             'Linear',
             r"'stages\.0\.blocks\.0\.conv_dw' is Conv2d\(.*groups=8.*PEFT's LORA",
+        ),
+        *(
+            ('resnet', [dict(type=name, at='layer4.0.conv1')], 'Linear', f"conv1' is Conv2d.*PEFT's {method}")
+            for name, method in ON_MATRICES.items()
+        ),
+        (
+            'vit',
+            [dict(type='HRA', rank=4), dict(type='HRA', rank=2, at='mlp.fc1')],
+            'Linear',
+            r'ranks \[2, 4\]',
         ),
     ],
     ids=str,

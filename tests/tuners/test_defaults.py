@@ -105,6 +105,26 @@ def test_defaults(name):
     assert defaults == DEFAULTS[name]
 
 
+LEARNING_RATES = dict(  # the lowest and the highest rate of AdamW that `vet tune` tries
+    AdaptFormer=(5e-4, 2e-2),
+    BitFit=(5e-4, 3e-2),
+    DTL=(3e-5, 1e-2),
+    Full=(1e-5, 1e-3),
+    GLoRA=(5e-5, 5e-3),
+    LinearProbe=(1e-3, 1e-1),
+    LoRA=(3e-4, 2e-2),
+    Mona=(3e-5, 3e-3),
+    RepAdapter=(5e-4, 2e-2),
+    SSF=(1e-3, 3e-2),
+    VPT=(1e-3, 1e-1),
+)
+
+
+@pytest.mark.parametrize('name', DEFAULTS)
+def test_learning_rates_of_a_search(name):
+    assert TUNERS.find(name).learning_rates == LEARNING_RATES.get(name, (2e-4, 2e-2))
+
+
 OWN = {'LinearProbe', 'Full', 'PixelBranch'}  # without a paper that has code
 
 

@@ -37,7 +37,7 @@ def _pets(root: Path, split: str, download: bool) -> Pairs:
     datasets.OxfordIIITPet(root, split, download=download)  # looks whether the files are there
     home = root / 'oxford-iiit-pet'
     lines = (home / 'annotations' / f'{split}.txt').read_text().splitlines()
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [line.split()[0] for line in lines]
     return [
         (str(home / 'images' / f'{name}.jpg'), str(home / 'annotations' / 'trimaps' / f'{name}.png'))
         for name in names
