@@ -12,7 +12,7 @@ from vet.config import Evaluation
 from vet.core.model import ImageClassifier
 from vet.datasets.base import ImageData
 from vet.engine.evaluate import compute_metrics, score
-from vet.hub.exports.int8 import GraphClassifier
+from vet.hub.formats.int8 import GraphClassifier
 from vet.pipelines import Classifier
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from tests.nets import VIT, images
 from vet import pipeline
 from vet.core.assemble import build_classifiers
-from vet.hub.exports import FORMATS
+from vet.hub.formats import FORMATS
 from vet.hub.model_folder import load_model, save_model
 from vet.registry import BACKBONES
 

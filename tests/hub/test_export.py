@@ -24,7 +24,7 @@ from vet import pipeline
 from vet.core.assemble import build_classifier
 from vet.errors import DataError, TrainingError, UserError
 from vet.hub.export import export
-from vet.hub.exports import FORMATS
+from vet.hub.formats import FORMATS
 from vet.hub.model_folder import load_model, read_configuration, save_model
 from vet.registry import BACKBONES
 

@@ -11,7 +11,7 @@ import torch
 from tests.contract.cases import CASES
 from tests.contract.runs import Refusal, logits, run, trained
 from tests.nets import images
-from vet.hub.exports import FORMATS
+from vet.hub.formats import FORMATS
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from vet.hub.names import find_model
 if TYPE_CHECKING:  # torch is imported only for a command that is right
     from vet.agreement import Agreement
 
-# the names of vet.hub.exports.FORMATS, which imports torch
+# the names of vet.hub.formats.FORMATS, which imports torch
 FORMATS = ('backbone', 'timm', 'torchvision', 'onnx', 'torch-export', 'peft')
 
 
@@ -79,7 +79,7 @@ def _agreement(args: argparse.Namespace, path: Path, images: list[str]) -> 'Agre
     """A sentence that compares the answers of the graph at `path` with those of its model."""
     with imports():
         from vet.agreement import on_dataset, on_images
-        from vet.hub.exports.int8 import GraphClassifier
+        from vet.hub.formats.int8 import GraphClassifier
         from vet.pipelines import pipeline
     if images:
         classify = pipeline(model=str(find_model(args.model)), device='cpu', backbone=args.backbone)

@@ -1,4 +1,4 @@
-"""Writes a trained model in the format of another library. The formats are `FORMATS` of vet/hub/exports."""
+"""Writes a trained model in the format of another library. The formats are `FORMATS` of vet/hub/formats."""
 
 import importlib.util
 import json
@@ -21,11 +21,11 @@ from vet.core.augmented import averaged
 from vet.core.model import ImageClassifier
 from vet.errors import UnknownNameError, UserError
 from vet.files import sync, writing
-from vet.hub.exports import FORMATS
-from vet.hub.exports.computation import of_pixels
-from vet.hub.exports.format import Format, GraphFormat, Network
-from vet.hub.exports.int8 import quantise
 from vet.hub.folders import read_folders
+from vet.hub.formats import FORMATS
+from vet.hub.formats.computation import of_pixels
+from vet.hub.formats.format import Format, GraphFormat, Network
+from vet.hub.formats.int8 import quantise
 from vet.hub.names import find_folder
 from vet.transforms.torchvision import build_transform
 
@@ -63,7 +63,7 @@ def export(
     with_preprocessing: for onnx and torch-export. The graph takes uint8 RGB images (batch, height, width, 3)
         of any size, and gives the scores of `pipeline` (batch, K). Resize, crop and test-time augmentation
         are in the graph.
-    int8: for onnx. The weights of linear layers have 8 bits, see vet/hub/exports/int8.py. The graph is
+    int8: for onnx. The weights of linear layers have 8 bits, see vet/hub/formats/int8.py. The graph is
         compared before; afterwards, the difference is only reported.
     The library of the format reads the written file back. The file appears at `path` only if it then computes
     the same as the model. vet compares on scikit-learn's two photographs and the mirrored first: one image

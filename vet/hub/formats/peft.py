@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save
 
 from vet.core.model import ImageClassifier
 from vet.files import write_file
-from vet.hub.exports.format import Format, Network
+from vet.hub.formats.format import Format, Network
 from vet.hub.peft import TENSORS, save_peft
 
 

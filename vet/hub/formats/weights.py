@@ -12,7 +12,7 @@ from torch import nn
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
 from vet.files import JsonObject, write_file
-from vet.hub.exports.format import Format, Network
+from vet.hub.formats.format import Format, Network
 
 Tensors = dict[str, torch.Tensor]
 
@@ -74,7 +74,8 @@ class _Library(BackboneWeights):
         return model
 
     def tensors(self, model: ImageClassifier) -> Tensors:
-        network, head = self.network(model), model.head.state_dict()
+        network = self.network(model)
+        head = model.head.state_dict()
         merged = super().tensors(model)
         if not head:  # Pretrained: the classifier is the backbone's
             return merged

@@ -54,7 +54,8 @@ class GraphClassifier(nn.Module):
 
     def __init__(self, path: Path, objective: Objective):
         super().__init__()
-        self.graph, self.objective = OnnxGraph(path), objective
+        self.graph = OnnxGraph(path)
+        self.objective = objective
 
     def for_task(self, task: str | None = None) -> 'GraphClassifier':
         """The classifier itself: a graph has one task."""

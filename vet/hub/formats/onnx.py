@@ -10,9 +10,9 @@ import torch
 
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
-from vet.hub.exports.computation import Computation
-from vet.hub.exports.format import GraphFormat, Network
-from vet.hub.exports.torch_export import capture
+from vet.hub.formats.computation import Computation
+from vet.hub.formats.format import GraphFormat, Network
+from vet.hub.formats.torch_export import capture
 from vet.hub.onnx_graph import OnnxGraph
 
 

@@ -9,8 +9,8 @@ import torch
 
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
-from vet.hub.exports.computation import Computation
-from vet.hub.exports.format import GraphFormat, Network
+from vet.hub.formats.computation import Computation
+from vet.hub.formats.format import GraphFormat, Network
 
 
 class TorchExport(GraphFormat):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vet.core.model import ImageClassifier
-from vet.hub.exports.computation import Computation, of_images
+from vet.hub.formats.computation import Computation, of_images
 
 # images -> logits (B, K), features (B, C) or scores (B, K)
 Network = Callable[[torch.Tensor], torch.Tensor]
