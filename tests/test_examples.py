@@ -2,45 +2,53 @@
 imports the plugin.
 """
 
+import importlib
 import json
+import os
 import re
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from vet import pipeline
+
 ROOT = Path(__file__).parents[1]
+
+
+def train(config, work):
+    """Of a child process: trains as the command does."""
+    options = ['train.max_epochs=1', 'evaluation.before=False']
+    sys.argv = ['train', str(config), '--work-dir', str(work), '--device', 'cpu', '--cfg-options', *options]
+    importlib.import_module('vet.cli.train').main()
+
+
+def use(plugin, work):
+    """Of a child process: classifies in Python, and tests by the command. Each imports the plugin first."""
+    os.chdir(work)
+    sys.path.insert(0, str(plugin.parent))
+    importlib.import_module(plugin.stem)
+    classify = pipeline('vision-efficient-tuning', 'output', device='cpu')
+    Path('classified.json').write_text(json.dumps(classify('example.png')))
+    sys.argv = ['test', '.', '--device', 'cpu', '--import', str(plugin)]
+    with Path('tested.json').open('w') as file, redirect_stdout(file):
+        importlib.import_module('vet.cli.test').main()
 
 
 @pytest.mark.parametrize(
     'name, accuracy', [('own_tuner', 0.3), pytest.param('own_parts', 0.65, marks=pytest.mark.slow)]
 )
-def test_example(name, accuracy, python, tmp_path):
+def test_example(name, accuracy, process, tmp_path):
     folder, work = ROOT / 'examples' / name, tmp_path / 'work'
-    done = python(
-        ROOT / 'tools/train.py',
-        folder / 'config.py',
-        '--work-dir',
-        work,
-        '--device',
-        'cpu',
-        '--cfg-options',
-        'train.max_epochs=1',
-        'evaluation.before=False',
-    )
-    assert done.returncode == 0, done.stderr
+    for target, file in ((train, folder / 'config.py'), (use, folder / f'{name}.py')):
+        child = process(target, file, work)
+        child.join()
+        assert child.exitcode == 0
     summary = json.loads((work / 'summary.json').read_text())
     assert summary['accuracy'] > accuracy
-    code = (
-        f'import sys; sys.path.append({str(folder)!r}); import {name}\nimport json; from vet import '
-        'pipeline\n'
-        f"print(json.dumps(pipeline('vision-efficient-tuning', 'output', device='cpu')('example.png')))\n"
-        f"sys.argv = ['test', '.', '--device', 'cpu', '--import', {str(folder / name) + '.py'!r}]\n"
-        f'from vet.cli.test import main; main()'
-    )
-    done = python('-c', code, cwd=work)
-    assert done.returncode == 0, done.stderr
-    result, _, metrics = done.stdout.partition('\n')
-    assert len(json.loads(result)['labels']) >= 2 and json.loads(metrics) == {'accuracy': summary['accuracy']}
+    assert len(json.loads((work / 'classified.json').read_text())['labels']) >= 2
+    assert json.loads((work / 'tested.json').read_text()) == {'accuracy': summary['accuracy']}
 
 
 def test_own_tuner_is_short_and_the_readmes():

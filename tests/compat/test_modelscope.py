@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from pathlib import Path
+import os
+import runpy
 
 import numpy as np
 import pytest
@@ -80,23 +81,24 @@ def stamps(root):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob('*')}
 
 
-def test_the_script(flowers, python, tmp_path):
+def run_script(folder, lists, environment):
+    """Of a child process: runs script.py as `python script.py` does. Writes both streams into files."""
+    for number, name in ((1, 'out'), (2, 'err')):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+    os.environ |= environment
+    # torchvision checks the md5 of the two lists; the fixture's lists pass, and the script stays as it is
+    torchvision.datasets.Flowers102._file_dict |= lists
+    runpy.run_path(str(folder / 'script.py'), run_name='__main__')
+
+
+def test_the_script(flowers, process, tmp_path):
     root, lists = flowers
     network = timm.create_model(VIT, num_classes=0)
     save_file(network.state_dict(), tmp_path / 'vit.safetensors')
     (tmp_path / 'script.py').write_text(SCRIPT)
-    # torchvision checks the md5 of the two lists; a site file lets the fixture's pass, and the script stays
-    # as it is
-    (tmp_path / 'sitecustomize.py').write_text(
-        'import os\nif "VIT" in os.environ:\n    import torchvision.datasets as d\n'
-        f'    d.Flowers102._file_dict = {{**d.Flowers102._file_dict, **{lists!r}}}\n'
-    )
     before = stamps(root)
     image = root / 'flowers-102/jpg/image_00007.jpg'
-    own = Path(__file__).parents[2]
-    done = python(
-        tmp_path / 'script.py',
-        PYTHONPATH=f'{tmp_path}:{own}',
+    environment = dict(
         WORK_DIR=str(tmp_path / 'work'),
         VET_DATA_ROOT=str(root),
         VIT=VIT,
@@ -104,9 +106,12 @@ def test_the_script(flowers, python, tmp_path):
         IMAGE=str(image),
         CUDA_VISIBLE_DEVICES='',
     )
-    assert done.returncode == 0, done.stderr
-    assert 'OxfordFlowers is not downloaded again' in done.stderr and stamps(root) == before
-    result, labels = done.stdout.strip().splitlines()[-2:]
+    child = process(run_script, tmp_path, lists, environment)
+    child.join()
+    out, err = ((tmp_path / name).read_text() for name in ('out', 'err'))
+    assert child.exitcode == 0, err
+    assert 'OxfordFlowers is not downloaded again' in err and stamps(root) == before
+    result, labels = out.strip().splitlines()[-2:]
     metrics = eval(result.removeprefix('result: '))
     assert set(metrics) == {'accuracy'} and 0 <= metrics['accuracy'] <= 1
     names = torchvision.datasets.Flowers102.classes

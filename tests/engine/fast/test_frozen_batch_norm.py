@@ -11,6 +11,8 @@ from tests.nets import tiny
 from vet.engine.fast.frozen_batch_norm import FrozenBatchNorm, batch_norm_inputs_forgotten
 from vet.registry import TUNERS
 
+SHORT = dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32))  # a ResNet of one block in each stage
+
 
 def kept(model, x) -> tuple[list[torch.Tensor], torch.Tensor]:
     """What autograd keeps for the backward pass of `model(x)`, and the output."""
@@ -110,7 +112,9 @@ def test_lean_false_leaves_the_norms(tmp_path, monkeypatch):
     apply = FrozenBatchNorm.apply
     monkeypatch.setattr(FrozenBatchNorm, 'apply', lambda *args: used.append(1) or apply(*args))
     options = {
-        'model.backbone': dict(type='timm', name='resnet10t', pretrained=False),
+        'model.backbone': dict(
+            type='timm', name='resnet18', pretrained=False, preprocessing=dict(size=32), kwargs=SHORT
+        ),
         'model.tuners': [dict(type='LoRA', rank=2, at='weight')],
         'train.max_epochs': 1,
     }
