@@ -1,4 +1,6 @@
-"""A reader understands each expression at once: no comprehension in another, no chain of ternaries."""
+"""A reader understands each expression at once: no comprehension in another, no chain of ternaries, and
+no tuple of unrelated things.
+"""
 
 import ast
 from pathlib import Path
@@ -12,6 +14,7 @@ FILES = [
     for path in (ROOT / room).rglob('*.py')
 ]
 VET = [path for path in FILES if path.is_relative_to(ROOT / 'vet')]
+OF_USERS = [path for path in FILES if path.relative_to(ROOT).parts[0] in ('vet', 'tools', 'examples')]
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -36,6 +39,42 @@ def test_nested_expressions_are_found():
     assert nested('\n{x: any(y for y in x) for x in rows}') == [2]
     assert nested('a if b else c if d else e') == [1]
     assert nested('[x if x else y for x in rows]; (a if b else c) + (d if e else f)') == []
+
+
+def kind(value: ast.expr) -> str:
+    """A name, a container, a constant, a call of one function, or another form of an expression."""
+    if isinstance(value, ast.Call):
+        return f'call of {ast.unparse(value.func).rpartition(".")[2]}'
+    if isinstance(value, ast.Name | ast.Attribute):
+        return 'name'
+    if isinstance(value, ast.List | ast.Dict | ast.Set | ast.Tuple):
+        return 'container'
+    return type(value).__name__
+
+
+def unrelated(source: str) -> list[int]:
+    """The lines that assign values of several kinds at once, though one statement after the other would do."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Assign):
+            continue
+        target, value = node.targets[0], node.value
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            read = {ast.unparse(part) for part in ast.walk(value)}
+            depends = any(ast.unparse(part) in read for part in target.elts)
+            if not depends and len(set(map(kind, value.elts))) > 1:
+                lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize('path', OF_USERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_statement_assigns_one_thing_or_things_of_one_kind(path):
+    assert unrelated(path.read_text()) == [], 'write one statement for each name'
+
+
+def test_unrelated_assignments_are_found():
+    assert unrelated('rows, count = [], 0\nself.a, b = x, f(c)') == [1, 2]
+    assert unrelated('a, b = x, y\na, b = f(x), f(y)\na, b = b, 2 * a\na, b = pair') == []
 
 
 @pytest.mark.parametrize('path', VET, ids=lambda path: str(path.relative_to(ROOT)))

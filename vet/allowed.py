@@ -85,7 +85,8 @@ def fits(value: Any, hint: Any) -> bool:
 
     A bool is no number. NaN and infinity fit no hint of a number.
     """
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
     if hint in ANYTHING:
         return True
     if origin is Annotated:
@@ -144,7 +145,8 @@ def _holds(value: Any, limit: Any) -> bool:
 
 def without_ranges(hint: object) -> Any:
     """The hint without ranges. The names that a text may be stay."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
     if origin is Annotated:
         has_names = any(isinstance(limit, OneOf | PluginOf) for limit in inner)
         return hint if has_names else without_ranges(inner[0])
@@ -177,13 +179,15 @@ def must_be(value: Any, hint: object) -> str:
 
     Only the range, if the type is right. For a list or a dict, also the wrong entry.
     """
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         near = next((option for option in inner if fits(value, without_ranges(option))), None)
         near = near or next((option for option in inner if _is_of_many(value, option)), None)
         return describe(without_ranges(hint)) if near is None else must_be(value, near)
     if _is_of_many(value, hint):
-        entry, values = _of_entries(hint), value.values() if isinstance(value, Mapping) else value
+        entry = _of_entries(hint)
+        values = value.values() if isinstance(value, Mapping) else value
         if wrong := [part for part in values if not fits(part, entry)]:
             kind = NAMES.get(type(value), 'a list')
             return f'{kind} whose values are {describe(entry)}, but {wrong[0]!r} is not'
@@ -216,7 +220,8 @@ def options(hint: object) -> list[str]:
 
 def describe(hint: Any) -> str:
     """The hint in words."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
     if hint in ANYTHING:
         return 'anything'
     if origin is Annotated:
@@ -256,7 +261,8 @@ def plural(name: str) -> str:
 
 
 def _range(hint: object) -> str:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
     if origin is Annotated:
         return ' and '.join(filter(None, map(_limit, inner[1:])))
     if origin in (typing.Union, types.UnionType):

@@ -320,7 +320,8 @@ def build_trainer(
     goes_on = not settings.model.finetune and named and Path(source).is_dir()
     if goes_on:
         folder = find_folder(source)
-        model, saved = load_model(folder), read_configuration(folder)['model']
+        model = load_model(folder)
+        saved = read_configuration(folder)['model']
         for part in ('tuners', 'head'):
             if getattr(settings.model, part) != saved[part]:
                 raise UserError(

@@ -50,7 +50,8 @@ def _sections(config: Config) -> dict[str, object]:
 def _after_function(
     config: Config, modify: Callable[[Config], Config | None], before: dict[str, object]
 ) -> Config:
-    filename, helpers = config.filename, {key: config[key] for key in config if key not in EFFECTIVE}
+    filename = config.filename
+    helpers = {key: config[key] for key in config if key not in EFFECTIVE}
     changed: object = modify(config)
     changed = config if changed is None else changed
     if not isinstance(changed, (Config, Mapping)):

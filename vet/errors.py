@@ -30,7 +30,8 @@ def _is_vast(value: object) -> bool:
     A list that holds another list ten times, which holds a third ten times, …, is small in memory. Its repr
     fills the memory.
     """
-    waiting, seen = [value], 0
+    waiting = [value]
+    seen = 0
     while waiting and seen <= 10_000:
         part = waiting.pop()
         seen += 1

@@ -40,7 +40,8 @@ def failures_named(how_to_continue: Callable[[], str]) -> Iterator[None]:
 def _reason(error: Exception) -> str | None:
     """The reason, and help. None: the error is no failure of the machine."""
     text = str(error).strip()
-    first, lower = (text.splitlines() or [type(error).__name__])[0], text.lower()
+    first = (text.splitlines() or [type(error).__name__])[0]
+    lower = text.lower()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in lower for word in MEMORY):
         return (
             f'there is not enough memory ({first}). End other programs that use memory. Or begin anew in '

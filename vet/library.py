@@ -66,7 +66,8 @@ class Tuned(TunedNetwork):
             raise UserError(f'there is a set {name!r} already; give another name.')
         before = self.active
         self.use(None)
-        self.sets[name], self.active = nn.ModuleList(), name
+        self.sets[name] = nn.ModuleList()
+        self.active = name
         try:
             self.put(tuners)
         except BaseException:
@@ -269,7 +270,8 @@ def _tuned(
     net: nn.Module, tuners: Sequence[Tuner], whole: Sequence[str], described: Description, example: object
 ) -> Tuned:
     """whole: the names of the parameters that train whole. described: the network, before this call."""
-    shape, library = image_size_of(net), library_of(net)
+    shape = image_size_of(net)
+    library = library_of(net)
     recipe = library.recipe(net) if library else None
     settings = library.preprocessing(net) if library else {}
     takes = input_of(net, is_guessed=example is None)
@@ -279,7 +281,10 @@ def _tuned(
     given = example if isinstance(example, Example) else Example.of(example)
     images = Preprocessing().with_changes({**settings, **(dict(size=shape) if shape else {})})
     tuned = Tuned(net, layout_of(net), given, images, takes)
-    tuned.frozen, tuned.whole, tuned.recipe, tuned.opened = described, list(whole), recipe, {}
+    tuned.frozen = described
+    tuned.whole = list(whole)
+    tuned.recipe = recipe
+    tuned.opened = {}
     try:
         tuned.put(tuners)
     except BaseException:

@@ -27,7 +27,8 @@ class FileLock:
     """
 
     def __init__(self, path: Path):
-        self.path, self.is_real = path, True
+        self.path = path
+        self.is_real = True
         self._handle: int | None = None
 
     def acquire(self, wait: bool = True) -> bool:

@@ -139,7 +139,8 @@ class Classifier:
             refuse_share('threshold', threshold)
             for name in {*(task if isinstance(task, (list, tuple)) else [task or self._task])}:
                 self.model.for_task(name).objective.refuse_threshold()
-        options, feed = Options(topk, threshold), (batch_size, workers)
+        options = Options(topk, threshold)
+        feed = (batch_size, workers)
         if isinstance(images, ONE_IMAGE) or hasattr(images, 'read'):
             return next(Answers(self._classify([images], tasks, options, *feed), on_error))
         if isinstance(images, (list, tuple)):

@@ -39,7 +39,8 @@ def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) 
         )
     given = dict(cfg)
     plugin = registry.find(given.pop('type'))
-    accepted, called = inspect.signature(plugin).parameters, f'{registry.name} {cfg["type"]!r}'
+    accepted = inspect.signature(plugin).parameters
+    called = f'{registry.name} {cfg["type"]!r}'
     require_arguments(given, accepted, registry.hints(plugin), called, f'option of {called}')
     missing = [
         name

@@ -54,7 +54,8 @@ def seeded(*key: int | str) -> Iterator[None]:
 @contextmanager
 def draws_apart(device: torch.device | None = None) -> Iterator[None]:
     """Draws within this context change no later draw, on the CPU and on a GPU `device`."""
-    python, array = random.getstate(), np.random.get_state()
+    python = random.getstate()
+    array = np.random.get_state()
     with torch.random.fork_rng([device] if device is not None and device.type == 'cuda' else []):
         try:
             yield

@@ -35,7 +35,8 @@ def find_file(given: str | Path, kind: str) -> Path:
 
     The name may have the suffix .py. UserError, with the nearest names, if there is no such file.
     """
-    path, names = Path(given), shipped(kind)
+    path = Path(given)
+    names = shipped(kind)
     if path.is_file():
         return path
     is_name = path.parent == Path() and path.suffix in ('', '.py')

@@ -177,7 +177,8 @@ def float32_products_in_bf16() -> Iterator[None]:
     if matmul is None:
         yield
         return
-    before, matmul.fp32_precision = matmul.fp32_precision, 'bf16'
+    before = matmul.fp32_precision
+    matmul.fp32_precision = 'bf16'
     try:
         yield
     finally:

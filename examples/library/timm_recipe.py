@@ -23,7 +23,8 @@ if __name__ == '__main__':
     tuned = vet.tune(network(), vet.LoRA(rank=8))
     settings = dict(use_prefetcher=False, num_workers=0, persistent_workers=False)
     loader = create_loader(Pictures(*digits().tensors), 32, 64, is_training=True, hflip=0.0, **settings)
-    mixup, criterion = Mixup(mixup_alpha=0.2, num_classes=10), SoftTargetCrossEntropy()
+    mixup = Mixup(mixup_alpha=0.2, num_classes=10)
+    criterion = SoftTargetCrossEntropy()
     optimizer = timm.optim.create_optimizer_v2(tuned, opt='adamw', lr=2e-3, weight_decay=0.05)
     scheduler, epochs = timm.scheduler.create_scheduler_v2(optimizer, 'cosine', num_epochs=1)
     for epoch in range(epochs):

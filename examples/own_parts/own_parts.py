@@ -22,7 +22,8 @@ class Parity:
     def __init__(self, split):
         images, numbers = load_digits(return_X_y=True)
         taken = slice(0, 1200) if split == 'train' else slice(1200, None)
-        self.images, self.targets = (images[taken].reshape(-1, 8, 8) / 16), (numbers[taken] % 2).tolist()
+        self.images = images[taken].reshape(-1, 8, 8) / 16
+        self.targets = (numbers[taken] % 2).tolist()
 
     def __len__(self):
         return len(self.images)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.nets import tiny
-from vet.core.edits import Hook, Thaw
+from vet.core.edits import FlowEdit, Thaw
 from vet.core.reweight import Reweight
 
 
@@ -76,7 +76,7 @@ def test_reweighted_module_gives_its_own_output_after_copy_and_pickle():
 
 def test_before_and_after_see_input_and_output():
     module = linear()
-    before, after = Hook.before(module, Double()), Hook.after(module, Double())
+    before, after = FlowEdit.before(module, Double()), FlowEdit.after(module, Double())
     assert module(X).tolist() == [[2 * (2 * 3 + 10), 2 * (2 * 7 + 20)]]
     before.undo()
     assert module(X).tolist() == [[26, 54]]

@@ -78,7 +78,8 @@ def input_of(network: nn.Module, is_guessed: bool) -> str:
 
     is_guessed: the input of the error is the image that the library states.
     """
-    library, size = library_of(network), None if is_guessed else image_size_of(network)
+    library = library_of(network)
+    size = None if is_guessed else image_size_of(network)
     argument = library.argument if library else ''
     layers = [(name, module) for name, module in network.named_modules() if isinstance(module, WEIGHTED)]
     name, first = layers[0] if layers else ('', network)
@@ -102,7 +103,8 @@ def resampled_of(network: Network) -> list[str]:
     processors.
     """
     settings = getattr(network, 'pretrained_cfg', None) or {}
-    size, pretrained = image_size_of(network), tuple(settings.get('input_size') or ())[1:]
+    size = image_size_of(network)
+    pretrained = tuple(settings.get('input_size') or ())[1:]
     if not pretrained or size == pretrained:
         return []
     return [name for name in network.state_dict() if POSITIONS.search(name)]

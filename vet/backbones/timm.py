@@ -14,7 +14,7 @@ from vet.backbones.kwargs import check_kwargs, height_and_width
 from vet.backbones.maps import maps_of_timm
 from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
-from vet.core.backbone import Backbone, FeaturesOnly, Preprocessing, Resampling
+from vet.core.backbone import Backbone, FeaturesOnly, Preprocessing, WatchedResampling
 from vet.core.budget import rehearse_building
 from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, TOKENS, dicts, permits, text
 from vet.errors import DataError, UnknownNameError, UserError
@@ -107,7 +107,7 @@ def timm_backbone(
     with torch.random.fork_rng(devices=[]), cache_alone_without_network() if from_hub else nullcontext():
         torch.manual_seed(0)
         try:
-            with Resampling() as resampling:
+            with WatchedResampling() as resampling:
                 network: Any = timm.create_model(name, pretrained=from_hub, **output, **options)
             read = read_again(network) if from_hub and resampling.seen else None
         except UserError:
@@ -180,10 +180,8 @@ def timm_backbone(
 
 def _remarks(network: Any, name: str, settings: Mapping[str, object]) -> Iterator[str]:
     """Facts in timm's settings of the weights that neither the network nor the evaluation crop follows."""
-    notes, kinds = (
-        str((network.pretrained_cfg or {}).get('notes')),
-        {type(module).__name__ for module in network.modules()},
-    )
+    notes = str((network.pretrained_cfg or {}).get('notes'))
+    kinds = {type(module).__name__ for module in network.modules()}
     if 'QuickGELU' in notes and 'QuickGELU' not in kinds:
         yield (
             f'{name} computes with GELU, but its weights were trained with QuickGELU, x sigmoid(1.702 x); '

@@ -12,7 +12,7 @@ import numpy as np
 import timm
 import torch
 
-from vet.core.backbone import Resampling, load_weights, read_weights
+from vet.core.backbone import WatchedResampling, load_weights, read_weights
 from vet.errors import DataError
 
 Tensors = dict[str, torch.Tensor]
@@ -40,7 +40,7 @@ def load_file(
                 'model.backbone.checkpoint.'
             )
         try:
-            with Resampling() as resampling:
+            with WatchedResampling() as resampling:
                 _load_npz(network, path)
             return _arrays(path) if resampling.seen else None
         except Exception as error:  # numpy, zipfile and timm raise errors of many kinds
@@ -54,7 +54,8 @@ def load_file(
             f'{name!r} does not say this. Give model.backbone.name with a tag: '
             f'{timm.list_pretrained(f"{name}.*")}.'
         )
-    read, resampling = dict(state), Resampling()
+    read = dict(state)
+    resampling = WatchedResampling()
     adapt = getattr(importlib.import_module(type(network).__module__), 'checkpoint_filter_fn', None)
     if adapt and _shapes(state) != _shapes(network.state_dict()):  # other names, or positions of another grid
         try:

@@ -59,7 +59,8 @@ class Campaign:
 
         DataError, with everything that is missing, and how to provide it.
         """
-        runs, missing = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]], []
+        runs = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]]
+        missing = []
         for look, entries in (
             (self._look_at_data, lambda run: [_data(run)]),
             (self._look_at_backbone, _backbones),
@@ -265,7 +266,8 @@ def _backbones(run: Run) -> list[JsonObject]:
     """The backbones of a run: the entry model.backbone, then the entries in its tuners, such as a side
     network.
     """
-    model, names = run.config['model'], set(BACKBONES.names())
+    model = run.config['model']
+    names = set(BACKBONES.names())
     return [model['backbone'], *(entry for entry in _entries(model['tuners']) if entry.get('type') in names)]
 
 

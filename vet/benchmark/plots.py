@@ -146,7 +146,8 @@ def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], front: S
     left, bottom, right, top = scale * np.asarray(axes.bbox.extents)
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
     for name in sorted(at, key=lambda name: name not in front):
-        width, (x, y) = 5.4 * len(name), at[name]  # about the width of sans-serif type of 9 points
+        width = 5.4 * len(name)
+        x, y = at[name]  # about the width of sans-serif type of 9 points
         # names on the front keep off the line
         rows = [
             (reach + 4, -reach - 4, 0) if name in front else (0, reach, -reach) for reach in range(6, 200, 6)

@@ -78,7 +78,8 @@ def rank_rows(table: Table) -> Rows:
 
     Ranks in one dataset say nothing about noise. They are shown only beside differences to a baseline.
     """
-    found, apart = rank_table(table), differences(table)
+    found = rank_table(table)
+    apart = differences(table)
     if found is None or (found.datasets == 1 and not apart):
         return []
     columns = [f'{dataset}, against {table.baseline}' for dataset in table.datasets] if apart else []
@@ -91,7 +92,8 @@ def rank_rows(table: Table) -> Rows:
 
 def rank_notes(table: Table) -> list[str]:
     """What the ranks and the differences mean, one sentence each."""
-    found, apart = rank_table(table), differences(table)
+    found = rank_table(table)
+    apart = differences(table)
     if not rank_rows(table) or found is None:
         return []
     places = f'{found.datasets} datasets' if found.datasets > 1 else 'one dataset'

@@ -26,7 +26,8 @@ class Ray:
     def __init__(self, resources: Mapping[str, object] | None = None):
         with needs_ray(otherwise='choose --launcher local or slurm'):
             import ray
-        self.ray, self.resources = ray, dict(resources or {})
+        self.ray = ray
+        self.resources = dict(resources or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Makes the jobs. If a task is lost, its job is recorded as failed. The other jobs continue."""

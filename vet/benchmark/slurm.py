@@ -31,7 +31,8 @@ class Slurm:
     """
 
     def __init__(self, folder: Path, options: Mapping[str, object] | None = None):
-        self.folder, self.options = folder.absolute(), dict(options or {})
+        self.folder = folder.absolute()
+        self.options = dict(options or {})
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Writes arrays of the jobs, and prints how to start them.

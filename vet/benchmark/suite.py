@@ -200,7 +200,8 @@ def load_suite(path: str | Path, options: Mapping[str, object] | None = None) ->
     UserError if the file cannot be read.
     """
     path = find_file(path, 'suites')
-    config, options = load_config(path), dict(options or {})
+    config = load_config(path)
+    options = dict(options or {})
     for key in config:  # other keys are helper variables of the file, or sections
         if key not in KEYS and key not in SECTIONS and difflib.get_close_matches(key, KEYS, n=1, cutoff=0.75):
             raise UnknownNameError('key of a suite', key, KEYS)

@@ -63,7 +63,8 @@ def as_csv(tables: Sequence[Table]) -> str:
     writer = csv.DictWriter(file, columns, lineterminator='\n')
     writer.writeheader()
     for table in tables:
-        ranks, apart = rank_table(table), differences(table)
+        ranks = rank_table(table)
+        apart = differences(table)
         for tuner in table.tuners:
             for column in [*table.datasets, *table.means]:
                 known = '; '.join(

@@ -122,7 +122,8 @@ class Table:
 
     def accuracy(self) -> Rows:
         """A row for each tuner, and below it a row of published numbers."""
-        columns, sources = [*self.datasets, *self.means], self.sources()
+        columns = [*self.datasets, *self.means]
+        sources = self.sources()
         rows = [['tuner', *columns]]
         for tuner in self.tuners:
             means = [self.mean(tuner, parts) for parts in self.means.values()]

@@ -55,7 +55,8 @@ def seconds_per_image(run: Run, data_root: str, device: str | None) -> float | N
         'evaluation.before': False,
     }
     config: JsonObject = {**run.config, 'dataset': {}}
-    was_quiet, console.quiet = console.quiet, True
+    was_quiet = console.quiet
+    console.quiet = True
     try:
         whole: Any = build_datasets(settings, data_root)['train']
         few = Subset(whole, range(min(STEPS * batch, len(whole))))

@@ -79,7 +79,8 @@ def work(job: Job) -> None:
     with _alone(job):
         if is_done(Path(job.result), job.identity):
             return
-        began, earlier = time.time(), _earlier(job)
+        began = time.time()
+        earlier = _earlier(job)
         write_file(Path(job.work_dir) / ATTEMPT, json.dumps(dict(began=began, earlier=earlier)))
         try:
             measured = dict(status='done', **_train(job))

@@ -33,7 +33,8 @@ def features_of(backbone: Backbone, paths: Sequence[str], batch: int = 32) -> np
     """(N, C) features of the evaluation's view of each photo."""
     preprocessing = backbone.preprocessing
     view = build_transform(None, **vars(preprocessing))
-    network, found = backbone.eval(), []
+    network = backbone.eval()
+    found = []
     starts = range(0, len(paths), batch)
     with torch.inference_mode():
         for start in counted(starts, len(starts), True):

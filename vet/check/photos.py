@@ -166,13 +166,15 @@ def _of_folder(folder: Path, source: Path) -> Photos:
             f'{str(source)!r} has the split folders {", ".join(some)}, and other folders: '
             f'{", ".join(others[:5])}. Name split folders train, val and test, and move other folders away.'
         )
-    found, photos = Found(), []
+    found = Found()
+    photos = []
     for path in folders:
         classes = _folders(path) if are_splits else [path]
         for class_folder in classes:
             check_writable([class_folder.name])
             images = find_images(class_folder)
-            label, split = to_nfc(class_folder.name), splits[path] if are_splits else None
+            label = to_nfc(class_folder.name)
+            split = splits[path] if are_splits else None
             photos += [Photo(image, label, split) for image in images.images]
             found.add(images)
     if not photos:

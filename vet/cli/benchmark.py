@@ -225,12 +225,14 @@ def _compare(a: str, b: str) -> None:
 def _list(campaign: 'Campaign', share_a_start: bool) -> None:
     from vet.benchmark.timing import STEPS, start_seconds
 
-    plan, table = campaign.plan(), Table('run', 'state', 'may take')
+    plan = campaign.plan()
+    table = Table('run', 'state', 'may take')
     total = 0.0
     timed = 0
     unknown = 0
     for planned, done in plan:
-        seconds, by_steps = None if done else campaign.seconds(planned), False
+        seconds = None if done else campaign.seconds(planned)
+        by_steps = False
         if seconds is None and not done:
             seconds = campaign.timed_seconds(planned)
             by_steps = seconds is not None

@@ -25,7 +25,8 @@ def run(main: Callable[[], None]) -> None:
 
     A signal n becomes exit code 128 + n: Ctrl-C 130, SIGTERM 143.
     """
-    shown, former = warnings.showwarning, exit_at_signals()
+    shown = warnings.showwarning
+    former = exit_at_signals()
 
     def show(message: Any, category: Any, *place: Any, **options: Any) -> None:
         if issubclass(category, DataWarning):

@@ -31,7 +31,8 @@ def main() -> None:
 def _explain(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
     images = [image for given in args.images for image in list_images(given)]
-    folder, out = str(find_model(args.model)), Path(args.out)
+    folder = str(find_model(args.model))
+    out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f'--out is {args.out!r}, which is a file. Give a folder.')
     with imports():

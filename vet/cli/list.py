@@ -89,7 +89,8 @@ def _show_plugin(args: argparse.Namespace) -> None:
     registry.require(args.name)
     with imports():
         registry.find(args.name)
-    arguments, text = arguments_of(registry, args.name), text_of(registry.find(args.name))
+    arguments = arguments_of(registry, args.name)
+    text = text_of(registry.find(args.name))
     if args.json:
         rows = {
             argument.name: dict(

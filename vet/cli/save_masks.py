@@ -26,7 +26,8 @@ class SaveMasks:
     """
 
     def __init__(self, folder: str, classes: Sequence[str]):
-        self.folder, self.classes = Path(folder), list(classes)
+        self.folder = Path(folder)
+        self.classes = list(classes)
         self._taken: set[str] = set()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)

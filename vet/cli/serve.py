@@ -137,7 +137,8 @@ def _serve(args: argparse.Namespace) -> None:
         from vet.serve.server import Server, address, listen
         from vet.serve.sources import Sources, require_models
         from vet.serve.urls import AllowedHosts
-    limits, metrics = _limits(args), Metrics()
+    limits = _limits(args)
+    metrics = Metrics()
     sources = Sources(args.models)
     require_models(sources)
     engine = LAUNCHERS[args.launcher](args, sources, memory, limits, metrics)

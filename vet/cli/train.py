@@ -114,7 +114,8 @@ def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:
 def _show(summary: JsonObject, metrics: list[str]) -> None:
     """Prints the summary, one fact per line."""
     terminal = Terminal(markup=False, emoji=False, highlight=False)
-    parameters, before = summary['parameters'], summary.get('before') or {}
+    parameters = summary['parameters']
+    before = summary.get('before') or {}
     rows = {}
     # the names are 'metric.name' or 'task/metric.name'
     for name in (name for name in summary if name.rpartition('/')[2].partition('.')[0] in metrics):

@@ -82,7 +82,8 @@ def commands() -> list[str]:
 
 def _described() -> str:
     """A line for each command: its name, and the first sentence of its file."""
-    lines, width = [], max(map(len, commands()))
+    lines = []
+    width = max(map(len, commands()))
     for name in commands():
         path = Path(vet.cli.__path__[0], f'{name}.py')
         text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''

@@ -74,7 +74,8 @@ def _explained(error: ValidationError, given: dict[str, object]) -> UserError:
     is_of_key = first['type'] in (UNKNOWN, MISSING)
     path, hint, value = _walk(first['loc'][:-1] if is_of_key else first['loc'], given)
     if first['type'] == UNKNOWN:
-        key, keys = str(first['loc'][-1]), fields_of(hint)
+        key = str(first['loc'][-1])
+        keys = fields_of(hint)
         near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5) or nearest_settings(key)
         return UnknownNameError(f'key in {path or "the config"}', key, keys, near=near)
     if first['type'] == MISSING:
@@ -99,12 +100,16 @@ def _must_be(value: object, hint: object) -> str:
 
 def _walk(place: Sequence[str | int], given: Any) -> tuple[str, object, object]:
     """The setting at a place that pydantic names: its path, its hint, and the given value."""
-    path, hint, value = '', Settings, given
+    path = ''
+    hint = Settings
+    value = given
     for part in place:
         if isinstance(part, str) and part in fields_of(hint):
-            path, hint = f'{path}.{part}' if path else part, fields_of(hint)[part]
+            path = f'{path}.{part}' if path else part
+            hint = fields_of(hint)[part]
         elif isinstance(part, int) and entry_section(hint):
-            path, hint = f'{path}[{part}]', entry_section(hint)
+            path = f'{path}[{part}]'
+            hint = entry_section(hint)
         else:
             break  # pydantic goes on within the value: the option of a union, the entry of a list
         value = value[part]

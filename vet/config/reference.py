@@ -75,7 +75,8 @@ def _sections(section: object, path: str) -> Iterator[tuple[str, object]]:
 
 
 def _rows(section: Any, path: str) -> Iterator[Row]:
-    hints, meanings = fields_of(section), _meanings(section)
+    hints = fields_of(section)
+    meanings = _meanings(section)
     for field in dataclasses.fields(section):
         hint = hints[field.name]
         if fields_of(hint):

@@ -44,7 +44,8 @@ def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:
         short = short_forms()
         if key not in short:
             raise UnknownNameError('short form in model.backbone', key, short)
-        (name, argument, *aliases), value = short[key], backbone.pop(key)
+        name, argument, *aliases = short[key]
+        value = backbone.pop(key)
         tuners = model.get('tuners') or []
         if value is None or not fits(tuners, list[dict[str, Any]]):
             continue  # no value; or the tuners are wrong, and `read_settings` raises the error

@@ -44,7 +44,8 @@ def build_classifier(
 
 def _head(entry: dict[str, object], backbone: Backbone, objective: Objective) -> nn.Module:
     """The head of an entry. UserError if the head gives no mask for an objective of masks, or the reverse."""
-    plugin, given = HEADS.find(entry['type']), {**entry, 'num_classes': objective.num_outputs}
+    plugin = HEADS.find(entry['type'])
+    given = {**entry, 'num_classes': objective.num_outputs}
     reads_maps = inspect.isclass(plugin) and issubclass(plugin, MapHead)
     if reads_maps != objective.dense:
         wanted = (

@@ -240,5 +240,6 @@ def _split(masks: torch.Tensor) -> dict[str, Rows]:
 
 
 def _rows(numbers: torch.Tensor) -> Rows:
-    first, last = int(numbers[0]), int(numbers[-1]) + 1
+    first = int(numbers[0])
+    last = int(numbers[-1]) + 1
     return slice(first, last) if last - first == len(numbers) else numbers

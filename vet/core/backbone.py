@@ -204,7 +204,7 @@ def resampled_sha256(read: Mapping[str, torch.Tensor], network: nn.Module) -> st
     return hashlib.sha256(f'{weights_sha256(read)}\n{shapes}'.encode()).hexdigest()
 
 
-class Resampling(TorchFunctionMode):
+class WatchedResampling(TorchFunctionMode):
     """Within this context, `seen` becomes true if a tensor is resampled, as positions are for another
     grid.
     """

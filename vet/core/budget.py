@@ -39,11 +39,9 @@ class Budget(OperationsMode):
         super().__init__()
         self.bytes: float
         self.tensors: float
-        self.bytes, self.tensors, self.operations = (
-            MEMORY * psutil.virtual_memory().available,
-            TENSORS,
-            OPERATIONS,
-        )
+        self.bytes = MEMORY * psutil.virtual_memory().available
+        self.tensors = TENSORS
+        self.operations = OPERATIONS
         self.calls = CALLS
 
     def __enter__(self) -> 'Budget':

@@ -28,7 +28,8 @@ def weight_gradients(
     """
     assert tuner.backbone is not None, 'attach first'
     weights = [edit.host.get_parameter(edit.weight_name) for edit in edits]
-    sums, seen = [torch.zeros_like(weight) for weight in weights], 0
+    sums = [torch.zeros_like(weight) for weight in weights]
+    seen = 0
     frozen = [weight for weight in weights if not weight.requires_grad]
     try:
         for weight in frozen:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.core.edits import Hook, Thaw
+from vet.core.edits import FlowEdit, Thaw
 from vet.core.flow import WEIGHTED, around
 from vet.core.inner import attentions
 from vet.core.norms import is_norm
@@ -83,7 +83,9 @@ def share_behind_blocks(sites: SiteMap) -> float:
     """The share of the numbers in weights that lies behind the last block, 0 to 1. Without blocks: 0."""
     if not sites.blocks:
         return 0.0
-    last, blocks, numbers = sites.calls[sites.blocks[-1]].order, set(sites.blocks), _weights(sites)
+    last = sites.calls[sites.blocks[-1]].order
+    blocks = set(sites.blocks)
+    numbers = _weights(sites)
     behind = 0
     for name, count in numbers.items():
         module = name.removesuffix('.in_proj')
@@ -119,7 +121,8 @@ def shortfalls(sites: SiteMap, at: str | Sequence[str], thaws: bool) -> Iterator
 def stand_ins(sites: SiteMap, at: str | Sequence[str]) -> Iterator[str]:
     """Of places such as 'mlp or block': the place that counts, where the network lacks the first."""
     for place in [at] if isinstance(at, str) else at:
-        first, (taken,) = place.partition(OR)[0], sites.places(place)
+        first = place.partition(OR)[0]
+        (taken,) = sites.places(place)
         if taken != first:
             yield f'{taken!r}, because {sites.family} has no {first!r}'
 
@@ -172,7 +175,8 @@ def _weights(sites: SiteMap) -> dict[str, int]:
 
     The weights of a kept classifier are left out.
     """
-    heads, found = set(sites.roles().get('head', ())), {}
+    heads = set(sites.roles().get('head', ()))
+    found = {}
     for name, module in sites.network.named_modules():
         if not heads.isdisjoint((name, *around(name))):
             continue
@@ -184,14 +188,14 @@ def _weights(sites: SiteMap) -> dict[str, int]:
     return found
 
 
-def paths_of(edits: Iterable[Thaw | Reweight | Hook], network: nn.Module) -> list[str]:
+def paths_of(edits: Iterable[Thaw | Reweight | FlowEdit], network: nn.Module) -> list[str]:
     """The paths of what edits change: of parameters, or of modules whose input or output is edited."""
     names = {id(module): name for name, module in network.named_modules()}
     return [_path(edit, names) for edit in edits]
 
 
-def _path(edit: Thaw | Reweight | Hook, names: dict[int, str]) -> str:
-    if isinstance(edit, Hook):
+def _path(edit: Thaw | Reweight | FlowEdit, names: dict[int, str]) -> str:
+    if isinstance(edit, FlowEdit):
         return names[id(edit.module)]
     owner, name = (edit.module, edit.name) if isinstance(edit, Thaw) else (edit.host, edit.weight_name)
     path = f'{names[id(owner)]}.{name}'.lstrip('.')

@@ -76,7 +76,8 @@ class LowRank(LowRankUpdate):
         rows: list[Rows] | None = None,
     ):
         super().__init__()
-        self.out_features, in_features = weight_shape[0], math.prod(weight_shape[1:])
+        self.out_features = weight_shape[0]
+        in_features = math.prod(weight_shape[1:])
         self._rows = rows or [slice(0, self.out_features)]
         for i, part in enumerate(self._rows):
             if isinstance(part, torch.Tensor):  # a buffer, so that the numbers go to the weight's device
@@ -172,7 +173,8 @@ class Bottleneck(Delta):
         out_channels = out_channels or channels
         self.axis, self.parallel, self.kept = axis, parallel, kept
         self.down, self.up = nn.Linear(channels, width), nn.Linear(width, out_channels)
-        self.act, self.drop = self.ACTIVATIONS[activation](), nn.Dropout(dropout)
+        self.act = self.ACTIVATIONS[activation]()
+        self.drop = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
         self.scale: float | str | nn.Parameter = scale
         if scale in self.SCALES:

@@ -43,7 +43,8 @@ class Call:
 def dry_run(network: nn.Module, *args: object, **kwargs: object) -> dict[str, Call]:
     """Runs `network` on one image (1, 3, H, W). Returns each module that was called, by dotted path."""
     seen: dict[str, _Seen] = {}
-    channels, flow = Channels(), Flow(network)
+    channels = Channels()
+    flow = Flow(network)
     entered: dict[str, tuple[int, str]] = {}
     makers: MutableMapping[torch.Tensor, str] = WeakIdKeyDictionary()
 
@@ -94,7 +95,9 @@ class _Seen:
     def __init__(self, channels: Channels, args: tuple, kwargs: Mapping, out: Any, entered: int, fed_by: str):
         self.channels, self.left, self.fed_by = channels, channels.clock, fed_by
         given = next(tensors_in((args, kwargs)))
-        self.batch, self.in_shape, self.in_axes = given.shape[0], given.shape[1:], channels.axes(given)
+        self.batch = given.shape[0]
+        self.in_shape = given.shape[1:]
+        self.in_axes = channels.axes(given)
         self.reads = self.channels.used_after(self.in_axes, entered)
         self.takes = ''
         if not args or args[0] is not given:

@@ -1,4 +1,4 @@
-"""Thaw and Hook: the edits of a tuner beside Reweight.
+"""Thaw and FlowEdit: the edits of a tuner beside Reweight.
 
 Each can be undone, bit for bit. Used by core.tuner.
 """
@@ -59,7 +59,8 @@ class Thaw:
         has now.
         """
         assert self.resting is not None
-        self.original, value = getattr(self.module, self.name), self.resting
+        self.original = getattr(self.module, self.name)
+        value = self.resting
         value.data = value.data.to(self.original)
         self.resting = None
         self._put(value)
@@ -73,7 +74,7 @@ class Thaw:
 
 
 @dataclass(eq=False)
-class Hook:
+class FlowEdit:
     """`delta(x)` before a module, or `delta(x, y)` after it.
 
     argument: the name of the edited argument of `forward`; '' is the first.
@@ -91,7 +92,7 @@ class Hook:
     mergeable = False
 
     @classmethod
-    def before(cls, module: nn.Module, delta: nn.Module, argument: str = '') -> 'Hook':
+    def before(cls, module: nn.Module, delta: nn.Module, argument: str = '') -> 'FlowEdit':
         if argument:
             position = list(inspect.signature(type(module).forward).parameters).index(argument) - 1
             edit = partial(_edit_argument, delta, argument, position)
@@ -101,13 +102,13 @@ class Hook:
         return cls(module, delta, handle, True, argument=argument)
 
     @classmethod
-    def after(cls, module: nn.Module, delta: nn.Module, place: int | str | None = None) -> 'Hook':
+    def after(cls, module: nn.Module, delta: nn.Module, place: int | str | None = None) -> 'FlowEdit':
         return cls(
             module, delta, module.register_forward_hook(partial(_edit_output, delta, place)), False, place
         )
 
     @classmethod
-    def result(cls, module: nn.Module, delta: nn.Module, method: str) -> 'Hook':
+    def result(cls, module: nn.Module, delta: nn.Module, method: str) -> 'FlowEdit':
         if method == 'forward':
             handle: Any = module.register_forward_hook(partial(_edit_result, delta))
         else:
@@ -124,11 +125,11 @@ class Hook:
     def resume(self) -> None:
         """Makes the edit again."""
         if self.method:
-            again = Hook.result(self.module, self.delta, self.method)
+            again = FlowEdit.result(self.module, self.delta, self.method)
         elif self.is_before:
-            again = Hook.before(self.module, self.delta, self.argument)
+            again = FlowEdit.before(self.module, self.delta, self.argument)
         else:
-            again = Hook.after(self.module, self.delta, self.place)
+            again = FlowEdit.after(self.module, self.delta, self.place)
         self.handle = again.handle
 
 

@@ -88,8 +88,10 @@ class Flow(TorchFunctionMode):
 
     def _of(self, module: str, below: dict[str, list[str]]) -> Layers:
         own, factors = below.get(module, []), self._factors.get(module, set())
-        results, whole = self._results.get(module) or self._within.get(module) or set(), ''
-        behind, parent = self._behind.get(module, set()), module.rpartition('.')[0]
+        results = self._results.get(module) or self._within.get(module) or set()
+        whole = ''
+        behind = self._behind.get(module, set())
+        parent = module.rpartition('.')[0]
         if not results and set(below.get(parent, ())) == {*own, *behind}:
             results, whole = behind, parent
         return Layers(
@@ -192,7 +194,8 @@ class Flow(TorchFunctionMode):
         if sum(map(bool, own)) < 2:
             return self._union(tensors)
         self._factors.setdefault(module, set()).update(*own)
-        layers, multiplied = frozenset().union(*(origin.layers for origin in come)), frozenset([module])
+        layers = frozenset().union(*(origin.layers for origin in come))
+        multiplied = frozenset([module])
         if name == WHOLE or any(module in origin.scores for origin in come):
             return From(layers, done=multiplied)
         return From(layers, scores=multiplied)

@@ -32,7 +32,8 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
         if is_first:
             object.__setattr__(self, NOTED, {})
             parameters = {name: signature.parameters[name] for name in accepted}
-            given, kind = kwargs | _bound(signature, self, args, kwargs), type(self).__name__
+            given = kwargs | _bound(signature, self, args, kwargs)
+            kind = type(self).__name__
             require_arguments(
                 given, parameters, hints_of(wrapper), f'tuner {kind!r}', f'argument of {kind}', self.elsewhere
             )

@@ -115,7 +115,8 @@ def _mlps(
     """The innermost modules that hold all layers of an FFN, outside attentions."""
     chosen: dict[tuple, str] = {}
     for path, _ in network.named_modules():
-        call, owners = calls.get(path), list(around(path))
+        call = calls.get(path)
+        owners = list(around(path))
         if (
             not call
             or not set(call.layers.first) - set(call.layers.last)
@@ -129,7 +130,8 @@ def _mlps(
 
 
 def _is_mlp(network: nn.Module, path: str, owners: list[str]) -> bool:
-    leaf, module = path.rpartition('.')[2], network.get_submodule(path)
+    leaf = path.rpartition('.')[2]
+    module = network.get_submodule(path)
     if NO_MLP.fullmatch(leaf) or not owners:
         return False
     owner = type(network.get_submodule(owners[0])).__name__

@@ -44,7 +44,8 @@ class Loss:
         device: torch.device | None = None,
     ):
         given = dict(objective.loss if entry is None else entry)
-        self.name, self.objective = given['type'], objective
+        self.name = given['type']
+        self.objective = objective
         plugin = LOSSES.find(self.name)
         _refuse_other_targets(plugin, self.name, objective)
         if label_smoothing:

@@ -65,9 +65,11 @@ class DoRA(LowRank):
         A, B = self.factors()
         with torch.no_grad():
             moved = module.weight + (B @ A).view_as(module.weight)
-        ratio, bias = self._ratio(moved), module.bias
+        ratio = self._ratio(moved)
+        bias = module.bias
         if y.dim() > 3 and isinstance(module, nn.Conv2d):
-            ratio, bias = ratio[:, None, None], None if bias is None else bias[:, None, None]
+            ratio = ratio[:, None, None]
+            bias = None if bias is None else bias[:, None, None]
         plain = y if bias is None else y - bias.to(y.dtype)
         return y + (ratio - 1).to(y.dtype) * plain + ratio.to(y.dtype) * through(module, x, A, B)
 
@@ -107,7 +109,8 @@ class PiSSA(LowRank):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B A - B0 A0 as (B - B0) A + B0 (A - A0), which is zero at the start, whatever the rounding"""
-        B, B0 = self.full_B(), self.full_B0()
+        B = self.full_B()
+        B0 = self.full_B0()
         return torch.cat([self.A, self.A - self.A0]), torch.cat([B - B0, B0], 1)
 
     def full_B0(self) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from vet.core.edits import Hook
+from vet.core.edits import FlowEdit
 from vet.core.modes import in_eval
 from vet.errors import UserError
 
@@ -74,7 +74,8 @@ def refuse_edits_beside_maps(backbone: Any, tuners: Sequence[Any], stages: Seque
     """Computes the maps of one image. UserError if a tuner changes their form, or edits a module that the
     maps do not come from.
     """
-    network, called = backbone.network, set[nn.Module]()
+    network = backbone.network
+    called = set[nn.Module]()
     image = torch.zeros(1, 3, *backbone.preprocessing.size, device=next(network.parameters()).device)
     with ExitStack() as stack:
         stack.enter_context(in_eval(backbone))
@@ -94,7 +95,7 @@ def refuse_edits_beside_maps(backbone: Any, tuners: Sequence[Any], stages: Seque
         raise UserError(f'{type(network).__name__} gives maps of {shapes}; expected: {wanted}.')
     names = {module: name for name, module in network.named_modules()}
     for tuner in tuners:
-        beside = [edit for edit in tuner._edits if isinstance(edit, Hook) and edit.module not in called]
+        beside = [edit for edit in tuner._edits if isinstance(edit, FlowEdit) and edit.module not in called]
         if beside:
             raise UserError(
                 f'{type(tuner).__name__} edits {names[beside[0].module] or "the whole network"!r} of '

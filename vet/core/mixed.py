@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vet.core.delta import Delta, declared
-from vet.core.edits import Hook, Thaw
+from vet.core.edits import FlowEdit, Thaw
 from vet.core.reweight import Reweight, all_split
 from vet.core.site_map import SiteMap
 
@@ -41,7 +41,8 @@ def mixed(rows: Mapping[str, list[int]]) -> Iterator[tuple[list[int], dict[str, 
     Gives the order in which the forward must get the images, so that the images of a set are neighbours, and
     {set: the slice of its images in this order}.
     """
-    order, slices = [i for own in rows.values() for i in own], {}
+    order = [i for own in rows.values() for i in own]
+    slices = {}
     start = 0
     for name, own in rows.items():
         slices[name] = slice(start, start + len(own))
@@ -54,8 +55,8 @@ def mixed(rows: Mapping[str, list[int]]) -> Iterator[tuple[list[int], dict[str, 
 
 
 def put(
-    name: str, edits: Sequence[Thaw | Reweight | Hook], owner: nn.Module, sites: SiteMap
-) -> list[Reweight | Hook]:
+    name: str, edits: Sequence[Thaw | Reweight | FlowEdit], owner: nn.Module, sites: SiteMap
+) -> list[Reweight | FlowEdit]:
     """Places the edits of the set `name` on the network of `sites`, for the images of this set.
 
     edits: those of the set, on the network `owner`, which has the modules of the network of `sites`.
@@ -63,7 +64,7 @@ def put(
     edit is placed.
     """
     paths = {id(module): path for path, module in owner.named_modules()}
-    placed: list[Reweight | Hook] = []
+    placed: list[Reweight | FlowEdit] = []
     thaws = [edit for edit in edits if isinstance(edit, Thaw)]
     others = [edit for edit in edits if not isinstance(edit, Thaw)]
     hosts = list({id(edit.module): edit.module for edit in thaws}.values())
@@ -80,20 +81,22 @@ def put(
     return placed
 
 
-def take_off(placed: list[Reweight | Hook]) -> None:
+def take_off(placed: list[Reweight | FlowEdit]) -> None:
     """Undoes what `put` has placed."""
     while placed:
         placed.pop().undo()
 
 
-def _put(name: str, edit: Reweight | Hook, paths: Mapping[int, str], sites: SiteMap) -> Reweight | Hook:
+def _put(
+    name: str, edit: Reweight | FlowEdit, paths: Mapping[int, str], sites: SiteMap
+) -> Reweight | FlowEdit:
     path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]
     module = sites.network.get_submodule(path)
-    if isinstance(edit, Hook):
+    if isinstance(edit, FlowEdit):
         if edit.argument or edit.method:  # the rows of all images share the argument, or the result
             raise CannotMix
         flows = _Flows(name, edit.delta, sites.calls[path].batch)
-        return Hook.before(module, flows) if edit.is_before else Hook.after(module, flows, edit.place)
+        return FlowEdit.before(module, flows) if edit.is_before else FlowEdit.after(module, flows, edit.place)
     if not declared(edit.delta).splits(edit.host):
         raise CannotMix
     splits = _Splits(name, edit.delta, sites.calls[path].batch)
@@ -105,7 +108,7 @@ def _put(name: str, edit: Reweight | Hook, paths: Mapping[int, str], sites: Site
     return made
 
 
-def _put_thawed(name: str, thaws: Sequence[Thaw], path: str, sites: SiteMap) -> Hook:
+def _put_thawed(name: str, thaws: Sequence[Thaw], path: str, sites: SiteMap) -> FlowEdit:
     """The module's output, for the images of the set, comes from the thawed values.
 
     This module computes twice. So only a module behind all blocks mixes, such as a classifier. The thaws must
@@ -118,7 +121,7 @@ def _put_thawed(name: str, thaws: Sequence[Thaw], path: str, sites: SiteMap) -> 
         raise CannotMix
     if any(thaw.tied or thaw.resting is None for thaw in thaws):
         raise CannotMix
-    return Hook.after(module, _Flows(name, _Thawed(module, thaws), sites.calls[path].batch))
+    return FlowEdit.after(module, _Flows(name, _Thawed(module, thaws), sites.calls[path].batch))
 
 
 def in_order(outputs: Sequence[Any], order: torch.Tensor) -> Any:

@@ -12,7 +12,7 @@ from vet.core.backbone import Backbone, merged_error
 from vet.core.caches import clear_caches
 from vet.core.containers import ModuleListOf
 from vet.core.delta import declared
-from vet.core.edits import Hook, Thaw
+from vet.core.edits import FlowEdit, Thaw
 from vet.core.maps import MapHead, refuse_edits_beside_maps, require_maps
 from vet.core.merge import merge_tuners, refuse_backward, refuse_training, unmerge_tuners
 from vet.core.objective import Objective, build_objective
@@ -90,7 +90,7 @@ class ImageClassifier(nn.Module):
         return self
 
     @property
-    def edits(self) -> list[Thaw | Reweight | Hook]:
+    def edits(self) -> list[Thaw | Reweight | FlowEdit]:
         """The edits of all tuners, in the order in which they were made."""
         return [edit for tuner in self.tuners for edit in tuner._edits]
 
@@ -157,7 +157,9 @@ class ImageClassifier(nn.Module):
         if way is None or isinstance(self.head, MapHead):
             return nullcontext()
         seen = {
-            edit.module for edit in self.edits if isinstance(edit, Hook) and not declared(edit.delta).by_token
+            edit.module
+            for edit in self.edits
+            if isinstance(edit, FlowEdit) and not declared(edit.delta).by_token
         }
         misses = seen and seen.intersection(way.modules(network))
         return nullcontext() if misses else way.within(network)

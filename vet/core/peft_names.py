@@ -98,7 +98,8 @@ PEFT_NAMES = {tuner: _own_names(arguments) for tuner, arguments in ARGUMENTS.ite
 
 def in_own_names(tuner: str, given: Mapping[str, object]) -> dict[str, Any]:
     """The arguments under the names of vet. UserError if an argument is given under both names."""
-    names, own = PEFT_NAMES.get(tuner, {}), dict(given)
+    names = PEFT_NAMES.get(tuner, {})
+    own = dict(given)
     for theirs, ours in names.items():
         value = own.pop(theirs, None)
         if value is None:

@@ -188,7 +188,8 @@ def walk(value: object, where: str) -> Iterator[tuple[str, Any]]:
     DataError if the value is nested too deep, or holds too many values: a pickle may hold one list many
     times.
     """
-    waiting, left = [(where, value, 0)], VALUES
+    waiting = [(where, value, 0)]
+    left = VALUES
     while waiting:
         place, inner, depth = waiting.pop()
         left -= 1

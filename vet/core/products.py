@@ -53,7 +53,9 @@ def one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> 
         how = module.stride, module.padding, module.dilation
         return MergedConv2d.apply(x, module.weight, module.bias, *_stacked(deltas), how, route == CONVOLVED)
     assert isinstance(module, nn.Linear)
-    dtype, bias, (A, B) = _dtype(x), module.bias, _stacked(deltas)
+    dtype = _dtype(x)
+    bias = module.bias
+    A, B = _stacked(deltas)
     y = (MergedLinear if merges else SplitLinear).apply(
         x.reshape(-1, module.in_features).to(dtype),
         module.weight.to(dtype),
@@ -219,7 +221,8 @@ def down(module: nn.Module, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     weight = A.view(len(A), module.in_channels, *module.kernel_size)
     padding: tuple[int, ...] | str | int = module.padding
     if module.padding_mode != 'zeros':
-        x, padding = F.pad(x, _sides(module), module.padding_mode), 0
+        x = F.pad(x, _sides(module), module.padding_mode)
+        padding = 0
     return F.conv2d(x, weight, None, module.stride, padding, module.dilation, module.groups)
 
 
@@ -276,7 +279,8 @@ class AddProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _SavedOfProduct, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         h, B = ctx.saved_tensors
-        gy, gh = gradients[0], None
+        gy = gradients[0]
+        gh = None
         if ctx.needs_input_grad[1]:
             up = B.T.to(gy.dtype)
             if ctx.axis == 1:  # the thin product of a convolution is faster than that of a matrix

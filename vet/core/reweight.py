@@ -197,7 +197,8 @@ def _reweighted(host: nn.Module, *args: object, **kwargs: object) -> object:
     x = args[0]
     assert isinstance(x, torch.Tensor)
     if len(deltas) == 1 and deltas[0].turns_input:
-        x, deltas = deltas[0].turned(host, x), []
+        x = deltas[0].turned(host, x)
+        deltas = []
     if state.class_forward is None or can_merge(host, deltas, x):  # another forward is for autocast alone
         if deltas and (whole := one_product(host, deltas, x)) is not None:
             return whole

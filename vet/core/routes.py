@@ -10,6 +10,8 @@ core.products: evaluation, `pipeline`, `vet.tune` in a user's own loop.
 | split | W x, then B A x is written into the output; no tensor of the output's size is made |
 | convolved | as merged or split; the gradient of B of a convolution is that of a 1 x 1 convolution |
 | plain | W x, B A x and their sum, as PEFT does |
+
+The route `merged` changes no weight of the module. `merge()` does, see core.merge.
 """
 
 from collections.abc import Iterable, Mapping

@@ -254,7 +254,8 @@ class SiteMap:
         return next((block for block in self.blocks if name == block or name.startswith(block + '.')), None)
 
     def _site(self, name: str) -> Site:
-        module, path = self._module(name), name
+        module = self._module(name)
+        path = name
         packed = isinstance(module, nn.MultiheadAttention) and name.endswith('.in_proj')
         if packed:
             path = name.removesuffix('.in_proj')

@@ -13,7 +13,8 @@ HEADER = ('tuner', 'site', 'shapes', 'numbers')
 
 def table_of(network: Any, tuners: Iterable[Tuner], title: str) -> str:
     """One row for each site of each tuner, and the totals."""
-    rows, total = [HEADER], 0
+    rows = [HEADER]
+    total = 0
     for tuner in tuners:
         by_site: dict[str, list[tuple[str, Any]]] = {}
         for name, parameter in tuner.trainable():

@@ -15,7 +15,7 @@ from torch import nn
 
 from vet.core.backbone import Backbone
 from vet.core.caches import written_buffers
-from vet.core.edits import Hook
+from vet.core.edits import FlowEdit
 from vet.core.maps import MapHead
 from vet.core.mixed import CannotMix, mixed, put, rows_by_name, take_off
 from vet.core.model import ImageClassifier
@@ -40,11 +40,12 @@ class TunedModel(SeveralTasks):
 
     def __init__(self, backbone: Backbone, tasks: Mapping[str, ImageClassifier]):
         super().__init__()
-        self.backbone, self._models = backbone, nn.ModuleList()
+        self.backbone = backbone
+        self._models = nn.ModuleList()
         self._tasks: dict[str, ImageClassifier] = {}
         self._active: str | None = None
         self._mixed = with_same_weights(backbone)
-        self._placed: dict[str, list[Reweight | Hook]] = {}  # the edits of each task that mixes
+        self._placed: dict[str, list[Reweight | FlowEdit]] = {}  # the edits of each task that mixes
         for name, model in tasks.items():
             self.add(name, model)
         self.eval()
@@ -142,7 +143,7 @@ def with_same_weights(backbone: Backbone) -> Backbone:
 _DISABLED: ContextVar[tuple[TunedModel, ...]] = ContextVar('_DISABLED', default=())
 
 
-def _placed(shared: Backbone, name: str, model: ImageClassifier) -> list[Reweight | Hook] | None:
+def _placed(shared: Backbone, name: str, model: ImageClassifier) -> list[Reweight | FlowEdit] | None:
     """Puts a classifier's edits onto `shared`, for the rows of this classifier. Returns the edits.
 
     If the edits cannot mix: returns None, and puts no edit.

@@ -17,7 +17,7 @@ from vet.core.caches import caches_recorded, clear_caches, forget_compiled_graph
 from vet.core.containers import ModuleDictOf, ModuleListOf
 from vet.core.description import value_of
 from vet.core.dry_run import dry_run
-from vet.core.edits import Hook
+from vet.core.edits import FlowEdit
 from vet.core.example import Example
 from vet.core.forward_signature import class_with_signature
 from vet.core.merge import merge_tuners, refuse_backward, refuse_gradient, refuse_training, unmerge_tuners
@@ -69,7 +69,8 @@ class TunedNetwork(FrozenNetwork):
         self.network = network
         kinds = {one.dtype for one in network.parameters() if one.is_floating_point()}
         self.delta_type = kinds.pop() if len(kinds) == 1 and kinds != {torch.float32} else None
-        given, example = f'{example}, given as {example.told()}', self.example()
+        given = f'{example}, given as {example.told()}'
+        example = self.example()
         try:
             with caches_recorded(network):
                 calls = dry_run(network, *example.args, **example.kwargs)
@@ -201,7 +202,8 @@ class TunedNetwork(FrozenNetwork):
             raise UserError(f'{len(names)} names for {example.images} images; give one for each image.')
         if self.is_merged:
             raise merged_error('switched to another set')
-        active, rows = self.active, rows_by_name(names)
+        active = self.active
+        rows = rows_by_name(names)
         self._names = None
         try:
             order = [i for own in rows.values() for i in own]
@@ -224,7 +226,7 @@ class TunedNetwork(FrozenNetwork):
     def _in_one_forward(self, rows: dict[str, list[int]], example: Example) -> Any:
         """CannotMix if an edit does not act on each image by itself."""
         self.use(None)
-        placed: list[Reweight | Hook] = []
+        placed: list[Reweight | FlowEdit] = []
         try:
             for name in rows:
                 self.sets[name].eval()
@@ -314,7 +316,8 @@ class TunedNetwork(FrozenNetwork):
         for tuners in self.sets.values():
             for tuner in reversed(list(tuners)):
                 tuner.detach()
-        self.sets, self.active = ModuleDictOf({FIRST: ModuleListOf()}), FIRST
+        self.sets = ModuleDictOf({FIRST: ModuleListOf()})
+        self.active = FIRST
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self._flags.get(name, True))
         release_statistics(self.network)

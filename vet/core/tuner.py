@@ -17,7 +17,7 @@ from vet.core.backbone import FrozenNetwork
 from vet.core.caches import clear_caches, forget_compiled_graphs
 from vet.core.coverage import Coverage, coverage, paths_of, reaches_features, shortfalls, stand_ins
 from vet.core.delta import declared
-from vet.core.edits import Hook, Thaw, places_of, statistics
+from vet.core.edits import FlowEdit, Thaw, places_of, statistics
 from vet.core.given import NOTED, noted
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
@@ -66,7 +66,7 @@ class Tuner(nn.Module):
         super().__init__()
         self.at = at
         self.deltas = nn.ModuleDict()
-        self._edits: list[Thaw | Reweight | Hook] = []
+        self._edits: list[Thaw | Reweight | FlowEdit] = []
         self._finds_trained = False  # whether a parameter at the sites trains already, by another tuner
         self._tied: dict[int, list[tuple[nn.Module, str]]] = {}  # see places_of; of tied parameters
         self.register_load_state_dict_pre_hook(_refuse_to_load)
@@ -123,7 +123,8 @@ class Tuner(nn.Module):
 
     def reweight(self, site: Site, delta: nn.Module) -> None:
         """The module's weight and bias become `delta(weight, bias)`, a pair of the same shapes."""
-        own, skipped = self._own(site, delta, like=site.weight), self._sites().may_be_skipped(site.host_name)
+        own = self._own(site, delta, like=site.weight)
+        skipped = self._sites().may_be_skipped(site.host_name)
         edit = Reweight(site.host, site.weight_name, site.bias_name, own, skipped)
         edit.apply()
         self._edits.append(edit)
@@ -135,7 +136,7 @@ class Tuner(nn.Module):
         module = self._called(site)
         if not site.call.reads:
             raise refuse(self, site, 'a module that computes with the first tensor it takes')
-        self._edits.append(Hook.before(module, self._own(site, delta), argument))
+        self._edits.append(FlowEdit.before(module, self._own(site, delta), argument))
 
     def after(self, site: Site, delta: nn.Module, of: Site | None = None) -> None:
         """The module's output y becomes `delta(x, y)`.
@@ -148,13 +149,13 @@ class Tuner(nn.Module):
             raise refuse(
                 self, site, f'a module that gives one tensor to the others (this one gives {site.call.gives})'
             )
-        self._edits.append(Hook.after(module, self._own(of or site, delta), site.call.place))
+        self._edits.append(FlowEdit.after(module, self._own(of or site, delta), site.call.place))
 
     def result(self, site: Site, module: nn.Module, method: str, delta: nn.Module) -> None:
         """What `module.method()` gives becomes `delta` of it, such as a bias of positions. The module lies
         below the site. method: 'forward', or a method without arguments.
         """
-        self._edits.append(Hook.result(module, self._own(site, delta), method))
+        self._edits.append(FlowEdit.result(module, self._own(site, delta), method))
 
     def share(self, module: nn.Module, device: torch.device | None = None) -> None:
         """Owns a module that several deltas use, so that the module is saved once.
@@ -169,9 +170,9 @@ class Tuner(nn.Module):
         {} if nothing shows the rows.
         """
         assert self.backbone is not None
-        known, leaf = self.backbone.sites.parts, site.name.rpartition('.')[2]
+        known = self.backbone.sites.parts
         if site.name not in known:
-            alike = [name for name in site.found if name.rpartition('.')[2] == leaf]
+            alike = [name for name in site.found if name.rpartition('.')[2] == site.name.rpartition('.')[2]]
             sites = self.backbone.sites.find(alike)
             known |= dict.fromkeys(alike, {}) | find_parts(
                 self.backbone.network, sites, self.backbone.sites, self.backbone.example()
@@ -236,7 +237,8 @@ class Tuner(nn.Module):
         """The nearest place to `at` that takes this tuner, or '', if none does."""
         if 'at' not in inspect.signature(type(self)).parameters:
             return ''
-        given, at = backbone.sites.places(self.at, self.may_miss), self.at
+        given = backbone.sites.places(self.at, self.may_miss)
+        at = self.at
         near = [place for role in given for place in NEAREST.get(role, ())]
         try:
             for place in dict.fromkeys((*given, *near)):
@@ -281,7 +283,7 @@ class Tuner(nn.Module):
 
     def _prove(self, backbone: FrozenNetwork) -> None:
         try:
-            flows = any(isinstance(edit, Hook) for edit in self._edits)
+            flows = any(isinstance(edit, FlowEdit) for edit in self._edits)
             prove(backbone, [parameter for _, parameter in self.trainable()] if flows else [])
         except UserError:
             raise

@@ -29,7 +29,8 @@ def parameters_below(net: nn.Module, paths: Iterable[str]) -> list[str]:
 def parameters_named(net: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the parameters that the patterns fit. UnknownNameError for a pattern that fits none."""
     known = _first_names(net)
-    names, found = list(known), list[str]()
+    names = list(known)
+    found = list[str]()
     for pattern in _listed(patterns, 'train', 'the name of a parameter or of a module, with wildcards'):
         fitting = [name for name in names if fnmatchcase(name, pattern) or name.startswith(f'{pattern}.')]
         if not fitting:
@@ -59,7 +60,8 @@ def modules_to_save_of(net: nn.Module, names: Iterable[str]) -> list[str]:
     """The paths of the modules whose names PEFT's modules_to_save gives. UnknownNameError if there is
     none.
     """
-    paths, found = [path for path, _ in net.named_modules() if path], []
+    paths = [path for path, _ in net.named_modules() if path]
+    found = []
     for name in _listed(names, 'modules_to_save', 'the name of a module'):
         fitting = [path for path in paths if path == name or path.endswith(f'.{name}')]
         if not fitting:

@@ -25,7 +25,8 @@ def over_windows(
     )
     if len(tops) == len(lefts) == 1:
         return net(padded)[..., :height, :width]
-    total, count = None, padded.new_zeros(padded.shape[-2:])
+    total = None
+    count = padded.new_zeros(padded.shape[-2:])
     for top in tops:
         for left in lefts:
             place = (..., slice(top, top + window[0]), slice(left, left + window[1]))

@@ -60,7 +60,8 @@ def _allows(value: object) -> bool:
         return False
     if not isinstance(value['args'], list) or not isinstance(value['kwargs'], dict):
         return False
-    leaves, numbers = list(_leaves(value)), 0
+    leaves = list(_leaves(value))
+    numbers = 0
     for leaf in leaves:
         tensor = TENSOR.fullmatch(leaf) if isinstance(leaf, str) else None
         if tensor:

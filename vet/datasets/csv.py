@@ -157,7 +157,8 @@ def _read(
     text = text_of(path, encoding)
     numbers = {target: _place_of(path, text, columns, target) for target in targets}
     cells, places = table_of(path, text, {**columns, 'label': targets[0]} if targets else columns)
-    rows, labels = [], dict[str, tuple[str, int]]()
+    rows = []
+    labels = dict[str, tuple[str, int]]()
     are_sets = separator is not None and any(
         separator in row[place]
         for _, row in cells

@@ -81,13 +81,19 @@ class Rows(Dataset):
         sets = _of_kind(rows, datasets.List, 'ClassLabel')
         words = 'a class label (the feature ClassLabel)'
         self._label = _column(rows, 'label', classes or sets or numbers, words)
-        feature, names = rows.features[self._label], [self._label]
+        feature = rows.features[self._label]
+        names = [self._label]
         if classes:
-            self.objective, self._plain, names = None, int, feature.names
+            self.objective = None
+            self._plain = int
+            names = feature.names
         elif sets:
-            self.objective, self._plain, names = dict(type='MultiLabel'), _set_of, feature.feature.names
+            self.objective = dict(type='MultiLabel')
+            self._plain = _set_of
+            names = feature.feature.names
         else:
-            self.objective, self._plain = dict(type='Regression'), float
+            self.objective = dict(type='Regression')
+            self._plain = float
         self.classes = class_list(names)
         labels = rows.with_format(None)[self._label]
         self.targets = [label if label is None else self._plain(label) for label in labels]

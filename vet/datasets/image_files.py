@@ -106,7 +106,8 @@ def find_images(folder: str | Path) -> Found:
     for place, name, entry in sorted(
         _walk(str(folder), (os.path.realpath(folder),), found), key=lambda item: item[:2]
     ):
-        path, suffix = os.path.join(place, name), os.path.splitext(name)[1].lower()
+        path = os.path.join(place, name)
+        suffix = os.path.splitext(name)[1].lower()
         if not _is_regular(entry):
             found.leave_out('broken link, pipe or device', path)
         elif suffix in extensions():

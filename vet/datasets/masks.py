@@ -113,7 +113,8 @@ class MaskDataset(ImageDataset):
         del self.targets  # masks are read with their images
         self.values = values
         for image, mask in self.samples:
-            size, read = self.size(image), self.read(mask)
+            size = self.size(image)
+            read = self.read(mask)
             if read.shape != size:
                 raise DataError(
                     f'the mask {self.name(mask)} has {read.shape[0]} x {read.shape[1]} pixels (height x '

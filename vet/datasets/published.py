@@ -88,11 +88,10 @@ class PublishedDataset(ImageDataset):
             except Exception as error:  # of the network, the archive or the disk: all become one message
                 if self._missing(root) is None:  # another process has downloaded the data meanwhile
                     return
-                reason, cause = (
-                    f', and the download from {self.downloads[0].url} failed: '
-                    f'{error or type(error).__name__}',
-                    error,
+                reason = (
+                    f', and the download from {self.downloads[0].url} failed: {error or type(error).__name__}'
                 )
+                cause = error
         second = self.by_hand or (
             f'run once with a network, so that it is downloaded from {self.downloads[0].url}'
         )

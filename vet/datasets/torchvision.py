@@ -48,7 +48,8 @@ class TorchvisionDataset(ImageDataset):
     ):
         if name not in datasets.__all__:
             raise UnknownNameError('torchvision dataset', name, datasets.__all__)
-        plugin, options = getattr(datasets, name), dict(options or {})
+        plugin = getattr(datasets, name)
+        options = dict(options or {})
         accepted = _accepted(plugin)
         if unknown := sorted(set(options) - (accepted - RESERVED)):
             raise UnknownNameError(f'option of torchvision.datasets.{name}', unknown[0], accepted - RESERVED)

@@ -35,7 +35,8 @@ def decay_at(decay: float, step: int) -> float:
 
 def shortened(decay: float, steps: int) -> str | None:
     """A warning if the average of `decay` reaches back over more steps than the run has. Otherwise None."""
-    reach, last = 1 / (1 - decay), decay_at(decay, max(steps, 1) - 1)
+    reach = 1 / (1 - decay)
+    last = decay_at(decay, max(steps, 1) - 1)
     if round(reach) <= steps:
         return None
     return (

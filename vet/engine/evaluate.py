@@ -39,7 +39,8 @@ def measure(
     found: a dict that gets the scores and the targets of all images, by task.
     features: the features that a cache keeps of the images. Only for one task.
     """
-    loader, of_tasks = evaluation.dataloader, {}
+    loader = evaluation.dataloader
+    of_tasks = {}
     for task, part in by_task(dataset).items():
         scores, labels = score(
             model.for_task(task),
@@ -101,7 +102,8 @@ def score(
     keys = in_order(mine, 1 if objective.dense else batch_size)  # whole images may have any sizes
     net: Callable[..., torch.Tensor]
     if features:
-        net, batches = features.net, features.batches(keys, accelerator.device)
+        net = features.net
+        batches = features.batches(keys, accelerator.device)
     else:
         net = model.of_any_size if objective.dense else model
         batches = load(dataset, {None: transform}, 0, keys, workers, accelerator.device)
@@ -181,7 +183,8 @@ def knn_accuracy(
     """
     found = {}
     for task, part in by_task(dataset).items():
-        single, loader = model.for_task(task), evaluation.dataloader
+        single = model.for_task(task)
+        loader = evaluation.dataloader
         objective = single.objective
         made_up = objective.certain(objective.examples()[1])
         if made_up.ndim != 1 or not np.issubdtype(made_up.dtype, np.integer):

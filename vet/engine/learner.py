@@ -102,7 +102,8 @@ class Learner:
         DDP is made again, because it must know which parameters train.
         """
         self._unwrap()
-        this, train = self._stages[stage], self.train
+        this = self._stages[stage]
+        train = self.train
         for name, parameter in self._all.items():
             parameter.requires_grad_(fits(this.train, name))
         self.stage = stage

@@ -158,18 +158,16 @@ class Run:
 
     def _log(self, progress: Progress, is_resumed: bool) -> Log:
         trackers, path = self.settings.train.trackers, self.folder.path
-        return Log(
-            path,
-            progress.step,
-            progress.log_bytes,
-            Trackers(trackers, path, self.settings.to_dict(), is_resumed) if trackers else None,
-        )
+        tracking = Trackers(trackers, path, self.settings.to_dict(), is_resumed) if trackers else None
+        return Log(path, progress.step, progress.log_bytes, tracking)
 
     def _begin_hooks(self, progress: Progress, order: Order, log: Log | None) -> None:
         """Tells the hooks where the run stands, and calls the first point."""
         runner = self.hooks.runner
-        runner.work_dir, runner.max_iters = self.folder.path, self.settings.train.max_epochs * order.steps
-        runner.iter, runner.epoch = progress.step, progress.step // order.steps
+        runner.work_dir = self.folder.path
+        runner.max_iters = self.settings.train.max_epochs * order.steps
+        runner.iter = progress.step
+        runner.epoch = progress.step // order.steps
         if log:
             runner.record = lambda **values: log.write(runner.iter, epoch=runner.epoch, **values)
         self.hooks.restore(progress.hooks)
@@ -203,9 +201,11 @@ class Run:
         """Takes all remaining steps, or stops at a signal."""
         train, order = self.settings.train, learner.order
         batches = self.feed.batches(order, progress.step, self.augment)
-        meter, last = Meter(self.accelerator.device), train.max_epochs * order.steps
+        meter = Meter(self.accelerator.device)
+        last = train.max_epochs * order.steps
         meter.restore(progress.meter, self.accelerator.is_main_process)
-        saves_at, is_asked = train.checkpoint, False
+        saves_at = train.checkpoint
+        is_asked = False
         while not is_asked and (progress.pending or (progress.step < last and not progress.stopped)):
             saves = False
             if not progress.pending:
@@ -244,7 +244,8 @@ class Run:
         lr = learner.step(batches, progress.step, meter)
         progress.step += 1
         progress.pending = progress.step % steps == 0
-        hooks.runner.iter, hooks.runner.epoch = progress.step, progress.step // steps
+        hooks.runner.iter = progress.step
+        hooks.runner.epoch = progress.step // steps
         if hooks:
             loss, _, images = meter.sums() - before
             outputs = dict(loss=loss / images.clamp(min=1), lr=lr)

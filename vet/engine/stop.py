@@ -33,7 +33,8 @@ class Stop:
     """
 
     def __init__(self, accelerator: Accelerator):
-        self.accelerator, self.number = accelerator, 0
+        self.accelerator = accelerator
+        self.number = 0
         self._before: dict[int, Any] = {}
         self._interrupts = False
         self._group: Any = None

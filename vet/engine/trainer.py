@@ -71,7 +71,8 @@ class Trainer:
         self.model = model.to(self.accelerator.device)
         self._augment, self._view = {}, {}
         for task, part in model.tasks.items():
-            needs, objective = vars(part.backbone.preprocessing), part.objective
+            needs = vars(part.backbone.preprocessing)
+            objective = part.objective
             self._augment[task] = build_transform(settings.train.transform, **needs, on_masks=objective.dense)
             self._view[task] = build_transform(
                 objective.evaluation_transform(settings.evaluation.transform), **needs
@@ -86,7 +87,8 @@ class Trainer:
         self._feed = Feed(data, settings, self.accelerator)
         self._judge = Judge(self.model, settings, self.accelerator, self._feed, self._view)
         self._hooks = Hooks(settings.custom_hooks, Runner(self.model, settings, self.accelerator))
-        self._training, self._is_prepared = False, is_prepared
+        self._training = False
+        self._is_prepared = is_prepared
 
     def _prepare_datasets(self) -> None:
         for dataset in self.data.values():
@@ -210,10 +212,8 @@ class Trainer:
 
     def _load_output(self) -> None:
         """Loads the output of a finished run into the model. DataError for a damaged file."""
-        path, saved = (
-            self.folder.output / 'tuner.safetensors',
-            read_json(self.folder.output / 'configuration.json'),
-        )
+        path = self.folder.output / 'tuner.safetensors'
+        saved = read_json(self.folder.output / 'configuration.json')
         sha256 = (saved.get('sha256') or {}).get(path.name)
         tensors = read_tensors(path, 'Start the run again in another work folder.', sha256)
         self.model.load_trained_state(tensors, str(path))

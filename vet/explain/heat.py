@@ -79,7 +79,8 @@ def rollout(
     Source: Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928, equation 1.
     """
     _refuse_masks(model)
-    sites, spy = model.backbone.sites, _Attentions(len(images))
+    sites = model.backbone.sites
+    spy = _Attentions(len(images))
     with ExitStack() as stack:
         for module in model.backbone.network.modules():
             if isinstance(module, nn.MultiheadAttention):
@@ -91,7 +92,8 @@ def rollout(
     sizes = {matrix.shape[-1] for matrix in spy.found}
     layout = sites.layout
     height, width = layout.grid or (0, 0)
-    first, patches = layout.num_prefix_tokens, height * width
+    first = layout.num_prefix_tokens
+    patches = height * width
     if len(sizes) != 1 or not patches or min(sizes) < first + patches:
         why = 'has no attention over all patches'
         if spy.others:
@@ -149,7 +151,8 @@ def _as_map(tensor: torch.Tensor, axis: int | None, site: Site, batch: int) -> t
         return tensor.movedim(axis, 1)
     if tensor.ndim != 3 or site.grid is None:
         return None
-    tokens_BNC, (height, width) = tensor.movedim(axis, 2), site.grid
+    tokens_BNC = tensor.movedim(axis, 2)
+    height, width = site.grid
     first = site.num_prefix_tokens if tokens_BNC.shape[1] > height * width else 0
     patches_BNC = tokens_BNC[:, first : first + height * width]
     if patches_BNC.shape[1] < height * width:

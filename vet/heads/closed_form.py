@@ -94,7 +94,8 @@ class LDA(ClosedForm):
         """(C, C): the covariance of what is left of the features without the means of their classes."""
         if self.shrinkage is None:
             return ledoit_wolf(rest_NC, assume_centered=True)[0]
-        plain_CC, size = rest_NC.T @ rest_NC / len(rest_NC), rest_NC.shape[1]
+        plain_CC = rest_NC.T @ rest_NC / len(rest_NC)
+        size = rest_NC.shape[1]
         return (1 - self.shrinkage) * plain_CC + self.shrinkage * np.trace(plain_CC) / size * np.eye(size)
 
 

@@ -78,7 +78,8 @@ class TextHead(StartedHead):
                 f'the text embeddings have {int((~start.isfinite()).sum()):,} numbers that are not finite. '
                 f'{ADVICE}'
             )
-        self.scale, self.names = scale, list(names)
+        self.scale = scale
+        self.names = list(names)
         self.weight = nn.Parameter(F.normalize(start, dim=1))
         self.register_buffer('start', self.weight.detach().clone())
 

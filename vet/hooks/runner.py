@@ -69,7 +69,8 @@ class Runner:
 
     def asked(self, what: str) -> bool:
         """Whether a hook of any process asked to 'stop' or to 'save' since the last answer."""
-        asked, self.asks[what] = self.asks[what], False
+        asked = self.asks[what]
+        self.asks[what] = False
         if self.accelerator.num_processes > 1:
             count = torch.tensor(float(asked), device=self.accelerator.device)
             asked = self.accelerator.reduce(count, 'sum').item() > 0

@@ -58,14 +58,14 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
     repo_id: the name that the card gives to `pipeline`.
     DataError if the configuration or the tensors cannot be read.
     """
-    given, path = read_configuration(folder), Path(folder) / TENSORS
+    given = read_configuration(folder)
+    path = Path(folder) / TENSORS
     configuration = without_paths(given)
     counts = _count(read_tensors(path, AGAIN, tensors_sha256(given, folder)))
-    model, metrics = configuration['model'], _numbers(configuration.get('metrics'))
-    parts, classes = (
-        _parts(configuration),
-        configuration['classes'] if model.get('tasks') else {'': configuration['classes']},
-    )
+    model = configuration['model']
+    metrics = _numbers(configuration.get('metrics'))
+    parts = _parts(configuration)
+    classes = configuration['classes'] if model.get('tasks') else {'': configuration['classes']}
     bases = list(dict.fromkeys(filter(None, (base_of(part['backbone']) for part in _parts(given).values()))))
     rows: JsonObject = {}
     for task, part in parts.items():
@@ -121,7 +121,8 @@ def without_paths(configuration: Entry) -> JsonObject:
 
 
 def _front(configuration: Entry, bases: list[str], repo_id: str, license: str | None) -> ModelCardData:
-    metrics, datasets = _numbers(configuration.get('metrics')), configuration.get('dataset') or {}
+    metrics = _numbers(configuration.get('metrics'))
+    datasets = configuration.get('dataset') or {}
     hub_task = _kinds(configuration)[0].hub_task
     results = [
         EvalResult(

@@ -85,7 +85,8 @@ def combine(
     for part in parts:
         part.load(shared)
     tuners, tensors = METHODS[method](parts, weights)
-    main, tensors = parts[head or 0], tensors | _head(parts, weights, head)
+    main = parts[head or 0]
+    tensors = tensors | _head(parts, weights, head)
     model: Any = load_model(main.path, shared)
     for tuner in model.tuners:
         tuner.detach()

@@ -112,7 +112,8 @@ def write_demo(
     title: the title of the page. None: the name of the network.
     UserError if `out` exists, for a folder of ModelScope, and for weights that cannot be read.
     """
-    folder, out = find_folder(folder), Path(out)
+    folder = find_folder(folder)
+    out = Path(out)
     if out.exists():
         raise UserError(f'{str(out)!r} exists already; give the name of a new folder.')
     if is_modelscope(folder):

@@ -71,7 +71,8 @@ def push_to_hub(
     files = _files(folder, str(repo_id), license)
     if not on_hub:
         return _publish(files, folder, to_path(repo_id))
-    api, name = HfApi(token=token, library_name='vet', library_version=vet.__version__), str(repo_id)
+    api = HfApi(token=token, library_name='vet', library_version=vet.__version__)
+    name = str(repo_id)
     try:
         url = api.create_repo(name, private=private, exist_ok=True)
         if revision:
@@ -92,7 +93,8 @@ def _files(folder: Path, repo_id: str, license: str | None) -> dict[str, bytes]:
     DataError if the folder is no whole model folder, or has links out of it.
     """
     refuse_links(folder, READ)
-    card, own = model_card(folder, repo_id, license), folder / CARD
+    card = model_card(folder, repo_id, license)
+    own = folder / CARD
     configuration = json.dumps(without_paths(read_configuration(folder)), indent=1, ensure_ascii=False)
     return {
         CONFIGURATION: configuration.encode(),

@@ -175,7 +175,8 @@ def load_model(
     The sha256 decides whether the weights are those that were tuned. Other weights are refused. Images are
     prepared as the folder says, even if the library's settings have changed.
     """
-    configuration, path = read_configuration(folder), Path(folder) / TENSORS
+    configuration = read_configuration(folder)
+    path = Path(folder) / TENSORS
     if newer := note_if_newer(configuration):
         warnings.warn(
             f'{str(folder)!r} opens, but may have settings that this vet does not know.{newer}', stacklevel=2
@@ -191,10 +192,8 @@ def load_model(
     for task, part in model['tasks'].items():
         given = backbone.get(task) if isinstance(backbone, Mapping) else backbone
         network = load_backbone(part['backbone'], given)
-        seen, network.preprocessing = (
-            network.preprocessing,
-            network.preprocessing.with_changes(preprocessing.get(task) or {}),
-        )
+        seen = network.preprocessing
+        network.preprocessing = network.preprocessing.with_changes(preprocessing.get(task) or {})
         if network.preprocessing.size != seen.size:
             _require_size(network, seen.size, str(folder))
         # the sites of a given backbone were found for images of one size
@@ -266,7 +265,8 @@ def load_models(folders: Mapping[str, str | Path], backbone: str | Path | None =
         raise UserError(
             f'backbone is {dict(backbone)!r}, but several folders share one backbone; give one path.'
         )
-    shared, models = None, dict[str, Any]()
+    shared = None
+    models = dict[str, Any]()
     for name, folder in folders.items():
         model = read_configuration(folder)['model']
         if model.get('tasks'):

@@ -103,7 +103,8 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
     """
     path = Path(folder) / WEIGHTS
     refuse_links(Path(folder), (WEIGHTS, CONFIGURATION))
-    given, source = _read(path), str(path)
+    given = _read(path)
+    source = str(path)
     configuration = read_json(
         Path(folder) / CONFIGURATION, 'Give the folder of a ModelScope vision-efficient-tuning model.'
     )
@@ -112,7 +113,8 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
         require_texts(given[part], f'{source!r}: {part}')
         _refuse_paths(given[part], source)
         require_plain_settings(given[part], f'{source!r}: {part}')
-    cfg, classes = _known(given['backbone_cfg'], source), _classes(given['CLASSES'], source)
+    cfg = _known(given['backbone_cfg'], source)
+    classes = _classes(given['CLASSES'], source)
     count = given['head_cfg'].get('num_classes', len(classes))
     if count != len(classes):
         raise DataError(f"{source!r} has {len(classes)} CLASSES, but head_cfg['num_classes'] is {count!r}.")
@@ -308,7 +310,8 @@ class LastTokens(nn.Module):
 
     def __init__(self, length: int, channels: int, replace: bool):
         super().__init__()
-        self.replace, self.prompts = replace, nn.Parameter(torch.zeros(length, channels))
+        self.replace = replace
+        self.prompts = nn.Parameter(torch.zeros(length, channels))
 
     def forward(self, x_BNC: torch.Tensor) -> torch.Tensor:
         image_BNC = x_BNC[:, : -len(self.prompts)] if self.replace else x_BNC

@@ -65,7 +65,8 @@ def save_network(
         raise merged_error('saved')
     changed = tuned.changed_buffers()
     tuners = [tuner.entry() for tuner in tuned.tuners]
-    state, whole = tuned.trained_state(), [*tuned.whole, *changed]
+    state = tuned.trained_state()
+    whole = [*tuned.whole, *changed]
     if changed:
         state |= {f'tuners.{len(tuners)}.thawed.{name}': value for name, value in changed.items()}
         tuners.append(dict(type='Partial', names=list(changed)))
@@ -157,7 +158,8 @@ def _of_another_type(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool
 
 def load_tensors(tuned: TunedNetwork, folder: Path, configuration: JsonObject) -> None:
     """Copies the tensors of a folder into a tuned network. DataError if they do not fit."""
-    path, expected = folder / TENSORS, tuned.trained_state()
+    path = folder / TENSORS
+    expected = tuned.trained_state()
     state = read_tensors(
         path,
         AGAIN,

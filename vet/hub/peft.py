@@ -53,9 +53,11 @@ def load_peft(
     DataError, with the file and the key, for a setting or tensor that does not fit or that vet does not read.
     Then nothing is loaded.
     """
-    source, path = str(Path(folder) / CONFIG), Path(folder) / TENSORS
+    source = str(Path(folder) / CONFIG)
+    path = Path(folder) / TENSORS
     refuse_links(Path(folder), (CONFIG, TENSORS))
-    config, given = read_config(Path(folder) / CONFIG), read_tensors(path, AGAIN)
+    config = read_config(Path(folder) / CONFIG)
+    given = read_tensors(path, AGAIN)
     base, classifier = _backbone(backbone, given)
     try:
         with bounded(repr(source)):
@@ -251,7 +253,8 @@ def _backbone(given: str | Mapping[str, object] | nn.Module, tensors: Tensors) -
 def _wrapped(network: nn.Module, tensors: Tensors) -> Backbone:
     import timm  # imported here, because the import takes seconds
 
-    path, settings = _saved_classifier(network, tensors), timm.data.resolve_model_data_config(network)
+    path = _saved_classifier(network, tensors)
+    settings = timm.data.resolve_model_data_config(network)
     if path:
         network.set_submodule(path, nn.Identity())
     stated = (
@@ -291,7 +294,8 @@ def _classifier(network: nn.Module) -> str | None:
 
 def _head(model: ImageClassifier) -> Tensors:
     """The linear head's tensors under their names in timm's network. Empty for a head that adds nothing."""
-    state, path = model.head.state_dict(), _classifier(model.backbone.network)
+    state = model.head.state_dict()
+    path = _classifier(model.backbone.network)
     if not state:
         return {}
     if set(state) != {'fc.weight', 'fc.bias'}:
@@ -337,7 +341,8 @@ def _ranks(method: str, deltas: Deltas, network: nn.Module) -> JsonObject:
 
     Other ranks and alphas are given by pattern. The scale is alpha / rank.
     """
-    by_path, kind = {}, METHODS[method]
+    by_path = {}
+    kind = METHODS[method]
     if not kind.rank:
         return {}
     for path, delta in deltas.items():

@@ -175,7 +175,8 @@ def _build_ia3(config: Config, paths: list[str], rank: int, alpha: float) -> Tun
 
 
 def _ia3(delta: Delta, weight: torch.Tensor) -> Tensors:
-    gamma, ones = delta.gamma, (1,) * (weight.dim() - 2)
+    gamma = delta.gamma
+    ones = (1,) * (weight.dim() - 2)
     if isinstance(delta, ScaleInput):
         return dict(ia3_l=gamma.view(1, -1, *ones))
     if len(gamma) < len(weight):  # vet's IA3 scales only the keys and values of a fused projection

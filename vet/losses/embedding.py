@@ -37,7 +37,8 @@ class ArcFaceLoss(nn.Module):
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         cosine_BK = outputs[:, : self.classes].clamp(-1 + 1e-6, 1 - 1e-6)
-        angle_BK, margin = cosine_BK.acos(), torch.tensor(self.margin)
+        angle_BK = cosine_BK.acos()
+        margin = torch.tensor(self.margin)
         moved_BK = torch.where(
             angle_BK + margin < torch.pi, (angle_BK + margin).cos(), cosine_BK - margin * margin.sin()
         )

@@ -25,7 +25,8 @@ def nearest(vectors_NC: np.ndarray, gallery_MC: np.ndarray, k: int) -> tuple[np.
 
 def others_by_nearness(vectors_NC: np.ndarray, k: int) -> np.ndarray:
     """(N, k): for each vector, the places of the k nearest others, the nearest first."""
-    places, rows = [], unit(vectors_NC)
+    places = []
+    rows = unit(vectors_NC)
     for start, near in _chunks(rows, rows):
         near[np.arange(len(near)), start + np.arange(len(near))] = -np.inf
         places.append(np.argsort(-near, axis=1, kind='stable')[:, :k])

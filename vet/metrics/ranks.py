@@ -26,7 +26,8 @@ def quadratic_kappa(scores: np.ndarray, labels: np.ndarray, objective: Asked) ->
 
     0 if all answers and all labels are one class.
     """
-    ranks, decided = range(len(objective.names)), objective.decide(scores)
+    ranks = range(len(objective.names))
+    decided = objective.decide(scores)
     if len(np.union1d(labels, decided)) == 1:
         return 0.0
     return float(metrics.cohen_kappa_score(labels, decided, labels=ranks, weights='quadratic'))

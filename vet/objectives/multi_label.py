@@ -125,7 +125,8 @@ class MultiLabel(Objective):
         return np.abs(scores - targets).max(1)
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        draw, classes = np.random.default_rng(0), len(self.names)
+        draw = np.random.default_rng(0)
+        classes = len(self.names)
         targets = draw.integers(0, 2, (6, classes))
         targets[:2] = [[0], [1]]  # each class is there, and is missing
         return draw.random((6, classes)), targets

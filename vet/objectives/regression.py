@@ -158,7 +158,8 @@ class Regression(Objective):
         return (np.abs(scores - targets) / np.array(self._std)).mean(1)
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        draw, shape = np.random.default_rng(0), (6, len(self.names))
+        draw = np.random.default_rng(0)
+        shape = (6, len(self.names))
         values = [draw.standard_normal(shape) * self._std + self._mean for _ in range(2)]
         return values[0], values[1]
 

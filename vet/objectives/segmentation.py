@@ -138,7 +138,8 @@ class Segmentation(Objective):
         return said.numpy(), true.numpy()
 
     def examples_for_loss(self) -> tuple[np.ndarray, np.ndarray]:
-        draw, side = np.random.default_rng(0), 8
+        draw = np.random.default_rng(0)
+        side = 8
         masks = draw.integers(0, len(self.names), (2, side, side), dtype=np.uint8)
         masks[:, 0, 0] = IGNORED
         return draw.standard_normal((2, len(self.names), side, side), dtype=np.float32), masks

@@ -28,7 +28,8 @@ def chosen_temperature(outputs_NK: np.ndarray, labels_N: np.ndarray) -> tuple[fl
     found = math.exp(minimize_scalar(likelihood, bounds=RANGE, method='bounded').x)
     before, after = _errors(outputs_NK, labels_N), _errors(outputs_NK / found, labels_N)
     if any(new > old for old, new in zip(before, after)):
-        found, after = 1.0, before
+        found = 1.0
+        after = before
     return found, {name: list(pair) for name, pair in zip(('nll', 'ece'), zip(before, after))}
 
 

@@ -28,7 +28,8 @@ def with_defaults(name: str) -> Callable[..., torch.optim.Optimizer]:
     info = get_optimizer_info(name)
     kind: Any = info.opt_class
     given = (dict(momentum=0.9) if info.has_momentum else {}) | (info.defaults or {})
-    known, hints = inspect.signature(kind), hints_of(kind.__init__)
+    known = inspect.signature(kind)
+    hints = hints_of(kind.__init__)
 
     def make(params: object, **options: object) -> torch.optim.Optimizer:
         return kind(params, **{**given, **options})

@@ -53,7 +53,8 @@ class Answered:
 def predictions_csv(answered: Iterable[Answered]) -> bytes:
     """A CSV with a row for each test image. For several tasks, the first column names the task."""
     text = io.StringIO()
-    writer, parts = csv.writer(text, lineterminator='\n'), list(answered)
+    writer = csv.writer(text, lineterminator='\n')
+    parts = list(answered)
     has_tasks = any(part.task is not None for part in parts)
     writer.writerow(['task', *COLUMNS] if has_tasks else COLUMNS)
     for part in parts:

@@ -40,7 +40,8 @@ class Judged:
 
 def judged_by(scores_NK: np.ndarray, labels_N: np.ndarray) -> Judged:
     """Judges the labels 0 … K-1 by the log-probabilities of a model that has not seen the images."""
-    items, by_chance = np.arange(len(labels_N)), 1 / scores_NK.shape[1]
+    items = np.arange(len(labels_N))
+    by_chance = 1 / scores_NK.shape[1]
 
     def tempered(point: np.ndarray) -> np.ndarray:
         return softmax(scores_NK / np.exp(point[0]), axis=1)

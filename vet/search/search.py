@@ -150,7 +150,8 @@ class Search:
         trial again.
         """
         folder = self.folder / 'trials' / str(trial.number)
-        watch, began = _Watch(trial, ends), time.monotonic()
+        watch = _Watch(trial, ends)
+        began = time.monotonic()
         told = f'trial {trial.number}: {candidate.name}, learning rate {rate:.2g}'
         try:
             trainer = build_trainer(
@@ -216,10 +217,13 @@ class _Watch(Hook):
 
     def __init__(self, trial: optuna.Trial, ends: float | None):
         self.trial, self.ends = trial, ends
-        self.metric, self.value, self.epochs = '', float('nan'), 0
+        self.metric = ''
+        self.value = float('nan')
+        self.epochs = 0
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
-        self.epochs, self.value = runner.epoch, metrics[self.metric]
+        self.epochs = runner.epoch
+        self.value = metrics[self.metric]
         self.trial.report(self.value, self.epochs)
         if self.epochs == runner.max_epochs or self.ends is None:
             return

@@ -54,7 +54,8 @@ class Options:
         usual = Options()
         for name in unread:
             if getattr(self, name) not in (getattr(usual, name), {}):
-                option, given = '--' + name.replace('_', '-'), 'a config' if is_config else 'photos'
+                option = '--' + name.replace('_', '-')
+                given = 'a config' if is_config else 'photos'
                 raise UserError(f'{option} is for {kind}, but the data are {given}. Leave {option} out.')
 
     def asked(self, source: str) -> Config:
@@ -76,7 +77,8 @@ class Result:
     folder: Path
 
     def says(self) -> str:
-        winner, count = self.winner, len(self.tried)
+        winner = self.winner
+        count = len(self.tried)
         test = (
             f'{self.summary[self.metric]:.4f}'
             if self.metric in self.summary
@@ -112,7 +114,8 @@ def tune(source: str, run: Path, options: Options) -> Result:
     search = Search(run, base, choices, (choices[0].name, rate), options.seed, config_file, **place)
     launch = LAUNCHERS[options.launcher]
     launch(search, 60 * options.minutes * SEARCH)
-    winner, tried = search.winner(), list(search.tried())
+    winner = search.winner()
+    tried = list(search.tried())
     tuner = next(choice.tuner for choice in choices if choice.name == winner.candidate)
     config = with_tuner(base, tuner, winner.rate)
     text = as_file(config, 'vet tune')
@@ -180,7 +183,8 @@ def _of_config(source: str, options: Options) -> Config:
 
 def _of_photos(source: Path, run: Path, options: Options) -> Config:
     """The settings of a training of a default length on photos, which are divided once."""
-    backbone, tuners = backbone_entry(options.backbone, options.checkpoint), [tuner_entry('auto')]
+    backbone = backbone_entry(options.backbone, options.checkpoint)
+    tuners = [tuner_entry('auto')]
     photos = prepared(source, run, group_by=options.group_by)
     splits = photos.divided(options.holdout, options.seed)
     photos.write_check(run / 'check.html')
@@ -198,7 +202,8 @@ def _of_photos(source: Path, run: Path, options: Options) -> Config:
 
 def _default(base: Config) -> Candidate:
     """The tuner of the config, with a range of rates around the config's rate."""
-    entry, rate = dict(base['model']['tuners'][0]), base['train']['optimizer']['lr']
+    entry = dict(base['model']['tuners'][0])
+    rate = base['train']['optimizer']['lr']
     if not (fits(rate, float) and rate > 0):
         raise UserError(
             f'train.optimizer.lr is {rate!r}; vet tune needs a learning rate above 0 to begin with.'

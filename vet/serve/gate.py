@@ -60,7 +60,8 @@ class Gate:
         given = headers.get('x-request-id', '')
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault('state', {})['request_id'] = request_id
-        began, answered = time.perf_counter(), [0]
+        began = time.perf_counter()
+        answered = [0]
 
         async def named_send(message: Message) -> None:
             if message['type'] == 'http.response.start':

@@ -153,7 +153,8 @@ class Models:
             base = shared.lane.backbone if shared else None
             classifier = Classifier(str(folder), self._device, base or self._backbone)
         if need is None or shared is None:
-            key, shared = f'{name} alone', _Shared(Lane(None, self._limits, self._metrics), 0)
+            key = f'{name} alone'
+            shared = _Shared(Lane(None, self._limits, self._metrics), 0)
         else:
             key = need.key
         opened = Opened(name, folder, mark, classifier, key)

@@ -76,7 +76,8 @@ class Sources:
                     self._leave_out(path, f'{name!r} cannot stand in an address')
                 elif (first := found.setdefault(name, path)) != path and first.resolve() != path.resolve():
                     self._leave_out(path, f'{str(first)!r} has the name {name!r}')
-        self._found, self._looked = found, time.monotonic()
+        self._found = found
+        self._looked = time.monotonic()
 
     def _leave_out(self, path: Path, why: str) -> None:
         if path not in self._left_out:

@@ -61,7 +61,8 @@ def outputs_of(answers: Sequence[Answer]) -> list[Output]:
 
 def texts_of(data: bytes) -> list[bytes]:
     """The elements of a tensor of BYTES: each is its length in four bytes, then its content."""
-    found, place = [], 0
+    found = []
+    place = 0
     while place < len(data):
         if place + LENGTH.size > len(data):
             raise RefusedError(400, 'the binary data of the input "image" ends within a length.')

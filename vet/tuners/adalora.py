@@ -121,7 +121,8 @@ class AdaLoRA(Tuner):
 
     def budget(self, progress: float) -> int:
         """The number of triplets that are kept at `progress` (0 to 1)."""
-        start, end = sum(delta.rank for delta in self._triplets()), int(self.target * len(self.deltas))
+        start = sum(delta.rank for delta in self._triplets())
+        end = int(self.target * len(self.deltas))
         left = 1 - min(max((progress - self.warmup) / (1 - self.warmup - self.final), 0), 1)
         return end + int((start - end) * left**3)
 

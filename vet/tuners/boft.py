@@ -82,7 +82,8 @@ class BOFT(Tuner):
 
     def tune(self, site: Site) -> None:
         require_matrix(self, site)
-        inside, pieces = site.weight[0].numel(), 2 ** (self.factors - 1)
+        inside = site.weight[0].numel()
+        pieces = 2 ** (self.factors - 1)
         sizes = range(self.block, 1, -1) if self.factors == 1 else range(self.block // 2 * 2, 1, -2)
         block = next((size for size in sizes if inside % (size * pieces) == 0), None)
         if block is None:

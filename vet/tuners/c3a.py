@@ -59,7 +59,8 @@ class C3A(Tuner):
 
     def tune(self, site: Site) -> None:
         require_matrix(self, site)
-        out, inside = len(site.weight), site.weight[0].numel()
+        out = len(site.weight)
+        inside = site.weight[0].numel()
         common = math.gcd(out, inside)
         block = next(size for size in range(min(self.block, common), 0, -1) if common % size == 0)
         if block < 2:

@@ -63,7 +63,8 @@ class Convpass(Tuner):
         width = site.at_depth(self.width, 'width')
         if not width:
             return
-        is_tokens, prefix = len(site.in_shape) == 2, site.num_prefix_tokens
+        is_tokens = len(site.in_shape) == 2
+        prefix = site.num_prefix_tokens
         is_map = len(site.in_shape) == len(site.out_shape) == 3 and site.in_axis == site.axis
         keeps = is_map and follows(site.in_shape, site.out_shape, site.axis)
         if site.windows_per_image != 1 or not (keeps or is_tokens and site.keeps_shape):
@@ -127,13 +128,16 @@ class Bypass(nn.Module):
         kept: Kept | None,
     ):
         super().__init__()
-        self.axis, self.kept, self.drop_path = axis, kept, DropPath(drop_path)
+        self.axis = axis
+        self.kept = kept
+        self.drop_path = DropPath(drop_path)
         self.grid = grid
         self.num_prefix_tokens = num_prefix_tokens
         self.scale = scale
         self.down, self.up = nn.Linear(channels, width), nn.Linear(width, out_channels)
         self.conv = nn.Conv2d(width, width, 3, padding=1)
-        self.act, self.drop = QuickGELU(), nn.Dropout(dropout)
+        self.act = QuickGELU()
+        self.drop = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.down.weight)
         (nn.init.xavier_uniform_ if xavier_conv else nn.init.dirac_)(self.conv.weight)
         nn.init.zeros_(self.up.weight)

@@ -92,7 +92,8 @@ class Feed(Delta):
             return h
         if self.grid is None:
             return self.conv(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        K, end = self.prefix, self.prefix + self.grid[0] * self.grid[1]
+        K = self.prefix
+        end = self.prefix + self.grid[0] * self.grid[1]
         map_BCHW = h[:, K:end].unflatten(1, self.grid).permute(0, 3, 1, 2)
         return torch.cat([h[:, :K], self.conv(map_BCHW).flatten(2).transpose(1, 2), h[:, end:]], 1)
 
@@ -139,7 +140,8 @@ class DTL(Tuner):
             raise UserError(f'first is {first}, but there are {len(sites)} sites; give a smaller number.')
         self.fed = {site.name for site in sites[first:]}
         self.shapes = {site.out_shape for site in sites[first:]}  # a side lives as long as its shape
-        self.sides, self.numbers = Sides(), {site.name: number for number, site in enumerate(sites)}
+        self.sides = Sides()
+        self.numbers = {site.name: number for number, site in enumerate(sites)}
         self.shape: torch.Size | None = None  # of the side that the last site has seen
         self.convs: dict[str, nn.Conv2d] = {}
         for site in sites[first:] if self.kernel else ():
@@ -153,7 +155,8 @@ class DTL(Tuner):
     def tune(self, site: Site) -> None:
         if not site.out_shape or not site.keeps_shape or len(site.out_shape) not in (2, 3):
             raise refuse(self, site, 'blocks of tokens or maps that keep their shape')
-        is_tokens, prefix = len(site.out_shape) == 2, site.num_prefix_tokens
+        is_tokens = len(site.out_shape) == 2
+        prefix = site.num_prefix_tokens
         if (
             self.kernel
             and is_tokens
@@ -162,7 +165,8 @@ class DTL(Tuner):
             raise refuse(self, site, 'patches with a known grid, for its convolution')
         if site.out_shape not in self.shapes:
             return
-        is_first, self.shape = self.shape != site.out_shape, site.out_shape
+        is_first = self.shape != site.out_shape
+        self.shape = site.out_shape
         number, channels = self.numbers[site.name], site.out_shape[site.axis]
         self.before(site, Collect(channels, self.rank, site.axis, number, is_first, self.sides))
         if site.name in self.fed:

@@ -96,7 +96,9 @@ class FactorUpdate(LowRankUpdate):
         """y + V drop(Sigma' U' x): x (…, in), y (…, out)"""
         if not (self.dropout and self.training):
             return super().split(module, x, y)
-        Sigma_NRR, U, V = self.shared.middle(self.which), self.shared.U, self.shared.V
+        Sigma_NRR = self.shared.middle(self.which)
+        U = self.shared.U
+        V = self.shared.V
         if self.columns:  # the parts of x lie side by side, and give one part of y
             h = torch.einsum('...nr,nrs->...s', x.unflatten(-1, (len(Sigma_NRR), -1)) @ U, Sigma_NRR)
             return y + self.scale * (F.dropout(h, self.dropout) @ V.T)
@@ -167,7 +169,8 @@ class FacT(Tuner):
                     f'weights made of ({width}, {width}) matrices, one width in all blocks (this weight is '
                     f'{tuple(shape)})',
                 )
-            number, start = max(shape) // width, len(fans)
+            number = max(shape) // width
+            start = len(fans)
             fans += [rank * (number if shape[1] > shape[0] else 1)] * number
             self.places[site.name] = slice(start, len(fans))
         self.share(VARIANTS[self.variant](width, rank, fans), sites[0].weight.device)

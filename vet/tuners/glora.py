@@ -51,7 +51,8 @@ class Generalized(Delta):
 
     def __init__(self, weight_shape: torch.Size, has_bias: bool, rank: int, forms: tuple[str, str, str]):
         super().__init__()
-        out, inside = weight_shape[0], math.prod(weight_shape[1:])
+        out = weight_shape[0]
+        inside = math.prod(weight_shape[1:])
         weight, prompt, bias = forms if has_bias else (forms[0], 'none', 'none')
         self.A, self.B = Term(out, inside, weight, rank), Term(out, inside, weight, rank)
         self.C = Term(inside, 1, prompt, rank)
@@ -64,7 +65,8 @@ class Generalized(Delta):
         new = (W + W * self.A() + self.B()).view_as(weight).to(weight.dtype)
         if bias is None:
             return new, None
-        b, C = bias[:, None], self.C()
+        b = bias[:, None]
+        C = self.C()
         shifted = b + b * self.D() + self.E() + (W @ C.to(W.dtype) if isinstance(C, torch.Tensor) else 0)
         return new, shifted.squeeze(1).to(bias.dtype)
 
@@ -103,7 +105,8 @@ class GLoRA(Tuner):
             if given not in allowed:
                 raise UnknownNameError(f'{name} of GLoRA', given, allowed)
         super().__init__(at)
-        self.rank, self.forms = rank, (weight, prompt, bias)
+        self.rank = rank
+        self.forms = (weight, prompt, bias)
 
     def tune(self, site: Site) -> None:
         rank = site.at_depth(self.rank, 'rank')

@@ -42,7 +42,8 @@ class Heads(Delta):
 
     def __init__(self, weight_shape: torch.Size, width: int, scale: float, dropout: float, has_bias: bool):
         super().__init__()
-        out, inside = weight_shape[0], math.prod(weight_shape[1:])
+        out = weight_shape[0]
+        inside = math.prod(weight_shape[1:])
         self.scale, self.dropout = scale, dropout
         self.parallel = Branch(inside, width, out, has_bias)
         self.sequential = Branch(out, width, out, has_bias)
@@ -50,7 +51,9 @@ class Heads(Delta):
     def forward(
         self, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        W, beside, behind = weight.flatten(1), self.parallel, self.sequential
+        W = weight.flatten(1)
+        beside = self.parallel
+        behind = self.sequential
         change = beside.up @ beside.down + behind.up @ (behind.down @ W)
         new = weight + self.scale * change.view_as(weight).to(weight.dtype)
         p, q = beside.shift(), behind.shift()

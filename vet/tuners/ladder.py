@@ -124,7 +124,8 @@ class Ladder(nn.Module):
         self.downs = nn.ModuleList(nn.Linear(channels, width) for _ in range(blocks + 1))
         self.blocks = nn.ModuleList(ThinBlock(width, heads) for _ in range(blocks))
         self.a = nn.Parameter(torch.zeros(blocks))
-        self.norm, self.up = nn.LayerNorm(width), nn.Linear(width, features)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, features)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 

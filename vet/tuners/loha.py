@@ -30,8 +30,10 @@ class Hadamard(LowRankUpdate):
 
     def __init__(self, weight_shape: torch.Size, rank: int, scale: float):
         super().__init__()
-        out, inside = weight_shape[0], math.prod(weight_shape[1:])
-        self.scale, self.is_low = scale, 2 * rank**2 <= min(out, inside)
+        out = weight_shape[0]
+        inside = math.prod(weight_shape[1:])
+        self.scale = scale
+        self.is_low = 2 * rank**2 <= min(out, inside)
         self.w1_a, self.w1_b = nn.Parameter(torch.empty(out, rank)), nn.Parameter(torch.empty(rank, inside))
         self.w2_a, self.w2_b = nn.Parameter(torch.empty(out, rank)), nn.Parameter(torch.zeros(rank, inside))
         for drawn in (self.w1_a, self.w1_b, self.w2_a):

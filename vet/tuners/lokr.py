@@ -32,7 +32,8 @@ class Kronecker(Delta):
     def __init__(self, weight_shape: torch.Size, rank: int, scale: float, factor: int):
         super().__init__()
         (o1, o2), (i1, i2) = factorized(weight_shape[0], factor), factorized(weight_shape[1], factor)
-        self.kernel, self.scale = weight_shape[2:], scale
+        self.kernel = weight_shape[2:]
+        self.scale = scale
         self.w1 = nn.Parameter(torch.zeros(o1, i1))
         self.w2_b: nn.Parameter | None = None
         inside = i2 * math.prod(self.kernel)

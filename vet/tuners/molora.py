@@ -55,7 +55,8 @@ class MoLoRA(Tuner):
         self.alpha = alpha
 
     def tune(self, site: Site) -> None:
-        rank, layer = site.at_depth(self.rank, 'rank'), site.module
+        rank = site.at_depth(self.rank, 'rank')
+        layer = site.module
         if not rank:
             return
         if type(layer) is not nn.Linear and (type(layer) is not nn.Conv2d or layer.groups != 1):

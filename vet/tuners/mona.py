@@ -36,7 +36,8 @@ class Cognition(Delta):
         super().__init__()
         self.axis, self.grid, self.prefix = axis, grid, prefix
         self.kept: Kept | None = None
-        self.norm, self.drop = nn.LayerNorm(channels), nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(channels)
+        self.drop = nn.Dropout(dropout)
         self.gamma, self.gamma_x = (
             nn.Parameter(torch.full((channels,), 1e-6)),
             nn.Parameter(torch.ones(channels)),
@@ -57,7 +58,8 @@ class Cognition(Delta):
 
     def of_tokens(self, y_BNC: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """The change of the prefix tokens and of the patches. Added tokens do not change."""
-        K, end = self.prefix, self.prefix + grid[0] * grid[1]
+        K = self.prefix
+        end = self.prefix + grid[0] * grid[1]
         prefix_BKC = self.update(y_BNC[:, :K].flatten(0, 1)[:, None, None]).view_as(y_BNC[:, :K])
         patches_BNC = self.update(y_BNC[:, K:end].unflatten(1, grid)).flatten(1, 2)
         return torch.cat([prefix_BKC, patches_BNC, torch.zeros_like(y_BNC[:, end:])], 1)
@@ -125,7 +127,8 @@ class Mona(Tuner):
         return H, W
 
     def _adapter(self, site: Site, width: int, grid: tuple[int, int] | None = None) -> Cognition:
-        is_tokens, prefix = len(site.out_shape) == 2, 0 if grid else site.num_prefix_tokens
+        is_tokens = len(site.out_shape) == 2
+        prefix = 0 if grid else site.num_prefix_tokens
         grid = grid or site.grid
         if site.windows_per_image != 1 or len(site.out_shape) not in (2, 3):
             raise refuse(self, site, 'a module that gives the whole image, as tokens or as a map')

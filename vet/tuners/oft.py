@@ -63,7 +63,8 @@ class Rotation(Delta):
         one = torch.eye(self.block, dtype=Q.dtype, device=Q.device)
         if self.terms is None:
             return torch.linalg.solve(one + Q, one - Q, left=False)
-        power, R = Q, one + 2 * Q
+        power = Q
+        R = one + 2 * Q
         for _ in range(self.terms - 3):
             power = power @ Q
             R = R + 2 * power

@@ -117,7 +117,8 @@ class PACE(Tuner):
             raise refuse(self, site, 'a Linear that is called')
         if not rank:
             return
-        shape, sigma = site.weight.shape, self.sigma_at(site.depth, site.num_blocks)
+        shape = site.weight.shape
+        sigma = self.sigma_at(site.depth, site.num_blocks)
         if self.form == 'mul':
             self.reweight(site, NoisyProduct(shape, rank, sigma, site.module.bias is not None))
         else:

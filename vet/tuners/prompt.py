@@ -97,7 +97,8 @@ class VPT(Tuner):
                     + (f', free of {tie!r}' if tie else ' (for convolutional networks see BorderPrompt)'),
                 )
         depths = [site.depth for site in sites if site.keeps_shape]
-        self.first, self.last = min(depths, default=-1), max(depths, default=-1)
+        self.first = min(depths, default=-1)
+        self.last = max(depths, default=-1)
 
     def tune(self, site: Site) -> None:
         length = site.at_depth(self.length, 'length')

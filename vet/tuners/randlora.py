@@ -59,7 +59,9 @@ class ScaledBases(Delta):
         super().__init__()
         self.scale = scale
         sides = weight_shape[0], math.prod(weight_shape[1:])
-        self.is_wide, self.longer, shorter = sides[0] < sides[1], max(sides), min(sides)
+        self.is_wide = sides[0] < sides[1]
+        self.longer = max(sides)
+        shorter = min(sides)
         count = -(-shorter // len(bases.A))
         self.lambda_ = nn.Parameter(torch.zeros(len(bases.A), count))
         self.gamma = nn.Parameter(torch.full((count, shorter), 1 / max(count, shorter)))

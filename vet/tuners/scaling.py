@@ -102,7 +102,8 @@ class IA3(Tuner):
 
     def tune(self, site: Site) -> None:
         require_matrix(self, site)
-        shape, leaf = site.weight.shape, site.name.rpartition('.')[2]
+        shape = site.weight.shape
+        leaf = site.name.rpartition('.')[2]
         if leaf in FUSED:
             parts = self.rows_of_parts(site)
             self._scale_parts(site, parts if {'k', 'v'} <= set(parts) else {})
@@ -146,7 +147,8 @@ class SSF(Tuner):
         self, std: Annotated[float, Interval(ge=0, le=10)] = 0.02, at: Places = ('stem', 'norm', 'weight')
     ):
         super().__init__(at)
-        self.std, self.identity_at_start = std, std == 0
+        self.std = std
+        self.identity_at_start = std == 0
 
     def tune(self, site: Site) -> None:
         if is_norm(site.module) and not site.has_weight:
@@ -178,7 +180,8 @@ class RLRR(Tuner):
     def tune(self, site: Site) -> None:
         if is_norm(site.module) and not site.has_weight:
             return self.thaw(site)
-        shape, shift = site.weight.shape, site.bias is not None
+        shape = site.weight.shape
+        shift = site.bias is not None
         if len(shape) < 2 or site.depth < 0:
             self.reweight(site, Scale(shape[0], shift, std=0.02))
         else:

@@ -58,7 +58,8 @@ class SideTuning(Tuner):
 class Blend(nn.Module):
     def __init__(self, side: nn.Module):
         super().__init__()
-        self.side, self.a = side, nn.Parameter(torch.zeros(()))
+        self.side = side
+        self.a = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W), features (B, C) -> (B, C)"""

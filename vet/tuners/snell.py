@@ -31,7 +31,8 @@ class Distances(Delta):
 
     def __init__(self, weight_shape: torch.Size, rank: int, sparsity: float, rows: list[Rows]):
         super().__init__()
-        out, inside = weight_shape[0], math.prod(weight_shape[1:])
+        out = weight_shape[0]
+        inside = math.prod(weight_shape[1:])
         self.sparsity = sparsity
         numbers = [torch.arange(out)[part] for part in rows]
         self.places: torch.Tensor

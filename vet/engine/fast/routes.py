@@ -128,7 +128,8 @@ class Routes:
 
     def _compared(self, layer: nn.Module, like: torch.Tensor) -> JsonObject:
         """The route of the layer for such inputs, and the milliseconds of each route."""
-        device, trained = self._accelerator.device, list(self._trained().values())
+        device = self._accelerator.device
+        trained = list(self._trained().values())
         with ExitStack() as stack:
             for parameter in trained:
                 if not parameter.requires_grad:  # a later stage trains the parameter

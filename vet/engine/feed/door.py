@@ -80,7 +80,9 @@ class Feed:
 
     def order(self) -> Order:
         """The order of training, which all processes share."""
-        train, data, accelerator = self._settings.train, self._data['train'], self._accelerator
+        train = self._settings.train
+        data = self._data['train']
+        accelerator = self._accelerator
         return Order(
             len(data),
             train.dataloader.batch_size_per_gpu * accelerator.num_processes,

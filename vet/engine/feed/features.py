@@ -119,7 +119,8 @@ class FeatureCache:
         return self._of_split[split]
 
     def _find(self, split: str, dataset: Any, views: Transforms) -> Features:
-        train, is_train = self.settings.train, split == 'train'
+        train = self.settings.train
+        is_train = split == 'train'
         for hinders, reason in (
             (len(self.model.tasks) > 1, 'there are several tasks'),
             (
@@ -151,7 +152,8 @@ class _Still(Dataset):
     """
 
     def __init__(self, inner: Any):
-        self.inner, self.classes = inner, getattr(inner, 'classes', None)
+        self.inner = inner
+        self.classes = getattr(inner, 'classes', None)
         self.gray_range = getattr(inner, 'gray_range', None)
         self.checked_by = objective_of(inner)
 
@@ -271,7 +273,8 @@ def _is_whole(path: Path) -> bool:
     """Whether the file exists and ends with the sha256 of all bytes before, as `_compute` writes it."""
     if not path.is_file() or path.stat().st_size <= DIGEST_BYTES:
         return False
-    digest, left = hashlib.sha256(), path.stat().st_size - DIGEST_BYTES
+    digest = hashlib.sha256()
+    left = path.stat().st_size - DIGEST_BYTES
     with open(path, 'rb') as file:
         while left:
             chunk = file.read(min(left, 2**22))
@@ -293,7 +296,8 @@ def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[i
             f'{need}, and {str(folder)!r} has {free:,.0f} MiB free; set VET_CACHE_DIR to a folder with more'
         )
     say(f'{need} in {folder}')
-    digest, header = hashlib.sha256(), io.BytesIO()
+    digest = hashlib.sha256()
+    header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, dict(descr='<f4', fortran_order=False, shape=shape))
     with open(temporary, 'wb') as file:
 

@@ -203,7 +203,8 @@ def _fill(temporary: Path, dataset: ImageData, still: list[Callable], workers: i
 
     NotKeptError as soon as the estimated size is too large.
     """
-    count, done = len(dataset), 0
+    count = len(dataset)
+    done = 0
     table_N3 = np.zeros((count, 3), '<i8')
     keys = in_order(range(count), CHUNK)
     say(f'{count:,} images are decoded into {path}')
@@ -218,7 +219,8 @@ def _fill(temporary: Path, dataset: ImageData, still: list[Callable], workers: i
                 table_N3[done] = *pixels_HW3.shape[:2], zlib.crc32(data)
                 file.write(data)
                 done += 1
-            need, free = file.tell() * count / done, shutil.disk_usage(path.parent).free
+            need = file.tell() * count / done
+            free = shutil.disk_usage(path.parent).free
             if need > FULL * (free + file.tell()):
                 raise NotKeptError(
                     f'{count:,} images take about {need / 2**20:,.0f} MiB, and {str(path.parent)!r} has '

@@ -58,7 +58,8 @@ def refuse_unfit_views(
             raise UserError(
                 f'{key} makes a tensor of shape {tuple(image.shape)} of an image; a network takes (3, H, W).'
             )
-        size, wanted = tuple(image.shape[1:]), classifier.backbone.preprocessing.size
+        size = tuple(image.shape[1:])
+        wanted = classifier.backbone.preprocessing.size
         if classifier.objective.dense:
             _refuse_unfit_masks(key, views[task], size, seen)
         if size == tuple(wanted) or (classifier.objective.dense and not isinstance(views[task], Jointly)):

@@ -31,7 +31,8 @@ class Log:
     def __init__(self, folder: Path, step: int, cut_at: int, trackers: Trackers | None = None):
         from vet.engine.saving.events import Events  # TensorBoard takes time to import
 
-        self._path, self._trackers = folder / LOG, trackers
+        self._path = folder / LOG
+        self._trackers = trackers
         with writing(self._path):
             self._file = open(self._path, 'ab')
             # for a checkpoint from another folder, the log is not here

@@ -73,7 +73,8 @@ def _answered(
     answered = []
     for task, (scores, targets) in scored.items():
         test, train = (of_task(data[split], task) for split in ('test', 'train'))
-        objective, counts = model.for_task(task).objective, _counts(train)
+        objective = model.for_task(task).objective
+        counts = _counts(train)
         images = _images_of(test)
         looked = _looked(model.for_task(task), images, views[task])
         answered.append(Answered(objective, scores, targets, sources_of(test), images, counts, task, looked))
@@ -114,7 +115,8 @@ def _images_of(dataset: ImageData) -> Callable[[int], object]:
 
 def _counts(train: ImageData) -> list[int]:
     """The training images of each class. Empty if there are no classes, or if items would be read."""
-    targets, objective = known_targets(train), objective_of(train)
+    targets = known_targets(train)
+    objective = objective_of(train)
     if targets is None or objective is None:
         return []
     try:

@@ -80,7 +80,8 @@ def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
     now = json.loads(json.dumps(identity))
     try:
         before = read_json(path)
-        changed, versions = differences(before, now), other_versions(before, now)
+        changed = differences(before, now)
+        versions = other_versions(before, now)
     except (DataError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, if you know '

@@ -76,7 +76,8 @@ class WorkFolder:
         """
         self._make()
         self._refuse_occupied()
-        config, checkpoints = settings.to_dict(), list_checkpoints(self.checkpoints)
+        config = settings.to_dict()
+        checkpoints = list_checkpoints(self.checkpoints)
         checkpoint = self._choose(checkpoints)
         if checkpoint:
             begun = checkpoint.absolute().parents[1]
@@ -101,7 +102,8 @@ class WorkFolder:
         """The progress and parts of the checkpoint to continue from, or those of a fresh start."""
         if not checkpoint:
             return Progress(settings.seed), {}
-        chosen, self._chosen = self._chosen, None
+        chosen = self._chosen
+        self._chosen = None
         return chosen or load_checkpoint(checkpoint)
 
     def save(self, progress: Progress, parts: Mapping[str, Mapping[str, torch.Tensor]], keep: int) -> None:
@@ -152,7 +154,8 @@ class WorkFolder:
     def _make(self) -> None:
         """Makes the folder, and locks it."""
         try:
-            wanted, count = self.path, 1
+            wanted = self.path
+            count = 1
             while self.is_new:
                 try:
                     self.path.mkdir(parents=True)
@@ -271,7 +274,8 @@ class WorkFolder:
         TrainingError if the run has stopped before its last epoch.
         """
         assert self._chosen is not None
-        progress, epochs = self._chosen[0], settings.train.max_epochs
+        progress = self._chosen[0]
+        epochs = settings.train.max_epochs
         if progress.stopped:
             raise TrainingError(
                 f'train.max_epochs is {epochs}, larger than before, but the run in {str(self.path)!r} was '
@@ -288,7 +292,8 @@ class WorkFolder:
 
 
 def _free_name(path: Path) -> Path:
-    count, free = 1, path
+    count = 1
+    free = path
     while free.exists():
         count += 1
         free = path.with_name(f'{path.name}-{count}')
