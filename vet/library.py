@@ -124,9 +124,7 @@ class Tuned(TunedNetwork):
             raise UserError(f'classes has {len(names)} names, but the network gives {count} logits.')
         require_path(folder)
         if Path(folder).name in ('', '..'):
-            raise UserError(
-                f'folder is {shown(folder)}; allowed: the path of a folder with a name of its own.'
-            )
+            raise UserError(f'folder is {shown(folder)}; allowed: the path of a folder that has a name.')
         if preprocessing is not None and not isinstance(preprocessing, Mapping):
             raise UserError(
                 f'preprocessing is {shown(preprocessing)}; allowed: a dict, such as dict(size=(32, 32)).'

@@ -224,8 +224,8 @@ class Campaign:
             if (key := _key(entry)) in self._backbones:
                 names.setdefault(self._backbones[key][0], {})[entry.get('name') or entry['type']] = None
         return [
-            f'{" and ".join(same)}: their weights are the same, of sha256 {sha256[:12]}…; give each a '
-            'checkpoint of its own.'
+            f'{" and ".join(same)}: their weights are the same, of sha256 {sha256[:12]}…; give each '
+            'backbone a separate checkpoint.'
             for sha256, same in names.items()
             if len(same) > 1
         ]

@@ -1,7 +1,7 @@
 """Runs a suite's jobs on this machine: one process per job, spread over the GPUs, with a live table.
 
 All processes share one start of Python and its imports: they are forks of a server, which runs nothing else.
-So the peak memory of a job is only its own.
+So the peak memory of a process is that of the job alone.
 """
 
 import multiprocessing

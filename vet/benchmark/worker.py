@@ -1,5 +1,5 @@
-"""Worker: makes one run of a suite and writes its result, in a separate process. So its peak memory is only
-its own.
+"""Worker: makes one run of a suite and writes its result, in a separate process. So the peak memory of
+the process is that of the run alone.
 
     python -m vet.benchmark.worker JOB.json
 """

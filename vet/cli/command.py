@@ -128,7 +128,7 @@ class Options(argparse.Action):
     """KEY=VALUE …. A value is a number, True, False, None, quoted text, [list], dict(…) or {dict}, as in a
     config file.
 
-    Any other value is a text and stays unchanged. So a path with spaces or commas needs no quotes of its own.
+    Any other value is a text and stays unchanged. So a path with spaces or commas needs no more quotes.
     """
 
     def __call__(

@@ -97,8 +97,8 @@ class Corrupted(ImageDataset):
         self.whole: Any = DATASETS.build(dict(dataset), root=root)
         if not isinstance(self.whole, ImageDataset):
             raise UserError(
-                f'Corrupted has the dataset {type(self.whole).__name__}; allowed: one dataset of images with '
-                'targets of its own, such as dict(type="ImageFolder", path=…).'
+                f'Corrupted has the dataset {type(self.whole).__name__}; allowed: one dataset of images and '
+                'targets, such as dict(type="ImageFolder", path=…).'
             )
         self.name = corruption, severity
         self.corrupt, strengths = CORRUPTIONS[corruption]

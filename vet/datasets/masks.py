@@ -44,8 +44,8 @@ class Values:
         for pixel, code in zip(known, codes):
             if codes.count(code) > 1 or code in ignored:
                 raise UserError(
-                    f'the {self.kind} {pixel} of a mask has several meanings. Give each class a {self.kind} '
-                    f'of its own that is not in ignore{"" if self.are_colours else f", and not {IGNORED}"}.'
+                    f'the {self.kind} {pixel} of a mask has several meanings. Give each class a separate '
+                    f'{self.kind} that is not in ignore{"" if self.are_colours else f", and not {IGNORED}"}.'
                 )
         # the class + 1 of each code; 0 is unknown. np.zeros takes memory only where numbers are written.
         self.table = np.zeros(1 + max(*codes, *ignored, 0), np.int16)

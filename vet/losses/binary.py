@@ -1,4 +1,4 @@
-"""Losses of a set of classes: each class is a question of its own. By torch and timm."""
+"""Losses of a set of classes: each class is a separate question, yes or no. By torch and timm."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal

@@ -140,7 +140,7 @@ class Lane:
         name = f'{id(opened)}'
         if name not in self._put:
             self._mixed.add(name, opened.part(None))
-        self._put[name] = opened  # keeps the model alive, so that its id stays its own
+        self._put[name] = opened  # keeps the model alive, so that no other model gets the same id
         self._put.move_to_end(name)
         return name
 

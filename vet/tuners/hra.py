@@ -55,7 +55,7 @@ class HRA(Tuner):
     (apply_GS=False), on Linear layers. The paper's regulariser is not here: its weight is 0.
     """
 
-    identity_at_start = False  # exactly: the reflections cancel but for rounding
+    identity_at_start = False  # the reflections cancel, up to rounding
 
     def __init__(self, rank: Counts = 8, at: Places = 'attn.qkv', **peft: Unpack[Ranks]):
         super().__init__(at)

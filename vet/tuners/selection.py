@@ -168,7 +168,7 @@ class DiffFit(Tuner):
     gamma starts at 1, and merges into these weights.
     Against the released code: output and gradients on a ViT, in the study ViT_PEFT_Vision (difference 0). The
         authors' own code could not be read. DiffFit-pytorch trains all parameters whose name says bias, norm,
-        gamma or y_embed; these are the same but for y_embed, which a classifier lacks.
+        gamma or y_embed. The parameters are the same, except y_embed, which a classifier lacks.
     ViT-B/16: 140,544 parameters, that is BitFit's 102,912, 25 C of the norms' scales and 12 blocks of 2 C
     gammas.
     """

@@ -234,8 +234,8 @@ class Own(ImageFolder):
         ),
         ('folder', 'set VET_CACHE_DIR to another folder'),
         ('link', 'is no file: No such file'),
-        (Noisy('train'), 'Noisy reads them in a way of its own'),
-        (Own, 'Own reads them in a way of its own'),
+        (Noisy('train'), 'Noisy reads images in another way than vet'),
+        (Own, 'Own reads images in another way than vet'),
     ],
     ids=['disk', 'folder', 'link', 'item', 'open'],
 )

@@ -186,7 +186,7 @@ def _layers(model: Classifier) -> dict[str, nn.Module]:
 
 
 def _is_possible(route: str, layer: nn.Module, merges: bool) -> bool:
-    """Whether a route is one of its own at this layer."""
+    """Whether a route differs from the other routes at this layer."""
     if route == MERGED:
         return merges
     return route != CONVOLVED or isinstance(layer, nn.Conv2d)

@@ -241,7 +241,7 @@ def _identities(dataset: Any) -> Iterator[object]:
     kind = type(dataset)
     if getattr(kind, '__getitem__', None) is not ImageDataset.__getitem__ or kind.open not in OPENS:
         raise NotKeptError(
-            f'{kind.__name__} reads them in a way of its own, so that no change of them would be noticed'
+            f'{kind.__name__} reads images in another way than vet, so vet would notice no change of them'
         )
     yield {
         name: value
