@@ -132,10 +132,10 @@ def test_names_that_are_written_twice_are_equal():
     from vet.cli.export import FORMATS
     from vet.config.nearest import OF_OPTIMIZERS
     from vet.core.peft_names import PEFT_NAMES
-    from vet.hub import combine, exports
+    from vet.hub import combine, formats
     from vet.registry import REGISTRIES, TUNERS
 
-    assert METHODS == tuple(combine.METHODS) and FORMATS == tuple(exports.FORMATS)
+    assert METHODS == tuple(combine.METHODS) and FORMATS == tuple(formats.FORMATS)
     of_adamw = [name for name in inspect.signature(torch.optim.AdamW).parameters if name != 'params']
     assert [*OF_OPTIMIZERS] == [*of_adamw, 'momentum']
     for registry in REGISTRIES.values():

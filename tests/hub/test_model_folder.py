@@ -43,18 +43,22 @@ def refused(folder, message, **options):
     assert '\n' not in str(caught.value)
 
 
-def test_a_new_process_gives_the_trainers_scores(trainer, folder, python, tmp_path):
+def classify(folder, images, answers):
+    """Of a child process: writes the answers for the images of a folder as JSON, which keeps every digit."""
+    torch.set_num_threads(1)
+    paths = [str(images / f'{i}.png') for i in range(8)]
+    found = pipeline('vision-efficient-tuning', folder, device='cpu')(paths, batch_size=8)
+    answers.write_text(json.dumps(found))
+
+
+def test_a_new_process_gives_the_trainers_scores(trainer, folder, process, tmp_path):
     images = [trainer.data['test'][i][0] for i in range(8)]
     for i, image in enumerate(images):
         image.save(tmp_path / f'{i}.png')
-    code = (
-        'import json, torch; torch.set_num_threads(1); from vet import pipeline\n'
-        f"paths = [r'{tmp_path}/%d.png' % i for i in range(8)]\n"
-        f"print(json.dumps(pipeline('vision-efficient-tuning', r'{folder}', device='cpu')(paths, batch_size=8)))"
-    )
-    done = python('-c', code)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == trainer.predict(images, topk=5)  # bit for bit: JSON keeps every digit
+    child = process(classify, folder, tmp_path, tmp_path / 'answers.json')
+    child.join()
+    assert child.exitcode == 0
+    assert json.loads((tmp_path / 'answers.json').read_text()) == trainer.predict(images, topk=5)
     assert sorted(path.name for path in folder.iterdir()) == ['configuration.json', 'tuner.safetensors']
 
 

@@ -5,20 +5,11 @@ import json
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import vet
 from tests.library.networks import VIT, images, trained, vit
 from vet.errors import DataError
-
-RELOAD = """
-import sys
-import torch
-from safetensors.torch import save_file
-import vet
-from tests.library.networks import images, vit
-save_file({'logits': vet.load(sys.argv[1], vit())(images()).detach()}, sys.argv[2])
-"""
 
 
 @pytest.fixture(scope='module')
@@ -30,10 +21,17 @@ def saved(tmp_path_factory):
     return folder, tuned(images()).detach()
 
 
-def test_a_new_process_gives_the_same_logits(saved, python, tmp_path):
+def reload(folder, path):
+    """Of a child process: writes the logits of the loaded network."""
+    torch.set_num_threads(1)
+    save_file({'logits': vet.load(folder, vit())(images()).detach()}, path)
+
+
+def test_a_new_process_gives_the_same_logits(saved, process, tmp_path):
     folder, logits = saved
-    done = python('-c', RELOAD, folder, tmp_path / 'logits.safetensors')
-    assert done.returncode == 0, done.stderr
+    child = process(reload, folder, tmp_path / 'logits.safetensors')
+    child.join()
+    assert child.exitcode == 0
     assert torch.equal(load_file(tmp_path / 'logits.safetensors')['logits'], logits)
 
 
