@@ -35,6 +35,7 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from vet.builders import build_trainer
 from vet.config import load_config, read_settings
@@ -49,6 +50,7 @@ MEMORY = 2 << 30  # bytes that the process that tries mutations may take, beside
 NAN, INF = float('nan'), float('inf')
 # what FuzzData stands in for
 DATA = ('Flowers102', 'CIFAR100', 'CUB200', 'NABirds', 'StanfordCars', 'StanfordDogs')
+EMBEDDINGS = 'embeddings.safetensors'  # the file that the configs of CLIP name
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,12 @@ class FuzzData(ImageDataset):
     """5 classes of 4 images of 8 x 8, with official splits, in place of data that is not at hand."""
 
     def __init__(self, root: str | Path = 'data', split: str = 'train', download: bool = False):
-        [split] = resolve_split(split, ('train', 'val', 'test'), 'FuzzData')
-        noise = np.random.default_rng(sum(map(ord, split))).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
-        super().__init__(map(str, range(5)), [(image, i % 5) for i, image in enumerate(noise)])
+        samples = []
+        for part in resolve_split(split, ('train', 'val', 'test'), 'FuzzData'):
+            draw = np.random.default_rng(sum(map(ord, part)))
+            noise = draw.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+            samples += [(image, i % 5) for i, image in enumerate(noise)]
+        super().__init__(map(str, range(5)), samples)
 
 
 def register_data() -> None:
@@ -100,8 +105,10 @@ def register_data() -> None:
     DATASETS.register_module(module=FuzzData, force=True)
 
 
-def make_images(root: Path) -> None:
-    """The folders of seed images that some configs read: two images a class."""
+def make_files(root: Path) -> None:
+    """The files that some configs read: two seed images a class, two streets a split, VTAB's CIFAR-100, and
+    the embeddings of FuzzData's classes.
+    """
     for folder in (
         'jellyfish-mushroom/train/jellyfish',
         'jellyfish-mushroom/train/mushroom',
@@ -109,16 +116,41 @@ def make_images(root: Path) -> None:
         'jellyfish-mushroom/test/mushroom',
         'goldfish/goldfish',
     ):
-        target = root / 'seed-images' / folder
-        target.mkdir(parents=True, exist_ok=True)
-        for i in range(2):
-            Image.fromarray(np.full((16, 16, 3), 40 * i + 20, np.uint8)).save(target / f'{i}.png')
+        _gray_images(root / 'seed-images' / folder, 20)
+    for split in ('train', 'val', 'test'):
+        _gray_images(root / 'camvid' / split / 'images', 20)
+        for number in range(2):
+            mask = np.full((16, 16), 3 * number, np.uint8)
+            _save(root / 'camvid' / split / 'masks' / f'{number}.png', mask)
+    home = root / 'vtab-1k' / 'cifar'
+    for name in ('train800', 'val200', 'test'):
+        _gray_images(home / 'images' / name, len(name))
+        (home / f'{name}.txt').write_text(f'images/{name}/0.png 0\nimages/{name}/1.png 1\n')
+    both = (home / 'train800.txt').read_text() + (home / 'val200.txt').read_text()
+    (home / 'train800val200.txt').write_text(both)
+    vectors = np.random.default_rng(0).normal(size=(5, 1000)).astype(np.float32)
+    save_file({str(k): vector for k, vector in enumerate(vectors)}, root / EMBEDDINGS)
 
 
-def stand_in(config: dict[str, Any]) -> None:
+def _gray_images(folder: Path, darkest: int) -> None:
+    for i in range(2):
+        _save(folder / f'{i}.png', np.full((16, 16, 3), 40 * i + darkest, np.uint8))
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def stand_in(config: dict[str, Any], root: Path) -> None:
     """Puts small networks and small data in the place of those that a mutation left as they were."""
     model = config.get('model')
     backbone = model.get('backbone') if isinstance(model, dict) else None
+    head = model.get('head') if isinstance(model, dict) else None
+    if isinstance(head, dict) and head.get('file') == EMBEDDINGS:
+        head['file'] = str(root / EMBEDDINGS)
+    if isinstance(head, dict) and head.get('shots') == 16:
+        head['shots'] = 2
     if isinstance(backbone, dict):
         name, kind, kwargs = backbone.get('name'), backbone.get('type'), backbone.get('kwargs') or {}
         if kind in ('timm', 'torchvision'):
@@ -131,6 +163,9 @@ def stand_in(config: dict[str, Any]) -> None:
         ):
             small = dict(img_size=32, embed_dim=48, num_heads=3)
             backbone.update(name='deit_tiny_patch16_224', kwargs={**small, **kwargs})
+        if kind == 'timm' and name == 'swin_large_patch4_window7_224.ms_in22k' and isinstance(kwargs, dict):
+            small = dict(embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2))
+            backbone.update(name='swin_tiny_patch4_window7_224', kwargs={**small, **kwargs})
         if kind == 'torchvision' and name in ('resnet50', 'vgg19'):
             backbone['name'] = {'resnet50': 'resnet18', 'vgg19': 'squeezenet1_1'}[name]
             if backbone.get('weights') == 'IMAGENET1K_V2':
@@ -139,6 +174,11 @@ def stand_in(config: dict[str, Any]) -> None:
             backbone.get('preprocessing', {}), dict
         ):
             backbone['preprocessing'] = {'size': 64, **backbone.get('preprocessing', {})}
+    for section in ('train', 'evaluation'):
+        steps = config.get(section, {}).get('transform') if isinstance(config.get(section), dict) else None
+        for step in steps if isinstance(steps, list) else []:
+            if isinstance(step, dict) and step.get('size') == [224, 224]:
+                step['size'] = [32, 32]
     data = config.get('dataset')
     _small_data(data)
     if isinstance(data, dict) and data.get('train') == data.get('test') and 'test' in data:
@@ -153,6 +193,8 @@ def _small_data(entry: Any) -> None:
     if isinstance(entry, dict):
         if entry.get('type') in DATA:
             entry['type'] = 'FuzzData'
+        if entry.get('type') == 'FewShot' and entry.get('shots') == 16:
+            entry['shots'] = 2
         for value in entry.values():
             _small_data(value)
 
@@ -632,7 +674,7 @@ def attempt(mutation: Mutation, configs: dict[str, dict[str, Any]], root: Path) 
             config, options = copy.deepcopy(config), {'.'.join(map(str, mutation.path)): mutation.value}
         else:
             config = mutated(config, mutation)
-        stand_in(config)
+        stand_in(config, root)
         trainer = build_trainer(
             model=config, work_dir=folder / 'run', cfg_options=options, device='cpu', data_root=root
         )
@@ -708,7 +750,7 @@ def run(make: Callable[..., list[Mutation]], *args: Any) -> list[Outcome]:
     """
     register_data()
     root = Path(tempfile.mkdtemp())
-    make_images(root)
+    make_files(root)
     context, process, outcomes = multiprocessing.get_context('forkserver'), None, []
     context.set_forkserver_preload(['tests.config_fuzz'])
     try:

@@ -56,12 +56,15 @@ def test_bf16_autocast_stays_near_float32(case):
 
 @pytest.mark.parametrize('case', [case for case in CASES if case.on is None or 'vit' in case.on], ids=str)
 def test_an_update_of_a_bf16_weight_is_a_bf16_weight(case):
-    """A run under autocast may keep the frozen weights in bf16. The trained numbers stay float32."""
+    """A run under autocast may keep the frozen weights in bf16, and a user may turn her network alone into bf16.
+    The trained numbers stay float32.
+    """
     ran = run(case, 'vit')
     if not isinstance(ran, Run):
         pytest.skip('refuses')
     for edit in (edit for tuner in ran.model.tuners for edit in tuner._edits if isinstance(edit, Reweight)):
         weight, bias = (edit.host.get_parameter(name) for name in (edit.weight_name, edit.bias_name))
-        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
-            found = edit.delta.eval()(edit.output_first(weight).bfloat16(), bias.bfloat16())
-        assert [tensor.dtype for tensor in found] == [torch.bfloat16] * 2
+        for is_on in (True, False):
+            with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, is_on):
+                found = edit.delta.eval()(edit.output_first(weight).bfloat16(), bias.bfloat16())
+            assert [tensor.dtype for tensor in found] == [torch.bfloat16] * 2

@@ -43,10 +43,11 @@ ROOMS = {
         'tests/heads',
         'tests/objectives',
         'tests/library',
+        'tests/contract/test_precision.py',
         'tests/engine/fast/test_frozen_in_bf16.py',
         'tests/engine/test_multitask.py',
     ],
-    'tuners': ['tests/tuners', 'tests/core'],
+    'tuners': ['tests/tuners', 'tests/core', 'tests/contract/test_precision.py'],
     'engine': [
         'tests/engine',
         'tests/test_builders.py',

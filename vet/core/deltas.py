@@ -333,7 +333,7 @@ class InputLowRank(Delta):
         """weight (out, in, …), bias (out,) or None -> the same shapes"""
         A, B = self.factors()
         shift = self.shift()
-        W = weight.flatten(1)
+        W = weight.flatten(1).to(A.dtype)  # a user's network in bf16 beside float32 factors
         new = weight + ((W @ B) @ A).view_as(weight).to(weight.dtype)
         return new, bias if shift is None or bias is None else bias + (W @ shift).to(bias.dtype)
 

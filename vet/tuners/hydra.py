@@ -51,15 +51,15 @@ class Heads(Delta):
     def forward(
         self, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        W = weight.flatten(1)
         beside = self.parallel
         behind = self.sequential
+        W = weight.flatten(1).to(behind.down.dtype)
         change = beside.up @ beside.down + behind.up @ (behind.down @ W)
         new = weight + self.scale * change.view_as(weight).to(weight.dtype)
         p, q = beside.shift(), behind.shift()
         if bias is None or p is None or q is None:
             return new, bias
-        return new, bias + self.scale * (p + behind.up @ (behind.down @ bias) + q).to(bias.dtype)
+        return new, bias + self.scale * (p + behind.up @ (behind.down @ bias.to(W.dtype)) + q).to(bias.dtype)
 
     def splits(self, module: nn.Module) -> bool:
         """Whether the output of the module's own weight is the one that the branch behind reads."""
