@@ -31,13 +31,13 @@ def failures_named(how_to_continue: Callable[[], str]) -> Iterator[None]:
     except UserError:
         raise
     except (MemoryError, RuntimeError, OSError) as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         if reason is None:
             raise
         raise TrainingError(f'{reason} {how_to_continue()}') from error
 
 
-def _reason(error: Exception) -> str | None:
+def reason_of(error: Exception) -> str | None:
     """The reason, and help. None: the error is no failure of the machine."""
     text = str(error).strip()
     first = (text.splitlines() or [type(error).__name__])[0]

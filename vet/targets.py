@@ -74,10 +74,11 @@ def as_class(target: object, classes: Sequence[str], name: Name) -> int | tuple[
 def as_class_set(target: Any, classes: Sequence[str], name: Name) -> tuple[int, ...]:
     """A set of classes as K numbers, 1 or 0.
 
-    target: a set of class numbers or of class names, such as {0, 3}; a list, array or tensor of K values,
-        each 0 or 1; or one class number. UserError for any other value.
+    target: a set of class numbers or of class names, such as {0, 3}; a list of class names; a list, array or
+        tensor of K values, each 0 or 1; or one class number. UserError for any other value.
     """
-    if isinstance(target, Set):
+    has_names = isinstance(target, list | tuple) and all(isinstance(member, str) for member in target)
+    if isinstance(target, Set) or has_names:
         numbers = {_place(member, classes, target, name) for member in target}
         return tuple(int(number in numbers) for number in range(len(classes)))
     if not isinstance(target, bool | np.bool_) and np.ndim(target) == 0 and hasattr(target, '__index__'):

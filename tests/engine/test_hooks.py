@@ -106,6 +106,12 @@ def test_a_hook_that_fails_is_named_with_the_point(hook, tmp_path, point):
         ).train()
 
 
+def test_a_number_that_is_none_is_told(hook, tmp_path):
+    Broken = type('Broken', (Hook,), dict(before_run=lambda self, runner: runner.log(x='text')))
+    with pytest.raises(TrainingError, match=r"log\(x='text'\) gives no number; give .* of one\. Correct the"):
+        small(tmp_path / 'run', **hook(Broken)).train()
+
+
 def test_what_is_no_hook_is_refused(hook, tmp_path):
     with pytest.raises(UserError, match="the hook 'Empty' has none of the points before_run"):
         small(tmp_path / 'run', **hook(type('Empty', (), {})))

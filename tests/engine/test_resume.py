@@ -163,6 +163,11 @@ def test_a_checkpoint_of_another_folder_replaces_no_run(finished, tmp_path):
     assert snapshot(other) == before
 
 
+def test_the_run_itself_is_the_newest_checkpoint(finished):
+    folder, summary = finished
+    assert small(folder, str(folder), **{'train.max_epochs': 1}).train() == summary
+
+
 def test_a_checkpoint_that_was_copied_alone_is_told(finished, tmp_path, capfd):
     folder, summary = finished
     alone = shutil.copytree(folder / 'checkpoints' / 'step-00000004', tmp_path / 'kept' / 'step-00000004')

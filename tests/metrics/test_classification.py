@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.engine.runs import SmallDigits, small
-from vet.engine.evaluate import compute_metrics
+from vet.engine.evaluate import compute_metrics, metric_name
 from vet.errors import TrainingError, UnknownNameError, UserError
 from vet.registry import METRICS
 
@@ -87,6 +87,22 @@ def test_a_metric_may_give_numbers_by_name():
         'tensor': 0.25,
     }
     assert {type(value) for value in found.values()} == {float}
+
+
+def test_metrics_of_a_user_have_the_names_of_the_config(monkeypatch):
+    def made(k):
+        return lambda scores, labels: k
+
+    for k in (1, 2):
+        monkeypatch.setitem(METRICS.module_dict, f'made{k}', made(k))
+    assert compute_metrics(['made1', 'made2'], SCORES, LABELS) == dict(made1=1, made2=2)
+    assert metric_name('balanced_accuracy') == 'mean_per_class_accuracy'
+
+
+def test_a_metric_changes_no_scores_of_the_next_metric(monkeypatch):
+    monkeypatch.setitem(METRICS.module_dict, 'sorting', lambda scores, labels: scores.sort(axis=1))
+    with pytest.raises(UserError, match="the metric 'sorting' fails.*read-only"):
+        compute_metrics(['sorting', 'accuracy'], SCORES.copy(), LABELS)
 
 
 @pytest.mark.parametrize(

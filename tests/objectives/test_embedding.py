@@ -146,7 +146,7 @@ def test_neighbours_need_one_class(tmp_path):
 
 def test_refusals(tmp_path):
     entry = {'model.objective': dict(type='Embedding')}
-    with pytest.raises(UserError, match=r"the head 'LinearHead' gives no vectors.*dict\(type='Embedding'\)"):
+    with pytest.raises(UserError, match=r"the head 'Linear' gives no vectors.*dict\(type='Embedding'\)"):
         small(tmp_path / 'run', **entry)
     with pytest.raises(UserError, match="the head 'Embedding' is for targets that are a class of images"):
         trainer_of(tmp_path / 'run', Measured, **{'model.head': dict(type='Embedding')})

@@ -10,7 +10,7 @@ from tests.engine.runs import SmallDigits, config, small
 from tests.objectives.conftest import TAGS, Measured, Tagged, trainer_of
 from vet import build_trainer
 from vet.cli.vet import main
-from vet.core.objective import Objective
+from vet.core.objective import Objective, build_objective
 from vet.datasets.multitask import MultiTask
 from vet.errors import UserError
 from vet.hub.card import model_card
@@ -175,6 +175,15 @@ def test_a_plugin_that_is_no_objective(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='is a NoObjective; an objective is a subclass of'):
         small(tmp_path / 'run', **{'model.objective': dict(type='NoObjective')})
     assert issubclass(Halves, Objective)
+
+
+def test_an_objective_that_lacks_methods_is_told(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES.module_dict, 'Sets', Sets)
+    with pytest.raises(
+        UserError,
+        match="'Sets' lacks loss, metrics, check, watch, answers, examples. Write them in the class",
+    ):
+        build_objective(dict(type='Sets'), ['a', 'b'])
 
 
 class Sets(Objective):

@@ -92,6 +92,20 @@ class Failing:
         raise KeyError('no')
 
 
+class NoTensor:
+    def __call__(self, outputs, targets):
+        return [0.0] * len(outputs)
+
+
+def a_function(outputs, targets):
+    return F.cross_entropy(outputs, targets, reduction='none')
+
+
+class OfSix:
+    def __call__(self, outputs, targets):
+        return F.cross_entropy(outputs, targets, reduction='none').reshape(6)
+
+
 @pytest.mark.parametrize(
     'entry, kind, message',
     [
@@ -115,14 +129,38 @@ class Failing:
         ),
         (dict(type='NoGradient'), 'SingleLabel', 'has no gradient, so that nothing would train'),
         (dict(type='Failing'), 'SingleLabel', r"'Failing' fails on outputs \(6, 3\).*KeyError"),
+        (dict(type='NoTensor'), 'SingleLabel', "'NoTensor' gives .0.0.*; a loss gives a tensor"),
+        (
+            dict(type='a_function'),
+            'SingleLabel',
+            "'a_function' is a function of outputs and targets; a loss is a class.*the method __call__",
+        ),
         (dict(type='FocalLoss', alpha=0.25), 'SingleLabel', 'Leave alpha out'),
     ],
 )
 def test_refusals(monkeypatch, entry, kind, message):
-    for plugin in (OneNumber, NoGradient, Failing):
+    for plugin in (OneNumber, NoGradient, Failing, NoTensor, a_function):
         monkeypatch.setitem(LOSSES.module_dict, plugin.__name__, plugin)
     with pytest.raises(UserError, match=message):
         loss(entry, kind)
+
+
+def test_a_loss_that_fails_later_is_named(monkeypatch):
+    monkeypatch.setitem(LOSSES.module_dict, 'OfSix', OfSix)
+    made = loss(dict(type='OfSix'))
+    with pytest.raises(UserError, match=r"the loss 'OfSix' fails on outputs \(2, 3\) .* RuntimeError: shape"):
+        made(OUTPUTS, LABELS)
+
+
+def test_too_little_memory_is_no_fault_of_the_loss(monkeypatch):
+    made = loss(dict(type='CrossEntropyLoss'))
+
+    def too_little(outputs, targets):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(made, '_loss', too_little)
+    with pytest.raises(torch.OutOfMemoryError):
+        made(OUTPUTS, LABELS)
 
 
 def test_label_smoothing_is_said_once():

@@ -16,7 +16,15 @@ def item():
 
 @pytest.mark.parametrize(
     'target',
-    [{0, 2}, {'odd', 'large'}, frozenset([2, 0]), [1, 0, 1], np.array([1.0, 0, 1]), torch.tensor([1, 0, 1])],
+    [
+        {0, 2},
+        {'odd', 'large'},
+        frozenset([2, 0]),
+        ['large', 'odd'],
+        [1, 0, 1],
+        np.array([1.0, 0, 1]),
+        torch.tensor([1, 0, 1]),
+    ],
 )
 def test_forms_of_a_set(target):
     assert as_class_set(target, TAGS, item) == (1, 0, 1)
@@ -24,7 +32,8 @@ def test_forms_of_a_set(target):
 
 
 def test_other_forms():
-    assert as_class_set(set(), TAGS, item) == (0, 0, 0) and as_class_set(np.int64(1), TAGS, item) == (0, 1, 0)
+    assert as_class_set(set(), TAGS, item) == as_class_set([], TAGS, item) == (0, 0, 0)
+    assert as_class_set(np.int64(1), TAGS, item) == (0, 1, 0)
     assert as_numbers(3, ['x'], item) == as_numbers(torch.tensor([3.0]), ['x'], item) == (3.0,)
     assert as_numbers(dict(y=2, x=1), ['x', 'y'], item) == (1.0, 2.0)
 
@@ -40,6 +49,8 @@ def test_other_forms():
         (as_label, float('nan'), 'has the label nan'),
         (as_class_set, {0, 3}, 'has the label 3.*but there are 3 classes'),
         (as_class_set, {'odd', 'od'}, "has the class 'od'.*no such name among 3"),
+        (as_class_set, ['odd', 'od'], "has the class 'od'.*no such name among 3"),
+        (as_class_set, ['odd', 2], 'has the target'),
         (as_class_set, [1, 0], r'has the target \[1, 0\] \(list\).*3 values, each 0 or 1'),
         (as_class_set, [1, 0, -1], "has the value -1 for the class 'large'; allowed: 1 if the image"),
         (as_class_set, [1, 0.5, 0], "has the value 0.5 for the class 'loop'"),

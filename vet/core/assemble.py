@@ -38,7 +38,7 @@ def build_classifier(
         )
     attached = [TUNERS.build(tuner) for tuner in tuners]
     made = _head(head, backbone, objective)
-    refuse_unfit_head(made, objective)
+    refuse_unfit_head(made, str(head['type']), objective)
     return ImageClassifier(backbone, attached, made, classes, objective)
 
 

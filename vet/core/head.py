@@ -43,11 +43,11 @@ def saved_entry(head: nn.Module, entry: Mapping[str, object]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in dropped}
 
 
-def refuse_unfit_head(head: nn.Module, objective: Objective) -> None:
+def refuse_unfit_head(head: nn.Module, name: str, objective: Objective) -> None:
     """UserError if a head is not for the objective's targets.
 
-    A head may name kinds of targets in its attribute `targets`, as losses do. An objective that embeds needs
-    a head that names its kind.
+    name: the type that the config gives. A head may name kinds of targets in its attribute `targets`, as
+    losses do. An objective that embeds needs a head that names its kind.
     """
     kinds = kinds_of(head)
     if objective.targets in (kinds or ()) or (kinds is None and not objective.embeds):
@@ -55,7 +55,7 @@ def refuse_unfit_head(head: nn.Module, objective: Objective) -> None:
     fits = [name for name in HEADS.names() if objective.targets in (kinds_of(HEADS.find(name)) or ())]
     is_for = f'is for targets that are {" or ".join(kinds)}' if kinds else 'gives no vectors'
     raise UserError(
-        f'the head {type(head).__name__!r} {is_for}, but a target of the objective '
+        f'the head {name!r} {is_for}, but a target of the objective '
         f'{objective.given["type"]!r} is {objective.targets}. Set model.head to another head, such as '
         f'dict(type={(fits if objective.embeds else [*fits, "Linear"])[-1]!r}).'
     )

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from vet.core.objective import Objective
-from vet.errors import UserError
+from vet.errors import UserError, error_text, shown
+from vet.failures import reason_of
 from vet.registry import LOSSES, Entry
 
 Counts = Callable[[], tuple[list[int], int]]
@@ -54,13 +55,30 @@ class Loss:
         named = inspect.signature(plugin).parameters
         offers = dict(label_smoothing=label_smoothing, counts=counts, kind=objective.targets)
         offers['classes'] = len(objective.names)
+        _refuse_function(plugin, self.name)
         self._loss = LOSSES.build(given, **{key: value for key, value in offers.items() if key in named})
         if device is not None and isinstance(self._loss, torch.nn.Module):
             self._loss.to(device)
         self._try(device)
 
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = self._loss(*self.objective.for_loss(outputs, targets))
+        try:
+            losses = self._loss(*self.objective.for_loss(outputs, targets))
+        except UserError:
+            raise
+        except Exception as error:  # a user's own loss may raise any error
+            if reason_of(error):
+                raise
+            raise UserError(
+                f'the loss {self.name!r} fails on outputs {tuple(outputs.shape)} and targets '
+                f'{tuple(targets.shape)} of the objective {self.objective.given["type"]!r}: '
+                f'{error_text(error)}. A loss takes these two tensors, and gives one number for each image.'
+            ) from error
+        if not isinstance(losses, torch.Tensor):
+            raise UserError(
+                f'the loss {self.name!r} gives {shown(losses)}; a loss gives a tensor, with one number for '
+                'each image.'
+            )
         if losses.shape[:1] != outputs.shape[:1]:
             raise UserError(
                 f'the loss {self.name!r} gives a tensor of shape {tuple(losses.shape)} for {len(outputs)} '
@@ -83,19 +101,9 @@ class Loss:
         made, usual = self.objective.examples_for_loss()
         targets = usual if targets is None else targets
         outputs = torch.as_tensor(made, dtype=torch.float32, device=device).requires_grad_()
-        try:
-            given = torch.as_tensor(targets, device=device)
-            losses = self(outputs, given.float() if given.is_floating_point() else given)
-            needs_gradient = losses.requires_grad
-        except UserError:
-            raise
-        except Exception as error:  # a user's own loss may raise any error
-            raise UserError(
-                f'the loss {self.name!r} fails on outputs {tuple(outputs.shape)} and targets {targets.shape} '
-                f'of the objective {self.objective.given["type"]!r}: {type(error).__name__}: {error}. A loss '
-                'takes these two tensors, and gives one number for each image.'
-            ) from error
-        if not needs_gradient:
+        given = torch.as_tensor(targets, device=device)
+        losses = self(outputs, given.float() if given.is_floating_point() else given)
+        if not losses.requires_grad:
             raise UserError(
                 f'the loss {self.name!r} has no gradient, so that nothing would train. Compute it from the '
                 'outputs with operations of torch, without detach() and numpy().'
@@ -117,6 +125,22 @@ def _refuse_other_targets(plugin: object, name: str, objective: Objective) -> No
         f'the loss {name!r} is for targets that are {" or ".join(kinds)}, but a target of the objective '
         f'{objective.given["type"]!r} is {objective.targets}. Losses for it: {", ".join(fitting)}.'
     )
+
+
+def _refuse_function(plugin: object, name: str) -> None:
+    """UserError for a function that takes outputs and targets, as metrics do."""
+    if not inspect.isfunction(plugin):
+        return
+    needed = [
+        key
+        for key, each in inspect.signature(plugin).parameters.items()
+        if each.default is inspect.Parameter.empty
+    ]
+    if len(needed) == 2:
+        raise UserError(
+            f'the loss {name!r} is a function of {needed[0]} and {needed[1]}; a loss is a class. Write the '
+            'function as the method __call__(self, outputs, targets) of a class, and register the class.'
+        )
 
 
 def _refuse_smoothing(plugin: Any, given: Entry, label_smoothing: float) -> None:

@@ -42,6 +42,7 @@ from vet.targets import Plain
 Answer = dict[str, Any]  # what `pipeline` returns of an image; its keys are those of the objective
 State = dict[str, Any]  # values of JSON, by the name of an argument
 UNSURE = 'unsure'  # the label of an image whose scores are all below the threshold of `doubt`
+NEEDED = ('targets', 'loss', 'metrics', 'check', 'watch', 'answers', 'examples')  # of a subclass
 DEFAULT = dict(type='SingleLabel')  # for a config and a dataset that name no objective
 
 
@@ -283,6 +284,17 @@ def build_objective(entry: Mapping[str, object] | None, names: Sequence[str]) ->
         raise UserError(
             f'the objective {given["type"]!r} is a {type(objective).__name__}; an objective is a subclass of '
             'vet.core.objective.Objective.'
+        )
+    lacking = [
+        name
+        for name in NEEDED
+        if not hasattr(objective, name) or getattr(type(objective), name, None) is getattr(Objective, name, 0)
+    ]
+    if lacking:
+        raise UserError(
+            f'the objective {given["type"]!r} lacks {", ".join(lacking)}. Write them in the class, as '
+            'vet.core.objective.Objective says. Or base the class on an objective of vet, such as '
+            'SingleLabel.'
         )
     objective.given = given
     return objective

@@ -220,6 +220,7 @@ def compute_metrics(
     result, and for a metric that fails.
     """
     results: dict[str, float] = {}
+    scores, labels = _read_only(scores), _read_only(labels)  # the next metric gets them too
     for name in names:
         title = metric_name(name)
         try:
@@ -243,8 +244,16 @@ def compute_metrics(
 
 
 def metric_name(name: str) -> str:
-    """The name of a metric in results."""
+    """The name of a metric in results. vet's own metrics have one name, which their other names stand for."""
+    if isinstance(name, str) and name not in METRICS.index.plugins:
+        return name
     return getattr(METRICS.find(name), '__name__', str(name))
+
+
+def _read_only(values: np.ndarray) -> np.ndarray:
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _takes_objective(metric: object) -> bool:

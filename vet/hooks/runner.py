@@ -130,7 +130,9 @@ class Hooks:
         try:
             return function()
         except Exception as error:  # a user's own hook may raise any error
-            text = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
+            text = (
+                str(error).rstrip('.') if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
+            )
             raise TrainingError(
                 f'the hook {name!r} fails at {point}, after step {self.runner.iter}: {text}. Correct the '
                 'hook, or take it out of custom_hooks and begin anew. What was saved before is not lost.'

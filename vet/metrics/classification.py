@@ -27,7 +27,7 @@ def top5(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((ranked == labels[:, None]).any(1).mean())
 
 
-@METRICS.register_module()
+@METRICS.register_module(name=['mean_per_class_accuracy', 'balanced_accuracy'])
 @of_targets(KIND)
 def mean_per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """The mean of the classes' accuracies, over the classes that are present in the labels."""

@@ -207,12 +207,15 @@ class WorkFolder:
                 f'{str(self.path)!r} holds {state} run; continue with --resume auto (from Python: '
                 f'resume="auto"), or give another work folder.'
             )
+        if begun and self.resume and Path(self.resume).resolve() == self.path.resolve():
+            self.resume = 'auto'  # a user may name the run in place of a checkpoint
         chooses = self.resume not in (None, 'auto')
         is_own = chooses and Path(self.resume or '').resolve().parent == self.checkpoints.resolve()
         if chooses and not is_own and (begun or is_finished):
             raise TrainingError(
-                f'{str(self.path)!r} holds a run, and the checkpoint {self.resume!r} is of another run. Give '
-                'another work folder for that checkpoint, or continue the run of this folder: --resume auto.'
+                f'{str(self.path)!r} holds a run, and the checkpoint {str(self.resume)!r} is of another run. '
+                'Give another work folder for that checkpoint, or continue the run of this folder: --resume '
+                'auto.'
             )
         if begun or is_finished or is_own:
             return
