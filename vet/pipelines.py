@@ -157,7 +157,7 @@ class Classifier:
     ) -> Any:
         """The k images of a gallery that are the most similar, for a model of the objective Embedding.
 
-        images: the same as for a call, but no iterator.
+        images: the same as for a call, but no iterator. An empty list gives an empty list.
         gallery: a list of images; or their answers {'vector': …}, so that the gallery is computed once.
         An image gives {'indices': places in the gallery, 'scores': cosines in -1..1}, the most similar first.
         A list gives a list of such dicts.
@@ -178,7 +178,10 @@ class Classifier:
         known = gallery if is_known else self(gallery, batch_size=batch_size, task=task)
         is_one = not isinstance(images, (list, tuple))
         asked = self([images] if is_one else images, batch_size=batch_size, task=task)
-        places, cosines = nearest(_vectors(asked), _vectors(known), k)
+        if not asked:
+            return []
+        vectors = np.array([answer['vector'] for answer in asked])
+        places, cosines = nearest(vectors, _gallery(known, vectors.shape[1]), k)
         found = [dict(indices=row.tolist(), scores=near.tolist()) for row, near in zip(places, cosines)]
         return found[0] if is_one else found
 
@@ -311,8 +314,19 @@ def _with_error(images: Iterable[object]) -> Iterator[object]:
         yield _SourceError(error)
 
 
-def _vectors(answers: Iterable[Mapping[str, object]]) -> np.ndarray:
-    return np.array([answer['vector'] for answer in answers])
+def _gallery(answers: Sequence[Mapping[str, Any]], size: int) -> np.ndarray:
+    """The vectors (N, size) of answers. UserError for an answer of another model, and for other values."""
+    for place, answer in enumerate(answers):
+        try:
+            vector = np.asarray(answer['vector'], dtype=float)
+        except (TypeError, ValueError):
+            vector = np.empty(0)
+        if vector.shape != (size,) or not np.isfinite(vector).all():
+            raise UserError(
+                f'gallery[{place}] has the vector {shown(answer["vector"])}; the vectors of this model have '
+                f'{size} finite numbers. Compute the gallery with this model: gallery = pipeline(images).'
+            )
+    return np.array([answer['vector'] for answer in answers], dtype=float)
 
 
 class Answers(Iterator[Any]):

@@ -134,10 +134,10 @@ def as_mask(target: object, classes: Sequence[str], name: Name) -> torch.Tensor:
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.ndim != 2 or values.dtype.kind not in 'biu' or not values.size:
+        given = values if values.size and values.ndim else target
         raise UserError(
-            f'{name()} has the target {_shown(values if values.size else target)}, but the target is a mask: '
-            'whole numbers (H, W), the class of each pixel. Give an array, or a PIL image of gray or palette '
-            'pixels.'
+            f'{name()} has the target {_shown(given)}, but the target is a mask: whole numbers (H, W), the '
+            'class of each pixel. Give an array, or a PIL image of gray or palette pixels.'
         )
     wrong = values[((values < 0) | (values >= len(classes))) & (values != IGNORED)]
     if wrong.size:
@@ -194,5 +194,6 @@ def _numbers(names: Sequence[str]) -> str:
 
 def _shown(target: object) -> str:
     kind = type(target).__name__
-    shape = getattr(target, 'shape', ())
-    return f'{str(target)[:60]} ({kind}{f" of shape {tuple(shape)}" if shape else ""})'
+    if shape := getattr(target, 'shape', ()):
+        kind += f' of {str(getattr(target, "dtype", "")).removeprefix("torch.")}, of shape {tuple(shape)}'
+    return f'{" ".join(str(target).split())[:60]} ({kind})'

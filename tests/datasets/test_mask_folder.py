@@ -139,6 +139,14 @@ def test_wrong_masks_are_found_at_once(folder, spoil, message):
         MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])
 
 
+def test_masks_without_any_class_are_refused(folder):
+    for mask in (folder / 'val' / 'masks').iterdir():
+        Image.fromarray(np.full((32, 32), VOID, np.uint8)).save(mask)
+    with pytest.raises(DataError, match='all pixels of the 2 masks, such as .*0.png.*, are without a class'):
+        MaskFolder(folder, 'val', classes=NAMES, ignore=[VOID])
+    assert len(MaskFolder(folder, 'train+val', classes=NAMES, ignore=[VOID])) == 5
+
+
 def test_a_second_mask_of_an_image_is_refused(folder):
     save(np.ones((32, 32), np.uint8))(folder / 'val' / 'masks' / '0.tif')
     with pytest.raises(DataError, match=r"two masks, .*masks/0\.png. and .*masks/0\.tif'. Remove one"):

@@ -109,6 +109,10 @@ def test_a_run_from_the_config_to_the_pipeline(run):
         find(images, threshold=0.5)
     with pytest.raises(UserError, match='gallery must be a list'):
         find.nearest(images, [])
+    assert find.nearest([], answers) == []
+    for vector in ([1.0, 2.0], [float('nan')] * 16, ['a'] * 16, [[1.0] * 16], None):
+        with pytest.raises(UserError, match=r'gallery\[1\] has the vector .* have 16 finite numbers'):
+            find.nearest(images, [answers[0], dict(vector=vector)])
 
 
 @pytest.mark.slow

@@ -110,8 +110,8 @@ class Objective(nn.Module):
     def counts(self, targets: Sequence[object]) -> list[int]:
         """The number of images of each class, for class weights. UserError if there are no classes."""
         raise UserError(
-            f'the objective {self.given["type"]!r} has no classes that could be counted, so that classes '
-            'have no weights. Leave the weights out.'
+            f'the objective {self.given["type"]!r} counts no images of a class, so that vet cannot choose '
+            'weights of classes. Give a list of weights, or leave the weights out.'
         )
 
     def fit(self, targets: Callable[[], Sequence[object]]) -> None:

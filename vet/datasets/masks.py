@@ -105,13 +105,15 @@ class MaskDataset(ImageDataset):
     """Images with masks. Item i is (PIL RGB image, mask), a uint8 array (H, W) of class numbers and 255.
 
     values: what the numbers in the masks mean. samples: (image, mask) pairs that `open` and `open_mask` read.
-    DataError before training for a mask of another size than its image, and for an unknown number.
+    DataError before training for a mask of another size than its image, and for an unknown number,
+    and if no pixel of all masks has a class.
     """
 
     def __init__(self, values: Values, samples: Sequence[tuple[object, object]]):
         super().__init__(values.names, samples, SEGMENTATION)
         del self.targets  # masks are read with their images
         self.values = values
+        has_class = False
         for image, mask in self.samples:
             size = self.size(image)
             read = self.read(mask)
@@ -121,6 +123,13 @@ class MaskDataset(ImageDataset):
                     f'width), but its image has {size[0]} x {size[1]}. Resize the mask with nearest pixels, '
                     'or correct the pair.'
                 )
+            has_class = has_class or bool((read != IGNORED).any())
+        if self.samples and not has_class:
+            raise DataError(
+                f'all pixels of the {len(self.samples):,} masks, such as {self.name(self.samples[0][1])}, '
+                'are without a class, so that nothing can be learned or measured. Correct the masks, '
+                '`classes` or `ignore`.'
+            )
 
     def __getitem__(self, index: int) -> tuple[Image.Image, np.ndarray]:
         image, mask = self.samples[index]
