@@ -68,7 +68,7 @@ ARROWS = {
     'config': {'errors', 'allowed', 'patterns', 'registry', 'arguments', 'shipped'},
     'changes': BASE,
     'source': BASE | {'changes', 'core', 'files', 'hub'},
-    'core': BASE,
+    'core': BASE | {'failures'},
     'backbones': BASE | {'core', 'offline'},
     'tuners': BASE | {'core'},
     'heads': BASE | {'core'},
