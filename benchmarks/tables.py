@@ -517,7 +517,9 @@ def pages() -> dict[Path, str]:
         'docs/fit.md': dict(check=check),
         'docs/serving.md': dict(serve=serve),
         'docs/segmentation.md': dict(segmentation=segmentation),
-        'docs/objectives.md': dict(objectives=objectives, ordinal=objectives, flowers=flowers_objectives),
+        'docs/objectives.md': dict(
+            objectives=objectives, ordinal=objectives, cumulative_link=objectives, flowers=flowers_objectives
+        ),
         'docs/imbalance.md': dict(imbalance=imbalance),
         'docs/training.md': dict(closed_form=closed_form, closed_form_112=closed_form),
     }
