@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from timm.models import gemma4_vit
 from timm.models.mlp_mixer import MlpMixer
+from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
+from timm.models.vision_transformer_hybrid import HybridEmbed
 
 from tests.contract.runs import logits
 from tests.nets import VIT, images, randomised, timm_net, tiny
@@ -124,9 +127,21 @@ def test_prompts_in_cait(depth, length):
     assert not torch.allclose(tuned, logits(backbone, x), atol=1e-3)
 
 
+def hybrid() -> Backbone:
+    """A ViT behind a ResNet, whose two blocks make maps."""
+    stem = ResNetV2((1, 1), (16, 32), num_classes=0, global_pool='', stem_chs=8, norm_layer=BatchNormAct2d)
+    embed = functools.partial(HybridEmbed, backbone=stem)
+    network = VisionTransformer(**{**VIT, 'patch_size': 1}, num_classes=0, embed_layer=embed)
+    layout = find_layout(network, num_prefix_tokens=1)
+    return randomised(
+        Backbone(network, layout, Preprocessing(size=(32, 32)), dict(type='test', name='hybrid'))
+    )
+
+
+@pytest.mark.parametrize('make', [parallel, hybrid])
 @pytest.mark.parametrize('depth', ['deep', 'shallow'])
-def test_prompts_beside_parallel_branches(depth):
-    backbone = parallel().eval()
+def test_prompts_beside_the_tokens_of_other_vits(depth, make):
+    backbone = make().eval()
     net, x = backbone.network, images(2)
     tuner = vpt(length=3, depth=depth)
     tuner.attach(backbone)

@@ -47,7 +47,8 @@ class VPT(Tuner):
     Against the released code: output, gradients, start and dropout. The code decays prompts too, with AdamW
         by 0.01; train.groups gives them a weight decay here.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
-    The blocks must have tokens with plain attention. Maps and windows are refused. If attention adds a bias
+    The blocks must have tokens with plain attention. Maps and windows are refused. In a hybrid network, the
+    blocks of maps before the first tokens get no prompts. If attention adds a bias
     of relative positions to its scores (BEiT), the bias is zero in the rows and columns of prompts, as in the
     authors' Swin (github.com/KMnP/vpt). If a block rotates queries and keys by positions, prompts are not
     rotated, as class tokens are not (timm's prefix tokens). A block that returns only the class
@@ -84,7 +85,9 @@ class VPT(Tuner):
         assert self.backbone is not None
         stem = self.backbone.sites.find('stem')[0].weight  # (C, 3, p, p)
         self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
-        for site in sites:
+        first = next((i for i, site in enumerate(sites) if site.takes_tokens), 0)
+        self.maps = {site.name for site in sites[:first]}
+        for site in sites[first:]:
             known = [*rotary_arguments(site.module), *bias_arguments(site.module), *BIAS_SETTINGS]
             tie = tie_to_positions(site.module, known, [module for module, _ in position_biases(site.module)])
             whole = site.takes_tokens and site.windows_per_image == 1
@@ -96,13 +99,13 @@ class VPT(Tuner):
                     'tokens (N, C) under attention that takes any number of them'
                     + (f', free of {tie!r}' if tie else ' (for convolutional networks see BorderPrompt)'),
                 )
-        depths = [site.depth for site in sites if site.keeps_shape]
+        depths = [site.depth for site in sites[first:] if site.keeps_shape]
         self.first = min(depths, default=-1)
         self.last = max(depths, default=-1)
 
     def tune(self, site: Site) -> None:
         length = site.at_depth(self.length, 'length')
-        if not length:
+        if not length or site.name in self.maps:
             return
         if self.depth == 'deep' or site.depth == self.first:
             self.before(site, Prompts(length, site.in_shape[-1], self.bound, self.dropout))
