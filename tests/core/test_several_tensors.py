@@ -88,6 +88,29 @@ def test_several_tensors_that_others_read_are_refused_by_name(gives):
         TUNERS.build(dict(type='Adapter', width=2, at='block')).attach(made(gives))
 
 
+@pytest.mark.parametrize('position', ['after', 'parallel', 'before'])
+def test_a_tensor_that_the_module_takes_by_keyword_is_edited(position):
+    expected, backbone, x = made('tensor'), made('tensor'), images(2, 8)
+    part = backbone.network.part
+    backbone.network.part = nn.Module()
+    backbone.network.part.add_module('inner', part)
+    backbone.network.part.forward = lambda x: part(x=x, other=None)
+    by_keyword = Backbone(
+        backbone.network, Layout(), Preprocessing(size=(8, 8)), dict(type='test', name='keyword')
+    )
+    states, nets = [], ((expected, 'part'), (by_keyword, 'part.inner'))
+    for net, at in nets:
+        torch.manual_seed(1)
+        tuner = TUNERS.build(dict(type='Adapter', width=2, init='xavier', at=at, position=position))
+        tuner.attach(net)
+        states.append(net(x))
+        tuner.rest()
+        assert torch.equal(net(x), made('tensor')(x))
+        tuner.resume()
+        assert torch.equal(net(x), states[-1])
+    assert torch.equal(*states) and not torch.equal(states[0], made('tensor')(x))
+
+
 def test_blocks_of_coat_that_pass_four_resolutions_are_refused_and_its_others_train_every_number():
     def coat() -> Backbone:
         return randomised(

@@ -140,6 +140,23 @@ def test_a_mixed_batch_of_keyword_arguments():
         torch.testing.assert_close(tuned(pixel_values=x).logits, torch.stack(wanted))
 
 
+@pytest.mark.filterwarnings('ignore:vet knows no classifier')
+def test_a_mixed_batch_of_attentions_that_take_their_tokens_by_keyword():
+    torch.manual_seed(0)
+    sets = {
+        place: vet.Adapter(width=4, position=place, at='attn') for place in ('before', 'parallel', 'after')
+    }
+    tuned = varied(TRANSFORMERS['clip'](), **sets)
+    x, wanted, names = images(4), [], [*sets, 'before']
+    for i, name in enumerate(names):
+        with tuned.using(name):
+            wanted.append(tuned(x[i : i + 1]).pooler_output[0])
+    seen = batch_sizes(tuned.network)
+    with tuned.using(names):
+        torch.testing.assert_close(tuned(x).pooler_output, torch.stack(wanted), rtol=1e-4, atol=1e-5)
+    assert seen == [4]
+
+
 @pytest.mark.slow
 def test_a_mixed_batch_of_a_detection_network():
     detector = varied(TORCHVISION['retinanet'](), one=vet.LoRA(2, at='weight'), two=vet.BitFit())

@@ -34,6 +34,7 @@ class Call:
     # the place of the output tensor in the module's output; None: the output is a tensor
     place: int | str | None
     takes: str  # words for the first argument, if it is no tensor
+    argument: str  # the name of the first tensor, if the module takes that tensor by keyword
     gives: str  # words for the output, if others read several of its tensors
     reads: bool  # whether the module computes with its first tensor
     fed_by: str  # the path of the module whose output, as it is, is the first tensor
@@ -99,9 +100,12 @@ class _Seen:
         self.in_shape = given.shape[1:]
         self.in_axes = channels.axes(given)
         self.reads = self.channels.used_after(self.in_axes, entered)
-        self.takes = ''
-        if not args or args[0] is not given:
-            self.takes = f'a {type(args[0]).__name__} first' if args else 'its tensors by keyword'
+        self.takes = self.argument = ''
+        if not args:
+            self.argument = next((name for name, value in kwargs.items() if value is given), '')
+            self.takes = '' if self.argument else 'its tensors in a keyword argument'
+        elif args[0] is not given:
+            self.takes = f'a {type(args[0]).__name__} first'
         if isinstance(out, torch.Tensor):
             entries: Mapping[Any, Any] = {None: out}
         else:
@@ -134,6 +138,7 @@ class _Seen:
             out_axis,
             place,
             self.takes,
+            self.argument,
             gives,
             self.reads,
             self.fed_by,

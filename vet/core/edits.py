@@ -77,7 +77,7 @@ class Thaw:
 class FlowEdit:
     """`delta(x)` before a module, or `delta(x, y)` after it.
 
-    argument: the name of the edited argument of `forward`; '' is the first.
+    argument: the name of the argument x of `forward`; '' is the first.
     method: the method whose result is edited: `delta(module.method())`; '' for the module's input or output.
     """
 
@@ -94,7 +94,8 @@ class FlowEdit:
     @classmethod
     def before(cls, module: nn.Module, delta: nn.Module, argument: str = '') -> 'FlowEdit':
         if argument:
-            position = list(inspect.signature(type(module).forward).parameters).index(argument) - 1
+            names = [*inspect.signature(type(module).forward).parameters, argument]
+            position = names.index(argument) - 1
             edit = partial(_edit_argument, delta, argument, position)
             handle = module.register_forward_pre_hook(edit, with_kwargs=True)
         else:
@@ -102,10 +103,15 @@ class FlowEdit:
         return cls(module, delta, handle, True, argument=argument)
 
     @classmethod
-    def after(cls, module: nn.Module, delta: nn.Module, place: int | str | None = None) -> 'FlowEdit':
-        return cls(
-            module, delta, module.register_forward_hook(partial(_edit_output, delta, place)), False, place
-        )
+    def after(
+        cls, module: nn.Module, delta: nn.Module, place: int | str | None = None, argument: str = ''
+    ) -> 'FlowEdit':
+        if argument:
+            edit = partial(_edit_output_of, delta, place, argument)
+            handle = module.register_forward_hook(edit, with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(partial(_edit_output, delta, place))
+        return cls(module, delta, handle, False, place, argument)
 
     @classmethod
     def result(cls, module: nn.Module, delta: nn.Module, method: str) -> 'FlowEdit':
@@ -129,7 +135,7 @@ class FlowEdit:
         elif self.is_before:
             again = FlowEdit.before(self.module, self.delta, self.argument)
         else:
-            again = FlowEdit.after(self.module, self.delta, self.place)
+            again = FlowEdit.after(self.module, self.delta, self.place, self.argument)
         self.handle = again.handle
 
 
@@ -176,6 +182,12 @@ def _edit_argument(
     if position < len(args) and args[position] is not None:
         return (*args[:position], delta(args[position]), *args[position + 1 :]), kwargs
     return None
+
+
+def _edit_output_of(
+    delta: nn.Module, place: Any, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], out: Any
+) -> object:
+    return _edit_output(delta, place, module, args or (kwargs[name],), out)
 
 
 def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, out: Any) -> object:

@@ -93,10 +93,13 @@ def _put(
     path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]
     module = sites.network.get_submodule(path)
     if isinstance(edit, FlowEdit):
-        if edit.argument or edit.method:  # the rows of all images share the argument, or the result
+        call, argument = sites.calls[path], edit.argument
+        if argument != call.argument or edit.method:  # the rows of all images share it, or the result
             raise CannotMix
-        flows = _Flows(name, edit.delta, sites.calls[path].batch)
-        return FlowEdit.before(module, flows) if edit.is_before else FlowEdit.after(module, flows, edit.place)
+        flows = _Flows(name, edit.delta, call.batch)
+        if edit.is_before:
+            return FlowEdit.before(module, flows, argument)
+        return FlowEdit.after(module, flows, edit.place, argument)
     if not declared(edit.delta).splits(edit.host):
         raise CannotMix
     splits = _Splits(name, edit.delta, sites.calls[path].batch)

@@ -136,7 +136,7 @@ class Tuner(nn.Module):
         module = self._called(site)
         if not site.call.reads:
             raise refuse(self, site, 'a module that computes with the first tensor it takes')
-        self._edits.append(FlowEdit.before(module, self._own(site, delta), argument))
+        self._edits.append(FlowEdit.before(module, self._own(site, delta), argument or site.call.argument))
 
     def after(self, site: Site, delta: nn.Module, of: Site | None = None) -> None:
         """The module's output y becomes `delta(x, y)`.
@@ -149,7 +149,8 @@ class Tuner(nn.Module):
             raise refuse(
                 self, site, f'a module that gives one tensor to the others (this one gives {site.call.gives})'
             )
-        self._edits.append(FlowEdit.after(module, self._own(of or site, delta), site.call.place))
+        own = self._own(of or site, delta)
+        self._edits.append(FlowEdit.after(module, own, site.call.place, site.call.argument))
 
     def result(self, site: Site, module: nn.Module, method: str, delta: nn.Module) -> None:
         """What `module.method()` gives becomes `delta` of it, such as a bias of positions. The module lies
