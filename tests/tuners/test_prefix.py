@@ -5,11 +5,15 @@ import math
 
 import pytest
 import torch
+import transformers as hf
+from torch import nn
 
 import vet
-from tests.nets import VIT, images, timm_net, tiny
+from tests.nets import VIT, images, randomised, timm_net, tiny
 from tests.own_nets import TRANSFORMERS
+from tests.own_nets import VIT as SMALL
 from vet.core.backbone import Backbone
+from vet.core.deltas import Unbiased
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
@@ -84,19 +88,77 @@ def test_a_bias_of_relative_positions_leaves_the_prefix_alone(name, fused):
     torch.testing.assert_close(seen['out'][:, : x.shape[1]], expected, rtol=0, atol=1e-10)
 
 
+def beit_of(**settings: object) -> nn.Module:
+    return hf.BeitForImageClassification(hf.BeitConfig(**SMALL, **settings, num_labels=5))
+
+
+# {network: the path of an attention, its last layer, where the bias of its scores is computed}
+SEPARATE = {
+    'vit': (TRANSFORMERS['vit'], 'vit.layers.1.attention', 'o_proj', ''),
+    'clip': (TRANSFORMERS['clip'], 'encoder.layers.1.self_attn', 'out_proj', ''),
+    'siglip': (TRANSFORMERS['siglip'], 'encoder.layers.1.self_attn', 'out_proj', ''),
+    'beit': (
+        TRANSFORMERS['beit'],
+        'beit.layers.1.attention',
+        'o_proj',
+        'beit.layers.1.relative_position_bias',
+    ),
+    'beit-shared': (
+        lambda: beit_of(use_shared_relative_position_bias=True),
+        'beit.layers.1.attention',
+        'o_proj',
+        'beit.shared_position_bias',
+    ),
+}
+
+
 @torch.no_grad()
-def test_separate_layers_for_queries_keys_and_values():
+@pytest.mark.filterwarnings('ignore:vet knows no classifier')
+@pytest.mark.parametrize('family', SEPARATE)
+def test_separate_layers_for_queries_keys_and_values(family):
     torch.manual_seed(0)
-    net = TRANSFORMERS['vit']().eval()
+    make, path, last, source = SEPARATE[family]
+    net = make().eval()
+    for parameter in net.parameters():
+        parameter.normal_(0, 0.2)
     tuned = vet.tune(net, vet.Prefix(length=3)).double().eval()
-    path = 'vit.layers.1.attention'
     attn, deltas = net.get_submodule(path), tuned.tuners[0].deltas
     key = deltas[f'{path}.k_proj'.replace('.', '/')].key.normal_()
     value = deltas[f'{path}.v_proj'.replace('.', '/')].value.normal_()
+    seen = {}
+    attn.register_forward_hook(
+        lambda _, args, named, out: seen.update(x=(*args, *named.values())[0], out=out[0]), with_kwargs=True
+    )
+    tuned(images(2).double())
+    x = seen['x'][:, :-3]  # without the empty tokens
+    if source:
+        table = net.get_submodule(source)
+        bias = type(table).forward(table, (4, 4), dim_size=17)
+        assert bias.abs().max() > 0.01
+    else:
+        bias = 0.0
+    weights = [
+        (layer.weight, 0.0 if layer.bias is None else layer.bias)
+        for layer in (attn.q_proj, attn.k_proj, attn.v_proj)
+    ]
+    last = attn.get_submodule(last)
+    expected = with_prefix(x, weights, (key, value), 2, bias) @ last.weight.T + last.bias
+    assert seen['out'].shape == x.shape
+    torch.testing.assert_close(seen['out'], expected, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_class_attention_asks_with_the_class_token_alone():
+    backbone, tuner = randomised(timm_net('cait_xxs24_224', **VIT)).eval(), prefix(length=3)
+    tuner.attach(backbone)
+    backbone.double(), tuner.double()
+    attn = backbone.network.blocks_token_only[1].attn
+    key = tuner.deltas['blocks_token_only/1/attn/k'].key.normal_()
+    value = tuner.deltas['blocks_token_only/1/attn/v'].value.normal_()
     x = torch.randn(2, 17, 32, dtype=torch.float64)
-    weights = [(layer.weight, layer.bias) for layer in (attn.q_proj, attn.k_proj, attn.v_proj)]
-    expected = with_prefix(x, weights, (key, value), 2) @ attn.o_proj.weight.T + attn.o_proj.bias
-    torch.testing.assert_close(attn(x)[0], expected, rtol=0, atol=1e-10)
+    weights = [(layer.weight, layer.bias) for layer in (attn.q, attn.k, attn.v)]
+    expected = with_prefix(x, weights, (key, value), 2)[:, :1] @ attn.proj.weight.T + attn.proj.bias
+    torch.testing.assert_close(attn(x), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize('tuner', [vet.Prefix(length=2), vet.VPT(length=2)], ids=['Prefix', 'VPT'])
@@ -156,9 +218,18 @@ def test_the_default_length_is_ten():
         (
             lambda: tiny('torchvision-vit'),
             NoSiteError,
-            r"calls one layer for q, k and v, or one each, but .*self_attention' \(MultiheadAttention",
+            r"self_attention\.in_proj' is read and never called\), but .*self_attention' \(MultiheadAttention",
         ),
-        (lambda: timm_net('beit_base_patch16_224', **VIT), NoSiteError, 'calls one layer for q, k and v'),
+        (
+            lambda: timm_net('beit_base_patch16_224', **VIT),
+            NoSiteError,
+            r"calls its layers \('blocks\.0\.attn\.qkv' is read and never called\), but 'blocks\.0\.attn'",
+        ),
+        (
+            lambda: timm_net('xcit_nano_12_p8_224', 32, depth=1),
+            NoSiteError,
+            r"scores between tokens, not between channels, but 'blocks\.0\.attn' \(XCA",
+        ),
         (lambda: timm_net('eva02_tiny_patch14_224', **VIT), NoSiteError, r"free of 'rope'"),
         (
             lambda: timm_net('vit_tiny_patch16_224', **VIT, qk_norm=True),
@@ -166,12 +237,18 @@ def test_the_default_length_is_ten():
             r"unnormed keys, but 'blocks\.0\.attn'",
         ),
     ],
-    ids=['resnet', 'swin', 'torchvision', 'beit', 'eva', 'qk-norm'],
+    ids=['resnet', 'swin', 'torchvision', 'beit', 'xcit', 'eva', 'qk-norm'],
 )
 def test_refuses_attention_that_is_not_plain(net, error, text):
     backbone = net()
     with pytest.raises(error, match=text):
         prefix().attach(backbone)
+
+
+def test_a_mask_of_bool_shows_the_prefix():
+    mask = torch.tensor([[True, False], [True, True]])[None, None]
+    expected = [[True, False, True], [True, True, True], [True, True, True]]
+    assert Unbiased(1)(mask)[0, 0].tolist() == expected
 
 
 @pytest.mark.parametrize('length, text', [(0, 'length is 0'), ([1], 'length has 1 values')])

@@ -23,12 +23,17 @@ POSITIONS = re.compile(
 # of D. timm has [sin, cos], or the cosines and the sines apart.
 UNROTATED: Mapping[str, tuple[float, ...]] = {'rope': (0, 1), 'rope_cos': (1,), 'rope_sin': (0,)}
 
-# Where a bias of relative positions (…, N, N) is added to the scores: an argument of a block, a method of a
-# module below the block (timm's BEiT and RelPos networks), or a module below it (those of transformers).
-BIAS_ARGUMENTS = ('shared_rel_pos_bias', 'shared_rel_pos', 'relative_position_bias')
+# Where a bias of relative positions (…, N, N) is added to the scores: an argument of a block or of an
+# attention (BEiT of transformers has the bias in its mask), a method of a module below the block (timm's BEiT
+# and RelPos networks), or a module below it (those of transformers).
+BIAS_ARGUMENTS = ('shared_rel_pos_bias', 'shared_rel_pos', 'relative_position_bias', 'attention_mask')
 BIAS_METHODS = ('_get_rel_pos_bias', 'get_bias')
 BIAS_CLASS = re.compile(r'\w+RelativePositionBias')
 BIAS_SETTINGS = ('has_relative_position_bias',)
+
+# Attentions with scores between channels, by their class names. There, further keys and values of tokens have
+# no scores.
+OVER_CHANNELS = re.compile(r'XCA|CrossCovarianceAttn|ChannelAttention\w*')
 
 
 def bias_arguments(block: nn.Module) -> list[str]:

@@ -282,14 +282,17 @@ class DropLast(Delta):
 
 
 class Unbiased(Delta):
-    """A bias of the scores (…, N, N) -> (…, N + P, N + P): zero where a query or a key is a prompt."""
+    """A bias of the scores (…, N, N) -> (…, N + P, N + P): zero where a query or a key is a prompt.
+
+    Of a mask of bool: True, so that the query sees the key.
+    """
 
     def __init__(self, length: int):
         super().__init__()
         self.length = length
 
     def forward(self, bias: torch.Tensor) -> torch.Tensor:
-        return F.pad(bias, (0, self.length, 0, self.length))
+        return F.pad(bias, (0, self.length, 0, self.length), value=bias.dtype == torch.bool)
 
 
 class InputLowRank(Delta):

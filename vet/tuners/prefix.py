@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from vet.allowed import Counts, Places
-from vet.core.attention import BIAS_SETTINGS, Rows, bias_arguments, position_biases, tie_to_positions
+from vet.core.attention import (
+    BIAS_SETTINGS,
+    OVER_CHANNELS,
+    Rows,
+    bias_arguments,
+    position_biases,
+    tie_to_positions,
+)
 from vet.core.delta import Delta
 from vet.core.deltas import DropLast, Unbiased
 from vet.core.site import Site
@@ -36,7 +43,8 @@ class Prefix(Tuner):
     Parameters: 2 P C per attention; ViT-B/16: 18,432 per token.
     The site must have plain attention over all tokens, with one fused layer or several layers for q, k and v.
     If attention adds a bias of relative positions to its scores, the bias is zero in the columns of the
-    prefix. Windows, rotary positions and normed keys are refused.
+    prefix. Windows, rotary positions and normed keys are refused. So is an attention that reads the weight of
+    its fused layer and does not call the layer, as timm's BEiT: the layer's output has no place for an edit.
     """
 
     identity_at_start = False
@@ -46,14 +54,32 @@ class Prefix(Tuner):
         super().__init__(at)
         self.length = length
 
+    def shared(self, sites: list[Site]) -> None:
+        """All layers are found before the first edit, because finding runs the network."""
+        chosen = [site for site in sites if site.at_depth(self.length, 'length')]
+        for site in chosen:
+            self._require_plain(site)
+        self.layers = {site.name: self._layers(site) for site in chosen}
+
     def tune(self, site: Site) -> None:
-        assert self.backbone is not None
-        length = site.at_depth(self.length, 'length')
-        if not length:
+        if site.name not in self.layers:
             return
-        biases = position_biases(site.module)
+        length = site.at_depth(self.length, 'length')
+        self.before(site, EmptyTokens(length))
+        for layer, parts in self.layers[site.name]:
+            if parts.keys() & set('kv'):
+                self.after(layer, KeysAndValues(length, parts, len(layer.weight)))
+        for argument in bias_arguments(site.module):
+            self.before(site, Unbiased(length), argument)
+        for module, method in position_biases(site.module):
+            self.result(site, module, method, Unbiased(length))
+        if site.out_shape[0] == site.in_shape[0]:  # class attention gives the class token alone
+            self.after(site, DropLast(length))
+
+    def _require_plain(self, site: Site) -> None:
+        """NoSiteError, unless the site has plain attention between all tokens, and no prefix yet."""
         known = [*bias_arguments(site.module), *BIAS_SETTINGS]
-        tie = tie_to_positions(site.module, known, [module for module, _ in biases])
+        tie = tie_to_positions(site.module, known, [module for module, _ in position_biases(site.module)])
         is_normed = any(
             not isinstance(getattr(site.module, name, None), nn.Identity | None) for name in NORMS
         )
@@ -64,20 +90,12 @@ class Prefix(Tuner):
             elif is_normed:
                 needs += ' and unnormed keys'
             raise refuse(self, site, needs)
+        if any(OVER_CHANNELS.fullmatch(type(module).__name__) for module in site.module.modules()):
+            raise refuse(self, site, 'scores between tokens, not between channels')
         for hook in hooks_before(site.module):
             if isinstance(hook, partial) and isinstance(hook.args[0], EmptyTokens):
                 needs = 'an attention without another prefix (the other prefix may be longer)'
                 raise refuse(self, site, needs)
-        layers = self._layers(site)
-        self.before(site, EmptyTokens(length))
-        for layer, parts in layers:
-            if parts.keys() & set('kv'):
-                self.after(layer, KeysAndValues(length, parts, len(layer.weight)))
-        for argument in bias_arguments(site.module):
-            self.before(site, Unbiased(length), argument)
-        for module, method in biases:
-            self.result(site, module, method, Unbiased(length))
-        self.after(site, DropLast(length))
 
     def _layers(self, site: Site) -> list[tuple[Site, dict[str, Rows]]]:
         """The layers that make q, k and v from the attention's tokens, each with the rows of its parts."""
@@ -86,9 +104,16 @@ class Prefix(Tuner):
         names = sites.roles().get('attn.qkv', [])
         found = sites.find(names) if names else []
         layers = [layer for layer in found if layer.name.startswith(f'{site.name}.')]
-        is_fit = all(layer.called and layer.in_shape == site.in_shape for layer in layers)
-        rows = [self.rows_of_parts(layer) for layer in layers] if is_fit else []
-        if sorted(part for parts in rows for part in parts) != sorted('qkv'):
+        for layer in layers:
+            if not layer.called:
+                reads = f'an attention that calls its layers ({layer.name!r} is read and never called)'
+                raise refuse(self, site, reads)
+        rows = [self.rows_of_parts(layer) for layer in layers]
+        # class attention asks with the class token alone
+        is_fit = all(
+            layer.in_shape == site.in_shape or parts.keys() == {'q'} for layer, parts in zip(layers, rows)
+        )
+        if not is_fit or sorted(part for parts in rows for part in parts) != sorted('qkv'):
             raise refuse(self, site, 'an attention that calls one layer for q, k and v, or one each')
         return list(zip(layers, rows))
 
