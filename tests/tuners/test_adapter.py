@@ -277,6 +277,24 @@ def test_few_blocks_with_an_ffn_are_told():
     assert re.match(r"'mlp' reaches 4 of the 22 blocks of mobilenetv4.* the first of the others is ", missed)
 
 
+@torch.no_grad()
+def test_an_ffn_that_is_called_behind_three_norms_reads_what_each_gives():
+    small = dict(img_size=32, embed_dims=(32,) * 4, serial_depths=(1,) * 4, parallel_depth=1, num_heads=8)
+    outputs = []
+    for normed in (False, True):
+        torch.manual_seed(0)
+        backbone = timm_net('coat_tiny', 32, **small).eval()
+        at = 'parallel_blocks.0.mlp2'
+        tuner = TUNERS.build(dict(type='AdaptFormer', width=2, scale=5.0, normed=normed, at=at))
+        frozen = backbone(images(2))
+        tuner.attach(backbone)
+        for _, parameter in tuner.trainable():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).sin().view_as(parameter))
+        outputs.append(backbone(images(2)))
+        assert not torch.allclose(outputs[-1], frozen, atol=1e-3)
+    assert torch.equal(*outputs)
+
+
 # Counts --------------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from timm.models.mlp_mixer import MlpMixer
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from timm.models.vision_transformer_hybrid import HybridEmbed
+from timm.models.volo import VOLO
 
 from tests.contract.runs import logits
 from tests.nets import VIT, images, randomised, timm_net, tiny
@@ -331,6 +332,24 @@ def test_two_sets_of_prompts_beside_relative_positions_come_off_in_any_order():
     first.detach()
     second.detach()
     assert torch.equal(logits(backbone, x), frozen)
+
+
+def test_attention_between_maps_before_the_tokens_is_no_convolutional_stem():
+    """VOLO has class tokens in its last two blocks only."""
+    network = VOLO(
+        (1, 1, 1, 1),
+        img_size=64,
+        num_classes=0,
+        stem_hidden_dim=8,
+        embed_dims=(16,) * 4,
+        num_heads=(2,) * 4,
+        downsamples=(True, False, False, False),
+        outlook_attention=(True, False, False, False),
+        post_layers=('ca', 'ca'),
+    )
+    described = Preprocessing(size=(64, 64)), dict(type='test', name='volo')
+    with pytest.raises(NoSiteError, match=r"VPT needs tokens .* 'network\.0\.0' \(Outlooker"):
+        vpt(length=2).attach(Backbone(network, find_layout(network), *described))
 
 
 def test_a_grid_of_relative_places_is_no_plain_attention():

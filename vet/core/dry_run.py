@@ -37,7 +37,7 @@ class Call:
     argument: str  # the name of the first tensor, if the module takes that tensor by keyword
     gives: str  # words for the output, if others read several of its tensors
     reads: bool  # whether the module computes with its first tensor
-    fed_by: str  # the path of the module whose output, as it is, is the first tensor
+    fed_by: str  # the path of the module whose output, as it is, is the first tensor of every call
     layers: Layers = Layers()
 
 
@@ -61,6 +61,8 @@ def dry_run(network: nn.Module, *args: object, **kwargs: object) -> dict[str, Ca
             next(tensors_in(value), None) is not None for value in ((args, kwargs), out)
         ):
             seen[name] = _Seen(channels, args, kwargs, out, *entered[name])
+        elif name in seen and seen[name].fed_by != entered[name][1]:
+            seen[name].fed_by = ''
 
     handles = []
     for name, module in network.named_modules():

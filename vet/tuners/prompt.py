@@ -48,7 +48,7 @@ class VPT(Tuner):
         by 0.01; train.groups gives them a weight decay here.
     Parameters: length C per block ('deep'), or length C ('shallow'); ViT-B/16: 9,216 and 768 per token.
     The blocks must have tokens with plain attention. Maps and windows are refused. In a hybrid network, the
-    blocks of maps before the first tokens get no prompts. If attention adds a bias
+    convolutional blocks before the first tokens get no prompts. If attention adds a bias
     of relative positions to its scores (BEiT), the bias is zero in the rows and columns of prompts, as in the
     authors' Swin (github.com/KMnP/vpt). If a block rotates queries and keys by positions, prompts are not
     rotated, as class tokens are not (timm's prefix tokens). A block that returns only the class
@@ -85,7 +85,8 @@ class VPT(Tuner):
         assert self.backbone is not None
         stem = self.backbone.sites.find('stem')[0].weight  # (C, 3, p, p)
         self.bound = math.sqrt(6 / (stem[0].numel() + len(stem)))
-        first = next((i for i, site in enumerate(sites) if site.takes_tokens), 0)
+        starts = (site.takes_tokens or attends(site, self.backbone.sites) for site in sites)
+        first = next((i for i, is_start in enumerate(starts) if is_start), 0)
         self.maps = {site.name for site in sites[:first]}
         for site in sites[first:]:
             known = [*rotary_arguments(site.module), *bias_arguments(site.module), *BIAS_SETTINGS]
