@@ -102,7 +102,8 @@ class _Seen:
         self.in_shape = given.shape[1:]
         self.in_axes = channels.axes(given)
         self.reads = self.channels.used_after(self.in_axes, entered)
-        self.takes = self.argument = ''
+        self.takes = ''
+        self.argument = ''
         if not args:
             self.argument = next((name for name, value in kwargs.items() if value is given), '')
             self.takes = '' if self.argument else 'its tensors in a keyword argument'

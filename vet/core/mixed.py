@@ -93,13 +93,13 @@ def _put(
     path = paths[id(edit.host if isinstance(edit, Reweight) else edit.module)]
     module = sites.network.get_submodule(path)
     if isinstance(edit, FlowEdit):
-        call, argument = sites.calls[path], edit.argument
-        if argument != call.argument or edit.method:  # the rows of all images share it, or the result
+        call = sites.calls[path]
+        if edit.argument != call.argument or edit.method:  # the rows of all images share it, or the result
             raise CannotMix
         flows = _Flows(name, edit.delta, call.batch)
         if edit.is_before:
-            return FlowEdit.before(module, flows, argument)
-        return FlowEdit.after(module, flows, edit.place, argument)
+            return FlowEdit.before(module, flows, edit.argument)
+        return FlowEdit.after(module, flows, edit.place, edit.argument)
     if not declared(edit.delta).splits(edit.host):
         raise CannotMix
     splits = _Splits(name, edit.delta, sites.calls[path].batch)
