@@ -400,7 +400,7 @@ NONSENSE: dict[str, list] = {
     'evaluation.every': [*COUNT, 0, None],
     'evaluation.before': FLAG,
     'evaluation.transform': ['x', 3, [3], {}, ['Resize'], []],
-    'seed': [*COUNT, 2**70, None],
+    'seed': [*NUMBER, 1.5, 10**12, 2**70, None],
     'model': [None, [], 3, '', {}],
     'dataset': [None, [], 3, ''],
     'train': [[], 3, ''],
@@ -554,7 +554,8 @@ def of_plugin(tuner: str) -> list[dict[str, Any]]:
             values = [1, 'x', '', []]
         elif isinstance(default, int):
             values = (
-                [-7, True, NAN, 'x', '', 1.5, {}]
+                [-7, True, NAN, 'x', '', {}]
+                + [1.5] * (name != 'target')  # AdaLoRA's average rank
                 + ([] if name in ('seed', 'factor') else [0])
                 + [10**9] * (name != 'seed')
             )

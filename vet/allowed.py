@@ -46,6 +46,7 @@ class PluginOf:
 MOST = 65_536  # more ranks, channels or tokens than any layer has: a number above is a slip of the hand
 
 Count = Annotated[int, Interval(ge=1, le=MOST)]
+Images = Annotated[int, Interval(ge=1, le=10**8)]  # of a dataset: ImageNet-21k has 14 million
 Classes = Annotated[int, Interval(ge=1, le=10**7)]  # of a head
 CountOrNone = Annotated[int, Interval(ge=0, le=MOST)]  # of a block: 0 skips it
 # also by depth or pattern

@@ -4,13 +4,11 @@ Zhang et al. 2023, arXiv:2312.10136
 """
 
 from collections.abc import Iterable
-from typing import Annotated
 
 import torch
-from annotated_types import Interval
 from torch import nn
 
-from vet.allowed import Counts, Places
+from vet.allowed import Counts, Images, Places
 from vet.core.contrast import weight_gradients
 from vet.core.delta import Delta
 from vet.core.reweight import Reweight
@@ -43,11 +41,7 @@ class GPS(Tuner):
     """
 
     def __init__(
-        self,
-        k: Counts = 1,
-        bias: bool = True,
-        images: Annotated[int, Interval(ge=1, le=10**9)] = 1000,
-        at: Places = ('stem', 'weight'),
+        self, k: Counts = 1, bias: bool = True, images: Images = 1000, at: Places = ('stem', 'weight')
     ):
         super().__init__(at)
         if images < 1:

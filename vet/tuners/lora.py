@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Annotated, Unpack
 
-from annotated_types import Interval, Predicate
+from annotated_types import Predicate
 from torch import nn
 
-from vet.allowed import Counts, Dropout, OneOf, Places, Positives, Seed
+from vet.allowed import Counts, Dropout, Images, OneOf, Places, Positives, Seed
 from vet.core.attention import Rows
 from vet.core.deltas import LowRank
 from vet.core.low_rank import DoRA, PiSSA, VeRA
@@ -99,7 +99,7 @@ class LoRA(Tuner):
         at: Places = 'attn.qkv',
         variant: Annotated[str, OneOf(tuple(VARIANTS))] = 'plain',
         seed: Seed = 0,
-        images: Annotated[int, Interval(ge=1, le=10**9)] = 256,
+        images: Images = 256,
         **peft: Unpack[OfLoRA],
     ):
         if parts is not None and not is_parts(parts):

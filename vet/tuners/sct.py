@@ -5,10 +5,9 @@ from functools import partial
 from typing import Annotated
 
 import torch
-from annotated_types import Interval
 from torch import nn
 
-from vet.allowed import Counts, OneOf, Places, Positive
+from vet.allowed import Counts, Images, OneOf, Places, Positive
 from vet.core.attention import Rows
 from vet.core.delta import Delta
 from vet.core.deltas import Carry, Kept, this_forward
@@ -57,7 +56,7 @@ class SCT(Tuner):
         channels: Counts = 96,
         mode: Annotated[str, OneOf(MODES)] = 'attn',
         scale: Positive = 1.0,
-        images: Annotated[int, Interval(ge=1, le=10**9)] = 1000,
+        images: Images = 1000,
         at: Places = 'block',
     ):
         super().__init__(at)
