@@ -8,6 +8,7 @@ from such names to views of the tuners' tensors. Reading fills the views, writin
 import copy
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,7 +30,9 @@ from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
 from vet.files import JsonObject, publish_folder, refuse_links, write_file
 from vet.hub.peft_config import PLAIN, read_config, refuse_convolution, tuners_of
-from vet.hub.peft_methods import METHODS, TUNED_BY, Config, Deltas, Tensors, paths_pattern
+from vet.hub.peft_lora import OTHERWISE, AttentionUpdates, idle
+from vet.hub.peft_method import Config, Delta, Deltas, Tensors, paths_pattern
+from vet.hub.peft_methods import METHODS, TUNED_BY
 from vet.registry import BACKBONES, HEADS
 
 CONFIG = 'adapter_config.json'
@@ -92,6 +95,8 @@ def _tuned(
                 f'{PREFIX}{classifier}.{name}': tuned.head.get_parameter(f'fc.{name}')
                 for name in ('weight', 'bias')
             }
+        without_effect = tuple(f'{PREFIX}{module}.lora_' for module in idle(base.network))
+        given = {name: value for name, value in given.items() if not name.startswith(without_effect)}
         load_into(views, _without_fixed(given, config['peft_type'], deltas, path), f'{str(path)!r}')
     return tuned
 
@@ -158,6 +163,7 @@ def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> Non
             PREFIX + key: value for key, value in head.items()
         }
         config |= _ranks(name, deltas, network)
+        _warn_of_fast_path(targets, network)
         data = save(
             {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
             metadata=dict(format='pt'),
@@ -177,7 +183,7 @@ def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, 
     """The name of the method, {module path: delta} and {parameter path: value} of the tuners' edits."""
     paths = {id(module): path for path, module in network.named_modules()}
     methods = set()
-    deltas = {}
+    deltas: dict[str, Delta] = {}
     thawed = {}
     for tuner in tuners:
         kind = type(tuner).__name__
@@ -185,15 +191,7 @@ def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, 
             if isinstance(edit, Thaw):
                 thawed[edit.key] = edit.value
             elif isinstance(edit, Reweight) and kind in TUNED_BY:
-                path = paths[id(edit.host)]
-                if type(edit.host) not in PLAIN or edit.weight_name != 'weight' or path in deltas:
-                    wrong = 'the second there' if path in deltas else f'in a {type(edit.host).__name__}'
-                    raise UserError(
-                        f'{kind} at {path!r} is {wrong}, which cannot be written for PEFT: it has one update '
-                        'of a Linear or Conv2d that is called.'
-                    )
-                refuse_convolution(edit.host, path, TUNED_BY[kind])
-                deltas[path] = edit.delta
+                _put(deltas, edit, paths[id(edit.host)], kind)
                 methods.add(TUNED_BY[kind])
             else:
                 raise UserError(
@@ -207,6 +205,29 @@ def _trained(tuners: Iterable[Tuner], network: nn.Module) -> tuple[str, Deltas, 
     return (methods or {'LN_TUNING'}).pop(), deltas, thawed
 
 
+def _put(deltas: dict[str, Delta], edit: Reweight, path: str, kind: str) -> None:
+    """Puts the delta of an edit into `deltas`. UserError if PEFT has no such update."""
+    if isinstance(edit.host, nn.MultiheadAttention) and TUNED_BY[kind] == 'LORA':
+        if path not in deltas:
+            deltas[path] = AttentionUpdates(path, edit.host)
+        deltas[path].put(edit.weight_name, edit.delta)
+        return
+    if type(edit.host) not in PLAIN or edit.weight_name != 'weight' or path in deltas:
+        wrong = 'the second there' if path in deltas else f'in a {type(edit.host).__name__}'
+        raise UserError(
+            f'{kind} at {path!r} is {wrong}, which cannot be written for PEFT: it has one update of a Linear '
+            f'or Conv2d that is called, or LoRA of an nn.MultiheadAttention. {OTHERWISE}'
+        )
+    refuse_convolution(edit.host, path, TUNED_BY[kind])
+    deltas[path] = edit.delta
+
+
+def _weight(network: nn.Module, path: str) -> torch.Tensor:
+    """The weight of a module. nn.MultiheadAttention: that of queries, keys and values."""
+    module = network.get_submodule(path)
+    return module.get_parameter('in_proj_weight' if isinstance(module, nn.MultiheadAttention) else 'weight')
+
+
 def _tensors(
     method: str, deltas: Deltas, thawed: Tensors, layers: Iterable[str], network: nn.Module
 ) -> Tensors:
@@ -217,7 +238,7 @@ def _tensors(
     tensors = {
         f'{PREFIX}{path}.{name}': value
         for path, delta in deltas.items()
-        for name, value in METHODS[method].tensors(delta, network.get_parameter(f'{path}.weight')).items()
+        for name, value in METHODS[method].tensors(delta, _weight(network, path)).items()
     }
     for key, value in thawed.items():
         layer = next((f'{layer}.' for layer in layers if key.startswith(f'{layer}.')), '')
@@ -260,6 +281,8 @@ def _wrapped(network: nn.Module, tensors: Tensors) -> Backbone:
     stated = (
         (getattr(network, 'patch_embed', None), 'img_size'),
         (getattr(network, 'config', None), 'image_size'),
+        (network, 'image_size'),
+        (getattr(network, 'visual', None), 'image_size'),
     )
     sizes = [size for part, name in stated if (size := getattr(part, name, None))]
     size = (sizes or [settings['input_size'][1:]])[0]
@@ -326,6 +349,20 @@ def _whole_modules(thawed: Tensors, network: nn.Module) -> list[str]:
     return [path for path in owners if owners.keys().isdisjoint(around(path))]
 
 
+def _warn_of_fast_path(targets: Iterable[str], network: nn.Module) -> None:
+    """Warns if PEFT changes layers within an nn.TransformerEncoderLayer, which reads their frozen weights."""
+    for path in targets:
+        if any(
+            isinstance(network.get_submodule(outer), nn.TransformerEncoderLayer) for outer in around(path)
+        ):
+            warnings.warn(
+                f'{path!r} is in an nn.TransformerEncoderLayer. In eval mode, PEFT does not compute the '
+                'update there, unless you call torch.backends.mha.set_fastpath_enabled(False).',
+                stacklevel=3,
+            )
+            return
+
+
 def _refuse_ambiguous(saved: list[str], network: nn.Module) -> None:
     for path, module in network.named_modules():
         name = next((name for name in saved if path.endswith(name) and path not in saved), None)
@@ -346,7 +383,7 @@ def _ranks(method: str, deltas: Deltas, network: nn.Module) -> JsonObject:
     if not kind.rank:
         return {}
     for path, delta in deltas.items():
-        rank = kind.rank(delta, network.get_parameter(f'{path}.weight'))
+        rank = kind.rank(delta, _weight(network, path))
         by_path[path] = rank, delta.scale * rank
     (rank, alpha), _ = Counter(by_path.values()).most_common(1)[0]
     return {

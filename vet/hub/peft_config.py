@@ -14,7 +14,9 @@ from vet.core.tuner import Tuner
 from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.files import JsonObject
 from vet.hub.model_folder import read_json
-from vet.hub.peft_methods import METHODS, Config, build_thaw
+from vet.hub.peft_lora import idle, places, require_known
+from vet.hub.peft_method import Config
+from vet.hub.peft_methods import METHODS, build_thaw
 from vet.patterns import fits, fits_start, require_pattern
 
 PATTERNS = ('r', 'alpha', 'lora_alpha', 'rank_pattern', 'alpha_pattern')
@@ -129,32 +131,48 @@ def tuners_of(config: Config, network: nn.Module, source: str) -> tuple[list[Tun
         and not _is_in(config.get('exclude_modules') or [], path)
         and not _is_saved_whole(path, saved)
     ]
+    if name == 'LORA':
+        without_effect = set(idle(network))
+        targets = [path for path in targets if path not in without_effect]
     if not targets:
         raise DataError(
             f'{source!r} has target_modules = {config.get("target_modules")!r}, which is no module of this '
             'network; give the backbone that was tuned.'
         )
     for path in targets:
-        if name != 'LN_TUNING' and type(modules[path]) not in PLAIN:
+        if name != 'LN_TUNING' and not _is_read(modules[path], name):
             raise DataError(
                 f'{source!r} has {path!r} among its target_modules, which is a '
-                f'{type(modules[path]).__name__} here; vet reads adapters of Linear and Conv2d.'
+                f'{type(modules[path]).__name__} here; vet reads adapters of Linear and Conv2d, and LoRA of '
+                'nn.MultiheadAttention.'
             )
         refuse_convolution(modules[path], path, name)
     groups: dict[tuple, list[str]] = {}
     for path in targets:
-        rank = _by_pattern(config.get('rank_pattern'), path, config.get('r', 8)) if method.rank else 0
-        alpha = (
-            _by_pattern(config.get('alpha_pattern'), path, config.get(method.alpha, 8)) if method.rank else 0
-        )
-        groups.setdefault((rank, alpha), []).append(path)
-    tuners = [method.build(config, paths, rank, alpha) for (rank, alpha), paths in groups.items()]
+        rank: Any = 0
+        alpha: Any = 0
+        if method.rank:
+            rank = _by_pattern(config.get('rank_pattern'), path, config.get('r', 8))
+            alpha = _by_pattern(config.get('alpha_pattern'), path, config.get(method.alpha, 8))
+        if isinstance(modules[path], nn.MultiheadAttention):
+            require_known(config.get('peft_version'), source)
+        for place, times in places(path, modules[path]):
+            groups.setdefault((rank, alpha * times, place == path), []).append(place)
+    tuners = []
+    for (rank, alpha, has_dropout), at in groups.items():
+        settings = config if has_dropout else config | dict(lora_dropout=0.0)  # PEFT has none in attentions
+        tuners.append(method.build(settings, at, rank, alpha))
     whole = [
         path
         for path, module in modules.items()
         if saved and path.endswith(saved) and len(list(module.parameters()))
     ]
     return tuners + ([build_thaw(config, whole)] if whole else []), targets if name == 'LN_TUNING' else []
+
+
+def _is_read(module: nn.Module, method: str) -> bool:
+    """Whether vet reads an update of a module."""
+    return type(module) in PLAIN or method == 'LORA' and isinstance(module, nn.MultiheadAttention)
 
 
 def _is_saved_whole(path: str, saved: tuple[str, ...]) -> bool:

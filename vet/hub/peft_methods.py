@@ -3,110 +3,20 @@ tensors.
 """
 
 import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from vet.core.deltas import LowRank
-from vet.core.low_rank import DoRA
-from vet.core.modes import in_eval
 from vet.core.scales import Scale, ScaleInput
 from vet.core.site import Site
-from vet.core.starts import EVA
 from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.files import JsonObject
+from vet.hub.peft_lora import LORA
+from vet.hub.peft_method import Config, Delta, Deltas, Method, Tensors, paths_pattern
 from vet.patterns import fits
 from vet.registry import TUNERS
-
-Config = JsonObject
-Tensors = dict[str, torch.Tensor]
-Delta = Any  # of the tuner of a method, whose tensors only the functions of the method name
-Deltas = Mapping[str, Delta]  # {module path: delta}
-
-
-@dataclass(frozen=True)
-class Method:
-    """One method of PEFT.
-
-    build(config, paths, rank, alpha): makes the tuner, at the modules of these paths.
-    tensors(delta, weight): views of a delta's tensors, with their names and shapes in PEFT.
-    rank(delta, weight): the rank, if the scale is alpha / rank.
-    alpha: the name of the setting alpha.
-    config(deltas, tuners): settings to write.
-    reads: the settings, beside rank and alpha, that change the computation.
-    takes_convolutions: whether PEFT computes the same as vet for convolutions.
-    fixed(delta): tensors that a folder may hold, by the ends of their names, which vet makes itself.
-    """
-
-    build: Callable[[Config, list[str], int, float], Tuner]
-    tensors: Callable[[Delta, torch.Tensor], Tensors]
-    rank: Callable[[Delta, torch.Tensor], int] | None = None
-    alpha: str = 'alpha'
-    config: Callable[[Deltas, list[Tuner]], JsonObject] = lambda deltas, tuners: {}
-    reads: tuple[str, ...] = ()
-    takes_convolutions: bool = True
-    fixed: Callable[[Delta], Tensors] = lambda delta: {}
-
-
-def paths_pattern(paths: list[str]) -> str:
-    """A regular expression of exactly these paths. PEFT takes the names of a list for the ends of paths."""
-    return '|'.join(map(re.escape, paths))
-
-
-def _build_lora(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
-    """LoRA or DoRA of PEFT. In PEFT, rsLoRA's scale alpha / sqrt(rank) also works for DoRA.
-
-    Dropout acts only in training. vet's DoRA has no dropout.
-    """
-    is_dora = bool(config.get('use_dora'))
-    return TUNERS.build(
-        dict(
-            type='LoRA',
-            at=paths,
-            rank=rank,
-            alpha=alpha * math.sqrt(rank) if config.get('use_rslora') else alpha,
-            variant='dora' if is_dora else 'plain',
-            dropout=0.0 if is_dora else config.get('lora_dropout', 0.0),
-        )
-    )
-
-
-def _lora_factors(delta: Delta) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B without the scale. A kind that PEFT lacks is written as the product that it adds."""
-    if type(delta) in (LowRank, DoRA, EVA):
-        return delta.A, delta.placed(delta.B)
-    with in_eval(delta):
-        A, B = delta.factors()
-    return A, B / delta.scale
-
-
-def _lora(delta: Delta, weight: torch.Tensor) -> Tensors:
-    ones = (1,) * (weight.dim() - 2)
-    A, B = _lora_factors(delta)
-    tensors = {
-        'lora_A.weight': A.view(len(A), *weight.shape[1:]),
-        'lora_B.weight': B.view(len(weight), len(A), *ones),
-    }
-    if isinstance(delta, DoRA):
-        if len(delta.m) != len(weight):
-            raise UserError(
-                'DoRA on parts of a weight cannot be written for PEFT, whose DoRA is of whole weights.'
-            )
-        tensors['lora_magnitude_vector'] = delta.m.view(*ones[:1], -1, *ones)
-    return tensors
-
-
-def _lora_config(deltas: Deltas, tuners: list[Tuner]) -> JsonObject:
-    kinds = {type(delta) for delta in deltas.values()}
-    if len(kinds) > 1:
-        raise UserError('some updates are DoRA and some plain LoRA; PEFT has one use_dora for all.')
-    return dict(
-        use_dora=kinds == {DoRA}, lora_dropout=max(delta.dropout for delta in deltas.values()), bias='none'
-    )
 
 
 def _build_loha(config: Config, paths: list[str], rank: int, alpha: float) -> Tuner:
@@ -274,14 +184,7 @@ def build_thaw(config: Config, paths: list[str], rank: int = 0, alpha: float = 0
 
 
 METHODS = dict(
-    LORA=Method(
-        _build_lora,
-        _lora,
-        lambda delta, weight: len(_lora_factors(delta)[0]),
-        'lora_alpha',
-        _lora_config,
-        ('use_dora', 'use_rslora', 'lora_dropout'),
-    ),
+    LORA=LORA,
     LOHA=Method(_build_loha, _loha, lambda delta, weight: len(delta.w1_b)),
     LOKR=Method(_build_lokr, _lokr, _lokr_rank, config=_lokr_config, reads=('decompose_factor',)),
     IA3=Method(_build_ia3, _ia3, config=_ia3_config, reads=('feedforward_modules',)),
