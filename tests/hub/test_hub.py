@@ -13,10 +13,12 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import vet
 from tests.hub.fake_hub import TOKEN, FakeHub
 from tests.hub.sealed import seal
 from tests.nets import VIT, images
@@ -275,6 +277,26 @@ def test_push_and_read_an_id(hub, folder, tmp_path, monkeypatch):
         assert torch.equal(from_pretrained('owner/name')(images(2, 8)), load_model(found)(images(2, 8)))
     _at(monkeypatch, NOBODY)  # the network goes away
     assert scores('owner/name') == expected
+
+
+def test_a_tuned_network_is_pushed_and_loaded_by_its_id(hub, tmp_path):
+    def network():
+        torch.manual_seed(0)
+        return timm.create_model('vit_tiny_patch16_224', **VIT, num_classes=3).eval()
+
+    tuned = vet.tune(network(), vet.LoRA(rank=2))
+    with torch.no_grad():
+        for parameter in tuned.trainable().values():
+            parameter.add_(torch.randn_like(parameter) / 5)
+    tuned.save(tmp_path / 'folder', classes=['a', 'b', 'c'])
+    push_to_hub(tmp_path / 'folder', 'owner/net', token=TOKEN)
+    assert "vet.load('owner/net', network)" in hub.branches['owner/net', 'main']['README.md'].decode()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(vet.load('owner/net', network())(images), tuned(images))
+    assert torch.equal(vet.pipeline('owner/net', network=network()).model(images), tuned(images))
+    assert vet.pipeline('owner/net', network=network()).classes == ['a', 'b', 'c']
+    with pytest.raises(DataError, match='of the class VisionTransformer, which vet cannot build'):
+        vet.pipeline('owner/net')
 
 
 def test_a_local_folder_comes_before_an_id(hub, folder, trainer, tmp_path, monkeypatch):

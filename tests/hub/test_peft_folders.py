@@ -1,6 +1,8 @@
 """PEFT's folders against `peft` itself, both ways: what it wrote is read, and it reads what is written."""
 
 import json
+import re
+from pathlib import Path
 
 import peft
 import pytest
@@ -16,6 +18,7 @@ from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
 from vet.hub import load_peft, save_peft
+from vet.hub.peft_methods import TUNED_BY
 from vet.registry import HEADS, TUNERS
 
 ATTN_MLP = ['qkv', 'proj', 'fc1', 'fc2']
@@ -425,3 +428,27 @@ def test_a_name_that_peft_would_take_for_two_modules_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"\['bn1'\] would name 'layer1\.0\.bn1' to PEFT too"):
         save_peft(model, tmp_path)
+
+
+def not_converted():
+    """The tuners that docs/peft.md says are not converted."""
+    page = (Path(__file__).parents[2] / 'docs/peft.md').read_text()
+    table = page.partition('<!-- not converted -->')[2].partition('<!-- end -->')[0]
+    rows = re.findall(r'^\| ([^|]+) \|', table, re.MULTILINE)[1:]
+    return [name for row in rows for name in row.split(', ')]
+
+
+def test_the_page_tells_of_every_tuner_whether_it_is_converted():
+    names = not_converted()
+    assert len(names) == len(set(names)) and set(names).isdisjoint(TUNED_BY)
+    assert {*names, *TUNED_BY, 'NormTune', 'Partial', 'LinearProbe'} == {*TUNERS.names(), 'PeftIA3'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', not_converted())
+def test_a_tuner_that_the_page_calls_not_converted_is_refused(name, tmp_path):
+    family = 'resnet' if name == 'BorderPrompt' else 'vit'  # the small ViT takes images of one size
+    model = tuned(family, dict(type=name, **(dict(channels=8) if name == 'SCT' else {})))
+    with pytest.raises(UserError):
+        save_peft(model, tmp_path / 'adapter')
+    assert not list(tmp_path.iterdir())

@@ -83,6 +83,17 @@ def test_a_folder_is_pushed(saved, tmp_path):
     assert torch.equal(vet.pipeline(tmp_path / 'pushed', backbone=weights).model(INPUT), tuned(INPUT))
 
 
+def test_the_card_of_a_network_that_vet_cannot_build_shows_vet_load(saved, tmp_path):
+    net = timm.create_model('vit_tiny_patch16_224', **VIT, num_classes=3).eval()
+    vet.tune(net, vet.LoRA(rank=2)).save(tmp_path / 'folder')
+    push_to_hub(tmp_path / 'folder', tmp_path / 'pushed')
+    card = (tmp_path / 'pushed/README.md').read_text()
+    assert f'vet.load({str(tmp_path / "pushed")!r}, network)' in card and 'network=network' in card
+    assert 'is the VisionTransformer that was tuned' in card and 'backbone=PATH' not in card
+    push_to_hub(saved[1], tmp_path / 'timm')  # vet builds this network again
+    assert 'backbone=PATH' in (tmp_path / 'timm/README.md').read_text()
+
+
 def test_peft_reads_the_adapter(saved, tmp_path):
     peft = pytest.importorskip('peft')
     tuned, folder, weights = saved

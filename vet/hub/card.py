@@ -26,13 +26,7 @@ are not here. Together with these weights, the folder is the whole model.
 
 ## Use
 
-```python
-from vet import pipeline
-
-pipeline('vision-efficient-tuning', {repo_id!r}{task})('image.jpg')
-```
-
-If the backbone's weights are not where their library keeps them, `backbone=PATH` says where the weights are.
+{use}
 Other weights than those named below are refused.
 
 ## Model
@@ -49,6 +43,21 @@ Other weights than those named below are refused.
 
 All settings are in configuration.json.
 """
+USE = """```python
+from vet import pipeline
+
+pipeline('vision-efficient-tuning', {repo_id!r}{task})('image.jpg')
+```
+
+If the backbone's weights are not where their library keeps them, `backbone=PATH` says where they are."""
+USE_OF_A_NETWORK = """```python
+import vet
+
+tuned = vet.load({repo_id!r}, network)  # edits the network
+classify = vet.pipeline({repo_id!r}, network=network)  # leaves the network as it is
+```
+
+`network` is the {name} that was tuned, with its weights."""
 Entry = Mapping[str, Any]
 
 
@@ -85,14 +94,13 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
     return CARD.format(
         front=_front(configuration, bases, repo_id, license).to_yaml(),
         name=_name(repo_id),
-        repo_id=repo_id,
+        use=_use(configuration['model'], repo_id, next(iter(parts))),
         model=_table(rows),
         about=' and '.join(dict.fromkeys(kind.about for kind in _kinds(configuration))),
         tuners=' and '.join(tuner['type'] for tuner in model['tuners']) or 'a head',
         backbones=' and '.join(
             dict.fromkeys(part['backbone'].get('name', part['backbone']['type']) for part in parts.values())
         ),
-        task='' if '' in parts else f', task={next(iter(parts))!r}',
         recipe=_table(_recipe(configuration)),
         measured=_table({name: f'{value:.4f}' for name, value in metrics.items()})
         if metrics
@@ -118,6 +126,14 @@ def without_paths(configuration: Entry) -> JsonObject:
     return {
         key: without(value) if key in ('model', 'dataset') else value for key, value in configuration.items()
     }
+
+
+def _use(model: Entry, repo_id: str, task: str) -> str:
+    """The code that uses the model. A user's own network that no library builds must be given."""
+    backbone = model.get('backbone') or {}
+    if backbone.get('type') == 'network' and not backbone.get('model'):
+        return USE_OF_A_NETWORK.format(repo_id=repo_id, name=backbone['name'])
+    return USE.format(repo_id=repo_id, task=f', task={task!r}' if task else '')
 
 
 def _front(configuration: Entry, bases: list[str], repo_id: str, license: str | None) -> ModelCardData:
