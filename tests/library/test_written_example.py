@@ -10,7 +10,7 @@ import vet
 from tests.library.networks import images
 from vet.core.example import Example
 from vet.core.written_example import EXAMPLE, example_of, written
-from vet.errors import DataError
+from vet.errors import DataError, UserError
 
 
 class Gated(nn.Module):
@@ -34,6 +34,31 @@ def test_load_needs_no_example(tmp_path):
     wanted = dict(picture='float32 [1, 3, 8, 8]', mask='bool [1, 8] of 1', how='mean')
     assert said == dict(args=[], kwargs=wanted)
     assert torch.equal(vet.load(tmp_path / 'it', Gated())(**given), tuned(**given))
+
+
+class Pair(nn.Module):
+    """Takes one argument, a tuple of two batches."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mid, self.fc = nn.Linear(12, 8), nn.Linear(8, 4)
+
+    def forward(self, pair):
+        assert isinstance(pair, tuple)
+        left, right = pair
+        return self.fc(self.mid(left) * self.mid(right))
+
+
+def test_one_argument_that_is_a_tuple_stays_a_tuple(tmp_path):
+    pair = torch.randn(3, 12), torch.randn(3, 12)
+    tuned = vet.tune(Pair(), vet.LoRA(2, at='mid'), train='fc', example=(pair,))
+    tuned.save(tmp_path / 'it')
+    said = json.loads((tmp_path / 'it' / 'configuration.json').read_text())['network']['example']
+    assert said == dict(args=[['()', 'float32 [1, 12]', 'float32 [1, 12]']], kwargs={})
+    assert torch.equal(vet.load(tmp_path / 'it', Pair())(pair), tuned(pair))
+    with pytest.raises(UserError, match=r'example=\(\(…, …\),\) for one argument that is a tuple'):
+        vet.tune(Pair(), vet.LoRA(2, at='mid'), train='fc', example=pair)
 
 
 def test_an_example_is_read_as_it_was_written():

@@ -93,8 +93,12 @@ def input_of(network: nn.Module, is_guessed: bool) -> str:
         takes += f'The first layer {name!r} takes {first.in_features} numbers for each row. '
     height, width = size or ('height', 'width')
     image = f'torch.zeros(1, {channels}, {height}, {width})'
-    several = 'example=(…, …) for several arguments, or example=dict(…) for keyword arguments'
-    example = f'dict({argument}={image})' if argument else f'{image}, {several}'
+    several = (
+        'example=(…, …) for several arguments, example=((…, …),) for one argument that is a tuple, or '
+        'example=dict(…) for keyword arguments'
+    )
+    further = ', with further keyword arguments if the network needs them'
+    example = f'dict({argument}={image}){further}' if argument else f'{image}, {several}'
     return f'{takes}Give an input that the network takes: example={example}.'
 
 

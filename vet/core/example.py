@@ -56,7 +56,7 @@ class Example:
                 return value[:1] * count
             if isinstance(value, dict):
                 return {key: repeat(part) for key, part in value.items()}
-            return value
+            return map_tensors(repeat, value) if isinstance(value, tuple) else value
 
         return Example(tuple(map(repeat, self.args)), repeat(dict(self.kwargs)))
 

@@ -161,13 +161,18 @@ class SiteMap:
     def _advice(self, role: str) -> str:
         """Advice for a role without a module: the nearest place that has modules."""
         near = next(
-            (place for place in NEAREST.get(role, ()) if self._roles.get(place) or self._paths(place)), ''
+            (place for place in NEAREST.get(role, ()) if self._roles.get(place) or self._are_called(place)),
+            '',
         )
         works = f' Of this network, at={near!r} works.' if near else ''
         return (
             f'These are the roles of {self.family}; choose one with at=…, name modules by their paths, '
             f"such as at='*.query', or give roles in model.backbone.roles of a config.{works}"
         )
+
+    def _are_called(self, pattern: str) -> bool:
+        """Whether the forward calls a module of these paths, or an attention with such a projection."""
+        return any(name.removesuffix('.in_proj') in self.calls for name in self._paths(pattern))
 
     def multiplier(self, layer: str) -> str | None:
         """The path of the attention that multiplies what the layer gives."""

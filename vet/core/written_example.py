@@ -18,6 +18,7 @@ KINDS = 'float32 float64 float16 bfloat16 bool uint8 int8 int16 int32 int64'.spl
 TENSOR = re.compile(
     rf'(?P<kind>{"|".join(KINDS)}) \[(?P<shape>\d{{1,9}}(, \d{{1,9}}){{0,7}})\]( of (?P<fill>-?\d{{1,9}}))?'
 )
+TUPLE = '()'  # the first entry of a list that was a tuple, such as a tuple of tensors in one argument
 NUMBERS = 3 * 2048**2  # in all tensors of an example, as in the largest image of a folder
 
 
@@ -39,7 +40,9 @@ def _written(value: object) -> Any:
         return f'{text} of {first}' if first else text
     if isinstance(value, dict):
         return {key: _written(part) for key, part in value.items()}
-    return list(map(_written, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, tuple):
+        return [TUPLE, *map(_written, value)]
+    return list(map(_written, value)) if isinstance(value, list) else value
 
 
 def _read(value: object) -> Any:
@@ -48,6 +51,8 @@ def _read(value: object) -> Any:
         return torch.full(_shape(tensor), int(tensor['fill'] or 0), dtype=kind)
     if isinstance(value, dict):
         return {key: _read(part) for key, part in value.items()}
+    if isinstance(value, list) and value[:1] == [TUPLE]:
+        return tuple(map(_read, value[1:]))
     return list(map(_read, value)) if isinstance(value, list) else value
 
 
@@ -66,7 +71,7 @@ def _allows(value: object) -> bool:
         tensor = TENSOR.fullmatch(leaf) if isinstance(leaf, str) else None
         if tensor:
             numbers += math.prod(_shape(tensor))
-        elif not SETTING.allows(leaf):
+        elif leaf != TUPLE and not SETTING.allows(leaf):
             return False
     return 0 < numbers <= NUMBERS and len(leaves) <= ENTRIES
 
