@@ -272,3 +272,27 @@ def test_a_network_that_compiles_itself_is_watched_uncompiled(recwarn):
             parameter.add_(0.1)
     assert not torch.allclose(tuned(images()), before)
     assert len(graphs) > count
+
+
+class WithText(nn.Module):
+    """Convolutions of images, and an attention of texts that a forward of images does not call."""
+
+    def __init__(self):
+        super().__init__()
+        self.text = nn.MultiheadAttention(8, 2)
+        self.stem, self.fc = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.stem(x).mean((2, 3)))
+
+
+def test_the_advice_names_no_module_that_the_forward_does_not_call():
+    with pytest.raises(UserError, match="unknown role or module path 'attn.qkv'.*at='weight' works"):
+        vet.tune(WithText(), vet.LoRA(2), train='fc.*', example=images(1))
+
+
+def test_the_advice_for_an_input_tells_of_further_arguments():
+    with pytest.raises(
+        UserError, match=r'example=dict\(pixel_values=.*\), with further keyword arguments if'
+    ):
+        vet.tune(TRANSFORMERS['vit'](), vet.LoRA(2), example=dict(x=images(1)))
