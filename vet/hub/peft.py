@@ -31,8 +31,8 @@ from vet.errors import DataError, UserError
 from vet.files import JsonObject, publish_folder, refuse_links, write_file
 from vet.hub.peft_config import PLAIN, read_config, refuse_convolution, tuners_of
 from vet.hub.peft_lora import OTHERWISE, AttentionUpdates, idle
-from vet.hub.peft_method import Config, Delta, Deltas, Tensors, paths_pattern
 from vet.hub.peft_methods import METHODS, TUNED_BY
+from vet.hub.peft_terms import Config, Delta, Deltas, Tensors, paths_pattern
 from vet.registry import BACKBONES, HEADS
 
 CONFIG = 'adapter_config.json'

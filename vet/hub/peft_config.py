@@ -15,8 +15,8 @@ from vet.errors import DataError, UnknownNameError, UserError, shown
 from vet.files import JsonObject
 from vet.hub.model_folder import read_json
 from vet.hub.peft_lora import idle, places, require_known
-from vet.hub.peft_method import Config
 from vet.hub.peft_methods import METHODS, build_thaw
+from vet.hub.peft_terms import Config
 from vet.patterns import fits, fits_start, require_pattern
 
 PATTERNS = ('r', 'alpha', 'lora_alpha', 'rank_pattern', 'alpha_pattern')

@@ -15,7 +15,7 @@ from vet.core.starts import EVA
 from vet.core.tuner import Tuner
 from vet.errors import DataError, UserError
 from vet.files import JsonObject
-from vet.hub.peft_method import Config, Delta, Deltas, Method, Tensors
+from vet.hub.peft_terms import Config, Delta, Deltas, Method, Tensors
 from vet.registry import TUNERS
 
 OTHERWISE = "Tune other places with at=…, or keep vet's own model folder, which holds every tuner."

@@ -14,7 +14,7 @@ from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.files import JsonObject
 from vet.hub.peft_lora import LORA
-from vet.hub.peft_method import Config, Delta, Deltas, Method, Tensors, paths_pattern
+from vet.hub.peft_terms import Config, Delta, Deltas, Method, Tensors, paths_pattern
 from vet.patterns import fits
 from vet.registry import TUNERS
 
