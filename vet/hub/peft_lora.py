@@ -71,13 +71,15 @@ class AttentionUpdates:
 
     def tensors(self, weight: torch.Tensor) -> Tensors:
         """weight: in_proj_weight (3C, C)."""
-        rank, width = self.rank(), weight.shape[1]
+        rank = self.rank()
+        width = weight.shape[1]
         found: Tensors = {}
         for weight_name, _, module, times in PARTS:
             A, B = weight.new_zeros(rank, width), weight.new_zeros(3 * width if times == 1 else width, rank)
             if delta := self.updates.get(weight_name):
                 A, B = _factors(delta)
-                ratio, missing = delta.scale / (times * self.scale), rank - len(A)
+                ratio = delta.scale / (times * self.scale)
+                missing = rank - len(A)
                 B = B if ratio == 1 else ratio * B
                 if missing:
                     A, B = F.pad(A, (0, 0, 0, missing)), F.pad(B, (0, missing))
