@@ -410,6 +410,21 @@ def test_an_error_of_a_library_is_about_the_folder():
         raise KeyError('a')
 
 
+HARMLESS = {  # another notation, or a value that changes nothing when a folder is opened
+    "rank {'': 8}",
+    'evaluation 1',
+    'vet_version 0',
+    'vet_version 1',
+    'vet_version 2',
+    'metrics 0',
+    'metrics 1',
+    'prepared 3',
+    'huge numbers',
+    'UTF-16',
+    'BOM',
+}
+
+
 @pytest.mark.slow
 def test_three_hundred_hostile_folders(trainer, tmp_path):
     """Each opens or is refused, in a process of its own, within bounds; nothing is fetched, started or
@@ -425,7 +440,9 @@ def test_three_hundred_hostile_folders(trainer, tmp_path):
     came = [json.loads(line) for line in done.stdout.splitlines()]
     assert len({what for what, *_ in came}) >= 300
     assert [row for row in came if row[2] == 'fault'] == []
-    assert sum(row[2] == 'opened' for row in came if row[1] == 'opens') < 10
+    opened = {what for what, call, outcome, _ in came if (call, outcome) == ('opens', 'opened')}
+    of_a_run = {what for what in opened if what.startswith('run ')}  # `pipeline` reads no setting of a run
+    assert opened - of_a_run == HARMLESS
 
 
 def test_a_config_file_stays_free():
