@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vet.core.coverage import paths_of
-from vet.core.edits import Hook, Thaw
+from vet.core.edits import FlowEdit, Thaw
 from vet.core.tuner import Tuner
 
 KINDS = {  # as the edits are called -> what the legend says
@@ -76,7 +76,7 @@ def edits(tuner: Tuner) -> list[tuple[str, str, str]]:
         if isinstance(edit, Thaw):
             name = edit.name if edit.name in LETTERS else ''
             found.append(('thaw', path.removesuffix(f'.{edit.name}'), name))
-        elif isinstance(edit, Hook):
+        elif isinstance(edit, FlowEdit):
             found.append(('before' if edit.is_before else 'after', path, ''))
         else:
             found.append(('reweight', path, ''))

@@ -302,6 +302,7 @@ def miniature(name, folder, tuners, datasets, seeds=(0,)):
     return small, results
 
 
+@pytest.mark.slow
 def test_few_shots_in_miniature(tmp_path):
     small, results = miniature('fewshot', tmp_path, ['linear', 'lora'], ['pets-1', 'pets-4'])
     assert {result['dataset']: result['data']['train']['images'] for result in results} == {
@@ -313,6 +314,7 @@ def test_few_shots_in_miniature(tmp_path):
     assert rank_rows(table)[0] == ['tuner', 'mean rank', 'pets-1, against lora', 'pets-4, against lora']
 
 
+@pytest.mark.slow
 def test_robustness_in_miniature(tmp_path):
     small, results = miniature('robustness', tmp_path, ['linear'], ['flowers102'])
     shifts = list(small.datasets['flowers102']['shifts'])
@@ -334,6 +336,7 @@ def test_robustness_in_miniature(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_efficiency_in_miniature(tmp_path):
     small, results = miniature('efficiency', tmp_path, ['linear', 'lora_4'], ['flowers102'])
     page = report(results, small)

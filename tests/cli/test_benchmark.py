@@ -161,6 +161,7 @@ def test_the_quickstart_from_end_to_end(python, tmp_path):
     assert again.returncode == 0 and {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_what_runs_may_take_though_nothing_was_measured(command, tmp_path):
     suite = write_suite(tmp_path)
     call = (suite, '--dry-run', '--only', '*.linear', '--device', 'cpu', '--results', tmp_path / 'results')

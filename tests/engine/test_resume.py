@@ -117,6 +117,7 @@ def test_killed_from_outside(process, unbroken, tmp_path):
     assert result(folder) == result(unbroken)
 
 
+@pytest.mark.slow
 def test_from_an_earlier_checkpoint(process, unbroken, tmp_path):
     """--resume PATH goes back there: what came after is forgotten at once, the summary included."""
     folder = shutil.copytree(unbroken, tmp_path / 'run')

@@ -23,6 +23,7 @@ from vet.registry import DATASETS
 from vet.transforms.torchvision import build_transform
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')

@@ -283,6 +283,7 @@ def test_a_folder_of_modelscope_becomes_timms(tmp_path):
             TIMM_VIT,
             [dict(type='Prefix', length=2), dict(type='Adapter', width=2), LORA, VPT],
             'Linear',
+            marks=pytest.mark.slow,
             id='several',
         ),
     ],

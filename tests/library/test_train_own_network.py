@@ -123,6 +123,7 @@ class Moving(Changing):
         return out
 
 
+@pytest.mark.slow
 def test_buffers_that_the_forward_changes_are_saved(tmp_path):
     start = state_of(Moving())
     sizes = dict(size=(16, 16))

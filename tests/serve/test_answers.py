@@ -51,7 +51,11 @@ def test_each_image_has_the_options_of_its_request(client, folders, photos):
 
 
 @pytest.mark.parametrize(
-    'names', [('one', 'two', 'three'), ('one', 'prompts', 'several', 'numbers', 'vector')]
+    'names',
+    [
+        ('one', 'prompts', 'several', 'numbers', 'vector'),
+        pytest.param(('one', 'two', 'three'), marks=pytest.mark.slow),
+    ],
 )
 def test_a_batch_of_several_models(folders, photos, names):
     expected = {name: pipeline(str(folders[name]), device='cpu')(photos) for name in names}
