@@ -78,6 +78,10 @@ class DataError(UserError):
     """A dataset, image or weight file that is missing, broken, or different from the expected file."""
 
 
+class NetworkNeededError(DataError):
+    """A model was tuned on a network that vet cannot build. No file helps: the user gives the network."""
+
+
 class DataWarning(UserWarning):
     """A fact about the images that a user should know. The fact is no mistake."""
 

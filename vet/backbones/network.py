@@ -19,7 +19,7 @@ from vet.backbones.timm_files import load_file
 from vet.core.backbone import Backbone
 from vet.core.budget import rehearse_building
 from vet.core.permits import ENTRIES, NOTHING, PREPROCESSING, lists, permits, text
-from vet.errors import DataError
+from vet.errors import DataError, NetworkNeededError
 from vet.offline import cache_alone_without_network
 from vet.registry import BACKBONES
 
@@ -48,7 +48,7 @@ def own_network(
     checkpoint: a file of its weights, in place of timm's hub.
     """
     if not model:
-        raise DataError(
+        raise NetworkNeededError(
             f'the model was tuned on a network of the class {name}, which vet cannot build. Build the '
             'network as you did then, and give it: vet.load(folder, network), or vet.pipeline(folder, '
             'network=network).'

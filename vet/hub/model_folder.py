@@ -25,7 +25,7 @@ from vet.core.multitask import Classifier
 from vet.core.objective import DEFAULT, build_objective
 from vet.core.tensor_file import read_tensors, require_regular, sha256_of
 from vet.core.tuned_model import TunedModel, with_same_weights
-from vet.errors import DataError, UserError, shown
+from vet.errors import DataError, NetworkNeededError, UserError, shown
 from vet.files import JsonObject, publish_folder, refuse_links, write_file
 from vet.hub.contents import require_harmless, require_texts
 from vet.hub.file_names import CONFIGURATION, FOLDERS, LARGEST_JSON, TENSORS
@@ -308,6 +308,8 @@ def load_backbone(identity: Mapping[str, object], given: str | Path | Backbone |
         try:
             with bounded(f'the backbone {shown(identity.get("name", identity["type"]))}'):
                 backbone = BACKBONES.build(plugin if given is None else dict(plugin, checkpoint=str(given)))
+        except NetworkNeededError:
+            raise
         except DataError as error:
             raise DataError(
                 f'{error} (For a model folder: pipeline(…, backbone=PATH) or --backbone PATH.)'
