@@ -446,6 +446,13 @@ def test_lora_length_is_short_for_an_entry():
     assert 'lora_length' not in read_settings(with_tuners(lora_length=4)).model.backbone
 
 
+def test_a_lora_length_without_any_number_is_refused():
+    [entry] = tuners_of(with_tuners(lora_length=8), **{LENGTH: []})
+    with pytest.raises(UserError, match=r'rank is \[\]; it must be not empty'):
+        TUNERS.build(entry)
+    assert tuners_of(with_tuners(lora_length=8), **{LENGTH: 0}) == []
+
+
 def test_lora_length_given_last_replaces_the_entrys_rank():
     entry = dict(type='LoRA', rank=2, at='mlp.fc1', alpha=8)
     given = with_tuners(entry, dict(type='BitFit'))

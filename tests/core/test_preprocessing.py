@@ -49,6 +49,7 @@ def test_all_parameters_are_frozen():
         (dict(mean=[0.5, 0.5, False]), 'False is not'),
         (dict(std=[1e-45] * 3), 'std is'),
         (dict(std=[]), 'std is'),
+        (dict(std=[0.2, 0.2]), r'std is \[0.2, 0.2\]; it must be of one or three values'),
         (dict(size=0), 'size is 0'),
         (dict(size=[8]), 'size is'),
         (dict(size=True), 'size is True'),

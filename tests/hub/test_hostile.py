@@ -217,7 +217,11 @@ def test_patterns_take_linear_time(says, place, value):
         ('model.backbone.kwargs.num_reg_tokens', 1025, 'may not say'),
         ('model.backbone.kwargs.img_size', 30_000, 'a tensor of .* numbers; allowed'),
         ('preprocessing', dict(size=[10**6, 10**6]), 'at most 2,048'),
-        ('preprocessing', dict(std=[1e-45] * 3), 'std: a list of 1 to 3 values, each .*at least 0.001'),
+        (
+            'preprocessing',
+            dict(std=[1e-45] * 3),
+            'std: a list, each .*at least 0.001.*, of one or three values',
+        ),
         ('evaluation', dict(transform=[dict(type='Pad', padding=4000)] * 5), 'allowed: 4,096 in all'),
         (
             'evaluation',

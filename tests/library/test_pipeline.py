@@ -68,7 +68,9 @@ def test_a_network_that_vet_cannot_build_must_be_given(tmp_path):
     net = timm.create_model('vit_tiny_patch16_224', **VIT, num_classes=3).eval()
     tuned = vet.tune(net, vet.LoRA(rank=2))
     tuned.save(tmp_path / 'folder')
-    with pytest.raises(DataError, match=r'class VisionTransformer, which vet cannot build.*network=network\)\.$'):
+    with pytest.raises(
+        DataError, match=r'class VisionTransformer, which vet cannot build.*network=network\)\.$'
+    ):
         vet.pipeline(tmp_path / 'folder')
     tuned.detach()
     assert vet.pipeline(tmp_path / 'folder', network=net)(IMAGE)['labels'] != []

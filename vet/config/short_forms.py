@@ -49,7 +49,7 @@ def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:
         tuners = model.get('tuners') or []
         if value is None or not fits(tuners, list[dict[str, Any]]):
             continue  # no value; or the tuners are wrong, and `read_settings` raises the error
-        is_nothing = value in (0, []) or isinstance(value, (list, tuple)) and not any(value)
+        is_nothing = value == 0 or isinstance(value, (list, tuple)) and len(value) > 0 and not any(value)
         entry = next((tuner for tuner in tuners if tuner.get('type') == name), None)
         differs = (
             entry is not None and entry.get(argument, entry.get(aliases[0]) if aliases else None) != value

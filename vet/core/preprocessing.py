@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, get_type_hints
 
-from annotated_types import Interval, Len, Predicate
+from annotated_types import Interval, Predicate
 
 from vet.allowed import Crop, Interpolation, Mean, Std, choices, describe, fits, must_be
 from vet.errors import UnknownNameError, UserError, shown
@@ -16,6 +16,11 @@ Level = Annotated[float, Interval(ge=-1e12, le=1e12)]
 def is_rising(pair: Sequence[float]) -> bool:
     """in rising order"""
     return pair[0] < pair[1]
+
+
+def is_for_channels(values: Sequence[float]) -> bool:
+    """of one or three values"""
+    return len(values) in (1, 3)
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Preprocessing:
     """
 
     size: tuple[Pixels, Pixels] = (224, 224)
-    mean: Annotated[tuple[Mean, ...], Len(1, 3)] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[Std, ...], Len(1, 3)] = (0.229, 0.224, 0.225)
+    mean: Annotated[tuple[Mean, ...], Predicate(is_for_channels)] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[Std, ...], Predicate(is_for_channels)] = (0.229, 0.224, 0.225)
     crop_pct: Crop = 0.875
     interpolation: Interpolation = 'bicubic'
     gray_range: Annotated[tuple[Level, Level], Predicate(is_rising)] | None = None
