@@ -217,6 +217,7 @@ def test_ray_makes_the_same_results_and_records_lost_tasks(tmp_path, unbroken):
     more = with_plugin(tmp_path, 'Lost', 'os.kill(os.getpid(), signal.SIGKILL)') + TWO_SEEDS
     launch = Ray(dict(num_cpus=1))
     launch.ray.init(
+        address='local',  # not the cluster of another test
         num_cpus=2,
         num_gpus=0,
         include_dashboard=False,
