@@ -473,7 +473,7 @@ CASES: tuple[Case, ...] = (
     Case(
         'PACE',
         lambda b: dict(rank=2),
-        on=('vit', 'swin', 'deit-distilled'),
+        on=('vit', 'swin', 'clip', 'deit-distilled'),
         count=lambda b: sum(
             2 * (out + 2 * inside) + 2 + out for block in b.sites.blocks for out, inside in _weights(b, block)
         ),
@@ -629,7 +629,7 @@ CASES: tuple[Case, ...] = (
     Case(
         'SCT',
         lambda b: dict(channels=4, mode='qkv'),
-        on=('vit',),
+        on=('vit', 'clip', 'deit-distilled'),
         label='qkv',
         count=lambda b: 2 * (16 + 4) * len(b.sites.blocks),
     ),
