@@ -130,7 +130,7 @@ class Tuner(nn.Module):
         self._edits.append(edit)
 
     def before(self, site: Site, delta: nn.Module, argument: str = '') -> None:
-        """The module's input x becomes `delta(x)`. argument: the name of another input, edited if given."""
+        """The module's input x becomes `delta(x)`. argument: the name of x, if x is not the first input."""
         module = self._called(site)
         if not site.call.reads:
             raise refuse(self, site, 'a module that computes with the first tensor it takes')

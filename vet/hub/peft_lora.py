@@ -75,14 +75,18 @@ class AttentionUpdates:
         width = weight.shape[1]
         found: Tensors = {}
         for weight_name, _, module, times in PARTS:
-            A, B = weight.new_zeros(rank, width), weight.new_zeros(3 * width if times == 1 else width, rank)
-            if delta := self.updates.get(weight_name):
+            delta = self.updates.get(weight_name)
+            if delta is None:
+                A = weight.new_zeros(rank, width)
+                B = weight.new_zeros(3 * width if weight_name == 'in_proj_weight' else width, rank)
+            else:
                 A, B = _factors(delta)
                 ratio = delta.scale / (times * self.scale)
-                missing = rank - len(A)
                 B = B if ratio == 1 else ratio * B
-                if missing:
-                    A, B = F.pad(A, (0, 0, 0, missing)), F.pad(B, (0, missing))
+                missing = rank - len(A)
+                if missing:  # else A and B stay views, into which load_peft writes
+                    A = F.pad(A, (0, 0, 0, missing))
+                    B = F.pad(B, (0, missing))
             found |= {f'{module}lora_A.weight': A, f'{module}lora_B.weight': B}
         return found
 
