@@ -2,6 +2,7 @@
 can be killed.
 """
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -44,6 +45,12 @@ def pytest_unconfigure(config):
     """Deletes the cache of this session, after the workers of xdist have ended."""
     if not hasattr(config, 'workerinput'):
         shutil.rmtree(os.environ['VET_CACHE_DIR'], ignore_errors=True)
+
+
+def pytest_collection_finish(session):
+    """Python's collector of cycles need not look again and again at modules and at tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session', autouse=True)

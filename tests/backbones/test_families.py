@@ -140,15 +140,17 @@ def test_the_count_of_clips_large_image_encoder_is_the_published_one():
 
 @every_family
 def test_tuners_sit_in_the_blocks_and_count_their_closed_formulas(full_size, family):
+    backbone = full_size(family)
     for entry, number in (
         (dict(type='LoRA', rank=10), family.depth * 10 * (family.width + 3 * family.width)),
         (dict(type='VPT', length=10), family.depth * 10 * family.width),
     ):
-        backbone, tuner = full_size(family), TUNERS.build(entry)
+        tuner = TUNERS.build(entry)
         tuner.attach(backbone)
         assert sum(p.numel() for _, p in tuner.trainable()) == number
         if entry['type'] == 'LoRA':
             assert list(tuner.deltas) == [f'blocks/{i}/attn/qkv' for i in range(family.depth)]
+        tuner.detach()
     if family is FAMILIES[0]:
         assert family.depth * 10 * 4 * family.width == 983_040
 

@@ -1,5 +1,7 @@
 """Blocks, roles, shapes and channel axes of the real architectures, at full size, on torch's meta device."""
 
+import functools
+
 import pytest
 import timm
 import torch
@@ -17,6 +19,7 @@ from vet.registry import BACKBONES, TUNERS
 VIT_ROLES = ('attn', 'attn.qkv', 'attn.proj', 'mlp', 'mlp.fc1', 'mlp.fc2')
 
 
+@functools.cache
 def sites_of(source: str, name: str) -> SiteMap:
     with torch.device('meta'):
         network = timm.create_model(name, num_classes=0) if source == 'timm' else models.get_model(name)

@@ -1,13 +1,11 @@
 """Convpass against patches gathered one by one in float64, and against the published count."""
 
 import copy
-import functools
 
 import pytest
 import torch
 
 from tests.nets import VIT, images, timm_net, tiny, tuned
-from vet.core.backbone import Backbone
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
 
@@ -129,16 +127,8 @@ def test_the_bypass_has_the_rate_of_the_backbone_at_its_place():
     assert rates == {None: [0.0, 0.25, 0.5], 0.1: [0.1, 0.1, 0.1]}  # timm's rates rise with the depth
 
 
-@functools.cache
-def vit_b16() -> Backbone:
-    return timm_net('vit_base_patch16_224', img_size=32, weight_init='skip')
-
-
-def test_published_count_on_vit_b16():
-    tuner = TUNERS.build(dict(type='Convpass', width=8))
-    tuner.attach(vit_b16())
-    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 327_552
-    tuner.detach()
+def test_published_count_on_vit_b16(count_on_vit_b16):
+    assert count_on_vit_b16(type='Convpass', width=8) == 327_552
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Prefix tuning against attention written out in float64, and against the published count."""
 
-import functools
 import math
 
 import pytest
@@ -12,7 +11,6 @@ import vet
 from tests.nets import VIT, images, randomised, timm_net, tiny
 from tests.own_nets import TRANSFORMERS
 from tests.own_nets import VIT as SMALL
-from vet.core.backbone import Backbone
 from vet.core.deltas import Unbiased
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UnknownNameError, UserError
@@ -175,15 +173,10 @@ def test_works_beside_prompts_and_lora():
     assert backbone(images(2)).isfinite().all()
 
 
-@functools.cache
-def vit_b16() -> Backbone:
-    return timm_net('vit_base_patch16_224', img_size=32, weight_init='skip')
-
-
 @pytest.mark.parametrize('length, count', [(1, 18_432), (10, 184_320), ([0] * 11 + [2], 3_072)])
-def test_published_counts_on_vit_b16(length, count):
+def test_published_counts_on_vit_b16(vit_b16, length, count):
     tuner = prefix(length=length)
-    tuner.attach(vit_b16())
+    tuner.attach(vit_b16)
     assert sum(parameter.numel() for _, parameter in tuner.trainable()) == count
     assert all(parameter.no_weight_decay for _, parameter in tuner.trainable())
     tuner.detach()
@@ -199,11 +192,8 @@ def test_start_is_uniform_as_modelscope_draws_it():
     assert drawn.std().item() == pytest.approx(bound / 3**0.5, rel=0.03) and drawn.abs().max() <= bound
 
 
-def test_the_default_length_is_ten():
-    tuner = prefix()
-    tuner.attach(vit_b16())
-    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 184_320
-    tuner.detach()
+def test_the_default_length_is_ten(count_on_vit_b16):
+    assert count_on_vit_b16(type='Prefix') == 184_320
 
 
 @pytest.mark.parametrize(

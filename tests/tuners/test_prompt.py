@@ -394,11 +394,6 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(backbone(x), backbone(x))
 
 
-@functools.cache
-def vit_b16() -> Backbone:
-    return timm_net('vit_base_patch16_224', img_size=32, weight_init='skip')
-
-
 @pytest.mark.parametrize(
     'config, count',
     [
@@ -410,11 +405,8 @@ def vit_b16() -> Backbone:
     ],
     ids=str,
 )
-def test_published_counts_on_vit_b16(config, count):
-    tuner = vpt(**config)
-    tuner.attach(vit_b16())
-    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == count
-    tuner.detach()
+def test_published_counts_on_vit_b16(count_on_vit_b16, config, count):
+    assert count_on_vit_b16(type='VPT', **config) == count
 
 
 def mixer() -> Backbone:

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from tests.nets import images, timm_net, tiny
+from tests.nets import images, tiny
 from vet.core.backbone import Backbone
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UserError
@@ -152,10 +152,8 @@ def test_choice_is_saved_copied_and_pickled():
     assert torch.equal(tuner.deltas['blocks/1/norm2'].index, index)
 
 
-def test_papers_count_on_vit_b16():
-    tuner = TUNERS.build(dict(type='SCT', channels=96))
-    tuner.attach(timm_net('vit_base_patch16_224', img_size=32, weight_init='skip'))
-    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 111_744
+def test_papers_count_on_vit_b16(count_on_vit_b16):
+    assert count_on_vit_b16(type='SCT', channels=96) == 111_744
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.nets import images, timm_net, tiny
+from tests.nets import images, tiny
 from vet.core.backbone import Backbone
 from vet.core.tuner import Tuner
 from vet.errors import NoSiteError, UnknownNameError, UserError
@@ -101,10 +101,8 @@ def test_no_gradient_passes_through_the_backbone(family):
     assert saved_bytes(lambda: behind_blocks(x)) > saved_bytes(lambda: tiny(family).eval()(x)) == 0
 
 
-def test_count_on_vit_b16():
-    tuner = TUNERS.build(dict(type='SideTuning'))
-    tuner.attach(timm_net('vit_base_patch16_224', img_size=32, weight_init='skip'))
-    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == 75_953
+def test_count_on_vit_b16(count_on_vit_b16):
+    assert count_on_vit_b16(type='SideTuning') == 75_953
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.nets import timm_net, tiny
+from tests.nets import tiny
 from vet.errors import NoSiteError, UnknownNameError, UserError
 from vet.registry import TUNERS
 
@@ -47,10 +47,8 @@ def test_tuner_is_added_to_the_frozen_operation(family, name, operation, scale):
 @pytest.mark.parametrize(
     'at, count', [(['attn', 'mlp', 'block'], 470_304), ('block', 156_768), (['attn', 'mlp'], 313_536)]
 )
-def test_counts_on_vit_b16(at, count):
-    tuner = TUNERS.build(dict(type='UTuning', width=8, at=at))
-    tuner.attach(timm_net('vit_base_patch16_224', img_size=32, weight_init='skip'))
-    assert sum(parameter.numel() for _, parameter in tuner.trainable()) == count
+def test_counts_on_vit_b16(count_on_vit_b16, at, count):
+    assert count_on_vit_b16(type='UTuning', width=8, at=at) == count
 
 
 @pytest.mark.parametrize(
