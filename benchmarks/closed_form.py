@@ -5,11 +5,9 @@
 DIR holds flowers-102/ and weights/deit_tiny_patch16_224.safetensors. LDA, Ridge and a linear probe of 20
 epochs see images as evaluation sees them, at 224 pixels. LoRA of rank 10 trains with the project's recipe
 (configs/_base_/recipes/vet.py), from a random head and from the head of LDA, for 10 and for 20 epochs, at
---pixels. Each row is written when its run ends, beside the rows that --output has already. A row that is
-there is not measured again. Writes results/closed_form.json.
+--pixels. Writes results/closed_form.json.
 """
 
-import json
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -18,11 +16,11 @@ from typing import Any
 import deit_tiny
 
 from vet.benchmark import record
-from vet.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'closed_form.json'
 HEADS = {'random': dict(type='Linear'), 'LDA': dict(type='LDA'), 'Ridge': dict(type='Ridge')}
 OF_TUNER = {'LinearProbe': 'deit_tiny_linear_flowers.py', 'LoRA': 'deit_tiny_lora_flowers.py'}
+DATA = 'Flowers 102, 1,020 train and 6,149 test images, short side 224 pixels'
 NAMED = ('tuner', 'start', 'epochs', 'pixels', 'seed')
 
 
@@ -34,11 +32,6 @@ def alone() -> list[dict[str, Any]]:
 def starts(pixels: int) -> list[dict[str, Any]]:
     rows = product((10, 20), ('LDA', 'random'))
     return [dict(tuner='LoRA', start=start, epochs=epochs, pixels=pixels) for epochs, start in rows]
-
-
-def named(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What a row is found by."""
-    return tuple(row[key] for key in NAMED)
 
 
 def options(row: dict[str, Any]) -> dict[str, Any]:
@@ -64,24 +57,19 @@ def main() -> None:
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
     path, root = record.output(args), args.data_root.absolute()
-    runs = json.loads(path.read_text())['runs'] if path.is_file() else []
+    measured = record.Rows(path, NAMED, DATA)
     rows = [row | dict(seed=0) for row in alone()] if args.only != 'starts' else []
     if args.only != 'alone':
         rows += [row | dict(seed=seed) for seed in range(args.seeds) for row in starts(args.pixels)]
-    known = {named(run) for run in runs}
     for row in rows:
-        if named(row) in known:
+        if row in measured:
             continue
         with tempfile.TemporaryDirectory() as folder:
             config, place = OF_TUNER[row['tuner']], Path(folder) / 'run'
             trainer, summary = deit_tiny.trained(config, options(row), root, place, row['seed'])
-        facts = describe(trainer.accelerator.device)
-        runs.append(
-            row | dict(accuracy=summary['accuracy'], seconds=summary['train_seconds'], environment=facts)
-        )
-        print(row, summary['accuracy'], f'{summary["train_seconds"]:.0f} s', flush=True)
-        data = 'Flowers 102, 1,020 train and 6,149 test images, short side 224 pixels'
-        record.write(path, dict(data=data, runs=runs))
+        found = dict(accuracy=summary['accuracy'], seconds=summary['train_seconds'])
+        measured.add(row | found, trainer.accelerator.device)
+        print(row, found, flush=True)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ results/imbalance.json.
 """
 
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from torchvision.datasets import Flowers102
 from vet import build_trainer
 from vet.benchmark import record
 from vet.datasets.base import ImageDataset
-from vet.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'imbalance.json'
 SIZE, RATIO, CLASSES = 112, 10, 102
+DATA = f'Flowers 102 cut {RATIO} : 1, short side 224 pixels, here {SIZE} x {SIZE}'
 REMEDIES: dict[str, dict[str, Any]] = {
     'plain': {},
     'class weights': dict(loss=dict(type='CrossEntropyLoss', class_weight='balanced')),
@@ -89,40 +90,34 @@ def main() -> None:
     parser.add_argument('--tuners', nargs='+', choices=TUNERS, default=list(TUNERS))
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, root, runs = record.output(args), args.data_root.absolute(), []
+    path, root = record.output(args), args.data_root.absolute()
+    measured = record.Rows(path, ('tuner', 'remedy', 'seed'), DATA)
     names = [str(label) for label in range(CLASSES)]
     everything, test = flowers(root, ['train', 'val']), ImageDataset(names, flowers(root, ['test']))
     labels = [label for _, label in everything]
     with tempfile.TemporaryDirectory() as folder:
-        for tuner in args.tuners:
-            for seed in range(args.seeds):
-                train = ImageDataset(names, [everything[i] for i in long_tail(labels, seed)])
-                for remedy, changes in REMEDIES.items():
-                    trainer = build_trainer(
-                        model=config(root, TUNERS[tuner], changes),
-                        train_dataset=train,
-                        eval_dataset=test,
-                        work_dir=Path(folder) / f'{tuner}-{remedy}-{seed}',
-                        seed=seed,
-                        device='cpu',
-                    )
-                    summary = trainer.train()
-                    test_result = {name: summary[name] for name in trainer.metrics}
-                    runs.append(
-                        dict(
-                            tuner=tuner,
-                            remedy=remedy,
-                            seed=seed,
-                            test=test_result,
-                            train_images=len(train),
-                            epochs=TUNERS[tuner]['epochs'],
-                            seconds=summary['train_seconds'],
-                        )
-                    )
-                    print(tuner, remedy, seed, test_result, f'{summary["train_seconds"]:.0f} s', flush=True)
-                    data = f'Flowers 102 cut {RATIO} : 1, short side 224 pixels, here {SIZE} x {SIZE}'
-                    facts = describe(trainer.accelerator.device)
-                    record.write(path, dict(environment=facts, data=data, runs=runs))
+        for tuner, seed, remedy in product(args.tuners, range(args.seeds), REMEDIES):
+            row = dict(tuner=tuner, remedy=remedy, seed=seed)
+            if row in measured:
+                continue
+            train = ImageDataset(names, [everything[i] for i in long_tail(labels, seed)])
+            trainer = build_trainer(
+                model=config(root, TUNERS[tuner], REMEDIES[remedy]),
+                train_dataset=train,
+                eval_dataset=test,
+                work_dir=Path(folder) / f'{tuner}-{remedy}-{seed}',
+                seed=seed,
+                device='cpu',
+            )
+            summary = trainer.train()
+            found = dict(
+                test={name: summary[name] for name in trainer.metrics},
+                train_images=len(train),
+                epochs=TUNERS[tuner]['epochs'],
+                seconds=summary['train_seconds'],
+            )
+            measured.add(row | found, trainer.accelerator.device)
+            print(row, found, flush=True)
 
 
 if __name__ == '__main__':

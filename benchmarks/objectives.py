@@ -5,12 +5,14 @@
 DIR holds camvid/{train,val,test}/{images,masks}/ and weights/deit_tiny_patch16_224.safetensors. The masks
 give the targets. MultiLabel: the classes that cover at least 0.5 % of the labelled pixels. Regression: the
 share of road among the labelled pixels, in %. Ordinal: the share of road in five grades, each with as many
-training images; by CORN, and by the cumulative link model. LoRA of rank 10 is compared with the linear probe,
-and with a baseline that sees no image. Images are resized to 64 x 64 pixels. Writes results/objectives.json.
+training images; by CORN, and by the cumulative link model. SingleLabel: the same grades, without their order.
+LoRA of rank 10 is compared with the linear probe, and with a baseline that sees no image. Images are resized
+to 64 x 64 pixels. Writes results/objectives.json.
 """
 
 import csv
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,22 @@ from sklearn import metrics
 
 from vet import build_trainer
 from vet.benchmark import record
-from vet.environment import describe
 
 CLASSES = 'sky building pole road pavement tree sign fence car pedestrian cyclist'.split()
 ROAD, UNLABELLED, LEAST = CLASSES.index('road'), 11, 0.005
+DATA = 'CamVid, images of 240 x 180 pixels (resized from 480 x 360), here 64 x 64'
 RESULTS = Path(__file__).parent / 'results' / 'objectives.json'
 TUNERS = {'LinearProbe': [dict(type='LinearProbe')], 'LoRA': [dict(type='LoRA', rank=10, at='attn.qkv')]}
 SIZE = 64
 GRADES = [f'grade {number}' for number in range(1, 6)]
+GRADED = dict(columns=dict(label='grade'), classes=GRADES)
 ROWS: dict[str, dict[str, Any]] = {
+    'SingleLabel': dict(
+        entry=GRADED, train={}, metrics=['accuracy', 'mean_per_class_accuracy', 'macro_f1', 'auroc', 'ece']
+    ),
     'MultiLabel': dict(entry={}, train=dict(loss=dict(type='BCEWithLogitsLoss'))),
     'Regression': dict(entry=dict(targets=['road']), train=dict(loss=dict(type='MSELoss'))),
-    'Ordinal': dict(entry=dict(columns=dict(label='grade'), classes=GRADES), train={}),
+    'Ordinal': dict(entry=GRADED, train={}),
 }
 ROWS['Ordinal, CumulativeLink'] = ROWS['Ordinal'] | dict(head=dict(type='CumulativeLink'))
 
@@ -87,6 +93,14 @@ def baseline(trainer: Any) -> dict[str, float]:
     """The result of the same answer for every image: the mean, or the classes' shares."""
     train = np.array([_plain(trainer, 'train', i) for i in range(len(trainer.data['train']))])
     test = np.array([_plain(trainer, 'test', i) for i in range(len(trainer.data['test']))])
+    if 'accuracy' in trainer.metrics:
+        guess = np.full_like(test, np.bincount(train).argmax())
+        return dict(
+            accuracy=float((test == guess).mean()),
+            mean_per_class_accuracy=1 / len(np.unique(test)),
+            macro_f1=float(metrics.f1_score(test, guess, average='macro', zero_division=0)),
+            auroc=0.5,
+        )
     if train.ndim == 1:
         guess = np.full_like(test, np.median(train))
         kappa = metrics.cohen_kappa_score(test, guess, labels=range(len(GRADES)), weights='quadratic')
@@ -122,43 +136,33 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', choices=ROWS, default=list(ROWS), help='some objectives')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, runs, baselines = record.output(args), [], {}
+    measured = record.Rows(record.output(args), ('objective', 'tuner', 'seed'), DATA)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / 'camvid.csv'
         write_table(args.data_root.absolute() / 'camvid', table)
         weights = deit_tiny.weights(args.data_root.absolute())
-        for objective in args.only:
-            row = ROWS[objective]
-            for tuner, entries in TUNERS.items():
-                for seed in range(args.seeds):
-                    kind = objective.partition(',')[0]
-                    made = config(table, weights, kind, row['entry'], row['train'], args.epochs)
-                    made['model'] |= dict(tuners=entries, head=row.get('head', dict(type='Linear')))
-                    trainer = build_trainer(
-                        model=made,
-                        work_dir=Path(folder) / f'{objective}-{tuner}-{seed}',
-                        seed=seed,
-                        device='cpu',
-                    )
-                    summary = trainer.train()
-                    baselines[objective] = baseline(trainer)
-                    runs.append(
-                        dict(
-                            objective=objective,
-                            tuner=tuner,
-                            seed=seed,
-                            test={name: summary[name] for name in trainer.metrics},
-                            found=trainer.model.objective.state(),
-                            epochs=args.epochs,
-                            seconds=summary['train_seconds'],
-                            trainable=summary['parameters']['trainable'],
-                        )
-                    )
-                    print(objective, tuner, seed, runs[-1]['test'], flush=True)
-    data = 'CamVid, images of 240 x 180 pixels (resized from 480 x 360), here 64 x 64'
-    facts = describe(trainer.accelerator.device)
-    record.write(path, dict(environment=facts, data=data, baselines=baselines, runs=runs))
-    print('baselines', baselines)
+        for objective, tuner, seed in product(args.only, TUNERS, range(args.seeds)):
+            row = dict(objective=objective, tuner=tuner, seed=seed)
+            if row in measured:
+                continue
+            kind, given = objective.partition(',')[0], ROWS[objective]
+            made = config(table, weights, kind, given['entry'], given['train'], args.epochs)
+            made['model'] |= dict(tuners=TUNERS[tuner], head=given.get('head', dict(type='Linear')))
+            if 'metrics' in given:
+                made['evaluation']['metrics'] = given['metrics']
+            place = Path(folder) / f'{objective}-{tuner}-{seed}'
+            trainer = build_trainer(model=made, work_dir=place, seed=seed, device='cpu')
+            summary = trainer.train()
+            found = dict(
+                test={name: summary[name] for name in trainer.metrics},
+                baseline=baseline(trainer),
+                found=trainer.model.objective.state(),
+                epochs=args.epochs,
+                seconds=summary['train_seconds'],
+                trainable=summary['parameters']['trainable'],
+            )
+            measured.add(row | found, trainer.accelerator.device)
+            print(row, found, flush=True)
 
 
 if __name__ == '__main__':

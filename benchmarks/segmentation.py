@@ -9,15 +9,16 @@ results/segmentation.json.
 """
 
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import deit_tiny
 
 from vet.benchmark import record
-from vet.environment import describe
 
 RESULTS = Path(__file__).parent / 'results' / 'segmentation.json'
+DATA = 'CamVid, images of 240 x 180 pixels (resized from 480 x 360), seen at 240 x 176'
 CONFIGS = dict(LoRA='deit_tiny_lora_camvid.py', LinearProbe='deit_tiny_linear_camvid.py')
 ROWS = [
     ('LoRA', 'LinearMask'),
@@ -39,32 +40,28 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=1, help='how many (default: %(default)s)')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, root, runs = record.output(args), args.data_root.absolute(), []
+    path, root = record.output(args), args.data_root.absolute()
+    measured = record.Rows(path, ('tuner', 'head', 'seed'), DATA)
     with tempfile.TemporaryDirectory() as folder:
-        for tuner, head in ROWS:
-            for seed in range(args.seeds):
-                trainer, summary = train(tuner, head, seed, root, Path(folder) / f'{tuner}-{head}-{seed}')
-                runs.append(
-                    dict(
-                        tuner=tuner,
-                        head=head,
-                        seed=seed,
-                        test={
-                            name: value
-                            for name, value in summary.items()
-                            if name.partition('.')[0] in trainer.metrics
-                        },
-                        validation=summary['validation'],
-                        epochs=summary['epochs'],
-                        seconds=summary['train_seconds'],
-                        trainable=summary['parameters']['trainable'],
-                        bytes=summary['output_bytes'],
-                    )
-                )
-                print(tuner, head, seed, runs[-1]['test'], flush=True)
-                data = 'CamVid, images of 240 x 180 pixels (resized from 480 x 360), seen at 240 x 176'
-                facts = describe(trainer.accelerator.device)
-                record.write(path, dict(environment=facts, data=data, runs=runs))
+        for seed, (tuner, head) in product(range(args.seeds), ROWS):
+            row = dict(tuner=tuner, head=head, seed=seed)
+            if row in measured:
+                continue
+            trainer, summary = train(tuner, head, seed, root, Path(folder) / f'{tuner}-{head}-{seed}')
+            found = dict(
+                test={
+                    name: value
+                    for name, value in summary.items()
+                    if name.partition('.')[0] in trainer.metrics
+                },
+                validation=summary['validation'],
+                epochs=summary['epochs'],
+                seconds=summary['train_seconds'],
+                trainable=summary['parameters']['trainable'],
+                bytes=summary['output_bytes'],
+            )
+            measured.add(row | found, trainer.accelerator.device)
+            print(row, found, flush=True)
 
 
 if __name__ == '__main__':

@@ -243,30 +243,34 @@ def check(found: dict[str, Any]) -> str:
 def objectives(found: dict[str, Any]) -> str:
     """Each objective on CamVid: LoRA, the linear probe, and an answer without an image."""
     lines = []
-    for objective, guess in found['baselines'].items():
+    for objective in dict.fromkeys(run['objective'] for run in found['runs']):
         runs = [run for run in found['runs'] if run['objective'] == objective]
+        guess = runs[0]['baseline']
+        seeds = str(len({run['seed'] for run in runs}))
         for metric in runs[0]['test']:
             cells = [f'{guess[metric]:.3f}' if metric in guess else '-']
             for tuner in ('LinearProbe', 'LoRA'):
                 values = [run['test'][metric] for run in runs if run['tuner'] == tuner]
                 cells.append(spread(values, 3))
-            lines.append([objective, f'`{metric}`', *cells])
-    headers = ['objective', 'metric', 'one answer for all images', 'linear probe', 'LoRA']
-    seeds = len({run['seed'] for run in found['runs']})
+            lines.append([objective, seeds, f'`{metric}`', *cells])
+    headers = ['objective', 'seeds', 'metric', 'one answer for all images', 'linear probe', 'LoRA']
     return grid(headers, lines) + (
-        f'\n\n{found["data"]}; {found["runs"][0]["epochs"]} epochs, {seeds} seed{"s" * (seeds > 1)}; '
-        f'DeiT-Tiny; {machine(found["environment"])}; `python benchmarks/objectives.py`.'
+        f'\n\n{found["data"]}; {found["runs"][0]["epochs"]} epochs; '
+        f'DeiT-Tiny; {machines(found["runs"])}; `python benchmarks/objectives.py`.'
     )
 
 
 def flowers_objectives(found: dict[str, Any]) -> str:
     """Calibration before and after, and vectors of several losses."""
+    parts: dict[str, list[Any]] = dict(calibration=[], vectors=[], features=[])
+    for run in found['runs']:
+        parts[run['part']].append(run)
     lines = []
-    for row in found['calibration']:
+    for row in parts['calibration']:
         before, after, chosen = row['before'], row['after'], row['validation']
         lines.append(
             [
-                row['model'],
+                row['name'],
                 f'{chosen["temperature"]:.2f}',
                 *(f'{old:.3f} → {new:.3f}' for old, new in (chosen['nll'], chosen['ece'])),
                 f'{before["ece"]:.3f} → {after["ece"]:.3f}',
@@ -281,17 +285,25 @@ def flowers_objectives(found: dict[str, Any]) -> str:
         'test `ece`',
         'test accuracy, %',
     ]
-    names = ('recall_at_1', 'recall_at_5', 'map_at_r')
+    names = ('recall_at_1', 'recall_at_5', 'map_at_r', 'knn')
+    rows = {'untrained layer': [run['before'] for run in parts['vectors']]}
+    for run in parts['vectors']:
+        rows.setdefault(run['name'], []).append(run)
+    rows |= {'features of the frozen network': parts['features']} if parts['features'] else {}
     vectors = []
-    for row in found['vectors']:
-        vectors.append([row['vectors'], *(f'{row[name]:.3f}' for name in names)])
-    tables = [grid(headers, lines)]
-    if vectors:
-        tables.append(grid(['vectors', *(f'`{name}`' for name in names)], vectors))
-    return '\n\n'.join(tables) + (
+    for name, runs in rows.items():
+        vectors.append([name, str(len(runs)), *(_mean_of(key, runs) for key in names)])
+    headings = ['vectors', 'runs', 'recall at 1', 'recall at 5', 'mAP at R', 'vote of the 20 nearest']
+    return '\n\n'.join([grid(headers, lines), grid(headings, vectors)]) + (
         f'\n\n{found["data"]}; the test images have the same classes as the training images; '
-        f'{machine(found["environment"])}; `python benchmarks/flowers.py`.'
+        f'{machines(found["runs"])}; `python benchmarks/flowers.py`.'
     )
+
+
+def _mean_of(key: str, runs: list[dict[str, Any]]) -> str:
+    """Of the rows that have the number."""
+    values = [run[key] for run in runs if key in run]
+    return spread(values, 3) if values else '-'
 
 
 def imbalance(found: dict[str, Any]) -> str:
@@ -310,23 +322,22 @@ def imbalance(found: dict[str, Any]) -> str:
             )
     headers = ['tuner', 'remedy', 'seeds', 'mean accuracy of the classes, %', 'gain, points']
     return grid(headers, lines) + (
-        f'\n\n{found["data"]}; DeiT-Tiny; {machine(found["environment"])}; `python benchmarks/imbalance.py`.'
+        f'\n\n{found["data"]}; DeiT-Tiny; {machines(found["runs"])}; `python benchmarks/imbalance.py`.'
     )
 
 
 def closed_form(found: dict[str, Any]) -> str:
     """Heads in closed form alone, and as the start of LoRA."""
     lines = []
+    names = ('tuner', 'start', 'epochs', 'pixels')
+    rows: dict[tuple[Any, ...], list[float]] = {}
     for run in found['runs']:
-        name = (
-            f'{run["tuner"]}, {run["start"]} head'
-            if run['tuner'] == 'LoRA' or run['epochs']
-            else run['start']
-        )
-        lines.append([name, str(run['epochs']), str(run['pixels']), f'{100 * run["accuracy"]:.2f}'])
-    return grid(['head', 'epochs', 'pixels', 'test accuracy, %'], lines) + (
-        f'\n\n{found["data"]}; DeiT-Tiny, seed 0; {machine(found["runs"][-1]["environment"])}; '
-        '`python benchmarks/closed_form.py`.'
+        rows.setdefault(tuple(run[name] for name in names), []).append(100 * run['accuracy'])
+    for (tuner, start, epochs, pixels), accuracies in rows.items():
+        shown = f'{tuner}, {start} head' if tuner == 'LoRA' or epochs else start
+        lines.append([shown, str(epochs), str(pixels), str(len(accuracies)), spread(accuracies)])
+    return grid(['head', 'epochs', 'pixels', 'seeds', 'test accuracy, %'], lines) + (
+        f'\n\n{found["data"]}; DeiT-Tiny; {machines(found["runs"])}; `python benchmarks/closed_form.py`.'
     )
 
 
@@ -482,6 +493,11 @@ def machine(environment: dict[str, Any]) -> str:
     return f'{cores}, torch {packages["torch"]}, timm {packages["timm"]}'
 
 
+def machines(runs: list[dict[str, Any]]) -> str:
+    """The machines of all rows, each once."""
+    return ' and '.join(dict.fromkeys(machine(run['environment']) for run in runs))
+
+
 SMALL = ('pole', 'sign', 'pedestrian', 'cyclist')  # classes of few pixels
 
 
@@ -502,8 +518,7 @@ def segmentation(found: dict[str, Any]) -> str:
         seeds = 'seed' if len(runs) == 1 else 'seeds'
         lines.append([f'{tuner}, {head}, {len(runs)} {seeds}', *cells, f'{runs[0]["trainable"]:,}'])
     return grid(['test images of CamVid, %', *columns, 'trained numbers'], lines) + (
-        f'\n\nDeiT-Tiny, {found["data"]}; {machine(found["environment"])}; '
-        '`python benchmarks/segmentation.py`.'
+        f'\n\nDeiT-Tiny, {found["data"]}; {machines(found["runs"])}; `python benchmarks/segmentation.py`.'
     )
 
 
@@ -517,11 +532,9 @@ def pages() -> dict[Path, str]:
         'docs/fit.md': dict(check=check),
         'docs/serving.md': dict(serve=serve),
         'docs/segmentation.md': dict(segmentation=segmentation),
-        'docs/objectives.md': dict(
-            objectives=objectives, ordinal=objectives, cumulative_link=objectives, flowers=flowers_objectives
-        ),
+        'docs/objectives.md': dict(objectives=objectives, flowers=flowers_objectives),
         'docs/imbalance.md': dict(imbalance=imbalance),
-        'docs/training.md': dict(closed_form=closed_form, closed_form_112=closed_form),
+        'docs/training.md': dict(closed_form=closed_form),
     }
     measured: dict[str, list[str]] = {}
     for page, entries in tables.items():

@@ -1,9 +1,11 @@
 """A result in benchmarks/ comes from a commit."""
 
 import argparse
+import json
 import subprocess
 
 import pytest
+import torch
 
 from vet.benchmark import record
 
@@ -48,3 +50,15 @@ def test_a_trial_writes_elsewhere(checkout):
     (checkout / 'vet/__init__.py').write_text('1')
     assert record.output(given(checkout, '--trial')) == checkout / 'build/trial/one.json'
     assert record.output(given(checkout, '--output', str(checkout / 'mine.json'))) == checkout / 'mine.json'
+
+
+def test_a_row_is_measured_once(checkout):
+    """A script that goes on keeps the rows of the file, and measures only the others."""
+    path, names = record.output(given(checkout)), ('tuner', 'seed')
+    record.Rows(path, names, 'digits').add(dict(tuner='LoRA', seed=0, accuracy=0.5), torch.device('cpu'))
+    again = record.Rows(path, names, 'digits')
+    assert dict(tuner='LoRA', seed=0) in again and dict(tuner='LoRA', seed=1) not in again
+    again.add(dict(tuner='LoRA', seed=1, accuracy=0.75), torch.device('cpu'))
+    found = json.loads(path.read_text())
+    assert found['data'] == 'digits' and [run['accuracy'] for run in found['runs']] == [0.5, 0.75]
+    assert all(run['environment']['git_changes'] is False for run in found['runs'])

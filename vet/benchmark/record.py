@@ -7,7 +7,9 @@ code.
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,3 +44,28 @@ def refuse_changes(path: Path) -> None:
 
 def write(path: Path, found: object) -> None:
     write_file(path, json.dumps(found, indent=1) + '\n')
+
+
+class Rows:
+    """The rows of a result file: {'data': …, 'runs': [row, …]}. A row that is there is not measured again.
+
+    names: the keys that tell the rows apart. data: what was measured, as a sentence for the page.
+    """
+
+    def __init__(self, path: Path, names: tuple[str, ...], data: str):
+        self._path = path
+        self._names = names
+        self._data = data
+        self._runs: list[Mapping[str, Any]] = json.loads(path.read_text())['runs'] if path.is_file() else []
+
+    def __contains__(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row with these values of `names` is there."""
+        return self._called(row) in map(self._called, self._runs)
+
+    def _called(self, row: Mapping[str, Any]) -> list[Any]:
+        return [row[name] for name in self._names]
+
+    def add(self, row: Mapping[str, Any], device: torch.device) -> None:
+        """Adds a row that ran on `device`, and writes the file."""
+        self._runs.append({**row, 'environment': describe(device)})
+        write(self._path, dict(data=self._data, runs=self._runs))
