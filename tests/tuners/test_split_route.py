@@ -11,6 +11,7 @@ from tests.nets import tiny
 from vet.core.products import AddProduct, add_product, through
 from vet.core.routes import choose_routes
 from vet.registry import TUNERS
+from vet.tuners.lokr import KroneckerLinear
 
 SPLIT = [
     dict(type='LoRA', rank=2),
@@ -152,3 +153,22 @@ def test_a_product_written_into_a_view_has_the_gradients_of_a_sum():
         differentiated(lambda y: AddProduct.apply(y, h, B, -1, False)), differentiated(lambda y: y + h @ B.T)
     ):
         torch.testing.assert_close(found, expected)
+
+
+def test_gradients_of_a_kronecker_product_and_their_gradients():
+    torch.manual_seed(0)
+    given = tuple(
+        torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((5, 3, 4), (2, 3), (6, 4))
+    )
+    x, w1, w2 = given
+    found = KroneckerLinear.apply(*given).flatten(1)
+    torch.testing.assert_close(found, x.flatten(1) @ torch.kron(w1, w2).T)
+    assert torch.autograd.gradcheck(KroneckerLinear.apply, given)
+    assert torch.autograd.gradgradcheck(KroneckerLinear.apply, given)
+
+
+def test_lokr_keeps_nothing_but_the_input():
+    x = torch.randn(7, 32, requires_grad=True)
+    lokr = layer(dict(type='LoKr', rank=1), split=True)
+    small = sum(p.numel() for p in lokr.owner.parameters()) + 96 + 32
+    assert saved_bytes(lokr, x) <= 4 * (x.numel() + small)

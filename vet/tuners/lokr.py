@@ -11,6 +11,7 @@ from annotated_types import Interval
 from torch import nn
 
 from vet.allowed import MOST, Counts, Places, Positives
+from vet.core.autograd import AutogradContext
 from vet.core.delta import Delta
 from vet.core.peft_names import OfLoKr
 from vet.core.ranks import require_matrix
@@ -18,6 +19,7 @@ from vet.core.site import Site
 from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.registry import TUNERS
+from vet.torch_private import is_recorded
 
 
 class Kronecker(Delta):
@@ -67,8 +69,32 @@ class Kronecker(Delta):
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x (…, in), y (…, out) -> (…, out)"""
-        x = x.unflatten(-1, (self.w1.shape[1], -1))
-        return y + ((self.scale * self.w1) @ (x @ self.w2.T)).flatten(-2)
+        x = x.to(y.dtype).reshape(-1, self.w1.shape[1], x.shape[-1] // self.w1.shape[1])
+        w1, w2 = (self.scale * self.w1).to(y.dtype), self.w2.to(y.dtype)
+        update = w1 @ (x @ w2.T) if is_recorded() else KroneckerLinear.apply(x, w1, w2)
+        return y + update.view(y.shape)
+
+
+class KroneckerLinear(torch.autograd.Function):
+    """w1 x w2'. x (n, i1, i2), w1 (o1, i1), w2 (o2, i2) -> (n, o1, o2).
+
+    The backward pass computes x w2' again. So a step keeps nothing but the inputs.
+    """
+
+    @staticmethod
+    def forward(ctx: AutogradContext, x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, w1, w2)
+        return w1 @ (x @ w2.T)
+
+    @staticmethod
+    def backward(ctx: AutogradContext, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, w1, w2 = ctx.saved_tensors
+        gy = gradients[0]
+        gh = w1.T @ gy
+        gx = gh @ w2 if ctx.needs_input_grad[0] else None
+        g1 = torch.einsum('nab,ncb->ac', gy, x @ w2.T) if ctx.needs_input_grad[1] else None
+        g2 = gh.flatten(0, 1).T @ x.flatten(0, 1) if ctx.needs_input_grad[2] else None
+        return gx, g1, g2
 
 
 def factorized(size: int, factor: int) -> tuple[int, int]:
