@@ -50,7 +50,8 @@ def planted(photos: list[Photo], folder: Path, draw: np.random.Generator) -> lis
     """Smaller copies of some photos, for test."""
     found = []
     for item in draw.choice(len(photos), PLANTED, replace=False):
-        image, path = Image.open(photos[item].path), folder / f'{item}.jpg'
+        image = Image.open(photos[item].path)
+        path = folder / f'{item}.jpg'
         image.resize([round(0.9 * side) for side in image.size]).save(path, quality=60)
         found.append(Photo(str(path), photos[item].label, 'test'))
     return found
@@ -90,7 +91,9 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=3, help='how many (default: %(default)s)')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, root, runs = record.output(args), args.data_root.absolute(), []
+    path = record.output(args)
+    root = args.data_root.absolute()
+    runs = []
     for seed in range(args.seeds):
         with tempfile.TemporaryDirectory() as folder:
             runs.append(measure(root, seed, Path(folder)))

@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument('--only', choices=('alone', 'starts'), help='one half of the rows')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, root = record.output(args), args.data_root.absolute()
+    path = record.output(args)
+    root = args.data_root.absolute()
     measured = record.Rows(path, NAMED, DATA)
     rows = [row | dict(seed=0) for row in alone()] if args.only != 'starts' else []
     if args.only != 'alone':
@@ -65,7 +66,8 @@ def main() -> None:
         if row in measured:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            config, place = OF_TUNER[row['tuner']], Path(folder) / 'run'
+            config = OF_TUNER[row['tuner']]
+            place = Path(folder) / 'run'
             trainer, summary = deit_tiny.trained(config, options(row), root, place, row['seed'])
         found = dict(accuracy=summary['accuracy'], seconds=summary['train_seconds'])
         measured.add(row | found, trainer.accelerator.device)

@@ -85,7 +85,8 @@ def main() -> None:
     )
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, environment = record.output(args), describe(torch.device('cpu'))
+    path = record.output(args)
+    environment = describe(torch.device('cpu'))
     environment['packages'] |= {name: metadata.version(name) for name in ('peft', 'onnxruntime')}
     differences = {side: measured_by(test) for side, test in TESTS.items()}
     record.write(

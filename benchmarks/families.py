@@ -164,7 +164,8 @@ def kinds_of_modules(network: nn.Module) -> frozenset[str]:
 
 def measure(source: str, name: str, kwargs: dict[str, Any], backbone: Backbone) -> Row:
     """Tries every tuner on one network."""
-    started, network = time.perf_counter(), backbone.network
+    started = time.perf_counter()
+    network = backbone.network
     row = Row(source, name, kwargs, {role: len(names) for role, names in backbone.sites.roles().items()})
     whole = sum(parameter.numel() for parameter in network.parameters())
     blocks = [network.get_submodule(block) for block in backbone.sites.blocks]
@@ -190,7 +191,8 @@ def measure(source: str, name: str, kwargs: dict[str, Any], backbone: Backbone) 
                 row.missed = ', '.join(sorted(layers - tuned)[:2])
             made.detach()
         if tuner == 'LoRA' and 'LoRA' in row.refused:
-            row.projections, row.missed = len(layers), ', '.join(sorted(layers)[:2])
+            row.projections = len(layers)
+            row.missed = ', '.join(sorted(layers)[:2])
     row.seconds = time.perf_counter() - started
     return row
 
@@ -404,7 +406,8 @@ def main() -> None:
     before = read(PAGE.read_text()) if args.only else []
     if args.only and VERSIONS not in PAGE.read_text():
         parser.error(f'the page is not of {VERSIONS}; write the whole page, without --only')
-    started, rows = time.perf_counter(), []
+    started = time.perf_counter()
+    rows = []
     for row in again(before, args.only) if args.only else sweep():
         rows.append(row)
         refused = {tuner: reason(error) for tuner, error in row.refused.items()}

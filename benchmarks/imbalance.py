@@ -50,7 +50,8 @@ def flowers(root: Path, splits: list[str]) -> list[tuple[Path, int]]:
 def long_tail(targets: list[int], seed: int) -> list[int]:
     """The numbers of the images that stay: exponentially fewer from class to class, RATIO : 1."""
     draw = np.random.default_rng(seed)
-    labels, kept = np.array(targets), []
+    labels = np.array(targets)
+    kept = []
     for place, label in enumerate(draw.permutation(CLASSES)):
         own = draw.permutation(np.flatnonzero(labels == label))
         count = round(len(own) * RATIO ** (-place / (CLASSES - 1)))
@@ -90,10 +91,12 @@ def main() -> None:
     parser.add_argument('--tuners', nargs='+', choices=TUNERS, default=list(TUNERS))
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, root = record.output(args), args.data_root.absolute()
+    path = record.output(args)
+    root = args.data_root.absolute()
     measured = record.Rows(path, ('tuner', 'remedy', 'seed'), DATA)
     names = [str(label) for label in range(CLASSES)]
-    everything, test = flowers(root, ['train', 'val']), ImageDataset(names, flowers(root, ['test']))
+    everything = flowers(root, ['train', 'val'])
+    test = ImageDataset(names, flowers(root, ['test']))
     labels = [label for _, label in everything]
     with tempfile.TemporaryDirectory() as folder:
         for tuner, seed, remedy in product(args.tuners, range(args.seeds), REMEDIES):

@@ -83,7 +83,8 @@ def main() -> None:
     if not args.quick:
         record.refuse_changes(HERE / 'results')
     for name in args.only:
-        began, busy = time.perf_counter(), processor_seconds()
+        began = time.perf_counter()
+        busy = processor_seconds()
         subprocess.run(command(name, args.data_root.resolve(), args.quick), check=True, cwd=record.ROOT)
         print(
             f'{name}: {time.perf_counter() - began:.0f} s, {processor_seconds() - busy:.0f} s of a processor',

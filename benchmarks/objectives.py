@@ -25,7 +25,9 @@ from vet import build_trainer
 from vet.benchmark import record
 
 CLASSES = 'sky building pole road pavement tree sign fence car pedestrian cyclist'.split()
-ROAD, UNLABELLED, LEAST = CLASSES.index('road'), 11, 0.005
+ROAD = CLASSES.index('road')
+UNLABELLED = 11
+LEAST = 0.005
 DATA = 'CamVid, images of 240 x 180 pixels (resized from 480 x 360), here 64 x 64'
 RESULTS = Path(__file__).parent / 'results' / 'objectives.json'
 TUNERS = {'LinearProbe': [dict(type='LinearProbe')], 'LoRA': [dict(type='LoRA', rank=10, at='attn.qkv')]}

@@ -113,7 +113,8 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', default=[''], help='parts of the names of networks')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, environment = record.output(args), describe(torch.device('cpu'))
+    path = record.output(args)
+    environment = describe(torch.device('cpu'))
     environment['packages'] |= {name: metadata.version(name) for name in ('peft', 'open_clip_torch')}
     runs = []
     for case in CASES:

@@ -79,7 +79,8 @@ def with_peft(trainer: Trainer, args: argparse.Namespace) -> dict[str, Any]:
     train = trainer.settings.train
     evaluation = trainer.settings.evaluation
     data = trainer.data
-    preprocessing, device = vars(trainer.model.backbone.preprocessing), trainer.accelerator.device
+    preprocessing = vars(trainer.model.backbone.preprocessing)
+    device = trainer.accelerator.device
     model = same_start(trainer, args).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(

@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=5, help='how many (default: %(default)s)')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, runs = record.output(args), []
+    path = record.output(args)
+    runs = []
     for name, rank in TUNERS.items():
         for seed in range(args.seeds):
             with tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=1, help='how many (default: %(default)s)')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, root = record.output(args), args.data_root.absolute()
+    path = record.output(args)
+    root = args.data_root.absolute()
     measured = record.Rows(path, ('tuner', 'head', 'seed'), DATA)
     with tempfile.TemporaryDirectory() as folder:
         for seed, (tuner, head) in product(range(args.seeds), ROWS):

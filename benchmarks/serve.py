@@ -198,14 +198,16 @@ def hostile(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     expected = {model.name: pipeline(str(model), device='cpu')(photos, batch_size=1) for model in models}
     draw = random.Random(0)
     bad = hostile_bodies(photos[0], models[0].name)
-    requests, kinds = [], dict[str, int]()
+    requests = []
+    kinds = dict[str, int]()
     for _ in range(args.requests):
         if draw.random() < HOSTILE:
             kind = draw.choice(list(bad))
             kinds[kind] = kinds.get(kind, 0) + 1
             requests.append(bad[kind])
         else:
-            number, model = draw.randrange(len(photos)), draw.choice(models).name
+            number = draw.randrange(len(photos))
+            model = draw.choice(models).name
             requests.append(Asked(form(model, photos[number]), check=is_right(expected[model][number])))
     with serving(folder / 'models', '--timeout', '10') as (process, port):
         load(port, requests[:300], CLIENTS)

@@ -45,7 +45,8 @@ def post(path: str, body: bytes, kind: str) -> bytes:
 
 async def closed_loop(port: int, requests: Iterable[Asked], clients: int) -> Found:
     """Each client sends a request as soon as its request before was answered."""
-    found, left = Found(), iter(requests)
+    found = Found()
+    left = iter(requests)
     began = time.perf_counter()
     await asyncio.gather(*(_client(port, left, found) for _ in range(clients)))
     found.seconds = time.perf_counter() - began
@@ -54,7 +55,9 @@ async def closed_loop(port: int, requests: Iterable[Asked], clients: int) -> Fou
 
 async def open_loop(port: int, requests: Iterable[Asked], rate: float, seed: int = 0) -> Found:
     """Requests come at random moments, `rate` in a second on average, whether the server keeps up or not."""
-    found, draw, waiting = Found(), random.Random(seed), []
+    found = Found()
+    draw = random.Random(seed)
+    waiting = []
     began = time.perf_counter()
     for asked in requests:
         await asyncio.sleep(draw.expovariate(rate))

@@ -397,7 +397,8 @@ def worst_step() -> str:
 
 def serve(found: dict[str, Any]) -> str:
     """vet serve beside pipeline, its memory, and its answers to hostile requests."""
-    lines, images = [], found['throughput']['rounds']
+    lines = []
+    images = found['throughput']['rounds']
     for name, one, other in (
         ('32 clients, one model', 'one', 'pipeline'),
         ('8 models mixed', 'mixed', 'one'),

@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', help='the data sets')
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, root = record.output(args), args.data_root.absolute()
+    path = record.output(args)
+    root = args.data_root.absolute()
     runs = json.loads(path.read_text())['runs'] if path.is_file() else []
     for name, changes in datasets(root).items():
         if args.only and name not in args.only or name in [run['data'] for run in runs]:

@@ -113,7 +113,8 @@ def part(data_root: str, split: str, per_class: int) -> ImageDataset:
 def cost_of_a_step(trainer: Trainer) -> dict:
     """Seconds of one optimizer step, and bytes that its forward keeps for its backward."""
     model: Any = trainer.model
-    train, seconds = trainer.settings.train, []
+    train = trainer.settings.train
+    seconds = []
     size = train.dataloader.batch_size_per_gpu
     torch.manual_seed(0)
     images = torch.randn(size, 3, *model.backbone.preprocessing.size)
@@ -201,7 +202,8 @@ def main() -> None:
         key: getattr(args, key)
         for key in ('pixels', 'train_per_class', 'test_per_class', 'epochs', 'lr', 'seed')
     }
-    environment, path = describe(torch.device('cpu')), record.output(args)
+    environment = describe(torch.device('cpu'))
+    path = record.output(args)
     found = json.loads(path.read_text()) if path.exists() else dict(settings=settings, runs={})
     if found['settings'] != settings:
         sys.exit(f'{path} was measured with {found["settings"]}; give other --output, or remove it.')

@@ -33,9 +33,11 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', choices=WEIGHTS, default=list(WEIGHTS))
     record.add_output(parser, RESULTS)
     args = parser.parse_args()
-    path, runs = record.output(args), []
+    path = record.output(args)
+    runs = []
     for name in args.only:
-        weights, options = WEIGHTS[name], {}
+        weights = WEIGHTS[name]
+        options = {}
         if weights is not None:
             options['model.backbone.checkpoint'] = str(args.data_root / 'weights' / f'{weights}.safetensors')
         with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,6 @@ FILES = [
     for path in (ROOT / room).rglob('*.py')
 ]
 VET = [path for path in FILES if path.is_relative_to(ROOT / 'vet')]
-OF_USERS = [path for path in FILES if path.relative_to(ROOT).parts[0] in ('vet', 'tools', 'examples')]
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -67,7 +66,7 @@ def unrelated(source: str) -> list[int]:
     return lines
 
 
-@pytest.mark.parametrize('path', OF_USERS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_statement_assigns_one_thing_or_things_of_one_kind(path):
     assert unrelated(path.read_text()) == [], 'write one statement for each name'
 

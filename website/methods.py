@@ -64,7 +64,8 @@ def pages() -> dict[str, str]:
 
 def page(name: str) -> str:
     """The page of a tuner."""
-    tuner, facts = TUNERS.find(name), facts_of(name)
+    tuner = TUNERS.find(name)
+    facts = facts_of(name)
     parts = [
         f'# {name}',
         math(EQUATIONS[name]) if name in EQUATIONS else escaped(rows()[name][0]['computes']),
@@ -233,7 +234,8 @@ def build(name: str) -> Tuner:
 @functools.cache
 def facts_of(name: str) -> Facts:
     """The tuner, attached to DeiT-Tiny for a moment."""
-    network, tuner = large(), build(name)
+    network = large()
+    tuner = build(name)
     tuner.attach(network)
     try:
         numbers = sum(parameter.numel() for _, parameter in tuner.trainable())
@@ -288,7 +290,8 @@ def index() -> str:
     for title, names in sections().items():
         lines = []
         for name in names:
-            row, facts = rows()[name][0], facts_of(name)
+            row = rows()[name][0]
+            facts = facts_of(name)
             lines.append(
                 [
                     f'[{name}]({name}.md)',

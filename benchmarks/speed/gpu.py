@@ -187,7 +187,8 @@ def main() -> None:
         parser.error('there is no CUDA device; --mini --trial shows on a CPU that the script works')
     if args.workers is None:
         args.workers = 0 if args.mini else 4
-    path, began = record.output(args), time.perf_counter()
+    path = record.output(args)
+    began = time.perf_counter()
     environment = describe(device)
     found: dict[str, Any] = dict(environment=environment)
     for part in args.parts:

@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument('--compile', action='store_true', help='compiled sides in place of eager ones')
     record.add_output(parser, hosts.default())
     args = parser.parse_args()
-    path, device = record.output(args), torch.device('cpu')
+    path = record.output(args)
+    device = torch.device('cpu')
     for job in args.jobs:
         for batch in args.batches:
             for threads in args.threads:

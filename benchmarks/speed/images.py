@@ -64,7 +64,8 @@ from vet.engine.saving.door import read_log
 from vet.environment import describe
 from vet.transforms.torchvision import build_transform, on_tensors, split_still
 
-CPU, BATCH = torch.device('cpu'), 64
+CPU = torch.device('cpu')
+BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROPS = [dict(type='RandomResizedCrop', scale=[0.4, 1.0]), dict(type='RandomHorizontalFlip')]
 VIEWS = {
@@ -87,7 +88,8 @@ def read_through(dataset: Any, view: Callable) -> float:
 
 
 def reading(args: argparse.Namespace) -> list[dict[str, Any]]:
-    found, threads = [], torch.get_num_threads()
+    found = []
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for name, entries in VIEWS.items():
         view = build_transform(entries, (args.pixels, args.pixels), MEAN, STD, 0.9, 'bicubic')
@@ -159,14 +161,10 @@ def with_vet(args: argparse.Namespace, steps_alone: bool = False, **options: Any
         order = Order(args.images, BATCH, 1, 0)
         device = trainer.accelerator.device
         seconds = []
-        images, labels = (
-            torch.randn(BATCH, 3, args.pixels, args.pixels, device=device),
-            torch.arange(BATCH, device=device),
-        )
-        meter, learner = (
-            Meter(device),
-            Learner(trainer.model, trainer.settings.train, order, trainer.accelerator),
-        )
+        images = torch.randn(BATCH, 3, args.pixels, args.pixels, device=device)
+        labels = torch.arange(BATCH, device=device)
+        meter = Meter(device)
+        learner = Learner(trainer.model, trainer.settings.train, order, trainer.accelerator)
         with freed_memory_kept(device):
             for epoch in range(args.epochs):
                 began = time.perf_counter()
@@ -210,7 +208,8 @@ def with_peft(args: argparse.Namespace) -> list[float]:
         persistent_workers=args.workers > 0,
         pin_memory=args.device == 'cuda',
     )
-    optimizer, seconds = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3), []
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    seconds = []
     for _ in range(args.epochs):
         began = time.perf_counter()
         for images, labels in read:
@@ -245,7 +244,8 @@ SIDES: dict[str, Callable[[argparse.Namespace], list[float]]] = {
 
 def whole_run(side: str, args: argparse.Namespace) -> dict[str, Any]:
     """Of a child process."""
-    began, seconds = processor_seconds(), SIDES[side](args)
+    began = processor_seconds()
+    seconds = SIDES[side](args)
     return dict(
         seconds=seconds,
         processor=processor_seconds() - began,
@@ -307,7 +307,8 @@ def grow(folder: str, count: int, keeps: bool) -> dict[str, Any]:
 
 
 def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
-    found, draw = [], np.random.default_rng(0)
+    found = []
+    draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / 'source'
         source.mkdir()

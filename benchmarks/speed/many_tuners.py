@@ -52,10 +52,8 @@ def main() -> None:
     names = [f'tuner {i}' for i in range(args.tuners)]
     model = TunedModel(backbone, {name: tuned(backbone, i).to(device) for i, name in enumerate(names)})
     merged = {name: merge(one) for name, one in model.tasks.items()}
-    images, whose = (
-        torch.randn(args.batch, 3, *backbone.preprocessing.size, device=device),
-        names * args.batch,
-    )
+    images = torch.randn(args.batch, 3, *backbone.preprocessing.size, device=device)
+    whose = names * args.batch
     whose = whose[: args.batch]
 
     def grouped(networks: dict) -> list[torch.Tensor]:
@@ -82,7 +80,8 @@ def main() -> None:
                 answers[side] = call()
                 synchronise(device)
                 seconds[side].append(time.perf_counter() - start)
-    frozen, own = size(backbone), size(model) - size(backbone)
+    frozen = size(backbone)
+    own = size(model) - size(backbone)
     weights = dict(zip(sides, (frozen + own, frozen + own, sum(map(size, merged.values())), frozen)))
     reference, *others = list(answers.values())[:3]
     found = dict(

@@ -3,6 +3,9 @@ merged is a state of its own.
 """
 
 import copy
+import functools
+import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from torch import nn
 
 from tests.nets import tiny
 from vet.core.model import ImageClassifier
-from vet.core.reweight import forward_replaced, reweights_of
+from vet.core.reweight import all_split, forward_replaced, reweights_of
 from vet.errors import NoSiteError, UserError
 from vet.heads.linear import LinearHead
 from vet.registry import TUNERS
@@ -105,6 +108,140 @@ def test_a_hook_of_accelerate_that_is_put_on_afterwards_outlives_the_tuner(backb
     again.detach()
     remove_hook_from_module(layer)
     assert torch.equal(layer(x), plain)
+
+
+# A forward that other code writes while the tuner is attached ----------------------------------------------------------
+
+
+class Adds(ModelHook):
+    def post_forward(self, module, output):
+        return output + 1
+
+
+def removed(layer):
+    remove_hook_from_module(layer)
+    return lambda y: y
+
+
+def exchanged(layer):
+    """accelerate calls the forward of before its first hook."""
+    add_hook_to_module(layer, Adds())
+    return lambda y: y + 1
+
+
+def appended(layer):
+    add_hook_to_module(layer, Adds(), append=True)
+    return lambda y: 2 * y + 1
+
+
+def written(layer):
+    layer.forward = lambda x: doubled(layer, x)
+    return lambda y: 2 * y
+
+
+def deleted(layer):
+    del layer.forward
+    return lambda y: y
+
+
+def wrapped(layer):
+    inner = layer.forward
+    layer.forward = functools.wraps(inner)(lambda x: 3 * inner(x))
+    return lambda y: 3 * 2 * y
+
+
+OUTSIDERS = [removed, exchanged, appended, written, deleted, wrapped]
+
+
+@pytest.mark.parametrize('outsider', OUTSIDERS)
+@pytest.mark.parametrize('entry', [SPLIT, WHOLE], ids=['split', 'whole'])
+def test_the_tuner_outlives_a_forward_that_other_code_writes(backbone, entry, outsider):
+    layer, x = fc1(backbone), torch.randn(3, fc1(backbone).in_features)
+    add_hook_to_module(layer, Doubles())
+    made = tuner(entry)
+    made.attach(backbone)
+    moved(made)
+    (edit,) = reweights_of(layer)
+    W, b = (tensor.detach() for tensor in edit.delta(layer.weight, layer.bias))
+    expected = outsider(layer)
+    for _ in range(2):
+        torch.testing.assert_close(layer(x), expected(x @ W.T + b))
+    layer(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in edit.delta.parameters())
+    made.detach()
+    torch.testing.assert_close(layer(x), expected(nn.Linear.forward(layer, x)))
+    again = moved(tuner(entry))
+    again.attach(backbone)
+    (edit,) = reweights_of(layer)
+    W, b = edit.delta(layer.weight, layer.bias)
+    torch.testing.assert_close(layer(x), expected(x @ W.T + b))
+
+
+def test_a_wrapper_stays_around_the_tuner_and_keeps_the_fast_route(backbone):
+    layer, x, calls = fc1(backbone), torch.randn(3, fc1(backbone).in_features), []
+    made = tuner(dict(SPLIT, dropout=0.5))
+    made.attach(backbone)
+    moved(made).eval()
+    inner, expected = layer.forward, layer(x)
+
+    def outer(x):
+        calls.append(x)
+        return 3 * inner(x)
+
+    layer.forward = outer
+    for _ in range(2):
+        assert torch.equal(layer(x), 3 * expected)
+    assert layer.__dict__['forward'] is outer and all_split(layer) and len(calls) == 2
+
+
+def test_a_wrapper_that_calls_the_tuner_only_at_times_does_not_add_twice(backbone):
+    layer, x, skips = fc1(backbone), torch.randn(3, fc1(backbone).in_features), True
+    made = tuner(SPLIT)
+    made.attach(backbone)
+    moved(made)
+    inner, expected = layer.forward, layer(x)
+    layer.forward = lambda x: doubled(layer, x) if skips else inner(x)
+    torch.testing.assert_close(layer(x), 2 * expected)
+    skips = False
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_forward_that_needs_the_whole_weight_is_refused_beside_dropout(backbone):
+    layer, x = fc1(backbone), torch.randn(3, fc1(backbone).in_features)
+    tuner(dict(SPLIT, dropout=0.5)).attach(backbone)
+    layer.forward = lambda x: doubled(layer, x)
+    for _ in range(2):
+        with pytest.raises(NoSiteError, match='needs the whole weight'):
+            layer(x)
+
+
+def test_a_tuner_behind_the_layer_reads_the_output_with_the_update(backbone, images):
+    model = classifier(backbone, SPLIT, dict(type='Adapter', at='mlp.fc1'))
+    expected = model(images)
+    fc1(backbone).forward = partial(nn.Linear.forward, fc1(backbone))
+    torch.testing.assert_close(model(images), expected)
+
+
+def test_a_copy_and_a_merge_keep_the_tuner_that_other_code_put_aside(backbone, images):
+    add_hook_to_module(fc1(backbone), Doubles())
+    model = classifier(backbone)
+    remove_hook_from_module(fc1(backbone))
+    expected, other = copy.deepcopy(model)(images), copy.deepcopy(model)
+    model.merge()
+    torch.testing.assert_close(model(images), expected)
+    model.unmerge()
+    torch.testing.assert_close(model(images), expected)
+    plain = other.backbone.network
+    other.tuners[0].detach()
+    assert 'forward' not in fc1(other.backbone).__dict__ and not plain.blocks[0].mlp.fc1._forward_pre_hooks
+    torch.testing.assert_close(pickle.loads(pickle.dumps(model))(images), expected)
+
+
+def test_a_leftover_of_accelerate_costs_no_route(backbone):
+    add_hook_to_module(fc1(backbone), Doubles())
+    remove_hook_from_module(fc1(backbone))
+    tuner(dict(SPLIT, dropout=0.5)).attach(backbone)
+    assert all_split(fc1(backbone))
 
 
 def test_a_copy_keeps_what_stood_there(backbone, images):

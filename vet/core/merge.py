@@ -12,7 +12,8 @@ from vet.core.backbone import FrozenNetwork, merged_error
 from vet.core.caches import clear_caches
 from vet.core.edits import places_of
 from vet.core.modes import in_eval
-from vet.core.reweight import Merged, Reweight, merge_reweights, parameter_or_none, unmerge_reweights
+from vet.core.reweight import Merged, Reweight, merge_reweights, unmerge_reweights
+from vet.core.shadow import parameter_or_none
 from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.torch_private import map_tensors

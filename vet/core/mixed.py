@@ -103,7 +103,7 @@ def _put(
     if not declared(edit.delta).splits(edit.host):
         raise CannotMix
     splits = _Splits(name, edit.delta, sites.calls[path].batch)
-    made = Reweight(module, edit.weight_name, edit.bias_name, splits, edit.may_be_skipped)
+    made = Reweight(module, edit.weight_name, edit.bias_name, splits)
     made.apply()
     if not all_split(module):
         made.undo()

@@ -8,6 +8,10 @@ A call of a reweighted module goes through these layers, from the inside to the 
 4. another forward for the whole module, for a while (`forward_replaced`): then 1 to 3 are not called;
 5. functions that other code wraps around the module later.
 
+Other code may write the instance's `forward` too, such as accelerate when it removes a hook. If the new
+function calls vet's forward, it stays around that forward (5). If not, vet's forward goes around the function
+(2). A hook sees that at the next call, see `_watch`.
+
 A reweighted module keeps its tensors and its `state_dict` keys. `merge_reweights` writes the new tensors into
 the module, and restores the old forward. `unmerge_reweights` restores the old tensors, bit for bit. A module
 without reweights has its old forward.
@@ -15,10 +19,11 @@ without reweights has its old forward.
 Used by core, and by code that gives a module another forward for a while.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -28,11 +33,10 @@ from torch.utils.hooks import RemovableHandle
 from vet.core.delta import declared
 from vet.core.output_first import output_first
 from vet.core.products import can_merge, one_product
+from vet.core.shadow import Tensors, parameter_or_none, put_tensors, shadow
 from vet.errors import NoSiteError
-from vet.torch_private import children_of, parameters_of, shallow_copy
 
 Forward = Callable[..., Any]
-Tensors = dict[str, torch.Tensor | None]
 
 
 @dataclass(eq=False)
@@ -49,19 +53,17 @@ class Reweight:
     weight_name: str
     bias_name: str
     delta: nn.Module  # see vet.core.delta
-    may_be_skipped: bool = False  # a module around may read the weights without a call: `_is_called`
     mergeable = True
 
     def apply(self) -> None:
         """Makes the edit. NoSiteError if a delta has dropout, but the module needs the whole weight."""
-        state = _attached(self.host, self.may_be_skipped)
+        state = _attached(self.host)
         state.edits.append(self)
-        if not all_split(self.host) and any(declared(edit.delta).dropout for edit in state.edits):
+        try:
+            _refuse_dropout(state.edits, state.before)
+        except NoSiteError:
             self.undo()
-            raise NoSiteError(
-                f'{type(self.delta).__name__} needs the whole weight of {self.weight_name!r} in '
-                f'{type(self.host).__name__}, where an update drops out its input: set that dropout to 0.'
-            )
+            raise
 
     def output_first(self, weight: torch.Tensor) -> torch.Tensor:
         """A tensor of the weight's shape as the delta sees the weight, or back."""
@@ -91,8 +93,11 @@ class _Attached:
 
     edits: list[Reweight] = field(default_factory=list)
     before: Forward | None = None  # the instance's own forward of before
+    known: Forward | None = None  # an instance's forward of which `_watch` knows that it may stay
+    is_reached: bool = True  # whether the instance's forward has called vet's forward, while `_watch` looks
     class_forward: Forward | None = None  # replaces the class's forward for a while
-    hook: RemovableHandle | None = None  # `_is_called`
+    hook: RemovableHandle | None = None  # `_watch`
+    check: RemovableHandle | None = None  # `_keep_reweights`
 
 
 STATE = '_reweighted'  # in the module's __dict__
@@ -116,6 +121,21 @@ def all_split(host: nn.Module) -> bool:
     return all(declared(edit.delta).splits(host) for edit in reweights_of(host))
 
 
+def _refuse_dropout(edits: list[Reweight], before: Forward | None) -> None:
+    """NoSiteError if an update drops out its input, but the module needs the whole weight.
+
+    before: a forward that is not vet's.
+    """
+    if before is None and all(declared(edit.delta).splits(edit.host) for edit in edits):
+        return
+    for edit in edits:
+        if declared(edit.delta).dropout:
+            raise NoSiteError(
+                f'{type(edit.delta).__name__} needs the whole weight of {edit.weight_name!r} in '
+                f'{type(edit.host).__name__}, where an update drops out its input: set that dropout to 0.'
+            )
+
+
 def new_tensors(host: nn.Module) -> Tensors:
     """The new tensors of `host`, by parameter path: the tensors that its reweights change."""
     tensors: Tensors = {}
@@ -130,68 +150,109 @@ def new_tensors(host: nn.Module) -> Tensors:
     return tensors
 
 
-def parameter_or_none(module: nn.Module, path: str) -> torch.Tensor | None:
-    """The parameter at a dotted path.
-
-    None: the module has no such parameter, such as a convolution without bias.
-    """
-    owner, _, name = path.rpartition('.')
-    return parameters_of(module.get_submodule(owner)).get(name)
-
-
 # Attached and detached --------------------------------------------------------------------------------------
 
 
-def _attached(host: nn.Module, may_be_skipped: bool) -> _Attached:
+def _attached(host: nn.Module) -> _Attached:
     """The state of a module that gets an edit."""
     if STATE not in host.__dict__:
-        _put_on(host, _Attached(before=host.__dict__.get('forward')))
+        _put_on(host, _Attached())
     state: _Attached = host.__dict__[STATE]
-    if may_be_skipped and state.hook is None:
-        state.hook = host.register_forward_pre_hook(_is_called)
+    if state.hook is None:
+        state.hook = host.register_forward_pre_hook(_watch)
     return state
 
 
-def _is_called(host: nn.Module, args: tuple) -> None:
-    """A hook that does nothing. nn.TransformerEncoderLayer in eval mode computes all its layers in one
-    function, which reads their weights and does not call them. If one of them has a hook, they are called.
-    """
-
-
 def _put_on(host: nn.Module, state: _Attached) -> None:
+    """Puts vet's forward around the forward of the instance."""
+    state.before = _own_forward(host)
+    state.known = partial(_reweighted, host, state.before)
     object.__setattr__(host, STATE, state)
-    object.__setattr__(host, 'forward', partial(_reweighted, host))
+    object.__setattr__(host, 'forward', state.known)
+
+
+def _own_forward(host: nn.Module) -> Forward | None:
+    """The forward of the instance. None if that is the class's forward, which accelerate leaves there."""
+    forward = host.__dict__.get('forward')
+    if (
+        isinstance(forward, MethodType)
+        and forward.__func__ is type(host).forward
+        and forward.__self__ is host
+    ):
+        return None
+    return forward
 
 
 def _take_off(host: nn.Module, state: _Attached) -> None:
     """Gives the module its forward of before.
 
-    If another program has wrapped the module since, the wrapper stays. It calls the forward of before through
+    If other code has written a forward since, that forward stays. It may call the forward of before through
     `_reweighted`.
     """
-    if state.hook is not None:
-        state.hook.remove()
-        state.hook = None
-    if getattr(host.__dict__.get('forward'), 'func', None) is not _reweighted:
+    for handle in (state.hook, state.check):
+        if handle is not None:
+            handle.remove()
+    state.hook = None
+    state.check = None
+    own = _own_forward(host)
+    if own is not None and getattr(own, 'func', None) is not _reweighted:
         return
-    del host.__dict__[STATE], host.__dict__['forward']
-    if state.before is not None:
+    del host.__dict__[STATE]
+    host.__dict__.pop('forward', None)
+    if own is not None and state.before is not None:
         object.__setattr__(host, 'forward', state.before)
 
 
-def _reweighted(host: nn.Module, *args: object, **kwargs: object) -> object:
+def _watch(host: nn.Module, args: tuple) -> None:
+    """A hook before each call. If the instance has another forward than vet knows, this call is checked.
+
+    The hook has a second effect. nn.TransformerEncoderLayer in eval mode computes all its layers in one
+    function, which reads their weights and does not call them. If one of them has a hook, they are called.
+    """
+    if torch.compiler.is_compiling():  # a graph holds no checks
+        return
+    state: _Attached | None = host.__dict__.get(STATE)
+    if state is None or host.__dict__.get('forward') is state.known:
+        return
+    state.is_reached = False
+    if state.check is None:
+        state.check = host.register_forward_hook(_keep_reweights, prepend=True, with_kwargs=True)
+
+
+def _keep_reweights(host: nn.Module, args: tuple, kwargs: dict[str, Any], output: object) -> object:
+    """A hook after a call whose forward was written by other code.
+
+    If the forward has not called vet's forward, the reweights are lost. Then vet's forward goes around the
+    other forward, and computes the output again.
+    """
+    state: _Attached = host.__dict__[STATE]
+    assert state.check is not None
+    state.check.remove()
+    state.check = None
+    if state.is_reached:
+        state.known = host.__dict__.get('forward')
+        return output
+    state.is_reached = True
+    _refuse_dropout(state.edits, _own_forward(host))
+    _put_on(host, state)
+    return host.forward(*args, **kwargs)
+
+
+def _reweighted(host: nn.Module, before: Forward | None, *args: object, **kwargs: object) -> object:
     """The forward of a reweighted module.
 
     If all deltas can split: W x and the additions of the deltas, as W x + B(A x). If not: the class's forward
     with the new tensors.
+    before: the forward around which this forward was put. If vet's forward went around other code's forward
+    later, that code may still call this forward. Then this forward passes on.
     """
     state: _Attached | None = host.__dict__.get(STATE)
-    if state is None:
-        return type(host).forward(host, *args, **kwargs)
-    if state.before is not None and not state.edits:
-        return state.before(*args, **kwargs)
+    if state is None or before is not state.before or (before is not None and not state.edits):
+        return type(host).forward(host, *args, **kwargs) if before is None else before(*args, **kwargs)
+    if not state.is_reached:
+        state.is_reached = True
     deltas = [declared(edit.delta) for edit in state.edits]
-    splits = state.before is None and all([delta.splits(host) for delta in deltas])
+    splits = before is None and all([delta.splits(host) for delta in deltas])
     if not splits or len(args) != 1 or kwargs:
         return _with_tensors(host, state, new_tensors(host), *args, **kwargs)
     x = args[0]
@@ -213,38 +274,14 @@ def _with_tensors(
 ) -> object:
     """The old forward with new tensors."""
     if state.before is None:
-        return type(host).forward(_shadow(host, tensors), *args, **kwargs)
+        return type(host).forward(shadow(host, tensors), *args, **kwargs)
     # a forward that is not vet's reads the tensors from the module itself
     old = {path: parameter_or_none(host, path) for path in tensors}
     try:
-        _put_tensors(host, tensors)
+        put_tensors(host, tensors)
         return state.before(*args, **kwargs)
     finally:
-        _put_tensors(host, old)
-
-
-def _shadow(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn.Module:
-    """A shadow of `module` that reads `tensors` for its parameters.
-
-    `module` does not change, so threads may share it.
-    """
-    shadow = shallow_copy(module)
-    below: dict[str, Tensors] = {}
-    for path, tensor in tensors.items():
-        child, _, rest = path.partition('.')
-        if rest:
-            below.setdefault(child, {})[rest] = tensor
-        else:
-            parameters_of(shadow)[child] = tensor
-    for child, inner in below.items():
-        children_of(shadow)[child] = _shadow(module.get_submodule(child), inner)
-    return shadow
-
-
-def _put_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> None:
-    for path, tensor in tensors.items():
-        owner, _, name = path.rpartition('.')
-        parameters_of(module.get_submodule(owner))[name] = tensor
+        put_tensors(host, old)
 
 
 # Merged -----------------------------------------------------------------------------------------------------
@@ -276,7 +313,7 @@ def merge_reweights(host: nn.Module) -> Merged:
     )
     state.edits = []
     _take_off(host, state)
-    _put_tensors(
+    put_tensors(
         host,
         {
             path: None if tensor is None else nn.Parameter(tensor, requires_grad=False)
@@ -296,8 +333,8 @@ def unmerge_reweights(merged: Merged) -> None:
         if original is not None and now is not None:
             kind = original.dtype if now.dtype == merged.types[path] else now.dtype
             original.data = original.data.to(now.device, kind)
-    _put_tensors(merged.host, merged.originals)
-    _attached(merged.host, any(edit.may_be_skipped for edit in merged.edits)).edits = merged.edits
+    put_tensors(merged.host, merged.originals)
+    _attached(merged.host).edits = merged.edits
 
 
 # Another forward for a while --------------------------------------------------------------------------------
@@ -309,9 +346,17 @@ def forward_replaced(module: nn.Module, forward: Forward) -> Iterator[None]:
 
     Afterwards, it computes as before.
     """
+    state: _Attached | None = module.__dict__.get(STATE)
+    known = state.known if state else None
     with forward_kept(module):
         object.__setattr__(module, 'forward', forward)
-        yield
+        if state:
+            state.known = forward
+        try:
+            yield
+        finally:
+            if state:
+                state.known = known
 
 
 @contextmanager

@@ -204,15 +204,6 @@ class SiteMap:
             path = path.rpartition('.')[0]
         return path
 
-    def may_be_skipped(self, name: str) -> bool:
-        """Whether a module around `name` computes without a call of this module, see core/reweight.py."""
-        path = name
-        while path:
-            path = path.rpartition('.')[0]
-            if isinstance(self.network.get_submodule(path), nn.TransformerEncoderLayer):
-                return True
-        return False
-
     def depth(self, path: str) -> int:
         """The number of the block that holds the module or parameter `path`, or of the block before it.
 

@@ -124,8 +124,7 @@ class Tuner(nn.Module):
     def reweight(self, site: Site, delta: nn.Module) -> None:
         """The module's weight and bias become `delta(weight, bias)`, a pair of the same shapes."""
         own = self._own(site, delta, like=site.weight)
-        skipped = self._sites().may_be_skipped(site.host_name)
-        edit = Reweight(site.host, site.weight_name, site.bias_name, own, skipped)
+        edit = Reweight(site.host, site.weight_name, site.bias_name, own)
         edit.apply()
         self._edits.append(edit)
 

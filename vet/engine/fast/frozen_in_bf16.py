@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 from vet.core.autograd import AutogradContext
 from vet.core.delta import declared
 from vet.core.multitask import Classifier
-from vet.core.reweight import Reweight, all_split, parameter_or_none
+from vet.core.reweight import Reweight, all_split
+from vet.core.shadow import parameter_or_none
 from vet.engine.fast.frozen_norms import frozen_norms_compute
 from vet.torch_private import is_recorded, layer_norm, layer_norm_gradient
 
