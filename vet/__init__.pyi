@@ -67,6 +67,7 @@ from vet.tuners.prefix import Prefix as Prefix
 from vet.tuners.prompt import VPT as VPT
 from vet.tuners.randlora import RandLoRA as RandLoRA
 from vet.tuners.repadapter import RepAdapter as RepAdapter
+from vet.tuners.restuning import ResTuningBypass as ResTuningBypass
 from vet.tuners.scaling import IA3 as IA3
 from vet.tuners.scaling import RLRR as RLRR
 from vet.tuners.scaling import SSF as SSF

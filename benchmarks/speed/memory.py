@@ -23,6 +23,7 @@ TUNERS = {
     'LoRA, last 2 blocks': dict(type='LoRA', rank=10, at=['blocks.10.attn.qkv', 'blocks.11.attn.qkv']),
     'SideTuning': dict(type='SideTuning'),
     'LadderSide': dict(type='LadderSide'),
+    'ResTuningBypass': dict(type='ResTuningBypass'),
     'PixelBranch': dict(type='PixelBranch'),
     'LinearProbe': dict(type='LinearProbe'),
 }

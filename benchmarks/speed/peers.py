@@ -88,12 +88,21 @@ PEERS: dict[str, tuple[dict, Callable[[], peft.PeftConfig]]] = {
         dict(type='C3A', block=64, at=PLACES),
         lambda: peft.C3AConfig(block_size=64, target_modules=TARGETS),
     ),
+    'RandLoRA': (
+        dict(type='RandLoRA', rank=32, at=PLACES),
+        lambda: peft.RandLoraConfig(r=32, target_modules=TARGETS),
+    ),
+    'BOFT': (
+        dict(type='BOFT', block=8, factors=1, at=PLACES),
+        lambda: peft.BOFTConfig(boft_block_size=8, target_modules=TARGETS),
+    ),
+    'GLoRA': (dict(type='GLoRA', rank=8, at=PLACES), lambda: peft.GloraConfig(r=8, target_modules=TARGETS)),
 }
 # those that PEFT has not, with their defaults
 OTHERS = (
     'ARC AdaptFormer Adapter AdapterPlus BitFit Convpass DiffFit DyLoRA FacT GPS Houlsby '
-    'LadderSide LinearProbe MoLoRA PACE Partial Pfeiffer PixelBranch Prefix RLRR RepAdapter SCT SSF '
-    'SideTuning UTuning VPT'
+    'Compacter DTL Hydra Intermediate LadderSide LinearProbe MLAE MoLoRA Mona PACE Partial Pfeiffer '
+    'PixelBranch Prefix RLRR RepAdapter ResTuningBypass SCT SNELL SSF SideTuning UTuning VPT'
 ).split()
 
 

@@ -39,6 +39,7 @@ tuners = dict(
     repadapter=[dict(type='RepAdapter', width=8)],
     side_tuning=[dict(type='SideTuning')],
     ladder_side=[dict(type='LadderSide')],
+    res_tuning_bypass=[dict(type='ResTuningBypass')],
     dtl=[dict(type='DTL')],
 )
 seeds = [0, 1, 2]

@@ -1,9 +1,9 @@
-"""Every method: DeiT-Tiny, three datasets, a rate chosen on validation for each, three seeds: 594 runs.
+"""Every method: DeiT-Tiny, three datasets, a rate chosen on validation for each, three seeds: 603 runs.
 
     python tools/benchmark.py benchmarks/suites/methods.py --data-root DATA \
         --cfg-options model.backbone.checkpoint=FILE
 
-One command makes the whole campaign. First come the 792 runs that choose a learning rate out of the grid,
+One command makes the whole campaign. First come the 804 runs that choose a learning rate out of the grid,
 on validation images alone, for each method and dataset. Then come three seeds at that rate, of which the
 last epoch counts. Then come the tables, with mean ranks, Friedman's test, and the differences to LoRA that
 are more than the noise of the seeds. If the command is killed, the same command goes on. The tables say
@@ -121,6 +121,7 @@ tuners = {
     'Prefix': [dict(type='Prefix', length=10)],
     'SideTuning': [dict(type='SideTuning')],
     'LadderSide': [dict(type='LadderSide')],
+    'ResTuningBypass': [dict(type='ResTuningBypass')],
     'DTL': [dict(type='DTL')],
     'DTL-plus': [dict(type='DTL', kernel=3)],
     'PixelBranch': [dict(type='PixelBranch')],

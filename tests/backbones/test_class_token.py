@@ -13,7 +13,7 @@ from vet.core.tuner import Tuner
 
 SMALL = dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)
 # look at other tokens, or do not say that they do not
-WHOLE = {'Convpass', 'DTL', 'LadderSide', 'Mona', 'SCT', 'AfterBlocks', 'PromptBlocks'}
+WHOLE = {'Convpass', 'DTL', 'LadderSide', 'Mona', 'ResTuningBypass', 'SCT', 'AfterBlocks', 'PromptBlocks'}
 
 
 def tokens(model: ImageClassifier) -> list[int]:

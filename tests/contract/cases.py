@@ -669,6 +669,12 @@ CASES: tuple[Case, ...] = (
         count=lambda b: _ladder(len(b.sites.blocks), 32, 8),
     ),
     Case(
+        'ResTuningBypass',
+        lambda b: dict(width=4),
+        on=TOKENS,
+        count=lambda b: len(b.sites.blocks) * 2 * (2 * 32 * 4 + 4 + 32),
+    ),
+    Case(
         'PixelBranch',
         lambda b: dict(rank=2, scale=0.5),
         on=EVERY,

@@ -81,6 +81,7 @@ DEFAULTS = {
     'RandLoRA': dict(rank=32, alpha=640.0, seed=0, at='attn.qkv'),
     'RLRR': dict(at=('stem', 'norm', 'weight')),
     'RepAdapter': dict(width=8, groups=2, scale=1.0, dropout=0.0, at=('attn.qkv', 'mlp.fc1')),
+    'ResTuningBypass': dict(width=32, at='block'),
     'SCT': dict(channels=96, mode='attn', scale=1.0, images=1000, at='block'),
     'SNELL': dict(rank=32, sparsity=0.9, at=('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2')),
     'SSF': dict(std=0.02, at=('stem', 'norm', 'weight')),
