@@ -52,7 +52,7 @@ def shown(found: dict) -> Table:
         *(f'{name}, MB (x LoRA)' for name in saved),
         title=f'{job.model}, batch {job.batch}: kept for the backward pass',
     )
-    for tuner in TUNERS:
+    for tuner in saved['vit-fp32']:
         table.add_row(
             tuner, *(f'{own[tuner] / 1e6:.1f} ({own[tuner] / own["LoRA"]:.2f})' for own in saved.values())
         )

@@ -1,4 +1,4 @@
-"""Efficiency: accuracy against trained numbers, bytes, seconds and memory; DeiT-Tiny, Flowers: 60 runs.
+"""Efficiency: accuracy against trained numbers, bytes, seconds and memory; DeiT-Tiny, Flowers: 63 runs.
 
     python tools/benchmark.py benchmarks/suites/efficiency.py --data-root DATA \
         --cfg-options model.backbone.checkpoint=FILE
