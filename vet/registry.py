@@ -179,6 +179,11 @@ class Registry(_Registry):
             importlib.import_module(self.index.plugins[name].module)
         return self.module_dict[name]
 
+    def called(self, made: object) -> str:
+        """The name of the plugin that `made` is an object of. If the class has no name here, its own name."""
+        names = (name for name, plugin in self.module_dict.items() if plugin is type(made))
+        return next(names, type(made).__name__)
+
 
 BACKBONES = Registry('backbone', 'vet.backbones')
 TUNERS = Registry('tuner', 'vet.tuners')

@@ -47,6 +47,23 @@ def test_points_come_in_their_order(hook, tmp_path):
     assert calls[-1] == ('after_run', 2, 8)
 
 
+@pytest.mark.parametrize('options, warned', [({}, True), ({'evaluation.select': 'best'}, False)])
+def test_a_hook_that_waits_for_a_validation_in_vain_is_named(hook, tmp_path, caplog, options, warned):
+    class Waits(Hook):
+        def after_val_epoch(self, runner, metrics):
+            runner.stop()
+
+    class Other(Hook):
+        def after_train_epoch(self, runner):
+            pass
+
+    entries = [*hook(Waits)['custom_hooks'], *hook(Other)['custom_hooks']]
+    small(tmp_path / 'run', custom_hooks=entries, **options).train()
+    found = [line for line in caplog.messages if 'is never called' in line]
+    wanted = "no validation images, so after_val_epoch of the hook 'Waits' is never called"
+    assert len(found) == warned and all(wanted in line for line in found)
+
+
 def test_hooks_that_only_look_change_nothing(hook, tmp_path):
     class Looks(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch, outputs):

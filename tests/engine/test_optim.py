@@ -68,6 +68,29 @@ def test_optimizers_that_vet_leaves_out_are_unknown(name):
         OPTIMIZERS.require(name)
 
 
+def test_the_parameters_that_an_optimizer_does_not_take_are_named():
+    """torch's Muon takes matrices alone."""
+    named = model_of('vit', 'LoRA').trainable()
+    vectors = [name for name, parameter in named.items() if parameter.ndim != 2]
+    assert vectors == ['head.fc.bias']
+    with pytest.raises(UserError) as refused:
+        build_optimizer(dict(type='Muon', lr=0.02), named)
+    wanted = f"'Muon' does not take 1 of the {len(named)} parameters that train, such as 'head.fc.bias' with"
+    assert wanted in str(refused.value) and 'Choose another optimizer' in str(refused.value)
+    matrices = {name: parameter for name, parameter in named.items() if parameter.ndim == 2}
+    assert build_optimizer(dict(type='Muon', lr=0.02), matrices).param_groups
+
+
+@pytest.mark.parametrize('error', [RuntimeError('no luck'), AssertionError('no luck'), TypeError('no luck')])
+def test_an_optimizer_of_a_user_that_fails_at_its_start_is_named(error, monkeypatch):
+    def fails(params, lr):
+        raise error
+
+    monkeypatch.setitem(OPTIMIZERS.module_dict, 'Fails', fails)
+    with pytest.raises(UserError, match="the optimizer 'Fails' .*no luck"):
+        build_optimizer(dict(type='Fails', lr=0.1), dict(nn.Linear(2, 2).named_parameters()))
+
+
 def model_of(family='vit', *tuners):
     backbone = tiny(family)
     tuners = [TUNERS.build(dict(type=name)) for name in tuners or ('Full',)]

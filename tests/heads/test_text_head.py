@@ -107,11 +107,11 @@ def test_wrong_arguments_are_refused(options, text):
     [
         (
             dict(type='Text'),
-            "Text.* has no text embedding of the class '5': 5 of 5 are zero. Give model.head.file",
+            "the head 'Text' has no text embedding of the class '5': 5 of 5 are zero. Give model.head.file",
         ),
         (
             dict(type='TipAdapter', file='a.npy'),
-            "TipAdapter.* has no text embedding of the class '7': 1 of 5",
+            "the head 'TipAdapter' has no text embedding of the class '7': 1 of 5",
         ),
     ],
 )

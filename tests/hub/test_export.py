@@ -212,7 +212,7 @@ def test_a_backbone_is_one_to_train_from(exported):
         ('timm', TIMM_VIT, VPT, 'Linear', 'VPT cannot be merged.*onnx or torch-export'),
         ('backbone', TIMM_VIT, dict(type='Adapter', width=2), 'Linear', 'Adapter cannot be merged'),
         ('torchvision', SMALL, dict(type='SideTuning'), 'Linear', 'SideTuning cannot be merged'),
-        ('timm', TIMM_VIT, LORA, 'MLP', 'the head MLP cannot be the classifier of timm'),
+        ('timm', TIMM_VIT, LORA, 'MLP', "the head 'MLP' cannot be the classifier of timm"),
         (
             'timm',
             dict(TIMM_VIT, name='deit_tiny_distilled_patch16_224'),

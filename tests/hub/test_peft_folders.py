@@ -388,7 +388,7 @@ ON_MATRICES = dict(  # PEFT has no such method for convolutions, or computes ano
         ),
         ('vit', [dict(type='Full')], 'Linear', r"'(cls_token|pos_embed)' was trained, which is of no module"),
         ('vit', [dict(type='LinearProbe')], 'Linear', 'only a head'),
-        ('vit', [dict(type='LoRA')], 'MLP', 'the head MLP cannot be written'),
+        ('vit', [dict(type='LoRA')], 'MLP', "the head 'MLP' cannot be written"),
         (
             'convnext',
             [dict(type='LoRA', at='weight')],

@@ -22,6 +22,14 @@ class FittedHead(nn.Module):
         """Computes the head from the features of all training images, and from `Objective.coded`."""
         raise NotImplementedError(f'{type(self).__name__} must write fit(features_NC, coded_NK)')
 
+    def refuse_features(self, features_NC: torch.Tensor) -> None:
+        """UserError for features that are not finite. A trainer calls this before `fit`."""
+        if not features_NC.isfinite().all():
+            raise UserError(
+                'the backbone gives features that are not finite for some training images, so that the head '
+                f'{HEADS.called(self)!r} cannot be computed. Check the weights.'
+            )
+
 
 class StartedHead(nn.Module):
     """The base class of heads that begin from knowledge of the classes, such as their texts."""

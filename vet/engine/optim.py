@@ -108,22 +108,48 @@ def build_optimizer(
         if rule.weight_decay is not None or not decays:
             group['weight_decay'] = rule.weight_decay or 0.0
         listed.append(group)
-    try:
-        optimizer: torch.optim.Optimizer = OPTIMIZERS.build(
-            {**config, 'lr': lr}, params=listed, **_fused(config, parameters)
-        )
-    except (TypeError, ValueError) as error:
-        raise (
-            error
-            if isinstance(error, UserError)
-            else UserError(f'the optimizer {config} cannot be made: {error}')
-        ) from error
+    optimizer = _built({**config, 'lr': lr}, listed, parameters)
     if any(rule.weight_decay is not None for *_, rule in groups) and 'weight_decay' not in optimizer.defaults:
         raise UserError(
             f'train.groups gives a weight decay, but the optimizer {config.get("type")!r} has none. Leave '
             'weight_decay out of train.groups, or choose another optimizer.'
         )
     return optimizer
+
+
+def _built(
+    config: Plugin, groups: list[dict[str, Any]], parameters: Mapping[str, nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimizer over `groups`. UserError that names the parameters that the optimizer does not take."""
+
+    def made(params: object) -> torch.optim.Optimizer | Exception:
+        try:
+            return OPTIMIZERS.build(config, params=params, **_fused(config, parameters))
+        except Exception as error:  # an optimizer of a user may raise any error
+            return error
+
+    found = made(groups)
+    if not isinstance(found, Exception):
+        return found
+    shapes = {tuple(parameter.shape): name for name, parameter in parameters.items()}
+    refused = {
+        shape: name for shape, name in shapes.items() if isinstance(made([parameters[name]]), Exception)
+    }
+    kind = config.get('type')
+    if refused and len(refused) < len(shapes):
+        shape, name = next(iter(refused.items()))
+        count = sum(tuple(parameter.shape) in refused for parameter in parameters.values())
+        raise UserError(
+            f'the optimizer {kind!r} does not take {count} of the {len(parameters)} parameters that train, '
+            f'such as {name!r} with the shape {shape}. Choose another optimizer: `vet list optimizers` shows '
+            f'all. (The optimizer says: {found})'
+        ) from found
+    if isinstance(found, UserError):
+        raise found
+    raise UserError(
+        f'the optimizer {kind!r} fails at its start: {type(found).__name__}: {found}. Correct the optimizer, '
+        'or choose another: `vet list optimizers` shows all.'
+    ) from found
 
 
 def refuse_unfit_schedule(

@@ -40,7 +40,7 @@ from vet.engine.saving.door import (
 )
 from vet.engine.stop import Stop, StopRequested
 from vet.environment import describe
-from vet.errors import DivergedError, TrainingError, UserError
+from vet.errors import DivergedError, TrainingError
 from vet.files import JsonObject
 from vet.hooks.runner import Hooks
 from vet.log import say, warn
@@ -148,11 +148,7 @@ class Run:
                 model.head.refuse_no_start()
             if isinstance(model.head, FittedHead):
                 features, targets = map(torch.from_numpy, self.judge.training_features(task))
-                if not features.isfinite().all():
-                    raise UserError(
-                        'the backbone gives features that are not finite for some training images, so that '
-                        f'the head {type(model.head).__name__} cannot be computed. Check the weights.'
-                    )
+                model.head.refuse_features(features)
                 model.head.fit(features, model.objective.coded(targets))
                 share(self.accelerator, model.head.state_dict())  # processors may round differently
 
@@ -171,6 +167,8 @@ class Run:
         if log:
             runner.record = lambda **values: log.write(runner.iter, epoch=runner.epoch, **values)
         self.hooks.restore(progress.hooks)
+        if not self.feed.has('val') and self.accelerator.is_main_process:
+            self.hooks.warn_of_uncalled('before_val_epoch', 'after_val_epoch')
         self.hooks.call('before_run')
 
     def _begin(self) -> tuple[Path | None, Path]:

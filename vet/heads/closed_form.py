@@ -43,8 +43,8 @@ class ClosedForm(FittedHead):
         """UserError for numbers that are not finite."""
         if not (np.isfinite(weight_KC).all() and np.isfinite(bias_K).all()):
             raise UserError(
-                f'the head {type(self).__name__} cannot be computed from these features: its numbers are not '
-                'finite. Choose another head.'
+                f'the head {HEADS.called(self)!r} cannot be computed from these features: its numbers are '
+                'not finite. Choose another head.'
             )
         self.fc.weight.copy_(torch.from_numpy(weight_KC))
         self.fc.bias.copy_(torch.from_numpy(bias_K))

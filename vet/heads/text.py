@@ -95,7 +95,7 @@ class TextHead(StartedHead):
             number = int(empty.nonzero()[0])
             name = self.names[number] if number < len(self.names) else number
             raise UserError(
-                f'the head {type(self).__name__} has no text embedding of the class {name!r}: '
+                f'the head {HEADS.called(self)!r} has no text embedding of the class {name!r}: '
                 f'{int(empty.sum())} of {len(empty)} are zero. Give model.head.file, the embeddings of all '
                 'classes, or model.head.tower with tower_weights.'
             )

@@ -12,6 +12,7 @@ from torch import nn
 
 from vet.config import Plugin, Settings
 from vet.errors import TrainingError, UserError
+from vet.log import warn
 from vet.registry import HOOKS
 
 Made = TypeVar('Made')
@@ -107,6 +108,16 @@ class Hooks:
             if method is not None:
                 self._try(name, point, lambda: method(self.runner, **_taken(method, offered)))  # noqa: B023
 
+    def warn_of_uncalled(self, *points: str) -> None:
+        """Warns of each hook that has one of `points`, which a run without validation images never calls."""
+        for name, hook in self._hooks:
+            if unused := [point for point in points if _has_own(hook, point)]:
+                warn(
+                    f'warning: the run has no validation images, so {" and ".join(unused)} of the hook '
+                    f'{name!r} is never called. Give dataset.val, or evaluation.select="best", which holds '
+                    'images out of train; or use after_train_epoch.'
+                )
+
     def asked(self, what: str) -> bool:
         """Whether a hook of any process asked for 'stop' or 'save'."""
         return bool(self) and self.runner.asked(what)
@@ -145,6 +156,12 @@ def _taken(method: Callable, offered: Mapping[str, object]) -> dict[str, object]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(offered)
     return {name: value for name, value in offered.items() if name in parameters}
+
+
+def _has_own(hook: object, point: str) -> bool:
+    """Whether the class of the hook writes the point. The points of the base class do nothing."""
+    classes = type(hook).__mro__
+    return any(point in vars(kind) for kind in classes if kind.__module__ != 'vet.hooks.base')
 
 
 def _plain(state: object) -> State:

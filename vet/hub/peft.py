@@ -323,8 +323,8 @@ def _head(model: ImageClassifier) -> Tensors:
         return {}
     if set(state) != {'fc.weight', 'fc.bias'}:
         raise UserError(
-            f'the head {type(model.head).__name__} cannot be written for PEFT, which saves the classifier of '
-            'the network, a Linear.'
+            f'the head {HEADS.called(model.head)!r} cannot be written for PEFT, which saves the classifier '
+            'of the network, a Linear.'
         )
     if path is None:
         raise UserError(

@@ -13,6 +13,7 @@ from vet.core.model import ImageClassifier
 from vet.errors import UserError
 from vet.files import JsonObject, write_file
 from vet.hub.formats.format import Format, Network
+from vet.registry import HEADS
 
 Tensors = dict[str, torch.Tensor]
 
@@ -81,7 +82,7 @@ class _Library(BackboneWeights):
             return merged
         if set(head) != {'fc.weight', 'fc.bias'}:
             raise UserError(
-                f'the head {type(model.head).__name__} cannot be the classifier of '
+                f'the head {HEADS.called(model.head)!r} cannot be the classifier of '
                 f"{self.source}'s network, which is one Linear. Export to onnx or torch-export, which can "
                 'hold the head.'
             )
