@@ -214,7 +214,8 @@ class Classifier:
         names, views, _ = zip(*batch)
         objectives = [self.model.for_task(name).objective for name in names]
         with torch.inference_mode():
-            if any(objective.dense for objective in objectives):  # images may have different sizes
+            sizes = {view.shape for view in views}
+            if len(sizes) > 1 or any(objective.dense for objective in objectives):
                 return [self._answer(seen, option) for seen, option in zip(batch, options)]
             images = torch.stack(views).to(self._accelerator.device)
             if len(set(names)) == 1:

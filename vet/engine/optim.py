@@ -142,7 +142,7 @@ def _built(
         raise UserError(
             f'the optimizer {kind!r} does not take {count} of the {len(parameters)} parameters that train, '
             f'such as {name!r} with the shape {shape}. Choose another optimizer: `vet list optimizers` shows '
-            f'all. (The optimizer says: {found})'
+            f'all. (The optimizer says: {found.__cause__ or found})'
         ) from found
     if isinstance(found, UserError):
         raise found

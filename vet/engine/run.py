@@ -168,7 +168,8 @@ class Run:
             runner.record = lambda **values: log.write(runner.iter, epoch=runner.epoch, **values)
         self.hooks.restore(progress.hooks)
         if not self.feed.has('val') and self.accelerator.is_main_process:
-            self.hooks.warn_of_uncalled('before_val_epoch', 'after_val_epoch')
+            for text in self.hooks.uncalled():
+                warn(f'warning: {text}')
         self.hooks.call('before_run')
 
     def _begin(self) -> tuple[Path | None, Path]:

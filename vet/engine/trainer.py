@@ -198,17 +198,17 @@ class Trainer:
                 views.append(self._view[task](seen))
         if not views:
             return []
-        if model.objective.dense:
-            found = []
-            for view, size in zip(views, sizes):
-                with self.accelerator.autocast():
-                    outputs = model.of_any_size(view[None].to(self.accelerator.device))
-                found += model.objective.answers(model.objective.fitted(outputs.float(), size), topk, usual=1)
-            return found
-        with self.accelerator.autocast():
-            stacked = torch.stack(views).to(self.accelerator.device)
-            outputs = averaged(model, stacked, self.settings.evaluation.tta, model.objective)
-        return model.objective.answers(outputs, topk, usual=1)
+        net = model.of_any_size if model.objective.dense else model
+        is_alone = model.objective.dense or len({view.shape for view in views}) > 1
+        together = 1 if is_alone else len(views)
+        found = []
+        for start in range(0, len(views), together):
+            part = torch.stack(views[start : start + together]).to(self.accelerator.device)
+            with self.accelerator.autocast():
+                outputs = averaged(net, part, self.settings.evaluation.tta, model.objective)
+            fitted = model.objective.fitted(outputs.float(), sizes[start])
+            found += model.objective.answers(fitted, topk, usual=1)
+        return found
 
     def _load_output(self) -> None:
         """Loads the output of a finished run into the model. DataError for a damaged file."""

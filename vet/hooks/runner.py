@@ -12,7 +12,6 @@ from torch import nn
 
 from vet.config import Plugin, Settings
 from vet.errors import TrainingError, UserError
-from vet.log import warn
 from vet.registry import HOOKS
 
 Made = TypeVar('Made')
@@ -108,15 +107,18 @@ class Hooks:
             if method is not None:
                 self._try(name, point, lambda: method(self.runner, **_taken(method, offered)))  # noqa: B023
 
-    def warn_of_uncalled(self, *points: str) -> None:
-        """Warns of each hook that has one of `points`, which a run without validation images never calls."""
+    def uncalled(self) -> list[str]:
+        """A sentence for each hook with a point that a run without validation images never calls."""
+        points = ('before_val_epoch', 'after_val_epoch')
+        found = []
         for name, hook in self._hooks:
             if unused := [point for point in points if _has_own(hook, point)]:
-                warn(
-                    f'warning: the run has no validation images, so {" and ".join(unused)} of the hook '
-                    f'{name!r} is never called. Give dataset.val, or evaluation.select="best", which holds '
-                    'images out of train; or use after_train_epoch.'
+                found.append(
+                    f'the run has no validation images, so {" and ".join(unused)} of the hook {name!r} is '
+                    'never called. Give dataset.val, or evaluation.select="best", which holds images out of '
+                    'train; or use after_train_epoch.'
                 )
+        return found
 
     def asked(self, what: str) -> bool:
         """Whether a hook of any process asked for 'stop' or 'save'."""

@@ -189,6 +189,15 @@ def opened(image: object, gray_range: Range = None) -> Any:
 def stacked(
     images: Sequence[torch.Tensor], labels: Sequence[Any], weights: Sequence[int], task: str | None
 ) -> Batch:
+    """UserError for images of several sizes."""
+    sizes = list(dict.fromkeys(tuple(image.shape[-2:]) for image in images))
+    if len(sizes) > 1:
+        raise UserError(
+            f'the transform makes images of several sizes, such as {sizes[0]} and {sizes[1]} (height, '
+            'width), but the images of a batch have one size. Let train.transform and evaluation.transform '
+            'end with one size: with dict(type="Resize", size=[height, width]), or with a crop. Resize with '
+            'one number keeps the shape of a photo.'
+        )
     return Batch(
         torch.stack(tuple(images)).contiguous(),
         torch.stack(tuple(labels)) if isinstance(labels[0], torch.Tensor) else torch.tensor(labels),
@@ -248,7 +257,12 @@ def _leave_signals_to_the_run(worker: int) -> None:
 
 
 def _unless_error(collate: Callable[[list], object], items: list) -> object:
-    return next((item for item in items if isinstance(item, UserError)), None) or collate(items)
+    """The batch, or the first UserError, which a worker would bury if the worker raised the error."""
+    found = next((item for item in items if isinstance(item, UserError)), None)
+    try:
+        return found or collate(items)
+    except UserError as error:
+        return error
 
 
 def load(
