@@ -76,6 +76,31 @@ def test_unrelated_assignments_are_found():
     assert unrelated('a, b = x, y\na, b = f(x), f(y)\na, b = b, 2 * a\na, b = pair') == []
 
 
+VAGUE = {'found', 'given', 'kept', 'own'}
+
+
+def vague_loops(source: str) -> list[int]:
+    """The lines of loops and comprehensions whose variable does not say what it is."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.For | ast.comprehension):
+            names = {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
+            lines += [node.target.lineno] if names & VAGUE else []
+    return lines
+
+
+def test_names_of_loops_say_what_they_are():
+    wrong = {str(path.relative_to(ROOT)): vague_loops(path.read_text()) for path in VET}
+    assert {path: lines for path, lines in wrong.items() if lines} == {}
+
+
+def test_vague_loops_are_found():
+    assert vague_loops('for given in images: ...\n[x for i, (x, own) in rows]\nfor image in given: ...') == [
+        1,
+        2,
+    ]
+
+
 @pytest.mark.parametrize('path', VET, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_long(path):
     """A longer file holds more than one concept."""

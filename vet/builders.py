@@ -23,10 +23,10 @@ from vet.core.multitask import Classifier
 from vet.core.objective import Objective, build_objective
 from vet.datasets.base import Datasets, ImageData, by_task, objective_of, set_objective, targets_of
 from vet.datasets.class_names import class_list, to_nfc
-from vet.datasets.given import given_images
 from vet.datasets.hold_out import hold_out
 from vet.datasets.multitask import MultiTask
 from vet.datasets.overlap import refuse_overlaps
+from vet.datasets.wrappers import given_images
 from vet.engine.saving.door import WorkFolder
 from vet.engine.trainer import Trainer
 from vet.errors import DataError, UnknownNameError, UserError, shown

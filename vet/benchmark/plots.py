@@ -122,8 +122,8 @@ def confusion_plot(result: Result, classes: int) -> str:
     images = np.array(result['images_by_class'])
     matrix = np.zeros((classes, classes))
     matrix[range(len(images)), range(len(images))] = result['per_class']
-    for truth, given, count in result['confusion']:
-        matrix[truth, given] = count / images[truth]
+    for truth, answer, count in result['confusion']:
+        matrix[truth, answer] = count / images[truth]
     with matplotlib.rc_context({**STYLE, 'axes.grid': False, 'image.composite_image': False}):
         figure = Figure(figsize=(4, 3.4), layout='constrained')
         axes = figure.subplots()

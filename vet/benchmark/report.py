@@ -117,8 +117,8 @@ def _classes(result: Result) -> list[str]:
     confusions = [
         ['true class', 'answer given', 'times', 'of the class'],
         *(
-            [names[truth], names[given], str(count), f'{100 * count / images[truth]:.1f} %']
-            for truth, given, count in often
+            [names[truth], names[answer], str(count), f'{100 * count / images[truth]:.1f} %']
+            for truth, answer, count in often
         ),
     ]
     worst = sorted(

@@ -139,14 +139,14 @@ class Options(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         options = dict(getattr(namespace, self.dest, None) or {})
-        for given in values:
-            key, equals, text = given.partition('=')
+        for pair in values:
+            key, equals, text = pair.partition('=')
             if not equals or not key:
-                parser.error(f'{option_string} takes KEY=VALUE …; given: {escaped(given)}')
+                parser.error(f'{option_string} takes KEY=VALUE …; given: {escaped(pair)}')
             try:
                 value = literal(text)
             except ValueError as error:
-                parser.error(f'{option_string} takes KEY=VALUE …; given: {escaped(given)} ({error})')
+                parser.error(f'{option_string} takes KEY=VALUE …; given: {escaped(pair)} ({error})')
             options.pop(key, None)  # so that the last value of a key is applied last
             options[key] = value
         setattr(namespace, self.dest, options)

@@ -30,7 +30,7 @@ def main() -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
-    images = [image for given in args.images for image in list_images(given)]
+    images = [image for path in args.images for image in list_images(path)]
     folder = str(find_model(args.model))
     out = Path(args.out)
     if out.exists() and not out.is_dir():

@@ -64,7 +64,7 @@ def _export(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
     if args.images and not args.int8:
         raise UserError('--images is given without --int8; it says on which images --int8 is judged.')
-    images = [image for given in args.images for image in list_images(given)]
+    images = [image for path in args.images for image in list_images(path)]
     folder = find_model(args.model)
     with imports():
         from vet.hub.export import export

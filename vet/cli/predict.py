@@ -74,7 +74,7 @@ def main() -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
-    images = [image for given in args.images for image in list_images(given, args.recursive, args.glob)]
+    images = [image for path in args.images for image in list_images(path, args.recursive, args.glob)]
     folder = str(find_model(args.model))
     with imports():
         from vet.cli.answers import Row, write_answers

@@ -63,8 +63,8 @@ def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:
         if is_nothing:
             tuners = [tuner for tuner in tuners if tuner is not entry]
         elif entry is not None:
-            kept = {key: given for key, given in entry.items() if key not in aliases}
-            tuners = [{**kept, argument: value} if tuner is entry else tuner for tuner in tuners]
+            others = {key: entry[key] for key in entry if key not in aliases}
+            tuners = [{**others, argument: value} if tuner is entry else tuner for tuner in tuners]
         else:
             tuners = [*tuners, {'type': name, argument: value}]
         model['tuners'] = tuners

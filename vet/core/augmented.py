@@ -68,6 +68,6 @@ def _crop(images: torch.Tensor, share: float, corner: tuple[float, float]) -> to
     height, width = (max(1, round(share * side)) for side in sides)
     if (height, width) == sides:
         return images
-    top, left = (round(place * (side - kept)) for place, side, kept in zip(corner, sides, (height, width)))
-    part = images[..., top : top + height, left : left + width]
-    return F.interpolate(part, size=sides, mode='bilinear', antialias=True, align_corners=False)
+    top, left = (round(place * (side - crop)) for place, side, crop in zip(corner, sides, (height, width)))
+    cropped = images[..., top : top + height, left : left + width]
+    return F.interpolate(cropped, size=sides, mode='bilinear', antialias=True, align_corners=False)

@@ -38,7 +38,9 @@ class Coverage:
     def __str__(self) -> str:
         parts = (('attention layers', self.attentions), ('norms', self.norms), ('blocks', self.blocks))
         counted = [
-            f'{len(found)} of {len(found + rest)} {name}' for name, (found, rest) in parts if found + rest
+            f'{len(reached)} of {len(reached + rest)} {name}'
+            for name, (reached, rest) in parts
+            if reached + rest
         ]
         return ', '.join([f'{percent(self.weights)} of the weights', *counted])
 

@@ -41,12 +41,12 @@ def mixed(rows: Mapping[str, list[int]]) -> Iterator[tuple[list[int], dict[str, 
     Gives the order in which the forward must get the images, so that the images of a set are neighbours, and
     {set: the slice of its images in this order}.
     """
-    order = [i for own in rows.values() for i in own]
+    order = [image for images in rows.values() for image in images]
     slices = {}
     start = 0
-    for name, own in rows.items():
-        slices[name] = slice(start, start + len(own))
-        start += len(own)
+    for name, images in rows.items():
+        slices[name] = slice(start, start + len(images))
+        start += len(images)
     token = _ROWS.set((len(order), slices))
     try:
         yield order, slices

@@ -1,5 +1,6 @@
-"""PEFT's names of arguments, for tuners of vet that have the same argument. core/given.py reads the table.
+"""PEFT's names of arguments, for tuners of vet that have the same argument.
 
+core/noted_arguments.py reads the table.
 `vet.tune` takes `modules_to_save`.
 """
 

@@ -173,4 +173,4 @@ def _forward(
     """One forward over the images of several tuners. Returns {name: its features (b, C)}."""
     with mixed(rows) as (order, slices):
         features = backbone(images[order])
-    return {name: features[own] for name, own in slices.items()}
+    return {name: features[rows_of_set] for name, rows_of_set in slices.items()}

@@ -206,7 +206,7 @@ class TunedNetwork(FrozenNetwork):
         rows = rows_by_name(names)
         self._names = None
         try:
-            order = [i for own in rows.values() for i in own]
+            order = [image for images in rows.values() for image in images]
             return in_order(self._outputs(rows, example), torch.tensor(order).argsort())
         finally:
             self.use(active)
@@ -218,9 +218,9 @@ class TunedNetwork(FrozenNetwork):
             with suppress(CannotMix):
                 return [self._in_one_forward(rows, example)]
         outputs = []
-        for name, own in rows.items():
+        for name, images in rows.items():
             self.use(name)
-            outputs.append(example.of_rows(own).call(self.network))
+            outputs.append(example.of_rows(images).call(self.network))
         return outputs
 
     def _in_one_forward(self, rows: dict[str, list[int]], example: Example) -> Any:

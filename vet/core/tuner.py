@@ -18,7 +18,7 @@ from vet.core.caches import clear_caches, forget_compiled_graphs
 from vet.core.coverage import Coverage, coverage, paths_of, reaches_features, shortfalls, stand_ins
 from vet.core.delta import declared
 from vet.core.edits import FlowEdit, Thaw, places_of, statistics
-from vet.core.given import NOTED, noted
+from vet.core.noted_arguments import NOTED, noted
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
 from vet.core.site import Site
@@ -211,8 +211,8 @@ class Tuner(nn.Module):
         _refuse_merged(backbone, 'attached')
         forget_compiled_graphs()
         object.__setattr__(self, 'backbone', backbone)
-        places = places_of(backbone.network).items()
-        self._tied = {number: found for number, found in places if len(found) > 1}
+        of_parameters = places_of(backbone.network).items()
+        self._tied = {number: places for number, places in of_parameters if len(places) > 1}
         try:
             sites = backbone.sites.find(self.at, self.may_miss)
             self.shared(sites)

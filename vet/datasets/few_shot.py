@@ -6,8 +6,8 @@ from typing import Any
 
 from vet.allowed import Count, Seed
 from vet.datasets.base import targets_of
-from vet.datasets.given import given_images
 from vet.datasets.hold_out import Part
+from vet.datasets.wrappers import given_images
 from vet.errors import DataError, UserError, shown
 from vet.registry import DATASETS
 

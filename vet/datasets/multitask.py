@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset
 
-from vet.datasets.given import given_images
+from vet.datasets.wrappers import given_images
 from vet.errors import UserError, shown
 from vet.registry import DATASETS
 

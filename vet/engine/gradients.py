@@ -38,16 +38,17 @@ class GradientWatch:
         steps if a tuner got only zeros while others train. A warning if some parameters got only zeros, and
         if a tuner says why some of its parameters have no gradient (`Tuner.no_gradient`).
         """
-        for tuner, own in self._tuners(parameters, self._unseen & tasks):
-            missing = [name for name, parameter in own if parameter.grad is None]
-            if missing and (tuner.no_gradient is None or len(missing) == len(own)):
+        for tuner, trained in self._tuners(parameters, self._unseen & tasks):
+            missing = [name for name, parameter in trained if parameter.grad is None]
+            if missing and (tuner.no_gradient is None or len(missing) == len(trained)):
                 raise TrainingError(
-                    f'{_told(tuner, missing, own)} get no gradient: no output depends on them. '
+                    f'{_told(tuner, missing, trained)} get no gradient: no output depends on them. '
                     f'Choose other places with at=…, or, in a tuner of your own, say why in `no_gradient`.'
                 )
             if missing:
                 self._say(
-                    f'{_told(tuner, missing, own)} get no gradient and do not change: {tuner.no_gradient}.'
+                    f'{_told(tuner, missing, trained)} get no gradient and do not change: '
+                    f'{tuner.no_gradient}.'
                 )
         self._unseen -= tasks
         if self._left:
@@ -63,17 +64,17 @@ class GradientWatch:
             return
         flags = torch.stack(list(self._moved.values())).tolist()
         still = {parameters[name] for name, moved in zip(self._moved, flags) if not moved}
-        for tuner, own in self._tuners(parameters, self._model.tasks) if any(flags) else ():
-            zeros = [name for name, parameter in own if parameter in still]
-            if zeros and len(zeros) == len(own) and tuner.no_gradient is None:
+        for tuner, trained in self._tuners(parameters, self._model.tasks) if any(flags) else ():
+            zeros = [name for name, parameter in trained if parameter in still]
+            if zeros and len(zeros) == len(trained) and tuner.no_gradient is None:
                 raise TrainingError(
-                    f'{_told(tuner, zeros, own)} got only zeros as gradient in the first steps, while '
+                    f'{_told(tuner, zeros, trained)} got only zeros as gradient in the first steps, while '
                     'others train: no output of the network depends on them. Choose other places with '
                     'at=…, or, in a tuner of your own, say why in `no_gradient`.'
                 )
             if zeros:
                 self._say(
-                    f'{_told(tuner, zeros, own)} got only zeros as gradient in the first steps, and may '
+                    f'{_told(tuner, zeros, trained)} got only zeros as gradient in the first steps, and may '
                     'never train.'
                 )
 
@@ -81,16 +82,16 @@ class GradientWatch:
         self, parameters: Mapping[str, nn.Parameter], tasks: Iterable[str | None]
     ) -> Iterator[tuple[Tuner, list[tuple[str, nn.Parameter]]]]:
         """Each tuner of the tasks that trains now, with the names and parameters that train."""
-        trained = set(parameters.values())
+        now = set(parameters.values())
         for tuner in (tuner for task in tasks for tuner in self._model.for_task(task).tuners):
-            if own := [(name, parameter) for name, parameter in tuner.trainable() if parameter in trained]:
-                yield tuner, own
+            if trained := [(name, parameter) for name, parameter in tuner.trainable() if parameter in now]:
+                yield tuner, trained
 
     def _say(self, text: str) -> None:
         if self._says:
             warn(f'warning: {text}')
 
 
-def _told(tuner: Tuner, names: list[str], own: list) -> str:
+def _told(tuner: Tuner, names: list[str], trained: list) -> str:
     listed = ', '.join(names[:3]) + (', …' if len(names) > 3 else '')
-    return f'{len(names)} of the {len(own)} tensors that {type(tuner).__name__} trains ({listed})'
+    return f'{len(names)} of the {len(trained)} tensors that {type(tuner).__name__} trains ({listed})'

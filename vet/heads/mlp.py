@@ -26,9 +26,9 @@ class MLP(nn.Module):
 
     def __init__(self, in_features: int, num_classes: Classes, hidden: Count = 512, dropout: Dropout = 0.5):
         super().__init__()
-        for what, given in (('num_classes', num_classes), ('hidden', hidden)):
-            if given < 1:
-                raise UserError(f'model.head.{what} is {given}; it must be at least 1.')
+        for name, number in (('num_classes', num_classes), ('hidden', hidden)):
+            if number < 1:
+                raise UserError(f'model.head.{name} is {number}; it must be at least 1.')
         self.layers = nn.Sequential(
             BatchNorm(in_features),
             nn.Dropout(dropout / 2),

@@ -72,10 +72,10 @@ class Replica(LocalEngine):
 
     async def _answers(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
         answers = []
-        for found in await asyncio.gather(*(self._batched((lane, job)) for job in jobs)):
-            if isinstance(found, Exception):
-                raise found
-            answers.append(found)
+        for answer in await asyncio.gather(*(self._batched((lane, job)) for job in jobs)):
+            if isinstance(answer, Exception):
+                raise answer
+            answers.append(answer)
         return answers
 
     @serve.batch

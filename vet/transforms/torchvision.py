@@ -95,7 +95,7 @@ class Resize(v2.Resize):
                 'parts, or begin the transform with RandomResizedCrop, or with a Resize of a size of two '
                 'numbers'
             )
-        sides = [min(kept, new) for kept, new in zip(self.kept, (new_height, new_width))]
+        sides = [min(old, new) for old, new in zip(self.kept, (new_height, new_width))]
         # the same rounding as CenterCrop
         top, left = (int(round((new - side) / 2)) for new, side in zip((new_height, new_width), sides))
         box = (

@@ -57,13 +57,13 @@ class Adapter(Tuner):
         at: Places = FFN_OR_BLOCK,
     ):
         super().__init__(at if isinstance(at, str) else list(at))
-        for what, given, allowed in (
+        for argument, value, allowed in (
             ('position', position, POSITIONS),
             ('activation', activation, Bottleneck.ACTIVATIONS),
             ('init', init, Bottleneck.INITS),
         ):
-            if given not in allowed:
-                raise UnknownNameError(f'{what} of {type(self).__name__}', given, allowed)
+            if value not in allowed:
+                raise UnknownNameError(f'{argument} of {type(self).__name__}', value, allowed)
         if isinstance(scale, str) and scale not in Bottleneck.SCALES:
             raise UserError(
                 f'scale is {scale!r}; allowed: a number, "learned" (one at each site) or "channel" (one per '

@@ -97,13 +97,13 @@ class GLoRA(Tuner):
         at: Places = 'attn.qkv',
         **peft: Unpack[OfGLoRA],
     ):
-        for name, given, allowed in (
+        for name, form, allowed in (
             ('weight', weight, WEIGHT_FORMS),
             ('prompt', prompt, PROMPT_FORMS),
             ('bias', bias, BIAS_FORMS),
         ):
-            if given not in allowed:
-                raise UnknownNameError(f'{name} of GLoRA', given, allowed)
+            if form not in allowed:
+                raise UnknownNameError(f'{name} of GLoRA', form, allowed)
         super().__init__(at)
         self.rank = rank
         self.forms = (weight, prompt, bias)

@@ -148,10 +148,10 @@ class LoRA(Tuner):
         if self.delta.gathers is None:
             return
         edits = [edit for edit in self._edits if isinstance(edit, Reweight)]
-        for edit, found in zip(edits, self.delta.gathers(self, edits, batches, self.images)):
+        for edit, gathered in zip(edits, self.delta.gathers(self, edits, batches, self.images)):
             weight = edit.output_first(edit.host.get_parameter(edit.weight_name).detach())
             assert isinstance(edit.delta, LowRank)
-            edit.delta.begin(weight, found)
+            edit.delta.begin(weight, gathered)
 
     def _rows(self, site: Site) -> list[Rows] | None:
         """The rows of each chosen part that the site's weight makes. None: the whole weight."""

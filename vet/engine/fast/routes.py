@@ -203,8 +203,8 @@ def _rank(delta: Delta) -> int:
 def _read(path: Path) -> JsonObject:
     """{kind: its measurement} of a file of the cache folder. Entries that are damaged are left out."""
     with suppress(DataError, KeyError, TypeError, AttributeError):
-        kept = read_json(path)['kinds'].items()
-        return {kind: found for kind, found in kept if found['route'] in ROUTES}
+        kinds = read_json(path)['kinds'].items()
+        return {kind: measured for kind, measured in kinds if measured['route'] in ROUTES}
     return {}
 
 

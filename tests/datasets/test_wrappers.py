@@ -12,10 +12,10 @@ from tests.objectives.masks import NAMES, VOID, write_folder
 from vet import build_trainer
 from vet.datasets.base import item_name, sources_of, targets_of
 from vet.datasets.digits import Digits
-from vet.datasets.given import given_images
 from vet.datasets.mask_folder import MaskFolder
 from vet.datasets.multitask import MultiTask
 from vet.datasets.overlap import refuse_overlaps
+from vet.datasets.wrappers import given_images
 from vet.errors import UserError
 
 CONFIG = dict(
