@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.contract.cases import CASES
 from tests.contract.runs import classifier as of_case
-from tests.contract.runs import snapshot
+from tests.contract.runs import snapshot, widest
 from tests.nets import SWIN, images, timm_net, tiny
 from vet.core.backbone import Backbone, Preprocessing
 from vet.core.model import ImageClassifier
@@ -138,19 +138,22 @@ def test_one_tuner_in_a_list_needs_no_mixing():
 
 
 @pytest.mark.parametrize(
-    'family',
+    'family, cases',
     [
-        pytest.param(family, marks=[] if family == 'vit' else pytest.mark.slow)
-        for family in ('vit', 'swin', 'convnext', 'resnet', 'clip', 'torchvision-vit')
+        pytest.param('vit', tuple(widest().values()), id='vit, a case of each tuner'),
+        *(
+            pytest.param(family, CASES, marks=pytest.mark.slow, id=family)
+            for family in ('vit', 'swin', 'convnext', 'resnet', 'clip', 'torchvision-vit')
+        ),
     ],
 )
-def test_every_tuner_mixed_with_others_gives_what_it_gives_alone(family):
+def test_every_tuner_mixed_with_others_gives_what_it_gives_alone(family, cases):
     """Each case in one batch with frozen features of others, whether it mixes or is grouped. Every number
     of the case is away from its start.
     """
     backbone, x = tiny(family).eval(), images(6)
     tasks = {}
-    for case in CASES:
+    for case in cases:
         with suppress(UserError):
             tasks[str(case)] = moved(of_case(case, family))
     model = TunedModel(backbone, tasks)
