@@ -16,7 +16,7 @@ from vet.errors import UserError
 from vet.explain.heat import grad_cam, rollout
 from vet.explain.overlay import drawn_over
 from vet.heads.linear import LinearHead
-from vet.registry import TUNERS
+from vet.registry import BACKBONES, TUNERS
 from vet.transforms.torchvision import build_transform
 
 NAMES = ['a', 'b', 'c']
@@ -52,6 +52,39 @@ def test_grad_cam_has_heat_for_each_place(family):
     assert not (heat.equal(other) and heat.equal(third))
     assert [parameter.grad for parameter in model.parameters()] == before
     assert model.training  # as before
+
+
+HIERARCHICAL = dict(
+    pvt_v2_b0=((2, 2), dict(embed_dims=(8, 16, 20, 32), num_heads=(1, 2, 4, 4))),
+    twins_svt_small=((2, 2), dict(embed_dims=(8, 16, 16, 32), num_heads=(1, 2, 2, 4), depths=(1, 1, 1, 1))),
+    nest_tiny=((4, 4), dict(img_size=64)),
+)
+
+
+@pytest.mark.parametrize('name', HIERARCHICAL)
+def test_grad_cam_of_blocks_whose_tokens_have_no_grid(name):
+    """The heat has the places of the last map. NesT's blocks give windows, which are no places."""
+    grid, kwargs = HIERARCHICAL[name]
+    entry = dict(type='timm', name=name, pretrained=False, kwargs=kwargs, preprocessing=dict(size=64))
+    backbone = BACKBONES.build(entry)
+    head = LinearHead(backbone.num_features, 3)
+    model = ImageClassifier(backbone, [TUNERS.build(dict(type='LoRA', rank=2))], head, NAMES).eval()
+    x = images(2, 64)
+    heats = [grad_cam(model, x, [k] * 2) for k in range(3)]
+    assert heats[0].shape == (2, *grid) and max(heat.max() for heat in heats) == 1
+    assert not heats[0].equal(heats[1])
+    if name == 'pvt_v2_b0':  # by hand: its last stage gives a map
+        found = []
+        handle = backbone.network.stages[-1].register_forward_hook(
+            lambda module, args, out: found.append(out)
+        )
+        logits = model(x.clone().requires_grad_())
+        handle.remove()
+        [slope] = torch.autograd.grad(logits[:, 2].sum(), found)
+        heat = (slope.mean((2, 3), keepdim=True) * found[0]).sum(1).relu()
+        heat = heat - heat.amin((1, 2), keepdim=True)
+        wanted = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
+        torch.testing.assert_close(heats[2], wanted.detach())
 
 
 def test_grad_cam_of_a_convnet_is_the_papers():

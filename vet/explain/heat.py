@@ -37,29 +37,19 @@ def grad_cam(
     sites = model.backbone.sites
     hooked: Hooked = []
     with ExitStack() as stack:
-        stack.enter_context(in_eval(model))
         for site in _last_blocks(sites):
             stack.enter_context(site.module.register_forward_pre_hook(_noting(hooked, site)))
             stack.enter_context(site.module.register_forward_hook(_noting_output(hooked, site)))
-        stack.enter_context(torch.enable_grad())
-        logits = model(images.detach().requires_grad_())
-    if logits.ndim != 2:
-        raise UserError(
-            f'the objective {model.objective.given["type"]!r} gives {tuple(logits.shape[1:])} numbers for an '
-            'image, so that no single output can be explained. Explain a model of classes or of numbers.'
-        )
-    chosen = logits.argmax(1) if outputs is None else torch.as_tensor(outputs, device=logits.device)
-    score = logits.gather(1, chosen[:, None]).sum()
-    tensors = [tensor for *_, tensor in hooked]
-    gradients = torch.autograd.grad(score, tensors, allow_unused=True) if tensors else ()
+        score = _score(model, images, outputs)
+    gradients = _slopes(score, [tensor for *_, tensor in hooked])
     for (site, is_output, tensor), gradient in reversed(list(zip(hooked, gradients))):
         axis = site.call.out_axis if is_output else site.call.in_axis
         map_BCHW = _as_map(tensor, axis, site, len(images))
         slope_BCHW = None if gradient is None else _as_map(gradient, axis, site, len(images))
-        if map_BCHW is None or slope_BCHW is None or not slope_BCHW.any() or map_BCHW[0, 0].numel() == 1:
-            continue
-        weights_BC11 = slope_BCHW.mean((2, 3), keepdim=True)
-        return _scaled((weights_BC11 * map_BCHW).sum(1).relu().detach())
+        if (heat := _heat(map_BCHW, slope_BCHW, images)) is not None:
+            return heat
+    if (heat := _heat_of_maps(model, images, outputs)) is not None:
+        return heat
     raise UserError(
         f'Grad-CAM needs a map of features with places, but the last blocks of {sites.family} have none: '
         f'{", ".join(site.name for site in _last_blocks(sites)) or "no block is known"}. Give the role '
@@ -108,6 +98,94 @@ def rollout(
     rows = flow[:, :1] if first else flow[:, first : first + patches]
     heat = rows.mean(1)[:, first : first + patches]
     return _scaled(heat.unflatten(1, (height, width)))
+
+
+def _heat(
+    map_BCHW: torch.Tensor | None, slope_BCHW: torch.Tensor | None, images: torch.Tensor
+) -> torch.Tensor | None:
+    """Grad-CAM of a map and its gradient. None: the map has one place, other places than the image, or no
+    gradient.
+    """
+    if map_BCHW is None or slope_BCHW is None or not slope_BCHW.any() or map_BCHW[0, 0].numel() == 1:
+        return None
+    strides = [side / places for side, places in zip(images.shape[-2:], map_BCHW.shape[-2:])]
+    if max(strides) > 2 * min(strides):  # windows, and not places of the image
+        return None
+    weights_BC11 = slope_BCHW.mean((2, 3), keepdim=True)
+    return _scaled((weights_BC11 * map_BCHW).sum(1).relu().detach())
+
+
+def _score(model: ImageClassifier, images: torch.Tensor, outputs: Sequence[int] | None) -> torch.Tensor:
+    """The sum of the chosen outputs, with a graph. UserError if an image has several outputs of one kind."""
+    with in_eval(model), torch.enable_grad():
+        logits = model(images.detach().requires_grad_())
+    if logits.ndim != 2:
+        raise UserError(
+            f'the objective {model.objective.given["type"]!r} gives {tuple(logits.shape[1:])} numbers for an '
+            'image, so that no single output can be explained. Explain a model of classes or of numbers.'
+        )
+    chosen = logits.argmax(1) if outputs is None else torch.as_tensor(outputs, device=logits.device)
+    return logits.gather(1, chosen[:, None]).sum()
+
+
+def _slopes(score: torch.Tensor, tensors: list[torch.Tensor]) -> Sequence[torch.Tensor | None]:
+    return torch.autograd.grad(score, tensors, allow_unused=True) if tensors else ()
+
+
+def _heat_of_maps(
+    model: ImageClassifier, images: torch.Tensor, outputs: Sequence[int] | None
+) -> torch.Tensor | None:
+    """Grad-CAM of the last map that the backbone gives to heads for masks. None: no map has a gradient.
+
+    Blocks of hierarchical transformers give tokens without a grid. A module's output with the values of a map
+    is that map.
+    """
+    given = model.backbone.maps
+    if given is None:
+        return None
+    try:
+        with in_eval(model), torch.no_grad():
+            maps = given.compute(model.backbone.network, images, range(len(given.channels)))
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
+        return None  # a tuner changes the form of the maps
+    found: list[tuple[int, torch.Tensor]] = []  # the number of a map, and the tensor with its values
+    with ExitStack() as stack:
+        for module in model.backbone.network.modules():
+            stack.enter_context(module.register_forward_hook(_noting_maps(found, maps)))
+        score = _score(model, images, outputs)
+    slopes = _slopes(score, [tensor for _, tensor in found])
+    for (number, tensor), slope in sorted(zip(found, slopes), key=lambda item: -item[0][0]):
+        size = maps[number].shape[-2:]
+        slope_BCHW = None if slope is None else _unfolded(slope, size)
+        if (heat := _heat(_unfolded(tensor, size), slope_BCHW, images)) is not None:
+            return heat
+    return None
+
+
+def _noting_maps(found: list[tuple[int, torch.Tensor]], maps: Sequence[torch.Tensor]) -> Callable:
+    """A hook that notes an output with the values of one of the maps."""
+
+    def hook(module: nn.Module, args: tuple, out: Any) -> None:
+        for tensor in out if isinstance(out, tuple) else (out,):
+            if not isinstance(tensor, torch.Tensor) or not tensor.requires_grad or tensor.ndim not in (3, 4):
+                continue
+            for number, wanted in enumerate(maps):
+                given = _unfolded(tensor, wanted.shape[-2:])
+                if given is not None and given.shape == wanted.shape and given.allclose(wanted, atol=1e-5):
+                    found.append((number, tensor))
+
+    return hook
+
+
+def _unfolded(tensor: torch.Tensor, size: Sequence[int]) -> torch.Tensor | None:
+    """A map (B, C, h, w); or tokens (B, N, C), of which the last h w are the places row by row, as a map."""
+    height, width = size
+    if tensor.ndim == 4:
+        return tensor if tuple(tensor.shape[-2:]) == (height, width) else None
+    tokens_BNC = tensor[:, -height * width :]
+    if tokens_BNC.shape[1] != height * width:
+        return None
+    return tokens_BNC.transpose(1, 2).unflatten(2, (height, width))
 
 
 def _refuse_masks(model: ImageClassifier) -> None:
