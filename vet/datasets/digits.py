@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from vet.datasets.base import ImageDataset, resolve_split
 from vet.errors import UserError
@@ -32,6 +31,8 @@ class Digits(ImageDataset):
             raise UserError(
                 f'digits are some of 0 … 9, each once, such as (5, 6, 7, 8, 9); given: {digits!r}.'
             )
+        from sklearn.datasets import load_digits  # takes a second
+
         images, numbers = load_digits(return_X_y=True)
         images = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         held = np.zeros(len(numbers), dtype=bool)
