@@ -144,3 +144,15 @@ def test_refusals(tmp_path, options, message):
 def test_one_class_has_no_ranks():
     with pytest.raises(UserError, match='Ordinal has 1 class, alone; ranks need at least 2'):
         build_objective(dict(type='Ordinal'), ['alone'])
+
+
+def test_the_order_of_the_ranks_is_printed_before_the_training(tmp_path, caplog):
+    """Names of a table are sorted, which is no order of ranks."""
+    small(tmp_path, **{'model.objective': dict(type='Ordinal'), 'train.max_epochs': 1}).train()
+    lines = [line for line in caplog.messages if line.startswith('ranks, ')]
+    assert lines == ['ranks, from the lowest: 5 < 6 < 7 < 8 < 9']
+
+
+def test_a_long_order_is_cut():
+    told = build_objective(dict(type='Ordinal'), [f'{rank}' for rank in range(300)]).told
+    assert told.endswith(' < 18 < … < 299') and told.startswith('ranks, from the lowest: 0 < 1 < ')

@@ -14,6 +14,7 @@ An objective says, in one place, all that depends on the kind of target:
 | How do outputs become scores, and scores decisions? | `scores`, `decide`; `mean`, of several views |
 | What does evaluation keep of a batch? | `tally` |
 | Which metrics are the default? | `metrics` |
+| What does vet print before the training? | `told` |
 | What is chosen on the validation images? | `choose`; `calibrate`, if evaluation.calibrate says so |
 | What does `pipeline` return? | `answers` |
 | How does an answer stand in a table, and in a CSV? | `rows`; `columns` and `flat` |
@@ -82,6 +83,8 @@ class Objective(nn.Module):
     """Whether `choose` chooses anything on the validation images."""
     calibrates: ClassVar[bool] = False
     """Whether `calibrate` changes scores so that they say how often answers are right."""
+    told: str = ''
+    """A line that vet prints before the training. Empty: no line."""
     about: ClassVar[str] = 'an image classifier'
     """What a model of this objective is, for the model card."""
     hub_task: ClassVar[str | None] = 'image-classification'

@@ -185,7 +185,8 @@ class Run:
     def _tell_coverage(self) -> None:
         """Prints which share of the network the tuners reach. A small share is a warning with the reason."""
         lines, shortfalls = report(self.model.tuners)
-        for line in lines:
+        told = [part.objective.told for part in self.model.tasks.values() if part.objective.told]
+        for line in [*lines, *told]:
             say(line)
         for text in shortfalls:
             warnings.warn(text, stacklevel=2)

@@ -13,6 +13,8 @@ from vet.core.permits import permits
 from vet.errors import UserError
 from vet.registry import OBJECTIVES
 
+SHOWN = 20  # names of ranks in a line
+
 
 @OBJECTIVES.register_module()
 @permits()
@@ -43,6 +45,9 @@ class Ordinal(OneClass):
                 f'the objective Ordinal has {len(self.names)} class, {", ".join(self.names)}; ranks need at '
                 'least 2. Give more classes, or choose another model.objective.'
             )
+
+        shown = self.names if len(self.names) <= SHOWN else [*self.names[: SHOWN - 1], '…', self.names[-1]]
+        self.told = f'ranks, from the lowest: {" < ".join(shown)}'
 
     @property
     def num_outputs(self) -> int:
