@@ -4,6 +4,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+import torch
 
 from vet.builders import class_names
 from vet.datasets.base import ImageDataset, as_label, item_of, targets_of
@@ -44,6 +45,14 @@ class Own:
         ({1: 'dog', 0: 'cat'}, ['cat', 'dog']),
         ({'dog': np.int64(1), 'cat': np.int64(0)}, ['cat', 'dog']),
         ({'dog': 0}.keys(), UserError),
+        (torch.tensor([3, 4]), ['3', '4']),
+        ([None, 'cat'], UserError),
+        ([float('nan'), 'cat'], UserError),
+        ([0.0, 1.0], UserError),
+        ([b'dog', b'cat'], UserError),
+        ([['dog'], ['cat']], UserError),
+        (['', 'cat'], UserError),
+        (['\u00a0', 'cat'], UserError),
         (['cafe\u0301'], ['caf\u00e9']),
         ('imagenet-1k', 1000),
         ({'dog', 'cat'}, UserError),
@@ -72,6 +81,20 @@ def test_class_lists(classes, names):
         assert len(class_list(classes)) == names
     else:
         assert class_list(classes) == names
+
+
+def test_a_series_counts_by_its_index():
+    pandas = pytest.importorskip('pandas')
+    assert class_list(pandas.Series(['dog', 'cat'])) == ['dog', 'cat']
+    assert class_list(pandas.Series([1, 0], index=['dog', 'cat'])) == ['cat', 'dog']
+    for wrong in (
+        pandas.Series(['dog', 'cat'], index=[7, 9]),
+        pandas.Series(['dog', None]),
+        pandas.DataFrame(dict(names=['dog', 'cat'])),
+        [pandas.NA, 'cat'],
+    ):
+        with pytest.raises(UserError):
+            class_list(wrong)
 
 
 def test_a_set_is_refused_because_it_has_no_order():

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from vet.datasets.csv import CSV
-from vet.errors import DataError, UserError
+from vet.errors import DataError, DataWarning, UserError
 from vet.registry import DATASETS
 
 
@@ -56,7 +56,8 @@ def test_numbers_that_a_program_wrote_as_floats(write, ids_of):
 
     data = read('0.png,1.0\n1.png,0.0\n')
     assert (data.classes, ids_of(data)) == (['0', '1'], [(0, 1), (1, 0)])
-    assert read('0.png,1.0\n1.png,1.5\n').classes == ['1.0', '1.5']
+    with pytest.warns(DataWarning, match='are numbers, such as 1.5, and count as 2 classes'):
+        assert read('0.png,1.0\n1.png,1.5\n').classes == ['1.0', '1.5']
     assert read('0.png,2.0\n1.png,1.0\n', classes=['1.0', '2.0']).targets == [1, 0]
     assert read('0.png,1.0\n', classes=['ant', 'bee']).targets == [1]
     for missing in ('nan', 'NaN', '<NA>'):
@@ -186,7 +187,10 @@ def test_columns_of_other_names(write, ids_of):
         ('path,label\n0.png,\n', 'line 2 .*no label'),
         ('path,label\n0.png\n', 'line 2 .*no label'),
         ('path\n0.png\n', 'no label'),
-        ('\x00\x00', 'no label|no rows|cannot be read'),
+        ('\x00\x00', 'is not UTF-8'),
+        ('path,label\n0.png,c\x00at\n', 'is not UTF-8: .*utf-16-le'),
+        ('path,label\n0.png,cat\n./0.png,dog\n', "gives './0.png' the label 'cat' in line 2 and 'dog'"),
+        ('path,label\n0.png,cat\n../lists/0.png,dog\n', "the label 'cat' in line 2 and 'dog' in line 3"),
     ],
 )
 def test_tables_that_are_refused(write, text, message):
@@ -232,3 +236,38 @@ def test_words_for_a_split(tmp_path, word):
     for name in 'ab':
         Image.new('RGB', (4, 4)).save(tmp_path / f'{name}.png')
     assert [len(CSV(tmp_path, file='list.csv', split=split)) for split in ('train', 'test')] == [1, 1]
+
+
+def test_rows_of_no_known_split_are_told(write, ids_of):
+    text = 'path,label,split\n0.png,cat,train\n1.png,dog,trian\n2.png,dog,\n3.png,dog,train\n'
+    with pytest.warns(DataWarning, match="2 of the 4 rows .* of no split that vet knows .such as 'trian'"):
+        assert ids_of(CSV(write(text), 'train', file='lists/list.csv')) == [(0, 0), (3, 1)]
+
+
+def test_splits_of_other_words_need_no_warning(write, recwarn):
+    text = 'path,label,split\n0.png,cat,fold1\n1.png,dog,fold2\n'
+    assert CSV(write(text), 'fold2', file='lists/list.csv').targets == [1]
+    assert not recwarn.list
+
+
+def test_labels_that_look_like_one_are_told(write):
+    with pytest.warns(DataWarning, match="'Cat' and 'cat' differ only in case or spaces"):
+        assert CSV(write('0.png,cat\n1.png,Cat\n'), file='lists/list.csv').classes == ['Cat', 'cat']
+
+
+def test_letters_may_differ_in_case(write, recwarn):
+    assert CSV(write('0.png,a\n1.png,A\n'), file='lists/list.csv').classes == ['A', 'a']
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize('separator', ['\x0b', '\x85', '\u2028'])
+def test_a_line_ends_where_the_table_says(write, separator):
+    assert CSV(write(f'0.png,a{separator}b\n1.png,c\n'), file='lists/list.csv').classes == [
+        f'a{separator}b',
+        'c',
+    ]
+
+
+def test_a_line_with_which_excel_names_the_delimiter(write, ids_of):
+    data = CSV(write('sep=;\npath;label\n0.png;cat\n1.png;dog\n'), file='lists/list.csv')
+    assert (data.classes, ids_of(data)) == (['cat', 'dog'], [(0, 0), (1, 1)])

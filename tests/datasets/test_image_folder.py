@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from vet.datasets.image_folder import ImageFolder
-from vet.errors import DataError, UserError
+from vet.errors import DataError, DataWarning, UserError
 from vet.registry import DATASETS
 
 
@@ -88,3 +88,32 @@ def test_empty(flat):
 def test_real(real_data):
     data = ImageFolder(real_data, 'test', 'seed-images/jellyfish-mushroom')
     assert (len(data), len(data.classes), data[0][0].size) == (16, 2, (64, 64))
+
+
+@pytest.mark.parametrize('place', ['pets', 'pets/train'])
+def test_an_image_beside_the_class_folders_is_told(tmp_path, paint, place):
+    for number, name in enumerate(('cat/0.png', 'dog/0.png', 'lost.png')):
+        paint(tmp_path / place / name, number)
+    with pytest.warns(DataWarning, match='1 x image beside the class folders, .*lost.png'):
+        assert len(ImageFolder(tmp_path / place)) == 2
+
+
+def test_a_split_beside_a_folder_of_another_name_is_no_class(tmp_path, paint):
+    for number, name in enumerate(('train/cat/0.png', 'train/dog/0.png', 'val_images/cat/0.png')):
+        paint(tmp_path / name, number)
+    with pytest.raises(UserError, match='the split folders train, and beside them val_images: choose one'):
+        ImageFolder(tmp_path)
+    assert ImageFolder(tmp_path, 'train').classes == ['cat', 'dog']
+
+
+def test_a_class_may_be_called_train(tmp_path, paint):
+    for number, name in enumerate(('train/0.png', 'train/night/1.png', 'bus/0.png')):
+        paint(tmp_path / name, number)
+    assert ImageFolder(tmp_path).classes == ['bus', 'train']
+
+
+def test_folders_that_look_like_one_class_are_told(tmp_path, paint):
+    for number, name in enumerate(('Cat', 'cat ')):
+        paint(tmp_path / name / '0.png', number)
+    with pytest.warns(DataWarning, match="'Cat' and 'cat ' differ only in case or spaces"):
+        assert len(ImageFolder(tmp_path).classes) == 2

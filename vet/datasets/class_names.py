@@ -1,12 +1,15 @@
 """Lists of class names, and the forms in which users give such lists."""
 
+import operator
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 
+import numpy as np
 from torchvision.models import ResNet50_Weights
 
-from vet.errors import UnknownNameError, UserError
+from vet.errors import DataWarning, UnknownNameError, UserError
 
 IMAGENET = ResNet50_Weights.DEFAULT.meta['categories']
 LISTS = {'imagenet-1k': IMAGENET, 'imagenet-1k+background': ['background', *IMAGENET]}
@@ -15,10 +18,10 @@ LISTS = {'imagenet-1k': IMAGENET, 'imagenet-1k+background': ['background', *IMAG
 def class_list(classes: object) -> list[str]:
     """The names of all classes, in the order of the labels 0 … K-1, in the composed Unicode form (NFC).
 
-    classes: names in order; a dict {name: number} or {number: name}, whose numbers are the labels; or the
-        name of a known list.
-    UserError for a set, which has no order, for a name that is there twice, and for a name that no file can
-    hold.
+    classes: names in order, each a text or a whole number; a dict {name: number} or {number: name}, whose
+        numbers are the labels (a Series of pandas is such a dict); or the name of a known list.
+    UserError for a set, which has no order, for a name that is there twice, for a name that is empty or no
+    text (None, NaN, bytes), and for a name that no file can hold.
     """
     if isinstance(classes, str):
         if classes not in LISTS:
@@ -35,7 +38,9 @@ def class_list(classes: object) -> list[str]:
         raise UserError(
             f'the classes are {classes!r}; give a list of names, in the order of the labels 0, 1, ….'
         )
-    names = [to_nfc(str(name)) for name in (_by_number(classes) if isinstance(classes, Mapping) else classes)]
+    if not isinstance(classes, Mapping) and hasattr(classes, 'items') and hasattr(classes, 'keys'):
+        classes = dict(classes.items())
+    names = [_name(name) for name in (_by_number(classes) if isinstance(classes, Mapping) else classes)]
     check_writable(names)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
@@ -43,6 +48,39 @@ def class_list(classes: object) -> list[str]:
             f'({len(twice)} such names). Give each class another name.'
         )
     return names
+
+
+def _name(name: object) -> str:
+    """A class name as text, in its composed form. UserError for a value that is no name."""
+    try:
+        text = str(name) if isinstance(name, str | bool | np.bool_) else str(operator.index(name))  # type: ignore[arg-type]
+    except TypeError:
+        raise UserError(
+            f'a class name is {name!r} ({type(name).__name__}); a name is a text, or a whole number. Correct '
+            'the list of names.'
+        ) from None
+    if not text.strip():
+        raise UserError(f'a class name is {name!r}, which nobody can read. Give each class a name.')
+    return to_nfc(text)
+
+
+def warn_of_likes(names: Iterable[str]) -> None:
+    """A DataWarning if two names of folders or labels differ only in case or in spaces at their ends.
+
+    Typing errors do. Single letters may differ in case: the classes of EMNIST are an example.
+    """
+    first = dict[str, str]()
+    for name in names:
+        like = first.setdefault(name.strip().casefold(), name)
+        if like != name and (len(name) > 1 or len(like) > 1):
+            warnings.warn(
+                DataWarning(
+                    f'the classes {like!r} and {name!r} differ only in case or spaces, and count as two '
+                    'classes. If they mean one class, give them one name.'
+                ),
+                stacklevel=3,
+            )
+            return
 
 
 def _by_number(classes: Mapping[object, object]) -> list[object]:

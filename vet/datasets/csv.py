@@ -1,6 +1,8 @@
 """A table of image paths and labels or numbers, as text: with commas, semicolons, tabs or bars."""
 
 import math
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +10,14 @@ from typing import Annotated
 from annotated_types import MinLen
 
 from vet.datasets.base import ImageDataset, Sample, require_files, resolve_split
-from vet.datasets.class_names import class_list, to_nfc
+from vet.datasets.class_names import class_list, to_nfc, warn_of_likes
 from vet.datasets.csv_text import NAMES, table_of, text_of, with_slashes
 from vet.datasets.label_map import class_numbers
-from vet.errors import DataError, UnknownNameError, UserError
+from vet.errors import DataError, DataWarning, UnknownNameError, UserError
 from vet.registry import DATASETS
 
 MISSING = ('nan', '<na>', 'nat')
+SPLITS = ('train', 'val', 'test')
 SPLIT_WORDS = {'valid': 'val', 'validation': 'val', 'dev': 'val', 'training': 'train', 'testing': 'test'}
 
 
@@ -135,9 +138,26 @@ def _samples(
                 f'every row, or add the column (with a header path,label,split).'
             )
         wanted = resolve_split(SPLIT_WORDS.get(split, split), splits, f'the list {str(path)!r}')
+        _warn_of_other_words(path, rows, wanted)
         rows = [row for row in rows if row['split'] in wanted]
     samples = [(path.parent / row['path'], targets[row['label']]) for row in rows]
     return require_files(samples, f'the list {str(path)!r}')
+
+
+def _warn_of_other_words(path: Path, rows: list[dict[str, str]], wanted: Sequence[str]) -> None:
+    """A DataWarning if a list with the words train, val or test has rows with no word or with another
+    word.
+    """
+    words = [row['split'] for row in rows]
+    others = [word for word in words if word not in (*SPLITS, *wanted)]
+    if others and set(words) & set(SPLITS):
+        warnings.warn(
+            DataWarning(
+                f'{len(others):,} of the {len(rows):,} rows of {str(path)!r} are of no split that vet knows '
+                f'(such as {others[0]!r}), and are left out. The words are train, val and test.'
+            ),
+            stacklevel=2,
+        )
 
 
 def _read(
@@ -185,7 +205,9 @@ def _read(
             )
         record['split'] = _split_word(record['split'])
         record['path'] = with_slashes(record['path'])
-        label, first = labels.setdefault(record['path'], (record['label'], line))
+        label, first = labels.setdefault(
+            os.path.normpath(path.parent / record['path']), (record['label'], line)
+        )
         if label != record['label']:
             raise DataError(
                 f'{str(path)!r} gives {record["path"]!r} the label {label!r} in line {first} and '
@@ -232,7 +254,7 @@ def _number(path: Path, line: int, row: Sequence[str], place: int, name: str) ->
 def _split_word(text: str) -> str:
     """'train', 'val' or 'test' for the known spellings. Another word stays unchanged."""
     word = text.lower()
-    return SPLIT_WORDS.get(word, word if word in ('train', 'val', 'test') else text)
+    return SPLIT_WORDS.get(word, word if word in SPLITS else text)
 
 
 def _numbering(
@@ -252,6 +274,9 @@ def _numbering(
             )
         return [str(number) for number in range(len(used))], numbers
     names = sorted(found) if classes is None else list(classes)
+    if classes is None:
+        warn_of_likes(names)
+        _warn_of_measured(path, names)
     label = {name: number for number, name in enumerate(names)}
     if are_numbers and not found <= set(names) and not all(map(str.isdecimal, names)):
         label = {text: number for text, number in numbers.items() if number < len(names)}
@@ -261,6 +286,23 @@ def _numbering(
             f'{", ".join(unknown[:10])}. Correct them, or complete classes=[…].'
         )
     return names, label
+
+
+def _warn_of_measured(path: Path, names: Sequence[str]) -> None:
+    """A DataWarning if all labels are numbers, and some are not whole: then they may be measured."""
+    try:
+        fractions = [name for name in names if not float(name).is_integer()]
+    except (ValueError, OverflowError):  # a label is no finite number
+        return
+    if fractions:
+        warnings.warn(
+            DataWarning(
+                f'the labels of {str(path)!r} are numbers, such as {fractions[0]}, and count as '
+                f'{len(names):,} classes. If they are measured, name their column as targets=[…], which '
+                'trains a regression.'
+            ),
+            stacklevel=2,
+        )
 
 
 def _is_whole_number(text: str) -> bool:

@@ -4,7 +4,9 @@ csv.py reads a table here, and makes samples of the rows.
 """
 
 import csv
+import io
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def text_of(path: Path, encoding: str | None) -> str:
     data = path.read_bytes()
     chosen = encoding or BOMS.get(data[:2], 'utf-8-sig')
     try:
-        return data.decode(chosen)
+        text = data.decode(chosen)
     except LookupError as error:
         raise UserError(
             f'encoding is {encoding!r}, which Python does not know; give an encoding such as "utf-8" or '
@@ -75,6 +77,12 @@ def text_of(path: Path, encoding: str | None) -> str:
             f'{str(path)!r} is not {encoding or "UTF-8"}: {error} (line {line}). Save the file as UTF-8, or '
             'name its encoding, such as encoding="cp1252".'
         ) from error
+    if '\0' in text:
+        raise DataError(
+            f'{str(path)!r} is not {encoding or "UTF-8"}: the text holds characters of the number 0. Save '
+            'the file as UTF-8, or name its encoding, such as encoding="utf-16-le".'
+        )
+    return re.sub(r'\Asep=.(?=\r|\n)', '', text)  # a line with which Excel names the delimiter
 
 
 def table_of(
@@ -139,7 +147,7 @@ def with_slashes(path: str) -> str:
 
 def _cells(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     reader = csv.reader(
-        text.splitlines(keepends=True), delimiter=delimiter, strict=True, skipinitialspace=True
+        io.StringIO(text, newline=''), delimiter=delimiter, strict=True, skipinitialspace=True
     )
     try:
         return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]

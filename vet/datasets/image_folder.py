@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vet.datasets.base import ImageDataset, resolve_split
-from vet.datasets.class_names import check_writable, to_nfc
-from vet.datasets.image_files import Found, find_images, is_clutter, warn_of_left_out
+from vet.datasets.class_names import check_writable, to_nfc, warn_of_likes
+from vet.datasets.image_files import Found, extensions, find_images, is_clutter, warn_of_left_out
 from vet.datasets.label_map import class_numbers
 from vet.errors import DataError, UserError
 from vet.registry import DATASETS
@@ -58,6 +58,8 @@ class ImageFolder(ImageDataset):
         splits = _splits(home)
         folders = _split_folders(home, splits, split)
         names = list(_subfolders(splits['train'] if split and 'train' in splits else folders[0]))
+        if classes is None:
+            warn_of_likes(names)
         every, labels = class_numbers(names, classes, label_map)
         self.label_map = labels
         found = Found()
@@ -85,7 +87,7 @@ def _splits(home: Path) -> dict[str, Path]:
 def _split_folders(home: Path, splits: dict[str, Path], split: str | None) -> list[Path]:
     if split is None:
         others = set(_subfolders(home)) - {folder.name for folder in splits.values()}
-        if splits and (not others or len(splits) > 1):
+        if splits and (not others or len(splits) > 1 or any(map(_holds_classes, splits.values()))):
             beside = f', and beside them {", ".join(sorted(others)[:5])}' if others else ''
             raise UserError(
                 f'{str(home)!r} has the split folders '
@@ -100,6 +102,20 @@ def _split_folders(home: Path, splits: dict[str, Path], split: str | None) -> li
         )
     asked = OTHER_NAMES.get(split, split)
     return [splits[name] for name in resolve_split(asked, list(splits), f'the image folder {str(home)!r}')]
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether a folder holds folders, and no image beside them."""
+    return bool(_subfolders(folder)) and not _loose(folder)
+
+
+def _loose(folder: Path) -> list[str]:
+    """The images that lie in a folder itself, and in no folder below."""
+    return [
+        str(path)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in extensions() and path.is_file() and not is_clutter(path.name)
+    ]
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
@@ -146,4 +162,6 @@ def _read(folder: Path, labels: dict[str, int], found: Found) -> list[tuple[str,
             )
         samples += [(image, labels[name]) for image in in_class.images]
         found.add(in_class)
+    for path in _loose(folder):
+        found.leave_out('image beside the class folders, which has no class', path)
     return samples
