@@ -122,6 +122,17 @@ def test_of_weights_and_their_average_timms_choice_is_taken_and_told(donor, tmp_
     assert torch.equal(features(plain), expected(donor))
 
 
+@pytest.mark.parametrize('other', ['teacher', 'ema_state', 'ema_params'])
+def test_other_weights_of_the_same_network_are_told(donor, tmp_path, other):
+    path = tmp_path / 'both.pth'
+    twin = {f'module.{name}': value + 1 for name, value in donor.state_dict().items()}
+    torch.save({'model': donor.state_dict(), other: twin, 'optimizer': dict(state={})}, path)
+    with pytest.warns(
+        UserWarning, match=f"the same names under 'model' and under '{other}': 'model' is used"
+    ):
+        assert torch.equal(features(build(checkpoint=path)), expected(donor))
+
+
 def test_one_set_of_weights_is_not_told_of(donor, tmp_path, recwarn):
     build(checkpoint=written(donor.state_dict(), tmp_path / 'w', 'averaged'))
     assert not [w for w in recwarn if 'average' in str(w.message)]
@@ -235,6 +246,41 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path, how):
 def test_file_that_is_no_dict_of_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / 'x.pth')
     with pytest.raises(DataError, match='not a dict of tensors'):
+        build(checkpoint=tmp_path / 'x.pth')
+
+
+NUMBERS = {
+    'int8': (lambda weight: weight.to(torch.int8), 'of another kind of number: .* is torch.int8'),
+    'bool': (lambda weight: weight.bool(), 'of another kind of number'),
+    'complex': (lambda weight: weight.to(torch.complex64), 'of another kind of number'),
+    'nan': (lambda weight: weight * float('nan'), 'not finite'),
+    'inf': (lambda weight: weight / 0, 'not finite'),
+    'sparse': (lambda weight: weight.to_sparse(), 'sparse or quantized'),
+    'meta': (lambda weight: weight.to('meta'), 'without its numbers'),
+}
+
+
+@pytest.mark.parametrize('change, text', NUMBERS.values(), ids=NUMBERS)
+def test_weights_that_are_no_floats_or_not_finite_are_refused(donor, tmp_path, change, text):
+    state = dict(donor.state_dict())
+    name = next(name for name, weight in state.items() if name.endswith('weight') and weight.dim() == 2)
+    path = tmp_path / 'x.pth'
+    torch.save(state | {name: change(state[name])}, path)
+    with pytest.raises(DataError, match=text):
+        build(checkpoint=path)
+
+
+@pytest.mark.parametrize('change', [torch.Tensor.half, torch.Tensor.double])
+def test_weights_of_another_precision_are_taken(donor, tmp_path, change):
+    path = tmp_path / 'x.pth'
+    torch.save({name: change(weight) for name, weight in donor.state_dict().items()}, path)
+    assert torch.allclose(features(build(checkpoint=path)), expected(donor), atol=0.1)
+
+
+def test_a_dict_of_several_networks_is_named(donor, tmp_path):
+    state = dict(donor.state_dict())
+    torch.save(dict(student=state, teacher=state, epoch=3), tmp_path / 'x.pth')
+    with pytest.raises(DataError, match=r'student \(dict\), teacher \(dict\), epoch \(int\).*alone'):
         build(checkpoint=tmp_path / 'x.pth')
 
 

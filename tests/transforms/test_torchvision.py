@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torchvision.transforms import Normalize as V1Normalize
 from torchvision.transforms import v2
 
 from vet.errors import UnknownNameError, UserError
@@ -309,3 +310,25 @@ def test_resize_is_torchvisions(image):
         ours, theirs = TRANSFORMS.build(dict(type='Resize', **options)), v2.Resize(**options)
         assert np.array_equal(np.asarray(ours(image)), np.asarray(theirs(image)))
         assert repr(ours) == repr(theirs)
+
+
+@pytest.mark.parametrize('kind', ['RandomApply', 'RandomChoice', 'RandomOrder'])
+@pytest.mark.parametrize(
+    'inner',
+    [
+        [v2.Normalize([0.5], [0.5])],
+        [v2.Compose([v2.Normalize([0.5], [0.5])])],
+        [v2.RandomApply([V1Normalize([0.5], [0.5])])],
+    ],
+    ids=['alone', 'composed', 'deeper'],
+)
+def test_a_normalize_that_some_images_would_meet_is_refused(kind, inner):
+    with pytest.raises(UserError, match='a Normalize within Random.*; an image is normalised once'):
+        build_transform([dict(type='ToTensor'), dict(type=kind, transforms=inner)], **VIEW)
+
+
+@pytest.mark.parametrize('dtype', ['int32', 'int16', 'uint16', 'bool'])
+def test_whole_numbers_without_a_known_range_are_refused(image, dtype):
+    transform = build_transform([dict(type='ToImage'), dict(type='ToDtype', dtype=dtype)], **VIEW)
+    with pytest.raises(UserError, match=f'images are torch.{dtype} before they are normalised'):
+        transform(image)

@@ -26,7 +26,7 @@ from vet.core.modes import hold_statistics
 from vet.core.preprocessing import Preprocessing
 from vet.core.replaced import replaced, without_numbers
 from vet.core.site_map import Layout, SiteMap
-from vet.core.tensor_file import require_stored
+from vet.core.tensor_file import kind_of_numbers, not_finite, require_stored
 from vet.errors import DataError, UserError
 from vet.registry import Entry
 
@@ -117,6 +117,12 @@ class Backbone(FrozenNetwork):
     ):
         super().__init__()
         self.network = network.requires_grad_(False)
+        if broken := not_finite(dict(network.named_parameters())):
+            raise DataError(
+                f'the weights of {identity.get("name")} hold numbers that are not finite, in {broken[0]} '
+                f'({len(broken)} tensors). The file of the weights is damaged, or its training failed: give '
+                'another file in model.backbone.checkpoint.'
+            )
         self.preprocessing = preprocessing
         self.published = published or preprocessing
         self.remarks = tuple(remarks)
@@ -259,8 +265,19 @@ def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tens
         ) from error
     state = unwrapped(state, str(path), use_ema)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f'the weight file {str(path)!r} is not a dict of tensors.')
+        parts = state if isinstance(state, dict) else {}
+        kinds = [f'{key} ({type(value).__name__})' for key, value in parts.items()]
+        has = f' The dict has {", ".join(kinds[:8])}.' if kinds else ''
+        raise DataError(
+            f"the weight file {str(path)!r} is not a dict of tensors.{has} Save the dict of one network's "
+            'tensors alone, and give that file.'
+        )
     for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise DataError(
+                f'the weight file {str(path)!r} holds {name!r} as a sparse or quantized tensor, or without '
+                'its numbers. Save the weights as plain tensors of floats.'
+            )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise DataError(
                 f'the weight file {str(path)!r} holds {name!r} of {tuple(tensor.shape)}, which is larger '
@@ -286,7 +303,12 @@ def load_weights(
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    if left_over or missing or misfit:
+    other_kind = [
+        f'{name} is {state[name].dtype}, needed {own[name].dtype}'
+        for name in own
+        if name in state and kind_of_numbers(state[name]) != kind_of_numbers(own[name])
+    ]
+    if left_over or missing or misfit or other_kind:
 
         def some(names: list[str]) -> str:
             return f'{", ".join(names[:3])}{" …" if len(names) > 3 else ""} ({len(names)})'
@@ -297,6 +319,7 @@ def load_weights(
                 ('missing', missing),
                 ('not of this network', left_over),
                 ('of another shape', misfit),
+                ('of another kind of number', other_kind),
             )
             if names
         ]

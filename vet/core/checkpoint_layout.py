@@ -19,7 +19,8 @@ PREFIXES = ('module.', '_orig_mod.', 'model.')
 def unwrapped(state: object, source: str, use_ema: bool = True) -> Any:
     """The innermost dict under the names that hold weights.
 
-    If a dict holds weights and their average, `use_ema` chooses, and a warning says so.
+    If a dict holds weights and their average, `use_ema` chooses, and a warning says so. A warning also names
+    other weights of the same network, such as those of a teacher, which are not used.
     """
     while isinstance(state, Mapping):
         averages = [name for name in AVERAGES if isinstance(state.get(name), Mapping)]
@@ -35,8 +36,25 @@ def unwrapped(state: object, source: str, use_ema: bool = True) -> Any:
                 f'model.backbone.use_ema={not use_ema} uses {other!r}.',
                 stacklevel=2,
             )
+        others = [name for name in state if name not in order and _are_alike(state[name], state[order[0]])]
+        if others:
+            warnings.warn(
+                f'{source} holds weights of the same names under {order[0]!r} and under '
+                f'{", ".join(map(repr, others))}: {order[0]!r} is used. If you want the others, save them '
+                'alone, and give that file.',
+                stacklevel=2,
+            )
         state = state[order[0]]
     return state
+
+
+def _are_alike(one: object, other: object) -> bool:
+    """Whether both are dicts that hold tensors of the same names, apart from prefixes."""
+    names = [
+        set(plain_names(value)) if isinstance(value, Mapping) else set()
+        for value in (unwrapped(one, '') if isinstance(one, Mapping) else one, unwrapped(other, ''))
+    ]
+    return bool(names[0]) and names[0] == names[1]
 
 
 def plain_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -118,6 +118,13 @@ def check_tensors(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.
         raise DataError(f'{source}: {broken[0]} holds numbers that are not finite.')
 
 
+def kind_of_numbers(tensor: torch.Tensor) -> str:
+    """'float', 'complex' or 'whole'. Numbers of one kind can be copied into each other."""
+    if tensor.is_complex():
+        return 'complex'
+    return 'float' if tensor.is_floating_point() else 'whole'
+
+
 def _same_kind(own: torch.Tensor, given: torch.Tensor) -> bool:
     """Whether the kinds of numbers fit: floats of any width for floats, or exactly the same type of whole
     numbers.

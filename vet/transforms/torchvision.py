@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import Normalize, v2
 
 from vet.allowed import Crop, Interpolation, Mean, Std, describe, fits
 from vet.errors import UnknownNameError, UserError
@@ -167,6 +167,11 @@ class Normalisation(v2.Normalize):
                 )
 
     def forward(self, images: torch.Tensor, *masks: torch.Tensor) -> Any:
+        if not images.is_floating_point() and images.dtype != torch.uint8:
+            raise UserError(
+                f'images are {images.dtype} before they are normalised, whose range is not known. Let the '
+                'transform give uint8, or floats in 0..1.'
+            )
         floats = v2.functional.to_dtype(images, torch.float32, scale=True)
         if images.is_floating_point():
             low, high = PIXELS
@@ -211,6 +216,8 @@ def build_transform(
             given['fill'] = {tv_tensors.Mask: 0, 'others': given['fill']}
         step = TRANSFORMS.build(given, **settings)
         steps += [v2.ToImage(), step] if isinstance(step, v2.Normalize) else [step]
+    for step in steps:
+        _refuse_normalize_within(step)
     number = sum(isinstance(part, v2.Normalize) for step in steps for part in steps_of(step))
     if number > 1:
         raise UserError(
@@ -218,6 +225,22 @@ def build_transform(
             'the images are then normalised as the backbone needs it.'
         )
     return compose(steps if number else [*steps, v2.ToImage(), Normalisation(mean, std)])
+
+
+def _refuse_normalize_within(step: Callable) -> None:
+    """UserError for a Normalize in a list of transforms that are applied at random.
+
+    Some images would then be normalised twice, and others once.
+    """
+    for part in steps_of(step):
+        inner = list(getattr(part, 'transforms', None) or ())
+        if any(isinstance(each, v2.Normalize | Normalize) for one in inner for each in steps_of(one)):
+            raise UserError(
+                f'a transform has a Normalize within {type(part).__name__}; an image is normalised once. '
+                'Leave it out: the images are then normalised as the backbone needs it.'
+            )
+        for one in inner:
+            _refuse_normalize_within(one)
 
 
 def normalisation(transform: Callable) -> tuple[list[float], list[float]]:
