@@ -5,12 +5,15 @@ around it.
 import io
 import json
 
+import numpy as np
 import pytest
 from rich.table import Table
 
 from vet.cli.command import run
+from vet.core.objective import build_objective
 from vet.errors import UserError
-from vet.escapes import escaped
+from vet.escapes import cell, escaped
+from vet.report.answered import Answered, predictions_csv
 from vet.terminal import Terminal
 
 HOSTILE = [
@@ -60,3 +63,27 @@ def test_control_characters_are_shown(text, capsys):
 def test_usual_texts_stay():
     for text in ('naïve Ω 漢字 हिन्दी', 'a\n\tb', 'می‌خواهم', '👩‍🔬', '[bold]'):
         assert escaped(text) == text
+
+
+@pytest.mark.parametrize(
+    'text', ['=HYPERLINK("http://127.0.0.1")', '+1+cmd|x!A0', '-2+3+cmd|x', '@SUM(A1)', '\t=1+cmd']
+)
+def test_no_cell_of_a_table_is_a_formula(text):
+    assert cell(text) == f"'{escaped(text)}"
+
+
+@pytest.mark.parametrize('text', ['cat', '-1', '-0.25|1e-05', '+3', 'a=b', '0.5', ''])
+def test_other_cells_stay_as_they_are(text):
+    assert cell(text) == text
+
+
+def test_a_formula_as_a_class_name_reaches_no_table(tmp_path):
+    part = Answered(
+        build_objective(dict(type='SingleLabel'), ['=1+cmd', 'b']),
+        np.array([[2.0, 1.0]]),
+        np.array([0]),
+        ['@x.png'],
+        lambda number: None,
+        [1, 1],
+    )
+    assert predictions_csv([part]).decode().splitlines()[1].startswith("'@x.png,'=1+cmd,'=1+cmd,")

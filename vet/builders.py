@@ -188,7 +188,14 @@ def _names_of(dataset: Any) -> list[str]:
             f'the dataset {type(dataset).__name__} has no `classes`; set it to the list of class names, in '
             'the order of the labels 0, 1, ….'
         )
-    if not len(dataset):
+    try:
+        length = len(dataset)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f'the dataset {type(dataset).__name__} has no length: {error}. Give a dataset with `__len__` and '
+            '`__getitem__`.'
+        ) from error
+    if not length:
         raise UserError(f'the dataset {type(dataset).__name__} is empty.')
     if isinstance(dataset.classes, str):
         raise UserError(

@@ -262,3 +262,28 @@ def test_flowers_come_by_the_same_road(tmp_path, web, monkeypatch):
     with pytest.raises(DataError, match='download from http.*failed: the archive holds .link.*two ways'):
         Flowers102(tmp_path / 'data')
     assert os.listdir(tmp_path / 'data') == []
+
+
+@pytest.mark.parametrize('name', ['', '.', './.'])
+@pytest.mark.parametrize('kind', ['tar', 'zip'])
+def test_a_file_without_a_name_does_not_replace_the_folder(tmp_path, kind, name):
+    path = tmp_path / f'x.{kind}'
+    if kind == 'tar':
+        with tarfile.open(path, 'w') as tar:
+            tar.addfile(member(name, size=1), io.BytesIO(b'x'))
+    else:
+        info = zipfile.ZipInfo('a')
+        info.filename = name
+        with zipfile.ZipFile(path, 'w') as file, file.open(info, 'w') as opened:
+            opened.write(b'x')
+    with pytest.raises(DataError, match='a file without a name'):
+        unpack(path, tmp_path / 'out')
+    assert not (tmp_path / 'out').is_file()
+
+
+def test_the_folder_itself_may_be_listed(tmp_path):
+    with tarfile.open(tmp_path / 'x.tar', 'w') as tar:
+        tar.addfile(member('.', tarfile.DIRTYPE))
+        tar.addfile(member('./a', size=1), io.BytesIO(b'x'))
+    unpack(tmp_path / 'x.tar', tmp_path / 'out')
+    assert (tmp_path / 'out' / 'a').read_bytes() == b'x'

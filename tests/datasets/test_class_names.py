@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vet.builders import class_names
+from vet.builders import class_names, names_of
 from vet.datasets.base import ImageDataset, as_label, item_of, targets_of
 from vet.datasets.class_names import class_list
 from vet.datasets.csv import CSV
@@ -226,3 +226,12 @@ def test_a_name_keeps_its_composed_form(tmp_path, paint, ids_of):
         0,
         1,
     ]
+
+
+@pytest.mark.parametrize('length', [None, -1, 2.0])
+def test_a_dataset_without_a_length_is_told(length):
+    kind = type(
+        'Stream', (), dict(classes=['a', 'b']) | (dict(__len__=lambda self: length) if length else {})
+    )
+    with pytest.raises(UserError, match='the dataset Stream has no length: .*Give a dataset with `__len__`'):
+        names_of(kind())

@@ -4,7 +4,9 @@ model folder.
 
 import io
 import json
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -187,3 +189,40 @@ def test_training_and_inference_read_by_the_same_range(tmp_path, scans, monkeypa
     classify, path = pipeline(model=trainer.folder.output, device='cpu'), str(scans / 'test/b/0.png')
     by_hand = np.rint(np.asarray(Image.open(path)) / 4095 * 255).astype(np.uint8)
     assert classify(path) == classify(by_hand) == trainer.predict([path], topk=5)[0]
+
+
+def deep_png(pixels):
+    """A PNG of 16 bits. pixels: uint16 (H, W, 2: gray and alpha) or (H, W, 3). Pillow cannot write it."""
+
+    def chunk(name, data):
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+    height, width, channels = pixels.shape
+    header = struct.pack('>IIBBBBB', width, height, 16, {2: 4, 3: 2}[channels], 0, 0, 0)
+    rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in pixels)
+    parts = ((b'IHDR', header), (b'IDAT', zlib.compress(rows)), (b'IEND', b''))
+    return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts)
+
+
+DEEP_COLOURS = np.stack([RAMP.astype(np.uint16)] * 3, -1)
+
+
+@pytest.mark.parametrize('source', [deep_png(DEEP_COLOURS), DEEP_COLOURS], ids=['png', 'array'])
+def test_colours_of_few_levels_are_said(source):
+    with pytest.warns(
+        DataWarning, match='the colours of an image .*1[67] levels are left.* scale their colours'
+    ):
+        open_image(source)
+
+
+def test_colours_of_all_16_bits_are_no_reason_to_warn(recwarn):
+    open_image(deep_png(DEEP_COLOURS * 16))
+    assert not recwarn.list
+
+
+def test_gray_levels_beside_a_transparency_are_refused_rather_than_squeezed():
+    source = deep_png(np.stack([RAMP.astype(np.uint16), np.full(RAMP.shape, 65535, np.uint16)], -1))
+    with pytest.raises(DataError, match='16 bits beside a transparency.*save it without the transparency'):
+        open_image(source, WINDOW)
+    with pytest.warns(DataWarning, match='small part of the 16 bits'):
+        open_image(source)

@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 
 from vet.core.objective import UNSURE, Answer, Objective
 from vet.errors import UserError
-from vet.escapes import escaped
+from vet.escapes import cell, escaped
 
 Row = tuple[str, Answer | UserError]  # the image's name, and its answer
 Rows = Iterator[Row]
@@ -80,7 +80,7 @@ def _plain(name: str, answer: Answer | UserError, objective: Objective) -> dict[
 def _csv_line(values: Sequence[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerow(
-        [escaped(value) if isinstance(value, str) else value for value in values]
+        [cell(value) if isinstance(value, str) else value for value in values]
     )
     return text.getvalue()
 

@@ -116,6 +116,8 @@ def only_plain(archive_bytes: int) -> Callable[[tarfile.TarInfo, str], tarfile.T
     def passed(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
         if not (member.isreg() or member.isdir()):
             raise DataError(f'the archive holds {member.name!r}, which is a link or a device, not a file')
+        if member.isreg():
+            _require_name(member.name)
         room[0] -= member.size
         _check(member.name, room[0])
         return tarfile.data_filter(member, folder)
@@ -149,9 +151,17 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
                 raise DataError(
                     f'the archive holds {member.filename!r}, which is a link or a device, not a file'
                 )
+            if not member.filename.endswith('/'):
+                _require_name(member.filename)
             room -= member.file_size
             _check(member.filename, room)
         file.extractall(folder)
+
+
+def _require_name(name: str) -> None:
+    """DataError for the name of a file that would lie in the place of the folder itself."""
+    if not name.strip('./'):
+        raise DataError(f'the archive holds a file without a name: {name!r}')
 
 
 def _check(name: str, room: int) -> None:

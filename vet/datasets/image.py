@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ URL_LIMIT_SECONDS = 30
 URL_LIMIT_BYTES = 64 * 2**20
 FEW_LEVELS = 2**13  # of 16 bits: an eighth of the range, which leaves 32 of 256 levels
 Range = tuple[float, float] | None  # of gray levels
+DEEP_COLOURS = re.compile(r'(RGB|LA).*;16.?')  # Pillow's names of layouts of which it keeps 8 of 16 bits
 PROGRAMS = ('EPS',)  # formats that are programs; an interpreter would have to run them
 
 # the extra `heic`: Pillow's plugins for the photos of phones
@@ -123,8 +125,8 @@ def _(source: np.ndarray, gray_range: Range = None) -> Image.Image:
         values = source[..., 0] if source.shape[2:] == (1,) else source
         if gray_range and values.ndim == 2 and values.dtype.kind in 'iuf' and values.dtype != np.uint8:
             return to_rgb(Image.fromarray(_windowed(values, gray_range)))
-        if values.ndim == 2 and values.dtype == np.uint16:
-            _warn_of_few_levels(values)
+        if values.dtype == np.uint16:
+            _warn_of_few_levels(values[..., :3] if values.ndim == 3 else values)
         return to_rgb(Image.fromarray(_to_uint8(values)))
 
 
@@ -159,7 +161,17 @@ def _decode(file: Any, gray_range: Range = None) -> Image.Image:
             raise DataError(
                 f'the file is a program in {image.format}, which vet does not run; save it as PNG'
             )
-        return to_rgb(image, gray_range)
+        layouts = [str(tile[3]) for tile in getattr(image, 'tile', ())]
+        is_deep = any(map(DEEP_COLOURS.match, layouts))
+        if is_deep and layouts[0].startswith('LA') and gray_range:
+            raise DataError(
+                'its gray levels have 16 bits beside a transparency, and Pillow reads only 8 of the bits, so '
+                'that gray_range cannot choose levels; save it without the transparency'
+            )
+        rgb = to_rgb(image, gray_range)
+        if is_deep:
+            _warn_of_few_levels(np.array(rgb, np.uint16) * 257, getattr(image, 'filename', ''))
+        return rgb
 
 
 def _check_size(width: int, height: int) -> None:
@@ -204,21 +216,27 @@ def _windowed(values: np.ndarray, gray_range: tuple[float, float]) -> np.ndarray
 
 
 def _warn_of_few_levels(values: np.ndarray, name: str = '') -> None:
-    """A DataWarning, once in a process, if the gray levels use only a small part of 16 bits.
+    """A DataWarning, once in a process, if the levels use only a small part of 16 bits.
 
-    12-bit images are an example.
+    12-bit images are an example. values: (H, W) of gray levels, or (H, W, 3) of colours.
     """
     low, high = int(values.min()), int(values.max())
     if _said or low == high or high - low >= FEW_LEVELS:
         return
     _said.append(name)
+    is_gray = values.ndim == 2
+    advice = (
+        'train with model.backbone.preprocessing.gray_range=(LOW, HIGH), the levels that become black and '
+        'white, such as (0, 4095) for 12 bits. The model folder keeps the range for inference.'
+        if is_gray
+        else 'scale their colours to 8 bits, or to all 16 bits, before vet reads them.'
+    )
     warnings.warn(
         DataWarning(
-            f'the gray levels of {repr(name) if name else "an image"} are {low:,} … {high:,}, a small part '
-            f'of the 16 bits from 0 to 65,535: as 8 bits, {high // 257 - low // 257 + 1} levels are left. If '
-            'all images are like this, train with model.backbone.preprocessing.gray_range=(LOW, HIGH), the '
-            'levels that become black and white, such as (0, 4095) for 12 bits. The model folder keeps the '
-            'range for inference. This warning appears once.'
+            f'the {"gray levels" if is_gray else "colours"} of {repr(name) if name else "an image"} are '
+            f'{low:,} … {high:,}, a small part of the 16 bits from 0 to 65,535: as 8 bits, '
+            f'{high // 257 - low // 257 + 1} levels are left. If all images are like this, {advice} This '
+            'warning appears once.'
         ),
         stacklevel=4,
     )

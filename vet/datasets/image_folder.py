@@ -162,6 +162,6 @@ def _read(folder: Path, labels: dict[str, int], found: Found) -> list[tuple[str,
             )
         samples += [(image, labels[name]) for image in in_class.images]
         found.add(in_class)
-    for path in _loose(folder):
-        found.leave_out('image beside the class folders, which has no class', path)
+    for image in _loose(folder):
+        found.leave_out('image beside the class folders, which has no class', image)
     return samples

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vet.core.objective import Objective
+from vet.escapes import cell
 
 COLUMNS = ('file', 'label', 'answer', 'score')
 
@@ -58,5 +59,6 @@ def predictions_csv(answered: Iterable[Answered]) -> bytes:
     has_tasks = any(part.task is not None for part in parts)
     writer.writerow(['task', *COLUMNS] if has_tasks else COLUMNS)
     for part in parts:
-        writer.writerows([part.task, *row] if has_tasks else row for row in part.rows())
+        for row in part.rows():
+            writer.writerow(map(cell, [str(part.task), *row] if has_tasks else row))
     return text.getvalue().encode('utf-8', 'backslashreplace')

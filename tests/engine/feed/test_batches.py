@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from vet.datasets.base import ImageDataset
 from vet.engine.feed.batches import Order, load
-from vet.errors import DataError
+from vet.errors import DataError, UserError
 from vet.seeding import seeded
 from vet.transforms.torchvision import build_transform
 
@@ -170,3 +170,27 @@ def test_truncated_image(tmp_path, workers, capfd):
     message = str(error.value)
     assert str(path) in message and 'Traceback' not in message and 'worker' not in message
     assert 'Traceback' not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(
+    'other, message',
+    [
+        (np.zeros((9, 8), np.uint8), 'images of several sizes.*Resize'),
+        (torch.zeros(3, 8, 8), 'images of torch.uint8 and of torch.float32 .*one kind of image'),
+    ],
+    ids=['size', 'type'],
+)
+def test_images_that_make_no_batch_are_told(workers, other, message):
+    """A float among bytes would become a byte image of 256 times its brightness."""
+    keys = [[(0, 0, 1), (0, 1, 1)]]
+    data = Pairs([(np.zeros((8, 8), np.uint8), 0), (other, 1)])
+    with pytest.raises(UserError, match=message) as error:
+        list(load(data, {None: v2.ToImage()}, 0, keys, workers, CPU))
+    assert 'Traceback' not in str(error.value)
+
+
+class Pairs(list):
+    """A user's dataset: a list of pairs."""
+
+    classes = ['a', 'b']

@@ -189,7 +189,7 @@ def opened(image: object, gray_range: Range = None) -> Any:
 def stacked(
     images: Sequence[torch.Tensor], labels: Sequence[Any], weights: Sequence[int], task: str | None
 ) -> Batch:
-    """UserError for images of several sizes."""
+    """UserError for images of several sizes or types, and for masks of several sizes."""
     sizes = list(dict.fromkeys(tuple(image.shape[-2:]) for image in images))
     if len(sizes) > 1:
         raise UserError(
@@ -197,6 +197,17 @@ def stacked(
             'width), but the images of a batch have one size. Let train.transform and evaluation.transform '
             'end with one size: with dict(type="Resize", size=[height, width]), or with a crop. Resize with '
             'one number keeps the shape of a photo.'
+        )
+    types = list(dict.fromkeys(image.dtype for image in images))
+    if len(types) > 1:  # bytes among floats would become 255 times as bright
+        raise UserError(
+            f'a batch has images of {types[0]} and of {types[1]} after the transform. Let the dataset give one '
+            'kind of image, or let the transforms begin with dict(type="ToTensor").'
+        )
+    if isinstance(labels[0], torch.Tensor) and len(sides := {tuple(mask.shape) for mask in labels}) > 1:
+        raise UserError(
+            f'the transform makes masks of several sizes: {sorted(sides)[:2]} (height, width). Let '
+            'train.transform and evaluation.transform end with one size.'
         )
     return Batch(
         torch.stack(tuple(images)).contiguous(),
