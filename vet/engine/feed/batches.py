@@ -201,8 +201,8 @@ def stacked(
     types = list(dict.fromkeys(image.dtype for image in images))
     if len(types) > 1:  # bytes among floats would become 255 times as bright
         raise UserError(
-            f'a batch has images of {types[0]} and of {types[1]} after the transform. Let the dataset give one '
-            'kind of image, or let the transforms begin with dict(type="ToTensor").'
+            f'a batch has images of {types[0]} and of {types[1]} after the transform. Let the dataset give '
+            'one kind of image, or let the transforms begin with dict(type="ToTensor").'
         )
     if isinstance(labels[0], torch.Tensor) and len(sides := {tuple(mask.shape) for mask in labels}) > 1:
         raise UserError(
