@@ -80,7 +80,7 @@ ARROWS = {
     'datasets': {'errors', 'allowed', 'registry', 'targets', 'log'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
-    'report': BASE | {'core', 'datasets', 'metrics'},
+    'report': BASE | {'core', 'datasets', 'escapes', 'metrics'},
     'explain': BASE | {'core', 'transforms'},
     'engine': ENGINE,
     'hub': HUB,
