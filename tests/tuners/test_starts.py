@@ -95,9 +95,10 @@ def test_one_image_gives_lora_ga_nothing_to_compare():
 def test_prepare_changes_the_start_and_leaves_no_hook(variant):
     backbone, tuner, _ = started(variant, batches=[])
     before = tuner.deltas[QKV.replace('.', '/')].A.detach().clone()
+    hooks = [list(module._forward_pre_hooks) for module in backbone.network.modules()]
     tuner.prepare(BATCHES)
     assert not torch.equal(tuner.deltas[QKV.replace('.', '/')].A, before)
-    assert not any(module._forward_pre_hooks for module in backbone.network.modules())
+    assert [list(module._forward_pre_hooks) for module in backbone.network.modules()] == hooks
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
