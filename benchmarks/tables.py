@@ -286,7 +286,10 @@ def flowers_objectives(found: dict[str, Any]) -> str:
         'test accuracy, %',
     ]
     names = ('recall_at_1', 'recall_at_5', 'map_at_r', 'knn')
-    rows = {'untrained layer': [run['before'] for run in parts['vectors']]}
+    untrained = {
+        run['seed']: run['before'] for run in parts['vectors']
+    }  # the losses begin with the same layer
+    rows = {'untrained layer': list(untrained.values())}
     for run in parts['vectors']:
         rows.setdefault(run['name'], []).append(run)
     rows |= {'features of the frozen network': parts['features']} if parts['features'] else {}
