@@ -2,6 +2,7 @@
 what differs.
 """
 
+import importlib
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.engine.runs import folder_run, small
 from vet.engine.saving.identity import differences, identity_of, other_versions
 from vet.errors import TrainingError
+from vet.registry import TUNERS
 
 QUICK = {'train.max_epochs': 1, 'evaluation.before': False}
 
@@ -144,6 +146,31 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, capfd):
         small(tmp_path / 'run', 'auto', **{'train.max_epochs': 1}).train()['accuracy'] == summary['accuracy']
     )
     assert 'has no identity.json, because an older vet began the run' in capfd.readouterr().err
+
+
+def test_a_run_says_that_the_code_of_a_plugin_has_changed(tmp_path, monkeypatch, capfd):
+    plugin = tmp_path / 'own_tuner_of_identity.py'
+    plugin.write_text(
+        'from vet.tuners.lora import LoRA\nfrom vet.registry import TUNERS\n\n\n'
+        '@TUNERS.register_module()\nclass OwnOfIdentity(LoRA):\n    """LoRA."""\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module(plugin.stem)
+    options = {'train.max_epochs': 1, 'model.tuners': [dict(type='OwnOfIdentity', rank=2)]}
+    said = f'the file of {plugin.stem} has changed'
+    small(tmp_path / 'run', **options).train()
+    small(tmp_path / 'run', 'auto', **options).train()
+    assert said not in capfd.readouterr().err
+    plugin.write_text(plugin.read_text() + '# another line\n')
+    small(tmp_path / 'run', 'auto', **options).train()
+    assert said in capfd.readouterr().err
+    identity_file = tmp_path / 'run/identity.json'
+    before = json.loads(identity_file.read_text())
+    del before['plugins']  # as an older vet wrote the file
+    identity_file.write_text(json.dumps(before))
+    small(tmp_path / 'run', 'auto', **options).train()
+    assert said not in capfd.readouterr().err
+    TUNERS.module_dict.pop('OwnOfIdentity')
 
 
 class Own:

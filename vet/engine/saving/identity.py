@@ -5,10 +5,12 @@ classes: their names, in the order of the labels.
 data: for each split the number of images, and digests of their names, labels and contents.
 weights: the sha256 of the backbone's weights.
 versions: of the packages that compute.
+plugins: the sha256 of each file that registers plugins, beside the files of vet.
 """
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from importlib import metadata
@@ -22,6 +24,7 @@ from vet.core.multitask import Classifier
 from vet.datasets.base import Datasets, ImageData, errors_named, item_name, item_of, known_targets, sources_of
 from vet.engine.feed.door import opened
 from vet.files import JsonObject
+from vet.registry import REGISTRIES
 
 CONTENT_BYTES = 256 * 2**20  # of each split, this many bytes are read, spread over all its files
 ITEMS = 8  # about this many items are read of a dataset that does not say its sources
@@ -42,6 +45,7 @@ def identity_of(model: Classifier, data: Datasets) -> JsonObject:
         data={split: _of_dataset(dataset) for split, dataset in data.items() if dataset is not None},
         weights={task: part.backbone.identity['sha256'] for task, part in tasks.items()},
         versions=dict(vet=vet.__version__) | {name: metadata.version(name) for name in VERSIONS},
+        plugins=_plugins(),
     )
 
 
@@ -69,6 +73,24 @@ def other_versions(before: JsonObject, now: JsonObject) -> list[str]:
         for name in sorted({*was, *is_})
         if was.get(name) != is_.get(name)
     ]
+
+
+def changed_plugins(before: JsonObject, now: JsonObject) -> list[str]:
+    """The modules with plugins whose files have changed. An older vet did not note them."""
+    was = before.get('plugins', {})
+    return [name for name, digest in now['plugins'].items() if was.get(name, digest) != digest]
+
+
+def _plugins() -> JsonObject:
+    """{module: sha256 of its file} of the registered plugins that belong neither to vet nor to VERSIONS."""
+    found = {}
+    for registry in REGISTRIES.values():
+        for plugin in registry.module_dict.values():
+            name = getattr(plugin, '__module__', '')
+            file = getattr(sys.modules.get(name), '__file__', None)
+            if name.partition('.')[0] not in ('vet', *VERSIONS) and file and os.path.isfile(file):
+                found[name] = _contents([file])
+    return found
 
 
 def _of(task: str) -> str:

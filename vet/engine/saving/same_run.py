@@ -13,7 +13,7 @@ import vet
 from vet.config import Evaluation, Train
 from vet.core.meanings import OLDER, of_today
 from vet.engine.saving.checkpoint import has_older_entries
-from vet.engine.saving.identity import differences, other_versions
+from vet.engine.saving.identity import changed_plugins, differences, other_versions
 from vet.errors import DataError, TrainingError
 from vet.files import JsonObject, read_json
 from vet.log import warn
@@ -82,6 +82,7 @@ def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
         before = read_json(path)
         changed = differences(before, now)
         versions = other_versions(before, now)
+        plugins = changed_plugins(before, now)
     except (DataError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'{str(path)!r} is damaged ({error}). Begin anew in another work folder; or, if you know '
@@ -96,6 +97,12 @@ def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
         warn(
             f'the run was begun with other versions ({", ".join(versions)}); numbers may differ by '
             f'rounding.{_newer(folder)}'
+        )
+    for module in plugins:
+        warn(
+            f'the file of {module} has changed since the run in {str(folder)!r} was begun. The run goes on '
+            'with the new code, so its result comes from both. To have a result of the new code alone, begin '
+            'anew in another work folder.'
         )
 
 
