@@ -11,7 +11,9 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tests.engine.runs import SmallDigits, build, small
 from vet import pipeline
 from vet.core import coverage
+from vet.core.objective import build_objective
 from vet.core.tuner import Tuner
+from vet.datasets.base import missing_classes, set_objective
 from vet.engine.saving.log import read_log
 from vet.errors import TrainingError, UserError
 
@@ -243,3 +245,42 @@ def test_coverage_is_told_before_the_first_step(tmp_path, capfd, monkeypatch):
         'Partial reaches 17 % of the weights, 1 of 6 attention layers, 2 of 13 norms, 1 of 6 blocks\n' in told
     )
     assert told.index('Partial reaches') < told.index('epoch 1')
+
+
+@pytest.mark.parametrize(
+    'objective, labels, missing',
+    [
+        ('SingleLabel', lambda label: 1 if label == 3 else label, "'8' (1 of 5 classes have"),
+        ('MultiLabel', lambda label: {0, label} - {2, 4}, "'7' (2 of 5 classes have"),
+        ('MultiLabel', lambda label: set(), "'5' (5 of 5 classes have"),
+        ('Ordinal', lambda label: min(label, 3), "'9' (1 of 5 classes have"),
+    ],
+)
+def test_a_class_without_training_images_is_told(tmp_path, objective, labels, missing):
+    train, test = SmallDigits('train'), SmallDigits('test')
+    train.samples = [(image, labels(label)) for image, label in train.samples]
+    train.targets = [label for _, label in train.samples]
+    if objective == 'MultiLabel':
+        test.samples = [(image, {label}) for image, label in test.samples]
+        test.targets = [label for _, label in test.samples]
+    options = {'model.objective': dict(type=objective), 'train.max_epochs': 1, 'evaluation.before': False}
+    data = dict(train_dataset=train, eval_dataset=test)
+    with pytest.warns(UserWarning) as warned:
+        build(tmp_path / 'run', data=data, **options).train()
+    [said] = [str(one.message) for one in warned if 'no training image' in str(one.message)]
+    assert missing in said and 'cannot learn such a class' in said
+
+
+def test_no_class_is_missed_where_each_has_an_image_or_where_items_would_be_read():
+    class Unread:
+        classes = ['a', 'b']
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            raise AssertionError('the item was read')
+
+    for dataset in (SmallDigits('train'), Unread()):
+        set_objective(dataset, {None: build_objective(dict(type='SingleLabel'), dataset.classes)})
+        assert missing_classes(dataset) == []

@@ -237,6 +237,33 @@ def known_targets(dataset: ImageData) -> list[Plain] | None:
     ]
 
 
+def class_counts(dataset: ImageData) -> list[int]:
+    """The images of each class. Empty if there are no classes, or if items would be read."""
+    targets = known_targets(dataset)
+    objective = objective_of(dataset)
+    if targets is None or objective is None:
+        return []
+    try:
+        return objective.counts(targets)
+    except UserError:  # the objective has no classes
+        return []
+
+
+def missing_classes(data: ImageData) -> list[str]:
+    """A sentence for each task that has a class without images."""
+    sentences = []
+    for task, dataset in by_task(data).items():
+        counts = class_counts(dataset)
+        missing = [name for name, count in zip(objective_of(dataset).names, counts) if not count]
+        if missing:
+            of_task = f' of the task {task!r}' if task else ''
+            sentences.append(
+                f'no training image{of_task} has the class {missing[0]!r} ({len(missing)} of {len(counts)} '
+                'classes have no training image). The model cannot learn such a class.'
+            )
+    return sentences
+
+
 def given_targets(dataset: ImageData) -> Any:
     """The `targets` of a dataset, one for each item, as the dataset has them. None: the dataset has none."""
     targets = getattr(dataset, 'targets', None)

@@ -20,7 +20,7 @@ from vet.config import Settings
 from vet.core.coverage import report
 from vet.core.head import FittedHead, StartedHead
 from vet.core.multitask import Classifier
-from vet.datasets.base import Datasets
+from vet.datasets.base import Datasets, missing_classes
 from vet.engine.feed.door import Batch, Feed, Order, Transforms, refuse_unfit_views
 from vet.engine.judge import Judge, Scored
 from vet.engine.learner import Learner, losses_on
@@ -183,12 +183,12 @@ class Run:
         return checkpoint, self.folder.path
 
     def _tell_coverage(self) -> None:
-        """Prints which share of the network the tuners reach. A small share is a warning with the reason."""
+        """Prints which share of the network the tuners reach. Warns of small shares and missing classes."""
         lines, shortfalls = report(self.model.tuners)
-        told = [part.objective.told for part in self.model.tasks.values() if part.objective.told]
-        for line in [*lines, *told]:
+        lines += [part.objective.told for part in self.model.tasks.values() if part.objective.told]
+        for line in lines:
             say(line)
-        for text in shortfalls:
+        for text in [*shortfalls, *missing_classes(self.data['train'])]:
             warnings.warn(text, stacklevel=2)
 
     def _tell_of(self, stop: Stop, progress: Progress) -> None:

@@ -14,10 +14,10 @@ from vet.config import Settings
 from vet.core.model import ImageClassifier
 from vet.core.multitask import Classifier
 from vet.core.objective import Objective
-from vet.datasets.base import ImageData, known_targets, objective_of, of_task, sources_of
+from vet.datasets.base import ImageData, class_counts, of_task, sources_of
 from vet.engine.feed.door import Transforms, View, opened
 from vet.engine.saving.log import draw_curves, read_log
-from vet.errors import DataError, UserError
+from vet.errors import DataError
 from vet.explain.heat import grad_cam
 from vet.explain.overlay import drawn_over
 from vet.files import JsonObject, write_file
@@ -74,7 +74,7 @@ def _answered(
     for task, (scores, targets) in scored.items():
         test, train = (of_task(data[split], task) for split in ('test', 'train'))
         objective = model.for_task(task).objective
-        counts = _counts(train)
+        counts = class_counts(train)
         images = _images_of(test)
         looked = _looked(model.for_task(task), images, views[task])
         answered.append(Answered(objective, scores, targets, sources_of(test), images, counts, task, looked))
@@ -111,15 +111,3 @@ def _looked(
 
 def _images_of(dataset: ImageData) -> Callable[[int], object]:
     return lambda number: dataset[number][0]
-
-
-def _counts(train: ImageData) -> list[int]:
-    """The training images of each class. Empty if there are no classes, or if items would be read."""
-    targets = known_targets(train)
-    objective = objective_of(train)
-    if targets is None or objective is None:
-        return []
-    try:
-        return objective.counts(targets)
-    except UserError:  # the objective has no classes
-        return []
