@@ -380,6 +380,14 @@ def test_npz_that_does_not_fit_is_refused_by_name(tmp_path, arrays):
         build(checkpoint=tmp_path / 'odd.npz')
 
 
+def test_npz_with_a_number_that_is_not_finite_is_refused(tmp_path):
+    arrays = google_arrays(np.random.default_rng(0))
+    arrays['cls'] = np.full_like(arrays['cls'], np.nan)
+    np.savez(tmp_path / 'nan.npz', **arrays)
+    with pytest.raises(DataError, match=r'nan\.npz holds weights that are not finite, in cls_token'):
+        build(checkpoint=tmp_path / 'nan.npz')
+
+
 def test_npz_that_is_truncated_is_refused_by_name(tmp_path):
     np.savez(tmp_path / 'cut.npz', **google_arrays(np.random.default_rng(0)))
     whole = (tmp_path / 'cut.npz').read_bytes()

@@ -12,7 +12,7 @@ import numpy as np
 import timm
 import torch
 
-from vet.core.backbone import WatchedResampling, load_weights, read_weights
+from vet.core.backbone import WatchedResampling, load_weights, read_weights, refuse_not_finite
 from vet.errors import DataError
 
 Tensors = dict[str, torch.Tensor]
@@ -42,7 +42,10 @@ def load_file(
         try:
             with WatchedResampling() as resampling:
                 _load_npz(network, path)
+            refuse_not_finite(network, str(path))
             return _arrays(path) if resampling.seen else None
+        except DataError:
+            raise
         except Exception as error:  # numpy, zipfile and timm raise errors of many kinds
             raise DataError(
                 f'{path} holds no Google .npz weights of {type(network).__name__}: {error}'

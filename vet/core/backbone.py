@@ -117,12 +117,6 @@ class Backbone(FrozenNetwork):
     ):
         super().__init__()
         self.network = network.requires_grad_(False)
-        if broken := not_finite(dict(network.named_parameters())):
-            raise DataError(
-                f'the weights of {identity.get("name")} hold numbers that are not finite, in {broken[0]} '
-                f'({len(broken)} tensors). The file of the weights is damaged, or its training failed: give '
-                'another file in model.backbone.checkpoint.'
-            )
         self.preprocessing = preprocessing
         self.published = published or preprocessing
         self.remarks = tuple(remarks)
@@ -328,3 +322,13 @@ def load_weights(
             f'{"; ".join(faults)}. Give the checkpoint of this backbone, or the backbone of this checkpoint.'
         )
     network.load_state_dict({name: state.get(name, own[name]) for name in own})
+    refuse_not_finite(network, source)
+
+
+def refuse_not_finite(network: nn.Module, source: str) -> None:
+    """DataError if a parameter holds NaN or an infinite number. source: where the parameters come from."""
+    if broken := not_finite(dict(network.named_parameters())):
+        raise DataError(
+            f'{source} holds weights that are not finite, in {broken[0]} ({len(broken)} tensors). The file '
+            'is damaged, or the training of its weights failed. Give another file.'
+        )
