@@ -284,3 +284,4 @@ def test_no_class_is_missed_where_each_has_an_image_or_where_items_would_be_read
     for dataset in (SmallDigits('train'), Unread()):
         set_objective(dataset, {None: build_objective(dict(type='SingleLabel'), dataset.classes)})
         assert missing_classes(dataset) == []
+    assert missing_classes(SmallDigits('train')) == []  # without an objective

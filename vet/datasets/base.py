@@ -254,11 +254,12 @@ def missing_classes(data: ImageData) -> list[str]:
     sentences = []
     for task, dataset in by_task(data).items():
         counts = class_counts(dataset)
-        missing = [name for name, count in zip(objective_of(dataset).names, counts) if not count]
+        missing = [label for label, count in enumerate(counts) if not count]
         if missing:
+            name = objective_of(dataset).names[missing[0]]
             of_task = f' of the task {task!r}' if task else ''
             sentences.append(
-                f'no training image{of_task} has the class {missing[0]!r} ({len(missing)} of {len(counts)} '
+                f'no training image{of_task} has the class {name!r} ({len(missing)} of {len(counts)} '
                 'classes have no training image). The model cannot learn such a class.'
             )
     return sentences
