@@ -1,12 +1,8 @@
 """DTL against its equation, block by block, and its start."""
 
-import copy
-import pickle
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from tests.nets import images, tiny, tuned
 from vet.errors import NoSiteError, UserError
@@ -52,30 +48,6 @@ def test_the_start_is_the_frozen_output_and_early_blocks_need_no_gradient():
     backbone.network.blocks[0].register_forward_hook(lambda module, args, y: seen.append(y.requires_grad))
     backbone(images(2))
     assert seen == [False]
-
-
-def test_blocks_that_are_computed_again_give_the_same_gradients():
-    backbone, tuner = tuned('vit', type='DTL', rank=3, first=0)
-    x = torch.randn(2, 17, 32, dtype=torch.float64, requires_grad=True)
-    found = []
-    for again in (False, True):
-        y = x
-        for block in backbone.network.blocks:
-            y = checkpoint(block, y, use_reentrant=False) if again else block(y)
-        found.append(torch.autograd.grad(y.square().sum(), [p for _, p in tuner.trainable()]))
-    assert all(torch.allclose(one, other, atol=1e-10) for one, other in zip(*found))
-
-
-def test_copies_and_pickles_hold_no_activations():
-    backbone, tuner = tuned('vit', type='DTL', rank=3)
-    features = backbone(images(2).double())
-    assert tuner.sides
-    for again in (copy.deepcopy(tuner), pickle.loads(pickle.dumps(tuner))):
-        assert not again.sides
-        assert torch.equal(again.backbone(images(2).double()), features)
-    with torch.no_grad():
-        backbone(images(2).double())
-    assert not tuner.sides
 
 
 @pytest.mark.parametrize('kernel, number', [(0, 36_864), (3, 43_776)])

@@ -212,6 +212,26 @@ def this_forward() -> int:
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
+class Sides(dict[tuple[int, int], torch.Tensor]):
+    """{(forward, number): a tensor that flows beside the blocks}, from block to block.
+
+    Gradient checkpointing runs a block again, and reads its tensor then. A copy or a pickle is empty.
+    """
+
+    def end(self) -> None:
+        """Removes the tensors of this forward, unless a backward pass may read them."""
+        if not torch.is_grad_enabled():
+            forward = this_forward()
+            for key in [key for key in list(self) if key[0] == forward]:
+                self.pop(key, None)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> 'Sides':
+        return Sides()
+
+    def __reduce__(self) -> tuple[type['Sides'], tuple[()]]:
+        return Sides, ()
+
+
 class Keep(Delta):
     """x -> x. Keeps x for a delta that acts later in the same forward."""
 

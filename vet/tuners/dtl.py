@@ -15,24 +15,11 @@ from torch import nn
 
 from vet.allowed import Count, Places, Positive
 from vet.core.delta import Delta
-from vet.core.deltas import this_forward
+from vet.core.deltas import Sides, this_forward
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
 from vet.registry import TUNERS
-
-
-class Sides(dict[tuple[int, int], torch.Tensor]):
-    """{(forward, number of the site): h}. Gradient checkpointing runs a block again, and reads its h then.
-
-    A copy or a pickle is empty.
-    """
-
-    def __deepcopy__(self, memo: dict[int, object]) -> 'Sides':
-        return Sides()
-
-    def __reduce__(self) -> tuple[type['Sides'], tuple[()]]:
-        return Sides, ()
 
 
 class Collect(Delta):
@@ -81,9 +68,8 @@ class Feed(Delta):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         last = y.movedim(self.axis, -1)
         h = fitting(self.sides[this_forward(), self.number], last)
-        if self.is_last and not torch.is_grad_enabled():
-            for number in range(self.number + 1):
-                self.sides.pop((this_forward(), number), None)
+        if self.is_last:
+            self.sides.end()
         h = h * torch.sigmoid(self.beta * h)
         return y + self.fused(h).movedim(-1, self.axis).to(y.dtype)
 

@@ -11,21 +11,11 @@ from torch import nn
 
 from vet.allowed import Count, Places
 from vet.core.delta import Delta
-from vet.core.deltas import this_forward
+from vet.core.deltas import Sides, this_forward
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.errors import UserError
 from vet.registry import TUNERS
-
-
-class Bypass(dict[tuple[int, int], torch.Tensor]):
-    """{(forward, number of the block): b}, and b_0 with number -1. A copy or a pickle is empty."""
-
-    def __deepcopy__(self, memo: dict[int, object]) -> 'Bypass':
-        return Bypass()
-
-    def __reduce__(self) -> tuple[type['Bypass'], tuple[()]]:
-        return Bypass, ()
 
 
 class ResAdapter(nn.Module):
@@ -48,12 +38,12 @@ class ResAdapter(nn.Module):
 class Begin(Delta):
     """x -> x. The bypass begins with x (B, N, C)."""
 
-    def __init__(self, tokens: int, bypass: Bypass):
+    def __init__(self, tokens: int, sides: Sides):
         super().__init__()
-        self.tokens, self.bypass = tokens, bypass
+        self.tokens, self.sides = tokens, sides
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.bypass[this_forward(), -1] = x[:, : self.tokens]
+        self.sides[this_forward(), -1] = x[:, : self.tokens]
         return x
 
 
@@ -63,20 +53,18 @@ class Step(Delta):
     tokens: the tokens of an image. Tokens that other tuners add stand behind these, and pass.
     """
 
-    def __init__(self, channels: int, width: int, tokens: int, number: int, is_last: bool, bypass: Bypass):
+    def __init__(self, channels: int, width: int, tokens: int, number: int, is_last: bool, sides: Sides):
         super().__init__()
-        self.tokens, self.number, self.is_last, self.bypass = tokens, number, is_last, bypass
+        self.tokens, self.number, self.is_last, self.sides = tokens, number, is_last, sides
         self.lateral, self.vertical = ResAdapter(channels, width), ResAdapter(channels, width)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        before = self.bypass[this_forward(), self.number - 1]
+        before = self.sides[this_forward(), self.number - 1]
         b = self.lateral(y[:, : self.tokens]) + self.vertical(before)
         if not self.is_last:
-            self.bypass[this_forward(), self.number] = b
+            self.sides[this_forward(), self.number] = b
             return y
-        if not torch.is_grad_enabled():
-            for number in range(-1, self.number):
-                self.bypass.pop((this_forward(), number), None)
+        self.sides.end()
         return torch.cat([b.to(y.dtype), y[:, self.tokens :]], 1)
 
 
@@ -105,7 +93,7 @@ class ResTuningBypass(Tuner):
         self.width = width
 
     def shared(self, sites: list[Site]) -> None:
-        self.bypass = Bypass()
+        self.sides = Sides()
         self.numbers = {site.name: number for number, site in enumerate(sites)}
         self.shape = sites[0].in_shape
 
@@ -116,5 +104,5 @@ class ResTuningBypass(Tuner):
         is_last = number == len(self.numbers) - 1
         N, C = site.in_shape
         if number == 0:
-            self.before(site, Begin(N, self.bypass))
-        self.after(site, Step(C, self.width, N, number, is_last, self.bypass))
+            self.before(site, Begin(N, self.sides))
+        self.after(site, Step(C, self.width, N, number, is_last, self.sides))
