@@ -16,9 +16,12 @@ train: .venv/installed
 test: .venv/test
 	$(BIN)/python -m pytest $(TESTS)
 
-## test-all: runs the default suite and the slow tests; ROOM=core as for test
-test-all: .venv/test
-	$(BIN)/python -m pytest -m 'slow or not slow' $(TESTS)
+## test-all: runs the default suite, then the slow tests; ROOM=core as for test
+test-all: test
+	$(BIN)/python -m pytest -m slow --ignore tests/mutants $(TESTS)
+ifndef ROOM  # the mutants start two processes of pytest, so that no other tests run beside the mutants
+	$(BIN)/python -m pytest -m slow -n 0 tests/mutants
+endif
 
 ## mutants: puts 200 small faults into a copy of vet, and counts those that the tests notice; MUTANTS="--count 50 --rooms core" for others
 mutants: .venv/test
