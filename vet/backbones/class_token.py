@@ -45,7 +45,7 @@ def class_token_only(network: Any) -> Iterator[None]:
     has another forward.
     """
     last = network.blocks[-1]
-    if not pools_class_token(network) or any('forward' in part.__dict__ for part in (last, last.attn)):
+    if not pools_class_token(network) or any('forward' in module.__dict__ for module in (last, last.attn)):
         yield
         return
     with (

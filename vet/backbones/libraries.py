@@ -181,7 +181,7 @@ def _torchvision_classifier(network: nn.Module) -> Iterable[str]:
     modules = dict(network.named_modules())
     found = [name for name in FURTHER if name in modules]
     if name := next((name for name in ('fc', 'classifier', 'head', 'heads') if name in modules), ''):
-        kinds = ' '.join(type(part).__name__ for part in modules[name].children())
+        kinds = ' '.join(type(child).__name__ for child in modules[name].children())
         found.insert(0, f'{name}.{len(kinds.split()) - 1}' if kinds in HIDDEN else name)
     return found
 
@@ -211,7 +211,7 @@ def _transformers_classifier(network: Network) -> Iterable[str]:
 def _transformers_size(network: Network) -> Size:
     if wrapped := getattr(network, 'timm_model', None):
         return _timm_size(wrapped)
-    configs = [network.config, *(getattr(network.config, f'{part}_config', None) for part in PARTS)]
+    configs = [network.config, *(getattr(network.config, f'{name}_config', None) for name in PARTS)]
     return next((size for config in configs if (size := getattr(config, 'image_size', None))), 224)
 
 

@@ -74,7 +74,7 @@ def _blocks(path: str, module: nn.Module) -> list[str]:
 
 def _weights(module: nn.Module) -> int:
     """The number of layers with a weight matrix in the module."""
-    return sum(isinstance(part, (*WEIGHTED, nn.MultiheadAttention)) for part in module.modules())
+    return sum(isinstance(inner, (*WEIGHTED, nn.MultiheadAttention)) for inner in module.modules())
 
 
 def _numbers(module: nn.Module) -> int:

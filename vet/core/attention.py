@@ -57,16 +57,16 @@ def rotary_arguments(block: nn.Module) -> list[str]:
 
 
 def tie_to_positions(
-    part: nn.Module, but: Sequence[str] = (), besides: Sequence[nn.Module] = ()
+    outer: nn.Module, but: Sequence[str] = (), besides: Sequence[nn.Module] = ()
 ) -> str | None:
-    """The name of an argument, parameter or setting for which a module in `part` needs a fixed number of
+    """The name of an argument, parameter or setting for which a module in `outer` needs a fixed number of
     tokens.
 
     Examples are windows, relative-position tables and rotary angles. None: any number of tokens is possible.
     but: names that tie nothing.
     besides: modules that tie nothing.
     """
-    for module in part.modules():
+    for module in outer.modules():
         if any(module is other for other in besides):
             continue
         arguments = list(inspect.signature(type(module).forward).parameters)

@@ -133,7 +133,7 @@ class _Held:
 
     def refilled(self) -> Any:
         """The container, with its earlier content again."""
-        parts = [_refilled(part) for part in self.content]
+        parts = [_refilled(item) for item in self.content]
         self.container.clear()
         if isinstance(self.container, list):
             self.container.extend(parts)
@@ -144,16 +144,16 @@ class _Held:
 
 def _held(value: Any) -> object:
     if type(value) is dict:
-        return _Held(value, [(key, _held(part)) for key, part in value.items()])
+        return _Held(value, [(key, _held(inner)) for key, inner in value.items()])
     if type(value) in (list, set):
-        return _Held(value, [_held(part) for part in value])
+        return _Held(value, [_held(inner) for inner in value])
     return value
 
 
-def _refilled(part: object) -> object:
-    if isinstance(part, tuple) and len(part) == 2 and isinstance(part[1], _Held):  # of a dict
-        return part[0], part[1].refilled()
-    return part.refilled() if isinstance(part, _Held) else part
+def _refilled(item: object) -> object:
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], _Held):  # of a dict
+        return item[0], item[1].refilled()
+    return item.refilled() if isinstance(item, _Held) else item
 
 
 def _same(old: object, new: object) -> bool:

@@ -128,8 +128,8 @@ def tensors_in(value: object) -> Iterator[torch.Tensor]:
         if value.dim():
             yield value
     elif isinstance(value, (tuple, list, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(part)
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(inner)
 
 
 def _places(tensor: torch.Tensor, strides: tuple[int, ...]) -> dict[tuple[int, int], int]:

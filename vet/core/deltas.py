@@ -79,10 +79,13 @@ class LowRank(LowRankUpdate):
         self.out_features = weight_shape[0]
         in_features = math.prod(weight_shape[1:])
         self._rows = rows or [slice(0, self.out_features)]
-        for i, part in enumerate(self._rows):
-            if isinstance(part, torch.Tensor):  # a buffer, so that the numbers go to the weight's device
-                self.register_buffer(f'rows_{i}', part, persistent=False)
-        self.sizes = [part.stop - part.start if isinstance(part, slice) else len(part) for part in self._rows]
+        for i, part_rows in enumerate(self._rows):
+            if isinstance(part_rows, torch.Tensor):  # a buffer, so that the numbers go to the weight's device
+                self.register_buffer(f'rows_{i}', part_rows, persistent=False)
+        self.sizes = [
+            part_rows.stop - part_rows.start if isinstance(part_rows, slice) else len(part_rows)
+            for part_rows in self._rows
+        ]
         self.rank = rank
         self.scale = scale
         self.dropout = dropout
@@ -92,8 +95,8 @@ class LowRank(LowRankUpdate):
     def rows(self) -> list[Rows]:
         """The parts, as slices or as row numbers on the device of the weight."""
         return [
-            part if isinstance(part, slice) else self.get_buffer(f'rows_{i}')
-            for i, part in enumerate(self._rows)
+            part_rows if isinstance(part_rows, slice) else self.get_buffer(f'rows_{i}')
+            for i, part_rows in enumerate(self._rows)
         ]
 
     def make(self, in_features: int, num_rows: int) -> None:
@@ -120,8 +123,8 @@ class LowRank(LowRankUpdate):
         if len(B) == self.out_features and len(self.rows) == 1:
             return B
         full = B.new_zeros(self.out_features, len(self.rows) * self.rank)
-        for pair, (rows, part) in enumerate(zip(self.rows, B.split(self.sizes))):
-            full[rows, pair * self.rank : (pair + 1) * self.rank] = part
+        for pair, (rows, B_i) in enumerate(zip(self.rows, B.split(self.sizes))):
+            full[rows, pair * self.rank : (pair + 1) * self.rank] = B_i
         return full
 
     def extra_repr(self) -> str:

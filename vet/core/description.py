@@ -91,9 +91,9 @@ def _told(value: object) -> str:
     if type(value) in PLAIN:
         return repr(value)
     if isinstance(value, tuple | list):
-        return f'[{", ".join(_told(part) or "…" for part in value)}]'
+        return f'[{", ".join(_told(item) or "…" for item in value)}]'
     if isinstance(value, partial):
-        given = ', '.join(f'{name}={_told(part) or "…"}' for name, part in value.keywords.items())
+        given = ', '.join(f'{name}={_told(argument) or "…"}' for name, argument in value.keywords.items())
         return f'{_told(value.func)}({given})'
     return getattr(value, '__qualname__', '')
 
@@ -125,7 +125,7 @@ def is_fingerprint(value: object) -> bool:
     """Whether a value of a file is the fingerprint of a tensor."""
     return (
         isinstance(value, list)
-        and [type(part) for part in value[1:]] == [float, float]
+        and [type(number) for number in value[1:]] == [float, float]
         and isinstance(value[0], str)
     )
 

@@ -195,8 +195,8 @@ def _edit_output(delta: nn.Module, place: Any, module: nn.Module, args: tuple, o
         return delta(args[0], out)
     edited = delta(args[0], out[place])
     if isinstance(out, tuple):
-        parts = [edited if i == place else part for i, part in enumerate(out)]
-        return type(out)(*parts) if hasattr(out, '_fields') else tuple(parts)
+        values = [edited if i == place else value for i, value in enumerate(out)]
+        return type(out)(*values) if hasattr(out, '_fields') else tuple(values)
     changed = copy.copy(out)
     changed[place] = edited
     return changed

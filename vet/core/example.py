@@ -52,10 +52,10 @@ class Example:
             if isinstance(value, torch.Tensor):
                 is_batch = value.dim() and len(value) == images
                 return value[:1].expand(count, *value.shape[1:]) if is_batch else value
-            if isinstance(value, list) and all(isinstance(part, torch.Tensor) for part in value):
+            if isinstance(value, list) and all(isinstance(tensor, torch.Tensor) for tensor in value):
                 return value[:1] * count
             if isinstance(value, dict):
-                return {key: repeat(part) for key, part in value.items()}
+                return {key: repeat(inner) for key, inner in value.items()}
             return map_tensors(repeat, value) if isinstance(value, tuple) else value
 
         return Example(tuple(map(repeat, self.args)), repeat(dict(self.kwargs)))

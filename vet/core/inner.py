@@ -105,8 +105,8 @@ def attentions(
 def _layers_below(path: str, module: nn.Module, pattern: str) -> tuple[str, ...]:
     """The layers that the pattern names, or that lie in the module that the pattern names."""
     known = re.compile(rf'({pattern})(\..*)?')
-    below = ((name, part) for name, part in module.named_modules() if known.fullmatch(name))
-    return tuple(f'{path}.{name}' for name, part in below if isinstance(part, WEIGHTED))
+    below = ((name, inner) for name, inner in module.named_modules() if known.fullmatch(name))
+    return tuple(f'{path}.{name}' for name, inner in below if isinstance(inner, WEIGHTED))
 
 
 def _mlps(
@@ -141,7 +141,7 @@ def _is_mlp(network: nn.Module, path: str, owners: list[str]) -> bool:
 
 def _widens(module: nn.Module) -> bool:
     """Whether the module's only layers are two that see one position each: to a larger width, and back."""
-    shapes = [part.weight.shape for part in module.modules() if isinstance(part, WEIGHTED)]
+    shapes = [layer.weight.shape for layer in module.modules() if isinstance(layer, WEIGHTED)]
     if len(shapes) != 2 or {*shapes[0][2:], *shapes[1][2:]} - {1}:
         return False
     (hidden, width), (out, read) = (shape[:2] for shape in shapes)

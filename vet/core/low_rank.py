@@ -43,8 +43,8 @@ class DoRA(LowRank):
         ratio = self.m / self._norms(moved).clamp_min(1e-12)  # a pruned row has norm 0
         if len(ratio) < self.out_features:
             full = ratio.new_ones(self.out_features)
-            for rows, part in zip(self.rows, ratio.split(self.sizes)):
-                full[rows] = part
+            for rows, values in zip(self.rows, ratio.split(self.sizes)):
+                full[rows] = values
             ratio = full
         return ratio
 

@@ -177,10 +177,10 @@ class _Flows(_OnOwn):
         rows = self.rows(x, whole)
         if rows.start == rows.stop:
             return whole
-        part = self.delta(x[rows]) if y is None else self.delta(x[rows], y[rows])
-        if part.shape != whole[rows].shape:
+        edited = self.delta(x[rows]) if y is None else self.delta(x[rows], y[rows])
+        if edited.shape != whole[rows].shape:
             raise CannotMix
-        return torch.cat([whole[: rows.start], part.to(whole.dtype), whole[rows.stop :]])
+        return torch.cat([whole[: rows.start], edited.to(whole.dtype), whole[rows.stop :]])
 
 
 class _Splits(_OnOwn):
@@ -197,9 +197,9 @@ class _Splits(_OnOwn):
         """Writes into y. y is the module's fresh output, which nobody else holds."""
         rows = self.rows(x, y)
         if rows.start < rows.stop:
-            part = declared(self.delta).split(module, x[rows], y[rows])
-            if part.data_ptr() != y[rows].data_ptr():
-                y[rows] = part
+            edited = declared(self.delta).split(module, x[rows], y[rows])
+            if edited.data_ptr() != y[rows].data_ptr():
+                y[rows] = edited
         return y
 
 

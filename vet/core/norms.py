@@ -19,7 +19,7 @@ def is_norm(module: nn.Module) -> bool:
     if isinstance(module, KNOWN):
         return True
     named = NAMED.fullmatch(type(module).__name__) is not None
-    return named and not any(isinstance(part, WEIGHTED) for part in module.modules())
+    return named and not any(isinstance(inner, WEIGHTED) for inner in module.modules())
 
 
 def has_statistics(module: nn.Module) -> bool:

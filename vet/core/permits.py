@@ -158,8 +158,8 @@ def require_permitted(entry: Mapping[str, object], where: str, rules: Mapping[st
                 f'{where} says {shown(key)}, which a model folder may not say. Allowed: {", ".join(rules)}.'
             )
         if not rules[key].allows(value):
-            parts = [{name: inner} for name, inner in value.items()] if isinstance(value, Mapping) else []
-            given = next((part for part in parts if not rules[key].allows(part)), value)
+            settings = [{name: inner} for name, inner in value.items()] if isinstance(value, Mapping) else []
+            given = next((setting for setting in settings if not rules[key].allows(setting)), value)
             raise DataError(
                 f'{where}.{key} is {shown(given)}, which a model folder may not say. Allowed: '
                 f'{rules[key].text}.'
@@ -206,4 +206,4 @@ def walk(value: object, where: str) -> Iterator[tuple[str, Any]]:
             waiting += [(f'a key of {place}', key, depth) for key in inner]
             waiting += [(f'{place}.{key}', value, depth + 1) for key, value in inner.items()]
         elif isinstance(inner, list | tuple):
-            waiting += [(f'{place}[{i}]', part, depth + 1) for i, part in enumerate(inner)]
+            waiting += [(f'{place}[{i}]', item, depth + 1) for i, item in enumerate(inner)]

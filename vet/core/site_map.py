@@ -277,4 +277,4 @@ class SiteMap:
 def _as_slice(text: str) -> slice:
     if ':' not in text:
         return slice(int(text), int(text) + 1 or None)
-    return slice(*(int(part) if part else None for part in text.split(':')))
+    return slice(*(int(number) if number else None for number in text.split(':')))

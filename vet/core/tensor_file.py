@@ -75,7 +75,7 @@ def require_stored(path: Path) -> None:
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
-            if sum(part.file_size for part in file.infolist()) > 2 * path.stat().st_size:
+            if sum(member.file_size for member in file.infolist()) > 2 * path.stat().st_size:
                 raise DataError(
                     f'{str(path)!r} is compressed, and takes more space than it says. Save it again with '
                     'torch.save.'
@@ -138,9 +138,9 @@ def _header(path: Path) -> Tensors:
         slices = {name: file.get_slice(name) for name in file.keys()}
         return {
             name: torch.empty(
-                part.get_shape(), dtype=_DTYPES.get(part.get_dtype(), torch.complex64), device='meta'
+                stored.get_shape(), dtype=_DTYPES.get(stored.get_dtype(), torch.complex64), device='meta'
             )
-            for name, part in slices.items()
+            for name, stored in slices.items()
         }
 
 

@@ -110,7 +110,7 @@ class Tuner(nn.Module):
                 continue
             owner_path, _, name = path.rpartition('.')
             owner = site.module.get_submodule(owner_path)
-            key = ''.join(f'{part}.' for part in (site.name, owner_path) if part)
+            key = ''.join(f'{place}.' for place in (site.name, owner_path) if place)
             self._edits.append(Thaw.of(owner, name, key + name, self._tied.get(id(parameter), ())))
             if name == 'weight':
                 self._edits += [Thaw.of(owner, buffer, key + buffer) for buffer in statistics(owner)]

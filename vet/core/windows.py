@@ -21,7 +21,7 @@ def over_windows(
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
     tops, lefts = (
-        starts(whole, part, overlap) for whole, part in zip(padded.shape[-2:], window, strict=True)
+        starts(whole, size, overlap) for whole, size in zip(padded.shape[-2:], window, strict=True)
     )
     if len(tops) == len(lefts) == 1:
         return net(padded)[..., :height, :width]
@@ -39,8 +39,8 @@ def over_windows(
     return (total / count)[..., :height, :width]
 
 
-def starts(whole: int, part: int, overlap: float) -> list[int]:
-    """The first pixels of windows of `part` pixels that cover `whole` pixels, at even distances."""
-    rest = whole - part
-    number = 1 + math.ceil(rest / max(1, int(part * (1 - overlap))))
+def starts(whole: int, size: int, overlap: float) -> list[int]:
+    """The first pixels of windows of `size` pixels that cover `whole` pixels, at even distances."""
+    rest = whole - size
+    number = 1 + math.ceil(rest / max(1, int(size * (1 - overlap))))
     return [rest * place // max(1, number - 1) for place in range(number)]

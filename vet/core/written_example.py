@@ -39,7 +39,7 @@ def _written(value: object) -> Any:
         first = 0 if value.is_floating_point() or not value.numel() else int(value.flatten()[0])
         return f'{text} of {first}' if first else text
     if isinstance(value, dict):
-        return {key: _written(part) for key, part in value.items()}
+        return {key: _written(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
         return [TUPLE, *map(_written, value)]
     return list(map(_written, value)) if isinstance(value, list) else value
@@ -50,7 +50,7 @@ def _read(value: object) -> Any:
         kind = getattr(torch, tensor['kind'])
         return torch.full(_shape(tensor), int(tensor['fill'] or 0), dtype=kind)
     if isinstance(value, dict):
-        return {key: _read(part) for key, part in value.items()}
+        return {key: _read(inner) for key, inner in value.items()}
     if isinstance(value, list) and value[:1] == [TUPLE]:
         return tuple(map(_read, value[1:]))
     return list(map(_read, value)) if isinstance(value, list) else value
@@ -80,11 +80,11 @@ def _leaves(value: object) -> Iterator[object]:
     """The values in lists and dicts. The keys of dicts must be names, and count as values."""
     if isinstance(value, dict):
         yield from (key if isinstance(key, str) and key.isidentifier() else b'' for key in value)
-        for part in value.values():
-            yield from _leaves(part)
+        for inner in value.values():
+            yield from _leaves(inner)
     elif isinstance(value, list):
-        for part in value:
-            yield from _leaves(part)
+        for inner in value:
+            yield from _leaves(inner)
     else:
         yield value
 

@@ -218,7 +218,7 @@ def build_transform(
         steps += [v2.ToImage(), step] if isinstance(step, v2.Normalize) else [step]
     for step in steps:
         _refuse_normalize_within(step)
-    number = sum(isinstance(part, v2.Normalize) for step in steps for part in steps_of(step))
+    number = sum(isinstance(inner, v2.Normalize) for step in steps for inner in steps_of(step))
     if number > 1:
         raise UserError(
             f'a transform has {number} steps of type Normalize; an image is normalised once. Leave them out: '
@@ -232,12 +232,12 @@ def _refuse_normalize_within(step: Callable) -> None:
 
     Some images would then be normalised twice, and others once.
     """
-    for part in steps_of(step):
-        inner = list(getattr(part, 'transforms', None) or ())
+    for container in steps_of(step):
+        inner = list(getattr(container, 'transforms', None) or ())
         if any(isinstance(each, v2.Normalize | Normalize) for one in inner for each in steps_of(one)):
             raise UserError(
-                f'a transform has a Normalize within {type(part).__name__}; an image is normalised once. '
-                'Leave it out: the images are then normalised as the backbone needs it.'
+                f'a transform has a Normalize within {type(container).__name__}; an image is normalised '
+                'once. Leave it out: the images are then normalised as the backbone needs it.'
             )
         for one in inner:
             _refuse_normalize_within(one)
@@ -316,7 +316,7 @@ def steps_of(transform: Callable) -> list[object]:
     """All steps of a Compose in order. The steps of each Compose within a Compose are listed too."""
     if not isinstance(transform, v2.Compose) or type(transform).forward is not v2.Compose.forward:
         return [transform]
-    return [step for part in transform.transforms for step in steps_of(part)]
+    return [step for inner in transform.transforms for step in steps_of(inner)]
 
 
 def _resampling(mode: object) -> Image.Resampling:

@@ -180,8 +180,8 @@ class FacT(Tuner):
         rows = list(self.rows_of_parts(site).values()) if out == 3 * inside else []
         order = (
             None
-            if all(isinstance(part, slice) for part in rows)
-            else torch.cat([torch.arange(out)[part] for part in rows]).argsort()
+            if all(isinstance(part_rows, slice) for part_rows in rows)
+            else torch.cat([torch.arange(out)[part_rows] for part_rows in rows]).argsort()
         )
         delta = FactorUpdate(
             self.deltas['shared'], self.places[site.name], self.scale, inside > out, order, self.dropout

@@ -34,11 +34,11 @@ class Distances(Delta):
         out = weight_shape[0]
         inside = math.prod(weight_shape[1:])
         self.sparsity = sparsity
-        numbers = [torch.arange(out)[part] for part in rows]
+        numbers = [torch.arange(out)[part_rows] for part_rows in rows]
         self.places: torch.Tensor
         self.register_buffer('places', torch.cat(numbers).argsort(), persistent=False)
         self.a = nn.ParameterList(torch.empty(2, inside, rank // 2) for _ in rows)
-        self.b = nn.ParameterList(torch.empty(2, len(part), rank // 2) for part in numbers)
+        self.b = nn.ParameterList(torch.empty(2, len(part_numbers), rank // 2) for part_numbers in numbers)
         for points in (*self.a, *self.b):
             nn.init.kaiming_uniform_(points, a=math.sqrt(5))
 
@@ -95,7 +95,7 @@ class SNELL(Tuner):
         rows = (
             list(self.rows_of_parts(site).values()) if len(site.weight) == 3 * site.weight[0].numel() else []
         )
-        covered = sum(len(torch.arange(len(site.weight))[part]) for part in rows)
+        covered = sum(len(torch.arange(len(site.weight))[part_rows]) for part_rows in rows)
         whole: list[Rows] = [slice(0, len(site.weight))]
         parts = rows if covered == len(site.weight) else whole
         self.reweight(site, Distances(site.weight.shape, self.rank, self.sparsity, parts))
