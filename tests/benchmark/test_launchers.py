@@ -161,6 +161,30 @@ def test_a_worker_ends_with_its_campaign(tmp_path):
 
 
 @pytest.mark.slow
+def test_ctrl_c_lets_each_run_save_itself(tmp_path):
+    """The terminal sends SIGINT to the whole group. The run gets one signal, and is saved after its step."""
+    does = (
+        'self.calls = getattr(self, "calls", 0) + 1\n'
+        '        if self.calls == 80:\n'  # in the second step
+        '            campaign = __import__("multiprocessing").parent_process().pid\n'
+        '            os.killpg(os.getpgid(campaign), signal.SIGINT)\n'
+        '            while signal.getsignal(signal.SIGTERM) != signal.SIG_DFL: time.sleep(0.01)'
+    )
+    more = with_plugin(tmp_path, 'Stopping', does) + "del datasets['few'], tuners['bias']\n"
+    campaign = subprocess.Popen(
+        [sys.executable, '-c', RUN_LOCAL.format(more=more), tmp_path, '1'],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _, err = campaign.communicate(timeout=200)
+    assert campaign.returncode == -signal.SIGINT, err
+    [checkpoint] = tmp_path.glob('work/tiny/*/run/checkpoints/step-*')
+    assert int(checkpoint.name[5:]) < 4  # before the end of the epoch
+
+
+@pytest.mark.slow
 def test_runs_share_a_start_and_nothing_else(tmp_path):
     """Each run has a process of its own, with as many threads as its place has cores."""
     does = (

@@ -120,6 +120,23 @@ def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
     assert small(tmp_path / 'run', 'auto').train()['steps'] == 8
 
 
+@pytest.mark.parametrize(
+    'count, words',
+    [
+        (1, 'The run had no checkpoint yet, so nothing is saved. Begin the run again.'),
+        (2, 'step-00000008\'. To go on: build_trainer(…, work_dir=…, resume="auto").train()'),
+    ],
+    ids=['before the steps', 'after the steps'],
+)
+def test_a_signal_outside_of_the_steps_tells_the_way_on(tmp_path, monkeypatch, capfd, count, words):
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGINT, 'validation', count)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path / 'run').train()
+    assert words in ' '.join(capfd.readouterr().err.split())
+    assert small(tmp_path / 'run', 'auto').train()['steps'] == 8
+
+
 def test_an_ignored_signal_stays_ignored(tmp_path, monkeypatch):
     """As SIGHUP is under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import shutil
+import signal
 import sys
 import zipfile
 from collections import Counter
@@ -20,10 +21,12 @@ from vet import build_trainer, pipeline
 from vet.check.photos import Photo, Photos, read_photos
 from vet.check.sameness import difference_hash, groups_of, look, near_pairs
 from vet.cli.vet import main
+from vet.engine.learner import Learner
 from vet.errors import UserError
 from vet.fit.choices import backbone_entry
 from vet.fit.fitting import Options, fit
 from vet.fit.prepared import Prepared
+from vet.fit.run_folder import run_folder
 from vet.fit.split import divide
 
 TRIAL = Options(backbone='trial', minutes=0.01, device='cpu')
@@ -374,6 +377,52 @@ def test_photos_that_are_refused_leave_no_folder_and_name_no_page(tmp_path, caps
     with pytest.raises(UserError, match='At least two classes need 3 photos'):
         fit(tmp_path / 'photos', tmp_path / 'run', Options(backbone='trial'))
     assert not (tmp_path / 'run').exists() and 'check.html' not in capsys.readouterr().err
+
+
+def test_a_second_fit_in_one_folder_is_refused_and_takes_nothing(photos, tmp_path):
+    """As long as the first fit reads photos, its folder looks empty."""
+    run = tmp_path / 'run'
+    with run_folder(run):
+        with pytest.raises(UserError, match=r"another process writes in '.*run' now. Wait until it ends"):
+            fit(photos, run, TRIAL)
+        assert (run / '.lock').exists()
+    (run / 'photos.csv').touch()
+    with pytest.raises(UserError, match=r"run' exists. Give --out the path of a new folder"), run_folder(run):
+        pass
+
+
+def stopping_in(folder):
+    """`Learner._accumulate`, with a signal in the first step of the training in `folder`."""
+    accumulate = Learner._accumulate
+
+    def stopping(*args):
+        if folder.exists():
+            signal.raise_signal(signal.SIGINT)
+        return accumulate(*args)
+
+    return stopping
+
+
+@pytest.mark.slow
+def test_a_fit_that_a_signal_ends_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('vet.fit.choices._seconds_of_an_image', lambda *_: 2e-4)
+    for stage, words in (
+        ('probe', 'To go on, begin again with a new --out'),
+        ('tuned', 'To go on: vet train '),
+    ):
+        shutil.rmtree(tmp_path / 'run', ignore_errors=True)
+        options = ['--out', str(tmp_path / 'run'), '--backbone', 'trial', '--minutes', '0.01', '--device']
+        monkeypatch.setattr(sys, 'argv', ['vet', 'fit', str(photos), *options, 'cpu'])
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(Learner, '_accumulate', stopping_in(tmp_path / 'run' / stage))
+            main()
+        assert ended.value.code == 130
+        told = capsys.readouterr().err
+        assert words in told and 'build_trainer' not in told
+    command = next(line for line in told.splitlines() if words in line).partition('To go on: ')[2]
+    monkeypatch.setattr(sys, 'argv', shlex.split(command))
+    main()
+    assert 'test accuracy after' in capsys.readouterr().out
 
 
 def test_what_to_type_next_can_be_pasted(fitted, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from tests.fit.test_fit import COLOURS, photo
 from vet import build_trainer
 from vet.datasets.digits import Digits
 from vet.errors import UserError
+from vet.fit.run_folder import run_folder
 from vet.registry import DATASETS, TUNERS
 from vet.search.candidates import candidates
 from vet.search.search import Search
@@ -95,6 +96,24 @@ def test_a_search_goes_on_in_its_folder_and_refuses_other_options(config, capsys
     assert changed == (more[0] != first[0])
     with pytest.raises(UserError, match='holds a search with seed 0, and now seed is 1'):
         tune(source, run, replace(CPU, seed=1))
+
+
+def test_a_search_in_use_or_with_other_settings_or_images_is_refused(config, monkeypatch):
+    source, run = config
+    with run_folder(run), pytest.raises(UserError, match='another process writes in'):
+        tune(source, run, CPU)
+    monkeypatch.setattr('vet.search.tuning._search', lambda *args: 'went on')
+    assert tune(source, run, CPU) == 'went on' == tune(source, run, CPU)
+    text = Path(source).read_text()
+    Path(source).write_text(text.replace('"max_epochs": 3', '"max_epochs": 4'))
+    with pytest.raises(
+        UserError, match=r'digits.json has changed since the search in .* began: train differ'
+    ):
+        tune(source, run, CPU)
+    Path(source).write_text(text)
+    monkeypatch.setattr(DATASETS.module_dict['Noted'], '__len__', lambda self: self.length - 1)
+    with pytest.raises(UserError, match='begun with other data. The differences: .*the train images'):
+        tune(source, run, CPU)
 
 
 @pytest.mark.slow

@@ -96,8 +96,11 @@ def work(job: Job) -> None:
 def work_apart(path: str, environment: Mapping[str, str]) -> None:
     """`work` for the job in a file, in a process that multiprocessing has started.
 
-    The process ends with its parent. It writes what it says into worker.log.
+    The process ends with its parent. It writes what it says into worker.log. A signal of the terminal reaches
+    the parent alone, which sends SIGTERM once. A second signal would stop the run before it is saved.
     """
+    if hasattr(os, 'setsid'):  # not on Windows
+        os.setsid()
     log = os.open(Path(path).with_name(LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -151,6 +154,7 @@ def _train(job: Job) -> JsonObject:
     trainer = build_trainer(
         model=job.run.config, work_dir=folder, resume='auto', device=job.device, data_root=job.data_root
     )
+    trainer.how_to_go_on = None  # the suite goes on as a whole
     summary = trainer.train()
     environment = describe(trainer.accelerator.device)
     names = [] if job.run.is_search else _names(summary, trainer.metrics)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from vet.cli.command import Options, Parser, add_common, add_options, run
+from vet.cli.command import Options, Parser, add_common, add_options, command_again, run, way_on
 from vet.cli.signals import imports
 from vet.errors import UserError
 from vet.log import say, warn
@@ -116,7 +116,8 @@ def _benchmark(args: argparse.Namespace) -> None:
     if args.dry_run:
         _list(campaign, share_a_start=args.launcher == 'local')
         return
-    campaign.run()
+    with way_on(lambda: f'Results that are written stay. To go on: {command_again()}'):
+        campaign.run()
     if read_results(args.results / suite.name):  # an array that is only written has no results yet
         _write(args.results / suite.name, suite, args.run)
     if failed := _failed(campaign):

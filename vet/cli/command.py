@@ -11,7 +11,8 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,6 +54,28 @@ def run(main: Callable[[], None]) -> None:
         _fail('no space is left on the disk for the output of this command; free some space.')
     finally:
         restore(former)
+
+
+@contextmanager
+def way_on(text: Callable[[], str]) -> Iterator[None]:
+    """If a signal ends the work within this context, says `text`: how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.code, int) and error.code > 128:
+            print(text(), file=sys.stderr)
+        raise
+
+
+def command_again(place: argparse.ArgumentParser | None = None, words: Sequence[str] = ()) -> str:
+    """The command that the user has given, with `words` instead of the options that `place` has."""
+    program = sys.argv[0].split() if sys.argv[0].startswith('vet ') else ['python', sys.argv[0]]
+    processes = os.environ.get('WORLD_SIZE', '1')
+    if processes != '1':
+        here = os.environ.get('LOCAL_WORLD_SIZE', processes)
+        program = ['torchrun', '--nproc-per-node', here, '--no-python', *program]
+    others = place.parse_known_args(sys.argv[1:])[1] if place else sys.argv[1:]
+    return shlex.join([*program, *others, *words])
 
 
 def _fail(message: object) -> NoReturn:

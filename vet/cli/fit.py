@@ -1,9 +1,10 @@
 """Trains a model on a folder of photos, without a config."""
 
 import argparse
+import shlex
 from pathlib import Path
 
-from vet.cli.command import Parser, run, tell_next
+from vet.cli.command import Parser, run, tell_next, way_on
 from vet.cli.signals import imports
 
 
@@ -54,9 +55,20 @@ def main() -> None:
 
 def _fit(args: argparse.Namespace) -> None:
     with imports():
-        from vet.fit.fitting import Options, fit, new_run
+        from vet.fit.fitting import Options, fit
+        from vet.fit.run_folder import new_run
     chosen = {key: value for key, value in vars(args).items() if key not in ('photos', 'out', 'quiet')}
     source = Path(args.photos)
-    result = fit(source, new_run(source, args.out), Options(**chosen))
+    folder = new_run(source, args.out)
+    with way_on(lambda: _way_on(folder)):
+        result = fit(source, folder, Options(**chosen))
     print(result.says())
     tell_next(result.folder)
+
+
+def _way_on(folder: Path) -> str:
+    """How a fit goes on that a signal has ended. Only the last training can go on."""
+    if any((folder / 'tuned' / 'checkpoints').glob('step-*')):
+        command = ['vet', 'train', str(folder / 'config.py'), '--work-dir', str(folder / 'tuned')]
+        return f'To go on: {shlex.join([*command, "--resume", "auto"])}'
+    return f'To go on, begin again with a new --out. The folder {str(folder)!r} is not whole.'

@@ -2,13 +2,10 @@
 
 import argparse
 import io
-import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vet.cli.command import Parser, add_common, add_options, run
+from vet.cli.command import Parser, add_common, add_options, command_again, run
 from vet.cli.signals import imports
 from vet.files import JsonObject, write_file
 from vet.source import check_source
@@ -82,14 +79,8 @@ class GoOn:
         self.trainer = trainer
 
     def __str__(self) -> str:
-        program = sys.argv[0].split() if sys.argv[0].startswith('vet ') else ['python', sys.argv[0]]
-        processes = os.environ.get('WORLD_SIZE', '1')
-        if processes != '1':
-            here = os.environ.get('LOCAL_WORLD_SIZE', processes)
-            program = ['torchrun', '--nproc-per-node', here, '--no-python', *program]
-        _, others = _place().parse_known_args(sys.argv[1:])
         place = ['--work-dir', str(self.trainer.folder.path), '--resume', 'auto']
-        return shlex.join([*program, *others, *place])
+        return command_again(_place(), place)
 
 
 def _work_dir(args: argparse.Namespace) -> tuple[Path | None, str | None]:

@@ -3,20 +3,15 @@
 import argparse
 from pathlib import Path
 
-from vet.cli.command import Parser, add_common, add_options, run, tell_next
+from vet.cli.command import Parser, add_common, add_options, command_again, run, tell_next, way_on
 from vet.cli.signals import imports
 from vet.errors import UserError
 
 
 def main() -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, parents=[_place()])
     parser.add_argument(
         'data', help='photos, as for `vet fit`; or a config file or the name of a shipped config'
-    )
-    parser.add_argument(
-        '--out',
-        metavar='DIR',
-        help='the folder of the search (default: runs/tune-DATA/TIME); a search that was stopped goes on',
     )
     parser.add_argument(
         '--minutes',
@@ -47,6 +42,16 @@ def main() -> None:
     run(lambda: _tune(args))
 
 
+def _place() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        '--out',
+        metavar='DIR',
+        help='the folder of the search (default: runs/tune-DATA/TIME); a search that was stopped goes on',
+    )
+    return parser
+
+
 def _tune(args: argparse.Namespace) -> None:
     with imports():
         try:
@@ -55,7 +60,7 @@ def _tune(args: argparse.Namespace) -> None:
             raise UserError(
                 'vet tune needs Optuna. Install it: pip install "vision-efficient-tuning[tune]".'
             ) from error
-        from vet.fit.fitting import new_run
+        from vet.fit.run_folder import new_run
         from vet.search.page import HEADER, LISTED, rows
         from vet.search.tuning import Options, tune
     chosen = {
@@ -63,7 +68,8 @@ def _tune(args: argparse.Namespace) -> None:
     }
     tuners = tuple(args.tuners) if args.tuners else None
     folder = new_run(Path(args.data), args.out, 'tune-')
-    result = tune(args.data, folder, Options(tuners=tuners, **chosen))
+    with way_on(lambda: f'To go on: {command_again(_place(), ["--out", str(folder)])}'):
+        result = tune(args.data, folder, Options(tuners=tuners, **chosen))
     lines = [HEADER, *rows(result.tried[:LISTED])]
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:

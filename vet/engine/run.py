@@ -72,7 +72,7 @@ class Run:
     augment: Transforms
     save_output: Callable[[Classifier, Path, JsonObject], None]
     is_prepared: bool
-    how_to_go_on: object
+    how_to_go_on: object | None
     _best: dict[str, torch.Tensor] | None = field(default=None, init=False)  # weights of the best epoch
 
     def train(self) -> tuple[JsonObject | None, Stop]:
@@ -192,7 +192,7 @@ class Run:
             warnings.warn(text, stacklevel=2)
 
     def _tell_of(self, stop: Stop, progress: Progress) -> None:
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self.how_to_go_on is not None:
             warn(f'{stop.name}: the run is saved after step {progress.step}. To go on: {self.how_to_go_on}')
 
     def _epochs(

@@ -28,12 +28,13 @@ from vet.engine.feed.door import (
 )
 from vet.engine.judge import Judge
 from vet.engine.run import Run
-from vet.engine.saving.door import WorkFolder, identity_of, on_main
+from vet.engine.saving.door import WorkFolder, identity_of, list_checkpoints, on_main
 from vet.errors import TrainingError, UserError
 from vet.failures import failures_named
 from vet.files import JsonObject, read_json
 from vet.hooks.base import Hook
 from vet.hooks.runner import Hooks, Runner
+from vet.log import warn
 from vet.transforms.torchvision import build_transform, on_tensors
 
 
@@ -42,10 +43,11 @@ class Trainer:
 
     save_output(model, folder, facts): writes the model folder when training ends.
     is_prepared: whether the model was trained before, so that its tuners are not prepared again.
-    how_to_go_on: the command that continues the run after a stop. The message ends with it.
+    how_to_go_on: the command that continues the run after a stop. The message ends with it. None: the caller
+        tells how to go on.
     """
 
-    how_to_go_on: object = 'build_trainer(…, work_dir=…, resume="auto").train()'
+    how_to_go_on: object | None = 'build_trainer(…, work_dir=…, resume="auto").train()'
 
     def __init__(
         self,
@@ -122,11 +124,23 @@ class Trainer:
                 if self.settings.train.precision == 'fp8':
                     refuse_without_fp8(self.accelerator.device)
                 summary, stop = self._run().train()
+        except (KeyboardInterrupt, SystemExit):
+            self._tell_of_stop()
+            raise
         finally:
             self._training = False
             self._feed.forget()
             self.folder.close()
         return summary if summary is not None else stop.redeliver()
+
+    def _tell_of_stop(self) -> None:
+        """After a signal outside of the steps, or a second signal: says how to go on."""
+        if self.how_to_go_on is None or not self.accelerator.is_main_process:
+            return
+        if saved := list_checkpoints(self.folder.checkpoints):
+            warn(f'The newest checkpoint is {str(saved[-1])!r}. To go on: {self.how_to_go_on}')
+        else:
+            warn('The run had no checkpoint yet, so nothing is saved. Begin the run again.')
 
     def _run(self) -> Run:
         return Run(

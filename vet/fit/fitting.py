@@ -1,7 +1,6 @@
 """Makes a tuned model from photos, and a sentence about its accuracy: read, divide, choose, train, report."""
 
 import shutil
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -16,6 +15,7 @@ from vet.files import JsonObject, write_file
 from vet.fit.choices import Plan, backbone_entry, plan
 from vet.fit.prepared import Prepared, prepared
 from vet.fit.recipe import PROBE, as_file, recipe, tuner_entry
+from vet.fit.run_folder import run_folder
 from vet.log import say
 from vet.seeding import seed_everything
 
@@ -105,7 +105,11 @@ def fit(source: Path, run: Path, options: Options) -> Result:
     seed_everything(options.seed)
     backbone = backbone_entry(options.backbone, options.checkpoint)
     tuners = [tuner_entry(options.tuner)]
-    make_run(run)
+    with run_folder(run):
+        return _fit(source, run, options, backbone, tuners)
+
+
+def _fit(source: Path, run: Path, options: Options, backbone: Plugin, tuners: list[Plugin]) -> Result:
     try:
         photos = prepared(source, run, options.strict, options.group_by)
         splits = _splits(photos, options)
@@ -188,7 +192,9 @@ class _Training:
 
     def _train(self, folder: Path, config: JsonObject) -> JsonObject:
         options = self.options
-        return build_trainer(model=config, work_dir=folder, seed=options.seed, device=options.device).train()
+        trainer = build_trainer(model=config, work_dir=folder, seed=options.seed, device=options.device)
+        trainer.how_to_go_on = None  # the command says how a fit goes on
+        return trainer.train()
 
 
 def refuse_unfit(minutes: float, holdout: float) -> None:
@@ -197,28 +203,6 @@ def refuse_unfit(minutes: float, holdout: float) -> None:
         raise UserError(f'--holdout is {holdout:g}; give a share of 0.01 to 0.5, such as 0.2.')
     if not 0 < minutes <= 60 * 24 * 30:
         raise UserError(f'--minutes is {minutes:g}; give a number above 0, such as 10.')
-
-
-def new_run(source: Path, out: str | None, prefix: str = '') -> Path:
-    """The folder of a run: `out`, or runs/PHOTOS/TIME. prefix: of PHOTOS."""
-    if out is not None:
-        return Path(out)
-    name = source.resolve().name.partition('.')[0]
-    return Path('runs') / f'{prefix}{name}' / time.strftime('%Y%m%d-%H%M%S')
-
-
-def make_run(run: Path) -> None:
-    """Makes the folder of a run; an empty folder is taken. UserError if the folder cannot be used."""
-    try:
-        if not (run.is_dir() and not any(run.iterdir())):
-            run.mkdir(parents=True)
-    except FileExistsError as error:
-        raise UserError(f'{str(run)!r} exists. Give --out the path of a new folder.') from error
-    except OSError as error:
-        raise UserError(
-            f'the folder {str(run)!r} cannot be made: {error.strerror}. Call the command from a folder that '
-            'you can write to, or give --out DIR.'
-        ) from error
 
 
 def _says(chosen: Plan, minutes: float, trainings: int) -> str:

@@ -157,6 +157,7 @@ class Search:
             trainer = build_trainer(
                 model=trial_config(self.base, candidate.tuner, rate), work_dir=folder, **self.place
             )
+            trainer.how_to_go_on = None  # the trial begins again
             watch.metric = trainer.metrics[0]
             trainer.add_hook(watch)
             summary = trainer.train()

@@ -11,12 +11,14 @@ from vet.allowed import fits
 from vet.builders import build_datasets, build_model_for, build_trainer, follow_objective
 from vet.changes import modified
 from vet.config import read_settings
+from vet.engine.saving.door import check_identity, identity_of
 from vet.errors import NoSiteError, UserError
 from vet.files import JsonObject, write_file
 from vet.fit.choices import backbone_entry, plan
-from vet.fit.fitting import make_run, refuse_unfit
+from vet.fit.fitting import refuse_unfit
 from vet.fit.prepared import prepared
 from vet.fit.recipe import as_file, recipe, tuner_entry
+from vet.fit.run_folder import LOCK, run_folder
 from vet.log import say
 from vet.search.candidates import Candidate, candidates
 from vet.search.page import search_page
@@ -100,13 +102,18 @@ def tune(source: str, run: Path, options: Options) -> Result:
     options.refuse_unread(_is_config(source))
     seed_everything(options.seed)
     asked = options.asked(str(Path(source).absolute()) if Path(source).exists() else source)
-    begun = remembered(run, asked)
-    if begun is None:
-        begun = _begin(source, run, options, asked)
-    else:
-        say(f'The search in {run} goes on.')
-        if _is_config(source):
-            find_config(source)  # imports the plugins that the config names
+    with run_folder(run, 'search.json'):
+        begun = remembered(run, asked)
+        if begun is None:
+            begun = _begin(source, run, options, asked)
+        else:
+            say(f'The search in {run} goes on.')
+            _refuse_changed(source, run, options, begun.base)
+        return _search(source, run, options, begun)
+
+
+def _search(source: str, run: Path, options: Options, begun: Begun) -> Result:
+    """Tries candidates until time is up. Trains and tests the winner."""
     base, choices = begun.base, begun.choices
     rate = float(base['train']['optimizer']['lr'])
     place: JsonObject = dict(device=options.device, data_root=options.data_root)
@@ -125,6 +132,7 @@ def tune(source: str, run: Path, options: Options) -> Result:
     trainer = build_trainer(
         model=config, work_dir=run / 'tuned', **place, resume='auto' if (run / 'tuned').exists() else None
     )
+    trainer.how_to_go_on = None  # the search goes on as a whole
     summary = trainer.train()
     metric = trainer.metrics[0]
     write_file(run / 'search.html', search_page(run, metric, tried))
@@ -133,21 +141,36 @@ def tune(source: str, run: Path, options: Options) -> Result:
 
 def _begin(source: str, run: Path, options: Options, asked: Config) -> Begun:
     """Makes the folder of a search, prepares the data, and finds the candidates that the backbone takes."""
-    others = candidates(options.tuners)
-    if (run / 'search.json').exists():  # an earlier process was killed while it prepared the data
-        shutil.rmtree(run)
-    make_run(run)
-    remember(run, asked, None)
+    for path in run.iterdir():  # an earlier process was killed while it prepared the data
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     try:
+        others = candidates(options.tuners)
+        remember(run, asked, None)
         base = _of_config(source, options) if _is_config(source) else _of_photos(Path(source), run, options)
         first = _default(base)
         others = [choice for choice in others if choice.tuner != first.tuner]
-        begun = Begun(base, [first, *_fitting(first, others, base, options)])
+        begun = Begun(base, [first, *_fitting(first, others, base, run, options)])
     except UserError:
         shutil.rmtree(run)
         raise
     remember(run, asked, begun)
     return begun
+
+
+def _refuse_changed(source: str, run: Path, options: Options, base: Config) -> None:
+    """UserError if the config, the images or the weights have changed since the search began."""
+    if _is_config(source):
+        now = _of_config(source, options)  # imports the plugins that the config names, too
+        now['evaluation']['metrics'] = now['evaluation']['metrics'] or base['evaluation']['metrics']
+        if changed := [section for section in now if now[section] != base.get(section)]:
+            raise UserError(
+                f'{source} has changed since the search in {str(run)!r} began: {", ".join(changed)} differ. '
+                'Restore the config, or give another --out.'
+            )
+    settings = read_settings(base)
+    data = build_datasets(settings, options.data_root)
+    check_identity(run, identity_of(build_model_for(settings, data['train']), data))
 
 
 def _forget_other_winner(run: Path, text: str) -> None:
@@ -213,16 +236,20 @@ def _default(base: Config) -> Candidate:
     return Candidate(f'{entry["type"]}({words})', entry, min(known.lowest, rate), max(known.highest, rate))
 
 
-def _fitting(first: Candidate, others: list[Candidate], base: Config, options: Options) -> list[Candidate]:
+def _fitting(
+    first: Candidate, others: list[Candidate], base: Config, run: Path, options: Options
+) -> list[Candidate]:
     """The other candidates that the backbone takes. Those that are left out are named.
 
-    Sets the metrics of `base` to those of the objective, if `base` has none. UserError if the backbone does
-    not take the first candidate.
+    Writes identity.json. Sets the metrics of `base` to those of the objective, if `base` has none. UserError
+    if the backbone does not take the first candidate.
     """
     settings = read_settings(base)
     data = build_datasets(settings, options.data_root)
     settings.model.tuners = [dict(first.tuner)]
-    follow_objective(settings, build_model_for(settings, data['train']))
+    model = build_model_for(settings, data['train'])
+    write_file(run / 'identity.json', json.dumps(identity_of(model, data), indent=1))
+    follow_objective(settings, model)
     if settings.evaluation.metrics is None:
         raise UserError(
             'the tasks have different metrics, so that no metric can judge the candidates. Give '

@@ -15,11 +15,12 @@ No module outside this folder imports another file of the folder.
 | together.py | what the main process gives to all processes |
 """
 
-from vet.engine.saving.checkpoint import Progress, load_optimizer_state, optimizer_state
+from vet.engine.saving.checkpoint import Progress, list_checkpoints, load_optimizer_state, optimizer_state
 from vet.engine.saving.identity import identity_of
 from vet.engine.saving.log import Log, peak_memory_mb, read_log
 from vet.engine.saving.outcome import write_outcome
 from vet.engine.saving.rehearsal import try_saving
+from vet.engine.saving.same_run import check_identity
 from vet.engine.saving.together import on_main, share
 from vet.engine.saving.trackers import Trackers, require_trackers
 from vet.engine.saving.work_folder import WorkFolder
@@ -29,7 +30,9 @@ __all__ = [
     'Progress',
     'Trackers',
     'WorkFolder',
+    'check_identity',
     'identity_of',
+    'list_checkpoints',
     'load_optimizer_state',
     'on_main',
     'optimizer_state',
