@@ -108,14 +108,14 @@ def build_datasets(
             check_classes(names_of(data[split]), classes, f'dataset.{split}', 'dataset.train')
             set_objective(data[split], objectives)
             class_names(data[split])
-            ours, theirs = (getattr(data[part], 'label_map', None) or {} for part in (split, 'train'))
+            ours, theirs = (getattr(data[name], 'label_map', None) or {} for name in (split, 'train'))
             if unequal := [name for name in ours if name in theirs and ours[name] != theirs[name]]:
                 raise UserError(
                     f'dataset.{split}.label_map gives {unequal[0]!r} the label {ours[unequal[0]]}, but '
                     f'dataset.train.label_map gives {theirs[unequal[0]]}; make them equal.'
                 )
-    for task, part in by_task(data['train']).items():
-        objectives[task].fit(partial(targets_of, part))
+    for task, task_data in by_task(data['train']).items():
+        objectives[task].fit(partial(targets_of, task_data))
     refuse_overlaps(data, chooses=settings.evaluation.select == 'best' or bool(settings.train.early_stop))
     return data
 
@@ -123,10 +123,10 @@ def build_datasets(
 def _objectives(settings: Settings, dataset: object) -> dict[str | None, Objective]:
     """{task: objective}, as the config says, else as the dataset says."""
     found = {}
-    for task, part in by_task(dataset).items():
+    for task, task_data in by_task(dataset).items():
         entry = settings.model.tasks.get(task or '', {}).get('objective') or settings.model.objective
-        declared = getattr(part, 'objective', None)
-        found[task] = build_objective(entry or declared, _names_of(part))
+        declared = getattr(task_data, 'objective', None)
+        found[task] = build_objective(entry or declared, _names_of(task_data))
     return found
 
 
@@ -134,9 +134,9 @@ def _held_out(dataset: ImageData, share: float) -> tuple[object, object]:
     """Train and validation parts of a dataset. For several tasks: the parts of each task's dataset."""
     if not isinstance(dataset, MultiTask):
         return hold_out(dataset, share, seed=0)
-    parts = {task: hold_out(part, share, seed=0) for task, part in dataset.tasks.items()}
-    return MultiTask({task: part[0] for task, part in parts.items()}), MultiTask(
-        {task: part[1] for task, part in parts.items()}
+    pairs = {task: hold_out(task_data, share, seed=0) for task, task_data in dataset.tasks.items()}
+    return MultiTask({task: pair[0] for task, pair in pairs.items()}), MultiTask(
+        {task: pair[1] for task, pair in pairs.items()}
     )
 
 
@@ -168,17 +168,17 @@ def class_names(dataset: object) -> Classes:
 
     UserError if the dataset has no classes, or if a label is no place among them.
     """
-    for part in by_task(dataset).values():
-        _names_of(part)
-        if getattr(part, 'targets', None) is not None:
-            targets_of(part)
+    for task_data in by_task(dataset).values():
+        _names_of(task_data)
+        if getattr(task_data, 'targets', None) is not None:
+            targets_of(task_data)
     return names_of(dataset)
 
 
 def names_of(dataset: object) -> Classes:
     """The class names, or {task: class names}, as `class_names`. No target is checked."""
     if isinstance(dataset, MultiTask):
-        return {task: _names_of(part) for task, part in dataset.tasks.items()}
+        return {task: _names_of(task_data) for task, task_data in dataset.tasks.items()}
     return _names_of(dataset)
 
 
@@ -250,7 +250,7 @@ def build_model(
 
 def build_model_for(settings: Settings, dataset: object) -> Classifier:
     """The model of `build_model` for the classes and the objectives of a dataset of `build_datasets`."""
-    objectives = {task: objective_of(part) for task, part in by_task(dataset).items()}
+    objectives = {task: objective_of(task_data) for task, task_data in by_task(dataset).items()}
     return build_model(settings, class_names(dataset), objectives)
 
 
@@ -329,12 +329,12 @@ def build_trainer(
         folder = find_folder(source)
         model = load_model(folder)
         saved = read_configuration(folder)['model']
-        for part in ('tuners', 'head'):
-            if getattr(settings.model, part) != saved[part]:
+        for field in ('tuners', 'head'):
+            if getattr(settings.model, field) != saved[field]:
                 raise UserError(
                     "model.finetune is False, which continues the folder's model, but model."
-                    f'{part} is changed to {getattr(settings.model, part)}; set finetune to True, or leave '
-                    f'model.{part} unchanged.'
+                    f'{field} is changed to {getattr(settings.model, field)}; set finetune to True, or leave '
+                    f'model.{field} unchanged.'
                 )
         if model.classes != class_names(datasets['train']):
             raise UserError(
@@ -381,7 +381,7 @@ def follow_objective(settings: Settings, model: Classifier) -> None:
 
     Several tasks with different metrics leave the setting at None.
     """
-    metrics = {part.objective.metrics for part in model.tasks.values()}
+    metrics = {classifier.objective.metrics for classifier in model.tasks.values()}
     if settings.evaluation.metrics is None and len(metrics) == 1:
         settings.evaluation.metrics = list(metrics.pop())
 

@@ -118,8 +118,8 @@ def set_gray_range(dataset: object, ranges: Mapping[str | None, Range]) -> None:
 
     Training and evaluation then read gray images in the same way, as the backbone's preprocessing says.
     """
-    for task, part in by_task(dataset).items():
-        for inner in _with_wrapped(part):
+    for task, task_data in by_task(dataset).items():
+        for inner in _with_wrapped(task_data):
             if ranges[task] is not None or getattr(inner, 'gray_range', None) is not None:
                 inner.gray_range = ranges[task]
 
@@ -128,8 +128,8 @@ def _with_wrapped(dataset: object) -> Iterator[Any]:
     """A dataset, and all datasets that it wraps."""
     yield dataset
     wrapped = [dataset.dataset] if isinstance(dataset, Subset) else []
-    for part in dataset.datasets if isinstance(dataset, ConcatDataset) else wrapped:
-        yield from _with_wrapped(part)
+    for inner in dataset.datasets if isinstance(dataset, ConcatDataset) else wrapped:
+        yield from _with_wrapped(inner)
 
 
 def located(dataset: Any, index: int) -> tuple[Any, int]:
@@ -138,9 +138,9 @@ def located(dataset: Any, index: int) -> tuple[Any, int]:
         if isinstance(dataset, Subset):
             dataset, index = dataset.dataset, dataset.indices[index]
         else:
-            part = bisect_right(dataset.cumulative_sizes, index)
-            index -= dataset.cumulative_sizes[part - 1] if part else 0
-            dataset = dataset.datasets[part]
+            number = bisect_right(dataset.cumulative_sizes, index)
+            index -= dataset.cumulative_sizes[number - 1] if number else 0
+            dataset = dataset.datasets[number]
     return dataset, index
 
 
@@ -158,8 +158,8 @@ def sources_of(dataset: object, place: int = 0) -> list[object]:
         whole = sources_of(dataset.dataset, place)
         return [whole[index] for index in dataset.indices] if whole else []
     if isinstance(dataset, ConcatDataset):
-        parts = [sources_of(part, place) for part in dataset.datasets]
-        return [source for part in parts for source in part] if all(parts) else []
+        parts = [sources_of(inner, place) for inner in dataset.datasets]
+        return [source for sources in parts for source in sources] if all(parts) else []
     samples = getattr(dataset, 'samples', ())
     return [sample[place] for sample in samples] if isinstance(samples, list | tuple) else []
 
@@ -195,8 +195,8 @@ def _whole(label: Any) -> Any:
 
 def set_objective(dataset: object, objectives: Mapping[str | None, Targets]) -> None:
     """Sets how the targets of a dataset, or of each task of a dataset, are checked."""
-    for task, part in by_task(dataset).items():
-        part.checked_by = objectives[task]
+    for task, task_data in by_task(dataset).items():
+        task_data.checked_by = objectives[task]
 
 
 def follow_models(dataset: object, models: Mapping[str | None, Any]) -> None:

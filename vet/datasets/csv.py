@@ -123,7 +123,7 @@ class CSV(ImageDataset):
 
 def _parts(label: str, separator: str) -> set[str]:
     """The class names of a label. 'car | tree|' is {'car', 'tree'}."""
-    return {part.strip() for part in label.split(separator)} - {''}
+    return {name.strip() for name in label.split(separator)} - {''}
 
 
 def _samples(

@@ -25,7 +25,7 @@ class Digits(ImageDataset):
     """
 
     def __init__(self, root: str | Path = 'data', split: str = 'train', digits: Sequence[int] = range(10)):
-        [part] = resolve_split(split, ('train', 'test'), type(self).__name__)
+        [half] = resolve_split(split, ('train', 'test'), type(self).__name__)
         digits = list(digits)
         if not digits or not set(digits) <= set(range(10)) or len(set(digits)) < len(digits):
             raise UserError(
@@ -38,5 +38,5 @@ class Digits(ImageDataset):
         held = np.zeros(len(numbers), dtype=bool)
         for digit in range(10):
             held[np.flatnonzero(numbers == digit)[2::3]] = True
-        taken = np.flatnonzero((held == (part == 'test')) & np.isin(numbers, digits))
+        taken = np.flatnonzero((held == (half == 'test')) & np.isin(numbers, digits))
         super().__init__(map(str, digits), [(images[index], digits.index(numbers[index])) for index in taken])

@@ -47,8 +47,8 @@ class MaskFolder(MaskDataset):
             )
         names = _names(home / classes) if isinstance(classes, str) else classes
         pairs = []
-        for part in [None] if split is None else _splits(home, split, images):
-            pairs += _pairs(_folder(home, part, images), _folder(home, part, masks))
+        for name in [None] if split is None else _splits(home, split, images):
+            pairs += _pairs(_folder(home, name, images), _folder(home, name, masks))
         super().__init__(Values(names, ignore), pairs)
 
 

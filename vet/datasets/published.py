@@ -42,7 +42,7 @@ class PublishedDataset(ImageDataset):
         parts = resolve_split(split, self.splits, type(self).__name__)
         root = Path(root).expanduser()
         self._provide(root, download)
-        tables = [self._checked(root, part) for part in parts]
+        tables = [self._checked(root, name) for name in parts]
         super().__init__(tables[0][0], [sample for _, samples in tables for sample in samples])
 
     @abstractmethod

@@ -58,8 +58,8 @@ class TorchvisionDataset(ImageDataset):
         given = {**{key: value for key, value in own.items() if key in accepted}, **options}
         try:
             with torchvision_bounds():
-                parts = _open(plugin, split, accepted - set(options), given)
-                samples = [sample for part in parts for sample in _samples(part, given)]
+                opened = _open(plugin, split, accepted - set(options), given)
+                samples = [sample for dataset in opened for sample in _samples(dataset, given)]
         except (OSError, RuntimeError, DataError) as error:
             raise DataError(
                 f'torchvision.datasets.{name} cannot be read from {str(root)!r}: {error}. '
@@ -71,10 +71,10 @@ class TorchvisionDataset(ImageDataset):
             ) from error
         if 'loader' in given:
             require_inside(samples, own['root'], f'torchvision.datasets.{name}')
-        self._data: ConcatDataset = ConcatDataset(parts)
+        self._data: ConcatDataset = ConcatDataset(opened)
         if 'loader' not in given:
             samples = [(index, label) for index, (_, label) in enumerate(samples)]
-        super().__init__(_classes(parts[0], samples), samples)
+        super().__init__(_classes(opened[0], samples), samples)
 
     def open(self, source: object) -> Image.Image:
         return open_image(self._data[source][0] if isinstance(source, int) else source, self.gray_range)
@@ -82,9 +82,9 @@ class TorchvisionDataset(ImageDataset):
     def identity(self, source: object) -> Hashable:
         if not isinstance(source, int):
             return super().identity(source)
-        part = bisect_right(self._data.cumulative_sizes, source)
-        start = self._data.cumulative_sizes[part - 1] if part else 0
-        return repr(self._data.datasets[part]), source - start
+        number = bisect_right(self._data.cumulative_sizes, source)
+        start = self._data.cumulative_sizes[number - 1] if number else 0
+        return repr(self._data.datasets[number]), source - start
 
 
 def _accepted(plugin: type) -> set[str]:
@@ -122,31 +122,31 @@ def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, 
         except ValueError as error:
             refusal = error
     if split == 'train+val':
-        return [part for half in ('train', 'val') for part in _open(plugin, half, accepted, given)]
+        return [dataset for half in ('train', 'val') for dataset in _open(plugin, half, accepted, given)]
     raise UserError(f'{name} refuses split={split!r}: {refusal}') from refusal
 
 
-def _samples(part: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
+def _samples(dataset: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
     """(source, label) pairs. If the dataset takes no `loader`, only the labels count."""
-    name = f'torchvision.datasets.{type(part).__name__}'
+    name = f'torchvision.datasets.{type(dataset).__name__}'
     try:
-        _, label = part[0]
+        _, label = dataset[0]
         operator.index(label)
     except (TypeError, ValueError) as error:
         raise UserError(
             f'{name} is no image classification dataset: its items are not an image and a class number.'
         ) from error
     if 'loader' in given:
-        return [part[index] for index in range(len(part))]
+        return [dataset[index] for index in range(len(dataset))]
     # an option may change the meaning of a label; then the private attributes are not the labels
     names = PUBLIC_TARGETS if set(given) - {'root', 'download'} else TARGETS
-    targets = next((getattr(part, name) for name in names if hasattr(part, name)), None)
+    targets = next((getattr(dataset, name) for name in names if hasattr(dataset, name)), None)
     try:
         return [(None, operator.index(label)) for label in targets]  # type: ignore[union-attr]
     except TypeError:  # the dataset has no list, or not one number per image (QMNIST)
-        return [(None, part[index][1]) for index in range(len(part))]
+        return [(None, dataset[index][1]) for index in range(len(dataset))]
 
 
-def _classes(part: object, samples: list[tuple[object, int]]) -> list[str]:
-    names = getattr(part, 'classes', None) or getattr(part, 'categories', None)
+def _classes(dataset: object, samples: list[tuple[object, int]]) -> list[str]:
+    names = getattr(dataset, 'classes', None) or getattr(dataset, 'categories', None)
     return list(names or map(str, range(1 + max(label for _, label in samples))))

@@ -41,10 +41,10 @@ class Joined(ConcatDataset):
     """
 
     def __init__(self, joined: ConcatDataset):
-        super().__init__([given_images(part, 'a ConcatDataset') for part in joined.datasets])
+        super().__init__([given_images(dataset, 'a ConcatDataset') for dataset in joined.datasets])
         parts: Any = self.datasets
-        names = [class_list(part.classes) for part in parts]
-        objectives = [getattr(part, 'objective', None) for part in parts]
+        names = [class_list(dataset.classes) for dataset in parts]
+        objectives = [getattr(dataset, 'objective', None) for dataset in parts]
         self.classes, self.objective = names[0], objectives[0]
         for number, others in enumerate(names):
             if others != names[0]:
@@ -55,7 +55,7 @@ class Joined(ConcatDataset):
                     f'({type(parts[0]).__name__}), and {objectives[number]!r} in part {number} '
                     f'({type(parts[number]).__name__}). Give parts with equal `objective`.'
                 )
-        targets = [given_targets(part) for part in parts]
+        targets = [given_targets(dataset) for dataset in parts]
         if all(each is not None for each in targets):
             self.targets = [target for each in targets for target in each]
 

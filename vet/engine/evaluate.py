@@ -41,10 +41,10 @@ def measure(
     """
     loader = evaluation.dataloader
     of_tasks = {}
-    for task, part in by_task(dataset).items():
+    for task, task_data in by_task(dataset).items():
         scores, labels = score(
             model.for_task(task),
-            part,
+            task_data,
             views[task],
             accelerator,
             loader.batch_size_per_gpu,
@@ -121,7 +121,9 @@ def score(
         return scores.cpu().numpy(), certain(labels.cpu().numpy())
     share = -(-length // world)  # all processes gather equal shares; the padding is cut off below
     # a process without images learns the shapes from the others
-    shapes = gather_object([[(part.shape[1:], part.dtype) for part in outputs[0]]] if outputs else [])[0]
+    shapes = gather_object([[(tensor.shape[1:], tensor.dtype) for tensor in outputs[0]]] if outputs else [])[
+        0
+    ]
     padded = [torch.zeros(share, *shape, dtype=dtype, device=accelerator.device) for shape, dtype in shapes]
     for whole, parts in zip(padded, zip(*outputs)):
         whole[: len(mine)] = torch.cat(parts)
@@ -182,7 +184,7 @@ def knn_accuracy(
     UserError if an image has not one class.
     """
     found = {}
-    for task, part in by_task(dataset).items():
+    for task, task_data in by_task(dataset).items():
         single = model.for_task(task)
         loader = evaluation.dataloader
         objective = single.objective
@@ -194,7 +196,7 @@ def knn_accuracy(
             )
         sizes = loader.batch_size_per_gpu, loader.workers_per_gpu
         parts = []
-        for images in (of_task(gallery, task), part):
+        for images in (of_task(gallery, task), task_data):
             vectors, targets = (
                 score(single, images, views[task], accelerator, *sizes)
                 if objective.embeds

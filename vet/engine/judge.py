@@ -35,25 +35,28 @@ class Judge:
     @property
     def metrics(self) -> list[str]:
         """The names of all metrics, as the config says, else as the objectives of the tasks say."""
-        usual = (part.objective.metrics for part in self.model.tasks.values())
+        usual = (classifier.objective.metrics for classifier in self.model.tasks.values())
         return list(self.settings.evaluation.metrics or dict.fromkeys(chain(*usual)))
 
     def refuse_unfit(self, taken: Iterable[str]) -> None:
         """UserError if a setting of the evaluation does not fit. taken: names that no metric may have."""
         evaluation = self.settings.evaluation
-        for part in self.model.tasks.values():
-            refuse_unfit_tta(evaluation.tta, part.objective)
-            refuse_unfit_metrics(evaluation.metrics or part.objective.metrics, part.objective, taken)
+        for classifier in self.model.tasks.values():
+            refuse_unfit_tta(evaluation.tta, classifier.objective)
+            refuse_unfit_metrics(
+                evaluation.metrics or classifier.objective.metrics, classifier.objective, taken
+            )
         if evaluation.calibrate:
             self._refuse_unfit_calibration()
 
     def _refuse_unfit_calibration(self) -> None:
         """UserError if no temperature can be chosen."""
-        for part in self.model.tasks.values():
-            if not part.objective.calibrates:
+        for classifier in self.model.tasks.values():
+            if not classifier.objective.calibrates:
                 raise UserError(
                     'evaluation.calibrate is True, but the objective '
-                    f'{part.objective.given["type"]!r} has no temperature. Set evaluation.calibrate to False.'
+                    f'{classifier.objective.given["type"]!r} has no temperature. Set '
+                    'evaluation.calibrate to False.'
                 )
         if not self.feed.has('val'):
             raise UserError(
@@ -88,13 +91,15 @@ class Judge:
         Returns the entry 'calibration' of the summary, if evaluation.calibrate says so.
         """
         calibration: JsonObject = {}
-        for task, part in self.model.tasks.items():
+        for task, classifier in self.model.tasks.items():
             if self.settings.evaluation.calibrate:
-                calibration[str(task)] = part.objective.calibrate(*self._validated(task, lambda found: found))
+                calibration[str(task)] = classifier.objective.calibrate(
+                    *self._validated(task, lambda found: found)
+                )
                 if self.accelerator.is_main_process:
                     say(_told_calibration(task, calibration[str(task)]))
-            if part.objective.chooses and self.feed.has('val'):
-                part.objective.choose(*self._validated(task))
+            if classifier.objective.chooses and self.feed.has('val'):
+                classifier.objective.choose(*self._validated(task))
         if not calibration:
             return {}
         return dict(calibration=calibration.get('None', calibration))
@@ -120,9 +125,9 @@ class Judge:
     def training_features(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
         """The features (N, C) of the training images, as evaluation sees them, and the targets (N, …)."""
         dataset, views, kept = self.feed.training_once(self.views)
-        part = by_task(dataset)[task]
+        task_data = by_task(dataset)[task]
         loader = self.settings.evaluation.dataloader
-        return features_of(self.model.for_task(task), part, views[task], self.accelerator, loader, kept)
+        return features_of(self.model.for_task(task), task_data, views[task], self.accelerator, loader, kept)
 
 
 def _told_calibration(task: str | None, found: JsonObject) -> str:

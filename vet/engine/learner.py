@@ -69,7 +69,9 @@ class Learner:
         self._stages = train.stages or [Stage(train.max_epochs)]
         lengths = (stage.epochs * order.steps for stage in self._stages)
         self._begins = list(accumulate(lengths, initial=0))  # the first step of each stage, and the end
-        self._mix = {task: _mixture(train, len(part.classes)) for task, part in model.tasks.items()}
+        self._mix = {
+            task: _mixture(train, len(classifier.classes)) for task, classifier in model.tasks.items()
+        }
         self._losses = losses or losses_of(model, train, accelerator.device)
         for stage in self._stages:
             if self._all and not any(fits(stage.train, name) for name in self._all):
@@ -247,9 +249,9 @@ class Learner:
         wanted = dict(
             model=self.model.trained_state(), **(dict(ema=self.average.state) if self.average else {})
         )
-        for part, tensors in dict(wanted, tuners=self.model.training_state(), best=wanted['model']).items():
-            if part in wanted or part in parts:
-                check_tensors(parts.get(part, {}), tensors, f'the checkpoint, {part}')
+        for owner, tensors in dict(wanted, tuners=self.model.training_state(), best=wanted['model']).items():
+            if owner in wanted or owner in parts:
+                check_tensors(parts.get(owner, {}), tensors, f'the checkpoint, {owner}')
         self.model.load_trained_state(parts['model'], 'the checkpoint')
         copy_into(self.model.training_state(), parts.get('tuners', {}))
         if step != self._begins[self.stage]:
@@ -279,16 +281,17 @@ def losses_of(
     counts: {task: see vet/core/loss.py}.
     UserError if a loss does not fit the objective, or if targets cannot be mixed.
     """
-    for part in model.tasks.values():
+    for classifier in model.tasks.values():
         for name in ('mixup', 'cutmix'):
-            if getattr(train, name) and not part.objective.mixes:
+            if getattr(train, name) and not classifier.objective.mixes:
                 raise UserError(
                     f'train.{name} is {getattr(train, name):g}, but the objective '
-                    f'{part.objective.given["type"]!r} has no mixture of two targets. Set train.{name} to 0.'
+                    f'{classifier.objective.given["type"]!r} has no mixture of two '
+                    f'targets. Set train.{name} to 0.'
                 )
     return {
-        task: Loss(train.loss, part.objective, train.label_smoothing, (counts or {}).get(task), device)
-        for task, part in model.tasks.items()
+        task: Loss(train.loss, classifier.objective, train.label_smoothing, (counts or {}).get(task), device)
+        for task, classifier in model.tasks.items()
     }
 
 
@@ -300,14 +303,16 @@ def losses_on(
     UserError if a loss does not take the mixtures of targets that the run has.
     """
 
-    def count(part: ImageData) -> tuple[list[int], int]:
-        return objective_of(part).counts(targets_of(part)), len(part)
+    def count(task_data: ImageData) -> tuple[list[int], int]:
+        return objective_of(task_data).counts(targets_of(task_data)), len(task_data)
 
-    parts = by_task(data)
-    losses = losses_of(model, train, device, {task: partial(count, part) for task, part in parts.items()})
-    for task, part in parts.items():
-        known = known_targets(part)
-        first = item_of(part, 0)[1] if known is None else known[0]
+    datasets = by_task(data)
+    losses = losses_of(
+        model, train, device, {task: partial(count, task_data) for task, task_data in datasets.items()}
+    )
+    for task, task_data in datasets.items():
+        known = known_targets(task_data)
+        first = item_of(task_data, 0)[1] if known is None else known[0]
         if train.mixup or train.cutmix or model.for_task(task).objective.is_mixture(first):
             losses[task].refuse_mixtures(device)
     return losses

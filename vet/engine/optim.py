@@ -58,15 +58,15 @@ def layer_factors(model: Classifier, decay: float) -> dict[nn.Parameter, float]:
     al. 2022), and timm.optim.param_groups_layer_decay, in which the last norm belongs to the last block.
     """
     factors: dict[nn.Parameter, float] = {}
-    for part in model.tasks.values():
-        sites = part.backbone.sites
+    for classifier in model.tasks.values():
+        sites = classifier.backbone.sites
         if not sites.blocks:
             raise UserError(
                 f'train.layer_decay is {decay:g}, but {sites.family} has no blocks by which the learning '
                 "rate could fall. Leave train.layer_decay out, or give the role 'block' in "
                 'model.backbone.roles.'
             )
-        for tuner in part.tuners:
+        for tuner in classifier.tuners:
             depths = tuner.depths()
             for name, parameter in tuner.trainable():
                 factors.setdefault(parameter, decay ** (len(sites.blocks) - depths[name]))

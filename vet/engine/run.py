@@ -131,8 +131,8 @@ class Run:
     def _prepare_tuners(self, order: Order) -> None:
         """Lets the tuners see training images. A model that was trained before keeps its tuners."""
         seed_everything(self.settings.seed, 'prepare')
-        for task, part in self.model.tasks.items() if not self.is_prepared else ():
-            for tuner in part.tuners:
+        for task, classifier in self.model.tasks.items() if not self.is_prepared else ():
+            for tuner in classifier.tuners:
                 tuner.prepare(
                     (batch.images, batch.labels)
                     for batch in self.feed.batches(order, 0, self.augment)
@@ -185,7 +185,7 @@ class Run:
     def _tell_coverage(self) -> None:
         """Prints which share of the network the tuners reach. Warns of small shares and missing classes."""
         lines, shortfalls = report(self.model.tuners)
-        lines += [part.objective.told for part in self.model.tasks.values() if part.objective.told]
+        lines += filter(None, (classifier.objective.told for classifier in self.model.tasks.values()))
         for line in lines:
             say(line)
         for text in [*shortfalls, *missing_classes(self.data['train'])]:
@@ -381,7 +381,7 @@ class Run:
     @property
     def _watched(self) -> str | None:
         """The name of the number that the log shows beside the loss. None: tasks watch different numbers."""
-        names = {part.objective.watched for part in self.model.tasks.values()}
+        names = {classifier.objective.watched for classifier in self.model.tasks.values()}
         return names.pop() if len(names) == 1 else None
 
     def _told_means(self, loss: float, watched: float) -> str:

@@ -72,9 +72,9 @@ class Trainer:
         self.accelerator = make_accelerator(device, settings.train.precision, some_unused=unused)
         self.model = model.to(self.accelerator.device)
         self._augment, self._view = {}, {}
-        for task, part in model.tasks.items():
-            needs = vars(part.backbone.preprocessing)
-            objective = part.objective
+        for task, classifier in model.tasks.items():
+            needs = vars(classifier.backbone.preprocessing)
+            objective = classifier.objective
             self._augment[task] = build_transform(settings.train.transform, **needs, on_masks=objective.dense)
             self._view[task] = build_transform(
                 objective.evaluation_transform(settings.evaluation.transform), **needs
@@ -217,9 +217,9 @@ class Trainer:
         together = 1 if is_alone else len(views)
         found = []
         for start in range(0, len(views), together):
-            part = torch.stack(views[start : start + together]).to(self.accelerator.device)
+            batch = torch.stack(views[start : start + together]).to(self.accelerator.device)
             with self.accelerator.autocast():
-                outputs = averaged(net, part, self.settings.evaluation.tta, model.objective)
+                outputs = averaged(net, batch, self.settings.evaluation.tta, model.objective)
             fitted = model.objective.fitted(outputs.float(), sizes[start])
             found += model.objective.answers(fitted, topk, usual=1)
         return found
@@ -232,8 +232,8 @@ class Trainer:
         tensors = read_tensors(path, 'Start the run again in another work folder.', sha256)
         self.model.load_trained_state(tensors, str(path))
         # thresholds, for example, are in the configuration
-        for task, part in self.model.tasks.items():
+        for task, classifier in self.model.tasks.items():
             entry = saved['model']['tasks'][task] if task else saved['model']
             if entry.get('objective'):
-                part.objective = build_objective(entry['objective'], part.classes)
+                classifier.objective = build_objective(entry['objective'], classifier.classes)
         self._prepare_datasets()

@@ -22,7 +22,7 @@ UNITS = Rule(
     lambda value: (
         isinstance(value, Mapping)
         and len(value) <= MOST
-        and all(isinstance(part, str) and len(part) <= 100 for item in value.items() for part in item)
+        and all(isinstance(text, str) and len(text) <= 100 for item in value.items() for text in item)
     ),
     'a dict of names, each with a short text',
 )

@@ -96,8 +96,8 @@ class Tricks:
         """Within this context, tricks 5 to 7 are on, for the forward and the backward pass."""
         with ExitStack() as tricks:
             if self._train.lean:
-                for part in self._model.tasks.values():
-                    tricks.enter_context(part.features_only())
+                for classifier in self._model.tasks.values():
+                    tricks.enter_context(classifier.features_only())
             if self._by_products:
                 tricks.enter_context(AttentionByProducts())
             if self._train.gradient_checkpointing:

@@ -49,8 +49,8 @@ def products_in_fp8(model: Classifier) -> Iterator[None]:
     """
     frozen = set(frozen_weights(model))
     layers = []
-    for part in model.tasks.values():
-        for module in part.backbone.network.modules():
+    for classifier in model.tasks.values():
+        for module in classifier.backbone.network.modules():
             if type(module) is nn.Linear and frozen.issuperset(module.parameters()):
                 if module.in_features % MULTIPLE == module.out_features % MULTIPLE == 0:
                     layers.append(module)

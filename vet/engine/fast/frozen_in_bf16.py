@@ -100,7 +100,9 @@ def frozen_weights(model: Classifier) -> list[nn.Parameter]:
     update.
     """
     left: set[torch.Tensor | None] = {*model.trainable().values()}
-    for edit in (edit for part in model.tasks.values() for edit in part.edits if isinstance(edit, Reweight)):
+    for edit in (
+        edit for classifier in model.tasks.values() for edit in classifier.edits if isinstance(edit, Reweight)
+    ):
         if declared(edit.delta).reads_weight or not all_split(edit.host):
             left |= {
                 parameter_or_none(edit.host, edit.weight_name),
@@ -108,8 +110,8 @@ def frozen_weights(model: Classifier) -> list[nn.Parameter]:
             }
     return [
         parameter
-        for part in model.tasks.values()
-        for module in part.backbone.network.modules()
+        for classifier in model.tasks.values()
+        for module in classifier.backbone.network.modules()
         if type(module) in CAST
         for parameter in module.parameters(recurse=False)
         if parameter not in left and not parameter.requires_grad and parameter.dtype == torch.float32

@@ -22,8 +22,8 @@ def frozen_norms_compute(
     """
     trained = {*model.trainable().values()}
     with ExitStack() as stack:
-        for part in model.tasks.values():
-            for module in part.backbone.network.modules():
+        for classifier in model.tasks.values():
+            for module in classifier.backbone.network.modules():
                 if type(module) not in kinds or 'forward' in module.__dict__:
                     continue
                 if not any(p.requires_grad or p in trained for p in module.parameters()):

@@ -27,14 +27,14 @@ def blocks_recomputed(model: Classifier) -> Iterator[None]:
     UserError for a network in which no blocks are known.
     """
     with ExitStack() as stack:
-        for part in model.tasks.values():
-            network, names = part.backbone.network, part.backbone.sites.blocks
+        for classifier in model.tasks.values():
+            network, names = classifier.backbone.network, classifier.backbone.sites.blocks
             if not names:
                 raise UserError(
                     f'train.gradient_checkpointing is True, but {type(network).__name__} has no blocks that '
                     'could be computed again; set it to False, or name the blocks in model.backbone.roles.'
                 )
-            tuned = [module for module in part.tuners.modules() if statistics(module)]
+            tuned = [module for module in classifier.tuners.modules() if statistics(module)]
             for block in map(network.get_submodule, names):
                 norms = [module for module in block.modules() if statistics(module)]
                 stack.enter_context(forward_replaced(block, partial(_again, block.forward, norms + tuned)))

@@ -90,7 +90,7 @@ class Feed:
             self._settings.seed,
             accelerator.process_index,
             accelerator.num_processes,
-            tuple(len(part) for part in getattr(data, 'tasks', {}).values()),
+            tuple(len(dataset) for dataset in getattr(data, 'tasks', {}).values()),
             samplers_of(train.sampler, data),
         )
 

@@ -151,8 +151,8 @@ def _keep(dataset: ImageData, views: Transforms, workers: int) -> tuple[object, 
         return cached_images(dataset, parts[None][0], workers, begins_as_tensor(left[None])), left
     return MultiTask(
         {
-            task: cached_images(part, parts[task][0], workers, begins_as_tensor(left[task]))
-            for task, part in dataset.tasks.items()
+            task: cached_images(task_data, parts[task][0], workers, begins_as_tensor(left[task]))
+            for task, task_data in dataset.tasks.items()
         }
     ), left
 

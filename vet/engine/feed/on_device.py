@@ -65,7 +65,7 @@ def _sent(
         dataset, firsts, seed, keys, workers, _flattened, device.type == 'cuda'
     ):
         parts = flat.to(device, non_blocking=True).split([math.prod(shape) for shape in shapes])
-        yield [part.view(shape).permute(2, 0, 1) for part, shape in zip(parts, shapes)], *others
+        yield [pixels.view(shape).permute(2, 0, 1) for pixels, shape in zip(parts, shapes)], *others
 
 
 def _flattened(items: list[tuple[torch.Tensor, Any, int, str | None]]) -> tuple:

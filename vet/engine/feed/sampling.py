@@ -19,16 +19,16 @@ def samplers_of(entry: Mapping[str, object] | None, dataset: object) -> tuple[An
     if entry is None:
         return ()
     found = []
-    for part in by_task(dataset).values():
-        objective = objective_of(part)
+    for task_data in by_task(dataset).values():
+        objective = objective_of(task_data)
         sampler = SAMPLERS.build(
             dict(entry),
-            images=len(part),
-            targets=partial(targets_of, part),
-            names=list(part.classes),
+            images=len(task_data),
+            targets=partial(targets_of, task_data),
+            names=list(task_data.classes),
             kind=objective.targets if objective else 'one class',
         )
-        drawn(sampler, 0, torch.Generator().manual_seed(0), len(part))
+        drawn(sampler, 0, torch.Generator().manual_seed(0), len(task_data))
         found.append(sampler)
     return tuple(found)
 

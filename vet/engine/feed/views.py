@@ -32,11 +32,12 @@ def refuse_two_normalisations(augment: Callable, view: Callable) -> None:
 
 def refuse_masks_on_device(model: Any) -> None:
     """UserError if a target is a mask: transforms on the device see images alone."""
-    for part in model.tasks.values():
-        if part.objective.dense:
+    for classifier in model.tasks.values():
+        if classifier.objective.dense:
             raise UserError(
                 f'train.transform_on is "device", where transforms change only images, but a target of the '
-                f'objective {part.objective.given["type"]!r} is a mask. Set train.transform_on to "tensor".'
+                f'objective {classifier.objective.given["type"]!r} is a mask. Set '
+                'train.transform_on to "tensor".'
             )
 
 
@@ -49,11 +50,11 @@ def refuse_unfit_views(
     They must make a tensor (3, H, W) of a dataset's first image, for each task, in a size that the network
     takes.
     """
-    for task, part in by_task(dataset).items():
+    for task, task_data in by_task(dataset).items():
         classifier = model.for_task(task)
-        given, target = item_of(part, 0)
-        with seeded('view'), errors_named(partial(item_name, part, 0), ADVICE):
-            image, seen = viewed(views[task], opened(given, gray_range_of(part)), target)
+        given, target = item_of(task_data, 0)
+        with seeded('view'), errors_named(partial(item_name, task_data, 0), ADVICE):
+            image, seen = viewed(views[task], opened(given, gray_range_of(task_data)), target)
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(
                 f'{key} makes a tensor of shape {tuple(image.shape)} of an image; a network takes (3, H, W).'

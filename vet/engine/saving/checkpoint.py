@@ -61,8 +61,8 @@ def save_checkpoint(
     parts: {'model': named tensors, 'optimizer': named tensors, …}.
     """
     tensors = {
-        f'{part}.{name}': tensor.detach().cpu().contiguous().clone()
-        for part, named in parts.items()
+        f'{owner}.{name}': tensor.detach().cpu().contiguous().clone()
+        for owner, named in parts.items()
         for name, tensor in named.items()
     }
 
@@ -106,8 +106,8 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Ten
         ) from error
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        part, _, rest = name.partition('.')
-        parts.setdefault(part, {})[rest] = tensor
+        owner, _, rest = name.partition('.')
+        parts.setdefault(owner, {})[rest] = tensor
     return progress, parts
 
 

@@ -39,11 +39,11 @@ DATA = dict(
 
 def identity_of(model: Classifier, data: Datasets) -> JsonObject:
     """The identity of a run that trains `model` on `data`: {'train': dataset, 'val': …, 'test': …}."""
-    tasks = {str(task or ''): part for task, part in model.tasks.items()}
+    tasks = {str(task or ''): classifier for task, classifier in model.tasks.items()}
     return dict(
-        classes={task: list(part.classes) for task, part in tasks.items()},
+        classes={task: list(classifier.classes) for task, classifier in tasks.items()},
         data={split: _of_dataset(dataset) for split, dataset in data.items() if dataset is not None},
-        weights={task: part.backbone.identity['sha256'] for task, part in tasks.items()},
+        weights={task: classifier.backbone.identity['sha256'] for task, classifier in tasks.items()},
         versions=dict(vet=vet.__version__) | {name: metadata.version(name) for name in VERSIONS},
         plugins=_plugins(),
     )
@@ -107,7 +107,7 @@ def _first(was: list[str], is_: list[str]) -> str:
 
 def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
     if was is None or is_ is None:
-        was_there, is_there = ('none' if part is None else 'one' for part in (was, is_))
+        was_there, is_there = ('none' if record is None else 'one' for record in (was, is_))
         yield f'the {split} split ({was_there} before, {is_there} now)'
     elif was['images'] != is_['images']:
         yield f'the {split} images ({was["images"]:,}, now {is_["images"]:,})'
@@ -117,11 +117,11 @@ def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
 
 def _of_dataset(dataset: ImageData) -> JsonObject:
     if hasattr(dataset, 'tasks'):
-        parts = {task: _of_dataset(part) for task, part in dataset.tasks.items()}
-        found: JsonObject = dict(images=sum(part['images'] for part in parts.values()))
+        records = {task: _of_dataset(task_data) for task, task_data in dataset.tasks.items()}
+        found: JsonObject = dict(images=sum(record['images'] for record in records.values()))
         for key in DATA:
             if key != 'images':
-                found[key] = {task: part[key] for task, part in parts.items()}
+                found[key] = {task: record[key] for task, record in records.items()}
         return found
     targets = known_targets(dataset) or []
     sources = sources_of(dataset)

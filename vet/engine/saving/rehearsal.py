@@ -21,8 +21,8 @@ def try_saving(
 
     UserError for class names that no file can hold, and for a model or config that cannot be saved.
     """
-    for task, part in model.tasks.items():
-        _refuse_names(part.classes, task)
+    for task, classifier in model.tasks.items():
+        _refuse_names(classifier.classes, task)
     trial = folder / f'.trial.{os.getpid()}.tmp'
     try:
         save_output(model, trial, dict(metrics={}, settings=settings.to_dict()))
