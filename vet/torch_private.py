@@ -12,7 +12,7 @@ PRIVATE lists the names. The tables of nn.Module at the end are the exception: t
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.backends import mkldnn
 
 PRIVATE = (
     'torch._C._are_functorch_transforms_active',
+    'torch._C.DisableTorchFunction',
     'torch.cpu._is_amx_tile_supported',
     'torch.cpu._is_avx512_bf16_supported',
     'torch._softmax_backward_data',
@@ -45,6 +46,15 @@ PRIVATE = (
 
 
 # The state of torch -----------------------------------------------------------------------------------------
+
+
+def unwatched() -> AbstractContextManager[object]:
+    """Within this context, a TorchFunctionMode sees no function and no attribute of a tensor.
+
+    A mode that notes shapes reads the shapes within this context, and does not watch itself.
+    Without `DisableTorchFunction`: the mode sees them. A reader of shapes gives the same answers, later.
+    """
+    return getattr(torch._C, 'DisableTorchFunction', nullcontext)()
 
 
 def is_recorded() -> bool:

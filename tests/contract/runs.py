@@ -1,6 +1,5 @@
 """One short training of a case on a family, kept for all tests that only look at it."""
 
-import copy
 import functools
 from collections import deque
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.contract.cases import CASES, Case
-from tests.nets import DEFAULT_FAMILIES, FAMILIES, images, tiny
+from tests.nets import DEFAULT_FAMILIES, FAMILIES, Mould, images, tiny
 from vet.core.backbone import Backbone
 from vet.core.model import ImageClassifier
 from vet.errors import UserError
@@ -189,7 +188,12 @@ def run(case: Case, family: str) -> Run | Refusal:
 
 def trained(case: Case, family: str) -> ImageClassifier:
     """A copy of the trained model, to do with as one likes."""
-    return copy.deepcopy(run(case, family).model)
+    return _mould(case, family).copy()
+
+
+@functools.cache
+def _mould(case: Case, family: str) -> Mould:
+    return Mould(run(case, family).model)
 
 
 def logits(model: nn.Module, x: torch.Tensor | None = None) -> torch.Tensor:

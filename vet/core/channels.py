@@ -7,12 +7,13 @@ permutation, no windows, no padding. No class needs to be known by name.
 """
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from functools import cached_property
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vet.torch_private import share_storage
+from vet.torch_private import share_storage, unwatched
 
 LAST = ('linear', 'layer_norm', 'rms_norm', 'lstm', 'gru')
 SECOND = (
@@ -61,11 +62,16 @@ class Channels(TorchFunctionMode):
 
         None: no axis, or several axes, hold channels.
         """
-        roots = {self._root(number) for number in self._channels}
         places = [
-            place - len(axes) for place, number in enumerate(axes) if place and self._root(number) in roots
+            place - len(axes)
+            for place, number in enumerate(axes)
+            if place and self._root(number) in self._channel_roots
         ]
         return places[0] if len(places) == 1 else None
+
+    @cached_property
+    def _channel_roots(self) -> set[int]:
+        return {self._root(number) for number in self._channels}
 
     def used_after(self, axes: tuple[int, ...], clock: int) -> bool:
         """Whether a function took the tensor later than at `clock`."""
@@ -75,11 +81,15 @@ class Channels(TorchFunctionMode):
         self, function: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
     ) -> object:
         out = function(*args, **(kwargs or {}))
-        name = getattr(function, '__name__', '')
-        given, gave = list(tensors_in((args, kwargs))), list(tensors_in(out))
-        # without a tensor in its answer, the function asked for a shape, a type or a device
-        if not gave and not isinstance(out, torch.Tensor):
-            return out
+        with unwatched():
+            given, gave = list(tensors_in((args, kwargs))), list(tensors_in(out))
+            # without a tensor in its answer, the function asked for a shape, a type or a device
+            if gave or isinstance(out, torch.Tensor):
+                self._note(getattr(function, '__name__', ''), given, gave)
+        return out
+
+    def _note(self, name: str, given: list[torch.Tensor], gave: list[torch.Tensor]) -> None:
+        """The function `name` made the tensors `gave` out of the tensors `given`."""
         for tensor in given:
             self._last_use[self.axes(tensor)[0]] = self.clock
         self.clock += 1
@@ -90,7 +100,6 @@ class Channels(TorchFunctionMode):
             if given and name in LAST + SECOND:
                 self._mark(given[0], name)
                 self._mark(made, name)
-        return out
 
     def _mark(self, tensor: torch.Tensor, name: str) -> None:
         place = 1 if name in SECOND else -1

@@ -5,6 +5,7 @@ site_map.py places sites by these facts. Backbones and tuned networks run `dry_r
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from vet.core.channels import Channels, tensors_in
 from vet.core.flow import Flow, Layers
 from vet.core.modes import in_eval, uncompiled
+from vet.torch_private import unwatched
 
 
 @dataclass(frozen=True)
@@ -49,31 +51,28 @@ def dry_run(network: nn.Module, *args: object, **kwargs: object) -> dict[str, Ca
     entered: dict[str, tuple[int, str]] = {}
     makers: MutableMapping[torch.Tensor, str] = WeakIdKeyDictionary()
 
-    def enter(name: str, given: torch.Tensor | None) -> None:
-        flow.enter(name)
-        entered[name] = channels.clock, '' if given is None else makers.get(given, '')
+    def enter(name: str, _: nn.Module, args: tuple, kwargs: dict) -> None:
+        with unwatched():
+            flow.enter(name)
+            given = next(tensors_in((args, kwargs)), None)
+            entered[name] = channels.clock, '' if given is None else makers.get(given, '')
 
-    def leave(name: str, args: tuple, kwargs: dict, out: object) -> None:
-        flow.leave()
-        if isinstance(out, torch.Tensor):
-            makers[out] = name
-        if name not in seen and all(
-            next(tensors_in(value), None) is not None for value in ((args, kwargs), out)
-        ):
-            seen[name] = _Seen(channels, args, kwargs, out, *entered[name])
-        elif name in seen and seen[name].fed_by != entered[name][1]:
-            seen[name].fed_by = ''
+    def leave(name: str, _: nn.Module, args: tuple, kwargs: dict, out: object) -> None:
+        with unwatched():
+            flow.leave()
+            if isinstance(out, torch.Tensor):
+                makers[out] = name
+            if name in seen:
+                if seen[name].fed_by != entered[name][1]:
+                    seen[name].fed_by = ''
+            elif all(next(tensors_in(value), None) is not None for value in ((args, kwargs), out)):
+                seen[name] = _Seen(channels, args, kwargs, out, *entered[name])
 
     handles = []
     for name, module in network.named_modules():
         handles += [
-            module.register_forward_pre_hook(
-                lambda _, args, kwargs, name=name: enter(name, next(tensors_in((args, kwargs)), None)),
-                with_kwargs=True,
-            ),
-            module.register_forward_hook(
-                lambda _, args, kwargs, out, name=name: leave(name, args, kwargs, out), with_kwargs=True
-            ),
+            module.register_forward_pre_hook(partial(enter, name), with_kwargs=True),
+            module.register_forward_hook(partial(leave, name), with_kwargs=True),
         ]
     try:
         with torch.no_grad(), in_eval(network), uncompiled(), flow, channels:

@@ -235,8 +235,9 @@ class SiteMap:
 
     def _module(self, name: str) -> nn.Module:
         packed = name.removesuffix('.in_proj')
-        module = self.network.get_submodule(packed)
-        return module if isinstance(module, nn.MultiheadAttention) else self.network.get_submodule(name)
+        if packed != name and isinstance(module := self.network.get_submodule(packed), nn.MultiheadAttention):
+            return module
+        return self.network.get_submodule(name)
 
     def _is_weight(self, name: str) -> bool:
         module = self._module(name)

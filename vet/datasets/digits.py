@@ -1,5 +1,6 @@
 """scikit-learn's handwritten digits, which need no download."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,12 +32,20 @@ class Digits(ImageDataset):
             raise UserError(
                 f'digits are some of 0 … 9, each once, such as (5, 6, 7, 8, 9); given: {digits!r}.'
             )
-        from sklearn.datasets import load_digits  # takes a second
-
-        images, numbers = load_digits(return_X_y=True)
-        images = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        images, numbers = _scans()
         held = np.zeros(len(numbers), dtype=bool)
         for digit in range(10):
             held[np.flatnonzero(numbers == digit)[2::3]] = True
         taken = np.flatnonzero((held == (half == 'test')) & np.isin(numbers, digits))
         super().__init__(map(str, digits), [(images[index], digits.index(numbers[index])) for index in taken])
+
+
+@functools.cache  # a run opens several splits
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """The images, uint8 (1797, 8, 8), and the digits (1797,). Nobody writes into them."""
+    from sklearn.datasets import load_digits  # takes a second
+
+    images, numbers = load_digits(return_X_y=True)
+    images = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images.flags.writeable = False
+    return images, numbers
