@@ -170,11 +170,12 @@ def tune(
     if not sets or (isinstance(sets, Mapping) and 'type' in sets):
         _require_tuners([sets])
     named: dict[str, list[Any]] = {
-        name: list(part) if isinstance(part, list | tuple) else [part] for name, part in sets.items()
+        name: list(members) if isinstance(members, list | tuple) else [members]
+        for name, members in sets.items()
     }
-    for name, part in named.items():
+    for name, members in named.items():
         _require_name(name)
-        _require_tuners(part)
+        _require_tuners(members)
     saved = modules_to_save_of(net, modules_to_save)
     classifier = classifier_of(net)
     if not classifier and not train and not saved:
@@ -189,8 +190,8 @@ def tune(
     tuned = _tuned(net, first[1], whole, _described(net, whole), example)
     try:
         tuned.rename(first[0])
-        for name, part in others:
-            tuned.add(name, *part)
+        for name, members in others:
+            tuned.add(name, *members)
     except BaseException:
         tuned.detach()
         raise
@@ -217,7 +218,7 @@ def load(folder: str | Path | Mapping[str, str | Path], net: nn.Module, example:
     stored = saved[first].example
     if example is None and stored:
         example = example_of(stored)
-    whole = list(dict.fromkeys(name for part in saved.values() for name in part.whole))
+    whole = list(dict.fromkeys(name for content in saved.values() for name in content.whole))
     described = saved[first].network if saved[first].whole == whole else _described(net, whole)
     tuned = _tuned(net, saved[first].tuners(), saved[first].whole, described, example)
     try:
@@ -227,7 +228,7 @@ def load(folder: str | Path | Mapping[str, str | Path], net: nn.Module, example:
             tuned.whole = saved[name].whole
             tuned.add(name, *saved[name].tuners())
             load_tensors(tuned, saved[name].path, saved[name].configuration)
-        tuned.opened = {name: part.configuration for name, part in saved.items()}
+        tuned.opened = {name: content.configuration for name, content in saved.items()}
         tuned.whole = whole
         tuned.use(first)
     except BaseException:

@@ -53,9 +53,10 @@ class Classifier:
         with bounded(repr(folder)):
             self._view = {
                 name: build_transform(
-                    part.objective.evaluation_transform(transforms[name]), **vars(part.backbone.preprocessing)
+                    classifier.objective.evaluation_transform(transforms[name]),
+                    **vars(classifier.backbone.preprocessing),
                 )
-                for name, part in self.model.tasks.items()
+                for name, classifier in self.model.tasks.items()
             }
             self._try()
         self._task: str | None = None

@@ -79,20 +79,20 @@ def _of_folder(path: Path) -> 'Config':
     model = dict(configuration['model'], **_without_identity(configuration['model'], IDENTITY))
     if model.get('tasks'):
         model['tasks'] = {
-            task: dict(part, **_without_identity(part, IDENTITY)) for task, part in model['tasks'].items()
+            task: dict(entry, **_without_identity(entry, IDENTITY)) for task, entry in model['tasks'].items()
         }
     return Config(dict(model=model, **sections))
 
 
-def _without_identity(part: Entry, identity: Sequence[str]) -> JsonObject:
+def _without_identity(entry: Entry, identity: Sequence[str]) -> JsonObject:
     """The entries of a folder that a new training makes anew, without what the old training found."""
     from vet.registry import OBJECTIVES
 
-    backbone = {key: value for key, value in part['backbone'].items() if key not in identity}
-    if not part.get('objective'):
+    backbone = {key: value for key, value in entry['backbone'].items() if key not in identity}
+    if not entry.get('objective'):
         return dict(backbone=backbone)
-    found = OBJECTIVES.find(part['objective']['type']).found
-    kept = {key: value for key, value in part['objective'].items() if key not in found}
+    found = OBJECTIVES.find(entry['objective']['type']).found
+    kept = {key: value for key, value in entry['objective'].items() if key not in found}
     return dict(backbone=backbone, objective=kept)
 
 
@@ -140,10 +140,10 @@ def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Entry | None]]:
     model, data, metrics = settings.model, settings.dataset, settings.evaluation.metrics
     yield from ((TUNERS, tuner) for tuner in model.tuners)
     whole = dict(backbone=model.backbone, head=model.head, objective=model.objective)
-    for part in (whole, *model.tasks.values()):
-        yield BACKBONES, part.get('backbone')
-        yield HEADS, part.get('head')
-        yield OBJECTIVES, part.get('objective')
+    for entry in (whole, *model.tasks.values()):
+        yield BACKBONES, entry.get('backbone')
+        yield HEADS, entry.get('head')
+        yield OBJECTIVES, entry.get('objective')
     yield from ((DATASETS, split) for split in (data.train, data.val, data.test))
     yield SAMPLERS, settings.train.sampler
     yield from ((HOOKS, hook) for hook in settings.custom_hooks)

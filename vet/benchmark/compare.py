@@ -150,13 +150,13 @@ def compare_cells(name: str, a: Cell, b: Cell) -> Comparison:
         if not cell.is_measured:
             return Comparison(name, a, b, verdict=f'not compared: {side} is {cell.state}')
     ours, theirs = a.done[0], b.done[0]
-    for part, differ in (
+    for subject, differ in (
         ('checkpoints', ours['backbone_sha256'] != theirs['backbone_sha256']),
         ('data', not same_data(ours['data'], theirs['data'])),
         ('metrics', metric(ours) != metric(theirs)),
     ):
         if differ:
-            return Comparison(name, a, b, verdict=f'not compared: different {part}')
+            return Comparison(name, a, b, verdict=f'not compared: different {subject}')
     if min(len(a.done), len(b.done)) < 2:
         return Comparison(name, a, b, b.mean - a.mean, verdict='one seed: cannot tell')
     return Comparison(name, a, b, b.mean - a.mean, *welch(a.percents, b.percents))

@@ -42,7 +42,7 @@ def fingerprint(dataset: Any) -> JsonObject:
         have 'contents'; see `same_data`.
     """
     if hasattr(dataset, 'tasks'):
-        return {task: fingerprint(part) for task, part in dataset.tasks.items()}
+        return {task: fingerprint(task_data) for task, task_data in dataset.tasks.items()}
     labels = known_targets(dataset) or []
     return dict(
         images=len(dataset),
@@ -63,9 +63,9 @@ def same_data(one: object, other: object) -> bool:
     return one.keys() == other.keys() and all(same_data(one[key], other[key]) for key in one)
 
 
-def images(part: Mapping[str, Any]) -> int:
+def images(facts: Mapping[str, Any]) -> int:
     """The length of a split from its fingerprint. For several tasks: the sum of their lengths."""
-    return part['images'] if 'images' in part else sum(map(images, part.values()))
+    return facts['images'] if 'images' in facts else sum(map(images, facts.values()))
 
 
 def _files(dataset: ImageData) -> list[tuple[str, int]]:

@@ -94,8 +94,8 @@ class Table:
         if not all(self.cells[tuner, dataset].is_measured for dataset in self.datasets):
             return None
         means = []
-        for part in parts:
-            means.append(statistics.fmean(self.cells[tuner, dataset].mean for dataset in part))
+        for group in parts:
+            means.append(statistics.fmean(self.cells[tuner, dataset].mean for dataset in group))
         return statistics.fmean(means)
 
     def references(self, tuner: str, column: str) -> list[Reference]:
@@ -319,7 +319,7 @@ def _describe(results: Sequence[Result]) -> str:
     names = ', '.join(dict.fromkeys(metric(result) for result in results))
     return (
         f'{names}; '
-        + ', '.join(f'{images(part):,} {split} images' for split, part in results[0]['data'].items())
+        + ', '.join(f'{images(facts):,} {split} images' for split, facts in results[0]['data'].items())
         + '.'
     )
 

@@ -75,19 +75,21 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
     metrics = _numbers(configuration.get('metrics'))
     parts = _parts(configuration)
     classes = configuration['classes'] if model.get('tasks') else {'': configuration['classes']}
-    bases = list(dict.fromkeys(filter(None, (base_of(part['backbone']) for part in _parts(given).values()))))
+    bases = list(
+        dict.fromkeys(filter(None, (base_of(entry['backbone']) for entry in _parts(given).values())))
+    )
     rows: JsonObject = {}
-    for task, part in parts.items():
+    for task, entry in parts.items():
         rows |= {
-            f'{task} backbone': _said(_origin(part['backbone'])),
-            f'{task} sha256': part['backbone'].get('sha256'),
-            f'{task} head': _said(part['head']),
-            f'{task} objective': _said(part.get('objective')),
+            f'{task} backbone': _said(_origin(entry['backbone'])),
+            f'{task} sha256': entry['backbone'].get('sha256'),
+            f'{task} head': _said(entry['head']),
+            f'{task} objective': _said(entry.get('objective')),
             f'{task} classes': _listed(classes[task]),
         }
     rows |= {
         'tuners': _said(model['tuners']) or 'none',
-        'saved numbers': ', '.join(f'{part} {n:,}' for part, n in counts.items()),
+        'saved numbers': ', '.join(f'{name} {n:,}' for name, n in counts.items()),
         TENSORS: f'{path.stat().st_size:,} bytes',
         'vet': configuration.get('vet_version'),
     }
@@ -99,7 +101,9 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
         about=' and '.join(dict.fromkeys(kind.about for kind in _kinds(configuration))),
         tuners=' and '.join(tuner['type'] for tuner in model['tuners']) or 'a head',
         backbones=' and '.join(
-            dict.fromkeys(part['backbone'].get('name', part['backbone']['type']) for part in parts.values())
+            dict.fromkeys(
+                entry['backbone'].get('name', entry['backbone']['type']) for entry in parts.values()
+            )
         ),
         recipe=_table(_recipe(configuration)),
         measured=_table({name: f'{value:.4f}' for name, value in metrics.items()})
@@ -214,7 +218,7 @@ def _parts(configuration: Entry) -> Mapping[str, Entry]:
 
 def _kinds(configuration: Entry) -> list[type[Objective]]:
     """The class of each task's objective."""
-    entries = (part.get('objective') or DEFAULT for part in _parts(configuration).values())
+    entries = (entry.get('objective') or DEFAULT for entry in _parts(configuration).values())
     return [OBJECTIVES.find(entry['type']) for entry in entries]
 
 

@@ -58,41 +58,42 @@ def combine(
         raise UnknownNameError('method of combining', method, METHODS)
     if Path(output).exists():
         raise UserError(f'{str(output)!r} exists already; give a new folder to write.')
-    parts = [Part(folder) for folder in folders]
-    if not parts:
+    ingredients = [Ingredient(folder) for folder in folders]
+    if not ingredients:
         raise UserError('there is nothing to combine; give one model folder or more.')
-    weights = [1.0] * len(parts) if weights is None else list(weights)
-    if len(weights) != len(parts) or not all(map(math.isfinite, [*weights, sum(weights)])):
+    weights = [1.0] * len(ingredients) if weights is None else list(weights)
+    if len(weights) != len(ingredients) or not all(map(math.isfinite, [*weights, sum(weights)])):
         raise UserError(
-            f'weights are {weights}; allowed: a number for each of the {len(parts)} folders. The numbers and '
-            'their sum are finite.'
+            f'weights are {weights}; allowed: a number for each of the {len(ingredients)} folders. The '
+            'numbers and their sum are finite.'
         )
-    if head is not None and head not in range(len(parts)):
+    if head is not None and head not in range(len(ingredients)):
         raise UserError(
-            f'head is {head}; allowed: 0 to {len(parts) - 1}, the number of the folder whose head is taken, '
-            'or None.'
+            f'head is {head}; allowed: 0 to {len(ingredients) - 1}, the number of the folder whose '
+            'head is taken, or None.'
         )
     _require_equal(
-        parts,
+        ingredients,
         'backbone weights',
-        lambda part: part.backbone.get('sha256'),
-        shown=lambda part: (
-            f'{part.backbone.get("name", part.backbone["type"])}, sha256 {part.backbone.get("sha256")}'
+        lambda ingredient: ingredient.backbone.get('sha256'),
+        shown=lambda ingredient: (
+            f'{ingredient.backbone.get("name", ingredient.backbone["type"])}, '
+            f'sha256 {ingredient.backbone.get("sha256")}'
         ),
     )
-    _require_equal(parts, 'backbone settings', lambda part: part.settings)
-    shared = load_backbone(parts[0].backbone, backbone)
-    for part in parts:
-        part.load(shared)
-    tuners, tensors = METHODS[method](parts, weights)
-    main = parts[head or 0]
-    tensors = tensors | _head(parts, weights, head)
+    _require_equal(ingredients, 'backbone settings', lambda ingredient: ingredient.settings)
+    shared = load_backbone(ingredients[0].backbone, backbone)
+    for ingredient in ingredients:
+        ingredient.load(shared)
+    tuners, tensors = METHODS[method](ingredients, weights)
+    main = ingredients[head or 0]
+    tensors = tensors | _head(ingredients, weights, head)
     model: Any = load_model(main.path, shared)
     for tuner in model.tuners:
         tuner.detach()
     entry = main.configuration['model']['head']
     classes = main.configuration['classes']
-    objective = build_objective(_common_objective(parts, main), classes)
+    objective = build_objective(_common_objective(ingredients, main), classes)
     model = build_classifier(model.backbone, tuners, entry, classes, objective)
     model.load_trained_state(tensors, 'what was combined')
     finish(model)
@@ -104,7 +105,7 @@ def combine(
     save_model(model, Path(output), dict(settings=settings, metrics={}))
 
 
-class Part:
+class Ingredient:
     """One folder. state: its trained tensors.
 
     linear: for each tuner, the names of the tensors in which its update is linear.
@@ -134,12 +135,16 @@ class Part:
             self.linear.append({f'tuners.{i}.{name}' for name in _linear(tuner)})
 
 
-def _common_objective(parts: list[Part], main: Part) -> JsonObject:
+def _common_objective(ingredients: list[Ingredient], main: Ingredient) -> JsonObject:
     """The objective of `main`, without chosen numbers in which the folders differ. A warning names these."""
-    if all(part.objective == main.objective for part in parts):
+    if all(ingredient.objective == main.objective for ingredient in ingredients):
         return main.objective
     kept = _unchosen(main.objective)
-    if dropped := sorted(set().union(*(part.objective.keys() - _unchosen(part.objective) for part in parts))):
+    if dropped := sorted(
+        set().union(
+            *(ingredient.objective.keys() - _unchosen(ingredient.objective) for ingredient in ingredients)
+        )
+    ):
         warnings.warn(
             f'the combined model has no {" and no ".join(dropped)}: each model has another, which validation '
             'images chose for that model alone.',
@@ -157,7 +162,7 @@ def _unchosen(objective: JsonObject) -> JsonObject:
 def _linear(tuner: Tuner) -> set[str]:
     """The names in `state` of the tensors in which the tuner's whole update is linear.
 
-    The set is empty if a part of the update is linear in no tensor.
+    The set is empty if a ingredient of the update is linear in no tensor.
     """
     said = {key: declared(delta).linear_in for key, delta in tuner.deltas.items() if delta.state_dict()}
     if not all(said.values()) or not all(isinstance(edit, Reweight) for edit in tuner._edits):
@@ -165,27 +170,30 @@ def _linear(tuner: Tuner) -> set[str]:
     return {f'deltas.{key.replace("/", ".")}.{name}' for key, names in said.items() for name in names}
 
 
-def _soup(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
+def _soup(ingredients: list[Ingredient], weights: list[float]) -> tuple[list[dict], Tensors]:
     if min(weights) < 0:
         raise UserError(
             f'weights are {weights}, but the weights of a mean are at least 0; for negative weights, use '
             'method "sum".'
         )
-    _require_equal(parts, 'tuners', lambda part: part.tuners)
-    _require_equal(parts, 'classes', lambda part: part.configuration['classes'])
-    return parts[0].tuners, _mean(parts, weights, 'tuners.')
+    _require_equal(ingredients, 'tuners', lambda ingredient: ingredient.tuners)
+    _require_equal(ingredients, 'classes', lambda ingredient: ingredient.configuration['classes'])
+    return ingredients[0].tuners, _mean(ingredients, weights, 'tuners.')
 
 
-def _sum(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
+def _sum(ingredients: list[Ingredient], weights: list[float]) -> tuple[list[dict], Tensors]:
     tuners: list[dict] = []
     tensors: Tensors = {}
-    for part, weight in zip(parts, weights):
-        for i, (entry, linear) in enumerate(zip(part.tuners, part.linear)):
-            trained = {name: tensor for name, tensor in part.state.items() if name.startswith(f'tuners.{i}.')}
+    for ingredient, weight in zip(ingredients, weights):
+        for i, (entry, linear) in enumerate(zip(ingredient.tuners, ingredient.linear)):
+            trained = {
+                name: tensor for name, tensor in ingredient.state.items() if name.startswith(f'tuners.{i}.')
+            }
             if trained and not linear:
                 raise UserError(
-                    f'the update of {entry["type"]} in {str(part.path)!r} is not linear in its tensors, so '
-                    f'it cannot be scaled and summed ({entry}); LoRA and its kin can, or use method "soup".'
+                    f'the update of {entry["type"]} in {str(ingredient.path)!r} is not linear in its '
+                    f'tensors, so it cannot be scaled and summed ({entry}); LoRA and its kin '
+                    'can, or use method "soup".'
                 )
             for name, tensor in trained.items():
                 place = f'tuners.{len(tuners)}.{name.split(".", 2)[2]}'
@@ -200,17 +208,17 @@ def _sum(parts: list[Part], weights: list[float]) -> tuple[list[dict], Tensors]:
 METHODS = dict(soup=_soup, sum=_sum)
 
 
-def _head(parts: list[Part], weights: list[float], head: int | None) -> Tensors:
+def _head(ingredients: list[Ingredient], weights: list[float], head: int | None) -> Tensors:
     if head is not None:
-        parts, weights = [parts[head]], [1.0]
+        ingredients, weights = [ingredients[head]], [1.0]
     advice = "Say which head the result has (head=0: the first folder's)."
-    _require_equal(parts, 'classes', lambda part: part.configuration['classes'], advice)
-    _require_equal(parts, 'heads', lambda part: part.configuration['model']['head'], advice)
-    _require_equal(parts, 'objectives', lambda part: _unchosen(part.objective), advice)
-    return _mean(parts, weights, 'head.')
+    _require_equal(ingredients, 'classes', lambda ingredient: ingredient.configuration['classes'], advice)
+    _require_equal(ingredients, 'heads', lambda ingredient: ingredient.configuration['model']['head'], advice)
+    _require_equal(ingredients, 'objectives', lambda ingredient: _unchosen(ingredient.objective), advice)
+    return _mean(ingredients, weights, 'head.')
 
 
-def _mean(parts: list[Part], weights: list[float], start: str) -> Tensors:
+def _mean(ingredients: list[Ingredient], weights: list[float], start: str) -> Tensors:
     """The weighted mean of the tensors whose names begin with `start`, computed in float64.
 
     Tensors of whole numbers have no mean, and must be equal.
@@ -222,15 +230,17 @@ def _mean(parts: list[Part], weights: list[float], start: str) -> Tensors:
             f'weights are {weights}, whose sum is 0, so there is no mean; change a weight or, for a sum, say '
             "which head the result has (head=0: the first folder's)."
         )
-    for name in sorted({name for part in parts for name in part.state if name.startswith(start)}):
-        tensors = [part.state.get(name, torch.empty(0)) for part in parts]
+    for name in sorted(
+        {name for ingredient in ingredients for name in ingredient.state if name.startswith(start)}
+    ):
+        tensors = [ingredient.state.get(name, torch.empty(0)) for ingredient in ingredients]
         first = tensors[0]
-        for part, tensor in zip(parts, tensors):
+        for ingredient, tensor in zip(ingredients, tensors):
             if tensor.shape != first.shape or not (tensor.is_floating_point() or torch.equal(tensor, first)):
                 raise UserError(
-                    f'{name!r} in {str(parts[0].path)!r} and {str(part.path)!r} have no mean: they must have '
-                    f'one shape (given {tuple(first.shape)} and {tuple(tensor.shape)}), and equal values '
-                    'where they are whole numbers. Combine runs of one config and one seed.'
+                    f'{name!r} in {str(ingredients[0].path)!r} and {str(ingredient.path)!r} have no mean: '
+                    f'they must have one shape (given {tuple(first.shape)} and {tuple(tensor.shape)}), '
+                    'and equal values where they are whole numbers. Combine runs of one config and one seed.'
                 )
         mean[name] = (
             first
@@ -244,16 +254,18 @@ def _mean(parts: list[Part], weights: list[float], start: str) -> Tensors:
 
 
 def _require_equal(
-    parts: list[Part],
+    ingredients: list[Ingredient],
     name: str,
-    of: Callable[[Part], object],
+    of: Callable[[Ingredient], object],
     advice: str = 'Combine folders that agree in them.',
-    shown: Callable[[Part], str] | None = None,
+    shown: Callable[[Ingredient], str] | None = None,
 ) -> None:
-    for part in parts[1:]:
-        if of(part) != of(parts[0]):
-            first, other = (shown(each) if shown else reprlib.repr(of(each)) for each in (parts[0], part))
+    for ingredient in ingredients[1:]:
+        if of(ingredient) != of(ingredients[0]):
+            first, other = (
+                shown(each) if shown else reprlib.repr(of(each)) for each in (ingredients[0], ingredient)
+            )
             raise UserError(
-                f'{str(parts[0].path)!r} and {str(part.path)!r} have different {name}: {first} and {other}. '
-                f'{advice}'
+                f'{str(ingredients[0].path)!r} and {str(ingredient.path)!r} have different {name}: '
+                f'{first} and {other}. {advice}'
             )

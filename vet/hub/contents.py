@@ -54,18 +54,18 @@ def require_harmless(configuration: Any, source: str) -> None:
             f'{source} has model.tasks {shown(tasks)}; allowed: a dict of at most {MOST["tasks"]} tasks, '
             'whose names are of letters, digits and "_".'
         )
-    for where, part in {
+    for where, entry in {
         'model': model,
-        **{f'model.tasks.{task}': part for task, part in tasks.items()},
+        **{f'model.tasks.{task}': entry for task, entry in tasks.items()},
     }.items():
-        if not isinstance(part, dict):
+        if not isinstance(entry, dict):
             raise DataError(
-                f'{source} has {shown(part)} as {where}; allowed: a dict with "backbone" and "head".'
+                f'{source} has {shown(entry)} as {where}; allowed: a dict with "backbone" and "head".'
             )
-        require_backbone(part.get('backbone'), f'{source}: {where}.backbone')
-        _require_plugin(part.get('head'), f'{source}: {where}.head')
-        if part.get('objective') is not None:
-            _require_objective(part['objective'], f'{source}: {where}.objective')
+        require_backbone(entry.get('backbone'), f'{source}: {where}.backbone')
+        _require_plugin(entry.get('head'), f'{source}: {where}.head')
+        if entry.get('objective') is not None:
+            _require_objective(entry['objective'], f'{source}: {where}.objective')
     if len(model['tuners']) > MOST['tuners']:
         raise DataError(f'{source} has {len(model["tuners"]):,} tuners; allowed: {MOST["tuners"]}.')
     for i, tuner in enumerate(model['tuners']):
@@ -173,10 +173,10 @@ def _require_classes(classes: object, tasks: Mapping[str, object], source: str) 
 
 def _require_preprocessing(given: object, tasks: Mapping[str, object], source: str) -> None:
     parts = given if tasks and isinstance(given, dict) else {'': given}
-    for task, part in parts.items():
-        if part is not None and not PREPROCESSING.allows(part):
+    for task, settings in parts.items():
+        if settings is not None and not PREPROCESSING.allows(settings):
             raise DataError(
-                f'{source} has {shown(part)} as preprocessing{task and "." + task}; allowed: '
+                f'{source} has {shown(settings)} as preprocessing{task and "." + task}; allowed: '
                 f'{PREPROCESSING.text}.'
             )
 

@@ -126,12 +126,12 @@ def export(
             if int8:
                 difference = _quantised(written, made, model, given, expected)
             # files stand before their folder, <file>.data before <file>
-            parts = sorted(Path(temporary).rglob('*'), reverse=True)
-            size = sum(part.stat().st_size for part in parts if part.is_file())
-            for part in parts:  # torch's and ONNX's writers do not wait until the data are on the disk
-                sync(part)
-            for part in sorted(Path(temporary).iterdir(), reverse=True):
-                os.replace(part, path.parent / part.name)
+            entries = sorted(Path(temporary).rglob('*'), reverse=True)
+            size = sum(entry.stat().st_size for entry in entries if entry.is_file())
+            for entry in entries:  # torch's and ONNX's writers do not wait until the data are on the disk
+                sync(entry)
+            for entry in sorted(Path(temporary).iterdir(), reverse=True):
+                os.replace(entry, path.parent / entry.name)
             sync(path.parent)
     return Exported(to, path, size, difference)
 

@@ -53,17 +53,20 @@ def save_model(model: Classifier, folder: Path, facts: JsonObject) -> None:
     settings = facts['settings']
     parts = {
         task: dict(
-            backbone=_located(part.backbone.identity),
+            backbone=_located(classifier.backbone.identity),
             head=saved_entry(
-                part.head, (settings['model']['tasks'].get(task) or {}).get('head', settings['model']['head'])
+                classifier.head,
+                (settings['model']['tasks'].get(task) or {}).get('head', settings['model']['head']),
             ),
             # older vets read folders of one class for each image
-            **({'objective': entry} if (entry := part.objective.entry()) != DEFAULT else {}),
+            **({'objective': entry} if (entry := classifier.objective.entry()) != DEFAULT else {}),
         )
-        for task, part in model.tasks.items()
+        for task, classifier in model.tasks.items()
     }
-    preprocessing = {task: vars(part.backbone.preprocessing) for task, part in model.tasks.items()}
-    described = {task: part.backbone.described for task, part in model.tasks.items()}.get(None)
+    preprocessing = {
+        task: vars(classifier.backbone.preprocessing) for task, classifier in model.tasks.items()
+    }
+    described = {task: classifier.backbone.described for task, classifier in model.tasks.items()}.get(None)
     several = dict(tasks=parts, shared=settings['model']['shared']) if None not in parts else {}
     configuration = dict(
         framework='pytorch',
@@ -189,9 +192,9 @@ def load_model(
         classes = {None: classes}
         preprocessing = {None: preprocessing}
     parts = {}
-    for task, part in model['tasks'].items():
+    for task, entry in model['tasks'].items():
         given = backbone.get(task) if isinstance(backbone, Mapping) else backbone
-        network = load_backbone(part['backbone'], given)
+        network = load_backbone(entry['backbone'], given)
         seen = network.preprocessing
         network.preprocessing = network.preprocessing.with_changes(preprocessing.get(task) or {})
         if network.preprocessing.size != seen.size:
@@ -202,8 +205,8 @@ def load_model(
                 f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone '
                 f'to share its weights {seen.size}; only models of one size can share it.'
             )
-        objective = build_objective(part.get('objective'), classes[task])
-        parts[task] = network, part['head'], classes[task], objective
+        objective = build_objective(entry.get('objective'), classes[task])
+        parts[task] = network, entry['head'], classes[task], objective
     with bounded(repr(str(folder)), note_if_newer(configuration)):
         made = build_classifiers(parts, model['tuners'], model.get('shared', '.*'))
     expected = made.trained_state()
@@ -237,8 +240,12 @@ def _require_size(backbone: Backbone, seen: tuple[int, int], folder: str) -> Non
 @torch.no_grad()
 def _try(model: Classifier) -> None:
     """Computes the scores of one image, so that a wrong number raises its error here."""
-    for part in model.tasks.values():
-        part(torch.zeros(1, 3, *part.backbone.preprocessing.size, device=next(part.parameters()).device))
+    for classifier in model.tasks.values():
+        classifier(
+            torch.zeros(
+                1, 3, *classifier.backbone.preprocessing.size, device=next(classifier.parameters()).device
+            )
+        )
 
 
 def tensors_sha256(configuration: JsonObject, folder: str | Path) -> str | None:

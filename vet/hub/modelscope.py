@@ -109,10 +109,10 @@ def load_modelscope(folder: str | Path) -> ImageClassifier:
         Path(folder) / CONFIGURATION, 'Give the folder of a ModelScope vision-efficient-tuning model.'
     )
     _refuse_paths(configuration, str(Path(folder) / CONFIGURATION))
-    for part in ('backbone_cfg', 'head_cfg'):
-        require_texts(given[part], f'{source!r}: {part}')
-        _refuse_paths(given[part], source)
-        require_plain_settings(given[part], f'{source!r}: {part}')
+    for section in ('backbone_cfg', 'head_cfg'):
+        require_texts(given[section], f'{source!r}: {section}')
+        _refuse_paths(given[section], source)
+        require_plain_settings(given[section], f'{source!r}: {section}')
     cfg = _known(given['backbone_cfg'], source)
     classes = _classes(given['CLASSES'], source)
     count = given['head_cfg'].get('num_classes', len(classes))
@@ -273,9 +273,9 @@ def _tensors(model: ImageClassifier) -> dict[str, torch.Tensor]:
 
 def _given_tensors(given: JsonObject, source: str) -> dict[str, torch.Tensor]:
     tensors = {
-        f'{part}.{name}': value
-        for part in ('backbone_weight', 'head_weight')
-        for name, value in given[part].items()
+        f'{section}.{name}': value
+        for section in ('backbone_weight', 'head_weight')
+        for name, value in given[section].items()
     }
     for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):

@@ -284,7 +284,7 @@ def _wrapped(network: nn.Module, tensors: Tensors) -> Backbone:
         (network, 'image_size'),
         (getattr(network, 'visual', None), 'image_size'),
     )
-    sizes = [size for part, name in stated if (size := getattr(part, name, None))]
+    sizes = [size for owner, name in stated if (size := getattr(owner, name, None))]
     size = (sizes or [settings['input_size'][1:]])[0]
     return Backbone(
         network,

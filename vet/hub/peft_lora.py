@@ -63,7 +63,7 @@ class AttentionUpdates:
     @property
     def scale(self) -> float:
         """PEFT's scale: that of in_proj_weight, if vet has this update."""
-        weight_name, _, _, times = next(part for part in PARTS if part[0] in self.updates)
+        weight_name, _, _, times = next(row for row in PARTS if row[0] in self.updates)
         return float(self.updates[weight_name].scale) / times
 
     def rank(self) -> int:

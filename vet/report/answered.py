@@ -56,9 +56,9 @@ def predictions_csv(answered: Iterable[Answered]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     parts = list(answered)
-    has_tasks = any(part.task is not None for part in parts)
+    has_tasks = any(answers.task is not None for answers in parts)
     writer.writerow(['task', *COLUMNS] if has_tasks else COLUMNS)
-    for part in parts:
-        for row in part.rows():
-            writer.writerow(map(cell, [str(part.task), *row] if has_tasks else row))
+    for answers in parts:
+        for row in answers.rows():
+            writer.writerow(map(cell, [str(answers.task), *row] if has_tasks else row))
     return text.getvalue().encode('utf-8', 'backslashreplace')

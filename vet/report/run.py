@@ -32,10 +32,10 @@ def run_report(
         *_results(summary, metrics),
         *_curves(records),
     ]
-    for part in answered:
-        about = [*KINDS.get(part.objective.targets, lambda answered: [])(part), *_worst(part)]
-        if part.task is not None:
-            about = [element('h2', f'Task {part.task}'), *about]
+    for answers in answered:
+        about = [*KINDS.get(answers.objective.targets, lambda answered: [])(answers), *_worst(answers)]
+        if answers.task is not None:
+            about = [element('h2', f'Task {answers.task}'), *about]
         parts += [f'<section>{"".join(about)}</section>']
     if not answered:
         parts.append(element('p', 'The run has no test images.'))

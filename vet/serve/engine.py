@@ -118,9 +118,9 @@ class LocalEngine:
             raise UnknownNameError('method', method, METHODS)
         with self._queued(1):
             opened, lane = await self._models.get(question.model)
-            part = opened.part(question.task)
-            names = part.objective.names
-            if label is not None and (label not in names or len(names) != part.objective.num_outputs):
+            classifier = opened.for_task(question.task)
+            names = classifier.objective.names
+            if label is not None and (label not in names or len(names) != classifier.objective.num_outputs):
                 raise UnknownNameError('label', label, names)
             outputs = None if label is None else [names.index(label)]
             [seen] = await self._seen(opened, question.task, [image])
@@ -183,9 +183,9 @@ def _require_fit(opened: Opened, question: Question) -> None:
 
 def _explained(opened: Opened, seen: Seen, method: str, outputs: list[int] | None) -> bytes:
     task, view, _ = seen
-    part = opened.part(task)
-    device = next(part.parameters()).device
-    heat = METHODS[method](part, view[None].to(device), outputs)
+    classifier = opened.for_task(task)
+    device = next(classifier.parameters()).device
+    heat = METHODS[method](classifier, view[None].to(device), outputs)
     data = io.BytesIO()
     drawn_over(view, heat[0], opened.classifier.view(task)).save(data, 'PNG')
     return data.getvalue()

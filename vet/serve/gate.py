@@ -154,13 +154,13 @@ class Gate:
                     message = await receive()
                     if message['type'] == 'http.disconnect':
                         raise _LeftError
-                    part = message.get('body', b'')
-                    if len(body) + len(part) > self._limits.body:
+                    chunk = message.get('body', b'')
+                    if len(body) + len(chunk) > self._limits.body:
                         raise self._too_large()
-                    if self._bodies + len(part) > self._limits.bodies:
+                    if self._bodies + len(chunk) > self._limits.bodies:
                         raise busy('the bodies of other requests fill the memory of the server.', 1)
-                    body += part
-                    self._bodies += len(part)
+                    body += chunk
+                    self._bodies += len(chunk)
                     if not message.get('more_body', False):
                         return
         except TimeoutError:

@@ -139,7 +139,7 @@ class Lane:
         assert self._mixed is not None
         name = f'{id(opened)}'
         if name not in self._put:
-            self._mixed.add(name, opened.part(None))
+            self._mixed.add(name, opened.for_task(None))
         self._put[name] = opened  # keeps the model alive, so that no other model gets the same id
         self._put.move_to_end(name)
         return name

@@ -62,7 +62,7 @@ class OpenedFile(Opened):
     def tasks(self) -> list[str]:
         return []
 
-    def part(self, task: str | None) -> ImageClassifier:
+    def for_task(self, task: str | None) -> ImageClassifier:
         raise UserError('an ONNX file has no layers to look into. Serve the model folder.')
 
     def objective(self, task: str | None) -> Objective:

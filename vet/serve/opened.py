@@ -41,12 +41,12 @@ class Opened:
         """The names of the tasks. Empty for a model of one task."""
         return [task for task in self.classifier.model.tasks if task is not None]
 
-    def part(self, task: str | None) -> ImageClassifier:
+    def for_task(self, task: str | None) -> ImageClassifier:
         """The classifier of a task. UserError for an unknown task."""
         return self.classifier.model.for_task(task)
 
     def objective(self, task: str | None) -> Objective:
-        return self.part(task).objective
+        return self.for_task(task).objective
 
     def mixes(self, task: str | None) -> bool:
         """Whether the images of this model may be in one forward with images of other models.
@@ -73,8 +73,8 @@ class Opened:
 
     def describe(self) -> dict[str, Any]:
         """Facts about the model for clients."""
-        parts = {task: _described(part) for task, part in self.classifier.model.tasks.items()}
-        several = dict(tasks=parts) if self.tasks else parts[None]
+        described = {task: _described(classifier) for task, classifier in self.classifier.model.tasks.items()}
+        several = dict(tasks=described) if self.tasks else described[None]
         return dict(name=self.name, version=self.version, metrics=self.metrics, **several)
 
 
@@ -108,13 +108,13 @@ def backbone_of(folder: Path) -> Need | None:
     return Need(key, identity, tuple(size) if isinstance(size, list) else None)
 
 
-def _described(part: ImageClassifier) -> dict[str, Any]:
+def _described(classifier: ImageClassifier) -> dict[str, Any]:
     return dict(
-        objective=part.objective.given['type'],
-        labels=part.objective.names,
-        size=list(part.backbone.preprocessing.size),
-        backbone=str(part.backbone.identity.get('name', part.backbone.identity['type'])),
-        tuners=[type(tuner).__name__ for tuner in part.tuners],
+        objective=classifier.objective.given['type'],
+        labels=classifier.objective.names,
+        size=list(classifier.backbone.preprocessing.size),
+        backbone=str(classifier.backbone.identity.get('name', classifier.backbone.identity['type'])),
+        tuners=[type(tuner).__name__ for tuner in classifier.tuners],
     )
 
 

@@ -170,7 +170,7 @@ def _said(error: ValidationError) -> str:
     """The faults that pydantic found, without the values that the client sent."""
     faults = []
     for each in error.errors(include_url=False, include_input=False, include_context=False)[:5]:
-        place = '.'.join(str(part)[:64] for part in each['loc'])
+        place = '.'.join(str(key)[:64] for key in each['loc'])
         faults.append(f'{place}: {each["msg"]}' if place else each['msg'])
     return f'the request is wrong: {"; ".join(faults)}. See /docs.'
 
