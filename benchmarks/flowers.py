@@ -98,14 +98,14 @@ def main() -> None:
     measured = record.Rows(record.output(args), ('part', 'name', 'seed'), DATA)
     jobs = [('calibration', name, 0) for name in CALIBRATED] + [('features', 'linear probe', 0)]
     jobs += [('vectors', loss, seed) for seed, loss in product(range(args.seeds), LOSSES)]
-    for part, name, seed in jobs:
-        row = dict(part=part, name=name, seed=seed)
+    for study, name, seed in jobs:
+        row = dict(part=study, name=name, seed=seed)
         if row in measured:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            if part == 'calibration':
+            if study == 'calibration':
                 trainer, found = calibration(root, Path(folder), name)
-            elif part == 'features':
+            elif study == 'features':
                 trainer, found = features(root, Path(folder) / 'run')
             else:
                 trainer, found = vectors(root, Path(folder) / 'run', name, seed)

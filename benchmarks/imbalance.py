@@ -43,8 +43,8 @@ TUNERS: dict[str, dict[str, Any]] = {
 
 def flowers(root: Path, splits: list[str]) -> list[tuple[Path, int]]:
     """The files and labels of official splits of Flowers 102."""
-    parts = [Flowers102(root, split) for split in splits]
-    return [pair for part in parts for pair in zip(part._image_files, part._labels)]
+    datasets = [Flowers102(root, split) for split in splits]
+    return [pair for dataset in datasets for pair in zip(dataset._image_files, dataset._labels)]
 
 
 def long_tail(targets: list[int], seed: int) -> list[int]:

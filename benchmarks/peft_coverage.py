@@ -118,7 +118,7 @@ def main() -> None:
     environment['packages'] |= {name: metadata.version(name) for name in ('peft', 'open_clip_torch')}
     runs = []
     for case in CASES:
-        if any(part in case.name for part in args.only):
+        if any(name in case.name for name in args.only):
             runs.append(
                 dict(name=case.name, targets=case.targets, at=case.at, peft=by_peft(case), vet=by_vet(case))
             )

@@ -47,14 +47,14 @@ def main() -> None:
     files = sorted((args.data_root / 'flowers-102' / 'jpg').glob('*.jpg'))[: args.images]
     with tempfile.TemporaryDirectory() as folder:
         classify = pipeline(model=model_folder(Path(folder), args.data_root), device='cpu')
-    part = classify.model.for_task(None)
-    view = build_transform(None, **vars(part.backbone.preprocessing))
+    classifier = classify.model.for_task(None)
+    view = build_transform(None, **vars(classifier.backbone.preprocessing))
     views = torch.stack([view(open_image(file)) for file in files])
 
     def network() -> None:
         with torch.inference_mode():
             for batch in views.split(BATCH):
-                part.objective.answers(part(batch), 5, 5)
+                classifier.objective.answers(classifier(batch), 5, 5)
 
     jobs: dict[str, Callable[[], object]] = {'network': network}
     for workers in WORKERS:

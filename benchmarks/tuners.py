@@ -82,8 +82,8 @@ def measure(name: str, args: argparse.Namespace) -> dict:
             work_dir=folder,
             seed=args.seed,
             device='cpu',
-            train_dataset=part(args.data_root, 'train', args.train_per_class),
-            eval_dataset=part(args.data_root, 'test', args.test_per_class),
+            train_dataset=subset(args.data_root, 'train', args.train_per_class),
+            eval_dataset=subset(args.data_root, 'test', args.test_per_class),
         )
         if args.time:
             return cost_of_a_step(trainer)
@@ -99,7 +99,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     )
 
 
-def part(data_root: str, split: str, per_class: int) -> ImageDataset:
+def subset(data_root: str, split: str, per_class: int) -> ImageDataset:
     """The first images of each class, in the order of their names."""
     whole = ImageFolder(data_root, split, path='cifar100-subset')
     classes = itertools.groupby(

@@ -98,7 +98,7 @@ def fits(value: Any, hint: Any) -> bool:
         return any(type(value) is type(option) and value == option for option in inner)
     if _is_a(origin or hint, Mapping):
         return isinstance(value, Mapping) and all(
-            _all_fit(part, inner[i : i + 1]) for i, part in enumerate((value, value.values()))
+            _all_fit(values, inner[i : i + 1]) for i, values in enumerate((value, value.values()))
         )
     if _is_a(origin or hint, Sequence) and hint is not str:
         is_list = isinstance(value, (list, tuple))
@@ -189,7 +189,7 @@ def must_be(value: Any, hint: object) -> str:
     if _is_of_many(value, hint):
         entry = _of_entries(hint)
         values = value.values() if isinstance(value, Mapping) else value
-        if wrong := [part for part in values if not fits(part, entry)]:
+        if wrong := [item for item in values if not fits(item, entry)]:
             kind = NAMES.get(type(value), 'a list')
             return f'{kind} whose values are {describe(entry)}, but {wrong[0]!r} is not'
     return fits(value, without_ranges(hint)) and _range(hint) or describe(hint)

@@ -100,13 +100,13 @@ def _set(config: Config, key: object, value: object) -> None:
             'section in the option', key, EFFECTIVE, 'The option would change nothing.', nearest_settings(key)
         )
     owner: object = config
-    for part, _ in zip([first, *below], below):  # mmengine sets no key below None
-        if isinstance(owner, dict | Config) and owner.get(part) is None:
-            owner[part] = {}
+    for name, _ in zip([first, *below], below):  # mmengine sets no key below None
+        if isinstance(owner, dict | Config) and owner.get(name) is None:
+            owner[name] = {}
         if isinstance(owner, dict | Config):
-            owner = owner[part]
-        elif isinstance(owner, list) and part.isdecimal() and int(part) < len(owner):
-            owner = owner[int(part)]
+            owner = owner[name]
+        elif isinstance(owner, list) and name.isdecimal() and int(name) < len(owner):
+            owner = owner[int(name)]
     there = owner.get(key.rpartition('.')[2]) if isinstance(owner, dict | Config) else None
     if isinstance(value, Mapping) and (not value and there or isinstance(there, list)):
         raise UserError(
@@ -138,8 +138,8 @@ def _take_along(config: Config, before: dict[str, object]) -> None:
     if not isinstance(old, dict) or not isinstance(new, dict):
         return
     schedules: list[dict[str, object]] = [
-        dict(part['lr_scheduler']) if isinstance(part.get('lr_scheduler'), dict) else {}
-        for part in (old, new)
+        dict(section['lr_scheduler']) if isinstance(section.get('lr_scheduler'), dict) else {}
+        for section in (old, new)
     ]
     was, now = old.get('max_epochs'), new.get('max_epochs')
     staged = old.get('stages') != new.get('stages') and bool(new.get('stages'))

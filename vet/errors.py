@@ -33,12 +33,12 @@ def _is_vast(value: object) -> bool:
     waiting = [value]
     seen = 0
     while waiting and seen <= 10_000:
-        part = waiting.pop()
+        inner = waiting.pop()
         seen += 1
-        if isinstance(part, dict):
-            waiting += [*part, *part.values()]
-        elif isinstance(part, list | tuple | set | frozenset):
-            waiting += part
+        if isinstance(inner, dict):
+            waiting += [*inner, *inner.values()]
+        elif isinstance(inner, list | tuple | set | frozenset):
+            waiting += inner
     return bool(waiting)
 
 
@@ -52,7 +52,10 @@ class UserError(ValueError):
 
     def __init__(self, text: object = ''):
         super().__init__(
-            ''.join(part if part.isprintable() or part == '\n' else repr(part)[1:-1] for part in str(text))
+            ''.join(
+                character if character.isprintable() or character == '\n' else repr(character)[1:-1]
+                for character in str(text)
+            )
         )
 
 

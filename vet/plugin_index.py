@@ -56,8 +56,8 @@ def _files(home: str) -> Iterator[tuple[str, Path]]:
         return
     yield home, Path(spec.origin)
     for folder in spec.submodule_search_locations or ():
-        for part in pkgutil.iter_modules([folder]):
-            yield f'{home}.{part.name}', Path(folder, f'{part.name}.py')
+        for module in pkgutil.iter_modules([folder]):
+            yield f'{home}.{module.name}', Path(folder, f'{module.name}.py')
 
 
 def _read_file(module: str, tree: ast.Module, found: Index) -> None:
@@ -95,7 +95,11 @@ def _names(decorator: ast.Call, own: str) -> list[str]:
 
 
 def _arguments(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, ...] | None:
-    makers = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == '__init__']
+    makers = [
+        statement
+        for statement in node.body
+        if isinstance(statement, ast.FunctionDef) and statement.name == '__init__'
+    ]
     maker = node if isinstance(node, ast.FunctionDef) else next(iter(makers), None)
     if maker is None or maker.args.kwarg and not isinstance(maker.args.kwarg.annotation, ast.Subscript):
         return None  # `**names: Unpack[Names]` gives all names; the tuners have them of core/peft_names.py
@@ -105,11 +109,13 @@ def _arguments(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, ...] | None:
 
 def _constants(node: ast.ClassDef | ast.FunctionDef) -> dict[str, object]:
     found: dict[str, object] = {}
-    for part in node.body if isinstance(node, ast.ClassDef) else ():
-        target = part.targets[0] if isinstance(part, ast.Assign) else getattr(part, 'target', None)
-        if isinstance(target, ast.Name) and getattr(part, 'value', None) is not None:
+    for statement in node.body if isinstance(node, ast.ClassDef) else ():
+        target = (
+            statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, 'target', None)
+        )
+        if isinstance(target, ast.Name) and getattr(statement, 'value', None) is not None:
             try:
-                found[target.id] = ast.literal_eval(part.value)  # type: ignore[attr-defined]
+                found[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
             except ValueError:
                 continue  # a computed value
     return found

@@ -66,8 +66,8 @@ def bases(path: Path) -> list[Path]:
     for node in ast.parse(path.read_text(encoding='utf-8', errors='replace')).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(target, ast.Name) and target.id == '_base_':
-            parts = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
-            found += (path.parent / str(part) for part in parts)
+            names = (constant.value for constant in ast.walk(node) if isinstance(constant, ast.Constant))
+            found += (path.parent / str(name) for name in names)
     return found
 
 

@@ -278,9 +278,9 @@ def _mapped(change: Callable[[torch.Tensor], object], value: object) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, dict):
-        return type(value)((key, _mapped(change, part)) for key, part in value.items())
+        return type(value)((key, _mapped(change, inner)) for key, inner in value.items())
     if isinstance(value, list | tuple):
-        parts = [_mapped(change, part) for part in value]
+        parts = [_mapped(change, inner) for inner in value]
         return type(value)(*parts) if hasattr(value, '_fields') else type(value)(parts)
     return value
 

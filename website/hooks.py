@@ -18,8 +18,8 @@ BUDGET = '<!-- budget -->'  # where docs/choose.md has its tables
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """The navigation lists each method below the page of all methods."""
-    for part in config.nav or []:
-        for entry in next(iter(part.values())):
+    for section in config.nav or []:
+        for entry in next(iter(section.values())):
             if isinstance(entry, dict) and 'Methods' in entry:
                 entry['Methods'] = ['methods/index.md', *(f'methods/{name}.md' for name in methods.own())]
     return config

@@ -141,11 +141,11 @@ def rows() -> dict[str, list[dict[str, str]]]:
 def sections() -> dict[str, list[str]]:
     """{heading of docs/tuners.md: its tuners}"""
     found: dict[str, list[str]] = {}
-    for part in (ROOT / 'docs/tuners.md').read_text(encoding='utf-8').split('\n## ')[1:]:
-        names = dict.fromkeys(re.findall(r'^\| (\w+)(?:,| \|)', part, re.MULTILINE))
+    for section in (ROOT / 'docs/tuners.md').read_text(encoding='utf-8').split('\n## ')[1:]:
+        names = dict.fromkeys(re.findall(r'^\| (\w+)(?:,| \|)', section, re.MULTILINE))
         listed = [name for name in names if name in own()]
         if listed:
-            found.setdefault(part.splitlines()[0], listed)
+            found.setdefault(section.splitlines()[0], listed)
     found.pop('Measured', None)
     return found
 

@@ -191,13 +191,13 @@ def main() -> None:
     began = time.perf_counter()
     environment = describe(device)
     found: dict[str, Any] = dict(environment=environment)
-    for part in args.parts:
-        entries = PARTS[part](args, device)
+    for name in args.parts:
+        entries = PARTS[name](args, device)
         while time.perf_counter() - began < 60 * args.minutes and (entry := next(entries, None)):
-            found.setdefault(part, {})[entry[0]] = entry[1]
+            found.setdefault(name, {})[entry[0]] = entry[1]
             hosts.keep(path, 'gpu', found)
             print(
-                f'{part}, {entry[0]}: {time.perf_counter() - began:.0f} s',
+                f'{name}, {entry[0]}: {time.perf_counter() - began:.0f} s',
                 entry[1].get('failed', ''),
                 flush=True,
             )

@@ -8,7 +8,7 @@ import pytest
 
 from vet.config import load_config
 from vet.config.plain import plain
-from vet.config.reference import markdown, parts
+from vet.config.reference import markdown, sections
 from vet.config.schema import json_schema
 from vet.config.sections import Settings, fields_of
 
@@ -17,7 +17,7 @@ CONFIGS = [*ROOT.glob('configs/*.py'), *ROOT.glob('configs/_base_/*/*.py')]
 
 
 def rows():
-    return {row.path: row for part in parts() for row in part.rows}
+    return {row.path: row for part in sections() for row in part.rows}
 
 
 def test_every_setting_has_a_meaning_and_its_range():

@@ -131,12 +131,12 @@ def _gpus(given: str | None) -> list[int] | None:
     """The numbers of --gpus. None: all GPUs."""
     if given is None:
         return None
-    parts = [part.strip() for part in given.split(',') if part.strip()]
+    parts = [text.strip() for text in given.split(',') if text.strip()]
     if not parts:
         raise UserError(
             f'--gpus {given!r} names no GPU; give numbers, such as 0,1, or for the CPU --device cpu.'
         )
-    if wrong := [part for part in parts if not part.isdecimal()]:
+    if wrong := [text for text in parts if not text.isdecimal()]:
         raise UserError(f'--gpus {given!r} has {wrong[0]!r}; give the numbers of GPUs, such as 0,1.')
     return list(map(int, parts))
 

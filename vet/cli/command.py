@@ -211,8 +211,8 @@ def _words(text: str) -> list[object]:
             continue  # commas and brackets inside quotes do not count
         depth += (char in OPEN) - (char in OPEN.values())
         if depth == 1 and char == ',' or depth == 0:
-            if part := text[start:place].strip():
-                parts.append(literal(part))
+            if item := text[start:place].strip():
+                parts.append(literal(item))
             start = place + 1
         if depth == 0 and place < len(text) - 1 or depth > 40:
             raise ValueError('the brackets do not fit')

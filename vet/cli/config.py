@@ -12,7 +12,7 @@ from vet.arguments import as_written
 from vet.changes import modified
 from vet.cli.command import Parser, add_import, add_options, import_plugins, run
 from vet.config import load_config
-from vet.config.reference import REQUIRED, markdown, parts, values_set
+from vet.config.reference import REQUIRED, markdown, sections, values_set
 from vet.config.schema import json_schema
 from vet.errors import UserError
 from vet.shipped import copy_shipped
@@ -63,9 +63,9 @@ def _show(args: argparse.Namespace) -> None:
 def _show_settings(values: Mapping[str, object]) -> None:
     """Each setting with the value that is set, else its default."""
     terminal = Terminal(markup=False, emoji=False, highlight=False)
-    for part in parts():
-        terminal.print(' '.join(f'{part.path}  {part.meaning}'.split()))
-        for row in part.rows:
+    for section in sections():
+        terminal.print(' '.join(f'{section.path}  {section.meaning}'.split()))
+        for row in section.rows:
             value = f'= {row.default}'
             if row.default == REQUIRED:
                 value = f'({REQUIRED})'

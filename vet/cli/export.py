@@ -94,7 +94,7 @@ def _agreement(args: argparse.Namespace, path: Path, images: list[str]) -> 'Agre
             '--data-root DIR.'
         ) from error
     graph = GraphClassifier(path, model.for_task(args.task).objective)
-    part = getattr(dataset, 'tasks', {args.task: dataset})[args.task]
+    task_data = getattr(dataset, 'tasks', {args.task: dataset})[args.task]
     return on_dataset(
-        model.for_task(args.task), graph, part, views[args.task], accelerator, settings.evaluation
+        model.for_task(args.task), graph, task_data, views[args.task], accelerator, settings.evaluation
     )

@@ -39,7 +39,7 @@ class SaveMasks:
         for mask, label in zip(answer['masks'], answer['labels']):
             numbers_HW[mask > 0] = self.classes.index(label)
         indexed = Image.fromarray(numbers_HW, 'P')
-        indexed.putpalette([part for number in range(256) for part in color(number)])
+        indexed.putpalette([value for number in range(256) for value in color(number)])
         drawn = Image.blend(opened, indexed.convert('RGB'), SHARE)
         name = free_name(PurePath(image.partition('?')[0]).stem, self._taken)
         with writing(self.folder):

@@ -81,15 +81,15 @@ def prepared(args: argparse.Namespace) -> tuple[Any, Any, Any, Any, Settings]:
     class_names(dataset)
     views = {
         task: build_transform(
-            part.objective.evaluation_transform(settings.evaluation.transform),
-            **vars(part.backbone.preprocessing),
+            classifier.objective.evaluation_transform(settings.evaluation.transform),
+            **vars(classifier.backbone.preprocessing),
         )
-        for task, part in model.tasks.items()
+        for task, classifier in model.tasks.items()
     }
-    for task, part in model.tasks.items():
-        trained = build_transform(settings.train.transform, **vars(part.backbone.preprocessing))
+    for task, classifier in model.tasks.items():
+        trained = build_transform(settings.train.transform, **vars(classifier.backbone.preprocessing))
         refuse_two_normalisations(trained, views[task])
-    for part in model.tasks.values():
-        refuse_unfit_tta(settings.evaluation.tta, part.objective)
+    for classifier in model.tasks.values():
+        refuse_unfit_tta(settings.evaluation.tta, classifier.objective)
     refuse_unfit_views(model, dataset, 'evaluation.transform', views, accelerator)
     return model, dataset, views, accelerator, settings

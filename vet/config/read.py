@@ -103,16 +103,16 @@ def _walk(place: Sequence[str | int], given: Any) -> tuple[str, object, object]:
     path = ''
     hint = Settings
     value = given
-    for part in place:
-        if isinstance(part, str) and part in fields_of(hint):
-            path = f'{path}.{part}' if path else part
-            hint = fields_of(hint)[part]
-        elif isinstance(part, int) and entry_section(hint):
-            path = f'{path}[{part}]'
+    for step in place:
+        if isinstance(step, str) and step in fields_of(hint):
+            path = f'{path}.{step}' if path else step
+            hint = fields_of(hint)[step]
+        elif isinstance(step, int) and entry_section(hint):
+            path = f'{path}[{step}]'
             hint = entry_section(hint)
         else:
             break  # pydantic goes on within the value: the option of a union, the entry of a list
-        value = value[part]
+        value = value[step]
     return path, hint, value
 
 

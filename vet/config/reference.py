@@ -48,7 +48,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Section:
     """A section: its path, its meaning, and its settings that are not sections themselves."""
 
     path: str
@@ -56,10 +56,10 @@ class Part:
     rows: list[Row]
 
 
-def parts() -> list[Part]:
+def sections() -> list[Section]:
     """Every section. An outer section comes before its inner sections."""
     return [
-        Part(path, section.__doc__ or '', list(_rows(section, path)))
+        Section(path, section.__doc__ or '', list(_rows(section, path)))
         for path, section in _sections(Settings, '')
     ]
 
@@ -120,7 +120,7 @@ def values_set(config: Config) -> dict[str, object]:
         del config.model['backbone']
     given = config.to_dict()
     expand_short_forms(given['model'])
-    paths = [row.path for part in parts() for row in part.rows]
+    paths = [row.path for section in sections() for row in section.rows]
     found = {path: _value_at(given, path) for path in paths}
     return {path: value for path, value in found.items() if value is not MISSING}
 
@@ -135,18 +135,18 @@ def _value_at(given: object, path: str) -> object:
 
 def markdown() -> str:
     """docs/config.md"""
-    return HEAD + ''.join(map(_table, parts()))
+    return HEAD + ''.join(map(_table, sections()))
 
 
-def _table(part: Part) -> str:
-    title = f'`{part.path}`' if part.path else 'The whole'
-    lines = [f'\n## {title}\n', f'{" ".join(part.meaning.split())}\n']
-    if part.rows:
+def _table(section: Section) -> str:
+    title = f'`{section.path}`' if section.path else 'The whole'
+    lines = [f'\n## {title}\n', f'{" ".join(section.meaning.split())}\n']
+    if section.rows:
         lines += ['| setting | default | allowed | meaning |', '|---|---|---|---|']
         lines += [
             f'| `{row.path}` | {_code(row.default)} | {_cell(", or ".join(row.allowed))} '
             f'| {_cell(row.meaning)} |'
-            for row in part.rows
+            for row in section.rows
         ]
     return '\n'.join(lines) + '\n'
 

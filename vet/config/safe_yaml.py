@@ -47,7 +47,9 @@ def _count(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
     """
     if node not in known:
         known[node] = MOST + 1  # counts if the node contains an alias of itself
-        parts = node.value if isinstance(node, yaml.CollectionNode) else []
-        inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
-        known[node] = 1 + sum(_count(part, known) for part in inner)
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = (
+            [child for pair in children for child in pair] if isinstance(node, yaml.MappingNode) else children
+        )
+        known[node] = 1 + sum(_count(child, known) for child in inner)
     return known[node]

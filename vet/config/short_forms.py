@@ -29,8 +29,8 @@ def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:
         another value, because both were given at once. 'refuse both': UserError if both are there, for a
         file, because a `_base_` may have given the short form or the entry.
     """
-    for task, part in (model['tasks'] if isinstance(model.get('tasks'), dict) else {}).items():
-        own = part.get('backbone') if isinstance(part, dict) else None
+    for task, section in (model['tasks'] if isinstance(model.get('tasks'), dict) else {}).items():
+        own = section.get('backbone') if isinstance(section, dict) else None
         for key in own if isinstance(own, dict) else ():
             if key in short_forms():
                 raise UserError(
