@@ -116,6 +116,7 @@ def test_gradients_stay_near_float32(case):
         pytest.skip('refuses')
     model = trained(case, 'vit').train()
     before = parameters(model)
+    torch.manual_seed(0)  # some tuners drop ranks at random; in_autocast has the same seed
     _, exact = gradients(model, images(6), LABELS)
     _, plain = in_autocast(model)
     try:
