@@ -113,6 +113,7 @@ def test_inference_needs_nothing_of_unix(python, trainer, tmp_path):
     assert len(eval(done.stdout)) == 5
 
 
+@pytest.mark.slow
 def test_a_submodule_never_stands_in_the_place_of_a_function(python):
     done = python(
         '-c',

@@ -160,7 +160,7 @@ SMALL = {'model.backbone.pretrained': False, 'model.backbone.preprocessing.size'
 RUNS = [
     # config, changes, parameters of the tuners, outputs
     ('minlora_jellyfish_mushroom', SMALL, 16 * (1280 + 1001), 1001),
-    ('minlora_conv_jellyfish_mushroom', SMALL, 414_016, 1001),
+    pytest.param('minlora_conv_jellyfish_mushroom', SMALL, 414_016, 1001, marks=pytest.mark.slow),
     (
         'resnet50_minlora_jellyfish_mushroom',
         {'model.backbone.pretrained': False, 'model.backbone.preprocessing': dict(size=32)},
@@ -168,17 +168,19 @@ RUNS = [
         1000,
     ),
     ('deit_tiny_pixels_goldfish', {'model.backbone.pretrained': False}, 1_515_280, 1000),
-    (
+    pytest.param(
         'deit_tiny_peft_names_jellyfish_mushroom',
         {'model.backbone.pretrained': False},
         12 * 16 * (192 + 576),
         2,
+        marks=pytest.mark.slow,
     ),
-    (
+    pytest.param(
         'finetune_jellyfish_mushroom',
         SMALL | {'train.max_epochs': 2, 'train.stages': [dict(epochs=1, train=r'head\..*'), dict(epochs=1)]},
         2_206_816,
         2,
+        marks=pytest.mark.slow,
     ),
     pytest.param(
         'vgg19_pixels_goldfish', {'model.backbone.pretrained': False}, 1_515_280, 1000, marks=pytest.mark.slow

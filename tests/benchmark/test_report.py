@@ -185,6 +185,7 @@ def test_of_a_real_campaign(unbroken, tmp_path):
 
 
 @pytest.mark.skipif(BROWSER is None, reason='no Chromium is installed')
+@pytest.mark.slow
 def test_in_a_browser(tmp_path):
     """No message on the console, all plots drawn at a size, and nothing wider than the window: of a
     page with 22 datasets.

@@ -114,6 +114,7 @@ def _read(handle):
         return b''
 
 
+@pytest.mark.slow
 def test_options_of_train(command, tmp_path):
     code, out, err = command(
         'train',
@@ -165,6 +166,7 @@ def test_options_of_train(command, tmp_path):
     assert Path('work/output/tuner.safetensors').read_bytes() == before  # bit for bit
 
 
+@pytest.mark.slow
 def test_default_work_dir_and_resume(command):
     # nothing to resume: a fresh start
     assert command('train', QUICKSTART, '--device', 'cpu', '--resume', 'auto', *QUICK)[0] == 0

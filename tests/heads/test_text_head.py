@@ -198,6 +198,7 @@ def test_the_curve_of_wise_ft_has_both_ends(files, tmp_path):
     assert all(after[name].equal(value) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_a_folder_of_one_alpha_gives_the_outputs_between(files, tmp_path):
     trainer = run_of(tmp_path / 'run', files)
     trainer.train()
@@ -284,6 +285,7 @@ def test_before_the_fit_tip_adapter_is_zero_shot(files):
 
 
 @pytest.mark.parametrize('epochs', [0, 1])
+@pytest.mark.slow
 def test_tip_adapter_is_a_whole_training(tmp_path, files, epochs):
     head = dict(type='TipAdapter', file=str(files['npy']), shots=4, alpha=1e4)  # the texts are random here
     tuners = [dict(type='LinearProbe')]

@@ -450,6 +450,7 @@ def test_it_is_compared_on_photographs_one_and_three_at_a_time(saved, tmp_path, 
 
 
 @pytest.mark.parametrize('to', ['timm', 'peft', 'torch-export', pytest.param('onnx', marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_disk_has_every_file_before_it_gets_its_name(saved, tmp_path, monkeypatch, to):
     folder, events, path = saved(TIMM_VIT, LORA), [], tmp_path / f'made{SUFFIXES[to]}'
     fsync, replace = os.fsync, os.replace

@@ -146,6 +146,7 @@ def test_the_card(trainer):
 
 
 @pytest.mark.parametrize('to', ['torch-export', pytest.param('onnx', marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_an_export_gives_the_models_logits(trainer, tmp_path, to):
     done = export(trainer.folder.output, tmp_path / f'model.{"pt2" if to == "torch-export" else "onnx"}', to)
     assert done.difference < 1e-3

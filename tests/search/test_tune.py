@@ -290,6 +290,7 @@ def test_a_search_with_a_plugin_goes_on_in_a_new_process(config):
     TUNERS.module_dict.pop('OfHers')
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_the_candidates_that_it_began_with(config, monkeypatch):
     source, run = config
     first = tune(source, run, CPU)

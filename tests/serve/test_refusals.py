@@ -161,6 +161,7 @@ def test_a_slow_body_and_a_slow_head_are_cut_off(folders):
         assert received(b'') == b''
 
 
+@pytest.mark.slow
 def test_a_full_queue_and_a_long_wait_are_refused(folders, photos, monkeypatch):
     from vet.serve.opened import Opened
 

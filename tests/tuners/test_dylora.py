@@ -163,6 +163,7 @@ def test_another_rank_compiles_nothing_anew():
 
 
 @pytest.mark.parametrize('schedule', ['random', pytest.param('shrink', marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_resumed_run_ends_as_the_unbroken_one_and_its_folder_serves_every_rank(tmp_path, schedule):
     """Two epochs of four steps, and the second again from the checkpoint between them."""
     options = {'model.tuners': [dict(type='DyLoRA', rank=4, schedule=schedule)], 'train.max_epochs': 2}

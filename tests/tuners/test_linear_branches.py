@@ -129,7 +129,7 @@ def test_snell_starts_near_the_identity():
     [
         (dict(type='MLAE', rank=8), 295_008),
         (dict(type='Hydra', width=2), 239_712),
-        (dict(type='SNELL', rank=8), 1_327_104),
+        pytest.param(dict(type='SNELL', rank=8), 1_327_104, marks=pytest.mark.slow),
     ],
     ids=lambda value: value['type'] if isinstance(value, dict) else '',
 )

@@ -49,6 +49,7 @@ def measured(**environment: str) -> dict:
 
 
 @glibc
+@pytest.mark.slow
 def test_pages_are_no_longer_asked_for_within_and_are_given_back_after():
     found = measured()
     assert min(found['outside']) > 30_000  # 160 MB of pages of 4 KiB

@@ -195,7 +195,8 @@ def test_processes_at_once_decode_once(process, tmp_path, jpegs, cache):
     assert pixels(cached_images(dataset, SHORT)) == after(dataset, SHORT)
 
 
-@pytest.mark.parametrize('moment', [pytest.param(1, marks=pytest.mark.slow), 5])
+@pytest.mark.slow
+@pytest.mark.parametrize('moment', [1, 5])
 def test_what_a_killed_process_has_begun_is_never_read(process, tmp_path, jpegs, cache, moment):
     child = process(fill_and_tell, jpegs, cache, tmp_path / 'told', moment)
     child.join()
@@ -326,6 +327,7 @@ def read_and_tell(cache, told):
     told.write_text(str(grown[-1] - grown[0]))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images_read(process, cache, tmp_path):
     child = process(read_and_tell, cache, tmp_path / 'told')
     child.join()
