@@ -1,9 +1,13 @@
 """A layer and its low-rank updates as one: the same as the sum, and where it is computed."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import vet
 from tests.nets import tiny
 from vet.core import reweight
 from vet.core.deltas import LowRank
@@ -172,3 +176,25 @@ def test_a_low_rank_part_of_a_convolution_is_padded_as_the_convolution_is(how):
     with torch.no_grad():
         module.weight.copy_(A.view_as(module.weight))
     assert torch.equal(found, module(x))
+
+
+def test_a_linear_under_lora_passes_few_functions_of_vet():
+    """Small networks spend a good part of a step in Python. Lower the limit with the number."""
+    qkv, tuners = layer([dict(type='LoRA', rank=2)])
+    x = torch.randn(40, 32, dtype=torch.float64, requires_grad=True)
+    tuners.train()
+    assert taken(qkv(x))
+    home = str(Path(vet.__file__).parent)
+    entered: list[str] = []
+
+    def note(frame, event, arg):
+        if event == 'call' and frame.f_code.co_filename.startswith(home):
+            entered.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        qkv(x)
+    finally:
+        sys.setprofile(before)
+    assert '_reweighted' in entered and len(entered) <= 20, entered

@@ -101,7 +101,7 @@ class LowRank(LowRankUpdate):
 
     def make(self, in_features: int, num_rows: int) -> None:
         """Makes the parameters."""
-        self.A = nn.Parameter(torch.empty(len(self.rows) * self.rank, in_features))
+        self.A = nn.Parameter(torch.empty(len(self._rows) * self.rank, in_features))
         self.B = nn.Parameter(torch.zeros(num_rows, self.rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
@@ -120,15 +120,16 @@ class LowRank(LowRankUpdate):
 
     def placed(self, B: torch.Tensor) -> torch.Tensor:
         """(rows, rank) -> (out, pairs x rank)"""
-        if len(B) == self.out_features and len(self.rows) == 1:
+        pairs = len(self._rows)
+        if B.shape[0] == self.out_features and pairs == 1:
             return B
-        full = B.new_zeros(self.out_features, len(self.rows) * self.rank)
+        full = B.new_zeros(self.out_features, pairs * self.rank)
         for pair, (rows, B_i) in enumerate(zip(self.rows, B.split(self.sizes))):
             full[rows, pair * self.rank : (pair + 1) * self.rank] = B_i
         return full
 
     def extra_repr(self) -> str:
-        return f'{self.out_features} rows, rank={self.rank}, scale={self.scale:g}, pairs={len(self.rows)}'
+        return f'{self.out_features} rows, rank={self.rank}, scale={self.scale:g}, pairs={len(self._rows)}'
 
 
 class Bottleneck(Delta):

@@ -53,7 +53,7 @@ def one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> 
         how = module.stride, module.padding, module.dilation
         return MergedConv2d.apply(x, module.weight, module.bias, *_stacked(deltas), how, route == CONVOLVED)
     assert isinstance(module, nn.Linear)
-    dtype = _dtype(x)
+    dtype = x.dtype if merges else _dtype(x)  # outside autocast alone, the product merges
     bias = module.bias
     A, B = _stacked(deltas)
     y = (MergedLinear if merges else SplitLinear).apply(
@@ -63,7 +63,8 @@ def one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> 
         A.to(dtype),
         B.to(dtype),
     )
-    return y.view(*x.shape[:-1], len(B))  # a view outside: whoever writes into one made inside is refused
+    # a view outside: whoever writes into one made inside is refused
+    return y.view(*x.shape[:-1], B.shape[0])
 
 
 def _is_one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> bool:
