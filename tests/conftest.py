@@ -19,20 +19,12 @@ os.environ['RAY_ENABLE_AUTO_CONNECT'] = (
 )
 
 import pytest
-import torch
-
-from vet import build_trainer
-from vet.engine.fast import routes
-from vet.log import show_log
 
 CACHE = 'vet-cache-of-tests-'
 if CACHE not in os.environ.get('VET_CACHE_DIR', ''):  # child processes and workers of xdist inherit it
     os.environ['VET_CACHE_DIR'] = tempfile.mkdtemp(prefix=CACHE)
 
-routes.clock = lambda: 0.0  # no test depends on a time: the rule's route wins each comparison
-routes.ROUNDS = 1
 os.fsync = lambda handle: None  # no test cuts the power
-show_log()  # tests read the lines of progress
 
 for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     # as in the background of a shell; child processes would inherit that
@@ -49,15 +41,34 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ['VET_CACHE_DIR'], ignore_errors=True)
 
 
-def pytest_collection_finish(session):
-    """Python's collector of cycles need not look again and again at modules and at tests."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """Python's collector of cycles need not look again and again at modules and at tests: neither while
+    they are imported, nor later.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _one_thread():
+def _one_thread_no_clock_and_a_log():
+    """The process of xdist that only hands out the tests imports this file too, but never comes here. So
+    that process imports neither torch nor vet, which takes seconds.
+    """
+    import torch
+
+    from vet.engine.fast import routes
+    from vet.log import show_log
+
     torch.set_num_threads(1)  # the nets are too small to share out
+    routes.clock = lambda: 0.0  # no test depends on a time: the rule's route wins each comparison
+    routes.ROUNDS = 1
+    show_log()  # tests read the lines of progress
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +116,8 @@ def trainer(tmp_path_factory):
     """A trainer that has trained the quickstart for one epoch. Look at it and its folder, change only
     copies.
     """
+    from vet import build_trainer
+
     trainer = build_trainer(
         model=ROOT / 'configs/quickstart.py',
         work_dir=tmp_path_factory.mktemp('quickstart') / 'work',

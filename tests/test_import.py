@@ -20,6 +20,12 @@ def test_pipeline_imports_no_training_and_no_statistics(python):
     assert python('-c', f'from vet import pipeline; {check}').stdout == '[]\n'
 
 
+def test_the_process_that_hands_out_the_tests_imports_no_library(python):
+    """xdist's first process imports tests/conftest.py before its workers start, and runs no test."""
+    check = CHECK.replace('("torch", ', '("vet", "torch", ')
+    assert python('-c', f'import tests.conftest; {check}').stdout == '[]\n'
+
+
 COMMANDS = """
 import contextlib, io, json, sys
 import vet.cli.vet
