@@ -51,6 +51,22 @@ def test_every_call_on_the_page_exists():
     assert len(calls) > 6 and calls - names == set()
 
 
+@pytest.mark.slow
+def test_each_walk_crosses_the_files_that_the_page_names(python):
+    done = python(ROOT / 'benchmarks/walks.py')
+    counted = re.findall(r'^(.*): (\d+) files\n  (.*)$', done.stdout, flags=re.M)
+    walks = {
+        title.lower(): text
+        for title, text in re.findall(r'\*\*(.*?)\.\*\*(.*?)(?=\n\*\*|\n## )', PAGE, flags=re.S)
+    }
+    assert len(counted) == 3, done.stderr
+    for title, number, files in counted:
+        named = set(re.findall(r'`((?:\w+/)*\w+\.py)\b', walks[title]))
+        assert len(named) >= 3 and named - {'door.py'} <= set(files.split()), title
+        assert int(number) == len(files.split())
+    assert re.search(r'^a Linear under LoRA: \d+ functions in \d+ files$', done.stdout, flags=re.M)
+
+
 def test_every_room_of_the_import_table_exists():
     from tests.test_layering import ARROWS
 
