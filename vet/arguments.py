@@ -7,7 +7,7 @@ from keyword import iskeyword
 from typing import Any
 
 from vet.allowed import options
-from vet.registry import Registry
+from vet.registry import Registry, package_of
 
 EQUATIONS = re.compile(  # LaTeX in torch's docstrings
     r'^([ \t]*)\.\. math::\n(?:\1[ \t]+.*\n|[ \t]*\n)*', re.MULTILINE
@@ -70,7 +70,7 @@ def text_of(plugin: object) -> str:
     if not inspect.isclass(plugin):
         return inspect.getdoc(plugin) or of_module
     makers = [base for base in plugin.__mro__ if '__init__' in vars(base)]
-    ours = [base for base in makers if base.__module__.partition('.')[0] == 'vet']
+    ours = [base for base in makers if package_of(base) == 'vet']
     texts = [
         inspect.cleandoc(vars(kind).get('__doc__') or '')
         for kind in dict.fromkeys((plugin, *makers[:1], *ours))

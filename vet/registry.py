@@ -98,6 +98,11 @@ def _takes_any(accepted: Mapping[str, inspect.Parameter]) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
 
 
+def package_of(plugin: object) -> str:
+    """The package of a class or function. '': it has no module, as the classes of a text that `exec` ran."""
+    return (getattr(plugin, '__module__', None) or '').partition('.')[0]
+
+
 def hints_of(called: object) -> Mapping[str, Any]:
     """{argument: hint, with its range} of a function. {} for names that only a type checker knows."""
     try:
@@ -121,7 +126,7 @@ class Registry(_Registry):
     def hints(self, plugin: object) -> Mapping[str, Any]:
         """{argument of the plugin: hint}, from the signature and `arguments`."""
         hints = hints_of(plugin.__init__ if inspect.isclass(plugin) else plugin)
-        return hints if plugin.__module__.partition('.')[0] == 'vet' else {**hints, **self.arguments}
+        return hints if package_of(plugin) == 'vet' else {**hints, **self.arguments}
 
     @property
     def index(self) -> Index:

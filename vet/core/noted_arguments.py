@@ -10,7 +10,7 @@ from copy import deepcopy
 from typing import Any
 
 from vet.core.peft_names import PEFT_NAMES, in_own_names
-from vet.registry import hints_of, require_arguments
+from vet.registry import hints_of, package_of, require_arguments
 
 NOTED = '_given'  # in the tuner's __dict__
 
@@ -22,7 +22,7 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
     UserError for a value that does not fit the argument's hint.
     """
     tuner = init.__qualname__.split('.')[-2] if '.' in init.__qualname__ else ''
-    theirs = PEFT_NAMES.get(tuner, {}) if init.__module__.startswith('vet.') else {}
+    theirs = PEFT_NAMES.get(tuner, {}) if package_of(init) == 'vet' else {}
     signature = _with_names(inspect.signature(init), theirs) if theirs else inspect.signature(init)
     _, *accepted = signature.parameters
 

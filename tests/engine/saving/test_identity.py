@@ -173,6 +173,17 @@ def test_a_run_says_that_the_code_of_a_plugin_has_changed(tmp_path, monkeypatch,
     TUNERS.module_dict.pop('OwnOfIdentity')
 
 
+def test_a_plugin_without_a_module_is_no_file(tmp_path):
+    """`exec` of a text makes such a class."""
+    text = '@TUNERS.register_module()\nclass OfNoModule(LoRA): pass'
+    exec(text, dict(TUNERS=TUNERS, LoRA=TUNERS.get('LoRA'), __name__=None))
+    assert TUNERS.get('OfNoModule').__module__ is None
+    run = small(tmp_path / 'run', **{'train.max_epochs': 1})
+    run.train()
+    assert json.loads((tmp_path / 'run/identity.json').read_text())['plugins'] == {}
+    TUNERS.module_dict.pop('OfNoModule')
+
+
 class Own:
     """A dataset that does not say what its items are read from."""
 

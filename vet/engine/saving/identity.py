@@ -24,7 +24,7 @@ from vet.core.multitask import Classifier
 from vet.datasets.base import Datasets, ImageData, errors_named, item_name, item_of, known_targets, sources_of
 from vet.engine.feed.door import opened
 from vet.files import JsonObject
-from vet.registry import REGISTRIES
+from vet.registry import REGISTRIES, package_of
 
 CONTENT_BYTES = 256 * 2**20  # of each split, this many bytes are read, spread over all its files
 ITEMS = 8  # about this many items are read of a dataset that does not say its sources
@@ -83,13 +83,13 @@ def changed_plugins(before: JsonObject, now: JsonObject) -> list[str]:
 
 def _plugins() -> JsonObject:
     """{module: sha256 of its file} of the registered plugins that belong neither to vet nor to VERSIONS."""
+    plugins = [plugin for registry in REGISTRIES.values() for plugin in registry.module_dict.values()]
+    modules = {plugin.__module__ for plugin in plugins if package_of(plugin) not in ('', 'vet', *VERSIONS)}
     found = {}
-    for registry in REGISTRIES.values():
-        for plugin in registry.module_dict.values():
-            name = getattr(plugin, '__module__', '')
-            file = getattr(sys.modules.get(name), '__file__', None)
-            if name.partition('.')[0] not in ('vet', *VERSIONS) and file and os.path.isfile(file):
-                found[name] = _contents([file])
+    for name in sorted(modules):
+        file = getattr(sys.modules.get(name), '__file__', None)
+        if file and os.path.isfile(file):
+            found[name] = _contents([file])
     return found
 
 
