@@ -36,7 +36,7 @@ ENGINE |= {
     'progress',
     'seeding',
 }
-HUB = BASE | {'core', 'transforms', 'versions', 'files', 'offline'}  # beside engine, not on top of it
+HUB = BASE | {'core', 'transforms', 'versions', 'files', 'log', 'offline'}  # beside engine, not on top of it
 BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes', 'source'}
 API = BUILDERS | {'builders', 'pipelines', 'escapes', 'terminal'}
 ARROWS = {
@@ -77,7 +77,7 @@ ARROWS = {
     'samplers': {'errors', 'registry'},
     'hooks': {'errors', 'allowed', 'registry', 'config'},
     'optimizers': {'errors', 'allowed', 'registry'},
-    'datasets': {'errors', 'allowed', 'registry', 'targets', 'log'},
+    'datasets': {'errors', 'allowed', 'registry', 'targets', 'log', 'offline', 'torch_private'},
     'transforms': {'errors', 'allowed', 'registry'},
     'metrics': {'errors', 'registry'},
     'report': BASE | {'core', 'datasets', 'escapes', 'metrics'},

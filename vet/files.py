@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vet.errors import DataError, TrainingError
+from vet.errors import DataError, TrainingError, UserError
 
 JsonObject = dict[str, Any]  # json.loads gives such a dict; its readers check the values
 TEMPORARY = '.*.[0-9]*.tmp'  # the names of files that a killed process leaves behind
@@ -133,6 +133,28 @@ def _refused(path: Path, error: OSError) -> str:
             '--work-dir).'
         )
     return f'cannot write {str(path)!r}: {error.strerror or error}. Look at the disk, {goes_on}'
+
+
+def refuse_input(option: str, path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """UserError if a command would write over a file that it reads. option: by which `path` is given."""
+    if not os.path.exists(path):
+        return
+    for read in inputs:
+        if os.path.exists(read) and os.path.samefile(path, read):
+            raise UserError(
+                f'{option} is {str(path)!r}, a file that this command reads. Give the path of another file.'
+            )
+
+
+def refuse_folder_of_inputs(option: str, folder: str | Path, inputs: Iterable[str | Path]) -> None:
+    """UserError if a command would write into a folder of files that it reads: names may be the same."""
+    place = os.path.realpath(folder)
+    for read in inputs:
+        if os.path.dirname(os.path.realpath(read)) == place and os.path.exists(read):
+            raise UserError(
+                f'{option} is {str(folder)!r}, the folder of {str(read)!r}, which could be written over. '
+                'Give another folder.'
+            )
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:

@@ -1,5 +1,5 @@
-"""Every private name of torch and accelerate that vet uses: its purpose, and what happens if a later version
-has lost it.
+"""Every private name of torch, torchvision and accelerate that vet uses: its purpose, and what happens if a
+later version has lost it.
 
 vet uses no private name of timm. No other file of vet uses a private name; tests/test_torch_private.py reads
 the tree, and removes each name in turn. A function here looks its name up in each call. Without the name, the
@@ -9,10 +9,12 @@ PRIVATE lists the names. The tables of nn.Module at the end are the exception: t
 `nn.Module.__call__` reads them, so every torch has them.
 """
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,9 +42,44 @@ PRIVATE = (
     'torch.utils._pytree.tree_map_only',
     'torch.utils._python_dispatch.TorchDispatchMode',
     'torch._dynamo',
+    'torchvision.datasets.utils._urlretrieve',
+    'torchvision.datasets.utils._get_redirect_url',
+    'torchvision.datasets.utils._ARCHIVE_EXTRACTORS',
     'accelerate.state.PartialState._reset_state',
     'accelerate.state.AcceleratorState._reset_state',
 )
+
+
+# The downloads of torchvision -------------------------------------------------------------------------------
+
+
+@contextmanager
+def torchvision_downloads_by(
+    fetch: Callable[[str, Path], None], unpack: Callable[[Path, Path], None]
+) -> Iterator[None]:
+    """Within this context, torchvision's datasets call fetch(url, file) and unpack(archive, folder).
+
+    fetch follows redirects itself. Without `_urlretrieve`, `_get_redirect_url` or `_ARCHIVE_EXTRACTORS`:
+    torchvision downloads or unpacks by itself.
+    """
+    utils: Any = importlib.import_module('torchvision.datasets.utils')
+    replacements: dict[str, Callable[..., object]] = dict(
+        _urlretrieve=lambda url, file, *options: fetch(url, Path(file)),
+        _get_redirect_url=lambda url, *options, **more: url,
+    )
+    before = {name: getattr(utils, name) for name in replacements if hasattr(utils, name)}
+    extractors = getattr(utils, '_ARCHIVE_EXTRACTORS', {})
+    extractors_before = dict(extractors)
+    for name in before:
+        setattr(utils, name, replacements[name])
+    for kind in extractors:
+        extractors[kind] = lambda archive, folder, compression: unpack(Path(archive), Path(folder))
+    try:
+        yield
+    finally:
+        extractors.update(extractors_before)
+        for name, function in before.items():
+            setattr(utils, name, function)
 
 
 # The state of torch -----------------------------------------------------------------------------------------

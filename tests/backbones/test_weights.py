@@ -1,6 +1,11 @@
 """Where a backbone's weights come from: files of several formats, none of which may run code, or the hub."""
 
+import hashlib
+import io
 import pickle
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -199,8 +204,18 @@ def test_identity_changes_with_one_bit_of_one_weight(donor, tmp_path):
             ).state_dict(),
             r'another architecture than VisionTransformer here.*missing',
         ),
+        (
+            lambda s: {f'encoder.{k}': v for k, v in s.items()} | {'queue': torch.ones(3)},
+            r"stand below the prefix 'encoder\.'\. Save them without the prefix.*removeprefix\('encoder\.'\)",
+        ),
+        (
+            lambda s: {
+                f'{whose}.backbone.{k}': v.clone() for whose in ('teacher', 'student') for k, v in s.items()
+            },
+            r"below the prefix 'student\.backbone\.' \(also below 'teacher\.backbone\.'\)",
+        ),
     ],
-    ids=['missing', 'left over', 'shape', 'resnet'],
+    ids=['missing', 'left over', 'shape', 'resnet', 'prefix', 'two prefixes'],
 )
 def test_checkpoint_of_another_architecture_is_refused(donor, tmp_path, change, text):
     path = written(change(dict(donor.state_dict())), tmp_path / 'weights')
@@ -528,6 +543,60 @@ def test_missing_torchvision_weights_offline_are_told(tmp_path, monkeypatch):
         DataError, match=r'squeezenet1_1-\w+\.pth could not be downloaded.*no network.*checkpoint=PATH'
     ):
         BACKBONES.build(dict(type='torchvision', name='squeezenet1_1'))
+
+
+@pytest.fixture
+def weights_server(tmp_path, monkeypatch):
+    """(the bodies that a server on the loopback gives, one after another; its URL of a file with a hash)."""
+    bodies = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            whole, sent = bodies.pop(0)
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(whole)))
+            self.end_headers()
+            self.wfile.write(whole[:sent])
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
+    yield bodies, f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+def test_weights_of_timm_that_were_cut_begin_again(donor, tmp_path, monkeypatch, weights_server):
+    """Of a network whose weights are at a URL, and not on the hub."""
+    bodies, address = weights_server
+    file = io.BytesIO()
+    torch.save({key: value for key, value in donor.state_dict().items() if not key.startswith('head.')}, file)
+    data = file.getvalue()
+    name = 'deit_tiny_patch16_224.fb_in1k'
+    url = f'{address}/vit-{hashlib.sha256(data).hexdigest()[:8]}.pth'
+    monkeypatch.setattr('timm.models._builder._resolve_pretrained_source', lambda _: ('url', url))
+    bodies += [(data, len(data) // 2), (data, len(data))]
+    with pytest.raises(DataError, match='are missing.*could not be downloaded .*invalid hash value'):
+        build(name=name, pretrained=True)
+    assert not list((tmp_path / 'torch').rglob('*.*'))
+    assert torch.equal(features(build(name=name, pretrained=True)), expected(donor))
+
+
+def test_a_silent_server_of_weights_is_left(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    waits = []
+
+    def waiting(*_, **__):
+        waits.append(socket.getdefaulttimeout())
+        raise TimeoutError('timed out')
+
+    monkeypatch.setattr('torch.hub.urlopen', waiting)
+    with pytest.raises(DataError, match='could not be downloaded .*timed out'):
+        BACKBONES.build(dict(type='torchvision', name='squeezenet1_1'))
+    assert waits == [10] and socket.getdefaulttimeout() is None
 
 
 def test_cached_weights_are_used_offline(donor, tmp_path, monkeypatch):

@@ -125,6 +125,20 @@ def test_refusals(fails, trainer, photos, options, words):
     fails(words, of=['predict', trainer.folder.path, photos, *options, '--device', 'cpu'])
 
 
+def test_an_output_that_is_an_input_is_refused(fails, trainer, photos, tmp_path):
+    """Or photos would be written over."""
+    model, photo = trainer.folder.output, photos / 'a.png'
+    table = tmp_path / 'table.csv'
+    table.write_text('path,label\nphotos/a.png,0\nphotos/b.jpg,1\n')
+    before = [path.read_bytes() for path in (photo, table, model / 'tuner.safetensors')]
+    fails("--out is '", 'a file that this command reads', of=['predict', model, photos, '--out', photo])
+    fails('could be written over', of=['explain', model, photo, '--out', photos, '--device', 'cpu'])
+    for option in ('--write', '--page'):
+        fails(f'{option} is', of=['check', table, option, table])
+    fails('the output is', of=['export', model, model / 'tuner.safetensors'])
+    assert [path.read_bytes() for path in (photo, table, model / 'tuner.safetensors')] == before
+
+
 def test_a_label_cannot_lead_out_of_the_folder(tmp_path):
     from vet.cli.sort_images import SortInto
 

@@ -173,6 +173,77 @@ def test_a_reader_of_torchvision_downloads_by_the_same_rules(tmp_path, web, monk
     assert not (tmp_path / 'outside.txt').exists()
 
 
+def test_a_download_of_torchvision_that_was_cut_begins_again(tmp_path, web, monkeypatch):
+    """FGVCAircraft has no hash: torchvision would take the cut file for the whole file, for ever."""
+    folder, address = web
+    archive = folder / 'fgvc-aircraft-2013b.tar.gz'
+    monkeypatch.setattr(torchvision.datasets.FGVCAircraft, '_URL', f'{address}/{archive.name}')
+    whole = make_tar(archive, member('fgvc-aircraft-2013b/data/variants.txt'), mode='w:gz').read_bytes()
+
+    def answered(handler, source, target):
+        target.write(whole[: len(whole) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr('http.server.SimpleHTTPRequestHandler.copyfile', answered)
+        with pytest.raises(DataError, match='the server stopped .* bytes before the end'):
+            TorchvisionDataset(tmp_path / 'data', 'train', name='FGVCAircraft')
+    assert not list((tmp_path / 'data').iterdir())
+    with pytest.raises(DataError, match='images_variant_train.txt'):  # of an archive that is whole
+        TorchvisionDataset(tmp_path / 'data', 'train', name='FGVCAircraft')
+    assert (tmp_path / 'data' / 'fgvc-aircraft-2013b' / 'data' / 'variants.txt').exists()
+
+
+@pytest.mark.parametrize('bytes_left', [39_000, 39_936, 40_000], ids=['data', 'between members', 'header'])
+def test_an_archive_of_torchvision_appears_whole_or_not_at_all(tmp_path, bytes_left):
+    """A reader counts the images of the folders that it finds."""
+    archive = make_tar(tmp_path / 'a.tar', *(member(f'2750/{i}.jpg', size=9000) for i in range(9)))
+    archive.write_bytes(archive.read_bytes()[:bytes_left])
+    (tmp_path / 'data' / '2750').mkdir(parents=True)
+    with torchvision_bounds(), pytest.raises(DataError, match='a.tar cannot be unpacked'):
+        extract_archive(str(archive), str(tmp_path / 'data'))
+    assert [path.name for path in (tmp_path / 'data').rglob('*')] == ['2750']
+    make_tar(archive, *(member(f'2750/{i}.jpg', size=9000) for i in range(9)))
+    with torchvision_bounds():
+        extract_archive(str(archive), str(tmp_path / 'data'))
+    assert len(list((tmp_path / 'data' / '2750').iterdir())) == 9 and (tmp_path / 'data' / 'a.txt').exists()
+
+
+def test_torchvision_follows_no_server_to_another_scheme(tmp_path, web, monkeypatch):
+    folder, address = web
+
+    def redirect(handler):
+        handler.send_response(301)
+        handler.send_header('Location', f'ftp://127.0.0.1/{handler.path}')
+        handler.end_headers()
+
+    monkeypatch.setattr('http.server.SimpleHTTPRequestHandler.do_GET', redirect)
+    monkeypatch.setattr(torchvision.datasets.FGVCAircraft, '_URL', f'{address}/a.tar.gz')
+    with pytest.raises(DataError, match=r"the server redirects to 'ftp://.*', which is refused"):
+        TorchvisionDataset(tmp_path / 'data', 'train', name='FGVCAircraft')
+
+
+@pytest.mark.parametrize('form', [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_vast_header_is_refused_before_it_is_read(tmp_path, form):
+    info = member('a.txt')
+    if form == tarfile.PAX_FORMAT:
+        info.pax_headers = dict(comment='x' * (2**20 + 1))
+    else:
+        info.name = 'x' * (2**20 + 1)
+    with tarfile.open(tmp_path / 'a.tar', 'w', format=form) as tar:
+        tar.addfile(info)
+    with pytest.raises(DataError, match=r'the archive holds a header of 1,04\d,\d+ bytes at'):
+        unpack(tmp_path / 'a.tar', tmp_path / 'out')
+
+
+def test_a_zip_file_at_the_end_of_a_tar_file(tmp_path):
+    inner = make_zip(tmp_path / 'inner.zip', 'b.txt')
+    with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
+        tar.addfile(member('c.txt', size=5), io.BytesIO(b'plain'))
+        tar.add(inner, 'inner.zip')
+    unpack(tmp_path / 'a.tar', tmp_path / 'out')
+    assert sorted(os.listdir(tmp_path / 'out')) == ['c.txt', 'inner.zip']
+
+
 def test_another_hash_is_told_with_the_size_and_nothing_is_unpacked(tmp_path, web):
     folder, address = web
     data = make_tar(folder / 'a.tar').read_bytes()

@@ -136,6 +136,7 @@ def test_an_end_before_the_end(address, tmp_path):
         read_url(f'{address}/cut', 10**6, 60)
     with pytest.raises(DownloadError, match='9 bytes before the end of a.png'):
         fetch_file(f'{address}/cut', tmp_path / 'a.png', 60)
+    assert not list(tmp_path.iterdir())
     fetch_file(f'{address}/whole', tmp_path / 'a.png', 60)
     assert (tmp_path / 'a.png').read_bytes() == PNG
 

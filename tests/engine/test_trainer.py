@@ -136,6 +136,13 @@ def test_last_epoch_says_so(tmp_path):
     assert small(tmp_path / 'run').train()['selected'] == 'last epoch'
 
 
+@pytest.mark.parametrize('head, is_told', [('Linear', True), ('LDA', False)])
+def test_a_head_that_nothing_trains_is_told(tmp_path, capfd, head, is_told):
+    small(tmp_path / 'run', **{'model.head': dict(type=head), 'train.max_epochs': 0}).train()
+    told = 'train.max_epochs is 0, so nothing trains the head' in ' '.join(capfd.readouterr().err.split())
+    assert told == is_told
+
+
 def test_early_stop(tmp_path):
     """Nothing is learned at a rate of 1e-9, so that the first epoch stays the best: two more, and it ends."""
     options = {'train.early_stop': 2, 'train.max_epochs': 9, 'train.optimizer': dict(type='SGD', lr=1e-9)}

@@ -308,6 +308,30 @@ def test_a_local_folder_comes_before_an_id(hub, folder, trainer, tmp_path, monke
     assert find_folder('owner/run').resolve() == tmp_path / 'owner/run/output'
 
 
+def test_a_model_of_a_hub_is_told(hub, folder, tmp_path, monkeypatch, capfd):
+    """A path that is mistyped may be the id of a stranger's model."""
+    push_to_hub(folder, 'runs/fisrt', token=TOKEN)
+    monkeypatch.chdir(tmp_path)
+    for words in ("'runs/fisrt' is the model of Hugging Face.", "If you meant a folder in 'runs', correct"):
+        find_folder('runs/fisrt')
+        assert words in ' '.join(capfd.readouterr().err.split())
+        (tmp_path / 'runs').mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    'name, words',
+    [
+        ('owner/name@../../x', 'a revision is a branch, a tag or a commit'),
+        ('owner/name@a/../b', 'a revision is a branch, a tag or a commit'),
+        ('file://host/folder', "names the host 'host'; a file:// URL begins with file:///"),
+    ],
+)
+def test_names_that_lead_elsewhere(name, words, monkeypatch):
+    monkeypatch.setattr('vet.hub.names.HUBS', {})
+    with pytest.raises(UserError, match=words):
+        find_folder(name)
+
+
 @pytest.mark.slow
 def test_revisions(hub, folder):
     push_to_hub(folder, 'owner/name', token=TOKEN)

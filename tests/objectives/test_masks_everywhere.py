@@ -98,6 +98,22 @@ def test_predict_saves_masks(trainer, drawings, tmp_path, monkeypatch, capsys):
     assert '% of the pixels' in capsys.readouterr().out
 
 
+def test_masks_replace_neither_images_nor_masks_of_other_classes(
+    trainer, drawings, tmp_path, monkeypatch, capsys
+):
+    images = drawings / 'test' / 'images'
+    before = (images / '0.png').read_bytes()
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'classes.txt').write_text('cat\n')
+    for folder, words in ((images, 'could be written over'), (tmp_path / 'other', 'masks of other classes')):
+        arguments = ('predict', trainer.folder.output, images / '0.png', '--device', 'cpu')
+        with pytest.raises(SystemExit):
+            run(monkeypatch, *arguments, '--save-masks', folder)
+        assert words in ' '.join(capsys.readouterr().err.split())
+    assert (images / '0.png').read_bytes() == before
+    assert (tmp_path / 'other' / 'classes.txt').read_text() == 'cat\n'
+
+
 def test_explanations_of_masks_are_refused(trainer, drawings, tmp_path, monkeypatch, capsys):
     image = drawings / 'test' / 'images' / '0.png'
     with pytest.raises(SystemExit):

@@ -18,7 +18,7 @@ from vet.core.backbone import Backbone, FeaturesOnly, Preprocessing, WatchedResa
 from vet.core.budget import rehearse_building
 from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, TOKENS, dicts, permits, text
 from vet.errors import DataError, UnknownNameError, UserError
-from vet.offline import cache_alone_without_network
+from vet.offline import cache_alone_without_network, silence_bounded
 from vet.registry import BACKBONES
 
 # The kwargs that a model folder may name: sizes, depths and flags of networks. Other kwargs may name a URL, a
@@ -104,7 +104,12 @@ def timm_backbone(
             'model.backbone.checkpoint.'
         )
     rehearse_building(lambda: timm.create_model(name, **output, **options))
-    with torch.random.fork_rng(devices=[]), cache_alone_without_network() if from_hub else nullcontext():
+    timm.models.set_pretrained_check_hash(True)  # else timm keeps a file that was cut, for ever
+    with (
+        torch.random.fork_rng(devices=[]),
+        silence_bounded(),
+        cache_alone_without_network() if from_hub else nullcontext(),
+    ):
         torch.manual_seed(0)
         try:
             with WatchedResampling() as resampling:
@@ -116,6 +121,8 @@ def timm_backbone(
             raise DataError(_not_downloaded(name, error)) from error
         # timm's constructors check little, so any of their errors is about an argument
         except Exception as error:
+            if 'invalid hash value' in str(error):  # torch.hub has removed the file
+                raise DataError(_not_downloaded(name, error)) from error
             raise UserError(
                 f'timm cannot make {name!r} with model.backbone.kwargs={options}: '
                 f'{type(error).__name__}: {error}'

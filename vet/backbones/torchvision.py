@@ -19,6 +19,7 @@ from vet.core.backbone import Backbone, Preprocessing, load_weights, read_weight
 from vet.core.budget import rehearse_building
 from vet.core.permits import FLAG, NOTHING, PREPROCESSING, ROLES, SETTINGS, WORD, dicts, permits
 from vet.errors import DataError, UnknownNameError, UserError
+from vet.offline import silence_bounded
 from vet.registry import BACKBONES
 
 POOLS = ('avg', 'max', 'avgmax', 'catavgmax')
@@ -180,7 +181,8 @@ def _replace_pool(network: nn.Module, name: str, pool: str) -> None:
 
 def _download(weights: Any) -> dict[str, torch.Tensor]:
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        with silence_bounded():
+            return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f'the weights {weights} are missing: {weights.url} could not be downloaded ({error}). Either '

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vet.cli.command import Parser, run
 from vet.cli.signals import imports
 from vet.errors import UserError
-from vet.files import write_file
+from vet.files import refuse_input, write_file
 
 if TYPE_CHECKING:
     from vet.check.findings import Finding
@@ -58,6 +58,9 @@ def _check(args: argparse.Namespace) -> None:
         )
     with tempfile.TemporaryDirectory() as unpacked:
         photos = read_photos(Path(args.photos), Path(unpacked))
+        for option, path in (('--write', args.write), ('--page', args.page)):
+            if path:
+                refuse_input(option, path, [args.photos, *(photo.path for photo in photos.photos)])
         looks = look([photo.path for photo in photos.photos])
         found = findings(photos, looks)
         if args.backbone or args.checkpoint:

@@ -7,7 +7,7 @@ from vet.cli.command import Parser, add_backbone, add_import, free_name, import_
 from vet.cli.predict import list_images
 from vet.cli.signals import imports
 from vet.errors import UnknownNameError, UserError
-from vet.files import write_file, writing
+from vet.files import refuse_folder_of_inputs, write_file, writing
 from vet.hub.names import find_model
 
 METHODS = ('grad-cam', 'rollout')  # the names of vet.explain.heat.METHODS, which imports torch
@@ -47,6 +47,7 @@ def _explain(args: argparse.Namespace) -> None:
     if args.target is not None and (args.target not in names or len(names) != model.objective.num_outputs):
         raise UnknownNameError('class for --target', args.target, names)
     outputs = None if args.target is None else [names.index(args.target)]
+    refuse_folder_of_inputs('--out', out, images)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()

@@ -11,7 +11,7 @@ from vet.cli.signals import imports
 from vet.datasets.image import open_image
 from vet.datasets.image_files import find_images, printable, warn_of_left_out
 from vet.errors import DataError, UserError
-from vet.files import new_file
+from vet.files import new_file, refuse_folder_of_inputs, refuse_input
 from vet.hub.names import find_model
 from vet.log import warn
 from vet.progress import counted
@@ -75,6 +75,10 @@ def main() -> None:
 def _predict(args: argparse.Namespace) -> None:
     import_plugins(args.imports)
     images = [image for path in args.images for image in list_images(path, args.recursive, args.glob)]
+    if args.out:
+        refuse_input('--out', args.out, images)
+    if args.save_masks:
+        refuse_folder_of_inputs('--save-masks', args.save_masks, images)
     folder = str(find_model(args.model))
     with imports():
         from vet.cli.answers import Row, write_answers

@@ -10,6 +10,7 @@ from PIL import Image
 from vet.cli.command import free_name
 from vet.core.objective import Answer
 from vet.datasets.image import open_image
+from vet.errors import UserError
 from vet.files import write_file, writing
 from vet.targets import IGNORED
 
@@ -31,7 +32,14 @@ class SaveMasks:
         self._taken: set[str] = set()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_file(self.folder / 'classes.txt', '\n'.join([*self.classes, '']))
+            names = self.folder / 'classes.txt'
+            text = '\n'.join([*self.classes, ''])
+            if names.exists() and names.read_text(encoding='utf-8') != text:
+                raise UserError(
+                    f'--save-masks is {folder!r}, which holds masks of other classes ({str(names)!r}). Give '
+                    'another folder.'
+                )
+            write_file(names, text)
 
     def add(self, image: str, answer: Answer) -> None:
         opened = open_image(image)

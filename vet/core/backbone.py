@@ -319,10 +319,36 @@ def load_weights(
         ]
         raise DataError(
             f'{source} holds the weights of another architecture than {type(network).__name__} here. '
-            f'{"; ".join(faults)}. Give the checkpoint of this backbone, or the backbone of this checkpoint.'
+            f'{"; ".join(faults)}. {_advice(own, state)}'
         )
     network.load_state_dict({name: state.get(name, own[name]) for name in own})
     refuse_not_finite(network, source)
+
+
+def _advice(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
+    """What to do with weights that do not fit: other weights, or other names if a prefix hides them."""
+    wanted = {name: tensor for name, tensor in own.items() if not name.endswith('num_batches_tracked')}
+    last = next(reversed(wanted), '')
+    hidden = [name.removesuffix(last) for name in state if last and name.endswith(f'.{last}')]
+    fitting = [prefix for prefix in hidden if _fits_below(prefix, wanted, state)]
+    if not fitting:
+        return 'Give the checkpoint of this backbone, or the backbone of this checkpoint.'
+    prefix = fitting[0]
+    others = f' (also below {", ".join(map(repr, fitting[1:3]))})' if fitting[1:] else ''
+    return (
+        f'The weights of this network stand below the prefix {prefix!r}{others}. Save them without the '
+        f'prefix, and give that file: {{name.removeprefix({prefix!r}): tensor for name, tensor in '
+        f'weights.items() if name.startswith({prefix!r})}}.'
+    )
+
+
+def _fits_below(prefix: str, wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether `state` has all wanted tensors, with `prefix` before their names."""
+    for name, tensor in wanted.items():
+        below = state.get(prefix + name)
+        if below is None or below.shape != tensor.shape:
+            return False
+    return True
 
 
 def refuse_not_finite(network: nn.Module, source: str) -> None:

@@ -7,8 +7,10 @@ of the archive.
 
 import errno
 import hashlib
+import os
 import ssl
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,6 +27,14 @@ GROWTH = 200  # an archive may hold this many times its own bytes: images hardly
 # a name that no file system takes, or a file in the place of a folder
 WRONG_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
 SMALL = 2**20  # bytes that any archive may hold, whatever its size
+# kinds of members that hold no file: tarfile reads the whole name or the whole comment into memory
+HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 @dataclass(frozen=True)
@@ -74,17 +84,62 @@ def provide(download: Download, folder: Path) -> None:
         path.unlink()
 
 
+def fetch_whole(url: str, path: Path) -> None:
+    """Downloads the file of a URL whose hash the caller compares. OSError of the network."""
+    fetch_file(url, path, DOWNLOAD_SECONDS)
+
+
+def unpack_whole(archive: Path, folder: Path) -> None:
+    """`unpack`, but a file or a folder of the archive appears in `folder` when the archive is unpacked whole.
+
+    A reader that finds a folder takes the folder for whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.unpack-') as name:
+        unpack(archive, Path(name))
+        for path in Path(name).iterdir():
+            _move(path, folder / path.name)
+
+
+def _move(path: Path, place: Path) -> None:
+    """Moves a file or a folder. A folder that is there keeps its other files."""
+    if path.is_dir() and place.is_dir():
+        for inner in path.iterdir():
+            _move(inner, place / inner.name)
+    else:
+        os.replace(path, place)
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive. A header of more than SMALL bytes is refused before it is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> '_Member':
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in HEADERS and member.size > SMALL:
+            raise DataError(
+                f'the archive holds a header of {member.size:,} bytes at {member.name!r}; allowed: {SMALL:,}'
+            )
+        return member
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks the plain files and folders of a tar or zip file into `folder`.
 
     DataError, with the member's name, for anything else.
     """
     try:
-        if zipfile.is_zipfile(archive):
+        try:
+            tar = tarfile.open(archive, tarinfo=_Member)
+        except tarfile.ReadError:
+            # this comes second: a tar file with a zip file at its end looks like a zip file
+            if not zipfile.is_zipfile(archive):
+                raise
             _unpack_zip(archive, folder)
         else:
-            with tarfile.open(archive) as tar:
+            with tar:
                 tar.extractall(folder, filter=only_plain(archive.stat().st_size))
+                _require_end(tar)
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -104,6 +159,15 @@ def unpack(archive: Path, folder: Path) -> None:
         name = str(error.filename)[-200:]
         raise DataError(f'{archive.name} cannot be unpacked: {error.strerror}, for {name!r}') from error
     folder.mkdir(parents=True, exist_ok=True)  # an archive of nothing
+
+
+def _require_end(tar: tarfile.TarFile) -> None:
+    """ReadError if the archive, read to its end, has no block of zeros there.
+
+    tarfile takes an archive that is cut between two members for a whole archive.
+    """
+    if tar.fileobj is not None and tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError('the archive ends before its end mark')
 
 
 def only_plain(archive_bytes: int) -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo]:

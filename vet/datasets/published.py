@@ -3,7 +3,6 @@ it.
 """
 
 import os
-import socket
 import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,9 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from vet.datasets.archives import Download, is_inside, only_plain_by_default, provide
+from vet.datasets.archives import (
+    Download,
+    fetch_whole,
+    is_inside,
+    only_plain_by_default,
+    provide,
+    unpack_whole,
+)
 from vet.datasets.base import ImageDataset, Sample, require_files, resolve_split
 from vet.errors import DataError
+from vet.offline import silence_bounded
+from vet.torch_private import torchvision_downloads_by
 
 NETWORK_TIMEOUT_SECONDS = 10
 
@@ -134,11 +142,13 @@ def require_inside(samples: Sequence[Sample], folder: Path, name: str) -> None:
 
 @contextmanager
 def torchvision_bounds() -> Iterator[None]:
-    """Limits torchvision's own downloads: the wait for a silent server, and the contents of an archive."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
-    try:
-        with only_plain_by_default():
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
+    """Limits torchvision's own downloads: the wait for a server, redirects, and the contents of an archive.
+
+    A file or an unpacked folder appears when it is whole. So a download that was broken off can begin again.
+    """
+    with (
+        silence_bounded(NETWORK_TIMEOUT_SECONDS),
+        only_plain_by_default(),
+        torchvision_downloads_by(fetch_whole, unpack_whole),
+    ):
+        yield

@@ -1,6 +1,7 @@
 """Downloads over http and https, each with a limit of bytes and of seconds."""
 
 import http.client
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -61,17 +62,24 @@ def read_url(url: str, limit_bytes: int, limit_seconds: float, guard: Guard | No
 
 
 def fetch_file(url: str, path: Path, limit_seconds: float) -> None:
-    """Downloads an http(s) URL to `path`, with a progress bar.
+    """Downloads an http(s) URL to `path`, with a progress bar. The file appears when it is complete.
 
     OSError if the file is not complete in time.
     """
-    with _answer(url, limit_seconds) as answer, path.open('wb') as file:
-        with wrap_file(
-            answer, answer.length or 0, description=path.name, console=console, disable=not shows_bars()
-        ) as whole:
-            _copy(whole, file)
-        if answer.length:
-            raise DownloadError(f'the server stopped {answer.length:,} bytes before the end of {path.name}')
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        with _answer(url, limit_seconds) as answer, partial.open('wb') as file:
+            with wrap_file(
+                answer, answer.length or 0, description=path.name, console=console, disable=not shows_bars()
+            ) as whole:
+                _copy(whole, file)
+            if answer.length:
+                raise DownloadError(
+                    f'the server stopped {answer.length:,} bytes before the end of {path.name}'
+                )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _copy(source: BinaryIO, file: BinaryIO) -> None:

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from vet.config import Settings
 from vet.core.augmented import averaged
+from vet.core.head import FittedHead, StartedHead
 from vet.core.multitask import Classifier
 from vet.core.objective import Answer, build_objective, refuse_counts
 from vet.core.tensor_file import read_tensors
@@ -119,6 +120,7 @@ class Trainer:
             self._load_output()
             return summary
         self._training = True
+        self._tell_of_untrained_heads()
         try:
             with failures_named(self.folder.how_to_continue), freed_memory_kept(self.accelerator.device):
                 if self.settings.train.precision == 'fp8':
@@ -132,6 +134,18 @@ class Trainer:
             self._feed.forget()
             self.folder.close()
         return summary if summary is not None else stop.redeliver()
+
+    def _tell_of_untrained_heads(self) -> None:
+        """Warns if no epoch trains a head that is not computed either."""
+        if self.settings.train.max_epochs or self._is_prepared or not self.accelerator.is_main_process:
+            return
+        for classifier in self.model.tasks.values():
+            head = classifier.head
+            if list(head.parameters()) and not isinstance(head, FittedHead | StartedHead):
+                warn(
+                    f'warning: train.max_epochs is 0, so nothing trains the head {type(head).__name__}. Its '
+                    'answers come from the numbers that it began with.'
+                )
 
     def _tell_of_stop(self) -> None:
         """After a signal outside of the steps, or a second signal: says how to go on."""

@@ -20,7 +20,7 @@ from vet.config import Views
 from vet.core.augmented import averaged
 from vet.core.model import ImageClassifier
 from vet.errors import UnknownNameError, UserError
-from vet.files import sync, writing
+from vet.files import refuse_input, sync, writing
 from vet.hub.folders import read_folders
 from vet.hub.formats import FORMATS
 from vet.hub.formats.computation import of_pixels
@@ -78,6 +78,8 @@ def export(
     folder = find_folder(folder)
     _check(to, made, path)
     several, transforms, views = read_folders(folder, backbone)
+    weights = [classifier.backbone.origin.get('checkpoint') for classifier in several.tasks.values()]
+    refuse_input('the output', path, [*folder.iterdir(), *filter(None, weights)])
     if int8 and (to != 'onnx' or with_preprocessing):
         raise UserError(
             f'int8 is for onnx without preprocessing; given: {to}'

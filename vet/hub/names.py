@@ -19,6 +19,7 @@ from vet.errors import DataError, UserError, shown
 from vet.files import refuse_links
 from vet.hub.file_names import CONFIGURATION, FOLDERS, LARGEST_JSON, TENSORS, WEIGHTS
 from vet.hub.presets import PRESETS
+from vet.log import say, warn
 from vet.offline import answers, cache_alone_without_network
 
 CARD = 'README.md'
@@ -64,6 +65,11 @@ def find_folder(name: str | Path) -> Path:
         else ''
     )
     match = ID.fullmatch(name) if isinstance(name, str) else None
+    if match and '..' in (match[2] or ''):
+        raise UserError(
+            f'{name!r} has the revision {match[2]!r}; a revision is a branch, a tag or a commit, such as '
+            "'owner/name@main'."
+        )
     if known or not match:
         raise DataError(f'the model folder {str(name)!r} does not exist.{known} {FOLDERS}')
     tried = []
@@ -71,6 +77,7 @@ def find_folder(name: str | Path) -> Path:
         try:
             folder = Path(download(*match.groups()))
             if (folder / CONFIGURATION).is_file():
+                _tell_origin(str(name), hub)
                 return folder
             tried.append(f'{hub}: the repository holds no {CONFIGURATION}')
         except Exception as error:  # the clients raise errors of many kinds
@@ -80,6 +87,18 @@ def find_folder(name: str | Path) -> Path:
         'training run, or the id of a model on a hub. Without a network, vet finds only models that were '
         'downloaded before.'
     )
+
+
+def _tell_origin(name: str, hub: str) -> None:
+    """Says that a model comes from a hub. An id may look like a path that is mistyped."""
+    owner = name.partition('/')[0]
+    if Path(owner).is_dir():
+        warn(
+            f'there is no folder {name!r}, so this is the model {name!r} of {hub}. If you meant a folder in '
+            f'{owner!r}, correct the path.'
+        )
+    else:
+        say(f'{name!r} is the model of {hub}.')
 
 
 def find_model(name: str | Path) -> Path:
@@ -149,7 +168,10 @@ def reason(error: Exception) -> str:
 
 
 def to_path(name: str | Path) -> Path:
-    """The path of a file:// URL, or of a path."""
+    """The path of a file:// URL, or of a path. UserError for a URL of another machine."""
+    host = urlsplit(name).netloc if isinstance(name, str) and name.startswith('file:') else ''
+    if host not in ('', 'localhost'):
+        raise UserError(f'{name!r} names the host {host!r}; a file:// URL begins with file:///.')
     return Path(
         url2pathname(urlsplit(name).path) if isinstance(name, str) and name.startswith('file:') else name
     )

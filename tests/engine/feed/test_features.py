@@ -10,7 +10,7 @@ import pytest
 import torch
 from timm.layers import PatchEmbed
 
-from tests.engine.runs import SmallDigits, ended, small
+from tests.engine.runs import SmallDigits, build, ended, small
 from vet.engine.feed import features
 from vet.engine.learner import Learner
 from vet.engine.run import Run
@@ -84,6 +84,24 @@ def test_what_trains_learns_what_it_learns_from_images(tmp_path, cache, tuner, o
         assert run(f'kept-{seed}', seed=seed, **{'train.cache_features': True}) == expected
     assert len(files(cache, 108 if 'evaluation.select' in options else 120)) == len(files(cache, 60)) == 1
     assert len(files(cache, 12)) == ('evaluation.select' in options)
+
+
+def test_images_of_another_shape_have_a_file_of_their_own(tmp_path, cache):
+    """Plain images have the same bytes in both shapes, and the network makes as many tokens of both."""
+    for size in ([16, 32], [32, 16]):
+        data = {}
+        for name, split in (('train_dataset', 'train'), ('eval_dataset', 'test')):
+            data[name] = SmallDigits(split)
+            labels = data[name].targets
+            data[name].samples = [
+                (np.full((8, 8), i + 130 * (split == 'test'), np.uint8), label)
+                for i, label in enumerate(labels)
+            ]
+        torch.manual_seed(0)
+        resized = [dict(type='Resize', size=size)]
+        options = {'train.transform': resized, 'evaluation.transform': resized, 'train.max_epochs': 1}
+        build(tmp_path / str(size[0]), None, data, **CACHED | VIT | options).train()
+    assert len(files(cache)) == 2
 
 
 @pytest.mark.slow

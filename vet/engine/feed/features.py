@@ -237,6 +237,7 @@ def cached_features(
 
         def looked_at(batches: Iterator[Batch]) -> Iterator[Batch]:
             for batch in batches:
+                seen.update(f'{batch.images.dtype} {tuple(batch.images.shape)} '.encode())
                 seen.update(batch.images.numpy().data)
                 labels.append(batch.labels)
                 yield batch

@@ -34,6 +34,7 @@ DATA = dict(
     names='the names of the images',
     labels='the labels',
     contents='the contents of the images',
+    forms='the shapes, kinds or palettes of the images',
 )
 
 
@@ -111,7 +112,7 @@ def _of_split(split: str, was: Any, is_: Any) -> Iterator[str]:
         yield f'the {split} split ({was_there} before, {is_there} now)'
     elif was['images'] != is_['images']:
         yield f'the {split} images ({was["images"]:,}, now {is_["images"]:,})'
-    elif kinds := [text for key, text in DATA.items() if was.get(key) != is_.get(key)]:
+    elif kinds := [text for key, text in DATA.items() if was.get(key, is_.get(key)) != is_.get(key)]:
         yield f'the {split} split ({", ".join(kinds)})'
 
 
@@ -137,7 +138,13 @@ def _of_dataset(dataset: ImageData) -> JsonObject:
         contents = _digest(memory if any(memory) else _items(dataset))
     masks = [os.fspath(path) for path in sources_of(dataset, 1) if isinstance(path, str | os.PathLike)]
     labels = [_contents(masks)] if masks else targets
-    return dict(images=len(dataset), labels=_digest(labels), names=_digest(names), contents=contents)
+    return dict(
+        images=len(dataset),
+        labels=_digest(labels),
+        names=_digest(names),
+        contents=contents,
+        forms=_digest(list(map(_form, sources))),
+    )
 
 
 def _items(dataset: ImageData) -> list[object]:
@@ -175,6 +182,13 @@ def _in_memory(source: object) -> str | None:
     if isinstance(source, Image.Image):
         return hashlib.sha256(source.tobytes()).hexdigest()
     return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
+
+
+def _form(source: object) -> object:
+    """All of an image in memory beside its bytes, which `_in_memory` takes. None for an image in a file."""
+    if isinstance(source, np.ndarray):
+        return str(source.dtype), source.shape
+    return (source.mode, source.size, source.getpalette()) if isinstance(source, Image.Image) else None
 
 
 def _digest(value: object) -> str:
