@@ -49,6 +49,17 @@ def write(made, run, **result):
     )
 
 
+def test_results_of_another_config_are_told_before_they_are_replaced(tmp_path, capfd):
+    def told(**options):
+        campaign(tmp_path, lambda jobs: None, options=options, only='*.linear').run()
+        return 'are of another config' in ' '.join(capfd.readouterr().err.split())
+
+    assert not told()
+    made = campaign(tmp_path, only='*.linear')
+    write(made, made.plan()[0][0])
+    assert not told() and told(**{'train.max_epochs': 2})
+
+
 def judged(*validations):
     """A launcher that writes the searches' validation results, None for a failure, and keeps the names
     of all other jobs.

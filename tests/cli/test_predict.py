@@ -4,9 +4,13 @@ import csv
 import io
 import json
 import os
+import resource
 
 import pytest
 from PIL import Image
+
+from vet.cli.sort_images import SortInto
+from vet.errors import UserError
 
 
 @pytest.fixture
@@ -125,6 +129,24 @@ def test_refusals(fails, trainer, photos, options, words):
     fails(words, of=['predict', trainer.folder.path, photos, *options, '--device', 'cpu'])
 
 
+def test_a_copy_that_the_disk_cuts_is_removed(tmp_path):
+    """The next call would take the cut file for another image."""
+    image = tmp_path / 'a.png'
+    image.write_bytes(bytes(100_000))
+    sort = SortInto(str(tmp_path / 'sorted'), [str(image)], [str(image)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(UserError, match='a.png'):
+            sort.add(str(image), dict(labels=['cat']))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / 'sorted' / 'cat').iterdir())
+    for _ in range(2):
+        sort.add(str(image), dict(labels=['cat']))
+    assert [path.stat().st_size for path in (tmp_path / 'sorted' / 'cat').iterdir()] == [100_000]
+
+
 def test_an_output_that_is_an_input_is_refused(fails, trainer, photos, tmp_path):
     """Or photos would be written over."""
     model, photo = trainer.folder.output, photos / 'a.png'
@@ -140,8 +162,6 @@ def test_an_output_that_is_an_input_is_refused(fails, trainer, photos, tmp_path)
 
 
 def test_a_label_cannot_lead_out_of_the_folder(tmp_path):
-    from vet.cli.sort_images import SortInto
-
     image = tmp_path / 'x.png'
     Image.new('RGB', (4, 4)).save(image)
     sort = SortInto(str(tmp_path / 'sorted'), [str(image)], [str(image)])

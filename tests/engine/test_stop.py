@@ -239,6 +239,7 @@ def test_a_command(tmp_path, number):
     assert child.returncode == 128 + number, err
     assert (
         f'{number.name}: the run is saved after step' in err
+        and err.count('the run ends after this step') == 1
         and 'Traceback' not in err + out
         and 'DataLoader' not in err
     )

@@ -173,6 +173,13 @@ class Campaign:
 
     def _make(self, runs: Iterable[Run]) -> None:
         jobs = [self.job(run) for run in runs if not self.is_done(run)]
+        replaced = [job.run.name for job in jobs if _is_of_another(job)]
+        if replaced:
+            warn(
+                f'{len(replaced)} results in {str(self.results)!r}, such as {replaced[0]}, are of another '
+                'config, or of other data, weights or code. The new results replace them. To keep them, give '
+                'another --results.'
+            )
         if jobs:
             self.launch(jobs)
 
@@ -279,6 +286,12 @@ def _entries(value: object) -> Iterator[JsonObject]:
     if isinstance(value, list):
         for inner in value:
             yield from _entries(inner)
+
+
+def _is_of_another(job: Job) -> bool:
+    """Whether the file of the result holds a result that was measured otherwise."""
+    result = read_result(Path(job.result))
+    return result is not None and result['status'] == 'done' and result['identity'] != job.identity
 
 
 def _key(entry: object) -> str:

@@ -37,6 +37,7 @@ class Stop:
         self.number = 0
         self._before: dict[int, Any] = {}
         self._interrupts = False
+        self._process = os.getpid()
         self._group: Any = None
 
     def __enter__(self) -> 'Stop':
@@ -97,6 +98,8 @@ class Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
+        if os.getpid() != self._process:  # a worker of the loader, which has inherited the handler
+            return
         if self.accelerator.is_main_process:  # os.write, because the console may be in the middle of a line
             text = f'\n{self.name}: the run ends after this step; the same signal again stops at once.\n'
             os.write(2, text.encode())

@@ -187,7 +187,10 @@ def test_what_changes_features_has_a_file_of_its_own(tmp_path, cache, options):
 def test_an_image_that_changes_is_noticed(tmp_path, cache):
     small(tmp_path / 'one', **CACHED).train()
     changed = small(tmp_path / 'other', **CACHED)
-    changed.data['train'].samples[3][0][2, 2] += 1
+    image, label = changed.data['train'].samples[3]
+    other = image.copy()
+    other[2, 2] += 1
+    changed.data['train'].samples[3] = (other, label)
     changed.train()
     one, other = (np.load(path) for path in files(cache))
     assert (one != other).any(1).sum() == 1
