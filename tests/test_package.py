@@ -31,6 +31,14 @@ def test_what_a_user_is_told_to_install_is_this_package_and_an_extra_that_exists
     assert wrong == []
 
 
+def test_the_urls_are_of_this_package():
+    """The release workflow publishes on PyPI, so the package's page there has the package's name."""
+    steps = yaml.safe_load((ROOT / '.github/workflows/release.yml').read_text())['jobs']['publish']['steps']
+    assert any('pypi-publish' in step['uses'] for step in steps)
+    page = f'https://pypi.org/project/{PROJECT["name"]}/'
+    assert PROJECT['urls'] == {'Releases': page, 'Release notes': f'{page}#history'}
+
+
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert (citation['version'], citation['license']) == (vet.__version__, PROJECT['license'])
