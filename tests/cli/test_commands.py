@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from vet.cli.train import GoOn
 
 ROOT = Path(__file__).parents[2]
+LONG = 'x' * 300
 QUICKSTART = ROOT / 'configs/quickstart.py'
 QUICK = ['--cfg-options', 'train.max_epochs=1', 'evaluation.before=False']
 
@@ -486,3 +487,19 @@ def test_a_tuner_list_and_a_work_folder_to_resume(command, tmp_path):
     log = Path('work/log.jsonl').read_bytes()
     assert command('train', 'work/config.json', '--resume', 'work', '--device', 'cpu')[0] == 0
     assert Path('work/log.jsonl').read_bytes() == log
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['train', LONG],
+        ['test', LONG],
+        ['fit', LONG],
+        ['check', LONG],
+        ['predict', '.', LONG],
+        ['benchmark', LONG],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_name_that_no_file_system_takes_is_told(fails, words):
+    fails(f"'{LONG}", 'cannot be used: File name too long. Give another path.', of=words)

@@ -257,3 +257,8 @@ def test_a_path_is_not_opened_as_a_url(photo, tmp_path, monkeypatch):
 def test_no_pixels_too_many_pixels_and_programs(source, message):
     with pytest.raises(DataError, match=message):
         open_image(source)
+
+
+def test_bytes_of_no_known_format_are_told_without_an_address_in_memory():
+    with pytest.raises(DataError, match='the bytes given as an image: Pillow does not know its format. Rep'):
+        open_image(b'<html>')

@@ -14,6 +14,7 @@ from vet.config import Schedule
 from vet.engine.optim import lr_factor
 from vet.engine.saving.checkpoint import checksum, list_checkpoints
 from vet.engine.saving.log import read_log
+from vet.engine.saving.same_run import check_config
 from vet.errors import DataError, TrainingError
 
 TIMES = ('images_per_second', 'memory_mb', 'train_seconds', 'peak_memory_mb', 'work_dir', 'output')
@@ -143,6 +144,17 @@ def test_checkpoint_of_another_folder(unbroken, tmp_path):
     assert [record['step'] for record in read_log(tmp_path / 'two')] == [8]
     tensors = [load_file(tmp_path / name / 'output' / 'tuner.safetensors') for name in ('one', 'two')]
     assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])
+
+
+def test_an_argument_of_a_plugin_is_no_setting_of_the_run(finished):
+    """`keep` of train.checkpoint may change. An argument of that name may change the result."""
+    folder, _ = finished
+    config = json.loads((folder / 'config.json').read_text())
+    config['train']['checkpoint']['keep'] += 1
+    assert not check_config(folder, config)
+    config['dataset']['train']['keep'] = 2
+    with pytest.raises(TrainingError, match=r'another config: dataset\.train\.keep differ'):
+        check_config(folder, config)
 
 
 def test_a_checkpoint_of_another_folder_needs_its_config(finished, tmp_path):

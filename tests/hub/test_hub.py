@@ -323,6 +323,7 @@ def test_a_model_of_a_hub_is_told(hub, folder, tmp_path, monkeypatch, capfd):
     [
         ('owner/name@../../x', 'a revision is a branch, a tag or a commit'),
         ('owner/name@a/../b', 'a revision is a branch, a tag or a commit'),
+        (__file__, "test_hub.py' is a file. Give the folder of the model"),
         ('file://host/folder', "names the host 'host'; a file:// URL begins with file:///"),
     ],
 )

@@ -20,6 +20,9 @@ from vet.cli.signals import exit_at_signals, imports, restore
 from vet.errors import DataWarning, ToldError, UserError
 from vet.escapes import escaped
 
+# the answers of a system that takes no such path, or gives no access
+OF_PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS)
+
 
 def run(main: Callable[[], None]) -> None:
     """Calls `main`. A UserError becomes one message and exit code 2. A DataWarning becomes one line.
@@ -49,9 +52,11 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail('no space is left on the disk for the output of this command; free some space.')
+        if error.errno not in OF_PATHS or error.filename is None:
             raise
-        _fail('no space is left on the disk for the output of this command; free some space.')
+        _fail(f'{str(error.filename)!r} cannot be used: {error.strerror}. Give another path.')
     finally:
         restore(former)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vet.datasets.web import read_url
 from vet.errors import DataError, DataWarning, UserError
@@ -146,6 +146,11 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f'there is no image file {name!r}; check the path.') from error
+    except UnidentifiedImageError as error:  # Pillow's text names an object in memory
+        raise DataError(
+            f'cannot read {name} as an image: Pillow does not know its format. Replace it by an image that '
+            'opens in a viewer, or leave it out.'
+        ) from error
     except Exception as error:  # a broken file can make Pillow's decoders raise any error
         raise DataError(
             f'cannot read {name} as an image: {error or type(error).__name__}. '

@@ -70,6 +70,8 @@ def find_folder(name: str | Path) -> Path:
             f'{name!r} has the revision {match[2]!r}; a revision is a branch, a tag or a commit, such as '
             "'owner/name@main'."
         )
+    if path.is_file():
+        raise DataError(f'{str(name)!r} is a file. Give the folder of the model. {FOLDERS}')
     if known or not match:
         raise DataError(f'the model folder {str(name)!r} does not exist.{known} {FOLDERS}')
     tried = []

@@ -21,7 +21,16 @@ from vet.versions import is_newer
 
 LONGER = {'train.max_epochs', 'train.lr_scheduler.T_max'}  # what differs if a run shall train further
 # settings that a resumed run may change, because they change no weight
-FREE = ('workers_per_gpu', 'log_every', 'keep', 'every_steps', 'every_epochs', 'report', 'trackers')
+FREE = {
+    'train.dataloader.workers_per_gpu',
+    'evaluation.dataloader.workers_per_gpu',
+    'train.log_every',
+    'train.checkpoint.keep',
+    'train.checkpoint.every_steps',
+    'train.checkpoint.every_epochs',
+    'train.trackers',
+    'evaluation.report',
+}
 
 
 def check_config(folder: Path, config: JsonObject) -> bool:
@@ -40,11 +49,7 @@ def check_config(folder: Path, config: JsonObject) -> bool:
             f'{error} The config of the run is not known. Begin anew in another work folder; or, if '
             f'you know that the config is still the same, remove {path.name}.'
         ) from error
-    changed = sorted(
-        name
-        for name in _differences(_completed(begun), json.loads(json.dumps(config)))
-        if name.rpartition('.')[2] not in FREE
-    )
+    changed = sorted(_differences(_completed(begun), json.loads(json.dumps(config))) - FREE)
     if not changed:
         return False
     if set(changed) <= LONGER and _epochs(config) > _epochs(begun) > 0:
