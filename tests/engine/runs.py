@@ -165,9 +165,9 @@ def end_at(name, count, end='kill'):
     end='wait': this process does not die, it waits there until another process kills it.
     """
     owner, attribute, matches = {
-        'step': (Learner, 'step', lambda *args: True),  # its images are already read, and some after it
-        'backward': (torch.Tensor, 'backward', lambda *args: True),  # a step has two
-        'validation': (evaluate, 'score', lambda *args: True),  # the first one is the test before step 0
+        'step': (Learner, 'step', lambda *_, **__: True),  # its images are already read, and some after it
+        'backward': (torch.Tensor, 'backward', lambda *_, **__: True),  # a step has two
+        'validation': (evaluate, 'score', lambda *_, **__: True),  # the first one is the test before step 0
         'tensors': (os, 'replace', lambda source, target: target.name == 'state.safetensors'),
         'progress': (os, 'replace', lambda source, target: target.name == 'progress.json'),
         'checkpoint': (os, 'rename', lambda source, target: target.name.startswith('step-')),
