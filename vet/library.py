@@ -5,7 +5,7 @@ name.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -328,8 +328,8 @@ def whole_parameters(net: nn.Module, train: str | Iterable[str] = ()) -> list[st
 
 
 def _class_names(classes: object) -> list[str]:
-    """The names of the classes. UserError for a text in place of a list, and for names that are equal."""
-    if isinstance(classes, str | Mapping) or not isinstance(classes, Iterable):
+    """The names of the classes. UserError for a text or a set, which has no order, and for equal names."""
+    if isinstance(classes, str | Mapping | Set) or not isinstance(classes, Iterable):
         raise UserError(f"classes is {shown(classes)}; allowed: a list of names, such as ['cat', 'dog'].")
     names = list(map(str, classes))
     if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:

@@ -14,13 +14,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 # the answers of a file system without locks
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 _HELD: set[int] = set()  # the handles of all locks that this process holds
 
 
 class FileLock:
-    """An exclusive lock on the file `path`. A missing file is made. The file stays.
+    """An exclusive lock on the file or the folder `path`. A missing file is made. The file stays.
 
     On Linux and macOS the lock is flock, which works on NFS too. Windows locks the first byte of the file. If
     the file system has no locks, `is_real` is False, and no other process is kept out.
@@ -36,7 +36,13 @@ class FileLock:
 
         OSError if the file cannot be made.
         """
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        if self.path.is_dir():
+            if fcntl is None:
+                self.is_real = False
+                return True
+            handle = os.open(self.path, os.O_RDONLY)
+        else:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _lock(handle, wait):
                 os.close(handle)

@@ -5,12 +5,14 @@ import io
 import json
 import os
 import resource
+import threading
 
 import pytest
 from PIL import Image
 
 from vet.cli.sort_images import SortInto
 from vet.errors import UserError
+from vet.lock import FileLock
 
 
 @pytest.fixture
@@ -127,6 +129,21 @@ def test_images_are_copied_into_folders_of_their_answers(predict, photos, tmp_pa
 )
 def test_refusals(fails, trainer, photos, options, words):
     fails(words, of=['predict', trainer.folder.path, photos, *options, '--device', 'cpu'])
+
+
+def test_two_processes_sort_one_after_the_other(tmp_path):
+    """A file that another process is just copying would count as another image."""
+    (tmp_path / 'a.png').write_bytes(b'image')
+    sort = SortInto(str(tmp_path / 'sorted'), [], [])
+    lock = FileLock(tmp_path / 'sorted')
+    lock.acquire()
+    waiting = threading.Thread(target=sort.add, args=(str(tmp_path / 'a.png'), dict(labels=['cat'])))
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive() and not list((tmp_path / 'sorted').iterdir())
+    lock.release()
+    waiting.join()
+    assert os.listdir(tmp_path / 'sorted' / 'cat') == ['a.png']
 
 
 def test_a_copy_that_the_disk_cuts_is_removed(tmp_path):

@@ -384,3 +384,13 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
     ):
         small(tmp_path / 'run', 'auto', **options | {'train.max_epochs': 9}).train()
     assert (tmp_path / 'run' / 'summary.json').is_file()
+
+
+def test_another_device_is_told(finished, tmp_path, capfd):
+    folder = shutil.copytree(finished[0], tmp_path / 'other')
+    environment = json.loads((folder / 'environment.json').read_text())
+    for device, is_told in ((environment['device'], False), ('a GPU', True)):
+        (folder / 'environment.json').write_text(json.dumps(environment | dict(device=device)))
+        small(folder, 'auto', **{'train.max_epochs': 2 + is_told}).train()
+        told = 'was begun on a GPU, and goes on on' in ' '.join(capfd.readouterr().err.split())
+        assert told == is_told

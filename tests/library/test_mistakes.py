@@ -99,6 +99,7 @@ def test_a_folder_is_a_path(folder):
     [
         (dict(classes=['a', 'a', 'b', 'c', 'd']), "classes has 'a' 2 times"),
         (dict(classes='abcde'), "classes is 'abcde'; allowed: a list of names"),
+        (dict(classes={'a'}), "classes is {'a'}; allowed: a list of names"),
         (dict(classes=3), 'classes is 3; allowed: a list of names'),
         (dict(preprocessing=3), 'preprocessing is 3; allowed: a dict'),
     ],

@@ -68,7 +68,7 @@ def way_on(text: Callable[[], str]) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, KeyboardInterrupt) or isinstance(error.code, int) and error.code > 128:
-            print(text(), file=sys.stderr)
+            print(f'\n{text()}', file=sys.stderr)  # a live table has no end of its line
         raise
 
 

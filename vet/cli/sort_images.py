@@ -2,12 +2,14 @@
 
 import filecmp
 import itertools
+import os
 import shutil
 from pathlib import Path
 
 from vet.core.objective import Answer
 from vet.errors import UserError
 from vet.files import new_file, writing
+from vet.lock import FileLock
 
 UNLABELLED = 'no label'  # the folder of images whose answer has no label
 
@@ -36,9 +38,14 @@ class SortInto:
     def add(self, image: str, answer: Answer) -> None:
         label = answer['labels'][0] if answer['labels'] else UNLABELLED
         place = self.folder / folder_name(label)
+        lock = FileLock(self.folder)  # another process may copy the same images into this folder
         with writing(place):
-            place.mkdir(exist_ok=True)
-            _copy(Path(image), place)
+            lock.acquire()
+            try:
+                place.mkdir(exist_ok=True)
+                _copy(Path(image), place)
+            finally:
+                lock.release()
 
 
 def folder_name(label: str) -> str:
@@ -53,27 +60,12 @@ def folder_name(label: str) -> str:
 
 
 def _copy(image: Path, place: Path) -> None:
-    target = _reserved(image, place)
-    if target is None:
-        return
-    try:
-        with new_file(target) as file, image.open('rb') as source:
-            shutil.copyfileobj(source, file)
-        shutil.copystat(image, target)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-
-
-def _reserved(image: Path, place: Path) -> Path | None:
-    """A new, empty file for the copy, which no other process takes. None: the copy is there already."""
     for number in itertools.count(1):
         target = place / (image.name if number == 1 else f'{image.stem}-{number}{image.suffix}')
+        if not os.path.lexists(target):
+            break
         if target.is_file() and filecmp.cmp(image, target, shallow=False):
-            return None
-        try:
-            target.open('xb').close()
-        except FileExistsError:
-            continue
-        return target
-    raise AssertionError  # mypy: itertools.count does not end
+            return
+    with new_file(target) as file, image.open('rb') as source:
+        shutil.copyfileobj(source, file)
+    shutil.copystat(image, target)

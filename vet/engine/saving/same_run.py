@@ -111,6 +111,19 @@ def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
         )
 
 
+def tell_of_device(folder: Path, environment: Mapping[str, object]) -> None:
+    """Warns if the run in `folder` was begun on another device: train.precision='auto' follows the device."""
+    try:
+        before = read_json(folder / 'environment.json')['device']
+    except (DataError, KeyError, TypeError):
+        return
+    if before != (now := environment['device']):
+        warn(
+            f'the run in {str(folder)!r} was begun on {before}, and goes on on {now}; numbers differ by '
+            "rounding, and by the precision if train.precision is 'auto'."
+        )
+
+
 def _completed(begun: object) -> Any:
     """A config.json of an older vet, with the defaults of the settings that the older vet did not have."""
     if not isinstance(begun, dict):

@@ -20,7 +20,7 @@ from vet.engine.saving.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from vet.engine.saving.same_run import check_config, check_identity, refuse_older_entries
+from vet.engine.saving.same_run import check_config, check_identity, refuse_older_entries, tell_of_device
 from vet.errors import DataError, TrainingError, UserError
 from vet.files import JsonObject, read_json, remove_folder, remove_temporary, write_file
 from vet.lock import FileLock
@@ -83,6 +83,7 @@ class WorkFolder:
             begun = checkpoint.absolute().parents[1]
             is_longer = check_config(begun, config)
             check_identity(begun, identity)
+            tell_of_device(begun, environment)
             refuse_older_entries(checkpoint, config)
             if is_longer:
                 self._begin_longer(settings)
