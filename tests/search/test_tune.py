@@ -78,6 +78,7 @@ def test_the_first_trial_is_the_config_itself_and_the_winner_has_a_config(config
     source, run = config
     result = tune(source, run, CPU)  # time for one trial
     [only] = result.tried
+    assert {ended for split, ended in READ if split == 'test'} == {True}
     assert (only.candidate, only.rate) == ('LoRA(rank=2)', 1e-3)
     again = build_trainer(model=run / 'config.py', work_dir=tmp_path / 'again', device='cpu').train()
     assert again['accuracy'] == result.summary['accuracy']

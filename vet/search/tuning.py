@@ -11,6 +11,8 @@ from vet.allowed import fits
 from vet.builders import build_datasets, build_model_for, build_trainer, follow_objective
 from vet.changes import modified
 from vet.config import read_settings
+from vet.core.multitask import Classifier
+from vet.datasets.base import Datasets
 from vet.engine.saving.door import check_identity, identity_of
 from vet.errors import NoSiteError, UserError
 from vet.files import JsonObject, write_file
@@ -170,7 +172,12 @@ def _refuse_changed(source: str, run: Path, options: Options, base: Config) -> N
             )
     settings = read_settings(base)
     data = build_datasets(settings, options.data_root)
-    check_identity(run, identity_of(build_model_for(settings, data['train']), data))
+    check_identity(run, _identity(build_model_for(settings, data['train']), data))
+
+
+def _identity(model: Classifier, data: Datasets) -> JsonObject:
+    """The identity of a search. The search may not read the test images."""
+    return identity_of(model, {split: dataset for split, dataset in data.items() if split != 'test'})
 
 
 def _forget_other_winner(run: Path, text: str) -> None:
@@ -248,7 +255,7 @@ def _fitting(
     data = build_datasets(settings, options.data_root)
     settings.model.tuners = [dict(first.tuner)]
     model = build_model_for(settings, data['train'])
-    write_file(run / 'identity.json', json.dumps(identity_of(model, data), indent=1))
+    write_file(run / 'identity.json', json.dumps(_identity(model, data), indent=1))
     follow_objective(settings, model)
     if settings.evaluation.metrics is None:
         raise UserError(
