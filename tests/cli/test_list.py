@@ -134,7 +134,7 @@ def test_refusals(fails):
     [
         (['train', '--help'], 0, 'usage: vet train'),
         pytest.param(['list', 'heads'], 0, 'Linear', marks=pytest.mark.slow),
-        pytest.param(['tune'], 2, "unknown command 'tune'", marks=pytest.mark.slow),
+        pytest.param(['tuning'], 2, "unknown command 'tuning'", marks=pytest.mark.slow),
         pytest.param(
             ['predict', 'nowhere', 'http://127.0.0.1/x.png'],
             2,
