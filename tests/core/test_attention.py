@@ -123,6 +123,15 @@ def test_each_part_of_a_projection_laid_out_by_heads_has_all_its_rows(net):
     assert delta.B.shape == (len(rows['v']), 2) and 'rows_0' not in lora.state()
 
 
+@pytest.mark.parametrize('net', sorted(NETS.keys() - {*INTERLEAVED, 'levit'}))
+def test_rows_that_follow_each_other_are_a_slice(net):
+    """A slice of a weight is a view, and rows by their numbers are a copy."""
+    backbone = NETS[net]()
+    TUNERS.build(dict(type='LoRA', rank=2, parts='v', at=PLACES)).attach(backbone)
+    for site, rows in backbone.sites.parts.items():
+        assert all(isinstance(numbers, slice) for numbers in rows.values()), site
+
+
 @pytest.mark.parametrize('variant', ['plain', 'dora', 'pissa', 'vera'])
 def test_variants_reload_and_merge_on_a_projection_laid_out_by_heads(variant):
     from tests.contract.runs import logits, with_head

@@ -13,7 +13,15 @@ import pytest
 import torchvision.datasets
 from torchvision.datasets.utils import extract_archive
 
-from vet.datasets.archives import Download, fetch, is_inside, only_plain_by_default, provide, unpack
+from vet.datasets.archives import (
+    Download,
+    fetch,
+    is_inside,
+    only_plain_by_default,
+    provide,
+    unpack,
+    unpack_whole,
+)
 from vet.datasets.cub200 import CUB200
 from vet.datasets.flowers102 import Flowers102
 from vet.datasets.published import PublishedDataset, torchvision_bounds
@@ -111,6 +119,15 @@ def test_plain_files_and_folders_come_out(tmp_path, mode):
     ).read_bytes() == bytes(3)
     unpack(make_zip(tmp_path / 'a.zip', 'images/c.txt', stat.S_IFREG | 0o4755), tmp_path / 'zip')
     assert (tmp_path / 'zip/images/c.txt').stat().st_mode & 0o7000 == 0
+
+
+def test_what_is_unpacked_whole_comes_into_a_new_folder_and_leaves_other_files(tmp_path):
+    archive = make_tar(tmp_path / 'a.tar', member('images', tarfile.DIRTYPE), member('images/b.bin', size=3))
+    for _ in range(2):
+        unpack_whole(archive, tmp_path / 'new/data')
+        (tmp_path / 'new/data/images/other.bin').touch()
+    assert sorted(path.name for path in (tmp_path / 'new/data').iterdir()) == ['a.txt', 'images']
+    assert sorted(path.name for path in (tmp_path / 'new/data/images').iterdir()) == ['b.bin', 'other.bin']
 
 
 def test_what_grows_out_of_proportion_is_refused(tmp_path):

@@ -94,6 +94,7 @@ def test_curves(run):
     colourful = np.ptp(pixels, axis=2) > 60  # lines; axes and text are gray
     left, right = np.split(colourful, [pixels.shape[1] // 2], axis=1)
     assert left.sum() > 100 and right.sum() > 100
+    assert colourful[:, -pixels.shape[1] // 4 :].any()  # two pictures, which fill the page
     # training and validation
     assert len(np.unique(pixels[:, pixels.shape[1] // 2 :][right].reshape(-1, 3) // 64, axis=0)) > 1
 

@@ -384,12 +384,17 @@ def test_a_broken_repository_is_refused_as_a_folder_is(hub, folder, name):
             {'configuration.json': 2**24 + 1},
             r'configuration\.json takes 16,777,217 bytes; allowed: 16,777,216',
         ),
+        (
+            {'pytorch_model.pt': 8 * 2**30 + 1},
+            r'pytorch_model\.pt takes 8,589,934,593 bytes; allowed: 8,589,934,592',
+        ),
         ({'README.md': 2**24 + 1}, r'README\.md takes 16,777,217 bytes.*download the file yourself'),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
 )
 def test_too_large_a_file_is_not_downloaded(hub, folder, sizes, message):
     push_to_hub(folder, 'owner/name', token=TOKEN)
+    hub.branches['owner/name', 'main'] |= {'pytorch_model.pt': b''}
     hub.sizes = sizes
     with pytest.raises(DataError, match=f'Hugging Face: {message}'):
         find_folder('owner/name')
