@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import vet
+from vet.core.dry_run import dry_run
 from vet.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings('ignore:vet knows no classifier')
@@ -35,6 +36,19 @@ def sites(*sizes):
     torch.manual_seed(0)
     tuned = vet.tune(Network(*sizes), vet.Adapter(width=2, at='mlp'), example=torch.zeros(1, 3, 4, 4))
     return list(tuned.trainable())
+
+
+def test_a_sum_comes_from_both_layers_that_make_it():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.last(self.left(x) + self.right(x))
+
+    calls = dry_run(Sum(), torch.ones(1, 4))
+    assert calls['last'].layers.before == ('left', 'right')
 
 
 def test_two_layers_that_widen_and_come_back_are_an_ffn():

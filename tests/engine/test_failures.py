@@ -70,6 +70,16 @@ def test_loss_that_is_not_finite(tmp_path):
     small(tmp_path / 'run', **{'train.optimizer': dict(type='SGD', lr=1e-3)}).train()
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_at_the_next_line_of_the_log(tmp_path):
+    """An epoch has ten steps, and nothing is saved before its end."""
+    optimizer = dict(type='SGD', lr=1000, weight_decay=1)
+    trainer = small(tmp_path / 'run', **{'train.optimizer': optimizer, 'train.log_every': 1})
+    with pytest.raises(TrainingError, match=r'at step \d the loss is') as raised:
+        trainer.train()
+    steps = [record['step'] for record in read_log(tmp_path / 'run') if 'loss' in record]
+    assert int(re.search(r'at step (\d)', str(raised.value))[1]) == len(steps) + 1
+
+
 @pytest.fixture
 def full():
     """A file system without space."""
