@@ -560,7 +560,7 @@ def of_plugin(tuner: str) -> list[dict[str, Any]]:
                 + [10**9] * (name != 'seed')
             )
         elif isinstance(default, float):
-            values = [-7.0, True, NAN, INF, '', [], {}, 'x'] + [0] * (name in ('scale', 'target', 'std'))
+            values = [-7.0, True, NAN, INF, '', [], {}, 'x'] + [0] * (name in ('scale', 'target'))
         elif name in ('at', 'outputs', 'target_modules'):
             values = [3, '', [], [3], [None], {}, 'no_such_role', 'block[', [['attn']]] + (
                 [None] if name == 'at' else []
