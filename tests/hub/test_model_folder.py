@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from vet import build_trainer, pipeline
 from vet.builders import find_config
+from vet.core.assemble import build_classifier
 from vet.errors import DataError, UserError
 from vet.hub.export import export
-from vet.hub.model_folder import load_model
+from vet.hub.model_folder import load_model, save_model
+from vet.registry import BACKBONES
 
 VIT = dict(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
 
@@ -179,6 +181,23 @@ def vit(tmp_path_factory):
     )
     trainer.train()
     return trainer, home / 'weights.safetensors'
+
+
+def test_a_folder_has_images_of_another_size_where_the_network_takes_them(tmp_path):
+    """A ConvNet takes images of any size, and the size of the folder counts."""
+    small = dict(layers=(1, 1, 1, 1), channels=(8, 8, 8, 8))
+    network = timm.create_model('resnet18', num_classes=0, **small)
+    save_file(network.state_dict(), tmp_path / 'weights.safetensors')
+    entry = dict(type='timm', name='resnet18', checkpoint=str(tmp_path / 'weights.safetensors'), kwargs=small)
+    backbone = BACKBONES.build(entry)
+    backbone.preprocessing = backbone.preprocessing.with_changes(dict(size=48))
+    model = build_classifier(backbone, [dict(type='NormTune')], dict(type='Linear'), ['a', 'b']).eval()
+    settings = dict(model=dict(tuners=[dict(type='NormTune')], head=dict(type='Linear'), tasks={}), seed=0)
+    settings |= dict(dataset={}, train={}, evaluation={})
+    save_model(model, tmp_path / 'model', dict(settings=settings, metrics=dict(accuracy=0.5)))
+    opened = load_model(tmp_path / 'model')
+    assert opened.backbone.preprocessing.size == (48, 48) != BACKBONES.build(entry).preprocessing.size
+    torch.testing.assert_close(opened(torch.ones(1, 3, 48, 48)), model(torch.ones(1, 3, 48, 48)))
 
 
 @pytest.mark.slow
