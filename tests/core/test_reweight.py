@@ -12,6 +12,8 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 
+import vet
+from tests.contract.runs import with_head
 from tests.nets import tiny
 from vet.core.model import ImageClassifier
 from vet.core.reweight import all_split, forward_replaced, reweights_of
@@ -343,3 +345,23 @@ def test_merging_keeps_a_forward_that_stood_there(backbone, images):
     assert fc1(backbone).__dict__['forward'] is stood and torch.allclose(model(images), tuned, atol=1e-5)
     model.unmerge()
     assert torch.equal(model(images), tuned)
+
+
+@pytest.mark.filterwarnings('ignore:vet knows no classifier')
+def test_a_tuner_of_a_merged_network_stays_after_unmerge(backbone, images):
+    """Both tuners then act, in the order in which they came."""
+    first, second = (TUNERS.build(dict(type='LoRA', rank=2, at='mlp.fc1')) for _ in range(2))
+    model = with_head(backbone, [first]).eval()
+    with torch.no_grad():
+        for _, parameter in first.trainable():
+            parameter.normal_(0, 0.3)
+        alone = backbone.network(images)
+        tuned = vet.tune(model.merge(), second).eval()
+        for _, parameter in second.trainable():
+            parameter.normal_(0, 0.3)
+        both = tuned(images)
+        assert (both - alone).abs().max() > 0.1
+        model.unmerge()
+        torch.testing.assert_close(tuned(images), both)
+        tuned.detach()
+        assert backbone.network(images).equal(alone)

@@ -326,7 +326,8 @@ def merge_reweights(host: nn.Module) -> Merged:
 def unmerge_reweights(merged: Merged) -> None:
     """Undoes `merge_reweights`, bit for bit.
 
-    If the module has moved since, or has another type since, the old tensors follow.
+    If the module has moved since, or has another type since, the old tensors follow. Edits that the merged
+    module got since act after the old edits.
     """
     for path, original in merged.originals.items():
         now = parameter_or_none(merged.host, path)
@@ -334,7 +335,8 @@ def unmerge_reweights(merged: Merged) -> None:
             kind = original.dtype if now.dtype == merged.types[path] else now.dtype
             original.data = original.data.to(now.device, kind)
     put_tensors(merged.host, merged.originals)
-    _attached(merged.host).edits = merged.edits
+    state = _attached(merged.host)
+    state.edits = [*merged.edits, *state.edits]
 
 
 # Another forward for a while --------------------------------------------------------------------------------
