@@ -365,3 +365,23 @@ def test_a_tuner_of_a_merged_network_stays_after_unmerge(backbone, images):
         torch.testing.assert_close(tuned(images), both)
         tuned.detach()
         assert backbone.network(images).equal(alone)
+
+
+@torch.no_grad()
+def test_a_merge_that_fails_halfway_is_taken_back(backbone, images):
+    frozen = backbone.network(images)
+    tuner = TUNERS.build(SPLIT)
+    model = with_head(backbone, [tuner]).eval()
+    for _, parameter in tuner.trainable():
+        parameter.normal_(0, 0.3)
+    tuned = backbone.network(images)
+    handle = list(tuner.deltas.values())[1].register_forward_pre_hook(lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.merge()
+    handle.remove()
+    assert backbone.network(images).equal(tuned) and not backbone.is_merged
+    model.merge()
+    torch.testing.assert_close(backbone.network(images), tuned)
+    model.unmerge()
+    tuner.detach()
+    assert backbone.network(images).equal(frozen)

@@ -22,7 +22,8 @@ from vet.torch_private import map_tensors
 def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]:
     """Merges all reweights. `unmerge_tuners` needs the result. Of a merged network: does nothing.
 
-    UserError if a tuner edits the flow through the network, because no weight can hold that.
+    UserError if a tuner edits the flow through the network, because no weight can hold that. After an error,
+    nothing is merged.
     """
     tuners = list(tuners)
     for tuner in tuners:
@@ -36,8 +37,14 @@ def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]
     edits = [edit for tuner in tuners for edit in tuner._edits]
     _refuse_tied(frozen.network, [edit for edit in edits if isinstance(edit, Reweight)])
     hosts = {id(edit.host): edit.host for edit in edits if isinstance(edit, Reweight)}
-    with in_eval(nn.ModuleList(tuners)):
-        merged = [merge_reweights(host) for host in hosts.values()]
+    merged: list[Merged] = []
+    try:
+        with in_eval(nn.ModuleList(tuners)):
+            for host in hosts.values():
+                merged.append(merge_reweights(host))
+    except BaseException:
+        unmerge_tuners(frozen, merged)
+        raise
     frozen.is_merged = True
     clear_caches(frozen.network.modules())
     return merged
