@@ -1,5 +1,6 @@
 """vet demo: the folder of a Space, and the app with the real Gradio."""
 
+import json
 import os
 import re
 import socket
@@ -39,6 +40,7 @@ def test_the_folder_is_a_space(command, trainer):
     names = {path.relative_to('app').as_posix() for path in Path('app').rglob('*') if path.is_file()}
     model = {f'model/{name}' for name in ('README.md', 'configuration.json', 'tuner.safetensors')}
     assert names == {'app.py', 'app.json', 'requirements.txt', 'README.md'} | model
+    assert json.loads(Path('app/app.json').read_text())['shows'] == 'labels'
     front = header(Path('app/README.md').read_text())
     assert front['sdk'] == 'gradio' and front['app_file'] == 'app.py' and front['title'] == 'Digits: 5 to 9'
     assert front['sdk_version'] == GRADIO and 'models' not in front

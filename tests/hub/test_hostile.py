@@ -460,3 +460,12 @@ def test_a_config_file_stays_free():
 def test_sections_that_are_no_dict(says, place, value):
     with pytest.raises(DataError, match=f'has 7 as {place}; allowed: a dict'):
         find_config(says(place, value))
+
+
+def test_the_calls_of_a_budget_are_counted_down():
+    with Budget() as budget:
+        budget.calls = 2
+        total = torch.zeros(1)
+        total += 1
+        with pytest.raises(DataError, match='more than 500,000 calls'):
+            total += 1

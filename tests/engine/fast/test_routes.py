@@ -232,7 +232,6 @@ def test_a_resumed_run_takes_the_routes_of_its_checkpoint(tmp_path, cache, timed
     assert pinned.train()['accuracy'] == expected['accuracy']
 
 
-@pytest.mark.slow
 def test_a_run_of_an_older_vet_takes_the_rule(tmp_path, timed):
     rule = ended(small(tmp_path / 'rule', **{'train.routes': 'rule'}))
     timed(merged=3.0, split=2.0, plain=1.0)
