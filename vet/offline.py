@@ -4,6 +4,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+NETWORK_TIMEOUT_SECONDS = 10
+
 
 def answers(url: str) -> bool:
     """Whether a hub can be reached. Asks once, and waits four seconds at most."""
@@ -17,7 +19,7 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def silence_bounded(seconds: float = 10) -> Iterator[None]:
+def silence_bounded(seconds: float = NETWORK_TIMEOUT_SECONDS) -> Iterator[None]:
     """Within this context, a library that sets no limit waits at most so long for each answer of a server."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

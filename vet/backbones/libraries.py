@@ -17,6 +17,7 @@ from vet.backbones.roles import find_layout
 from vet.core.description import settings_of, shapes_of
 from vet.core.flow import WEIGHTED
 from vet.core.site_map import Layout
+from vet.registry import package_of
 
 Size = int | Sequence[int] | None  # of the images of a network: the side, or (height, width)
 Network = Any  # a network of a library, whose attributes no type declares
@@ -46,7 +47,7 @@ class Library:
 
 def library_of(network: nn.Module) -> Library | None:
     """The library that wrote the network's class, or a class from which the user derived the class."""
-    packages = [kind.__module__.partition('.')[0] for kind in type(network).__mro__]
+    packages = map(package_of, type(network).__mro__)
     return next((LIBRARIES[package] for package in packages if package in LIBRARIES), None)
 
 

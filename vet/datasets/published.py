@@ -20,10 +20,8 @@ from vet.datasets.archives import (
 )
 from vet.datasets.base import ImageDataset, Sample, require_files, resolve_split
 from vet.errors import DataError
-from vet.offline import silence_bounded
+from vet.offline import NETWORK_TIMEOUT_SECONDS, silence_bounded
 from vet.torch_private import torchvision_downloads_by
-
-NETWORK_TIMEOUT_SECONDS = 10
 
 
 class PublishedDataset(ImageDataset):
