@@ -89,7 +89,7 @@ def unwatched() -> AbstractContextManager[object]:
     """Within this context, a TorchFunctionMode sees no function and no attribute of a tensor.
 
     A mode that notes shapes reads the shapes within this context, and does not watch itself.
-    Without `DisableTorchFunction`: the mode sees them. A reader of shapes gives the same answers, later.
+    Without `DisableTorchFunction`: the mode sees them. Its answers stay the same, and take longer.
     """
     return getattr(torch._C, 'DisableTorchFunction', nullcontext)()
 

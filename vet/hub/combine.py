@@ -162,7 +162,7 @@ def _unchosen(objective: JsonObject) -> JsonObject:
 def _linear(tuner: Tuner) -> set[str]:
     """The names in `state` of the tensors in which the tuner's whole update is linear.
 
-    The set is empty if a ingredient of the update is linear in no tensor.
+    The set is empty if a part of the update is linear in no tensor.
     """
     said = {key: declared(delta).linear_in for key, delta in tuner.deltas.items() if delta.state_dict()}
     if not all(said.values()) or not all(isinstance(edit, Reweight) for edit in tuner._edits):
