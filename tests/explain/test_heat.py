@@ -100,6 +100,31 @@ def test_grad_cam_of_a_convnet_is_the_papers():
     torch.testing.assert_close(grad_cam(model, x, [2, 2]), wanted.detach())
 
 
+def test_grad_cam_of_tnt_is_that_of_the_patches_of_its_last_block():
+    """A block of TNT takes pixels and patches. Only the class token is read after the last block."""
+    kwargs = dict(img_size=64, embed_dim=32, inner_dim=8, depth=2, num_heads_outer=4)
+    entry = dict(
+        type='timm', name='tnt_s_legacy_patch16_224', pretrained=False, kwargs=kwargs,
+        preprocessing=dict(size=64),
+    )  # fmt: skip
+    backbone = BACKBONES.build(entry)
+    model = ImageClassifier(
+        backbone, [TUNERS.build(LORA)], LinearHead(backbone.num_features, 3), NAMES
+    ).eval()
+    torch.nn.init.normal_(model.head.fc.weight)
+    x = images(2, 64)
+    seen = []
+    handle = backbone.network.blocks[-1].register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    logits = model(x.clone().requires_grad_())
+    handle.remove()
+    [slope] = torch.autograd.grad(logits[:, 1].sum(), seen)
+    weights = slope[:, 1:].mean(1, keepdim=True)
+    heat = (weights * seen[0][:, 1:]).sum(2).relu().view(2, 4, 4)
+    heat = heat - heat.amin((1, 2), keepdim=True)
+    wanted = heat / heat.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(grad_cam(model, x, [1, 1]), wanted.detach())
+
+
 @pytest.mark.parametrize('tuner', [LORA, dict(type='VPT', length=3)])
 def test_grad_cam_of_a_vit_is_that_of_the_input_of_its_last_block(tuner):
     model, x = model_of('vit', tuner).eval(), images(2)

@@ -59,9 +59,14 @@ def classifier_of(network: nn.Module) -> list[str]:
     return [path for path in found if path in modules and list(modules[path].parameters())]
 
 
+def patches_of(network: Network) -> nn.Module | None:
+    """The module that cuts an image into patches. timm's TNT calls the module `pixel_embed`."""
+    return getattr(network, 'patch_embed', getattr(network, 'pixel_embed', None))
+
+
 def layout_of(network: nn.Module) -> Layout:
     """The layout of a user's network: its blocks, patches, prefix tokens and classifier."""
-    grid = getattr(getattr(network, 'patch_embed', None), 'grid_size', None)
+    grid = getattr(patches_of(network), 'grid_size', None)
     return find_layout(
         network, None, grid, getattr(network, 'num_prefix_tokens', 0), tuple(classifier_of(network))
     )
@@ -124,9 +129,8 @@ def _timm_classifier(network: nn.Module) -> Iterable[str]:
 
 
 def _timm_size(network: nn.Module) -> Size:
-    patches = getattr(network, 'patch_embed', None)
     settings = getattr(network, 'pretrained_cfg', None) or {}
-    return getattr(patches, 'img_size', None) or (settings.get('input_size') or (None,))[1:]
+    return getattr(patches_of(network), 'img_size', None) or (settings.get('input_size') or (None,))[1:]
 
 
 def _timm_recipe(network: Network) -> Recipe | None:
@@ -140,7 +144,7 @@ def _timm_recipe(network: Network) -> Recipe | None:
     kwargs: dict[str, Any] = dict(num_classes=network.num_classes)
     further: dict[str, Any] = {}
     size = image_size_of(network)
-    if size and hasattr(network, 'patch_embed') and size != tuple(settings['input_size'])[1:]:
+    if size and patches_of(network) is not None and size != tuple(settings['input_size'])[1:]:
         further['img_size'] = size[0] if size[0] == size[1] else list(size)
     if isinstance(getattr(network, 'global_pool', None), str):
         further['global_pool'] = network.global_pool

@@ -11,6 +11,7 @@ import torch
 
 from vet.backbones.class_token import class_token_only, modules_of_class_token, pools_class_token
 from vet.backbones.kwargs import check_kwargs, height_and_width
+from vet.backbones.libraries import patches_of
 from vet.backbones.maps import maps_of_timm
 from vet.backbones.roles import find_layout
 from vet.backbones.timm_files import load_file, read_again
@@ -136,7 +137,7 @@ def timm_backbone(
         )
     if checkpoint is not None:
         read = load_file(network, name, Path(checkpoint).expanduser(), () if classifier else heads, use_ema)
-    patches = getattr(network, 'patch_embed', None)
+    patches = patches_of(network)
     settings = timm.data.resolve_model_data_config(network)
     size = options.get('img_size') or getattr(patches, 'img_size', None) or settings['input_size'][1:]
     wanted = Preprocessing(

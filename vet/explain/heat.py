@@ -206,8 +206,9 @@ def _last_blocks(sites: SiteMap) -> list[Site]:
 
 def _noting(hooked: Hooked, site: Site) -> Callable:
     def hook(module: nn.Module, args: tuple) -> None:
-        if args and isinstance(args[0], torch.Tensor) and args[0].requires_grad:
-            hooked.append((site, False, args[0]))
+        for tensor in reversed(args):  # the first input last: it comes before the others (see grad_cam)
+            if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                hooked.append((site, False, tensor))
 
     return hook
 
