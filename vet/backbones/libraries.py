@@ -59,8 +59,8 @@ def classifier_of(network: nn.Module) -> list[str]:
     return [path for path in found if path in modules and list(modules[path].parameters())]
 
 
-def patches_of(network: Network) -> nn.Module | None:
-    """The module that cuts an image into patches. timm's TNT calls the module `pixel_embed`."""
+def patches_of(network: Network) -> Any:
+    """The module that cuts an image into patches, or None. timm's TNT calls the module `pixel_embed`."""
     return getattr(network, 'patch_embed', getattr(network, 'pixel_embed', None))
 
 
