@@ -116,6 +116,9 @@ def test_the_command(photos, tmp_path, monkeypatch, capsys):
     kept = {row['path'].rpartition('/')[2]: row for row in csv.DictReader(open(clean))}
     assert not {'cut.png', 'of-red.png', 'film.mp4'} & set(kept)
     assert kept['again.png']['split'] == 'test'
+    with pytest.raises(SystemExit):  # the disk refuses the file: the findings are told before
+        called('--write', str(tmp_path / 'nowhere' / 'clean.csv'))
+    assert 'copy across classes' in capsys.readouterr().out
     assert sorted((path, path.stat().st_mtime_ns) for path in photos.rglob('*')) == before
 
 

@@ -233,6 +233,13 @@ def test_photos_from_which_nothing_can_be_learned(tmp_path, name):
     assert not (tmp_path / 'run').exists()
 
 
+def test_too_many_classes_are_refused_before_any_photo_is_read(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr('vet.check.photos.MOST_CLASSES', 2)
+    monkeypatch.setattr('vet.check.sameness.look', None)
+    with pytest.raises(UserError, match='has 3 classes.* vet takes at most 2 classes.*call vet train'):
+        fit(photos, tmp_path / 'run', TRIAL)
+
+
 def test_the_same_photos_in_two_classes(tmp_path):
     for i in range(5):
         for name in ('cat', 'dog'):

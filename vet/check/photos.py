@@ -115,8 +115,9 @@ def _refuse_few(photos: Photos, source: Path) -> None:
         )
     if len(classes) > MOST_CLASSES:
         raise UserError(
-            f'{str(source)!r} has {len(classes):,} classes; vet fit takes at most {MOST_CLASSES:,}. If each '
-            'folder is one photo series, put the folders of one class together. Otherwise write a config.'
+            f'{str(source)!r} has {len(classes):,} classes. Of photos without a config, vet takes at most '
+            f'{MOST_CLASSES:,} classes. If each folder is one photo series, put the folders of one class '
+            'together. Otherwise write a config, and call vet train.'
         )
 
 

@@ -65,15 +65,16 @@ def _check(args: argparse.Namespace) -> None:
         found = findings(photos, looks)
         if args.backbone or args.checkpoint:
             found += _of_labels(args, photos, looks)
+        if args.format == 'json':
+            print(json.dumps([finding.as_json() for finding in found], indent=1))
+        else:
+            print(photos.says())
+            print('\n'.join(says(found)) or 'Nothing unusual was found.')
+        # after the findings: they are not lost if the disk refuses a file
         if args.write:
             _write(Path(args.write), photos, looks)
         if args.page:
             write_file(Path(args.page), check_page(photos, found))
-    if args.format == 'json':
-        print(json.dumps([finding.as_json() for finding in found], indent=1))
-    else:
-        print(photos.says())
-        print('\n'.join(says(found)) or 'Nothing unusual was found.')
     if args.strict and any(finding.is_wrong for finding in found):
         sys.exit(1)
 
