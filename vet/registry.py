@@ -39,7 +39,7 @@ def _build(cfg: object, *args: object, registry: 'Registry', **offered: object) 
         )
     given = dict(cfg)
     plugin = registry.find(given.pop('type'))
-    accepted = inspect.signature(plugin).parameters
+    accepted = parameters_of(plugin)
     called = f'{registry.name} {cfg["type"]!r}'
     require_arguments(given, accepted, registry.hints(plugin), called, f'option of {called}')
     missing = [
@@ -103,6 +103,22 @@ def package_of(plugin: object) -> str:
     return (getattr(plugin, '__module__', None) or '').partition('.')[0]
 
 
+def parameters_of(plugin: Any) -> dict[str, inspect.Parameter]:
+    """{argument: its parameter}, of the arguments that a config can give by name.
+
+    The `*args` and `**kwargs` of torch's Module take nothing.
+    """
+    maker = getattr(plugin, '__init__', None)
+    if inspect.isclass(plugin) and maker.__module__ == 'torch.nn.modules.module':
+        return {}
+    parameters = inspect.signature(plugin).parameters.values()
+    return {
+        parameter.name: parameter
+        for parameter in parameters
+        if parameter.kind is not parameter.VAR_POSITIONAL
+    }
+
+
 def hints_of(called: object) -> Mapping[str, Any]:
     """{argument: hint, with its range} of a function. {} for names that only a type checker knows."""
     try:
@@ -122,6 +138,9 @@ class Registry(_Registry):
         self._home, self.given = home, given
         # {argument: hint with a range} for plugins of other libraries
         self.arguments: dict[str, Any] = {}
+        self.meanings: dict[
+            str, str
+        ] = {}  # {argument: its meaning}, for docstrings that do not say the meaning
 
     def hints(self, plugin: object) -> Mapping[str, Any]:
         """{argument of the plugin: hint}, from the signature and `arguments`."""

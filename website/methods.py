@@ -1,7 +1,6 @@
 """One page for each tuner, and a list of all: from the tuner's class, its edits and result files."""
 
 import functools
-import inspect
 import json
 import re
 from collections import Counter
@@ -64,7 +63,6 @@ def pages() -> dict[str, str]:
 
 def page(name: str) -> str:
     """The page of a tuner."""
-    tuner = TUNERS.find(name)
     facts = facts_of(name)
     parts = [
         f'# {name}',
@@ -73,7 +71,7 @@ def page(name: str) -> str:
         f'The drawing shows {name} with its default places on DeiT-Tiny. {facts.places}',
         grid(['', f'{name} on DeiT-Tiny, with its defaults'], [list(row) for row in summary(name, facts)]),
         '## What it computes',
-        prose(text_of(tuner).removesuffix(inspect.cleandoc(Tuner.__doc__ or ''))),
+        prose(text_of(TUNERS, name)),
         '## Arguments',
         arguments(name),
         '## A config',

@@ -70,6 +70,7 @@ def torchvision_backbone(
 ) -> Backbone:
     """`torchvision.models.get_model(name)` without its last linear layer, frozen.
 
+    name: torchvision's name of the network, such as 'resnet50'.
     weights: the name of torchvision's weights, such as 'IMAGENET1K_V2'. They also decide the preprocessing.
     pool: 'avg', 'max', 'avgmax' or 'catavgmax'. It replaces the network's own pool and all layers after it
         (in AlexNet and VGG these are two more layers). Features have C channels, cat(mean, max) 2 C.

@@ -90,11 +90,14 @@ def _show_plugin(args: argparse.Namespace) -> None:
     with imports():
         registry.find(args.name)
     arguments = arguments_of(registry, args.name)
-    text = text_of(registry.find(args.name))
+    text = text_of(registry, args.name)
     if args.json:
         rows = {
             argument.name: dict(
-                allowed=argument.allowed, default=argument.default_text, required=argument.is_required
+                allowed=argument.allowed,
+                default=argument.default_text,
+                required=argument.is_required,
+                meaning=argument.meaning,
             )
             for argument in arguments
         }

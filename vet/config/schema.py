@@ -3,7 +3,6 @@
 pydantic makes the part of the settings. The part of the plugins comes from the plugins' signatures.
 """
 
-import inspect
 import json
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from vet.arguments import REQUIRED, Argument, arguments_of, text_of
 from vet.config.sections import Settings
 from vet.config.short_forms import short_forms
-from vet.registry import REGISTRIES, Registry
+from vet.registry import REGISTRIES, Registry, parameters_of
 
 
 def json_schema() -> dict[str, object]:
@@ -54,11 +53,10 @@ def _plugin(registry: Registry, name: str) -> dict[str, object]:
     properties = {argument.name: _argument(argument) for argument in arguments}
     lengths = dict.fromkeys(short_forms(), True) if registry.name == 'backbone' else {}
     takes_any = any(
-        parameter.kind is parameter.VAR_KEYWORD
-        for parameter in inspect.signature(registry.find(name)).parameters.values()
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters_of(registry.find(name)).values()
     )
     return {
-        'description': text_of(registry.find(name)),
+        'description': text_of(registry, name),
         'properties': {'type': True, **lengths, **properties},
         'additionalProperties': takes_any,
     }

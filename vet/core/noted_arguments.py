@@ -46,6 +46,8 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
     hints = {name: init.__annotations__[ours] | None for name, ours in theirs.items()}
     own = {name: hint for name, hint in init.__annotations__.items() if not theirs or name != 'peft'}
     wrapper.__annotations__ = own | hints
+    lines = (f"{name}: PEFT's name of `{ours}`." for name, ours in theirs.items())
+    wrapper.__doc__ = '\n'.join(filter(None, [init.__doc__, *lines]))
     setattr(wrapper, '__signature__', signature)  # noqa: B010, mypy refuses an assignment
     return wrapper
 

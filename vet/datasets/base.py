@@ -57,7 +57,7 @@ class ImageDataset(Dataset):
 
     classes: K names, in the order of the labels, as `class_list` takes them.
     samples: (source, target) pairs. Without `objective`, a target is a label 0 … K-1.
-    targets: the targets, as a list.
+    The attribute `targets` is the list of the targets.
     objective: the config entry of the objective, if an image has not one class.
     gray_range: see open_image. A Trainer sets gray_range, see `set_gray_range`.
     An image is decoded only when its item is asked for. DataError if there is no sample, or if a label is

@@ -18,7 +18,9 @@ class FewShot(Part):
 
     dataset: a dataset with one class for each image, or its config entry, such as dict(type='Flowers102',
         split='train').
-    More shots hold the images of fewer shots of the same seed. DataError for a class with too few images.
+    shots: the number of images of each class. More shots hold the images of fewer shots of the same seed.
+    seed: the seed of the draws.
+    DataError for a class with too few images.
     """
 
     def __init__(self, dataset: object, shots: Count, seed: Seed = 0, root: object = 'data'):

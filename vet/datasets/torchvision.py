@@ -27,6 +27,7 @@ RESERVED = {'self', 'kwargs', 'root', 'download', 'loader', 'transform', 'target
 class TorchvisionDataset(ImageDataset):
     """The torchvision dataset `name`, such as 'Food101', in `root`, in torchvision's layout.
 
+    name: the name of the class in torchvision.datasets.
     download: True lets torchvision download missing data.
     split: 'train', 'val', 'test' (also 'eval') and 'train+val' become the argument and the spelling of the
         dataset. Other words of a dataset (SVHN's 'extra') pass unchanged. A dataset without splits needs

@@ -54,6 +54,7 @@ SOURCES = {
 class TorchvisionMasks(MaskDataset):
     """The masks of torchvision's VOCSegmentation (2012, 21 classes) or OxfordIIITPet (pet and background).
 
+    name: 'VOCSegmentation' or 'OxfordIIITPet'.
     root: holds torchvision's layout.
     split: of VOCSegmentation: 'train', 'val' or 'train+val'; of OxfordIIITPet: 'train+val' or 'test'.
     download: True lets torchvision download missing data.

@@ -37,7 +37,8 @@ class VTAB(ImageDataset):
     root/vtab-1k/<task>/train800.txt, val200.txt, train800val200.txt and test.txt. Each line is a path below
     that folder and a class number, such as 'images/test/000000.jpg 12'. 'train+val' is the list
     train800val200, which is the training set of published numbers.
-    split: 'train', 'val', 'train+val' or 'test'. task: one of the 19.
+    split: 'train', 'val', 'train+val' or 'test'.
+    task: one of the 19 tasks.
     classes: '0' … 'K-1', with the published K of the task. The small splits do not have every class.
     """
 

@@ -12,6 +12,7 @@ from vet.registry import HEADS
 class LinearHead(nn.Module):
     """logits = W dropout(f) + b: features (B, C) -> (B, K), in float32.
 
+    dropout: the rate of dropout of the features, in training.
     W starts normal of std 0.02, b at zero.
     Parameters: C K + K.
     """

@@ -18,7 +18,9 @@ class MLP(nn.Module):
 
     Howard 2020, 2002.04688
 
-    The first dropout has half the rate. The running statistics of each batch norm are saved with its
+    hidden: the numbers of the hidden layer.
+    dropout: the rate of the second dropout. The first dropout has half the rate.
+    The running statistics of each batch norm are saved with its
     parameters. In training, a batch of one image has no statistics. Such a batch is normalised by the running
     statistics, and does not change them.
     Parameters: 2 C + C hidden + hidden + 2 hidden + hidden K + K.

@@ -39,9 +39,10 @@ class TextHead(StartedHead):
     file: the embeddings: a .safetensors or .json file of {class name: vector}, or a .npy file (K, C) in the
         order of the classes.
     tower: in place of a file, the name of an OpenCLIP model, such as 'ViT-B-16', whose text tower makes the
-        embeddings. tower_weights: a file of weights, or OpenCLIP's name for them, such as 'openai'. prompts:
-        texts with {} for the class name; an embedding is the mean over the prompts.
-    scale: CLIP ends its training at 100.
+        embeddings.
+    tower_weights: a file of the tower's weights, or OpenCLIP's name for the weights, such as 'openai'.
+    prompts: texts with {} for the class name. An embedding is the mean over the prompts.
+    scale: the factor of the cosine. CLIP ends its training at 100.
     A model folder holds w and its start, and neither file nor tower. Parameters: C K.
     """
 

@@ -25,8 +25,10 @@ class ArcFaceLoss(nn.Module):
 
     theta_k: the angle between the vector and the prototype of class k.
 
-    scale: s. margin: m, in radians. classes: K. Where theta + m is more than pi, the cosine goes on as a
-    line.
+    scale: s.
+    margin: m, in radians.
+    classes: K. vet gives the number of classes.
+    Where theta + m is more than pi, the cosine goes on as a line.
     """
 
     targets = KIND
@@ -55,7 +57,8 @@ class SupervisedContrastiveLoss(nn.Module):
     Khosla et al. 2020, arXiv:2004.11362, equation 2
 
     P: the other images of the batch of the same class. a: all other images of the batch. Large batches help.
-    temperature: t. classes: K.
+    temperature: t.
+    classes: K. vet gives the number of classes.
     """
 
     targets = KIND
@@ -81,7 +84,10 @@ class ProxyAnchorLoss(nn.Module):
 
     The first mean is over the classes k of the batch, with their images i. The second mean is over all
     classes k, with the images j of other classes.
-    s: the cosine of an image and a prototype. scale: a. margin: d.
+    s: the cosine of an image and a prototype.
+    scale: a.
+    margin: d.
+    classes: K. vet gives the number of classes.
     """
 
     targets = KIND

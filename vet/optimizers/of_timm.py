@@ -39,7 +39,8 @@ def with_defaults(name: str) -> Callable[..., torch.optim.Optimizer]:
         for parameter in known.parameters.values()
     ]
     make.__name__, make.__module__ = name, kind.__module__  # the docstring is timm's
-    make.__doc__ = f'{info.description}.\n\n{inspect.getdoc(kind) or ""}'
+    docstrings = (inspect.cleandoc(text or '') for text in (kind.__doc__, kind.__init__.__doc__))
+    make.__doc__ = '\n\n'.join([f'{info.description}.', *docstrings]).strip()
     make.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]
     make.__annotations__ = {parameter.name: _hint(parameter, hints) for parameter in parameters}
     if info.has_betas:

@@ -4,12 +4,13 @@ import inspect
 
 import torch
 
-from vet.optimizers.ranges import RANGES
+from vet.optimizers.ranges import MEANINGS, RANGES
 from vet.registry import OPTIMIZERS
 
 # LBFGS calls the model again within a step. SparseAdam takes only sparse gradients.
 LEFT_OUT = (torch.optim.LBFGS, torch.optim.SparseAdam)
 OPTIMIZERS.arguments.update(RANGES)
+OPTIMIZERS.meanings.update(MEANINGS)
 
 for _name, _optimizer in vars(torch.optim).items():
     if (

@@ -25,7 +25,9 @@ def AdamWScheduleFree(
     y = (1 - beta1) z + beta1 x; z takes an AdamW step with the gradient at y; x <- x + c (z - x).
     c is the weight of the step, lr_max ** weight_lr_power * step ** r, as a share of all weights so far.
     lr: larger than for AdamW: 1 to 10 times. train.lr_scheduler must be ConstantLR, and may have a warmup.
-    betas (beta1, beta2), eps, weight_decay: as those of AdamW.
+    betas: (beta1, beta2). beta2 is that of AdamW.
+    eps, weight_decay: as those of AdamW.
+    r, weight_lr_power: the powers in the weight of a step.
     """
     return _made('AdamWScheduleFree', **locals())
 

@@ -43,10 +43,11 @@ FIXED = (
 )
 
 TRANSFORMS.arguments.update(RANGES)
+TRANSFORMS.meanings['p'] = 'the probability of each distortion.'
 
 for _name, _transform in vars(v2).items():
     if (
-        _name not in OWN
+        _name not in (*OWN, 'Transform')  # Transform is torchvision's base class, which transforms nothing
         and inspect.isclass(_transform)
         and issubclass(_transform, v2.Transform)
         and not _name.startswith('_')
@@ -59,8 +60,9 @@ class Resize(v2.Resize):
     """torchvision's Resize, bit for bit, for every image that does not become larger than LARGEST pixels.
 
     Resize sets the short side to `size`. So a long and thin image becomes huge: 1 x 20,000 pixels become 256
-    x 5,120,000. For such a PIL image, this class computes only the centre of `kept` (height, width). `kept`
-    is the size of the CenterCrop that follows. If `kept` is None, the image is refused with a ValueError.
+    x 5,120,000. For such a PIL image, this class computes only the centre.
+    kept: the (height, width) of the centre, which is the size of the CenterCrop that follows. If `kept` is
+        None, the image is refused with a ValueError.
     size, interpolation, max_size, antialias: torchvision's.
     """
 

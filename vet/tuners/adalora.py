@@ -25,7 +25,7 @@ class AdaLoRA(Tuner):
     After each step, only the `budget` most important triplets of all sites keep their lambda. The other
     lambdas become zero. A later step may change them again.
     Importance of a triplet: s(lambda_i) + mean s(P_i) + mean s(Q_i), with s = mean I x mean |I - mean I| of
-    the sensitivity I = |w dL/dw|. beta1 and beta2 smooth both means over the steps (sec. 3.2).
+    the sensitivity I = |w dL/dw|.
     rank: the rank at the start; one value, a list by depth (0 skips a block), or a dict from module path
         patterns to values.
     target: the average rank at the end.
@@ -33,7 +33,9 @@ class AdaLoRA(Tuner):
     warmup: the share of the training before the budget falls.
     final: the share of the training after the budget has reached the target. In this share, the statistics of
         the importance do not change. Between warmup and final the budget falls as (1 - t)^3 (sec. 3.3).
-    gamma: weight of the penalty: the sum over the sites of ||P'P - I||^2 + ||Q Q' - I||^2. The norms are
+    beta1, beta2: the shares of the old value when the means of I and of |I - mean I| are smoothed over the
+        steps (sec. 3.2).
+    gamma: the weight of the penalty: the sum over the sites of ||P'P - I||^2 + ||Q Q' - I||^2. The norms are
         squared Frobenius norms, as in the paper (sec. 3.1). The authors' code and PEFT take the mean of the
         norms.
     Against the released code: importance, budget and pruning over a whole run. The penalty differs, see

@@ -33,7 +33,7 @@ class Adapter(Tuner):
     dropout: the rate of dropout before W2, in training.
     drop_path: the share of images whose u is dropped, in training.
     init: 'zero' (W2 = 0, the identity), 'houlsby', 'bert' or 'xavier'.
-    at: FFNs; in a network without an FFN, whole blocks.
+    The default place is each FFN. A network without an FFN has the adapters at its blocks.
     The defaults are ModelScope's adapter, x + h + W2 GELU(W1 h), with h the FFN's output. ModelScope starts
     with init='xavier', vet starts as the identity. If a network has layer scales or stochastic depth, h is
     the value before these.

@@ -40,7 +40,9 @@ class ARC(Tuner):
 
     All attentions share one P (C, width), and all FFNs share another. Each layer has its own c and b. Sites
     share P if their weights have the same shape. So each stage of a pyramid has its own projections.
-    dropout: of diag(c) P' x, before P, in training. The paper's runs use 0.1. Only Linear layers take it.
+    width: the columns of P, which are the numbers of c.
+    dropout: the rate of dropout of diag(c) P' x, before P, in training. The paper's runs use 0.1.
+        Only Linear layers take a dropout.
     drawn_at_mlp: the c of `mlp.fc1` start Xavier-uniform, as in the released code. So the start is not the
         identity. False: every c starts at zero.
     at: weights that see one position at a time. A weight without a bias gets no b, and its keys stay.

@@ -63,6 +63,7 @@ class BOFT(Tuner):
     One factor is OFT with trained scales s of the outputs.
     block: the size of a block. If `block` 2^(factors - 1) does not divide the inputs, the largest smaller
         block is taken that fits. With several factors, blocks are even.
+    factors: the number of rotations of blocks.
     at: weights of Linear layers and convolutions.
     Parameters per site: factors x in kH kW / groups x block + out. Half of the numbers of a block act,
         because only their skew-symmetric part counts.

@@ -26,6 +26,7 @@ class BorderPrompt(Tuner):
     These are the paper's prompts for ConvNeXt and ResNet ("pad" in the authors' code). The pixels start
     uniform in [0, 1], normalised as the images are. The network must take images of any size. Other networks,
     such as a ViT with fixed positions, are refused.
+    pad: p, the width of the border in pixels.
     unit: the parameters are pixels before the normalisation, which each forward computes.
     Against the released code: output and start. The code trains pixels in [0, 1] and normalises them in each
         forward, so that its gradients are 1 / std times those here; unit=True does the same.

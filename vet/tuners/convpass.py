@@ -22,6 +22,8 @@ class Convpass(Tuner):
 
     x is the normed input of the attention or the FFN. The convolution sees the patch tokens as a map of H x
     W, and each class token as a map of 1 x 1. Prompts that were added pass through.
+    width: the channels of the convolution; one value, a list by depth (0 skips a block), or a dict from
+        module path patterns to values.
     scale: s, which the paper chooses for each task out of 0.01, 0.1, 1, 10, 100.
     dropout: the rate of dropout before W2, in training.
     drop_path: the share of images whose bypass is dropped, in training. None: the rate that stochastic depth

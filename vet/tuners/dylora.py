@@ -33,6 +33,7 @@ class DyLoRA(Tuner):
     B starts at zero.
     rank, alpha, at: the same as for LoRA. Each site has its own b. If sites have different ranks, each b is
         at the same share of the site's ranks.
+    smallest: the smallest b.
     schedule: how b changes over the steps. 'random': b is drawn for each step, and all b are equally likely
         (the paper). 'grow': b goes from `smallest` to the rank, and each b has an equal share of the
         training. 'shrink': the same, backwards. Every row and column up to b trains. In the paper's "frozen"

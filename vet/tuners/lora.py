@@ -74,8 +74,6 @@ class LoRA(Tuner):
         'corda' (Linear layers that are called), 'lora_ga'.
     seed: the seed of the random matrices of vera.
     images: the number of training images for the starts eva, corda and lora_ga. CorDA's authors take 256.
-    r, lora_alpha, lora_dropout, target_modules (a list of module names): PEFT's names of rank, alpha, dropout
-        and at, see core/peft_names.py.
     Against the released code: 'plain', 'dora', 'vera' and 'pissa' in output and gradients (loralib and
         PEFT). vera's random matrices are other draws. 'pissa', 'olora', 'corda' and 'eva' in PEFT's starts;
         'eva' keeps the given ranks (rho=1) and takes exact components. 'lora_ga' in the authors' start; PEFT

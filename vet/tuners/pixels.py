@@ -20,6 +20,8 @@ class PixelBranch(Tuner):
 
     f: the frozen backbone, which gives features, or logits if the backbone keeps its classifier. x: the
     normalised images. All images must have the backbone's size. A starts as nn.Linear draws it, B at zero.
+    rank: the rank of B A.
+    scale: the factor of the branch.
     Parameters: rank (3 H W + C); VGG-19 with its 1000 logits at 224 pixels, rank 10: 1,515,280.
     """
 

@@ -129,7 +129,8 @@ class SSF(Tuner):
 
     Lian et al. 2022, arXiv:2210.08823
 
-    gamma ~ N(1, std), beta ~ N(0, std), as in the paper; std=0 starts as the identity.
+    gamma ~ N(1, std), beta ~ N(0, std), as in the paper.
+    std: the standard deviation at the start. With std=0, SSF starts as the identity.
     If a module has no bias, such as a convolution before a batch norm, SSF adds no beta. So the merged
     network has the same keys. A norm that is a scale and a shift alone (ResMLP's Affine) trains itself.
     Against the released code: output, gradients and start on a ViT, and output and gradients on a Swin

@@ -37,6 +37,7 @@ class SCT(Tuner):
     training images. The importance of a channel is the mean of these norms over the classes. S has the K
     channels of the largest importance. The values are those of h; in the mode 'mlp', those of the block's
     output.
+    channels: K; one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
     images: the number of training images that choose S. vet takes the images as they are augmented. The paper
         takes all images, not augmented; VTAB-1k has 1000.
     scale: s. The paper chooses s for each task. The released code does not use its s, which is s = 1.

@@ -51,6 +51,7 @@ class Full(Tuner):
 class Partial(Tuner):
     """The last `blocks` blocks train, whole.   VPT's "Partial-k" (2203.12119)
 
+    blocks: how many blocks train.
     norm: whether a norm behind these blocks trains too.
     names: parameters in place of blocks: each entry is the path of a parameter, the path of a module with
         all its parameters, a regular expression for whole paths, or the path of a buffer, which is saved.

@@ -18,7 +18,8 @@ class UTuning(Tuner):
         smaller map, U reads every s-th position of x, see `Adapter`.
     width: one value, a list by depth (0 skips a block), or a dict of path patterns. W2 starts at zero, so the
         start is the identity.
-    scale: a number, 'learned' (one per operation) or 'channel'. dropout: before W2, in training.
+    scale: a number, 'learned' (one per operation) or 'channel'.
+    dropout: the rate of dropout before W2, in training.
     The paper's U is any small network. Here U is the paper's adapter. The paper's parallel prompts and
     prefixes are `VPT` and `Prefix`, which compute them within the attention.
     Against the released code: U in output and gradients (largest difference 4e-15 of 16), as the same authors
