@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'  # child processes inherit it
+os.environ['RAY_worker_niceness'] = '0'  # by default, tasks yield to all other processes of the machine
 os.environ['RAY_ENABLE_AUTO_CONNECT'] = (
     '0'  # a thread of Ray Serve that outlives its cluster would begin another
 )

@@ -4,7 +4,6 @@ search goes on.
 
 import itertools
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -39,7 +38,6 @@ def config(tmp_path):
 
 @pytest.fixture(scope='module')
 def cluster():
-    os.environ['RAY_worker_niceness'] = '0'  # by default, trials yield to all other processes of the machine
     import ray
 
     ray.init(
@@ -51,7 +49,6 @@ def cluster():
     )
     yield ray
     ray.shutdown()
-    del os.environ['RAY_worker_niceness']
 
 
 def trials(run):

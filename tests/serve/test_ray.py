@@ -1,6 +1,5 @@
 """vet serve --launcher ray, on a local cluster: answers as pipeline, mixed batches, refusals, more replicas."""
 
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,9 +35,6 @@ def test_refusals_travel_between_processes():
 
 @pytest.fixture(scope='module')
 def cluster():
-    os.environ['RAY_worker_niceness'] = (
-        '0'  # by default, replicas yield to all other processes of the machine
-    )
     import ray
 
     ray.init(
@@ -50,7 +46,6 @@ def cluster():
     )
     yield
     ray.shutdown()
-    del os.environ['RAY_worker_niceness']
 
 
 @pytest.fixture
