@@ -27,9 +27,10 @@ endif
 mutants: .venv/test
 	$(BIN)/python tests/mutants/run.py $(or $(MUTANTS),--count 200)
 
-## lint: runs ruff and mypy
+## lint: runs ruff, its formatter as a check, and mypy
 lint: .venv/lint
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 ## backbone: trains the shipped backbone anew, into build/, and compares it with the shipped one

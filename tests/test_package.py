@@ -60,3 +60,10 @@ def test_every_target_is_in_the_help():
     public = set(re.search(r'^\.PHONY: (.*)$', text, re.MULTILINE)[1].split())
     described = set(re.findall(r'^## ([\w-]+)', text, re.MULTILINE))
     assert public == described
+
+
+def test_lint_checks_the_format():
+    recipe = (ROOT / 'Makefile').read_text().partition('\nlint:')[2].partition('\n\n')[0]
+    assert 'ruff check .' in recipe and 'ruff format --check .' in recipe and 'mypy' in recipe
+    jobs = yaml.safe_load((ROOT / '.github/workflows/tests.yml').read_text())['jobs']
+    assert {'run': 'make lint'} in jobs['lint']['steps']

@@ -3,6 +3,7 @@ no tuple of unrelated things.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,26 @@ def test_every_file_says_what_it_is():
         if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert silent == []
+
+
+IGNORED = re.compile(r'# type: ignore\b(?!\[[\w, -]+\]  # \S)')
+
+
+def test_each_ignored_type_error_says_its_code_and_its_reason():
+    """After the comment at the line, or in a comment above the line."""
+    silent = []
+    for path in VET:
+        lines = ['', *path.read_text().splitlines()]
+        for above, line in zip(lines, lines[1:]):
+            if IGNORED.search(line) and not above.strip().startswith('#'):
+                silent.append(f'{path.relative_to(ROOT)}: {line.strip()}')
+    assert silent == []
+
+
+def test_silent_ignores_are_found():
+    assert IGNORED.search('x = 1  # type: ignore') and IGNORED.search('x = 1  # type: ignore[misc]')
+    assert IGNORED.search('x = 1  # type: ignore  # because')
+    assert not IGNORED.search('x = 1  # type: ignore[misc, arg-type]  # because')
 
 
 def uses_of_any(source: str) -> int:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -10,7 +10,9 @@ T = TypeVar('T')
 R = TypeVar('R')
 
 
-def ahead(function: Callable[[T], R], items: Iterable[T], workers: int, most: int) -> Iterator[R]:
+def ahead(
+    function: Callable[[T], R], items: Iterable[T], workers: int, most: int
+) -> Generator[R, None, None]:
     """function(item) for each item, in order.
 
     `workers` threads compute up to `most` results before the caller asks for them. With 0 workers, each

@@ -155,9 +155,9 @@ def without_ranges(hint: object) -> Any:
         kinds = tuple(without_ranges(option) for option in inner)
         return typing.Union[kinds]  # noqa: UP007, of a computed tuple
     if origin in (list, Sequence) and inner:
-        return list[without_ranges(inner[0])]  # type: ignore[misc]
+        return list[without_ranges(inner[0])]  # type: ignore[misc]  # a computed hint
     if origin in (dict, Mapping) and len(inner) == 2:
-        return dict[inner[0], without_ranges(inner[1])]  # type: ignore[misc, valid-type]
+        return dict[inner[0], without_ranges(inner[1])]  # type: ignore[misc, valid-type]  # computed
     return hint
 
 

@@ -151,7 +151,7 @@ def _take_along(config: Config, before: dict[str, object]) -> None:
     warmup = schedules[1].get('warmup_epochs')
     if staged or not all(fits(value, float) for value in (was, now, warmup)):
         return
-    was, now, warmup = float(was), float(now), float(warmup)  # type: ignore[arg-type]    # as `fits` has seen
+    was, now, warmup = float(was), float(now), float(warmup)  # type: ignore[arg-type]  # `fits` saw numbers
     if warmup == schedules[0].get('warmup_epochs') and 0 < now < warmup <= was:
         new['lr_scheduler']['warmup_epochs'] = warmup * now / was
         warnings.warn(

@@ -197,7 +197,7 @@ class Classifier:
         """The answer for each image, or the error of the image."""
         numbered = zip(_with_error(images), tasks, itertools.count())
         seen = ahead(self._seen_or_error, numbered, workers, batch_size)
-        with closing(seen):  # type: ignore[type-var]
+        with closing(seen):
             while batch := list(itertools.islice(seen, batch_size)):
                 opened = [each for each in batch if not isinstance(each, Exception)]
                 answers = iter(self.answers(opened, [options] * len(opened)))

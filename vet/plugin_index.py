@@ -113,9 +113,10 @@ def _constants(node: ast.ClassDef | ast.FunctionDef) -> dict[str, object]:
         target = (
             statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, 'target', None)
         )
-        if isinstance(target, ast.Name) and getattr(statement, 'value', None) is not None:
+        value = getattr(statement, 'value', None)
+        if isinstance(target, ast.Name) and value is not None:
             try:
-                found[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+                found[target.id] = ast.literal_eval(value)
             except ValueError:
                 continue  # a computed value
     return found

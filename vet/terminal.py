@@ -11,5 +11,6 @@ from vet.escapes import escaped
 class Terminal(Console):
     """rich's Console. Control characters are shown escaped, in tables too."""
 
+    # vet passes on rich's many options without naming them
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
         return super().render_str(escaped(text), **options)

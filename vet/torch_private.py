@@ -281,7 +281,7 @@ class _SeesNothing:
 try:
     from torch.utils._python_dispatch import TorchDispatchMode as _Mode
 except ImportError:
-    _Mode = _SeesNothing  # type: ignore[assignment,misc]
+    _Mode = _SeesNothing  # type: ignore[assignment,misc]  # mypy knows only torch's class
 OperationsMode: Any = _Mode
 SEES_OPERATIONS = _Mode is not _SeesNothing
 

@@ -79,7 +79,7 @@ class Objective(nn.Module):
     """The arguments that vet finds from training or validation images. A new training finds them again."""
     chosen: ClassVar[tuple[str, ...]] = ()
     """Those of `found` that fit one trained model alone, because validation images chose them."""
-    chooses: ClassVar[bool] = False
+    chooses: bool = False
     """Whether `choose` chooses anything on the validation images."""
     calibrates: ClassVar[bool] = False
     """Whether `calibrate` changes scores so that they say how often answers are right."""
@@ -261,8 +261,7 @@ class Objective(nn.Module):
 def refuse_counts(least: int = 1, **given: object) -> None:
     """UserError for an argument that is no whole number of at least `least`."""
     for name, value in given.items():
-        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if not (is_whole and value >= least):  # type: ignore[operator]
+        if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
             raise UserError(f'{name} is {shown(value)}; {name} must be at least {least}, as a whole number.')
 
 

@@ -198,11 +198,11 @@ def only_plain_by_default() -> Iterator[None]:
     """
     before = tarfile.TarFile.__dict__.get('extraction_filter')
     filtered = staticmethod(only_plain(2**40))
-    tarfile.TarFile.extraction_filter = filtered  # type: ignore[assignment]
+    tarfile.TarFile.extraction_filter = filtered  # type: ignore[assignment]  # a staticmethod
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before  # type: ignore[assignment]
+        tarfile.TarFile.extraction_filter = before  # type: ignore[assignment]  # may be None
 
 
 def _unpack_zip(archive: Path, folder: Path) -> None:

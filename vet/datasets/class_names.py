@@ -53,7 +53,8 @@ def class_list(classes: object) -> list[str]:
 def _name(name: object) -> str:
     """A class name as text, in its composed form. UserError for a value that is no name."""
     try:
-        text = str(name) if isinstance(name, str | bool | np.bool_) else str(operator.index(name))  # type: ignore[arg-type]
+        is_text = isinstance(name, str | bool | np.bool_)
+        text = str(name if is_text else operator.index(name))  # type: ignore[arg-type]  # see `except`
     except TypeError:
         raise UserError(
             f'a class name is {name!r} ({type(name).__name__}); a name is a text, or a whole number. Correct '

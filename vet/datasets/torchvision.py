@@ -93,7 +93,7 @@ def _accepted(plugin: type) -> set[str]:
     names: set[str] = set()
     for base in plugin.__mro__:
         if '__init__' in vars(base):
-            parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+            parameters = inspect.signature(vars(base)['__init__']).parameters
             names |= set(parameters)
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
                 break
@@ -143,7 +143,7 @@ def _samples(dataset: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
     names = PUBLIC_TARGETS if set(given) - {'root', 'download'} else TARGETS
     targets = next((getattr(dataset, name) for name in names if hasattr(dataset, name)), None)
     try:
-        return [(None, operator.index(label)) for label in targets]  # type: ignore[union-attr]
+        return [(None, operator.index(label)) for label in targets]  # type: ignore[union-attr]  # None: TypeError
     except TypeError:  # the dataset has no list, or not one number per image (QMNIST)
         return [(None, dataset[index][1]) for index in range(len(dataset))]
 

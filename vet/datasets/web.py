@@ -188,12 +188,12 @@ class _Watching:
 
 class _Http(_Watching, HTTPHandler):
     def http_open(self, req: Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(self._made, _Watched), req)  # type: ignore[arg-type]
+        return self.do_open(partial(self._made, _Watched), req)  # type: ignore[arg-type]  # a function makes it
 
 
 class _Https(_Watching, HTTPSHandler):
     def https_open(self, req: Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(self._made, _WatchedTLS), req)  # type: ignore[arg-type]
+        return self.do_open(partial(self._made, _WatchedTLS), req)  # type: ignore[arg-type]  # a function makes it
 
 
 def _made(

@@ -148,7 +148,7 @@ def given_images(dataset: object, inside: str = '') -> Any:
 def _place(index: object, size: int) -> int:
     """An index of a Subset. UserError for an index that is no whole number, or no place in the dataset."""
     try:
-        place = operator.index(index)  # type: ignore[arg-type]
+        place = operator.index(index)  # type: ignore[arg-type]  # see `except`
     except TypeError:
         place = size
     is_flag = isinstance(index, bool | np.bool_) or getattr(index, 'dtype', None) == torch.bool

@@ -258,9 +258,9 @@ def _read_only(values: np.ndarray) -> np.ndarray:
     return view
 
 
-def _takes_objective(metric: object) -> bool:
+def _takes_objective(metric: Callable[..., object]) -> bool:
     try:
-        return 'objective' in inspect.signature(metric).parameters  # type: ignore[arg-type]
+        return 'objective' in inspect.signature(metric).parameters
     except (TypeError, ValueError):  # a callable without a signature
         return False
 

@@ -53,7 +53,7 @@ class MultiLabel(Objective):
                 f'model.objective.thresholds has {len(thresholds)} numbers, but there are {len(self.names)} '
                 'classes. Give one for each class, or leave thresholds out: then vet chooses them.'
             )
-        self.chooses = threshold is None  # type: ignore[misc]
+        self.chooses = threshold is None
         self._chosen = None if thresholds is None else [float(value) for value in thresholds]
         self.thresholds = self._chosen or [UNCHOSEN if threshold is None else float(threshold)] * len(
             self.names

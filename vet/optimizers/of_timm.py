@@ -41,10 +41,10 @@ def with_defaults(name: str) -> Callable[..., torch.optim.Optimizer]:
     make.__name__, make.__module__ = name, kind.__module__  # the docstring is timm's
     docstrings = (inspect.cleandoc(text or '') for text in (kind.__doc__, kind.__init__.__doc__))
     make.__doc__ = '\n\n'.join([f'{info.description}.', *docstrings]).strip()
-    make.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]
+    make.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]  # inspect reads it
     make.__annotations__ = {parameter.name: _hint(parameter, hints) for parameter in parameters}
     if info.has_betas:
-        make.__annotations__['betas'] = tuple[(Dropout,) * info.num_betas]  # type: ignore[misc]
+        make.__annotations__['betas'] = tuple[(Dropout,) * info.num_betas]  # type: ignore[misc]  # computed
     return make
 
 

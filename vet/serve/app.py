@@ -39,7 +39,7 @@ OF_DOCS = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-ERRORS = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     code: dict(
         description=text,
         content={
@@ -91,7 +91,7 @@ def build_app(
         docs_url=None,
         redoc_url=None,
         lifespan=life,
-        responses=ERRORS,  # type: ignore[arg-type]
+        responses=ERRORS,
     )
     _add_errors(app)
     _add_health(app, metrics, ready)

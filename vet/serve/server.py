@@ -55,6 +55,7 @@ class _PatientProtocol(H11Protocol):
     seconds = 15.0
     _timer: asyncio.TimerHandle | None = None
 
+    # uvicorn's class declares the same narrower type
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait_for_head()

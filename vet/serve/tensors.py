@@ -48,7 +48,7 @@ def outputs_of(answers: Sequence[Answer]) -> list[Output]:
     for key in answers[0] if answers else ():
         rows = [answer.get(key) for answer in answers]
         if all(isinstance(row, float) for row in rows):
-            found.append(Output(key, 'FP32', [len(rows)], rows))  # type: ignore[arg-type]
+            found.append(Output(key, 'FP32', [len(rows)], rows))  # type: ignore[arg-type]  # `all` saw floats
         elif all(isinstance(row, list) for row in rows):
             flat = [value for row in rows for value in row or ()]
             shape = [len(rows), len(flat) // len(rows)]

@@ -93,7 +93,7 @@ class CachedImages(Dataset):
         if self._on is None and self.nbytes <= room:
             # as_tensors is set here
             self._on = [
-                self[index][0].as_subclass(torch.Tensor).to(device)  # type: ignore[union-attr]
+                self[index][0].as_subclass(torch.Tensor).to(device)  # type: ignore[union-attr]  # a tensor
                 for index in range(len(self))
             ]
         return self._on

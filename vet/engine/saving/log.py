@@ -17,7 +17,7 @@ from vet.files import JsonObject, read_bytes, write_file, writing
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # mypy takes the name for a module
 
 LOG = 'log.jsonl'
 
