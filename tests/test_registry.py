@@ -1,9 +1,20 @@
 """What a registry builds, and what it says where it cannot."""
 
 import pytest
+from torch import nn
 
 from vet.errors import UnknownNameError, UserError
-from vet.registry import BACKBONES, DATASETS, HEADS, METRICS, OPTIMIZERS, TRANSFORMS, TUNERS, Registry
+from vet.registry import (
+    BACKBONES,
+    DATASETS,
+    HEADS,
+    METRICS,
+    OPTIMIZERS,
+    TRANSFORMS,
+    TUNERS,
+    Registry,
+    parameters_of,
+)
 
 
 @pytest.fixture
@@ -130,3 +141,12 @@ def test_building_leaves_the_entry_alone(registry):
 def test_a_path_that_no_disk_takes_and_a_task_that_is_no_dataset(entry, tmp_path):
     with pytest.raises(UserError, match='cannot be made from|tasks.low is|there is no'):
         DATASETS.build(entry, root=tmp_path)
+
+
+def test_a_class_without_an_init_takes_no_arguments():
+    class Bare:
+        pass
+
+    assert parameters_of(Bare) == {}
+    assert list(parameters_of(nn.Linear)) == ['in_features', 'out_features', 'bias', 'device', 'dtype']
+    assert parameters_of(nn.Module) == {}

@@ -108,8 +108,8 @@ def parameters_of(plugin: Any) -> dict[str, inspect.Parameter]:
 
     The `*args` and `**kwargs` of torch's Module take nothing.
     """
-    maker = getattr(plugin, '__init__', None)
-    if inspect.isclass(plugin) and maker.__module__ == 'torch.nn.modules.module':
+    module = getattr(getattr(plugin, '__init__', None), '__module__', '')  # object's __init__ has no module
+    if inspect.isclass(plugin) and module == 'torch.nn.modules.module':
         return {}
     parameters = inspect.signature(plugin).parameters.values()
     return {
