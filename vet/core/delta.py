@@ -69,7 +69,7 @@ class Delta(nn.Module):
     """
 
     def turned(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """The input in place of x, of the shape of x."""
+        """The input in place of x, of the shape of x. `split` calls it, if `turns_input`, in each forward."""
         raise NotImplementedError(f'{type(self).__name__} must write turned(module, x)')
 
     def adds_product(self) -> bool:
@@ -80,7 +80,11 @@ class Delta(nn.Module):
         return False
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A (k, in) and B (out, k) of the product that the delta adds, with all scales."""
+        """A (k, in) and B (out, k) of the product that the delta adds, with all scales.
+
+        vet asks in each forward if `adds_product()` is true, once before a training if `has_routes`, and when
+        LoRA is written as a folder of PEFT.
+        """
         raise NotImplementedError(f'{type(self).__name__} must write factors()')
 
     # For a delta that acts before or after a module ---------------------------------------------------------

@@ -91,7 +91,10 @@ class LDA(ClosedForm):
         self._set(weight_KC, prior_K - (weight_KC * mean_KC).sum(1) / 2)
 
     def _covariance(self, rest_NC: np.ndarray) -> np.ndarray:
-        """(C, C): the covariance of what is left of the features without the means of their classes."""
+        """(C, C): the covariance within the classes.
+
+        rest_NC: the features minus the mean of the class of each image.
+        """
         if self.shrinkage is None:
             return ledoit_wolf(rest_NC, assume_centered=True)[0]
         plain_CC = rest_NC.T @ rest_NC / len(rest_NC)

@@ -61,8 +61,8 @@ class LoRA(Tuner):
 
     rank: one value, a list by depth (0 skips a block), or a dict from module path patterns to values. The
         first pattern that fits counts.
-    alpha: alpha / rank scales the update. alpha has the forms of rank. If alpha is None, or no pattern fits,
-        alpha = rank, so the update is not scaled, as in ModelScope.
+    alpha: alpha / rank scales the update. One value, a list or a dict, as for rank. If alpha is None, or no
+        pattern fits, alpha = rank. Then the update is not scaled, as in ModelScope.
     dropout: drops inputs of the update, in training. Only Linear layers and plain convolutions take dropout.
     parts: the queries, keys and values that get an update, each with a separate A and B. 'qv' is the paper's
         choice. None: one update of the whole weight, so that q, k and v share A, as in ModelScope. A forward
