@@ -148,8 +148,8 @@ class Without:
         return getattr(self.whole, name)
 
 
-def nothing(storage) -> None:
-    raise AttributeError('_cdata')
+def nothing(owner) -> None:
+    raise AttributeError('the name is removed')
 
 
 def remove(name: str, monkeypatch) -> None:
@@ -158,8 +158,8 @@ def remove(name: str, monkeypatch) -> None:
     if owner is torch.ops.aten:
         monkeypatch.setattr(torch.ops, 'aten', Without(owner, last))
         return
-    if last == '_cdata':  # of a class in C, which cannot be changed
-        monkeypatch.setattr(torch.UntypedStorage, '_cdata', property(nothing))
+    if last in ('_cdata', '_version'):  # of a class in C, which cannot be changed
+        monkeypatch.setattr(owner, last, property(nothing))
         return
     monkeypatch.delattr(owner if last in vars(owner) else type(owner), last)
 

@@ -39,6 +39,7 @@ PRIVATE = (
     'torch.nn.modules.conv._ConvNd',
     'torch._native_multi_head_attention',
     'torch.UntypedStorage._cdata',
+    'torch.Tensor._version',
     'torch.utils._pytree.tree_map_only',
     'torch.utils._python_dispatch.TorchDispatchMode',
     'torch._dynamo',
@@ -297,6 +298,13 @@ def share_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
     storages = one.untyped_storage(), other.untyped_storage()
     mine, theirs = (getattr(storage, '_cdata', None) or storage.data_ptr() for storage in storages)
     return mine == theirs
+
+
+def times_written(tensor: torch.Tensor) -> int:
+    """How often operations have written into the tensor. Without `_version`, and for a tensor of
+    torch.inference_mode: 0.
+    """
+    return 0 if tensor.is_inference() else getattr(tensor, '_version', 0)
 
 
 def map_tensors(change: Callable[[torch.Tensor], object], value: object) -> Any:

@@ -292,6 +292,7 @@ def test_merging_twice_is_merging_once(backbone, images):
 def test_a_merged_model_refuses_what_would_go_wrong_in_silence(backbone, images):
     model = classifier(backbone)
     tuned, state = model(images), {name: value.clone() for name, value in model.trained_state().items()}
+    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     model.merge()
     merged = model(images)
     with pytest.raises(UserError, match=r'no tuner can be detached; call unmerge\(\)'):
@@ -300,7 +301,8 @@ def test_a_merged_model_refuses_what_would_go_wrong_in_silence(backbone, images)
         tuner(dict(type='BitFit')).attach(backbone)
     with pytest.raises(UserError, match=r'cannot be loaded.*Call unmerge\(\)'):
         model.load_trained_state({name: torch.zeros_like(value) for name, value in state.items()})
-    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=r'cannot be saved as a state_dict.*Call unmerge\(\)'):
+        model.state_dict()
     with pytest.raises(UserError, match=r'cannot be loaded from a state_dict.*Call unmerge\(\)'):
         model.load_state_dict(zeros)
     with pytest.raises(UserError, match=r'no tuner can be loaded; call unmerge\(\)'):

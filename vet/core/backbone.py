@@ -54,11 +54,17 @@ class FrozenNetwork(nn.Module):
     sites: SiteMap
     preprocessing: Preprocessing
     delta_type: torch.dtype | None = None  # of the numbers in deltas; None: as the tuner makes them
-    is_merged = False  # whether reweights are written into the weights, see ImageClassifier.merge
+    merges = 0  # how many models are merged into the weights, see core.merge
 
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_pre_hook(_refuse_to_load)
+        self.register_state_dict_pre_hook(_refuse_to_save)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether reweights are written into the weights, see ImageClassifier.merge."""
+        return self.merges > 0
 
     def example(self) -> Example:
         """An input of one image, on the device of the network."""
@@ -83,6 +89,11 @@ def merged_error(action: str) -> UserError:
 def _refuse_to_load(frozen: FrozenNetwork, *rest: object) -> None:
     if frozen.is_merged:
         raise merged_error('loaded from a state_dict')
+
+
+def _refuse_to_save(frozen: FrozenNetwork, *rest: object) -> None:
+    if frozen.is_merged:
+        raise merged_error('saved as a state_dict')
 
 
 class Backbone(FrozenNetwork):

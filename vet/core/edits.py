@@ -30,6 +30,7 @@ class Thaw:
     original: torch.Tensor
     tied: Sequence[tuple[nn.Module, str]] = ()  # the other places of the same parameter
     resting: torch.Tensor | None = None  # the value, while the edit rests
+    beneath: torch.Tensor | None = None  # the value, while a merged tensor stands in its place
     mergeable = True
 
     @classmethod
@@ -46,7 +47,10 @@ class Thaw:
 
     @property
     def value(self) -> torch.Tensor:
-        return getattr(self.module, self.name) if self.resting is None else self.resting
+        for aside in (self.resting, self.beneath):
+            if aside is not None:
+                return aside
+        return getattr(self.module, self.name)
 
     def rest(self) -> None:
         """Undoes the edit, and keeps the value for `resume`."""

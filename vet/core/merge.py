@@ -1,29 +1,45 @@
 """Writes the reweights of attached tuners into the plain weights of their network, and takes them out again.
 
+Merged is a state of a tuner and of a layer. Each layer is a stack: the reweights of a model can be merged if
+no reweight that stays acts before them, and a merge is undone before the merges below it.
+
 Used by the classes that hold tuners: core.model and core.tuned_network.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from vet.core.backbone import FrozenNetwork, merged_error
 from vet.core.caches import clear_caches
-from vet.core.edits import places_of
+from vet.core.edits import Thaw, places_of
 from vet.core.modes import in_eval
-from vet.core.reweight import Merged, Reweight, merge_reweights, unmerge_reweights
-from vet.core.shadow import parameter_or_none
+from vet.core.reweight import Reweight, give_reweights, new_tensors, reweights_of, take_reweights
+from vet.core.shadow import Tensors, parameter_or_none, put_tensors
 from vet.core.tuner import Tuner
 from vet.errors import UserError
 from vet.torch_private import map_tensors
 
 
-def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]:
-    """Merges all reweights. `unmerge_tuners` needs the result. Of a merged network: does nothing.
+@dataclass(eq=False)
+class Merged:
+    """The reweights and tensors that a merge took from a layer, and the tensors that it wrote."""
 
-    UserError if a tuner edits the flow through the network, because no weight can hold that. After an error,
-    nothing is merged.
+    host: nn.Module
+    edits: list[Reweight]
+    originals: Tensors
+    written: Tensors
+    types: dict[str, torch.dtype]  # of the tensors that the merge wrote
+    thaws: list[Thaw]  # of the tensors in `originals` that train
+
+
+def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]:
+    """Merges all reweights of `tuners`. `unmerge_tuners` needs the result. Of merged tuners: does nothing.
+
+    UserError if a tuner edits the flow through the network, because no weight can hold that, and if another
+    model edits the same weights first. After an error, nothing is merged.
     """
     tuners = list(tuners)
     for tuner in tuners:
@@ -32,20 +48,31 @@ def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]
                 f'{type(tuner).__name__} cannot be merged: it changes inputs or outputs of modules, and no '
                 'weights.'
             )
-    if frozen.is_merged:
+        if tuner.is_resting:
+            raise UserError(
+                f'{type(tuner).__name__} cannot be merged, because it rests. Call its resume() first.'
+            )
+    if not tuners or any(tuner.is_merged for tuner in tuners):
         return []
     edits = [edit for tuner in tuners for edit in tuner._edits]
+    thaws = {id(edit.value): edit for edit in edits if isinstance(edit, Thaw)}
+    by_host: dict[int, list[Reweight]] = {}
+    for edit in edits:
+        if isinstance(edit, Reweight):
+            by_host.setdefault(id(edit.host), []).append(edit)
     _refuse_tied(frozen.network, [edit for edit in edits if isinstance(edit, Reweight)])
-    hosts = {id(edit.host): edit.host for edit in edits if isinstance(edit, Reweight)}
     merged: list[Merged] = []
     try:
         with in_eval(nn.ModuleList(tuners)):
-            for host in hosts.values():
-                merged.append(merge_reweights(host))
+            for of_host in by_host.values():
+                merged.append(_merge(of_host, thaws))
     except BaseException:
-        unmerge_tuners(frozen, merged)
+        while merged:
+            _unmerge(merged.pop())
         raise
-    frozen.is_merged = True
+    for tuner in tuners:
+        tuner.guard()
+    frozen.merges += 1
     clear_caches(frozen.network.modules())
     return merged
 
@@ -61,30 +88,117 @@ def _refuse_tied(network: nn.Module, edits: Iterable[Reweight]) -> None:
             )
 
 
-def unmerge_tuners(frozen: FrozenNetwork, merged: list[Merged]) -> None:
-    """Undoes `merge_tuners`, bit for bit. Empties `merged`."""
+def _merge(edits: Sequence[Reweight], thaws: Mapping[int, Thaw]) -> Merged:
+    """Writes new tensors into the layer of `edits`, as parameters without a gradient.
+
+    thaws: {id of a tensor: the thaw of the tensor}, of the tuners that are merged.
+    """
+    host = edits[0].host
+    first = reweights_of(host)[: len(edits)]
+    for edit in first:
+        if edit not in edits:
+            raise UserError(
+                f'{edit.weight_name!r} of {type(host).__name__} cannot be merged: a tuner that is not of '
+                f'this model changes the weight first, by {type(edit.delta).__name__}. Merge the model of '
+                'that tuner first, or detach that tuner.'
+            )
+    with torch.no_grad():
+        tensors = new_tensors(host, first)
+    originals = {path: parameter_or_none(host, path) for path in tensors}
+    changed = {path: tensor for path, tensor in tensors.items() if tensor is not originals[path]}
+    merged = Merged(
+        host,
+        first,
+        originals={path: originals[path] for path in changed},
+        written={path: _frozen(new) for path, new in changed.items()},
+        types={path: new.dtype for path, new in changed.items() if new is not None},
+        thaws=[],
+    )
+    for path, original in merged.originals.items():
+        if id(original) in thaws:
+            merged.thaws.append(thaws[id(original)])
+        elif original is not None and original.requires_grad:
+            raise UserError(
+                f'{path!r} of {type(host).__name__} cannot be merged: it trains, but by no tuner of this '
+                'model. Detach the tuner that trains it, or set its requires_grad to False.'
+            )
+    for thaw in merged.thaws:
+        thaw.beneath = thaw.value
+    take_reweights(host, len(first))
+    put_tensors(host, merged.written)
+    return merged
+
+
+def _frozen(tensor: torch.Tensor | None) -> nn.Parameter | None:
+    return None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+
+
+def unmerge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner], merged: list[Merged]) -> None:
+    """Undoes `merge_tuners`, bit for bit. Empties `merged`. Of tuners that are not merged: does nothing.
+
+    UserError if a weight was replaced since. Then nothing is undone.
+    """
+    tuners = [tuner for tuner in tuners if tuner.is_merged]
+    if not tuners:
+        return
+    for layer in merged:
+        _refuse_replaced(layer)
     while merged:
-        unmerge_reweights(merged.pop())
-    frozen.is_merged = False
+        _unmerge(merged.pop())
+    for tuner in tuners:
+        tuner.release()
+    frozen.merges -= 1
     clear_caches(frozen.network.modules())
 
 
-def refuse_training(frozen: FrozenNetwork, training: bool) -> None:
-    """UserError if a merged network would train."""
-    if frozen.is_merged and training and torch.is_grad_enabled():
-        raise merged_error('trained: the tuners would get no gradient')
+def _refuse_replaced(merged: Merged) -> None:
+    for path, tensor in merged.written.items():
+        if parameter_or_none(merged.host, path) is not tensor:
+            raise UserError(
+                f'{path!r} of {type(merged.host).__name__} cannot be unmerged: another tensor stands there '
+                'since merge(). Unmerge the model that was merged later, or detach the tuner that came later.'
+            )
 
 
-def refuse_backward(frozen: FrozenNetwork, given: object, output: object) -> None:
-    """While a network is merged: a backward pass from `output` raises a UserError.
+def _unmerge(merged: Merged) -> None:
+    """Undoes `_merge`, bit for bit.
+
+    If the module has moved since, or has another type since, the old tensors follow. Edits that the merged
+    module got since act after the old edits.
+    """
+    for path, original in merged.originals.items():
+        now = parameter_or_none(merged.host, path)
+        if original is not None and now is not None:
+            kind = original.dtype if now.dtype == merged.types[path] else now.dtype
+            original.data = original.data.to(now.device, kind)
+    put_tensors(merged.host, merged.originals)
+    give_reweights(merged.host, merged.edits)
+    for thaw in merged.thaws:
+        thaw.beneath = None
+
+
+def refuse_training(tuners: Iterable[Tuner], training: bool) -> None:
+    """UserError if merged tuners would train, or if their numbers were written to since the merge."""
+    for tuner in tuners:
+        if not tuner.is_merged:
+            continue
+        if training and torch.is_grad_enabled():
+            raise merged_error('trained: the tuners would get no gradient')
+        if not torch.compiler.is_compiling():  # a graph holds no checks
+            tuner.refuse_written()
+
+
+def refuse_backward(tuners: Iterable[Tuner], given: object, output: object) -> None:
+    """While tuners are merged: a backward pass from `output` raises a UserError.
 
     given: the input. If a tensor of the input needs a gradient, nothing is refused: the gradient may show
         where the network looks.
     """
-    if frozen.is_merged and not any(tensor.requires_grad for tensor in _tensors(given)):
-        for tensor in _tensors(output):
-            if tensor.requires_grad:
-                tensor.register_hook(refuse_gradient)
+    if any(tuner.is_merged for tuner in tuners):
+        if not any(tensor.requires_grad for tensor in _tensors(given)):
+            for tensor in _tensors(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(_refuse_gradient)
 
 
 def _tensors(value: object) -> list[torch.Tensor]:
@@ -93,6 +207,6 @@ def _tensors(value: object) -> list[torch.Tensor]:
     return found
 
 
-def refuse_gradient(gradient: torch.Tensor) -> None:
+def _refuse_gradient(gradient: torch.Tensor) -> None:
     """A hook of a tensor: refuses its gradient."""
     raise merged_error('trained: the tuners would get no gradient')

@@ -14,9 +14,9 @@ from vet.core.containers import ModuleListOf
 from vet.core.delta import declared
 from vet.core.edits import FlowEdit, Thaw
 from vet.core.maps import MapHead, refuse_edits_beside_maps, require_maps
-from vet.core.merge import merge_tuners, refuse_backward, refuse_training, unmerge_tuners
+from vet.core.merge import Merged, merge_tuners, refuse_backward, refuse_training, unmerge_tuners
 from vet.core.objective import Objective, build_objective
-from vet.core.reweight import Merged, Reweight
+from vet.core.reweight import Reweight
 from vet.core.tensor_file import misfits, not_finite
 from vet.core.tuner import Tuner
 from vet.core.windows import over_windows
@@ -55,12 +55,12 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, K), float32. UserError while the model is merged and trains."""
-        refuse_training(self.backbone, self.training)
+        refuse_training(self.tuners, self.training)
         if isinstance(self.head, MapHead):
             logits = self.objective.finish(self._masks(self.head, images))
         else:
             logits = self.outputs_of(self.backbone(images))
-        refuse_backward(self.backbone, images, logits)
+        refuse_backward(self.tuners, images, logits)
         return logits
 
     def _masks(self, head: MapHead, images: torch.Tensor) -> torch.Tensor:
@@ -166,22 +166,27 @@ class ImageClassifier(nn.Module):
 
     @property
     def is_merged(self) -> bool:
-        """Whether `merge` was called, and `unmerge` was not."""
-        return self.backbone.is_merged
+        """Whether `merge` of this model was called, and `unmerge` was not."""
+        return any(tuner.is_merged for tuner in self.tuners)
 
     def merge(self) -> nn.Module:
         """Writes all reweights into plain weights, which cost nothing at inference. Returns the network.
 
-        UserError if a tuner edits the flow through the network, because no weight can hold that. The new
-        weights are computed in float32. Merging a merged model changes nothing. Until `unmerge`, a UserError
-        refuses what would go wrong in silence: training, loading weights, attaching or detaching tuners.
+        UserError if a tuner edits the flow through the network, because no weight can hold that, and if
+        another model on this backbone edits the same weights first. The new weights are computed in float32.
+        Merging a merged model changes nothing. Until `unmerge`, a UserError refuses what would go wrong in
+        silence: training, loading weights, attaching or detaching tuners. Writes through `.data` into the
+        numbers of a tuner are not seen, and change nothing that is computed.
         """
         self._merged += merge_tuners(self.backbone, self.tuners)
         return self.backbone.network
 
     def unmerge(self) -> None:
-        """Undoes `merge`, bit for bit. vet has kept the original weights."""
-        unmerge_tuners(self.backbone, self._merged)
+        """Undoes `merge`, bit for bit. vet has kept the original weights.
+
+        UserError if another model was merged into the same weights later.
+        """
+        unmerge_tuners(self.backbone, self.tuners, self._merged)
 
 
 def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:

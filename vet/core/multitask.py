@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from vet.core.backbone import Backbone
+from vet.core.backbone import Backbone, merged_error
 from vet.core.caches import clear_caches
 from vet.core.containers import ModuleDictOf
 from vet.core.model import ImageClassifier, load_into
@@ -120,8 +120,10 @@ class MultiTaskClassifier(SeveralTasks):
     def load_trained_state(self, state: Mapping[str, torch.Tensor], source: str = 'the file') -> None:
         """Copies the tensors of `trained_state` into this model.
 
-        If names or shapes differ, nothing is loaded.
+        If names or shapes differ, nothing is loaded. UserError while the model of a task is merged.
         """
+        if any(model.is_merged for model in self.tasks.values()):
+            raise merged_error('loaded: the merged weights would not change')
         load_into(self.trained_state(), state, source)
         clear_caches(self.modules())
 

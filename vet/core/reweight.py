@@ -12,17 +12,19 @@ Other code may write the instance's `forward` too, such as accelerate when it re
 function calls vet's forward, it stays around that forward (5). If not, vet's forward goes around the function
 (2). A hook sees that at the next call, see `_watch`.
 
-A reweighted module keeps its tensors and its `state_dict` keys. `merge_reweights` writes the new tensors into
-the module, and restores the old forward. `unmerge_reweights` restores the old tensors, bit for bit. A module
-without reweights has its old forward.
+A reweighted module keeps its tensors and its `state_dict` keys. core.merge writes the new tensors into the
+module, and takes the reweights off. A module without reweights has its old forward.
 
 Used by core, and by code that gives a module another forward for a while.
 """
 
-from collections.abc import Callable, Iterator
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
+from time import time_ns
 from types import MethodType
 from typing import Any
 
@@ -53,12 +55,13 @@ class Reweight:
     weight_name: str
     bias_name: str
     delta: nn.Module  # see vet.core.delta
+    made: int = field(default_factory=time_ns)  # an older edit acts first, also after `resume`
     mergeable = True
 
     def apply(self) -> None:
         """Makes the edit. NoSiteError if a delta has dropout, but the module needs the whole weight."""
         state = _attached(self.host)
-        state.edits.append(self)
+        insort(state.edits, self, key=attrgetter('made'))
         try:
             _refuse_dropout(state.edits, state.before)
         except NoSiteError:
@@ -136,10 +139,10 @@ def _refuse_dropout(edits: list[Reweight], before: Forward | None) -> None:
             )
 
 
-def new_tensors(host: nn.Module) -> Tensors:
-    """The new tensors of `host`, by parameter path: the tensors that its reweights change."""
+def new_tensors(host: nn.Module, edits: Iterable[Reweight]) -> Tensors:
+    """The new tensors of `host`, by parameter path: the tensors that `edits`, its reweights, change."""
     tensors: Tensors = {}
-    for edit in reweights_of(host):
+    for edit in edits:
         weight, bias = (
             tensors[name] if name in tensors else parameter_or_none(host, name)
             for name in (edit.weight_name, edit.bias_name)
@@ -148,6 +151,20 @@ def new_tensors(host: nn.Module) -> Tensors:
         new, tensors[edit.bias_name] = edit.delta(edit.output_first(weight), bias)
         tensors[edit.weight_name] = edit.output_first(new)
     return tensors
+
+
+def take_reweights(host: nn.Module, count: int) -> None:
+    """Takes the first `count` reweights off, whose tensors the module is about to hold."""
+    state: _Attached = host.__dict__[STATE]
+    state.edits = state.edits[count:]
+    if not state.edits:
+        _take_off(host, state)
+
+
+def give_reweights(host: nn.Module, edits: Sequence[Reweight]) -> None:
+    """Puts reweights on again that act before those of the module."""
+    state = _attached(host)
+    state.edits = [*edits, *state.edits]
 
 
 # Attached and detached --------------------------------------------------------------------------------------
@@ -254,7 +271,7 @@ def _reweighted(host: nn.Module, before: Forward | None, *args: object, **kwargs
     deltas = [declared(edit.delta) for edit in state.edits]
     splits = before is None and all([delta.splits(host) for delta in deltas])
     if not splits or len(args) != 1 or kwargs:
-        return _with_tensors(host, state, new_tensors(host), *args, **kwargs)
+        return _with_tensors(host, state, new_tensors(host, state.edits), *args, **kwargs)
     x = args[0]
     assert isinstance(x, torch.Tensor)
     if len(deltas) == 1 and deltas[0].turns_input:
@@ -282,61 +299,6 @@ def _with_tensors(
         return state.before(*args, **kwargs)
     finally:
         put_tensors(host, old)
-
-
-# Merged -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class Merged:
-    """The edits and tensors that `merge_reweights` took from a module."""
-
-    host: nn.Module
-    edits: list[Reweight]
-    originals: Tensors
-    types: dict[str, torch.dtype]  # of the tensors that the merge wrote
-
-
-def merge_reweights(host: nn.Module) -> Merged:
-    """Writes the new tensors of an attached module into the module, as parameters without a gradient.
-
-    The edits of the module are kept in the result.
-    """
-    with torch.no_grad():
-        tensors = new_tensors(host)
-    state = host.__dict__[STATE]
-    merged = Merged(
-        host,
-        state.edits,
-        {path: parameter_or_none(host, path) for path in tensors},
-        {path: tensor.dtype for path, tensor in tensors.items() if tensor is not None},
-    )
-    state.edits = []
-    _take_off(host, state)
-    put_tensors(
-        host,
-        {
-            path: None if tensor is None else nn.Parameter(tensor, requires_grad=False)
-            for path, tensor in tensors.items()
-        },
-    )
-    return merged
-
-
-def unmerge_reweights(merged: Merged) -> None:
-    """Undoes `merge_reweights`, bit for bit.
-
-    If the module has moved since, or has another type since, the old tensors follow. Edits that the merged
-    module got since act after the old edits.
-    """
-    for path, original in merged.originals.items():
-        now = parameter_or_none(merged.host, path)
-        if original is not None and now is not None:
-            kind = original.dtype if now.dtype == merged.types[path] else now.dtype
-            original.data = original.data.to(now.device, kind)
-    put_tensors(merged.host, merged.originals)
-    state = _attached(merged.host)
-    state.edits = [*merged.edits, *state.edits]
 
 
 # Another forward for a while --------------------------------------------------------------------------------
@@ -389,8 +351,9 @@ def class_forward_replaced(
         with forward_replaced(module, forward):
             yield
         return
+    before = state.class_forward
     state.class_forward = forward
     try:
         yield
     finally:
-        state.class_forward = None
+        state.class_forward = before

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from vet.core.backbone import Description, FrozenNetwork, merged_error
 from vet.core.caches import caches_recorded, clear_caches, forget_compiled_graphs
@@ -20,11 +19,11 @@ from vet.core.dry_run import dry_run
 from vet.core.edits import FlowEdit
 from vet.core.example import Example
 from vet.core.forward_signature import class_with_signature
-from vet.core.merge import merge_tuners, refuse_backward, refuse_gradient, refuse_training, unmerge_tuners
+from vet.core.merge import Merged, merge_tuners, refuse_backward, refuse_training, unmerge_tuners
 from vet.core.mixed import CannotMix, in_order, mixed, put, rows_by_name, take_off
 from vet.core.modes import hold_statistics, release_statistics
 from vet.core.preprocessing import Preprocessing
-from vet.core.reweight import Merged, Reweight
+from vet.core.reweight import Reweight
 from vet.core.site_map import Layout, SiteMap
 from vet.core.table import table_of
 from vet.core.tuner import Tuner
@@ -64,7 +63,6 @@ class TunedNetwork(FrozenNetwork):
             for path, module in network.named_modules()
             for name, buffer in module.named_buffers(recurse=False)
         }
-        self._merge_hooks: list[RemovableHandle] = []  # of a merged network
         self._flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
         self.network = network
         kinds = {one.dtype for one in network.parameters() if one.is_floating_point()}
@@ -83,7 +81,6 @@ class TunedNetwork(FrozenNetwork):
         if '' not in calls:
             raise UserError(f'{type(network).__name__} gives no tensor for {given}. {takes}')
         self.sites = SiteMap(network, layout, calls, family=type(network).__name__)
-        self.register_state_dict_pre_hook(_refuse_to_save)
         network.requires_grad_(False)
         hold_statistics(network)
         network.__dict__[MARK] = True
@@ -94,13 +91,13 @@ class TunedNetwork(FrozenNetwork):
         """The network's output. UserError while the network is merged and trains, and if the network does not
         take the input because the input has another form than the example.
         """
-        refuse_training(self, self.training)
+        refuse_training(self.tuners, self.training)
         if torch.compiler.is_compiling() and self._names is None:  # a graph holds no errors of vet
             return self.network(*args, **kwargs)
         given = Example(args, kwargs)
         try:
             output = self.network(*args, **kwargs) if self._names is None else self._mixed(self._names, given)
-            refuse_backward(self, (args, kwargs), output)
+            refuse_backward(self.tuners, (args, kwargs), output)
             return output
         except (UserError, torch.OutOfMemoryError):
             raise
@@ -265,23 +262,12 @@ class TunedNetwork(FrozenNetwork):
         `unmerge`, a UserError refuses training, saving and detaching.
         """
         self._merged += merge_tuners(self, self.tuners)
-        if not self._merge_hooks:
-            self._merge_hooks = [value.register_hook(self._guard) for value in self.trainable().values()]
         return self.network
 
     def unmerge(self) -> nn.Module:
         """Undoes `merge`, bit for bit. Returns the network."""
-        unmerge_tuners(self, self._merged)
-        while self._merge_hooks:
-            self._merge_hooks.pop().remove()
+        unmerge_tuners(self, self.tuners, self._merged)
         return self.network
-
-    def _guard(self, gradient: torch.Tensor) -> None:
-        """A hook of the parameters that train, while the network is merged. A user may call the network
-        itself.
-        """
-        if self.network.training:
-            refuse_gradient(gradient)
 
     def _whole_tensors(self) -> dict[str, torch.Tensor]:
         """The parameters that train whole, and the running statistics that train with them."""
@@ -331,8 +317,3 @@ class TunedNetwork(FrozenNetwork):
                 tensor.data = kept[name]
         self.network.__dict__.pop(MARK, None)
         return self.network
-
-
-def _refuse_to_save(tuned: TunedNetwork, *rest: object) -> None:
-    if tuned.is_merged:
-        raise merged_error('saved')

@@ -18,6 +18,7 @@ from vet.core.caches import clear_caches, forget_compiled_graphs
 from vet.core.coverage import Coverage, coverage, paths_of, reaches_features, shortfalls, stand_ins
 from vet.core.delta import declared
 from vet.core.edits import FlowEdit, Thaw, places_of, statistics
+from vet.core.guarded import Guarded, merged_tuners
 from vet.core.noted_arguments import NOTED, noted
 from vet.core.proof import prove
 from vet.core.reweight import Reweight
@@ -29,7 +30,7 @@ from vet.registry import Entry
 AGAIN = re.compile(r'#\d+')  # marks a further delta of one site, see Tuner._own
 
 
-class Tuner(nn.Module):
+class Tuner(Guarded):
     """Edits a backbone at the sites that `at` names.
 
     A method writes `tune(site)`. A method may also write the hooks below.
@@ -55,7 +56,7 @@ class Tuner(nn.Module):
     learning_rates = (2e-4, 2e-2)  # the lowest and the highest rate of AdamW that `vet tune` tries
     # {argument of another library: what vet has in its place}, for the error about an unknown argument
     elsewhere: Mapping[str, str] = {}
-    backbone: FrozenNetwork | None = None  # the backbone of `attach`, for `prepare`; no submodule
+    is_resting = False  # whether `rest` has taken the edits out of the network
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -69,7 +70,6 @@ class Tuner(nn.Module):
         self._edits: list[Thaw | Reweight | FlowEdit] = []
         self._finds_trained = False  # whether a parameter at the sites trains already, by another tuner
         self._tied: dict[int, list[tuple[nn.Module, str]]] = {}  # see places_of; of tied parameters
-        self.register_load_state_dict_pre_hook(_refuse_to_load)
 
     # What a method writes -----------------------------------------------------------------------------------
 
@@ -208,7 +208,8 @@ class Tuner(nn.Module):
             raise
 
     def _attach(self, backbone: FrozenNetwork) -> None:
-        _refuse_merged(backbone, 'attached')
+        if backbone.is_merged:
+            raise merged_tuners(backbone.sites.family, 'attached')
         forget_compiled_graphs()
         object.__setattr__(self, 'backbone', backbone)
         of_parameters = places_of(backbone.network).items()
@@ -258,26 +259,35 @@ class Tuner(nn.Module):
     def detach(self) -> None:
         """Undoes every edit: the network is bit for bit the network before `attach`.
 
-        UserError on a merged backbone.
+        UserError while the tuner is merged.
         """
-        _refuse_merged(self.backbone, 'detached')
+        self.refuse_merged('detached')
         forget_compiled_graphs()
         while self._edits:
             self._edits.pop().undo()
+        self.is_resting = False
         self.deltas.clear()
         if self.backbone is not None:
             clear_caches(self.backbone.network.modules())
         object.__setattr__(self, 'backbone', None)
 
     def rest(self) -> None:
-        """Takes the edits out of the network, and keeps their numbers for `resume`."""
-        for edit in reversed(self._edits):
-            edit.rest()
+        """Takes the edits out of the network, and keeps their numbers for `resume`.
+
+        Does nothing while the tuner rests. UserError while the tuner is merged.
+        """
+        self.refuse_merged('taken out')
+        if not self.is_resting:
+            for edit in reversed(self._edits):
+                edit.rest()
+        self.is_resting = True
 
     def resume(self) -> None:
-        """Makes the edits again."""
-        for edit in self._edits:
-            edit.resume()
+        """Makes the edits again. Does nothing if the tuner does not rest."""
+        if self.is_resting:
+            for edit in self._edits:
+                edit.resume()
+        self.is_resting = False
 
     def _prove(self, backbone: FrozenNetwork) -> None:
         try:
@@ -383,16 +393,3 @@ def refuse(tuner: Tuner, site: Site, needs: str) -> UserError:
     return NoSiteError(
         f'{type(tuner).__name__} needs {needs}, but {site} is none; choose other sites with at=….'
     )
-
-
-def _refuse_to_load(tuner: Tuner, *rest: object) -> None:
-    """A hook of load_state_dict. The merged weights would not change."""
-    _refuse_merged(tuner.backbone, 'loaded')
-
-
-def _refuse_merged(backbone: FrozenNetwork | None, action: str) -> None:
-    if backbone is not None and backbone.is_merged:
-        raise UserError(
-            f'the tuners are merged into the weights of {backbone.sites.family}, so no tuner can be '
-            f'{action}; call unmerge() of the model first.'
-        )
