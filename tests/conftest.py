@@ -56,6 +56,18 @@ def pytest_collection(session):
         gc.enable()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One process runs all tests of the contract suite, because they look at the same trainings."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return 'tests/contract' if nodeid.startswith('tests/contract/') else super()._split_scope(nodeid)
+
+    return ByFile(config, log) if config.getvalue('dist') == 'loadfile' else None
+
+
 @pytest.fixture(scope='session', autouse=True)
 def _one_thread_no_clock_and_a_log():
     """The process of xdist that only hands out the tests imports this file too, but never comes here. So

@@ -291,7 +291,8 @@ class Wrong(Own):
     ids=str,
 )
 def test_training_names_the_image_with_a_wrong_label_or_an_error(tmp_path, third, text, workers):
-    options = dict(FAST, **{'model.head.num_classes': None, 'train.dataloader.workers_per_gpu': workers})
+    reading = dict(batch_size_per_gpu=6, workers_per_gpu=workers)
+    options = FAST | {'model.head.num_classes': None, 'train.dataloader': reading}
     trainer = make(tmp_path, train_dataset=Wrong(third), eval_dataset=Own(7), cfg_options=options)
     with pytest.raises(UserError, match=f'image 3 of Wrong .*{text}'):
         trainer.train()

@@ -368,7 +368,7 @@ def folder_config(tmp_path):
     config = tmp_path / 'pets.py'
     config.write_text(
         "dataset = dict(train=dict(type='ImageFolder', path='pets'))\nmodel = dict(backbone=dict(type='DigitsViT'))\n"
-        'train = dict(dataloader=dict(workers_per_gpu=2))\n'
+        'train = dict(dataloader=dict(batch_size_per_gpu=2, workers_per_gpu=2))\n'
     )
     return [*train(config=config), '--data-root', tmp_path]
 

@@ -28,7 +28,7 @@ Optimizer = Annotated[Plugin, PluginOf('optimizer')]
 # a text below the field would not reach the subclass
 WORKERS = (
     'Processes that read and transform images, for each GPU or process. 0: the training process reads '
-    'the images. Results do not depend on this number.'
+    'the images. The training process also reads a single batch. Results do not depend on this number.'
 )
 LINEAR = dict(type='Linear')
 ADAMW = dict(type='AdamW', lr=2e-3, weight_decay=1e-4)

@@ -1,5 +1,7 @@
 """Which images make up which step, and what augmentation makes of them."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -158,6 +160,17 @@ def test_a_batch_is_pinned_as_loaders_pin(monkeypatch):
     assert type(again) is type(batch)
 
 
+@pytest.mark.parametrize('batches', [1, 2])
+@pytest.mark.parametrize('keys', [list, iter])
+def test_no_process_is_started_for_a_single_batch(keys, batches):
+    def reader(image):
+        return torch.full((3, 2, 2), float(os.getpid()), dtype=torch.float64)
+
+    read = list(load(DATA, {None: reader}, 0, keys([[(0, i, 1)] for i in range(batches)]), 1, CPU))
+    assert len(read) == batches
+    assert all((batch.images == os.getpid()).all().item() == (batches == 1) for batch in read)
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 def test_truncated_image(tmp_path, workers, capfd):
     """One message that names the file, from a worker process too, and no traceback of a worker."""
@@ -166,7 +179,7 @@ def test_truncated_image(tmp_path, workers, capfd):
     path.write_bytes(path.read_bytes()[:900])
     dataset = ImageDataset('ab', [(np.zeros((8, 8), dtype=np.uint8), 0), (path, 1)])
     with pytest.raises(DataError) as error:
-        list(load(dataset, {None: v2.ToImage()}, 0, [[(0, 0, 1), (0, 1, 1)]], workers, CPU))
+        list(load(dataset, {None: v2.ToImage()}, 0, [[(0, 0, 1)], [(0, 1, 1)]], workers, CPU))
     message = str(error.value)
     assert str(path) in message and 'Traceback' not in message and 'worker' not in message
     assert 'Traceback' not in capfd.readouterr().err
@@ -183,7 +196,7 @@ def test_truncated_image(tmp_path, workers, capfd):
 )
 def test_images_that_make_no_batch_are_told(workers, other, message):
     """A float among bytes would become a byte image of 256 times its brightness."""
-    keys = [[(0, 0, 1), (0, 1, 1)]]
+    keys = [[(0, 0, 1), (0, 1, 1)]] * 2
     data = Pairs([(np.zeros((8, 8), np.uint8), 0), (other, 1)])
     with pytest.raises(UserError, match=message) as error:
         list(load(data, {None: v2.ToImage()}, 0, keys, workers, CPU))

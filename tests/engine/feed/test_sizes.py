@@ -38,7 +38,7 @@ def trainer_of(work, train, test, **options):
     'train, test, options',
     [
         (SIZES, SIZES[:1], {}),
-        (SIZES, SIZES[:1], {'train.dataloader': dict(workers_per_gpu=1)}),
+        (SIZES, SIZES[:1], {'train.dataloader': dict(batch_size_per_gpu=3, workers_per_gpu=1)}),
         (SIZES, SIZES[:1], {'train.transform_on': 'device'}),
         (SIZES[:1] * 4, SIZES, {'evaluation.transform': SHORT_SIDE}),
     ],

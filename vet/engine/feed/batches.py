@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import torch
@@ -231,11 +231,16 @@ def read(
     collate: Callable[[list], object] = _collate,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """For each batch of `keys`, in order: `collate` of its items. `workers` processes read the items."""
+    """For each batch of `keys`, in order: `collate` of its items. `workers` processes read the items.
+
+    This process reads a single batch: another process would only have to be started.
+    """
+    left = iter(keys)
+    firsts = list(islice(left, 2))
     loader = DataLoader(
         Seeded(dataset, transforms, seed),
-        batch_sampler=keys,
-        num_workers=workers,
+        batch_sampler=chain(firsts, left),
+        num_workers=workers if len(firsts) > 1 else 0,
         collate_fn=partial(_unless_error, collate),
         pin_memory=pin_memory,
         worker_init_fn=_leave_signals_to_the_run,
