@@ -13,13 +13,6 @@ def test_the_package_imports_nothing_until_it_is_asked(python):
     assert python('-c', f'import vet; {CHECK}').stdout == '[]\n'
 
 
-def test_pipeline_imports_no_training_and_no_statistics(python):
-    check = CHECK.replace(
-        '("torch", "timm", "torchvision", "accelerate")', '("timm", "sklearn", "scipy", "vet.engine.trainer")'
-    )
-    assert python('-c', f'from vet import pipeline; {check}').stdout == '[]\n'
-
-
 def test_the_process_that_hands_out_the_tests_imports_no_library(python):
     """xdist's first process imports tests/conftest.py before its workers start, and runs no test."""
     check = CHECK.replace('("torch", ', '("vet", "torch", ')

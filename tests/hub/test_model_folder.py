@@ -64,6 +64,20 @@ def test_a_new_process_gives_the_trainers_scores(trainer, folder, process, tmp_p
     assert sorted(path.name for path in folder.iterdir()) == ['configuration.json', 'tuner.safetensors']
 
 
+IMPORTED = """
+import sys
+from vet import pipeline
+print([name for name in ('timm', 'sklearn', 'scipy', 'vet.engine.trainer') if name in sys.modules])
+pipeline(model=sys.argv[1], device='cpu')(sys.argv[2])
+print([name for name in ('sklearn', 'scipy', 'matplotlib', 'vet.engine.trainer') if name in sys.modules])
+"""
+
+
+def test_answers_need_no_training_and_no_statistics(trainer, folder, tmp_path, python):
+    trainer.data['test'][0][0].save(tmp_path / 'image.png')
+    assert python('-c', IMPORTED, folder, tmp_path / 'image.png').stdout == '[]\n[]\n'
+
+
 def test_it_is_small_and_holds_what_was_trained(trainer, folder):
     assert sum(path.stat().st_size for path in folder.iterdir()) < 60_000
     tensors = load_file(folder / 'tuner.safetensors')

@@ -11,7 +11,6 @@ from annotated_types import Interval
 from vet.core.objective import Answer, State
 from vet.core.one_class import OneClass
 from vet.core.permits import NOTHING, number, permits
-from vet.objectives.temperature import chosen_temperature
 from vet.registry import OBJECTIVES
 from vet.targets import as_class
 
@@ -76,6 +75,8 @@ class SingleLabel(OneClass):
 
     def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> State:
         """Temperature scaling."""
+        from vet.objectives.temperature import chosen_temperature  # here: scipy is imported in half a second
+
         self.temperature, errors = chosen_temperature(outputs, targets)
         return dict(temperature=self.temperature, **errors)
 
