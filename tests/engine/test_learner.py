@@ -444,14 +444,43 @@ def test_compiled_steps_agree(mode, monkeypatch):
     assert modes == [None if mode is True else mode]
 
 
-def test_a_learner_that_is_refused_leaves_the_network_as_it_was():
-    model = ImageClassifier(tiny('vit'), [TUNERS.build(dict(type='Full'))], LinearHead(32, 3))
+def everything_of(model):
+    """The attributes of all modules, with the content of their tables of hooks, parameters and modules."""
+    held = [
+        (path, name, list(value.items()) if isinstance(value, dict) else value)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+    ]
+    return held, [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize('family', ['vit', 'resnet'])
+@pytest.mark.parametrize('mode', ['train', 'eval', 'fresh'])
+def test_a_learner_that_is_refused_leaves_the_network_as_it_was(family, mode):
+    backbone = tiny(family)
+    model = ImageClassifier(backbone, [TUNERS.build(dict(type='Full'))], LinearHead(backbone.num_features, 3))
+    if mode != 'fresh':
+        model.train(mode == 'train')
+    model.head.requires_grad_(False)
+    next(iter(model.trainable().values())).requires_grad_(False)
     order = Order(length=8, batch_size=8, accumulate=1, seed=0)
-    before = [vars(module).get('forward') for module in model.modules()]
-    with pytest.raises(UserError, match='no linear layer of the backbone is frozen'):
-        Learner(model, Train(max_epochs=1, precision='fp8'), order, make_accelerator('cpu', 'bf16'))
-    assert [vars(module).get('forward') for module in model.modules()] == before
-    assert all(parameter.requires_grad for parameter in model.trainable().values())
+    before = everything_of(model)
+    train = Train(max_epochs=1, precision='fp8')
+    for _ in range(2):
+        with pytest.raises(UserError, match='no linear layer of the backbone is frozen'):
+            Learner(model, train, order, make_accelerator('cpu', 'bf16'))
+        assert everything_of(model) == before
+
+
+def test_a_closed_learner_leaves_no_mark_of_accelerate():
+    model = ImageClassifier(tiny('vit'), [TUNERS.build(dict(type='BitFit'))], LinearHead(32, 3))
+    names = set(vars(model))
+    for _ in range(2):
+        accelerator = make_accelerator('cpu', 'bf16')
+        learner = Learner(model, Train(max_epochs=1, precision='bf16'), Order(8, 8, 1, 0), accelerator)
+        assert 'forward' in vars(model)  # accelerate has wrapped the model
+        learner.close()
+        assert set(vars(model)) == names
 
 
 def test_a_forward_of_the_users_own_is_there_again_after_training():

@@ -1,6 +1,6 @@
 """Modes of modules: eval or uncompiled for a while, and frozen norms that stay in eval mode."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
@@ -41,6 +41,25 @@ def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
             module.training = training
             if asked is not None:
                 module.__dict__[ASKED] = asked
+
+
+def modes_noted(modules: Iterable[nn.Module]) -> Callable[[], None]:
+    """Notes the modes of modules. The result is a function that gives each module its noted mode again.
+
+    Norms that are held since are released, see `hold_statistics`.
+    """
+    modes = [(module, module.training, module.__dict__.get(ASKED)) for module in modules]
+
+    def restore() -> None:
+        for module, training, asked in modes:
+            if asked is not None:
+                module.__dict__[ASKED] = asked
+            elif ASKED in module.__dict__:
+                del module.__dict__[ASKED]
+                del module.__dict__['train']
+            module.training = training
+
+    return restore
 
 
 def uncompiled() -> AbstractContextManager:

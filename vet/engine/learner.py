@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from vet.config import Stage, Train
 from vet.core.loss import Counts, Loss
+from vet.core.modes import modes_noted
 from vet.core.multitask import Classifier
 from vet.core.reweight import forward_kept
 from vet.core.tensor_file import check_tensors
@@ -81,11 +82,16 @@ class Learner:
                     'expression that fits.'
                 )
         self._wrapped, self._while_training = ExitStack(), ExitStack()
+        restore_modes = modes_noted([*model.modules(), *self._part.modules()])
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         try:
             self._begin(bisect(self._begins, step, hi=len(self._stages)) - 1)
             self._change_for_training(routes)
         except BaseException:
             self.close()
+            restore_modes()
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
             raise
 
     def _change_for_training(self, routes: Mapping[str, str] | None) -> None:
@@ -126,9 +132,12 @@ class Learner:
         self.usual_lr = self.base_lrs[0] / first.lr_factor
         mode = train.compile if isinstance(train.compile, str) else None
         self._wrapped.enter_context(forward_kept(self._part))  # accelerate leaves its own forward behind
+        names = set(vars(self._part))
         self.net: nn.Module = self.accelerator.prepare_model(
             torch.compile(self._part, mode=mode) if train.compile else self._part
         )
+        for name in set(vars(self._part)) - names:  # accelerate's marks, with which it would not wrap again
+            self._wrapped.callback(vars(self._part).pop, name, None)
         self.net.train()
         self._watch = GradientWatch(
             self.model, self.accelerator.is_main_process, this.epochs * self.order.steps
