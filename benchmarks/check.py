@@ -26,7 +26,8 @@ from vet.environment import describe
 from vet.registry import BACKBONES, DATASETS
 
 RESULTS = Path(__file__).parent / 'results' / 'check.json'
-FLIPPED, PLANTED = 0.05, 50
+FLIPPED = 0.05
+PLANTED = 50
 DATA = 'Oxford Flowers 102, official splits, short side 224, JPEG quality 78'
 
 

@@ -26,7 +26,8 @@ from vet.environment import describe
 from vet.hub.export import export
 
 RESULTS = Path(__file__).parent / 'results' / 'ecosystem.json'
-MODELSCOPE, PEFT = 'tests/hub/test_modelscope_folders.py', 'tests/hub/test_peft_folders.py'
+MODELSCOPE = 'tests/hub/test_modelscope_folders.py'
+PEFT = 'tests/hub/test_peft_folders.py'
 TESTS = {
     'ModelScope, in': f'{MODELSCOPE}::test_each_kind_computes_what_modelscope_writes',
     'PEFT, in': f'{PEFT}::test_what_peft_wrote_gives_the_same_logits',

@@ -23,7 +23,9 @@ from vet.benchmark import record
 from vet.datasets.base import ImageDataset
 
 RESULTS = Path(__file__).parent / 'results' / 'imbalance.json'
-SIZE, RATIO, CLASSES = 112, 10, 102
+SIZE = 112
+RATIO = 10
+CLASSES = 102
 DATA = f'Flowers 102 cut {RATIO} : 1, short side 224 pixels, here {SIZE} x {SIZE}'
 REMEDIES: dict[str, dict[str, Any]] = {
     'plain': {},

@@ -147,7 +147,8 @@ def main() -> None:
             row = dict(objective=objective, tuner=tuner, seed=seed)
             if row in measured:
                 continue
-            kind, given = objective.partition(',')[0], ROWS[objective]
+            kind = objective.partition(',')[0]
+            given = ROWS[objective]
             made = config(table, weights, kind, given['entry'], given['train'], args.epochs)
             made['model'] |= dict(tuners=TUNERS[tuner], head=given.get('head', dict(type='Linear')))
             if 'metrics' in given:

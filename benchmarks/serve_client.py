@@ -76,7 +76,9 @@ async def _client(port: int, left: Iterator[Asked], found: Found) -> None:
             status, body, stays = await asyncio.wait_for(_answer(connection, asked), 120)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             found.wrong.append(f'no answer: {type(error).__name__}')
-            status, body, stays = 0, b'', False
+            status = 0
+            body = b''
+            stays = False
         else:
             if wrong := asked.check(status, body):
                 found.wrong.append(wrong)

@@ -98,7 +98,8 @@ def flowers(found: dict[str, Any]) -> str:
 
 def tuners(found: dict[str, Any]) -> str:
     """Every tuner by one recipe on a part of CIFAR-100: the best first."""
-    settings, runs = found['settings'], found['runs']
+    settings = found['settings']
+    runs = found['runs']
     train, test = (100 * settings[f'{split}_per_class'] for split in ('train', 'test'))
     headers = [
         f'DeiT-Tiny, CIFAR-100 subset ({train:,} train, {test:,} test images)',
@@ -165,7 +166,8 @@ def walkthroughs(found: dict[str, Any]) -> str:
 
 def ecosystem(found: dict[str, Any]) -> str:
     """The largest difference of the logits: folders, case by case, and exports."""
-    sides, environment = found['differences'], found['environment']
+    sides = found['differences']
+    environment = found['environment']
     packages = environment['packages']
     lines = [[case, f'{difference:.1e}'] for case, difference in sides['ModelScope, in'].items()]
     cases = list(dict.fromkeys([*sides['PEFT, in'], *sides['PEFT, out']]))
@@ -192,7 +194,8 @@ def peft_coverage(found: dict[str, Any]) -> str:
     """The tensors of LoRA that get a gradient, network by network: PEFT and vet."""
     lines = []
     for run in found['runs']:
-        theirs, ours = run['peft'], run['vet']
+        theirs = run['peft']
+        ours = run['vet']
         place = f', at={run["at"]!r}' if run['at'] else ''
         lines.append(
             [
@@ -267,7 +270,9 @@ def flowers_objectives(found: dict[str, Any]) -> str:
         parts[run['part']].append(run)
     lines = []
     for row in parts['calibration']:
-        before, after, chosen = row['before'], row['after'], row['validation']
+        before = row['before']
+        after = row['after']
+        chosen = row['validation']
         lines.append(
             [
                 row['name'],
@@ -413,7 +418,8 @@ def serve(found: dict[str, Any]) -> str:
             (f'LitServe {others["versions"]["litserve"]}', 'litserve'),
             ('vet serve --launcher ray', 'ray'),
         ):
-            one, mixed = others[f'{name}_of_vet'], others[f'{name}_of_vet_mixed']
+            one = others[f'{name}_of_vet']
+            mixed = others[f'{name}_of_vet_mixed']
             of = f'{one:.2f} times the images/s of vet serve with one model, {mixed:.2f} times with 8 models'
             lines.append([f'{title}, 32 clients, the same run', of])
     half = found['throughput']['half_load']

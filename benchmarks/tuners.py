@@ -47,7 +47,8 @@ from vet.engine.trainer import Trainer
 from vet.environment import describe
 
 HERE = Path(__file__).parent
-WARMUP, TIMED = 3, 9
+WARMUP = 3
+TIMED = 9
 # the forms of the suite methods
 TUNERS: dict[str, list[dict]] = {
     name: entry['tuners'] for name, entry in load_suite(HERE / 'suites' / 'methods.py').tuners.items()

@@ -42,23 +42,28 @@ def test_nested_expressions_are_found():
 
 
 def kind(value: ast.expr) -> str:
-    """A name, a container, a constant, a call of one function, or another form of an expression."""
+    """The form of an expression. Two calls of one function have one form. So have one attribute or one item of two
+    things. Two names, constants or containers have one form only if they are equal.
+    """
     if isinstance(value, ast.Call):
         return f'call of {ast.unparse(value.func).rpartition(".")[2]}'
-    if isinstance(value, ast.Name | ast.Attribute):
-        return 'name'
-    if isinstance(value, ast.List | ast.Dict | ast.Set | ast.Tuple):
-        return 'container'
-    return type(value).__name__
+    if isinstance(value, ast.Attribute):
+        return f'attribute {value.attr}'
+    if isinstance(value, ast.Subscript):
+        return f'item {ast.unparse(value.slice)}'
+    if isinstance(value, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | ast.BinOp):
+        return type(value).__name__
+    return ast.unparse(value)
 
 
 def unrelated(source: str) -> list[int]:
     """The lines that assign values of several kinds at once, though one statement after the other would do."""
     lines = []
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Assign):
+        if not isinstance(node, ast.Assign) or len(node.targets) > 1:
             continue
-        target, value = node.targets[0], node.value
+        target = node.targets[0]
+        value = node.value
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
             read = {ast.unparse(part) for part in ast.walk(value)}
             depends = any(ast.unparse(part) in read for part in target.elts)
@@ -73,8 +78,10 @@ def test_a_statement_assigns_one_thing_or_things_of_one_kind(path):
 
 
 def test_unrelated_assignments_are_found():
-    assert unrelated('rows, count = [], 0\nself.a, b = x, f(c)') == [1, 2]
-    assert unrelated('a, b = x, y\na, b = f(x), f(y)\na, b = b, 2 * a\na, b = pair') == []
+    assert unrelated('rows, count = [], 0\nself.a, b = x, f(c)\na, b = x, y\na, b = 1, 2') == [1, 2, 3, 4]
+    assert unrelated("self.a, self.b = a, b\na, b = c.a, c.b\na, b = c['a'], c['b']") == [1, 2, 3]
+    assert unrelated('a, b = f(x), f(y)\na, b = b, 2 * a\na, b = pair\na, b = x.size, y.size') == []
+    assert unrelated('A, B = BOTH = 1, 2') == []
 
 
 VAGUE = {'found', 'given', 'kept', 'own'}

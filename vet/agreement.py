@@ -43,7 +43,8 @@ def on_dataset(
     evaluation: Evaluation,
 ) -> Agreement:
     """Compares on all images of a dataset. `view` prepares each image once."""
-    loader, objective = evaluation.dataloader, model.objective
+    loader = evaluation.dataloader
+    objective = model.objective
     sizes = loader.batch_size_per_gpu, loader.workers_per_gpu
     names = evaluation.metrics or objective.metrics
     found = []

@@ -339,7 +339,8 @@ class Answers(Iterator[Any]):
     """
 
     def __init__(self, found: Iterator[Answer | Exception], on_error: str):
-        self._found, self._on_error = found, on_error
+        self._found = found
+        self._on_error = on_error
 
     def __next__(self) -> Any:
         answer = next(self._found)

@@ -135,7 +135,8 @@ class Registry(_Registry):
     def __init__(self, name: str, home: str, **given: str):
         """given: {argument: the value that vet gives if a config does not, in words}."""
         super().__init__(name, build_func=_build, scope='vet')
-        self._home, self.given = home, given
+        self._home = home
+        self.given = given
         # {argument: hint with a range} for plugins of other libraries
         self.arguments: dict[str, Any] = {}
         self.meanings: dict[

@@ -137,7 +137,9 @@ def _plugins(settings: 'Settings') -> Iterator[tuple['Registry', Entry | None]]:
     """The plugins that the settings name, except transforms and optimizers, whose names torch gives."""
     from vet.registry import BACKBONES, DATASETS, HEADS, HOOKS, METRICS, OBJECTIVES, SAMPLERS, TUNERS
 
-    model, data, metrics = settings.model, settings.dataset, settings.evaluation.metrics
+    model = settings.model
+    data = settings.dataset
+    metrics = settings.evaluation.metrics
     yield from ((TUNERS, tuner) for tuner in model.tuners)
     whole = dict(backbone=model.backbone, head=model.head, objective=model.objective)
     for entry in (whole, *model.tasks.values()):

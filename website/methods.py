@@ -196,7 +196,8 @@ def measured(name: str) -> str:
     for run, one in found['runs'].items():
         types = [entry['type'] for entry in one['tuners']]
         if set(types) == {name}:
-            accuracy, kept = f'{100 * one["accuracy"]:.1f}', f'{one["saved_bytes"] / 1e6:.0f}'
+            accuracy = f'{100 * one["accuracy"]:.1f}'
+            kept = f'{one["saved_bytes"] / 1e6:.0f}'
             lines.append([run, accuracy, f'{one["parameters"]:,}', f'{one["seconds"]:.3f}', kept])
     if not lines:
         return f'{name} was not measured yet.'

@@ -114,7 +114,8 @@ class EndsOfEpochs:
     """A hook that notes when epochs end."""
 
     def __init__(self, ends: list[float], device: torch.device):
-        self.ends, self.device = ends, device
+        self.ends = ends
+        self.device = device
 
     def after_train_epoch(self, runner: object) -> None:
         synchronise(self.device)

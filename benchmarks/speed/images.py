@@ -66,7 +66,8 @@ from vet.transforms.torchvision import build_transform, on_tensors, split_still
 
 CPU = torch.device('cpu')
 BATCH = 64
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 CROPS = [dict(type='RandomResizedCrop', scale=[0.4, 1.0]), dict(type='RandomHorizontalFlip')]
 VIEWS = {
     'random resized crop, flip': CROPS,

@@ -46,7 +46,8 @@ def main() -> None:
 
 
 def shown(found: dict) -> Table:
-    saved, job = found['saved_bytes'], JOBS['vit-fp32']
+    saved = found['saved_bytes']
+    job = JOBS['vit-fp32']
     table = Table(
         'tuner',
         *(f'{name}, MB (x LoRA)' for name in saved),

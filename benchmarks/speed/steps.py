@@ -54,7 +54,8 @@ from vet.engine.meter import Meter
 from vet.environment import describe
 from vet.registry import BACKBONES
 
-CLASSES, RANK = 100, 10
+CLASSES = 100
+RANK = 10
 PRODUCT = 'a square product'
 CONVOLUTIONS = ['conv1', 'conv2', 'conv3']
 
@@ -92,7 +93,8 @@ class Sides:
     """Each method makes a step, a function without arguments, that starts from a network of its own."""
 
     def __init__(self, job: Job, device: torch.device):
-        self.job, self.device = job, device
+        self.job = job
+        self.device = device
         size = job.batch_on_gpu if device.type == 'cuda' else job.batch
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(size, 3, 224, 224, generator=generator)

@@ -14,7 +14,8 @@ from vet.files import write_file
 from vet.report.page import element, figure, figures, items, page
 
 # LISTED: the most classes and confusions in a list; MATRIX: the most classes of a matrix that people can read
-LISTED, MATRIX = 20, 50
+LISTED = 20
+MATRIX = 50
 
 
 def write_report(folder: Path, results: Sequence[Result], suite: Suite, run: str | None = None) -> Path:
@@ -111,7 +112,8 @@ def _plots(table: Table) -> list[str]:
 
 def _classes(result: Result) -> list[str]:
     """The accuracy of each class, and the most frequent wrong answers, of one run."""
-    images, names = result['images_by_class'], result['class_names']
+    images = result['images_by_class']
+    names = result['class_names']
     classes = len(names)
     often = sorted(result['confusion'], key=lambda entry: -entry[2])[:LISTED]
     confusions = [

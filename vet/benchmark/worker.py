@@ -208,7 +208,8 @@ def _by_class(path: Path) -> JsonObject:
     if not path.exists():
         return {}
     with np.load(path) as predictions:
-        truth, given = predictions['labels'], predictions['given']
+        truth = predictions['labels']
+        given = predictions['given']
     pairs, counts = np.unique(np.stack([truth, given], 1)[truth != given], axis=0, return_counts=True)
     right, all_ = np.bincount(truth[truth == given], minlength=truth.max() + 1), np.bincount(truth)
     return dict(

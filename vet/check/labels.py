@@ -85,7 +85,8 @@ def label_findings(photos: Sequence[Photo], features_NC: np.ndarray) -> Iterator
     labels_N = np.array([names.index(photos[i].label) for i in kept])
     found = judged(features_NC[kept], labels_N)
     for item in found.suspects(labels_N):
-        photo, other = photos[kept[item]], names[found.best_N[item]]
+        photo = photos[kept[item]]
+        other = names[found.best_N[item]]
         chance = f'{found.wrong_N[item]:.2f}'
         text = f'the label {photo.label} is wrong with probability {chance}; {other} fits better.'
         yield Finding('suspect label', text, (photo.path,))

@@ -13,7 +13,8 @@ from vet.datasets.image_files import Found, find_images, is_clutter
 from vet.datasets.image_folder import OTHER_NAMES, SPLITS
 from vet.errors import DataError, UserError
 
-TABLES, ARCHIVES = ('.csv', '.tsv'), ('.zip', '.tar', '.tgz', '.gz', '.bz2', '.xz')
+TABLES = ('.csv', '.tsv')
+ARCHIVES = ('.zip', '.tar', '.tgz', '.gz', '.bz2', '.xz')
 VIDEOS = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v')
 MOST_CLASSES = 5_000
 

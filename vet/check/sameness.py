@@ -49,7 +49,8 @@ def _look(path: str) -> Seen:
     except DataError as error:
         return Seen(error=str(error))
     with Image.open(path) as file:
-        size, mode = file.size, file.mode
+        size = file.size
+        mode = file.mode
         turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
     pixels = hashlib.sha256(f'{image.size} '.encode() + image.tobytes()).digest()
     return Seen(pixels, difference_hash(image), size, mode, turned)

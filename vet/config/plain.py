@@ -9,7 +9,9 @@ from typing import Any
 
 from vet.errors import UserError, shown
 
-DEPTH, LONG, MANY = 40, 100_000, 500_000  # levels, entries of a list, values of a section in all
+DEPTH = 40  # levels
+LONG = 100_000  # entries of a list
+MANY = 500_000  # values of a section in all
 
 
 def plain(value: object, where: str) -> Any:

@@ -18,7 +18,9 @@ from vet.config.short_forms import expand_short_forms
 from vet.config.together import check_together, follow
 from vet.errors import UnknownNameError, UserError, shown
 
-UNKNOWN, MISSING = 'unexpected_keyword_argument', 'missing'  # pydantic's names of two errors
+# pydantic's names of two errors
+UNKNOWN = 'unexpected_keyword_argument'
+MISSING = 'missing'
 OWN_NAMES = ('work_dir', 'custom_imports', 'env_variables', 'default_scope')
 
 

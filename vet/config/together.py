@@ -12,7 +12,8 @@ GRAPHS = ('reduce-overhead', 'max-autotune')  # modes of torch.compile
 
 def check_together(settings: Settings) -> None:
     """UserError for settings that contradict each other."""
-    train, schedule = settings.train, settings.train.lr_scheduler
+    train = settings.train
+    schedule = settings.train.lr_scheduler
     for name, epochs in [
         (f'train.stages[{i}].epochs', stage.epochs) for i, stage in enumerate(train.stages)
     ] or [('train.max_epochs', train.max_epochs)]:

@@ -27,4 +27,5 @@ if TYPE_CHECKING:
         def values(self) -> ValuesView[M]: ...
 
 else:
-    ModuleListOf, ModuleDictOf = nn.ModuleList, nn.ModuleDict
+    ModuleListOf = nn.ModuleList
+    ModuleDictOf = nn.ModuleDict

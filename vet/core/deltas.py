@@ -175,7 +175,9 @@ class Bottleneck(Delta):
     ):
         super().__init__()
         out_channels = out_channels or channels
-        self.axis, self.parallel, self.kept = axis, parallel, kept
+        self.axis = axis
+        self.parallel = parallel
+        self.kept = kept
         self.down, self.up = nn.Linear(channels, width), nn.Linear(width, out_channels)
         self.act = self.ACTIVATIONS[activation]()
         self.drop = nn.Dropout(dropout)

@@ -95,7 +95,9 @@ class _Seen:
     """
 
     def __init__(self, channels: Channels, args: tuple, kwargs: Mapping, out: Any, entered: int, fed_by: str):
-        self.channels, self.left, self.fed_by = channels, channels.clock, fed_by
+        self.channels = channels
+        self.left = channels.clock
+        self.fed_by = fed_by
         given = next(tensors_in((args, kwargs)))
         self.batch = given.shape[0]
         self.in_shape = given.shape[1:]

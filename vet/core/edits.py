@@ -151,7 +151,9 @@ class _OfMethod:
     """
 
     def __init__(self, module: nn.Module, method: str, delta: nn.Module):
-        self.module, self.method, self.delta = module, method, delta
+        self.module = module
+        self.method = method
+        self.delta = delta
         if method not in vars(module):
             object.__setattr__(module, method, partial(_edited, module, method, []))
         vars(module)[method].args[-1].append(delta)

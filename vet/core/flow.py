@@ -93,7 +93,8 @@ class Flow(TorchFunctionMode):
         behind = self._behind.get(module, set())
         parent = module.rpartition('.')[0]
         if not results and set(below.get(parent, ())) == {*own, *behind}:
-            results, whole = behind, parent
+            results = behind
+            whole = parent
         return Layers(
             self._in_order(factors),
             self._in_order(results - factors),
@@ -180,7 +181,8 @@ class Flow(TorchFunctionMode):
 
     def _packed(self, module: str) -> From:
         """nn.MultiheadAttention computes everything in one function."""
-        packed, last = f'{module}.in_proj', f'{module}.out_proj'
+        packed = f'{module}.in_proj'
+        last = f'{module}.out_proj'
         self._reads.setdefault(packed, set())
         self._reads.setdefault(last, set()).add(packed)
         self._factors.setdefault(module, set()).add(packed)

@@ -92,7 +92,8 @@ def attentions(
     for path, module in network.named_modules():
         if path not in calls:
             continue
-        layers, kind = calls[path].layers, type(module).__name__
+        layers = calls[path].layers
+        kind = type(module).__name__
         if layers.factors and kind not in NO_ATTENTION:
             whole = layers.whole if layers.whole in calls else ''
             yield whole or path, (layers.factors, layers.results)
@@ -123,7 +124,8 @@ def _mlps(
             or not _is_mlp(network, path, owners)
         ):
             continue
-        layers, known = (call.layers.first, call.layers.last), {*chosen.values(), *attentions}
+        layers = (call.layers.first, call.layers.last)
+        known = {*chosen.values(), *attentions}
         if (end is None or call.order <= end) and (layers in chosen or known.isdisjoint(owners)):
             chosen[layers] = path
     return chosen.values()

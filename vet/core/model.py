@@ -153,7 +153,8 @@ class ImageClassifier(nn.Module):
         except for rounding. For training only: outside of this context, scores are those of the whole
         network, bit for bit.
         """
-        way, network = self.backbone.features_only, self.backbone.network
+        way = self.backbone.features_only
+        network = self.backbone.network
         if way is None or isinstance(self.head, MapHead):
             return nullcontext()
         seen = {

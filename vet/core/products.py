@@ -71,7 +71,8 @@ def _is_one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor)
     """Whether one function may compute the output: of a frozen Linear or convolution, and of products."""
     if type(module) not in (nn.Linear, nn.Conv2d) or is_recorded():
         return False
-    weight, bias = module.weight, module.bias
+    weight = module.weight
+    bias = module.bias
     if weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
     if x.dtype != weight.dtype and not _is_autocast(x):  # the layer refuses x
@@ -188,7 +189,8 @@ class MergedConv2d(torch.autograd.Function):
         convolves: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, W, A, B)
-        ctx.how, ctx.convolves = how, convolves
+        ctx.how = how
+        ctx.convolves = convolves
         return F.conv2d(x, W + (B @ A).view_as(W), b, *how)
 
     @staticmethod
@@ -274,7 +276,8 @@ class AddProduct(torch.autograd.Function):
         ctx.mark_dirty(y)
         # saves inputs of this function; a tensor that is made here would have no history in a second backward
         ctx.save_for_backward(h, B)
-        ctx.axis, ctx.convolves = axis, convolves
+        ctx.axis = axis
+        ctx.convolves = convolves
         return y
 
     @staticmethod

@@ -62,7 +62,10 @@ class SiteMap:
     """
 
     def __init__(self, network: nn.Module, layout: Layout, calls: Mapping[str, Call], family: str):
-        self.network, self.layout, self.calls, self.family = network, layout, calls, family
+        self.network = network
+        self.layout = layout
+        self.calls = calls
+        self.family = family
         self.parts: dict[str, Any] = {}  # site -> rows, see Tuner.rows_of_parts
         pattern = layout.roles.get('block', NOTHING)
         self.blocks = sorted(
@@ -135,7 +138,8 @@ class SiteMap:
                 f'cannot read the place {at!r}; allowed: a role, a sliced role such as "block[-2:]", a '
                 'module path.'
             )
-        role, cut = parsed['role'], parsed['slice']
+        role = parsed['role']
+        cut = parsed['slice']
         names = self._names_of(at)
         if not names:
             near = self._near(role)

@@ -130,7 +130,9 @@ class EVA(LowRank):
         return input_means(tuner, edits, batches, images, moments)
 
     def begin(self, weight: torch.Tensor, found: torch.Tensor) -> None:
-        second, first, count = found[:-1, :-1], found[:-1, -1], found[-1, -1]
+        second = found[:-1, :-1]
+        first = found[:-1, -1]
+        count = found[-1, -1]
         _, vectors = torch.linalg.eigh(second - torch.outer(first, first) / count)
         A = vectors.T.flip(0)[: self.rank]
         signs = A.gather(1, A.abs().argmax(1, keepdim=True)).sign()

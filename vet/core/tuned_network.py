@@ -170,7 +170,8 @@ class TunedNetwork(FrozenNetwork):
         low-rank updates, adapters, and the classifier. If not, the batch is one forward for each set. Such a
         batch is for inference.
         """
-        active, before = self.active, self._names
+        active = self.active
+        before = self._names
         try:
             if names is None or isinstance(names, str):
                 self.use(names)

@@ -84,7 +84,8 @@ class PublishedDataset(ImageDataset):
         missing = self._missing(root)
         if missing is None:
             return
-        reason, cause = '', None
+        reason = ''
+        cause = None
         if _is_filled(root / self.folder):
             reason = (
                 f' (the rest of {str(root / self.folder)!r} is left as it is: complete it, or move it away)'

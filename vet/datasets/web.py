@@ -200,7 +200,8 @@ def _made(
     sockets: list[socket.socket], guard: Guard | None, kind: type[_Watched], *args: Any, **options: Any
 ) -> _Watched:
     connection = kind(*args, **options)
-    connection.sockets, connection.guard = sockets, guard
+    connection.sockets = sockets
+    connection.guard = guard
     return connection
 
 

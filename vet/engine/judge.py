@@ -29,8 +29,11 @@ class Judge:
     def __init__(
         self, model: Classifier, settings: Settings, accelerator: Accelerator, feed: Feed, views: Transforms
     ):
-        self.model, self.settings, self.accelerator = model, settings, accelerator
-        self.feed, self.views = feed, views
+        self.model = model
+        self.settings = settings
+        self.accelerator = accelerator
+        self.feed = feed
+        self.views = views
 
     @property
     def metrics(self) -> list[str]:

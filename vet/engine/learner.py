@@ -149,7 +149,8 @@ class Learner:
         How the images are spread over processes and batches does not matter. Returns the tuners' learning
         rate, without train.groups and train.layer_decay.
         """
-        accelerator, train = self.accelerator, self.train
+        accelerator = self.accelerator
+        train = self.train
         if step == self._begins[self.stage + 1]:
             self._begin(self.stage + 1)
         factor = lr_factor(self.schedule, (step - self._begins[self.stage] + 0.5) / self.order.steps)
@@ -206,7 +207,8 @@ class Learner:
         """Adds up the gradient of the batches. meter: None notes nothing."""
         accelerator = self.accelerator
         for i, batch in enumerate(batches):
-            images, targets = batch.images, batch.labels
+            images = batch.images
+            targets = batch.labels
             if (mixture := self._mix[batch.task]) and len(targets) > 1:
                 images, targets = mixture(images, targets)
             tuners = self.model.for_task(batch.task).tuners

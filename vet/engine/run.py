@@ -77,7 +77,8 @@ class Run:
 
     def train(self) -> tuple[JsonObject | None, Stop]:
         """The summary, and the watch over signals. None after a signal; then the run is saved."""
-        settings, accelerator = self.settings, self.accelerator
+        settings = self.settings
+        accelerator = self.accelerator
         train = settings.train
         is_main = accelerator.is_main_process
         require_trackers(train.trackers)
@@ -153,7 +154,8 @@ class Run:
                 share(self.accelerator, model.head.state_dict())  # processors may round differently
 
     def _log(self, progress: Progress, is_resumed: bool) -> Log:
-        trackers, path = self.settings.train.trackers, self.folder.path
+        trackers = self.settings.train.trackers
+        path = self.folder.path
         tracking = Trackers(trackers, path, self.settings.to_dict(), is_resumed) if trackers else None
         return Log(path, progress.step, progress.log_bytes, tracking)
 
@@ -199,7 +201,8 @@ class Run:
         self, learner: Learner, progress: Progress, log: Log | None, bar: ProgressBar, stop: Stop
     ) -> None:
         """Takes all remaining steps, or stops at a signal."""
-        train, order = self.settings.train, learner.order
+        train = self.settings.train
+        order = learner.order
         batches = self.feed.batches(order, progress.step, self.augment)
         meter = Meter(self.accelerator.device)
         last = train.max_epochs * order.steps
@@ -210,9 +213,8 @@ class Run:
             saves = False
             if not progress.pending:
                 began = time.perf_counter()
-                lr = self._step(
-                    learner, list(islice(batches, order.step_batches(progress.step))), progress, meter
-                )
+                of_step = list(islice(batches, order.step_batches(progress.step)))
+                lr = self._step(learner, of_step, progress, meter)
                 progress.train_seconds += time.perf_counter() - began
                 saves = saves_at.every_steps is not None and progress.step % saves_at.every_steps == 0
                 if saves or progress.pending or progress.step % train.log_every == 0:
@@ -235,7 +237,8 @@ class Run:
 
     def _step(self, learner: Learner, batches: list[Batch], progress: Progress, meter: Meter) -> float:
         """Takes one step, with the points of the hooks around the step. Returns the learning rate."""
-        hooks, steps = self.hooks, learner.order.steps
+        hooks = self.hooks
+        steps = learner.order.steps
         number = progress.step % steps
         if number == 0:
             hooks.call('before_train_epoch')
@@ -297,10 +300,9 @@ class Run:
         bar: ProgressBar,
         stop: Stop,
     ) -> None:
-        """Validates if a validation is due, keeps the best weights, and stops the run if it gets no
-        better.
-        """
-        evaluation, patience = self.settings.evaluation, self.settings.train.early_stop
+        """Validates if a validation is due, keeps the best weights, and stops a run that gets no better."""
+        evaluation = self.settings.evaluation
+        patience = self.settings.train.early_stop
         line = f'epoch {epoch}: {self._told_means(*meter.peek_epoch())}'
         is_due = epoch % evaluation.every == 0 or epoch == self.settings.train.max_epochs
         if not is_due or not self.feed.has('val'):
@@ -322,7 +324,8 @@ class Run:
                 'nothing; let another metric be the first of evaluation.metrics.'
             )
         if self.judge.is_better(result, progress.best):
-            progress.best, progress.best_epoch = result, epoch
+            progress.best = result
+            progress.best_epoch = epoch
             if evaluation.select == 'best':
                 self._best = {name: value.detach().clone() for name, value in learner.weights().items()}
         progress.stopped |= patience is not None and epoch - progress.best_epoch >= patience
@@ -356,15 +359,9 @@ class Run:
         if log:
             log.track(progress.step, **{f'test_{name}': value for name, value in after.items()})
             log.flush()
+            views = self.judge.views
             write_outcome(
-                self.folder.path,
-                self.model,
-                self.data,
-                self.settings,
-                summary,
-                scored,
-                after,
-                self.judge.views,
+                self.folder.path, self.model, self.data, self.settings, summary, scored, after, views
             )
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()

@@ -23,7 +23,8 @@ SIZES = {  # from small to large; all read ImageNet-21k's 21,843 classes in thei
 }
 TRIAL = 'trial'
 PIXELS = (160, 112, 64)  # smaller images that a slow machine may take
-LEAST_EPOCHS, MOST_EPOCHS = 5, 30
+LEAST_EPOCHS = 5
+MOST_EPOCHS = 30
 BATCH = 32
 SHARE = 0.6  # of the minutes for the training steps; the rest is for reading, validation, test and probe
 Entry = dict[str, Any]

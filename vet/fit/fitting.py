@@ -74,7 +74,8 @@ class Result:
         return found.low, found.high
 
     def says(self) -> str:
-        tested, (low, high) = self.tested, self.interval
+        tested = self.tested
+        (low, high) = self.interval
         text = (
             f'{100 * self.accuracy:.1f} % of {tested.images:,} test images are right (95 % interval '
             f'{100 * low:.1f} to {100 * high:.1f} %). The linear probe: '

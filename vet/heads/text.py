@@ -150,7 +150,9 @@ class TipAdapterHead(TextHead, FittedHead):
     ):
         super().__init__(in_features, num_classes, names, file, tower, tower_weights, prompts, scale)
         self.weight.requires_grad_(False)
-        self.shots, self.alpha, self.beta = shots, alpha, beta
+        self.shots = shots
+        self.alpha = alpha
+        self.beta = beta
         self.keys = nn.Parameter(torch.zeros(num_classes, shots, in_features))
         self.register_buffer('filled', torch.zeros(num_classes, shots))
 

@@ -37,8 +37,11 @@ class Runner:
     """
 
     def __init__(self, model: nn.Module, settings: Settings, accelerator: Accelerator, max_iters: int = 0):
-        self.model, self.settings, self.accelerator = model, settings, accelerator
-        self.max_epochs, self.max_iters = settings.train.max_epochs, max_iters
+        self.model = model
+        self.settings = settings
+        self.accelerator = accelerator
+        self.max_epochs = settings.train.max_epochs
+        self.max_iters = max_iters
         self.epoch = self.iter = 0
         self.work_dir = Path()
         self.summary: Mapping[str, object] = {}

@@ -25,7 +25,9 @@ from vet.errors import DataError, shown
 from vet.registry import BACKBONES, OBJECTIVES
 from vet.transforms.torchvision import may_evaluate
 
-CLASSES, NAME = 100_000, 1_000  # classes, and characters of a name
+# classes, and characters of a name
+CLASSES = 100_000
+NAME = 1_000
 MODEL = ('backbone', 'tuners', 'head', 'objective', 'tasks', 'shared', 'finetune')
 PIXELS = 4096  # the sum of all sizes in an evaluation's transforms
 IDENTITY = dict(type=WORD, tag=NOTHING | WORD, sha256=SHA256, checkpoint=CHECKPOINT)

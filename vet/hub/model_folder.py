@@ -129,7 +129,8 @@ def read_configuration(folder: str | Path) -> JsonObject:
     refuse_links(Path(folder), (CONFIGURATION, TENSORS))
     configuration = read_json(path)
     try:
-        backbone, head = configuration['model']['backbone'], configuration['model']['head']
+        backbone = configuration['model']['backbone']
+        head = configuration['model']['head']
         assert (
             isinstance(backbone, dict)
             and isinstance(head, dict)

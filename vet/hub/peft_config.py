@@ -121,7 +121,8 @@ def _require_patterns(given: Any, where: str) -> None:
 
 def tuners_of(config: Config, network: nn.Module, source: str) -> tuple[list[Tuner], list[str]]:
     """The tuners of a configuration, and the modules of its LN tuning."""
-    name, method = config['peft_type'], METHODS[config['peft_type']]
+    name = config['peft_type']
+    method = METHODS[config['peft_type']]
     saved = tuple(config.get('modules_to_save') or ())
     modules = {path: module for path, module in network.named_modules() if path}
     targets = [

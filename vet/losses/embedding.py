@@ -35,7 +35,9 @@ class ArcFaceLoss(nn.Module):
 
     def __init__(self, scale: Positive = 64.0, margin: Angle = 0.5, classes: int = 0):
         super().__init__()
-        self.scale, self.margin, self.classes = scale, margin, classes
+        self.scale = scale
+        self.margin = margin
+        self.classes = classes
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         cosine_BK = outputs[:, : self.classes].clamp(-1 + 1e-6, 1 - 1e-6)
@@ -65,7 +67,8 @@ class SupervisedContrastiveLoss(nn.Module):
 
     def __init__(self, temperature: Annotated[float, Interval(ge=0.001, le=100)] = 0.1, classes: int = 0):
         super().__init__()
-        self.temperature, self.classes = temperature, classes
+        self.temperature = temperature
+        self.classes = classes
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         vectors_BD = outputs[:, self.classes :]
@@ -94,7 +97,9 @@ class ProxyAnchorLoss(nn.Module):
 
     def __init__(self, scale: Positive = 32.0, margin: Angle = 0.1, classes: int = 0):
         super().__init__()
-        self.scale, self.margin, self.classes = scale, margin, classes
+        self.scale = scale
+        self.margin = margin
+        self.classes = classes
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         cosine_BK = outputs[:, : self.classes]

@@ -34,7 +34,9 @@ class FocalLoss(nn.Module):
         kind: str = 'one class',
     ):
         super().__init__()
-        self.gamma, self.alpha, self.kind = gamma, alpha, kind
+        self.gamma = gamma
+        self.alpha = alpha
+        self.kind = kind
         if alpha is not None and kind == 'one class':
             raise UserError(
                 f'train.loss.alpha is {alpha:g}, which weighs the classes that an image has against the '

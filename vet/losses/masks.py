@@ -37,7 +37,8 @@ class CrossEntropyDiceLoss(nn.Module):
 
     def __init__(self, dice: Annotated[float, Interval(ge=0, le=100)] = 1.0, label_smoothing: Dropout = 0.0):
         super().__init__()
-        self.dice, self.label_smoothing = dice, label_smoothing
+        self.dice = dice
+        self.label_smoothing = label_smoothing
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return cross_entropy(outputs, targets, None, self.label_smoothing) + self.dice * dice(

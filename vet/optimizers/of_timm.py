@@ -38,7 +38,9 @@ def with_defaults(name: str) -> Callable[..., torch.optim.Optimizer]:
         parameter.replace(default=given.get(parameter.name, parameter.default))
         for parameter in known.parameters.values()
     ]
-    make.__name__, make.__module__ = name, kind.__module__  # the docstring is timm's
+    # the docstring is timm's
+    make.__name__ = name
+    make.__module__ = kind.__module__
     docstrings = (inspect.cleandoc(text or '') for text in (kind.__doc__, kind.__init__.__doc__))
     make.__doc__ = '\n\n'.join([f'{info.description}.', *docstrings]).strip()
     make.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]  # inspect reads it

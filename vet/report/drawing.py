@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-FRONT, BELOW = '#0b6bcb', '#8a929c'
+FRONT = '#0b6bcb'
+BELOW = '#8a929c'
 STYLE: Any = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'vet',

@@ -22,7 +22,8 @@ SUSPECTS = 24  # the most suspect labels that are shown
 
 
 def one_class(answered: Answered) -> list[str]:
-    given, truth = answered.decided, answered.targets
+    given = answered.decided
+    truth = answered.targets
     sure = answered.scores[np.arange(len(given)), given]
     return [
         *_confusions(answered, truth, given),
@@ -155,7 +156,8 @@ def _suspects(answered: Answered) -> list[str]:
     judged = judged_by(np.log(answered.scores + 1e-12), answered.targets)
     shown = []
     for number in judged.suspects(answered.targets, SURE)[:SUSPECTS]:
-        label, better = names[answered.targets[number]], names[judged.best_N[number]]
+        label = names[answered.targets[number]]
+        better = names[judged.best_N[number]]
         chance = f'wrong with probability {judged.wrong_N[number]:.2f}'
         lines = [f'label: {label}', f'fits better: {better}', chance, answered.file(number)[-120:]]
         shown.append(captioned(partial(answered.image, number), lines, ', '.join(lines[:3])))

@@ -30,7 +30,8 @@ from vet.log import say
 from vet.search.candidates import Candidate
 
 REDUCTION = 3
-CANDIDATE, RATE = 'candidate', 'learning rate of'
+CANDIDATE = 'candidate'
+RATE = 'learning rate of'
 Config = dict[str, Any]
 
 
@@ -78,7 +79,10 @@ class Search:
         source: str | None = None,
         **place: Any,
     ):
-        self.folder, self.base, self.source, self.place = folder, base, source, place
+        self.folder = folder
+        self.base = base
+        self.source = source
+        self.place = place
         self.choices = {candidate.name: candidate for candidate in choices}
         self.epochs = int(base['train']['max_epochs'])
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # vet tells which trials fail
@@ -217,7 +221,8 @@ class _Watch(Hook):
     """
 
     def __init__(self, trial: optuna.Trial, ends: float | None):
-        self.trial, self.ends = trial, ends
+        self.trial = trial
+        self.ends = ends
         self.metric = ''
         self.value = float('nan')
         self.epochs = 0
@@ -268,7 +273,8 @@ def remembered(folder: Path, asked: Config) -> Begun | None:
         return None
     try:
         before = json.loads(file.read_text())
-        known, begun = before['asked'], before['begun']
+        known = before['asked']
+        begun = before['begun']
         begun = begun and Begun(begun['base'], [Candidate(**choice) for choice in begun['choices']])
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(

@@ -31,7 +31,8 @@ from vet.shipped import SUFFIXES, shipped
 from vet.source import find_config
 
 FINAL = 0.15  # of the minutes: the length of one whole training on photos
-OF_PHOTOS, OF_CONFIGS = ('backbone', 'checkpoint', 'holdout', 'group_by'), ('data_root', 'cfg_options')
+OF_PHOTOS = ('backbone', 'checkpoint', 'holdout', 'group_by')
+OF_CONFIGS = ('data_root', 'cfg_options')
 LAUNCHERS = dict(local=Search.run, ray=run_on_ray)
 SEARCH = 0.8  # of the minutes; the rest is for the winner and the test
 
@@ -116,7 +117,8 @@ def tune(source: str, run: Path, options: Options) -> Result:
 
 def _search(source: str, run: Path, options: Options, begun: Begun) -> Result:
     """Tries candidates until time is up. Trains and tests the winner."""
-    base, choices = begun.base, begun.choices
+    base = begun.base
+    choices = begun.choices
     rate = float(base['train']['optimizer']['lr'])
     place: JsonObject = dict(device=options.device, data_root=options.data_root)
     config_file = source if _is_config(source) else None

@@ -72,7 +72,8 @@ class Adapter(Tuner):
         for what, share in (('dropout', dropout), ('drop_path', drop_path)):
             if not 0 <= share < 1:
                 raise UserError(f'{what} is {share}; allowed: 0 up to, not including, 1.')
-        self.width, self.position = width, position
+        self.width = width
+        self.position = position
         self.options: dict[str, Any] = dict(
             activation=activation, scale=scale, dropout=dropout, drop_path=drop_path, init=init
         )

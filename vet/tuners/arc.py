@@ -19,7 +19,8 @@ class Recomposed(InputLowRank):
     def __init__(self, shared: nn.Module, key: str, has_shift: bool, dropout: float, is_drawn: bool):
         super().__init__()
         object.__setattr__(self, 'shared', shared)
-        self.key, self.dropout = key, dropout
+        self.key = key
+        self.dropout = dropout
         channels, width = self.shared[key].shape
         self.c = nn.Parameter(torch.zeros(width))
         if is_drawn:
@@ -84,7 +85,8 @@ class ARC(Tuner):
         self.share(projections, sites[0].weight.device)
 
     def tune(self, site: Site) -> None:
-        has_shift, is_drawn = site.bias is not None, site.name in self.mlp
+        has_shift = site.bias is not None
+        is_drawn = site.name in self.mlp
         delta = Recomposed(self.deltas['shared'], self._key(site), has_shift, self.dropout, is_drawn)
         self.reweight(site, delta)
 

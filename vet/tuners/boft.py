@@ -79,7 +79,8 @@ class BOFT(Tuner):
         **peft: Unpack[OfBOFT],
     ):
         super().__init__(at)
-        self.block, self.factors = block, factors
+        self.block = block
+        self.factors = factors
 
     def tune(self, site: Site) -> None:
         require_matrix(self, site)

@@ -93,7 +93,9 @@ class Compacter(Tuner):
         at: Places = ('attn', 'mlp or block'),
     ):
         super().__init__(at if isinstance(at, str) else list(at))
-        self.width, self.products, self.rank = width, products, rank
+        self.width = width
+        self.products = products
+        self.rank = rank
 
     def shared(self, sites: list[Site]) -> None:
         self.share(Rules(self.products), next(sites[0].module.parameters()).device)

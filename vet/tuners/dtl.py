@@ -30,7 +30,10 @@ class Collect(Delta):
 
     def __init__(self, channels: int, rank: int, axis: int, number: int, is_first: bool, sides: Sides):
         super().__init__()
-        self.axis, self.number, self.is_first, self.sides = axis, number, is_first, sides
+        self.axis = axis
+        self.number = number
+        self.is_first = is_first
+        self.sides = sides
         self.A, self.B = nn.Parameter(torch.empty(rank, channels)), nn.Parameter(torch.zeros(channels, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
@@ -60,8 +63,13 @@ class Feed(Delta):
         sides: Sides,
     ):
         super().__init__()
-        self.axis, self.beta, self.grid, self.prefix = axis, beta, grid, prefix
-        self.number, self.is_last, self.sides = number, is_last, sides
+        self.axis = axis
+        self.beta = beta
+        self.grid = grid
+        self.prefix = prefix
+        self.number = number
+        self.is_last = is_last
+        self.sides = sides
         self.conv: nn.Conv2d | None
         object.__setattr__(self, 'conv', conv)
 
@@ -118,7 +126,10 @@ class DTL(Tuner):
         at: Places = 'block',
     ):
         super().__init__(at)
-        self.rank, self.first, self.kernel, self.beta = rank, first, kernel, beta
+        self.rank = rank
+        self.first = first
+        self.kernel = kernel
+        self.beta = beta
 
     def shared(self, sites: list[Site]) -> None:
         first = len(sites) // 2 if self.first is None else self.first
@@ -153,7 +164,8 @@ class DTL(Tuner):
             return
         is_first = self.shape != site.out_shape
         self.shape = site.out_shape
-        number, channels = self.numbers[site.name], site.out_shape[site.axis]
+        number = self.numbers[site.name]
+        channels = site.out_shape[site.axis]
         self.before(site, Collect(channels, self.rank, site.axis, number, is_first, self.sides))
         if site.name in self.fed:
             conv = self.convs.get('x'.join(map(str, site.out_shape)))

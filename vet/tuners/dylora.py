@@ -118,7 +118,8 @@ class NestedLowRank(LowRank):
 
     def __init__(self, weight_shape: torch.Size, rank: int, alpha: float, lasts: bool):
         super().__init__(weight_shape, rank, alpha / rank)
-        self.alpha, self.lasts = alpha, lasts
+        self.alpha = alpha
+        self.lasts = lasts
         self.register_buffer('current', torch.tensor(rank))
         self.register_buffer('most', torch.tensor(rank), persistent=False)
 

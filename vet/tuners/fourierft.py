@@ -27,7 +27,8 @@ class Spectrum(Delta):
 
     def __init__(self, weight_shape: torch.Size, count: int, scale: float, seed: int):
         super().__init__()
-        self.scale, self.seed = scale, seed
+        self.scale = scale
+        self.seed = seed
         self.shape = (weight_shape[0], math.prod(weight_shape[1:]))
         order = torch.randperm(math.prod(self.shape), generator=torch.Generator().manual_seed(seed))
         self.register_buffer('places', order[:count].to(torch.int32))
@@ -66,7 +67,9 @@ class FourierFT(Tuner):
         **peft: Unpack[OfFourierFT],
     ):
         super().__init__(at)
-        self.count, self.scale, self.seed = count, scale, seed
+        self.count = count
+        self.scale = scale
+        self.seed = seed
 
     def tune(self, site: Site) -> None:
         count = site.at_depth(self.count, 'count')

@@ -44,7 +44,8 @@ class Heads(Delta):
         super().__init__()
         out = weight_shape[0]
         inside = math.prod(weight_shape[1:])
-        self.scale, self.dropout = scale, dropout
+        self.scale = scale
+        self.dropout = dropout
         self.parallel = Branch(inside, width, out, has_bias)
         self.sequential = Branch(out, width, out, has_bias)
 
@@ -96,7 +97,9 @@ class Hydra(Tuner):
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         super().__init__(at)
-        self.width, self.scale, self.dropout = width, scale, dropout
+        self.width = width
+        self.scale = scale
+        self.dropout = dropout
 
     def tune(self, site: Site) -> None:
         width = site.at_depth(self.width, 'width')

@@ -43,7 +43,8 @@ class LadderSide(Tuner):
         super().__init__(['block', 'backbone'])
         if reduction < 1 or heads < 1:
             raise UserError(f'reduction is {reduction} and heads is {heads}; both must be at least 1.')
-        self.reduction, self.heads = reduction, heads
+        self.reduction = reduction
+        self.heads = heads
 
     def shared(self, sites: list[Site]) -> None:
         *blocks, backbone = sites
@@ -98,7 +99,8 @@ class Rung(nn.Module):
 
     def __init__(self, rungs: dict[int, list[torch.Tensor]], tokens: int):
         super().__init__()
-        self.rungs, self.tokens = rungs, tokens
+        self.rungs = rungs
+        self.tokens = tokens
 
     def forward(self, x_BNC: torch.Tensor, y_BNC: torch.Tensor | None = None) -> torch.Tensor:
         tokens_BNC = x_BNC if y_BNC is None else y_BNC
@@ -120,7 +122,8 @@ class Ladder(nn.Module):
         has_class_token: bool,
     ):
         super().__init__()
-        self.rungs, self.has_class_token = rungs, has_class_token
+        self.rungs = rungs
+        self.has_class_token = has_class_token
         self.downs = nn.ModuleList(nn.Linear(channels, width) for _ in range(blocks + 1))
         self.blocks = nn.ModuleList(ThinBlock(width, heads) for _ in range(blocks))
         self.a = nn.Parameter(torch.zeros(blocks))

@@ -73,7 +73,8 @@ class LoHa(Tuner):
         self, rank: Counts = 4, alpha: Positives | None = None, at: Places = 'attn.qkv', **peft: Unpack[Ranks]
     ):
         super().__init__(at)
-        self.rank, self.alpha = rank, alpha
+        self.rank = rank
+        self.alpha = alpha
 
     def tune(self, site: Site) -> None:
         rank = site.at_depth(self.rank, 'rank')

@@ -57,7 +57,9 @@ class MLAE(Tuner):
         if not 0 <= mask < 1:
             raise UserError(f'mask is {mask}; allowed: 0 up to, not including, 1.')
         super().__init__(at)
-        self.rank, self.mask, self.coefficient = rank, mask, coefficient
+        self.rank = rank
+        self.mask = mask
+        self.coefficient = coefficient
 
     def shared(self, sites: list[Site]) -> None:
         check_rank(self, sites)

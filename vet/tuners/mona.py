@@ -34,7 +34,9 @@ class Cognition(Delta):
         self, channels: int, width: int, dropout: float, axis: int, grid: tuple[int, int] | None, prefix: int
     ):
         super().__init__()
-        self.axis, self.grid, self.prefix = axis, grid, prefix
+        self.axis = axis
+        self.grid = grid
+        self.prefix = prefix
         self.kept: Kept | None = None
         self.norm = nn.LayerNorm(channels)
         self.drop = nn.Dropout(dropout)
@@ -95,7 +97,8 @@ class Mona(Tuner):
         if not 0 <= dropout < 1:
             raise UserError(f'dropout is {dropout}; allowed: 0 up to, not including, 1.')
         super().__init__(at)
-        self.width, self.dropout = width, dropout
+        self.width = width
+        self.dropout = dropout
 
     def tune(self, site: Site) -> None:
         width = site.at_depth(self.width, 'width')

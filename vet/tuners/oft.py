@@ -34,7 +34,8 @@ class Rotation(Delta):
 
     def __init__(self, inside: int, block: int, terms: int | None):
         super().__init__()
-        self.block, self.terms = block, terms
+        self.block = block
+        self.terms = terms
         self.q = nn.Parameter(torch.zeros(inside // block, math.comb(block, 2)))
 
     def forward(
@@ -91,7 +92,8 @@ class OFT(Tuner):
         **peft: Unpack[OfOFT],
     ):
         super().__init__(at)
-        self.block, self.terms = block, terms
+        self.block = block
+        self.terms = terms
 
     def tune(self, site: Site) -> None:
         require_matrix(self, site)

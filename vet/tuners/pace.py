@@ -109,7 +109,11 @@ class PACE(Tuner):
         if form not in FORMS:
             raise UnknownNameError('form of PACE', form, FORMS)
         super().__init__(at)
-        self.rank, self.sigma, self.weight, self.quiet, self.form = rank, sigma, weight, quiet, form
+        self.rank = rank
+        self.sigma = sigma
+        self.weight = weight
+        self.quiet = quiet
+        self.form = form
 
     def tune(self, site: Site) -> None:
         rank = site.at_depth(self.rank, 'rank')

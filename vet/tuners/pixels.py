@@ -31,7 +31,8 @@ class PixelBranch(Tuner):
             raise UserError(
                 f'rank is {rank} and scale is {scale}; rank must be at least 1, and scale not be 0.'
             )
-        self.rank, self.scale = rank, scale
+        self.rank = rank
+        self.scale = scale
 
     def tune(self, site: Site) -> None:
         if hooks_before(site.module):
@@ -42,7 +43,8 @@ class PixelBranch(Tuner):
 class Branch(nn.Module):
     def __init__(self, image_shape: torch.Size, features: int, rank: int, scale: float):
         super().__init__()
-        self.image_shape, self.scale = image_shape, scale
+        self.image_shape = image_shape
+        self.scale = scale
         self.A, self.B = (
             nn.Linear(image_shape.numel(), rank, bias=False),
             nn.Linear(rank, features, bias=False),

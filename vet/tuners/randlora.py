@@ -102,7 +102,9 @@ class RandLoRA(Tuner):
         **peft: Unpack[OfRandLoRA],
     ):
         super().__init__(at)
-        self.rank, self.alpha, self.seed = rank, alpha, seed
+        self.rank = rank
+        self.alpha = alpha
+        self.seed = seed
 
     def shared(self, sites: list[Site]) -> None:
         for site in sites:

@@ -22,7 +22,9 @@ class GroupedAdapter(InputLowRank):
 
     def __init__(self, channels: int, width: int, groups: int, scale: float, has_shift: bool, dropout: float):
         super().__init__()
-        self.groups, self.scale, self.dropout = groups, scale, dropout
+        self.groups = groups
+        self.scale = scale
+        self.dropout = dropout
         self.A, self.B = (
             nn.Parameter(torch.empty(width, channels)),
             nn.Parameter(torch.zeros(channels, width // groups)),

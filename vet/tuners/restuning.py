@@ -40,7 +40,8 @@ class Begin(Delta):
 
     def __init__(self, tokens: int, sides: Sides):
         super().__init__()
-        self.tokens, self.sides = tokens, sides
+        self.tokens = tokens
+        self.sides = sides
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.sides[this_forward(), -1] = x[:, : self.tokens]
@@ -55,7 +56,10 @@ class Step(Delta):
 
     def __init__(self, channels: int, width: int, tokens: int, number: int, is_last: bool, sides: Sides):
         super().__init__()
-        self.tokens, self.number, self.is_last, self.sides = tokens, number, is_last, sides
+        self.tokens = tokens
+        self.number = number
+        self.is_last = is_last
+        self.sides = sides
         self.lateral, self.vertical = ResAdapter(channels, width), ResAdapter(channels, width)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -161,7 +161,8 @@ class SCT(Tuner):
                         torch.distributed.broadcast(salient.index, 0)
         finally:
             for watch, salient in self.watched:
-                watch.watch, salient.rests = None, False
+                watch.watch = None
+                salient.rests = False
 
 
 OTHER = " (mode='output' acts behind any module)"

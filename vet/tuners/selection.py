@@ -79,7 +79,8 @@ class Partial(Tuner):
             raise UserError(f'indices is {indices!r}; allowed: (start, stop), each an int or None.')
         whole = names is not None or indices is not None
         super().__init__('backbone' if whole else [f'block[-{blocks}:]'] + ['norm'] * norm)
-        self.blocks, self.indices = blocks, indices
+        self.blocks = blocks
+        self.indices = indices
         self.names = [names] if isinstance(names, str) else names
 
     def tune(self, site: Site) -> None:

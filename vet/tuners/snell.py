@@ -88,7 +88,8 @@ class SNELL(Tuner):
         if rank % 2:
             raise UserError(f'rank is {rank}; a point of SNELL has rank / 2 coordinates. Give an even rank.')
         super().__init__(at)
-        self.rank, self.sparsity = rank, sparsity
+        self.rank = rank
+        self.sparsity = sparsity
 
     def tune(self, site: Site) -> None:
         require_matrix(self, site)

@@ -62,7 +62,8 @@ class Tricks:
         accelerator: Accelerator,
         routes: Mapping[str, str] | None = None,
     ):
-        self._model, self._train = model, train
+        self._model = model
+        self._train = train
         self.routes = Routes(model, train, accelerator, routes)
         self._is_bf16 = precision_of(accelerator) == 'bf16'
         self._by_products = (

@@ -13,7 +13,10 @@ from contextlib import contextmanager
 
 import torch
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # names of glibc's mallopt (malloc.h)
+# names of glibc's mallopt (malloc.h)
+TRIM_THRESHOLD = -1
+MMAP_THRESHOLD = -3
+MMAP_MAX = -4
 KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: -1}  # all memory is from the heap, and the heap does not shrink
 # glibc's own rules end at these values in a training
 USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}

@@ -28,7 +28,8 @@ def blocks_recomputed(model: Classifier) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for classifier in model.tasks.values():
-            network, names = classifier.backbone.network, classifier.backbone.sites.blocks
+            network = classifier.backbone.network
+            names = classifier.backbone.sites.blocks
             if not names:
                 raise UserError(
                     f'train.gradient_checkpointing is True, but {type(network).__name__} has no blocks that '

@@ -129,7 +129,8 @@ class Resumed(nn.Module):
 
     def __init__(self, model: ImageClassifier, cut: Cut):
         super().__init__()
-        self.model, self.cut = model, cut
+        self.model = model
+        self.cut = cut
 
     def forward(self, images: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         with self.cut.resumed(kept):
@@ -142,7 +143,8 @@ def find_cut(model: ImageClassifier, image_shape: torch.Size) -> Cut:
 
     NoCutError if there is no cut behind a block.
     """
-    network, blocks = model.backbone.network, model.backbone.sites.blocks
+    network = model.backbone.network
+    blocks = model.backbone.sites.blocks
     modules = dict(network.named_modules())
     edited = _edited(model)  # before the trace, because the trace hooks every module
     noise = torch.randn(3, *image_shape, generator=torch.Generator().manual_seed(0)).to(
@@ -235,7 +237,8 @@ def _before(calls: dict[nn.Module, _Call], moment: int) -> dict[nn.Module, objec
     end = 0
     for module, call in sorted(calls.items(), key=lambda item: item[1].began):
         if call.times == 1 and end < call.began and call.ended < moment:
-            outputs[module], end = call.output, call.ended
+            outputs[module] = call.output
+            end = call.ended
     return outputs
 
 

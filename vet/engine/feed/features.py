@@ -104,7 +104,8 @@ class FeatureCache:
         kept.
         """
         if split not in self._of_split:
-            features, reason = None, ''
+            features = None
+            reason = ''
             try:
                 features = self._find(split, dataset, views)
             except NoCutError as error:
@@ -184,7 +185,8 @@ def cached_features(
 
     NoCutError if no features are the same each time.
     """
-    device, size = accelerator.device, loader.batch_size_per_gpu
+    device = accelerator.device
+    size = loader.batch_size_per_gpu
     still, normalise = split_normalisation(view)
 
     def pixels(keys: Keys) -> Iterator[Batch]:

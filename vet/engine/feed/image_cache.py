@@ -73,7 +73,8 @@ class CachedImages(Dataset):
         self.checked_by = checked_by
         self._file = open(path, 'rb')  # stays readable if the folder is deleted meanwhile
         table = np.fromfile(self._file, '<i8', 3 * len(targets))
-        self.sizes_N2, self._sums_N = table.reshape(-1, 3)[:, :2], table.reshape(-1, 3)[:, 2]
+        self.sizes_N2 = table.reshape(-1, 3)[:, :2]
+        self._sums_N = table.reshape(-1, 3)[:, 2]
         self._ends_N = table.nbytes + 3 * self.sizes_N2.prod(1).cumsum()
         self._on: list[torch.Tensor] | None = None
 
@@ -123,7 +124,8 @@ class ImageCache:
     """The images of a run's splits. Each split is kept when it is first used."""
 
     def __init__(self, settings: Settings, accelerator: Accelerator):
-        self.settings, self._says = settings, accelerator.is_main_process
+        self.settings = settings
+        self._says = accelerator.is_main_process
         self._of_split: dict[str, tuple[object, Transforms]] = {}
         self._told: set[str] = set()  # reasons that were already printed
 

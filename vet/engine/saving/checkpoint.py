@@ -25,7 +25,8 @@ from vet.errors import DataError, TrainingError
 from vet.files import publish_folder, read_json, remove_folder, write_file, writing
 from vet.optimizers.two_points import in_training
 
-TENSORS, PROGRESS = 'state.safetensors', 'progress.json'
+TENSORS = 'state.safetensors'
+PROGRESS = 'progress.json'
 OPTIONS = ('params', 'lr', 'weight_decay')  # of a group, beside its counters
 FORMAT = 3  # of progress.json: 2 has no routes, 1 older entries of tuners (core/meanings.py), 0 no sha256
 

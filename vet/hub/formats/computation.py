@@ -71,7 +71,9 @@ class ScoresOfPixels(nn.Module):
         tta: Views,
     ):
         super().__init__()
-        self.model, self.resampling, self.tta = model, resampling, tta
+        self.model = model
+        self.resampling = resampling
+        self.tta = tta
         self.register_buffer('mean', torch.tensor(mean)[:, None, None])
         self.register_buffer('std', torch.tensor(std)[:, None, None])
 
