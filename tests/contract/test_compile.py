@@ -133,3 +133,18 @@ def test_attaching_a_stack_after_compile_equals_the_same_stack_in_eager():
         backbone.network.norm.weight.mul_(2.0)
     assert torch.allclose(logits(fast), logits(backbone), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(logits(fast), logits(classifier(CASES[0], 'vit').backbone), atol=1e-2)
+
+
+@torch.no_grad()
+def test_a_forward_written_after_compile_is_seen_once_the_network_is_called_without_the_graph():
+    """docs/library.md says so."""
+    backbone = tiny('vit').eval()
+    moved(dict(type='LoRA', at='mlp.fc1', rank=2), backbone)
+    network = backbone.network
+    torch.compiler.reset()
+    graph = torch.compile(network, backend='eager')
+    graph(images(2))
+    layer = network.blocks[0].mlp.fc1
+    layer.forward = lambda x: 2 * torch.nn.Linear.forward(layer, x)
+    expected = network(images(2))
+    torch.testing.assert_close(graph(images(2)), expected)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import pytest
 import torch
 from torch import nn
 
@@ -116,3 +117,49 @@ def test_parameter_directly_at_the_network_is_saved_under_its_own_name():
     assert {name for name, _ in tuner.trainable()} == {
         f'thawed.{name}' for name, _ in backbone.network.named_parameters()
     }
+
+
+class Biased(nn.Module):
+    """A module with a method that gives a bias of positions."""
+
+    def bias(self):
+        return torch.ones(2)
+
+    def forward(self, x):
+        return x + self.bias()
+
+
+def written_method(module):
+    module.bias = own = lambda: 10 * Biased.bias(module)
+    return own
+
+
+@pytest.mark.parametrize('has_own', [False, True])
+def test_the_result_of_a_method_is_edited_also_if_the_instance_has_the_method(has_own):
+    module, x = Biased(), torch.zeros(2)
+    own = written_method(module) if has_own else None
+    plain = module(x)
+    edits = [FlowEdit.result(module, Double(), 'bias') for _ in range(2)]
+    assert torch.equal(module(x), 4 * plain)
+    edits[0].rest()
+    edits[0].undo()
+    assert torch.equal(module(x), 2 * plain)
+    edits[0].resume()
+    for edit in edits:
+        edit.undo()
+    assert torch.equal(module(x), plain) and vars(module).get('bias') is own
+
+
+def test_a_method_that_other_code_writes_around_an_edit_stays():
+    module, x = Biased(), torch.zeros(2)
+    edit = FlowEdit.result(module, Double(), 'bias')
+    inner = module.bias
+    module.bias = outer = lambda: 3 * inner()
+    later = FlowEdit.result(module, Double(), 'bias')
+    assert torch.equal(module(x), torch.full((2,), 12.0))
+    copied = pickle.loads(pickle.dumps(FlowEdit.result(Biased(), Double(), 'bias')))
+    copied.undo()
+    assert 'bias' not in vars(copied.module)
+    later.undo()
+    edit.undo()
+    assert vars(module)['bias'] is outer and torch.equal(module(x), torch.full((2,), 3.0))

@@ -16,7 +16,7 @@ import vet
 from tests.contract.runs import with_head
 from tests.nets import tiny
 from vet.core.model import ImageClassifier
-from vet.core.reweight import all_split, forward_replaced, reweights_of
+from vet.core.reweight import all_split, class_forward_replaced, forward_replaced, reweights_of
 from vet.errors import NoSiteError, UserError
 from vet.heads.linear import LinearHead
 from vet.registry import TUNERS
@@ -274,6 +274,23 @@ def test_a_forward_for_a_while_gives_back_what_stood_there(backbone):
     with forward_replaced(layer, lambda x: x):
         assert layer(x) is x
     assert torch.equal(layer(x), before)
+
+
+@torch.no_grad()
+def test_a_class_forward_for_a_while_gives_back_the_class_forward_around_it(backbone):
+    layer, x = fc1(backbone), torch.randn(3, fc1(backbone).in_features)
+    tuner(SPLIT).attach(backbone)  # adds 0 at its start
+
+    def filled(value):
+        return lambda x: torch.full((len(x), layer.out_features), value)
+
+    with torch.autocast('cpu', torch.bfloat16):  # such a forward is for autocast alone
+        before = layer(x)
+        with class_forward_replaced(layer, filled(1.0)):
+            with class_forward_replaced(layer, filled(2.0)):
+                assert layer(x).unique().tolist() == [2]
+            assert layer(x).unique().tolist() == [1]
+        assert torch.equal(layer(x), before)
 
 
 # Merged ---------------------------------------------------------------------------------------------------------------

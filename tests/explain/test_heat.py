@@ -13,7 +13,7 @@ from vet.cli.explain import _explain
 from vet.core.model import ImageClassifier
 from vet.core.objective import build_objective
 from vet.errors import UserError
-from vet.explain.heat import grad_cam, rollout
+from vet.explain.heat import _noting_maps, grad_cam, rollout
 from vet.explain.overlay import drawn_over
 from vet.heads.linear import LinearHead
 from vet.registry import BACKBONES, TUNERS
@@ -85,6 +85,20 @@ def test_grad_cam_of_blocks_whose_tokens_have_no_grid(name):
         heat = heat - heat.amin((1, 2), keepdim=True)
         wanted = heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
         torch.testing.assert_close(heats[2], wanted.detach())
+
+
+@pytest.mark.parametrize('size', [1e-7, 1, 1e4])
+def test_a_map_is_known_by_its_values_whatever_their_size(size):
+    """Up to rounding. A small map has other values than another small map."""
+    torch.manual_seed(0)
+    wanted = size * torch.randn(2, 4, 3, 3)
+    rounded = (wanted + 2e-6 * size * torch.randn_like(wanted)).requires_grad_()
+    other = (size * torch.randn(2, 4, 3, 3)).requires_grad_()
+    found = []
+    hook = _noting_maps(found, [wanted])
+    for tensor in (other, rounded):
+        hook(None, (), tensor)
+    assert [(number, tensor is rounded) for number, tensor in found] == [(0, True)]
 
 
 def test_grad_cam_of_a_convnet_is_the_papers():

@@ -5,7 +5,7 @@ Each can be undone, bit for bit. Used by core.tuner.
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -146,27 +146,42 @@ class FlowEdit:
 class _OfMethod:
     """`delta(module.method())` in the place of `module.method()`, until `remove`.
 
-    Several deltas of one method act in order. The instance has the method of the class again after the last
-    `remove`.
+    Several deltas of one method act in order. After the last `remove`, the instance has again the method that
+    it had before: its own method, or the method of its class. If other code has put another method in the
+    place since, that method stays.
     """
 
     def __init__(self, module: nn.Module, method: str, delta: nn.Module):
         self.module = module
         self.method = method
         self.delta = delta
-        if method not in vars(module):
-            object.__setattr__(module, method, partial(_edited, module, method, []))
-        vars(module)[method].args[-1].append(delta)
+        before = vars(module).get(method)
+        if not isinstance(before, partial) or before.func is not _edited:
+            object.__setattr__(module, method, partial(_edited, module, method, before, []))
+        self.edited: partial = vars(module)[method]
+        self.deltas.append(delta)
+
+    @property
+    def deltas(self) -> list[nn.Module]:
+        """All deltas of the method."""
+        return self.edited.args[-1]
 
     def remove(self) -> None:
-        deltas = vars(self.module)[self.method].args[-1]
-        deltas.remove(self.delta)
-        if not deltas:
-            del vars(self.module)[self.method]
+        """Does nothing if the delta is removed already."""
+        if self.delta in self.deltas:
+            self.deltas.remove(self.delta)
+        if self.deltas or vars(self.module).get(self.method) is not self.edited:
+            return
+        before = self.edited.args[-2]
+        del vars(self.module)[self.method]
+        if before is not None:
+            object.__setattr__(self.module, self.method, before)
 
 
-def _edited(module: nn.Module, method: str, deltas: list[nn.Module]) -> object:
-    out = getattr(type(module), method)(module)
+def _edited(
+    module: nn.Module, method: str, before: Callable[[], object] | None, deltas: list[nn.Module]
+) -> object:
+    out = getattr(type(module), method)(module) if before is None else before()
     for delta in deltas:
         out = delta(out)
     return out
