@@ -334,7 +334,7 @@ NONSENSE: dict[str, list] = {
     'train.precision': [*TEXT, 'fp16', None],
     'train.compile': [0, 1, '', 'fast', [], None],
     'train.gradient_checkpointing': FLAG,
-    'train.lean': FLAG,
+    'train.shortcuts': FLAG,
     'train.routes': [*TEXT, 'fastest', None],
     'train.cache_features': FLAG,
     'train.cache_images': FLAG,

@@ -658,3 +658,11 @@ def test_an_array_is_refused_however_it_comes_into_a_config(key, value):
     ):
         with pytest.raises(UserError, match='a config holds texts, numbers, lists and dicts'):
             modified(changed_config, function, options)
+
+
+def test_the_names_of_an_older_vet_are_read():
+    train = read_settings(config(train=dict(lean=False, routes='merged'))).train
+    assert (train.shortcuts, train.routes) == (False, 'fused')
+    assert changed(**{'train.lean': False}).train.shortcuts is False
+    with pytest.raises(UnknownNameError, match="'lean'"):
+        read_settings(config(train=dict(lean=False, shortcuts=False)))

@@ -106,6 +106,17 @@ def test_names_of_loops_say_what_they_are():
     assert {path: lines for path, lines in wrong.items() if lines} == {}
 
 
+def test_no_variable_is_called_own():
+    """A variable says what the thing is: the tensors of a model, the names of vet, the forward of an instance."""
+    named = [
+        f'{path.relative_to(ROOT)}:{node.lineno}'
+        for path in VET
+        for node in ast.walk(ast.parse(path.read_text()))
+        if 'own' in (getattr(node, 'id', ''), getattr(node, 'arg', ''))
+    ]
+    assert named == []
+
+
 def test_no_loop_calls_a_thing_a_part():
     wrong = {str(path.relative_to(ROOT)): vague_loops(path.read_text(), {'part'}) for path in FILES}
     termed = {str(path.relative_to(ROOT)) for path in OF_QKV}

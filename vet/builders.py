@@ -289,13 +289,13 @@ def build_trainer(
             raise UserError(
                 f'{key} of build_trainer is {shown(value)}; {key} must be {describe(ARGUMENTS[key])}.'
             )
-    own = args.get('network') is not None
-    if 'model' not in args and not own:
+    has_network = args.get('network') is not None
+    if 'model' not in args and not has_network:
         raise UserError(
             'build_trainer needs model=…: a config path, a model folder or the id of a known model; or '
             'network=…: a network of your own.'
         )
-    if not own and (alone := [key for key in ('tuners', 'train', 'preprocessing') if key in args]):
+    if not has_network and (alone := [key for key in ('tuners', 'train', 'preprocessing') if key in args]):
         raise UserError(
             f'{alone[0]} belongs to network=…, which is not given; give model.{alone[0]} in the config.'
             if alone[0] == 'tuners'
@@ -303,7 +303,7 @@ def build_trainer(
         )
     source = args.get('model', {})
     config = find_config(source)
-    if own:
+    if has_network:
         config.model = dict(tuners=entries_of(args.get('tuners')), **OWN)
     config = modified(config, args.get('cfg_modify_fn'), args.get('cfg_options'))
     given = {
@@ -323,7 +323,7 @@ def build_trainer(
         datasets: Datasets = build_datasets(settings, args.get('data_root'), **given)
     except DataError as error:
         raise _with_missing_weights(error, settings) from error
-    named = isinstance(source, (str, os.PathLike)) and not own
+    named = isinstance(source, (str, os.PathLike)) and not has_network
     goes_on = not settings.model.finetune and named and Path(source).is_dir()
     if goes_on:
         folder = find_folder(source)
@@ -341,7 +341,7 @@ def build_trainer(
                 "model.finetune is False, which continues with the folder's head, but the dataset has other "
                 'classes; set finetune to True.'
             )
-    elif own:
+    elif has_network:
         model = _own_model(args, settings, datasets['train'])
     else:
         of_folder = named and Path(source).is_dir()  # the folder may come from a stranger

@@ -88,9 +88,9 @@ def _registers(node: ast.AST) -> bool:
     )
 
 
-def _names(decorator: ast.Call, own: str) -> list[str]:
+def _names(decorator: ast.Call, class_name: str) -> list[str]:
     given = [keyword.value for keyword in decorator.keywords if keyword.arg == 'name']
-    names = ast.literal_eval(given[0]) if given else own
+    names = ast.literal_eval(given[0]) if given else class_name
     return [names] if isinstance(names, str) else list(names)
 
 

@@ -182,7 +182,7 @@ class Sides:
             max_epochs=1,
             precision=self.job.precision,
             compile=compiled,
-            lean=lean,
+            shortcuts=lean,
         )
         accelerator = make_accelerator(str(self.device), self.job.precision)
         learner = Learner(model, train, Order(10**6, len(self.images), 1, seed=0), accelerator)

@@ -11,7 +11,7 @@ import vet
 from tests.nets import tiny
 from vet.core import reweight
 from vet.core.deltas import LowRank
-from vet.core.products import MergedConv2d, MergedLinear, can_merge, down
+from vet.core.products import FusedConv2d, FusedLinear, can_fuse, down
 from vet.core.routes import ROUTES, choose_routes
 from vet.registry import TUNERS
 
@@ -51,7 +51,7 @@ def computed(layer: nn.Module, tuners: nn.ModuleList, x: torch.Tensor) -> list[t
 
 def taken(y: torch.Tensor) -> bool:
     return type((y if y._base is None else y._base).grad_fn).__name__ in (
-        f'{kind.__name__}Backward' for kind in (MergedLinear, MergedConv2d)
+        f'{kind.__name__}Backward' for kind in (FusedLinear, FusedConv2d)
     )
 
 
@@ -112,7 +112,7 @@ def test_convolutions(options, layout, route):
 )
 def test_other_convolutions_form_the_sum(options):
     conv = nn.Conv2d(4, 6, 3, **options).requires_grad_(False)
-    assert not can_merge(conv, [LowRank(conv.weight.shape, 1)], torch.randn(3, 4, 12, 12))
+    assert not can_fuse(conv, [LowRank(conv.weight.shape, 1)], torch.randn(3, 4, 12, 12))
 
 
 def test_its_output_may_be_written_into():

@@ -37,8 +37,8 @@ def nearest_settings(name: str) -> list[str]:
     last = name.rpartition('.')[2].lower()
     last = ELSEWHERE.get(last, last)
     words = [path for path in paths if f'_{last}_' in f'_{path.rpartition(".")[2].lower()}_']
-    own = {path.rpartition('.')[2].lower(): path for path in reversed(paths)}
-    alike = [own[key] for key in difflib.get_close_matches(last, own, n=2, cutoff=0.75)]
+    by_last_word = {path.rpartition('.')[2].lower(): path for path in reversed(paths)}
+    alike = [by_last_word[key] for key in difflib.get_close_matches(last, by_last_word, n=2, cutoff=0.75)]
     return (ends or words or alike)[:3]
 
 

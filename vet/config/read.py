@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from vet.allowed import choices, must_be
 from vet.config.file import names_in_files
 from vet.config.nearest import nearest_settings
+from vet.config.older import train_of_today
 from vet.config.plain import plain
 from vet.config.sections import Settings, entry_section, fields_of
 from vet.config.short_forms import expand_short_forms
@@ -29,6 +30,8 @@ def read_settings(config: Mapping[str, object]) -> Settings:
     sections = fields_of(Settings)
     _refuse_unused_names(config, sections)
     given = {name: plain(config[name], name) for name in config if name in sections}
+    if isinstance(given.get('train'), dict):
+        given['train'] = train_of_today(given['train'])
     if isinstance(given.get('model'), dict):
         expand_short_forms(
             given['model'], 'refuse both' if getattr(config, 'filename', None) else 'refuse contradictions'
@@ -85,8 +88,9 @@ def _explained(error: ValidationError, given: dict[str, object]) -> UserError:
         return UserError(
             f'{path or "the config"} lacks {", ".join(map(str, lacks))}; its keys are {_names(hint)}.'
         )
-    if isinstance(own := first.get('ctx', {}).get('error'), UserError):  # of a check that stands at the field
-        return UserError(f'{path} is {own}')
+    cause = first.get('ctx', {}).get('error')  # of a check that stands at the field
+    if isinstance(cause, UserError):
+        return UserError(f'{path} is {cause}')
     if isinstance(value, str) and (names := choices(hint)):
         return UnknownNameError(path, value, names)
     return UserError(f'{path} is {shown(value)}; it must be {_must_be(value, hint)}.')

@@ -263,15 +263,15 @@ class Train(Section):
     gradient_checkpointing: bool = False
     """Computes the blocks again in the backward pass. Training needs less memory and more time, and the
     result is the same."""
-    lean: bool = True
-    """Skips work whose result is not used. Results differ only by rounding. If only the class token is
-    pooled, the last block computes only that token. Frozen batch norms keep no input. In bf16 on a CPU, the
-    gradient of attention is computed from whole products."""
-    routes: Literal['measure', 'rule', 'merged', 'split', 'convolved', 'plain'] = 'measure'
+    shortcuts: bool = True
+    """Takes three shortcuts. Results differ only by rounding. If only the class token is pooled, the last
+    block computes only that token. Frozen batch norms keep no input. In bf16 on a CPU, the gradient of
+    attention is computed from whole products."""
+    routes: Literal['measure', 'rule', 'fused', 'split', 'convolved', 'plain'] = 'measure'
     """How low-rank updates such as LoRA's are computed. Results differ only by rounding. 'measure': after the
     first step, vet times all routes of each kind of layer on this machine, and keeps the fastest, in
     $VET_CACHE_DIR or ~/.cache/vet and in the checkpoints of the run. 'rule': vet decides by the shapes, as
-    always with train.deterministic and train.compile. 'merged': one product with W + B A, only in float32.
+    always with train.deterministic and train.compile. 'fused': one product with W + B A, only in float32.
     'split': B A x is added to the output of the layer. 'convolved': the same, with another gradient of B for
     convolutions. 'plain': separate products and a sum, as in PEFT."""
     cache_features: bool = False

@@ -30,8 +30,8 @@ def expand_short_forms(model: dict[str, Any], beside: str = 'change') -> None:
         file, because a `_base_` may have given the short form or the entry.
     """
     for task, section in (model['tasks'] if isinstance(model.get('tasks'), dict) else {}).items():
-        own = section.get('backbone') if isinstance(section, dict) else None
-        for key in own if isinstance(own, dict) else ():
+        task_backbone = section.get('backbone') if isinstance(section, dict) else None
+        for key in task_backbone if isinstance(task_backbone, dict) else ():
             if key in short_forms():
                 raise UserError(
                     f'model.tasks.{task}.backbone has {key}, but the tuners are the same for all tasks; give '

@@ -299,19 +299,19 @@ def load_weights(
     `classifier` has dotted prefixes. Weights with these prefixes may be left over. All other weights must fit
     exactly.
     """
-    own = network.state_dict()
+    expected = network.state_dict()
     may_be_left = tuple(f'{path}.' for path in classifier)
-    left_over = [name for name in state if name not in own and not name.startswith(may_be_left)]
-    missing = [name for name in own if name not in state and not name.endswith('num_batches_tracked')]
+    left_over = [name for name in state if name not in expected and not name.startswith(may_be_left)]
+    missing = [name for name in expected if name not in state and not name.endswith('num_batches_tracked')]
     misfit = [
-        f'{name} is {tuple(state[name].shape)}, needed {tuple(own[name].shape)}'
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        f'{name} is {tuple(state[name].shape)}, needed {tuple(expected[name].shape)}'
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
     ]
     other_kind = [
-        f'{name} is {state[name].dtype}, needed {own[name].dtype}'
-        for name in own
-        if name in state and kind_of_numbers(state[name]) != kind_of_numbers(own[name])
+        f'{name} is {state[name].dtype}, needed {expected[name].dtype}'
+        for name in expected
+        if name in state and kind_of_numbers(state[name]) != kind_of_numbers(expected[name])
     ]
     if left_over or missing or misfit or other_kind:
 
@@ -330,15 +330,15 @@ def load_weights(
         ]
         raise DataError(
             f'{source} holds the weights of another architecture than {type(network).__name__} here. '
-            f'{"; ".join(faults)}. {_advice(own, state)}'
+            f'{"; ".join(faults)}. {_advice(expected, state)}'
         )
-    network.load_state_dict({name: state.get(name, own[name]) for name in own})
+    network.load_state_dict({name: state.get(name, expected[name]) for name in expected})
     refuse_not_finite(network, source)
 
 
-def _advice(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
+def _advice(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
     """What to do with weights that do not fit: other weights, or other names if a prefix hides them."""
-    wanted = {name: tensor for name, tensor in own.items() if not name.endswith('num_batches_tracked')}
+    wanted = {name: tensor for name, tensor in expected.items() if not name.endswith('num_batches_tracked')}
     last = next(reversed(wanted), '')
     hidden = [name.removesuffix(last) for name in state if last and name.endswith(f'.{last}')]
     fitting = [prefix for prefix in hidden if _fits_below(prefix, wanted, state)]

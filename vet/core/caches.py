@@ -120,8 +120,8 @@ def _put_back(module: nn.Module, name: str, was: object) -> None:
 
 def _state(module: nn.Module) -> dict[str, object]:
     """The attributes of a module that torch does not own, and the module's buffers."""
-    own = {name: _held(value) for name, value in vars(module).items() if name not in OWN}
-    return own | buffers_of(module)
+    attributes = {name: _held(value) for name, value in vars(module).items() if name not in OWN}
+    return attributes | buffers_of(module)
 
 
 @dataclass(eq=False)

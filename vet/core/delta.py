@@ -90,8 +90,8 @@ class Delta(nn.Module):
     # For a delta that acts before or after a module ---------------------------------------------------------
 
     by_token: bool = False
-    """Whether the delta computes each token by itself. Then the delta may get only the first tokens. The lean
-    mode asks for this: in it, the last block computes only the class token.
+    """Whether the delta computes each token by itself. Then the delta may get only the first tokens.
+    train.shortcuts asks for this, because the last block then computes only the class token.
     """
 
     def __init_subclass__(cls) -> None:

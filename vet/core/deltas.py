@@ -303,7 +303,7 @@ class DropLast(Delta):
         self.count = count
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        # if a lean block gives only the class token, (B, 1, C), nothing is removed
+        # if the last block gives only the class token, (B, 1, C), nothing is removed
         return y[:, : max(1, y.shape[1] - self.count)]
 
 

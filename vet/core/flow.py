@@ -87,19 +87,19 @@ class Flow(TorchFunctionMode):
         return {module: self._of(module, below) for module in modules}
 
     def _of(self, module: str, below: dict[str, list[str]]) -> Layers:
-        own, factors = below.get(module, []), self._factors.get(module, set())
+        inside, factors = below.get(module, []), self._factors.get(module, set())
         results = self._results.get(module) or self._within.get(module) or set()
         whole = ''
         behind = self._behind.get(module, set())
         parent = module.rpartition('.')[0]
-        if not results and set(below.get(parent, ())) == {*own, *behind}:
+        if not results and set(below.get(parent, ())) == {*inside, *behind}:
             results = behind
             whole = parent
         return Layers(
             self._in_order(factors),
             self._in_order(results - factors),
-            self._first(own),
-            self._last(own),
+            self._first(inside),
+            self._last(inside),
             self._in_order(self._reads.get(module, set())),
             whole,
         )
@@ -192,10 +192,10 @@ class Flow(TorchFunctionMode):
     def _product(self, name: str, tensors: list[torch.Tensor]) -> From:
         come = [self._from[tensor] for tensor in tensors if tensor in self._from]
         module = next((path for path in reversed(self._running) if path in self._owners), '')
-        own = [_below(module, origin.layers) for origin in come]
-        if sum(map(bool, own)) < 2:
+        inside = [_below(module, origin.layers) for origin in come]
+        if sum(map(bool, inside)) < 2:
             return self._union(tensors)
-        self._factors.setdefault(module, set()).update(*own)
+        self._factors.setdefault(module, set()).update(*inside)
         layers = frozenset().union(*(origin.layers for origin in come))
         multiplied = frozenset([module])
         if name == WHOLE or any(module in origin.scores for origin in come):

@@ -72,8 +72,8 @@ def put(
         for host in hosts:
             if any(edit.host is host for edit in others if isinstance(edit, Reweight)):
                 raise CannotMix
-            own = [edit for edit in thaws if edit.module is host]
-            placed.append(_put_thawed(name, own, paths[id(host)], sites))
+            of_host = [edit for edit in thaws if edit.module is host]
+            placed.append(_put_thawed(name, of_host, paths[id(host)], sites))
         placed += [_put(name, edit, paths, sites) for edit in others]
     except CannotMix:
         take_off(placed)
@@ -162,10 +162,10 @@ class _OnOwn(Delta):
         self.windows = windows
 
     def rows(self, x: torch.Tensor, y: torch.Tensor) -> slice:
-        images, own = _ROWS.get()
+        images, of_sets = _ROWS.get()
         if len(x) != images * self.windows or len(y) != len(x):
             raise CannotMix
-        rows = own.get(self.name, slice(0, 0))
+        rows = of_sets.get(self.name, slice(0, 0))
         return slice(rows.start * self.windows, rows.stop * self.windows)
 
 

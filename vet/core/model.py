@@ -190,13 +190,13 @@ class ImageClassifier(nn.Module):
         unmerge_tuners(self.backbone, self.tuners, self._merged)
 
 
-def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copies `state` into the tensors of `own`.
+def load_into(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copies `state` into the tensors of `wanted`.
 
     DataError if names, shapes or kinds of numbers differ, or if a number is not finite. Then nothing is
     copied.
     """
-    require_fit(own, state, source)
+    require_fit(wanted, state, source)
     wrong = not_finite(state)
     if wrong:
         raise DataError(
@@ -204,20 +204,20 @@ def load_into(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
             'file is damaged, or its training diverged: copy the file again, or train again.'
         )
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in wanted.items():
             value.copy_(state[name])
 
 
-def require_fit(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
-    """DataError if `state` cannot be copied into `own`.
+def require_fit(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
+    """DataError if `state` cannot be copied into `wanted`.
 
     The tensors of `state` may be without data, on the meta device.
     """
-    wrong = misfits(own, state)
+    wrong = misfits(wanted, state)
     if wrong:
         raise DataError(
             f'{source} does not fit this model at {len(wrong)} tensors, such as {wrong[0]!r} '
-            f'(given {_shape(state, own, wrong[0])}, needed {_shape(own, state, wrong[0])}).'
+            f'(given {_shape(state, wanted, wrong[0])}, needed {_shape(wanted, state, wrong[0])}).'
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
-from vet.core.peft_names import PEFT_NAMES, in_own_names
+from vet.core.peft_names import PEFT_NAMES, in_names_of_vet
 from vet.registry import hints_of, package_of, require_arguments
 
 NOTED = '_given'  # in the tuner's __dict__
@@ -38,14 +38,14 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
                 given, parameters, hints_of(wrapper), f'tuner {kind!r}', f'argument of {kind}', self.elsewhere
             )
         if theirs.keys() & kwargs.keys():
-            args, kwargs = (), in_own_names(tuner, _bound(signature, self, args, kwargs))
+            args, kwargs = (), in_names_of_vet(tuner, _bound(signature, self, args, kwargs))
         if is_first:
             object.__setattr__(self, NOTED, deepcopy(_bound(signature, self, args, kwargs)))
         init(self, *args, **kwargs)
 
     hints = {name: init.__annotations__[ours] | None for name, ours in theirs.items()}
-    own = {name: hint for name, hint in init.__annotations__.items() if not theirs or name != 'peft'}
-    wrapper.__annotations__ = own | hints
+    of_vet = {name: hint for name, hint in init.__annotations__.items() if not theirs or name != 'peft'}
+    wrapper.__annotations__ = of_vet | hints
     lines = (f"{name}: PEFT's name of `{ours}`." for name, ours in theirs.items())
     wrapper.__doc__ = '\n'.join(filter(None, [init.__doc__, *lines]))
     setattr(wrapper, '__signature__', signature)  # noqa: B010, mypy refuses an assignment
@@ -54,9 +54,9 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
 
 def _with_names(signature: inspect.Signature, theirs: Iterable[str]) -> inspect.Signature:
     """The signature with PEFT's names, which are given by name, in the place of its `**peft`."""
-    *own, _ = signature.parameters.values()
+    *ours, _ = signature.parameters.values()
     further = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in theirs]
-    return signature.replace(parameters=[*own, *further])
+    return signature.replace(parameters=[*ours, *further])
 
 
 def _bound(signature: inspect.Signature, self: object, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

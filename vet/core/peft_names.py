@@ -87,22 +87,22 @@ ARGUMENTS: dict[str, type] = dict(
 )
 
 
-def _own_names(arguments: type) -> dict[str, str]:
+def _names_of_vet(arguments: type) -> dict[str, str]:
     """{PEFT's name: the tuner's name}"""
     hints = get_type_hints(arguments, include_extras=True)
     return {theirs: hint.__metadata__[-1] for theirs, hint in hints.items()}
 
 
 # {tuner: {PEFT's name: the tuner's name}}
-PEFT_NAMES = {tuner: _own_names(arguments) for tuner, arguments in ARGUMENTS.items()}
+PEFT_NAMES = {tuner: _names_of_vet(arguments) for tuner, arguments in ARGUMENTS.items()}
 
 
-def in_own_names(tuner: str, given: Mapping[str, object]) -> dict[str, Any]:
+def in_names_of_vet(tuner: str, given: Mapping[str, object]) -> dict[str, Any]:
     """The arguments under the names of vet. UserError if an argument is given under both names."""
     names = PEFT_NAMES.get(tuner, {})
-    own = dict(given)
+    named = dict(given)
     for theirs, ours in names.items():
-        value = own.pop(theirs, None)
+        value = named.pop(theirs, None)
         if value is None:
             continue
         value = places_of(value) if theirs == 'target_modules' else value
@@ -111,8 +111,8 @@ def in_own_names(tuner: str, given: Mapping[str, object]) -> dict[str, Any]:
                 f'{ours} is {given[ours]!r} and {theirs} is {value!r}, two names of one argument; give one '
                 'of them.'
             )
-        own[ours] = value
-    return own
+        named[ours] = value
+    return named
 
 
 def places_of(target_modules: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""Products with low-rank updates: x with W + B A (merged in the step), and y + B A x (split, or plain).
+"""Products with low-rank updates: x with W + B A (fused in the step), and y + B A x (split, or plain).
 
 Each product has its autograd function here. Used by core.reweight and by the deltas. core/routes.py names the
 routes, and holds the choice of a training. Without a choice, `rule` decides.
@@ -13,7 +13,7 @@ from torch import nn
 
 from vet.core.autograd import AutogradContext
 from vet.core.delta import Delta
-from vet.core.routes import CONVOLVED, MERGED, PLAIN, SPLIT, chosen_route
+from vet.core.routes import CONVOLVED, FUSED, PLAIN, SPLIT, chosen_route
 from vet.torch_private import Sides, convolution_gradients, is_recorded
 
 How = tuple[Sides, Sides, Sides]  # of a convolution: stride, padding and dilation
@@ -23,19 +23,19 @@ POINT: How = ((1, 1), (0, 0), (1, 1))  # of a 1 x 1 convolution
 def rule(module: nn.Module, x: torch.Tensor) -> str:
     """The route of a layer for which no training has chosen one.
 
-    If x has more positions than W has columns, the merged product is cheaper than B (A x). It needs no pass
+    If x has more positions than W has columns, the fused product is cheaper than B (A x). It needs no pass
     over the output, and no second gradient of x.
     """
     if isinstance(module, nn.Linear):
-        return MERGED if x.numel() >= module.in_features**2 else SPLIT
+        return FUSED if x.numel() >= module.in_features**2 else SPLIT
     assert isinstance(module, nn.Conv2d)
     positions = x[:, 0].numel() / (module.stride[0] * module.stride[1])
-    return MERGED if positions >= module.weight[0].numel() else SPLIT
+    return FUSED if positions >= module.weight[0].numel() else SPLIT
 
 
-def can_merge(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> bool:
+def can_fuse(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> bool:
     """Whether the layer can compute its reweighted output with W + B A, in float32 or float64."""
-    return _is_one_product(module, deltas, x) and _is_mergeable(module, x)
+    return _is_one_product(module, deltas, x) and _is_fusible(module, x)
 
 
 def one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> torch.Tensor | None:
@@ -46,17 +46,17 @@ def one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor) -> 
     """
     if not _is_one_product(module, deltas, x) or (route := chosen_route(module)) == PLAIN:
         return None
-    merges = _is_mergeable(module, x) and (route or rule(module, x)) in (MERGED, CONVOLVED)
+    fuses = _is_fusible(module, x) and (route or rule(module, x)) in (FUSED, CONVOLVED)
     if isinstance(module, nn.Conv2d):
-        if not merges:
+        if not fuses:
             return None
         how = module.stride, module.padding, module.dilation
-        return MergedConv2d.apply(x, module.weight, module.bias, *_stacked(deltas), how, route == CONVOLVED)
+        return FusedConv2d.apply(x, module.weight, module.bias, *_stacked(deltas), how, route == CONVOLVED)
     assert isinstance(module, nn.Linear)
-    dtype = x.dtype if merges else _dtype(x)  # outside autocast alone, the product merges
+    dtype = x.dtype if fuses else _dtype(x)  # outside autocast alone, the product is fused
     bias = module.bias
     A, B = _stacked(deltas)
-    y = (MergedLinear if merges else SplitLinear).apply(
+    y = (FusedLinear if fuses else SplitLinear).apply(
         x.reshape(-1, module.in_features).to(dtype),
         module.weight.to(dtype),
         bias if bias is None else bias.to(dtype),
@@ -80,8 +80,8 @@ def _is_one_product(module: nn.Module, deltas: Sequence[Delta], x: torch.Tensor)
     return all([delta.adds_product() for delta in deltas])
 
 
-def _is_mergeable(module: nn.Module, x: torch.Tensor) -> bool:
-    """Whether W + B A loses no small update, and MergedConv2d knows how a convolution pads."""
+def _is_fusible(module: nn.Module, x: torch.Tensor) -> bool:
+    """Whether W + B A loses no small update, and FusedConv2d knows how a convolution pads."""
     if x.dtype not in (torch.float32, torch.float64) or _is_autocast(x):
         return False
     return isinstance(module, nn.Linear) or (
@@ -109,7 +109,7 @@ def _stacked(deltas: Sequence[Delta]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(As), torch.cat(Bs, 1)
 
 
-class MergedLinear(torch.autograd.Function):
+class FusedLinear(torch.autograd.Function):
     """x (W + B A)^T + b: x (N, in), W (out, in), b (out,) or None, A (k, in), B (out, k). W and b have no
     gradient.
 
@@ -140,7 +140,7 @@ class MergedLinear(torch.autograd.Function):
 
 
 class SplitLinear(torch.autograd.Function):
-    """x W^T + b + x A^T B^T. See MergedLinear. No tensor of the output's size is made beside the output."""
+    """x W^T + b + x A^T B^T. See FusedLinear. No tensor of the output's size is made beside the output."""
 
     @staticmethod
     def forward(
@@ -170,8 +170,8 @@ class _SavedOfConv2d(AutogradContext, Protocol):
     convolves: bool
 
 
-class MergedConv2d(torch.autograd.Function):
-    """The convolution of x (N, in, H, W) with W + B A. See MergedLinear.
+class FusedConv2d(torch.autograd.Function):
+    """The convolution of x (N, in, H, W) with W + B A. See FusedLinear.
 
     W (out, in, kH, kW), A (k, in kH kW), B (out, k). how: stride, padding and dilation. convolves: see
     `gradient_of_up`.

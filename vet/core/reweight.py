@@ -36,7 +36,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vet.core.delta import declared
 from vet.core.output_first import output_first
-from vet.core.products import can_merge, one_product
+from vet.core.products import can_fuse, one_product
 from vet.core.shadow import Tensors, parameter_or_none, put_tensors, shadow
 from vet.errors import NoSiteError
 
@@ -184,13 +184,13 @@ def _attached(host: nn.Module) -> _Attached:
 
 def _put_on(host: nn.Module, state: _Attached) -> None:
     """Puts vet's forward around the forward of the instance."""
-    state.before = _own_forward(host)
+    state.before = _instance_forward(host)
     state.known = partial(_reweighted, host, state.before)
     object.__setattr__(host, STATE, state)
     object.__setattr__(host, 'forward', state.known)
 
 
-def _own_forward(host: nn.Module) -> Forward | None:
+def _instance_forward(host: nn.Module) -> Forward | None:
     """The forward of the instance. None if that is the class's forward, which accelerate leaves there."""
     forward = host.__dict__.get('forward')
     if (
@@ -213,12 +213,12 @@ def _take_off(host: nn.Module, state: _Attached) -> None:
             handle.remove()
     state.hook = None
     state.check = None
-    own = _own_forward(host)
-    if own is not None and getattr(own, 'func', None) is not _reweighted:
+    forward = _instance_forward(host)
+    if forward is not None and getattr(forward, 'func', None) is not _reweighted:
         return
     del host.__dict__[STATE]
     host.__dict__.pop('forward', None)
-    if own is not None and state.before is not None:
+    if forward is not None and state.before is not None:
         object.__setattr__(host, 'forward', state.before)
 
 
@@ -252,7 +252,7 @@ def _keep_reweights(host: nn.Module, args: tuple, kwargs: dict[str, Any], output
         state.known = host.__dict__.get('forward')
         return output
     state.is_reached = True
-    _refuse_dropout(state.edits, _own_forward(host))
+    _refuse_dropout(state.edits, _instance_forward(host))
     _put_on(host, state)
     return host.forward(*args, **kwargs)
 
@@ -279,7 +279,7 @@ def _reweighted(host: nn.Module, before: Forward | None, *args: object, **kwargs
     if len(deltas) == 1 and deltas[0].turns_input:
         x = deltas[0].turned(host, x)
         deltas = []
-    if state.class_forward is None or can_merge(host, deltas, x):  # another forward is for autocast alone
+    if state.class_forward is None or can_fuse(host, deltas, x):  # another forward is for autocast alone
         if deltas and (whole := one_product(host, deltas, x)) is not None:
             return whole
     y = type(host).forward(host, x) if state.class_forward is None else state.class_forward(x)

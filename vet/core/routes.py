@@ -6,12 +6,12 @@ core.products: evaluation, `pipeline`, `vet.tune` in a user's own loop.
 
 | route | computes |
 |---|---|
-| merged | one product with W + B A; only in float32, because less precision rounds a small update away |
+| fused | one product with W + B A; only in float32, because less precision rounds a small update away |
 | split | W x, then B A x is written into the output; no tensor of the output's size is made |
-| convolved | as merged or split; the gradient of B of a convolution is that of a 1 x 1 convolution |
+| convolved | as fused or split; the gradient of B of a convolution is that of a 1 x 1 convolution |
 | plain | W x, B A x and their sum, as PEFT does |
 
-The route `merged` changes no weight of the module. `merge()` does, see core.merge.
+The route `fused` changes no weight of the module. An older vet called this route `merged`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-MERGED, SPLIT, CONVOLVED, PLAIN = ROUTES = ('merged', 'split', 'convolved', 'plain')
+FUSED, SPLIT, CONVOLVED, PLAIN = ROUTES = ('fused', 'split', 'convolved', 'plain')
 KEY = '_route'  # in a module's __dict__
 
 

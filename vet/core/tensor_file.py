@@ -82,13 +82,15 @@ def require_stored(path: Path) -> None:
                 )
 
 
-def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names at which `given` cannot be copied into `own`.
+def misfits(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names at which `given` cannot be copied into `wanted`.
 
     A name is missing on one side, or the shape or the kind of number differs.
     """
-    return sorted(set(own) ^ set(given)) or sorted(
-        name for name in own if own[name].shape != given[name].shape or not _same_kind(own[name], given[name])
+    return sorted(set(wanted) ^ set(given)) or sorted(
+        name
+        for name in wanted
+        if wanted[name].shape != given[name].shape or not _same_kind(wanted[name], given[name])
     )
 
 
@@ -125,11 +127,11 @@ def kind_of_numbers(tensor: torch.Tensor) -> str:
     return 'float' if tensor.is_floating_point() else 'whole'
 
 
-def _same_kind(own: torch.Tensor, given: torch.Tensor) -> bool:
+def _same_kind(wanted: torch.Tensor, given: torch.Tensor) -> bool:
     """Whether the kinds of numbers fit: floats of any width for floats, or exactly the same type of whole
     numbers.
     """
-    return given.is_floating_point() if own.is_floating_point() else own.dtype == given.dtype
+    return given.is_floating_point() if wanted.is_floating_point() else wanted.dtype == given.dtype
 
 
 def _header(path: Path) -> Tensors:

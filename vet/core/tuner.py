@@ -27,7 +27,7 @@ from vet.core.site_map import NEAREST, SiteMap
 from vet.errors import NoSiteError, UserError, error_text
 from vet.registry import Entry
 
-AGAIN = re.compile(r'#\d+')  # marks a further delta of one site, see Tuner._own
+AGAIN = re.compile(r'#\d+')  # marks a further delta of one site, see Tuner._take_in
 
 
 class Tuner(Guarded):
@@ -123,8 +123,8 @@ class Tuner(Guarded):
 
     def reweight(self, site: Site, delta: nn.Module) -> None:
         """The module's weight and bias become `delta(weight, bias)`, a pair of the same shapes."""
-        own = self._own(site, delta, like=site.weight)
-        edit = Reweight(site.host, site.weight_name, site.bias_name, own)
+        placed = self._take_in(site, delta, like=site.weight)
+        edit = Reweight(site.host, site.weight_name, site.bias_name, placed)
         edit.apply()
         self._edits.append(edit)
 
@@ -133,7 +133,9 @@ class Tuner(Guarded):
         module = self._called(site)
         if not site.call.reads:
             raise refuse(self, site, 'a module that computes with the first tensor it takes')
-        self._edits.append(FlowEdit.before(module, self._own(site, delta), argument or site.call.argument))
+        self._edits.append(
+            FlowEdit.before(module, self._take_in(site, delta), argument or site.call.argument)
+        )
 
     def after(self, site: Site, delta: nn.Module, of: Site | None = None) -> None:
         """The module's output y becomes `delta(x, y)`.
@@ -146,14 +148,14 @@ class Tuner(Guarded):
             raise refuse(
                 self, site, f'a module that gives one tensor to the others (this one gives {site.call.gives})'
             )
-        own = self._own(of or site, delta)
-        self._edits.append(FlowEdit.after(module, own, site.call.place, site.call.argument))
+        placed = self._take_in(of or site, delta)
+        self._edits.append(FlowEdit.after(module, placed, site.call.place, site.call.argument))
 
     def result(self, site: Site, module: nn.Module, method: str, delta: nn.Module) -> None:
         """What `module.method()` gives becomes `delta` of it, such as a bias of positions. The module lies
         below the site. method: 'forward', or a method without arguments.
         """
-        self._edits.append(FlowEdit.result(module, self._own(site, delta), method))
+        self._edits.append(FlowEdit.result(module, self._take_in(site, delta), method))
 
     def share(self, module: nn.Module, device: torch.device | None = None) -> None:
         """Owns a module that several deltas use, so that the module is saved once.
@@ -368,7 +370,7 @@ class Tuner(Guarded):
     def _thaws(self) -> Iterator[Thaw]:
         return (edit for edit in self._edits if isinstance(edit, Thaw))
 
-    def _own(self, site: Site, delta: nn.Module, like: torch.Tensor | None = None) -> nn.Module:
+    def _take_in(self, site: Site, delta: nn.Module, like: torch.Tensor | None = None) -> nn.Module:
         name = site.name.replace('.', '/') or 'backbone'
         taken = sum(key.partition('#')[0] == name for key in self.deltas)
         self.deltas[f'{name}#{taken}' if taken else name] = delta

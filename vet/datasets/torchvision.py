@@ -55,8 +55,8 @@ class TorchvisionDataset(ImageDataset):
         if unknown := sorted(set(options) - (accepted - RESERVED)):
             raise UnknownNameError(f'option of torchvision.datasets.{name}', unknown[0], accepted - RESERVED)
         # This loader gives the file's name. So no image is decoded early, and open_image decodes each image.
-        own: dict[str, Any] = {'root': Path(root).expanduser(), 'download': download, 'loader': str}
-        given = {**{key: value for key, value in own.items() if key in accepted}, **options}
+        defaults: dict[str, Any] = {'root': Path(root).expanduser(), 'download': download, 'loader': str}
+        given = {**{key: value for key, value in defaults.items() if key in accepted}, **options}
         try:
             with torchvision_bounds():
                 opened = _open(plugin, split, accepted - set(options), given)
@@ -71,7 +71,7 @@ class TorchvisionDataset(ImageDataset):
                 f'torchvision.datasets.{name} cannot be used with options={options!r}: {error}.'
             ) from error
         if 'loader' in given:
-            require_inside(samples, own['root'], f'torchvision.datasets.{name}')
+            require_inside(samples, defaults['root'], f'torchvision.datasets.{name}')
         self._data: ConcatDataset = ConcatDataset(opened)
         if 'loader' not in given:
             samples = [(index, label) for index, (_, label) in enumerate(samples)]

@@ -45,9 +45,9 @@ def rules_of(model: Classifier, train: Train) -> dict[str, Rule]:
     decays = layer_factors(model, train.layer_decay) if train.layer_decay is not None else {}
     rules = {}
     for name, parameter in named.items():
-        own = next((group for group in train.groups if fits(group.params, name)), None)
-        factor = decays.get(parameter, 1.0) * (own.lr_factor if own else 1.0)
-        rules[name] = Rule(factor, own.weight_decay if own else None)
+        matching = next((group for group in train.groups if fits(group.params, name)), None)
+        factor = decays.get(parameter, 1.0) * (matching.lr_factor if matching else 1.0)
+        rules[name] = Rule(factor, matching.weight_decay if matching else None)
     return rules if train.groups or decays else {}
 
 

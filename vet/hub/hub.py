@@ -94,12 +94,12 @@ def _files(folder: Path, repo_id: str, license: str | None) -> dict[str, bytes]:
     """
     refuse_links(folder, READ)
     card = model_card(folder, repo_id, license)
-    own = folder / CARD
+    written_card = folder / CARD
     configuration = json.dumps(without_paths(read_configuration(folder)), indent=1, ensure_ascii=False)
     return {
         CONFIGURATION: configuration.encode(),
         TENSORS: (folder / TENSORS).read_bytes(),
-        CARD: own.read_bytes() if own.is_file() else card.encode(),
+        CARD: written_card.read_bytes() if written_card.is_file() else card.encode(),
     }
 
 

@@ -106,10 +106,10 @@ def _without_fixed(given: Tensors, method: str, deltas: Deltas, path: Path) -> T
     fixed = METHODS[method].fixed(next(iter(deltas.values()))) if deltas else {}
     left = {}
     for name, value in given.items():
-        own = fixed.get(name.rpartition('.')[2])
-        if own is None:
+        made = fixed.get(name.rpartition('.')[2])
+        if made is None:
             left[name] = value
-        elif own.dim() and own.shape != value.shape or not torch.allclose(value.to(own), own, atol=1e-5):
+        elif made.dim() and made.shape != value.shape or not torch.allclose(value.to(made), made, atol=1e-5):
             raise DataError(f'{str(path)!r} has another {name!r} than vet makes, so that it cannot be read.')
     return left
 

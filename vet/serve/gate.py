@@ -66,10 +66,10 @@ class Gate:
         async def named_send(message: Message) -> None:
             if message['type'] == 'http.response.start':
                 answered[0] = message['status']
-                own = MutableHeaders(scope=message)
-                own['X-Request-ID'] = request_id
+                answer_headers = MutableHeaders(scope=message)
+                answer_headers['X-Request-ID'] = request_id
                 for name, value in HEADERS.items():
-                    own.setdefault(name, value)
+                    answer_headers.setdefault(name, value)
             await send(message)
 
         try:

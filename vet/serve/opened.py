@@ -81,8 +81,8 @@ class Opened:
 def bytes_of(module: nn.Module, shared: Backbone | None) -> int:
     """The memory of a model in bytes, without the tensors of the backbone that it shares."""
     there = {id(tensor) for tensor in (*shared.parameters(), *shared.buffers())} if shared else set()
-    own = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    numbers = sum(each.numel() * each.element_size() for key, each in own.items() if key not in there)
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    numbers = sum(each.numel() * each.element_size() for key, each in tensors.items() if key not in there)
     return numbers + MODULE_BYTES * sum(1 for _ in module.modules())
 
 

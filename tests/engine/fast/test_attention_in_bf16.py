@@ -159,7 +159,7 @@ def test_training_in_bf16_takes_it_where_it_pays(tmp_path, monkeypatch):
     monkeypatch.setattr(attention_in_bf16.Attention, 'apply', counted)
     for is_faster, options, expected in (
         (True, {}, True),
-        (True, {'train.lean': False}, False),
+        (True, {'train.shortcuts': False}, False),
         (True, {'train.precision': 'fp32'}, False),
         (False, {}, False),
     ):

@@ -69,9 +69,9 @@ def test_tricks_are_entered_in_the_order_of_the_list(entered):
     'settings, expected',
     [
         (dict(precision='fp32'), ['lean']),
-        (dict(precision='fp32', lean=False), []),
+        (dict(precision='fp32', shortcuts=False), []),
         (dict(precision='bf16'), ['weights', 'norms', 'lean', 'attention']),
-        (dict(precision='bf16', lean=False), ['weights', 'norms']),
+        (dict(precision='bf16', shortcuts=False), ['weights', 'norms']),
         (dict(precision='bf16', compile=True), ['weights', 'norms', 'lean']),
     ],
     ids=str,

@@ -118,7 +118,7 @@ def test_lean_false_leaves_the_norms(tmp_path, monkeypatch):
         'model.tuners': [dict(type='LoRA', rank=2, at='weight')],
         'train.max_epochs': 1,
     }
-    ended(small(tmp_path / 'off', **options, **{'train.lean': False}))
+    ended(small(tmp_path / 'off', **options, **{'train.shortcuts': False}))
     assert not used
     ended(small(tmp_path / 'on', **options))
     assert used

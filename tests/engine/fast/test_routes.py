@@ -28,7 +28,7 @@ LORA = dict(type='LoRA', rank=2, at='weight')
 
 @pytest.fixture
 def timed(monkeypatch):
-    """timed(merged=…, split=…, plain=…) says the seconds of the routes. Gives the list of what was timed."""
+    """timed(fused=…, split=…, plain=…) says the seconds of the routes. Gives the list of what was timed."""
     calls = []
 
     def say(**seconds):
@@ -62,51 +62,51 @@ def chosen(network, precision='fp32', images=2, **train):
 
 
 def test_the_fastest_route_is_taken_and_each_kind_is_timed_once(timed):
-    calls = timed(merged=3.0, split=2.0, plain=1.0)
+    calls = timed(fused=3.0, split=2.0, plain=1.0)
     found = chosen(model())
     assert len(found.taken) == 3 * 4 and set(found.taken.values()) == {'plain'}
     assert found.told() == 'plain at 12'
     kinds = {(shape, layer.out_features) for layer, shape, _ in calls}
     assert len(kinds) == len({layer for layer, _, _ in calls}) == 4
-    assert {route for _, _, route in calls} == {'merged', 'split', 'plain'}
+    assert {route for _, _, route in calls} == {'fused', 'split', 'plain'}
 
 
-@pytest.mark.parametrize('precision, routes', [('fp32', set(ROUTES)), ('bf16', set(ROUTES) - {'merged'})])
+@pytest.mark.parametrize('precision, routes', [('fp32', set(ROUTES)), ('bf16', set(ROUTES) - {'fused'})])
 def test_a_convolution_has_one_more_route(timed, precision, routes):
-    calls = timed(merged=3.0, split=2.0, convolved=1.0, plain=2.0)
+    calls = timed(fused=3.0, split=2.0, convolved=1.0, plain=2.0)
     found = chosen(model(family='resnet'), precision)
     of = {route for layer, _, route in calls if isinstance(layer, nn.Conv2d)}
     assert of == routes and set(found.taken.values()) == {'convolved'}
 
 
 def test_a_gain_within_the_noise_leaves_the_rule(timed):
-    timed(merged=1.0, split=1.0, plain=0.98)
+    timed(fused=1.0, split=1.0, plain=0.98)
     few = chosen(model(), images=1)  # 17 positions, 32 columns or more
     assert set(few.taken.values()) == {'split'}
-    assert set(chosen(model(), images=64).taken.values()) == {'merged'}
+    assert set(chosen(model(), images=64).taken.values()) == {'fused'}
 
 
-def test_bf16_never_merges(timed):
+def test_bf16_never_fuses(timed):
     calls = timed(split=2.0, plain=1.0)
     assert set(chosen(model(), 'bf16').taken.values()) == {'plain'}
     assert {route for _, _, route in calls} == {'split', 'plain'}
 
 
 def test_the_next_run_of_the_machine_reads_the_choice(timed, cache):
-    timed(merged=3.0, split=2.0, plain=1.0)
+    timed(fused=3.0, split=2.0, plain=1.0)
     first = chosen(model()).taken
-    calls = timed(merged=1.0, split=2.0, plain=3.0)
+    calls = timed(fused=1.0, split=2.0, plain=3.0)
     assert chosen(model()).taken == first and not calls
     [path] = (cache / 'routes').glob('*.json')
     kept = json.loads(path.read_text())
     assert kept['machine']['torch'] == torch.__version__ and len(kept['kinds']) == 4
     assert all(one['milliseconds']['plain'] == 1000 for one in kept['kinds'].values())
     path.write_text('{"kinds": {"x": 3')
-    assert set(chosen(model()).taken.values()) == {'merged'} and calls
+    assert set(chosen(model()).taken.values()) == {'fused'} and calls
 
 
 def test_other_threads_are_another_machine(timed, cache):
-    timed(merged=3.0, split=2.0, plain=1.0)
+    timed(fused=3.0, split=2.0, plain=1.0)
     chosen(model())
     torch.set_num_threads(2)
     try:
@@ -117,9 +117,9 @@ def test_other_threads_are_another_machine(timed, cache):
 
 
 def test_a_faster_process_decides_for_both(timed, cache, monkeypatch):
-    timed(merged=3.0, split=2.0, plain=1.0)
+    timed(fused=3.0, split=2.0, plain=1.0)
     first = chosen(model()).taken
-    timed(merged=1.0, split=2.0, plain=3.0)
+    timed(fused=1.0, split=2.0, plain=3.0)
     read = routes._read
     answers = [{}]  # the other process had not written yet when this process looked
     monkeypatch.setattr(routes, '_read', lambda path: answers.pop() if answers else read(path))
@@ -127,7 +127,7 @@ def test_a_faster_process_decides_for_both(timed, cache, monkeypatch):
 
 
 def test_a_cache_folder_that_cannot_be_used_costs_a_measurement(timed, cache, capsys):
-    timed(merged=3.0, split=2.0, plain=1.0)
+    timed(fused=3.0, split=2.0, plain=1.0)
     cache.write_text('')
     assert set(chosen(model()).taken.values()) == {'plain'}
     assert 'measured again in the next run' in capsys.readouterr().err
@@ -140,7 +140,7 @@ def test_a_cache_folder_that_cannot_be_used_costs_a_measurement(timed, cache, ca
         (dict(deterministic=True), set()),
         (dict(compile=True), set()),
         (dict(routes='plain'), {'plain'}),
-        (dict(routes='merged', deterministic=True), {'merged'}),
+        (dict(routes='fused', deterministic=True), {'fused'}),
     ],
     ids=str,
 )
@@ -157,7 +157,7 @@ def test_tuners_without_routes_are_not_timed(tuner, timed):
 
 
 def test_measuring_leaves_no_trace(timed):
-    timed(merged=3.0, split=2.0, plain=1.0)
+    timed(fused=3.0, split=2.0, plain=1.0)
     network = model(LORA | dict(dropout=0.5))
     tricks = Tricks(network, Train(precision='fp32'), make_accelerator('cpu', 'fp32'))
     frozen = network.tuners[0].deltas['blocks/0/attn/qkv'].A.requires_grad_(False)
@@ -214,7 +214,7 @@ def test_every_route_gives_the_same_gradients(tuners, family, precision):
 
 
 def test_a_resumed_run_takes_the_routes_of_its_checkpoint(tmp_path, cache, timed, monkeypatch):
-    timed(merged=3.0, split=2.0, plain=1.0)
+    timed(fused=3.0, split=2.0, plain=1.0)
     unbroken = small(tmp_path / 'unbroken')
     expected = ended(unbroken)
     newest = list_checkpoints(unbroken.folder.path / 'checkpoints')[-1]
@@ -224,7 +224,7 @@ def test_a_resumed_run_takes_the_routes_of_its_checkpoint(tmp_path, cache, timed
     def make(resume):
         if resume:  # by now, other routes are faster
             monkeypatch.setenv('VET_CACHE_DIR', str(tmp_path / 'other'))
-            timed(merged=1.0, split=2.0, plain=math.inf)
+            timed(fused=1.0, split=2.0, plain=math.inf)
         return small(tmp_path / 'broken', resume)
 
     assert ended_after_a_break(make, 5) == expected
@@ -232,9 +232,39 @@ def test_a_resumed_run_takes_the_routes_of_its_checkpoint(tmp_path, cache, timed
     assert pinned.train()['accuracy'] == expected['accuracy']
 
 
+def test_a_file_of_an_older_vet_is_read(timed, cache):
+    timed(fused=1.0, split=2.0, plain=3.0)
+    first = chosen(model(), images=64).taken
+    [path] = (cache / 'routes').glob('*.json')
+    assert json.loads(path.read_text())['machine']['routes'][0] == 'merged'  # so the name stays the same
+    path.write_text(path.read_text().replace('fused', 'merged'))
+    calls = timed(fused=3.0, split=1.0, plain=1.0)
+    assert chosen(model(), images=64).taken == first and set(first.values()) == {'fused'} and not calls
+
+
+def test_a_run_with_the_names_of_an_older_vet_continues(tmp_path, cache, timed):
+    options = {'train.routes': 'fused', 'train.shortcuts': False}
+    expected = ended(small(tmp_path / 'unbroken', **options))
+
+    def make(resume):
+        if resume:
+            config = json.loads((tmp_path / 'run/config.json').read_text())
+            config['train'] |= dict(routes='merged', lean=config['train'].pop('shortcuts'))
+            (tmp_path / 'run/config.json').write_text(json.dumps(config))
+            for path in list_checkpoints(tmp_path / 'run/checkpoints'):
+                progress = json.loads((path / 'progress.json').read_text())
+                assert set(progress['routes'].values()) == {'fused'}
+                progress['routes'] = dict.fromkeys(progress['routes'], 'merged')
+                (path / 'progress.json').write_text(json.dumps(progress | dict(format=0)))
+            return small(tmp_path / 'run', resume, **{'train.routes': 'merged', 'train.lean': False})
+        return small(tmp_path / 'run', resume, **options)
+
+    assert ended_after_a_break(make, 5) == expected
+
+
 def test_a_run_of_an_older_vet_takes_the_rule(tmp_path, timed):
     rule = ended(small(tmp_path / 'rule', **{'train.routes': 'rule'}))
-    timed(merged=3.0, split=2.0, plain=1.0)
+    timed(fused=3.0, split=2.0, plain=1.0)
 
     def make(resume):
         if resume:

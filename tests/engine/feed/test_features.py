@@ -121,7 +121,7 @@ def test_a_head_that_computes_otherwise_on_strided_features(tmp_path, cache, lea
     """Class tokens of a whole last block lie among the others: a batch norm sums them in an order of
     its own.
     """
-    options = {'model.head': dict(type='MLP', hidden=16, dropout=0.5), 'train.lean': lean}
+    options = {'model.head': dict(type='MLP', hidden=16, dropout=0.5), 'train.shortcuts': lean}
     assert ended(small(tmp_path / 'a', **PROBE | options)) == ended(small(tmp_path / 'b', **CACHED | options))
 
 

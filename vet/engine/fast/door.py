@@ -9,11 +9,11 @@ file of the folder.
 | 2 | frozen linear layers multiply in float8 | fp8.py | `train.precision='fp8'` | for the training |
 | 3 | frozen weights are stored in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
 | 4 | frozen norms keep their input in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
-| 5 | blocks leave out work that nobody reads | core/model.py: `features_only` | `train.lean` | in each step |
-| 6 | attention by products of bf16 | attention_in_bf16.py | `train.lean`, bf16, CPU | in each step |
+| 5 | blocks leave out unread work | core/model.py: `features_only` | `train.shortcuts` | in each step |
+| 6 | attention by products of bf16 | attention_in_bf16.py | `train.shortcuts`, bf16, CPU | in each step |
 | 7 | blocks are computed again | recompute.py | `train.gradient_checkpointing` | in each step |
 | 8 | low-rank updates take the fastest route | routes.py | `train.routes` | for the training |
-| 9 | frozen batch norms keep no input | frozen_batch_norm.py | `train.lean` | for the training |
+| 9 | frozen batch norms keep no input | frozen_batch_norm.py | `train.shortcuts` | for the training |
 
 frozen_norms.py finds the norms of 4 and 9.
 
@@ -67,7 +67,10 @@ class Tricks:
         self.routes = Routes(model, train, accelerator, routes)
         self._is_bf16 = precision_of(accelerator) == 'bf16'
         self._by_products = (
-            self._is_bf16 and train.lean and not train.compile and is_faster_by_products(accelerator.device)
+            self._is_bf16
+            and train.shortcuts
+            and not train.compile
+            and is_faster_by_products(accelerator.device)
         )
         if train.gradient_checkpointing:
             if train.compile:
@@ -87,7 +90,7 @@ class Tricks:
             if self._is_bf16:
                 tricks.enter_context(weights_stored_in(torch.bfloat16, self._model))
                 tricks.enter_context(norm_inputs_kept_in(torch.bfloat16, self._model))
-            if self._train.lean:
+            if self._train.shortcuts:
                 tricks.enter_context(batch_norm_inputs_forgotten(self._model))
             tricks.enter_context(self.routes.in_training())
             yield
@@ -96,7 +99,7 @@ class Tricks:
     def in_a_step(self) -> Iterator[None]:
         """Within this context, tricks 5 to 7 are on, for the forward and the backward pass."""
         with ExitStack() as tricks:
-            if self._train.lean:
+            if self._train.shortcuts:
                 for classifier in self._model.tasks.values():
                     tricks.enter_context(classifier.features_only())
             if self._by_products:

@@ -21,11 +21,12 @@ from torch import nn
 
 from vet.cache_folder import cache_path, cannot_keep, locked
 from vet.config import Train
+from vet.config.older import route_of_today
 from vet.core.delta import Delta, declared
 from vet.core.multitask import Classifier
-from vet.core.products import can_merge, rule
+from vet.core.products import can_fuse, rule
 from vet.core.reweight import all_split, reweights_of
-from vet.core.routes import CONVOLVED, MERGED, ROUTES, choose_routes
+from vet.core.routes import CONVOLVED, FUSED, ROUTES, choose_routes
 from vet.environment import host
 from vet.errors import DataError
 from vet.files import JsonObject, read_json
@@ -34,6 +35,8 @@ from vet.log import warn
 ROUNDS = 15  # of a kind, at most
 SECONDS = 0.3  # of a kind; when they have passed, no further round begins
 NOISE = 0.97  # a route is taken in place of the rule's only if its time is below this share
+# the routes as the name of a file of the cache folder holds them; a file of an older vet has the same name
+OF_FILES = ('merged', 'split', 'convolved', 'plain')
 clock = time.perf_counter
 
 
@@ -56,7 +59,9 @@ class Routes:
         self._trained = model.trainable
         self._layers = {} if train.compile else _layers(model)
         self._inputs: dict[str, torch.Tensor] = {}  # of the first step, without data
-        self.taken = taken
+        self.taken: Mapping[str, str] | None = (
+            taken if taken is None else {name: route_of_today(taken[name]) for name in taken}
+        )
         if train.routes in ROUTES:
             self.taken = dict.fromkeys(self._layers, train.routes)
         elif train.routes == 'rule' or train.deterministic or not self._layers:
@@ -97,7 +102,7 @@ class Routes:
 
     def _measured(self) -> dict[str, str]:
         kinds = {name: self._kind(name, x) for name, x in self._inputs.items()}
-        machine = host(self._accelerator.device) | dict(routes=ROUTES)
+        machine = host(self._accelerator.device) | dict(routes=OF_FILES)
         path = cache_path('routes') / f'{hashlib.sha256(repr(machine).encode()).hexdigest()[:16]}.json'
         known = _read(path)
         found: JsonObject = {}
@@ -138,8 +143,8 @@ class Routes:
             stack.callback(choose_routes, [('', layer)], {})
             x = torch.randn_like(like, device=device).requires_grad_()
             with self._accelerator.autocast():
-                merges = can_merge(layer, _deltas(layer), x)
-            routes = [route for route in ROUTES if _is_possible(route, layer, merges)]
+                fuses = can_fuse(layer, _deltas(layer), x)
+            routes = [route for route in ROUTES if _is_possible(route, layer, fuses)]
             routes.sort(key=lambda route: route != rule(layer, x))  # the rule's is the first
             seconds: dict[str, list[float]] = {route: [] for route in routes}
             began = clock()
@@ -185,10 +190,10 @@ def _layers(model: Classifier) -> dict[str, nn.Module]:
     return found
 
 
-def _is_possible(route: str, layer: nn.Module, merges: bool) -> bool:
+def _is_possible(route: str, layer: nn.Module, fuses: bool) -> bool:
     """Whether a route differs from the other routes at this layer."""
-    if route == MERGED:
-        return merges
+    if route == FUSED:
+        return fuses
     return route != CONVOLVED or isinstance(layer, nn.Conv2d)
 
 
@@ -204,7 +209,8 @@ def _read(path: Path) -> JsonObject:
     """{kind: its measurement} of a file of the cache folder. Entries that are damaged are left out."""
     with suppress(DataError, KeyError, TypeError, AttributeError):
         kinds = read_json(path)['kinds'].items()
-        return {kind: measured for kind, measured in kinds if measured['route'] in ROUTES}
+        routes = {kind: measured | dict(route=route_of_today(measured['route'])) for kind, measured in kinds}
+        return {kind: measured for kind, measured in routes.items() if measured['route'] in ROUTES}
     return {}
 
 

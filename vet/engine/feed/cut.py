@@ -193,9 +193,9 @@ def _edited(model: ImageClassifier) -> list[str]:
     trained = {id(parameter) for parameter in model.trainable().values()}
     edited = []
     for name, module in model.backbone.network.named_modules():
-        own = {id(parameter) for parameter in module.parameters(recurse=False)}
+        parameters = {id(parameter) for parameter in module.parameters(recurse=False)}
         is_hooked = hooks_before(module) or (name and hooks_after(module))
-        if is_hooked or reweights_of(module) or own & trained:
+        if is_hooked or reweights_of(module) or parameters & trained:
             edited.append(name)
     return edited
 

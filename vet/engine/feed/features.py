@@ -209,7 +209,7 @@ def cached_features(
         cut = find_cut(model, first.shape)
         if train:
             model.backbone.train()  # in eval mode, nn.MultiheadAttention takes other kernels
-            mode.enter_context(model.features_only() if train.lean else nullcontext())
+            mode.enter_context(model.features_only() if train.shortcuts else nullcontext())
         before = _random_state(device)
         cut.look(first[None].to(device))
         if _random_state(device) != before:
@@ -222,7 +222,7 @@ def cached_features(
                     cut.name,
                     cut.shape,
                     cut.strides,
-                    train and train.lean,
+                    train and train.shortcuts,
                     len(dataset),
                     normalise,
                     precision_of(accelerator),

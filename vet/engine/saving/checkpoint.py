@@ -205,8 +205,8 @@ def load_optimizer_state(
     for key, value in saved.items():
         name, _, entry = key.rpartition(':')
         wanted = made[name][entry]
-        own = groups[name] if name in groups else optimizer.state[parameters[name]]
-        own[entry] = (
+        target = groups[name] if name in groups else optimizer.state[parameters[name]]
+        target[entry] = (
             value.to(wanted.device) if isinstance(wanted, torch.Tensor) else type(wanted)(value.item())
         )
 

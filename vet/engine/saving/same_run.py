@@ -11,6 +11,7 @@ from typing import Any
 
 import vet
 from vet.config import Evaluation, Train
+from vet.config.older import train_of_today
 from vet.core.meanings import OLDER, of_today
 from vet.engine.saving.checkpoint import has_older_entries
 from vet.engine.saving.identity import changed_plugins, differences, other_versions
@@ -125,9 +126,11 @@ def tell_of_device(folder: Path, environment: Mapping[str, object]) -> None:
 
 
 def _completed(begun: object) -> Any:
-    """A config.json of an older vet, with the defaults of the settings that the older vet did not have."""
+    """A config.json of an older vet, with the names of today, and the defaults of newer settings."""
     if not isinstance(begun, dict):
         return begun
+    if isinstance(begun.get('train'), dict):
+        begun = begun | dict(train=train_of_today(begun['train']))
     sections = {
         name: asdict(kind()) | begun[name]
         for name, kind in (('train', Train), ('evaluation', Evaluation))
