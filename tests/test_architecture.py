@@ -81,6 +81,24 @@ def test_every_room_of_the_import_table_exists():
     }
 
 
+def test_the_import_table_says_what_each_room_imports():
+    from tests.test_layering import imports, modules, room
+
+    [table] = re.findall(r'```text\n(the ground floor:.*?)```', PAGE, flags=re.S)
+    floor, *lines = re.sub(r'\([^)]*\)', '', table).split('the ground floor  <-', 1)
+    ground = set(re.findall(r'[a-z_]+', floor)) - {'the', 'ground', 'floor'}
+    said = {}
+    for line in f'<-{lines[0]}'.splitlines():
+        below, above = line.split('<-')
+        for name in re.findall(r'[a-z_]+', above):
+            said[name] = set(re.findall(r'[a-z_]+', below))
+    found = {name: set() for name in said}
+    for module, path in modules().items():
+        if room(module) in found:
+            found[room(module)] |= {room(name) for name in imports(path.read_text(), module) - {'vet'}}
+    assert {name: rooms - ground - {name} for name, rooms in found.items()} == said
+
+
 def test_every_delta_capability_is_on_the_page():
     from vet.core.delta import Delta
 
