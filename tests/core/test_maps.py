@@ -126,7 +126,7 @@ def test_tuners_stay_attached(tuner):
 )
 def test_tuners_beside_the_maps_are_refused(tuner):
     with pytest.raises(
-        UserError, match=f'{tuner["type"]} edits .*which the maps of features do not come from'
+        UserError, match=f'{tuner["type"]} edits .*but the maps of features do not pass through it'
     ):
         masked(tiny('vit'), tuners=[tuner])
 

@@ -107,7 +107,7 @@ def test_an_exported_graph(run, tmp_path, to, name, with_preprocessing):
             "the head 'CumulativeLink' is for targets that are ordered classes, but .* one class",
         ),
         ({'evaluation.calibrate': True}, "the objective 'Ordinal' has no temperature"),
-        ({'train.loss': dict(type='CrossEntropyLoss')}, 'Losses for it: CornLoss'),
+        ({'train.loss': dict(type='CrossEntropyLoss')}, 'Losses for such targets: CornLoss'),
     ],
 )
 def test_refusals(tmp_path, options, message):

@@ -154,7 +154,7 @@ def test_refusals(tmp_path):
         small(tmp_path / 'run', **entry)
     with pytest.raises(UserError, match="the head 'Embedding' is for targets that are a class of images"):
         trainer_of(tmp_path / 'run', Measured, **{'model.head': dict(type='Embedding')})
-    with pytest.raises(UserError, match='Losses for it: ArcFaceLoss'):
+    with pytest.raises(UserError, match='Losses for such targets: ArcFaceLoss'):
         small(tmp_path / 'run', **HEAD, **{'train.loss': dict(type='CrossEntropyLoss')}).train()
     trainer = small(tmp_path / 'plain', **{'train.max_epochs': 0})
     trainer.train()

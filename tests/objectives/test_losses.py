@@ -115,7 +115,7 @@ class OfSix:
             "'MSELoss' is for targets that are numbers, but.*CrossEntropyLoss",
         ),
         (dict(type='CrossEntropyLoss'), 'MultiLabel', 'is for targets that are one class.*BCEWithLogitsLoss'),
-        (dict(type='BCEWithLogitsLoss'), 'Regression', 'Losses for it: .*HuberLoss.*MSELoss'),
+        (dict(type='BCEWithLogitsLoss'), 'Regression', 'Losses for such targets: .*HuberLoss.*MSELoss'),
         (
             dict(type='CrossEntropyLoss', class_weight=[1.0, 2.0]),
             'SingleLabel',

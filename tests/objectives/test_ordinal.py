@@ -130,7 +130,7 @@ def test_vet_test(tmp_path, monkeypatch, capsys):
     'options, message',
     [
         ({'evaluation.metrics': 'accuracy'}, "'accuracy' is for targets that are one class.*quadratic_kappa"),
-        ({'train.loss': dict(type='CrossEntropyLoss')}, 'Losses for it: CornLoss'),
+        ({'train.loss': dict(type='CrossEntropyLoss')}, 'Losses for such targets: CornLoss'),
         ({'train.mixup': 0.2}, "the objective 'Ordinal' has no mixture of two targets"),
         ({'model.head': dict(type='LDA')}, "the head 'LDA' is for targets that are one class"),
         ({'evaluation.calibrate': True}, "the objective 'Ordinal' has no temperature"),

@@ -72,7 +72,7 @@ def test_from_the_table_to_the_pipeline(tmp_path, table_run, tables):
             {'model.objective': dict(type='Regression', units=dict(wort='x'))},
             "units has 'wort', but the numbers",
         ),
-        ({'train.loss': dict(type='CrossEntropyLoss')}, 'Losses for it: .*HuberLoss'),
+        ({'train.loss': dict(type='CrossEntropyLoss')}, 'Losses for such targets: .*HuberLoss'),
     ],
 )
 def test_refusals(tmp_path, options, message):

@@ -215,7 +215,7 @@ def test_images_of_any_sizes(tmp_path):
         ({'train.cutmix': 1.0}, 'Set train.cutmix to 0'),
         ({'evaluation.tta': dict(flip=True)}, "'Segmentation' has no mean over several views"),
         ({'evaluation.metrics': 'accuracy'}, "'accuracy' is for targets that are one class.*a mask.*mIoU"),
-        ({'train.loss': dict(type='MSELoss')}, 'a mask. Losses for it: .*DiceLoss'),
+        ({'train.loss': dict(type='MSELoss')}, 'a mask. Losses for such targets: .*DiceLoss'),
         ({'train.transform_on': 'device'}, 'transform_on is "device".*Set train.transform_on to "tensor"'),
         ({'train.sampler': dict(type='ClassBalanced')}, 'a mask'),
         ({'evaluation.transform': [dict(type='CenterCrop')]}, 'has the step CenterCrop, but a mask is of the whole'),

@@ -286,7 +286,7 @@ def read_weights(path: str | Path, use_ema: bool = True) -> dict[str, torch.Tens
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise DataError(
                 f'the weight file {str(path)!r} holds {name!r} of {tuple(tensor.shape)}, which is larger '
-                'than what the file stores of the tensor. Save it again from contiguous tensors.'
+                'than what the file stores of the tensor. Save the tensor again as a contiguous tensor.'
             )
     return plain_names(state)
 

@@ -123,7 +123,7 @@ def _refuse_other_targets(plugin: object, name: str, objective: Objective) -> No
     fitting = [other for other in LOSSES.names() if objective.targets in (kinds_of(LOSSES.find(other)) or ())]
     raise UserError(
         f'the loss {name!r} is for targets that are {" or ".join(kinds)}, but a target of the objective '
-        f'{objective.given["type"]!r} is {objective.targets}. Losses for it: {", ".join(fitting)}.'
+        f'{objective.given["type"]!r} is {objective.targets}. Losses for such targets: {", ".join(fitting)}.'
     )
 
 

@@ -99,6 +99,6 @@ def refuse_edits_beside_maps(backbone: Any, tuners: Sequence[Any], stages: Seque
         if beside:
             raise UserError(
                 f'{type(tuner).__name__} edits {names[beside[0].module] or "the whole network"!r} of '
-                f'{type(network).__name__}, which the maps of features do not come from. Choose another '
+                f'{type(network).__name__}, but the maps of features do not pass through it. Choose another '
                 'tuner, such as LoRA, or a head of pooled features.'
             )
