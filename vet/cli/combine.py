@@ -1,4 +1,7 @@
-"""Combines trained models of one backbone into a new model folder: a soup of tensors, or a sum of updates."""
+"""Combines trained models of one backbone into a new model folder.
+
+The method soup takes the mean of the tensors. The method sum adds the updates.
+"""
 
 import argparse
 

@@ -1,6 +1,6 @@
-"""Writes a trained model for another library: timm, torchvision, ONNX, torch.export, PEFT; or its backbone.
+"""Writes a trained model, or its backbone alone, for timm, torchvision, ONNX, torch.export or PEFT.
 
-The written file is read back and compared with the model.
+Then vet reads the written file back, and compares it with the model.
 """
 
 import argparse
@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument(
         '--int8',
         action='store_true',
-        help='for onnx: weights of linear layers in 8 bits; says what the accuracy becomes on the test split '
-        'of the run, or on --images',
+        help='for onnx: weights of linear layers in 8 bits; says the accuracy before and after, on the test split '
+        'of the run, or how many answers on --images stay the same',
     )
     parser.add_argument(
         '--images', nargs='+', default=[], metavar='PATH', help='with --int8: images, or folders of images'

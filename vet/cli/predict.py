@@ -54,7 +54,8 @@ def main() -> None:
         '--on-error',
         choices=('skip', 'stop'),
         default='skip',
-        help='at an image that cannot be read: write its error, go on, and end with exit code 1; or stop',
+        help='if an image cannot be read: skip writes the error, continues, and ends with exit code 1; '
+        'stop ends the command',
     )
     parser.add_argument(
         '--sort-into', metavar='DIR', help='copy each image into DIR/LABEL/, the folder of its best label'

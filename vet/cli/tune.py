@@ -23,7 +23,7 @@ def main() -> None:
         '--tuners',
         nargs='+',
         metavar='NAME',
-        help='the tuners to try (default: those whose files state candidates)',
+        help='the tuners to try (default: the tuners whose classes list candidates)',
     )
     parser.add_argument('--backbone', metavar='NAME', help='for photos, as for `vet fit`')
     parser.add_argument('--checkpoint', metavar='FILE', help='the weights of --backbone NAME')
@@ -33,7 +33,8 @@ def main() -> None:
         '--launcher',
         choices=('local', 'ray'),
         default='local',
-        help='local: one trial after another; ray: as many at once as a Ray cluster has GPUs, else CPUs',
+        help='local: one trial after another; ray: on a Ray cluster, one trial for each GPU, or for each CPU '
+        'if there is no GPU',
     )
     parser.add_argument('--seed', type=int, default=0)
     add_common(parser)
