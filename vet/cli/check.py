@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument(
         '--write',
         metavar='FILE',
-        help='write a CSV path,label,split of the photos to keep: without broken files, with one photo of each '
-        'set of equal photos, and without photos that are in two classes',
+        help='write a CSV path,label,split of the photos to keep: without broken files, with one photo of '
+        'each set of equal photos, and without photos that are in two classes',
     )
     parser.add_argument(
         '--page', metavar='FILE', help='write a page that shows the photos of each finding: check.html'

@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument(
         '--int8',
         action='store_true',
-        help='for onnx: weights of linear layers in 8 bits; says the accuracy before and after, on the test split '
-        'of the run, or how many answers on --images stay the same',
+        help='for onnx: weights of linear layers in 8 bits; says the accuracy before and after, on the test '
+        'split of the run, or how many answers on --images stay the same',
     )
     parser.add_argument(
         '--images', nargs='+', default=[], metavar='PATH', help='with --int8: images, or folders of images'

@@ -103,8 +103,8 @@ def main() -> None:
         '--replicas',
         type=int,
         metavar='N',
-        help='the largest number of replicas on the cluster (default: one replica for each GPU, or for each machine '
-        'if there is no GPU)',
+        help='the largest number of replicas on the cluster (default: one replica for each GPU, or for each '
+        'machine if there is no GPU)',
     )
     parser.add_argument(
         '--resources',

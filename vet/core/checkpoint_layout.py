@@ -40,7 +40,7 @@ def unwrapped(state: object, source: str, use_ema: bool = True) -> Any:
         if others:
             warnings.warn(
                 f'{source} holds weights of the same names under {order[0]!r} and under '
-                f'{", ".join(map(repr, others))}: vet takes {order[0]!r}. To take other weights, save them '
+                f'{", ".join(map(repr, others))}: {order[0]!r} is used. To take other weights, save them '
                 'alone, and give the new file.',
                 stacklevel=2,
             )
