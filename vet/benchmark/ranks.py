@@ -91,7 +91,7 @@ def rank_rows(table: Table) -> Rows:
 
 
 def rank_notes(table: Table) -> list[str]:
-    """What the ranks and the differences mean, one sentence each."""
+    """The meaning of the ranks and of the differences, in one sentence each."""
     found = rank_table(table)
     apart = differences(table)
     if not rank_rows(table) or found is None:

@@ -72,8 +72,8 @@ class Table:
         """The columns of means: {column: parts}. A part is a list of datasets, and counts by its mean.
 
         One column is over all datasets. If every dataset has a group, another column is over the groups.
-        There are no columns if a dataset has several columns, because it would count twice, or if metrics
-        differ.
+        There are no columns of means in two cases: if a dataset has several columns, because the dataset
+        would count twice, and if metrics differ.
         """
         if (
             len(set(self.datasets.values())) < len(self.datasets)

@@ -96,8 +96,9 @@ def work(job: Job) -> None:
 def work_apart(path: str, environment: Mapping[str, str]) -> None:
     """`work` for the job in a file, in a process that multiprocessing has started.
 
-    The process ends with its parent. It writes what it says into worker.log. A signal of the terminal reaches
-    the parent alone, which sends SIGTERM once. A second signal would stop the run before it is saved.
+    The process ends with its parent. The process writes its messages into worker.log. A signal of the
+    terminal reaches only the parent, and the parent sends SIGTERM once. A second signal would stop the run
+    before the run is saved.
     """
     if hasattr(os, 'setsid'):  # not on Windows
         os.setsid()

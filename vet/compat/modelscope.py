@@ -53,7 +53,7 @@ class MsDataset:
 
         split: 'train', or 'eval' for the official test split.
         The dataset is read from the data root (VET_DATA_ROOT), and downloaded if it is missing.
-        FORCE_REDOWNLOAD never changes existing files. It warns, and uses them.
+        FORCE_REDOWNLOAD never changes existing files. vet warns, and uses the existing files.
         """
         if dataset_name != 'foundation_model_evaluation_benchmark':
             raise UnknownNameError('dataset', dataset_name, ['foundation_model_evaluation_benchmark'])

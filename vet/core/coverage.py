@@ -51,8 +51,9 @@ def percent(share: float) -> str:
 
 
 def coverage(sites: SiteMap, paths: Iterable[str]) -> Coverage:
-    """What `paths` reach: whatever lies below them, and the attention layers, norms and blocks around them.
+    """The part of the network that `paths` reach.
 
+    This is all below the paths, and the attention layers, norms and blocks around the paths.
     paths: of modules, of packed projections ('….in_proj') or of parameters.
     """
     chosen = set(paths)

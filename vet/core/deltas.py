@@ -39,7 +39,7 @@ class LowRankUpdate(Delta):
         return weight + (B @ A).view_as(weight).to(weight.dtype), bias
 
     def splits(self, module: nn.Module) -> bool:
-        """Whether B (A x) is exact for this module. It is cheaper than W + B A and its gradient."""
+        """Whether B (A x) is exact for this module. B (A x) is cheaper than W + B A and its gradient."""
         return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -149,8 +149,8 @@ class ImageClassifier(nn.Module):
     def features_only(self) -> AbstractContextManager:
         """Within this context, the backbone computes only what its features need.
 
-        It has no effect if the backbone cannot do so, or if an edit needs the rest. Results are equal
-        except for rounding. For training only: outside of this context, scores are those of the whole
+        If the backbone cannot do so, or if an edit needs the rest, the backbone computes all. Results are
+        equal except for rounding. For training only: outside of this context, scores are those of the whole
         network, bit for bit.
         """
         way = self.backbone.features_only

@@ -18,7 +18,7 @@ ASKED = '_asked_mode'  # in the __dict__ of a held norm: the mode that the user 
 def in_eval(network: nn.Module) -> Iterator[None]:
     """Within this context, all of `network` is in eval mode. Afterwards, each module has its old mode.
 
-    Some modules keep a result in eval mode. Such results are forgotten before and after.
+    In eval mode, some modules keep a result. vet drops these results at the start and at the end.
     """
     modules = list(network.modules())
     with modes_kept(modules):

@@ -51,7 +51,7 @@ class Objective(nn.Module):
     """The base class of objectives.
 
     names: the names of the outputs, which are the dataset's `classes`: of classes, or of numbers.
-    An objective has no parameters that train. Those belong to the head.
+    An objective has no parameters that train. The parameters that train belong to the head.
     """
 
     targets: ClassVar[str]

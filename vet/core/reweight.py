@@ -117,8 +117,8 @@ def reweights_of(host: nn.Module) -> list[Reweight]:
 def all_split(host: nn.Module) -> bool:
     """Whether every reweight of the module can add to its output, so that no new weight is formed.
 
-    False if the instance had its own forward before. That forward may change W x, and must see the new
-    weight.
+    False if the instance had its own forward before. An own forward may change W x, so it must see the
+    new weight.
     """
     state: _Attached | None = host.__dict__.get(STATE)
     if state is not None and state.before is not None:

@@ -115,7 +115,7 @@ def model_card(folder: str | Path, repo_id: str = 'OWNER/NAME', license: str | N
 def without_paths(configuration: Entry) -> JsonObject:
     """The configuration without the absolute paths in its model and datasets.
 
-    Such paths say something about this machine, and help on no other machine.
+    A path tells strangers about this machine, and does not help on another machine.
     """
 
     def without(value: object) -> Any:

@@ -118,9 +118,9 @@ def save_peft(model: ImageClassifier | FrozenNetwork, folder: str | Path) -> Non
     """Writes the folder that `PeftModel.from_pretrained(network, folder)` reads.
 
     network: timm's network of the same weights.
-    model: a classifier, a result of `load_peft`, or a result of `vet.tune`. It holds at most one of LoRA
-        (parts of a fused qkv as one update of more rank), AdaLoRA (as LoRA), LoHa, LoKr, IA3, HiRA, HRA, OFT,
-        BOFT, FourierFT, C3A, RandLoRA and GLoRA.
+    model: a classifier, a result of `load_peft`, or a result of `vet.tune`. The model has at most one tuner
+        of LoRA (parts of a fused qkv as one update of more rank), AdaLoRA (as LoRA), LoHa, LoKr, IA3, HiRA,
+        HRA, OFT, BOFT, FourierFT, C3A, RandLoRA and GLoRA.
     Modules that train whole, and the linear head, become modules_to_save. If the model has only modules that
     train whole, the method is LN tuning. UserError, by name, for a method that PEFT does not have. Then
     nothing is written.

@@ -19,7 +19,7 @@ SHOWN = 20  # names of ranks in a line
 @OBJECTIVES.register_module()
 @permits()
 class Ordinal(OneClass):
-    """One of K classes, which are in the order of `classes`, from the lowest rank to the highest.
+    """One of K ordered classes for each image. `classes` lists them from the lowest rank to the highest.
 
     Shi, Cao, Raschka 2021, arXiv:2111.08851
 

@@ -105,7 +105,7 @@ class DTL(Tuner):
     swish(h) = h sigmoid(beta h). The frozen blocks before `first` need no backward pass.
     rank: the rank of B A.
     first: the first block whose output is changed. None: the middle block, as in the released scripts of
-        ViT-B/16. Those of Swin-B take 14 (of 24), with rank 4.
+        ViT-B/16. The scripts of Swin-B take 14 (of 24), with rank 4.
     kernel: 0, or the size of a depthwise convolution of swish(h), which all blocks of one shape share: DTL+.
         The released scripts take 3, 4 or 5 for DTL+. Prefix tokens pass beside the convolution.
     beta: the released scripts take 100.

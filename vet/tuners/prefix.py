@@ -132,7 +132,7 @@ class EmptyTokens(Delta):
 
 
 class KeysAndValues(Delta):
-    """What a layer gives for N + P tokens: the last P keys and values become the learned keys and values.
+    """Changes the output of a layer for N + P tokens: the learned keys and values replace the last P ones.
 
     The last P queries of the layer are zero.
     parts: the rows of the layer that make the queries 'q', the keys 'k' and the values 'v', which are there.

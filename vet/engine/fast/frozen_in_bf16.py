@@ -34,8 +34,8 @@ def weights_stored_in(dtype: torch.dtype, model: Classifier) -> Iterator[None]:
 
     Weights that train, and weights that a tuner's update is computed from, are left out. Afterwards, all
     weights are bit for bit as before.
-    Such weights need no cast in every step, which the backward pass would keep. Autocast would make the same
-    tensors, so all results are the same, bit for bit.
+    A weight in `dtype` needs no cast in each step. The backward pass would keep the result of the cast.
+    Autocast would make the same tensors, so all results are the same, bit for bit.
     """
     exact_weights = {parameter: parameter.data for parameter in frozen_weights(model)}
     for parameter, exact in exact_weights.items():
