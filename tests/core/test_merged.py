@@ -372,6 +372,36 @@ def test_a_tuner_that_trains_a_merged_weight_goes_before_the_merge_is_undone():
     subject.require_plain()
 
 
+@pytest.mark.filterwarnings('ignore:vet knows no classifier')
+@pytest.mark.parametrize('copied', [False, True])
+@pytest.mark.parametrize('was_merged', [False, True])
+def test_a_tuner_that_rests_does_not_undo_a_merge(was_merged, copied):
+    """Of the weight that it trains, as a set of tuners that is switched off."""
+    subject = Subject('classifier', ENTRIES[1])
+    if was_merged:
+        subject.model.merge()
+    tuned = vet.tune(subject.frozen.network, built(LORA), built(BIAS), example=subject.images[:1]).eval()
+    moved(tuned.tuners)
+    both = subject.output()
+    tuned.use(None)
+    if was_merged:
+        subject.model.unmerge()
+    else:
+        subject.model.merge()
+        if copied:
+            subject, tuned = copy.deepcopy((subject, tuned))
+    with pytest.raises(UserError, match='was merged or unmerged while a tuner that trains it rested'):
+        tuned.use('default')
+    assert tuned.active is None
+    subject.require_tuned()
+    if not was_merged:
+        subject.model.unmerge()
+        tuned.use('default')
+        assert torch.equal(subject.output(), both)
+    tuned.detach()
+    subject.require_plain()
+
+
 def test_a_task_that_is_merged_loads_nothing():
     tasks = {name: Subject('classifier', LORA).model for name in 'ab'}
     model = MultiTaskClassifier(tasks, shared='.*A')

@@ -15,6 +15,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from vet.core.norms import has_statistics, is_norm
+from vet.errors import UserError
+
+MERGED = '_is_merged_by_vet'  # in the __dict__ of a parameter that a merge wrote
 
 
 @dataclass(eq=False)
@@ -57,6 +60,16 @@ class Thaw:
         value = self.value
         self.undo()
         self.resting = value
+
+    def refuse_merged(self) -> None:
+        """UserError if `resume` would write over merged weights, or over weights that were merged before."""
+        now = getattr(self.module, self.name)
+        if now is not self.original and (MERGED in vars(now) or MERGED in vars(self.original)):
+            raise UserError(
+                f'{self.name!r} of {type(self.module).__name__} was merged or unmerged while a tuner that '
+                'trains it rested. The tuner would undo that. Call unmerge() of the model that is merged, '
+                'or detach the tuner.'
+            )
 
     def resume(self) -> None:
         """Puts the kept value into the network again, on the device and in the type that the network

@@ -8,13 +8,14 @@ Used by the classes that hold tuners: core.model and core.tuned_network.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from vet.core.backbone import FrozenNetwork, merged_error
 from vet.core.caches import clear_caches
-from vet.core.edits import Thaw, places_of
+from vet.core.edits import MERGED, Thaw, places_of
 from vet.core.modes import in_eval
 from vet.core.reweight import Reweight, give_reweights, new_tensors, reweights_of, take_reweights
 from vet.core.shadow import Tensors, parameter_or_none, put_tensors
@@ -33,6 +34,13 @@ class Merged:
     written: Tensors
     types: dict[str, torch.dtype]  # of the tensors that the merge wrote
     thaws: list[Thaw]  # of the tensors in `originals` that train
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, whose parameters have no marks."""
+        self.__dict__.update(state)
+        for tensor in self.written.values():
+            if tensor is not None:
+                vars(tensor)[MERGED] = True
 
 
 def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]:
@@ -130,7 +138,11 @@ def _merge(edits: Sequence[Reweight], thaws: Mapping[int, Thaw]) -> Merged:
 
 
 def _frozen(tensor: torch.Tensor | None) -> nn.Parameter | None:
-    return None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+    if tensor is None:
+        return None
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    vars(parameter)[MERGED] = True
+    return parameter
 
 
 def unmerge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner], merged: list[Merged]) -> None:

@@ -152,8 +152,14 @@ class TunedNetwork(FrozenNetwork):
         for tuner in reversed(list(self.tuners)):
             tuner.rest()
         self.active = name
-        for tuner in self.tuners:
-            tuner.resume()
+        try:
+            for tuner in self.tuners:
+                tuner.resume()
+        except UserError:
+            for tuner in reversed(list(self.tuners)):
+                tuner.rest()
+            self.active = None
+            raise
         clear_caches(self.network.modules())
         self.renew_modes()
 

@@ -285,8 +285,10 @@ class Tuner(Guarded):
         self.is_resting = True
 
     def resume(self) -> None:
-        """Makes the edits again. Does nothing if the tuner does not rest."""
+        """Makes the edits again, if the tuner rests. UserError if that would undo a merge."""
         if self.is_resting:
+            for thaw in self._thaws():
+                thaw.refuse_merged()
             for edit in self._edits:
                 edit.resume()
         self.is_resting = False
