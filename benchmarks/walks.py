@@ -78,7 +78,7 @@ def tuner_life() -> None:
     backbone(images).square().mean().backward()
     tuner.on_step(1.0)
     assert tuner.penalty() is None and tuner.state()
-    unmerge_tuners(backbone, merge_tuners(backbone, [tuner]))
+    unmerge_tuners(backbone, [tuner], merge_tuners(backbone, [tuner]))
     tuner.detach()
 
 
