@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
+from vet import build_trainer
 from vet.builders import modified
 from vet.config import load_config, read_settings
 from vet.errors import UnknownNameError, UserError
@@ -608,6 +609,16 @@ def test_config_file_that_cannot_be_read(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         load_config(tmp_path / name)
+
+
+@pytest.mark.parametrize('value', ['(i for i in ())', 'open(0, closefd=False)', 'lambda: 1'])
+def test_a_value_that_cannot_be_copied_is_named(tmp_path, value):
+    (tmp_path / 'a.py').write_text(f'model = {{}}\ndataset = {{}}\ntrain = dict(stages=[dict(at={value})])\n')
+    (tmp_path / 'b.py').write_text("_base_ = 'a.py'\n")
+    settings = dict(model={}, dataset={}, train=dict(stages=[dict(at=eval(value))]))
+    for given in (tmp_path / 'a.py', tmp_path / 'b.py', settings):
+        with pytest.raises(UserError, match=r'^train\.stages\[0\]\.at is <.*a config holds texts, numbers'):
+            build_trainer(model=given, work_dir=tmp_path / 'work')
 
 
 def test_missing_config_file(tmp_path):

@@ -39,6 +39,11 @@ def find_config(model: str | Path | Mapping[str, object]) -> 'Config':
             {key: copy.deepcopy(model[key]) for key in model}, filename=getattr(model, 'filename', None)
         )
     except (TypeError, KeyError, RecursionError) as error:
+        if isinstance(error, TypeError):
+            from vet.config.plain import plain
+
+            for key in model:
+                plain(model[key], str(key))  # names the value that cannot be copied
         raise UserError(f'the config cannot be read: {type(error).__name__}: {error}') from error
 
 

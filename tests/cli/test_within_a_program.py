@@ -1,8 +1,10 @@
-"""A Python program calls the command: its handlers of signals are as before."""
+"""What signals do to a command, also within a Python program: its handlers of signals are as before."""
 
+import os
 import signal
 
 import pytest
+from PIL import Image, ImageFile
 
 from vet.cli.vet import main
 
@@ -20,3 +22,19 @@ def test_the_handlers_are_as_before(line, monkeypatch, capsys):
     except SystemExit:
         pass
     assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+@pytest.mark.parametrize('number', NUMBERS, ids=lambda number: number.name)
+@pytest.mark.parametrize('command', ['predict', 'check'])
+def test_a_command_says_that_a_signal_stopped_it(command, number, trainer, tmp_path, monkeypatch, capsys):
+    for name in 'ab':
+        (tmp_path / 'photos' / name).mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(tmp_path / 'photos' / name / '1.png')
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', lambda image: os.kill(os.getpid(), number))
+    monkeypatch.setattr('vet.check.sameness.look', lambda *_, **options: signal.raise_signal(number))
+    words = dict(predict=[trainer.folder.output, tmp_path / 'photos'], check=[tmp_path / 'photos'])
+    monkeypatch.setattr('sys.argv', ['vet', command, *map(str, words[command])])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 128 + number
+    assert capsys.readouterr().err.splitlines()[-1] == 'stopped'

@@ -26,6 +26,7 @@ from vet.errors import DataError, TrainingError, UserError
 from vet.hub.export import export
 from vet.hub.formats import FORMATS
 from vet.hub.model_folder import load_model, read_configuration, save_model
+from vet.lock import FileLock
 from vet.registry import BACKBONES
 
 CLASSES = ['cat', 'dog, "small"', 'köttbulle']
@@ -463,6 +464,22 @@ def test_the_disk_has_every_file_before_it_gets_its_name(saved, tmp_path, monkey
     assert {file.stat().st_ino for file in files} <= set(events[:named]) and tmp_path.stat().st_ino in events[
         named:
     ]
+
+
+@pytest.mark.parametrize('to', ['timm', pytest.param('onnx', marks=pytest.mark.slow)])
+def test_files_of_two_exports_do_not_mix(saved, tmp_path, monkeypatch, to):
+    """While an export puts its files in place, another export into the folder waits."""
+    folder, path, seen = saved(TIMM_VIT, LORA), tmp_path / 'made' / f'a{SUFFIXES[to]}', []
+    replace = os.replace
+
+    def look(old, new):
+        if new == path:
+            seen.append(FileLock(path.parent).acquire(wait=False))
+        replace(old, new)
+
+    monkeypatch.setattr(os, 'replace', look)
+    export(folder, path, to)
+    assert seen and not any(seen) and FileLock(path.parent).acquire(wait=False)
 
 
 def test_names_that_do_not_fit_are_refused_and_files_replaced(saved, tmp_path):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vet.cli.signals import exit_at_signals, imports, restore
+from vet.cli.signals import by_signal, exit_at_signals, imports, restore
 from vet.errors import DataWarning, ToldError, UserError
 from vet.escapes import escaped
 
@@ -48,6 +48,10 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         sys.exit(130)
+    except SystemExit as error:
+        if by_signal(error):
+            print('stopped', file=sys.stderr)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -67,7 +71,7 @@ def way_on(text: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, KeyboardInterrupt) or isinstance(error.code, int) and error.code > 128:
+        if isinstance(error, KeyboardInterrupt) or by_signal(error):
             print(f'\n{text()}', file=sys.stderr)  # a live table has no end of its line
         raise
 

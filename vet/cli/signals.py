@@ -60,6 +60,11 @@ def _handle(handler: Callable[[str], Handler], only: tuple[object, ...] = ()) ->
     return former
 
 
+def by_signal(error: SystemExit) -> bool:
+    """Whether a signal other than Ctrl-C ends the process."""
+    return isinstance(error.code, int) and error.code > 128
+
+
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 import vet.config.safe_yaml  # noqa: F401    mmengine reads YAML by it
+from vet.config.plain import refuse_uncopied
 from vet.errors import UserError
 from vet.shipped import bases, find_file
 
@@ -30,6 +31,8 @@ def load_config(path: str | Path, kind: str = 'configs') -> Config:
     except UserError as error:
         raise UserError(f'the config {str(path)!r} cannot be read: {error}') from error
     except Exception as error:  # the user's Python may raise any error
+        if isinstance(error, TypeError):
+            refuse_uncopied(error)
         raise UserError(
             f'the config {str(path)!r} cannot be read: {type(error).__name__}: {error}'
         ) from error

@@ -1,8 +1,10 @@
 """The values that a config may hold: those of JSON."""
 
+import copy
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
@@ -20,6 +22,18 @@ def plain(value: object, where: str) -> Any:
     UserError if a config cannot hold a value. The error names the value's place.
     """
     return _plain(value, where, 0, count())
+
+
+def refuse_uncopied(error: TypeError) -> None:
+    """UserError that names the value of a config file, if `error` says that the value cannot be copied.
+
+    mmengine copies a config while it reads the file.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        copied = frame.f_locals.get('x') if frame.f_code is copy.deepcopy.__code__ else None
+        if isinstance(copied, Mapping):
+            for key, value in copied.items():
+                plain(value, str(key))
 
 
 def _plain(value: object, where: str, depth: int, seen: Iterator[int]) -> object:

@@ -27,6 +27,7 @@ from vet.hub.formats.computation import of_pixels
 from vet.hub.formats.format import Format, GraphFormat, Network
 from vet.hub.formats.int8 import quantise
 from vet.hub.names import find_folder
+from vet.lock import FileLock
 from vet.transforms.torchvision import build_transform
 
 
@@ -132,8 +133,13 @@ def export(
             size = sum(entry.stat().st_size for entry in entries if entry.is_file())
             for entry in entries:  # torch's and ONNX's writers do not wait until the data are on the disk
                 sync(entry)
-            for entry in sorted(Path(temporary).iterdir(), reverse=True):
-                os.replace(entry, path.parent / entry.name)
+            lock = FileLock(path.parent)  # another process may put <file>.data and <file> there now
+            lock.acquire()
+            try:
+                for entry in sorted(Path(temporary).iterdir(), reverse=True):
+                    os.replace(entry, path.parent / entry.name)
+            finally:
+                lock.release()
             sync(path.parent)
     return Exported(to, path, size, difference)
 
