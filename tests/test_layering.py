@@ -36,7 +36,7 @@ ENGINE |= {
     'progress',
     'seeding',
 }
-HUB = BASE | {'core', 'transforms', 'versions', 'files', 'log', 'offline'}  # beside engine, not on top of it
+HUB = BASE | {'core', 'transforms', 'versions', 'files', 'lock', 'log', 'offline'}  # beside engine, not on top of it
 BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes', 'source'}
 API = BUILDERS | {'builders', 'pipelines', 'escapes', 'terminal'}
 ARROWS = {

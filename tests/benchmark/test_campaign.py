@@ -20,7 +20,7 @@ from vet.benchmark import timing
 from vet.benchmark.results import code_sha256, read_result, result_path, write_result
 from vet.benchmark.worker import ATTEMPT, bury, head
 from vet.datasets.digits import Digits
-from vet.errors import DataError
+from vet.errors import DataError, UserError
 from vet.registry import DATASETS
 
 GRID = (
@@ -195,6 +195,27 @@ datasets['last'] = few""",
     )
     assert 'Lower train.optimizer.lr' in found['wild']['error'] and 'Error' not in found['wild']['error']
     assert str(broken) in found['torn']['error']
+
+
+def test_a_second_campaign_replaces_no_result_of_a_campaign_that_works(tmp_path):
+    """With the same options, or with other runs, a second campaign works beside the first."""
+    made = []
+
+    def others(jobs):
+        made.append(jobs)
+        if len(made) > 1:
+            return
+        with pytest.raises(
+            UserError, match=r'makes the run few\.vit\..* now, with another config.*--results'
+        ):
+            campaign(tmp_path, others, options={'train.max_epochs': 2}).run()
+        assert len(made) == 1
+        campaign(tmp_path, others).run()
+        campaign(tmp_path, others, only='*.bias').run()
+
+    campaign(tmp_path, others, only='*.linear').run()
+    campaign(tmp_path, others, options={'train.max_epochs': 2}).run()  # the lock has ended
+    assert len(made) == 4
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ First come the runs that search a grid, on validation images. Then come the runs
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +27,12 @@ from vet.benchmark.worker import Job, shifted
 from vet.builders import build_datasets
 from vet.config import read_settings
 from vet.errors import DataError, UserError
-from vet.files import JsonObject
+from vet.files import JsonObject, read_json, writing
+from vet.lock import FileLock
 from vet.log import warn
 from vet.registry import BACKBONES
 
+LOCK = '.lock'  # in the folder of a suite's results
 # makes the jobs, or arranges that another program makes them; a job without a result is not made yet
 Launch = Callable[[Sequence[Job]], None]
 
@@ -81,7 +84,12 @@ class Campaign:
 
         If all searches of a cell have failed, or some searches have no result yet, the runs of the cell are
         left out. The log says if a chosen number lies at the edge of its grid.
+        UserError if another process makes one of these runs with another config, data, weights or code now.
         """
+        with self._without_contradiction():
+            return self._run()
+
+    def _run(self) -> list[Run]:
         searches = {cell: cell.searches() for cell in self.cells}
         self._make([run for of_cell in searches.values() for run in of_cell])
         chosen = {cell: self._best(of_cell) for cell, of_cell in searches.items()}
@@ -170,6 +178,35 @@ class Campaign:
             suite.path if suite.plugins else None,
             code_sha256(suite.plugins),
         )
+
+    @contextmanager
+    def _without_contradiction(self) -> Iterator[None]:
+        """Within this context, no other campaign replaces results of this campaign.
+
+        The first campaign in a folder of results holds a lock, and writes its runs into the locked file.
+        Another campaign may work there too, if both agree on the identity of each common run.
+        """
+        runs = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]]
+        identities = {run.name: self.job(run).identity for run in runs}
+        lock = FileLock(self.results / runs[0].suite / LOCK)
+        with writing(lock.path):
+            lock.path.parent.mkdir(parents=True, exist_ok=True)
+            is_first = lock.acquire(wait=False)
+        try:
+            if is_first:
+                with writing(lock.path):
+                    lock.path.write_text(json.dumps(identities))
+            else:
+                others = _identities(lock.path)
+                if wrong := [name for name in identities if others.get(name) not in (None, identities[name])]:
+                    raise UserError(
+                        f'another process makes the run {wrong[0]} in {str(self.results)!r} now, with '
+                        'another config, or other data, weights or code. Wait until that process ends, or '
+                        'give another --results.'
+                    )
+            yield
+        finally:
+            lock.release()
 
     def _make(self, runs: Iterable[Run]) -> None:
         jobs = [self.job(run) for run in runs if not self.is_done(run)]
@@ -286,6 +323,14 @@ def _entries(value: object) -> Iterator[JsonObject]:
     if isinstance(value, list):
         for inner in value:
             yield from _entries(inner)
+
+
+def _identities(path: Path) -> JsonObject:
+    """The identities of the runs of a campaign that works now. Empty if they are not written yet."""
+    try:
+        return dict(read_json(path))
+    except (DataError, TypeError, ValueError):
+        return {}
 
 
 def _is_of_another(job: Job) -> bool:

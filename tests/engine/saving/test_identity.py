@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.engine.runs import folder_run, small
+from tests.engine.runs import SmallDigits, build, folder_run, small
 from vet.engine.saving.identity import differences, identity_of, other_versions
 from vet.errors import TrainingError
 from vet.registry import TUNERS
@@ -98,6 +98,30 @@ def test_images_in_memory(tmp_path):
     samples[7] = (255 - np.asarray(source), label)
     [text] = differences(identity_of(one.model, one.data), identity_of(other.model, other.data))
     assert text == 'the train split (the contents of the images)'
+
+
+class Tempered(SmallDigits):
+    """A dataset that says its objective, which then stands in no config."""
+
+    objective = dict(type='SingleLabel', temperature=2.0)
+
+
+def test_another_objective_of_the_dataset_is_refused(tmp_path):
+    def run(kind, resume=None):
+        data = dict(train_dataset=kind('train'), eval_dataset=kind('test'))
+        return build(tmp_path / 'run', resume, data, **QUICK)
+
+    trainer = run(Tempered)
+    trainer.train()
+    for name in (None, 'summary.json'):
+        (tmp_path / 'run' / (name or 'none')).unlink(missing_ok=True)
+        with pytest.raises(
+            TrainingError, match=r"the objective \(\{.*'temperature': 2\.0\}, now \{'type': 'SingleLabel'\}"
+        ):
+            run(SmallDigits, 'auto').train()
+    before = identity_of(trainer.model, trainer.data)
+    del before['objectives']  # of an older vet
+    assert differences(before, identity_of(trainer.model, trainer.data)) == []
 
 
 def turned(source):

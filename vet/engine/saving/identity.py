@@ -4,6 +4,7 @@ identity.
 classes: their names, in the order of the labels.
 data: for each split the number of images, and digests of their names, labels and contents.
 weights: the sha256 of the backbone's weights.
+objectives: the entry of each objective, which may come from the dataset.
 versions: of the packages that compute.
 plugins: the sha256 of each file that registers plugins, beside the files of vet.
 """
@@ -45,6 +46,7 @@ def identity_of(model: Classifier, data: Datasets) -> JsonObject:
         classes={task: list(classifier.classes) for task, classifier in tasks.items()},
         data={split: _of_dataset(dataset) for split, dataset in data.items() if dataset is not None},
         weights={task: classifier.backbone.identity['sha256'] for task, classifier in tasks.items()},
+        objectives={task: classifier.objective.given for task, classifier in tasks.items()},
         versions=dict(vet=vet.__version__) | {name: metadata.version(name) for name in VERSIONS},
         plugins=_plugins(),
     )
@@ -63,6 +65,11 @@ def differences(before: JsonObject, now: JsonObject) -> list[str]:
         was, is_ = before['weights'].get(task), now['weights'].get(task)
         if was != is_:
             texts.append(f"the backbone's weights{_of(task)} (sha256 {was}, now {is_})")
+    was_of = before.get('objectives', now['objectives'])  # an older vet did not note them
+    for task in sorted({*was_of, *now['objectives']}):
+        was, is_ = was_of.get(task), now['objectives'].get(task)
+        if was != is_:
+            texts.append(f'the objective{_of(task)} ({was}, now {is_})')
     return texts
 
 
