@@ -36,7 +36,8 @@ ENGINE |= {
     'progress',
     'seeding',
 }
-HUB = BASE | {'core', 'transforms', 'versions', 'files', 'lock', 'log', 'offline'}  # beside engine, not on top of it
+# beside engine, not on top of it
+HUB = BASE | {'core', 'transforms', 'versions', 'files', 'lock', 'log', 'offline'}
 BUILDERS = ENGINE | HUB | {'engine', 'hub', 'changes', 'source'}
 API = BUILDERS | {'builders', 'pipelines', 'escapes', 'terminal'}
 ARROWS = {
