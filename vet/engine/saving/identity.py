@@ -65,7 +65,8 @@ def differences(before: JsonObject, now: JsonObject) -> list[str]:
         was, is_ = before['weights'].get(task), now['weights'].get(task)
         if was != is_:
             texts.append(f"the backbone's weights{_of(task)} (sha256 {was}, now {is_})")
-    was_of: JsonObject = before.get('objectives', now['objectives'])  # an older vet did not note them
+    noted = before if 'objectives' in before else now  # an older vet did not note them
+    was_of = noted['objectives']
     for task in sorted({*was_of, *now['objectives']}):
         was, is_ = was_of.get(task), now['objectives'].get(task)
         if was != is_:
