@@ -2,6 +2,7 @@
 
 import torch
 
+from vet.engine import meter as module
 from vet.engine.device import make_accelerator
 from vet.engine.meter import Meter
 
@@ -38,3 +39,14 @@ def test_a_meter_goes_on_from_what_another_counted():
         add(one, [4.0], [True], [1.0])
         assert one.read(accelerator)[:2] == (6.0, 1.0)
         assert one.peek_epoch() == (16 / 4, 3 / 4)
+
+
+def test_images_per_second_without_the_time_of_a_validation(monkeypatch):
+    times = iter([0.0, 4.0, 4.0, 100.0, 102.0, 102.0])
+    monkeypatch.setattr(module.time, 'perf_counter', lambda: next(times))
+    accelerator, meter = make_accelerator('cpu', 'fp32'), Meter(torch.device('cpu'))
+    add(meter, [1.0, 3.0], [True, False], [1.0, 1.0])
+    assert meter.read(accelerator)[2] == 2 / 4
+    meter.restart_clock()
+    add(meter, [1.0] * 6, [True] * 6, [1.0] * 6)
+    assert meter.read(accelerator)[2] == 6 / 2

@@ -8,6 +8,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -63,6 +64,15 @@ def test_metrics_agree(runs, name):
     keys = (*METRICS, 'before', 'validation', 'on_train', 'selected', 'steps', 'parameters')
     assert {key: two[key] for key in keys} == {key: one[key] for key in keys}
     assert len(set(one['on_train'].values())) >= 3  # three metrics that agree by chance would prove little
+
+
+def test_answers_stand_in_the_order_of_the_images(runs):
+    targets = DATASETS.build(config()['dataset']['test'], root='').targets
+    for folder in runs:
+        with np.load(folder / 'plain' / 'predictions.npz') as answers:
+            assert answers['labels'].tolist() == list(targets)
+            right = float((answers['labels'] == answers['given']).mean())
+        assert right == json.loads((folder / 'plain.json').read_text())['accuracy']
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -89,5 +89,7 @@ def test_the_count_on_vit_b16(count_on_vit_b16):
 
 
 def test_windows_are_refused():
-    with pytest.raises(NoSiteError, match='Mona needs'):
+    with pytest.raises(
+        NoSiteError, match='Mona needs a module that gives the whole image, as tokens or as a map'
+    ):
         TUNERS.build(dict(type='Mona', at='attn')).attach(tiny('swin'))

@@ -12,6 +12,7 @@ from vet.engine.feed.sampling import drawn, samplers_of
 from vet.errors import UserError
 from vet.registry import SAMPLERS
 from vet.samplers.base import Sampler
+from vet.samplers.per_class import PerClass
 
 
 def drawn_images(entry, data, epochs=20):
@@ -160,3 +161,10 @@ def test_a_batch_has_several_images_of_each_class(unequal):
     first = [targets[block[0]] for block in blocks[: len(many)]]
     assert sorted(first) == sorted(many)  # each class once, before a class comes again
     assert order == drawn_images(dict(type='PerClass', images_per_class=4), unequal, epochs=1)
+
+
+def test_images_of_a_large_class_take_turns():
+    sampler = PerClass(20, lambda: [index % 2 for index in range(20)], 'one class', images_per_class=2)
+    drawn = [sampler.draw(epoch, torch.Generator().manual_seed(epoch))[:4] for epoch in range(40)]
+    assert {image for images in drawn for image in images} == set(range(20))
+    assert all(len(set(images)) == 4 for images in drawn)
