@@ -106,11 +106,13 @@ def package_of(plugin: object) -> str:
 def parameters_of(plugin: Any) -> dict[str, inspect.Parameter]:
     """{argument: its parameter}, of the arguments that a config can give by name.
 
-    The `*args` and `**kwargs` of torch's Module take nothing.
+    The `*args` and `**kwargs` of torch's Module take nothing. torch.compile replaces this `__init__`, so the
+    class that has the `__init__` is looked at.
     """
-    module = getattr(getattr(plugin, '__init__', None), '__module__', '')  # object's __init__ has no module
-    if inspect.isclass(plugin) and module == 'torch.nn.modules.module':
-        return {}
+    if inspect.isclass(plugin):
+        owner = next(each for each in plugin.__mro__ if '__init__' in vars(each))
+        if owner.__module__ == 'torch.nn.modules.module':
+            return {}
     parameters = inspect.signature(plugin).parameters.values()
     return {
         parameter.name: parameter
