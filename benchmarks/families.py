@@ -298,23 +298,24 @@ def page(rows: list[Row]) -> str:
             for row in with_attention
             if row not in covered
         ),
-        f'Attention only pools the features in {", ".join(pooling)}. There, the place of LoRA is '
+        f'In {", ".join(pooling)}, attention only pools the features. There, give LoRA the place '
         '`at="pool.qkv"`.',
         '',
         '## Why a tuner refuses a network',
         '',
         'The text of a reason comes from the message of vet. After the text, the line counts the families '
-        'for each tuner. An example: VPT adds tokens, so it needs attention that takes any number of tokens. '
-        'Some networks have a table for a fixed number of tokens. The message names this table, such as '
-        "'window_size'.",
+        'for each tuner. An example: VPT adds tokens. So VPT needs attention that takes any number of '
+        'tokens. Some networks have a table for a fixed number of tokens. The message names this table, such '
+        "as 'window_size'.",
         '',
         *(f'{number}. {text}: {_counts(text, rows)}' for number, text in enumerate(reasons, 1)),
         '',
         '## Where the blocks hold less than 60 % of the weights',
         '',
         'Blocks are the repeated parts of a network. `at="weight"` means the layers within blocks. In these '
-        'networks, many weights are outside: in a wide layer behind the last block, or in layers between the '
-        'stages. Each line has the share of the weights within blocks, and the largest layers outside.',
+        'networks, many weights are outside of the blocks: in a wide layer behind the last block, or in '
+        'layers between the stages. Each line has the share of the weights within blocks, and the largest '
+        'layers outside of the blocks.',
         '',
         *(f'- {row.name}: {row.in_blocks:.0%}. {row.outside}' for row in rows if 0 < row.in_blocks < 0.6),
         '',
@@ -324,7 +325,8 @@ def page(rows: list[Row]) -> str:
         '',
         '- **made with**: arguments that make the network smaller for this test;',
         '- **blocks**: the number of blocks, and their share of the weights;',
-        '- **q, k, v**: how many layers with such names LoRA covers, and how many there are;',
+        '- **q, k, v**: the number of layers with such names that LoRA covers, and the number of all such '
+        'layers;',
         '- **roles**: the roles of the network, each with its number of sites;',
         '- the tuners: ✓ if the tuner runs, else the number of the reason in the list above.',
         '',
