@@ -82,7 +82,7 @@ def test_google_npz_gives_its_classifier_too(tmp_path):
     backbone = build(checkpoint=tmp_path / 'vit.npz', kwargs=dict(VIT, num_classes=7))
     assert np.array_equal(backbone.network.head.weight.numpy(), arrays['head/kernel'].T)
     with pytest.raises(
-        DataError, match=r'vit\.npz holds no Google \.npz weights.*has 7 classes, needed 1000'
+        DataError, match=r'vit\.npz holds no Google \.npz weights.*has 7 classes, but the network has 1000'
     ):
         build(checkpoint=tmp_path / 'vit.npz', kwargs=VIT)
 

@@ -135,7 +135,9 @@ def test_a_classifier_behind_a_representation_layer_is_refused(tmp_path):
 
 def test_arrays_of_other_patches_are_refused(tmp_path):
     np.savez(tmp_path / 'vit.npz', **orig_arrays())
-    with pytest.raises(DataError, match=r'vit\.npz .* its patches are of \(8, 8\) pixels, needed \(4, 4\)'):
+    with pytest.raises(
+        DataError, match=r'vit\.npz .* its patches are of \(8, 8\) pixels, but the network has \(4, 4\)'
+    ):
         build(**(GOOGLE | dict(size=16, kwargs=dict(patch_size=4))), checkpoint=tmp_path / 'vit.npz')
 
 

@@ -137,7 +137,7 @@ def test_a_clip_checkpoint_of_another_depth_is_refused(openai):
 def test_a_checkpoint_of_other_patches_is_refused(openai):
     """timm would resample their kernels: a ViT-B/32 would pass for a ViT-B/16."""
     with pytest.raises(
-        DataError, match=r'ViT\.pth holds .* its patches are of \(4, 4\) pixels, needed \(8, 8\)'
+        DataError, match=r'ViT\.pth holds .* its patches are of \(4, 4\) pixels, but the network has \(8, 8\)'
     ):
         build(
             'vit_base_patch16_clip_quickgelu_224.openai',

@@ -84,7 +84,7 @@ def test_torchvision_resnet_pools_its_last_block():
         (
             dict(name='resnet18', classifier=True),
             UserError,
-            "pool is 'catavgmax', but the classifier that is kept",
+            "pool is 'catavgmax', but the kept classifier needs the pool",
         ),
         (
             dict(name='resnet18', pool='cat'),

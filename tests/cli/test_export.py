@@ -95,8 +95,8 @@ def test_what_is_written_is_told_in_one_line(command, folder, to):
             ["the backbone is 'timm', which torchvision does not make", "allowed: 'torchvision'"],
         ),
         (VPT, 'made', 'peft', ['VPT', 'PEFT']),
-        (LORA, 'made.pt', 'onnx', ["file of onnx, whose name ends in '.onnx'"]),
-        (LORA, 'made.onnx', 'torch-export', ["file of torch-export, whose name ends in '.pt2'"]),
+        (LORA, 'made.pt', 'onnx', ["file of onnx: give a name that ends in '.onnx'"]),
+        (LORA, 'made.onnx', 'torch-export', ["torch-export: give a name that ends in '.pt2'"]),
     ],
     ids=str,
 )

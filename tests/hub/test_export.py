@@ -486,7 +486,7 @@ def test_names_that_do_not_fit_are_refused_and_files_replaced(saved, tmp_path):
     folder = saved(TIMM_VIT, LORA)
     with pytest.raises(UserError, match="unknown export format 'tim'. Did you mean 'timm'"):
         export(folder, tmp_path / 'made', 'tim')
-    refused("file of onnx, whose name ends in '.onnx'", folder, tmp_path / 'made.safetensors', 'onnx')
+    refused("give a name that ends in '.onnx'", folder, tmp_path / 'made.safetensors', 'onnx')
     (tmp_path / 'there.safetensors').mkdir()
     for name, to in (('there.safetensors', 'timm'), ('model', 'peft')):
         with pytest.raises(UserError, match='exists already'):

@@ -94,7 +94,7 @@ def test_refusals(folder, folders, tmp_path):
     with pytest.raises(UserError, match='no folder is given'):
         classifier({})
     with pytest.raises(
-        DataError, match="'name': 'vit_small_patch16_224'.*only models of one backbone can share it"
+        DataError, match="'name': 'vit_small_patch16_224'.*Only models of one backbone can share weights"
     ):
         classifier(dict(folders, other=folder(LORA, name='vit_small_patch16_224')))
     with pytest.raises(DataError, match=r'images of \(64, 64\) .*the network takes \(32, 32\)'):

@@ -67,7 +67,7 @@ def test_nonsense_is_refused(config, text):
 
 def test_images_of_another_size_are_refused_with_both():
     backbone, _ = tuned('resnet', type='PixelBranch')
-    with pytest.raises(UserError, match=r'images of \(3, 32, 32\), but got \(3, 40, 40\)'):
+    with pytest.raises(UserError, match=r'images of \(3, 32, 32\); given: \(3, 40, 40\)'):
         backbone(images(2, size=40).double())
 
 

@@ -1,4 +1,4 @@
-"""Every timm model as a backbone, by its name, with timm's own weights and preprocessing."""
+"""timm's models as backbones, by their names, with timm's own weights and preprocessing."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -75,9 +75,8 @@ def timm_backbone(
     roles: role names to regular expressions over module paths, for a family whose roles are not found.
     preprocessing: changes to timm's settings (size, mean, std, crop_pct, interpolation, and gray_range, the
         levels of gray images of more than 8 bits that become black and white, such as (0, 4095) for 12 bits).
-    kwargs: for example dict(img_size=128), which then is the size of the preprocessing; or
-        dict(global_pool='catavgmax') for a convolutional network, whose features are then cat(mean, max), 2
-        C.
+    kwargs: arguments of the network. dict(img_size=128) also sets the size of the preprocessing. For a
+        convolutional network, dict(global_pool='catavgmax') gives the features cat(mean, max), 2 C.
     classifier: True keeps the pretrained classifier, with timm's or kwargs' num_classes. The output is its
         logits.
     use_ema: if a checkpoint holds weights and their average over the training: True takes the average, False
@@ -133,7 +132,7 @@ def timm_backbone(
     if classifier and not (heads and network.num_classes):
         raise UserError(
             f'{name!r} has no classifier to keep; leave model.backbone.classifier out, or give a checkpoint '
-            f'that has one, and kwargs=dict(num_classes=…).'
+            f'with a classifier, and kwargs=dict(num_classes=…).'
         )
     if checkpoint is not None:
         read = load_file(network, name, Path(checkpoint).expanduser(), () if classifier else heads, use_ema)

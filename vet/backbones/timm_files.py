@@ -29,9 +29,9 @@ def load_file(
     """Loads the file into timm's network `name`. DataError if the file does not fit.
 
     may_be_left: the path of the classifier, if the classifier is not kept.
-    The text tower of a CLIP or SigLIP is left out, and a representation layer. Positions of another grid are
-    resampled. Returns the weights of the file if the network's positions were resampled from them. Otherwise
-    None.
+    vet leaves out the text tower of a CLIP or SigLIP, and a representation layer. Positions of another grid
+    are resampled. Returns the weights of the file if the network's positions were resampled from them.
+    Otherwise None.
     """
     if path.suffix == '.npz':
         if not path.is_file():
@@ -116,9 +116,9 @@ def _load_npz(network: Any, path: Path) -> None:
         represented = f'{prefix}pre_logits/bias' in arrays
         _check_patches(network, arrays[f'{prefix}embedding/kernel'].shape[:2])
     if len(blocks) != len(network.blocks):
-        raise ValueError(f'the file has {len(blocks)} blocks, needed {len(network.blocks)}')
+        raise ValueError(f'the file has {len(blocks)} blocks, but the network has {len(network.blocks)}')
     if classes != network.num_classes:
-        raise ValueError(f'the file has {classes} classes, needed {network.num_classes}')
+        raise ValueError(f'the file has {classes} classes, but the network has {network.num_classes}')
     if classes and represented:
         raise ValueError(
             'its classifier reads a representation layer (pre_logits), which timm does not have; '
@@ -131,7 +131,7 @@ def _check_patches(network: Any, given: tuple[int, ...]) -> None:
     """ValueError for other patches. timm would resample their kernels, which makes another network."""
     needed = network.patch_embed.proj.weight.shape[-2:]
     if tuple(given) != tuple(needed):
-        raise ValueError(f'its patches are of {tuple(given)} pixels, needed {tuple(needed)}')
+        raise ValueError(f'its patches are of {tuple(given)} pixels, but the network has {tuple(needed)}')
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

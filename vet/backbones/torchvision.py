@@ -83,8 +83,8 @@ def torchvision_backbone(
         raise UnknownNameError('model.backbone.pool', pool, POOLS)
     if pool and classifier:
         raise UserError(
-            f'model.backbone.pool is {pool!r}, but the classifier that is kept needs the pool it was trained '
-            'with; leave one of them out.'
+            f'model.backbone.pool is {pool!r}, but the kept classifier needs the pool with which it '
+            'was trained. Leave pool or classifier out.'
         )
     choices = models.get_model_weights(name)
     try:
@@ -175,7 +175,7 @@ def _replace_pool(network: nn.Module, name: str, pool: str) -> None:
     if not isinstance(getattr(network, 'avgpool', None), nn.AdaptiveAvgPool2d):
         raise UserError(
             f'model.backbone.pool is {pool!r}, but torchvision {name!r} has no pool of maps (avgpool) to '
-            'replace; leave it out.'
+            'replace; leave pool out.'
         )
     network.avgpool = SelectAdaptivePool2d(pool_type=pool, flatten=True)
 

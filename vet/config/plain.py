@@ -38,7 +38,7 @@ def refuse_uncopied(error: TypeError) -> None:
 
 def _plain(value: object, where: str, depth: int, seen: Iterator[int]) -> object:
     if depth > DEPTH:
-        raise UserError(f'{where[:60]}… is nested more than {DEPTH} deep; no setting is.')
+        raise UserError(f'{where[:60]}… is nested more than {DEPTH} deep; no setting is so deep.')
     if next(seen) > MANY:
         raise UserError(f'{where[:60]}… is one of more than {MANY:,} values, which is too many for a config.')
     if isinstance(value, Mapping):
@@ -77,7 +77,7 @@ def _plain(value: object, where: str, depth: int, seen: Iterator[int]) -> object
 
 def _text(text: str, where: str) -> str:
     if '\0' in text:
-        raise UserError(f'{where} has the character 0 in {shown(text)}; no path and no name has it.')
+        raise UserError(f'{where} has the character 0 in {shown(text)}; no path and no name may have it.')
     try:
         text.encode()
     except UnicodeEncodeError as error:

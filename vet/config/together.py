@@ -80,6 +80,6 @@ def _set_epochs(train: Train, given: Mapping[str, object]) -> None:
         if value not in (None, total):
             raise UserError(
                 f'train.{name} is {value}, but train.stages have {total} epochs together. Set the epochs of '
-                f'each stage, and train.{name} to {total}, or leave it out.'
+                f'each stage, and set train.{name} to {total} or leave train.{name} out.'
             )
     train.max_epochs = total

@@ -39,7 +39,8 @@ def weight_gradients(
                 if labels.ndim != 1:
                     raise UserError(
                         f'{type(tuner).__name__} compares images by their class, but the targets of this '
-                        'dataset are several numbers for each image. Choose another, such as plain LoRA.'
+                        'dataset are several numbers for each image. Choose another tuner, such as plain '
+                        'LoRA.'
                     )
                 loss = contrastive_loss(tuner.backbone(torch.cat([views, views.flip(-1)])), labels.repeat(2))
                 for total, gradient in zip(sums, torch.autograd.grad(loss, weights)):

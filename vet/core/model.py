@@ -86,7 +86,7 @@ class ImageClassifier(nn.Module):
     def for_task(self, task: str | None) -> 'ImageClassifier':
         """This classifier, for None. UserError for a task's name."""
         if task is not None:
-            raise UserError(f'task is {task!r}, but the model has one task without a name; leave it out.')
+            raise UserError(f'task is {task!r}, but the model has one task without a name; leave task out.')
         return self
 
     @property
@@ -173,11 +173,11 @@ class ImageClassifier(nn.Module):
     def merge(self) -> nn.Module:
         """Writes all reweights into plain weights, which cost nothing at inference. Returns the network.
 
-        UserError if a tuner edits the flow through the network, because no weight can hold that, and if
-        another model on this backbone edits the same weights first. The new weights are computed in float32.
-        Merging a merged model changes nothing. Until `unmerge`, a UserError refuses what would go wrong in
-        silence: training, loading weights, attaching or detaching tuners. Writes through `.data` into the
-        numbers of a tuner are not seen, and change nothing that is computed.
+        UserError in two cases: if a tuner edits the flow through the network, because no weight can hold such
+        an edit; and if another model on this backbone edits the same weights first. The new weights are
+        computed in float32. Merging a merged model changes nothing. Until `unmerge`, a UserError refuses what
+        would go wrong in silence: training, loading weights, attaching or detaching tuners. vet does not see
+        writes through `.data` into the numbers of a tuner. Such writes change no output.
         """
         self._merged += merge_tuners(self.backbone, self.tuners)
         return self.backbone.network

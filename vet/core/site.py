@@ -109,7 +109,7 @@ class Site:
             return output_first(owner, self.host.get_parameter(self.weight_name))
         except AttributeError:
             raise NoSiteError(
-                f'{self} has no weight to change; ask for a role that has one, such as "weight".'
+                f'{self} has no weight to change; ask for a role with weights, such as "weight".'
             ) from None
 
     @property

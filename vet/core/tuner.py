@@ -152,8 +152,8 @@ class Tuner(Guarded):
         self._edits.append(FlowEdit.after(module, placed, site.call.place, site.call.argument))
 
     def result(self, site: Site, module: nn.Module, method: str, delta: nn.Module) -> None:
-        """What `module.method()` gives becomes `delta` of it, such as a bias of positions. The module lies
-        below the site. method: 'forward', or a method without arguments.
+        """The result r of `module.method()` becomes `delta(r)`. An example is a bias of positions. The module
+        lies below the site. method: 'forward', or a method without arguments.
         """
         self._edits.append(FlowEdit.result(module, self._take_in(site, delta), method))
 
@@ -224,7 +224,7 @@ class Tuner(Guarded):
             if not (self._edits or self._finds_trained or self.head_only):
                 raise NoSiteError(
                     f'{type(self).__name__} has nothing to train at the {len(sites)} sites of {self.at!r} in '
-                    f'{backbone.sites.family}, the first being {sites[0]}; choose others with at=….'
+                    f'{backbone.sites.family}, the first being {sites[0]}; choose other sites with at=….'
                 )
             self._tied = {}
             clear_caches(backbone.network.modules())

@@ -114,7 +114,7 @@ class CSV(ImageDataset):
             )
         if 'label' in columns:
             raise UserError(
-                f'targets is {targets}, so that columns may not name a label. Leave label out of columns.'
+                f'targets is {targets}, so columns must name no label. Leave label out of columns.'
             )
         rows = _read(path, columns, encoding, targets=targets)
         numbers = {row['label']: tuple(map(float, row['label'].split())) for row in rows}

@@ -1,7 +1,7 @@
 """Trainer: trains an ImageClassifier on a dataset. Begins with a work folder or a checkpoint, ends with a
 model folder.
 
-builders.build_trainer makes it. It knows no tuner, head or dataset by name.
+builders.build_trainer makes the Trainer. The Trainer knows no tuner, head or dataset by name.
 """
 
 import os
@@ -109,8 +109,8 @@ class Trainer:
         'selected', 'output', ….
 
         At SIGINT (Ctrl-C), SIGTERM or SIGHUP the run finishes the step and writes a checkpoint. Then the
-        handler from before `train` gets the signal: Ctrl-C raises KeyboardInterrupt. A second signal gets
-        there at once.
+        handler from before `train` gets the signal: Ctrl-C raises KeyboardInterrupt. A second signal reaches
+        this handler at once.
         """
         summary = on_main(
             self.accelerator,
@@ -181,8 +181,8 @@ class Trainer:
         """The metrics of the present model: {'accuracy': 0..1, …}. TrainingError while a training runs."""
         if self._training:
             raise TrainingError(
-                'no split is evaluated on demand while training runs, because a user could choose by it; '
-                'evaluate before train() or after it.'
+                'evaluate() is refused while a training runs, because a user could choose by its result. '
+                'Call evaluate() before train() or after train().'
             )
         refuse_unfit_views(
             self.model, self.data['train'], 'evaluation.transform', self._view, self.accelerator

@@ -64,12 +64,13 @@ def export(
     with_preprocessing: for onnx and torch-export. The graph takes uint8 RGB images (batch, height, width, 3)
         of any size, and gives the scores of `pipeline` (batch, K). Resize, crop and test-time augmentation
         are in the graph.
-    int8: for onnx. The weights of linear layers have 8 bits, see vet/hub/formats/int8.py. The graph is
-        compared before; afterwards, the difference is only reported.
+    int8: for onnx. The weights of linear layers have 8 bits, see vet/hub/formats/int8.py. vet compares the
+        graph with the model before this step. After this step, vet only reports the difference.
     The library of the format reads the written file back. The file appears at `path` only if it then computes
-    the same as the model. vet compares on scikit-learn's two photographs and the mirrored first: one image
-    at a time, and all three together. The file holds class names, objective, preprocessing and the backbone's
-    identity as the JSON text 'vet' (vet.json in a .pt2 file).
+    the same as the model. vet compares the outputs for three images: scikit-learn's two photographs, and the
+    first photograph mirrored. vet takes one image at a time, and all three together. The file holds class
+    names, objective, preprocessing and the backbone's identity as the JSON text 'vet' (vet.json in a .pt2
+    file).
     UserError if the format cannot hold the model.
     """
     if to not in FORMATS:
@@ -204,9 +205,7 @@ def _of_pixels(model: ImageClassifier, view: Callable, tta: Views) -> tuple[Batc
 
 def _check(to: str, made: Format, path: Path) -> None:
     if path.suffix != made.suffix and made.suffix:
-        raise UserError(
-            f'{str(path)!r} is to be a file of {to}, whose name ends in {made.suffix!r}; give such a name.'
-        )
+        raise UserError(f'{str(path)!r} cannot be a file of {to}: give a name that ends in {made.suffix!r}.')
     if path.is_dir() or (path.exists() and not made.suffix):
         raise UserError(
             f'{str(path)!r} exists already{" as a folder" if path.is_dir() else ""}; give a new name.'

@@ -203,8 +203,9 @@ def load_model(
         # the sites of a given backbone were found for images of one size
         if isinstance(given, Backbone) and network.preprocessing.size != seen.size:
             raise DataError(
-                f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), the backbone '
-                f'to share its weights {seen.size}; only models of one size can share it.'
+                f'{str(folder)!r} takes images of {network.preprocessing.size} (height, width), but the '
+                f'backbone that shares its weights takes images of {seen.size}. Only models of one size can '
+                'share a backbone.'
             )
         objective = build_objective(entry.get('objective'), classes[task])
         parts[task] = network, entry['head'], classes[task], objective
@@ -303,8 +304,8 @@ def load_backbone(identity: Mapping[str, object], given: str | Path | Backbone |
     if isinstance(given, Backbone):
         if architecture(identity) != architecture(given.identity):
             raise DataError(
-                f'the backbone that was tuned is {architecture(identity)}, the backbone to share its weights '
-                f'is {architecture(given.identity)}; only models of one backbone can share it.'
+                f'the backbone that was tuned is {architecture(identity)}, but the backbone that shares its '
+                f'weights is {architecture(given.identity)}. Only models of one backbone can share weights.'
             )
         backbone = with_same_weights(given)
     else:

@@ -67,7 +67,7 @@ class OpenedFile(Opened):
 
     def objective(self, task: str | None) -> Objective:
         if task is not None:
-            raise UserError(f'task is {task!r}, but the model has one task without a name; leave it out.')
+            raise UserError(f'task is {task!r}, but the model has one task without a name; leave task out.')
         return self._objective
 
     def mixes(self, task: str | None) -> bool:

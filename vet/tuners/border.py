@@ -104,8 +104,9 @@ class Border(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if images.shape[1:] != self.image_shape:
             raise UserError(
-                f'the border was made for images of {tuple(self.image_shape)}, but got '
-                f'{tuple(images.shape[1:])}; give those, or set model.backbone.preprocessing.size.'
+                f'the border was made for images of {tuple(self.image_shape)}; given: '
+                f'{tuple(images.shape[1:])}. Give images of the first shape, or set '
+                'model.backbone.preprocessing.size.'
             )
         rows = self.normalised(self.rows) if self.unit else self.rows
         columns = self.normalised(self.columns) if self.unit else self.columns

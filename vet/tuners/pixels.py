@@ -55,7 +55,8 @@ class Branch(nn.Module):
         """images (B, 3, H, W), features (B, C) -> (B, C)"""
         if images.shape[1:] != self.image_shape:
             raise UserError(
-                f'the branch was made for images of {tuple(self.image_shape)}, but got '
-                f'{tuple(images.shape[1:])}; give those, or set model.backbone.preprocessing.size.'
+                f'the branch was made for images of {tuple(self.image_shape)}; given: '
+                f'{tuple(images.shape[1:])}. Give images of the first shape, or set '
+                'model.backbone.preprocessing.size.'
             )
         return features + self.scale * self.B(self.A(images.flatten(1))).to(features.dtype)

@@ -84,7 +84,10 @@ def test_networks_without_blocks_are_refused():
     model = trained(next(case for case in CASES if str(case) == 'BitFit'), 'resnet')
     model.backbone.sites.blocks = []
     with (
-        pytest.raises(UserError, match='ResNet has no blocks that could be computed again; set it to False'),
+        pytest.raises(
+            UserError,
+            match='ResNet has no blocks that could be computed again. Set train.gradient_checkpointing to False',
+        ),
         blocks_recomputed(model),
     ):
         pass

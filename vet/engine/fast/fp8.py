@@ -35,8 +35,8 @@ def refuse_without_fp8(device: torch.device) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f'train.precision is "fp8", but {device} with torch {torch.__version__} cannot multiply matrices '
-            f'of float8 ({str(error).splitlines()[0]}); it takes an NVIDIA GPU from Ada or Hopper on, or a '
-            'newer torch on a CPU. Set it to "bf16".'
+            f'of float8 ({str(error).splitlines()[0]}). Float8 needs an NVIDIA GPU from Ada or Hopper on, or '
+            'a newer torch on a CPU. Set train.precision to "bf16".'
         ) from error
 
 
@@ -56,8 +56,9 @@ def products_in_fp8(model: Classifier) -> Iterator[None]:
                     layers.append(module)
     if not layers:
         raise UserError(
-            'train.precision is "fp8", but no linear layer of the backbone is frozen, read by no tuner, and '
-            f'of sides that are multiples of {MULTIPLE}. Set it to "bf16".'
+            'train.precision is "fp8", but no linear layer of the backbone fits. The layer must be frozen, '
+            f'no tuner may read its weight, and its sides must be multiples of {MULTIPLE}. Set '
+            'train.precision to "bf16".'
         )
     with ExitStack() as stack:
         for layer in layers:

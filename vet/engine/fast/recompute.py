@@ -33,7 +33,8 @@ def blocks_recomputed(model: Classifier) -> Iterator[None]:
             if not names:
                 raise UserError(
                     f'train.gradient_checkpointing is True, but {type(network).__name__} has no blocks that '
-                    'could be computed again; set it to False, or name the blocks in model.backbone.roles.'
+                    'could be computed again. Set train.gradient_checkpointing to False, or name the blocks '
+                    'in model.backbone.roles.'
                 )
             tuned = [module for module in classifier.tuners.modules() if statistics(module)]
             for block in map(network.get_submodule, names):

@@ -7,8 +7,9 @@ runs and seeds share the file, and no run gets wrong features. The file lies in 
 ~/.cache/vet, and may be deleted.
 
 The part behind the cut learns the same as without the cache: bit for bit if torch takes the same kernels,
-otherwise within rounding. On a CPU torch does, measured on ViTs, ResNets, Swins and ConvNeXts. An exception
-is a last batch of an epoch with fewer than 16 images: some products of so few rows have kernels of their own.
+otherwise within rounding. On a CPU, torch takes the same kernels, as measured on ViTs, ResNets, Swins and
+ConvNeXts. The exception is a last batch of an epoch with fewer than 16 images: torch has other kernels for
+some products of so few rows.
 """
 
 import hashlib
@@ -314,8 +315,8 @@ def _compute(temporary: Path, cut: Cut, batches: Iterator[Batch], shape: tuple[i
             if kept.shape[1:] != cut.shape:
                 raise UserError(
                     f'train.cache_features needs images of one size, but some reach {cut.name!r} as '
-                    f'{tuple(kept.shape[1:])} and others as {tuple(cut.shape)}; set it to False, or resize '
-                    'the images.'
+                    f'{tuple(kept.shape[1:])} and others as {tuple(cut.shape)}. Set train.cache_features to '
+                    'False, or resize the images.'
                 )
             write(kept.float().cpu().numpy().tobytes())
         file.write(digest.digest())

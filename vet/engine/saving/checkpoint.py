@@ -102,8 +102,8 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, dict[str, torch.Ten
         tensors = read_tensors(path / TENSORS, '', sha256)
     except DataError as error:
         raise DataError(
-            f'the checkpoint {str(path)!r} cannot be read: {str(error).rstrip()} Give another one with '
-            f'--resume PATH; a checkpoint is a folder step-… with {TENSORS} and {PROGRESS}.'
+            f'the checkpoint {str(path)!r} cannot be read: {str(error).rstrip()} Give another '
+            f'checkpoint with --resume PATH; a checkpoint is a folder step-… with {TENSORS} and {PROGRESS}.'
         ) from error
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
