@@ -1,8 +1,8 @@
 """vet: vision efficient tuning. vet trains a few numbers on a frozen pretrained backbone, and saves a small
 file.
 
-The public names stand in vet/__init__.pyi, which editors read. Each is imported at its first use, because
-torch, timm and torchvision import slowly.
+The public names stand in vet/__init__.pyi, which editors read. Each name is imported at its first use,
+because torch, timm and torchvision import slowly.
 """
 
 import ast

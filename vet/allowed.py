@@ -178,7 +178,8 @@ def choices(hint: object) -> list[str]:
 def must_be(value: Any, hint: object) -> str:
     """The end of a message about a value that does not fit: '… must be …'.
 
-    Only the range, if the type is right. For a list or a dict, also the wrong entry.
+    If the type is right, the text has only the range. For a list or a dict, the text also has the wrong
+    entry.
     """
     origin = typing.get_origin(hint)
     inner = typing.get_args(hint)

@@ -23,7 +23,8 @@ class Argument:
     """An argument of a plugin. hint: its type, with its range. default: REQUIRED if it must be given.
 
     given: the value that vet gives if a config does not, in words, such as the number of classes. Else ''.
-    meaning: from the docstrings of the plugin and of its base classes. If these do not say it, `given`.
+    meaning: from the docstrings of the plugin and of its base classes. If these do not explain the argument:
+        `given`.
     """
 
     name: str

@@ -262,11 +262,11 @@ def build_trainer(
     name: the task, or the `model` below: build_trainer('configs/quickstart.py').
     default_args (or keyword arguments):
         model: a config path, a model folder, a model id that vet knows, or a config.
-        network: in place of the config's model: a network of your own, with its classifier. It is trained in
+        network: in place of the config's model: a network of your own, with its classifier. vet trains it in
             place. vet.load(folder, network) opens the model folder. `model` is optional then.
         tuners: for `network`: a list, such as [vet.LoRA(rank=8)].
         train: for `network`: names of further parameters that train whole, as for vet.tune.
-        preprocessing: for `network`: the images that it takes, such as dict(size=224, mean=…, std=…).
+        preprocessing: for `network`: the network's images, such as dict(size=224, mean=…, std=…).
         work_dir: default work_dirs/<name of the config>/<time>.
         train_dataset, eval_dataset: datasets or config entries, in place of the config's train and test. A
             dataset has `classes`, or wraps such datasets (Subset, random_split, ConcatDataset), or is a

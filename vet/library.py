@@ -161,9 +161,9 @@ def tune(
         dict of keyword arguments. None: a black image of the size that the network's library states.
     modules_to_save: PEFT's name: the names, or ends of paths, of modules that train whole, beside `train`.
     Returns the tuned network, an ordinary module: tuned(images) computes what net(images) computes. The
-    classifier is what the network's library (timm, torchvision, transformers) calls its classifier. For
-    another network, nothing but the tuners and `train` trains, and vet warns. UserError if a tuner cannot
-    act, or if nothing would train. Then the network is as it was.
+    classifier is what the network's library (timm, torchvision, transformers) calls its classifier. In
+    another network, only the tuners and the parameters of `train` train, and vet warns. UserError if a tuner
+    cannot act, or if nothing would train. Then the network is as it was.
     """
     require_network(net)
     sets = tuners[0] if len(tuners) == 1 and isinstance(tuners[0], Mapping) else {FIRST: tuners}

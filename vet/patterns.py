@@ -1,6 +1,6 @@
-"""Patterns for names: regular expressions in RE2's syntax, which take linear time whoever wrote them.
+"""Patterns for names: regular expressions in RE2's syntax. They take linear time, whoever wrote them.
 
-Python's `re` may need forever, such as for '((.+)+)+X' and a name of thirty letters. RE2 has no look-ahead,
+Python's `re` may never end: '((.+)+)+X' and a name of thirty letters are an example. RE2 has no look-ahead,
 no look-behind and no back-references.
 """
 

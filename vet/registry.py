@@ -81,7 +81,7 @@ def require_arguments(
     """UnknownNameError for an argument that is not accepted, UserError for a value that does not fit its
     hint.
 
-    plugin, argument: what gets the arguments, and what each is, in words.
+    plugin: the plugin that gets the arguments, in words. argument: a word for each argument.
     elsewhere: {argument of another library: what vet has in its place}.
     """
     for key in given:

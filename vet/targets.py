@@ -8,7 +8,7 @@
 | numbers | a tuple of floats, one for each name |
 | a mask | a uint8 tensor (H, W): the class of each pixel, or IGNORED |
 
-A plain form is a plain form of itself. Plain forms of equal targets are equal.
+The plain form of a plain form is the same plain form. Plain forms of equal targets are equal.
 """
 
 import math

@@ -41,8 +41,8 @@ def modules_of_class_token(network: Any) -> list[nn.Module]:
 def class_token_only(network: Any) -> Iterator[None]:
     """Within this context, the last block of the network gives (B, 1, C), its class token.
 
-    Without effect if the network is not one of `pools_class_token` any more, or if the block or its attention
-    has another forward.
+    The context has no effect if `pools_class_token` is no longer true for the network, or if the block or its
+    attention has another forward.
     """
     last = network.blocks[-1]
     if not pools_class_token(network) or any('forward' in module.__dict__ for module in (last, last.attn)):

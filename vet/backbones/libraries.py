@@ -1,7 +1,7 @@
 """The facts that timm, torchvision and transformers state about a network: its classifier, and the images it
 takes.
 
-The file registers nothing. library.py asks it about a user's network.
+The file registers nothing. library.py asks this file about a user's network.
 """
 
 import re

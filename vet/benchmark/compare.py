@@ -1,10 +1,11 @@
 """Compares two sets of results: is the difference of two means larger than the noise of the seeds?
 
 The test is Welch's t of the two means over seeds, which does not need equal variances. Runs are not paired by
-seed. One seed gives two tuners the same batches, but this need not help or harm both alike. With three seeds,
-pairing would leave 2 degrees of freedom in place of up to 4. If a seed does help both, Welch's t errs to the
-safe side. p and the verdict are corrected for the number of compared cells (Holm 1979). The 95 % interval of
-a cell is not corrected. If nothing differs, the chance that at least one verdict is 'differs' is 5 %.
+seed. One seed gives two tuners the same batches. But the same batches may help one tuner and harm the other.
+With three seeds, pairing would leave 2 degrees of freedom in place of up to 4. If a seed does help both,
+Welch's t errs to the safe side. p and the verdict are corrected for the number of compared cells (Holm 1979).
+The 95 % interval of a cell is not corrected. If nothing differs, the chance that at least one verdict is
+'differs' is 5 %.
 If the seeds of both cells have no noise at all, any difference counts.
 """
 

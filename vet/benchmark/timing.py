@@ -1,5 +1,5 @@
-"""Timing: makes a few training steps of a run, for an estimate. vet needs this if no similar run was
-measured. Also the start of a process. All runs on this machine share one start.
+"""Timing: makes a few training steps of a run, for an estimate. vet needs this estimate if no similar run was
+measured. The file also measures the start of a process, which all runs on this machine share.
 """
 
 import subprocess

@@ -67,7 +67,7 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _way_on(folder: Path) -> str:
-    """How a fit goes on that a signal has ended. Only the last training can go on."""
+    """How to continue a fit after a signal. Only the last training can continue."""
     if any((folder / 'tuned' / 'checkpoints').glob('step-*')):
         command = ['vet', 'train', str(folder / 'config.py'), '--work-dir', str(folder / 'tuned')]
         return f'To go on: {shlex.join([*command, "--resume", "auto"])}'

@@ -14,7 +14,7 @@ Handlers = dict[int, Any]  # by the number of the signal, as signal.signal takes
 
 
 def stop_at_once() -> Handlers:
-    """From now on, a signal ends the process at once, with 128 + n. Handlers of the user's stay.
+    """From now on, a signal ends the process at once, with 128 + n. Handlers that the user has set stay.
 
     During imports there is nothing to save, and imported code could catch an exception. Returns the former
     handlers.

@@ -26,8 +26,8 @@ def program() -> None:
 
 
 def main() -> None:
-    """Runs the command in sys.argv, also within another program. Afterwards, signals have their handlers of
-    before.
+    """Runs the command in sys.argv, also within another program. Afterwards, signals have their former
+    handlers.
     """
     former = stop_at_once()
     try:

@@ -99,10 +99,10 @@ def find_parts(
     """For each site, the rows of its weight that make the queries 'q', the keys 'k' and the values 'v'.
 
     {} if nothing shows the rows.
-    Some networks have a fused projection, as [q; k; v] or head by head. Others have one projection each. So
-    vet watches one forward on `example`, which has one image. The products around each softmax are q k' and p
-    v. Gradients show which rows of a weight reach q, k and v. Every row must reach exactly one of them. If a
-    weight has q, k and v, other rows of the weight may reach none.
+    Some networks have a fused projection, as [q; k; v] or head by head. Other networks have separate
+    projections of q, k and v. So vet watches one forward on `example`, which has one image. The products
+    around each softmax are q k' and p v. Gradients show which rows of a weight reach q, k and v. Every row
+    must reach exactly one of them. If a weight has q, k and v, other rows of the weight may reach none.
     """
     found: dict[str, dict[str, Rows]] = {}
     # by site, the module whose forward is watched: the nearest module around the site, then the next

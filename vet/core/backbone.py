@@ -1,6 +1,6 @@
 """Backbone: a frozen pretrained network with its preprocessing, its sites and its identity.
 
-Mostly the network has no classifier. backbones/ makes backbones, tuners edit them, ImageClassifier calls
+Most of these networks have no classifier. backbones/ makes backbones, tuners edit them, ImageClassifier calls
 them.
 """
 

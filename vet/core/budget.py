@@ -32,7 +32,8 @@ CALLS = 500_000
 class Budget(OperationsMode):
     """Within this context, a tensor that is too large is refused before it is made.
 
-    Also refused: more tensors than TENSORS, more operations than OPERATIONS, and more calls than CALLS.
+    The context also refuses more tensors than TENSORS, more operations than OPERATIONS, and more calls than
+    CALLS.
     """
 
     def __init__(self) -> None:
@@ -126,7 +127,7 @@ def rehearse_building(build: Callable[[], object]) -> None:
 
 @contextmanager
 def unbounded() -> Iterator[None]:
-    """Within, a Budget counts calls alone: code on the meta device takes neither memory nor operations."""
+    """Within this context, a Budget counts only calls: the meta device takes no memory and no operations."""
     budget = _budget.get()
     if budget is None:
         yield

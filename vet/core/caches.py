@@ -23,9 +23,9 @@ OWN = {*vars(nn.Module()), BEFORE, FILLED, 'forward', '_reweighted', '_route'}
 
 @contextmanager
 def caches_recorded(network: nn.Module) -> Iterator[None]:
-    """Run a forward within.
+    """Run a forward within this context.
 
-    Afterwards each module has its earlier state, and notes what the forward changed.
+    Afterwards, each module has its earlier state, and notes what the forward changed.
     """
     modules = list(network.modules())
     numbers = [
@@ -45,9 +45,9 @@ def caches_recorded(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def caches_discarded(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Run a forward within.
+    """Run a forward within this context.
 
-    Afterwards each module has its earlier state, with the numbers in its buffers.
+    Afterwards, each module has its earlier state, with the numbers in its buffers.
     """
     modules = list(modules)
     numbers = [(buffer, buffer.clone()) for module in modules for _, buffer in _own_buffers(module)]

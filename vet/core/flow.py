@@ -1,4 +1,4 @@
-"""Watches one forward and finds which layers feed which other layers. So attentions and FFNs are found.
+"""Watches one forward, and finds which layers feed which other layers. So vet finds attentions and FFNs.
 
 A layer is a Linear, a convolution, or the packed projection of nn.MultiheadAttention. A tensor comes from the
 nearest layers before it. If a module multiplies two tensors that come from layers inside the module, these
@@ -51,7 +51,7 @@ class Layers:
 
 
 class Flow(TorchFunctionMode):
-    """Within, follows all tensors of `network`.
+    """Within this context, follows all tensors of `network`.
 
     The dry run reports by `enter` and `leave` which module runs.
     """

@@ -1,7 +1,7 @@
 """The attentions and the FFNs within a network's blocks: 'attn', 'mlp' and their parts.
 
-The dry run finds most of them (see core.flow). Where the dry run cannot, names help. This file has all such
-names.
+The dry run finds most of them (see core.flow). Where the dry run finds nothing, names of modules help. This
+file has all these names.
 """
 
 import re

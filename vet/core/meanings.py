@@ -17,7 +17,7 @@ OLDER: Mapping[str, tuple[str, Entry]] = {
 
 
 def of_today(entry: Entry) -> Entry:
-    """An older entry of model.tuners, written so that it means today what it meant then."""
+    """An older entry of model.tuners in the form of today, with the same meaning."""
     given = entry.get('type') if isinstance(entry, Mapping) else None
     if not isinstance(given, str) or given not in OLDER:
         return entry

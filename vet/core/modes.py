@@ -32,7 +32,7 @@ def in_eval(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, modules may change their modes; after it, each is in the mode that it was in."""
+    """Within this context, modules may change their modes. Afterwards, each module has its old mode."""
     modes = [(module, module.training, module.__dict__.get(ASKED)) for module in modules]
     try:
         yield
@@ -63,8 +63,8 @@ def modes_noted(modules: Iterable[nn.Module]) -> Callable[[], None]:
 
 
 def uncompiled() -> AbstractContextManager:
-    """Within, a compiled network runs uncompiled. To compile a graph for one image would take a minute, and
-    the code that watches the network would be compiled too.
+    """Within this context, a compiled network runs uncompiled. To compile a graph for one image would take a
+    minute, and the code that watches the network would be compiled too.
     """
     return torch.compiler.set_stance('force_eager') if has_compiled() else nullcontext()
 

@@ -1,5 +1,5 @@
-"""MultiTaskClassifier: several classifiers whose tuners share parameters. Each has its frozen weights and its
-head.
+"""MultiTaskClassifier: several classifiers whose tuners share parameters. Each classifier has its frozen
+weights and its head.
 
 W_t = W0_t + B A for every task t. All tasks train one A and B, or one A and a B each.
 """

@@ -16,7 +16,8 @@ from vet.torch_private import buffers_of, parameters_of
 def replaced(
     modules: Iterable[nn.Module], replace: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[dict[int, object]]:
-    """Within, replacements stand for the modules' parameters and buffers, if they differ from these.
+    """Within this context, replacements stand for the modules' parameters and buffers, if they differ from
+    these.
 
     Gives {id of a tensor: replacement}.
     """

@@ -10,9 +10,9 @@ A call of a reweighted module goes through these layers, from the inside to the 
 
 Other code may write the instance's `forward` too, such as accelerate when it removes a hook. If the new
 function calls vet's forward, it stays around that forward (5). If not, vet's forward goes around the function
-(2). A hook sees that at the next call, see `_watch`. A graph of torch.compile has no such hook. If other code
-writes a forward after the compilation, the graph computes without the reweights until the network is called
-once without the graph.
+(2). A hook notices the function at the next call, see `_watch`. A graph of torch.compile has no such hook. If
+other code writes a forward after the compilation, the graph computes without the reweights until the network
+is called once without the graph.
 
 A reweighted module keeps its tensors and its `state_dict` keys. core.merge writes the new tensors into the
 module, and takes the reweights off. A module without reweights has its old forward.

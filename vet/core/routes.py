@@ -1,7 +1,7 @@
 """Routes: the ways to compute the low-rank update of a layer. They give equal numbers, up to rounding.
 
-This file owns the choice between them. core.products reads the choice. Only engine/fast/routes.py makes one:
-a training measures the routes, or takes those of `train.routes`. Everything else takes the rule of
+This file owns the choice between them. core.products reads the choice. Only engine/fast/routes.py makes a
+choice: a training measures the routes, or takes those of `train.routes`. Everything else takes the rule of
 core.products: evaluation, `pipeline`, `vet.tune` in a user's own loop.
 
 | route | computes |

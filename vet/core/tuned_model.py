@@ -33,9 +33,9 @@ class TunedModel(SeveralTasks):
         untouched.
     A batch of several tuners is one forward of the backbone, if the edits of all act on each image by itself.
     Such edits are low-rank updates of Linear layers and convolutions, adapters, and additions to the
-    features. Other tuners form weights or add tokens (thawed values, prompts). They get one forward per
-    tuner. Threads may share the model. Each thread then names its tuner in the call, because `use` acts on
-    all threads. `disabled` acts on its own thread.
+    features. Other tuners form weights or add tokens (thawed values, prompts). Each such tuner gets a
+    separate forward. Threads may share the model. Each thread then names its tuner in the call, because `use`
+    acts on all threads. `disabled` acts on its own thread.
     """
 
     def __init__(self, backbone: Backbone, tasks: Mapping[str, ImageClassifier]):

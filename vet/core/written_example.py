@@ -1,6 +1,6 @@
 """An example as a model folder writes it: shapes and types, without numbers. So `vet.load` needs no example.
 
-hub/network_folder.py reads it by the rule EXAMPLE.
+hub/network_folder.py reads the example by the rule EXAMPLE.
 """
 
 import math

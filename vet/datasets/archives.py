@@ -90,9 +90,10 @@ def fetch_whole(url: str, path: Path) -> None:
 
 
 def unpack_whole(archive: Path, folder: Path) -> None:
-    """`unpack`, but a file or a folder of the archive appears in `folder` when the archive is unpacked whole.
+    """The same as `unpack`, but files and folders appear in `folder` only after the whole archive is
+    unpacked.
 
-    A reader that finds a folder takes the folder for whole.
+    The reason: a reader that finds a folder expects a complete folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.unpack-') as name:

@@ -68,7 +68,7 @@ def _name(name: object) -> str:
 def warn_of_likes(names: Iterable[str]) -> None:
     """A DataWarning if two names of folders or labels differ only in case or in spaces at their ends.
 
-    Typing errors do. Single letters may differ in case: the classes of EMNIST are an example.
+    Typing errors make such names. Names of one letter may differ in case, as the classes of EMNIST do.
     """
     first = dict[str, str]()
     for name in names:

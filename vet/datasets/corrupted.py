@@ -80,7 +80,7 @@ class Corrupted(ImageDataset):
 
     dataset: a config entry, such as dict(type='Flowers102', split='test').
     corruption: gaussian_noise, shot_noise, impulse_noise, gaussian_blur, brightness, contrast, pixelate or
-        jpeg_compression, as in ImageNet-C. gaussian_blur is one of its extra corruptions. Its blurs by
+        jpeg_compression, as in ImageNet-C. gaussian_blur is an extra corruption of ImageNet-C. Its blurs by
         defocus, glass, motion and zoom, its weather and its elastic transform are not here.
     severity: 1 to 5, as in ImageNet-C.
     """

@@ -29,9 +29,9 @@ class PublishedDataset(ImageDataset):
 
     root: the data root, which holds one folder per dataset.
     split: 'train' or 'test' (also 'eval'). Flowers102 also has 'val', and 'train+val' for both.
-    download: True: vet downloads missing data into a folder beside the place, reads the data completely, and
-        moves the folder into place by one rename. So an interrupted download leaves no half-filled folder.
-        False: missing data are an error, which says how to get the data.
+    download: True: vet downloads missing data into a folder beside the final place, reads the data
+        completely, and moves the folder into place by one rename. So an interrupted download leaves no
+        incomplete folder. False: missing data are an error, which says how to get the data.
     vet never changes data that are there.
     DataError if data are missing, incomplete or not the published data. Without a network, the error comes
     within seconds.

@@ -31,7 +31,8 @@ Entry = dict[str, Any]
 
 
 def backbone_entry(name: str | None, checkpoint: str | None) -> Entry:
-    """The config entry of the backbone. UserError if the weights are not at hand and cannot be had.
+    """The config entry of the backbone. UserError if the weights are not on this machine, and cannot be
+    downloaded.
 
     name: small, base or large; a timm name; 'trial', the small ViT that ships with vet; a file of weights
         whose name begins with the timm name, or beside which Hugging Face's config.json names the network;

@@ -15,8 +15,8 @@ def divide(
     labels, groups: of each photo. A group stays in one split.
     holdout: the share of test, in each class. val is half as large. Each class has at least one photo in each
         split, if the class has LEAST groups.
-    given: the splits that the user has made. Photos of test stay in test, and photos of val stay in val. Only
-        what is missing is taken from train.
+    given: the splits that the user has made. Photos of test stay in test, and photos of val stay in val. A
+        missing split is taken from train.
     """
     splits: list[str | None] = list(given) or [None] * len(labels)
     made = set(splits) - {None}

@@ -123,8 +123,8 @@ class TipAdapterHead(TextHead, FittedHead):
     this is Tip-Adapter, without a step. With more epochs the keys k_i train, which is Tip-Adapter-F. The
     texts w never train.
     shots: how many images of each class the cache holds: the first in the order of the dataset.
-    alpha, beta: the released configs start at alpha 1.17 to 10, by dataset, and beta 1, and search both on
-        the validation images.
+    alpha, beta: the released configs begin with alpha from 1.17 to 10, by dataset, and with beta 1. They
+        search both on the validation images.
     file, tower, tower_weights, prompts, scale: see Text.
     Against the released code: the logits. The code takes means over ten augmented views for its keys, and the
     weights of the texts from several prompts. Here a key is of one view, as evaluation sees the image.

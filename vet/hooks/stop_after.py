@@ -13,7 +13,7 @@ from vet.registry import HOOKS
 
 @HOOKS.register_module()
 class StopAfter(Hook):
-    """Stops the training after so many minutes, validations included. The run ends as after its last step.
+    """Stops the training after some minutes, which include validations. The run ends as after its last step.
 
     A resumed run counts the minutes of the earlier processes too, up to the checkpoint.
 

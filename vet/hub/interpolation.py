@@ -44,8 +44,8 @@ def save_between(
 def interpolated(model: ImageClassifier, alpha: float) -> Iterator[None]:
     """Within this context, the weights of the model are (1 - alpha) theta_0 + alpha theta_1.
 
-    theta_1 is the model. theta_0 is the frozen backbone, with the head of before the training if the head
-    knows its start (Text); another head stays as it is. Afterwards, the model is bit for bit as before.
+    theta_1 is the model. theta_0 is the frozen backbone. If the head knows its start (Text), theta_0 has the
+    head of the start. Another head stays as it is. Afterwards, the model is bit for bit as before.
     alpha: 0..1. UserError if a tuner edits the flow through the network, because no weight holds that.
     """
     refuse_alphas(alpha)

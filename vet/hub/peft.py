@@ -1,8 +1,9 @@
 """Reads and writes PEFT's folders: adapter_config.json and adapter_model.safetensors. The package `peft` is
 not needed.
 
-A tensor's name is 'base_model.model.' + the module's path + its name in the method. Both ways use one dict,
-from such names to views of the tuners' tensors. Reading fills the views, writing saves them.
+A tensor's name is 'base_model.model.' + the module's path + its name in the method. Reading and writing use
+the same dict, from such names to views of the tuners' tensors. Reading fills the views, and writing saves the
+views.
 """
 
 import copy

@@ -51,7 +51,8 @@ class AsymmetricLoss(nn.Module):
 
     Ridnik et al. 2021, arXiv:2009.14119
 
-    gamma_neg, gamma_pos: how much less easy classes count that an image lacks, and that the image has.
+    gamma_neg: with a larger number, easy classes count less, among the classes that an image lacks.
+    gamma_pos: the same, among the classes that an image has.
     clip: a class that the image lacks counts nothing at a score below `clip`.
     """
 

@@ -19,7 +19,7 @@ class FocalLoss(nn.Module):
 
     Lin et al. 2017, arXiv:1708.02002
 
-    gamma: 0 is cross-entropy. The larger, the less easy images count.
+    gamma: 0 is cross-entropy. With a larger gamma, easy images count less.
     alpha: only for a set of classes: the weight of the classes that an image has; the other classes get
         1 - alpha. None: no weights.
     kind: the objective's kind of target.

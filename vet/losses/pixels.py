@@ -1,5 +1,7 @@
-"""Losses of the pixels of masks (B, H, W). Pixels of IGNORED are left out. Each gives one number for each "
-"image."""
+"""Losses of the pixels of masks (B, H, W). Pixels of IGNORED are left out.
+
+Each loss gives one number for each image.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -26,8 +26,8 @@ class Segmentation(Objective):
     each pixel. `pipeline` returns {'masks': [...], 'labels': [...], 'scores': [...]}, as ModelScope does: a
     mask (H, W) of 0 and 1, uint8, for each class that some pixel has. The largest mask is the first. A score
     is the mean of softmax(outputs) over the pixels of the mask.
-    overlap: an image that is larger than the network's images is seen through windows. This share of a window
-        is at least in the next window too.
+    overlap: the least share of a window that is also in the next window. An image that is larger than the
+        network's images is seen through windows.
     """
 
     targets = 'a mask'

@@ -9,7 +9,8 @@ from torch import nn
 
 @contextmanager
 def at_worst(parameters: Iterable[nn.Parameter], rho: float) -> Iterator[None]:
-    """Within this context, the parameters are w + rho g / ||g||, for their gradients g, which are taken away.
+    """Within this context, the parameters are w + rho g / ||g||. g are their gradients, which this context
+    removes.
 
     Afterwards, the parameters are w again, bit for bit. Gradients that were made in the context stay.
     rho: the distance, above 0. ||g||: the norm over all parameters together.

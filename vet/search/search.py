@@ -1,7 +1,7 @@
 """Tries candidates by asynchronous successive halving (Li et al. 2018, arXiv:1810.05934), with Optuna.
 
-Every trial has the schedule of a whole training. A trial that is not among the best third after a ninth, or
-after a third, of the epochs ends there. Optuna's journal, a file in the run's folder, holds all trials, so a
+Every trial has the schedule of a whole training. After a ninth and after a third of the epochs, a trial ends
+if the trial is not among the best third. Optuna's journal, a file in the run's folder, holds all trials, so a
 search that was killed goes on.
 """
 

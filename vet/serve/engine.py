@@ -1,4 +1,7 @@
-"""Engine: what a server does with images. The routes know an engine alone, not where it computes."""
+"""Engine: the work of a server with images.
+
+The routes know only the engine, and not where the engine computes.
+"""
 
 import asyncio
 import io

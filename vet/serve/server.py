@@ -15,7 +15,7 @@ HEAD_BYTES = 64 * 1024  # of the first line and the headers of a request
 
 
 class Server(uvicorn.Server):
-    """A server on one socket. SIGTERM and Ctrl-C drain the server: it takes no new request, and ends."""
+    """A server on one socket. At SIGTERM and Ctrl-C, the server takes no new request, and then ends."""
 
     def __init__(self, app: ASGIApp, limits: Limits):
         class Protocol(_PatientProtocol):

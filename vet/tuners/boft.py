@@ -61,8 +61,8 @@ class BOFT(Tuner):
     """s * (W R'), where R is a product of `factors` rotations of blocks, so that R mixes far inputs too.
 
     One factor is OFT with trained scales s of the outputs.
-    block: the size of a block. If `block` 2^(factors - 1) does not divide the inputs, the largest smaller
-        block is taken that fits. With several factors, blocks are even.
+    block: the size of a block. If `block` 2^(factors - 1) does not divide the inputs, vet takes the largest
+        smaller block that fits. With several factors, blocks are even.
     factors: the number of rotations of blocks.
     at: weights of Linear layers and convolutions.
     Parameters per site: factors x in kH kW / groups x block + out. Half of the numbers of a block act,

@@ -44,7 +44,7 @@ class C3A(Tuner):
     """W + C / in: C has blocks of `block` x `block`, and each block is the circular convolution by a vector.
 
     The rank of a block may be full, with as many trained numbers as the block has rows.
-    block: the size of a block. The largest common divisor of inputs and outputs up to `block` is taken.
+    block: the size of a block. vet takes the largest common divisor of inputs and outputs up to `block`.
     at: weights of Linear layers and convolutions.
     Parameters per site: out x in kH kW / groups / block.
     Against the released code: the formula of PEFT's C3A on Linear layers, and its start at zero

@@ -32,9 +32,9 @@ class GPS(Tuner):
         values.
     bias: whether the biases b train too, as in the authors' code. The authors' code takes every weight except
         the norms'. vet takes the weights of the stem and the blocks.
-    images: the number of training images that choose (the authors: all). A batch holds each image
-        once, so the second view of an image is its mirror image. `prepare` needs the memory of full tuning
-        with twice the batch.
+    images: the number of training images from which GPS chooses. The authors take all. A batch holds each
+        image once, so the second view of an image is its mirror image. `prepare` needs the memory of full
+        tuning with twice the batch.
     Against the released code: masks, output and gradients. The code also trains layer scales (ConvNeXt's
         gamma), and chooses connections in every weight, also in those between the stages.
     Parameters per site: k out, and out of a bias; ViT-B/16, k = 1: 83,712, and 83,712 of biases.

@@ -76,7 +76,7 @@ class Rotation(Delta):
 class OFT(Tuner):
     """W R': R rotates each block of `block` input channels, so that angles between the rows of a block stay.
 
-    block: the size of a block. If `block` does not divide the inputs, the largest smaller divisor is taken.
+    block: the size of a block. If `block` does not divide the inputs, vet takes the largest smaller divisor.
     terms: None, or how many powers of Q stand for the inverse in Cayley's transform. PEFT takes 5.
     at: weights of Linear layers and convolutions.
     Parameters per site: in kH kW / groups x (block - 1) / 2.

@@ -1,4 +1,5 @@
-"""Res-Tuning-Bypass: a path of thin residual adapters beside the blocks. The last block gives its result.
+"""Res-Tuning-Bypass: a path of thin residual adapters beside the blocks. The last block gives the result of
+the path.
 
 The frozen blocks need no backward pass.
 

@@ -134,9 +134,10 @@ class SSF(Tuner):
     If a module has no bias, such as a convolution before a batch norm, SSF adds no beta. So the merged
     network has the same keys. A norm that is a scale and a shift alone (ResMLP's Affine) trains itself.
     Against the released code: output, gradients and start on a ViT, and output and gradients on a Swin
-        (largest difference 4e-16 of 2), where the code leaves out the scale behind the norms of the mergings:
-        it compares a list with a text. vet has these scales. By reading, on ConvNeXt the code also scales
-        behind the downsampling convolutions, and scales before the last norm, not behind it.
+        (largest difference 4e-16 of 2). On a Swin, the code leaves out the scale behind the norms of the
+        mergings, because the code compares a list with a text. vet has these scales. By reading, on ConvNeXt
+        the code also scales behind the downsampling convolutions, and scales before the last norm, not
+        behind this norm.
     ViT-B/16: 205,824 parameters, that is 2 C of the stem, 12 blocks of 2 x 11 C, 2 C of the last norm.
     """
 

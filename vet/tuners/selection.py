@@ -123,7 +123,7 @@ class Partial(Tuner):
 class BitFit(Tuner):
     """Every bias of the backbone trains.   Ben Zaken et al. 2021, arXiv:2106.10199
 
-    Against the released code: the same parameters, which are all whose name says bias. The code is for BERT.
+    Against the released code: the same parameters, all whose name says bias. The code is for BERT.
     On a ViT, output and gradients equal those of the study ViT_PEFT_Vision (difference 0).
     ViT-B/16: 102,912 parameters, that is 12 blocks of 11 C and the biases of the patch embedding and the last
     norm.

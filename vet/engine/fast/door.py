@@ -9,7 +9,7 @@ file of the folder.
 | 2 | frozen linear layers multiply in float8 | fp8.py | `train.precision='fp8'` | for the training |
 | 3 | frozen weights are stored in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
 | 4 | frozen norms keep their input in bf16 | frozen_in_bf16.py | bf16 and fp8 | for the training |
-| 5 | blocks leave out unread work | core/model.py: `features_only` | `train.shortcuts` | in each step |
+| 5 | blocks skip work that nobody reads | core/model.py: `features_only` | `train.shortcuts` | in each step |
 | 6 | attention by products of bf16 | attention_in_bf16.py | `train.shortcuts`, bf16, CPU | in each step |
 | 7 | blocks are computed again | recompute.py | `train.gradient_checkpointing` | in each step |
 | 8 | low-rank updates take the fastest route | routes.py | `train.routes` | for the training |
@@ -18,7 +18,7 @@ file of the folder.
 frozen_norms.py finds the norms of 4 and 9.
 
 Why this order:
-- 1 is before all others, so that the memory that they free stays too.
+- 1 is before all others, so that the memory that the other tricks free also stays.
 - 2 is before 3, because the products in float8 are rounded from the exact weights, which 3 puts aside.
 - 3, 4 and 9 stay for the whole training. They change the frozen network once, and not in each step.
 - 5 to 7 are around the forward and the backward pass of a step, because 7 calls blocks in the backward pass.

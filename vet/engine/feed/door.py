@@ -12,8 +12,8 @@ No file outside this folder imports another file of the folder.
 | cut.py | where this part begins in a network |
 | views.py | checks of transforms before a run |
 
-If features are kept, they stand in place of images. If not, and the image cache has the images, they come
-from there. If not, they come from the dataset.
+If vet keeps features, the features stand in place of the images. Otherwise, the images come from the image
+cache, if the cache has them. Otherwise, the images come from the dataset.
 """
 
 from collections.abc import Iterator
