@@ -1,5 +1,5 @@
-"""Every private name of torch, torchvision and accelerate that vet uses: its purpose, and what happens if a
-later version has lost it.
+"""Every private name of torch, torchvision and accelerate that vet uses: its purpose, and the consequence if
+a later version has lost the name.
 
 vet uses no private name of timm. No other file of vet uses a private name; tests/test_torch_private.py reads
 the tree, and removes each name in turn. A function here looks its name up in each call. Without the name, the

@@ -180,8 +180,8 @@ Classifier = ImageClassifier | MultiTaskClassifier
 
 
 def share_equal_weights(backbones: Sequence[Backbone]) -> None:
-    """Makes untouched backbones with the same weights share their tensors, so that they use the memory of
-    one.
+    """Makes untouched backbones with the same weights share their tensors, so that together they use the
+    memory of one backbone.
     """
     first: dict[str, Backbone] = {}
     for backbone in backbones:

@@ -21,7 +21,7 @@ POINT: How = ((1, 1), (0, 0), (1, 1))  # of a 1 x 1 convolution
 
 
 def rule(module: nn.Module, x: torch.Tensor) -> str:
-    """The route of a layer for which no training has chosen one.
+    """The route of a layer for which no training has chosen a route.
 
     If x has more positions than W has columns, the fused product is cheaper than B (A x). The fused product
     needs no pass over the output, and no second gradient of x.

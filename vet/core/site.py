@@ -148,8 +148,8 @@ class Site:
 
         value: one value, a list by depth, or a dict of path patterns, in which the first pattern that fits
             counts. None: no pattern fits. UserError for a pattern that fits no site at all.
-        A pattern is a module path or a part of one, with wildcards ('blocks.[0-3]', 'attn.qkv', '*.fc1'). If
-        a pattern fits no site in this way, it is a regular expression that is searched for in the path.
+        A pattern is a module path or a part of a path, with wildcards ('blocks.[0-3]', 'attn.qkv', '*.fc1').
+        If a pattern fits no site in this way, it is a regular expression that is searched for in the path.
         """
         if isinstance(value, Mapping):
             fitting = [_fitting(pattern, self.found or (self.name,), name) for pattern in value]

@@ -84,7 +84,7 @@ class TunedModel(SeveralTasks):
         return None if self._is_disabled() else self._active
 
     def use(self, task: str) -> None:
-        """Makes a tuner the active one. No weight is touched."""
+        """Makes a tuner the active tuner. No weight is touched."""
         self.for_task(task)
         self._active = task
 

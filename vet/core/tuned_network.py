@@ -88,8 +88,8 @@ class TunedNetwork(FrozenNetwork):
         self.__class__ = class_with_signature(*classes)
 
     def forward(self, *args: object, **kwargs: object) -> Any:
-        """The network's output. UserError while the network is merged and trains, and if the network does not
-        take the input because the input has another form than the example.
+        """The network's output. UserError while the network is merged and trains. UserError also if the
+        network does not take the input, because the input has another form than the example.
         """
         refuse_training(self.tuners, self.training)
         if torch.compiler.is_compiling() and self._names is None:  # a graph holds no errors of vet

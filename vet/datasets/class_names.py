@@ -20,8 +20,8 @@ def class_list(classes: object) -> list[str]:
 
     classes: names in order, each a text or a whole number; a dict {name: number} or {number: name}, whose
         numbers are the labels (a Series of pandas is such a dict); or the name of a known list.
-    UserError for a set, which has no order, for a name that is there twice, for a name that is empty or no
-    text (None, NaN, bytes), and for a name that no file can hold.
+    UserError for a set, which has no order. UserError also for a name that is there twice, that is empty,
+    that is no text (None, NaN, bytes), or that no file can hold.
     """
     if isinstance(classes, str):
         if classes not in LISTS:

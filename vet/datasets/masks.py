@@ -26,8 +26,8 @@ class Values:
 
     classes: the names of the numbers 0, 1, …; or {name: number}; or {name: colour}.
     ignore: the numbers or colours of pixels without a class. The number 255 is always such a number.
-    UserError for a number that is not in 0..65,535, for a colour that is not three numbers in 0..255, for
-    numbers beside colours, and for a number or colour with several meanings.
+    UserError for a number outside of 0..65,535, and for a colour that is not three numbers in 0..255.
+    UserError also for numbers beside colours, and for a number or a colour with several meanings.
     """
 
     def __init__(self, classes: Sequence[str] | Mapping[str, Pixel], ignore: Sequence[Pixel] = ()):

@@ -86,7 +86,8 @@ def score(
     """The objective's scores (N, …) and the targets (N, …) of all N images, in order.
 
     Each image counts once, for any N.
-    then: what becomes of the model's outputs (B, …). None: the objective's scores.
+    then: a function of the model's outputs (B, …), whose results replace the scores. None: the objective's
+        scores.
     tta: the views of each image. None: one view.
 
     UserError for a dataset without images.

@@ -1,6 +1,7 @@
 """Shows where a network looks, by Grad-CAM and attention rollout: heat in 0..1 for each place of an image.
 
-Both read what the dry run of the backbone has found: blocks, axes of channels, and the grid of the tokens.
+Both methods read the facts of the dry run of the backbone: blocks, axes of channels, and the grid of the
+tokens.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -2,7 +2,7 @@
 
 Only the command `vet fit` imports this room. vet/check reads the photos.
 
-- prepared.py reads the photos and leaves out what cannot be learned from.
+- prepared.py reads the photos, and leaves out photos from which nothing can be learned.
 - split.py divides the photos.
 - choices.py chooses a backbone and the length of the training.
 - recipe.py writes the config.

@@ -9,7 +9,8 @@ A run calls the points in this order:
         before_val_epoch, after_val_epoch                          if the epoch is validated
     after_run
 
-A run without validation images validates no epoch, as in mmengine. vet warns of a hook that waits for one.
+A run without validation images validates no epoch, as in mmengine. vet warns of a hook that waits for a
+validation.
 
 Each point gets the run as `runner` (vet/hooks/runner.py: Runner). A hook reads `runner.epoch`, `runner.iter`
 and `runner.model`, and calls `runner.log(name=number)`, `runner.stop()` and `runner.save()`.

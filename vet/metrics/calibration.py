@@ -22,7 +22,7 @@ def calibration_error(says_N: np.ndarray, is_so_N: np.ndarray, bins: int = BINS)
     """The sum over bins of n_b / N |mean of is_so - mean of says|.
 
     Bin b holds the scores in ((b - 1) / M, b / M]. The first bin also holds 0.
-    says_N: scores in 0..1. is_so_N: whether what a score says is so. bins: M.
+    says_N: scores in 0..1. is_so_N: whether the statement of each score is true. bins: M.
     """
     bin_N = np.clip(np.ceil(says_N * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(bin_N, is_so_N.astype(float) - says_N, minlength=bins)

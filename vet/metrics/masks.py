@@ -1,7 +1,8 @@
 """Metrics of masks, from counts of pixels over all images.
 
-Each metric is a function: scores (N, K, 2), the pixels of each class that the model says, and the right ones
-among them; labels (N, K), the pixels of each class in the mask -> a number in 0..1, or {class: number}.
+Each metric is a function: scores (N, K, 2), the pixels of each class that the model says, and the right
+pixels among these; labels (N, K), the pixels of each class in the mask -> a number in 0..1, or {class:
+number}.
 """
 
 import numpy as np

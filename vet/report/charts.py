@@ -63,7 +63,7 @@ def tradeoff(points: Mapping[str, tuple[float, float]], cost: str, quantity: str
 
 
 def calibration(says: np.ndarray, is_so: np.ndarray) -> str:
-    """A reliability diagram. says (N,): scores in 0..1; is_so (N,): whether what has the score is true."""
+    """A reliability diagram. says (N,): scores in 0..1; is_so (N,): whether each statement is true."""
     from sklearn.calibration import calibration_curve
 
     share, mean = calibration_curve(is_so, np.clip(says, 0, 1), n_bins=10)

@@ -1,4 +1,4 @@
-"""The gate: what each request passes before the routes see it.
+"""The gate: each request passes the gate before the routes see the request.
 
 The gate gives a request its id, checks the token, reads the body within limits of bytes and of time, and
 turns errors into answers. It logs and counts each request. A slow or huge request costs no thread.

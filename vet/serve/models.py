@@ -1,7 +1,7 @@
 """Models: which models are in memory. A model is loaded when a request first asks for it.
 
 The models that were not asked for longest leave the memory if `memory` does not suffice. A model whose folder
-has changed is loaded again. A request gets a model that is whole, of one moment.
+has changed is loaded again. A request gets a whole model, as the folder was at one moment.
 """
 
 import asyncio

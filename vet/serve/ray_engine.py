@@ -1,8 +1,8 @@
 """RayEngine: an engine whose networks compute on a Ray cluster, in replicas of Ray Serve.
 
 The process of the server reads requests and writes answers. Ray Serve does the rest. Ray Serve sends images
-of one backbone to replicas that have this backbone (multiplexing), gathers images to batches, and starts
-and ends replicas with the load (autoscaling). Models of one backbone share batches, as in LocalEngine.
+of one backbone to replicas that have this backbone (multiplexing). Ray Serve gathers images to batches, and
+starts and ends replicas with the load (autoscaling). Models of one backbone share batches, as in LocalEngine.
 Needs the extra `ray`.
 """
 

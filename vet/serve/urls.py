@@ -1,7 +1,7 @@
 """URLs of requests: fetched only from hosts that the server was started with, and only from public addresses.
 
-Each redirect is checked too. The address of a host is checked on the open connection, before a byte is sent,
-so that a name server cannot give another address meanwhile.
+Each redirect is checked too. The address of a host is checked on the open connection, before a byte is sent.
+So a name server cannot give another address meanwhile.
 """
 
 import asyncio

@@ -63,7 +63,7 @@ class Heads(Delta):
         return new, bias + self.scale * (p + behind.up @ (behind.down @ bias.to(W.dtype)) + q).to(bias.dtype)
 
     def splits(self, module: nn.Module) -> bool:
-        """Whether the output of the module's own weight is the one that the branch behind reads."""
+        """Whether the branch behind reads the output of the module's own weight."""
         return type(module) is nn.Linear and len(reweights_of(module)) == 1
 
     def split(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -132,7 +132,7 @@ class EmptyTokens(Delta):
 
 
 class KeysAndValues(Delta):
-    """Changes the output of a layer for N + P tokens: the learned keys and values replace the last P ones.
+    """Changes the output of a layer for N + P tokens: learned keys and values replace those of the last P.
 
     The last P queries of the layer are zero.
     parts: the rows of the layer that make the queries 'q', the keys 'k' and the values 'v', which are there.

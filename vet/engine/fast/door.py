@@ -24,7 +24,7 @@ Why this order:
 - 5 to 7 are around the forward and the backward pass of a step, because 7 calls blocks in the backward pass.
   Evaluation comes between two steps, and does not use them.
 - 7 is after 5: a block that is computed again is the block that 5 has made.
-- 8 changes no module. The first step shows what is to be measured, so this step takes the rule.
+- 8 changes no module. The first step shows which routes must be measured. So the first step takes the rule.
 """
 
 from collections.abc import Iterator, Mapping
