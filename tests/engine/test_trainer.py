@@ -75,7 +75,7 @@ def test_no_evaluation_on_demand_while_training(recorded, register_tuner):
     trainer, test = recorded(**{'model.tuners': [dict(type='Impatient')], 'evaluation.before': False})
     [tuner] = trainer.model.tuners
     tuner.trainer = trainer
-    with pytest.raises(TrainingError, match='while training'):
+    with pytest.raises(TrainingError, match='while a training runs'):
         trainer.train()
     assert not test.read
     assert 0 <= trainer.evaluate()['accuracy'] <= 1  # it is over: reading is allowed again

@@ -84,7 +84,7 @@ def test_a_model_of_several_tasks(client, folders, photos):
     refused = ask(client, 'tasks', photos[0])
     assert refused.status_code == 422 and 'left, right' in refused.json()['error']
     refused = ask(client, 'one', photos[0], task='left')
-    assert refused.status_code == 422 and 'leave it out' in refused.json()['error']
+    assert refused.status_code == 422 and 'leave task out' in refused.json()['error']
 
 
 def test_explain_is_the_picture_of_the_command(client, folders, photos):

@@ -233,6 +233,6 @@ def test_a_device_without_it_is_refused(tmp_path, monkeypatch):
     assert trainer.evaluate()['accuracy'] > 0  # which needs none
     with pytest.raises(
         UserError,
-        match=r'"fp8", but cpu with torch .* cannot multiply .* \(no such kernel\); .*Set it to "bf16"',
+        match=r'"fp8", but cpu with torch .* cannot multiply .* \(no such kernel\)\. .*Set train\.precision to "bf16"',
     ):
         trainer.train()
