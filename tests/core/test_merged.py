@@ -124,12 +124,24 @@ def train_the_network(subject):
 
 
 def write(subject):
-    """Into a tuner's numbers, and back."""
+    """Other numbers into a tuner, for one call."""
     parameter = next(subject.tuners[0].parameters())
-    for sign in (1, -1):
-        parameter.data.add_(0)  # is not seen
+    before = parameter.detach().clone()
+    parameter.data.add_(0)  # is not seen
+    try:
         with torch.no_grad():
-            parameter.add_(0, alpha=sign)
+            parameter.add_(1)
+        subject.model(subject.images)
+    finally:
+        with torch.no_grad():
+            parameter.copy_(before)
+
+
+def write_the_same(subject):
+    """As DistributedDataParallel does, when it wraps a model."""
+    with torch.no_grad():
+        for parameter in subject.model.tuners.parameters():
+            parameter.copy_(parameter.clone())
     subject.model(subject.images)
 
 
@@ -154,6 +166,7 @@ ALLOWED = [
     lambda subject: subject.model.unmerge(),
     lambda subject: (subject.model.unmerge(), subject.model.unmerge(), subject.model.merge()),
     lambda subject: subject.model.trained_state(),
+    write_the_same,
     lambda subject: copy.deepcopy(subject.frozen.network)(subject.images),
     lambda subject: subject.model(subject.images.clone().requires_grad_()).sum().backward(),
 ]
@@ -239,6 +252,53 @@ def test_a_bare_tuner_that_rests_twice_acts_once():
     assert torch.equal(subject.output(), subject.plain)
     subject.tuners[1].detach()
     assert torch.equal(subject.output(), subject.plain)
+
+
+def test_a_merge_within_inference_mode_is_an_ordinary_merge():
+    """Its weights may stand in a backward pass later."""
+    subject = Subject('vet.tune')
+    with torch.inference_mode():
+        subject.model.merge()
+    images = subject.images.clone().requires_grad_()
+    subject.model(images).sum().backward()
+    assert images.grad.any()
+    subject.model.double()
+    with torch.inference_mode():
+        subject.model.unmerge()
+    subject.model.float()
+    train(subject)
+    assert all(one.grad is not None for one in subject.model.trainable().values())
+
+
+@pytest.mark.filterwarnings('ignore:vet knows no classifier')
+def test_a_merged_tuner_with_buffers_changes_its_type():
+    """Its numbers were loaded, so its buffers were written to. Another type makes new buffers."""
+    backbone = tiny('vit')
+    images = torch.randn(2, 3, *backbone.preprocessing.size)
+    tuned = vet.tune(backbone.network, built(dict(LORA, variant='vera')), example=images).eval()
+    moved(tuned.tuners)
+    with torch.no_grad():
+        for buffer in tuned.tuners.buffers():
+            buffer.copy_(buffer.clone())
+        expected = tuned(images)
+        tuned.merge()
+        torch.testing.assert_close(tuned.double()(images.double()).float(), expected)
+        tuned.unmerge()
+        torch.testing.assert_close(tuned(images.double()).float(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_new_parameter_of_a_merged_tuner_is_seen():
+    """Even if it was written to as often as the old parameter."""
+    subject = Subject('vet.tune', LORA)
+    subject.model.merge()
+    delta = next(iter(subject.tuners[0].deltas.values()))
+    new = nn.Parameter(torch.ones_like(delta.A))
+    while new._version < delta.A._version:
+        with torch.no_grad():
+            new.add_(0)
+    delta.A = new
+    with pytest.raises(UserError, match=REFUSED[write]):
+        subject.model(subject.images)
 
 
 # Several models on one network --------------------------------------------------------------------------------

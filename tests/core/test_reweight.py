@@ -5,6 +5,8 @@ merged is a state of its own.
 import copy
 import functools
 import pickle
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -16,7 +18,7 @@ import vet
 from tests.contract.runs import with_head
 from tests.nets import tiny
 from vet.core.model import ImageClassifier
-from vet.core.reweight import all_split, class_forward_replaced, forward_replaced, reweights_of
+from vet.core.reweight import Reweight, all_split, class_forward_replaced, forward_replaced, reweights_of
 from vet.errors import NoSiteError, UserError
 from vet.heads.linear import LinearHead
 from vet.registry import TUNERS
@@ -215,6 +217,45 @@ def test_a_forward_that_needs_the_whole_weight_is_refused_beside_dropout(backbon
     for _ in range(2):
         with pytest.raises(NoSiteError, match='needs the whole weight'):
             layer(x)
+
+
+def both_orders(backbone, first, second):
+    """[whether the older edit of a layer acts first]: before rest and resume, and afterwards."""
+    orders = []
+    for _ in range(2):
+        edits = [one._edits[0] for one in (first, second)]
+        orders.append(reweights_of(edits[0].host) == edits)
+        first.rest()
+        first.resume()
+    return orders
+
+
+def test_the_tuner_of_another_process_acts_before_a_new_tuner(backbone, monkeypatch):
+    """Whatever number of edits the other process had made."""
+    first = tuner(SPLIT)
+    first.attach(backbone)
+    stored = pickle.dumps((backbone, first))
+    monkeypatch.setattr(Reweight, 'latest', 0)
+    backbone, first = pickle.loads(stored)
+    second = tuner(WHOLE)
+    second.attach(backbone)
+    assert both_orders(backbone, first, second) == [True, True]
+
+
+@pytest.mark.slow
+def test_a_clock_that_is_set_back_changes_no_order():
+    script = """if 1:
+        import itertools, time
+        clock = itertools.count(10**9, -1)
+        time.time_ns = lambda: next(clock)
+        from tests.core.test_reweight import SPLIT, WHOLE, both_orders, tuner
+        from tests.nets import tiny
+        backbone, first, second = tiny('vit'), tuner(SPLIT), tuner(WHOLE)
+        first.attach(backbone)
+        second.attach(backbone)
+        assert both_orders(backbone, first, second) == [True, True]
+    """
+    subprocess.run([sys.executable, '-c', script], check=True)
 
 
 def test_a_tuner_behind_the_layer_reads_the_output_with_the_update(backbone, images):

@@ -81,9 +81,9 @@ class FrozenNetwork(nn.Module):
         return self
 
 
-def merged_error(action: str) -> UserError:
-    """The error about what a merged model cannot do."""
-    return UserError(f'the model is merged, so that it cannot be {action}. Call unmerge() first.')
+def merged_error(action: str, else_do: str = '') -> UserError:
+    """The error about what a merged model cannot do. else_do: sentences about another way."""
+    return UserError(f'the model is merged, so that it cannot be {action}. Call unmerge() first.{else_do}')
 
 
 def _refuse_to_load(frozen: FrozenNetwork, *rest: object) -> None:

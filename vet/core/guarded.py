@@ -5,6 +5,7 @@ load numbers, and to leave the network. core.merge calls `guard` and `release`.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,30 @@ from torch.utils.hooks import RemovableHandle
 
 from vet.core.backbone import FrozenNetwork, merged_error
 from vet.errors import UserError
-from vet.torch_private import times_written
+from vet.torch_private import buffers_of, parameters_of, times_written
+
+
+@dataclass(eq=False)
+class _AtMerge:
+    """A tensor of a tuner, as it was at the merge."""
+
+    tensor: torch.Tensor
+    times: int  # how often the tensor was written to
+    numbers: torch.Tensor  # a copy
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> '_AtMerge':
+        return cls(tensor, times_written(tensor), tensor.detach().clone())
+
+    def differs_from(self, tensor: torch.Tensor) -> bool:
+        """Whether `tensor` now holds other numbers. Another device and another type are no difference.
+
+        False if the numbers cannot be compared, as on the meta device and within torch.func.vmap.
+        """
+        try:
+            return not torch.equal(tensor, self.numbers.to(tensor))
+        except RuntimeError:
+            return False
 
 
 class Guarded(nn.Module):
@@ -23,7 +47,8 @@ class Guarded(nn.Module):
     backbone: FrozenNetwork | None = None  # the backbone of `attach`, for `prepare`; no submodule
     is_merged = False  # whether the reweights of this tuner are written into the weights, see core.merge
     _handles: tuple[RemovableHandle, ...] = ()
-    _written: tuple[int, ...] = ()  # how often each tensor was written to before the merge
+    _tables: tuple[dict[str, torch.Tensor | None], ...] = ()  # of all modules, which a call reads fast
+    _at_merge: tuple[_AtMerge, ...] = ()
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The names and parameters that train."""
@@ -41,7 +66,10 @@ class Guarded(nn.Module):
                 for module in self.modules()
             ),
         )
-        self._written = self._times_written()
+        self._tables = tuple(
+            table for module in self.modules() for table in (parameters_of(module), buffers_of(module)) if table
+        )
+        self._at_merge = tuple(map(_AtMerge.of, self._tensors()))
         self.is_merged = True
 
     def release(self) -> None:
@@ -49,6 +77,8 @@ class Guarded(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._handles = ()
+        self._tables = ()
+        self._at_merge = ()
         self.is_merged = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -64,18 +94,25 @@ class Guarded(nn.Module):
             raise merged_tuners(self.backbone.sites.family, action)
 
     def refuse_written(self) -> None:
-        """UserError if the numbers of this merged tuner were written to since the merge.
+        """UserError if this merged tuner has other numbers than at the merge.
 
         Writes through `.data` are not seen.
         """
-        if self._times_written() != self._written:
-            raise UserError(
-                f'the numbers of {type(self).__name__} have changed since merge(), but the merged weights '
-                'hold the old numbers. Call unmerge() of the model, and merge() again.'
-            )
+        tensors = self._tensors()
+        if len(tensors) == len(self._at_merge):
+            pairs = list(zip(self._at_merge, tensors))
+            if all(was.tensor is now and was.times == times_written(now) for was, now in pairs):
+                return
+            if not any(was.differs_from(now) for was, now in pairs):
+                self._at_merge = tuple(map(_AtMerge.of, tensors))
+                return
+        raise UserError(
+            f'the numbers of {type(self).__name__} have changed since merge(), but the merged weights hold the '
+            'old numbers. Call unmerge() of the model, and merge() again.'
+        )
 
-    def _times_written(self) -> tuple[int, ...]:
-        return tuple(times_written(tensor) for tensor in (*self.parameters(), *self.buffers()))
+    def _tensors(self) -> list[torch.Tensor]:
+        return [tensor for table in self._tables for tensor in table.values() if tensor is not None]
 
 
 def merged_tuners(family: str, action: str) -> UserError:

@@ -7,6 +7,7 @@ Used by the classes that hold tuners: core.model and core.tuned_network.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]
     _refuse_tied(frozen.network, [edit for edit in edits if isinstance(edit, Reweight)])
     merged: list[Merged] = []
     try:
-        with in_eval(nn.ModuleList(tuners)):
+        with _outside_inference(), in_eval(nn.ModuleList(tuners)):
             for of_host in by_host.values():
                 merged.append(_merge(of_host, thaws))
     except BaseException:
@@ -83,6 +84,11 @@ def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]
     frozen.merges += 1
     clear_caches(frozen.network.modules())
     return merged
+
+
+def _outside_inference() -> AbstractContextManager:
+    """Within torch.inference_mode, torch makes tensors that can never be part of a backward pass."""
+    return torch.inference_mode(False)
 
 
 def _refuse_tied(network: nn.Module, edits: Iterable[Reweight]) -> None:
@@ -155,8 +161,9 @@ def unmerge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner], merged: list[
         return
     for layer in merged:
         _refuse_replaced(layer)
-    while merged:
-        _unmerge(merged.pop())
+    with _outside_inference():
+        while merged:
+            _unmerge(merged.pop())
     for tuner in tuners:
         tuner.release()
     frozen.merges -= 1
@@ -168,7 +175,9 @@ def _refuse_replaced(merged: Merged) -> None:
         if parameter_or_none(merged.host, path) is not tensor:
             raise UserError(
                 f'{path!r} of {type(merged.host).__name__} cannot be unmerged: another tensor stands there '
-                'since merge(). Unmerge the model that was merged later, or detach the tuner that came later.'
+                'since merge(). Unmerge the model that was merged later, or detach the tuner that came later. If '
+                'other code replaced the tensor (an offload of accelerate, a load with assign=True), make the '
+                'network again, and put tuners with the numbers of trained_state() on it.'
             )
 
 
@@ -221,4 +230,8 @@ def _tensors(value: object) -> list[torch.Tensor]:
 
 def _refuse_gradient(gradient: torch.Tensor) -> None:
     """A hook of a tensor: refuses its gradient."""
-    raise merged_error('trained: the tuners would get no gradient')
+    raise merged_error(
+        'trained: the tuners would get no gradient',
+        ' To train other modules behind the model, call the model within torch.no_grad(). To see where the '
+        'model looks, give an input that needs a gradient.',
+    )

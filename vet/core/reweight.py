@@ -26,9 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from time import time_ns
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -57,8 +56,18 @@ class Reweight:
     weight_name: str
     bias_name: str
     delta: nn.Module  # see vet.core.delta
-    made: int = field(default_factory=time_ns)  # an older edit acts first, also after `resume`
+    made: int = field(init=False)  # a number that grows: an older edit acts first, also after `resume`
+    latest: ClassVar[int] = 0
     mergeable = True
+
+    def __post_init__(self) -> None:
+        Reweight.latest += 1
+        self.made = Reweight.latest
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy or a pickle, which may come from another process. Edits that are made later act later."""
+        self.__dict__.update(state)
+        Reweight.latest = max(Reweight.latest, self.made)
 
     def apply(self) -> None:
         """Makes the edit. NoSiteError if a delta has dropout, but the module needs the whole weight."""
