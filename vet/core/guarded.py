@@ -67,7 +67,10 @@ class Guarded(nn.Module):
             ),
         )
         self._tables = tuple(
-            table for module in self.modules() for table in (parameters_of(module), buffers_of(module)) if table
+            table
+            for module in self.modules()
+            for table in (parameters_of(module), buffers_of(module))
+            if table
         )
         self._at_merge = tuple(map(_AtMerge.of, self._tensors()))
         self.is_merged = True
@@ -107,8 +110,8 @@ class Guarded(nn.Module):
                 self._at_merge = tuple(map(_AtMerge.of, tensors))
                 return
         raise UserError(
-            f'the numbers of {type(self).__name__} have changed since merge(), but the merged weights hold the '
-            'old numbers. Call unmerge() of the model, and merge() again.'
+            f'the numbers of {type(self).__name__} have changed since merge(), but the merged weights '
+            'hold the old numbers. Call unmerge() of the model, and merge() again.'
         )
 
     def _tensors(self) -> list[torch.Tensor]:

@@ -175,9 +175,10 @@ def _refuse_replaced(merged: Merged) -> None:
         if parameter_or_none(merged.host, path) is not tensor:
             raise UserError(
                 f'{path!r} of {type(merged.host).__name__} cannot be unmerged: another tensor stands there '
-                'since merge(). Unmerge the model that was merged later, or detach the tuner that came later. If '
-                'other code replaced the tensor (an offload of accelerate, a load with assign=True), make the '
-                'network again, and put tuners with the numbers of trained_state() on it.'
+                'since merge(). Unmerge the model that was merged later, or detach the tuner that came '
+                'later. If other code replaced the tensor (an offload of accelerate, a load with '
+                'assign=True), make the network again, and put tuners with the numbers of trained_state() '
+                'on it.'
             )
 
 
