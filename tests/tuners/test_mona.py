@@ -3,8 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Block, VisionTransformer
 
-from tests.nets import images, tiny, tuned
+from tests.nets import VIT, images, tiny, tuned
+from vet.backbones.roles import find_layout
+from vet.core.backbone import Backbone
+from vet.core.preprocessing import Preprocessing
 from vet.errors import NoSiteError
 from vet.registry import TUNERS
 
@@ -81,6 +85,25 @@ def test_a_network_without_attention_has_one_adapter_a_block():
     tuner.attach(backbone)
     assert [key for key in tuner.deltas if '#' in key] == []
     assert backbone(images(2)).isfinite().all()
+
+
+class PatchFFN(Block):
+    """A block whose FFN acts on the patches alone."""
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return torch.cat([x[:, :1], x[:, 1:] + self.mlp(self.norm2(x[:, 1:]))], 1)
+
+
+def test_a_block_whose_ffn_sees_a_part_of_the_tokens_has_one_adapter():
+    """The norm before the FFN does not see the sum of the block's input and its attention."""
+    network = VisionTransformer(**VIT, num_classes=0, block_fn=PatchFFN)
+    layout = find_layout(network, dict(mlp=r'blocks\.\d+\.mlp'), grid=(4, 4), num_prefix_tokens=1)
+    backbone = Backbone(network, layout, Preprocessing(size=(32, 32)), dict(type='test', name='patch FFN'))
+    tuner = TUNERS.build(dict(type='Mona', width=4))
+    tuner.attach(backbone)
+    assert list(tuner.deltas) == [f'blocks/{i}' for i in range(3)]
+    assert all(type(delta).__name__ == 'Cognition' for delta in tuner.deltas.values())
 
 
 def test_the_count_on_vit_b16(count_on_vit_b16):
