@@ -24,8 +24,19 @@ def test_the_handlers_are_as_before(line, monkeypatch, capsys):
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
-@pytest.mark.parametrize('number', NUMBERS, ids=lambda number: number.name)
-@pytest.mark.parametrize('command', ['predict', 'check'])
+@pytest.mark.parametrize(
+    'command, number',
+    [
+        pytest.param(
+            command,
+            number,
+            marks=[pytest.mark.slow] if command == 'check' and number != signal.SIGTERM else [],
+            id=f'{command}-{number.name}',
+        )
+        for command in ('predict', 'check')
+        for number in NUMBERS
+    ],
+)
 def test_a_command_says_that_a_signal_stopped_it(command, number, trainer, tmp_path, monkeypatch, capsys):
     for name in 'ab':
         (tmp_path / 'photos' / name).mkdir(parents=True)

@@ -3,8 +3,6 @@
 import functools
 import json
 import pickle
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,10 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.contract.cases import Case
+from tests.contract.reload import load_and_compute
 from tests.contract.runs import Run, is_default, logits, pairs, run, trained
 from vet.errors import DataError
-
-ROOT = Path(__file__).parents[2]
 
 
 def group(case: Case, family: str) -> str:
@@ -25,7 +22,7 @@ def group(case: Case, family: str) -> str:
 
 
 @functools.cache
-def reloaded(wanted: str) -> dict[str, torch.Tensor]:
+def reloaded(wanted: str, process) -> dict[str, torch.Tensor]:
     """The logits of every trained model of a group, computed by one fresh process from the saved files."""
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
@@ -39,14 +36,14 @@ def reloaded(wanted: str) -> dict[str, torch.Tensor]:
                 Path(folder, f'{case}-{family}.safetensors'),
             )
         Path(folder, 'jobs.json').write_text(json.dumps([[str(case), family] for case, family in jobs]))
-        subprocess.run(
-            [sys.executable, '-m', 'tests.contract.reload', folder], cwd=ROOT, check=True, timeout=900
-        )
+        child = process(load_and_compute, Path(folder))
+        child.join()
+        assert child.exitcode == 0
         return load_file(Path(folder, 'logits.safetensors'))
 
 
-def test_fresh_process_loads_the_file_and_gives_the_same_logits(ran, case, family):
-    assert torch.equal(reloaded(group(case, family))[f'{case}-{family}'], logits(ran.model))
+def test_fresh_process_loads_the_file_and_gives_the_same_logits(ran, case, family, process):
+    assert torch.equal(reloaded(group(case, family), process)[f'{case}-{family}'], logits(ran.model))
 
 
 def test_pickle_round_trip_computes_the_same(ran):
