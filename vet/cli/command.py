@@ -24,10 +24,11 @@ from vet.escapes import escaped
 OF_PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS)
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], ends_by_signal: bool = False) -> None:
     """Calls `main`. A UserError becomes one message and exit code 2. A DataWarning becomes one line.
 
     A signal n becomes exit code 128 + n: Ctrl-C 130, SIGTERM 143.
+    ends_by_signal: whether SIGTERM is the usual end, as of a server. Then the end is not told.
     """
     shown = warnings.showwarning
     former = exit_at_signals()
@@ -49,7 +50,7 @@ def run(main: Callable[[], None]) -> None:
         print('stopped', file=sys.stderr)
         sys.exit(130)
     except SystemExit as error:
-        if by_signal(error):
+        if by_signal(error) and not ends_by_signal:
             print('stopped', file=sys.stderr)
         raise
     except BrokenPipeError:

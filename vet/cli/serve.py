@@ -115,7 +115,7 @@ def main() -> None:
     )
     add_import(parser)
     args = parser.parse_args()
-    run(lambda: _serve(args))
+    run(lambda: _serve(args), ends_by_signal=True)
 
 
 def _serve(args: argparse.Namespace) -> None:
