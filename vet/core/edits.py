@@ -33,7 +33,7 @@ class Thaw:
     original: torch.Tensor
     tied: Sequence[tuple[nn.Module, str]] = ()  # the other places of the same parameter
     resting: torch.Tensor | None = None  # the value, while the edit rests
-    beneath: torch.Tensor | None = None  # the value, while a merged tensor stands in its place
+    before_merge: torch.Tensor | None = None  # the value, while a merged tensor stands in its place
     mergeable = True
 
     @classmethod
@@ -50,7 +50,7 @@ class Thaw:
 
     @property
     def value(self) -> torch.Tensor:
-        for aside in (self.resting, self.beneath):
+        for aside in (self.resting, self.before_merge):
             if aside is not None:
                 return aside
         return getattr(self.module, self.name)

@@ -137,7 +137,7 @@ def _merge(edits: Sequence[Reweight], thaws: Mapping[int, Thaw]) -> Merged:
                 'model. Detach the tuner that trains it, or set its requires_grad to False.'
             )
     for thaw in merged.thaws:
-        thaw.beneath = thaw.value
+        thaw.before_merge = thaw.value
     take_reweights(host, len(first))
     put_tensors(host, merged.written)
     return merged
@@ -196,7 +196,7 @@ def _unmerge(merged: Merged) -> None:
     put_tensors(merged.host, merged.originals)
     give_reweights(merged.host, merged.edits)
     for thaw in merged.thaws:
-        thaw.beneath = None
+        thaw.before_merge = None
 
 
 def refuse_training(tuners: Iterable[Tuner], training: bool) -> None:
