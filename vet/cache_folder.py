@@ -39,9 +39,7 @@ def locked(path: Path) -> Iterator[Path]:
     Gives the name of a temporary file, which is removed afterwards.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f'{path.name}.lock'))
-    lock.acquire()
-    try:
+    with FileLock(path.with_name(f'{path.name}.lock')).held():
         for left in path.parent.glob(f'.{path.name}.*.tmp'):  # of a process that was killed; the lock is ours
             left.unlink()
         temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -49,8 +47,6 @@ def locked(path: Path) -> Iterator[Path]:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
-    finally:
-        lock.release()
 
 
 def cannot_keep(path: Path, error: OSError) -> str:

@@ -5,6 +5,8 @@ One process at a time holds the lock. The lock ends with the process.
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,18 @@ class FileLock:
         self._handle = handle
         _HELD.add(handle)
         return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within this context, the lock is held. The context begins when no other process holds the lock.
+
+        OSError if the file cannot be made.
+        """
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
     def is_in_place(self) -> bool:
         """Whether the file at `path` is still the file that was locked."""

@@ -141,9 +141,8 @@ class Registry(_Registry):
         self.given = given
         # {argument: hint with a range} for plugins of other libraries
         self.arguments: dict[str, Any] = {}
-        self.meanings: dict[
-            str, str
-        ] = {}  # {argument: its meaning}, for docstrings that do not say the meaning
+        # {argument: its meaning}, for docstrings that do not say the meaning
+        self.meanings: dict[str, str] = {}
 
     def hints(self, plugin: object) -> Mapping[str, Any]:
         """{argument of the plugin: hint}, from the signature and `arguments`."""

@@ -62,7 +62,7 @@ class Campaign:
 
         DataError, with everything that is missing, and how to provide it.
         """
-        runs = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]]
+        runs = self._all_runs()
         missing = []
         for look, entries in (
             (self._look_at_data, lambda run: [_data(run)]),
@@ -179,6 +179,9 @@ class Campaign:
             code_sha256(suite.plugins),
         )
 
+    def _all_runs(self) -> list[Run]:
+        return [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]]
+
     @contextmanager
     def _without_contradiction(self) -> Iterator[None]:
         """Within this context, no other campaign replaces results of this campaign.
@@ -186,7 +189,7 @@ class Campaign:
         The first campaign in a folder of results holds a lock, and writes its runs into the locked file.
         Another campaign may work there too, if both agree on the identity of each common run.
         """
-        runs = [run for cell in self.cells for run in [*cell.searches(), *cell.runs()]]
+        runs = self._all_runs()
         identities = {run.name: self.job(run).identity for run in runs}
         lock = FileLock(self.results / runs[0].suite / LOCK)
         with writing(lock.path):

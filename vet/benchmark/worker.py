@@ -241,12 +241,8 @@ def _alone(job: Job) -> Iterator[None]:
     """
     folder = Path(job.work_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / 'lock')
-    lock.acquire()
-    try:
+    with FileLock(folder / 'lock').held():
         yield
-    finally:
-        lock.release()
 
 
 def _end_with_parent() -> None:

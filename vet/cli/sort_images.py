@@ -38,14 +38,10 @@ class SortInto:
     def add(self, image: str, answer: Answer) -> None:
         label = answer['labels'][0] if answer['labels'] else UNLABELLED
         place = self.folder / folder_name(label)
-        lock = FileLock(self.folder)  # another process may copy the same images into this folder
-        with writing(place):
-            lock.acquire()
-            try:
-                place.mkdir(exist_ok=True)
-                _copy(Path(image), place)
-            finally:
-                lock.release()
+        # another process may copy the same images into this folder
+        with writing(place), FileLock(self.folder).held():
+            place.mkdir(exist_ok=True)
+            _copy(Path(image), place)
 
 
 def folder_name(label: str) -> str:

@@ -11,7 +11,10 @@ ROUTES = dict(merged='fused')  # values of train.routes
 
 def train_of_today(train: Mapping[str, object]) -> dict[str, object]:
     """The section `train` with the names of today. A setting that has both names keeps both."""
-    renamed = {SETTINGS.get(key, key) if SETTINGS.get(key) not in train else key: train[key] for key in train}
+    renamed = dict(train)
+    for older, name in SETTINGS.items():
+        if older in renamed and name not in renamed:
+            renamed[name] = renamed.pop(older)
     if isinstance(route := renamed.get('routes'), str):
         renamed['routes'] = route_of_today(route)
     return renamed
@@ -20,3 +23,8 @@ def train_of_today(train: Mapping[str, object]) -> dict[str, object]:
 def route_of_today(route: str) -> str:
     """The name of a route of core/routes.py."""
     return ROUTES.get(route, route)
+
+
+def oldest_name_of_route(route: str) -> str:
+    """The first name that a route of core/routes.py had."""
+    return next((older for older, name in ROUTES.items() if name == route), route)

@@ -81,6 +81,9 @@ class FrozenNetwork(nn.Module):
         return self
 
 
+TRAINED = 'trained: the tuners would get no gradient'  # an action of merged_error
+
+
 def merged_error(action: str, else_do: str = '') -> UserError:
     """The error about what a merged model cannot do. else_do: sentences about another way."""
     return UserError(f'the model is merged, so that it cannot be {action}. Call unmerge() first.{else_do}')

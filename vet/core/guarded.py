@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from vet.core.backbone import FrozenNetwork, merged_error
+from vet.core.backbone import TRAINED, FrozenNetwork, merged_error
 from vet.errors import UserError
 from vet.torch_private import buffers_of, parameters_of, times_written
 
@@ -133,4 +133,4 @@ def _refuse_to_load(frozen: FrozenNetwork, *rest: object) -> None:
 def _refuse_gradient(frozen: FrozenNetwork, gradient: torch.Tensor) -> None:
     """In eval mode, a gradient may show where the network looks."""
     if frozen.network.training:
-        raise merged_error('trained: the tuners would get no gradient')
+        raise merged_error(TRAINED)

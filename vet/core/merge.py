@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vet.core.backbone import FrozenNetwork, merged_error
+from vet.core.backbone import TRAINED, FrozenNetwork, merged_error
 from vet.core.caches import clear_caches
 from vet.core.edits import MERGED, Thaw, places_of
 from vet.core.modes import in_eval
@@ -41,7 +41,11 @@ class Merged:
         self.__dict__.update(state)
         for tensor in self.written.values():
             if tensor is not None:
-                vars(tensor)[MERGED] = True
+                _mark(tensor)
+
+
+def _mark(tensor: torch.Tensor) -> None:
+    vars(tensor)[MERGED] = True
 
 
 def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]:
@@ -65,11 +69,11 @@ def merge_tuners(frozen: FrozenNetwork, tuners: Iterable[Tuner]) -> list[Merged]
         return []
     edits = [edit for tuner in tuners for edit in tuner._edits]
     thaws = {id(edit.value): edit for edit in edits if isinstance(edit, Thaw)}
+    reweights = [edit for edit in edits if isinstance(edit, Reweight)]
+    _refuse_tied(frozen.network, reweights)
     by_host: dict[int, list[Reweight]] = {}
-    for edit in edits:
-        if isinstance(edit, Reweight):
-            by_host.setdefault(id(edit.host), []).append(edit)
-    _refuse_tied(frozen.network, [edit for edit in edits if isinstance(edit, Reweight)])
+    for edit in reweights:
+        by_host.setdefault(id(edit.host), []).append(edit)
     merged: list[Merged] = []
     try:
         with _outside_inference(), in_eval(nn.ModuleList(tuners)):
@@ -147,7 +151,7 @@ def _frozen(tensor: torch.Tensor | None) -> nn.Parameter | None:
     if tensor is None:
         return None
     parameter = nn.Parameter(tensor, requires_grad=False)
-    vars(parameter)[MERGED] = True
+    _mark(parameter)
     return parameter
 
 
@@ -205,7 +209,7 @@ def refuse_training(tuners: Iterable[Tuner], training: bool) -> None:
         if not tuner.is_merged:
             continue
         if training and torch.is_grad_enabled():
-            raise merged_error('trained: the tuners would get no gradient')
+            raise merged_error(TRAINED)
         if not torch.compiler.is_compiling():  # a graph holds no checks
             tuner.refuse_written()
 
@@ -232,7 +236,7 @@ def _tensors(value: object) -> list[torch.Tensor]:
 def _refuse_gradient(gradient: torch.Tensor) -> None:
     """A hook of a tensor: refuses its gradient."""
     raise merged_error(
-        'trained: the tuners would get no gradient',
+        TRAINED,
         ' To train other modules behind the model, call the model within torch.no_grad(). To see where the '
         'model looks, give an input that needs a gradient.',
     )

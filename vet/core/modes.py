@@ -33,20 +33,17 @@ def in_eval(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within this context, modules may change their modes. Afterwards, each module has its old mode."""
-    modes = [(module, module.training, module.__dict__.get(ASKED)) for module in modules]
+    restore = modes_noted(modules, releases=False)
     try:
         yield
     finally:
-        for module, training, asked in modes:
-            module.training = training
-            if asked is not None:
-                module.__dict__[ASKED] = asked
+        restore()
 
 
-def modes_noted(modules: Iterable[nn.Module]) -> Callable[[], None]:
+def modes_noted(modules: Iterable[nn.Module], releases: bool = True) -> Callable[[], None]:
     """Notes the modes of modules. The result is a function that gives each module its noted mode again.
 
-    Norms that are held since are released, see `hold_statistics`.
+    releases: whether the function releases the norms that are held since, see `hold_statistics`.
     """
     modes = [(module, module.training, module.__dict__.get(ASKED)) for module in modules]
 
@@ -54,7 +51,7 @@ def modes_noted(modules: Iterable[nn.Module]) -> Callable[[], None]:
         for module, training, asked in modes:
             if asked is not None:
                 module.__dict__[ASKED] = asked
-            elif ASKED in module.__dict__:
+            elif releases and ASKED in module.__dict__:
                 del module.__dict__[ASKED]
                 del module.__dict__['train']
             module.training = training

@@ -134,13 +134,9 @@ def export(
             size = sum(entry.stat().st_size for entry in entries if entry.is_file())
             for entry in entries:  # torch's and ONNX's writers do not wait until the data are on the disk
                 sync(entry)
-            lock = FileLock(path.parent)  # another process may put <file>.data and <file> there now
-            lock.acquire()
-            try:
+            with FileLock(path.parent).held():  # another process may put <file>.data and <file> there now
                 for entry in sorted(Path(temporary).iterdir(), reverse=True):
                     os.replace(entry, path.parent / entry.name)
-            finally:
-                lock.release()
             sync(path.parent)
     return Exported(to, path, size, difference)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from vet.cache_folder import cache_path, cannot_keep, locked
 from vet.config import Train
-from vet.config.older import route_of_today
+from vet.config.older import oldest_name_of_route, route_of_today
 from vet.core.delta import Delta, declared
 from vet.core.multitask import Classifier
 from vet.core.products import can_fuse, rule
@@ -35,8 +35,6 @@ from vet.log import warn
 ROUNDS = 15  # of a kind, at most
 SECONDS = 0.3  # of a kind; when they have passed, no further round begins
 NOISE = 0.97  # a route is taken in place of the rule's only if its time is below this share
-# the routes as the name of a file of the cache folder holds them; a file of an older vet has the same name
-OF_FILES = ('merged', 'split', 'convolved', 'plain')
 clock = time.perf_counter
 
 
@@ -102,7 +100,9 @@ class Routes:
 
     def _measured(self) -> dict[str, str]:
         kinds = {name: self._kind(name, x) for name, x in self._inputs.items()}
-        machine = host(self._accelerator.device) | dict(routes=OF_FILES)
+        # with the oldest names, so that the file of an older vet is found
+        routes = tuple(map(oldest_name_of_route, ROUTES))
+        machine = host(self._accelerator.device) | dict(routes=routes)
         path = cache_path('routes') / f'{hashlib.sha256(repr(machine).encode()).hexdigest()[:16]}.json'
         known = _read(path)
         found: JsonObject = {}

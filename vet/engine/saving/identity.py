@@ -55,23 +55,23 @@ def identity_of(model: Classifier, data: Datasets) -> JsonObject:
 def differences(before: JsonObject, now: JsonObject) -> list[str]:
     """The differences between two identities, without versions, one text each."""
     texts = []
-    for task in sorted({*before['classes'], *now['classes']}):
-        was, is_ = before['classes'].get(task), now['classes'].get(task)
-        if was != is_:
-            texts.append(f'the classes{_of(task)} ({_first(was or [], is_ or [])})')
+    for task, was, is_ in _changed(before['classes'], now['classes']):
+        texts.append(f'the classes{_of(task)} ({_first(was or [], is_ or [])})')
     for split in sorted({*before['data'], *now['data']}):
         texts += _of_split(split, before['data'].get(split), now['data'].get(split))
-    for task in sorted({*before['weights'], *now['weights']}):
-        was, is_ = before['weights'].get(task), now['weights'].get(task)
-        if was != is_:
-            texts.append(f"the backbone's weights{_of(task)} (sha256 {was}, now {is_})")
+    for task, was, is_ in _changed(before['weights'], now['weights']):
+        texts.append(f"the backbone's weights{_of(task)} (sha256 {was}, now {is_})")
     noted = before if 'objectives' in before else now  # an older vet did not note them
-    was_of = noted['objectives']
-    for task in sorted({*was_of, *now['objectives']}):
-        was, is_ = was_of.get(task), now['objectives'].get(task)
-        if was != is_:
-            texts.append(f'the objective{_of(task)} ({was}, now {is_})')
+    for task, was, is_ in _changed(noted['objectives'], now['objectives']):
+        texts.append(f'the objective{_of(task)} ({was}, now {is_})')
     return texts
+
+
+def _changed(before: JsonObject, now: JsonObject) -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) of each value that differs. None stands for a value that is missing."""
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            yield key, before.get(key), now.get(key)
 
 
 def other_versions(before: JsonObject, now: JsonObject) -> list[str]:
