@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS := $(if $(ROOM),tests/$(ROOM))
 
+# The tests start many processes. Without compiled files, each process would compile vet again.
+unexport PYTHONDONTWRITEBYTECODE
+
 ## help: lists the targets
 help:
 	@sed -n 's/^## /  make /p' $(MAKEFILE_LIST)
