@@ -11,6 +11,7 @@ from vet.config.plain import plain
 from vet.config.reference import markdown, sections
 from vet.config.schema import json_schema
 from vet.config.sections import Settings, fields_of
+from vet.registry import REGISTRIES
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [*ROOT.glob('configs/*.py'), *ROOT.glob('configs/_base_/*/*.py')]
@@ -89,6 +90,23 @@ def test_the_schema_knows_every_setting_and_plugin(schema):
     )
     assert 'reaches back over many steps' in train['ema']['description']
     assert 'LoRA' in schema.schema['$defs']['tuner']['properties']['type']['enum']
+
+
+def test_the_schema_explains_every_argument_of_every_plugin(schema):
+    plugins = {
+        (registry, plugin['if']['properties']['type']['const']): plugin['then']['properties']
+        for registry in REGISTRIES
+        for plugin in schema.schema['$defs'][registry]['allOf']
+    }
+    silent = [
+        (*plugin, name)
+        for plugin, arguments in plugins.items()
+        for name, argument in arguments.items()
+        if argument is not True and not argument.get('description')
+    ]
+    assert not silent
+    assert 'rank' in plugins['tuner', 'LoRA']['rank']['description']
+    assert not [name for arguments in plugins.values() for name in arguments if not name.isidentifier()]
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

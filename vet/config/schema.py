@@ -4,6 +4,7 @@ pydantic makes the part of the settings. The part of the plugins comes from the 
 """
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter
@@ -11,7 +12,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from vet.arguments import REQUIRED, Argument, arguments_of, text_of
 from vet.config.sections import Settings
 from vet.config.short_forms import short_forms
-from vet.registry import REGISTRIES, Registry, parameters_of
+from vet.registry import REGISTRIES, Registry
 
 
 def json_schema() -> dict[str, object]:
@@ -50,30 +51,30 @@ def _plugins(registry: Registry) -> dict[str, object]:
 
 def _plugin(registry: Registry, name: str) -> dict[str, object]:
     arguments = arguments_of(registry, name)
-    properties = {argument.name: _argument(argument) for argument in arguments}
+    named = [argument for argument in arguments if not argument.name.startswith('**')]
     lengths = dict.fromkeys(short_forms(), True) if registry.name == 'backbone' else {}
-    takes_any = any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters_of(registry.find(name)).values()
-    )
     return {
         'description': text_of(registry, name),
-        'properties': {'type': True, **lengths, **properties},
-        'additionalProperties': takes_any,
+        'properties': {'type': True, **lengths, **{argument.name: _argument(argument) for argument in named}},
+        'additionalProperties': len(named) < len(arguments),
     }
 
 
 def _argument(argument: Argument) -> dict[str, object]:
+    schema = _values(argument)
+    if argument.meaning:
+        schema['description'] = argument.meaning
+    return schema
+
+
+def _values(argument: Argument) -> dict[str, object]:
     try:
         schema = TypeAdapter(argument.hint).json_schema()
     except PydanticUserError:  # no JSON value fits the hint, such as a callable
         schema = {}
     if argument.given:  # null stands for an argument that is left out
-        return {'anyOf': [schema, {'type': 'null'}], 'description': f'vet gives {argument.given}'}
-    try:
-        return (
-            schema
-            if argument.default is REQUIRED
-            else schema | {'default': json.loads(json.dumps(argument.default))}
-        )
-    except TypeError:  # a default that is no JSON value
-        return schema
+        return {'anyOf': [schema, {'type': 'null'}], 'default': None}
+    if argument.default is not REQUIRED:
+        with suppress(TypeError):  # a default that is no JSON value
+            schema['default'] = json.loads(json.dumps(argument.default))
+    return schema

@@ -27,7 +27,8 @@ class Adapter(Tuner):
 
     position: 'after': m(x) + u(m(x)); 'parallel': m(x) + u(x); 'before': m(x + u(x)). If a module makes a
         smaller map, u reads every s-th position of x, as the 1 x 1 convolutions of stride s of Rebuffi et al.
-    width: one value, a list by depth (0 skips a block), or a dict from module path patterns to values.
+    width: the channels between the two layers. One value, a list by depth (0 skips a block), or a dict from
+        module path patterns to values.
     activation: 'gelu', 'relu', 'silu', 'tanh' or 'none'.
     scale: a number, 'learned' (one per site) or 'channel' (one per channel).
     dropout: the rate of dropout before W2, in training.

@@ -72,7 +72,8 @@ class CompactBottleneck(Delta):
 class Compacter(Tuner):
     """m(x) + W2 gelu(W1 m(x)) behind attention and FFN, with W = sum over i of A_i (x) (s_i t_i).
 
-    width: one value, a list by depth (0 skips a block), or a dict of path patterns. `products` divides it.
+    width: the channels between the two layers, a multiple of `products`. One value, a list by depth (0 skips
+        a block), or a dict of path patterns.
     products: n, how many Kronecker products make a layer. n divides the channels.
     rank: the rank of s_i t_i.
     at: 'mlp' alone is Compacter++. A network without an FFN has the adapters behind its blocks.

@@ -28,8 +28,8 @@ class GPS(Tuner):
     `prepare` chooses the connections on the frozen network. The choice is saved. Before `prepare`, the
     connections are the k largest |W_ij| of each output. v and f start at zero, so the start is the identity.
     An output of a convolution has in / groups kH kW inputs.
-    k: one value, a list by depth (0 skips a block; then at='weight'), or a dict from module path patterns to
-        values.
+    k: how many inputs of each output train. One value, a list by depth (0 skips a block; then at='weight'),
+        or a dict from module path patterns to values.
     bias: whether the biases b train too, as in the authors' code. The authors' code takes every weight except
         the norms'. vet takes the weights of the stem and the blocks.
     images: the number of training images from which GPS chooses. The authors take all. A batch holds each

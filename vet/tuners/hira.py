@@ -41,7 +41,7 @@ class HadamardWithWeight(Delta):
 class HiRA(Tuner):
     """W + W * (B A), * by element: an update of high rank, because W has a high rank.
 
-    rank: one value, a list by depth (0 skips a block), or a dict of path patterns.
+    rank: the rank of B A. One value, a list by depth (0 skips a block), or a dict of path patterns.
     at: weights of Linear layers and convolutions.
     Parameters per site: rank (out + in kH kW / groups), as LoRA's.
     Against the released code: the formula and the start of PEFT's HiRA on Linear layers. PEFT's dropout of

@@ -59,7 +59,8 @@ class Hadamard(LowRankUpdate):
 class LoHa(Tuner):
     """W + (alpha / rank) (B1 A1) * (B2 A2), * by element: of rank up to rank^2, with twice LoRA's parameters.
 
-    rank: one value, a list by depth (0 skips a block), or a dict of path patterns.
+    rank: the rank of B1 A1 and of B2 A2. One value, a list by depth (0 skips a block), or a dict of path
+        patterns.
     alpha: None means alpha = rank.
     at: weights of Linear layers and convolutions.
     Parameters per site: 2 rank (out + in kH kW / groups).

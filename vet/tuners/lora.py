@@ -59,8 +59,8 @@ def is_parts(parts: str) -> bool:
 class LoRA(Tuner):
     """h = W x + (alpha / rank) B A x   (eq. 3), with A (rank, in) random and B (out, rank) zero at the start.
 
-    rank: one value, a list by depth (0 skips a block), or a dict from module path patterns to values. The
-        first pattern that fits counts.
+    rank: the rank of B A. One value, a list by depth (0 skips a block), or a dict from module path patterns
+        to values. The first pattern that fits counts.
     alpha: alpha / rank scales the update. One value, a list or a dict, as for rank. If alpha is None, or no
         pattern fits, alpha = rank. Then the update is not scaled, as in ModelScope.
     dropout: drops inputs of the update, in training. Only Linear layers and plain convolutions take dropout.

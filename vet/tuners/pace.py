@@ -82,7 +82,7 @@ class NoisyProduct(Noisy):
 class PACE(Tuner):
     """An update with noise, and weight |f - f'|^2 in the loss: f and f' are outputs of two noisy passes.
 
-    rank: one value, a list by depth (0 skips a block), or a dict of path patterns.
+    rank: the rank of B A. One value, a list by depth (0 skips a block), or a dict of path patterns.
     sigma: the noise in the first noisy block. sigma falls linearly with depth, to sigma / blocks after the
         last. The released recipes take 1.2 and 1.5.
     weight: the weight lambda of the second term. Each batch passes twice in a step, also if the weight is 0.

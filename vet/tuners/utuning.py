@@ -16,8 +16,8 @@ class UTuning(Tuner):
 
     at: the operations; each gets a tuner. A network may lack attentions or FFNs. If an operation makes a
         smaller map, U reads every s-th position of x, see `Adapter`.
-    width: one value, a list by depth (0 skips a block), or a dict of path patterns. W2 starts at zero, so the
-        start is the identity.
+    width: the channels between W1 and W2. One value, a list by depth (0 skips a block), or a dict of path
+        patterns. W2 starts at zero, so the start is the identity.
     scale: a number, 'learned' (one per operation) or 'channel'.
     dropout: the rate of dropout before W2, in training.
     The paper's U is any small network. Here U is the paper's adapter. The paper's parallel prompts and
