@@ -301,6 +301,48 @@ def test_a_new_parameter_of_a_merged_tuner_is_seen():
         subject.model(subject.images)
 
 
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+@pytest.mark.filterwarnings('ignore:vet knows no classifier')
+def test_a_copy_of_a_merged_network_is_a_plain_network(copied):
+    subject = Subject('vet.tune')
+    network = subject.model.merge()
+    with pytest.raises(UserError, match='are merged into this .* Tune a copy'):
+        vet.tune(network, built(LORA), example=subject.images[:1])
+    plain = copied(network)
+    again = vet.tune(plain, built(LORA), built(BIAS), example=subject.images[:1]).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(subject.images), subject.tuned)
+    again.train()(subject.images).sum().backward()
+    assert all(one.grad is not None for one in again.trainable().values())
+    again.use(None)
+    again.use('default')
+    with pytest.raises(UserError, match='tuned already'):
+        vet.tune(plain, built(LORA), example=subject.images[:1])
+    assert not hasattr(again.detach(), '_is_tuned_by_vet')
+    subject.require_tuned()
+    subject.require_plain()
+
+
+def test_a_copy_of_a_merged_tuned_network_is_merged():
+    subject = Subject('vet.tune')
+    subject.model.merge()
+    for tuned in (copy.deepcopy(subject.model), pickle.loads(pickle.dumps(subject.model))):
+        with pytest.raises(UserError, match='Tune a copy'):
+            vet.tune(tuned.network, built(LORA), example=subject.images[:1])
+        tuned.unmerge()
+        with pytest.raises(UserError, match='tuned already'):
+            vet.tune(tuned.network, built(LORA), example=subject.images[:1])
+        assert torch.equal(tuned.detach()(subject.images), subject.plain)
+
+
+@pytest.mark.parametrize('kind', ['classifier', 'vet.tune'])
+def test_a_merge_within_autocast_forms_its_weights_in_float32(kind):
+    subject = Subject(kind, LORA, dict(type='OFT', block=8))
+    with torch.autocast('cpu', torch.bfloat16):
+        subject.model.merge()
+    subject.require_tuned()
+
+
 # Several models on one network --------------------------------------------------------------------------------
 
 

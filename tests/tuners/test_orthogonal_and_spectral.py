@@ -183,3 +183,27 @@ def test_a_block_that_does_not_divide_becomes_a_divisor(name, shape):
 def test_an_odd_number_of_reflections_is_refused():
     with pytest.raises(UserError, match="rank is 3 at 'blocks.0.attn.qkv'.*Give an even rank"):
         TUNERS.build(dict(type='HRA', rank=3)).attach(tiny('vit'))
+
+
+@pytest.mark.filterwarnings('ignore:vet knows no classifier')
+@pytest.mark.parametrize(
+    'entry', [dict(type='OFT', block=8), dict(type='BOFT', factors=2), dict(type='HRA')], ids=str
+)
+def test_a_tuner_that_solves_equations_takes_a_network_in_bf16(entry):
+    torch.manual_seed(0)
+    network, x = tiny('vit').network.eval(), images(4)
+    tuned = vet.tune(network.bfloat16(), TUNERS.build(dict(entry)), example=x[:1].bfloat16())
+    with torch.no_grad():
+        for parameter in tuned.trainable().values():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    tuned(x.bfloat16()).float().square().sum().backward()
+    for parameter in tuned.trainable().values():
+        assert parameter.dtype == parameter.grad.dtype == torch.bfloat16 and parameter.grad.any()
+    with torch.no_grad():
+        unmerged = tuned(x.bfloat16()).float()
+        tuned.merge()
+        merged = tuned(x.bfloat16()).float()
+        tuned.unmerge()
+        exact = tuned.float()(x)
+    for found in (unmerged, merged):
+        assert (found - exact).norm() < 0.02 * exact.norm()

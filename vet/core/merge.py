@@ -120,7 +120,8 @@ def _merge(edits: Sequence[Reweight], thaws: Mapping[int, Thaw]) -> Merged:
                 f'this model changes the weight first, by {type(edit.delta).__name__}. Merge the model of '
                 'that tuner first, or detach that tuner.'
             )
-    with torch.no_grad():
+    device = next(host.parameters()).device.type
+    with torch.no_grad(), torch.autocast(device, enabled=False):  # which would form the weights in bf16
         tensors = new_tensors(host, first)
     originals = {path: parameter_or_none(host, path) for path in tensors}
     changed = {path: tensor for path, tensor in tensors.items() if tensor is not originals[path]}

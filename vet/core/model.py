@@ -178,6 +178,8 @@ class ImageClassifier(nn.Module):
         computed in float32. Merging a merged model changes nothing. Until `unmerge`, a UserError refuses what
         would go wrong in silence: training, loading weights, attaching or detaching tuners. vet does not see
         writes through `.data` into the numbers of a tuner. Such writes change no output.
+        Call `unmerge` before an average of weights, such as torch's AveragedModel, reads the parameters.
+        Otherwise the average, which is not merged, counts each update twice. vet cannot see that.
         """
         self._merged += merge_tuners(self.backbone, self.tuners)
         return self.backbone.network

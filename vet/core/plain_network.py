@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from vet.core.tuned_network import MARK, TunedNetwork
+from vet.core.tuned_network import MARK, MERGED_HERE, TunedNetwork
 from vet.errors import UserError, shown
 
 # What wraps a network, by the name of the class, and what to do
@@ -60,7 +60,13 @@ def require_network(net: object) -> None:
             f'net is {type(net).__name__}, which has no parameters, so that there is nothing to tune. Give a '
             'network with weights.'
         )
-    if MARK in net.__dict__ or isinstance(net, TunedNetwork):
+    mark = net.__dict__.get(MARK)
+    if mark is MERGED_HERE:
+        raise UserError(
+            f'tuners are merged into this {type(net).__name__}, and unmerge() can still take them out. Tune '
+            'a copy: vet.tune(copy.deepcopy(net), …). Or call unmerge() of the tuned network first.'
+        )
+    if mark or isinstance(net, TunedNetwork):
         raise UserError(
             f'this {type(net).__name__} is tuned already. Call detach() of the tuned network first, or give '
             'all tuners at once: vet.tune(net, vet.LoRA(8), vet.BitFit()).'

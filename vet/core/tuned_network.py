@@ -30,7 +30,20 @@ from vet.core.tuner import Tuner
 from vet.errors import UnknownNameError, UserError, error_text
 
 FIRST = 'default'  # the name of the set that `vet.tune` makes, as in PEFT
-MARK = '_is_tuned_by_vet'  # in the network's __dict__
+MARK = '_is_tuned_by_vet'  # in the network's __dict__: True, or MERGED_HERE
+
+
+class _MergedHere:
+    """The mark of a network into which tuners are merged. Only there can `unmerge` take the tuners out again.
+
+    A copy or a pickle of the network alone is a plain network: its mark is False.
+    """
+
+    def __reduce__(self) -> tuple[type[bool], tuple[()]]:
+        return bool, ()
+
+
+MERGED_HERE = _MergedHere()
 
 
 class TunedNetwork(FrozenNetwork):
@@ -265,16 +278,30 @@ class TunedNetwork(FrozenNetwork):
     def merge(self) -> nn.Module:
         """Writes all reweights into plain weights, which cost nothing at inference. Returns the network.
 
-        UserError if a tuner edits the flow through the network, because no weight can hold that. Until
-        `unmerge`, a UserError refuses training, saving and detaching.
+        A deep copy or a pickle of the returned network is a plain network, which can be tuned. UserError if a
+        tuner edits the flow through the network, because no weight can hold that. Until `unmerge`, a
+        UserError refuses training, saving and detaching. Call `unmerge` before an average of weights, such as
+        torch's AveragedModel, reads the parameters. Otherwise the average, which is not merged, counts each
+        update twice. vet cannot see that.
         """
         self._merged += merge_tuners(self, self.tuners)
+        self._mark()
         return self.network
 
     def unmerge(self) -> nn.Module:
         """Undoes `merge`, bit for bit. Returns the network."""
         unmerge_tuners(self, self.tuners, self._merged)
+        self._mark()
         return self.network
+
+    def _mark(self) -> None:
+        if self.is_attached:
+            self.network.__dict__[MARK] = MERGED_HERE if self.is_merged else True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy or a pickle, whose network has the mark of a plain network."""
+        super().__setstate__(state)
+        self._mark()
 
     def _whole_tensors(self) -> dict[str, torch.Tensor]:
         """The parameters that train whole, and the running statistics that train with them."""

@@ -13,6 +13,7 @@ from vet.allowed import Count, Places
 from vet.core.delta import Delta
 from vet.core.peft_names import OfBOFT
 from vet.core.ranks import require_matrix
+from vet.core.rotations import rotations_of
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
@@ -41,9 +42,7 @@ class Butterfly(Delta):
         self, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         W = weight.flatten(1).to(self.R.dtype)
-        Q = (self.R - self.R.mT) / 2
-        one = torch.eye(self.R.shape[-1], dtype=Q.dtype, device=Q.device)
-        rotations = torch.linalg.solve(one + Q, one - Q, left=False)
+        rotations = rotations_of((self.R - self.R.mT) / 2)
         for order, back, R in zip(self.order, self.back, rotations):
             blocks = W[:, back].unflatten(1, R.shape[:2])  # (out, n / b, b)
             W = torch.einsum('omk,mck->omc', blocks, R).flatten(1)[:, order]

@@ -36,8 +36,9 @@ class Reflections(InputLowRank):
         self.u = nn.Parameter(half.repeat_interleave(2, dim=1))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """U' (r, n) and -U S^-1 (n, r)"""
-        U = self.u / self.u.norm(dim=0)
+        """U' (r, n) and -U S^-1 (n, r), in float32 at least: torch solves no equations in bf16 and fp16."""
+        u = self.u.to(torch.promote_types(self.u.dtype, torch.float32))
+        U = u / u.norm(dim=0)
         S = (U.T @ U).triu(1) + 0.5 * torch.eye(U.shape[1], dtype=U.dtype, device=U.device)
         return U.T, torch.linalg.solve_triangular(S, -U, upper=True, left=False)
 

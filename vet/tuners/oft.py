@@ -15,6 +15,7 @@ from vet.core.delta import Delta
 from vet.core.peft_names import OfOFT
 from vet.core.ranks import require_matrix
 from vet.core.reweight import reweights_of
+from vet.core.rotations import rotations_of
 from vet.core.site import Site
 from vet.core.tuner import Tuner, refuse
 from vet.registry import TUNERS
@@ -61,9 +62,9 @@ class Rotation(Delta):
         Q = self.q.new_zeros(len(self.q), self.block, self.block)
         Q[:, above[0], above[1]] = self.q
         Q = Q - Q.mT
-        one = torch.eye(self.block, dtype=Q.dtype, device=Q.device)
         if self.terms is None:
-            return torch.linalg.solve(one + Q, one - Q, left=False)
+            return rotations_of(Q)
+        one = torch.eye(self.block, dtype=Q.dtype, device=Q.device)
         power = Q
         R = one + 2 * Q
         for _ in range(self.terms - 3):
