@@ -257,6 +257,18 @@ def test_an_evaluation_has_at_most_16_transforms(says):
         read_configuration(says('evaluation', dict(transform=[resize] * 17)))
 
 
+@pytest.mark.parametrize('given', [dict(type='Resize', size=8), 'Resize', 7], ids=repr)
+def test_the_transforms_of_an_evaluation_are_a_list(says, given):
+    with pytest.raises(DataError, match='as evaluation.transform; allowed: a list of at most 16'):
+        read_configuration(says('evaluation', dict(transform=given)))
+
+
+@pytest.mark.parametrize('given', [[dict(type='Resize', size=8)], 'Resize', 7], ids=repr)
+def test_an_evaluation_is_a_dict(says, given):
+    with pytest.raises(DataError, match='as evaluation; allowed: a dict'):
+        pipeline(model=says('evaluation', given), device='cpu')
+
+
 def test_a_seed_alone_may_be_a_whole_number_of_any_size(says):
     entry = dict(LORA, variant='vera', seed=2**40)
     assert read_configuration(says('model.tuners', [entry]))['model']['tuners'] == [entry]

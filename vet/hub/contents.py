@@ -188,7 +188,9 @@ def _require_evaluation(evaluation: Any, source: str) -> None:
 
     The sum of their sizes is limited, because each may enlarge the image.
     """
-    entries = (evaluation or {}).get('transform') if isinstance(evaluation or {}, dict) else evaluation
+    if not isinstance(evaluation or {}, dict):
+        raise DataError(f'{source} has {shown(evaluation)} as evaluation; allowed: a dict.')
+    entries = (evaluation or {}).get('transform')
     if entries is None:
         return
     if not isinstance(entries, list) or len(entries) > MOST['transforms']:
