@@ -43,6 +43,8 @@ ROOMS = {
         'tests/heads',
         'tests/objectives',
         'tests/library',
+        'tests/backbones',
+        'tests/test_unwritten_methods.py',
         'tests/contract/test_precision.py',
         'tests/engine/fast/test_frozen_in_bf16.py',
         'tests/engine/test_multitask.py',
@@ -56,7 +58,14 @@ ROOMS = {
         'tests/cli/test_config.py',
     ],
     'datasets': ['tests/datasets', 'tests/test_builders.py', 'tests/engine/feed/test_batches.py'],
-    'hub': ['tests/hub', 'tests/library', 'tests/test_pipeline.py', 'tests/compat', 'tests/cli'],
+    'hub': [
+        'tests/hub',
+        'tests/library',
+        'tests/test_pipeline.py',
+        'tests/test_unwritten_methods.py',
+        'tests/compat',
+        'tests/cli',
+    ],
 }
 EQUIVALENT = Path(__file__).with_name('equivalent.yaml')
 PRELOADED = (
