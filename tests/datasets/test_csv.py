@@ -118,6 +118,8 @@ def test_more_mistakes(write):
         '"path","label"\r\n"0.png","cat"\r\n"1.png","dog"\r\n',
         'path, label\n0.png, cat\n1.png, dog\n',
         '0.png,cat,1;2\n1.png,dog,3;4\n',
+        'path,label\n0.png,cat,\n1.png,dog,\t," "\n',
+        '0.png,cat\n1.png,dog,\t\n',
         '\n\n0.png,cat\n\n1.png,dog\n',
         'path,label\r0.png,cat\r1.png,dog\r',
         '.\\0.png,cat\n1.png,dog\n',

@@ -56,6 +56,17 @@ def test_both_adapters_see_the_map_of_a_swin_block():
     assert torch.allclose(block(x), wanted, atol=1e-10)
 
 
+def test_a_map_has_no_prefix_tokens_though_the_network_has():
+    """The norm of a block sees the map (H, W, C) as tokens. Class tokens come in later blocks."""
+    network = tiny('swin').network
+    layout = find_layout(network, grid=(4, 4), num_prefix_tokens=1)
+    backbone = Backbone(network, layout, Preprocessing(size=(32, 32)), dict(type='test', name='swin'))
+    tuner = TUNERS.build(dict(type='Mona', width=4))
+    tuner.attach(backbone)
+    middle = [delta for name, delta in tuner.deltas.items() if name.endswith('norm2')]
+    assert {(delta.grid, delta.prefix) for delta in middle} == {((8, 8), 0), ((4, 4), 0)}
+
+
 def test_the_start():
     backbone = tiny('vit')
     tuner = TUNERS.build(dict(type='Mona'))

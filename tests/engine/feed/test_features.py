@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from timm.layers import PatchEmbed
+from torch import nn
 
 from tests.engine.runs import SmallDigits, build, ended, small
 from vet.engine.feed import features
+from vet.engine.feed.cut import Cut, Resumed
 from vet.engine.learner import Learner
 from vet.engine.run import Run
 from vet.errors import UserError
@@ -400,3 +402,20 @@ def test_processes_at_once_compute_once(process, tmp_path, cache):
         child.join()
         assert child.exitcode == 0
     assert sum((tmp_path / name).exists() for name in 'ab') == len(files(cache)) == 1
+
+
+def test_a_batch_stands_whole_on_the_device_of_the_training():
+    net = nn.Identity()
+    cut = Cut(net, '', net, {}, torch.Size([3, 4, 4]), needs_images=False)
+    kept_N = torch.arange(10.0).view(5, 2)
+    cached = features.Features(Resumed(net, cut), kept_N, torch.arange(5), None)
+    listed = [(0, 4, 1), (0, 2, 0)]
+    [batch] = cached.batches([listed], torch.device('cpu'))
+    assert torch.equal(batch.kept, kept_N[[4, 2]]) and batch.images.shape == (2, 3, 4, 4)
+    assert batch.labels.tolist() == [4, 2] and batch.weights.tolist() == [1.0, 0.0]
+    [elsewhere] = cached.batches([listed], torch.device('meta'))
+    places = {
+        tensor.device.type
+        for tensor in (elsewhere.kept, elsewhere.images, elsewhere.labels, elsewhere.weights)
+    }
+    assert places == {'meta'}
