@@ -56,6 +56,7 @@ Positives = Positive | Annotated[list[Positive], MinLen(1)] | Annotated[dict[str
 Rate = Annotated[float, Interval(ge=1e-12, le=1000)]  # a learning rate
 Share = Annotated[float, Interval(ge=0, le=1)]
 Dropout = Annotated[float, Interval(ge=0, lt=1)]
+Gamma = Annotated[float, Interval(ge=0, le=20)]  # the power of a focal loss
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # NumPy takes no larger seed
 Text = Annotated[str, MinLen(1)]
 Mean = Annotated[float, Interval(ge=-1, le=2)]  # of the pixels of a channel, in images of 0..1

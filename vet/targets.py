@@ -185,7 +185,9 @@ def _remedy(label: object) -> str:
         )
     if values is not None and values < 0:
         return ' An image without a label has no place in the dataset: leave the image out.'
-    return ''
+    if isinstance(label, str):
+        return ' Give the number of the class in place of a text.'
+    return ' Correct the label, or add the class to `classes`.'
 
 
 def _numbers(names: Sequence[str]) -> str:

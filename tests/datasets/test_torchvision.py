@@ -99,3 +99,75 @@ def test_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(published, 'NETWORK_TIMEOUT_SECONDS', 1)
     with pytest.raises(DataError, match='Food101 .*--data-root'):
         TorchvisionDataset(tmp_path, name='Food101', download=False)
+
+
+# Sets of classes --------------------------------------------------------------------------------------------
+
+OBJECT = '<object><name>{}</name><difficult>{}</difficult></object>'
+
+
+@pytest.fixture
+def faces(tmp_path, paint, monkeypatch):
+    """Six images in CelebA's layout, with three of the 40 attributes."""
+    from torchvision.datasets import CelebA
+
+    monkeypatch.setattr(CelebA, '_check_integrity', lambda self: True)  # torchvision knows the real lists
+    home = tmp_path / 'celeba'
+    files = [f'{number:06d}.jpg' for number in range(1, 7)]
+    for number, file in enumerate(files):
+        paint(home / 'img_align_celeba' / file, number)
+    lines = {
+        'list_eval_partition.txt': ['', [' 0', ' 0', ' 1', ' 1', ' 2', ' 2']],
+        'list_attr_celeba.txt': [
+            '6\nBald Smiling Young \n',
+            [' -1  1  1', ' -1 -1 -1', '  1 -1 -1', ' 1 1 1', ' 1 -1 1', ' -1 -1 1'],
+        ],
+        'identity_CelebA.txt': ['', [' 1', ' 0'] * 3],
+        'list_bbox_celeba.txt': ['6\nx_1 y_1\n', [' 1 1'] * 6],
+        'list_landmarks_align_celeba.txt': ['6\nlefteye_x lefteye_y\n', [' 1 1'] * 6],
+    }
+    for name, (header, rows) in lines.items():
+        (home / name).write_text(header + ''.join(f'{file}{row}\n' for file, row in zip(files, rows)))
+    return tmp_path
+
+
+def test_celeba_has_sets_of_attributes(faces, ids_of):
+    data = TorchvisionDataset(faces, 'train', name='CelebA')
+    assert data.classes == ['Bald', 'Smiling', 'Young'] and data.objective == dict(type='MultiLabel')
+    assert ids_of(data) == [(0, frozenset({1, 2})), (1, frozenset())]
+    assert ids_of(TorchvisionDataset(faces, 'val', name='CelebA')) == [
+        (2, frozenset({0})),
+        (3, frozenset({0, 1, 2})),
+    ]
+    assert ids_of(TorchvisionDataset(faces, 'test', name='CelebA')) == [
+        (4, frozenset({0, 2})),
+        (5, frozenset({2})),
+    ]
+    people = TorchvisionDataset(faces, 'train', name='CelebA', options=dict(target_type='identity'))
+    assert people.targets == [1, 0] and not hasattr(people, 'objective')
+
+
+def test_the_objects_of_voc_are_a_set(tmp_path, ids_of, paint):
+    home = tmp_path / 'VOCdevkit/VOC2012'
+    (home / 'Annotations').mkdir(parents=True)
+    objects = [[('person', 0), ('person', 0), ('dog', 0)], [('cat', 1), ('car', 0)], [('cat', 1)]]
+    for number, named in enumerate(objects):
+        paint(home / f'JPEGImages/{number}.jpg', number)
+        text = ''.join(OBJECT.format(*each) for each in named)
+        (home / f'Annotations/{number}.xml').write_text(f'<annotation>{text}</annotation>')
+    (home / 'ImageSets/Main').mkdir(parents=True)
+    (home / 'ImageSets/Main/train.txt').write_text('0\n1\n2\n')
+    data = TorchvisionDataset(tmp_path, 'train', name='VOCDetection', download=False)
+    assert len(data.classes) == 20 and data.objective == dict(type='MultiLabel')
+    dog, person, car = map(data.classes.index, ('dog', 'person', 'car'))
+    assert ids_of(data) == [(0, frozenset({dog, person})), (1, frozenset({car})), (2, frozenset())]
+
+
+def test_a_dataset_of_masks_names_the_other_type(tmp_path, paint):
+    home = tmp_path / 'VOCdevkit/VOC2012'
+    for file in ('JPEGImages/0.jpg', 'SegmentationClass/0.png'):
+        paint(home / file, 0)
+    (home / 'ImageSets/Segmentation').mkdir(parents=True)
+    (home / 'ImageSets/Segmentation/train.txt').write_text('0\n')
+    with pytest.raises(UserError, match='If the items have masks, use type="torchvision-masks"'):
+        TorchvisionDataset(tmp_path, 'train', name='VOCSegmentation', download=False)

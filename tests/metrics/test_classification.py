@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.engine.runs import SmallDigits, small
+from vet.core.objective import build_objective
 from vet.engine.evaluate import compute_metrics, metric_name
 from vet.errors import TrainingError, UnknownNameError, UserError
 from vet.registry import METRICS
@@ -22,7 +23,10 @@ LABELS = np.array([0, 0, 0, 2, 1, 5])
         ('accuracy', 4 / 6),
         ('mean_per_class_accuracy', (2 / 3 + 0 + 1 + 1) / 4),
         ('macro_f1', (0.8 + 0 + 2 / 3 + 1) / 4),
+        ('top2', 5 / 6),
+        ('top3', 6 / 6),
         ('top5', 6 / 6),
+        ('top10', 6 / 6),
     ],
 )
 def test_values(name, expected):
@@ -33,6 +37,14 @@ def test_values(name, expected):
 def test_top5_misses_the_sixth():
     assert compute_metrics(['top5'], SCORES, np.full(6, 5)) == {'top5': pytest.approx(1 / 6)}
     assert compute_metrics(['top5'], np.eye(3), np.array([0, 1, 2])) == {'top5': 1.0}
+
+
+def test_the_accuracy_of_each_class():
+    objective = build_objective(None, list('abcdef'))
+    found = compute_metrics(['accuracy_per_class'], SCORES, LABELS, objective)
+    assert found == {'accuracy_per_class.a': pytest.approx(2 / 3)} | {
+        f'accuracy_per_class.{name}': value for name, value in dict(b=0.0, c=1.0, f=1.0).items()
+    }
 
 
 def test_modelscopes_name():

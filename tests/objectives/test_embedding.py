@@ -72,9 +72,22 @@ def test_metrics_by_hand():
     found = compute_metrics(['recall_at_1', 'recall_at_5', 'map_at_r'], vectors, labels, EMBEDDING)
     # the nearest of 0, 1, 2, 3, 4 are 1, 3, 4, 1, 2; the image of class 2 is alone
     assert found['recall_at_1'] == pytest.approx(1 / 5) and found['recall_at_5'] == 1
+    found.update(compute_metrics(['recall_at_2', 'recall_at_4', 'knn_accuracy'], vectors, labels, EMBEDDING))
+    # the second nearest of 1 and of 2, which are 0 and 3, are hits too
+    assert found['recall_at_2'] == pytest.approx(3 / 5) and found['recall_at_4'] == 1
+    assert found['knn_accuracy'] == pytest.approx(
+        np.mean(
+            [
+                votes(vectors[[i]], np.delete(vectors, i, 0), np.delete(labels, i), 3).argmax() == labels[i]
+                for i in range(5)
+            ]
+        )
+    )
     # R is 2 for class 0: image 0 sees 1 (hit), 3; image 1 sees 3, 0 (hit at 2); image 4 sees 2, 3
     assert found['map_at_r'] == pytest.approx((1 / 2 + 1 / 4 + 0 + 0 + 0) / 5)
-    alone = compute_metrics(['recall_at_1', 'map_at_r'], vectors[:3], np.array([0, 1, 2]), EMBEDDING)
+    alone = compute_metrics(
+        ['recall_at_1', 'map_at_r', 'knn_accuracy'], vectors[:3], np.array([0, 1, 2]), EMBEDDING
+    )
     assert np.isnan(list(alone.values())).all()
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm.loss
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
@@ -67,7 +68,13 @@ def test_the_asymmetric_loss_counts_no_class_that_is_surely_missing():
 
 
 @pytest.mark.parametrize(
-    'name, function', [('MSELoss', F.mse_loss), ('L1Loss', F.l1_loss), ('HuberLoss', F.huber_loss)]
+    'name, function',
+    [
+        ('MSELoss', F.mse_loss),
+        ('L1Loss', F.l1_loss),
+        ('HuberLoss', F.huber_loss),
+        ('SmoothL1Loss', F.smooth_l1_loss),
+    ],
 )
 def test_losses_of_numbers_compare_standardised_numbers(name, function):
     objective = build_objective(dict(type='Regression', mean=[100.0, 0.0], std=[10.0, 0.1]), ['x', 'y'])
@@ -75,6 +82,28 @@ def test_losses_of_numbers_compare_standardised_numbers(name, function):
     found = Loss(dict(type=name), objective)(objective.finish(OUTPUTS[:, :2]), targets)
     wanted = function(OUTPUTS[:, :2], torch.tensor([[1.0, 2.0], [-1.0, 0.0]]), reduction='none').mean(1)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+LIBRARIES = [
+    (timm.loss, 'LabelSmoothingCrossEntropy', dict(smoothing=0.2), LABELS),
+    (timm.loss, 'SoftTargetCrossEntropy', {}, torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.1, 0.9]])),
+    (timm.loss, 'PolyCrossEntropy', dict(epsilon=1.5), LABELS),
+    (timm.loss, 'PolyBinaryCrossEntropy', dict(epsilon=0.5, gamma=2.0, alpha=0.3), SETS),
+    (timm.loss, 'AsymmetricLossSingleLabel', dict(gamma_neg=3.0, gamma_pos=0.5), LABELS),
+    (timm.loss, 'ZlprLoss', {}, SETS),
+    (torch.nn, 'MultiMarginLoss', dict(p=2, margin=0.5), LABELS),
+    (torch.nn, 'MultiLabelSoftMarginLoss', {}, SETS.float()),
+]
+
+
+@pytest.mark.parametrize('library, name, options, targets', LIBRARIES)
+def test_a_loss_has_the_mean_of_its_library(library, name, options, targets):
+    smoothing = dict(eps=0.0) if name == 'AsymmetricLossSingleLabel' else {}
+    wanted = getattr(library, name)(**options, **smoothing)(OUTPUTS, targets)
+    kind = 'MultiLabel' if LOSSES.find(name).targets == 'a set of classes' else 'SingleLabel'
+    found = loss(dict(type=name, **options), kind)(OUTPUTS, targets)
+    assert found.shape == (2,)
+    close(found.mean(), wanted)
 
 
 class OneNumber:

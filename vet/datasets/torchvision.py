@@ -11,9 +11,10 @@ from PIL import Image
 from torch.utils.data import ConcatDataset
 from torchvision import datasets
 
-from vet.datasets.base import ImageDataset, resolve_split
+from vet.datasets.base import ImageDataset, Sample, resolve_split
 from vet.datasets.image import open_image
 from vet.datasets.published import how_to_provide, require_inside, torchvision_bounds
+from vet.datasets.torchvision_sets import has_sets, sets_of
 from vet.errors import DataError, UnknownNameError, UserError
 from vet.registry import DATASETS
 
@@ -34,6 +35,8 @@ class TorchvisionDataset(ImageDataset):
         None.
     options: further arguments of the dataset.
     The class names are those of the dataset. If the dataset has no class names, they are the numbers.
+    CelebA (its 40 attributes) and VOCDetection (its 20 kinds of objects) have a set of classes for each
+    image: see the objective MultiLabel. Masks have the type 'torchvision-masks'.
     UserError for an unknown name, split or option, and for a dataset that is not for image classification.
     DataError if data are missing.
     """
@@ -60,7 +63,7 @@ class TorchvisionDataset(ImageDataset):
         try:
             with torchvision_bounds():
                 opened = _open(plugin, split, accepted - set(options), given)
-                samples = [sample for dataset in opened for sample in _samples(dataset, given)]
+                classes, samples = _read(opened, given)
         except (OSError, RuntimeError, DataError) as error:
             raise DataError(
                 f'torchvision.datasets.{name} cannot be read from {str(root)!r}: {error}. '
@@ -70,12 +73,13 @@ class TorchvisionDataset(ImageDataset):
             raise UserError(
                 f'torchvision.datasets.{name} cannot be used with options={options!r}: {error}.'
             ) from error
-        if 'loader' in given:
-            require_inside(samples, defaults['root'], f'torchvision.datasets.{name}')
+        are_sets = has_sets(opened[0])
         self._data: ConcatDataset = ConcatDataset(opened)
-        if 'loader' not in given:
+        if 'loader' in given or are_sets:
+            require_inside(samples, defaults['root'], f'torchvision.datasets.{name}')
+        else:
             samples = [(index, label) for index, (_, label) in enumerate(samples)]
-        super().__init__(_classes(opened[0], samples), samples)
+        super().__init__(classes, samples, dict(type='MultiLabel') if are_sets else None)
 
     def open(self, source: object) -> Image.Image:
         return open_image(self._data[source][0] if isinstance(source, int) else source, self.gray_range)
@@ -127,6 +131,15 @@ def _open(plugin: type, split: str | None, accepted: set[str], given: dict[str, 
     raise UserError(f'{name} refuses split={split!r}: {refusal}') from refusal
 
 
+def _read(opened: list[Any], given: dict[str, Any]) -> tuple[list[str], list[Sample]]:
+    """Class names and samples of the datasets that make up the split."""
+    if has_sets(opened[0]):
+        tables = [sets_of(dataset) for dataset in opened]
+        return tables[0][0], [sample for _, samples in tables for sample in samples]
+    samples = [sample for dataset in opened for sample in _samples(dataset, given)]
+    return _classes(opened[0], samples), samples
+
+
 def _samples(dataset: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
     """(source, label) pairs. If the dataset takes no `loader`, only the labels count."""
     name = f'torchvision.datasets.{type(dataset).__name__}'
@@ -135,7 +148,8 @@ def _samples(dataset: Any, given: dict[str, Any]) -> list[tuple[Any, int]]:
         operator.index(label)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f'{name} is no image classification dataset: its items are not an image and a class number.'
+            f'{name} is no image classification dataset: its items are not an image and a class number. '
+            'If the items have masks, use type="torchvision-masks".'
         ) from error
     if 'loader' in given:
         return [dataset[index] for index in range(len(dataset))]

@@ -10,12 +10,11 @@ from torchvision import datasets
 from vet.allowed import OneOf
 from vet.datasets.masks import MaskDataset, Values
 from vet.datasets.published import how_to_provide, require_inside, torchvision_bounds
+from vet.datasets.torchvision_sets import VOC
 from vet.errors import DataError, UnknownNameError
 from vet.registry import DATASETS
 
 SPELLINGS = {'train+val': 'trainval', 'eval': 'test'}
-VOC = """background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike
-    person pottedplant sheep sofa train tvmonitor""".split()  # of the numbers 0 to 20
 Pairs = list[tuple[str, str]]
 
 

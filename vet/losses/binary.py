@@ -5,18 +5,17 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval, MinLen
+from annotated_types import MinLen
 from torch import nn
 
-from vet.allowed import Dropout, Positive, Share
+from vet.allowed import Dropout, Gamma, Positive, Share
 from vet.losses.weights import Counts, counted, refuse_other_length
 from vet.registry import LOSSES
 
 PositiveWeights = Literal['balanced'] | Positive | Annotated[list[Positive], MinLen(1)] | None
-Gamma = Annotated[float, Interval(ge=0, le=20)]
 
 
-@LOSSES.register_module(name=['BCEWithLogitsLoss', 'BinaryCrossEntropy', 'BCE'])
+@LOSSES.register_module(name=['BCEWithLogitsLoss', 'BinaryCrossEntropy', 'BCE', 'MultiLabelSoftMarginLoss'])
 class BCEWithLogitsLoss(nn.Module):
     """The mean over classes of torch's binary_cross_entropy_with_logits.
 

@@ -1,17 +1,19 @@
 """Cross-entropy of softmax(outputs), by torch: for images of one class, and for masks."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vet.allowed import Dropout
+from vet.allowed import Dropout, Positive
 from vet.errors import UserError
 from vet.losses.pixels import cross_entropy
 from vet.losses.weights import ClassWeights, Counts, balanced, counted, refuse_other_length
 from vet.registry import LOSSES
 
 
-@LOSSES.register_module(name=['CrossEntropyLoss', 'CrossEntropy'])
+@LOSSES.register_module(name=['CrossEntropyLoss', 'CrossEntropy', 'SoftTargetCrossEntropy'])
 class CrossEntropyLoss(nn.Module):
     """w_y (-log softmax(outputs)_y), by `torch.nn.functional.cross_entropy`.
 
@@ -56,3 +58,35 @@ class CrossEntropyLoss(nn.Module):
         return F.cross_entropy(
             outputs, targets, self.weight, reduction='none', label_smoothing=self.label_smoothing
         )
+
+
+@LOSSES.register_module()
+class LabelSmoothingCrossEntropy(CrossEntropyLoss):
+    """CrossEntropyLoss with label smoothing. timm's formula is that of torch.
+
+    smoothing: the share of the target that is spread evenly over all classes.
+    """
+
+    targets = 'one class'
+
+    def __init__(self, smoothing: Dropout = 0.1):
+        super().__init__(label_smoothing=smoothing)
+
+
+@LOSSES.register_module()
+class MultiMarginLoss(nn.Module):
+    """mean_k max(0, margin - f_y + f_k)^p over the other classes k, by torch. Outputs far apart count 0.
+
+    p: 1 or 2.
+    margin: the least distance between the output of the target and the other outputs that counts 0.
+    """
+
+    targets = 'one class'
+
+    def __init__(self, p: Literal[1, 2] = 1, margin: Positive = 1.0):
+        super().__init__()
+        self.p = p
+        self.margin = margin
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.multi_margin_loss(outputs, targets, self.p, self.margin, reduction='none')

@@ -1,14 +1,11 @@
 """The focal loss: images that are easy count less."""
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval
 from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 
-from vet.allowed import Share
+from vet.allowed import Gamma, Share
 from vet.errors import UserError
 from vet.registry import LOSSES
 
@@ -27,12 +24,7 @@ class FocalLoss(nn.Module):
 
     targets = ('one class', 'a set of classes')
 
-    def __init__(
-        self,
-        gamma: Annotated[float, Interval(ge=0, le=20)] = 2.0,
-        alpha: Share | None = None,
-        kind: str = 'one class',
-    ):
+    def __init__(self, gamma: Gamma = 2.0, alpha: Share | None = None, kind: str = 'one class'):
         super().__init__()
         self.gamma = gamma
         self.alpha = alpha

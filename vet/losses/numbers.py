@@ -43,3 +43,20 @@ class HuberLoss(nn.Module):
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.huber_loss(outputs, targets, reduction='none', delta=self.delta).mean(1)
+
+
+@LOSSES.register_module()
+class SmoothL1Loss(nn.Module):
+    """HuberLoss divided by `beta`, by torch.
+
+    beta: a number of standard deviations of the training targets.
+    """
+
+    targets = 'numbers'
+
+    def __init__(self, beta: Positive = 1.0):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.smooth_l1_loss(outputs, targets, reduction='none', beta=self.beta).mean(1)

@@ -23,14 +23,16 @@ def nearest(vectors_NC: np.ndarray, gallery_MC: np.ndarray, k: int) -> tuple[np.
     return np.concatenate(places), np.concatenate(cosines)
 
 
-def others_by_nearness(vectors_NC: np.ndarray, k: int) -> np.ndarray:
-    """(N, k): for each vector, the places of the k nearest others, the nearest first."""
-    places = []
+def nearest_others(vectors_NC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places (N, k) of the k nearest others of each vector, nearest first, and the cosines (N, k)."""
+    places, cosines = [], []
     rows = unit(vectors_NC)
     for start, near in _chunks(rows, rows):
         near[np.arange(len(near)), start + np.arange(len(near))] = -np.inf
-        places.append(np.argsort(-near, axis=1, kind='stable')[:, :k])
-    return np.concatenate(places)
+        best = np.argsort(-near, axis=1, kind='stable')[:, :k]
+        places.append(best)
+        cosines.append(np.take_along_axis(near, best, 1))
+    return np.concatenate(places), np.concatenate(cosines)
 
 
 def votes(
@@ -46,9 +48,22 @@ def votes(
     Wu et al. 2018, arXiv:1805.01978; k and temperature of DINO, Caron et al. 2021, arXiv:2104.14294
     """
     places, cosines = nearest(vectors_NC, gallery_MC, min(k, len(gallery_MC)))
-    found = np.zeros((len(vectors_NC), classes))
-    weights = np.exp((cosines.astype(np.float64) - 1) / temperature)
-    np.add.at(found, (np.arange(len(found))[:, None], labels_M[places]), weights)
+    return _weighed(labels_M[places], cosines, classes, temperature)
+
+
+def votes_of_others(
+    vectors_NC: np.ndarray, labels_N: np.ndarray, k: int = 20, temperature: float = 0.07
+) -> np.ndarray:
+    """(N, K): the votes of the k nearest others of each vector, as `votes` weighs them."""
+    places, cosines = nearest_others(vectors_NC, min(k, len(vectors_NC) - 1))
+    return _weighed(labels_N[places], cosines, int(labels_N.max()) + 1, temperature)
+
+
+def _weighed(labels_NK: np.ndarray, cosines_NK: np.ndarray, classes: int, temperature: float) -> np.ndarray:
+    """(N, classes): the sum of the weights of the votes for each class."""
+    found = np.zeros((len(labels_NK), classes))
+    weights = np.exp((cosines_NK.astype(np.float64) - 1) / temperature)
+    np.add.at(found, (np.arange(len(found))[:, None], labels_NK), weights)
     return found
 
 
