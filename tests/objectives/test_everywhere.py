@@ -9,6 +9,7 @@ import torch
 from tests.engine.runs import SmallDigits, config, small
 from tests.objectives.conftest import TAGS, Measured, Tagged, trainer_of
 from vet import build_trainer
+from vet.cli.answers import write_answers
 from vet.cli.vet import main
 from vet.core.objective import Objective, build_objective
 from vet.datasets.multitask import MultiTask
@@ -163,6 +164,23 @@ def test_plugins_of_a_user(tmp_path, monkeypatch):
     )
     answer = pipeline(model=trainer.folder.output, device='cpu')(trainer.data['test'][0][0])
     assert answer['labels'] in (['late'], ['early'])
+
+
+class Depth(SingleLabel):
+    """The user's own objective, whose answers have other keys than labels and scores."""
+
+    def answers(self, outputs, topk, usual):
+        return [dict(depth=int(row.argmax()), unit='cm') for row in outputs]
+
+
+def test_answers_of_other_keys_are_shown():
+    objective = Depth(['a', 'b'])
+    [answer] = objective.answers(torch.tensor([[0.0, 1.0]]), None, 1)
+    rows = [('photo.jpg', answer)]
+    table = ''.join(write_answers(rows, 'table', ['photo.jpg'], objective))
+    assert 'photo.jpg  depth   1' in table and 'unit    cm' in table
+    assert 'photo.jpg,depth=1|unit=cm,,' in ''.join(write_answers(rows, 'csv', ['photo.jpg'], objective))
+    assert objective.doubt(answer, 0.5) == answer
 
 
 class NoObjective:

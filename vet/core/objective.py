@@ -188,7 +188,9 @@ class Objective(nn.Module):
         return answer
 
     def rows(self, answer: Answer) -> list[tuple[str, str]]:
-        """An answer as rows of a table: a text, and a number as text."""
+        """An answer as rows of a table: a text, and a number as text. Without labels: all values."""
+        if 'labels' not in answer:
+            return [(name, str(value)) for name, value in answer.items()]
         return [(label, f'{score:.4f}') for label, score in zip(answer['labels'], answer['scores'])]
 
     @property
@@ -198,6 +200,8 @@ class Objective(nn.Module):
 
     def flat(self, answer: Answer) -> Answer:
         """An answer as one row of a CSV, by `columns`. '|' stands between several labels and scores."""
+        if 'labels' not in answer:
+            return dict(label='|'.join(f'{name}={value}' for name, value in answer.items()), score='')
         return dict(
             label='|'.join(answer['labels']), score='|'.join(f'{score:.6g}' for score in answer['scores'])
         )
@@ -212,7 +216,7 @@ class Objective(nn.Module):
 
     def doubt(self, answer: Answer, threshold: float) -> Answer:
         """The answer. If the best score is below the threshold: the label UNSURE with the best score."""
-        if not answer['scores'] or answer['scores'][0] >= threshold:
+        if not answer.get('scores') or answer['scores'][0] >= threshold:
             return answer
         return dict(scores=answer['scores'][:1], labels=[UNSURE])
 
