@@ -298,7 +298,9 @@ class Train(Section):
     None: never stops early."""
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     """When the run saves a checkpoint."""
-    trackers: list[Literal['aim', 'comet_ml', 'mlflow', 'tensorboard', 'wandb']] = field(default_factory=list)
+    trackers: list[Literal['aim', 'comet', 'comet_ml', 'mlflow', 'tensorboard', 'wandb']] = field(
+        default_factory=list
+    )
     """The experiment trackers that get the config and the numbers of the log, such as ['mlflow']. Their
     packages must be installed. log.jsonl and TensorBoard's events are always written."""
     log_every: Steps = 10

@@ -103,3 +103,5 @@ def test_unknown_and_missing_trackers_are_refused(tmp_path):
         small(tmp_path / 'run', **{'train.trackers': ['mlfow']})
     with pytest.raises(UserError, match="names 'aim', but the package aim is not installed here.*mlflow"):
         small(tmp_path / 'run', **{'train.trackers': ['aim']}).train()
+    with pytest.raises(UserError, match="names 'comet', but the package comet_ml is not installed here"):
+        small(tmp_path / 'comet', **{'train.trackers': ['comet']}).train()

@@ -19,6 +19,7 @@ RESUMES: Mapping[str, tuple[str, Callable[[Any], str]]] = dict(
     mlflow=('run_id', lambda tracker: tracker.tracker.info.run_id),
     wandb=('id', lambda tracker: tracker.tracker.id),
 )
+PACKAGES = dict(comet='comet_ml')  # the package of a tracker, which is accelerate's name too
 ALLOWED = re.compile(r'[^\w\-. /]')  # not allowed in a name of mlflow
 
 
@@ -35,7 +36,7 @@ class Trackers:
         self._running: dict[str, Any] = {}
         path = folder / IDS
         known = read_json(path) if is_resumed and path.is_file() else {}
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(PACKAGES.get(name, name) for name in names):
             try:
                 self._running[name] = _begun(name, folder, known.get(name))
             except UserError:
@@ -79,10 +80,11 @@ def require_trackers(names: Iterable[str]) -> None:
     """UserError for a tracker whose package is not installed."""
     installed = {str(kind) for kind in get_available_trackers()}
     for name in names:
-        if name not in installed:
+        package = PACKAGES.get(name, name)
+        if package not in installed:
             raise UserError(
-                f'train.trackers names {name!r}, but the package {name} is not installed here. Install the '
-                f'package, or choose from those that are: {", ".join(sorted(installed)) or "none"}.'
+                f'train.trackers names {name!r}, but the package {package} is not installed here. Install '
+                f'the package, or choose from those that are: {", ".join(sorted(installed)) or "none"}.'
             )
 
 
