@@ -1,6 +1,6 @@
 """Cross-entropy of softmax(outputs), by torch: for images of one class, and for masks."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class CrossEntropyLoss(nn.Module):
     kind: the objective's kind of target. The loss of a mask is the mean over the labelled pixels.
     """
 
-    targets = ('one class', 'a mask')
+    targets: ClassVar[str | tuple[str, ...]] = ('one class', 'a mask')
 
     def __init__(
         self,
