@@ -19,6 +19,11 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import torch
+
+from vet.benchmark import record
+from vet.environment import describe
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results' / 'single_label.json'
 COMMITS = ('b823a2b^', 'b823a2b')
@@ -30,6 +35,7 @@ VARIANTS = {
     'recomputed blocks': dict(gradient_checkpointing=True),
     'clipped, two batches a step': dict(clip_norm=0.1, accumulate=2),
 }
+DATA = 'Digits 5 to 9 of scikit-learn, 2 epochs'
 NEW = [5, 6, 7, 8, 9]
 METRICS = ['accuracy', 'mean_per_class_accuracy', 'macro_f1']
 
@@ -84,15 +90,16 @@ def of_commit(commit: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--within', type=Path, metavar='DIR', help='train here, with the vet of PYTHONPATH')
-    parser.add_argument('--output', type=Path, default=RESULTS, metavar='FILE', help='default: %(default)s')
+    record.add_output(parser, RESULTS)
     args = parser.parse_args()
     if args.within:
         print(json.dumps({name: ended(name, args.within / str(i)) for i, name in enumerate(VARIANTS)}))
         return
+    path = record.output(args)
     before, after = map(of_commit, COMMITS)
     wrong = [name for name in VARIANTS if before[name] != after[name]]
-    found = dict(commits=COMMITS, equal=not wrong, runs=after)
-    args.output.write_text(json.dumps(found, indent=1) + '\n')
+    runs = dict(zip(COMMITS, (before, after)))
+    record.write(path, dict(environment=describe(torch.device('cpu')), data=DATA, equal=not wrong, runs=runs))
     print('each run is equal, bit for bit' if not wrong else f'not equal: {", ".join(wrong)}')
     sys.exit(bool(wrong))
 
