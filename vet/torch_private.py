@@ -25,6 +25,7 @@ from torch.backends import mkldnn
 PRIVATE = (
     'torch._C._are_functorch_transforms_active',
     'torch._C.DisableTorchFunction',
+    'torch._C._will_engine_execute_node',
     'torch.cpu._is_amx_tile_supported',
     'torch.cpu._is_avx512_bf16_supported',
     'torch._softmax_backward_data',
@@ -301,10 +302,16 @@ def share_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def times_written(tensor: torch.Tensor) -> int:
-    """How often operations have written into the tensor. Without `_version`, and for a tensor of
-    torch.inference_mode: 0.
-    """
+    """How often operations wrote into a tensor. 0 for a tensor of inference_mode, and without `_version`."""
     return 0 if tensor.is_inference() else getattr(tensor, '_version', 0)
+
+
+def is_in_backward(node: Any) -> bool:
+    """Whether the running backward pass computes a node of its graph. Without the name: True."""
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except (AttributeError, RuntimeError):  # torch refuses to answer about a leaf of torch.autograd.grad
+        return True
 
 
 def map_tensors(change: Callable[[torch.Tensor], object], value: object) -> Any:

@@ -5,8 +5,10 @@ import pickle
 import random
 import warnings
 
+import accelerate
 import pytest
 import torch
+from accelerate.hooks import remove_hook_from_submodules
 from torch import nn
 
 import vet
@@ -341,6 +343,50 @@ def test_a_merge_within_autocast_forms_its_weights_in_float32(kind):
     with torch.autocast('cpu', torch.bfloat16):
         subject.model.merge()
     subject.require_tuned()
+
+
+@pytest.mark.parametrize('kind', ['classifier', 'vet.tune'])
+@pytest.mark.parametrize('entries', [(LORA,), (LORA, BIAS)], ids=len)
+def test_gradients_of_activations_are_right_and_train_nothing(kind, entries):
+    """With BitFit, an activation needs a gradient anyway, and is no leaf."""
+    subject = Subject(kind, *entries)
+    kept = []
+
+    def keep(module, args, out):
+        kept.append(out if out.requires_grad else out.requires_grad_())
+
+    subject.frozen.network.blocks[1].register_forward_hook(keep)
+
+    def score():
+        kept.clear()
+        return subject.model(subject.images).square().sum()
+
+    expected = torch.autograd.grad(score(), kept)[0]
+    subject.model.merge()
+    torch.testing.assert_close(torch.autograd.grad(score(), kept)[0], expected, atol=1e-5, rtol=1e-4)
+    trains = [one for one in subject.frozen.network.parameters() if one.requires_grad]
+    if len(entries) == 1:  # the activation is a leaf, and shows that the pass looks for its gradient
+        score().backward()
+        torch.testing.assert_close(kept[0].grad, expected, atol=1e-5, rtol=1e-4)
+        return
+    with pytest.raises(UserError, match='cannot be trained'):
+        score().backward()
+    with pytest.raises(UserError, match='cannot be trained'):
+        torch.autograd.grad(score(), trains[0])
+    assert all(one.grad is None for one in trains)
+
+
+def test_an_offloaded_network_is_not_merged():
+    subject = Subject('vet.tune', LORA)
+    accelerate.cpu_offload(subject.frozen.network, torch.device('cpu'))
+    with pytest.raises(UserError, match='are on the meta device, without numbers'):
+        subject.model.merge()
+    assert not subject.model.is_merged
+    subject.require_tuned()
+    remove_hook_from_submodules(subject.frozen.network)
+    subject.model.merge()
+    subject.require_tuned()
+    subject.require_plain()
 
 
 # Several models on one network --------------------------------------------------------------------------------

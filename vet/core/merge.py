@@ -9,6 +9,7 @@ Used by the classes that hold tuners: core.model and core.tuned_network.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from vet.core.reweight import Reweight, give_reweights, new_tensors, reweights_o
 from vet.core.shadow import Tensors, parameter_or_none, put_tensors
 from vet.core.tuner import Tuner
 from vet.errors import UserError
-from vet.torch_private import map_tensors
+from vet.torch_private import is_in_backward, map_tensors
 
 
 @dataclass(eq=False)
@@ -112,6 +113,12 @@ def _merge(edits: Sequence[Reweight], thaws: Mapping[int, Thaw]) -> Merged:
     thaws: {id of a tensor: the thaw of the tensor}, of the tuners that are merged.
     """
     host = edits[0].host
+    if any(tensor.is_meta for tensor in host.parameters()):
+        raise UserError(
+            f'{type(host).__name__} cannot be merged: its weights are on the meta device, without numbers. '
+            'If accelerate has moved the weights away, take its hooks off first: '
+            'remove_hook_from_submodules(network).'
+        )
     first = reweights_of(host)[: len(edits)]
     for edit in first:
         if edit not in edits:
@@ -215,17 +222,21 @@ def refuse_training(tuners: Iterable[Tuner], training: bool) -> None:
             tuner.refuse_written()
 
 
-def refuse_backward(tuners: Iterable[Tuner], given: object, output: object) -> None:
-    """While tuners are merged: a backward pass from `output` raises a UserError.
+def refuse_backward(model: nn.Module, tuners: Iterable[Tuner], given: object, output: object) -> None:
+    """While tuners are merged: a backward pass from `output` that trains `model` raises a UserError.
 
-    given: the input. If a tensor of the input needs a gradient, nothing is refused: the gradient may show
-        where the network looks.
+    Gradients of inputs and of activations are right, because they show where the network looks. So nothing is
+    refused if the graph has a leaf beside the parameters of the model, or if the pass computes the gradient
+    of no parameter.
+    given: the input. If a tensor of the input needs a gradient, the graph is not asked.
     """
-    if any(tuner.is_merged for tuner in tuners):
-        if not any(tensor.requires_grad for tensor in _tensors(given)):
-            for tensor in _tensors(output):
-                if tensor.requires_grad:
-                    tensor.register_hook(_refuse_gradient)
+    if not any(tuner.is_merged for tuner in tuners) or any(t.requires_grad for t in _tensors(given)):
+        return
+    for tensor in _tensors(output):
+        if tensor.requires_grad and tensor.grad_fn is not None:
+            # the nodes below, because a hook that holds the node of its tensor would keep the graph alive
+            nodes = [node for node, _ in tensor.grad_fn.next_functions]
+            tensor.register_hook(partial(_refuse_gradient, model, nodes))
 
 
 def _tensors(value: object) -> list[torch.Tensor]:
@@ -234,10 +245,32 @@ def _tensors(value: object) -> list[torch.Tensor]:
     return found
 
 
-def _refuse_gradient(gradient: torch.Tensor) -> None:
-    """A hook of a tensor: refuses its gradient."""
+def _refuse_gradient(model: nn.Module, nodes: Iterable[Any], gradient: torch.Tensor) -> None:
+    """A hook of an output: refuses a backward pass that gives gradients to the parameters of the model."""
+    leaves = _leaves_below(nodes)
+    parameters = set(map(id, model.parameters()))
+    if any(id(leaf.variable) not in parameters for leaf in leaves):
+        return
+    if leaves and not any(map(is_in_backward, leaves)):
+        return
     raise merged_error(
         TRAINED,
         ' To train other modules behind the model, call the model within torch.no_grad(). To see where the '
-        'model looks, give an input that needs a gradient.',
+        'model looks, give an input that needs a gradient, or call torch.autograd.grad for an activation.',
     )
+
+
+def _leaves_below(nodes: Iterable[Any]) -> list[Any]:
+    """The nodes of a graph that stand for its leaves: for tensors that need a gradient."""
+    seen = set()
+    leaves = []
+    below = list(nodes)
+    while below:
+        node = below.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, 'variable'):
+            leaves.append(node)
+        below += [after for after, _ in node.next_functions]
+    return leaves

@@ -60,7 +60,7 @@ class ImageClassifier(nn.Module):
             logits = self.objective.finish(self._masks(self.head, images))
         else:
             logits = self.outputs_of(self.backbone(images))
-        refuse_backward(self.tuners, images, logits)
+        refuse_backward(self, self.tuners, images, logits)
         return logits
 
     def _masks(self, head: MapHead, images: torch.Tensor) -> torch.Tensor:

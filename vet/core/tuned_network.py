@@ -110,7 +110,7 @@ class TunedNetwork(FrozenNetwork):
         given = Example(args, kwargs)
         try:
             output = self.network(*args, **kwargs) if self._names is None else self._mixed(self._names, given)
-            refuse_backward(self.tuners, (args, kwargs), output)
+            refuse_backward(self, self.tuners, (args, kwargs), output)
             return output
         except (UserError, torch.OutOfMemoryError):
             raise
