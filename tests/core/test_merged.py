@@ -15,6 +15,7 @@ import vet
 from tests.contract.runs import with_head
 from tests.nets import tiny
 from vet.core.multitask import MultiTaskClassifier
+from vet.core.tuned_model import TunedModel
 from vet.errors import UserError
 from vet.registry import TUNERS
 
@@ -548,6 +549,17 @@ def test_a_tuner_that_rests_does_not_undo_a_merge(was_merged, copied):
         assert torch.equal(subject.output(), both)
     tuned.detach()
     subject.require_plain()
+
+
+def test_a_merged_backbone_carries_no_other_tuners():
+    """Their images would see the merged weights."""
+    subject = Subject('classifier', LORA)
+    subject.model.merge()
+    with pytest.raises(UserError, match='cannot be the untouched backbone of several tuners'):
+        TunedModel(subject.frozen, {})
+    subject.model.unmerge()
+    subject.tuners[0].detach()
+    TunedModel(subject.frozen, {})
 
 
 def test_a_task_that_is_merged_loads_nothing():

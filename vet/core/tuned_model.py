@@ -13,7 +13,7 @@ from contextvars import ContextVar
 import torch
 from torch import nn
 
-from vet.core.backbone import Backbone
+from vet.core.backbone import Backbone, merged_error
 from vet.core.caches import written_buffers
 from vet.core.edits import FlowEdit
 from vet.core.maps import MapHead
@@ -30,7 +30,7 @@ class TunedModel(SeveralTasks):
 
     Logits (B, K) of one tuner, or a list of B logits (K_i,) for several tuners.
     tasks: {name: its classifier}, each on a copy `with_same_weights` of `backbone`. `backbone` stays
-        untouched.
+        untouched. UserError if a model is merged into `backbone`.
     A batch of several tuners is one forward of the backbone, if the edits of all act on each image by itself.
     Such edits are low-rank updates of Linear layers and convolutions, adapters, and additions to the
     features. Other tuners form weights or add tokens (thawed values, prompts). Each such tuner gets a
@@ -40,6 +40,8 @@ class TunedModel(SeveralTasks):
 
     def __init__(self, backbone: Backbone, tasks: Mapping[str, ImageClassifier]):
         super().__init__()
+        if backbone.is_merged:
+            raise merged_error('the untouched backbone of several tuners')
         self.backbone = backbone
         self._models = nn.ModuleList()
         self._tasks: dict[str, ImageClassifier] = {}
