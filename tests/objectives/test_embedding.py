@@ -91,6 +91,22 @@ def test_metrics_by_hand():
     assert np.isnan(list(alone.values())).all()
 
 
+def test_recall_counts_the_k_nearest_others():
+    random = np.random.default_rng(0)
+    angles = random.uniform(0, 2, 40)
+    labels = random.permutation(np.arange(40) % 10)  # each image has three others of its class
+    ranks = []
+    for i in range(40):
+        others = sorted(set(range(40)) - {i}, key=lambda j: abs(angles[i] - angles[j]))
+        ranks.append(labels[others].tolist().index(labels[i]) + 1)  # of the nearest hit
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
+    names = {k: f'recall_at_{k}' for k in (1, 2, 4, 5, 8, 10)}
+    found = compute_metrics(list(names.values()), vectors, labels, EMBEDDING)
+    by_hand = {k: np.mean(np.array(ranks) <= k) for k in names}
+    assert {k: found[name] for k, name in names.items()} == pytest.approx(by_hand)
+    assert len(set(by_hand.values())) == len(names)
+
+
 def test_votes_weigh_by_nearness():
     gallery = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
     found = votes(np.array([[0.9, 0.1], [0.5, 0.5]]), gallery, np.array([0, 1, 1]), classes=2, k=3)
