@@ -14,11 +14,37 @@ from tests.contract.runs import differing, logits, snapshot, with_head
 from tests.nets import images, randomised, timm_net
 from vet.backbones.roles import find_layout
 from vet.core.backbone import Backbone, Preprocessing
+from vet.core.caches import caches_discarded
 from vet.core.modes import in_eval
 from vet.core.site import Site
 from vet.core.tuned_model import TunedModel, with_same_weights
 from vet.core.tuner import Tuner
 from vet.registry import TUNERS
+
+
+class Hooked(nn.Linear):
+    """A layer that notes in its first forward that the forward ran. With `hooks`, that forward also adds a hook."""
+
+    def __init__(self, hooks: bool):
+        super().__init__(2, 2)
+        self.hooks = hooks
+        self.ran = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.hooks and not self.ran:
+            self.register_forward_hook(lambda *_: None)
+        self.ran = True
+        return super().forward(x)
+
+
+@pytest.mark.parametrize('hooks', [True, False])
+def test_a_flag_that_says_that_hooks_are_there_stays_with_them(hooks):
+    layer = Hooked(hooks)
+    with caches_discarded([layer]):
+        layer(torch.ones(1, 2))
+    assert layer.ran == hooks
+    layer(torch.ones(1, 2))
+    assert len(layer._forward_hooks) == hooks
 
 
 class Kept(nn.Module):
