@@ -1,8 +1,11 @@
 """custom_hooks: the points of a training, in their order, and what a hook may ask of the run."""
 
+import mmengine.hooks
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from tests.engine.runs import build, config, ended, ended_after_a_break, small
+from tests.engine.runs import SmallDigits, build, config, ended, ended_after_a_break, small
 from vet import register_hook
 from vet.config import read_settings
 from vet.engine.saving.log import read_log
@@ -42,7 +45,7 @@ def test_points_come_in_their_order(hook, tmp_path):
     options = {'train.max_epochs': 2, 'evaluation.select': 'best', 'evaluation.holdout': 0.1}
     small(tmp_path / 'run', **options, **hook(Tells)).train()
     names = [name for name, *_ in calls]
-    assert names == ['before_run', *EPOCH, *EPOCH, 'after_run']
+    assert names == ['before_run', *EPOCH, *EPOCH, 'before_test_epoch', 'after_test_epoch', 'after_run']
     assert calls[names.index('after_val_epoch')] == ('after_val_epoch', 1, 4)
     assert calls[-1] == ('after_run', 2, 8)
 
@@ -62,6 +65,50 @@ def test_a_hook_that_waits_for_a_validation_in_vain_is_named(hook, tmp_path, cap
     found = [line for line in caplog.messages if 'is never called' in line]
     wanted = "no validation images, so after_val_epoch of the hook 'Waits' is never called"
     assert len(found) == warned and all(wanted in line for line in found)
+
+
+def test_a_hook_sees_the_results_of_the_test_and_the_weights_that_are_saved(hook, tmp_path):
+    seen = {}
+
+    class Sees(Hook):
+        def after_test_epoch(self, runner, metrics):
+            seen.update(
+                metrics, weights={name: value.clone() for name, value in runner.model.trained_state().items()}
+            )
+
+    trainer = small(tmp_path / 'run', **{'train.ema': 0.5}, **hook(Sees))
+    summary = trainer.train()
+    assert seen['accuracy'] == summary['accuracy']
+    saved = load_file(trainer.folder.path / 'output' / 'tuner.safetensors')
+    assert saved.keys() and all(torch.equal(seen['weights'][name], value) for name, value in saved.items())
+
+
+def test_a_hook_that_waits_for_a_test_in_vain_is_named(hook, tmp_path, caplog):
+    class Waits(Hook):
+        def before_test_epoch(self, runner):
+            raise AssertionError
+
+    options = {'train.max_epochs': 1, 'evaluation.before': False, 'dataset.test': None}
+    build(tmp_path / 'run', data=dict(train_dataset=SmallDigits('train')), **options, **hook(Waits)).train()
+    assert "no test images, so before_test_epoch of the hook 'Waits' is never called" in caplog.text
+
+
+@pytest.mark.parametrize('base', [Hook, mmengine.hooks.Hook, object])
+def test_a_point_that_vet_never_calls_is_refused(hook, tmp_path, base):
+    class Waits(base):
+        def after_train_iter(self, runner):
+            pass
+
+    small(tmp_path / 'fits', **hook(Waits))
+
+    class Mistaken(Waits):
+        def after_train(self, runner):
+            pass
+
+    with pytest.raises(
+        UserError, match="'Mistaken' has the method 'after_train', which no run calls.*after_run"
+    ):
+        small(tmp_path / 'run', **hook(Mistaken)).train()
 
 
 def test_hooks_that_only_look_change_nothing(hook, tmp_path):

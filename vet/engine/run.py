@@ -169,9 +169,9 @@ class Run:
         if log:
             runner.record = lambda **values: log.write(runner.iter, epoch=runner.epoch, **values)
         self.hooks.restore(progress.hooks)
-        if not self.feed.has('val') and self.accelerator.is_main_process:
-            for text in self.hooks.uncalled():
-                warn(f'warning: {text}')
+        missing = [split for split in ('val', 'test') if not self.feed.has(split)]
+        for text in self.hooks.uncalled(missing) if self.accelerator.is_main_process else ():
+            warn(f'warning: {text}')
         self.hooks.call('before_run')
 
     def _begin(self) -> tuple[Path | None, Path]:
@@ -333,7 +333,11 @@ class Run:
     def _finish(self, progress: Progress, order: Order, log: Log | None) -> JsonObject:
         calibration = self.judge.choose()
         scored: Scored = {}
-        after = self.judge.measure('test', scored) if self.feed.has('test') else {}
+        after = {}
+        if self.feed.has('test'):
+            self.hooks.call('before_test_epoch')
+            after = self.judge.measure('test', scored)
+            self.hooks.call('after_test_epoch', metrics=after)
         summary = dict(
             **after,
             before=progress.before,
@@ -359,10 +363,9 @@ class Run:
         if log:
             log.track(progress.step, **{f'test_{name}': value for name, value in after.items()})
             log.flush()
+            path = self.folder.path
             views = self.judge.views
-            write_outcome(
-                self.folder.path, self.model, self.data, self.settings, summary, scored, after, views
-            )
+            write_outcome(path, self.model, self.data, self.settings, summary, scored, after, views)
             self.folder.finish(summary)
         self.accelerator.wait_for_everyone()
         return summary

@@ -7,10 +7,11 @@ A run calls the points in this order:
             before_train_iter, after_train_iter                    for each optimizer step
         after_train_epoch
         before_val_epoch, after_val_epoch                          if the epoch is validated
+    before_test_epoch, after_test_epoch                            once, with the weights that are saved
     after_run
 
-A run without validation images validates no epoch, as in mmengine. vet warns of a hook that waits for a
-validation.
+A run without validation images validates no epoch, as in mmengine. A run without test images is not tested.
+vet warns of a hook that waits for such images.
 
 Each point gets the run as `runner` (vet/hooks/runner.py: Runner). A hook reads `runner.epoch`, `runner.iter`
 and `runner.model`, and calls `runner.log(name=number)`, `runner.stop()` and `runner.save()`.
@@ -59,6 +60,12 @@ class Hook:
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
         """After a validation. metrics: {'accuracy': 0..1, …}."""
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Before the test. `runner.model` has the weights that are saved."""
+
+    def after_test_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+        """After the test, before the model folder is written. metrics: {'accuracy': 0..1, …}."""
 
     def state_dict(self) -> State:
         """The state that this hook needs in a resumed run, as values of JSON. A checkpoint holds it."""

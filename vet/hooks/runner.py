@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,13 @@ POINTS = (
     'after_train_iter',
     'before_val_epoch',
     'after_val_epoch',
+    'before_test_epoch',
+    'after_test_epoch',
+)
+REMEDIES = dict(
+    val='Give dataset.val, or evaluation.select="best", which holds images out of train; or use '
+    'after_train_epoch.',
+    test='Give dataset.test, or use after_run.',
 )
 
 
@@ -83,7 +91,8 @@ class Runner:
 class Hooks:
     """The hooks of a run, in the order of the config.
 
-    UserError for an entry that no hook can be made from, and for a hook without any point.
+    UserError for an entry that no hook can be made from, for a hook without any point, and for a hook with
+    a point that vet does not have.
     """
 
     def __init__(self, entries: Sequence[Plugin], runner: Runner):
@@ -93,7 +102,13 @@ class Hooks:
             self.add(str(entry.get('type')), HOOKS.build(dict(entry)))
 
     def add(self, name: str, hook: object) -> None:
-        """Adds a hook behind the others. UserError if the hook has no point."""
+        """Adds a hook behind the others."""
+        if unknown := _unknown_points(hook):
+            raise UserError(
+                f'the hook {name!r} has the method {unknown[0]!r}, which no run calls; the points are '
+                f'{", ".join(POINTS)}. Use one of these points. If the method is no point, its name must not '
+                'begin with before_ or after_.'
+            )
         if not any(callable(getattr(hook, point, None)) for point in POINTS):
             raise UserError(
                 f'the hook {name!r} has none of the points {", ".join(POINTS)}; write at least one.'
@@ -110,18 +125,21 @@ class Hooks:
             if method is not None:
                 self._try(name, point, lambda: method(self.runner, **_taken(method, offered)))  # noqa: B023
 
-    def uncalled(self) -> list[str]:
-        """A sentence for each hook with a point that a run without validation images never calls."""
-        points = ('before_val_epoch', 'after_val_epoch')
-        found = []
-        for name, hook in self._hooks:
+    def uncalled(self, missing: Sequence[str]) -> list[str]:
+        """A sentence for each hook with a point that this run never calls.
+
+        missing: 'val' and 'test', if the run has no such images.
+        """
+        sentences = []
+        for split, (name, hook) in product(missing, self._hooks):
+            points = (f'before_{split}_epoch', f'after_{split}_epoch')
             if unused := [point for point in points if _has_own(hook, point)]:
-                found.append(
-                    f'the run has no validation images, so {" and ".join(unused)} of the hook {name!r} is '
-                    'never called. Give dataset.val, or evaluation.select="best", which holds images out of '
-                    'train; or use after_train_epoch.'
+                images = dict(val='validation', test='test')[split]
+                sentences.append(
+                    f'the run has no {images} images, so {" and ".join(unused)} of the hook {name!r} is '
+                    f'never called. {REMEDIES[split]}'
                 )
-        return found
+        return sentences
 
     def asked(self, what: str) -> bool:
         """Whether a hook of any process asked for 'stop' or 'save'."""
@@ -167,6 +185,20 @@ def _has_own(hook: object, point: str) -> bool:
     """Whether the class of the hook writes the point. The points of the base class do nothing."""
     classes = type(hook).__mro__
     return any(point in vars(kind) for kind in classes if kind.__module__ != 'vet.hooks.base')
+
+
+def _unknown_points(hook: object) -> list[str]:
+    """The methods with names like those of points that no run calls. Those of mmengine's base class do not
+    count.
+    """
+    written = [
+        name
+        for kind in type(hook).__mro__
+        if not kind.__module__.startswith('mmengine.')
+        for name, value in vars(kind).items()
+        if callable(value)
+    ]
+    return [name for name in written if name.startswith(('before_', 'after_')) and name not in POINTS]
 
 
 def _plain(state: object) -> State:
