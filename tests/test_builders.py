@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from PIL import Image
 
 from vet import build_trainer
@@ -15,6 +14,7 @@ from vet.builders import build_datasets, find_config, resolve_data_root
 from vet.config import read_settings
 from vet.datasets.digits import Digits
 from vet.errors import DataError, UnknownNameError, UserError
+from vet.mmengine_parts import Config
 
 QUICKSTART = Path(__file__).parents[1] / 'configs/quickstart.py'
 FAST = {'train.max_epochs': 1, 'evaluation.before': False}

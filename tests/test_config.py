@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.config import Config
 
 from vet import build_trainer
 from vet.builders import modified
 from vet.config import load_config, read_settings
 from vet.errors import UnknownNameError, UserError
+from vet.mmengine_parts import Config
 from vet.registry import TUNERS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'

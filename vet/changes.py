@@ -9,12 +9,11 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 
-from mmengine.config import Config
-
 from vet.allowed import fits
 from vet.config import Settings, expand_short_forms, nearest_settings, short_forms
 from vet.config.plain import plain
 from vet.errors import UnknownNameError, UserError, shown
+from vet.mmengine_parts import Config
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(Settings))
 EFFECTIVE = (*SECTIONS, 'work_dir')  # the first names of options; the command line has no helper variables

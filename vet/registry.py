@@ -12,10 +12,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.registry import Registry as _Registry
-
 from vet.allowed import choices, fits, must_be
 from vet.errors import UnknownNameError, UserError, shown
+from vet.mmengine_parts import Registry as _Registry
 from vet.plugin_index import Index, Listed, read_index
 
 TASK = 'vision-efficient-tuning'  # the name of this task in ModelScope's registries

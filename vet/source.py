@@ -14,9 +14,8 @@ from vet.registry import Entry
 from vet.shipped import SUFFIXES, find_file, shipped
 
 if TYPE_CHECKING:  # a wrong name is refused before these are imported
-    from mmengine.config import Config
-
     from vet.config import Settings
+    from vet.mmengine_parts import Config
     from vet.registry import Registry
 
 GIVEN = dict(type='given')  # in a recorded config: a dataset that the user gave as an object
@@ -28,7 +27,7 @@ def find_config(model: str | Path | Mapping[str, object]) -> 'Config':
     """
     if isinstance(model, (str, os.PathLike)):
         return _of_folder(Path(model)) if Path(model).is_dir() else _of_name(model)
-    from mmengine.config import Config
+    from vet.mmengine_parts import Config
 
     if not isinstance(model, (Config, Mapping)):
         raise UserError(
@@ -49,9 +48,8 @@ def find_config(model: str | Path | Mapping[str, object]) -> 'Config':
 
 def _of_name(model: str | os.PathLike) -> 'Config':
     source = _locate(model)
-    from mmengine.config import Config
-
     from vet.config import load_config
+    from vet.mmengine_parts import Config
 
     return load_config(source) if isinstance(source, Path) else Config(source)
 
@@ -65,11 +63,10 @@ def _locate(model: str | os.PathLike) -> Path | JsonObject:
 
 
 def _of_folder(path: Path) -> 'Config':
-    from mmengine.config import Config
-
     from vet.hub.contents import require_run
     from vet.hub.model_folder import IDENTITY, read_configuration
     from vet.hub.names import find_folder
+    from vet.mmengine_parts import Config
 
     configuration = read_configuration(find_folder(path))
     sections = {

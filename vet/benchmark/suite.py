@@ -28,12 +28,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mmengine.config import Config
-
 from vet.changes import modified
 from vet.config import load_config, read_settings
 from vet.errors import UnknownNameError, UserError
 from vet.files import JsonObject
+from vet.mmengine_parts import Config
 from vet.shipped import find_file
 
 KEYS = ('backbones', 'tuners', 'datasets', 'seeds', 'options', 'grid', 'head', 'baseline')

@@ -5,11 +5,10 @@ import re
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
-
 import vet.config.safe_yaml  # noqa: F401    mmengine reads YAML by it
 from vet.config.plain import refuse_uncopied
 from vet.errors import UserError
+from vet.mmengine_parts import Config
 from vet.shipped import bases, find_file
 
 

@@ -9,7 +9,6 @@ from dataclasses import MISSING
 from functools import cache
 from typing import Any
 
-from mmengine.config import Config
 from pydantic import TypeAdapter
 
 from vet.allowed import options
@@ -17,6 +16,7 @@ from vet.arguments import as_written
 from vet.config.read import read_settings
 from vet.config.sections import Settings, entry_section, fields_of
 from vet.config.short_forms import expand_short_forms
+from vet.mmengine_parts import Config
 
 REQUIRED = 'required'
 HEAD = """# Settings

@@ -3,9 +3,9 @@
 from typing import IO, Any
 
 import yaml
-from mmengine.fileio import BaseFileHandler, register_handler
 
 from vet.errors import UserError
+from vet.mmengine_parts import BaseFileHandler, register_handler
 
 MOST = 1_000_000  # values of a file, with each alias counted as all values that the alias stands for
 
