@@ -23,7 +23,7 @@ from vet.check.sameness import difference_hash, groups_of, look, near_pairs
 from vet.cli.vet import main
 from vet.engine.learner import Learner
 from vet.errors import UserError
-from vet.fit.choices import backbone_entry
+from vet.fit.choices import backbone_entry, plan
 from vet.fit.fitting import Options, fit
 from vet.fit.prepared import Prepared
 from vet.fit.run_folder import run_folder
@@ -73,6 +73,29 @@ def test_it_ends_with_an_honest_sentence(fitted):
     assert 'of 6 test images are right' in fitted.says() and 'linear probe' in fitted.says()
 
 
+def test_the_images_to_choose_by_choose_between_the_tuned_model_and_the_probe(fitted):
+    assert set(fitted.validation) == {'tuned', 'probe'}
+    for name, accuracy in fitted.validation.items():
+        summary = json.loads((fitted.folder / name / 'summary.json').read_text())
+        assert accuracy == summary['validation']
+    weak = replace(fitted, validation=dict(tuned=0.25, probe=0.5))
+    assert weak.model == fitted.folder / 'probe'
+    assert weak.says().endswith(
+        'On the images to choose by, the linear probe is better (50.0 % against 25.0 %). '
+        'Use probe/, or give more --minutes.'
+    )
+    for validation in (dict(tuned=0.5, probe=0.5), dict(tuned=0.5)):
+        equal = replace(fitted, validation=validation)
+        assert equal.model == fitted.folder / 'tuned' and 'Use probe/' not in equal.says()
+
+
+def test_the_time_of_a_step_is_that_of_the_fastest_step(monkeypatch):
+    times = iter([0, 9, 10, 18, 20, 21, 30, 37])  # steps of 9, 8, 1 and 7 s, of 8 images each
+    monkeypatch.setattr('vet.fit.choices.time.perf_counter', lambda: next(times))
+    chosen = plan(dict(type='DigitsViT'), [dict(type='LoRA', rank=2)], ['a', 'b'], 80, 5.0, 'cpu')
+    assert chosen.seconds == 10 and chosen.epochs == 18  # of 300 s, 0.6 is for the steps
+
+
 def test_the_table_has_each_photo_once_and_no_broken_one(fitted):
     rows = list(csv.DictReader(open(fitted.folder / 'photos.csv')))
     assert len(rows) == 36 == len({row['path'] for row in rows})
@@ -108,7 +131,9 @@ def test_the_command_says_what_it_found(photos, tmp_path, monkeypatch, capsys):
     assert '1 .nef, which the installed Pillow does not read (such as phone.nef)' in shown.err
     assert '1 broken (such as cut.png)' in shown.err and '1 copies of other photos' in shown.err
     [run] = (tmp_path / 'runs' / 'photos').iterdir()
-    assert f'vet predict {run.relative_to(tmp_path) / "tuned"} NEW_PHOTOS' in shown.out
+    assert 'So few epochs make a weak model: give more --minutes.' in shown.err
+    model = 'probe' if 'Use probe/' in shown.out else 'tuned'
+    assert f'vet predict {run.relative_to(tmp_path) / model} NEW_PHOTOS' in shown.out
 
 
 def test_the_run_has_the_page_of_vet_check(fitted):

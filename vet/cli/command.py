@@ -267,10 +267,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def tell_next(run: Path) -> None:
-    """Prints the commands that come after a training on photos. run: the folder of the run."""
+def tell_next(run: Path, model: Path) -> None:
+    """Prints the commands that come after a training on photos. run: the folder of the run. model: the work
+    folder of the model to use.
+    """
     print('what to type next:')
-    print(f'  vet predict {shlex.quote(str(run / "tuned"))} NEW_PHOTOS')
+    print(f'  vet predict {shlex.quote(str(model))} NEW_PHOTOS')
     print(f'  vet train {shlex.quote(str(run / "config.py"))}')
 
 

@@ -63,7 +63,7 @@ def _fit(args: argparse.Namespace) -> None:
     with way_on(lambda: _way_on(folder)):
         result = fit(source, folder, Options(**chosen))
     print(result.says())
-    tell_next(result.folder)
+    tell_next(result.folder, result.model)
 
 
 def _way_on(folder: Path) -> str:

@@ -76,4 +76,4 @@ def _tune(args: argparse.Namespace) -> None:
     for line in lines:
         print('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
     print(result.says())
-    tell_next(folder)
+    tell_next(folder, folder / 'tuned')

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from vet.builders import build_trainer
 from vet.config import Plugin
 from vet.errors import UserError
 from vet.files import JsonObject, write_file
-from vet.fit.choices import Plan, backbone_entry, plan
+from vet.fit.choices import LEAST_EPOCHS, Plan, backbone_entry, plan
 from vet.fit.prepared import Prepared, prepared
 from vet.fit.recipe import PROBE, as_file, recipe, tuner_entry
 from vet.fit.run_folder import run_folder
@@ -58,11 +58,17 @@ class Tested:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of `fit`. folder: of the run. low, high: Wilson's 95 % interval of the accuracy."""
+    """The result of `fit`.
+
+    folds: the accuracy of each fold. folder: of the run.
+    validation: {'tuned' or 'probe': its accuracy on the images to choose by}.
+    interval: Wilson's 95 % interval of the accuracy.
+    """
 
     tested: Tested
     folds: Sequence[float]
     folder: Path
+    validation: Mapping[str, float]
 
     @property
     def accuracy(self) -> float:
@@ -72,6 +78,12 @@ class Result:
     def interval(self) -> tuple[float, float]:
         found = binomtest(self.tested.right, self.tested.images).proportion_ci(method='wilson')
         return found.low, found.high
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model that is better on the images to choose by. If both are as good, tuned/."""
+        is_probe = self.validation.get('probe', 0) > self.validation.get('tuned', 0)
+        return self.folder / ('probe' if is_probe else 'tuned')
 
     def says(self) -> str:
         tested = self.tested
@@ -88,6 +100,12 @@ class Result:
                 f' Each of {len(self.folds)} trainings was tested on another part of the photos: {each} %. '
                 'The model in tuned/ has learned from all photos but those it was chosen by, so no photo '
                 'tests that model itself.'
+            )
+        if self.model.name == 'probe':
+            text += (
+                ' On the images to choose by, the linear probe is better '
+                f'({100 * self.validation["probe"]:.1f} % against {100 * self.validation["tuned"]:.1f} %). '
+                'Use probe/, or give more --minutes.'
             )
         return text
 
@@ -123,15 +141,14 @@ def _fit(source: Path, run: Path, options: Options, backbone: Plugin, tuners: li
         raise
     say(_says(chosen, options.minutes, len(splits)))
     trainings = [_Training(photos, split, chosen, tuners, options) for split in splits]
-    if options.folds is None:
-        return Result(trainings[0].run(run, last=True), (), run)
     of_folds = [
-        each.run(run / f'fold-{number}', left=len(splits) - number)
+        each.run(run / f'fold-{number}', left=len(splits) - number)[0]
         for number, each in enumerate(trainings[:-1], 1)
     ]
-    trainings[-1].run(run, last=True)
-    total = sum(of_folds[1:], of_folds[0])
-    return Result(total, [tested.right / tested.images for tested in of_folds], run)
+    tested, validation = trainings[-1].run(run, last=True)
+    if of_folds:
+        tested = sum(of_folds[1:], of_folds[0])
+    return Result(tested, [fold.right / fold.images for fold in of_folds], run, validation)
 
 
 def _splits(photos: Prepared, options: Options) -> list[list[str]]:
@@ -161,8 +178,12 @@ class _Training:
     tuners: list[Plugin]
     options: Options
 
-    def run(self, folder: Path, last: bool = False, left: int = 0) -> Tested:
-        """Trains the linear probe and the tuners. left: how many trainings come after this training."""
+    def run(self, folder: Path, last: bool = False, left: int = 0) -> tuple[Tested, dict[str, float]]:
+        """Trains the linear probe and the tuners. left: how many trainings come after this training.
+
+        Also returns {'tuned' or 'probe': the accuracy on the images to choose by}. Without test images, there
+        is no probe.
+        """
         folder.mkdir(exist_ok=True)
         table = folder / 'photos.csv'
         self.photos.write_table(table, self.splits)
@@ -177,12 +198,14 @@ class _Training:
             write_file(folder / 'config.py', as_file(config, 'vet fit'))
         summary = self._train(folder / 'tuned', config)
         images = of_test.total()
-        return Tested(
+        tested = Tested(
             round(summary.get('accuracy', 0) * images),
             round(probe.get('accuracy', 0) * images),
             of_test[learned.most_common(1)[0][0]],
             images,
         )
+        summaries = dict(tuned=summary, probe=probe)
+        return tested, {name: each['validation'] for name, each in summaries.items() if 'validation' in each}
 
     def _config(self, table: Path, tuners: list[Plugin]) -> JsonObject:
         config = recipe(table, self.photos.photos.classes, self.chosen, tuners, self.options.seed)
@@ -210,9 +233,10 @@ def _says(chosen: Plan, minutes: float, trainings: int) -> str:
     name = chosen.backbone.get('name', chosen.backbone['type'])
     size = f' on images of {chosen.size} pixels' if chosen.size else ''
     times = f'{trainings} times {chosen.epochs}' if trainings > 1 else str(chosen.epochs)
+    weak = ' So few epochs make a weak model: give more --minutes.' if chosen.epochs < LEAST_EPOCHS else ''
     return (
         f'{name}{size}: an epoch takes about {chosen.seconds:.0f} s here, so {times} epochs fit into '
-        f'{minutes:g} minutes.'
+        f'{minutes:g} minutes.{weak}'
     )
 
 
