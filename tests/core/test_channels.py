@@ -31,6 +31,7 @@ def a_map():
     'compute, axis',
     [
         pytest.param(tokens, -1, id='linear'),
+        pytest.param(lambda: tokens(2, 4), -1, id='one vector for each image'),
         pytest.param(a_map, -3, id='convolution'),
         pytest.param(lambda: a_map().permute(0, 2, 3, 1), -1, id='channels last'),
         pytest.param(lambda: a_map().flatten(2), -2, id='flattened map'),
@@ -40,6 +41,7 @@ def a_map():
         pytest.param(lambda: tokens() + torch.zeros(2, 5, 6), -1, id='sum'),
         pytest.param(lambda: torch.cat([tokens(), torch.zeros(2, 1, 6)], 1), -1, id='more tokens'),
         pytest.param(lambda: tokens()[:, 1:], -1, id='fewer tokens'),
+        pytest.param(lambda: tokens()[..., :2], -1, id='fewer channels'),
         pytest.param(lambda: tokens().unsqueeze(1), -1, id='an axis more'),
         pytest.param(lambda: tokens().split(3, 1)[1], -1, id='a part'),
         pytest.param(lambda: tokens().permute(2, 0, 1), None, id='channels first of all'),
@@ -75,6 +77,7 @@ def test_when_a_tensor_was_used_last():
         assert not channels.used_after(axes, 0)
         norm(x)
         assert channels.used_after(axes, channels.clock - 1)
+        before = channels.clock
         x.sum()
-        assert channels.used_after(axes, channels.clock - 1)
+        assert channels.used_after(axes, before)
         assert x.shape and not channels.used_after(axes, channels.clock)  # a shape is no use
