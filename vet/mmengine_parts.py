@@ -2,7 +2,7 @@
 
 mmengine imports yapf. yapf 0.43 keeps its grammars as files in the user's cache folder, and gives each file
 its name before all bytes are written. So another process may read half a file, and a killed process leaves
-half a file for ever. Then this file makes the grammars anew.
+half a file for ever. In both cases, this module makes the grammars anew.
 """
 
 import importlib

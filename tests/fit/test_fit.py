@@ -132,7 +132,10 @@ def test_the_command_says_what_it_found(photos, tmp_path, monkeypatch, capsys):
     assert '1 broken (such as cut.png)' in shown.err and '1 copies of other photos' in shown.err
     [run] = (tmp_path / 'runs' / 'photos').iterdir()
     assert 'So few epochs make a weak model: give more --minutes.' in shown.err
-    model = 'probe' if 'Use probe/' in shown.out else 'tuned'
+    tuned, probe = (
+        json.loads((run / name / 'summary.json').read_text())['validation'] for name in ('tuned', 'probe')
+    )
+    model = 'probe' if probe > tuned else 'tuned'
     assert f'vet predict {run.relative_to(tmp_path) / model} NEW_PHOTOS' in shown.out
 
 
